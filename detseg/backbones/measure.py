@@ -1,0 +1,227 @@
+"""What a feature network really does, measured: channels, strides, stages, and layers nothing depends on.
+
+The network is run once on the meta device: shapes only, no arithmetic, no memory. A declared stride can be
+wrong; a measured one cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_PADDABLE = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+# What networks raise when a size does not suit them.
+_RUN_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run showed.
+
+    Attributes:
+        channels: channels of each output.
+        sizes: height and width of each output.
+        stages: stride -> names of the modules with parameters that work at it, in the order of the strides.
+        unused: names of the modules whose parameters influence no output.
+        unused_parameters: names of the parameters that influence no output.
+    """
+
+    channels: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    stages: dict[int, tuple[str, ...]]
+    unused: tuple[str, ...]
+    unused_parameters: tuple[str, ...]
+
+
+class Removed(nn.Module):
+    """Stands where a layer was that no output depends on; hands its first input on."""
+
+    def forward(self, x: object, *_others: object, **_named: object) -> object:
+        """The first input."""
+        return x
+
+
+def cut_unused(net: nn.Module, strides: tuple[int, ...], in_channels: int, name: str) -> Run:
+    """Take the layers that no output depends on out of `net`, in place, and measure it.
+
+    Raises:
+        ValueError: the outputs are no regular grids of `strides`.
+    """
+    run = measure_regular(net, strides, in_channels, name)
+    if not run.unused:
+        return run
+    originals = {unit: net.get_submodule(unit) for unit in run.unused}
+    for unit in originals:
+        net.set_submodule(unit, Removed())
+    if (shorter := _measure_or_none(net, strides, in_channels)) is not None:
+        return shorter
+    # Some are in the way of others: an output is taken inside them, or their shapes matter. Cut one by one.
+    for unit, original in originals.items():
+        net.set_submodule(unit, original)
+    for unit, original in reversed(originals.items()):
+        net.set_submodule(unit, Removed())
+        if _measure_or_none(net, strides, in_channels) is None:
+            net.set_submodule(unit, original)
+    return measure_regular(net, strides, in_channels, name)
+
+
+def measure_regular(net: nn.Module, strides: tuple[int, ...], in_channels: int, name: str) -> Run:
+    """Measure `net`; where unpadded convolutions shrink its maps, pad them and measure again.
+
+    Raises:
+        ValueError: the outputs are no regular grids of `strides`.
+    """
+    size = _probe_size(strides)
+    problem = ""
+    for attempt in range(2):
+        try:
+            run = measure(net, size, in_channels)
+        except _RUN_ERRORS as error:
+            problem = f"it cannot run on {size} x {size} pixels ({str(error).splitlines()[0]})"
+        else:
+            if run.sizes == _grid(size, strides):
+                return run
+            problem = f"{size} x {size} pixels give maps of {run.sizes} cells, not {_grid(size, strides)}"
+        if attempt == 0 and not pad_unpadded(net.modules()):
+            break
+    raise ValueError(
+        f"{name!r} cannot be a backbone with strides {strides}: {problem}. "
+        "Choose a convolutional network, see list_backbones()."
+    )
+
+
+def _measure_or_none(net: nn.Module, strides: tuple[int, ...], in_channels: int) -> Run | None:
+    """The run, or None if it fails or gives no regular grids."""
+    try:
+        run = measure(net, _probe_size(strides), in_channels)
+    except _RUN_ERRORS:
+        return None
+    return run if run.sizes == _grid(_probe_size(strides), strides) else None
+
+
+def _probe_size(strides: tuple[int, ...]) -> int:
+    """Eight cells at the deepest stride, and enough for the unpadded stems."""
+    return max(256, 8 * strides[-1])
+
+
+def _grid(size: int, strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((size // stride, size // stride) for stride in strides)
+
+
+def pad_unpadded(modules: Iterable[nn.Module]) -> bool:
+    """Give every unpadded odd-sized convolution and pooling its centring padding, in place; True if any.
+
+    The Inception and Xception stems are unpadded: each layer eats the border, so cells drift away from
+    `stride * (cell + 0.5)` and their number depends on the depth. With k // 2 padding, each layer of stride 2
+    gives half the cells and the weights stay what they were.
+    """
+    changed = False
+    for module in modules:
+        # Exact types: subclasses such as timm's Conv2dSame declare padding 0 and pad in their forward.
+        if type(module) not in _PADDABLE:
+            continue
+        layer: Any = module
+        kernel, padding = _pair(layer.kernel_size), layer.padding
+        if isinstance(padding, str) or any(_pair(padding)) or max(kernel) == 1 or not all(k % 2 for k in kernel):
+            continue
+        layer.padding = tuple(k // 2 for k in kernel)
+        if not isinstance(module, nn.Conv2d):
+            layer.ceil_mode = False
+        changed = True
+    return changed
+
+
+def _pair(value: object) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value, value)  # type: ignore[return-value]
+
+
+def measure(net: nn.Module, size: int, in_channels: int) -> Run:
+    """Run `net` on (1, in_channels, size, size) on the meta device and note what happens."""
+    units = dict(_units(net))
+    calls: dict[str, int] = {}  # unit -> stride of its output, in the order of the calls
+
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            calls.setdefault(name, _stride_of(output, size))
+
+        return hook
+
+    handles = [unit.register_forward_hook(note(name)) for name, unit in units.items()]
+    modes = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        maps, idle = _run_on_meta(net, torch.Size((1, in_channels, size, size)))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return Run(
+        channels=tuple(m.shape[1] for m in maps),
+        sizes=tuple((m.shape[-2], m.shape[-1]) for m in maps),
+        stages=_group(list(units), calls),
+        unused=tuple(name for name, unit in units.items() if _all_idle(name, unit, idle)),
+        unused_parameters=idle,
+    )
+
+
+def _units(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules that stages are made of: children with parameters, containers opened."""
+    children = [(f"{prefix}{name}", child) for name, child in net.named_children() if child.state_dict()]
+    for name, child in children:
+        own = any(True for _ in child.parameters(recurse=False))
+        wrapped = len(children) == 1 and not prefix
+        if not own and (isinstance(child, _CONTAINERS) or wrapped):
+            yield from _units(child, f"{name}.")
+        else:
+            yield name, child
+
+
+def _all_idle(name: str, unit: nn.Module, idle: Sequence[str]) -> bool:
+    names = [f"{name}.{parameter}" for parameter, _ in unit.named_parameters()]
+    return bool(names) and set(names) <= set(idle)
+
+
+def _run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Outputs (meta tensors) of `net`, and the names of the parameters they do not depend on."""
+    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    # Under a FakeTensorMode nothing is computed anyhow, and meta tensors are not allowed.
+    faked = any(type(tensor.data) is not Tensor for tensor in state.values())
+    device = torch.device("cpu" if faked else "meta")
+    shadows = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items()}
+    parameters = {name: shadows[name].requires_grad_() for name, _ in net.named_parameters()}
+    with torch.enable_grad():
+        x = torch.empty(shape, device=device)
+        maps = list(torch.func.functional_call(net, shadows, (x,)))
+        total = torch.stack([m.sum() for m in maps]).sum()
+        grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return maps, tuple(name for name, grad in zip(parameters, grads, strict=True) if grad is None)
+
+
+def _stride_of(output: object, size: int) -> int:
+    """The coarsest stride among the maps of a module's output, as a power of two; 0 if it has none."""
+    if isinstance(output, Tensor):
+        return 2 ** round(math.log2(size / output.shape[-2])) if output.ndim == 4 else 0
+    if isinstance(output, list | tuple):
+        return max((_stride_of(part, size) for part in output), default=0)
+    return 0
+
+
+def _group(units: list[str], calls: dict[str, int]) -> dict[int, tuple[str, ...]]:
+    """The units by the coarsest stride reached when they ran, stem first."""
+    strides: dict[str, int] = {}
+    reached = 1
+    for name, stride in calls.items():
+        reached = strides[name] = max(reached, stride)
+    before = 1
+    for name in units:  # a unit whose own forward is never called belongs with its neighbour
+        before = strides.setdefault(name, before)
+    return {
+        stride: tuple(name for name in units if strides[name] == stride) for stride in sorted(set(strides.values()))
+    }

@@ -1,0 +1,319 @@
+"""Weights from files into modules, with a report; a parameter that gets nothing is an error."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+# Names other libraries wrap the state dict in, averaged weights first: they are what a run was judged by.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+# What wrapper modules put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "body.", "0.")
+# First parts of the names of classification heads.
+_HEADS = (
+    "fc", "classifier", "head", "last_linear", "pre_logits", "conv_head", "head_fc", "head_conv", "head_drop",
+    "final_layer", "downsamp_modules", "global_pool", "aux1", "aux2", "AuxLogits",
+)  # fmt: skip
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What became of the tensors of a file of weights.
+
+    Attributes:
+        source: the file or where else the weights came from.
+        copied: names in the module that were copied as they are.
+        skipped: names in the file that have no place in the module: heads, layers that were cut off.
+        reshaped: names in the module whose input channels were adapted.
+        missing: names in the module that got nothing; only batch counters, all else is an error.
+    """
+
+    source: str
+    copied: tuple[str, ...]
+    skipped: tuple[str, ...]
+    reshaped: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.copied)} tensors copied"]
+        parts += [f"{len(self.reshaped)} reshaped ({_some(self.reshaped)})"] if self.reshaped else []
+        parts += [f"{len(self.skipped)} skipped ({_some(self.skipped)})"] if self.skipped else []
+        return f"weights from {self.source}: " + ", ".join(parts)
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> WeightReport:
+    """Copy the weights in the file `path` into `module` by name; see `copy_weights`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a state dict, or does not fit the module.
+    """
+    return copy_weights(module, read_weights(path), source=str(path))
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or PyTorch file by name; the file's own code is never run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds anything but tensors (and the usual wrappers around them).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at {path}; give the path of a .safetensors, .pth or .pt file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}). Files that hold other "
+            "Python objects are refused because reading them can run code; save model.state_dict() alone and "
+            "give that."
+        ) from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    """The state dict inside `content`, under one of the usual wrapper keys or bare."""
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+    raise ValueError(f"{path} holds no state dict: expected tensors by name, found {type(content).__name__}")
+
+
+def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> WeightReport:
+    """Copy `tensors` into `module` by name.
+
+    Prefixes such as `module.` are stripped, names flattened by timm (`stages_0.`) and the original ones
+    (`stages.0.`) are the same, heads are skipped, and three-channel first convolutions are adapted to the
+    module's `in_channels`. Nothing is copied unless everything fits.
+
+    Args:
+        module: a `Backbone` or any module.
+        tensors: name -> tensor.
+        source: where they come from, for messages.
+
+    Raises:
+        ValueError: a parameter or buffer of the module gets nothing, a shape differs, a value is not finite,
+            or the source has layers that the module's network does not have.
+    """
+    plan = _Plan(module, tensors, source)
+    report = plan.check()
+    plan.copy()
+    logger.info("%s", report)
+    if hasattr(module, "weight_report"):
+        module.weight_report = report  # type: ignore[assignment]
+    return report
+
+
+class _Plan:
+    """Which tensor goes where; made and checked before anything is copied."""
+
+    def __init__(self, module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+        self.source = source
+        self.tensors = tensors
+        self.targets = module.state_dict()
+        whole = getattr(module, "whole_network", None)
+        self.whole: Mapping[str, torch.Size] = whole() if whole else {}
+        self.in_channels = getattr(module, "in_channels", 3)
+        self.prefix, self.places = self._best_prefix()
+
+    def _best_prefix(self) -> tuple[str, dict[str, str]]:
+        """The prefix of the source's names with which most targets are found, and target -> source name."""
+        prefixes = {""}
+        for name in self.tensors:
+            prefix = ""
+            while match := next((p for p in _PREFIXES if name.startswith(p, len(prefix))), None):
+                prefix += match
+                prefixes.add(prefix)
+        aliases = {target: _aliases(target) for target in self.targets}
+        found = [(prefix, self._places(prefix, aliases)) for prefix in sorted(prefixes, key=len)]
+        return max(found, key=lambda item: len(item[1]))
+
+    def _places(self, prefix: str, aliases: Mapping[str, list[str]]) -> dict[str, str]:
+        places = {}
+        for target, names in aliases.items():
+            # A name the whole network has beats one that only looks alike.
+            known = [n for n in names if n in self.whole] or names
+            name = next((prefix + n for n in (*known, *names) if prefix + n in self.tensors), None)
+            if name is not None:
+                places[target] = name
+        return places
+
+    def check(self) -> WeightReport:
+        """The report of a copy that will succeed, or ValueError with every reason why it would not."""
+        missing = [t for t in self.targets if t not in self.places]
+        counters = tuple(t for t in missing if t.endswith("num_batches_tracked"))
+        used = set(self.places.values())
+        assert len(used) == len(self.places), "one tensor of the source was meant for two places"
+        left = [name for name in self.tensors if name not in used]
+        reshaped = tuple(t for t in self.places if self._adaptable(t))
+        problems = [
+            *self._describe_missing([t for t in missing if t not in counters], left),
+            *self._describe_shapes(reshaped),
+            *self._describe_strangers(left),
+            *self._describe_values(),
+        ]
+        if problems:
+            shown = "\n  ".join(problems[: 2 * _SHOWN])
+            more = f"\n  and {len(problems) - 2 * _SHOWN} more" if len(problems) > 2 * _SHOWN else ""
+            raise ValueError(
+                f"{self.source} does not fit: {len(problems)} problems, nothing was copied\n  {shown}{more}\n"
+                "Give the weights of the same network, or pretrained=False."
+            )
+        copied = tuple(t for t in self.places if t not in reshaped)
+        return WeightReport(self.source, copied, tuple(left), reshaped, counters)
+
+    def _adaptable(self, target: str) -> bool:
+        """True for a convolution over the image whose three colours must become `in_channels`."""
+        mine, theirs = self.targets[target].shape, self.tensors[self.places[target]].shape
+        return (
+            len(mine) == len(theirs) == 4
+            and mine != theirs
+            and (mine[0], *mine[2:]) == (theirs[0], *theirs[2:])
+            and (theirs[1], mine[1]) == (3, self.in_channels)
+            and self._whole_shape(target) in (None, theirs)
+        )
+
+    def _whole_shape(self, name: str) -> torch.Size | None:
+        """The shape of this tensor in the whole three-channel network; None if it is unknown."""
+        return next((self.whole[alias] for alias in _aliases(name) if alias in self.whole), None)
+
+    def _describe_missing(self, missing: list[str], left: list[str]) -> list[str]:
+        result: list[str] = []
+        for target in missing:
+            near = difflib.get_close_matches(target, left, n=2, cutoff=0.6) if len(result) < _SHOWN else []
+            hint = f" (near: {', '.join(near)})" if near else ""
+            result.append(f"{target} {tuple(self.targets[target].shape)} gets nothing{hint}")
+        return result
+
+    def _describe_shapes(self, reshaped: tuple[str, ...]) -> list[str]:
+        pairs = [(t, n, self.targets[t].shape, self.tensors[n].shape) for t, n in self.places.items()]
+        return [
+            f"{target} has shape {tuple(mine)}, {name} in the source has {tuple(theirs)}"
+            for target, name, mine, theirs in pairs
+            if mine != theirs and target not in reshaped
+        ]
+
+    def _describe_strangers(self, left: list[str]) -> list[str]:
+        """Names that are neither heads nor layers cut off the same network: a file of another network."""
+        result = []
+        for name in left:
+            if not name.startswith(self.prefix):
+                continue  # another part of a larger model
+            bare = name[len(self.prefix) :]
+            head = bare.split(".")[0] in _HEADS or bare.endswith("num_batches_tracked")
+            if head or self._whole_shape(bare) is not None:
+                continue
+            result.append(f"{name} {tuple(self.tensors[name].shape)} in the source has no place in this network")
+        return result
+
+    def _describe_values(self) -> list[str]:
+        result = []
+        for target, name in self.places.items():
+            tensor, wanted = self.tensors[name], self.targets[target].dtype
+            if tensor.is_floating_point() != wanted.is_floating_point:
+                result.append(f"{name} in the source holds {tensor.dtype}, {target} needs {wanted}")
+            elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                result.append(f"{name} in the source has values that are not finite")
+        return result
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """Copy everything into place."""
+        for target, name in self.places.items():
+            tensor = self.tensors[name]
+            if self._adaptable(target):
+                tensor = adapt_input(tensor, self.in_channels)
+            self.targets[target].copy_(tensor)
+
+
+def _aliases(target: str) -> list[str]:
+    """The names a module's tensor may have in a file, the exact one first.
+
+    `net.` and `body.` are what wrappers put before the name; timm's feature networks flatten `stages.0.` to
+    `stages_0.`, so each underscore of the first part may have been a point.
+    """
+    names = [target]
+    for wrapper in ("net.", "body.", "model."):
+        names += [n[len(wrapper) :] for n in names[-1:] if n.startswith(wrapper)]
+    bare = names[-1]
+    first, _, rest = bare.partition(".")
+    parts = first.split("_")
+    for i in range(1, len(parts)):
+        names.append(f"{'_'.join(parts[:i])}.{'_'.join(parts[i:])}.{rest}")
+    return names
+
+
+def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
+    """A first convolution for `in_channels` from one for red, green and blue.
+
+    One channel sums the colours: a grey picture gives what the same picture in three equal channels gave.
+    More channels repeat the colours in turn, scaled by 3 / in_channels so that the response keeps its size.
+
+    Args:
+        weight: (O, 3, kh, kw).
+        in_channels: at least 1.
+
+    Returns:
+        (O, in_channels, kh, kw).
+    """
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeats = -(-in_channels // 3)
+    return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (3 / in_channels)
+
+
+def rename_by_position(
+    tensors: Mapping[str, Tensor], names: Mapping[str, torch.Size], source: str
+) -> dict[str, Tensor]:
+    """`tensors` under other names, one after the other, for state dicts of the same network written twice.
+
+    Args:
+        tensors: the state dict, in the order of its network.
+        names: name -> shape of the same network elsewhere, in its order.
+        source: for messages.
+
+    Raises:
+        ValueError: the numbers of tensors, a shape or the last part of a name (weight, ...) differ.
+    """
+    result = {}
+    for (theirs, tensor), (mine, shape) in itertools.zip_longest(
+        tensors.items(), names.items(), fillvalue=("nothing", None)
+    ):
+        alike = theirs.rpartition(".")[2] == mine.rpartition(".")[2]
+        if not alike or tensor is None or tensor.shape != shape:
+            found = tuple(tensor.shape) if tensor is not None else ()
+            wanted = tuple(shape) if shape is not None else ()
+            raise ValueError(f"{source}: {theirs} {found} stands where {mine} {wanted} should be")
+        result[mine] = tensor
+    return result
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The first names, and how many more there are."""
+    more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,169 @@
+"""Box arithmetic on tensors: formats, areas, clipping and the IoU family.
+
+Boxes are xyxy in absolute pixels and half-open: width = x2 - x1, without the "+ 1" of some older tools.
+IoU, GIoU: Rezatofighi et al. 2019. DIoU, CIoU: Zheng et al. 2020.
+
+Every IoU is computed in float32 at least: float16, bfloat16 and integer boxes are widened first, because in
+half precision a coordinate of 1000 is only known to half a pixel. float64 stays float64.
+"""
+
+import difflib
+import math
+from typing import Literal, TypeVar, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+IoUKind = Literal["iou", "giou", "diou", "ciou"]
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+# An area below this (square pixels) counts as zero and a ratio over it is 0. Neighbouring float32 numbers
+# around 1 differ by 1.2e-7, so the thinnest box with a corner at 1 or beyond has an area of 1.4e-14: only
+# rounding dirt lies below. Being above zero, it also bounds the gradient of 1 / area.
+_EMPTY = 1e-16
+# The lowest height, and the lowest 1 - IoU, that CIoU divides by.
+_CIOU_EPS = 1e-7
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas (...) of boxes (..., 4) xyxy in square pixels; a reversed box has the area 0."""
+    x1, y1, x2, y2 = _widen(_checked("boxes", boxes)).unbind(-1)
+    return (x2 - x1).clamp_min(0) * (y2 - y1).clamp_min(0)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4), both xyxy.
+
+    Two boxes without area have IoU 0, not NaN. Differentiable.
+    """
+    for name, boxes in (("a", a), ("b", b)):
+        if _checked(name, boxes).ndim != 2:
+            raise ValueError(f"box_iou: {name} must have shape (N, 4), got {tuple(boxes.shape)}")
+    ax1, ay1, ax2, ay2 = _widen(a).t().contiguous().unsqueeze(-1).unbind(0)
+    bx1, by1, bx2, by2 = _widen(b).t().contiguous().unbind(0)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_min(0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_min(0)
+    overlap = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - overlap
+    return _ratio(overlap, union)
+
+
+def paired_iou(a: Tensor, b: Tensor, kind: IoUKind = "iou") -> Tensor:
+    """IoU, GIoU, DIoU or CIoU (...) of `a[i]` with `b[i]`, both (..., 4) xyxy of the same shape.
+
+    Gradients are finite for every finite box, also for zero width or height; CIoU's weight alpha carries no
+    gradient, as in its paper. With x1 <= x2 and y1 <= y2: IoU lies in [0, 1], the others in [-1, 1] but for
+    CIoU, which may fall to -1.5; all are 1 for equal boxes with area and iou >= diou >= ciou, iou >= giou.
+
+    Raises:
+        ValueError: the shapes differ, the last dimension is not 4, or `kind` is unknown.
+    """
+    if _checked("a", a).shape != _checked("b", b).shape:
+        raise ValueError(f"paired_iou: a {tuple(a.shape)} and b {tuple(b.shape)} must have the same shape")
+    if kind not in get_args(IoUKind):
+        raise ValueError(_unknown("kind", kind, get_args(IoUKind)))
+    # Coordinates first, (4, ...): rows are contiguous, so that each step below is one fast kernel on x and y
+    # together; split and unbind go back as one concatenation each.
+    a_low, a_high = _widen(a).movedim(-1, 0).contiguous().split(2)
+    b_low, b_high = _widen(b).movedim(-1, 0).contiguous().split(2)
+    a_size, b_size = a_high - a_low, b_high - b_low
+    a_width, a_height = a_size.unbind(0)
+    b_width, b_height = b_size.unbind(0)
+    common = torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)  # negative where they are apart
+    width, height = common.clamp_min(0).unbind(0)
+    overlap = width * height
+    union = a_width * a_height + b_width * b_height - overlap
+    iou = _ratio(overlap, union)
+    if kind == "iou":
+        return iou
+    # min + max = sum, so the enclosing box needs no second pair of minimum and maximum (slow backward).
+    hull_width, hull_height = (a_size + b_size - common).unbind(0)
+    if kind == "giou":
+        hull = hull_width * hull_height
+        return iou - _ratio(hull - union, hull)
+    # Twice the distance of the centres; differences first, since they round less than sums of large numbers.
+    dx, dy = ((a_low - b_low) + (a_high - b_high)).unbind(0)
+    diou = iou - _ratio((dx * dx + dy * dy) / 4, hull_width * hull_width + hull_height * hull_height)
+    if kind == "diou":
+        return diou
+    a_angle = torch.atan(a_width / a_height.clamp_min(_CIOU_EPS))
+    b_angle = torch.atan(b_width / b_height.clamp_min(_CIOU_EPS))
+    aspect = (4 / math.pi**2) * (a_angle - b_angle).square()
+    with torch.no_grad():
+        alpha = aspect / (1 - iou + aspect).clamp_min(_CIOU_EPS)
+    return diou - alpha * aspect
+
+
+def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) xyxy moved into a picture of `size` (height, width); dtype and device stay.
+
+    A box wholly outside becomes one of zero area on the border.
+    """
+    height, width = size
+    x1, y1, x2, y2 = _checked("boxes", boxes).unbind(-1)
+    corners = (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height))
+    return torch.stack(corners, dim=-1)
+
+
+def convert_boxes(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
+    """Boxes (..., 4) from one format to another: torch in, torch out; numpy in, numpy out.
+
+    Formats: "xyxy" (two corners), "xywh" (corner x1, y1 and size), "cxcywh" (centre and size). A float dtype
+    stays. Always returns new memory.
+
+    Raises:
+        ValueError: unknown format or last dimension not 4.
+    """
+    formats = get_args(BoxFormat)
+    for name, value in (("source", source), ("target", target)):
+        if value not in formats:
+            raise ValueError(_unknown(name, value, formats))
+    _checked("boxes", boxes)
+    if source == target:
+        return boxes.clone() if isinstance(boxes, Tensor) else boxes.copy()
+    first, second, third, fourth = (boxes[..., i] for i in range(4))
+    # Everything passes through (x1, y1, width, height).
+    if source == "xyxy":
+        x1, y1, width, height = first, second, third - first, fourth - second
+    elif source == "xywh":
+        x1, y1, width, height = first, second, third, fourth
+    else:
+        x1, y1, width, height = first - third / 2, second - fourth / 2, third, fourth
+    if target == "xyxy":
+        # From a corner pair or a corner and a size only; from a centre, add the half to the centre: it rounds
+        # once less.
+        if source == "cxcywh":
+            columns = (x1, y1, first + third / 2, second + fourth / 2)
+        else:
+            columns = (x1, y1, x1 + width, y1 + height)
+    elif target == "xywh":
+        columns = (x1, y1, width, height)
+    else:
+        columns = (x1 + width / 2, y1 + height / 2, width, height)
+    if isinstance(boxes, Tensor):
+        return torch.stack(cast(tuple[Tensor, ...], columns), dim=-1)
+    return np.stack(columns, axis=-1)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator, and 0 (with zero gradient) where the denominator counts as zero."""
+    ratio = numerator / denominator.clamp_min(_EMPTY)
+    return torch.where(denominator < _EMPTY, 0, ratio)
+
+
+def _widen(boxes: Tensor) -> Tensor:
+    return boxes if boxes.dtype == torch.float64 else boxes.float()
+
+
+def _checked(name: str, boxes: Array) -> Array:
+    if boxes.ndim == 0 or boxes.shape[-1] != 4:
+        raise ValueError(f"{name} must have shape (..., 4), got {tuple(boxes.shape)}")
+    return boxes
+
+
+def _unknown(name: str, value: object, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {name} {value!r}: use one of {', '.join(known)}{hint}"

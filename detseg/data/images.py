@@ -1,0 +1,152 @@
+"""Reading pictures: always uint8 RGB, upright, whatever the file holds."""
+
+from __future__ import annotations
+
+import io
+import mmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Picture = NDArray[np.uint8]
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def read_image(path: str | Path) -> Picture:
+    """Read a picture as uint8 RGB (H, W, 3).
+
+    The EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up, 16-bit values
+    are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white.
+
+    Raises:
+        ValueError: the file is missing, is no picture, or is cut short. The message names it.
+    """
+    data = _read_bytes(path)
+    orientation = _header(data, path)[1]
+    # OpenCV fills the rest of a JPEG or PNG that is cut short with grey, Pillow refuses it.
+    suspect = data[:2] in (b"\xff\xd8", b"\x89P") and not _has_end_mark(data)
+    pixels = _decode_strictly(data, path) if suspect else _decode(data, path)
+    return _upright(_to_rgb(pixels, path), orientation)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of the picture as `read_image` returns it, from the file's header only.
+
+    Raises:
+        ValueError: the file is missing or is no picture. The message names it.
+    """
+    (width, height), orientation = _header(path, path)
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+class PictureInfo(NamedTuple):
+    """What a picture's header says: size as `read_image` returns it, size as stored, EXIF orientation."""
+
+    size: tuple[int, int]  # width, height
+    stored_size: tuple[int, int]
+    orientation: int
+
+
+def inspect_picture(path: str | Path) -> PictureInfo:
+    """Check that a picture can be read to its end, without decoding JPEG and PNG files that have an end mark.
+
+    Raises:
+        ValueError: the file is missing, is no picture, or is cut short. The message names it.
+    """
+    (width, height), orientation = _header(path, path)
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        whole = _has_end_mark(data)
+    if not whole:
+        read_image(path)
+    size = (height, width) if orientation >= 5 else (width, height)
+    return PictureInfo(size, (width, height), orientation)
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
+
+
+def _header(source: bytes | str | Path, path: str | Path) -> tuple[tuple[int, int], int]:
+    """Stored size (width, height) and EXIF orientation 1..8 of a picture."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if picture.format == "TIFF":  # Pillow and OpenCV both turn TIFF pictures by themselves
+                return picture.size, 1
+            orientation = picture.getexif().get(ORIENTATION, 1)
+            return picture.size, orientation if orientation in range(1, 9) else 1
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the picture does not exist") from error
+    except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
+        raise ValueError(f"{path}: not a readable picture: {error}") from error
+
+
+def _has_end_mark(data: bytes | mmap.mmap) -> bool:
+    """Whether a JPEG or PNG file has its end mark. False for other formats: only decoding tells."""
+    if data[:2] == b"\xff\xd8":
+        return data.rfind(b"\xff\xd9", _scan_start(data)) >= 0
+    return data[:4] == b"\x89PNG" and b"IEND" in data[-4096:]
+
+
+def _scan_start(data: bytes | mmap.mmap) -> int:
+    """Where the coded pixels of a JPEG begin; a preview before them may have an end mark of its own."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
+        # A marker is FF xx and the length of what follows; FF may be repeated as padding.
+        padding = data[place + 1] == 0xFF
+        place += 1 if padding else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return place
+
+
+def _decode(data: bytes, path: str | Path) -> NDArray[Any]:
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        return _decode_strictly(data, path)
+    if pixels.ndim == 3:
+        code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        return cv2.cvtColor(pixels, code)
+    return pixels
+
+
+def _decode_strictly(data: bytes, path: str | Path) -> NDArray[Any]:
+    """Decode with Pillow, which refuses files that are cut short and knows more formats."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            transparent = picture.has_transparency_data
+            return np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+    except Exception as error:
+        raise ValueError(f"{path}: the picture is damaged or cut short: {error}") from error
+
+
+def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Picture:
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{path}: pixels are {pixels.dtype}; save the picture with 8 or 16 bits per channel")
+    if pixels.ndim == 2:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+    if pixels.shape[2] == 4:
+        return _over_white(pixels)
+    return np.ascontiguousarray(pixels)
+
+
+def _over_white(pixels: NDArray[np.uint8]) -> Picture:
+    alpha = pixels[..., 3:].astype(np.uint16)
+    mixed = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return mixed.astype(np.uint8)
+
+
+def _upright(pixels: Picture, orientation: int) -> Picture:
+    """Undo what EXIF orientation 1..8 says the camera did."""
+    if orientation in (5, 6, 7, 8):
+        pixels = cv2.transpose(pixels)  # type: ignore[assignment]
+    mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return pixels if mirror is None else cv2.flip(pixels, mirror)  # type: ignore[return-value]

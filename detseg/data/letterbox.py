@@ -1,0 +1,110 @@
+"""Fit a picture of any shape into the square a detector sees, and map detections back.
+
+Training, validation and prediction share this code, so all see the same pixels for the same picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .sample import PADDING, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Where a picture lies in the square: x' = x * scale_x + pad_x, y' = y * scale_y + pad_y.
+
+    The two scales differ by the rounding to whole pixels (visible only for very thin pictures, whose short
+    side is kept at 1 pixel). Law: `to_original(to_square(boxes), picture_size) == boxes` for boxes inside.
+    """
+
+    scale_x: float
+    scale_y: float
+    pad_x: int
+    pad_y: int
+
+    @classmethod
+    def fit(cls, width: int, height: int, size: int) -> Letterbox:
+        """The letterbox of a `width` x `height` picture, centred in `size` x `size`."""
+        new_width, new_height = fitted_size(width, height, size)
+        pad_x, pad_y = (size - new_width) // 2, (size - new_height) // 2
+        return cls(new_width / width, new_height / height, pad_x, pad_y)
+
+    def to_square(self, boxes: Any) -> Any:
+        """Boxes (M, 4) xyxy, numpy or torch, from the picture's pixels to the square's; a new array."""
+        out = _copy(boxes)
+        out[:, 0::2] = boxes[:, 0::2] * self.scale_x + self.pad_x
+        out[:, 1::2] = boxes[:, 1::2] * self.scale_y + self.pad_y
+        return out
+
+    def to_original(self, boxes: Any, picture_size: tuple[int, int]) -> Any:
+        """Boxes (M, 4) xyxy, numpy or torch, from the square to the picture, clipped to (width, height)."""
+        width, height = picture_size
+        out = _copy(boxes)
+        out[:, 0::2] = ((boxes[:, 0::2] - self.pad_x) / self.scale_x).clip(0, width)
+        out[:, 1::2] = ((boxes[:, 1::2] - self.pad_y) / self.scale_y).clip(0, height)
+        return out
+
+
+def _copy(boxes: Any) -> Any:
+    return boxes.clone() if hasattr(boxes, "clone") else boxes.copy()
+
+
+def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """(width, height) scaled so that the long side is `size`; at least one pixel each."""
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture needs at least one pixel a side, this one is {width}x{height}")
+    scale = size / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resize_long_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Image (H, W, 3) resized so that its long side is `size` pixels.
+
+    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging. Returns the
+    input itself when nothing changes.
+    """
+    height, width = image.shape[:2]
+    target = fitted_size(width, height, size)
+    if target == (width, height):
+        return image
+    interpolation = cv2.INTER_AREA if max(width, height) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, target, interpolation=interpolation), np.uint8)
+
+
+def letterbox_image(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Image (H, W, 3) of any shape -> (size, size, 3) with grey padding, and where it lies in it."""
+    height, width = image.shape[:2]
+    box = Letterbox.fit(width, height, size)
+    resized = resize_long_side(image, size)
+    new_height, new_width = resized.shape[:2]
+    out = np.full((size, size, 3), PADDING, np.uint8)
+    out[box.pad_y : box.pad_y + new_height, box.pad_x : box.pad_x + new_width] = resized
+    return out, box
+
+
+class EvalTransform:
+    """Letterbox a sample: `sample, letterbox = EvalTransform(320)(sample)`; no randomness, no box dropped.
+
+    The letterbox maps detections back to the pixels of the picture that was given. For a picture that was
+    resized before with `resize_long_side` (by a cache), `Letterbox.fit(original_width, original_height,
+    size)` maps to the original: both round alike.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, not {size}")
+        self.size = size
+
+    def __call__(self, sample: Sample) -> tuple[Sample, Letterbox]:
+        """Returns the sample in the square (boxes clipped to the picture) and its letterbox."""
+        image, box = letterbox_image(sample.image, self.size)
+        width, height = fitted_size(*sample.size, self.size)
+        low = np.array([box.pad_x, box.pad_y] * 2, np.float32)
+        boxes = np.clip(box.to_square(sample.boxes), low, low + np.array([width, height] * 2, np.float32))
+        return replace(sample, image=image, boxes=boxes.astype(np.float32)), box

@@ -1,0 +1,72 @@
+"""Reading annotations of any supported format into `Annotations`, and writing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detseg.data.annotations import AnnotationError, Annotations, match_categories
+from detseg.data.readers.coco import read_coco
+from detseg.data.readers.coco_writer import write_coco
+from detseg.data.readers.recognise import Sources, find_sources
+from detseg.data.readers.voc import read_voc
+from detseg.data.readers.voc_writer import write_voc
+from detseg.data.readers.yolo import read_yolo
+from detseg.data.readers.yolo_writer import write_yolo
+
+__all__ = [
+    "read_annotations",
+    "read_coco",
+    "read_dataset",
+    "read_voc",
+    "read_yolo",
+    "write_coco",
+    "write_voc",
+    "write_yolo",
+]
+
+
+def read_annotations(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
+    """Read annotations; the format is recognised from the path.
+
+    Args:
+        path: a COCO JSON file, a VOC XML file, a YOLO data.yaml, a text file that lists pictures with YOLO
+            labels, or a folder of one of these formats.
+        split: "train", "val" or "test", where the path holds several.
+        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
+
+    Raises:
+        AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
+    """
+    path = Path(path)
+    sources = find_sources(path, images)
+    if split is None and len(sources) > 1:
+        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}; choose one with split=")
+    if split is None or (path.is_file() and list(sources) == [""]):
+        return next(iter(sources.values()))()
+    if split not in sources:
+        raise AnnotationError(f"{path}: has no split {split!r}; found: {_listing(sources)}")
+    return sources[split]()
+
+
+def read_dataset(path: str | Path) -> dict[str, Annotations]:
+    """Read the splits "train" and "val" of a dataset (folder or data.yaml).
+
+    Both get the category order of "train", so that equal labels mean equal categories.
+
+    Raises:
+        AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.
+    """
+    path = Path(path)
+    sources = find_sources(path, None)
+    missing = [split for split in ("train", "val") if split not in sources]
+    if missing:
+        raise AnnotationError(
+            f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources)}. "
+            "Give a folder or data.yaml with both, or name the training and validation annotations separately"
+        )
+    train, val = sources["train"](), sources["val"]()
+    return {"train": train, "val": match_categories(train.categories, val)}
+
+
+def _listing(sources: Sources) -> str:
+    return ", ".join(name or "annotations without splits" for name in sources)

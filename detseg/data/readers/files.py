@@ -1,0 +1,195 @@
+"""What the readers and writers share: finding pictures, measuring them, writing files in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations import AnnotationError, Annotations
+
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+PlacePictures = Literal["link", "copy", "leave"]
+
+
+class FolderCache:
+    """Answers "does this file exist?" for many files by listing each folder once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def names(self, folder: str) -> set[str]:
+        """The names in a folder; empty if there is no such folder."""
+        if folder not in self._names:
+            try:
+                self._names[folder] = set(os.listdir(folder or "."))  # noqa: PTH208 - one call for 100 k names
+            except OSError:
+                self._names[folder] = set()
+        return self._names[folder]
+
+    def __contains__(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        return name in self.names(folder)
+
+
+def locate_pictures(file_names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Find each picture in the first of `folders` that has it.
+
+    A name may hold folders of its own ("train2017/1.jpg", or an absolute path from another machine); when
+    nothing matches as it stands, the bare name is looked for. Pictures found nowhere get the path they
+    would have in the folder where most of the others are, for validation to report.
+    """
+    cache = FolderCache()
+    bases = [str(folder) for folder in folders]
+    hits = dict.fromkeys(bases, 0)
+    found = []
+    for name in file_names:
+        base, form = _locate(name.replace("\\", "/"), bases, cache)
+        if base is not None:
+            hits[base] += 1
+        found.append((base, form))
+    likeliest = max(bases, key=lambda base: (hits[base], bool(cache.names(base))))
+    return [_join(base if base is not None else likeliest, form) for base, form in found]
+
+
+def _locate(name: str, bases: list[str], cache: FolderCache) -> tuple[str | None, str]:
+    """The folder that has the picture, None if no folder has it, and the form of its name that fits."""
+    above, _, bare = name.rpartition("/")
+    for base in bases if above and bare else ():
+        if bare in cache.names(_join(base, above)):
+            return base, name
+    for base in bases if bare else ():
+        if bare in cache.names(base):
+            return base, bare
+    return None, name
+
+
+def _join(folder: str, name: str) -> str:
+    if "/" not in name and name not in ("", ".", ".."):  # the usual case, a hundred thousand times
+        return name if folder == "." else f"{folder}{os.sep}{name}"
+    return os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 - pathlib is five times slower
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """All pictures in a folder and the folders below it, sorted by path."""
+    found = [
+        os.path.join(where, name)  # noqa: PTH118 - speed
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(PICTURE_EXTENSIONS) and not name.startswith(".")
+    ]
+    return sorted(found)
+
+
+def measure_pictures(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Fill in the unknown sizes (rows of zeros) from the picture headers; unreadable pictures stay zero."""
+    from detseg.data.images import image_size
+
+    def measure(row: int) -> tuple[int, int]:
+        try:
+            return image_size(paths[row])
+        except ValueError:
+            return 0, 0  # validation reports the picture
+
+    unknown = np.flatnonzero((sizes <= 0).any(axis=1))
+    if not len(unknown):
+        return sizes
+    with ThreadPoolExecutor() as pool:
+        measured = list(pool.map(measure, unknown.tolist(), chunksize=64))
+    sizes = sizes.copy()
+    sizes[unknown] = np.array(measured, dtype=np.int32)
+    return sizes
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, stripped."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is either complete or not there: to a temporary file first, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)  # mkstemp makes files that only the owner may read
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
+    """A file name without extension for every picture, none of them in `taken`.
+
+    Pictures that share a name, in different folders or with different extensions, get their image id added.
+    """
+    stems = [Path(path).stem for path in annotations.paths.tolist()]
+    counts, used = Counter(stems), set(taken)
+    for row, stem in enumerate(stems):
+        if counts[stem] > 1 or stem in used:
+            stem = f"{stem}_{annotations.image_ids[row]}"
+        while stem in used:
+            stem += "_"
+        used.add(stem)
+        stems[row] = stem
+    return stems
+
+
+def place_pictures(sources: Iterable[str], targets: Iterable[Path], how: PlacePictures) -> None:
+    """Bring pictures into a dataset folder by link (copied where links are impossible) or by copy."""
+    if how not in ("link", "copy", "leave"):
+        raise ValueError(f'pictures must be "link", "copy" or "leave", not {how!r}')
+    if how == "leave":
+        return
+    for name, target in zip(sources, targets, strict=True):
+        source = Path(name).resolve()
+        if target.resolve() == source:
+            continue
+        if not source.is_file():
+            raise ValueError(f"{name}: the picture does not exist, so it cannot be placed in {target.parent}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if how == "link":
+            try:
+                target.symlink_to(source)
+                continue
+            except OSError:  # no permission (Windows) or a file system without links
+                pass
+        shutil.copyfile(source, target)
+
+
+def require_writable(annotations: Annotations, target: Path) -> None:
+    """Refuse to write what could not be read back.
+
+    Raises:
+        AnnotationError: a box is not finite, or an object has no category.
+    """
+    for bad, what in (
+        (~np.isfinite(annotations.boxes).all(axis=1), "a box that is not finite"),
+        (annotations.labels < 0, "no known category"),
+    ):
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            path = annotations.paths[annotations.image_index[first]]
+            raise AnnotationError(
+                f"{target}: not written, {int(bad.sum())} objects have {what}; the first is object "
+                f"{annotations.ids[first]} of {path}. Call detseg.data.repair first."
+            )

@@ -1,0 +1,77 @@
+"""One picture with its objects, and the rule that decides which objects survive a crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING = 114
+"""Grey level (all channels) of everything outside the picture: near the mean of natural pictures."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """A picture and its objects, the unit that the dataset gives and every transform returns.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB, contiguous.
+        boxes: float32 (M, 4), xyxy in pixels of `image`, half-open.
+        labels: int64 (M,), 0..K-1.
+        iscrowd: bool (M,); True means "ignore here", neither object nor background.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    iscrowd: NDArray[np.bool_]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+def clip_and_filter(
+    boxes: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    iscrowd: NDArray[np.bool_],
+    size: tuple[int, int],
+    *,
+    min_visible: float = 0.3,
+    min_side: float = 2.0,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Clip boxes (M, 4) to a window and drop what can no longer be learnt; order is kept.
+
+    The visible share of a box is its area inside the window over its whole area.
+
+    - share >= `min_visible` and both clipped sides >= `min_side` pixels: stays an object;
+    - smaller share, sides still >= `min_side`: stays as `iscrowd`. Its pixels are still in the picture, so
+      it must not be taught as background, but too little is left to ask a detector for its box;
+    - a side < `min_side`: dropped;
+    - crowd boxes: kept while anything of them is visible, since they must stay ignored.
+
+    Args:
+        boxes: (M, 4) xyxy in window pixels, may reach outside.
+        labels: (M,).
+        iscrowd: (M,).
+        size: (width, height) of the window; its top-left corner is (0, 0).
+        min_visible: share in [0, 1] that must remain.
+        min_side: pixels.
+
+    Returns:
+        boxes float32 (k, 4), labels (k,), iscrowd (k,), as new arrays.
+    """
+    if len(boxes) == 0:
+        return np.zeros((0, 4), np.float32), labels[:0].copy(), iscrowd[:0].copy()
+    corner = np.array([*size, *size], boxes.dtype)
+    clipped = np.clip(boxes, 0, corner)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    full = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
+    share = sides.prod(axis=1) / np.maximum(full, np.finfo(np.float32).tiny)
+    shortest = sides.min(axis=1)
+    keep = np.where(iscrowd, shortest > 0, shortest >= min_side)
+    # 1e-6: an uncropped box must pass min_visible=1 in spite of rounding.
+    crowd = iscrowd | (share < min_visible - 1e-6)
+    return clipped[keep].astype(np.float32), labels[keep], crowd[keep]

@@ -1,0 +1,175 @@
+"""Outlines of objects (polygons and run-length masks) held in a few flat arrays, not in Python objects."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Offsets = NDArray[np.int64]
+
+
+def expand_ranges(offsets: Offsets, indices: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Offsets]:
+    """List the members of some groups of a flat array.
+
+    Args:
+        offsets: (G + 1,), group g owns members offsets[g] up to offsets[g + 1].
+        indices: (K,), the groups wanted, in any order, repeats allowed.
+
+    Returns:
+        The members' positions, group after group, and the new offsets (K + 1,).
+    """
+    counts = offsets[indices + 1] - offsets[indices]
+    new_offsets = _offsets(counts)
+    shift = np.repeat(offsets[indices] - new_offsets[:-1], counts)
+    return np.arange(new_offsets[-1], dtype=np.int64) + shift, new_offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Outlines of M objects. An object has polygons, or one run-length mask, or nothing.
+
+    Object i owns polygons `polygon_offsets[i]:polygon_offsets[i + 1]`, polygon p owns points
+    `point_offsets[p]:point_offsets[p + 1]`, and the compressed COCO run lengths of object i are
+    `rle_bytes[rle_offsets[i]:rle_offsets[i + 1]]`.
+    """
+
+    polygon_offsets: Offsets  # (M + 1,)
+    point_offsets: Offsets  # (P + 1,)
+    points: NDArray[np.float64]  # (Q, 2) x, y in pixels
+    rle_offsets: Offsets  # (M + 1,)
+    rle_bytes: NDArray[np.uint8]  # (B,)
+    rle_sizes: NDArray[np.int32]  # (M, 2) height, width; zeros where there is no run-length mask
+
+    def __len__(self) -> int:
+        return len(self.polygon_offsets) - 1
+
+    @property
+    def has_polygons(self) -> NDArray[np.bool_]:
+        """(M,) True where the object has at least one polygon."""
+        return np.diff(self.polygon_offsets) > 0
+
+    @property
+    def has_rle(self) -> NDArray[np.bool_]:
+        """(M,) True where the object has a run-length mask."""
+        return np.diff(self.rle_offsets) > 0
+
+    def polygons(self, index: int) -> list[NDArray[np.float64]]:
+        """The polygons of one object, each (n, 2) x, y; an empty list if it has none."""
+        first, last = self.polygon_offsets[index], self.polygon_offsets[index + 1]
+        bounds = self.point_offsets[first : last + 1]
+        return [self.points[a:b] for a, b in pairwise(bounds)]
+
+    def rle(self, index: int, height: int, width: int) -> dict[str, Any] | None:
+        """The mask of one object as a compressed COCO RLE (`size`, `counts` as bytes); None without outline.
+
+        Polygons are drawn on a picture of `height` x `width`; a stored mask comes back in its own size.
+        """
+        first, last = self.rle_offsets[index], self.rle_offsets[index + 1]
+        if last > first:
+            mask_height, mask_width = (int(v) for v in self.rle_sizes[index])
+            return {"size": [mask_height, mask_width], "counts": self.rle_bytes[first:last].tobytes()}
+        polygons = self.polygons(index)
+        if not polygons:
+            return None
+        from pycocotools import mask
+
+        drawn = mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
+        return dict(mask.merge(drawn))
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Segments:
+        """The outlines of the objects `indices` (K,), in that order."""
+        polygons, polygon_offsets = expand_ranges(self.polygon_offsets, indices)
+        points, point_offsets = expand_ranges(self.point_offsets, polygons)
+        runs, rle_offsets = expand_ranges(self.rle_offsets, indices)
+        return Segments(
+            polygon_offsets=polygon_offsets,
+            point_offsets=point_offsets,
+            points=self.points[points],
+            rle_offsets=rle_offsets,
+            rle_bytes=self.rle_bytes[runs],
+            rle_sizes=self.rle_sizes[indices],
+        )
+
+    def without(self, removed: NDArray[np.bool_]) -> Segments:
+        """The same objects, those in `removed` (M,) without their outline."""
+        kept = np.flatnonzero(~removed)
+        thinned = self.take(kept)
+        polygon_counts, rle_counts = np.diff(self.polygon_offsets), np.diff(self.rle_offsets)
+        polygon_counts[removed] = rle_counts[removed] = 0
+        return replace(
+            thinned,
+            polygon_offsets=_offsets(polygon_counts),
+            rle_offsets=_offsets(rle_counts),
+            rle_sizes=np.where(removed[:, None], 0, self.rle_sizes).astype(np.int32),
+        )
+
+
+class SegmentsBuilder:
+    """Collects outlines one object after another and turns them into `Segments`."""
+
+    def __init__(self) -> None:
+        self._objects = 0
+        self._polygon_owners = array("q")
+        self._point_counts = array("q")
+        self._points = array("d")
+        self._rle_owners = array("q")
+        self._rle_counts = array("q")
+        self._rle_bytes = bytearray()
+        self._rle_sizes = array("i")
+
+    def add_polygons(self, polygons: Iterable[Sequence[float]]) -> None:
+        """Add an object outlined by polygons, each a flat sequence x1, y1, x2, y2, ..."""
+        for polygon in polygons:
+            self._points.extend(polygon)
+            self._point_counts.append(len(polygon) // 2)
+            self._polygon_owners.append(self._objects)
+        self._objects += 1
+
+    def add_rle(self, height: int, width: int, counts: str | bytes | Sequence[int]) -> None:
+        """Add an object with a run-length mask: compressed (text) or plain run lengths (numbers)."""
+        if isinstance(counts, str):
+            packed = counts.encode("ascii")
+        elif isinstance(counts, bytes):
+            packed = counts
+        else:
+            from pycocotools import mask
+
+            runs = {"size": [height, width], "counts": list(counts)}
+            packed = mask.frPyObjects(runs, height, width)["counts"]
+        self._rle_bytes += packed
+        self._rle_counts.append(len(packed))
+        self._rle_sizes.extend((height, width))
+        self._rle_owners.append(self._objects)
+        self._objects += 1
+
+    def add_nothing(self, objects: int = 1) -> None:
+        """Add objects without outline."""
+        self._objects += objects
+
+    def build(self) -> Segments | None:
+        """The collected outlines; None if no object had any."""
+        if not self._polygon_owners and not self._rle_owners:
+            return None
+        polygon_owners = np.array(self._polygon_owners, dtype=np.int64)
+        rle_owners = np.array(self._rle_owners, dtype=np.int64)
+        rle_counts, rle_sizes = np.zeros(self._objects, np.int64), np.zeros((self._objects, 2), np.int32)
+        rle_counts[rle_owners] = self._rle_counts
+        rle_sizes[rle_owners] = np.array(self._rle_sizes, dtype=np.int32).reshape(-1, 2)
+        return Segments(
+            polygon_offsets=_offsets(np.bincount(polygon_owners, minlength=self._objects)),
+            point_offsets=_offsets(np.array(self._point_counts, dtype=np.int64)),
+            points=np.array(self._points, dtype=np.float64).reshape(-1, 2),
+            rle_offsets=_offsets(rle_counts),
+            rle_bytes=np.frombuffer(bytes(self._rle_bytes), dtype=np.uint8),
+            rle_sizes=rle_sizes,
+        )
+
+
+def _offsets(counts: NDArray[np.integer[Any]]) -> Offsets:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,0 +1,80 @@
+"""Finds everything that is wrong with a dataset before it wastes a training run, and mends what is safe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from detseg.data.annotations import AnnotationError, Annotations, Problem
+from detseg.data.checks import (
+    box_problems,
+    category_problems,
+    duplicate_problems,
+    outline_problems,
+    picture_problems,
+    sharing_problems,
+)
+from detseg.data.mending import repair
+
+__all__ = ["AnnotationError", "Problem", "raise_on_problems", "repair", "validate"]
+
+log = logging.getLogger(__name__)
+
+SHOWN = 10  # problems named in a summary
+
+
+def validate(annotations: Annotations, check_pictures: bool = True, other: Annotations | None = None) -> list[Problem]:
+    """Every problem of a dataset, errors first.
+
+    Args:
+        annotations: the dataset.
+        check_pictures: also open every picture: it exists, is complete, and has the size the annotations say;
+            and find equal files. Without it no picture is touched.
+        other: the other split; pictures that are in both are errors.
+    """
+    problems = [
+        *annotations.read_problems,
+        *category_problems(annotations),
+        *box_problems(annotations),
+        *outline_problems(annotations),
+        *duplicate_problems(annotations),
+    ]
+    if check_pictures:
+        problems += picture_problems(annotations)
+    problems += sharing_problems(annotations, other, read_files=check_pictures)
+    if not len(annotations.image_index):
+        what = f"{len(annotations)} images and not a single object"
+        remedy = "check that this is the right file"
+        problems.append(Problem(annotations.source, "", None, what, remedy, "warning", "empty"))
+    return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+def raise_on_problems(problems: Iterable[Problem]) -> None:
+    """Stop on errors, log warnings.
+
+    Raises:
+        AnnotationError: there are errors; the message has their number, the first ten, and what to do.
+    """
+    problems = list(problems)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    warnings = [problem for problem in problems if problem.severity != "error"]
+    if warnings:
+        log.warning("%s", _summary(warnings, "warning"))
+    if errors:
+        raise AnnotationError(f"{_summary(errors, 'error')}\n{_advice(errors)}")
+
+
+def _summary(problems: list[Problem], noun: str) -> str:
+    head = f"{len(problems)} {noun}{'s' if len(problems) > 1 else ''} in the annotations"
+    if len(problems) > SHOWN:
+        head += f", the first {SHOWN} are"
+    return "\n".join([f"{head}:", *(f"  {problem}" for problem in problems[:SHOWN])])
+
+
+def _advice(errors: list[Problem]) -> str:
+    count = sum(error.repairable for error in errors)
+    if count == len(errors):
+        return "--repair mends all of them and says what it did."
+    if count == 0:
+        return "--repair cannot mend these: correct the files."
+    return f"--repair mends {count} of them and says what it did; correct the files for the others."

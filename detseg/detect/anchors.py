@@ -1,0 +1,133 @@
+"""Anchor shapes by k-means with the distance 1 - IoU (Redmon & Farhadi 2017, arXiv:1612.08242, section 2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """Anchors and how well they fit the boxes they were made from.
+
+    Attributes:
+        anchors: (k, 2) float64 widths and heights in the units of the sizes, smallest area first.
+        mean_iou: mean over boxes of the IoU with the best anchor.
+        best_recall: share of boxes whose best anchor has an IoU of at least 0.5: what a detector that could
+            only move its anchors, not reshape them, could find at most.
+    """
+
+    anchors: Array
+    mean_iou: float
+    best_recall: float
+
+
+def size_iou(sizes: ArrayLike, anchors: ArrayLike) -> Array:
+    """IoU (M, A) of boxes and anchors laid on the same centre, from widths and heights (M, 2) and (A, 2)."""
+    sizes, anchors = np.asarray(sizes, np.float64), np.asarray(anchors, np.float64)
+    overlap = np.minimum(sizes[:, None, 0], anchors[None, :, 0]) * np.minimum(sizes[:, None, 1], anchors[None, :, 1])
+    return overlap / (sizes.prod(1)[:, None] + anchors.prod(1)[None] - overlap)
+
+
+def kmeans_anchors(sizes: ArrayLike, k: int, *, restarts: int = 10, seed: int = 0) -> AnchorFit:
+    """Choose k anchors for boxes of the given sizes.
+
+    Args:
+        sizes: (M, 2) widths and heights, positive and finite, in any one unit.
+        k: number of anchors, at most the number of distinct sizes.
+        restarts: how often to start anew; the best result is returned.
+        seed: of the random starts; the same seed gives the same anchors.
+
+    Raises:
+        ValueError: sizes of a wrong shape, not positive or not finite, or fewer distinct sizes than k.
+    """
+    sizes = _checked(sizes)
+    distinct, counts = np.unique(sizes, axis=0, return_counts=True)
+    if not 1 <= k <= len(distinct):
+        raise ValueError(f"k must be between 1 and the {len(distinct)} distinct box sizes, got {k}")
+    # One unit for every data set, so that the result scales with the boxes exactly as they do.
+    unit = 2.0 ** np.round(np.log2(np.sqrt(distinct.prod(1)).mean()))
+    distinct = distinct / unit
+    generator = np.random.default_rng(seed)
+    runs = [_run(distinct, counts, k, generator) for _ in range(restarts)]
+    anchors = max(runs, key=lambda run: run[1])[0] * unit
+    return fit_of(sizes, anchors)
+
+
+def fit_of(sizes: ArrayLike, anchors: ArrayLike) -> AnchorFit:
+    """How well given anchors (A, 2) fit boxes of the given sizes (M, 2)."""
+    anchors = np.asarray(anchors, np.float64)
+    anchors = anchors[np.argsort(anchors.prod(1), kind="stable")]
+    best = size_iou(_checked(sizes), anchors).max(1)
+    return AnchorFit(anchors, float(best.mean()), float((best >= 0.5).mean()))
+
+
+def fit_anchors(sizes: ArrayLike, levels: int, per_level: int, *, seed: int = 0) -> Array:
+    """Anchors (levels, per_level, 2) for a grid head, small ones on the fine levels.
+
+    Where the data has fewer distinct sizes than anchors are needed, every size becomes an anchor, and the rest are
+    these enlarged and reduced by half-octaves: boxes that training will cut, scale and rotate need not be like
+    those few.
+    """
+    sizes = _checked(sizes)
+    wanted = levels * per_level
+    distinct = len(np.unique(sizes, axis=0))
+    anchors = kmeans_anchors(sizes, min(wanted, distinct), seed=seed).anchors
+    base, octave = anchors, 1
+    while len(anchors) < wanted:
+        for factor in (2 ** (octave / 2), 2 ** (-octave / 2)):
+            anchors = np.concatenate((anchors, base * factor))[:wanted]
+        octave += 1
+    anchors = anchors[np.argsort(anchors.prod(1), kind="stable")]
+    return anchors.reshape(levels, per_level, 2)
+
+
+def _run(sizes: Array, counts: Array, k: int, generator: np.random.Generator) -> tuple[Array, float]:
+    """One k-means from a k-means++ start: the best anchors it passed through and their mean IoU."""
+    anchors = _spread_start(sizes, counts, k, generator)
+    best, best_iou, previous = anchors, -1.0, None
+    for _ in range(300):
+        iou = size_iou(sizes, anchors)
+        mean = float(np.average(iou.max(1), weights=counts))
+        if mean > best_iou:
+            best, best_iou = anchors, mean
+        nearest = iou.argmax(1)
+        if previous is not None and (nearest == previous).all():
+            break
+        previous = nearest
+        anchors = _centres(sizes, counts, nearest, iou.max(1), k)
+    return best, best_iou
+
+
+def _spread_start(sizes: Array, counts: Array, k: int, generator: np.random.Generator) -> Array:
+    """k-means++ (Arthur & Vassilvitskii 2007): each next anchor is a box, drawn by squared distance to the nearest."""
+    chosen = [int(generator.choice(len(sizes), p=counts / counts.sum()))]
+    while len(chosen) < k:
+        distance = 1 - size_iou(sizes, sizes[chosen]).max(1)
+        distance[chosen] = 0  # rounding may leave 1e-16 there, and no box is to be taken twice
+        weight = counts * distance**2
+        chosen.append(int(generator.choice(len(sizes), p=weight / weight.sum())))
+    return sizes[chosen]
+
+
+def _centres(sizes: Array, counts: Array, nearest: NDArray[np.intp], iou: Array, k: int) -> Array:
+    """Mean width and height of each cluster; an empty one takes the box that is served worst."""
+    total = np.bincount(nearest, counts, k)
+    sums = np.stack([np.bincount(nearest, counts * sizes[:, side], k) for side in (0, 1)], 1)
+    empty = np.flatnonzero(total == 0)
+    centres = sums / np.maximum(total, 1)[:, None]
+    centres[empty] = sizes[np.argsort(iou, kind="stable")[: len(empty)]]
+    return centres
+
+
+def _checked(sizes: ArrayLike) -> Array:
+    sizes = np.asarray(sizes, np.float64)
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or len(sizes) == 0:
+        raise ValueError(f"sizes must be widths and heights of the shape (M, 2) with M > 0, got {sizes.shape}")
+    wrong = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)).all(1))
+    if len(wrong):
+        first = wrong[0]
+        raise ValueError(f"sizes must be positive and finite; box {first} is {sizes[first].tolist()}")
+    return sizes

@@ -1,0 +1,42 @@
+"""A light feature pyramid: every level sees what the deeper ones know (Lin et al. 2017, arXiv:1612.03144)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int = 1, *, groups: int = 1) -> nn.Sequential:
+    """Convolution that keeps the map's size, batch norm, SiLU."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.SiLU(inplace=True))
+
+
+def separable(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """Depthwise then pointwise convolution, each with batch norm and SiLU: k² + C weights a channel, not k²·C."""
+    return nn.Sequential(
+        *conv_norm_act(in_channels, in_channels, kernel_size, groups=in_channels),
+        *conv_norm_act(in_channels, out_channels),
+    )
+
+
+class FeaturePyramid(nn.Module):
+    """Maps of several strides to maps of the same strides and one width.
+
+    Args:
+        channels: channels of the maps that come in, finest first.
+        width: channels of every map that goes out.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(conv_norm_act(c, width) for c in channels)
+        self.smooth = nn.ModuleList(separable(width, width, 5) for _ in channels)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """(N, C_l, H_l, W_l) for every level, finest first, to (N, width, H_l, W_l)."""
+        maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        for fine in range(len(maps) - 2, -1, -1):
+            # Resized to the finer map's own size: odd input sizes make it other than twice the coarse one.
+            maps[fine] = maps[fine] + F.interpolate(maps[fine + 1], maps[fine].shape[-2:], mode="nearest")
+        return [smooth(x) for smooth, x in zip(self.smooth, maps, strict=True)]

@@ -1,0 +1,204 @@
+"""A YOLO-style grid detector on any backbone (Redmon & Farhadi 2017/2018; assignment after TOOD, 2021).
+
+    images -> backbone (strides 8, 16, 32) -> feature pyramid -> grid head -> decode -> NMS
+
+The head is shared by all levels; an anchor's prediction is four box numbers, an objectness and K class scores.
+See `detseg.detect.grid` for what the four numbers mean.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detseg.backbones import Backbone
+from detseg.boxes import clip_boxes
+from detseg.detect.assign import assign
+from detseg.detect.grid import Grid, decode, make_grid
+from detseg.detect.losses import grid_losses
+from detseg.detect.neck import FeaturePyramid, separable
+from detseg.detect.nms import batched_nms
+
+Targets = Sequence[dict[str, Tensor]]
+
+# Objectness starts at 1 %: background is nearly everything, and a head that starts at 50 % spends its first
+# steps on unlearning that (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+PRIOR = 0.01
+
+
+class GridHead(nn.Module):
+    """From pyramid maps (N, C, H, W) to (N, H·W·A, 5) box and objectness logits and (N, H·W·A, K) class logits."""
+
+    def __init__(self, width: int, anchors: int, num_classes: int, depth: int = 2) -> None:
+        super().__init__()
+        self.where = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
+        self.what = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
+        self.box = nn.Conv2d(width, anchors * 5, 1)
+        self.classes = nn.Conv2d(width, anchors * num_classes, 1)
+        self.num_classes = num_classes
+        for layer in (self.box, self.classes):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.box.bias.view(anchors, 5)[:, 4] = -math.log((1 - PRIOR) / PRIOR)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) to (N, H·W·A, 5) and (N, H·W·A, K)."""
+        box = self.box(self.where(x)).permute(0, 2, 3, 1)
+        classes = self.classes(self.what(x)).permute(0, 2, 3, 1)
+        return box.reshape(len(x), -1, 5), classes.reshape(len(x), -1, self.num_classes)
+
+
+class YoloDetector(nn.Module):
+    """Grid detector: backbone, feature pyramid and a head shared by all levels.
+
+    Args:
+        backbone: what `detseg.backbones.create_backbone` returns; its strides are the grid's.
+        num_classes: K.
+        anchors: (levels, A, 2) widths and heights in pixels of the input, for instance from `fit_anchors`.
+        width: channels of the pyramid and of the head.
+        reach: how many cells from its own a centre may be predicted from; 0 is the original YOLO cell.
+        score_threshold: detections below this score are not returned.
+        iou_threshold: of non-max suppression, within a class.
+        max_detections: at most this many an image.
+
+    Example:
+        >>> backbone = create_backbone("resnet18", strides=(8, 16, 32))
+        >>> model = YoloDetector(backbone, num_classes=5, anchors=anchors)
+        >>> losses = model(images, targets)      # {"loss_box": ..., "loss_objectness": ..., "loss_class": ...}
+        >>> detections = model(images)           # [{"boxes": ..., "scores": ..., "labels": ...}, ...]
+    """
+
+    anchors: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        anchors: Tensor,
+        *,
+        width: int = 96,
+        reach: int = 1,
+        score_threshold: float = 0.001,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        anchors = torch.as_tensor(anchors, dtype=torch.float32)
+        if anchors.ndim != 3 or len(anchors) != len(backbone.strides) or anchors.shape[-1] != 2:
+            raise ValueError(
+                f"anchors must have the shape (levels, anchors a level, 2) with {len(backbone.strides)} levels "
+                f"for strides {tuple(backbone.strides)}, got {tuple(anchors.shape)}"
+            )
+        if not (anchors > 0).all():
+            raise ValueError("anchors must be positive widths and heights in pixels")
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.backbone = backbone
+        self.neck = FeaturePyramid(backbone.channels, width)
+        self.head = GridHead(width, anchors.shape[1], num_classes)
+        self.num_classes = num_classes
+        self.reach = reach
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.max_detections = max_detections
+        self.register_buffer("anchors", anchors)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses when targets are given, detections when not; `.training` plays no part in the choice.
+
+        Args:
+            images: (N, 3, H, W) RGB, uint8 or float in [0, 1].
+            targets: for each image ``boxes`` (M, 4) float32 xyxy in its pixels, ``labels`` (M,) int64 and,
+                if there are any, ``iscrowd`` (M,) bool: regions that are neither object nor background.
+
+        Returns:
+            A dict of scalar losses whose sum is the loss; or for each image ``boxes`` (D, 4) xyxy clipped to
+            the image, ``scores`` (D,) and ``labels`` (D,), best first.
+        """
+        grid, boxes, objectness, classes = self.predictions(images)
+        if targets is not None:
+            return self._losses(grid, boxes, objectness, classes, targets)
+        probabilities = _probabilities(objectness, classes)
+        return [self._select(b, p, images.shape[-2:]) for b, p in zip(boxes, probabilities, strict=True)]
+
+    def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
+        """Everything the grid says, before any selection.
+
+        Returns:
+            The grid of P predictions, boxes (N, P, 4) xyxy in pixels, objectness logits (N, P) and class
+            logits (N, P, K), all float32.
+        """
+        features = self.neck(self.backbone(self._normalise(images)))
+        outputs = [self.head(x) for x in features]
+        sizes = [(x.shape[-2], x.shape[-1]) for x in features]
+        grid = make_grid(sizes, self.backbone.strides, list(self.anchors))
+        # float32 from here on: boxes in half precision are known to half a pixel only.
+        with torch.autocast(images.device.type, enabled=False):
+            box = torch.cat([b for b, _ in outputs], 1).float()
+            classes = torch.cat([c for _, c in outputs], 1).float()
+            return grid, decode(box[..., :4], grid, self.reach), box[..., 4], classes
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        return (images - self.mean) / self.std
+
+    def _losses(
+        self, grid: Grid, predicted: Tensor, objectness: Tensor, classes: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        if len(targets) != len(predicted):
+            raise ValueError(f"{len(predicted)} images but {len(targets)} targets")
+        with torch.autocast(predicted.device.type, enabled=False):
+            boxes = torch.cat([t["boxes"].float().reshape(-1, 4) for t in targets])
+            labels = torch.cat([t["labels"].reshape(-1) for t in targets])
+            crowd = torch.cat(
+                [t["iscrowd"] if "iscrowd" in t else torch.zeros_like(t["labels"], dtype=torch.bool) for t in targets]
+            )
+            image = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
+            probabilities = _probabilities(objectness, classes)
+            pairs = assign(
+                grid,
+                predicted.detach(),
+                probabilities.detach(),
+                boxes,
+                labels,
+                image,
+                ~crowd,
+                reach=self.reach,
+            )
+            ignore = _inside(grid, boxes, image, crowd, len(targets))
+            return grid_losses(predicted, objectness, classes, pairs, boxes, labels, ignore)
+
+    def _select(self, boxes: Tensor, probabilities: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
+        """Detections of one image from boxes (P, 4) and probabilities (P, K)."""
+        scores, index = probabilities.flatten().topk(min(1000, probabilities.numel()))
+        keep = scores >= self.score_threshold
+        scores, index = scores[keep], index[keep]
+        boxes = clip_boxes(boxes[index // self.num_classes], (int(size[0]), int(size[1])))
+        labels = index % self.num_classes
+        kept = batched_nms(boxes, scores, labels, self.iou_threshold, max_detections=self.max_detections)
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+
+
+def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:
+    """(N, P) and (N, P, K) logits to (N, P, K) detection scores."""
+    return objectness.sigmoid()[..., None] * classes.softmax(-1)
+
+
+def _inside(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:
+    """(N, P) bool: the prediction's cell centre lies in a crowd region of its image."""
+    result = []
+    for (rows, columns), stride, anchors in zip(grid.sizes, grid.strides, grid.anchors_per_level, strict=True):
+        x = (torch.arange(columns, device=boxes.device) + 0.5) * stride
+        y = (torch.arange(rows, device=boxes.device) + 0.5) * stride
+        across = (x >= boxes[:, :1]) & (x < boxes[:, 2:3])
+        down = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:4]) & crowd[:, None]
+        cells = (down[:, :, None] & across[:, None, :]).flatten(1).float()
+        level = torch.zeros(images, rows * columns, device=boxes.device).index_add(0, image, cells) > 0
+        result.append(level.repeat_interleave(anchors, 1))
+    return torch.cat(result, 1)

@@ -1,0 +1,315 @@
+"""Ground truth and detections, from whatever form they come in, checked and brought to flat arrays.
+
+Ground truth: a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
+Detections: a COCO results JSON file, its content as a list of dicts, or `Detections`.
+Boxes stay (x, y, width, height) in float64 here, as COCO files have them: going to corners and back would
+cost the last digit, and an IoU that equals a threshold would fall to the other side.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.checks import (
+    Rle,
+    as_numpy,
+    check_boxes,
+    check_known,
+    load_json,
+    mask_areas,
+    read_boxes,
+    read_column,
+    read_ids,
+    read_masks,
+    read_numbers,
+    to_xywh,
+    whole_numbers,
+)
+
+IoUType = Literal["bbox", "segm"]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a detector found in many pictures, as flat arrays over D detections, in any order.
+
+    `image_ids` and `category_ids` are the dataset's own ids, not positions; boxes are xyxy in the pictures'
+    pixels. Lists and torch tensors are turned into arrays.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+
+    image_ids: NDArray[np.int64]  # (D,)
+    category_ids: NDArray[np.int64]  # (D,)
+    boxes: NDArray[np.float64]  # (D, 4) xyxy
+    scores: NDArray[np.float64]  # (D,)
+    masks: Sequence[Rle] | None = None  # (D,) COCO run lengths, for iou_type="segm"
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        for name in ("image_ids", "category_ids"):
+            object.__setattr__(self, name, whole_numbers(as_numpy(getattr(self, name)), f"Detections.{name}"))
+        boxes = np.asarray(as_numpy(self.boxes), dtype=np.float64)
+        object.__setattr__(self, "boxes", boxes.reshape(0, 4) if boxes.size == 0 else boxes)
+        object.__setattr__(self, "scores", np.asarray(as_numpy(self.scores), dtype=np.float64))
+        shapes = {"image_ids": (count,), "category_ids": (count,), "boxes": (count, 4), "scores": (count,)}
+        for name, shape in shapes.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise ValueError(f"Detections.{name} must have shape {shape} like the scores, got {found}")
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"Detections.masks must have {count} entries, got {len(self.masks)}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        predictions: Iterable[Mapping[str, Any]],
+        image_ids: Iterable[int],
+        category_ids: Sequence[int],
+    ) -> "Detections":
+        """From one prediction a picture: a dict of `boxes` (M, 4), `scores` (M,) and `labels` (M,).
+
+        Args:
+            predictions: what a model returns (torch or numpy), in the order of `image_ids`.
+            image_ids: the dataset's own id of each picture.
+            category_ids: (K,) the dataset's own id of each label 0..K-1.
+
+        Raises:
+            ValueError: not as many predictions as image ids, or a label outside 0..K-1.
+        """
+        ids = list(image_ids)
+        rows = [[as_numpy(p[name]) for name in ("boxes", "scores", "labels")] for p in predictions]
+        if len(rows) != len(ids):
+            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each picture")
+        counts = [len(scores) for _, scores, _ in rows]
+        labels = np.concatenate([np.zeros(0, np.int64), *(row[2] for row in rows)]).astype(np.int64)
+        owners = np.repeat(np.array(ids, dtype=np.int64), counts)
+        outside = (labels < 0) | (labels >= len(category_ids))
+        if outside.any():
+            first = int(outside.argmax())
+            raise ValueError(f"image {owners[first]}: label {labels[first]} is outside 0..{len(category_ids) - 1}")
+        return cls(
+            image_ids=owners,
+            category_ids=np.array(category_ids, dtype=np.int64)[labels],
+            boxes=np.concatenate([np.zeros((0, 4)), *(row[0].astype(np.float64) for row in rows)]),
+            scores=np.concatenate([np.zeros(0), *(row[1].astype(np.float64) for row in rows)]),
+        )
+
+    def to_results(self) -> list[dict[str, Any]]:
+        """The same as COCO results, ready for `json.dump`: image_id, category_id, bbox (xywh), score."""
+        columns = (self.image_ids, self.category_ids, to_xywh(self.boxes), self.scores)
+        results = [
+            {"image_id": image, "category_id": category, "bbox": box, "score": score}
+            for image, category, box, score in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+        for result, mask in zip(results, self.masks or (), strict=False):
+            counts = mask["counts"]
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            result["segmentation"] = {"size": list(mask["size"]), "counts": text}
+        return results
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Checked ground truth: N images, K categories, M objects."""
+
+    image_ids: NDArray[np.int64]  # (N,)
+    sizes: list[tuple[int, int]]  # (N,) height, width; 0 where unknown
+    category_ids: NDArray[np.int64]  # (K,) in the dataset's own order
+    names: tuple[str, ...]  # (K,)
+    object_images: NDArray[np.int64]  # (M,) image ids
+    object_categories: NDArray[np.int64]  # (M,) category ids
+    boxes: NDArray[np.float64]  # (M, 4) xywh
+    areas: NDArray[np.float64]  # (M,) decides between small, medium and large
+    iscrowd: NDArray[np.bool_]  # (M,)
+    masks: list[Rle] | None  # (M,), only for segm
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Checked detections, D of them, all of known images and categories."""
+
+    image_ids: NDArray[np.int64]  # (D,)
+    category_ids: NDArray[np.int64]  # (D,)
+    boxes: NDArray[np.float64]  # (D, 4) xywh
+    areas: NDArray[np.float64]  # (D,)
+    scores: NDArray[np.float64]  # (D,)
+    masks: list[Rle] | None  # (D,), only for segm
+
+
+# ------------------------------------------------------------------ ground truth
+
+
+def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
+    """Ground truth in any of its forms; raises ValueError that names the file, the item and what is wrong."""
+    place = "ground truth"
+    if isinstance(ground_truth, str | Path):
+        place = str(ground_truth)
+        ground_truth = load_json(Path(ground_truth))
+    if isinstance(ground_truth, dict):
+        return _truth_from_coco(ground_truth, place, iou_type)
+    if isinstance(ground_truth, list):
+        raise ValueError(
+            f"{place} holds a list, as detections do; ground truth is a COCO dict of images, annotations and "
+            "categories (were the two exchanged?)"
+        )
+    if not hasattr(ground_truth, "image_index"):
+        raise ValueError(
+            "ground truth must be a path to COCO JSON, a COCO dict or detseg.data.Annotations, got "
+            f"{type(ground_truth).__name__}"
+        )
+    return _truth_from_annotations(ground_truth, iou_type)
+
+
+def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> Truth:
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content.get(part), list):
+            raise ValueError(f"{place}: no list {part!r}; it has {', '.join(map(str, content)) or 'nothing'}")
+    images, objects, categories = content["images"], content["annotations"], content["categories"]
+    image_ids = read_ids(images, "id", f"{place}: images")
+    category_ids = read_ids(categories, "id", f"{place}: categories")
+    names = tuple(str(c.get("name", c["id"])) for c in categories)
+    _check_lists(image_ids, category_ids, place)
+
+    where = f"{place}: annotations"
+
+    def label(i: int) -> str:
+        return f"{where}[{i}] (id {objects[i].get('id', 'missing')})"
+
+    object_images = read_ids(objects, "image_id", where)
+    object_categories = read_ids(objects, "category_id", where)
+    check_known(object_images, image_ids, label, "image_id", "the file lists no such image")
+    check_known(object_categories, category_ids, label, "category_id", "the file lists no such category")
+    sizes = [(int(image.get("height") or 0), int(image.get("width") or 0)) for image in images]
+    masks = None
+    if iou_type == "segm":
+        masks = read_masks(objects, object_images, dict(zip(image_ids.tolist(), sizes, strict=True)), label)
+    if masks is not None:
+        boxes = np.zeros((len(objects), 4))  # not used
+        measured = mask_areas(masks)
+    else:
+        boxes = read_boxes(objects, label)
+        measured = boxes[:, 2] * boxes[:, 3]
+    given = [o.get("area") for o in objects]
+    areas = read_numbers([m if g is None else g for g, m in zip(given, measured.tolist(), strict=True)], label, "area")
+    iscrowd = np.array([bool(o.get("iscrowd", 0)) for o in objects], dtype=bool)
+    return Truth(image_ids, sizes, category_ids, names, object_images, object_categories, boxes, areas, iscrowd, masks)
+
+
+def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
+    place = getattr(annotations, "source", "") or "ground truth"
+    image_ids = np.asarray(annotations.image_ids, dtype=np.int64)
+    category_ids = np.array([category.id for category in annotations.categories], dtype=np.int64)
+    _check_lists(image_ids, category_ids, place)
+
+    def label(i: int) -> str:
+        return f"{place}: object {annotations.ids[i]}"
+
+    labels = np.asarray(annotations.labels, dtype=np.int64)
+    check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
+    boxes = to_xywh(np.asarray(annotations.boxes, dtype=np.float64))
+    check_boxes(boxes, label)
+    sizes = [(int(height), int(width)) for width, height in np.asarray(annotations.sizes).tolist()]
+    masks = None
+    if iou_type == "segm":
+        masks = []
+        for i, image in enumerate(annotations.image_index.tolist()):
+            mask = None if annotations.segments is None else annotations.segments.rle(i, *sizes[image])
+            if mask is None:
+                raise ValueError(f"{label(i)} has no outline: use iou_type='bbox', or annotate masks")
+            masks.append(mask)
+    return Truth(
+        image_ids,
+        sizes,
+        category_ids,
+        tuple(annotations.names),
+        image_ids[annotations.image_index],
+        category_ids[labels],
+        boxes,
+        read_numbers(annotations.areas, label, "area"),
+        np.asarray(annotations.iscrowd, dtype=bool),
+        masks,
+    )
+
+
+def _check_lists(image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], place: str) -> None:
+    for what, ids in (("images", image_ids), ("categories", category_ids)):
+        if len(ids) == 0:
+            raise ValueError(f"{place}: it lists no {what}, so there is nothing to evaluate")
+        values, counts = np.unique(ids, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"{place}: {what}: the id {values[counts > 1][0]} appears more than once")
+
+
+# ------------------------------------------------------------------ detections
+
+
+def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
+    """Detections in any of their forms; raises ValueError that names the file, the item and what is wrong."""
+    place = "detections"
+    if isinstance(detections, str | Path):
+        place = str(detections)
+        detections = load_json(Path(detections))
+    if isinstance(detections, Detections):
+        return _found_from_arrays(detections, truth, iou_type)
+    if not isinstance(detections, list):
+        raise ValueError(
+            f"{place} must hold a list of COCO results (image_id, category_id, bbox, score), got "
+            f"{type(detections).__name__}"
+        )
+
+    def label(i: int) -> str:
+        return f"{place}[{i}]"
+
+    image_ids = read_ids(detections, "image_id", place)
+    category_ids = read_ids(detections, "category_id", place)
+    scores = read_numbers(read_column(detections, "score", label), label, "score")
+    _check_against(truth, image_ids, category_ids, label)
+    if iou_type == "bbox":
+        boxes = read_boxes(detections, label)
+        return Found(image_ids, category_ids, boxes, boxes[:, 2] * boxes[:, 3], scores, None)
+    masks = read_masks(detections, image_ids, _sizes_of(truth), label)
+    # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
+    areas = mask_areas(masks)
+    boxed = [i for i, detection in enumerate(detections) if detection.get("bbox")]
+    boxes = read_boxes([detections[i] for i in boxed], lambda row: label(boxed[row]))
+    areas[boxed] = boxes[:, 2] * boxes[:, 3]
+    return Found(image_ids, category_ids, np.zeros((len(masks), 4)), areas, scores, masks)
+
+
+def _found_from_arrays(detections: Detections, truth: Truth, iou_type: IoUType) -> Found:
+    def label(i: int) -> str:
+        return f"detections[{i}]"
+
+    scores = read_numbers(detections.scores, label, "score")
+    _check_against(truth, detections.image_ids, detections.category_ids, label)
+    boxes = to_xywh(detections.boxes)
+    check_boxes(boxes, label)
+    masks = None
+    if iou_type == "segm":
+        outlines = [None] * len(detections) if detections.masks is None else detections.masks
+        given = [{"segmentation": outline} for outline in outlines]
+        masks = read_masks(given, detections.image_ids, _sizes_of(truth), label)
+    areas = boxes[:, 2] * boxes[:, 3]
+    return Found(detections.image_ids, detections.category_ids, boxes, areas, scores, masks)
+
+
+def _check_against(
+    truth: Truth, image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], label: Callable[[int], str]
+) -> None:
+    check_known(image_ids, truth.image_ids, label, "image_id", "the ground truth lists no such image (another split?)")
+    known = ", ".join(map(str, truth.category_ids[:10])) + (", …" if len(truth.category_ids) > 10 else "")
+    remedy = f"the ground truth lists no such category; it has {known}"
+    check_known(category_ids, truth.category_ids, label, "category_id", remedy)
+
+
+def _sizes_of(truth: Truth) -> dict[int, tuple[int, int]]:
+    return dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True))

@@ -1,0 +1,142 @@
+"""Trained detectors at work: pictures in, boxes in the pictures' own pixels out.
+
+model = detseg.load("runs/detector-1")
+(found,) = model.predict(["picture.jpg"])
+found["boxes"], found["scores"], found["labels"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detseg.data.images import read_image
+from detseg.data.letterbox import Letterbox, letterbox_image
+from detseg.train.checkpoint import load_model
+
+Picture = str | Path | NDArray[np.uint8]
+
+
+@torch.inference_mode()
+def detect(
+    model: nn.Module,
+    pictures: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
+    size: int,
+    *,
+    batch_size: int = 8,
+) -> Iterator[dict[str, Tensor]]:
+    """Detections of pictures, in order, batch by batch.
+
+    Args:
+        model: ``model(images)`` gives detections; it is put into evaluation mode.
+        pictures: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the
+            size that boxes are wanted in.
+        size: of the square that pictures are fitted into.
+        batch_size: pictures at a time.
+
+    Yields:
+        ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,) and ``labels`` (D,) on the CPU, best first.
+    """
+    model.eval()
+    parameter = next(model.parameters())
+    layout = _memory_format(parameter, model)
+    batch: list[tuple[NDArray[np.uint8], tuple[int, int]]] = []
+
+    def flush() -> Iterator[dict[str, Tensor]]:
+        squares = np.stack([letterbox_image(pixels, size)[0] for pixels, _ in batch])
+        images = torch.from_numpy(squares).permute(0, 3, 1, 2)
+        for found, (_, wanted) in zip(model(images.to(parameter.device, memory_format=layout)), batch, strict=True):
+            boxes = Letterbox.fit(*wanted, size).to_original(found["boxes"].cpu(), wanted)
+            yield {"boxes": boxes, "scores": found["scores"].cpu(), "labels": found["labels"].cpu()}
+        batch.clear()
+
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == batch_size:
+            yield from flush()
+    if batch:
+        yield from flush()
+
+
+def _memory_format(parameter: Tensor, model: nn.Module) -> torch.memory_format:
+    kernels = (p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1)
+    kernel = next(kernels, parameter)
+    return torch.channels_last if kernel.ndim == 4 and not kernel.is_contiguous() else torch.contiguous_format
+
+
+class Detector:
+    """A trained detector and what it was trained for.
+
+    Attributes:
+        model: the network.
+        categories: (id, name) of each label, with the ids of the dataset it was trained on.
+        size: side of the square that pictures are fitted into.
+        description: everything `model.json` says.
+    """
+
+    def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
+        self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.description = description
+        self.categories = [(int(c["id"]), str(c["name"])) for c in description["categories"]]
+        self.size = int(description["size"])
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by label."""
+        return [name for _, name in self.categories]
+
+    def to(self, device: torch.device | str) -> Detector:
+        """Move the network; returns itself."""
+        self.model.to(device)
+        return self
+
+    def predict(
+        self, pictures: Sequence[Picture], *, score_threshold: float = 0.3, batch_size: int = 8
+    ) -> list[dict[str, NDArray[Any]]]:
+        """Find objects in pictures.
+
+        Args:
+            pictures: paths, or uint8 RGB arrays (H, W, 3).
+            score_threshold: detections below are left out; 0.001 gives all that mAP is computed from.
+            batch_size: pictures at a time.
+
+        Returns:
+            For each picture ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32 and ``labels``
+            (D,) int64, best first; label i is called ``names[i]``.
+
+        Raises:
+            ValueError: a file is no picture, or an array is not uint8 (H, W, 3); the message names it.
+        """
+        loaded = ((image, (image.shape[1], image.shape[0])) for image in map(_load, pictures))
+        found = detect(self.model, loaded, self.size, batch_size=batch_size)
+        return [_above(detections, score_threshold) for detections in found]
+
+
+def load(run: str | Path) -> Detector:
+    """The detector in a run folder, ready to predict; runs no code from the files.
+
+    Raises:
+        ValueError: there is no model in the folder, or it is damaged.
+    """
+    return Detector(*load_model(run))
+
+
+def _load(picture: Picture) -> NDArray[np.uint8]:
+    if not isinstance(picture, np.ndarray):
+        return read_image(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(
+            f"a picture must be a path or a uint8 array of shape (H, W, 3), got {picture.dtype} {picture.shape}"
+        )
+    return picture
+
+
+def _above(detections: dict[str, Tensor], score_threshold: float) -> dict[str, NDArray[Any]]:
+    keep = detections["scores"] >= score_threshold
+    return {name: value[keep].numpy() for name, value in detections.items()}

@@ -1,0 +1,87 @@
+"""The pictures and the report of a detector's run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from detseg.data.images import read_image
+from detseg.report.html import write_report
+from detseg.report.plots import plot_anchors, plot_history, plot_precision_recall
+from detseg.train.plan import Request, TrainingSamples
+from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
+
+if TYPE_CHECKING:
+    from detseg.train.detector import Run
+
+SHOWN = 16
+
+
+def write_pictures(run: Run) -> list[tuple[str, Path]]:
+    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
+    if run.metrics is None or run.predictions is None:
+        raise ValueError(f"{run.folder}: the run has no metrics to report on")
+    pictures = {
+        "ground truth beside predictions, the worst pictures first": _worst(run),
+        "training samples as the network sees them": _samples(run),
+        "precision and recall": plot_precision_recall(run.metrics, run.folder / "precision_recall.png"),
+        "losses and mAP": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
+        "anchors among the box sizes": plot_anchors(
+            run.train.scaled_sizes(run.config.size), run.anchors, run.folder / "anchors.png"
+        ),
+    }
+    report = write_report(
+        run.folder,
+        title="Detector",
+        summary={
+            "Backbone": run.config.backbone,
+            "Training pictures": len(run.train),
+            "Validation pictures": len(run.val),
+            "Input size": f"{run.config.size} px",
+            "Training time": f"{run.seconds / 60:.1f} min",
+        },
+        metrics=run.metrics,
+        pictures=[(caption, path.relative_to(run.folder)) for caption, path in pictures.items()],
+    )
+    return [("report", report), *pictures.items()]
+
+
+def _worst(run: Run) -> Path:
+    """The validation pictures with the worst predictions, read from disk in full size."""
+    assert run.predictions is not None
+    data = run.val.annotations
+    truths = [
+        {"boxes": data.boxes[s], "labels": data.labels[s], "iscrowd": data.iscrowd[s]}
+        for s in (data.objects(i) for i in range(len(data)))
+    ]
+    chosen = worst_pictures(truths, run.predictions, SHOWN)
+    sheet = compare_sheet(
+        [read_image(str(data.paths[i])) for i in chosen],
+        [truths[i] for i in chosen],
+        [run.predictions[i] for i in chosen],
+        data.names,
+        captions=[Path(str(data.paths[i])).name for i in chosen],
+    )
+    return _write(sheet, run.folder / "worst.jpg")
+
+
+def _samples(run: Run) -> Path:
+    """Augmented training pictures with their boxes."""
+    samples = TrainingSamples(run.train, {}, run.config.seed)
+    size, mosaic = run.config.size, run.config.mosaic
+    shown = []
+    for position in range(min(SHOWN, len(run.train))):
+        sample, _ = samples[Request(0, position, position, size, position < mosaic * SHOWN)]
+        shown.append(
+            draw_boxes(sample.image, sample.boxes, sample.labels, run.train.annotations.names, iscrowd=sample.iscrowd)
+        )
+    return _write(contact_sheet(shown, 4), run.folder / "samples.jpg")
+
+
+def _write(image: np.ndarray, path: Path) -> Path:
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"{path}: could not be written")
+    return path

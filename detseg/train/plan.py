@@ -1,0 +1,185 @@
+"""What a training run shows the network and when: batches, sizes, and how far along it is.
+
+Everything random about a sample follows from (seed, epoch, position), never from a global state: the same batches
+come back after a resume, with any number of worker processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.dataset import DetectionDataset
+from detseg.data.sample import Sample
+from detseg.data.transforms import TrainTransform
+
+
+class Request(NamedTuple):
+    """One sample of the plan: which picture, how large, and where its randomness comes from."""
+
+    epoch: int
+    position: int  # in the epoch's order
+    index: int  # of the picture
+    size: int  # side of the square, pixels
+    mosaic: bool
+
+
+@dataclass
+class Progress:
+    """How far a run is, by steps or, with a wall-clock budget, by seconds.
+
+    Attributes:
+        steps: number of steps of the whole run, None with a budget of time.
+        seconds: length of the whole run, None with a number of steps.
+        step: steps done.
+        before: seconds that earlier sittings of a resumed run took.
+    """
+
+    steps: int | None
+    seconds: float | None
+    step: int = 0
+    before: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError("give either a number of steps or a number of seconds")
+        self._started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds trained so far, all sittings together."""
+        return self.before + time.monotonic() - self._started
+
+    def fraction(self) -> float:
+        """0 at the start, 1 when the run is to end."""
+        if self.seconds is not None:
+            return min(1.0, self.elapsed() / self.seconds)
+        assert self.steps is not None
+        return min(1.0, self.step / self.steps)
+
+
+@dataclass(frozen=True)
+class SizeSchedule:
+    """Which input size and augmentation a step uses.
+
+    Attributes:
+        size: the size the model is made for, a multiple of 32.
+        smallest: with multi-scale training, the smallest size; equal to `size` without.
+        hold: steps between changes of size.
+        settle: share of the run, at its end, that is trained at `size` and without mosaics, so that the last
+            thing the network sees is what it will meet.
+        mosaic: probability of a mosaic before that.
+        seed: of the sizes and mosaics.
+    """
+
+    size: int
+    smallest: int
+    hold: int = 10
+    settle: float = 0.3
+    mosaic: float = 0.0
+    seed: int = 0
+
+    def at(self, step: int, fraction: float) -> tuple[int, float]:
+        """(size, probability of a mosaic) of a step, `fraction` of the way through the run."""
+        if fraction >= 1 - self.settle:
+            return self.size, 0.0
+        choices = range(self.smallest, self.size + 1, 32)
+        chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(choices))
+        return choices[int(chosen)], self.mosaic
+
+
+def steps_per_epoch(pictures: int, batch_size: int, world: int = 1) -> int:
+    """Whole batches in an epoch, at least one: a set smaller than a batch is repeated to fill it."""
+    return max(1, pictures // (batch_size * world))
+
+
+def epoch_order(pictures: int, batch_size: int, *, seed: int, epoch: int, world: int = 1) -> NDArray[np.int64]:
+    """The pictures of an epoch in their random order, cut or repeated to whole batches of all processes."""
+    order = np.random.default_rng((seed, 0, epoch)).permutation(pictures)
+    return np.resize(order, steps_per_epoch(pictures, batch_size, world) * batch_size * world)
+
+
+class BatchPlan:
+    """Endless batches of requests from a given step on; one process's share of them.
+
+    Args:
+        pictures: number of pictures in the set.
+        batch_size: pictures a process and step.
+        sizes: which size each step has.
+        fraction: asked when a batch is planned, how far the run is then.
+        seed: of the order.
+        first_step: where to begin; a resumed run gives the number of steps done.
+        rank: this process's number.
+        world: number of processes.
+    """
+
+    def __init__(
+        self,
+        pictures: int,
+        batch_size: int,
+        sizes: SizeSchedule,
+        fraction: Callable[[int], float],
+        *,
+        seed: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if pictures < 1:
+            raise ValueError("there are no pictures to train on")
+        self.pictures, self.batch_size, self.sizes, self.fraction = pictures, batch_size, sizes, fraction
+        self.seed, self.first_step, self.rank, self.world = seed, first_step, rank, world
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        per_epoch = steps_per_epoch(self.pictures, self.batch_size, self.world)
+        step = self.first_step
+        while True:
+            epoch, within = divmod(step, per_epoch)
+            order = epoch_order(self.pictures, self.batch_size, seed=self.seed, epoch=epoch, world=self.world)
+            for batch in range(within, per_epoch):
+                yield self._batch(step, epoch, batch, order)
+                step += 1
+
+    def _batch(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:
+        size, mosaic = self.sizes.at(step, self.fraction(step))
+        first = (batch * self.world + self.rank) * self.batch_size
+        positions = range(first, first + self.batch_size)
+        draws = np.random.default_rng((self.seed, 2, epoch, first)).random(self.batch_size)
+        return [
+            Request(epoch, position, int(order[position]), size, bool(draw < mosaic))
+            for position, draw in zip(positions, draws, strict=True)
+        ]
+
+
+class TrainingSamples:
+    """Augmented samples by request; what a DataLoader's workers run.
+
+    Args:
+        dataset: the pictures.
+        options: keyword arguments of `TrainTransform`.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, dataset: DetectionDataset, options: dict[str, object], seed: int) -> None:
+        self.dataset, self.options, self.seed = dataset, options, seed
+        self._transforms: dict[int, TrainTransform] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, request: Request) -> tuple[Sample, int]:
+        """The sample and its picture's index."""
+        rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
+        if request.size not in self._transforms:
+            self._transforms[request.size] = TrainTransform(request.size, **self.options)  # type: ignore[arg-type]
+        transform = self._transforms[request.size]
+        if request.mosaic:
+            others = rng.integers(len(self.dataset), size=3)
+            sample = transform.mosaic([self.dataset[i] for i in (request.index, *map(int, others))], rng)
+        else:
+            sample = transform(self.dataset[request.index], rng)
+        return sample, request.index

@@ -1,0 +1,325 @@
+"""The training loop: one for every model that returns a dict of losses.
+
+`Trainer.run` steps through the batches of a plan, keeps an average of the weights, validates it, keeps the best,
+and writes what is needed to go on after a stop: a resumed run ends with the same weights to the last bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from detseg.data.dataset import collate
+from detseg.train.checkpoint import RESUME, load_state, save_model, save_state
+from detseg.train.errors import TrainingError
+from detseg.train.optim import averaged, learning_rate_factor, train_mode
+from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, steps_per_epoch
+from detseg.train.precision import Choice
+
+logger = logging.getLogger(__name__)
+
+# Losses are read from a GPU, and processes agree on stopping, only every so many steps: each time all must wait.
+CHECK_EVERY = 10
+
+
+class Log(Protocol):
+    """Where a trainer tells how it goes; see `detseg.train.log.RunLog`."""
+
+    def step(self, step: int, fraction: float, losses: Mapping[str, float], pictures: int) -> None:
+        """After a step whose losses were read."""
+
+    def validated(self, row: Mapping[str, float]) -> None:
+        """After a validation: epoch, step, seconds, lr, losses and metrics."""
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after a step: the run resumes there."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; see `detseg.train.config.TrainDetector` for the meaning of each."""
+
+    batch_size: int = 8
+    seed: int = 0
+    schedule: str = "cosine"
+    warmup: int = 100
+    ema_decay: float = 0.998
+    clip: float = 10.0
+    workers: int = 0
+    save_seconds: float = 300.0
+    norms_in_eval: bool = False
+
+
+@dataclass
+class Trainer:
+    """Everything a run needs; `run` does it.
+
+    Attributes:
+        model: returns losses for (images, targets), detections for (images).
+        samples: the training pictures.
+        optimizer: of the model's parameters.
+        accelerator: devices and processes.
+        folder: where checkpoints go.
+        progress: length of the run and how far it is.
+        sizes: input sizes over the run.
+        choice: number format and memory layout.
+        settings: the rest.
+        in_eval: modules that stay in evaluation mode: frozen ones, and norms that keep their statistics.
+        validate: scores a model; "map" decides which is best.
+        describe: content of `model.json` for the best model so far, from its metrics.
+        names: of the pictures, for messages.
+        log: is told how it goes.
+    """
+
+    model: nn.Module
+    samples: TrainingSamples
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    folder: Path
+    progress: Progress
+    sizes: SizeSchedule
+    choice: Choice
+    settings: Settings
+    in_eval: Sequence[nn.Module]
+    validate: Callable[[nn.Module], Mapping[str, float]]
+    describe: Callable[[Mapping[str, float]], Mapping[str, Any]]
+    names: Sequence[str]
+    log: Log
+    best: float = field(default=-1.0, init=False)
+    interrupted: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._validated_at = 0.0
+        self._fraction = 0.0
+        self._stop = threading.Event()
+        self._sums: dict[str, Tensor] = {}
+        self._summed = 0
+        self._recent: deque[tuple[list[int], Tensor]] = deque(maxlen=CHECK_EVERY)
+        self._layout = torch.channels_last if self.choice.channels_last else torch.contiguous_format
+        self.model.to(device=self.accelerator.device, memory_format=self._layout)  # type: ignore[call-overload]
+        self.average = averaged(self.model, self.settings.ema_decay, lambda: self.progress.step)
+
+    def run(self, *, resume: bool = False) -> None:
+        """Train to the end of the budget, or until interrupted; the best model is in the folder then.
+
+        Args:
+            resume: go on from the state in the folder.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        if resume:
+            self._restore()
+        self._fraction = self.progress.fraction()
+        ready, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        saved_at = self.progress.elapsed()
+        per_epoch = steps_per_epoch(len(self.samples), self.settings.batch_size, self._world)
+        with self._stop_on_signals():
+            for images, targets, indices in self._batches():
+                if self._fraction >= 1 or self.interrupted:
+                    break
+                self._step(ready, images, targets, indices)
+                step = self.progress.step
+                self._agree()
+                if self._validation_due(step % per_epoch == 0) and self._fraction < 1:
+                    self._validate(per_epoch)
+                    self._save()
+                    saved_at = self.progress.elapsed()
+                elif self.progress.elapsed() - saved_at > self.settings.save_seconds and self._world == 1:
+                    self._save()
+                    saved_at = self.progress.elapsed()
+        if not self.interrupted:
+            self._validate(per_epoch)
+        self._save()
+
+    @property
+    def _world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    def _batches(self) -> Iterator[tuple[Tensor, list[dict[str, Tensor]], list[int]]]:
+        plan = BatchPlan(
+            len(self.samples),
+            self.settings.batch_size,
+            self.sizes,
+            self._fraction_at,
+            seed=self.settings.seed,
+            first_step=self.progress.step,
+            rank=self.accelerator.process_index,
+            world=self._world,
+        )
+        loader = DataLoader(
+            self.samples,  # type: ignore[arg-type]
+            batch_sampler=plan,  # type: ignore[arg-type]
+            collate_fn=_collate_with_index,
+            num_workers=self.settings.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),  # its own, so that making a loader leaves torch's random state alone
+        )
+        for images, targets, indices in loader:
+            device = self.accelerator.device
+            images = images.to(device, non_blocking=True, memory_format=self._layout)
+            yield images, send_to_device(targets, device, non_blocking=True), indices
+
+    def _fraction_at(self, step: int) -> float:
+        """How far the run will be at a step: known exactly when its length is given in steps."""
+        return step / self.progress.steps if self.progress.steps is not None else self._fraction
+
+    def _step(self, model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]], indices: list[int]) -> None:
+        train_mode(model, self.in_eval)
+        factor = learning_rate_factor(self.settings.schedule, self._fraction, self.progress.step, self.settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"):
+            losses = model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self._recent.append((indices, loss.detach()))
+        self._check_finite()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        self.average.update_parameters(self.accelerator.unwrap_model(model))
+        self._note({name: value.detach() for name, value in losses.items()}, len(images))
+
+    def _check_finite(self) -> None:
+        """Stop at a loss that is NaN or infinite, naming the pictures of the first such batch."""
+        on_cpu = self.accelerator.device.type == "cpu"
+        if not on_cpu and self.progress.step % CHECK_EVERY != CHECK_EVERY - 1:
+            return
+        losses = [loss for _, loss in self._recent]
+        finite = torch.stack(losses[-1:] if on_cpu else losses).isfinite().tolist()
+        if all(finite):
+            return
+        batches = list(self._recent)[-len(finite) :]
+        indices, loss = batches[finite.index(False)]
+        pictures = "\n  ".join(self.names[i] for i in dict.fromkeys(indices))
+        raise TrainingError(
+            f"the loss became {float(loss)} at step {self.progress.step + 1 - len(finite) + finite.index(False)}; "
+            f"the pictures of that batch are\n  {pictures}\n"
+            "Look at their annotations; if they are fine, lower --lr or use --precision fp32. The checkpoints "
+            "written so far are untouched."
+        )
+
+    def _note(self, losses: dict[str, Tensor], pictures: int) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._summed += 1
+        if self.progress.step % CHECK_EVERY == 0:
+            means = {name: float(value) / self._summed for name, value in self._sums.items()}
+            self.log.step(self.progress.step, self._fraction, means, pictures * CHECK_EVERY * self._world)
+
+    def _agree(self) -> None:
+        """Take stock of time and signals, alike in all processes so that none waits for one that has left."""
+        if self._world == 1:
+            self._fraction, self.interrupted = self.progress.fraction(), self._stop.is_set()
+            return
+        if self.progress.steps is not None:
+            self._fraction = self.progress.fraction()
+        if self.progress.step % CHECK_EVERY == 0:
+            local = [self.progress.fraction(), float(self._stop.is_set())]
+            together = self.accelerator.gather(torch.tensor([local], device=self.accelerator.device))
+            self._fraction, stop = together.amax(0).tolist()
+            self.interrupted = bool(stop)
+
+    def _validation_due(self, epoch_ends: bool) -> bool:
+        """At the end of an epoch when a tenth of the run has passed since the last, or after a fifth anyhow."""
+        since = self._fraction - self._validated_at
+        return since >= 0.2 or (epoch_ends and since >= 0.1)
+
+    def _validate(self, per_epoch: int) -> None:
+        metrics = self.validate(self.average.module)
+        self._validated_at = self._fraction
+        losses = {name: float(value) / max(1, self._summed) for name, value in self._sums.items()}
+        self._sums, self._summed = {}, 0
+        if not self.accelerator.is_main_process:
+            return
+        row = {
+            "epoch": self.progress.step / per_epoch,
+            "step": self.progress.step,
+            "seconds": self.progress.elapsed(),
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            "loss": sum(losses.values()),
+            **losses,
+            **metrics,
+        }
+        if metrics["map"] > self.best:
+            self.best = metrics["map"]
+            save_model(self.folder, self.average.module, self.describe(row))
+        self.log.validated(row)
+
+    def _save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.progress.step,
+            "elapsed": self.progress.elapsed(),
+            "best": self.best,
+            "validated_at": self._validated_at,
+            "sums": self._sums,
+            "summed": self._summed,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_random": torch.get_rng_state(),
+            "world": self._world,
+        }
+        save_state(self.folder / RESUME, state)
+
+    def _restore(self) -> None:
+        state = load_state(self.folder / RESUME)
+        if state["world"] != self._world:
+            raise ValueError(
+                f"this run was started with {state['world']} processes; resume it with as many, not {self._world}"
+            )
+        device = self.accelerator.device
+        self.progress.step, self.progress.before = state["step"], state["elapsed"]
+        self.best, self._validated_at = state["best"], state["validated_at"]
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._summed = state["summed"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_random"])
+        if self.accelerator.is_main_process:
+            self.log.rewind(self.progress.step)
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self._stop.set()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, stop) for number in signals]
+        try:
+            yield
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+
+def _collate_with_index(batch: list[tuple[Any, int]]) -> tuple[Tensor, list[dict[str, Tensor]], list[int]]:
+    images, targets = collate([sample for sample, _ in batch])
+    return images, targets, [index for _, index in batch]

@@ -1,0 +1,20 @@
+"""Pictures people look at: boxes drawn on an image, contact sheets, ground truth beside predictions.
+
+Images are uint8 (H, W, 3) RGB numpy arrays and are never modified: every function returns a new array. Boxes
+are xyxy in the image's pixels, half-open. Targets and detections may hold numpy arrays or tensors on the CPU.
+"""
+
+from detseg.visualize.boxes import draw_boxes
+from detseg.visualize.compare import Match, compare_sheet, match_objects, worst_pictures
+from detseg.visualize.sheets import contact_sheet
+from detseg.visualize.text import class_color
+
+__all__ = [
+    "Match",
+    "class_color",
+    "compare_sheet",
+    "contact_sheet",
+    "draw_boxes",
+    "match_objects",
+    "worst_pictures",
+]

@@ -1,0 +1,185 @@
+"""Boxes and their labels drawn on a picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.visualize.text import (
+    Color,
+    Image,
+    class_color,
+    fit_text,
+    paste,
+    text_color,
+    text_mask,
+    text_patch,
+)
+
+PixelBox = tuple[int, int, int, int]
+
+
+def draw_boxes(
+    image: Image,
+    boxes: ArrayLike,
+    labels: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    scores: ArrayLike | None = None,
+    colors: ArrayLike | None = None,
+    iscrowd: ArrayLike | None = None,
+    line_width: int | None = None,
+) -> Image:
+    """A copy of `image` with boxes and their labels; lines and letters grow with the picture.
+
+    Lines lie inside the boxes, so without labels no pixel outside a box changes. Where boxes overlap,
+    the first is on top (detections come best first). Boxes without a visible area (empty, reversed, NaN,
+    outside the picture) are left out.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (M, 4) xyxy in pixels of `image`.
+        labels: (M,) class 0..K-1; chooses the colour and the text. None draws plain boxes.
+        names: K class names in any script; without them the text is "class 3".
+        scores: (M,) shown with two digits behind the name.
+        colors: (M, 3) RGB, or (3,) for all; the default is `class_color` of the label.
+        iscrowd: (M,) bool; True (a crowd, or "difficult") is drawn dashed and thin.
+        line_width: in pixels; None follows the size of the picture.
+
+    Raises:
+        ValueError: if a shape does not fit, or a label has no name.
+    """
+    image = checked_image(image)
+    box = _per_box("boxes", boxes, len(np.asarray(boxes)), 4)
+    count = len(box)
+    label = None if labels is None else _per_box("labels", labels, count).astype(np.int64)
+    score = None if scores is None else _per_box("scores", scores, count)
+    crowd = np.zeros(count, bool) if iscrowd is None else _per_box("iscrowd", iscrowd, count).astype(bool)
+    palette = _box_colors(colors, label, count)
+    texts = [_label_text(i, label, names, score) for i in range(count)]
+
+    result = image.copy()
+    side = float(np.sqrt(image.shape[0] * image.shape[1]))
+    width = max(1 if side < 150 else 2, round(side / 240)) if line_width is None else max(1, int(line_width))
+    visible = [(i, p) for i, p in enumerate(_pixel_boxes(box, *image.shape[:2])) if p is not None]
+    for i, pixels in reversed(visible):
+        _draw_outline(result, pixels, palette[i], width, dashed=bool(crowd[i]))
+    taken: list[PixelBox] = []
+    for i, pixels in visible:
+        _draw_label(result, pixels, texts[i], palette[i], max(10, round(5 + side * 0.017)), taken)
+    return result
+
+
+def checked_image(image: Image) -> Image:
+    """`image` itself, or ValueError if it is not uint8 (H, W, 3)."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"an image must be a uint8 array (height, width, 3) in RGB, got {got}")
+    return image
+
+
+def _per_box(name: str, values: ArrayLike, count: int, columns: int | None = None) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    shape = (count,) if columns is None else (count, columns)
+    if array.size == 0 and count == 0:
+        return array.reshape(shape)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array
+
+
+def _box_colors(colors: ArrayLike | None, label: NDArray[np.int64] | None, count: int) -> list[Color]:
+    if colors is None:
+        return [class_color(0 if label is None else int(label[i])) for i in range(count)]
+    rgb = np.asarray(colors, dtype=np.int64)
+    if rgb.size == 0 and count == 0:
+        return []
+    if rgb.shape not in ((3,), (count, 3)):
+        raise ValueError(f"colors must have shape (3,) or {(count, 3)}, got {rgb.shape}")
+    if rgb.min() < 0 or rgb.max() > 255:
+        raise ValueError(f"colors must be RGB values 0..255, got {int(rgb.min())}..{int(rgb.max())}")
+    return [(int(r), int(g), int(b)) for r, g, b in np.broadcast_to(rgb, (count, 3))]
+
+
+def _label_text(
+    i: int,
+    labels: NDArray[np.int64] | None,
+    names: Sequence[str] | None,
+    scores: NDArray[np.float64] | None,
+) -> tuple[str, str]:
+    """Name and score of box `i`, either may be empty."""
+    name = ""
+    if labels is not None:
+        label = int(labels[i])
+        if names is not None and not 0 <= label < len(names):
+            raise ValueError(f"box {i} has label {label}, but there are {len(names)} names (0..{len(names) - 1})")
+        name = f"class {label}" if names is None else " ".join(str(names[label]).split())
+    return name, "" if scores is None else f"{scores[i]:.2f}"
+
+
+def _pixel_boxes(boxes: NDArray[np.float64], height: int, width: int) -> list[PixelBox | None]:
+    """Whole pixels (x1, y1, x2, y2), half-open and inside the picture; None where nothing is to be seen."""
+    pixels: list[PixelBox | None] = []
+    for x1, y1, x2, y2 in boxes.tolist():
+        if not (x2 > x1 and y2 > y1 and x2 > 0 and y2 > 0 and x1 < width and y1 < height):  # catches NaN too
+            pixels.append(None)
+            continue
+        left, top = min(round(max(x1, 0)), width - 1), min(round(max(y1, 0)), height - 1)
+        right, bottom = max(round(min(x2, width)), left + 1), max(round(min(y2, height)), top + 1)
+        pixels.append((left, top, right, bottom))
+    return pixels
+
+
+def _draw_outline(image: Image, box: PixelBox, color: Color, width: int, *, dashed: bool) -> None:
+    x1, y1, x2, y2 = box
+    if dashed:
+        width = max(1, width // 2)
+    # A line may take a quarter of a small object on each side, so that something of it stays visible.
+    width = min(width, max(1, min(x2 - x1, y2 - y1) // 4))
+    view = image[y1:y2, x1:x2]
+    inside = np.zeros(view.shape[:2], bool)
+    inside[width:-width, width:-width] = True
+    if dashed:
+        period = max(6, 8 * width)
+        rows, columns = np.ogrid[: y2 - y1, : x2 - x1]
+        gap = (rows + columns) % period >= 0.6 * period
+        view[~inside & gap] //= 2  # dark gaps keep the dashes visible on any background
+        inside |= gap
+    view[~inside] = color
+
+
+def _draw_label(
+    image: Image,
+    box: PixelBox,
+    text: tuple[str, str],
+    color: Color,
+    size: int,
+    taken: list[PixelBox],
+) -> None:
+    """Write name and score at the first place by the box that is free and in the picture; note it in `taken`.
+
+    A name too long for the picture is shortened, its score is not.
+    """
+    padding = max(2, size // 4)
+    name, score = text
+    room = image.shape[1] - 2 * padding
+    if name and score:
+        score = f" {score}"
+        room -= text_mask(score, size).shape[1]
+    line = (fit_text(name, size, room) + score).strip()
+    if not line:
+        return
+    patch = text_patch(line, size, text_color(color), color, padding)
+    h, w = patch.shape[:2]
+    x1, y1, x2, y2 = box
+    left, right = min(x1, image.shape[1] - w), max(0, x2 - w)
+    places = [(left, y1 - h), (left, y1), (left, y2), (right, y2 - h), (right, y1 - h), (left, y2 - h)]
+    inside = [(x, y) for x, y in places if y >= 0 and y + h <= image.shape[0]] or [(left, 0)]
+
+    def covered(place: tuple[int, int]) -> int:
+        x, y = place
+        shared = [max(0, min(x + w, c) - max(x, a)) * max(0, min(y + h, d) - max(y, b)) for a, b, c, d in taken]
+        return sum(shared)
+
+    x, y = min(inside, key=covered)  # the first of the best places
+    taken.append((x, y, x + w, y + h))
+    paste(image, patch, x, y)

@@ -1,0 +1,236 @@
+"""Ground truth beside predictions: what was found, what is wrong, what was missed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.visualize.boxes import draw_boxes
+from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, scaled
+from detseg.visualize.text import Color, Image, fit_text, paste, text_mask, text_patch
+
+Objects = Mapping[str, Any]
+
+FOUND: Color = (0, 158, 115)
+WRONG: Color = (213, 94, 0)
+MISSED: Color = (240, 228, 66)
+IGNORED: Color = (190, 190, 190)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The fate of each object of one picture; `kept` are the detections good enough to be looked at."""
+
+    found: NDArray[np.bool_]  # (M,) ground truth with a detection
+    ignored_truth: NDArray[np.bool_]  # (M,) crowd regions, neither found nor missed
+    kept: NDArray[np.int64]  # (D,) indices of the detections, best first
+    right: NDArray[np.bool_]  # (D,)
+    ignored: NDArray[np.bool_]  # (D,) neither right nor wrong: inside a crowd region of their class
+
+    @property
+    def hits(self) -> int:
+        """Number of objects found."""
+        return int(self.found.sum())
+
+    @property
+    def missed(self) -> int:
+        """Number of objects without a detection."""
+        return int((~self.found & ~self.ignored_truth).sum())
+
+    @property
+    def wrong(self) -> int:
+        """Number of detections without an object: background, another class, loose boxes, doubles."""
+        return int((~self.right & ~self.ignored).sum())
+
+    @property
+    def f1(self) -> float:
+        """2 hits / (2 hits + wrong + missed); 1.0 where there is nothing to find and nothing was found."""
+        total = 2 * self.hits + self.wrong + self.missed
+        return 2 * self.hits / total if total else 1.0
+
+
+def match_objects(
+    truth: Objects, prediction: Objects, *, iou_threshold: float = 0.5, score_threshold: float = 0.3
+) -> Match:
+    """Give each detection, best score first, the free object of its class with the highest IoU.
+
+    That IoU must reach `iou_threshold`; detections below `score_threshold` are left out. A detection
+    without an object is ignored when `iou_threshold` of its own area lies within a crowd region of its class.
+
+    Args:
+        truth: `boxes` (M, 4) xyxy, `labels` (M,), optional `iscrowd` (M,).
+        prediction: `boxes` (D, 4) xyxy, `labels` (D,), `scores` (D,).
+        iou_threshold: least IoU of a hit.
+        score_threshold: least score of a detection that is looked at.
+    """
+    boxes, labels = _boxes(truth), np.asarray(truth["labels"]).reshape(-1)
+    crowd = np.asarray(truth.get("iscrowd", np.zeros(len(boxes))), dtype=bool).reshape(-1)
+    scores = np.asarray(prediction["scores"], dtype=np.float64).reshape(-1)
+    kept = np.argsort(-scores, kind="stable")
+    kept = kept[scores[kept] >= score_threshold]
+    detected, classes = _boxes(prediction)[kept], np.asarray(prediction["labels"]).reshape(-1)[kept]
+
+    shared = _intersection(detected, boxes)  # (D, M)
+    area, truth_area = _area(detected)[:, None], _area(boxes)[None]
+    same = classes[:, None] == labels[None]
+    iou = np.where(same & ~crowd, shared / np.maximum(area + truth_area - shared, 1e-9), -1.0)
+    inside = np.where(same & crowd, shared / np.maximum(area, 1e-9), -1.0)
+
+    found, right = np.zeros(len(boxes), bool), np.zeros(len(kept), bool)
+    for d in range(len(kept)):
+        candidates = np.where(found, -1.0, iou[d])
+        if len(candidates) and candidates.max() >= iou_threshold:
+            found[candidates.argmax()] = right[d] = True
+    ignored = ~right & (inside >= iou_threshold).any(axis=1)
+    return Match(found, crowd, kept, right, ignored)
+
+
+def _boxes(objects: Objects) -> NDArray[np.float64]:
+    return np.asarray(objects["boxes"], dtype=np.float64).reshape(-1, 4)
+
+
+def _intersection(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shared areas (D, M) of boxes `a` (D, 4) and `b` (M, 4)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return np.prod(np.maximum(high - low, 0), axis=2)
+
+
+def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+
+
+def worst_pictures(
+    truths: Sequence[Objects],
+    predictions: Sequence[Objects],
+    count: int | None = None,
+    *,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.3,
+) -> list[int]:
+    """Indices of pictures, the worst first (lowest F1, then most mistakes); `count` of them, None for all."""
+    check_count("predictions", predictions, len(truths), of="truths")
+    badness = []
+    for i, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
+        match = match_objects(truth, prediction, iou_threshold=iou_threshold, score_threshold=score_threshold)
+        badness.append((match.f1, -(match.wrong + match.missed), i))
+    return [i for _, _, i in sorted(badness)][:count]
+
+
+def compare_sheet(
+    images: Sequence[Image],
+    truths: Sequence[Objects],
+    predictions: Sequence[Objects],
+    names: Sequence[str],
+    *,
+    columns: int = 2,
+    tile: int = 360,
+    captions: Sequence[str] | None = None,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.3,
+) -> Image:
+    """Pairs of pictures, ground truth left and predictions right, `columns` pairs to a row, with a legend.
+
+    Green objects were found: a detection of their class has IoU >= `iou_threshold` (see `match_objects`).
+    Yellow ones were missed, orange detections are wrong; grey ones are ignored: crowd regions and what lies
+    in them.
+
+    Args:
+        images: (H, W, 3) uint8 RGB.
+        truths: for each image `boxes` (M, 4) xyxy in its pixels, `labels` (M,), optional `iscrowd` (M,).
+        predictions: for each image `boxes`, `labels`, `scores`; only scores >= `score_threshold` are shown.
+        names: the K class names.
+        columns: pairs in a row.
+        tile: long side of one picture in pixels; a pair is twice as wide.
+        captions: a line under each pair, before its counts.
+        iou_threshold: least IoU of a hit.
+        score_threshold: least score of a detection that is shown.
+    """
+    if columns < 1 or tile < 1:
+        raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
+    for name, values in (("truths", truths), ("predictions", predictions), ("captions", captions)):
+        check_count(name, values, len(images))
+    cells, lines = [], []
+    for i, image in enumerate(images):
+        match = match_objects(truths[i], predictions[i], iou_threshold=iou_threshold, score_threshold=score_threshold)
+        cells.append(_pair(image, truths[i], predictions[i], names, match, tile))
+        counts = f"{match.hits} found, {match.wrong} wrong, {match.missed} missed"
+        lines.append(f"{captions[i]}: {counts}" if captions is not None else counts)
+    width = 2 * tile + _gap(tile)
+    header = _header(min(columns, max(1, len(images))) * width, tile, iou_threshold, score_threshold)
+    return grid(cells, columns, width, lines, header=header, text=tile)
+
+
+def _gap(tile: int) -> int:
+    return max(2, tile // 90)
+
+
+def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str], match: Match, tile: int) -> Image:
+    small, x, y = scaled(image, tile)  # drawn after scaling: lines and letters fit the tile
+    factors = np.array([x, y, x, y])
+    truth_colors = _colors([match.ignored_truth, match.found], [IGNORED, FOUND], MISSED)
+    kept = match.kept
+    left = draw_boxes(
+        small,
+        _boxes(truth) * factors,
+        truth["labels"],
+        names,
+        colors=truth_colors,
+        iscrowd=match.ignored_truth,
+    )
+    right = draw_boxes(
+        small,
+        _boxes(prediction)[kept] * factors,
+        _rows(prediction["labels"], kept),
+        names,
+        scores=_rows(prediction["scores"], kept),
+        colors=_colors([match.ignored, match.right], [IGNORED, FOUND], WRONG),
+    )
+    pair = np.full((small.shape[0], 2 * tile + _gap(tile), 3), PAPER, np.uint8)
+    indent = (tile - small.shape[1]) // 2
+    paste(pair, left, indent, 0)
+    paste(pair, right, tile + _gap(tile) + indent, 0)
+    return pair
+
+
+def _rows(values: ArrayLike, indices: NDArray[np.int64]) -> NDArray[Any]:
+    return np.asarray(values).reshape(-1)[indices]
+
+
+def _colors(masks: list[NDArray[np.bool_]], chosen: list[Color], otherwise: Color) -> NDArray[np.int64]:
+    """(M, 3): the colour of the first mask that holds for each object."""
+    colors = np.full((len(masks[0]), 3), otherwise, dtype=np.int64)
+    for mask, color in reversed(list(zip(masks, chosen, strict=True))):
+        colors[mask] = color
+    return colors
+
+
+def _header(width: int, tile: int, iou_threshold: float, score_threshold: float) -> Image:
+    """The legend, on as many lines as it needs."""
+    size = max(10, min(28, round(tile / 24)))
+    height, square = text_mask("", size).shape[0], round(size * 0.8)
+    entries: list[tuple[Color | None, str]] = [
+        (None, "left: ground truth, right: predictions"),
+        (FOUND, f"found (right class, IoU ≥ {iou_threshold:g})"),
+        (WRONG, "wrong"),
+        (MISSED, "missed"),
+        (IGNORED, "ignored"),
+        (None, f"scores ≥ {score_threshold:g}"),
+    ]
+    rows = [np.full((height, width, 3), PAPER, np.uint8)]
+    x = 0
+    for color, text in entries:
+        indent = 0 if color is None else square + size // 3
+        text = fit_text(text, size, width - indent)
+        patch = text_patch(text, size, QUIET if color is None else INK, PAPER)
+        if x and x + indent + patch.shape[1] > width:
+            rows.append(np.full((height, width, 3), PAPER, np.uint8))
+            x = 0
+        if color is not None:
+            swatch = np.full((square, square, 3), color, np.uint8)
+            paste(rows[-1], swatch, x, (height - square) // 2)
+        paste(rows[-1], patch, x + indent, 0)
+        x += indent + patch.shape[1] + round(1.6 * size)
+    return np.vstack(rows)

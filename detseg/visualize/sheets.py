@@ -1,0 +1,87 @@
+"""Contact sheets: many pictures on one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from detseg.visualize.boxes import checked_image
+from detseg.visualize.text import Color, Image, fit_text, paste, text_mask, text_patch
+
+PAPER: Color = (250, 250, 248)
+INK: Color = (34, 34, 34)
+QUIET: Color = (110, 110, 110)
+
+
+def contact_sheet(
+    images: Sequence[Image], columns: int, tile: int = 320, captions: Sequence[str] | None = None
+) -> Image:
+    """Pictures side by side, `columns` to a row, each scaled to fit a square of `tile` pixels.
+
+    Rows are as high as their highest picture. Captions stand below the pictures, shortened where they do not
+    fit. No images give a small sheet that says so.
+    """
+    if columns < 1 or tile < 1:
+        raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
+    check_count("captions", captions, len(images))
+    return grid([scaled(checked_image(image), tile)[0] for image in images], columns, tile, captions)
+
+
+def check_count(name: str, values: Sequence[Any] | None, count: int, of: str = "images") -> None:
+    """Raise ValueError unless there are `count` values or none at all (None)."""
+    if values is not None and len(values) != count:
+        raise ValueError(f"there are {count} {of} but {len(values)} {name}: give one for each")
+
+
+def scaled(image: Image, tile: int) -> tuple[Image, float, float]:
+    """The image scaled so that its long side is `tile`, with the factors of x and y."""
+    height, width = image.shape[:2]
+    if height == 0 or width == 0:
+        raise ValueError(f"an image of {width} x {height} pixels cannot be shown")
+    factor = tile / max(height, width)
+    w, h = max(1, round(width * factor)), max(1, round(height * factor))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    resized = image.copy() if factor == 1 else cv2.resize(image, (w, h), interpolation=method)
+    return resized.astype(np.uint8, copy=False), w / width, h / height
+
+
+def grid(
+    cells: Sequence[Image],
+    columns: int,
+    width: int,
+    captions: Sequence[str] | None,
+    *,
+    header: Image | None = None,
+    text: int | None = None,
+) -> Image:
+    """Cells at most `width` wide in rows on paper, each centred over its caption, under an optional header.
+
+    Letters and gaps follow `text`, the width of one picture (default `width`).
+    """
+    gap = max(4, round((text or width) / 40))
+    size = max(10, min(28, round((text or width) / 24)))
+    columns = min(columns, max(1, len(cells)))
+    sheet_width = columns * (width + gap) + gap
+    strips = [] if header is None else [header]
+    if not cells:
+        strips.append(text_patch(fit_text("no pictures", size, width), size, QUIET, PAPER))
+    for start in range(0, len(cells), columns):
+        row = cells[start : start + columns]
+        height = max(cell.shape[0] for cell in row)
+        line = 0 if captions is None else text_mask("", size).shape[0] + gap // 2
+        strip = np.full((height + line, sheet_width, 3), PAPER, np.uint8)
+        for i, cell in enumerate(row):
+            left = gap + i * (width + gap)
+            paste(strip, cell, left + (width - cell.shape[1]) // 2, (height - cell.shape[0]) // 2)
+            if captions is not None:
+                caption = fit_text(" ".join(str(captions[start + i]).split()), size, width)
+                patch = text_patch(caption, size, INK, PAPER)
+                paste(strip, patch, left + (width - patch.shape[1]) // 2, height + gap // 2)
+        strips.append(strip)
+    sheet = np.full((sum(s.shape[0] + gap for s in strips) + gap, sheet_width, 3), PAPER, np.uint8)
+    y = gap
+    for strip in strips:
+        paste(sheet, strip, (sheet_width - strip.shape[1]) // 2, y)
+        y += strip.shape[0] + gap
+    return sheet

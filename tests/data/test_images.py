@@ -1,0 +1,168 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from detseg.data.images import ORIENTATION, image_size, inspect_picture, read_image
+from tests.data.annotation_samples import write_picture
+
+
+def save(path, pixels, mode=None, **options):
+    picture = Image.fromarray(pixels)
+    (picture if mode is None else picture.convert(mode)).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def blocks():
+    """(40, 24, 3): even blocks, so that JPEG and WebP keep their colours."""
+    colours = np.random.default_rng(0).integers(0, 256, (5, 3, 3), dtype=np.uint8)
+    return np.kron(colours, np.ones((8, 8, 1), np.uint8))
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "bmp"])
+def test_rgb_as_pillow_reads_it(tmp_path, blocks, extension):
+    path = save(tmp_path / f"a.{extension}", blocks)
+    expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    found = read_image(path)
+    assert found.dtype == np.uint8 and found.flags.c_contiguous
+    assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
+    assert image_size(path) == (24, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
+def test_exif_orientation_as_pillow_turns_it(tmp_path, blocks, extension, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = save(tmp_path / f"a.{extension}", blocks, exif=exif)
+    with Image.open(path) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB")).astype(int)
+    found = read_image(str(path))
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
+    assert image_size(path) == (found.shape[1], found.shape[0])
+    assert inspect_picture(path).size == image_size(path)
+    if orientation >= 5 and extension != "tif":
+        assert inspect_picture(path).stored_size == (24, 40)
+
+
+@pytest.mark.parametrize("value", [0, 9, 77])
+def test_orientations_that_do_not_exist_are_ignored(tmp_path, blocks, value):
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    path = save(tmp_path / "a.jpg", blocks, exif=exif)
+    assert read_image(path).shape == (40, 24, 3)
+
+
+def test_grey_has_three_equal_channels(tmp_path, blocks):
+    for name in ("a.jpg", "a.png"):
+        grey = read_image(save(tmp_path / name, blocks, "L"))
+        assert grey.shape == (40, 24, 3)
+        assert (grey == grey[..., :1]).all() and grey.std() > 10
+
+
+def test_sixteen_bits_are_scaled_over_the_whole_range(tmp_path):
+    values = np.array([[0, 128, 129, 257, 32768, 65407, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png")[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255, 255]
+    colour = np.stack([values, values[:, ::-1], values * 0], axis=-1)  # cv2 writes blue, green, red
+    for name in ("colour.png", "colour.tiff"):
+        cv2.imwrite(str(tmp_path / name), colour)
+        found = read_image(tmp_path / name)
+        assert found[0, :, 2].tolist() == [0, 0, 1, 1, 128, 255, 255]
+        assert found[0, :, 1].tolist() == [255, 255, 128, 1, 1, 0, 0]
+        assert (found[..., 0] == 0).all()
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    pixels = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], dtype=np.uint8)
+    found = read_image(save(tmp_path / "a.png", pixels))
+    assert found[0].tolist() == [[200, 100, 0], [255, 255, 255], [244, 224, 204]]
+    white = Image.new("RGBA", (3, 1), "white")
+    white.alpha_composite(Image.fromarray(pixels))
+    np.testing.assert_allclose(found, np.asarray(white.convert("RGB")), atol=1)
+
+
+def test_palettes_are_looked_up(tmp_path, blocks):
+    picture = Image.fromarray(blocks).convert("P", palette=Image.Palette.ADAPTIVE)
+    for name in ("a.png", "a.gif", "a.bmp"):
+        picture.save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name), np.asarray(picture.convert("RGB")))
+    picture.save(tmp_path / "clear.png", transparency=0)
+    first = np.asarray(picture) == 0
+    assert (read_image(tmp_path / "clear.png")[first] == 255).all()
+
+
+def test_one_bit_and_grey_with_alpha(tmp_path, blocks):
+    expected = np.asarray(Image.fromarray(blocks).convert("1").convert("RGB"))
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", blocks, "1")), expected)
+    expected = np.asarray(Image.fromarray(blocks).convert("L").convert("RGB"))
+    np.testing.assert_array_equal(read_image(save(tmp_path / "b.png", blocks, "LA")), expected)
+
+
+def test_cmyk_jpeg(tmp_path, blocks):
+    found = read_image(save(tmp_path / "a.jpg", blocks, "CMYK", quality=100))
+    assert np.abs(found.astype(int) - blocks).max() < 6
+
+
+def test_floating_point_pictures_are_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tiff"), np.zeros((4, 4), np.float32))
+    with pytest.raises(ValueError, match=r"a\.tiff: pixels are float32"):
+        read_image(tmp_path / "a.tiff")
+
+
+def test_names_beyond_ascii(tmp_path):
+    assert read_image(write_picture(tmp_path / "Gänseblümchen 雛菊.jpg")).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("function", [read_image, image_size, inspect_picture])
+def test_missing_empty_and_foreign_files_are_named(tmp_path, function):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name}: "):
+            function(tmp_path / name)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "bmp", "gif"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+def test_files_cut_short_are_named(tmp_path, extension, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / f"a.{extension}", noise)
+    assert inspect_picture(path).size == (64, 64)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    for function in (read_image, inspect_picture):
+        with pytest.raises(ValueError, match=f"^{path}: "):
+            function(path)
+
+
+def test_a_whole_preview_does_not_hide_a_cut_picture(tmp_path):
+    """A camera's preview inside the header has an end mark of its own."""
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    preview, picture = io.BytesIO(), io.BytesIO()
+    Image.fromarray(noise).save(preview, "JPEG")
+    Image.fromarray(noise).save(picture, "JPEG", quality=30)
+    data = picture.getvalue()
+    block = b"\xff\xe2" + (len(preview.getvalue()) + 2).to_bytes(2, "big") + preview.getvalue()
+    whole = data[:2] + block + data[2:]
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert read_image(tmp_path / "a.jpg").shape == (96, 96, 3)
+    (tmp_path / "a.jpg").write_bytes(whole[: -len(data) // 2])
+    for function in (read_image, inspect_picture):
+        with pytest.raises(ValueError, match="cut short"):
+            function(tmp_path / "a.jpg")
+
+
+def test_bytes_after_the_end_mark_are_harmless(tmp_path, blocks):
+    path = save(tmp_path / "a.jpg", blocks)
+    path.write_bytes(path.read_bytes() + b"\0" * 100_000)
+    assert inspect_picture(path).size == (24, 40)
+    assert read_image(path).shape == (40, 24, 3)
+
+
+def test_real_pictures_have_the_size_their_header_says(flowers_det):
+    for path in sorted((flowers_det / "images").iterdir())[::40]:
+        assert image_size(path) == read_image(path).shape[1::-1]

@@ -1,0 +1,326 @@
+"""nms and batched_nms: hand-computed cases, a slow obvious reference, torchvision, laws, edges."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torchvision import ops
+
+from detseg.boxes import box_iou
+from detseg.detect.nms import batched_nms, nms
+
+# Not `import detseg.detect.nms as …`: in the package that name is the function.
+nms_module = importlib.import_module("detseg.detect.nms")
+
+
+def reference(boxes, scores, labels, threshold, score_threshold=None, max_detections=None) -> list[int]:
+    """The definition, one box after the other."""
+    threshold = np.float32(threshold)
+    iou = box_iou(boxes, boxes).numpy()
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda i: (-float(scores[i]), i)):
+        if score_threshold is not None and not scores[i] > score_threshold:
+            continue
+        if all(labels[i] != labels[j] or not iou[i, j] > threshold for j in kept):
+            kept.append(i)
+    return kept[:max_detections]
+
+
+def scene(n: int, seed: int, *, objects: int = 6, labels: int = 3, at: float = 0.0, ties: bool = True):
+    """Boxes jittered about a few objects, coarse scores (many ties), labels."""
+    g = torch.Generator().manual_seed(seed)
+    which = torch.randint(objects, (n,), generator=g)
+    corner = (torch.rand(objects, 2, generator=g) * 80)[which] + torch.randn(n, 2, generator=g) * 4 + at
+    size = (torch.rand(objects, 2, generator=g) * 40 + 8)[which] * (torch.rand(n, 2, generator=g) / 2 + 0.75)
+    scores = torch.rand(n, generator=g)
+    if ties:
+        scores = (scores * 10).floor() / 10
+    return torch.cat([corner, corner + size], 1), scores, torch.randint(labels, (n,), generator=g)
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 10, 5]])
+    scores = torch.tensor([0.8, 0.9, 0.1, 0.7])
+    # 1 removes 0 (IoU 90 / 110); 3 overlaps 1 by 45 / 105 = 0.43 and stays.
+    kept = nms(boxes, scores, 0.5)
+    assert kept.tolist() == [1, 3, 2]
+    assert kept.dtype == torch.int64
+    assert nms(boxes, scores, 0.4).tolist() == [1, 2]
+    assert nms(boxes, scores, 0.5, score_threshold=0.1).tolist() == [1, 3]  # 0.1 is not above 0.1
+    assert nms(boxes, scores, 0.5, max_detections=1).tolist() == [1]
+    assert nms(boxes, scores, 0.5, max_detections=0).tolist() == []
+    assert batched_nms(boxes, scores, torch.tensor([7, -2, 7, 7]), 0.4).tolist() == [1, 0, 2]
+
+
+def test_a_removed_box_removes_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])  # a chain: IoU 6/14 and 2/18
+    assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.25, 0.3, 0.5, 0.6, 0.7])
+def test_iou_equal_to_the_threshold_is_kept(threshold: float) -> None:
+    # [0, t * 1000) inside [0, 1000): the IoU is the float32 nearest to t, for 0.1 above the float64 0.1.
+    boxes = torch.tensor([[0.0, 0, 1000, 1], [0, 0, threshold * 1000, 1]])
+    scores = torch.tensor([1.0, 0.5])
+    assert nms(boxes, scores, threshold).tolist() == [0, 1]
+    boxes[1, 2] += 0.01  # 1e-5 above the threshold
+    assert nms(boxes, scores, threshold).tolist() == [0]
+
+
+def test_equal_scores_keep_the_lower_index() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(500, 1)
+    assert nms(boxes, torch.full((500,), 0.5), 0.5).tolist() == [0]
+    assert nms(boxes, torch.full((500,), 0.5), 1.0).tolist() == list(range(500))  # nothing is above 1
+    labels = torch.arange(500) % 7
+    assert batched_nms(boxes, torch.full((500,), 0.5), labels, 0.5).tolist() == list(range(7))
+
+
+def test_threshold_zero_and_touching_boxes() -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1], [1, 0, 2, 1], [0.9, 0, 1.9, 1]])
+    assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.0).tolist() == [0, 1]
+
+
+def test_boxes_without_area_remove_nothing() -> None:
+    boxes = torch.tensor([[5.0, 5, 5, 5], [5, 5, 5, 5], [0, 5, 9, 5]])
+    assert nms(boxes, torch.tensor([0.1, 0.2, 0.3]), 0.0).tolist() == [2, 1, 0]
+
+
+# ------------------------------------------------------------------ oracles
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 60, 200])
+def test_equals_the_reference(n: int, threshold: float) -> None:
+    for seed in range(4):
+        boxes, scores, labels = scene(n, seed)
+        options = {"score_threshold": 0.2, "max_detections": 25}
+        same = torch.zeros_like(labels)
+        assert nms(boxes, scores, threshold).tolist() == reference(boxes, scores, same, threshold)
+        for more in ({}, options):
+            expected = reference(boxes, scores, labels, threshold, **more)
+            assert batched_nms(boxes, scores, labels, threshold, **more).tolist() == expected
+
+
+@pytest.mark.parametrize("n", [0, 1, 50, 800])
+def test_equals_torchvision_where_scores_differ(n: int) -> None:
+    for seed in range(10):
+        boxes, scores, labels = scene(n, seed, ties=False)
+        assert torch.equal(nms(boxes, scores, 0.45), ops.nms(boxes, scores, 0.45))
+        ours, theirs = batched_nms(boxes, scores, labels, 0.45), ops.batched_nms(boxes, scores, labels, 0.45)
+        assert torch.equal(ours, theirs)
+
+
+# ------------------------------------------------------------------ labels and coordinates
+
+
+def no_proof(*_: object) -> None:
+    return None
+
+
+@pytest.mark.parametrize("n", [40, 400])
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("at", [0.0, -50.0, 1e6])
+def test_batched_is_exact_for_any_labels_and_coordinates(n, fast, at, monkeypatch) -> None:
+    if not fast:
+        monkeypatch.setattr(nms_module, "_nms_together", no_proof)
+    boxes, scores, labels = scene(n, 5, labels=80, objects=2, at=at)
+    expected = reference(boxes, scores, labels, 0.5)
+    huge = torch.tensor([-(2**62), 2**62])[labels % 2] + labels
+    for values in (labels, labels - 40, huge, labels.double() / 7, labels.to(torch.uint8)):
+        assert batched_nms(boxes, scores, values, 0.5).tolist() == expected
+
+
+def test_many_labels_are_done_together_and_with_proof(monkeypatch) -> None:
+    boxes, scores, labels = scene(300, 6, labels=80)
+    together = nms_module._nms_together
+    seen = []
+    monkeypatch.setattr(nms_module, "_nms_together", lambda *args: seen.append(together(*args)) or seen[-1])
+    batched_nms(boxes, scores, labels, 0.5)
+    assert seen[-1] is not None
+    # IoU of exactly 1/2 under a threshold of 1/2, and extents that vanish beside the offset: no proof.
+    on_the_edge = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1], [0, 0, 3, 3]])
+    tiny = torch.tensor([[0.0, 0, 1e-9, 1], [0, 0, 1e-9, 1], [0, 0, 1000, 1000]])
+    overflow = torch.tensor([[0.0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30], [0, 0, 1, 1]])
+    for boxes in (on_the_edge, tiny, overflow):
+        labels, scores = torch.tensor([0, 0, 1]), torch.tensor([0.9, 0.8, 0.7])
+        kept = batched_nms(boxes, scores, labels, 0.5)
+        assert seen[-1] is None
+        alone = torch.cat([nms(boxes[:2], scores[:2], 0.5), torch.tensor([2])])
+        assert torch.equal(kept, alone)
+
+
+# ------------------------------------------------------------------ laws
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]))
+@settings(max_examples=80, deadline=None)
+def test_laws(seed: int, n: int, threshold: float) -> None:
+    boxes, scores, labels = scene(n, seed)
+    kept = batched_nms(boxes, scores, labels, threshold)
+    assert (scores[kept].diff() <= 0).all()
+    conflict = (box_iou(boxes, boxes) > np.float32(threshold)) & (labels[:, None] == labels)
+    among_kept = conflict[kept][:, kept]
+    assert not (among_kept & ~torch.eye(len(kept), dtype=torch.bool)).any()
+    index = torch.arange(n)
+    better = (scores > scores[:, None]) | ((scores == scores[:, None]) & (index < index[:, None]))
+    dropped = torch.ones(n, dtype=torch.bool)
+    dropped[kept] = False
+    assert (conflict & better)[dropped][:, kept].any(1).all()
+    again = batched_nms(boxes[kept], scores[kept], labels[kept], threshold)
+    assert again.tolist() == list(range(len(kept)))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60))
+@settings(max_examples=30, deadline=None)
+def test_permuting_the_input_permutes_the_result(seed: int, n: int) -> None:
+    boxes, scores, labels = scene(n, seed, ties=False)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    kept = batched_nms(boxes[order], scores[order], labels[order], 0.5)
+    assert torch.equal(order[kept], batched_nms(boxes, scores, labels, 0.5))
+
+
+# ------------------------------------------------------------------ kinds of input
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_is_computed_in_float32(dtype: torch.dtype) -> None:
+    boxes, scores, labels = scene(100, 7)
+    boxes, scores = (boxes * 8).to(dtype), scores.to(dtype)  # areas beyond what float16 holds
+    kept = batched_nms(boxes, scores, labels, 0.5)
+    assert torch.equal(kept, batched_nms(boxes.float(), scores.float(), labels, 0.5))
+    assert len(kept) < 100
+
+
+def test_numpy_in_numpy_out() -> None:
+    boxes, scores, labels = scene(100, 8)
+    expected = batched_nms(boxes, scores, labels, 0.5).tolist()
+    arrays = [boxes.numpy(), scores.numpy(), labels.numpy()]
+    kept = batched_nms(*arrays, 0.5)
+    assert isinstance(kept, np.ndarray)
+    assert kept.dtype == np.int64
+    assert kept.tolist() == expected
+    assert nms(arrays[0], arrays[1], 0.5).tolist() == nms(boxes, scores, 0.5).tolist()
+    odd = [arrays[0].astype(">f4"), arrays[1].astype(np.float64), arrays[2].astype(np.int16)]
+    for array in odd:
+        array.flags.writeable = False
+    assert batched_nms(*odd, 0.5).tolist() == expected
+    backwards = batched_nms(*(array[::-1] for array in arrays), 0.5)
+    assert len(backwards) > 0
+
+
+def test_integers_and_gradients_and_inputs_untouched() -> None:
+    boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10]], requires_grad=False)
+    assert nms(boxes, torch.tensor([1, 2]), 0.5).tolist() == [1]
+    floats = boxes.float().requires_grad_()
+    scores = torch.tensor([1.0, 2.0], requires_grad=True)
+    kept = nms(floats, scores, 0.5)
+    assert not kept.requires_grad
+    assert floats.tolist() == boxes.tolist()
+
+
+@pytest.mark.parametrize("make", [torch.zeros, np.zeros])
+def test_no_boxes(make) -> None:
+    boxes, scores = make((0, 4)), make(0)
+    for kept in (nms(boxes, scores, 0.5), batched_nms(boxes, scores, make(0), 0.5, max_detections=3)):
+        assert type(kept) is type(boxes)
+        assert tuple(kept.shape) == (0,)
+        assert str(kept.dtype).endswith("int64")
+    boxes, scores = make((3, 4)), make(3)
+    assert len(batched_nms(boxes, scores, make(3), 0.5, score_threshold=0.5)) == 0
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+INF, NAN = float("inf"), float("nan")
+BOXES = [[0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0], [4.0, 4.0, 5.0, 5.0]]
+
+
+def changed(row: int, box: list[float]) -> torch.Tensor:
+    return torch.tensor([*BOXES[:row], box, *BOXES[row + 1 :]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": changed(1, [0.0, NAN, 1.0, 1.0])}, r"boxes\[1\] = \[0.0, nan, 1.0, 1.0\] is not finite"),
+        ({"boxes": changed(2, [0.0, 0.0, INF, 1.0])}, r"boxes\[2\] = .* is not finite"),
+        ({"boxes": changed(0, [5.0, 0.0, 1.0, 1.0])}, r"boxes\[0\] = \[5.0, 0.0, .* is reversed: x1 <= x2"),
+        ({"boxes": changed(0, [-3e38, 0.0, 3e38, 1.0])}, r"boxes\[0\] = .* too large"),
+        ({"boxes": -torch.tensor(BOXES)}, r"boxes\[0\] = .* reversed.*3 such boxes"),
+        ({"scores": torch.tensor([0.1, INF, 0.2])}, r"scores\[1\] = inf is not finite"),
+        ({"scores": torch.tensor([0.1, 0.2, NAN])}, r"scores\[2\] = nan is not finite"),
+        ({"labels": torch.tensor([NAN, 0.0, 0.0])}, r"labels\[0\] = nan is not finite"),
+        ({"boxes": torch.zeros(3, 5)}, r"boxes must have shape \(N, 4\), got \(3, 5\)"),
+        ({"boxes": torch.zeros(0)}, r"boxes must have shape \(N, 4\), got \(0,\)"),
+        ({"scores": torch.zeros(2)}, r"scores must have shape \(3,\).*got \(2,\)"),
+        ({"scores": torch.zeros(3, 1)}, r"scores must have shape \(3,\).*got \(3, 1\)"),
+        ({"labels": torch.zeros(4)}, r"labels must have shape \(3,\).*got \(4,\)"),
+        ({"scores": np.zeros(3)}, "all inputs must be torch or all numpy, got .*scores: numpy"),
+        ({"boxes": BOXES}, "boxes must be a torch tensor or a numpy array, got list"),
+        ({"scores": torch.zeros(3, device="meta")}, "one device, got boxes: cpu, scores: meta, labels: cpu"),
+        ({"iou_threshold": 1.5}, r"iou_threshold must be in \[0, 1\], got 1.5"),
+        ({"iou_threshold": NAN}, "iou_threshold must be"),
+        ({"score_threshold": NAN}, "score_threshold must be a number"),
+        ({"max_detections": -1}, "max_detections must be a whole number, 0 or more, got -1"),
+        ({"max_detections": 1.5}, "max_detections must be"),
+    ],
+)
+def test_mistakes_are_named(change: dict, message: str) -> None:
+    fine = {
+        "boxes": torch.tensor(BOXES),
+        "scores": torch.tensor([0.1, 0.2, 0.3]),
+        "labels": torch.tensor([0, 1, 2]),
+        "iou_threshold": 0.5,
+    }
+    with pytest.raises(ValueError, match=message):
+        batched_nms(**(fine | change))
+    if "labels" not in change:
+        arguments = fine | change
+        del arguments["labels"]
+        with pytest.raises(ValueError, match=message.replace(", labels: cpu", "")):
+            nms(**arguments)
+
+
+def test_bad_numbers_below_the_score_threshold_count_too() -> None:
+    with pytest.raises(ValueError, match=r"boxes\[1\]"):
+        nms(changed(1, [0, 0, NAN, 1]), torch.tensor([0.9, 0.1, 0.9]), 0.5, score_threshold=0.5)
+
+
+# ------------------------------------------------------------------ devices
+
+
+@pytest.mark.filterwarnings("ignore:.*create_unbacked_symint")
+def test_results_stay_on_the_gpu() -> None:
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        boxes, scores = torch.zeros(9, 4, device="cuda"), torch.zeros(9, device="cuda")
+        labels = torch.zeros(9, dtype=torch.int64, device="cuda")
+        kept = nms(boxes, scores, 0.5, score_threshold=0.1)
+        together = batched_nms(boxes, scores, labels, 0.5, score_threshold=0.1, max_detections=5)
+    for result in (kept, together):
+        assert result.device.type == "cuda"
+        assert result.dtype == torch.int64
+        assert result.ndim == 1
+
+
+class Model(torch.nn.Module):
+    def forward(self, boxes, scores, labels):
+        return batched_nms(boxes, scores, labels, 0.5, score_threshold=0.1, max_detections=10)
+
+
+@pytest.mark.filterwarnings("ignore:.*create_unbacked_symint")
+def test_can_be_exported() -> None:
+    exported = torch.export.export(Model(), scene(200, 9, labels=5)).module()
+    for seed in range(9, 12):
+        arguments = scene(200, seed, labels=5, ties=False)
+        kept = exported(*arguments)
+        assert torch.equal(kept, Model()(*arguments))
+        assert len(kept) == 10
