@@ -143,6 +143,21 @@ def test_gradients_are_right(kind: str) -> None:
     assert torch.autograd.gradcheck(lambda x, y: paired_iou(x, y, kind), (a, b))
 
 
+def test_gradient_of_ciou_equals_torchvision() -> None:
+    b = random_boxes(40, 6)
+    ours, theirs = (random_boxes(40, 5).requires_grad_() for _ in range(2))
+    (1 - paired_iou(ours, b, "ciou")).sum().backward()
+    ops.complete_box_iou_loss(theirs, b, reduction="sum").backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("box", [[5.0, 5, 5, 5], [0.0, 5, 9, 5]])
+def test_boxes_without_area_pull_at_nothing(box: list[float]) -> None:
+    a = torch.tensor([box], requires_grad=True)
+    paired_iou(a, torch.tensor([box])).sum().backward()
+    assert a.grad.tolist() == [[0, 0, 0, 0]]
+
+
 def test_gradient_of_giou_pulls_distant_boxes_together() -> None:
     a = torch.tensor([[0.0, 0, 1, 1]], requires_grad=True)
     paired_iou(a, torch.tensor([[5.0, 0, 6, 1]]), "giou").sum().backward()

@@ -324,6 +324,8 @@ def test_many_annotations_in_any_order(tmp_path):
     }
     annotations = read_coco(write_json(tmp_path / "train.json", content))
     assert (np.diff(annotations.image_index) >= 0).all()
+    in_file_order = np.lexsort((annotations.ids, annotations.image_index))
+    assert in_file_order.tolist() == list(range(count)), "objects of an image keep the order of the file"
     assert annotations.boxes[:, 0].tolist() == annotations.ids.tolist()
     expected = {item["id"]: item["image_id"] for item in content["annotations"]}
     assert (

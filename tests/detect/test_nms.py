@@ -148,7 +148,7 @@ def test_many_labels_are_done_together_and_with_proof(monkeypatch) -> None:
     # IoU of exactly 1/2 under a threshold of 1/2, and extents that vanish beside the offset: no proof.
     on_the_edge = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1], [0, 0, 3, 3]])
     tiny = torch.tensor([[0.0, 0, 1e-9, 1], [0, 0, 1e-9, 1], [0, 0, 1000, 1000]])
-    overflow = torch.tensor([[0.0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30], [0, 0, 1, 1]])
+    overflow = torch.tensor([[0.0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30]])
     for boxes in (on_the_edge, tiny, overflow):
         labels, scores = torch.tensor([0, 0, 1]), torch.tensor([0.9, 0.8, 0.7])
         kept = batched_nms(boxes, scores, labels, 0.5)
