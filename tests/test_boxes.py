@@ -151,7 +151,7 @@ def test_gradient_of_ciou_equals_torchvision() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("box", [[5.0, 5, 5, 5], [0.0, 5, 9, 5]])
+@pytest.mark.parametrize("box", [[5.0, 5, 5, 5], [0.0, 5, 9, 5], [0, 0, 9, 1e-18]])
 def test_boxes_without_area_pull_at_nothing(box: list[float]) -> None:
     a = torch.tensor([box], requires_grad=True)
     paired_iou(a, torch.tensor([box])).sum().backward()
