@@ -43,6 +43,8 @@ def detect(
     Yields:
         ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,) and ``labels`` (D,) on the CPU, best first.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     model.eval()
     parameter = next(model.parameters())
     layout = _memory_format(parameter, model)
@@ -81,7 +83,7 @@ class Detector:
     """
 
     def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
-        self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.eval().to(memory_format=torch.channels_last)
         self.description = description
         self.categories = [(int(c["id"]), str(c["name"])) for c in description["categories"]]
         self.size = int(description["size"])
@@ -92,8 +94,15 @@ class Detector:
         return [name for _, name in self.categories]
 
     def to(self, device: torch.device | str) -> Detector:
-        """Move the network; returns itself."""
-        self.model.to(device)
+        """Move the network; returns itself.
+
+        Raises:
+            ValueError: there is no such device here.
+        """
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
         return self
 
     def predict(
@@ -111,8 +120,11 @@ class Detector:
             (D,) int64, best first; label i is called ``names[i]``.
 
         Raises:
-            ValueError: a file is no picture, or an array is not uint8 (H, W, 3); the message names it.
+            ValueError: a file is no picture, an array is not uint8 (H, W, 3), or one picture was given instead of
+                a list; the message says which.
         """
+        if isinstance(pictures, (str, Path)):
+            raise ValueError(f"give a list of pictures: predict([{str(pictures)!r}])")
         loaded = ((image, (image.shape[1], image.shape[0])) for image in map(_load, pictures))
         found = detect(self.model, loaded, self.size, batch_size=batch_size)
         return [_above(detections, score_threshold) for detections in found]

@@ -1,65 +1,117 @@
-"""The command line: `detseg train detector`, `detseg predict`, `detseg evaluate`, `detseg demo`."""
+"""The command line: a word or two choose a command, its dataclass gives the options."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives; nothing of it is imported before it is asked for."""
+
+    config: str  # module:dataclass of its options
+    run: str  # module:function that takes them and returns the exit code
+    about: str
+
+
+COMMANDS = {
+    "train detector": Command(
+        "detseg.train.config:TrainDetector",
+        "detseg.cli.train:run_detector",
+        "train an object detector on your own annotated pictures",
+    ),
+    "predict": Command("detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects in pictures, draw them"),
+    "evaluate": Command("detseg.cli.evaluate:Evaluate", "detseg.cli.evaluate:run", "mAP of detections in a file"),
+    "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 after a problem with the input, 2 for unknown options.
+    """Run a command; returns the exit code: 0, 1 after a problem with the input, 130 after Ctrl-C.
 
     Args:
         arguments: as in `sys.argv[1:]`, which is the default.
-    """
-    from typing import Annotated
 
+    Raises:
+        SystemExit: with 2 for an unknown command or options, with 0 after the help of a command.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        import detseg
+
+        print(f"detseg {detseg.__version__}")
+        return 0
+    name = _command(words)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  detseg {name:<{width}}{command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Object detection on your own annotated pictures.",
+            "",
+            *lines,
+            "",
+            "For example:",
+            "",
+            "  detseg train detector --data flowers/ --minutes 30 --output runs/flowers",
+            "  detseg predict runs/flowers garden.jpg --output found",
+            "",
+            "Every command explains its options: detseg predict --help",
+            "With DETSEG_TRACEBACK=1 in the environment, errors say where in the code they arose.",
+        ]
+    )
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command that the first words name, or SystemExit with the names near them."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in COMMANDS:
+            return name
+    begun = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    typed = " ".join(words[:2]) if begun else words[0]
+    near = begun or difflib.get_close_matches(typed, COMMANDS, 1)
+    hint = f"did you mean `detseg {near[0]}`?" if near else "`detseg --help` lists the commands."
+    print(f"error: there is no command {typed!r}; {hint}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _options(name: str, words: Sequence[str]) -> object:
+    """The command's dataclass, filled from the command line."""
     import tyro
 
-    from detseg.cli.demo import Demo
-    from detseg.cli.evaluate import Evaluate
-    from detseg.cli.predict import Predict
-    from detseg.train.config import TrainDetector
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    command = tyro.conf.subcommand
-    Train = Annotated[TrainDetector, command("train-detector", description=TrainDetector.__doc__)]
-    config = tyro.cli(
-        Train
-        | Annotated[Predict, command("predict")]
-        | Annotated[Evaluate, command("evaluate")]
-        | Annotated[Demo, command("demo")],  # type: ignore[arg-type]
-        prog="detseg",
-        description=__doc__,
-        args=_joined(sys.argv[1:] if arguments is None else arguments),
-    )
-    return _run(config)
+    config = _find(COMMANDS[name].config)
+    # Cleaned here: an indented docstring would come out as one ragged paragraph.
+    description = inspect.cleandoc(config.__doc__ or "")
+    return tyro.cli(config, prog=f"detseg {name}", description=description, args=words)
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`train detector` as one word: the task belongs to the command."""
-    first, *rest = arguments or ("--help",)
-    if first == "train" and rest and not rest[0].startswith("-"):
-        return [f"train-{rest[0]}", *rest[1:]]
-    return [first, *rest]
+def _find(place: str) -> type:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
 
 
-def _run(config: object) -> int:
-    from detseg.cli import demo, evaluate, predict, train
-    from detseg.train.config import TrainDetector
-
+def _run(command: Command, config: object) -> int:
     try:
-        if isinstance(config, TrainDetector):
-            return train.run_detector(config)
-        if isinstance(config, predict.Predict):
-            return predict.run(config)
-        if isinstance(config, evaluate.Evaluate):
-            return evaluate.run(config)
-        assert isinstance(config, demo.Demo)
-        return demo.run(config)
+        return _find(command.run)(config)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
-        if not _is_users(error):
+        if os.environ.get("DETSEG_TRACEBACK") or not _is_users(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Demo:
-    """Draw annotated flower pictures, train the detector on them, show the table and the pictures."""
+    """Draw annotated flower pictures, train a detector on them, show its table and pictures.
+
+    A first look in a minute, then the real thing:
+
+        detseg demo --pictures 100 --minutes 0.5
+        detseg demo
+    """
 
     output: Path = Path("runs/demo")
     """Folder for the pictures (data/) and the runs (detector-1, …)."""
@@ -21,25 +27,40 @@ class Demo:
 
 
 def run(config: Demo) -> int:
-    """Draw, train, show; returns the exit code."""
+    """Draw, train, show; returns the exit code.
+
+    Raises:
+        ValueError: settings out of range, or the output folder holds something else.
+    """
+    from rich.console import Console
     from rich.progress import Progress
 
     from detseg.cli.train import run_detector
     from detseg.data.flowers import write_flowers
     from detseg.train.config import TrainDetector
 
-    with Progress(transient=True) as bar:
+    if config.pictures < 1:
+        raise ValueError(f"--pictures must be at least 1, not {config.pictures}")
+    training = TrainDetector(
+        data=config.output / "data", output=_free_folder(config.output), minutes=config.minutes, seed=config.seed
+    ).check()
+    console = Console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing flowers", total=None)
         data = write_flowers(
             config.output / "data",
             train=config.pictures,
-            val=config.pictures // 4,
+            val=max(1, config.pictures // 4),
             seed=config.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    console.print(f"flower pictures, drawn and annotated, are in {data}", markup=False, highlight=False)
+    return run_detector(training)
+
+
+def _free_folder(output: Path) -> Path:
+    """The next of detector-1, detector-2, … that is not there."""
     number = 1
-    while (config.output / f"detector-{number}").exists():
+    while (output / f"detector-{number}").exists():
         number += 1
-    return run_detector(
-        TrainDetector(data=data, output=config.output / f"detector-{number}", minutes=config.minutes, seed=config.seed)
-    )
+    return output / f"detector-{number}"

@@ -16,20 +16,26 @@ import tyro
 class Predict:
     """Find objects in pictures: writes each picture with its boxes, and detections.json in COCO's form.
 
-    Example: detseg predict runs/detector-1 garden.jpg meadow.png --output found
+    Two pictures; a folder; a validation set, to measure mAP:
+
+        detseg predict runs/detector-1 garden.jpg meadow.png --output found
+        detseg predict runs/detector-1 photos/ --score-threshold 0.5
+        detseg predict runs/detector-1 --image-ids flowers/val.json
+        detseg evaluate --ground-truth flowers/val.json --detections predictions/detections.json
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a training run."""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Pictures, or folders of pictures."""
     output: Path = Path("predictions")
     """Folder for the drawn pictures and detections.json."""
     score_threshold: float = 0.3
-    """Detections below this score are left out; 0.001 gives all that mAP is computed from."""
+    """Detections below this score are left out."""
     image_ids: Path | None = None
-    """Annotations of the same pictures: detections.json then carries their image ids, for `detseg evaluate`.
-    Otherwise the pictures are numbered from 1."""
+    """Annotations of the pictures, to measure mAP with `detseg evaluate`: detections.json then carries their image
+    ids and every detection, however low its score (the drawings keep to --score-threshold). Without pictures in
+    the command all that the annotations list are taken. Otherwise pictures are numbered from 1."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
 
@@ -46,68 +52,76 @@ def run(config: Predict) -> int:
     from rich.progress import track
 
     from detseg.data.images import read_image
-    from detseg.data.readers.files import list_pictures, write_atomically
+    from detseg.data.readers.files import write_atomically
     from detseg.predict import load
     from detseg.visualize import draw_boxes
 
     console = Console()
-    pictures = [
-        Path(p) for given in config.pictures for p in (list_pictures(given) if given.is_dir() else [str(given)])
-    ]
-    if not pictures:
-        raise ValueError(f"no pictures in {', '.join(map(str, config.pictures)) or 'the command'}")
-    ids = _image_ids(pictures, config.image_ids)
-    detector = load(config.run)
-    detector.to(PartialState().device if config.device == "auto" else config.device)
+    pictures, ids = _pictures(config)
+    targets = _targets(pictures, config.output)
+    detector = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     config.output.mkdir(parents=True, exist_ok=True)
+    category_ids = [number for number, _ in detector.categories]
+    # What is written for mAP holds also what nobody wants to see drawn.
+    lowest = 0.0 if config.image_ids is not None else config.score_threshold
     results: list[dict[str, Any]] = []
-    for picture, image_id, target in zip(
-        track(pictures, "predicting", console=console, transient=True),
-        ids,
-        _targets(pictures, config.output),
-        strict=True,
-    ):
+    shown = track(pictures, "predicting", console=console, transient=True, disable=not console.is_terminal)
+    for picture, image_id, target in zip(shown, ids, targets, strict=True):
         image = read_image(picture)
-        (found,) = detector.predict([image], score_threshold=config.score_threshold)
-        drawn = draw_boxes(image, found["boxes"], found["labels"], detector.names, found["scores"])
+        (found,) = detector.predict([image], score_threshold=lowest)
+        results += _results(found, image_id, picture, category_ids)
+        clear = {name: value[found["scores"] >= config.score_threshold] for name, value in found.items()}
+        drawn = draw_boxes(image, clear["boxes"], clear["labels"], detector.names, clear["scores"])
         if not cv2.imwrite(str(target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)):
-            raise ValueError(f"{target}: could not be written")
-        results += _results(found, image_id, picture, [i for i, _ in detector.categories])
-        counts = Counter(detector.names[label] for label in found["labels"])
+            raise OSError(f"{target}: could not be written")
+        counts = Counter(detector.names[label] for label in clear["labels"])
         text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
         console.print(f"{picture}: {text}", markup=False, highlight=False, soft_wrap=True)
     path = config.output / "detections.json"
     write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    console.print(f"pictures with boxes and detections.json are in {config.output}", markup=False, highlight=False)
+    console.print(
+        f"pictures with boxes and detections.json are in {config.output}", markup=False, highlight=False, soft_wrap=True
+    )
     return 0
 
 
-def _image_ids(pictures: Sequence[Path], annotations: Path | None) -> list[int]:
-    """The id of each picture: from an annotation file, by path, or 1, 2, 3, …"""
-    if annotations is None:
-        return list(range(1, len(pictures) + 1))
+def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
+    """The pictures to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
     from detseg.data.readers import read_annotations
+    from detseg.data.readers.files import list_pictures
 
-    data = read_annotations(annotations)
+    pictures = [
+        Path(p) for given in config.pictures for p in (list_pictures(given) if given.is_dir() else [str(given)])
+    ]
+    if config.pictures and not pictures:
+        raise ValueError(f"no pictures in {', '.join(map(str, config.pictures))}")
+    if config.image_ids is None:
+        if not pictures:
+            raise ValueError("name the pictures, or folders of pictures, after the run")
+        return pictures, list(range(1, len(pictures) + 1))
+    data = read_annotations(config.image_ids)
+    if not pictures:
+        return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist()
     known = {Path(path).resolve(): int(i) for path, i in zip(data.paths, data.image_ids, strict=True)}
     missing = [picture for picture in pictures if picture.resolve() not in known]
     if missing:
-        raise ValueError(f"{annotations}: does not list {missing[0]} ({len(missing)} pictures are not in it)")
-    return [known[picture.resolve()] for picture in pictures]
+        raise ValueError(f"{config.image_ids}: does not list {missing[0]} ({len(missing)} pictures are not in it)")
+    return pictures, [known[picture.resolve()] for picture in pictures]
 
 
 def _targets(pictures: Sequence[Path], folder: Path) -> list[Path]:
     """A free name in the output folder for each picture; equal names from several folders are numbered."""
+    originals = {picture.resolve() for picture in pictures}
     taken: set[str] = set()
     targets = []
     for picture in pictures:
         name, number = f"{picture.stem}.jpg", 2
-        while name.lower() in taken:
+        while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
             name, number = f"{picture.stem}-{number}.jpg", number + 1
         taken.add(name.lower())
         targets.append(folder / name)
-        if targets[-1].resolve() == picture.resolve():
-            raise ValueError(f"{picture} would be overwritten by its own drawing; give another --output")
+        if targets[-1].resolve() in originals:
+            raise ValueError(f"{targets[-1]} would be overwritten by a drawing; give another --output")
     return targets
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from detseg.train.config import TrainDetector
 
 
@@ -16,17 +18,24 @@ def run_detector(config: TrainDetector) -> int:
     console = Console()
     run = train_detector(config, console)
     if run.interrupted:
-        console.print(
-            f"interrupted; go on with: detseg train detector --resume {run.folder}",
-            markup=False,
-            highlight=False,
-        )
+        if run.main:
+            console.print(
+                f"interrupted; go on with: detseg train detector --resume {shlex.quote(str(run.folder))}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         return 130
-    if run.metrics is None:  # another process of a distributed run has them
+    if run.metrics is None:  # of several processes, the first one reports
         return 0
     paths = write_pictures(run)
     console.print(metrics_table(run.metrics))
     for caption, path in paths:
         console.print(f"{caption}: {path}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"use it: detseg predict {run.folder} picture.jpg", markup=False, highlight=False)
+    console.print(
+        f"use it: detseg predict {shlex.quote(str(run.folder))} picture.jpg",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0

@@ -7,10 +7,10 @@ Every picture is read and resized to the training size once, into one block of m
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -31,7 +31,7 @@ class PictureCache:
     """Pictures with a long side of `long_side` pixels as one flat uint8 array.
 
     Attributes:
-        place: "memory" or the path of the file the pictures are in.
+        place: "memory", or the folder of the unnamed file that the pictures are in.
         megabytes: their size.
     """
 
@@ -54,6 +54,7 @@ class PictureCache:
         self._sizes, self._long_side = sizes, long_side
         total = int(self._starts[-1])
         self.megabytes = total / 1e6
+        # A tensor, not an array: processes that are spawned, not forked, get a tensor's memory without a copy.
         self._pixels, self.place = _allocate(total)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = pool.map(self._fill, range(len(paths)), paths)
@@ -77,16 +78,27 @@ class PictureCache:
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """Picture (H, W, 3), a view into the cache: copy before changing it."""
         height, width = self._shapes[index]
-        return self._pixels[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
+        pixels: NDArray[np.uint8] = self._pixels.numpy()
+        return pixels[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
 
 
-def _allocate(size: int) -> tuple[NDArray[np.uint8], str]:
-    """`size` bytes in shared memory if half of what is free suffices, else in an unnamed temporary file."""
-    if size <= psutil.virtual_memory().available // 2:
-        return torch.zeros(size, dtype=torch.uint8).share_memory_().numpy(), "memory"
+def _allocate(size: int) -> tuple[Tensor, str]:
+    """(size,) uint8 in memory if half of what is free suffices for all processes here, else in a temporary file.
+
+    Ordinary memory, not /dev/shm, which containers limit to 64 MB: forked workers see the same pages all the same.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate; each has its own
+    if size * processes <= psutil.virtual_memory().available // 2:
+        return torch.empty(size, dtype=torch.uint8), "memory"
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:  # said here, because writing into a mapped file on a full disk kills the process
+        raise ValueError(
+            f"the pictures need {size * processes / 1e9:.1f} GB, too much for the memory, and {folder} has only "
+            f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or train at a smaller size"
+        )
     with tempfile.NamedTemporaryFile(prefix="detseg-pictures-", delete=os.name != "nt") as file:
-        folder = str(Path(file.name).parent)
-        return np.memmap(file, np.uint8, "w+", shape=(max(1, size),)), folder
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(max(1, size),))), folder
 
 
 class DetectionDataset:
@@ -119,12 +131,12 @@ class DetectionDataset:
             self.annotations.iscrowd[objects],
         )
 
-    def scaled_sizes(self, long_side: int) -> NDArray[np.float64]:
-        """(M, 2) widths and heights of all objects but crowds, with every picture's long side at `long_side`."""
-        data = self.annotations
-        scale = long_side / data.sizes.max(1)[data.image_index]
-        sizes = (data.boxes[:, 2:] - data.boxes[:, :2]) * scale[:, None]
-        return sizes[~data.iscrowd]
+
+def scaled_sizes(data: Annotations, long_side: int) -> NDArray[np.float64]:
+    """(M, 2) widths and heights of all objects but crowds, with every picture's long side at `long_side`."""
+    scale = long_side / data.sizes.max(1)[data.image_index]
+    sizes = (data.boxes[:, 2:] - data.boxes[:, :2]) * scale[:, None]
+    return sizes[~data.iscrowd]
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]:

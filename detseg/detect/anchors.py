@@ -84,7 +84,7 @@ def fit_anchors(sizes: ArrayLike, levels: int, per_level: int, *, seed: int = 0)
     return anchors.reshape(levels, per_level, 2)
 
 
-def _run(sizes: Array, counts: Array, k: int, generator: np.random.Generator) -> tuple[Array, float]:
+def _run(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.random.Generator) -> tuple[Array, float]:
     """One k-means from a k-means++ start: the best anchors it passed through and their mean IoU."""
     anchors = _spread_start(sizes, counts, k, generator)
     best, best_iou, previous = anchors, -1.0, None
@@ -101,7 +101,7 @@ def _run(sizes: Array, counts: Array, k: int, generator: np.random.Generator) ->
     return best, best_iou
 
 
-def _spread_start(sizes: Array, counts: Array, k: int, generator: np.random.Generator) -> Array:
+def _spread_start(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.random.Generator) -> Array:
     """k-means++ (Arthur & Vassilvitskii 2007): each next anchor is a box, drawn by squared distance to the nearest."""
     chosen = [int(generator.choice(len(sizes), p=counts / counts.sum()))]
     while len(chosen) < k:
@@ -112,7 +112,7 @@ def _spread_start(sizes: Array, counts: Array, k: int, generator: np.random.Gene
     return sizes[chosen]
 
 
-def _centres(sizes: Array, counts: Array, nearest: NDArray[np.intp], iou: Array, k: int) -> Array:
+def _centres(sizes: Array, counts: NDArray[np.int_], nearest: NDArray[np.intp], iou: Array, k: int) -> Array:
     """Mean width and height of each cluster; an empty one takes the box that is served worst."""
     total = np.bincount(nearest, counts, k)
     sums = np.stack([np.bincount(nearest, counts * sizes[:, side], k) for side in (0, 1)], 1)

@@ -2,12 +2,13 @@
 
 For a cell with top-left corner (cx, cy), an anchor (aw, ah) and the logits (tx, ty, tw, th)::
 
-    x = cx + stride * offset(tx)    w = aw * exp(tw)        offset(t) = (sigmoid(t) - 1/2) * (2 * reach + 1) + 1/2
+    x = cx + stride * offset(tx)    w = aw * exp(tw)        offset(t) = (sigmoid(t) - 1/2) * 2 * reach + 1/2
     y = cy + stride * offset(ty)    h = ah * exp(th)
 
-With ``reach = 0`` the offset is the logistic of YOLOv2 and v3 (Redmon & Farhadi, arXiv:1612.08242, 1804.02767): a
-centre stays inside its cell. ``reach = 1`` lets the neighbours of that cell point at it too, so that an object has
-several cells to be learnt by and none has to push its logit to infinity at a cell's border.
+`reach` is how far, in cells, the centre of a box may lie from the centre of its cell. ``reach = 0.5`` gives the
+logistic of YOLOv2 and v3 (Redmon & Farhadi, arXiv:1612.08242, 1804.02767): the centre stays inside the cell. With
+the default of 1 the four cells nearest to a centre can all point at it, so that an object has several cells to be
+learnt by, and none has to push its logit to infinity for a centre on its border.
 """
 
 import math
@@ -65,16 +66,16 @@ def make_grid(sizes: Sequence[tuple[int, int]], strides: Sequence[int], anchors:
     )
 
 
-def decode(logits: Tensor, grid: Grid, reach: int) -> Tensor:
+def decode(logits: Tensor, grid: Grid, reach: float) -> Tensor:
     """Logits (..., P, 4) of (tx, ty, tw, th) to boxes (..., P, 4) xyxy in pixels; float32 whatever comes in."""
     logits = logits.float()
-    offset = (logits[..., :2].sigmoid() - 0.5) * (2 * reach + 1) + 0.5
+    offset = (logits[..., :2].sigmoid() - 0.5) * (2 * reach) + 0.5
     centre = grid.corners + grid.stride * offset
     half = grid.anchors * logits[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
-def encode(boxes: Tensor, grid: Grid, reach: int, eps: float = 1e-6) -> Tensor:
+def encode(boxes: Tensor, grid: Grid, reach: float, eps: float = 1e-6) -> Tensor:
     """Inverse of `decode`: ``decode(encode(b)) == b`` for boxes whose centre the cell can reach.
 
     Args:
@@ -85,5 +86,5 @@ def encode(boxes: Tensor, grid: Grid, reach: int, eps: float = 1e-6) -> Tensor:
     """
     centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     offset = (centre - grid.corners) / grid.stride
-    position = ((offset - 0.5) / (2 * reach + 1) + 0.5).clamp(eps, 1 - eps)
+    position = ((offset - 0.5) / (2 * reach) + 0.5).clamp(eps, 1 - eps)
     return torch.cat((torch.logit(position), torch.log(size / grid.anchors)), -1)

@@ -7,6 +7,9 @@ from torch.nn import functional as F
 from detseg.boxes import paired_iou
 from detseg.detect.assign import Assignment
 
+# Relative weights, found by measuring (docs/results.md): at their own scale the box loss is by far the smallest.
+BOX, OBJECTNESS, CLASS = 2.0, 1.0, 1.0
+
 
 def quality_focal(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
     """Cross-entropy against a soft target, weighted by the distance to it (Li et al. 2020, arXiv:2006.04388).
@@ -44,24 +47,35 @@ def grid_losses(
         ignore: (N, P) bool, predictions inside crowd regions, which are not taught as background.
 
     Returns:
-        ``loss_box`` (CIoU), ``loss_objectness`` (quality focal, the target is the assignment's quality),
-        ``loss_class`` (cross-entropy). Each is a weighted sum over pairs, divided by the sum of the qualities
-        (at least 1), so that an image without objects has exactly zero box and class loss.
+        ``loss_box`` (1 - CIoU), ``loss_objectness`` (quality focal; the target is the prediction's IoU with its
+        object, 0 without one) and ``loss_class`` (cross-entropy). Each is summed over the pairs, or for objectness
+        over all predictions, and divided by the number of pairs (at least 1), so that images without objects have
+        exactly zero box and class loss.
     """
-    weight = assignment.quality.flatten()
     index = assignment.prediction.flatten()
-    pairs = assignment.prediction.shape[1]
-    normaliser = weight.sum().clamp(min=1)
+    weight = assignment.chosen.flatten().float()
+    candidates = assignment.prediction.shape[1]
+    pairs = weight.sum().clamp(min=1)
 
-    target = torch.zeros_like(objectness).flatten().scatter_reduce(0, index, weight, "amax")
-    target = target.view_as(objectness)
-    background = ignore & (target == 0)
-    objectness_loss = (quality_focal(objectness, target) * ~background).sum() / normaliser
+    # Candidates that were not chosen are computed and cancelled, not left out: so shapes are known without
+    # asking the device.
+    at = predicted.reshape(-1, 4)[index]
+    wanted = boxes.repeat_interleave(candidates, 0)
+    box_loss = ((1 - paired_iou(at, wanted, kind="ciou")) * weight).sum() / pairs
 
-    # Pairs of weight zero are computed and cancelled, not left out: shapes stay known without asking the device.
-    iou = paired_iou(predicted.reshape(-1, 4)[index], boxes.repeat_interleave(pairs, 0), kind="ciou")
-    box_loss = ((1 - iou) * weight).sum() / normaliser
+    quality = paired_iou(at.detach(), wanted).clamp(0, 1) * weight
+    target, learning = (
+        torch.zeros_like(objectness).flatten().scatter_reduce(0, index, x, "amax").view_as(objectness)
+        for x in (quality, weight)
+    )
+    counted = ~ignore | (learning > 0)
+    objectness_loss = (quality_focal(objectness, target) * counted).sum() / pairs
+
     logits = class_logits.reshape(-1, class_logits.shape[-1])[index]
-    entropy = F.cross_entropy(logits, labels.repeat_interleave(pairs), reduction="none")
-    class_loss = (entropy * weight).sum() / normaliser
-    return {"loss_box": box_loss, "loss_objectness": objectness_loss, "loss_class": class_loss}
+    entropy = F.cross_entropy(logits, labels.repeat_interleave(candidates), reduction="none")
+    class_loss = (entropy * weight).sum() / pairs
+    return {
+        "loss_box": BOX * box_loss,
+        "loss_objectness": OBJECTNESS * objectness_loss,
+        "loss_class": CLASS * class_loss,
+    }

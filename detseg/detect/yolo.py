@@ -1,4 +1,4 @@
-"""A YOLO-style grid detector on any backbone (Redmon & Farhadi 2017/2018; assignment after TOOD, 2021).
+"""A YOLO-style grid detector on any backbone (Redmon & Farhadi 2017, 2018).
 
     images -> backbone (strides 8, 16, 32) -> feature pyramid -> grid head -> decode -> NMS
 
@@ -58,7 +58,7 @@ class YoloDetector(nn.Module):
         num_classes: K.
         anchors: (levels, A, 2) widths and heights in pixels of the input, for instance from `fit_anchors`.
         width: channels of the pyramid and of the head.
-        reach: how many cells from its own a centre may be predicted from; 0 is the original YOLO cell.
+        reach: how far from its cell's centre a box's centre may lie, in cells; 0.5 is the original YOLO cell.
         score_threshold: detections below this score are not returned.
         iou_threshold: of non-max suppression, within a class.
         max_detections: at most this many an image.
@@ -81,7 +81,7 @@ class YoloDetector(nn.Module):
         anchors: Tensor,
         *,
         width: int = 96,
-        reach: int = 1,
+        reach: float = 1.0,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.6,
         max_detections: int = 100,
@@ -95,6 +95,8 @@ class YoloDetector(nn.Module):
             )
         if not (anchors > 0).all():
             raise ValueError("anchors must be positive widths and heights in pixels")
+        if not reach >= 0.5:
+            raise ValueError(f"reach must be at least 0.5 (a centre inside its cell), got {reach}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone
@@ -160,17 +162,7 @@ class YoloDetector(nn.Module):
                 [t["iscrowd"] if "iscrowd" in t else torch.zeros_like(t["labels"], dtype=torch.bool) for t in targets]
             )
             image = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
-            probabilities = _probabilities(objectness, classes)
-            pairs = assign(
-                grid,
-                predicted.detach(),
-                probabilities.detach(),
-                boxes,
-                labels,
-                image,
-                ~crowd,
-                reach=self.reach,
-            )
+            pairs = assign(grid, boxes, image, ~crowd, len(targets), reach=self.reach)
             ignore = _inside(grid, boxes, image, crowd, len(targets))
             return grid_losses(predicted, objectness, classes, pairs, boxes, labels, ignore)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from detseg.data.dataset import scaled_sizes
 from detseg.data.images import read_image
 from detseg.report.html import write_report
 from detseg.report.plots import plot_anchors, plot_history, plot_precision_recall
@@ -30,7 +31,7 @@ def write_pictures(run: Run) -> list[tuple[str, Path]]:
         "precision and recall": plot_precision_recall(run.metrics, run.folder / "precision_recall.png"),
         "losses and mAP": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
         "anchors among the box sizes": plot_anchors(
-            run.train.scaled_sizes(run.config.size), run.anchors, run.folder / "anchors.png"
+            scaled_sizes(run.train.annotations, run.config.size), run.anchors, run.folder / "anchors.png"
         ),
     }
     report = write_report(

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from detseg.backbones import create_backbone
+from detseg.backbones.folding import fold_norms
 from detseg.detect.yolo import YoloDetector
 
 WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "model.json", "resume.pt"
 FORMAT = 1
+_ENTRIES = {"architecture": dict, "categories": list, "size": int}
 
 
 def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Path = False) -> YoloDetector:
@@ -37,9 +39,12 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     if kind != "yolo":
         raise ValueError(f"unknown architecture {kind!r}; this version knows 'yolo'")
     try:
+        folded = entries.pop("folded", False)
         backbone = create_backbone(
             entries.pop("backbone"), pretrained=pretrained, strides=tuple(entries.pop("strides"))
         )
+        if folded:
+            fold_norms(backbone.net, torch.zeros(1, 3, 128, 128))
         return YoloDetector(backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
@@ -59,6 +64,7 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     weights_tmp, text_tmp = folder / f"{WEIGHTS}.tmp", folder / f"{DESCRIPTION}.tmp"
     save_file(state, weights_tmp)
     text_tmp.write_text(text, encoding="utf-8")
+    weights_tmp.chmod(text_tmp.stat().st_mode)  # safetensors makes files that only the owner may read
     weights_tmp.replace(folder / WEIGHTS)
     text_tmp.replace(folder / DESCRIPTION)
 
@@ -81,7 +87,9 @@ def load_model(folder: str | Path) -> tuple[YoloDetector, dict[str, Any]]:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{weights}: these weights do not belong to {folder / DESCRIPTION}: {error}") from error
+        # torch lists every tensor; the first tells enough.
+        detail = " ".join(str(error).split("\n\t")[1:2]) or str(error)
+        raise ValueError(f"{weights}: these weights do not belong to {folder / DESCRIPTION}: {detail}") from error
     return model.eval(), description
 
 
@@ -92,25 +100,53 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no trained model here ({DESCRIPTION} is missing); give the folder of a run")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        known = description["format"] == FORMAT and isinstance(description["architecture"], dict)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        version = description["format"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a model description ({error!r})") from error
-    if not known:
-        raise ValueError(
-            f"{path}: format {description['format']!r} is not the one of this version of detseg ({FORMAT})"
-        )
+    if version != FORMAT:
+        raise ValueError(f"{path}: format {version!r} is not the one of this version of detseg ({FORMAT})")
+    wrong = [name for name, kind in _ENTRIES.items() if not isinstance(description.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{path}: not a model description (wrong or missing: {', '.join(wrong)})")
     return dict(description)
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a resume state so that a crash leaves the old one whole."""
     temporary = path.with_name(f"{path.name}.tmp")
-    torch.save(dict(state), temporary)
+    torch.save({"format": FORMAT, **state}, temporary)
     temporary.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a resume state; the file cannot run code."""
+    """Read a resume state; the file cannot run code.
+
+    Raises:
+        ValueError: it is missing, damaged, of another version, or holds more than data; the message names it.
+    """
     if not path.is_file():
-        raise ValueError(f"{path}: no state to resume from; was this run started with detseg train?")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+        raise ValueError(f"{path}: there is no state to resume from; was this run started with detseg train?")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version = state["format"]
+    except Exception as error:  # torch raises many kinds, from EOFError to UnpicklingError
+        detail = str(error).splitlines()[:1]
+        raise ValueError(f"{path}: not a readable resume state ({type(error).__name__}: {''.join(detail)})") from error
+    if version != FORMAT:
+        raise ValueError(f"{path}: format {version!r} is not the one of this version of detseg ({FORMAT})")
+    return dict(state)
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's random generators: of the host and, where it has one, of the device."""
+    states = {"host": torch.get_rng_state()}
+    if hasattr(torch.get_device_module(device), "get_rng_state"):
+        states["device"] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Inverse of `random_states`; a state of a device of another kind is left out."""
+    torch.set_rng_state(states["host"])
+    if "device" in states and hasattr(torch.get_device_module(device), "set_rng_state"):
+        torch.get_device_module(device).set_rng_state(states["device"])

@@ -15,7 +15,10 @@ class TrainDetector:
     Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
     YOLO form) or as two (--train and --val). The run folder gets the model, curves, pictures and an HTML report.
 
-    Example: detseg train detector --data flowers/ --minutes 30
+    Half an hour on your own pictures, then go on after Ctrl-C or a crash:
+
+        detseg train detector --data flowers/ --minutes 30 --output runs/flowers
+        detseg train detector --resume runs/flowers
     """
 
     data: Path | None = None
@@ -92,13 +95,17 @@ class TrainDetector:
         for name, value in positive.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{_option(name)} must be positive, not {value}")
+        for name in ("weight_decay", "freeze", "seed", "workers"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{_option(name)} must not be negative, it is {value}")
         if not 0 <= self.mosaic <= 1:
             raise ValueError(f"--mosaic is a share between 0 and 1, not {self.mosaic}")
         return self
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`."""
-        content = {n: str(v) if isinstance(v, Path) else v for n, v in asdict(self).items() if n != "resume"}
+        """Write `config.json`, with absolute paths: the run may be resumed from another working directory."""
+        content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in asdict(self).items() if n != "resume"}
         (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -107,8 +114,11 @@ class TrainDetector:
         path = folder / "config.json"
         if not path.is_file():
             raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        unknown = set(content) - {f.name for f in fields(cls)}
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            unknown = set(content) - {f.name for f in fields(cls)}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: not the settings of a run ({error})") from error
         if unknown:
             raise ValueError(
                 f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +17,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 import detseg
 from detseg.data.annotations import Annotations
-from detseg.data.dataset import DetectionDataset
-from detseg.data.readers import read_annotations, read_dataset
-from detseg.data.validate import raise_on_problems, repair, validate
+from detseg.data.dataset import DetectionDataset, scaled_sizes
 from detseg.detect.anchors import fit_anchors, fit_of
+from detseg.detect.yolo import YoloDetector
 from detseg.metrics import DetectionMetrics, Detections, evaluate_detections
 from detseg.predict import detect
-from detseg.train.checkpoint import build_model
+from detseg.train.checkpoint import RESUME, build_model, load_model, load_state
 from detseg.train.config import TrainDetector
+from detseg.train.data import fingerprint, load_data, open_pictures, print_data
+from detseg.train.errors import TrainingError
 from detseg.train.log import RunLog
 from detseg.train.optim import create_optimizer, freeze_stages, norms, parameter_groups
 from detseg.train.plan import Progress, SizeSchedule, TrainingSamples, steps_per_epoch
 from detseg.train.precision import Choice, choose
 from detseg.train.trainer import Settings, Trainer
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_EPOCHS = 30
 LEVELS, ANCHORS_PER_LEVEL = 3, 3
@@ -52,23 +52,26 @@ class Run:
     Attributes:
         folder: the run folder.
         config: its settings.
-        interrupted: stopped by a signal before the end.
         train, val: the datasets, with their cached pictures.
         anchors: (A, 2) widths and heights, pixels at the training size.
-        metrics: of the best model on the validation pictures.
+        main: this process is the one that reports (the only one, unless there are several).
+        interrupted: stopped by a signal before the end.
+        metrics: of the best model on the validation pictures; None in other processes than the main one.
         predictions: of the best model, one dict a validation picture, boxes in the pictures' own pixels.
         seconds: of training, validation during it included.
     """
 
     folder: Path
     config: TrainDetector
-    interrupted: bool
     train: DetectionDataset
     val: DetectionDataset
     anchors: np.ndarray
+    main: bool = True
+    interrupted: bool = False
     metrics: DetectionMetrics | None = None
     predictions: list[dict[str, np.ndarray]] | None = None
     seconds: float = 0.0
+    _latest: tuple[DetectionMetrics, list[dict[str, np.ndarray]]] | None = field(default=None, repr=False)
 
 
 def train_detector(config: TrainDetector, console: Console | None = None) -> Run:
@@ -80,145 +83,169 @@ def train_detector(config: TrainDetector, console: Console | None = None) -> Run
 
     Raises:
         ValueError: wrong settings or data; the message names file, item and remedy.
-        TrainingError: a loss is not finite.
+        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
     """
-    resume = config.resume is not None
     config.check()
-    if config.resume is not None:
-        folder = config.resume
+    folder, state = config.resume, None
+    if folder is not None:
         config = TrainDetector.load(folder).check()
-    accelerator = Accelerator()
-    main = accelerator.is_main_process
-    console = console if console is not None and main else Console(quiet=True)
-    if not resume:
-        folder = _new_folder(config, main)
-    set_seed(config.seed)
+        state = load_state(folder / RESUME)
+    accelerator = Accelerator(mixed_precision="no")  # --precision decides, not the launcher's settings
+    if not accelerator.is_main_process:
+        logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
+    console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
+    if folder is None and config.output is not None:
+        _refuse_taken(config.output)
+    try:
+        return _train(config, accelerator, console, folder, state)
+    finally:
+        accelerator.end_training()
 
+
+def _train(
+    config: TrainDetector, accelerator: Accelerator, console: Console, folder: Path | None, state: dict[str, Any] | None
+) -> Run:
+    set_seed(config.seed)
     train_data, val_data = load_data(config, console)
-    _print_data(console, train_data, val_data)
-    train, val = (
-        DetectionDataset(data, side, lambda items, total, what=what: _track(items, total, what, console))
-        for data, side, what in (
-            (train_data, round(config.size * CACHE_ZOOM), "reading training pictures"),
-            (val_data, config.size, "reading validation pictures"),
-        )
+    print_data(console, train_data, val_data)
+    architecture = _architecture(config, train_data, console)
+    model, freeze = _model(architecture, config, len(train_data), fresh=state is None)
+    train = open_pictures(train_data, round(config.size * CACHE_ZOOM), "training pictures", console)
+    val = open_pictures(val_data, config.size, "validation pictures", console)
+    folder = folder or _new_folder(config, accelerator.is_main_process)
+    if state is not None:
+        choice = Choice(*state["choice"])
+    else:
+        choice = _agree_on_choice(_spec(architecture, config, freeze, accelerator), config, console, accelerator)
+
+    run = Run(folder, config, train, val, model.anchors.reshape(-1, 2).numpy().copy(), accelerator.is_main_process)
+    _print_plan(console, config, accelerator, freeze, len(model.backbone.stages), folder)
+    progress = _length(config, len(train), accelerator.num_processes)
+    begun = 0.0 if state is None else progress.fraction_at(state["step"], state["elapsed"])
+    with RunLog(folder, console, visible=run.main, begun=begun) as log:
+        trainer = _trainer(run, model, architecture, freeze, choice, progress, accelerator, log)
+        trainer.run(state)
+    run.interrupted, run.seconds = trainer.interrupted, progress.elapsed()
+    if run.main and not run.interrupted and run.metrics is None:
+        _judge_saved(run, accelerator.device)
+    return run
+
+
+def _trainer(
+    run: Run,
+    model: YoloDetector,
+    architecture: Mapping[str, Any],
+    freeze: int,
+    choice: Choice,
+    progress: Progress,
+    accelerator: Accelerator,
+    log: RunLog,
+) -> Trainer:
+    config = run.config
+    groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr=config.backbone_lr)
+    frozen = freeze_stages(model.backbone.stages, freeze)
+    smallest = max(64, round(config.size * 0.6 / 32) * 32) if config.multi_scale else config.size
+
+    def describe(row: Mapping[str, float]) -> dict[str, Any]:
+        assert run._latest is not None
+        run.metrics, run.predictions = run._latest
+        return _describe(architecture, config, run.train.annotations, row)
+
+    return Trainer(
+        model=model,
+        samples=TrainingSamples(run.train, {}, config.seed),
+        optimizer=create_optimizer(config.optimizer, groups),
+        accelerator=accelerator,
+        folder=run.folder,
+        progress=progress,
+        sizes=SizeSchedule(config.size, smallest, mosaic=config.mosaic, seed=config.seed),
+        choice=choice,
+        settings=Settings(config.batch_size, config.seed, config.schedule, workers=_workers(config, accelerator)),
+        in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
+        validate=lambda model: _validate(model, run, accelerator),
+        describe=describe,
+        names=[str(path) for path in run.train.annotations.paths],
+        log=log,
+        fingerprint=fingerprint(run.train.annotations),
     )
-    sizes = train.scaled_sizes(config.size)
+
+
+def _architecture(config: TrainDetector, data: Annotations, console: Console) -> dict[str, Any]:
+    """What `build_model` needs, with anchors fitted to the data."""
+    sizes = scaled_sizes(data, config.size)
     anchors = fit_anchors(sizes, LEVELS, ANCHORS_PER_LEVEL, seed=config.seed)
     fit = fit_of(sizes, anchors.reshape(-1, 2))
     console.print(
         f"anchors: mean best IoU {fit.mean_iou:.3f}, {fit.best_recall:.1%} of objects above 0.5",
         highlight=False,
+        soft_wrap=True,
     )
-
-    architecture = {
+    return {
         "kind": "yolo",
         "backbone": config.backbone,
         "strides": STRIDES,
-        "num_classes": len(train_data.categories),
+        # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
+        "folded": config.weights != "none",
+        "num_classes": len(data.categories),
         "anchors": anchors.round(2).tolist(),
     }
+
+
+def _model(
+    architecture: Mapping[str, Any], config: TrainDetector, pictures: int, *, fresh: bool
+) -> tuple[YoloDetector, int]:
+    """The model, and how many stages of its backbone are to be frozen."""
     pretrained: bool | str = {"pretrained": True, "none": False}.get(config.weights, config.weights)
-    model = build_model(architecture, pretrained=pretrained)
-    freeze = config.freeze if config.freeze is not None else _stages_to_freeze(model.backbone, config, len(train))
-    frozen = freeze_stages(model.backbone.stages, freeze)
-    spec = {
+    try:
+        model = build_model(architecture, pretrained=pretrained if fresh else False)
+    except RuntimeError as error:  # no network and no installed weights
+        raise TrainingError(f"{config.backbone}: {error}") from error
+    stages = model.backbone.stages
+    freeze = config.freeze if config.freeze is not None else _stages_to_freeze(model.backbone, config, pictures)
+    if freeze > len(stages):
+        raise ValueError(f"--freeze {freeze}: {config.backbone} has {len(stages)} stages")
+    return model, freeze
+
+
+def _spec(
+    architecture: Mapping[str, Any], config: TrainDetector, freeze: int, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What `detseg.train.precision` is to time."""
+    return {
         "architecture": architecture,
         "freeze": freeze,
         "size": config.size,
         "batch_size": config.batch_size,
         "device": accelerator.device.type,
     }
-    choice = _agree_on_choice(spec, config, console, main)
-
-    progress = _length(config, len(train), accelerator.num_processes)
-    smallest = max(64, round(config.size * 0.6 / 32) * 32) if config.multi_scale else config.size
-    run = Run(folder, config, False, train, val, anchors.reshape(-1, 2))
-    _print_plan(console, config, accelerator, freeze, len(model.backbone.stages), folder)
-
-    with RunLog(folder, console, visible=main) as log:
-        groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr=config.backbone_lr)
-        trainer = Trainer(
-            model=model,
-            samples=TrainingSamples(train, {}, config.seed),
-            optimizer=create_optimizer(config.optimizer, groups),
-            accelerator=accelerator,
-            folder=folder,
-            progress=progress,
-            sizes=SizeSchedule(config.size, smallest, mosaic=config.mosaic, seed=config.seed),
-            choice=choice,
-            settings=Settings(config.batch_size, config.seed, config.schedule, workers=_workers(config, accelerator)),
-            in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
-            validate=lambda model: _validate(model, run, accelerator),
-            describe=lambda row: _describe(architecture, config, train_data, row),
-            names=[str(path) for path in train_data.paths],
-            log=log,
-        )
-        trainer.run(resume=resume)
-    run.interrupted = trainer.interrupted
-    run.seconds = progress.elapsed()
-    accelerator.end_training()
-    return run
 
 
-def load_data(config: TrainDetector, console: Console) -> tuple[Annotations, Annotations]:
-    """Training and validation annotations, checked, mended if asked for."""
-    if config.data is not None:
-        splits = read_dataset(config.data)
-        missing = [name for name in ("train", "val") if name not in splits]
-        if missing:
-            raise ValueError(
-                f"{config.data}: found no {' and no '.join(missing)} split; give --train and --val instead of --data"
-            )
-        train, val = splits["train"], splits["val"]
-    else:
-        assert config.train is not None and config.val is not None
-        train, val = read_annotations(config.train, "train"), read_annotations(config.val, "val")
-    if train.categories != val.categories:
-        raise ValueError(
-            f"the categories of {config.train} and {config.val} differ; both files must list the same ids and names "
-            "in the same order"
-        )
-    return _checked(train, None, config, console), _checked(val, train, config, console)
-
-
-def _checked(data: Annotations, other: Annotations | None, config: TrainDetector, console: Console) -> Annotations:
-    problems = validate(data, other=other)
-    if config.repair:
-        data, done = repair(data, problems)
-        for line in done:
-            console.print(f"mended: {line}", markup=False, highlight=False)
-        problems = validate(data, other=other)
-    raise_on_problems(problems)
-    for problem in [p for p in problems if p.severity == "warning"][:5]:
-        console.print(f"warning: {problem}", markup=False, highlight=False)
-    if len(data) == 0:
-        raise ValueError(f"{data.source}: there are no pictures in it")
-    return data
-
-
-def _track(items: Iterable[int], total: int, what: str, console: Console) -> Iterable[int]:
-    return track(items, description=what, total=total, console=console, transient=True)
+def _refuse_taken(folder: Path) -> None:
+    """Raise ValueError where a run would be overwritten."""
+    if (folder / RESUME).exists():
+        raise ValueError(f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output")
 
 
 def _new_folder(config: TrainDetector, main: bool) -> Path:
     """Make the run folder and write the settings into it; the same in all processes."""
     chosen: list[Any] = [None]
     if main:
-        folder = config.output
-        if folder is None:
-            taken = {p.name for p in Path("runs").glob("detector-*")}
-            number = next(i for i in range(1, len(taken) + 2) if f"detector-{i}" not in taken)
-            folder = Path("runs") / f"detector-{number}"
-        if (folder / "config.json").exists():
-            raise ValueError(
-                f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output"
-            )
+        folder = config.output or _numbered_folder(Path("runs"), "detector")
         folder.mkdir(parents=True, exist_ok=True)
         config.save(folder)
         chosen = [str(folder)]
     broadcast_object_list(chosen)
     return Path(chosen[0])
+
+
+def _numbered_folder(parent: Path, name: str) -> Path:
+    """Make the next free of name-1, name-2, …; two runs that start together get two folders."""
+    number = 1
+    while True:
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{number}").mkdir(parents=True)
+            return parent / f"{name}-{number}"
+        number += 1
 
 
 def _stages_to_freeze(backbone: nn.Module, config: TrainDetector, pictures: int) -> int:
@@ -228,17 +255,18 @@ def _stages_to_freeze(backbone: nn.Module, config: TrainDetector, pictures: int)
     return sum(stride < STRIDES[0] for stride in backbone.stage_strides)  # type: ignore[union-attr]
 
 
-def _agree_on_choice(spec: dict[str, Any], config: TrainDetector, console: Console, main: bool) -> Choice:
+def _agree_on_choice(spec: dict[str, Any], config: TrainDetector, console: Console, accelerator: Accelerator) -> Choice:
     """Measure in the first process, tell the others."""
     result: list[Any] = [None]
-    if main:
-        with console.status("timing a few training steps"):
+    if accelerator.is_main_process:
+        with console.status("timing a few training steps") if console.is_terminal else contextlib.nullcontext():
             choice, times = choose(spec, config.precision)
         best = times[choice]
-        others = ", ".join(f"{o} {best / t:.2f} x" for o, t in times.items() if o != choice)
+        others = ", ".join(f"{o} {best / t:.2f} x as fast" for o, t in times.items() if o != choice)
         console.print(
             f"precision: {choice}, {config.batch_size / best:.1f} pictures/s" + (f" ({others})" if others else ""),
             highlight=False,
+            soft_wrap=True,
         )
         result = [(choice.precision, choice.channels_last)]
     broadcast_object_list(result)
@@ -267,9 +295,15 @@ def _validate(model: nn.Module, run: Run, accelerator: Accelerator) -> dict[str,
     together = {index: found for indices, share in shares for index, found in zip(indices, share, strict=True)}
     ordered = [together[i] for i in range(len(run.val))]
     metrics = score(run.val, ordered)
-    if run.metrics is None or not metrics.map <= run.metrics.map:
-        run.metrics, run.predictions = metrics, ordered
+    run._latest = metrics, ordered
     return {"map": _number(metrics.map), "map50": _number(metrics.map50)}
+
+
+def _judge_saved(run: Run, device: torch.device) -> None:
+    """Metrics of the saved model, where an earlier sitting of the run found it."""
+    model = load_model(run.folder)[0].to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run.predictions = predict_dataset(model, run.val, range(len(run.val)), run.config.size)
+    run.metrics = score(run.val, run.predictions)
 
 
 def predict_dataset(
@@ -298,8 +332,6 @@ def _number(value: float) -> float:
 def _describe(
     architecture: Mapping[str, Any], config: TrainDetector, data: Annotations, row: Mapping[str, float]
 ) -> dict[str, Any]:
-    from importlib.metadata import version
-
     return {
         "architecture": dict(architecture),
         "categories": [{"id": c.id, "name": c.name} for c in data.categories],
@@ -322,9 +354,10 @@ def _print_data(console: Console, train: Annotations, val: Annotations) -> None:
         f"training on {len(train)} pictures with {len(train.boxes)} objects, validating on {len(val)} with "
         f"{len(val.boxes)}",
         highlight=False,
+        soft_wrap=True,
     )
     names = ", ".join(f"{label}={c.name} (id {c.id})" for label, c in enumerate(train.categories))
-    console.print(f"labels: {names}", markup=False, highlight=False)
+    console.print(f"labels: {names}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_plan(
@@ -339,4 +372,5 @@ def _print_plan(
         f"{config.batch_size}, {freeze} of {stages} backbone stages frozen; writing to {folder}",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )

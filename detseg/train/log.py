@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class RunLog:
     """Log of one run; a context manager.
@@ -26,9 +31,10 @@ class RunLog:
         folder: the run folder.
         console: where the bar is shown; a terminal gets a bar, anything else a line for each validation.
         visible: False in all processes but the first.
+        begun: share of the run that is done already, when it resumes.
     """
 
-    def __init__(self, folder: Path, console: Console, *, visible: bool = True) -> None:
+    def __init__(self, folder: Path, console: Console, *, visible: bool = True, begun: float = 0.0) -> None:
         self.csv = folder / "metrics.csv"
         self._folder, self._console, self._visible = folder, console, visible
         self._bar = Progress(
@@ -36,22 +42,28 @@ class RunLog:
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("ends in"),
+            TextColumn("gone,"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
-            disable=not visible,
+            transient=True,  # the lines of the validations stay
+            disable=not visible or not console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=1.0)
-        self._board = None
+        self._bar.update(self._task, completed=begun)
         self._map = ""
-        self._seen = (0, time.monotonic())
+        self._first_step = 0
+        self._seen = time.monotonic()
+
+    @cached_property
+    def _board(self) -> SummaryWriter:
+        # Slow to import, and only wanted once there is something to write.
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = str(self._folder / "tensorboard")
+        return SummaryWriter(folder, purge_step=self._first_step or None)
 
     def __enter__(self) -> RunLog:
-        if self._visible:
-            # Slow to import, and only wanted once training starts.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self._folder / "tensorboard"))  # type: ignore[no-untyped-call]
         self._bar.start()
         return self
 
@@ -59,26 +71,27 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+        if "_board" in vars(self):
+            self._board.close()
 
     def step(self, step: int, fraction: float, losses: Mapping[str, float], pictures: int) -> None:
         """Move the bar; `losses` are means since the last validation, `pictures` counts those since the last call."""
         now = time.monotonic()
-        rate = pictures / max(1e-9, now - self._seen[1])
-        self._seen = (step, now)
+        rate = pictures / max(1e-9, now - self._seen)
+        self._seen = now
+        if not self._visible:
+            return
         total = sum(losses.values())
         self._bar.update(
             self._task, completed=fraction, description=f"loss {total:.3f}{self._map} · {rate:.1f} pictures/s"
         )
-        if self._board is not None:
-            for name, value in {"loss": total, **losses, "pictures_per_second": rate}.items():
-                self._board.add_scalar(f"train/{name}", value, step)  # type: ignore[no-untyped-call]
+        for name, value in {"loss": total, **losses, "pictures_per_second": rate}.items():
+            self._board.add_scalar(f"train/{name}", value, step)
 
     def validated(self, row: Mapping[str, float]) -> None:
         """Add a row to `metrics.csv` and say how good the model is."""
         self._map = f" · mAP {row['map']:.3f}"
-        self._seen = (int(row["step"]), time.monotonic())
+        self._seen = time.monotonic()  # validation is no training time
         if not self._visible:
             return
         new = not self.csv.exists()
@@ -91,22 +104,31 @@ class RunLog:
             f"epoch {row['epoch']:5.1f}  {row['seconds'] / 60:5.1f} min  loss {row['loss']:.3f}  "
             f"mAP@[.5:.95] {row['map']:.3f}  mAP@.50 {row['map50']:.3f}",
             highlight=False,
+            soft_wrap=True,
         )
-        if self._board is not None:
-            for name in ("map", "map50", "lr"):
-                self._board.add_scalar(f"val/{name}", row[name], int(row["step"]))  # type: ignore[no-untyped-call]
+        for name in ("map", "map50", "lr"):
+            self._board.add_scalar(f"val/{name}", row[name], int(row["step"]))
 
     def rewind(self, step: int) -> None:
-        """Drop rows of `metrics.csv` after `step`: a resumed run writes them again."""
+        """Drop what was logged after `step`: a resumed run writes it again."""
+        self._first_step = step + 1
         if not self.csv.exists():
             return
         with self.csv.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            kept = [row for row in reader if float(row["step"]) <= step]
-            names = reader.fieldnames or []
+            kept = [row for row in reader if _is_kept(row, step)]
+            names = reader.fieldnames
+        if not kept or names is None:
+            self.csv.unlink()
+            return
         temporary = self.csv.with_suffix(".tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(kept)
         temporary.replace(self.csv)
+
+
+def _is_kept(row: Mapping[str, str | None], step: int) -> bool:
+    """Whether a row is whole (a crash may have cut the last one) and not after `step`."""
+    return None not in row.values() and float(row["step"] or "inf") <= step

@@ -110,8 +110,7 @@ def averaged(model: nn.Module, decay: float, updates: Callable[[], int]) -> Aver
     Args:
         model: copied as it is.
         decay: what the decay rises to.
-        updates: tells how many updates there were; counted outside because the counter inside lives on the
-            model's device, where reading it would wait for all work queued there.
+        updates: tells how many updates there were.
     """
 
     @torch.no_grad()
@@ -122,4 +121,6 @@ def averaged(model: nn.Module, decay: float, updates: Callable[[], int]) -> Aver
         else:
             torch._foreach_copy_(list(average), list(current))
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.n_averaged = average.n_averaged.cpu()  # it is read at every update
+    return average

@@ -24,7 +24,7 @@ class Request(NamedTuple):
 
     epoch: int
     position: int  # in the epoch's order
-    index: int  # of the picture
+    picture: int
     size: int  # side of the square, pixels
     mosaic: bool
 
@@ -56,10 +56,14 @@ class Progress:
 
     def fraction(self) -> float:
         """0 at the start, 1 when the run is to end."""
+        return self.fraction_at(self.step, self.elapsed())
+
+    def fraction_at(self, step: int, elapsed: float) -> float:
+        """How far a run is after so many steps and seconds."""
         if self.seconds is not None:
-            return min(1.0, self.elapsed() / self.seconds)
+            return min(1.0, elapsed / self.seconds)
         assert self.steps is not None
-        return min(1.0, self.step / self.steps)
+        return min(1.0, step / self.steps)
 
 
 @dataclass(frozen=True)
@@ -171,15 +175,13 @@ class TrainingSamples:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, request: Request) -> tuple[Sample, int]:
-        """The sample and its picture's index."""
+    def __getitem__(self, request: Request) -> tuple[Sample, list[int]]:
+        """The sample and the indices of the pictures in it: one, or four of a mosaic."""
         rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
         if request.size not in self._transforms:
             self._transforms[request.size] = TrainTransform(request.size, **self.options)  # type: ignore[arg-type]
         transform = self._transforms[request.size]
-        if request.mosaic:
-            others = rng.integers(len(self.dataset), size=3)
-            sample = transform.mosaic([self.dataset[i] for i in (request.index, *map(int, others))], rng)
-        else:
-            sample = transform(self.dataset[request.index], rng)
-        return sample, request.index
+        if not request.mosaic:
+            return transform(self.dataset[request.picture], rng), [request.picture]
+        indices = [request.picture, *rng.integers(len(self.dataset), size=3).tolist()]
+        return transform.mosaic([self.dataset[i] for i in indices], rng), indices

@@ -35,7 +35,7 @@ class Choice(NamedTuple):
         return f"{name}, {'channels_last' if self.channels_last else 'contiguous'}"
 
 
-CANDIDATES = tuple(Choice(p, c) for c in (True, False) for p in ("fp32", "bf16"))  # type: ignore[arg-type]
+CANDIDATES = tuple(Choice(p, c) for c in (True, False) for p in ("fp32", "bf16"))
 # The rest are tried only where these fail: contiguous memory was slower in every network measured.
 PREFERRED = CANDIDATES[:2]
 
@@ -102,7 +102,7 @@ def _run(spec: dict[str, Any]) -> None:
     box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
     target = {"boxes": box, "labels": torch.zeros(1, dtype=torch.int64, device=device)}
     for precision, channels_last in spec["candidates"]:
-        model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         times = []
         for _ in range(4):
             started = time.perf_counter()

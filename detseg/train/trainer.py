@@ -6,9 +6,10 @@ and writes what is needed to go on after a stop: a resumed run ends with the sam
 
 from __future__ import annotations
 
-import logging
 import signal
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,20 +18,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import cv2
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from detseg.data.dataset import collate
-from detseg.train.checkpoint import RESUME, load_state, save_model, save_state
+from detseg.train.checkpoint import RESUME, random_states, restore_random_states, save_model, save_state
 from detseg.train.errors import TrainingError
 from detseg.train.optim import averaged, learning_rate_factor, train_mode
 from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, steps_per_epoch
 from detseg.train.precision import Choice
-
-logger = logging.getLogger(__name__)
 
 # Losses are read from a GPU, and processes agree on stopping, only every so many steps: each time all must wait.
 CHECK_EVERY = 10
@@ -61,7 +61,6 @@ class Settings:
     clip: float = 10.0
     workers: int = 0
     save_seconds: float = 300.0
-    norms_in_eval: bool = False
 
 
 @dataclass
@@ -80,9 +79,10 @@ class Trainer:
         settings: the rest.
         in_eval: modules that stay in evaluation mode: frozen ones, and norms that keep their statistics.
         validate: scores a model; "map" decides which is best.
-        describe: content of `model.json` for the best model so far, from its metrics.
+        describe: content of `model.json`, from the metrics; called when the model is the best so far.
         names: of the pictures, for messages.
         log: is told how it goes.
+        fingerprint: of the data; a run only resumes with the same.
     """
 
     model: nn.Module
@@ -99,6 +99,7 @@ class Trainer:
     describe: Callable[[Mapping[str, float]], Mapping[str, Any]]
     names: Sequence[str]
     log: Log
+    fingerprint: str = ""
     best: float = field(default=-1.0, init=False)
     interrupted: bool = field(default=False, init=False)
 
@@ -108,43 +109,48 @@ class Trainer:
         self._stop = threading.Event()
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
-        self._recent: deque[tuple[list[int], Tensor]] = deque(maxlen=CHECK_EVERY)
+        self._saved_at = 0.0
+        self._recent: deque[tuple[int, list[int], Tensor]] = deque(maxlen=CHECK_EVERY)
         self._layout = torch.channels_last if self.choice.channels_last else torch.contiguous_format
         self.model.to(device=self.accelerator.device, memory_format=self._layout)  # type: ignore[call-overload]
         self.average = averaged(self.model, self.settings.ema_decay, lambda: self.progress.step)
 
-    def run(self, *, resume: bool = False) -> None:
+    def run(self, state: Mapping[str, Any] | None = None) -> None:
         """Train to the end of the budget, or until interrupted; the best model is in the folder then.
 
         Args:
-            resume: go on from the state in the folder.
+            state: what `load_state` gives, to go on from there.
 
         Raises:
             TrainingError: a loss is not finite.
+            ValueError: the state is of a run with other data or another number of processes.
         """
-        if resume:
-            self._restore()
+        if state is not None:
+            self._restore(state)
         self._fraction = self.progress.fraction()
         ready, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        saved_at = self.progress.elapsed()
         per_epoch = steps_per_epoch(len(self.samples), self.settings.batch_size, self._world)
         with self._stop_on_signals():
+            if state is None:
+                self._save()  # a run can be resumed from its very beginning on
             for images, targets, indices in self._batches():
                 if self._fraction >= 1 or self.interrupted:
                     break
+                # Before the step, not after the last: a run stopped in between does it when it resumes.
+                self._look_back(per_epoch)
                 self._step(ready, images, targets, indices)
-                step = self.progress.step
                 self._agree()
-                if self._validation_due(step % per_epoch == 0) and self._fraction < 1:
-                    self._validate(per_epoch)
-                    self._save()
-                    saved_at = self.progress.elapsed()
-                elif self.progress.elapsed() - saved_at > self.settings.save_seconds and self._world == 1:
-                    self._save()
-                    saved_at = self.progress.elapsed()
-        if not self.interrupted:
+            if not self.interrupted and self._validated_at < 1:
+                self._validate(per_epoch)
+            self._save()
+
+    def _look_back(self, per_epoch: int) -> None:
+        """Validate and save where it is time to."""
+        if self._validation_due(self.progress.step % per_epoch == 0):
             self._validate(per_epoch)
-        self._save()
+            self._save()
+        elif self._world == 1 and self.progress.elapsed() - self._saved_at > self.settings.save_seconds:
+            self._save()
 
     @property
     def _world(self) -> int:
@@ -161,13 +167,13 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self._world,
         )
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self.samples,  # type: ignore[arg-type]
-            batch_sampler=plan,  # type: ignore[arg-type]
+            batch_sampler=plan,
             collate_fn=_collate_with_index,
-            num_workers=self.settings.workers,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that making a loader leaves torch's random state alone
+            **_worker_options(self.settings.workers),
         )
         for images, targets, indices in loader:
             device = self.accelerator.device
@@ -186,7 +192,7 @@ class Trainer:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"):
             losses = model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
-        self._recent.append((indices, loss.detach()))
+        self._recent.append((self.progress.step + 1, indices, loss.detach()))
         self._check_finite()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip)
@@ -196,21 +202,23 @@ class Trainer:
         self.average.update_parameters(self.accelerator.unwrap_model(model))
         self._note({name: value.detach() for name, value in losses.items()}, len(images))
 
-    def _check_finite(self) -> None:
-        """Stop at a loss that is NaN or infinite, naming the pictures of the first such batch."""
+    def _check_finite(self, *, now: bool = False) -> None:
+        """Stop at a loss that is NaN or infinite, naming the pictures of the first such batch.
+
+        Args:
+            now: look at the losses even where that makes a device wait.
+        """
         on_cpu = self.accelerator.device.type == "cpu"
-        if not on_cpu and self.progress.step % CHECK_EVERY != CHECK_EVERY - 1:
+        if not (now or on_cpu or self.progress.step % CHECK_EVERY == CHECK_EVERY - 1) or not self._recent:
             return
-        losses = [loss for _, loss in self._recent]
-        finite = torch.stack(losses[-1:] if on_cpu else losses).isfinite().tolist()
+        recent = list(self._recent)[-1 if on_cpu else 0 :]
+        finite = torch.stack([loss for *_, loss in recent]).isfinite().tolist()
         if all(finite):
             return
-        batches = list(self._recent)[-len(finite) :]
-        indices, loss = batches[finite.index(False)]
+        step, indices, loss = recent[finite.index(False)]
         pictures = "\n  ".join(self.names[i] for i in dict.fromkeys(indices))
         raise TrainingError(
-            f"the loss became {float(loss)} at step {self.progress.step + 1 - len(finite) + finite.index(False)}; "
-            f"the pictures of that batch are\n  {pictures}\n"
+            f"the loss became {float(loss)} at step {step}; the pictures of that batch are\n  {pictures}\n"
             "Look at their annotations; if they are fine, lower --lr or use --precision fp32. The checkpoints "
             "written so far are untouched."
         )
@@ -242,6 +250,8 @@ class Trainer:
         return since >= 0.2 or (epoch_ends and since >= 0.1)
 
     def _validate(self, per_epoch: int) -> None:
+        self._check_finite(now=True)  # what is saved after this must be sound
+        self._share_buffers()
         metrics = self.validate(self.average.module)
         self._validated_at = self._fraction
         losses = {name: float(value) / max(1, self._summed) for name, value in self._sums.items()}
@@ -262,7 +272,14 @@ class Trainer:
             save_model(self.folder, self.average.module, self.describe(row))
         self.log.validated(row)
 
+    def _share_buffers(self) -> None:
+        """Give all processes the first one's batch norm statistics: each gathers its own, and only those are saved."""
+        if self._world > 1:
+            for buffer in self.average.module.buffers():
+                broadcast(buffer)
+
     def _save(self) -> None:
+        self._saved_at = self.progress.elapsed()
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
@@ -276,16 +293,22 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "torch_random": torch.get_rng_state(),
+            "random": random_states(self.accelerator.device),
+            "choice": list(self.choice),
             "world": self._world,
+            "fingerprint": self.fingerprint,
         }
         save_state(self.folder / RESUME, state)
 
-    def _restore(self) -> None:
-        state = load_state(self.folder / RESUME)
+    def _restore(self, state: Mapping[str, Any]) -> None:
         if state["world"] != self._world:
             raise ValueError(
                 f"this run was started with {state['world']} processes; resume it with as many, not {self._world}"
+            )
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                "the pictures or annotations to train on have changed since this run was started; put them back, or "
+                "start a new run"
             )
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
@@ -295,17 +318,22 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_random"])
+        restore_random_states(state["random"], device)
         if self.accelerator.is_main_process:
             self.log.rewind(self.progress.step)
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C at once."""
+        first = 0.0
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set():
+            nonlocal first
+            now = time.monotonic()
+            # Launchers pass on the Ctrl-C that the terminal has sent to all processes already.
+            if self._stop.is_set() and number == signal.SIGINT and now - first > 1:
                 raise KeyboardInterrupt
+            first = first or now
             self._stop.set()
 
         if threading.current_thread() is not threading.main_thread():
@@ -320,6 +348,21 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _collate_with_index(batch: list[tuple[Any, int]]) -> tuple[Tensor, list[dict[str, Tensor]], list[int]]:
+def _worker_options(workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader with so many processes."""
+    if not workers:
+        return {"num_workers": 0}
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and a worker is one thread anyhow
+    # Forked processes see the pictures in this one's memory.
+    context = "fork" if sys.platform == "linux" else None
+    return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_interrupts}
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; only the first is to act on it, and it ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _collate_with_index(batch: list[tuple[Any, list[int]]]) -> tuple[Tensor, list[dict[str, Tensor]], list[int]]:
     images, targets = collate([sample for sample, _ in batch])
-    return images, targets, [index for _, index in batch]
+    return images, targets, [index for _, indices in batch for index in indices]

@@ -123,6 +123,18 @@ def test_layers_beyond_the_deepest_stride_do_not_exist(name: str) -> None:
     assert sum(p.numel() for p in backbone.parameters()) < 0.1 * whole
 
 
+def test_stages_by_hand() -> None:
+    lite = create_backbone("tf_efficientnet_lite0")
+    blocks = lite.net.blocks
+    assert lite.stage_strides == (2, 4, 8, 16, 32)
+    assert lite.stages[0] == [lite.net.conv_stem, lite.net.bn1, *blocks[0]]
+    assert lite.stages[3] == [*blocks[3], *blocks[4]]
+    # HRNet's last layers give all strides, the finest first; they run after the deepest stage and belong to it.
+    hrnet = create_backbone("hrnet_w18_small", strides=(4, 8, 16, 32))
+    ending = [*hrnet.net.stage4, *(module[0] for module in hrnet.net.incre_modules)]
+    assert hrnet.stages[-1][-len(ending) :] == ending
+
+
 def test_one_pixel() -> None:
     assert [tuple(m.shape) for m in run(create_backbone("resnet18"), 1, 1)] == [(1, c, 1, 1) for c in (128, 256, 512)]
 

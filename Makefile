@@ -1,0 +1,50 @@
+# `make demo` and `make test` need GNU make and Python 3.11 or later; the rest is installed into .venv on the first call.
+# Another Python: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    train a detector on embedded pictures and show how good it is'
+	@echo 'make test    run the tests'
+	@echo 'make lint    check style and types'
+	@echo 'make bench   run all benchmarks, one after another'
+	@echo 'make clean   remove .venv, caches and builds; runs/ stays'
+
+demo: $(INSTALLED)
+	$(BIN)/detseg demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+# Goes on after a benchmark that fails, and says so at the end.
+bench: $(INSTALLED)
+	@failed=; for script in benchmarks/*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script" || failed="$$failed $$script"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The stamp holds the folder it was made in: scripts in .venv do not survive a move. They do not survive a change of
+# the system's Python either; then the command below prints nothing.
+ifneq ($(shell $(BIN)/python -c 'print(open("$(INSTALLED)").read())' 2>/dev/null),$(CURDIR))
+.PHONY: $(INSTALLED)
+NEW := --clear
+endif
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("detseg needs Python 3.11 or later; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(NEW) .venv
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@printf '%s' '$(CURDIR)' > $@

@@ -1,0 +1,113 @@
+"""The grid's coder: decode and encode are inverse, and mean what the papers say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detseg.detect.grid import MAX_LOG_SCALE, decode, encode, make_grid
+
+ANCHORS = [torch.tensor([[10.0, 20.0], [30.0, 15.0]]), torch.tensor([[60.0, 80.0], [100.0, 90.0]])]
+
+
+def grid_of(rows=3, columns=4):
+    return make_grid([(2 * rows, 2 * columns), (rows, columns)], (8, 16), ANCHORS)
+
+
+def test_layout_is_level_row_column_anchor():
+    grid = grid_of(1, 2)  # 2x4 cells of 8 pixels, then 1x2 of 16
+    assert grid.corners.shape == (2 * 4 * 2 + 2 * 2, 2)
+    assert grid.corners[:4].tolist() == [[0, 0], [0, 0], [8, 0], [8, 0]]
+    assert grid.corners[8].tolist() == [0, 8]  # second row
+    assert grid.corners[-2:].tolist() == [[16, 0], [16, 0]]
+    assert grid.stride.flatten().tolist() == [8] * 16 + [16] * 4
+    assert grid.anchors[:3].tolist() == [[10, 20], [30, 15], [10, 20]]
+    assert grid.anchors[-1].tolist() == [100, 90]
+
+
+@pytest.mark.parametrize("reach", [0, 1])
+def test_logits_of_zero_are_the_anchor_in_the_middle_of_its_cell(reach):
+    grid = grid_of()
+    boxes = decode(torch.zeros(len(grid.corners), 4), grid, reach)
+    middle = grid.corners + grid.stride / 2
+    torch.testing.assert_close((boxes[:, :2] + boxes[:, 2:]) / 2, middle)
+    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], grid.anchors)
+
+
+def test_a_cell_computed_by_hand():
+    # Cell (row 1, column 2) of stride 8 has its corner at (16, 8); its first anchor is 10 x 20.
+    grid = grid_of(3, 4)
+    place = (1 * 8 + 2) * 2
+    logits = torch.zeros(len(grid.corners), 4)
+    logits[place] = torch.tensor([math.log(3), -math.log(3), math.log(2), math.log(0.5)])  # sigmoid: 3/4 and 1/4
+    # reach 0: centre (16 + 6, 8 + 2), size 20 x 10
+    assert decode(logits, grid, 0)[place].tolist() == pytest.approx([12, 5, 32, 15])
+    # reach 1: offsets (1/4)·3 + 1/2 = 1.25 and -0.25 cells: centre (26, 6)
+    assert decode(logits, grid, 1)[place].tolist() == pytest.approx([16, 1, 36, 11])
+
+
+@given(st.lists(st.floats(-6, 6, width=32), min_size=4, max_size=4))
+def test_reach_0_is_the_form_of_yolov2(t):
+    """b = (sigmoid(t) + c) · stride, (pw·exp, ph·exp); Redmon & Farhadi 2017, section 2, figure 3."""
+    grid = grid_of(2, 2)
+    boxes = decode(torch.tensor(t).expand(len(grid.corners), 4), grid, 0).double().numpy()
+    cell = (grid.corners / grid.stride).double().numpy()
+    centre = (1 / (1 + np.exp(-np.array(t[:2]))) + cell) * grid.stride.double().numpy()
+    size = grid.anchors.double().numpy() * np.exp(np.clip(t[2:], -MAX_LOG_SCALE, MAX_LOG_SCALE))
+    expected = np.concatenate([centre - size / 2, centre + size / 2], 1)
+    np.testing.assert_allclose(boxes, expected, rtol=1e-5, atol=1e-3)
+
+
+@given(
+    reach=st.sampled_from([0, 1]),
+    place=st.integers(0, 2 * 6 * 8 + 2 * 3 * 4 - 1),
+    inside=st.tuples(st.floats(0.001, 0.999), st.floats(0.001, 0.999)),
+    scale=st.tuples(st.floats(0.05, 20), st.floats(0.05, 20)),
+)
+def test_decode_inverts_encode(reach, place, inside, scale):
+    grid = grid_of(3, 4)
+    share = torch.tensor(inside) * (2 * reach + 1) - reach  # of a cell, from its corner, as far as it reaches
+    centre = grid.corners[place] + share * grid.stride[place]
+    half = grid.anchors[place] * torch.tensor(scale) / 2
+    box = torch.cat([centre - half, centre + half])
+    boxes = box.expand(len(grid.corners), 4)
+    back = decode(encode(boxes, grid, reach), grid, reach)[place]
+    torch.testing.assert_close(back, box, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("reach", [0, 1])
+def test_encode_inverts_decode(reach):
+    grid = grid_of()
+    logits = torch.randn(2, len(grid.corners), 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encode(decode(logits, grid, reach), grid, reach), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("reach", [0, 1])
+def test_a_centre_out_of_reach_stays_finite(reach):
+    grid = grid_of()
+    far = torch.tensor([1000.0, -1000.0, 1010.0, -990.0]).expand(len(grid.corners), 4)
+    assert encode(far, grid, reach).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_give_float32_boxes(dtype):
+    grid = grid_of()
+    logits = torch.randn(len(grid.corners), 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    boxes = decode(logits, grid, 1)
+    assert boxes.dtype == torch.float32
+    torch.testing.assert_close(boxes, decode(logits.float(), grid, 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4, 3e38, -3e38])
+def test_huge_logits_stay_finite_with_finite_gradients(value):
+    grid = grid_of()
+    logits = torch.full((len(grid.corners), 4), value, requires_grad=True)
+    boxes = decode(logits, grid, 1)
+    boxes.sum().backward()
+    assert boxes.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert (boxes[:, 2:] - boxes[:, :2]).max() <= grid.anchors.max() * math.exp(MAX_LOG_SCALE) * 1.001

@@ -1,0 +1,166 @@
+"""What the README and the pages of docs/ print works: code, commands, links, options and lists of files."""
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from detseg.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {p.relative_to(ROOT).as_posix(): p for p in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")))}
+TINY = ("--size", "64", "--epochs", "1", "--batch-size", "4", "--precision", "fp32")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder as the pages assume it: flowers/ in COCO form, pictures, ground truth, detections, a trained run."""
+    from detseg.data.flowers import write_flowers
+
+    folder = tmp_path_factory.mktemp("world")
+    flowers = write_flowers(folder / "flowers", train=8, val=4, size=(96, 96))
+    for number, name in enumerate(("garden", "meadow")):
+        shutil.copy(flowers / f"images/val_{number:06d}.jpg", folder / f"{name}.jpg")
+    truth = json.loads((flowers / "val.json").read_text())
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    found = [{key: entry[key] for key in keys} | {"score": 0.9} for entry in truth["annotations"]]
+    (folder / "gt.json").write_text(json.dumps(truth))
+    (folder / "dt.json").write_text(json.dumps(found))
+    run = folder / "runs/detector-1"
+    assert main(["train", "detector", "--data", str(flowers), "--output", str(run), *TINY]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run_in_their_order(page, request, tmp_path, monkeypatch):
+    blocks = code_blocks(PAGES[page])
+    commands = {number: detseg_commands(code) for language, number, code in blocks if language == "sh"}
+    if not any(commands.values()) and not any(language == "python" for language, *_ in blocks):
+        return
+    shutil.copytree(request.getfixturevalue("world"), tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    # A command that trains is only checked: its options, not what it does.
+    for trains in ("train.run_detector", "demo.run"):
+        monkeypatch.setattr(f"detseg.cli.{trains}", checked)
+    names: dict[str, object] = {}
+    for language, number, code in blocks:
+        if language == "python":
+            exec(compile("\n" * number + code, PAGES[page], "exec"), names)
+        for arguments in commands.get(number, []):
+            assert main(arguments) == 0, arguments
+
+
+def checked(config):
+    if hasattr(config, "check"):
+        config.check()
+    return 0
+
+
+def code_blocks(page):
+    """(language, line of its fence, code) of each fenced block of a page."""
+    text = page.read_text()
+    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(m[1], text[: m.start()].count("\n") + 1, m[2]) for m in fences]
+
+
+def shell_commands(code):
+    """Each command of a block as words, without what follows a pipe or redirection."""
+    for line in code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+        end = next((i for i, word in enumerate(words) if set(word) <= set("();<>|&")), len(words))
+        if words[:end]:
+            yield words[:end]
+
+
+def detseg_commands(code):
+    """The arguments of every call of detseg in a block, also of those through a launcher."""
+    found = []
+    for words in shell_commands(code):
+        if "detseg" in words:
+            found.append(words[words.index("detseg") + 1 :])
+        elif "tools/train_detector.py" in words:
+            found.append(["train", "detector", *words[words.index("tools/train_detector.py") + 1 :]])
+    return found
+
+
+def test_commands_are_found_in_shell_blocks():
+    code = "detseg evaluate --json \\\n  --detections dt.json > metrics.json  # all of it\nmake demo\n"
+    code += "torchrun --no-python detseg train detector --size 64 | tee log\npython tools/train_detector.py --size 96"
+    assert detseg_commands(code) == [
+        ["evaluate", "--json", "--detections", "dt.json"],
+        ["train", "detector", "--size", "64"],
+        ["train", "detector", "--size", "96"],
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_and_scripts_of_a_page_exist(page):
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for language, _, code in code_blocks(PAGES[page]):
+        for words in shell_commands(code) if language == "sh" else ():
+            if words[0] == "make":
+                assert set(words[1:]) <= {*targets, *(w for w in words if "=" in w)}, words
+            for word in words:
+                assert not re.fullmatch(r"(benchmarks|tools|tests|\.ci)/\S+", word) or (ROOT / word).exists(), words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_repository_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page].read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = PAGES[page].parent / path if path else PAGES[page]
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page}: {link}"
+
+
+def anchors(page):
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_of_docs_is_in_the_index():
+    linked = set(re.findall(r"\]\((\w+\.md)\)", PAGES["docs/README.md"].read_text()))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} <= linked | {"README.md"}
+
+
+def test_the_page_on_training_has_every_option_with_its_default():
+    from detseg.train.config import TrainDetector
+
+    rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", PAGES["docs/train.md"].read_text(), re.MULTILINE)
+    told = {
+        option.replace("-", "_"): default.strip("`")
+        for options, default in rows
+        for option in re.findall(r"`--([a-z-]+)`", options)
+    }
+    fields = {field.name: field.default for field in dataclasses.fields(TrainDetector)}
+    assert told.keys() == fields.keys()
+    for name, default in fields.items():
+        if isinstance(default, bool):
+            assert told[name] == ("on" if default else "off"), name
+        elif default is not None:  # a default that is worked out is told in words
+            assert type(default)(told[name]) == default, name
+
+
+def test_the_readme_lists_the_files_of_a_run_and_no_others(world):
+    part = re.search(r"### What a run leaves\n(.*?)\n### ", PAGES["README.md"].read_text(), re.DOTALL)[1]
+    listed = re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in part.splitlines() if row.startswith("| `")))
+    assert sorted(name.rstrip("/") for name in listed) == sorted(p.name for p in (world / "runs/detector-1").iterdir())
+
+
+def test_the_readme_describes_the_demo_as_it_is():
+    from detseg.cli.demo import Demo
+
+    demo, readme = Demo(), " ".join(PAGES["README.md"].read_text().split())
+    others = demo.pictures // 4
+    assert f"draws {demo.pictures + others} annotated flower pictures" in readme
+    assert f"on {demo.pictures} of them for {demo.minutes:g} minutes" in readme
+    assert f"mAP on the other {others} " in readme
