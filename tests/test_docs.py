@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import shutil
@@ -43,6 +44,8 @@ def test_the_blocks_of_a_page_run_in_their_order(page, request, tmp_path, monkey
         return
     shutil.copytree(request.getfixturevalue("world"), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    # Child processes find detseg from there too, where it is not installed but on a relative path.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     # A command that trains is only checked: its options, not what it does.
     for trains in ("train.run_detector", "demo.run"):
         monkeypatch.setattr(f"detseg.cli.{trains}", checked)

@@ -70,7 +70,7 @@ class Geometry:
     """
 
     flip: float = 0.5
-    scale: tuple[float, float] = (0.5, 1.5)
+    scale: tuple[float, float] = (0.6, 1.4)
     aspect: float = 0.1
     rotate: float = 5.0
     min_visible: float = 0.3

@@ -8,7 +8,7 @@ from detseg.boxes import paired_iou
 from detseg.detect.assign import Assignment
 
 # Relative weights, found by measuring (docs/results.md): at their own scale the box loss is by far the smallest.
-BOX, OBJECTNESS, CLASS = 2.0, 1.0, 1.0
+BOX, OBJECTNESS, CLASS = 3.0, 1.0, 1.0
 
 
 def quality_focal(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:

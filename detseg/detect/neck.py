@@ -20,6 +20,27 @@ def separable(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.S
     )
 
 
+class ResidualSeparable(nn.Module):
+    """``x + separable(x)``, (N, C, H, W) to the same shape.
+
+    With ``start_at_zero`` the block begins as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1), so
+    that what is stacked behind pretrained features does not hide them from the layers after it: random layers
+    in a row cost a short training most of its time (docs/results.md).
+    """
+
+    def __init__(self, width: int, kernel_size: int = 5, *, start_at_zero: bool = True) -> None:
+        super().__init__()
+        self.body = separable(width, width, kernel_size)
+        norm = self.body[-2]
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.constant_(norm.weight, 0.0 if start_at_zero else 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        out: Tensor = x + self.body(x)
+        return out
+
+
 class FeaturePyramid(nn.Module):
     """Maps of several strides to maps of the same strides and one width.
 
@@ -31,7 +52,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(conv_norm_act(c, width) for c in channels)
-        self.smooth = nn.ModuleList(separable(width, width, 5) for _ in channels)
+        self.smooth = nn.ModuleList(ResidualSeparable(width) for _ in channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """(N, C_l, H_l, W_l) for every level, finest first, to (N, width, H_l, W_l)."""

@@ -17,7 +17,7 @@ from detseg.boxes import clip_boxes
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
-from detseg.detect.neck import FeaturePyramid, separable
+from detseg.detect.neck import FeaturePyramid, ResidualSeparable
 from detseg.detect.nms import batched_nms
 
 Targets = Sequence[dict[str, Tensor]]
@@ -32,8 +32,9 @@ class GridHead(nn.Module):
 
     def __init__(self, width: int, anchors: int, num_classes: int, depth: int = 2) -> None:
         super().__init__()
-        self.where = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
-        self.what = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
+        # Classes can be read off pretrained features at once; places cannot, so that branch starts in full.
+        self.where = nn.Sequential(*(ResidualSeparable(width, start_at_zero=False) for _ in range(depth)))
+        self.what = nn.Sequential(*(ResidualSeparable(width) for _ in range(depth)))
         self.box = nn.Conv2d(width, anchors * 5, 1)
         self.classes = nn.Conv2d(width, anchors * num_classes, 1)
         self.num_classes = num_classes
@@ -80,7 +81,7 @@ class YoloDetector(nn.Module):
         num_classes: int,
         anchors: Tensor,
         *,
-        width: int = 96,
+        width: int = 128,
         reach: float = 1.0,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.6,

@@ -45,7 +45,7 @@ class TrainDetector:
     """Which optimiser."""
     lr: float = 1e-3
     """Highest learning rate of the neck and head (sgd wants about 1e-2)."""
-    backbone_lr: float = 0.3
+    backbone_lr: float = 0.1
     """Factor on it for the backbone."""
     weight_decay: float = 0.01
     """Of kernels; norms and biases are never decayed."""

@@ -249,10 +249,10 @@ def _numbered_folder(parent: Path, name: str) -> Path:
 
 
 def _stages_to_freeze(backbone: nn.Module, config: TrainDetector, pictures: int) -> int:
-    """The stages finer than stride 8 of a pretrained backbone when there are few pictures, else none."""
+    """The stages up to stride 8 of a pretrained backbone when there are few pictures, else none."""
     if config.weights == "none" or pictures >= FEW_PICTURES:
         return 0
-    return sum(stride < STRIDES[0] for stride in backbone.stage_strides)  # type: ignore[union-attr]
+    return sum(stride <= STRIDES[0] for stride in backbone.stage_strides)  # type: ignore[union-attr]
 
 
 def _agree_on_choice(spec: dict[str, Any], config: TrainDetector, console: Console, accelerator: Accelerator) -> Choice:

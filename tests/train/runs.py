@@ -1,0 +1,153 @@
+"""A tiny training run without files, as a function and as a program that can be killed:
+
+python -m tests.train.runs FOLDER kill      # dies by SIGKILL in the second epoch, after a save in its midst
+python -m tests.train.runs FOLDER wait      # trains until interrupted; prints a line when it has begun
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from detseg.backbones import create_backbone
+from detseg.data.sample import Sample
+from detseg.detect.yolo import YoloDetector
+from detseg.train.checkpoint import RESUME, load_state
+from detseg.train.optim import create_optimizer, parameter_groups
+from detseg.train.plan import Progress, SizeSchedule, TrainingSamples
+from detseg.train.precision import Choice
+from detseg.train.trainer import Settings, Trainer
+
+PICTURES, BATCH = 6, 2
+PER_EPOCH = PICTURES // BATCH
+EPOCHS = 4
+
+
+class Drawn:
+    """Pictures of a bright box each, by position; `at(index)` is called before each is given out."""
+
+    def __init__(self, at=lambda index: None, pictures=PICTURES):
+        self.at, self.pictures = at, pictures
+
+    def __len__(self):
+        return self.pictures
+
+    def __getitem__(self, index):
+        self.at(index)
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 100, (48, 64, 3), dtype=np.uint8)
+        x, y = (int(v) for v in rng.integers(2, 20, 2))
+        image[y : y + 24, x : x + 30] = 220
+        box = np.array([[x, y, x + 30, y + 24]], np.float32)
+        return Sample(image, box, np.array([index % 2]), np.zeros(1, bool))
+
+
+class Silent:
+    """A log that remembers."""
+
+    def __init__(self):
+        self.steps, self.rows, self.rewound = [], [], []
+
+    def step(self, step, fraction, losses, pictures):
+        self.steps.append(step)
+
+    def validated(self, row):
+        self.rows.append(dict(row))
+
+    def rewind(self, step):
+        self.rewound.append(step)
+
+
+def tiny_model():
+    """A detector with batch norms and dropout, so that buffers and torch's random state matter."""
+    torch.manual_seed(0)
+    anchors = torch.tensor([[[12.0, 12]], [[24, 24]], [[40, 40]]])
+    model = YoloDetector(create_backbone("test_efficientnet"), 2, anchors, width=16)
+    model.head.where = nn.Sequential(nn.Dropout2d(0.2), *model.head.where)
+    return model
+
+
+def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, seconds=None, **changes):
+    """A trainer with mosaics and changing sizes; `changes` replace its attributes, or entries of its settings."""
+    model = changes.pop("model", None) or tiny_model()
+    settings = {"batch_size": BATCH, "seed": 5, "warmup": 2, "ema_decay": 0.9}
+    settings |= {name: changes.pop(name) for name in list(changes) if name in Settings.__dataclass_fields__}
+    groups = parameter_groups(model, lr=0.01, weight_decay=0.01, backbone_lr=0.5)
+    given = {
+        "model": model,
+        "samples": TrainingSamples(Drawn(at), {}, 5),
+        "optimizer": create_optimizer("adamw", groups),
+        "accelerator": Accelerator(),
+        "folder": Path(folder),
+        "progress": Progress(None if seconds else steps, seconds),
+        "sizes": SizeSchedule(96, 64, hold=2, mosaic=0.5, seed=5),
+        "choice": Choice("fp32", True),
+        "settings": Settings(**settings),
+        "in_eval": [],
+        "validate": lambda model: {"map": 0.5, "map50": 0.5},
+        "describe": lambda row: {"architecture": {}, "row": dict(row)},
+        "names": [f"picture-{i}.jpg" for i in range(PICTURES)],
+        "log": Silent(),
+        "fingerprint": "tiny",
+    }
+    return Trainer(**(given | changes))
+
+
+def stop_at(folder, step, **changes):
+    """A trainer that gets SIGTERM in the midst of a step, counted from 1."""
+    trainer = tiny_trainer(folder, at=lambda index: trainer.progress.step + 1 == step and terminate(), **changes)
+    return trainer
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def resumed(folder, **changes):
+    """A trainer that has gone on with the run in a folder, to its end."""
+    trainer = tiny_trainer(folder, **changes)
+    trainer.run(load_state(Path(folder) / RESUME))
+    return trainer
+
+
+def state_of(folder):
+    """What is saved, without what is meant to differ: the time it took."""
+    state = load_state(Path(folder) / RESUME)
+    state.pop("elapsed")
+    return state
+
+
+def differences(a, b, path=""):
+    """Where two nested states differ in a single bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) and a.dtype == b.dtype else [path]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [f"{path}: {sorted(map(str, a.keys() ^ b.keys()))}"]
+        return [d for key in a for d in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return [path]
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+    return [] if a == b else [f"{path}: {a!r} {b!r}"]
+
+
+def main(folder, what):
+    def at(index):
+        if what == "kill" and trainer.progress.step == PER_EPOCH + 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "wait" and trainer.progress.step == 3:
+            print("begun", flush=True)
+
+    trainer = tiny_trainer(folder, at=at, **({"save_seconds": 0} if what == "kill" else {"steps": 10**6}))
+    trainer.run()
+    print(f"interrupted: {trainer.interrupted}, steps: {trainer.progress.step}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,300 @@
+"""The loop: what it promises about stopping, resuming, checkpoints, clocks and bad losses."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from detseg.train.checkpoint import RESUME, load_state
+from detseg.train.errors import TrainingError
+from detseg.train.optim import freeze_stages, norms
+from detseg.train.plan import SizeSchedule, TrainingSamples
+from detseg.train.precision import Choice
+from tests.train.runs import (
+    EPOCHS,
+    PER_EPOCH,
+    PICTURES,
+    Drawn,
+    differences,
+    resumed,
+    state_of,
+    stop_at,
+    tiny_model,
+    tiny_trainer,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four epochs at once: the folder and the log."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = tiny_trainer(folder)
+    trainer.run()
+    return folder, trainer.log
+
+
+def test_a_run_ends_after_its_steps_with_a_validation(whole):
+    folder, log = whole
+    assert [row["step"] for row in log.rows] == [PER_EPOCH * n for n in range(1, EPOCHS + 1)]
+    assert log.rows[-1]["epoch"] == EPOCHS
+    assert log.rows[0]["loss"] == pytest.approx(sum(v for k, v in log.rows[0].items() if k.startswith("loss_")))
+    assert state_of(folder)["step"] == PER_EPOCH * EPOCHS
+
+
+def test_the_test_of_equality_sees_one_bit(whole, tmp_path):
+    """What the tests below stand on: another seed of the dropout, or one bit, would not go unnoticed."""
+    state = state_of(whole[0])
+    other = state_of(whole[0])
+    weight = other["average"]["module.head.box.bias"]
+    weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
+    assert differences(state, other) == ["/average/module.head.box.bias"]
+    assert "/random/host" in differences(state, state | {"random": {"host": torch.zeros_like(state["random"]["host"])}})
+    assert len(state["optimizer"]["state"]) > 10
+
+
+# 6: at the end of an epoch, where a validation is due; 4 and 5: in the midst of one.
+@pytest.mark.parametrize("step", [4, 5, 6])
+def test_stopped_and_resumed_is_the_same_to_the_last_bit(whole, tmp_path, step):
+    first = stop_at(tmp_path, step)
+    first.run()
+    assert first.interrupted
+    assert state_of(tmp_path)["step"] == step
+    second = resumed(tmp_path)
+    assert second.log.rewound == [step]
+    assert differences(state_of(whole[0]), state_of(tmp_path)) == []
+    # The same validations, and the same losses in them, as without the stop.
+    rows = first.log.rows + second.log.rows
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole[1].rows]
+
+
+def test_stopped_twice_and_resumed_with_worker_processes(whole, tmp_path):
+    stop_at(tmp_path, 2).run()
+    second = stop_at(tmp_path, 7)
+    second.run(load_state(tmp_path / RESUME))
+    assert second.interrupted
+    resumed(tmp_path, workers=2)
+    assert differences(state_of(whole[0]), state_of(tmp_path)) == []
+
+
+def test_killed_in_the_midst_of_an_epoch_and_resumed(whole, tmp_path):
+    child = run_child(tmp_path, "kill")
+    assert child.wait(600) == -signal.SIGKILL, child.stderr.read()
+    assert state_of(tmp_path)["step"] == PER_EPOCH + 1
+    resumed(tmp_path)
+    assert differences(state_of(whole[0]), state_of(tmp_path)) == []
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+    child = run_child(tmp_path, "wait")
+    assert child.stdout.readline() == "begun\n", child.stderr.read()
+    child.send_signal(signal.SIGINT)
+    output, errors = child.communicate(timeout=600)
+    assert child.returncode == 0, errors
+    step = state_of(tmp_path)["step"]
+    assert output.splitlines()[-1] == f"interrupted: True, steps: {step}"
+    assert step >= 4
+
+
+def run_child(folder, what):
+    command = [sys.executable, "-m", "tests.train.runs", str(folder), what]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole, tmp_path):
+    tiny_trainer(tmp_path, steps=2).run()
+    before = state_of(tmp_path)
+    again = resumed(tmp_path, steps=2)
+    assert again.log.rows == []
+    assert differences(before, state_of(tmp_path)) == []
+
+
+def test_a_run_can_be_resumed_from_its_first_moment_on(whole, tmp_path):
+    trainer = tiny_trainer(tmp_path, at=lambda index: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    resumed(tmp_path)
+    assert differences(state_of(whole[0]), state_of(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"world": 2}, "started with 2 processes"), ({"fingerprint": "other"}, "annotations to train on have changed")],
+)
+def test_what_cannot_be_resumed_is_refused(whole, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_trainer(tmp_path).run(load_state(whole[0] / RESUME) | change)
+
+
+def test_signal_handlers_are_put_back(tmp_path):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    stop_at(tmp_path, 1, steps=2).run()
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_pictures(tmp_path):
+    bad = 4
+    trainer = tiny_trainer(
+        tmp_path,
+        model=Fragile(bad),
+        samples=TrainingSamples(Numbered(), {}, 0),
+        sizes=SizeSchedule(64, 64),
+        save_seconds=0,
+    )
+    with pytest.raises(TrainingError, match=r"became nan at step") as error:
+        trainer.run()
+    named = [line.strip() for line in str(error.value).splitlines() if line.endswith(".jpg")]
+    assert f"picture-{bad}.jpg" in named
+    assert len(named) == 2  # the batch, and nothing but the batch
+    assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
+
+
+class Numbered(Drawn):
+    """Every picture has its position as label."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        sample.labels[:] = index
+        return sample
+
+
+class Fragile(nn.Module):
+    """Its loss is NaN for one label."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.backbone = nn.Linear(1, 1)
+        self.bad = bad
+
+    def forward(self, images, targets):
+        labels = torch.cat([t["labels"] for t in targets])
+        value = float("nan") if (labels == self.bad).any() else 1.0
+        return {"loss": self.backbone(torch.ones(1, 1)).sum() * value}
+
+
+def test_the_best_model_is_kept(tmp_path):
+    scores = iter([0.2, 0.7, 0.7, 0.1])
+    seen = []
+
+    def validate(model):
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"map": next(scores), "map50": 1.0}
+
+    trainer = tiny_trainer(tmp_path, validate=validate)
+    trainer.run()
+    assert trainer.best == 0.7
+    assert json.loads((tmp_path / "model.json").read_text())["row"]["step"] == 2 * PER_EPOCH  # the first of equals
+    saved = load_file(tmp_path / "model.safetensors")
+    assert differences(saved, seen[1]) == []
+    assert differences(saved, seen[3]) != []
+
+
+def test_a_resumed_run_remembers_its_best(tmp_path):
+    stop_at(tmp_path, 4, validate=lambda model: {"map": 0.9, "map50": 1.0}).run()
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert resumed(tmp_path).best == 0.9
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_validated_is_the_average_not_the_model(tmp_path):
+    models = []
+    trainer = tiny_trainer(tmp_path, steps=3, validate=lambda m: models.append(m) or {"map": 0.0, "map50": 0.0})
+    trainer.run()
+    assert models == [trainer.average.module]
+    assert differences(dict(trainer.model.state_dict()), dict(models[0].state_dict())) != []
+
+
+def test_frozen_stages_and_resting_norms_do_not_change(tmp_path):
+    model = tiny_model()
+    frozen = freeze_stages(model.backbone.stages, 2)
+    resting = norms(model.backbone)
+    weights = {f"backbone.{name}" for name, p in model.backbone.named_parameters() if not p.requires_grad}
+    statistics = {f"backbone.{name}" for name, _ in model.backbone.named_buffers()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tiny_trainer(tmp_path, model=model, in_eval=[*frozen, *resting], steps=6).run()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert len(weights) > 5
+    assert not changed & (weights | statistics)
+    # All else has learnt, the affine weights of resting norms too.
+    assert {name for name, p in model.named_parameters() if p.requires_grad} <= changed
+
+
+class Clock:
+    """A second passes for every picture that is read."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def tick(self, index):
+        self.now += 1
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_a_budget_of_time_ends_on_time_and_the_schedule_with_it(tmp_path, monkeypatch, schedule):
+    clock = Clock()
+    monkeypatch.setattr("detseg.train.plan.time", clock)
+    rates = []
+    trainer = tiny_trainer(
+        tmp_path, at=clock.tick, seconds=60, schedule=schedule, sizes=SizeSchedule(64, 64), model=Fragile(None)
+    )
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.run()
+    assert trainer.progress.elapsed() == pytest.approx(60, abs=4)
+    assert len(rates) in (30, 31)  # of two pictures each
+    assert rates[-1] < 0.05 * max(rates)
+    assert trainer.log.rows[-1]["seconds"] == pytest.approx(60, abs=4)
+    assert 5 <= len(trainer.log.rows) <= 11
+
+
+def test_a_resumed_budget_of_time_uses_what_is_left(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("detseg.train.plan.time", clock)
+    changes = {"seconds": 60, "sizes": SizeSchedule(64, 64), "model": Fragile(None)}
+    trainer = tiny_trainer(
+        tmp_path, at=lambda i: clock.tick(i) or (trainer.progress.step == 9 and os.kill(os.getpid(), 15)), **changes
+    )
+    trainer.run()
+    clock.now += 1e6  # the night between
+    again = resumed(tmp_path, at=clock.tick, **changes)
+    assert again.progress.elapsed() == pytest.approx(60, abs=4)
+    assert again.progress.step in (29, 30, 31)
+
+
+def test_worker_processes_give_the_same_batches(tmp_path):
+    def batches(workers):
+        trainer = tiny_trainer(tmp_path, workers=workers)
+        return [list(batch) for batch in itertools.islice(trainer._batches(), PER_EPOCH + 1)]
+
+    alone, helped = batches(0), batches(2)
+    assert differences(alone, helped) == []
+    assert {tuple(images.shape[-2:]) for images, *_ in alone} == {(64, 64), (96, 96)}
+    assert any(len(indices) > 2 for *_, indices in alone), "no mosaic among them"
+
+
+def test_bfloat16_and_contiguous_train_too(tmp_path):
+    trainer = tiny_trainer(tmp_path, choice=Choice("bf16", False), steps=2)
+    trainer.run()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert trainer.log.rows[-1]["loss"] > 0
+
+
+def test_every_picture_is_seen_once_an_epoch(tmp_path):
+    seen = []
+    trainer = tiny_trainer(tmp_path, at=seen.append, sizes=SizeSchedule(64, 64), model=Fragile(None))
+    trainer.run()
+    epochs = [sorted(seen[i : i + PICTURES]) for i in range(0, PICTURES * EPOCHS, PICTURES)]
+    assert epochs == [list(range(PICTURES))] * EPOCHS
