@@ -56,8 +56,8 @@ class TrainDetector:
     pictures when the weights are pretrained, else 0."""
     mosaic: float = 0.0
     """Share of training pictures that are mosaics of four (none in the last 30 % of the run)."""
-    multi_scale: bool = False
-    """Change the input size every 10 steps, between 60 % of --size and --size, in the first 70 % of the run."""
+    multi_scale: bool = True
+    """Train at smaller sizes, from 60 % of --size up and another every 10 steps, in the first 70 % of the run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of training; auto times both at the start and takes the faster."""
     seed: int = 0

@@ -72,7 +72,8 @@ class SizeSchedule:
 
     Attributes:
         size: the size the model is made for, a multiple of 32.
-        smallest: with multi-scale training, the smallest size; equal to `size` without.
+        smallest: with multi-scale training, the smallest of the sizes below `size`; equal to `size` without. Smaller
+            pictures cost less, so that the same minutes hold more of them.
         hold: steps between changes of size.
         settle: share of the run, at its end, that is trained at `size` and without mosaics, so that the last
             thing the network sees is what it will meet.
@@ -91,7 +92,7 @@ class SizeSchedule:
         """(size, probability of a mosaic) of a step, `fraction` of the way through the run."""
         if fraction >= 1 - self.settle:
             return self.size, 0.0
-        choices = range(self.smallest, self.size + 1, 32)
+        choices = range(self.smallest, max(self.size, self.smallest + 1), 32)
         chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(choices))
         return choices[int(chosen)], self.mosaic
 
