@@ -28,6 +28,7 @@ def fold_norms(net: nn.Module, example: Tensor) -> int:
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
+        conv.bias.requires_grad_(conv.weight.requires_grad)  # a bias that was not there before starts out fixed
         parent, _, child = names[norm].rpartition(".")
         setattr(net.get_submodule(parent), child, _rest(norm))
     return len(pairs)

@@ -38,11 +38,11 @@ class GridHead(nn.Module):
         self.box = nn.Conv2d(width, anchors * 5, 1)
         self.classes = nn.Conv2d(width, anchors * num_classes, 1)
         self.num_classes = num_classes
-        for layer in (self.box, self.classes):
+        offsets = torch.zeros(anchors, 5)
+        offsets[:, 4] = -math.log((1 - PRIOR) / PRIOR)
+        for layer, bias in ((self.box, offsets.flatten()), (self.classes, torch.zeros(anchors * num_classes))):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            self.box.bias.view(anchors, 5)[:, 4] = -math.log((1 - PRIOR) / PRIOR)
+            layer.bias = nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) to (N, H·W·A, 5) and (N, H·W·A, K)."""

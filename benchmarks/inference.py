@@ -1,0 +1,115 @@
+"""Where the time of a prediction goes: read, resize, forward, decode, NMS, for one picture at a time.
+
+    python benchmarks/inference.py [RUN] [PICTURE …]
+
+Without a run and pictures: a network with pretrained features and random head, and embedded flower pictures. Each
+part is timed alone on the same pictures; medians over all pictures and rounds.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from detseg.data.flowers import write_flowers
+from detseg.data.images import read_image
+from detseg.data.letterbox import Letterbox, letterbox_image
+from detseg.detect.anchors import fit_anchors
+from detseg.detect.grid import decode, make_grid
+from detseg.predict import Detector, load
+from detseg.train.checkpoint import build_model
+
+ROUNDS = 5
+
+
+def untrained() -> Detector:
+    """The default network as it is before training: the work is the same."""
+    anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
+    architecture = {
+        "kind": "yolo",
+        "backbone": "tf_efficientnet_lite0",
+        "strides": (8, 16, 32),
+        "folded": True,
+        "num_classes": 5,
+        "anchors": anchors.tolist(),
+    }
+    description = {"categories": [{"id": i, "name": str(i)} for i in range(5)], "size": 320}
+    return Detector(build_model(architecture, pretrained=True), description)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("pictures", nargs="*", type=Path)
+    options = parser.parse_args()
+    detector = load(options.run) if options.run else untrained()
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = options.pictures
+        if not pictures:
+            data = write_flowers(Path(folder) / "flowers", train=1, val=16, seed=0)
+            pictures = sorted((data / "images").iterdir())
+        report(detector, pictures)
+
+
+@torch.inference_mode()
+def report(detector: Detector, pictures: list[Path]) -> None:
+    model: Any = detector.model
+    seconds: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        seconds.setdefault(name, []).append(time.perf_counter() - started)
+        return result
+
+    for number in range(ROUNDS + 1):
+        if number == 1:
+            seconds.clear()  # the first round warmed up caches and kernels
+        for path in pictures:
+            image = timed("read the file", lambda path=path: read_image(path))
+            height, width = image.shape[:2]
+            square = timed("fit into the square", lambda image=image: letterbox_image(image, detector.size)[0])
+            tensor = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
+            maps = timed(
+                "network",
+                lambda tensor=tensor: [model.head(x) for x in model.neck(model.backbone(model._normalise(tensor)))],
+            )
+            sizes = [tuple(-(-detector.size // s) for _ in range(2)) for s in model.backbone.strides]
+
+            def boxes_of(maps: Any = maps, sizes: Any = sizes) -> Any:
+                grid = make_grid(sizes, model.backbone.strides, list(model.anchors))
+                box = torch.cat([b for b, _ in maps], 1).float()
+                classes = torch.cat([c for _, c in maps], 1).float()
+                return decode(box[..., :4], grid, model.reach), box[..., 4].sigmoid()[..., None] * classes.softmax(-1)
+
+            boxes, probabilities = timed("decode", boxes_of)
+            found = timed(
+                "select and NMS",
+                lambda boxes=boxes, p=probabilities, t=tensor: model._select(boxes[0], p[0], t.shape[-2:]),
+            )
+            timed(
+                "back to the picture",
+                lambda found=found, w=width, h=height: Letterbox.fit(w, h, detector.size).to_original(
+                    found["boxes"], (w, h)
+                ),
+            )
+            timed("all of predict", lambda path=path: detector.predict([path]))
+    total = statistics.median(seconds["all of predict"])
+    table = Table(title=f"one picture, {detector.size} px, {torch.get_num_threads()} threads, {len(pictures)} pictures")
+    for column in ("part", "ms", "share of predict"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        table.add_row(name, f"{median * 1e3:.2f}", f"{median / total:.1%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

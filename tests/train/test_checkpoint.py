@@ -1,0 +1,214 @@
+"""Models and states on disk: whole round trips, one clear message for whatever is wrong, no code run."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+import detseg
+from detseg.train.checkpoint import build_model, load_model, load_state, save_model, save_state
+from tests.train.runs import differences
+
+ARCHITECTURE = {
+    "kind": "yolo",
+    "backbone": "test_efficientnet",
+    "strides": [8, 16, 32],
+    "num_classes": 2,
+    "anchors": [[[10.0, 12.0]], [[20.0, 22.0]], [[40.0, 44.0]]],
+    "width": 16,
+}
+DESCRIPTION = {
+    "architecture": ARCHITECTURE,
+    "categories": [{"id": 4, "name": "rose"}, {"id": 0, "name": "Gänseblümchen"}],
+    "size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "new" / "run"
+    torch.manual_seed(3)
+    model = build_model(ARCHITECTURE).to(memory_format=torch.channels_last)
+    save_model(folder, model, DESCRIPTION)
+    return folder, model
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A copy that may be damaged."""
+    for path in saved[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def edit(path, change):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_model_comes_back_as_it_was(saved):
+    folder, model = saved
+    back, description = load_model(folder)
+    assert not back.training
+    assert description == {"format": 1, **DESCRIPTION}
+    assert differences(dict(back.state_dict()), dict(model.state_dict())) == []
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        back.to(memory_format=torch.channels_last)  # as the model; another layout rounds differently
+        assert differences(back(images), model.eval()(images)) == []
+
+
+def test_nothing_but_two_files_is_written_and_others_may_read_them(saved):
+    assert sorted(path.name for path in saved[0].iterdir()) == ["model.json", "model.safetensors"]
+    modes = {path.stat().st_mode for path in saved[0].iterdir()}
+    assert len(modes) == 1
+
+
+def test_load_gives_a_detector(saved):
+    detector = detseg.load(saved[0])
+    assert detector.names == ["rose", "Gänseblümchen"]
+    assert detector.categories == [(4, "rose"), (0, "Gänseblümchen")]
+    assert detector.size == 64
+
+
+def message_of(folder):
+    with pytest.raises(ValueError) as error:
+        detseg.load(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_empty_folder(tmp_path):
+    message = message_of(tmp_path)
+    assert str(tmp_path) in message
+    assert "no trained model here (model.json is missing)" in message
+
+
+def test_missing_weights(run):
+    (run / "model.safetensors").unlink()
+    assert f"{run / 'model.safetensors'}: cannot be read" in message_of(run)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_cut_weights(run, keep):
+    path = run / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert f"{path}: cannot be read" in message_of(run)
+
+
+def test_weights_of_another_model(run):
+    edit(run / "model.json", lambda c: c["architecture"].update(num_classes=3))
+    message = message_of(run)
+    assert f"{run / 'model.safetensors'}: these weights do not belong to" in message
+    assert "head.classes" in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", '"format"', "{}", '{"format": 1}', "\x00"])
+def test_damaged_descriptions(run, text):
+    (run / "model.json").write_text(text)
+    assert f"{run / 'model.json'}: not a model description" in message_of(run)
+
+
+def test_a_description_that_is_no_text(run):
+    (run / "model.json").write_bytes(b"\xff\xfe\x00\x81")
+    assert "not a model description" in message_of(run)
+
+
+def test_another_version(run):
+    edit(run / "model.json", lambda c: c.update(format=99))
+    assert "format 99 is not the one of this version" in message_of(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "ssd"}, "unknown architecture 'ssd'"),
+        ({"backbone": "no_such_net"}, "no backbone is named 'no_such_net'"),
+        ({"num_classes": None}, "incomplete or wrong"),
+        ({"anchors": [[1]]}, "anchors must"),
+        ({"surplus": 1}, "surplus"),
+    ],
+)
+def test_wrong_architectures(run, change, message):
+    edit(run / "model.json", lambda c: c["architecture"].update(change))
+    assert message in message_of(run)
+
+
+def test_a_missing_entry_of_the_architecture(run):
+    edit(run / "model.json", lambda c: c["architecture"].pop("strides"))
+    assert "incomplete or wrong: 'strides'" in message_of(run)
+
+
+STATE = {"step": 3, "sums": {"a": torch.tensor(1.5)}, "nested": [(1, "x"), None]}
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "resume.pt"
+    save_state(path, {"step": 1})
+    save_state(path, STATE)
+    assert differences(load_state(path), {"format": 1, **STATE}) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
+
+
+def test_a_crash_while_saving_leaves_the_old_state(tmp_path):
+    path = tmp_path / "resume.pt"
+    save_state(path, STATE)
+    with pytest.raises(Exception, match="pickle"):
+        save_state(path, {"step": lambda: None})
+    assert load_state(path)["step"] == 3
+
+
+def test_a_missing_state(tmp_path):
+    with pytest.raises(ValueError, match=r"resume\.pt: there is no state to resume from"):
+        load_state(tmp_path / "resume.pt")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 300, -1])
+def test_a_cut_state(tmp_path, keep):
+    path = tmp_path / "resume.pt"
+    save_state(path, STATE)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"resume\.pt: not a readable resume state") as error:
+        load_state(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [{"step": 1}, [1], 5])
+def test_a_state_without_a_version(tmp_path, content):
+    torch.save(content, tmp_path / "resume.pt")
+    with pytest.raises(ValueError, match="not a readable resume state"):
+        load_state(tmp_path / "resume.pt")
+
+
+def test_a_state_of_another_version(tmp_path):
+    torch.save({"format": 99}, tmp_path / "resume.pt")
+    with pytest.raises(ValueError, match="format 99 is not the one"):
+        load_state(tmp_path / "resume.pt")
+
+
+class Code:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("save", [lambda x, p: torch.save(x, p), lambda x, p: p.write_bytes(pickle.dumps(x))])
+def test_code_in_a_state_is_not_run(tmp_path, save):
+    path, trace = tmp_path / "resume.pt", tmp_path / "trace"
+    save({"format": 1, "step": Code(trace)}, path)
+    with pytest.raises(ValueError, match="not a readable resume state"):
+        load_state(path)
+    assert not trace.exists()
+
+
+def test_code_in_place_of_weights_is_not_run(run, tmp_path):
+    trace = tmp_path / "trace"
+    (run / "model.safetensors").write_bytes(pickle.dumps(Code(trace)))
+    assert "cannot be read" in message_of(run)
+    assert not trace.exists()

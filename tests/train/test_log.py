@@ -1,0 +1,101 @@
+"""What a run tells: rows, lines, a bar."""
+
+import csv
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from detseg.report import plot_history
+from detseg.train.log import RunLog
+
+
+def row(step, score=0.25):
+    return {"epoch": step / 3, "step": step, "seconds": 6.0, "lr": 0.1, "loss": 1.5, "map": score, "map50": 0.5}
+
+
+def steps_in(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def log(tmp_path):
+    return RunLog(tmp_path, Console(file=io.StringIO(), width=60))
+
+
+def test_a_resumed_run_rewrites_the_rows_after_its_step(log, tmp_path):
+    with log:
+        for step in (3, 6, 9):
+            log.validated(row(step))
+        log.rewind(6)
+        assert steps_in(tmp_path) == [3, 6]
+        log.validated(row(9))
+    assert steps_in(tmp_path) == [3, 6, 9]
+    assert plot_history(tmp_path / "metrics.csv", tmp_path / "history.png").is_file()
+
+
+def test_rewound_to_the_start(log, tmp_path):
+    log.rewind(0)
+    log.validated(row(3))
+    log.rewind(0)
+    log.validated(row(4))
+    assert steps_in(tmp_path) == [4]
+
+
+@pytest.mark.parametrize("cut", ["", "epoch,st", "epoch,step,seconds,lr,loss,map,map50\n1,3,6.0"])
+def test_rows_that_a_crash_has_cut_are_dropped(log, tmp_path, cut):
+    (tmp_path / "metrics.csv").write_text(cut)
+    log.rewind(3)
+    log.validated(row(3))
+    assert steps_in(tmp_path) == [3]
+
+
+def test_other_output_than_a_terminal_gets_whole_lines_and_nothing_else(tmp_path):
+    out = io.StringIO()
+    with RunLog(tmp_path, Console(file=out, width=40)) as log:
+        log.step(10, 0.5, {"loss_box": 1.0}, 80)
+        log.validated(row(3))
+        log.validated(row(6, 0.5))
+    lines = out.getvalue().split("\n")
+    assert lines.pop() == ""
+    assert [re.sub(" +", " ", line) for line in lines] == [
+        "epoch 1.0 0.1 min loss 1.500 mAP@[.5:.95] 0.250 mAP@.50 0.500",
+        "epoch 2.0 0.1 min loss 1.500 mAP@[.5:.95] 0.500 mAP@.50 0.500",
+    ]
+
+
+def test_a_terminal_gets_a_bar(tmp_path):
+    out = io.StringIO()
+    with RunLog(tmp_path, Console(file=out, width=100, force_terminal=True)) as log:
+        log.validated(row(3))
+        log.step(10, 0.5, {"loss_box": 1.0, "loss_class": 0.5}, 80)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert re.search(r"loss 1\.500 · mAP 0\.250 · [0-9.]+ pictures/s .* 50% .* gone, .* left", shown)
+
+
+def test_other_processes_are_silent(tmp_path):
+    out = io.StringIO()
+    with RunLog(tmp_path, Console(file=out), visible=False) as log:
+        log.step(10, 0.5, {"loss_box": 1.0}, 80)
+        log.validated(row(3))
+    assert out.getvalue() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_curves_without_overlap(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    console = Console(file=io.StringIO())
+    with RunLog(tmp_path, console) as log:
+        for step in (10, 20, 30):
+            log.step(step, 0.1, {"loss_box": float(step)}, 8)
+        log.validated(row(30))
+    with RunLog(tmp_path, console) as log:
+        log.rewind(20)
+        log.step(30, 0.1, {"loss_box": 3.0}, 8)
+        log.validated(row(30, 0.75))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 10.0), (20, 20.0), (30, 3.0)]
+    assert [(e.step, e.value) for e in events.Scalars("val/map")] == [(30, 0.75)]

@@ -1,0 +1,134 @@
+"""What a run shows the network and when."""
+
+import numpy as np
+import pytest
+
+from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, epoch_order, steps_per_epoch
+from tests.train.runs import Drawn
+
+
+def plan(pictures, batch_size, count, **options):
+    sizes = options.pop("sizes", SizeSchedule(64, 64))
+    fraction = options.pop("fraction", lambda step: 0.0)
+    batches = iter(BatchPlan(pictures, batch_size, sizes, fraction, seed=options.pop("seed", 0), **options))
+    return [next(batches) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch_size", "world", "expected"), [(10, 3, 1, 3), (12, 3, 2, 2), (2, 8, 1, 1), (1, 1, 4, 1)]
+)
+def test_steps_of_an_epoch(pictures, batch_size, world, expected):
+    assert steps_per_epoch(pictures, batch_size, world) == expected
+    assert len(epoch_order(pictures, batch_size, seed=0, epoch=0, world=world)) == expected * batch_size * world
+
+
+def test_every_epoch_has_its_own_order_of_different_pictures():
+    orders = [epoch_order(10, 3, seed=1, epoch=e) for e in range(5)]
+    assert all(len(set(order.tolist())) == 9 for order in orders)
+    assert len({tuple(order) for order in orders}) == 5
+    assert not np.array_equal(orders[0], epoch_order(10, 3, seed=2, epoch=0))
+
+
+def test_a_set_smaller_than_a_batch_is_repeated():
+    (batch,) = plan(3, 8, 1)
+    counts = np.bincount([request.picture for request in batch])
+    assert sorted(counts.tolist()) == [2, 3, 3]
+    assert len({request.position for request in batch}) == 8, "copies must be augmented differently"
+
+
+def test_a_plan_begun_in_the_midst_goes_on_as_the_whole_one():
+    options = {"sizes": SizeSchedule(128, 64, hold=2, mosaic=0.5, seed=3), "seed": 3}
+    whole = plan(10, 3, 9, **options)
+    assert plan(10, 3, 4, first_step=5, **options) == whole[5:]
+    assert {request.epoch for batch in whole for request in batch} == {0, 1, 2}
+
+
+def test_processes_share_an_epoch_without_overlap():
+    shares = [plan(12, 2, 3, rank=rank, world=2) for rank in (0, 1)]
+    seen = [request.picture for share in shares for batch in share for request in batch]
+    assert sorted(seen) == list(range(12))
+    alone = plan(12, 4, 3)  # the same order as one process with batches twice as large
+    joined = [[r.picture for r in a + b] for a, b in zip(*shares, strict=True)]
+    assert joined == [[r.picture for r in batch] for batch in alone]
+
+
+def test_sizes_change_every_so_many_steps_and_settle_at_the_end():
+    sizes = SizeSchedule(160, 96, hold=5, settle=0.3, mosaic=0.4)
+    early = [sizes.at(step, 0.1) for step in range(200)]
+    assert {size for size, _ in early} == {96, 128}  # smaller ones, to save time
+    assert all(early[i] == early[i - i % 5] for i in range(200))
+    assert {mosaic for _, mosaic in early} == {0.4}
+    assert {sizes.at(step, 0.7) for step in range(200)} == {(160, 0.0)}
+
+
+def test_without_multi_scale_the_size_stays():
+    assert {SizeSchedule(96, 96).at(step, 0) for step in range(50)} == {(96, 0.0)}
+
+
+def test_mosaics_come_as_often_as_asked_for():
+    batches = plan(50, 10, 100, sizes=SizeSchedule(64, 64, mosaic=0.3))
+    share = np.mean([request.mosaic for batch in batches for request in batch])
+    assert share == pytest.approx(0.3, abs=0.05)
+
+
+def test_samples_depend_on_seed_epoch_and_position_only():
+    (batch,) = plan(6, 2, 1, sizes=SizeSchedule(64, 64, mosaic=0.5))
+    request = batch[0]
+    samples = TrainingSamples(Drawn(), {}, 1)
+    first, indices = samples[request]
+    samples[request._replace(epoch=4)]  # whatever was asked for in between
+    again, _ = samples[request]
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.boxes, again.boxes)
+    for other in (request._replace(epoch=1), request._replace(position=9)):
+        assert not np.array_equal(samples[other][0].image, first.image)
+    assert not np.array_equal(TrainingSamples(Drawn(), {}, 2)[request][0].image, first.image)
+    assert indices[0] == request.picture
+
+
+def test_a_mosaic_names_all_its_pictures():
+    seen = []
+    request = plan(6, 2, 1)[0][0]._replace(mosaic=True)
+    sample, indices = TrainingSamples(Drawn(seen.append), {}, 0)[request]
+    assert sample.image.shape == (64, 64, 3)
+    assert len(indices) == 4
+    assert indices == seen
+    assert indices[0] == request.picture
+
+
+def test_no_pictures_is_an_error():
+    with pytest.raises(ValueError, match="no pictures"):
+        plan(0, 2, 1)
+
+
+def test_progress_by_steps():
+    progress = Progress(10, None)
+    assert progress.fraction() == 0
+    progress.step = 5
+    assert progress.fraction() == 0.5
+    progress.step = 11
+    assert progress.fraction() == 1
+
+
+def test_progress_by_time_counts_earlier_sittings(monkeypatch):
+    class Clock:
+        now = 50.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr("detseg.train.plan.time", clock)
+    progress = Progress(None, 100.0, before=20.0)
+    clock.now += 30
+    assert progress.elapsed() == 50
+    assert progress.fraction() == 0.5
+    assert progress.fraction_at(999, 25.0) == 0.25
+    clock.now += 1000
+    assert progress.fraction() == 1
+
+
+@pytest.mark.parametrize(("steps", "seconds"), [(None, None), (1, 1.0)])
+def test_progress_needs_one_length(steps, seconds):
+    with pytest.raises(ValueError, match="either"):
+        Progress(steps, seconds)
