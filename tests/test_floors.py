@@ -27,6 +27,9 @@ DEVICES = {
     ("train/trainer.py", "cuda"): "only there pinned memory is of use",
     ("train/detector.py", "cpu"): "workers would take the cores that training needs",
     ("train/checkpoint.py", "cpu"): "files are read into ordinary memory first",
+    ("backbones/weights.py", "cpu"): "so are files of weights",
+    ("backbones/measure.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
+    ("detect/nms.py", "cpu"): "another algorithm is faster there",
 }
 
 

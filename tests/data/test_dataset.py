@@ -24,7 +24,7 @@ def paths(tmp_path):
 def annotations(paths, **changes):
     boxes = [[0, 0, 64, 48], [8, 8, 16, 24], [3, 6, 30, 60], [5, 5, 10, 10]]
     fields = {"labels": [2, 0, 1, 1], "image_index": [0, 0, 1, 1], "iscrowd": np.array([False, False, False, True])}
-    return make(boxes, sizes=SIZES, paths=paths, **(fields | changes))
+    return make(boxes, **({"sizes": SIZES, "paths": paths} | fields | changes))
 
 
 def no_memory(monkeypatch):

@@ -101,7 +101,7 @@ def test_the_average_keeps_its_law():
     model, decay, step = Small().double(), 0.9, 0
     average = averaged(model, decay, lambda: step)
     expected = None
-    for step in range(1, 6):  # noqa: B007 - the average asks for it
+    for step in range(1, 6):
         with torch.no_grad():
             for tensor in (*model.parameters(), model.backbone[1].running_mean):
                 tensor.normal_()
