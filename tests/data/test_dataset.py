@@ -64,7 +64,7 @@ def test_several_processes_share_what_memory_there_is(paths, monkeypatch):
 def test_neither_memory_nor_disk(paths, monkeypatch):
     no_memory(monkeypatch)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(ValueError, match="too much for the memory, and .* has only 0.0 GB left; set TMPDIR"):
+    with pytest.raises(ValueError, match=r"too much for the memory, and .* has only 0.0 GB left; set TMPDIR"):
         PictureCache(paths, annotations(paths).sizes, 64)
 
 
