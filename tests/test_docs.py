@@ -140,7 +140,7 @@ def test_the_page_on_training_has_every_option_with_its_default():
 
     rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", PAGES["docs/train.md"].read_text(), re.MULTILINE)
     told = {
-        option.replace("-", "_"): default.strip("`")
+        option.removeprefix("no-").replace("-", "_"): default.strip("`")  # --no-x switches off what is on
         for options, default in rows
         for option in re.findall(r"`--([a-z-]+)`", options)
     }
@@ -149,6 +149,8 @@ def test_the_page_on_training_has_every_option_with_its_default():
     for name, default in fields.items():
         if isinstance(default, bool):
             assert told[name] == ("on" if default else "off"), name
+        elif isinstance(default, tuple):
+            assert told[name] == " ".join(map(str, default)), name
         elif default is not None:  # a default that is worked out is told in words
             assert type(default)(told[name]) == default, name
 

@@ -33,6 +33,12 @@ class TrainDetector:
     """Feature network: a name from `detseg.backbones.list_backbones()`."""
     weights: str = "pretrained"
     """Where the backbone's weights come from: pretrained, none, or a file."""
+    strides: tuple[int, ...] = (8, 16, 32)
+    """Pixels a cell of each level of the grid, finest first; 32 alone, with --anchors 5 and --reach 0.5, is YOLOv2."""
+    anchors: int = 3
+    """Anchors of each level; their shapes are fitted to the training boxes."""
+    reach: float = 1.0
+    """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
     size: int = 320
     """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
     epochs: int | None = None
@@ -89,7 +95,7 @@ class TrainDetector:
             raise ValueError("give --epochs or --minutes, not both")
         positive = {
             name: getattr(self, name)
-            for name in ("epochs", "minutes", "batch_size", "lr", "backbone_lr")
+            for name in ("epochs", "minutes", "batch_size", "lr", "backbone_lr", "anchors")
             if getattr(self, name) is not None
         }
         for name, value in positive.items():
@@ -99,6 +105,8 @@ class TrainDetector:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{_option(name)} must not be negative, it is {value}")
+        if not self.reach >= 0.5:
+            raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
         if not 0 <= self.mosaic <= 1:
             raise ValueError(f"--mosaic is a share between 0 and 1, not {self.mosaic}")
         return self
@@ -123,6 +131,8 @@ class TrainDetector:
             raise ValueError(
                 f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?"
             )
+        if "strides" in content:
+            content["strides"] = tuple(content["strides"])
         for name in ("data", "train", "val", "output"):
             if content.get(name) is not None:
                 content[name] = Path(content[name])

@@ -37,10 +37,8 @@ from detseg.train.precision import Choice, choose
 from detseg.train.trainer import Settings, Trainer
 
 DEFAULT_EPOCHS = 30
-LEVELS, ANCHORS_PER_LEVEL = 3, 3
-STRIDES = (8, 16, 32)
-# Fewer pictures than this teach the first stages nothing that ImageNet's million did not.
-FEW_PICTURES = 5000
+# Fewer pictures than this teach the stages up to stride 8 nothing that ImageNet's million did not.
+FEW_PICTURES, EARLY_STRIDE = 5000, 8
 # Cached pictures are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
 
@@ -173,7 +171,7 @@ def _trainer(
 def _architecture(config: TrainDetector, data: Annotations, console: Console) -> dict[str, Any]:
     """What `build_model` needs, with anchors fitted to the data."""
     sizes = scaled_sizes(data, config.size)
-    anchors = fit_anchors(sizes, LEVELS, ANCHORS_PER_LEVEL, seed=config.seed)
+    anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
     fit = fit_of(sizes, anchors.reshape(-1, 2))
     console.print(
         f"anchors: mean best IoU {fit.mean_iou:.3f}, {fit.best_recall:.1%} of objects above 0.5",
@@ -183,11 +181,12 @@ def _architecture(config: TrainDetector, data: Annotations, console: Console) ->
     return {
         "kind": "yolo",
         "backbone": config.backbone,
-        "strides": STRIDES,
+        "strides": list(config.strides),
         # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
         "folded": config.weights != "none",
         "num_classes": len(data.categories),
         "anchors": anchors.round(2).tolist(),
+        "reach": config.reach,
     }
 
 
@@ -214,6 +213,7 @@ def _spec(
     return {
         "architecture": architecture,
         "freeze": freeze,
+        "norms_rest": config.weights != "none",
         "size": config.size,
         "batch_size": config.batch_size,
         "device": accelerator.device.type,
@@ -252,7 +252,7 @@ def _stages_to_freeze(backbone: nn.Module, config: TrainDetector, pictures: int)
     """The stages up to stride 8 of a pretrained backbone when there are few pictures, else none."""
     if config.weights == "none" or pictures >= FEW_PICTURES:
         return 0
-    return sum(stride <= STRIDES[0] for stride in backbone.stage_strides)  # type: ignore[union-attr]
+    return sum(stride <= EARLY_STRIDE for stride in backbone.stage_strides)  # type: ignore[union-attr]
 
 
 def _agree_on_choice(spec: dict[str, Any], config: TrainDetector, console: Console, accelerator: Accelerator) -> Choice:

@@ -44,7 +44,8 @@ def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) ->
     """Median seconds of a training step for each candidate that ran to its end with a finite loss.
 
     Args:
-        spec: "architecture" as in `model.json`, "freeze" stages, "size" and "batch_size", "device".
+        spec: "architecture" as in `model.json`, "freeze" stages, "norms_rest" (the backbone's keep their
+            statistics), "size", "batch_size" and "device".
         candidates: what to try.
     """
     times: dict[Choice, float] = {}
@@ -90,13 +91,14 @@ def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> 
 def _run(spec: dict[str, Any]) -> None:
     """Time every candidate of a spec and print a line of JSON for each."""
     from detseg.train.checkpoint import build_model
-    from detseg.train.optim import freeze_stages, train_mode
+    from detseg.train.optim import freeze_stages, norms, train_mode
 
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     device = torch.device(spec["device"])
     model = build_model(spec["architecture"]).to(device)
-    train_mode(model, freeze_stages(model.backbone.stages, spec["freeze"]))
+    frozen = freeze_stages(model.backbone.stages, spec["freeze"])
+    train_mode(model, [*frozen, *norms(model.backbone)] if spec["norms_rest"] else frozen)
     size, count = spec["size"], spec["batch_size"]
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size

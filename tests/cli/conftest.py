@@ -1,0 +1,37 @@
+"""One trained run for all tests of the command line."""
+
+import contextlib
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from detseg.cli import main
+from tests.small_set import write_small_set
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A COCO folder of bright rectangles."""
+    return write_small_set(tmp_path_factory.mktemp("data") / "small", train=8)
+
+
+@pytest.fixture(scope="session")
+def run(small, tmp_path_factory):
+    """`folder` of a run by the whole command, and its `output` on the terminal."""
+    folder = tmp_path_factory.mktemp("runs") / "my run"
+    words = "--backbone test_efficientnet --weights none --size 96 --epochs 40 --batch-size 4 --lr 0.02 --backbone-lr 1"
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["train", "detector", "--data", str(small), "--output", str(folder), *words.split()])
+    assert code == 0
+    return SimpleNamespace(folder=folder, output=output.getvalue())
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No time is spent on timing number formats."""
+    from detseg.train.precision import Choice
+
+    choice = Choice("fp32", True)
+    monkeypatch.setattr("detseg.train.detector.choose", lambda spec, precision: (choice, {choice: 1.0}))

@@ -1,0 +1,200 @@
+"""`detseg predict`, and the same from Python: `detseg.load(run).predict([...])`."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import detseg
+from detseg.cli import main
+from detseg.predict import detect
+
+
+@pytest.fixture(scope="module")
+def detector(run):
+    return detseg.load(run.folder)
+
+
+def predict(run, *arguments):
+    return main(["predict", str(run.folder), *map(str, arguments)])
+
+
+def test_pictures_and_folders(run, small, tmp_path, capsys):
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    shutil.copy(small / "images/val0.png", folder)
+    (folder / "notes.txt").write_text("not a picture")
+    single = small / "images/val1.png"
+    assert predict(run, single, tmp_path / "photos", "--output", tmp_path / "out", "--score-threshold", 0.05) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["detections.json", "val0.jpg", "val1.jpg"]
+    drawn = cv2.imread(str(tmp_path / "out/val1.jpg"))
+    assert drawn.shape == cv2.imread(str(single)).shape
+    results = json.loads((tmp_path / "out/detections.json").read_text())
+    assert {(r["image_id"], r["file_name"]) for r in results} == {(1, str(single)), (2, str(folder / "val0.png"))}
+    assert {r["category_id"] for r in results} <= {7, 3}
+    assert min(r["score"] for r in results) >= 0.05
+    for x, y, w, h in (r["bbox"] for r in results):
+        assert 0 <= x <= x + w <= 96.01
+        assert 0 <= y <= y + h <= 72.01
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{single}: ")
+    assert lines[-1] == f"pictures with boxes and detections.json are in {tmp_path / 'out'}"
+    assert len(lines) == 3
+    assert all(lines)
+
+
+def test_a_picture_with_nothing_in_it(run, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50, 3), 100, np.uint8))
+    assert predict(run, tmp_path / "grey.png", "--output", tmp_path / "out", "--score-threshold", 0.99) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'grey.png'}: nothing\n")
+    assert json.loads((tmp_path / "out/detections.json").read_text()) == []
+    assert (tmp_path / "out/grey.jpg").is_file()
+
+
+def test_equal_names_from_several_folders_do_not_meet(run, small, tmp_path):
+    pictures = []
+    for name in ("a/x.png", "b/x.png", "c/X.png"):
+        pictures.append(tmp_path / name)
+        pictures[-1].parent.mkdir()
+        shutil.copy(small / "images/val0.png", pictures[-1])
+    assert predict(run, *pictures, "--output", tmp_path / "out") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {"detections.json"}
+    assert names == {"x.jpg", "x-2.jpg", "X-3.jpg"}
+
+
+def test_validation_and_prediction_see_the_same(run, small, tmp_path, capsys):
+    """Detections of the command give the mAP that training reported."""
+    assert predict(run, "--image-ids", small / "val.json", "--output", tmp_path) == 0
+    found = json.loads((tmp_path / "detections.json").read_text())
+    assert {r["image_id"] for r in found} <= set(range(96, 101))
+    assert min(r["score"] for r in found) < 0.1, "all of them, not only the ones to draw"
+    capsys.readouterr()
+    paths = ["--ground-truth", str(small / "val.json"), "--detections", str(tmp_path / "detections.json")]
+    assert main(["evaluate", "--json", *paths]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    reported = json.loads((run.folder / "model.json").read_text())["training"]
+    assert reported["map"] > 0.02, "too bad a model to tell anything"
+    assert figures["AP"] == pytest.approx(reported["map"], abs=1e-3)
+    assert figures["AP50"] == pytest.approx(reported["map50"], abs=1e-3)
+
+
+def test_ids_of_some_pictures(run, small, tmp_path):
+    picture = small / "images" / ".." / "images" / "val2.png"
+    assert predict(run, picture, "--image-ids", small / "val.json", "--output", tmp_path) == 0
+    assert {r["image_id"] for r in json.loads((tmp_path / "detections.json").read_text())} == {98}
+
+
+def test_originals_are_not_overwritten(run, tmp_path, capsys):
+    for name in ("a.png", "a.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    before = (tmp_path / "a.jpg").read_bytes()
+    assert predict(run, tmp_path / "a.png", tmp_path / "a.jpg", "--output", tmp_path) == 1
+    assert "a.jpg would be overwritten by a drawing; give another --output" in capsys.readouterr().err
+    assert (tmp_path / "a.jpg").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "name the pictures"),
+        ("EMPTY", "no pictures in"),
+        ("none.jpg", "none.jpg"),
+        ("EMPTY/../text.jpg", "text.jpg"),
+        ("DATA/images/train0.png --image-ids DATA/val.json", "does not list"),
+        ("DATA/images/val0.png --image-ids DATA/none.json", "none.json"),
+        ("DATA/images/val0.png --device tpu:7", "device 'tpu:7' cannot be used here"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(run, small, tmp_path, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.jpg").write_text("hello")
+    words = arguments.replace("EMPTY", str(tmp_path / "empty")).replace("DATA", str(small)).split()
+    assert predict(run, *words, "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run(tmp_path, small, capsys):
+    assert main(["predict", str(tmp_path), str(small / "images")]) == 1
+    assert "no trained model here" in capsys.readouterr().err
+
+
+def test_the_python_interface(detector, small):
+    paths = [small / f"images/val{i}.png" for i in range(5)]
+    found = detector.predict(paths, score_threshold=0.01)
+    assert len(found) == 5
+    for one in found:
+        assert set(one) == {"boxes", "scores", "labels"}
+        count = len(one["scores"])
+        assert one["boxes"].shape == (count, 4)
+        assert one["labels"].shape == (count,)
+        assert [one[k].dtype for k in ("boxes", "scores", "labels")] == [np.float32, np.float32, np.int64]
+        assert (np.diff(one["scores"]) <= 0).all()
+        assert (one["scores"] >= 0.01).all()
+        assert (one["boxes"] >= 0).all()
+        assert (one["boxes"] <= [96, 72, 96, 72]).all()
+    assert detector.names == ["square", "bar"]
+    assert detector.categories == [(7, "square"), (3, "bar")]
+
+
+def test_the_best_detection_is_a_drawn_object(detector, small):
+    """Boxes come back in the picture's own pixels: the best one fits an object, also in a picture twice as large."""
+    truth = json.loads((small / "val.json").read_text())["annotations"]
+    x, y, w, h = next(a["bbox"] for a in truth if a["image_id"] == 100 and a["category_id"] == 7)
+    picture = cv2.cvtColor(cv2.imread(str(small / "images/val0.png")), cv2.COLOR_BGR2RGB)
+    large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    for factor, pixels in ((1, picture), (2, large)):
+        (found,) = detector.predict([pixels], score_threshold=0)
+        best = found["boxes"][found["labels"] == 0][0] / factor
+        expected = np.array([x, y, x + w, y + h])
+        low, high = np.maximum(best[:2], expected[:2]), np.minimum(best[2:], expected[2:])
+        shared = np.maximum(high - low, 0).prod()
+        assert shared / ((best[2:] - best[:2]).prod() + w * h - shared) > 0.3
+
+
+def test_arrays_and_paths_and_batches_give_the_same(detector, small):
+    paths = [str(small / f"images/val{i}.png") for i in range(3)]
+    arrays = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
+    a = detector.predict(paths, score_threshold=0.05)
+    b = detector.predict(arrays, score_threshold=0.05, batch_size=2)
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
+        np.testing.assert_allclose(one["boxes"], other["boxes"], atol=0.05)
+
+
+def test_pictures_of_any_kind(detector, tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"grey": (30, 40), "rgba": (30, 40, 4), "thin": (1, 200, 3)}
+    paths = [tmp_path / f"{name}.png" for name in shapes]
+    for path, shape in zip(paths, shapes.values(), strict=True):
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(path)
+    assert len(detector.predict(paths)) == 3
+
+
+def test_no_pictures_no_detections(detector):
+    assert detector.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ("a.jpg", r"give a list of pictures: predict\(\['a.jpg'\]\)"),
+        ([np.zeros((4, 4), np.uint8)], r"uint8 array of shape \(H, W, 3\), got uint8 \(4, 4\)"),
+        ([np.zeros((4, 4, 3))], "got float64"),
+        ([np.zeros((0, 4, 3), np.uint8)], "at least one pixel"),
+        (["no.jpg"], "no.jpg"),
+    ],
+)
+def test_wrong_pictures_are_told(detector, pictures, message):
+    with pytest.raises(ValueError, match=message):
+        detector.predict(pictures)
+
+
+def test_a_batch_of_none_is_refused(detector):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        list(detect(detector.model, [], 64, batch_size=0))

@@ -1,0 +1,325 @@
+"""`detseg train detector`: the whole command on a tiny set, its mistakes, every data format, resuming."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+
+import pytest
+
+from detseg.cli import main
+from detseg.data.readers import read_dataset, write_voc, write_yolo
+from detseg.train.checkpoint import load_model
+from detseg.train.config import TrainDetector
+from detseg.train.detector import train_detector
+from tests.train.runs import differences, state_of
+
+QUICK = (
+    *("--backbone", "test_efficientnet", "--weights", "none", "--size", "64"),
+    *("--batch-size", "4", "--precision", "fp32", "--mosaic", "0.5"),
+)
+
+
+def error_of(capsys, *arguments):
+    """The one line that a mistake prints."""
+    assert main(["train", "detector", *map(str, arguments)]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert "Traceback" not in printed.err + printed.out
+    return printed.err
+
+
+def test_what_a_run_leaves(run, small):
+    names = {path.name for path in run.folder.iterdir()}
+    files = "config.json model.safetensors model.json metrics.csv resume.pt report.html tensorboard"
+    pictures = "worst.jpg samples.jpg precision_recall.png history.png anchors.png"
+    assert names == {*files.split(), *pictures.split()}
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["data"] == str(small)
+    assert config["epochs"] == 40
+    assert list((run.folder / "tensorboard").iterdir())
+    page = (run.folder / "report.html").read_text()
+    for picture in pictures.split():
+        assert f'src="{picture}"' in page
+
+
+def test_metrics_and_description_agree(run):
+    with (run.folder / "metrics.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    best = max(rows, key=lambda row: row["map"])
+    description = json.loads((run.folder / "model.json").read_text())
+    for name in ("epoch", "step", "map", "map50"):
+        assert description["training"][name] == best[name]
+    assert rows[-1]["epoch"] == 40
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert description["categories"] == [{"id": 7, "name": "square"}, {"id": 3, "name": "bar"}]
+    assert description["size"] == 96
+    assert {"detseg", "torch", "timm"} <= description["versions"].keys()
+
+
+def test_what_a_run_says(run):
+    lines = run.output.split("\n")
+    assert lines[0] == "training on 8 pictures with 16 objects, validating on 5 with 8"
+    assert lines[1] == "labels: 0=square (id 7), 1=bar (id 3)"
+    assert any(line.startswith("precision: ") for line in lines)
+    assert any(re.match(r"epoch +40\.0 .* mAP@\[\.5:\.95\] 0\.\d", line) for line in lines)
+    description = json.loads((run.folder / "model.json").read_text())
+    assert f"{description['training']['map']:.3f}" in next(line for line in lines if "│ all" in line)
+    assert f"report: {run.folder}/report.html" in lines
+    assert lines[-2] == f"use it: detseg predict '{run.folder}' picture.jpg"
+    # Not a terminal: no bars, no cursor movements, no blank lines but the one between the two tables.
+    assert "\x1b" not in run.output
+    assert "\r" not in run.output
+    assert [line for line in lines[:-1] if not line.strip()] == [""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "either as --data or as --train and --val"),
+        ("--data D --train D", "either as --data or as --train and --val"),
+        ("--train D", "belong together"),
+        ("--data D --size 100", "--size must be a multiple of 32 and at least 64, not 100; 96 is near"),
+        ("--data D --size 32", "64 is near"),
+        ("--data D --epochs 2 --minutes 1", "--epochs or --minutes, not both"),
+        ("--data D --epochs 0", "--epochs must be positive"),
+        ("--data D --minutes nan", "--minutes must be positive"),
+        ("--data D --batch-size 0", "--batch-size must be positive"),
+        ("--data D --lr inf", "--lr must be positive"),
+        ("--data D --mosaic 1.5", "--mosaic is a share"),
+        ("--data D --seed -1", "--seed must not be negative"),
+        ("--data D --workers -1", "--workers must not be negative"),
+        ("--data D --freeze 99 --backbone test_efficientnet --weights none", "has 5 stages"),
+        ("--data D --backbone resnet81 --weights none", "no backbone is named 'resnet81'; did you mean"),
+        ("--data D --backbone test_efficientnet --weights none.pt", "none.pt"),
+        ("--data nowhere", "nowhere"),
+        ("--train D/train.json --val D/nothing.json", "nothing.json"),
+        ("--train D/train.json --val D/train.json", "validation"),
+        ("--resume nowhere", "nowhere: there is no run to resume here"),
+        ("--resume nowhere --epochs 3 --size 64", "leave out --size, --epochs"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(small, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(capsys, *arguments.replace("D", str(small)).split())
+    assert message in error
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind that would be in the way of the next try"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "detector", "--sise", "64"], ["train", "detecter"], ["trian"], ["train"], ["--nonsense"]]
+)
+def test_unknown_words_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "hint"), [("train detecter", "train detector"), ("predct", "predict"), ("xyz", "")])
+def test_the_nearest_command_is_named(typed, hint, capsys):
+    with pytest.raises(SystemExit):
+        main(typed.split())
+    error = capsys.readouterr().err
+    assert (f"did you mean `detseg {hint}`" if hint else "`detseg --help` lists") in error
+
+
+def test_an_existing_run_is_not_overwritten(run, small, capsys):
+    before = (run.folder / "resume.pt").read_bytes()
+    error = error_of(capsys, "--data", small, "--output", run.folder, *QUICK)
+    assert f"{run.folder}: holds a run already; go on with it by --resume" in error
+    assert (run.folder / "resume.pt").read_bytes() == before
+
+
+def test_a_training_set_without_objects_is_refused(small, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(small, data)
+    content = json.loads((data / "train.json").read_text())
+    (data / "train.json").write_text(json.dumps(content | {"annotations": []}))
+    assert "train.json: there are no objects to learn in 8 pictures" in error_of(capsys, "--data", data, *QUICK)
+
+
+def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys):
+    def unreachable(*_, **__):
+        raise RuntimeError("the hub cannot be reached")
+
+    monkeypatch.setattr("detseg.train.detector.build_model", unreachable)
+    error = error_of(capsys, "--data", small, "--backbone", "test_efficientnet")
+    assert error == "error: test_efficientnet: the hub cannot be reached\n"
+
+
+def form(kind, source, folder):
+    """The small set in another form, and the settings that read it."""
+    splits = read_dataset(source)
+    if kind == "voc":
+        for split, data in splits.items():
+            write_voc(data, folder, split)
+        return {"data": folder}
+    if kind == "yolo":
+        for split, data in splits.items():
+            write_yolo(data, folder, split, crowd="drop")
+        return {"data": folder / "data.yaml"}
+    if kind == "two folders":
+        for split, data in splits.items():
+            write_yolo(data, folder / split, "val", crowd="drop")
+        return {"train": folder / "train", "val": folder / "val"}
+    if kind == "two files":
+        content = json.loads((source / "val.json").read_text())
+        content["categories"].reverse()  # another order of the same categories
+        (source / "reversed.json").write_text(json.dumps(content))
+        return {"train": source / "train.json", "val": source / "reversed.json"}
+    return {"data": source}
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo", "two folders", "two files"])
+def test_every_form_of_data_trains(kind, small, tmp_path, at_once):
+    shutil.copytree(small, tmp_path / "source")
+    where = form(kind, tmp_path / "source", tmp_path / "data")
+    settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
+    run = train_detector(TrainDetector(output=tmp_path / "run", **where, **settings))
+    assert run.train.annotations.names == run.val.annotations.names == ("square", "bar")
+    assert run.metrics.pictures == 5
+    assert run.metrics.objects == 8
+    assert len(run.predictions) == 5
+    assert state_of(tmp_path / "run")["step"] == 1
+    crowds = run.train.annotations.iscrowd.sum()
+    assert crowds == (0 if kind in ("yolo", "two folders") else 1)
+
+
+def stop_after(samples, monkeypatch):
+    """SIGTERM when so many pictures were taken."""
+    from detseg.data.dataset import DetectionDataset
+
+    take, taken = DetectionDataset.__getitem__, []
+
+    def counted(self, index):
+        taken.append(index)
+        if len(taken) == samples:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, index)
+
+    monkeypatch.setattr(DetectionDataset, "__getitem__", counted)
+
+
+def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, at_once, monkeypatch):
+    common = ["train", "detector", "--data", os.path.relpath(small), *QUICK, "--epochs", "3"]
+    assert main([*common, "--output", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        stop_after(14, patch)
+        assert main([*common, "--output", str(tmp_path / "parts")]) == 130
+    stopped_at = state_of(tmp_path / "parts")["step"]
+    assert 1 <= stopped_at < 6
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"interrupted; go on with: detseg train detector --resume {tmp_path / 'parts'}"
+
+    def refuse(*_):
+        raise AssertionError("the number format of the first sitting is kept")
+
+    monkeypatch.setattr("detseg.train.detector.choose", refuse)
+    monkeypatch.chdir(tmp_path)  # relative paths of the first command must not matter
+    assert main(last.split("detseg ")[1].split()) == 0
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
+    saved = [dict(load_model(tmp_path / name)[0].state_dict()) for name in ("whole", "parts")]
+    assert differences(*saved) == []
+
+
+def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    (folder / "report.html").unlink()
+    weights = (folder / "model.safetensors").read_bytes()
+    assert main(["train", "detector", "--resume", str(folder)]) == 0
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert (folder / "report.html").is_file()
+    best = json.loads((folder / "model.json").read_text())["training"]["map"]
+    assert f"{best:.3f}" in next(line for line in capsys.readouterr().out.splitlines() if "│ all" in line)
+    assert (folder / "metrics.csv").read_text() == (run.folder / "metrics.csv").read_text()
+
+
+def test_resuming_with_other_data_is_refused(run, small, tmp_path, capsys):
+    data, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(small, data)
+    shutil.copytree(run.folder, folder)
+    content = json.loads((data / "train.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (data / "train.json").write_text(json.dumps(content))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"data": str(data)}))
+    assert "annotations to train on have changed" in error_of(capsys, "--resume", folder)
+
+
+@pytest.mark.parametrize("content", ["{", '{"colour": 3}', "[1]"])
+def test_damaged_settings_are_named(tmp_path, capsys, content):
+    (tmp_path / "config.json").write_text(content)
+    assert f"{tmp_path}/config.json" in error_of(capsys, "--resume", tmp_path)
+
+
+def test_runs_are_numbered(small, tmp_path, monkeypatch, at_once):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "detector-1").mkdir(parents=True)
+    settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
+    assert train_detector(TrainDetector(data=small, **settings)).folder.name == "detector-2"
+
+
+def test_help_teaches_by_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "detector", "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: detseg train detector [-h]")
+    assert "\nTrain an object detector" in shown
+    assert "    detseg train detector --data flowers/ --minutes 30" in shown
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_the_overview_lists_the_commands(arguments, capsys):
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    for name in ("train detector", "predict", "evaluate", "demo"):
+        assert f"\n  detseg {name}  " in shown
+
+
+def test_the_version(capsys):
+    import detseg
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"detseg {detseg.__version__}\n"
+
+
+def test_ctrl_c_before_training_prints_no_traceback(monkeypatch, capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detseg.cli.train.run_detector", interrupted)
+    assert main(["train", "detector", "--data", "x"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch):
+    def broken(config):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("detseg.cli.train.run_detector", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        main(["train", "detector", "--data", "x"])
+
+
+def test_the_demo_draws_and_trains(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("detseg.cli.train.run_detector", lambda config: seen.append(config) or 0)
+    (tmp_path / "detector-1").mkdir()
+    words = ["demo", "--output", str(tmp_path), "--pictures", "2", "--minutes", "0.1", "--seed", "3"]
+    assert main(words) == 0
+    (config,) = seen
+    assert config.output == tmp_path / "detector-2"
+    assert (config.minutes, config.seed) == (0.1, 3)
+    sizes = {split: len(data) for split, data in read_dataset(config.data).items()}
+    assert sizes == {"train": 2, "val": 1}
+    assert capsys.readouterr().out == f"flower pictures, drawn and annotated, are in {tmp_path}/data\n"
+
+
+def test_the_demo_checks_before_it_draws(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path), "--minutes", "-1"]) == 1
+    assert main(["demo", "--output", str(tmp_path), "--pictures", "0"]) == 1
+    assert list(tmp_path.iterdir()) == []

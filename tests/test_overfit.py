@@ -1,0 +1,54 @@
+"""A detector that cannot learn four pictures by heart has a fault somewhere between picture and loss."""
+
+import torch
+
+from detseg.data.dataset import DetectionDataset, scaled_sizes
+from detseg.data.flowers import write_flowers
+from detseg.data.readers import read_annotations
+from detseg.detect.anchors import fit_anchors
+from detseg.train.checkpoint import build_model
+from detseg.train.detector import predict_dataset, score
+from detseg.train.optim import norms
+from detseg.train.plan import SizeSchedule, TrainingSamples
+from detseg.train.precision import Choice
+from tests.train.runs import tiny_trainer
+
+SIZE, STEPS = 160, 130
+PLAIN = {
+    **{"flip": 0.0, "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
+    **{"light": 0.0, "colour": 0.0, "blur": 0.0, "noise": 0.0},
+}
+
+
+def test_four_pictures_are_learnt_by_heart(tmp_path):
+    data = read_annotations(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE)) / "train.json")
+    pictures = DetectionDataset(data, SIZE)
+    anchors = fit_anchors(scaled_sizes(data, SIZE), 3, 3)
+    architecture = {"kind": "yolo", "backbone": "tf_efficientnet_lite0", "strides": [8, 16, 32]}
+    architecture |= {"num_classes": len(data.categories), "anchors": anchors.tolist()}
+    torch.manual_seed(0)
+    model = build_model(architecture, pretrained=True)
+    best = {}
+
+    def validate(model):
+        metrics = score(pictures, predict_dataset(model, pictures, range(4), SIZE))
+        best["map"] = max(best.get("map", 0.0), metrics.map)
+        best["map50"] = max(best.get("map50", 0.0), metrics.map50)
+        print(trainer.progress.step, metrics.map, metrics.map50)
+        return {"map": metrics.map, "map50": metrics.map50}
+
+    trainer = tiny_trainer(
+        tmp_path,
+        model=model,
+        samples=TrainingSamples(pictures, PLAIN, 0),
+        sizes=SizeSchedule(SIZE, SIZE),
+        steps=STEPS,
+        batch_size=4,
+        warmup=10,
+        choice=Choice("fp32", True),
+        in_eval=norms(model.backbone),
+        names=[str(path) for path in data.paths],
+        validate=validate,
+    )
+    trainer.run()
+    assert best["map50"] > 0.95

@@ -1,0 +1,36 @@
+"""One of several processes that train together: torchrun -m tests.train.processes DATA OUTPUT."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from detseg.train import detector
+from detseg.train.config import TrainDetector
+from detseg.train.precision import Choice
+from detseg.train.trainer import Trainer
+
+SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
+
+
+def main(data, output):
+    kept = []
+
+    class Kept(Trainer):
+        def __post_init__(self):
+            super().__post_init__()
+            kept.append(self)
+
+    choice = Choice("fp32", True)
+    detector.Trainer = Kept
+    detector.choose = lambda spec, precision: (choice, {choice: 1.0})
+    run = detector.train_detector(TrainDetector(data=Path(data), output=Path(output), **SETTINGS))
+    trainer = kept[0]
+    weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
+    result = {"weights": weights, "average": trainer.average.state_dict(), "predictions": run.predictions}
+    torch.save(result | {"step": trainer.progress.step}, f"{output}-{PartialState().process_index}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
