@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterable, Mapping
@@ -88,7 +89,7 @@ def train_detector(config: TrainDetector, console: Console | None = None) -> Run
     if folder is not None:
         config = TrainDetector.load(folder).check()
         state = load_state(folder / RESUME)
-    accelerator = Accelerator(mixed_precision="no")  # --precision decides, not the launcher's settings
+    accelerator = _accelerator()
     if not accelerator.is_main_process:
         logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
     console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
@@ -98,6 +99,13 @@ def train_detector(config: TrainDetector, console: Console | None = None) -> Run
         return _train(config, accelerator, console, folder, state)
     finally:
         accelerator.end_training()
+
+
+def _accelerator() -> Accelerator:
+    """Devices and processes; --precision decides the number format, not the launcher's settings."""
+    # One of several processes on a machine without a GPU has to say so: else each would believe it is alone.
+    launched = "LOCAL_RANK" in os.environ
+    return Accelerator(mixed_precision="no", cpu=launched and not torch.accelerator.is_available())
 
 
 def _train(

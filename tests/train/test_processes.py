@@ -29,7 +29,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     data = write_small_set(folder / "data", train=TRAIN, val=VAL)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, "-m", "tests.train.processes", str(data), str(folder / "run")],
         cwd=ROOT,
