@@ -54,7 +54,7 @@ def run(config: Demo) -> int:
             seed=config.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(f"flower pictures, drawn and annotated, are in {data}", markup=False, highlight=False)
+    console.print(f"flower pictures, drawn and annotated, are in {data}", markup=False, highlight=False, soft_wrap=True)
     return run_detector(training)
 
 

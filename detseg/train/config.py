@@ -123,7 +123,7 @@ class TrainDetector:
         if not path.is_file():
             raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
             unknown = set(content) - {f.name for f in fields(cls)}
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error

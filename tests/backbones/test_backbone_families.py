@@ -171,7 +171,7 @@ def test_padding_inception_moves_its_cells_but_not_what_they_compute() -> None:
         expected = theirs.forward_intermediates(x[:, :, 3:, 3:], indices=[2], intermediates_only=True)[0]
     assert mine.shape[1:] == (288, 32, 32)
     inside = slice(11, 18)
-    torch.testing.assert_close(mine[:, :, 13:20, 13:20], expected[:, :, inside, inside], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(mine[:, :, 13:20, 13:20], expected[:, :, inside, inside], rtol=1e-3, atol=1e-4)
 
 
 def test_googlenet_is_torchvisions() -> None:

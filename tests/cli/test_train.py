@@ -96,7 +96,7 @@ def test_what_a_run_says(run):
         ("--data D --backbone test_efficientnet --weights none.pt", "none.pt"),
         ("--data nowhere", "nowhere"),
         ("--train D/train.json --val D/nothing.json", "nothing.json"),
-        ("--train D/train.json --val D/train.json", "validation"),
+        ("--train D/train.json --val D/train.json", "move it from one of the two"),
         ("--resume nowhere", "nowhere: there is no run to resume here"),
         ("--resume nowhere --epochs 3 --size 64", "leave out --size, --epochs"),
     ],

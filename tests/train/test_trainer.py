@@ -88,7 +88,7 @@ def test_stopped_twice_and_resumed_with_worker_processes(whole, tmp_path):
 
 def test_killed_in_the_midst_of_an_epoch_and_resumed(whole, tmp_path):
     child = run_child(tmp_path, "kill")
-    assert child.wait(600) == -signal.SIGKILL, child.stderr.read()
+    assert child.wait(1800) == -signal.SIGKILL, child.stderr.read()
     assert state_of(tmp_path)["step"] == PER_EPOCH + 1
     resumed(tmp_path)
     assert differences(state_of(whole[0]), state_of(tmp_path)) == []
@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     child = run_child(tmp_path, "wait")
     assert child.stdout.readline() == "begun\n", child.stderr.read()
     child.send_signal(signal.SIGINT)
-    output, errors = child.communicate(timeout=600)
+    output, errors = child.communicate(timeout=1800)
     assert child.returncode == 0, errors
     step = state_of(tmp_path)["step"]
     assert output.splitlines()[-1] == f"interrupted: True, steps: {step}"
