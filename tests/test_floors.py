@@ -15,7 +15,7 @@ FLOORS = (
     ("backbones", "metrics", "data"),
     ("classify", "detect", "segment"),
     ("train", "predict", "visualize", "export", "report"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 HEIGHT = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 MODELS = {"boxes", "backbones", "classify", "detect", "segment"}

@@ -13,7 +13,7 @@ from detseg.train.plan import SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
 from tests.train.runs import tiny_trainer
 
-SIZE, STEPS = 160, 130
+SIZE, STEPS = 128, 90
 PLAIN = {
     **{"flip": 0.0, "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
     **{"light": 0.0, "colour": 0.0, "blur": 0.0, "noise": 0.0},
@@ -21,7 +21,7 @@ PLAIN = {
 
 
 def test_four_pictures_are_learnt_by_heart(tmp_path):
-    data = read_annotations(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE)) / "train.json")
+    data = read_annotations(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
     pictures = DetectionDataset(data, SIZE)
     anchors = fit_anchors(scaled_sizes(data, SIZE), 3, 3)
     architecture = {"kind": "yolo", "backbone": "tf_efficientnet_lite0", "strides": [8, 16, 32]}
@@ -34,7 +34,6 @@ def test_four_pictures_are_learnt_by_heart(tmp_path):
         metrics = score(pictures, predict_dataset(model, pictures, range(4), SIZE))
         best["map"] = max(best.get("map", 0.0), metrics.map)
         best["map50"] = max(best.get("map50", 0.0), metrics.map50)
-        print(trainer.progress.step, metrics.map, metrics.map50)
         return {"map": metrics.map, "map50": metrics.map50}
 
     trainer = tiny_trainer(
@@ -52,3 +51,4 @@ def test_four_pictures_are_learnt_by_heart(tmp_path):
     )
     trainer.run()
     assert best["map50"] > 0.95
+    assert best["map"] > 0.7

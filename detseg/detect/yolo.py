@@ -84,7 +84,7 @@ class YoloDetector(nn.Module):
         width: int = 128,
         reach: float = 1.0,
         score_threshold: float = 0.001,
-        iou_threshold: float = 0.6,
+        iou_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> None:
         super().__init__()

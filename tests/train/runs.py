@@ -85,7 +85,7 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
         "accelerator": Accelerator(),
         "folder": Path(folder),
         "progress": Progress(None if seconds else steps, seconds),
-        "sizes": SizeSchedule(128, 64, hold=2, mosaic=0.5, seed=5),
+        "sizes": SizeSchedule(96, 32, hold=2, mosaic=0.5, seed=5),
         "choice": Choice("fp32", True),
         "settings": Settings(**settings),
         "in_eval": [],

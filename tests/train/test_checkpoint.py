@@ -198,7 +198,7 @@ class Code:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("save", [lambda x, p: torch.save(x, p), lambda x, p: p.write_bytes(pickle.dumps(x))])
+@pytest.mark.parametrize("save", [lambda x, p: torch.save(x, p), lambda x, p: p.write_bytes(pickle.dumps(x, 2))])
 def test_code_in_a_state_is_not_run(tmp_path, save):
     path, trace = tmp_path / "resume.pt", tmp_path / "trace"
     save({"format": 1, "step": Code(trace)}, path)
