@@ -357,17 +357,6 @@ def _describe(
     }
 
 
-def _print_data(console: Console, train: Annotations, val: Annotations) -> None:
-    console.print(
-        f"training on {len(train)} pictures with {len(train.boxes)} objects, validating on {len(val)} with "
-        f"{len(val.boxes)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    names = ", ".join(f"{label}={c.name} (id {c.id})" for label, c in enumerate(train.categories))
-    console.print(f"labels: {names}", markup=False, highlight=False, soft_wrap=True)
-
-
 def _print_plan(
     console: Console, config: TrainDetector, accelerator: Accelerator, freeze: int, stages: int, folder: Path
 ) -> None:
