@@ -48,8 +48,10 @@ import json, time
 import torch
 from detseg.detect.anchors import fit_anchors
 from detseg.train.checkpoint import build_model
+from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import averaged, create_optimizer, freeze_stages, norms, parameter_groups, train_mode
 torch.set_num_threads({threads})
+keep_freed_memory()
 anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
 architecture = dict(kind="yolo", backbone="{backbone}", strides=(8, 16, 32), num_classes={classes},
                     anchors=anchors.tolist(), folded={folded})
@@ -99,9 +101,9 @@ def main() -> None:
     lite, resnet = "tf_efficientnet_lite0", "resnet18"
     contenders = {
         f"detseg {lite}, as trained by default (fine stages frozen)": (
-            sys.executable, contender(lite, freeze=2, folded=True, pretrained=True, bf16=False)),
+            sys.executable, contender(lite, freeze=2, folded=True, pretrained=True, bf16=True)),
         f"detseg {lite}, nothing frozen": (
-            sys.executable, contender(lite, freeze=0, folded=True, pretrained=True, bf16=False)),
+            sys.executable, contender(lite, freeze=0, folded=True, pretrained=True, bf16=True)),
         f"detseg {lite}, from scratch": (
             sys.executable, contender(lite, freeze=0, folded=False, pretrained=False, bf16=False)),
         f"detseg {resnet}, bfloat16, nothing frozen": (

@@ -28,6 +28,7 @@ DEVICES = {
     ("train/detector.py", "cpu"): "workers would take the cores that training needs",
     ("train/checkpoint.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
+    ("backbones/depthwise.py", "cpu"): "only there the gradient needs help",
     ("backbones/measure.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
     ("detect/nms.py", "cpu"): "another algorithm is faster there",
 }

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"detseg {detseg.__version__}")
         return 0
+    # torch asks for it at its first tensor: large ones get large pages, which the system provides in fewer steps.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     name = _command(words)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detseg.backbones import create_backbone
+from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_norms
 from detseg.detect.yolo import YoloDetector
 
@@ -45,9 +46,11 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         )
         if folded:
             fold_norms(backbone.net, torch.zeros(1, 3, 128, 128))
-        return YoloDetector(backbone, **entries)
+        model = YoloDetector(backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
+    quicken_depthwise(model)
+    return model
 
 
 def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from detseg.train.config import TrainDetector
 from detseg.train.data import fingerprint, load_data, open_pictures, print_data
 from detseg.train.errors import TrainingError
 from detseg.train.log import RunLog
+from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import create_optimizer, freeze_stages, norms, parameter_groups
 from detseg.train.plan import Progress, SizeSchedule, TrainingSamples, steps_per_epoch
 from detseg.train.precision import Choice, choose
@@ -111,6 +112,7 @@ def _accelerator() -> Accelerator:
 def _train(
     config: TrainDetector, accelerator: Accelerator, console: Console, folder: Path | None, state: dict[str, Any] | None
 ) -> Run:
+    keep_freed_memory()
     set_seed(config.seed)
     train_data, val_data = load_data(config, console)
     print_data(console, train_data, val_data)

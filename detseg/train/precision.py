@@ -91,8 +91,10 @@ def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> 
 def _run(spec: dict[str, Any]) -> None:
     """Time every candidate of a spec and print a line of JSON for each."""
     from detseg.train.checkpoint import build_model
+    from detseg.train.memory import keep_freed_memory
     from detseg.train.optim import freeze_stages, norms, train_mode
 
+    keep_freed_memory()
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     device = torch.device(spec["device"])
