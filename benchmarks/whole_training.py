@@ -3,8 +3,10 @@
     python benchmarks/whole_training.py [--data FOLDER] [--rounds 2] [--ultralytics-python /path/to/python]
 
 One epoch a round at one picture size and batch, on all cores, without validation; rates are medians over batches.
-Without --data it draws 200 pictures. ultralytics is AGPL and no dependency of detseg: install it into an environment
-of its own and name that environment's Python. `benchmarks/training.py` measures the steps alone.
+Without --data it draws 200 pictures. ResNet-18 runs as it does with pretrained weights (fine stages frozen, norms
+folded) and from scratch; its weights are random numbers, which changes nothing about the time. ultralytics is AGPL
+and no dependency of detseg: install it into an environment of its own and name that environment's Python.
+`benchmarks/training.py` measures the steps alone.
 """
 
 import argparse
@@ -16,8 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import timm
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 
 from detseg.data.flowers import write_flowers
 from detseg.data.readers import read_dataset, write_yolo
@@ -78,9 +82,15 @@ def main() -> None:
         folder = Path(name)
         data = (options.data or write_flowers(folder / "drawn", train=200, val=8, seed=0)).absolute()
         common = {"threads": os.cpu_count(), "size": SIZE, "batch": BATCH}
+        random_weights = folder / "resnet18.safetensors"
+        save_file(timm.create_model("resnet18").state_dict(), random_weights)
         contenders = {
-            f"detseg {backbone}, {weights} weights": (sys.executable, DETSEG, data, backbone, weights)
-            for backbone, weights in (("tf_efficientnet_lite0", "pretrained"), ("resnet18", "none"))
+            name: (sys.executable, DETSEG, data, backbone, str(weights))
+            for name, backbone, weights in (
+                ("detseg EfficientNet-Lite0 (the default)", "tf_efficientnet_lite0", "pretrained"),
+                ("detseg ResNet-18, fine-tuned", "resnet18", random_weights),
+                ("detseg ResNet-18, from scratch", "resnet18", "none"),
+            )
         }
         if options.ultralytics_python:
             for split, annotations in read_dataset(data).items():

@@ -83,13 +83,28 @@ def weight_gradient(
         # What these columns see of the input: from `left` on, and as wide as all steps of the stride need.
         left = first - padding[1]
         width = (gradient.shape[-1] - 1) * stride[1] + part.shape[-1]
-        seen = F.pad(x, (-left, left + width - x.shape[-1]))  # a negative pad cuts off
         _, columns, _ = torch.ops.aten.convolution_backward(
-            gradient, seen, part, None, stride, [padding[0], 0], [1, 1], False, [0, 0], len(weight),
+            gradient, _columns(x, left, width), part, None, stride, [padding[0], 0], [1, 1], False, [0, 0], len(weight),
             [False, True, False],
         )  # fmt: skip
         parts.append(columns)
     return torch.cat(parts, -1)
+
+
+def _columns(x: Tensor, first: int, width: int) -> Tensor:
+    """Columns first..first + width - 1 of (N, C, H, W), zeros where there are none."""
+    inside = x[..., max(first, 0) : max(first + width, 0)]
+    before, after = min(max(-first, 0), width), min(max(first + width - x.shape[-1], 0), width)
+    if not before and not after:
+        return inside
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    result = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device, memory_format=layout)
+    # Each number is written once; torch's pad fills everything with zeros first.
+    result[..., :before] = 0
+    result[..., width - after :] = 0
+    result[..., before : width - after] = inside
+    return result
 
 
 def quicken_depthwise(net: nn.Module) -> int:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from detseg.predict import Detector
+
+# Pictures at a time: enough for a GPU, few enough for the memory of a laptop.
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,6 @@ def run(config: Predict) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from detseg.data.images import read_image
     from detseg.data.readers.files import write_atomically
     from detseg.predict import load
     from detseg.visualize import draw_boxes
@@ -66,9 +73,8 @@ def run(config: Predict) -> int:
     lowest = 0.0 if config.image_ids is not None else config.score_threshold
     results: list[dict[str, Any]] = []
     shown = track(pictures, "predicting", console=console, transient=True, disable=not console.is_terminal)
-    for picture, image_id, target in zip(shown, ids, targets, strict=True):
-        image = read_image(picture)
-        (found,) = detector.predict([image], score_threshold=lowest)
+    seen = _found(detector, pictures, lowest)
+    for picture, image_id, target, (image, found) in zip(shown, ids, targets, seen, strict=True):
         results += _results(found, image_id, picture, category_ids)
         clear = {name: value[found["scores"] >= config.score_threshold] for name, value in found.items()}
         drawn = draw_boxes(image, clear["boxes"], clear["labels"], detector.names, clear["scores"])
@@ -83,6 +89,26 @@ def run(config: Predict) -> int:
         f"pictures with boxes and detections.json are in {config.output}", markup=False, highlight=False, soft_wrap=True
     )
     return 0
+
+
+def _found(
+    detector: Detector, pictures: Sequence[Path], lowest: float
+) -> Iterator[tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]:
+    """Pixels and detections of each picture, in order; those before a picture that cannot be read come first."""
+    from detseg.data.images import read_image
+
+    for start in range(0, len(pictures), BATCH):
+        images: list[NDArray[np.uint8]] = []
+        problem = None
+        for picture in pictures[start : start + BATCH]:
+            try:
+                images.append(read_image(picture))
+            except ValueError as error:
+                problem = error
+                break
+        yield from zip(images, detector.predict(images, score_threshold=lowest, batch_size=BATCH), strict=True)
+        if problem is not None:
+            raise problem
 
 
 def _pictures(config: Predict) -> tuple[list[Path], list[int]]:

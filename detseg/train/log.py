@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,6 +20,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from detseg.data.readers.files import write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -88,10 +91,10 @@ class RunLog:
         for name, value in {"loss": total, **losses, "pictures_per_second": rate}.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
-    def validated(self, row: Mapping[str, float]) -> None:
-        """Add a row to `metrics.csv` and say how good the model is."""
+    def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
+        """Add a row to `metrics.csv` and say how good the model is; `took` seconds were spent on finding out."""
         self._map = f" · mAP {row['map']:.3f}"
-        self._seen = time.monotonic()  # validation is no training time
+        self._seen += took  # validation is no training time
         if not self._visible:
             return
         new = not self.csv.exists()
@@ -121,12 +124,11 @@ class RunLog:
         if not kept or names is None:
             self.csv.unlink()
             return
-        temporary = self.csv.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(kept)
-        temporary.replace(self.csv)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows(kept)
+        write_atomically(self.csv, text.getvalue())
 
 
 def _is_kept(row: Mapping[str, str | None], step: int) -> bool:

@@ -85,11 +85,12 @@ def create_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
 def learning_rate_factor(name: str, fraction: float, step: int, warmup: int) -> float:
     """What the learning rates are multiplied with at a step, `fraction` of the way through the run.
 
-    ``cosine`` warms up over a number of steps and falls to 1 %; ``onecycle`` rises for the first 30 % of the
-    run from 4 % and falls to nothing (Smith & Topin 2018, arXiv:1708.07120).
+    ``cosine`` warms up over a number of steps, at most a tenth of the run, and falls to 1 %; ``onecycle`` rises for
+    the first 30 % of the run from 4 % and falls to nothing (Smith & Topin 2018, arXiv:1708.07120).
     """
     if name == "cosine":
-        return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * _half_cosine(fraction))
+        warm = min(1.0, max((step + 1) / max(1, warmup), fraction / 0.1))
+        return warm * (0.01 + 0.99 * _half_cosine(fraction))
     if name == "onecycle":
         if fraction < 0.3:
             return 1 - 0.96 * _half_cosine(fraction / 0.3)

@@ -42,8 +42,8 @@ class Log(Protocol):
     def step(self, step: int, fraction: float, losses: Mapping[str, float], pictures: int) -> None:
         """After a step whose losses were read."""
 
-    def validated(self, row: Mapping[str, float]) -> None:
-        """After a validation: epoch, step, seconds, lr, losses and metrics."""
+    def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
+        """After a validation that took so many seconds: epoch, step, seconds, lr, losses and metrics."""
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after a step: the run resumes there."""
@@ -245,11 +245,15 @@ class Trainer:
             self.interrupted = bool(stop)
 
     def _validation_due(self, epoch_ends: bool) -> bool:
-        """At the end of an epoch when a tenth of the run has passed since the last, or after a fifth anyhow."""
+        """At the end of an epoch when a tenth of the run has passed since the last, or after a fifth anyhow.
+
+        Shortly before the end there is none: the last one follows at once.
+        """
         since = self._fraction - self._validated_at
-        return since >= 0.2 or (epoch_ends and since >= 0.1)
+        return self._fraction <= 0.95 and (since >= 0.2 or (epoch_ends and since >= 0.1))
 
     def _validate(self, per_epoch: int) -> None:
+        started = time.monotonic()
         self._check_finite(now=True)  # what is saved after this must be sound
         self._share_buffers()
         metrics = self.validate(self.average.module)
@@ -270,7 +274,7 @@ class Trainer:
         if metrics["map"] > self.best:
             self.best = metrics["map"]
             save_model(self.folder, self.average.module, self.describe(row))
-        self.log.validated(row)
+        self.log.validated(row, time.monotonic() - started)
 
     def _share_buffers(self) -> None:
         """Give all processes the first one's batch norm statistics: each gathers its own, and only those are saved."""

@@ -54,6 +54,16 @@ def test_a_picture_with_nothing_in_it(run, tmp_path, capsys):
     assert (tmp_path / "out/grey.jpg").is_file()
 
 
+def test_pictures_before_a_broken_one_are_written(run, small, tmp_path, capsys):
+    names = [f"{i:02}.png" for i in range(11)]  # more than are looked at together
+    for name in names:
+        shutil.copy(small / "images/val0.png", tmp_path / name)
+    (tmp_path / names[9]).write_bytes(b"no picture")
+    assert predict(run, *(tmp_path / name for name in names), "--output", tmp_path / "out") == 1
+    assert str(tmp_path / names[9]) in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{i:02}.jpg" for i in range(9)]
+
+
 def test_equal_names_from_several_folders_do_not_meet(run, small, tmp_path):
     pictures = []
     for name in ("a/x.png", "b/x.png", "c/X.png"):

@@ -1,6 +1,9 @@
-"""nms and batched_nms: hand-computed cases, a slow obvious reference, torchvision, laws, edges."""
+"""nms and batched_nms: hand-computed cases, a slow obvious reference, torchvision, ONNX, laws, edges."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,11 +14,34 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torchvision import ops
 
-from detseg.boxes import box_iou
+from detseg.boxes import box_iou, paired_iou
+from detseg.detect import nms_torch
 from detseg.detect.nms import batched_nms, nms
+from detseg.detect.nms_torch import keep_by_torchvision
 
 # Not `import detseg.detect.nms as …`: in the package that name is the function.
 nms_module = importlib.import_module("detseg.detect.nms")
+
+
+@pytest.fixture(params=["densely", "nearby"])
+def way(request, monkeypatch):
+    """Both of the kernels, whatever the number of boxes."""
+    monkeypatch.setattr(nms_module, "_FEW_BOXES", 10**9 if request.param == "densely" else -1)
+    monkeypatch.setattr(nms_module, "_FEW_BESIDE", -1)
+    return request.param
+
+
+def on_the_gpu(boxes, scores, labels, threshold, score_threshold=None):
+    """What runs for GPU tensors, on the CPU."""
+    return keep_by_torchvision(
+        boxes.float(),
+        scores,
+        labels,
+        float(np.float32(threshold)),
+        score_threshold=score_threshold,
+        distance=False,
+        tracing=False,
+    )
 
 
 def reference(boxes, scores, labels, threshold, score_threshold=None, max_detections=None) -> list[int]:
@@ -98,7 +124,7 @@ def test_boxes_without_area_remove_nothing() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("n", [1, 2, 60, 200])
-def test_equals_the_reference(n: int, threshold: float) -> None:
+def test_equals_the_reference(n: int, threshold: float, way) -> None:
     for seed in range(4):
         boxes, scores, labels = scene(n, seed)
         options = {"score_threshold": 0.2, "max_detections": 25}
@@ -110,7 +136,7 @@ def test_equals_the_reference(n: int, threshold: float) -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 50, 800])
-def test_equals_torchvision_where_scores_differ(n: int) -> None:
+def test_equals_torchvision_where_scores_differ(n: int, way) -> None:
     for seed in range(10):
         boxes, scores, labels = scene(n, seed, ties=False)
         assert torch.equal(nms(boxes, scores, 0.45), ops.nms(boxes, scores, 0.45))
@@ -118,43 +144,226 @@ def test_equals_torchvision_where_scores_differ(n: int) -> None:
         assert torch.equal(ours, theirs)
 
 
+def clustered(g, n):
+    which = torch.randint(max(1, n // 20), (n,), generator=g)
+    corner = (torch.rand(n, 2, generator=g) * 600)[which] + torch.randn(n, 2, generator=g) * 5
+    size = (torch.rand(n, 2, generator=g) * 90 + 10)[which] * (torch.rand(n, 2, generator=g) / 2 + 0.75)
+    return torch.cat([corner, corner + size], 1)
+
+
+def sparse(g, n):
+    corner = torch.rand(n, 2, generator=g) * 1000 - 300
+    return torch.cat([corner, corner + torch.rand(n, 2, generator=g) * 30], 1)
+
+
+def of_all_sizes(g, n):
+    corner = torch.rand(n, 2, generator=g) * 100
+    size = torch.exp(torch.randn(n, 2, generator=g) * 3)
+    return torch.cat([corner, corner + size], 1)
+
+
+def identical(g, n):
+    return torch.tensor([[3.0, 4, 50, 60]]).repeat(n, 1)
+
+
+def nested(g, n):
+    margin = torch.rand(n, 1, generator=g) * 40
+    return torch.tensor([[0.0, 0, 100, 100]]) + margin * torch.tensor([[1.0, 1, -1, -1]])
+
+
+def degenerate(g, n):
+    boxes = torch.randint(0, 6, (n, 4), generator=g).float()
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] // 2], 1)
+
+
+def far_away(g, n):
+    return clustered(g, n) + 1e6
+
+
+def tiny(g, n):
+    return clustered(g, n) * 1e-18  # areas of which float32 has few digits
+
+
+def thin(g, n):
+    corner = torch.rand(n, 2, generator=g) * 50
+    size = torch.rand(n, 2, generator=g) * torch.tensor([200.0, 0.5])
+    return torch.cat([corner, corner + size], 1)
+
+
+@pytest.mark.parametrize(
+    "boxes_of", [clustered, sparse, of_all_sizes, identical, nested, degenerate, far_away, tiny, thin]
+)
+def test_thousands_of_scenes(boxes_of, way) -> None:
+    g = torch.Generator().manual_seed(0)
+    for number in range(120):
+        n = int(torch.randint(1, 120, (1,), generator=g))
+        boxes, scores = boxes_of(g, n), torch.rand(n, generator=g)
+        if number % 2:
+            scores = (scores * 8).floor() / 8 - 0.5  # ties, 0 and numbers below
+        threshold = float(np.float32([0.0, 0.01, 0.3, 0.5, 0.7, 0.95, 1.0][number % 7]))
+        expected = ops.nms(boxes, scores, threshold)
+        assert torch.equal(nms(boxes, scores, threshold), expected), (number, threshold)
+        if number % 3 == 0:
+            labels = torch.randint(3, (n,), generator=g)
+            per_label = [(labels == k).nonzero()[:, 0] for k in range(3)]
+            kept = torch.cat([index[ops.nms(boxes[index], scores[index], threshold)] for index in per_label])
+            together = batched_nms(boxes, scores, labels, threshold)
+            assert sorted(together.tolist()) == sorted(kept.tolist())
+            assert (scores[together].diff() <= 0).all()
+
+
+@pytest.mark.parametrize("boxes_of", [clustered, sparse, of_all_sizes])
+def test_many_boxes(boxes_of) -> None:
+    g = torch.Generator().manual_seed(1)
+    boxes, scores = boxes_of(g, 20_000), torch.rand(20_000, generator=g)
+    for threshold in (0.25, 0.5):
+        assert torch.equal(nms(boxes, scores, threshold), ops.nms(boxes, scores, threshold))
+
+
+def onnx_cases():
+    """ONNX's own examples of its operator NonMaxSuppression."""
+    module = pytest.importorskip("onnx.backend.test.case.node.nonmaxsuppression")
+    cases = []
+    original = module.expect
+    module.expect = lambda node, inputs, outputs, name: cases.append((name, node, inputs, outputs))
+    try:
+        for name in dir(module.NonMaxSuppression):
+            if name.startswith("export_"):
+                getattr(module.NonMaxSuppression, name)()
+    finally:
+        module.expect = original
+    return cases
+
+
+def test_onnx_cases() -> None:
+    cases = onnx_cases()
+    assert len(cases) >= 10
+    for name, node, inputs, (expected,) in cases:
+        boxes, scores, most, threshold, lowest = [*inputs, *[None] * (5 - len(inputs))]
+        if any(a.name == "center_point_box" and a.i for a in node.attribute):
+            corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
+        else:  # any two opposite corners
+            corners = np.concatenate(
+                [np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(boxes[..., :2], boxes[..., 2:])], -1
+            )
+        found = [
+            [image, label, index]
+            for image in range(len(boxes))
+            for label in range(scores.shape[1])
+            for index in nms(
+                corners[image],
+                scores[image, label],
+                float(threshold[0]),
+                score_threshold=None if lowest is None else float(lowest[0]),
+                max_detections=int(most[0]),
+            )
+        ]
+        assert found == expected.tolist(), name
+
+
+# ------------------------------------------------------------------ DIoU
+
+
+def diou_reference(boxes, scores, labels, threshold) -> list[int]:
+    kept: list[int] = []
+    for i in torch.argsort(scores, descending=True, stable=True).tolist():
+        rivals = [j for j in kept if labels[i] == labels[j]]
+        penalised = paired_iou(boxes[rivals], boxes[[i] * len(rivals)], "diou")
+        if not (penalised > threshold).any():
+            kept.append(i)
+    return kept
+
+
+def test_diou_by_hand() -> None:
+    # Same IoU with the first, 1/3, but the third lies inside with the same centre and the second beside it.
+    boxes = torch.tensor([[0.0, 0, 30, 10], [15, 0, 45, 10], [10, 0, 20, 10]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert nms(boxes, scores, 0.3).tolist() == [0]
+    # 1/3 - 15² / (45² + 10²) = 0.227
+    assert nms(boxes, scores, 0.3, metric="diou").tolist() == [0, 1]
+    assert nms(boxes, scores, 0.2, metric="diou").tolist() == [0]
+
+
+def test_diou_equals_the_reference(way) -> None:
+    for seed in range(30):
+        boxes, scores, labels = scene(70, seed)
+        expected = diou_reference(boxes, scores, labels, 0.4)
+        assert batched_nms(boxes, scores, labels, 0.4, metric="diou").tolist() == expected
+        options = {"score_threshold": None, "distance": True, "tracing": False}
+        assert keep_by_torchvision(boxes, scores, labels, 0.4, **options).tolist() == expected
+        same = torch.zeros_like(labels)
+        expected = diou_reference(boxes, scores, same, 0.4)
+        assert nms(boxes, scores, 0.4, metric="diou").tolist() == expected
+        assert keep_by_torchvision(boxes, scores, None, 0.4, **options).tolist() == expected
+
+
 # ------------------------------------------------------------------ labels and coordinates
 
 
-def no_proof(*_: object) -> None:
-    return None
-
-
 @pytest.mark.parametrize("n", [40, 400])
-@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("at", [0.0, -50.0, 1e6])
-def test_batched_is_exact_for_any_labels_and_coordinates(n, fast, at, monkeypatch) -> None:
-    if not fast:
-        monkeypatch.setattr(nms_module, "_nms_together", no_proof)
+def test_batched_is_exact_for_any_labels_and_coordinates(n, at) -> None:
     boxes, scores, labels = scene(n, 5, labels=80, objects=2, at=at)
     expected = reference(boxes, scores, labels, 0.5)
     huge = torch.tensor([-(2**62), 2**62])[labels % 2] + labels
     for values in (labels, labels - 40, huge, labels.double() / 7, labels.to(torch.uint8)):
         assert batched_nms(boxes, scores, values, 0.5).tolist() == expected
+        assert on_the_gpu(boxes, scores, values, 0.5).tolist() == expected
 
 
-def test_many_labels_are_done_together_and_with_proof(monkeypatch) -> None:
+def test_zero_has_no_sign() -> None:
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9]])
+    assert nms(boxes, torch.tensor([-0.0, 0.0]), 0.5).tolist() == [0]
+    assert batched_nms(boxes, torch.tensor([1.0, 1.0]), torch.tensor([-0.0, 0.0]), 0.5).tolist() == [0]
+
+
+def test_both_devices_paths_give_the_same(way, monkeypatch) -> None:
+    for proof in (True, False):
+        if not proof:
+            monkeypatch.setattr(nms_torch, "_nms_together", lambda *_: None)
+        for seed in range(20):
+            boxes, scores, labels = scene(150, seed, labels=9)
+            expected = batched_nms(boxes, scores, labels, 0.5, score_threshold=0.25)
+            assert torch.equal(on_the_gpu(boxes, scores, labels, 0.5, 0.25), expected)
+            assert torch.equal(on_the_gpu(boxes, scores, None, 0.5), nms(boxes, scores, 0.5))
+
+
+def test_labels_together_on_a_gpu_only_with_proof() -> None:
     boxes, scores, labels = scene(300, 6, labels=80)
-    together = nms_module._nms_together
-    seen = []
-    monkeypatch.setattr(nms_module, "_nms_together", lambda *args: seen.append(together(*args)) or seen[-1])
-    batched_nms(boxes, scores, labels, 0.5)
-    assert seen[-1] is not None
-    # IoU of exactly 1/2 under a threshold of 1/2, and extents that vanish beside the offset: no proof.
+    order = torch.argsort(scores, descending=True, stable=True)
+    assert nms_torch._nms_together(boxes[order], labels[order], 0.5) is not None
+    # IoU of exactly 1/2 under a threshold of 1/2, extents that vanish beside the offset, and overflow: no proof.
     on_the_edge = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1], [0, 0, 3, 3]])
-    tiny = torch.tensor([[0.0, 0, 1e-9, 1], [0, 0, 1e-9, 1], [0, 0, 1000, 1000]])
+    vanishing = torch.tensor([[0.0, 0, 1e-9, 1], [0, 0, 1e-9, 1], [0, 0, 1000, 1000]])
     overflow = torch.tensor([[0.0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30], [0, 0, 1e30, 1e30]])
-    for boxes in (on_the_edge, tiny, overflow):
+    for boxes in (on_the_edge, vanishing, overflow):
         labels, scores = torch.tensor([0, 0, 1]), torch.tensor([0.9, 0.8, 0.7])
-        kept = batched_nms(boxes, scores, labels, 0.5)
-        assert seen[-1] is None
-        alone = torch.cat([nms(boxes[:2], scores[:2], 0.5), torch.tensor([2])])
-        assert torch.equal(kept, alone)
+        assert nms_torch._nms_together(boxes, labels, 0.5) is None
+        alone = [*nms(boxes[:2], scores[:2], 0.5).tolist(), 2]
+        assert on_the_gpu(boxes, scores, labels, 0.5).tolist() == alone
+        assert batched_nms(boxes, scores, labels, 0.5).tolist() == alone
+
+
+def test_stops_early(way) -> None:
+    boxes, scores, labels = scene(200, 7, labels=4)
+    everything = batched_nms(boxes, scores, labels, 0.5)
+    alone = nms(boxes, scores, 0.5)
+    for most in (0, 1, 5, 1000):
+        assert torch.equal(batched_nms(boxes, scores, labels, 0.5, max_detections=most), everything[:most])
+        assert torch.equal(nms(boxes, scores, 0.5, max_detections=most), alone[:most])
+
+
+def test_first_call_is_quiet_and_leaves_a_cache(tmp_path) -> None:
+    script = (
+        "import numpy as np, detseg.detect as d\n"
+        "b = np.array([[0, 0, 9, 9.0], [1, 0, 9, 9]]); s = np.array([.5, .6])\n"
+        "print(d.nms(b, s, .5).tolist(), d.batched_nms(b, s, np.array([0, 1]), .5).tolist())\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert child.stdout == "[1] [1, 0]\n"
+    assert child.stderr == ""
+    assert list(tmp_path.rglob("*.nbi"))  # compiled code is kept for the next process
 
 
 # ------------------------------------------------------------------ laws
@@ -208,6 +417,10 @@ def test_numpy_in_numpy_out() -> None:
     assert kept.dtype == np.int64
     assert kept.tolist() == expected
     assert nms(arrays[0], arrays[1], 0.5).tolist() == nms(boxes, scores, 0.5).tolist()
+    frozen = [array.copy() for array in arrays]
+    for array in frozen:
+        array.flags.writeable = False
+    assert batched_nms(*frozen, 0.5).tolist() == expected
     odd = [arrays[0].astype(">f4"), arrays[1].astype(np.float64), arrays[2].astype(np.int16)]
     for array in odd:
         array.flags.writeable = False
@@ -272,6 +485,7 @@ def changed(row: int, box: list[float]) -> torch.Tensor:
         ({"score_threshold": NAN}, "score_threshold must be a number"),
         ({"max_detections": -1}, "max_detections must be a whole number, 0 or more, got -1"),
         ({"max_detections": 1.5}, "max_detections must be"),
+        ({"metric": "giou"}, "metric must be 'iou' or 'diou', got 'giou'"),
     ],
 )
 def test_mistakes_are_named(change: dict, message: str) -> None:

@@ -56,7 +56,7 @@ class Silent:
     def step(self, step, fraction, losses, pictures):
         self.steps.append(step)
 
-    def validated(self, row):
+    def validated(self, row, took=0.0):
         self.rows.append(dict(row))
 
     def rewind(self, step):

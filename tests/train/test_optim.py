@@ -65,6 +65,7 @@ def test_cosine_warms_up_and_falls_to_a_hundredth():
     assert learning_rate_factor("cosine", 0.5, 99, 4) == pytest.approx(0.505)
     assert learning_rate_factor("cosine", 1, 99, 4) == pytest.approx(0.01)
     assert learning_rate_factor("cosine", 0, 0, 0) == 1  # no warm-up at all
+    assert learning_rate_factor("cosine", 0.1, 2, 100) > 0.95  # a short run is warm after a tenth of it
 
 
 def test_onecycle_rises_and_falls():

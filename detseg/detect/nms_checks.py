@@ -1,0 +1,125 @@
+"""Checks of boxes, scores and labels, and their common form; for all kinds of non-max suppression."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def check_kinds(given: Mapping[str, Any]) -> bool:
+    """Raise ValueError unless kinds, shapes and devices agree; True for numpy, False for torch.
+
+    Args:
+        given: "boxes" (N, 4), "scores" (N,) and maybe "labels" (N,).
+    """
+    for name, value in given.items():
+        if not isinstance(value, Tensor | np.ndarray):
+            raise ValueError(f"{name} must be a torch tensor or a numpy array, got {type(value).__name__}")
+    kinds = {name: "numpy" if isinstance(value, np.ndarray) else "torch" for name, value in given.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"all inputs must be torch or all numpy, got {_listed(kinds)}")
+    boxes = given["boxes"]
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (N, 4), got {tuple(boxes.shape)}")
+    for name, value in given.items():
+        if name != "boxes" and tuple(value.shape) != (len(boxes),):
+            raise ValueError(f"{name} must have shape ({len(boxes)},), one for each box, got {tuple(value.shape)}")
+    if kinds["boxes"] == "numpy":
+        return True
+    devices = {name: str(value.device) for name, value in given.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"all inputs must be on one device, got {_listed(devices)}")
+    return False
+
+
+def check_threshold(iou_threshold: float, score_threshold: float | None) -> float:
+    """Raise ValueError for thresholds out of range; returns the one of IoU rounded to float32.
+
+    The IoU is a float32 number. Compared in float64, the float32 nearest to 0.1 is above 0.1, and a box
+    exactly on the threshold would be dropped; compared in one precision it is kept, on every device.
+    """
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must be in [0, 1], got {iou_threshold}")
+    if score_threshold is not None and score_threshold != score_threshold:
+        raise ValueError("score_threshold must be a number, got NaN")
+    return float(np.float32(iou_threshold))
+
+
+def to_arrays(given: Mapping[str, Any]) -> Arrays:
+    """The same as numpy arrays in the computer's memory; float types of 16 bits may become float32."""
+    return {name: as_array(value) for name, value in given.items()}
+
+
+def as_array(value: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """A tensor or array as array."""
+    if isinstance(value, np.ndarray):
+        return value
+    # numpy has no bfloat16. `cpu` and `detach` cost as much as all of a small suppression, so only where needed.
+    value = value.float() if value.dtype == torch.bfloat16 else value
+    value = value.detach() if value.requires_grad else value
+    return value.numpy() if value.device.type == "cpu" else value.cpu().numpy()
+
+
+def numbers(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """The array as the compiled kernels want it: of this type, contiguous and writeable; copied only if need be."""
+    return np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
+
+
+def whole_labels(labels: NDArray[Any] | None) -> NDArray[np.int64]:
+    """Labels as int64 that are equal where the labels are; of length 0 without any."""
+    if labels is None:
+        return np.empty(0, np.int64)
+    if labels.dtype.kind == "f":  # their bits tell them apart, once -0.0 is 0.0
+        return (labels.astype(np.float64) + 0.0).view(np.int64)
+    return numbers(labels, np.int64)
+
+
+def values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
+    """One bool, still on the device: all numbers finite and no box reversed. N >= 1."""
+    # x2 - x1 is NaN or infinite when a corner is, so the smallest and the largest extent tell everything.
+    smallest, largest = torch.aminmax(boxes[:, 2:] - boxes[:, :2])
+    fine = (smallest >= 0) & (largest < torch.inf)
+    for values in (scores, labels):
+        if values is not None and values.is_floating_point():
+            low, high = torch.aminmax(values)
+            fine = fine & (low > -torch.inf) & (high < torch.inf)
+    return fine
+
+
+def check_numbers(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> None:
+    """Raise ValueError, which names the first of them, where numbers are not finite or boxes reversed."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        extents = boxes[:, 2:] - boxes[:, :2]
+        fine = ((extents >= 0) & (extents < np.inf)).all()
+    if not (fine and np.isfinite(scores).all() and (labels is None or np.isfinite(labels).all())):
+        raise ValueError(name_bad_value(boxes, scores, labels))
+
+
+def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> str:
+    """The message for the first bad box, score or label."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        extents = boxes[:, 2:] - boxes[:, :2]
+    findings = [
+        ("boxes", boxes, ~np.isfinite(boxes).all(1), "is not finite"),
+        ("boxes", boxes, (extents < 0).any(1), "is reversed: x1 <= x2 and y1 <= y2 are needed"),
+        ("boxes", boxes, ~np.isfinite(extents).all(1), "is too large for float32"),
+        ("scores", scores, ~np.isfinite(scores), "is not finite"),
+    ]
+    if labels is not None:
+        findings.append(("labels", labels, ~np.isfinite(labels), "is not finite"))
+    for name, values, bad, what in findings:
+        count = int(bad.sum())
+        if count:
+            index = int(bad.argmax())
+            more = f" ({count} such {name} in all)" if count > 1 else ""
+            return f"{name}[{index}] = {values[index].tolist()} {what}{more}"
+    raise AssertionError("called without a bad value")
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())

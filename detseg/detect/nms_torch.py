@@ -1,0 +1,109 @@
+"""Non-max suppression by torchvision's kernels: for GPUs, and where torch traces the call."""
+
+from itertools import accumulate
+
+import torch
+import torchvision  # noqa: F401  (loads the compiled operators below)
+from torch import Tensor
+
+from detseg.boxes import paired_iou
+
+
+@torch.no_grad()
+def keep_by_torchvision(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    threshold: float,
+    *,
+    score_threshold: float | None,
+    distance: bool,
+    tracing: bool,
+) -> Tensor:
+    """Kept indices (int64), best first, of boxes (N, 4) float32, scores (N,) and maybe labels (N,).
+
+    Args:
+        distance: suppress by DIoU; not while tracing.
+        tracing: torch.compile, torch.export or a fake tensor mode is looking: nothing may depend on the numbers.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    if score_threshold is not None:
+        order = order[scores[order] > score_threshold]
+    ordered = boxes[order]
+    if distance:
+        return order[_greedy_by_distance(ordered, None if labels is None else labels[order], threshold)]
+    if labels is None:
+        kept = _nms_sorted(ordered, threshold)
+    elif tracing:
+        kept = _nms_sorted(_moved_apart(ordered, labels[order])[0], threshold)
+    else:
+        kept = _nms_per_label(ordered, labels[order], threshold)
+    return order[kept]
+
+
+def _greedy_by_distance(boxes: Tensor, labels: Tensor | None, threshold: float) -> Tensor:
+    """Positions kept among boxes (N, 4) sorted best first; torchvision has no kernel for DIoU."""
+    left = torch.arange(len(boxes), device=boxes.device)
+    kept = []
+    while len(left):
+        best, left = left[:1], left[1:]
+        kept.append(best)
+        drops = paired_iou(boxes[best].expand(len(left), 4), boxes[left], "diou") > threshold
+        if labels is not None:
+            drops &= labels[left] == labels[best]
+        left = left[~drops]
+    return torch.cat(kept) if kept else left
+
+
+def _nms_sorted(boxes: Tensor, threshold: float) -> Tensor:
+    """Positions kept among boxes (N, 4) that are sorted best first, in that order."""
+    return torch.ops.torchvision.nms(boxes, _ranks(boxes), threshold)
+
+
+def _ranks(boxes: Tensor) -> Tensor:
+    """Falling scores 0, -1, … 1 - N, for torchvision sorts again and promises nothing about ties."""
+    return -torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device)
+
+
+def _nms_per_label(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Positions kept among boxes (N, 4) sorted best first when only equal labels (N,) compete."""
+    by_label = torch.argsort(labels, stable=True)  # best first inside each label
+    counts = torch.unique_consecutive(labels[by_label], return_counts=True)[1].tolist()
+    kept = _nms_together(boxes, labels, threshold)
+    if kept is not None:
+        return kept
+    # One operator call a label and nothing else: its overhead is most of the cost with many labels.
+    groups = zip(boxes[by_label].split(counts), _ranks(boxes).split(counts), strict=True)
+    parts = [torch.ops.torchvision.nms(group, ranks, threshold) for group, ranks in groups]
+    starts = [0, *accumulate(counts)][: len(counts)]
+    parts = [positions + start for positions, start in zip(parts, starts, strict=True)]
+    return by_label[torch.cat(parts)].sort().values if parts else by_label
+
+
+def _nms_together(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor | None:
+    """What `_nms_per_label` promises, by two operator calls for all labels; None where they prove nothing.
+
+    The labels are moved apart in float64, where IoU differs a little from the float32 one. So it is done with
+    a threshold surely below and one surely above: if both keep the same boxes, so does the true rule. (By
+    induction from the best box down: what is kept at the low threshold, no kept box removes at the true one;
+    what is dropped at the high threshold, the same kept box removes at the true one.)
+    """
+    shifted, rounding = _moved_apart(boxes, labels)
+    extents = boxes[:, 2:] - boxes[:, :2]
+    # Moving rounds a corner by `rounding` and IoU by a few times rounding / extent: below 1e-6 by this check.
+    # Extents of zero stay zero. float32 itself rounds IoU by less than 20 * 2**-24 = 1.2e-6 as long as the
+    # areas neither overflow nor underflow.
+    safe = ((extents == 0) | ((extents > 1e7 * rounding) & (extents < 1e18))).all()
+    low = _nms_sorted(shifted, threshold - 4e-6)
+    high = _nms_sorted(shifted, threshold + 4e-6)
+    return low if bool(safe) and torch.equal(low, high) else None
+
+
+def _moved_apart(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4) in float64, each label moved to a place of its own, and the rounding error of a corner."""
+    values, back = labels.sort()
+    place = torch.zeros_like(back)
+    place[back] = torch.cat([back.new_zeros(1), (values[1:] != values[:-1]).long()]).cumsum(0)
+    wide = boxes.double()
+    moved = wide + (place * (wide.max() - wide.min() + 1))[:, None]
+    return moved, moved.abs().max().clamp_min(1) * torch.finfo(torch.float64).eps

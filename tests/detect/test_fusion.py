@@ -1,0 +1,153 @@
+"""weighted_boxes_fusion: by hand, ensemble-boxes, the definition written plainly, edges."""
+
+import numpy as np
+import pytest
+import torch
+
+from detseg.boxes import box_iou
+from detseg.detect import weighted_boxes_fusion
+
+
+def models_of(seed, models=3, n=25, labels=2):
+    """The same objects seen by several models, each with its own errors."""
+    g = torch.Generator().manual_seed(seed)
+    corner, size = torch.rand(n, 2, generator=g) * 100, torch.rand(n, 2, generator=g) * 30 + 10
+    truth = torch.cat([corner, corner + size], 1)
+    kinds = torch.randint(labels, (n,), generator=g)
+    boxes, scores, labels_ = [], [], []
+    for _ in range(models):
+        seen = torch.rand(n, generator=g) > 0.3
+        boxes.append(truth[seen] + torch.randn(int(seen.sum()), 4, generator=g))
+        scores.append(torch.rand(int(seen.sum()), generator=g) * 0.9 + 0.05)
+        labels_.append(kinds[seen])
+    return boxes, scores, labels_
+
+
+def reference(boxes, scores, labels, weights, iou_threshold, score_threshold, score):
+    """Section 3 of the paper with plain lists."""
+    entries = [
+        (float(s) * w, b.double(), int(k))
+        for bs, ss, ks, w in zip(boxes, scores, labels, weights, strict=True)
+        for b, s, k in zip(bs, ss, ks, strict=True)
+        if s >= score_threshold
+    ]
+    clusters = []
+    for weight, box, label in sorted(entries, key=lambda e: -e[0]):
+        best, highest = None, iou_threshold
+        for cluster in clusters:
+            if cluster["label"] == label:
+                iou = float(box_iou(cluster["mean"][None].float(), box[None].float()))
+                if iou > highest:
+                    best, highest = cluster, iou
+        if best is None:
+            best = {"label": label, "members": []}
+            clusters.append(best)
+        best["members"].append((weight, box))
+        total = sum(w for w, _ in best["members"])
+        best["mean"] = sum(w * b for w, b in best["members"]) / total
+    found = []
+    for cluster in clusters:
+        given = [w for w, _ in cluster["members"]]
+        value = max(given) / max(weights)
+        if score == "mean":
+            value = sum(given) / len(given) * min(len(given), len(weights)) / sum(weights)
+        found.append((value, cluster["mean"].tolist(), cluster["label"]))
+    return sorted(found, key=lambda f: -f[0])
+
+
+def test_by_hand():
+    boxes = [torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[2.0, 0, 12, 10], [50, 50, 60, 60]])]
+    scores = [torch.tensor([0.75]), torch.tensor([0.25, 0.8])]
+    labels = [torch.tensor([3]), torch.tensor([3, 3])]
+    fused, new, kinds = weighted_boxes_fusion(boxes, scores, labels)
+    # The pair: mean corner (0.75 * 0 + 0.25 * 2), mean score 0.5, found by both. The single one: half of 0.8.
+    assert fused.tolist() == [[0.5, 0, 10.5, 10], [50, 50, 60, 60]]
+    assert new.tolist() == pytest.approx([0.5, 0.4])
+    assert kinds.tolist() == [3, 3]
+    fused, new, _ = weighted_boxes_fusion(boxes, scores, labels, score="max")
+    assert new.tolist() == pytest.approx([0.8, 0.75])
+    # Another label is another object.
+    fused, new, _ = weighted_boxes_fusion(boxes, scores, [torch.tensor([3]), torch.tensor([4, 3])])
+    assert len(fused) == 3
+
+
+@pytest.mark.parametrize("score", ["mean", "max"])
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0, 0.5]])
+def test_equals_the_definition(score, weights):
+    for seed in range(6):
+        given = models_of(seed)
+        fused, new, kinds = weighted_boxes_fusion(
+            *given, weights=weights, score_threshold=0.1, score=score, iou_threshold=0.5
+        )
+        expected = reference(*given, weights or [1.0] * 3, 0.5, 0.1, score)
+        assert new.tolist() == pytest.approx([e[0] for e in expected], rel=1e-5)
+        np.testing.assert_allclose(fused.numpy(), [e[1] for e in expected], rtol=1e-4, atol=1e-4)
+        assert kinds.tolist() == [e[2] for e in expected]
+
+
+@pytest.mark.parametrize(("score", "theirs"), [("mean", "avg"), ("max", "max")])
+def test_equals_ensemble_boxes(score, theirs):
+    ensemble_boxes = pytest.importorskip("ensemble_boxes")
+    for seed in range(6):
+        boxes, scores, labels = models_of(seed)
+        boxes = [b.clamp(0, 160) / 160 for b in boxes]
+        weights = [1.0, 2.0, 1.5]
+        expected, expected_scores, expected_labels = ensemble_boxes.weighted_boxes_fusion(
+            [b.numpy() for b in boxes], [s.numpy() for s in scores], [k.numpy() for k in labels],
+            weights=weights, iou_thr=0.55, skip_box_thr=0.05, conf_type=theirs,
+        )  # fmt: skip
+        fused, new, kinds = weighted_boxes_fusion(
+            boxes, scores, labels, weights=weights, score_threshold=0.05, score=score
+        )
+        np.testing.assert_allclose(new.numpy(), expected_scores, rtol=1e-4)
+        np.testing.assert_allclose(fused.numpy(), expected, atol=1e-5)
+        assert kinds.tolist() == expected_labels.tolist()
+
+
+def test_one_model_of_distant_boxes_stays():
+    boxes = torch.arange(5.0)[:, None] * 20 + torch.tensor([[0.0, 0, 10, 10]])
+    scores = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1])
+    fused, new, kinds = weighted_boxes_fusion([boxes], [scores], [torch.arange(5)])
+    torch.testing.assert_close(fused, boxes)
+    torch.testing.assert_close(new, scores)
+    assert kinds.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_nothing_found():
+    empty = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    fused, new, kinds = weighted_boxes_fusion(*([part, part] for part in empty))
+    assert (tuple(fused.shape), tuple(new.shape), tuple(kinds.shape)) == ((0, 4), (0,), (0,))
+    arrays = weighted_boxes_fusion([np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0)])
+    assert all(isinstance(part, np.ndarray) for part in arrays)
+
+
+def test_scores_of_zero_have_a_box():
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    fused, new, _ = weighted_boxes_fusion([box, box], [torch.zeros(1)] * 2, [torch.zeros(1, dtype=torch.int64)] * 2)
+    assert fused.tolist() == box.tolist()
+    assert new.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [torch.tensor([0.1])]}, "of the same models, at least of one; got 2, 1 and 2"),
+        ({"boxes": [], "scores": [], "labels": []}, "at least of one; got 0, 0 and 0"),
+        ({"weights": [1.0]}, r"weights must be 2 positive numbers, one for each model, got \[1.0\]"),
+        ({"weights": [1.0, -1.0]}, "weights must be 2 positive numbers"),
+        ({"score": "median"}, "score must be 'mean' or 'max', got 'median'"),
+        ({"iou_threshold": 2}, "iou_threshold must be in"),
+        ({"scores": [torch.tensor([0.1]), torch.tensor([float("nan")])]}, r"model 1: scores\[0\] = nan is not finite"),
+        ({"scores": [torch.tensor([0.1]), torch.tensor([-0.2])]}, r"model 1: scores\[0\] is negative"),
+        ({"labels": [torch.tensor([0.5]), torch.tensor([1])]}, "model 0: labels must be whole numbers"),
+        ({"boxes": [torch.zeros(1, 4), torch.zeros(1, 5)]}, r"model 1: boxes must have shape \(N, 4\)"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    fine = {
+        "boxes": [torch.tensor([[0.0, 0, 1, 1]])] * 2,
+        "scores": [torch.tensor([0.5])] * 2,
+        "labels": [torch.tensor([1])] * 2,
+    }
+    with pytest.raises(ValueError, match=message):
+        weighted_boxes_fusion(**(fine | change))
