@@ -165,7 +165,7 @@ def main(settings: Settings) -> None:
             if name in calls and seconds * max(1.0, count / before) ** 2 > settings.patience:
                 del calls[name]
         kept = len(calls["detseg"]())
-        results = race(calls, scene.scores, settings.rounds, settings.patience)
+        results = race(calls, scene.scores, settings.rounds)
         own = results["detseg"][1]
         slowest |= {name: (count, statistics.median(times)) for name, (_, times) in results.items() if name != "detseg"}
         row = [kind, f"{count:,}", f"{kept:,}", f"{1e3 * statistics.median(own):.3g}"]

@@ -68,7 +68,7 @@ def weighted_boxes_fusion(
     first = boxes[0]
     if isinstance(first, Tensor):
         return tuple(torch.from_numpy(part).to(first.device) for part in result)  # type: ignore[return-value]
-    return result  # type: ignore[return-value]
+    return result
 
 
 def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ index. IoU is computed in float32 whatever the input's type; two boxes without a
 On CPUs `detseg.detect.nms_kernels` does the work, on other devices torchvision's kernel; both give the same indices.
 """
 
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -102,21 +102,22 @@ def _suppress(
     metric: Metric,
 ) -> Array:
     """Both functions: bring the input to one form, suppress, and give back what came in."""
-    given = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
+    given: dict[str, Any] = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
     from_numpy = check_kinds(given)
     threshold = check_threshold(iou_threshold, score_threshold)
     if max_detections is not None and (int(max_detections) != max_detections or max_detections < 0):
         raise ValueError(f"max_detections must be a whole number, 0 or more, got {max_detections}")
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
-    if from_numpy:
-        return cast(Array, _keep_on_cpu(given, threshold, score_threshold, max_detections, metric))
     tracing = torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)
-    if not tracing and cast(Tensor, boxes).device.type == "cpu":
-        kept = _keep_on_cpu(to_arrays(given), threshold, score_threshold, max_detections, metric)
-        return cast(Array, torch.from_numpy(kept))
-    keep = _keep_elsewhere(given, threshold, score_threshold, metric, tracing)
-    return cast(Array, keep[:max_detections])
+    kept: Any
+    if from_numpy:
+        kept = _keep_on_cpu(given, threshold, score_threshold, max_detections, metric)
+    elif not tracing and given["boxes"].device.type == "cpu":
+        kept = torch.from_numpy(_keep_on_cpu(to_arrays(given), threshold, score_threshold, max_detections, metric))
+    else:
+        kept = _keep_elsewhere(given, threshold, score_threshold, metric, tracing)[:max_detections]
+    return kept
 
 
 def _keep_on_cpu(

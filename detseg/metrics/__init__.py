@@ -4,18 +4,69 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detseg.metrics.analysis import Analysis, analyse
+    from detseg.metrics.confusion import BestThresholds, Confusion, best_thresholds, confusion_matrix
     from detseg.metrics.detection import ClassMetrics, DetectionMetrics, PrecisionRecall, evaluate_detections
+    from detseg.metrics.errors import ErrorAnalysis, analyse_errors
+    from detseg.metrics.evaluator import DetectionEvaluator
     from detseg.metrics.inputs import Detections
+    from detseg.metrics.matching import Matches, match
+    from detseg.metrics.resampling import Comparison, Intervals, bootstrap, compare, compare_matches
+    from detseg.metrics.voc import VocClass, VocMetrics, evaluate_voc
 
 _HOME = {
+    "Analysis": "analysis",
+    "BestThresholds": "confusion",
     "ClassMetrics": "detection",
+    "Comparison": "resampling",
+    "Confusion": "confusion",
+    "DetectionEvaluator": "evaluator",
     "DetectionMetrics": "detection",
     "Detections": "inputs",
+    "ErrorAnalysis": "errors",
+    "Intervals": "resampling",
+    "Matches": "matching",
     "PrecisionRecall": "detection",
+    "VocClass": "voc",
+    "VocMetrics": "voc",
+    "analyse": "analysis",
+    "analyse_errors": "errors",
+    "best_thresholds": "confusion",
+    "bootstrap": "resampling",
+    "compare": "resampling",
+    "compare_matches": "resampling",
+    "confusion_matrix": "confusion",
     "evaluate_detections": "detection",
+    "evaluate_voc": "voc",
+    "match": "matching",
 }
 
-__all__ = ["ClassMetrics", "DetectionMetrics", "Detections", "PrecisionRecall", "evaluate_detections"]
+__all__ = [
+    "Analysis",
+    "BestThresholds",
+    "ClassMetrics",
+    "Comparison",
+    "Confusion",
+    "DetectionEvaluator",
+    "DetectionMetrics",
+    "Detections",
+    "ErrorAnalysis",
+    "Intervals",
+    "Matches",
+    "PrecisionRecall",
+    "VocClass",
+    "VocMetrics",
+    "analyse",
+    "analyse_errors",
+    "best_thresholds",
+    "bootstrap",
+    "compare",
+    "compare_matches",
+    "confusion_matrix",
+    "evaluate_detections",
+    "evaluate_voc",
+    "match",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,33 +4,41 @@ The figures are pycocotools' own. One thing is mended: pycocotools takes an anno
 matched", so that even perfect detections of it count as false; here the ids play no part.
 """
 
-import contextlib
-import io
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from detseg.metrics import kernels
 from detseg.metrics.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
+from detseg.metrics.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 
 __all__ = [
     "FIGURES",
+    "RECALL_LEVELS",
     "ClassMetrics",
     "DetectionMetrics",
     "Detections",
     "PrecisionRecall",
     "evaluate_detections",
+    "measure",
 ]
+
+
+def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
+    """Names of the figures in COCO's order, of which there are 9 and one for each of `max_detections`."""
+    precisions = ("AP", "AP50", "AP75", *(f"AP_{size}" for size in AREAS[1:]))
+    return (*precisions, *(f"AR{most}" for most in max_detections), *(f"AR_{size}" for size in AREAS[1:]))
+
 
 # The 12 figures in COCO's order. AP: mean over IoU 0.50, 0.55, … 0.95; AR1, AR10, AR100: recall with at most
 # so many detections a picture and class; small up to 32², medium up to 96² square pixels.
-FIGURES = (
-    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
-)
+FIGURES = figure_names(MAX_DETECTIONS)
+RECALL_LEVELS = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,10 @@ class ClassMetrics:
     category_id: int
     ap: float  # mean over the IoU thresholds
     ap50: float
-    ar: float  # mean recall with at most 100 detections a picture
+    ar: float  # mean recall with the most detections a picture, COCO: 100
     objects: int
     pictures: int  # pictures with at least one of the objects
+    figures: Mapping[str, float] = field(default_factory=dict)  # of this class, by the names of the 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +74,9 @@ class DetectionMetrics:
     """What `evaluate_detections` found.
 
     `stats` holds the 12 figures in COCO's order, -1 where there are no objects to judge by, exactly as
-    pycocotools prints them; the properties and `figures()` say NaN there instead.
+    pycocotools prints them; the properties and `figures()` say NaN there instead. With other
+    `max_detections` there are as many AR figures as numbers were given; AP50 and AP75 are NaN when their IoU
+    is not among the thresholds.
     """
 
     iou_type: IoUType
@@ -76,6 +87,7 @@ class DetectionMetrics:
     pictures: int
     objects: int  # without crowd regions
     detections: int
+    matches: Matches = field(repr=False)  # which detection found an object; not in `to_dict`
 
     @property
     def map(self) -> float:
@@ -94,7 +106,8 @@ class DetectionMetrics:
 
     def figures(self) -> dict[str, float]:
         """The 12 figures by name; NaN where there is nothing to judge by."""
-        return {n: math.nan if v == -1 else v for n, v in zip(FIGURES, self.stats, strict=True)}
+        names = figure_names(self.matches.max_detections)
+        return {n: math.nan if v == -1 else v for n, v in zip(names, self.stats, strict=True)}
 
     def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
         """Everything as plain Python for `json.dump`, NaN as None; `curves` adds those of every class."""
@@ -123,6 +136,10 @@ def evaluate_detections(
     ground_truth: str | Path | dict[str, Any] | Any,
     detections: str | Path | list[dict[str, Any]] | Detections,
     iou_type: IoUType = "bbox",
+    *,
+    iou_thresholds: ArrayLike | None = None,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    class_agnostic: bool = False,
 ) -> DetectionMetrics:
     """Compare detections with the ground truth the COCO way.
 
@@ -131,114 +148,136 @@ def evaluate_detections(
         detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`. None at
             all is fine and gives zeros.
         iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
+        iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
+        max_detections: AR is told for each of these numbers of detections a picture and class, the largest
+            holds for everything else.
+        class_agnostic: leave the classes out: how well are objects found, whatever they are taken for?
 
     Raises:
         ValueError: a file cannot be read, lacks something, holds NaN, or the detections belong to images or
-            categories that the ground truth does not list; the message names the item.
+            categories that the ground truth does not list, or an option is out of its range; the message
+            names the item.
     """
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
     truth = read_truth(ground_truth, iou_type)
-    found = read_found(detections, truth, iou_type)
-    return _collect(_run_pycocotools(truth, found, iou_type), truth, found, iou_type)
-
-
-def _run_pycocotools(truth: Truth, found: Found, iou_type: IoUType) -> Any:
-    """A COCOeval that has evaluated, accumulated and summarised, without a word on stdout."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    images = [
-        {"id": i, "height": height, "width": width}
-        for i, (height, width) in zip(truth.image_ids.tolist(), truth.sizes, strict=True)
-    ]
-    categories = [{"id": i} for i in truth.category_ids.tolist()]
-    objects = _records(truth.object_images, truth.object_categories, truth.boxes, truth.areas, truth.masks)
-    for record, crowd in zip(objects, truth.iscrowd.tolist(), strict=True):
-        record["iscrowd"] = int(crowd)
-    results = _records(found.image_ids, found.category_ids, found.boxes, found.areas, found.masks)
-    for record, score in zip(results, found.scores.tolist(), strict=True):
-        record |= {"iscrowd": 0, "score": score}
-    with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for annotations in (objects, results):
-            side = COCO()
-            side.dataset = {"images": images, "categories": categories, "annotations": annotations}
-            side.createIndex()
-            sides.append(side)
-        evaluator = COCOeval(*sides, iou_type)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator
-
-
-def _records(
-    image_ids: NDArray[np.int64],
-    category_ids: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    areas: NDArray[np.float64],
-    masks: list[Any] | None,
-) -> list[dict[str, Any]]:
-    columns = zip(image_ids.tolist(), category_ids.tolist(), boxes.tolist(), areas.tolist(), strict=True)
-    # Ids from 1: to pycocotools a match with the id 0 is no match.
-    records = [
-        {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area}
-        for number, (image, category, box, area) in enumerate(columns, start=1)
-    ]
-    for record, mask in zip(records, masks or (), strict=False):
-        record["segmentation"] = mask
-    return records
-
-
-def _collect(evaluator: Any, truth: Truth, found: Found, iou_type: IoUType) -> DetectionMetrics:
-    """From pycocotools' arrays, classes sorted by id and -1 for nothing, to ours, in the dataset's order."""
-    order = np.searchsorted(np.sort(truth.category_ids), truth.category_ids)
-    whole, most = 0, 2  # area range "all" and 100 detections a picture
-
-    def curves(name: str) -> NDArray[np.float64]:  # (T, R, K, areas, limits) to (T, K, R)
-        return evaluator.eval[name][:, :, order, whole, most].transpose(0, 2, 1)
-
-    precision, scores = curves("precision"), curves("scores")
-    nothing = precision == -1
-    precision, scores = np.where(nothing, np.nan, precision), np.where(nothing, np.nan, scores)
-    recall = evaluator.eval["recall"][:, order, whole, most]  # (T, K)
-    with_objects = ~nothing.all(axis=(0, 2))
-    size = (precision.shape[0], precision.shape[2])
-    mean = precision[:, with_objects].mean(axis=1) if with_objects.any() else np.full(size, np.nan)
-    objects, pictures = _counts(truth)
-    per_class = tuple(
-        ClassMetrics(
-            name=name,
-            category_id=int(truth.category_ids[k]),
-            ap=float(precision[:, k].mean()),
-            ap50=float(precision[0, k].mean()),
-            ar=float(recall[:, k].mean()) if with_objects[k] else math.nan,
-            objects=int(objects[k]),
-            pictures=int(pictures[k]),
-        )
-        for k, name in enumerate(truth.names)
+    return measure(
+        truth,
+        read_found(detections, truth, iou_type),
+        iou_type,
+        iou_thresholds=iou_thresholds,
+        max_detections=max_detections,
+        class_agnostic=class_agnostic,
     )
+
+
+def measure(
+    truth: Truth,
+    found: Found,
+    iou_type: IoUType,
+    *,
+    iou_thresholds: ArrayLike | None = None,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    class_agnostic: bool = False,
+) -> DetectionMetrics:
+    """`evaluate_detections` of input that is read and checked already."""
+    matches = match(
+        truth,
+        found,
+        iou_type,
+        iou_thresholds=IOU_THRESHOLDS if iou_thresholds is None else iou_thresholds,
+        max_detections=max_detections,
+        class_agnostic=class_agnostic,
+    )
+    counts = matches.object_counts()
+    precision, reached, recall = kernels.accumulate(
+        matches.status,
+        matches.label_start,
+        matches.rank,
+        counts,
+        RECALL_LEVELS,
+        np.array(matches.max_detections, dtype=np.int64),
+    )
+    table = _class_figures(matches.iou_thresholds, precision, recall)
+    with_objects = counts > 0  # (A, K)
+    curves = precision[0][:, with_objects[0]]
     return DetectionMetrics(
         iou_type=iou_type,
-        stats=tuple(float(value) for value in evaluator.stats),
-        per_class=per_class,
-        precision_recall=PrecisionRecall(np.asarray(evaluator.params.recThrs), precision, scores, mean),
-        iou_thresholds=np.asarray(evaluator.params.iouThrs),
-        pictures=len(truth.image_ids),
-        objects=int(objects.sum()),
+        stats=tuple(_means(table, with_objects, len(matches.max_detections))),
+        per_class=_per_class(truth, matches, table, class_agnostic),
+        precision_recall=PrecisionRecall(
+            recall=RECALL_LEVELS.copy(),
+            precision=precision[0],
+            scores=_scores(matches, reached[0], with_objects[0]),
+            mean=curves.mean(axis=1) if curves.size else np.full(precision.shape[1::2], np.nan),
+        ),
+        iou_thresholds=matches.iou_thresholds,
+        pictures=matches.pictures,
+        objects=int((~truth.iscrowd).sum()),
         detections=len(found.scores),
+        matches=matches,
     )
 
 
-def _counts(truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Objects (K,) and pictures with them (K,), without crowd regions."""
+def _class_figures(
+    thresholds: NDArray[np.float64], precision: NDArray[np.float64], recall: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(F, K) the figures of every class in COCO's order; NaN where there is nothing to judge by.
+
+    Args:
+        thresholds: (T,)
+        precision: (A, T, K, R)
+        recall: (A, T, K, L)
+    """
+    nothing = np.full(precision.shape[2], np.nan)
+    by_threshold = precision.mean(axis=3)  # (A, T, K)
+    ap, ar = by_threshold.mean(axis=1), recall.mean(axis=1)  # (A, K), (A, K, L)
+    at = [np.flatnonzero(np.isclose(thresholds, value, rtol=0, atol=1e-9)) for value in (0.5, 0.75)]
+    single = [by_threshold[0, t[0]] if len(t) else nothing for t in at]
+    return np.stack([ap[0], *single, *ap[1:], *ar[0].T, *ar[1:, :, -1]])
+
+
+def _means(table: NDArray[np.float64], with_objects: NDArray[np.bool_], limits: int) -> list[float]:
+    """Figures (F, K) of the classes averaged over those with objects of that size; -1 where there are none."""
+    areas = [0, 0, 0, 1, 2, 3, *[0] * limits, 1, 2, 3]
+    chosen = [row[with_objects[area]] for row, area in zip(table, areas, strict=True)]
+    return [float(row.mean()) if row.size and not np.isnan(row).any() else -1.0 for row in chosen]
+
+
+def _scores(matches: Matches, reached: NDArray[np.int64], with_objects: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(T, K, R) scores of the detections `reached`; 0 where there is none, NaN for classes without objects."""
+    scores = np.append(matches.scores, 0.0)[reached]  # -1 takes the last one
+    scores[:, ~with_objects] = np.nan
+    return scores
+
+
+def _per_class(
+    truth: Truth, matches: Matches, table: NDArray[np.float64], class_agnostic: bool
+) -> tuple[ClassMetrics, ...]:
+    names = ("all classes",) if class_agnostic else truth.names
+    ids = [-1] if class_agnostic else truth.category_ids.tolist()
+    figure = figure_names(matches.max_detections)
     real = ~truth.iscrowd
-    order = np.argsort(truth.category_ids)
-    labels = order[np.searchsorted(truth.category_ids, truth.object_categories[real], sorter=order)]
-    pairs = np.unique(np.stack([labels, truth.object_images[real]], axis=1), axis=0)
-    count = len(truth.names)
-    return np.bincount(labels, minlength=count), np.bincount(pairs[:, 0], minlength=count)
+    labels, images = matches.object_labels[real], matches.object_images[real]
+    objects = np.bincount(labels, minlength=len(names))
+    pairs = np.unique(labels.astype(np.int64) * matches.pictures + images)
+    pictures = np.bincount(pairs // matches.pictures, minlength=len(names))
+    rows = []
+    for k, (name, category) in enumerate(zip(names, ids, strict=True)):
+        figures = dict(zip(figure, table[:, k].tolist(), strict=True))
+        rows.append(
+            ClassMetrics(
+                name=name,
+                category_id=category,
+                ap=figures["AP"],
+                ap50=figures["AP50"],
+                ar=figures[f"AR{matches.max_detections[-1]}"],
+                objects=int(objects[k]),
+                pictures=int(pictures[k]),
+                figures=figures,
+            )
+        )
+    return tuple(rows)
 
 
 def _none_for_nan(value: Any) -> Any:

@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.metrics.checks import (
+    Label,
     Rle,
     as_numpy,
     check_boxes,
     check_known,
-    load_json,
     mask_areas,
+    parse_json,
     read_boxes,
+    read_bytes,
     read_column,
     read_ids,
     read_masks,
@@ -29,6 +31,7 @@ from detseg.metrics.checks import (
     to_xywh,
     whole_numbers,
 )
+from detseg.metrics.files import FoundColumns, TruthColumns, quick_results, quick_truth
 
 IoUType = Literal["bbox", "segm"]
 
@@ -130,7 +133,7 @@ class Truth:
     boxes: NDArray[np.float64]  # (M, 4) xywh
     areas: NDArray[np.float64]  # (M,) decides between small, medium and large
     iscrowd: NDArray[np.bool_]  # (M,)
-    masks: list[Rle] | None  # (M,), only for segm
+    masks: Sequence[Rle] | None  # (M,), only for segm
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +145,7 @@ class Found:
     boxes: NDArray[np.float64]  # (D, 4) xywh
     areas: NDArray[np.float64]  # (D,)
     scores: NDArray[np.float64]  # (D,)
-    masks: list[Rle] | None  # (D,), only for segm
+    masks: Sequence[Rle] | None  # (D,), only for segm
 
 
 # ------------------------------------------------------------------ ground truth
@@ -153,7 +156,14 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
     place = "ground truth"
     if isinstance(ground_truth, str | Path):
         place = str(ground_truth)
-        ground_truth = load_json(Path(ground_truth))
+        content = read_bytes(Path(ground_truth))
+        columns = quick_truth(content, iou_type == "segm")
+        if columns is not None:
+            try:
+                return _truth_from_columns(columns, place, str)
+            except ValueError:
+                pass  # below it happens again, with the item's own id in the message
+        ground_truth = parse_json(content, Path(ground_truth))
     if isinstance(ground_truth, dict):
         return _truth_from_coco(ground_truth, place, iou_type)
     if isinstance(ground_truth, list):
@@ -176,32 +186,56 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
     images, objects, categories = content["images"], content["annotations"], content["categories"]
     image_ids = read_ids(images, "id", f"{place}: images")
     category_ids = read_ids(categories, "id", f"{place}: categories")
-    names = tuple(str(c.get("name", c["id"])) for c in categories)
-    _check_lists(image_ids, category_ids, place)
-
     where = f"{place}: annotations"
 
     def label(i: int) -> str:
         return f"{where}[{i}] (id {objects[i].get('id', 'missing')})"
 
-    object_images = read_ids(objects, "image_id", where)
-    object_categories = read_ids(objects, "category_id", where)
-    check_known(object_images, image_ids, label, "image_id", "the file lists no such image")
-    check_known(object_categories, category_ids, label, "category_id", "the file lists no such category")
-    sizes = [(int(image.get("height") or 0), int(image.get("width") or 0)) for image in images]
-    masks = None
-    if iou_type == "segm":
-        masks = read_masks(objects, object_images, dict(zip(image_ids.tolist(), sizes, strict=True)), label)
-    if masks is not None:
-        boxes = np.zeros((len(objects), 4))  # not used
-        measured = mask_areas(masks)
+    # Before the boxes: a list of images that is empty explains more than what follows from it.
+    _check_lists(image_ids, category_ids, place)
+    columns = TruthColumns(
+        image_ids=image_ids,
+        sizes=[(int(image.get("height") or 0), int(image.get("width") or 0)) for image in images],
+        category_ids=category_ids,
+        names=tuple(str(c.get("name", c["id"])) for c in categories),
+        object_images=read_ids(objects, "image_id", where),
+        object_categories=read_ids(objects, "category_id", where),
+        boxes=read_boxes(objects, label) if iou_type == "bbox" else None,
+        outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
+        areas=[item.get("area") for item in objects],
+        iscrowd=np.array([bool(item.get("iscrowd", 0)) for item in objects], dtype=bool),
+    )
+    return _truth_from_columns(columns, place, label)
+
+
+def _truth_from_columns(columns: TruthColumns, place: str, label: Label) -> Truth:
+    c = columns
+    _check_lists(c.image_ids, c.category_ids, place)
+    check_known(c.object_images, c.image_ids, label, "image_id", "the file lists no such image")
+    check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
+    masks, boxes = None, c.boxes
+    if boxes is None:
+        sizes = dict(zip(c.image_ids.tolist(), c.sizes, strict=True))
+        masks = read_masks(c.outlines or [], c.object_images, sizes, label)
+        boxes = np.zeros((len(masks), 4))  # not used
     else:
-        boxes = read_boxes(objects, label)
-        measured = boxes[:, 2] * boxes[:, 3]
-    given = [o.get("area") for o in objects]
-    areas = read_numbers([m if g is None else g for g, m in zip(given, measured.tolist(), strict=True)], label, "area")
-    iscrowd = np.array([bool(o.get("iscrowd", 0)) for o in objects], dtype=bool)
-    return Truth(image_ids, sizes, category_ids, names, object_images, object_categories, boxes, areas, iscrowd, masks)
+        check_boxes(boxes, label)
+    areas = c.areas
+    if None in areas:
+        measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
+        areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
+    return Truth(
+        image_ids=c.image_ids,
+        sizes=c.sizes,
+        category_ids=c.category_ids,
+        names=c.names,
+        object_images=c.object_images,
+        object_categories=c.object_categories,
+        boxes=boxes,
+        areas=read_numbers(areas, label, "area"),
+        iscrowd=c.iscrowd,
+        masks=masks,
+    )
 
 
 def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
@@ -257,7 +291,11 @@ def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
     place = "detections"
     if isinstance(detections, str | Path):
         place = str(detections)
-        detections = load_json(Path(detections))
+        content = read_bytes(Path(detections))
+        columns = quick_results(content, iou_type == "segm")
+        if columns is not None:
+            return _found_from_columns(columns, truth, place)
+        detections = parse_json(content, Path(detections))
     if isinstance(detections, Detections):
         return _found_from_arrays(detections, truth, iou_type)
     if not isinstance(detections, list):
@@ -265,24 +303,43 @@ def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
             f"{place} must hold a list of COCO results (image_id, category_id, bbox, score), got "
             f"{type(detections).__name__}"
         )
+    return _found_from_columns(_result_columns(detections, place, iou_type), truth, place)
 
+
+def _result_columns(detections: list[Any], place: str, iou_type: IoUType) -> FoundColumns:
     def label(i: int) -> str:
         return f"{place}[{i}]"
 
     image_ids = read_ids(detections, "image_id", place)
     category_ids = read_ids(detections, "category_id", place)
     scores = read_numbers(read_column(detections, "score", label), label, "score")
-    _check_against(truth, image_ids, category_ids, label)
-    if iou_type == "bbox":
-        boxes = read_boxes(detections, label)
-        return Found(image_ids, category_ids, boxes, boxes[:, 2] * boxes[:, 3], scores, None)
-    masks = read_masks(detections, image_ids, _sizes_of(truth), label)
+    boxed = list(range(len(detections)))
+    if iou_type == "segm":
+        boxed = [i for i, detection in enumerate(detections) if detection.get("bbox")]
+    chosen = detections if iou_type == "bbox" else [detections[i] for i in boxed]
+    boxes = read_boxes(chosen, lambda row: label(boxed[row]))
+    outlines = [item.get("segmentation") for item in detections] if iou_type == "segm" else None
+    return FoundColumns(image_ids, category_ids, scores, np.array(boxed, dtype=np.int64), boxes, outlines)
+
+
+def _found_from_columns(columns: FoundColumns, truth: Truth, place: str) -> Found:
+    def label(i: int) -> str:
+        return f"{place}[{i}]"
+
+    c = columns
+    read_numbers(c.scores, label, "score")
+    _check_against(truth, c.image_ids, c.category_ids, label)
+    check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
+    areas = c.boxes[:, 2] * c.boxes[:, 3]
+    if c.outlines is None:
+        return Found(c.image_ids, c.category_ids, c.boxes, areas, c.scores, None)
+    masks = read_masks(c.outlines, c.image_ids, _sizes_of(truth), label)
     # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
-    areas = mask_areas(masks)
-    boxed = [i for i, detection in enumerate(detections) if detection.get("bbox")]
-    boxes = read_boxes([detections[i] for i in boxed], lambda row: label(boxed[row]))
-    areas[boxed] = boxes[:, 2] * boxes[:, 3]
-    return Found(image_ids, category_ids, np.zeros((len(masks), 4)), areas, scores, masks)
+    if len(c.boxed) < len(masks):
+        measured = mask_areas(masks)
+        measured[c.boxed] = areas
+        areas = measured
+    return Found(c.image_ids, c.category_ids, np.zeros((len(masks), 4)), areas, c.scores, masks)
 
 
 def _found_from_arrays(detections: Detections, truth: Truth, iou_type: IoUType) -> Found:
@@ -295,9 +352,8 @@ def _found_from_arrays(detections: Detections, truth: Truth, iou_type: IoUType) 
     check_boxes(boxes, label)
     masks = None
     if iou_type == "segm":
-        outlines = [None] * len(detections) if detections.masks is None else detections.masks
-        given = [{"segmentation": outline} for outline in outlines]
-        masks = read_masks(given, detections.image_ids, _sizes_of(truth), label)
+        outlines = detections.masks if detections.masks is not None else [None] * len(detections)
+        masks = read_masks(outlines, detections.image_ids, _sizes_of(truth), label)
     areas = boxes[:, 2] * boxes[:, 3]
     return Found(detections.image_ids, detections.category_ids, boxes, areas, scores, masks)
 

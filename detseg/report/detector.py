@@ -10,8 +10,10 @@ import numpy as np
 
 from detseg.data.dataset import scaled_sizes
 from detseg.data.images import read_image
+from detseg.metrics.analysis import Analysis, analyse
+from detseg.metrics.inputs import Detections
 from detseg.report.html import write_report
-from detseg.report.plots import plot_anchors, plot_history, plot_precision_recall
+from detseg.report.plots import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
 from detseg.train.plan import Request, TrainingSamples
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
 
@@ -25,10 +27,15 @@ def write_pictures(run: Run) -> list[tuple[str, Path]]:
     """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
     if run.metrics is None or run.predictions is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
+    analysis = _analysis(run)
     pictures = {
         "ground truth beside predictions, the worst pictures first": _worst(run),
         "training samples as the network sees them": _samples(run),
         "precision and recall": plot_precision_recall(run.metrics, run.folder / "precision_recall.png"),
+        "AP of each class, and how sure it is": plot_class_ap(
+            run.metrics, analysis.intervals, run.folder / "class_ap.png"
+        ),
+        "which class was taken for which": plot_confusion(analysis.confusion, run.folder / "confusion.png"),
         "losses and mAP": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
         "anchors among the box sizes": plot_anchors(
             scaled_sizes(run.train.annotations, run.config.size), run.anchors, run.folder / "anchors.png"
@@ -46,8 +53,18 @@ def write_pictures(run: Run) -> list[tuple[str, Path]]:
         },
         metrics=run.metrics,
         pictures=[(caption, path.relative_to(run.folder)) for caption, path in pictures.items()],
+        analysis=analysis,
     )
     return [("report", report), *pictures.items()]
+
+
+def _analysis(run: Run) -> Analysis:
+    """What the metrics do not tell by themselves: how sure they are, and what is wrong."""
+    assert run.predictions is not None
+    data = run.val.annotations
+    ids = [category.id for category in data.categories]
+    found = Detections.from_predictions(run.predictions, data.image_ids.tolist(), ids)
+    return analyse(data, found, metrics=run.metrics)
 
 
 def _worst(run: Run) -> Path:

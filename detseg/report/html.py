@@ -12,8 +12,12 @@ from urllib.parse import quote
 import jinja2
 import PIL.Image
 
+from detseg.report.tables import error_meaning
+
 if TYPE_CHECKING:
-    from detseg.metrics import DetectionMetrics
+    from detseg.metrics.analysis import Analysis
+    from detseg.metrics.detection import DetectionMetrics
+    from detseg.metrics.resampling import Interval, Intervals
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ _FIGURES = {
     "AR_medium": ("AR medium", "to 96² pixels"),
     "AR_large": ("AR large", "above"),
 }
-_CLASS_HEADS = ("Class", "AP", "AP50", "AR 100", "Objects", "Pictures")
+_Cells = list[tuple[float, str]]  # value to sort by, text
 
 
 def write_report(
@@ -42,6 +46,7 @@ def write_report(
     summary: Mapping[str, Any],
     metrics: "DetectionMetrics | None",
     pictures: Sequence[tuple[str, str | Path]],
+    analysis: "Analysis | None" = None,
 ) -> Path:
     """Write `report.html` into the run folder; returns its path.
 
@@ -54,6 +59,7 @@ def write_report(
         metrics: of the best checkpoint on the validation pictures; None leaves the figures out.
         pictures: (caption, path relative to the run folder) in the order to be shown. One that is not there
             is named on the page and in a warning.
+        analysis: of the same checkpoint; adds intervals, what the errors cost and the best score thresholds.
 
     Raises:
         ValueError: if a picture's path is absolute or leads out of the run folder.
@@ -68,13 +74,18 @@ def write_report(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    intervals = None if analysis is None else analysis.intervals
+    if intervals is not None and not intervals.known:
+        intervals = None
     page = environment.get_template("report.html.j2").render(
         title=title,
-        cards=[] if metrics is None else _cards(metrics),
+        cards=[] if metrics is None else _cards(metrics, intervals),
         summary=[(name, _text(value)) for name, value in summary.items()],
-        figures=[] if metrics is None else _figures(metrics),
-        class_heads=_CLASS_HEADS,
-        classes=[] if metrics is None else _classes(metrics),
+        figures=[] if metrics is None else _figures(metrics, intervals),
+        interval_note="" if intervals is None else _interval_note(intervals),
+        class_heads=_class_heads(intervals, analysis),
+        classes=[] if metrics is None else _classes(metrics, intervals, analysis),
+        errors=[] if analysis is None else _errors(analysis),
         pictures=shown,
         command=f"detseg predict {shlex.quote(str(run_folder))} picture.jpg",
         snippet=_SNIPPET.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
@@ -113,24 +124,74 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def _cards(metrics: "DetectionMetrics") -> list[tuple[str, str]]:
-    figures = (("mAP@[.5:.95]", metrics.map), ("mAP@.50", metrics.map50), ("mAP@.75", metrics.map75))
-    return [(name, _number(value)) for name, value in figures]
+def _range(interval: "Interval") -> str:
+    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
 
 
-def _figures(metrics: "DetectionMetrics") -> list[tuple[str, str, str]]:
-    figures = metrics.figures()
-    return [(title, meaning, _number(figures[name])) for name, (title, meaning) in _FIGURES.items()]
+def _interval_note(intervals: "Intervals") -> str:
+    return (
+        f"Ranges are {100 * intervals.level:.3g} % intervals: how far a figure moves when the validation pictures are "
+        f"drawn anew, {intervals.resamples} times."
+    )
 
 
-def _classes(metrics: "DetectionMetrics") -> list[tuple[str, list[tuple[float, str]]]]:
-    """Name, then (value to sort by, text) a column; best AP first, classes without objects last."""
+def _cards(metrics: "DetectionMetrics", intervals: "Intervals | None") -> list[tuple[str, str, str]]:
+    """Name, value and interval."""
+    figures = (
+        ("AP", "mAP@[.5:.95]", metrics.map),
+        ("AP50", "mAP@.50", metrics.map50),
+        ("AP75", "mAP@.75", metrics.map75),
+    )
+    ranges = {} if intervals is None else {name: _range(interval) for name, interval in intervals.figures.items()}
+    return [(name, _number(value), ranges.get(key, "")) for key, name, value in figures]
+
+
+def _figures(metrics: "DetectionMetrics", intervals: "Intervals | None") -> list[tuple[str, str, list[str]]]:
+    """Title, meaning, and the cells: the figure and, if there are intervals, its own."""
     rows = []
-    for row in metrics.per_class:
-        figures = [(-1.0 if math.isnan(v) else v, _number(v)) for v in (row.ap, row.ap50, row.ar)]
+    for name, value in metrics.figures().items():
+        title, meaning = _FIGURES.get(name, (name, ""))
+        cells = [_number(value)]
+        if intervals is not None:
+            cells.append(_range(intervals.figures[name]) if name in intervals.figures else "")
+        rows.append((title, meaning, cells))
+    return rows
+
+
+def _class_heads(intervals: "Intervals | None", analysis: "Analysis | None") -> list[str]:
+    interval = [] if intervals is None else ["From", "To"]
+    best = [] if analysis is None else ["Best score", "F1"]
+    return ["Class", "AP", *interval, "AP50", "AR 100", *best, "Objects", "Pictures"]
+
+
+def _classes(
+    metrics: "DetectionMetrics", intervals: "Intervals | None", analysis: "Analysis | None"
+) -> list[tuple[str, _Cells]]:
+    """Name and cells of each class; best AP first, classes without objects last."""
+    rows = []
+    for k, row in enumerate(metrics.per_class):
+        figures = [row.ap]
+        if intervals is not None:
+            figures += [intervals.per_class[k].ap.low, intervals.per_class[k].ap.high]
+        figures += [row.ap50, row.ar]
+        if analysis is not None:
+            best = analysis.thresholds.per_class[k]
+            figures += [best.score, best.f1]
+        cells = [(-1.0 if math.isnan(v) else v, _number(v)) for v in figures]
         counts = [(float(count), str(count)) for count in (row.objects, row.pictures)]
-        rows.append((row.name, figures + counts))
+        rows.append((row.name, cells + counts))
     return sorted(rows, key=lambda row: -row[1][0][0])
+
+
+def _errors(analysis: "Analysis") -> list[tuple[str, str, str, str]]:
+    """Kind, meaning, gain and number; the costliest kinds first, the totals last."""
+    errors = analysis.errors
+    kinds = sorted(errors.errors.items(), key=lambda item: -item[1].gain)
+    totals = [("false_positives", errors.false_positives), ("false_negatives", errors.false_negatives)]
+    return [
+        (name.replace("_", " "), error_meaning(name, errors), _number(cost.gain), str(cost.count))
+        for name, cost in [*kinds, *totals]
+    ]
 
 
 def _configuration(path: Path) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Plots of a run: precision against recall, anchors over box sizes, losses and mAP by epoch.
+"""Plots of a run: precision against recall, AP by class, confusions, anchors over box sizes, losses by epoch.
 
 Each `*_figure` builds a matplotlib figure, each `plot_*` writes one as a PNG. matplotlib is imported when the
 first figure is made, and only its object interface is used: no window, no backend, no style of the caller
@@ -7,43 +7,64 @@ changes.
 
 import csv
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.visualize import class_color
+from detseg.report.style import (
+    BLUE,
+    GREEN,
+    INK,
+    LINES,
+    ORANGE,
+    QUIET,
+    add_axes,
+    font_families,
+    hex_color,
+    new_figure,
+    save,
+    set_title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from detseg.metrics import DetectionMetrics
+    from detseg.metrics.confusion import Confusion
+    from detseg.metrics.detection import DetectionMetrics
+    from detseg.metrics.resampling import Intervals
 
-_INK, _QUIET, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
-_BLUE, _ORANGE, _GREEN, _PINK, _RED, _SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"
-_LINES = (_BLUE, _GREEN, _SKY, _RED, _ORANGE, _PINK)  # without the palette's yellow, too pale on white
-_CJK_FAMILIES = ("Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Malgun Gothic", "Hiragino Sans")
 _EXTREMES = 3  # so many best and worst classes are shown
+_MOST_CLASSES = 30  # so many bars, and rows of a confusion matrix with numbers in them, can be read
 _MOST_POINTS = 20_000  # more dots than this only blacken the scatter and slow it down
 
 
 def plot_precision_recall(metrics: "DetectionMetrics", path: str | Path) -> Path:
     """Write `precision_recall_figure` as PNG; returns the path."""
-    return _save(precision_recall_figure(metrics), path)
+    return save(precision_recall_figure(metrics), path)
+
+
+def plot_class_ap(metrics: "DetectionMetrics", intervals: "Intervals | None", path: str | Path) -> Path:
+    """Write `class_ap_figure` as PNG; returns the path."""
+    return save(class_ap_figure(metrics, intervals), path)
+
+
+def plot_confusion(confusion: "Confusion", path: str | Path) -> Path:
+    """Write `confusion_figure` as PNG; returns the path."""
+    return save(confusion_figure(confusion), path)
 
 
 def plot_anchors(sizes: ArrayLike, anchors: ArrayLike, path: str | Path) -> Path:
     """Write `anchors_figure` as PNG; returns the path."""
-    return _save(anchors_figure(sizes, anchors), path)
+    return save(anchors_figure(sizes, anchors), path)
 
 
 def plot_history(csv_path: str | Path, path: str | Path) -> Path:
     """Write `history_figure` of a run's metrics.csv as PNG; returns the path."""
-    return _save(history_figure(read_history(csv_path)), path)
+    return save(history_figure(read_history(csv_path)), path)
 
 
 def precision_recall_figure(metrics: "DetectionMetrics") -> "Figure":
@@ -52,21 +73,21 @@ def precision_recall_figure(metrics: "DetectionMetrics") -> "Figure":
     The area under each curve is the AP in its legend.
     """
     curves = metrics.precision_recall
-    figure = _figure(10.4, 5.2)
-    left, right = (_axes(figure, "recall", "precision", position=position) for position in (121, 122))
+    figure = new_figure(10.4, 5.2)
+    left, right = (add_axes(figure, "recall", "precision", position=position) for position in (121, 122))
     mean = [
         (
             f"IoU {threshold:.2f}",
             color,
             curves.mean[int(np.argmin(np.abs(metrics.iou_thresholds - threshold)))],
         )
-        for threshold, color in ((0.5, _ORANGE), (0.75, _GREEN))
+        for threshold, color in ((0.5, ORANGE), (0.75, GREEN))
         if np.isclose(metrics.iou_thresholds, threshold).any()
     ]
-    mean.append(("IoU .50 to .95", _BLUE, curves.mean.mean(axis=0)))
+    mean.append(("IoU .50 to .95", BLUE, curves.mean.mean(axis=0)))
     for label, color, precision in mean:
         _curve(left, curves.recall, precision, label, color, "-")
-    _title(left, "Mean over classes")
+    set_title(left, "Mean over classes")
 
     at = int(np.argmin(np.abs(metrics.iou_thresholds - 0.5)))
     ranked = [(float(curves.precision[at, k].mean()), k) for k in range(len(metrics.per_class))]
@@ -75,10 +96,10 @@ def precision_recall_figure(metrics: "DetectionMetrics") -> "Figure":
     chosen = ranked if few else ranked[:_EXTREMES] + ranked[-_EXTREMES:]
     for rank, (_, k) in enumerate(chosen):
         dash = "-" if rank < _EXTREMES else "--"
-        _curve(right, curves.recall, curves.precision[at, k], metrics.per_class[k].name, _LINES[rank], dash)
+        _curve(right, curves.recall, curves.precision[at, k], metrics.per_class[k].name, LINES[rank], dash)
     threshold = f"IoU {metrics.iou_thresholds[at]:.2f}"
     ends = f"{_EXTREMES} best and {_EXTREMES} worst of {len(ranked)} classes"
-    _title(right, f"{'Each class' if few else ends} at {threshold}")
+    set_title(right, f"{'Each class' if few else ends} at {threshold}")
     for axes in (left, right):
         if axes.lines:
             legend = axes.legend(
@@ -87,13 +108,13 @@ def precision_recall_figure(metrics: "DetectionMetrics") -> "Figure":
                 alignment="left",
                 frameon=False,
                 ncols=3,
-                prop={"family": _families(), "size": 8},
+                prop={"family": font_families(), "size": 8},
                 loc="upper left",
                 bbox_to_anchor=(-0.03, -0.13),
             )
-            legend.get_title().set_color(_QUIET)
+            legend.get_title().set_color(QUIET)
         else:
-            axes.text(0.5, 0.5, "no objects to judge by", ha="center", va="center", color=_QUIET)
+            axes.text(0.5, 0.5, "no objects to judge by", ha="center", va="center", color=QUIET)
         axes.set(xlim=(0, 1.005), ylim=(0, 1.02))
     return figure
 
@@ -111,6 +132,69 @@ def _curve(
         short = name if len(name) <= 24 else name[:23] + "…"
         label = f"{precision.mean():.3f}  {short}".replace("$", r"\$")
         axes.plot(recall, precision, color=color, linestyle=dash, lw=2, label=label, drawstyle="steps-pre")
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+def class_ap_figure(metrics: "DetectionMetrics", intervals: "Intervals | None" = None) -> "Figure":
+    """AP of each class, best first, as a dot with its interval as a bar; classes without objects are left out.
+
+    Of many classes the best and the worst are shown.
+    """
+    order = [k for k, row in enumerate(metrics.per_class) if not math.isnan(row.ap)]
+    order.sort(key=lambda k: -metrics.per_class[k].ap)
+    count = len(order)
+    if count > _MOST_CLASSES:
+        order = order[: _MOST_CLASSES // 2] + order[-_MOST_CLASSES // 2 :]
+    figure = new_figure(6.4, 1.3 + 0.24 * max(4, len(order)))
+    axes = add_axes(figure, "AP (IoU .50 to .95)", "")
+    for place, k in enumerate(order):
+        if intervals is not None:
+            limits = intervals.per_class[k].ap
+            axes.plot([limits.low, limits.high], [place, place], color=BLUE, lw=5, alpha=0.3, solid_capstyle="butt")
+        axes.plot(metrics.per_class[k].ap, place, "o", ms=5, color=BLUE)
+    axes.set(xlim=(0, 1.005), ylim=(len(order) - 0.4, -0.6))
+    _name_ticks(axes, "y", [metrics.per_class[k].name for k in order])
+    shown = f"the best and the worst of {count} classes" if len(order) < count else ""
+    bars = "" if intervals is None else f"bars: {100 * intervals.level:.3g} % interval"
+    set_title(axes, "AP of each class", "; ".join(filter(None, (shown, bars))))
+    return figure
+
+
+def confusion_figure(confusion: "Confusion") -> "Figure":
+    """Rows are what the objects are, columns what they were detected as; a colour is the share of its row."""
+    counts = confusion.counts
+    size = len(counts)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(1.5 + 0.42 * size, 4.2, 14))
+    figure = new_figure(side + 0.9, side)
+    axes = add_axes(figure, "detected as", "in truth")
+    axes.grid(visible=False)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if size <= _MOST_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if share[row, column] > 0.6 else INK
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+    _name_ticks(axes, "y", [*confusion.names, "nothing"])
+    _name_ticks(axes, "x", [*confusion.names, "missed"])
+    cut = f"score from {confusion.score_threshold:.2f}, IoU from {confusion.iou_threshold:.2f}"
+    set_title(axes, "What was detected as what", cut)
+    return figure
+
+
+def _name_ticks(axes: "Axes", axis: str, names: Sequence[str]) -> None:
+    """A name at each of 0, 1, …; of very many only every second, third, …"""
+    step = max(1, math.ceil(len(names) / 100))
+    short = [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in names]
+    rotation = 90 if axis == "x" else 0
+    small = 8 if len(names) <= _MOST_CLASSES else 5
+    setter = axes.set_xticks if axis == "x" else axes.set_yticks
+    setter(range(0, len(names), step), short[::step], family=font_families(), fontsize=small, rotation=rotation)
+
+
+# ---------------------------------------------------------------------------------------------- anchors
 
 
 def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> "Figure":
@@ -131,15 +215,15 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> "Figure":
     iou = shared / (size.prod(axis=1)[:, None] + anchor.prod(axis=1)[None] - shared)  # (M, A), same centre
     best, nearest = iou.max(axis=1, initial=0.0), iou.argmax(axis=1)
 
-    figure = _figure(6.4, 6.4)
-    axes = _axes(figure, "width of the box (pixels at training size)", "height of the box (pixels)")
+    figure = new_figure(6.4, 6.4)
+    axes = add_axes(figure, "width of the box (pixels at training size)", "height of the box (pixels)")
     shown = np.arange(len(size))
     if len(size) > _MOST_POINTS:
         shown = np.sort(np.random.default_rng(0).choice(len(size), _MOST_POINTS, replace=False))
     alpha = float(np.clip(60 / math.sqrt(max(1, len(shown))), 0.15, 0.8))
     order = np.argsort(anchor.prod(axis=1), kind="stable")
     for rank, a in enumerate(order.tolist()):
-        color = _hex(rank)
+        color = hex_color(rank)
         mine = shown[nearest[shown] == a]
         axes.scatter(size[mine, 0], size[mine, 1], s=9, color=color, alpha=alpha, linewidths=0)
         axes.scatter(
@@ -148,22 +232,22 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> "Figure":
             s=70,
             marker="s",
             color=color,
-            edgecolors=_INK,
+            edgecolors=INK,
             linewidths=1.2,
             zorder=3,
             clip_on=False,
         )
     for a in order.tolist():
         text = f"{anchor[a, 0]:.0f}×{anchor[a, 1]:.0f}"
-        label = axes.annotate(text, anchor[a], (7, 5), textcoords="offset points", fontsize=8, color=_INK)
+        label = axes.annotate(text, anchor[a], (7, 5), textcoords="offset points", fontsize=8, color=INK)
         label.set(zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")])
     _log_axes(axes, np.concatenate([size, anchor]))
     if len(size):
         title = f"Mean best IoU {best.mean():.3f} with {len(anchor)} anchors"
         reached = f"{100 * (best >= 0.5).mean():.1f} % of them reach IoU 0.5"
-        _title(axes, title, f"{len(size)} boxes in the colour of their best anchor, {reached}")
+        set_title(axes, title, f"{len(size)} boxes in the colour of their best anchor, {reached}")
     else:
-        _title(axes, f"{len(anchor)} anchors, no boxes")
+        set_title(axes, f"{len(anchor)} anchors, no boxes")
     return figure
 
 
@@ -231,21 +315,21 @@ def history_figure(history: Mapping[str, ArrayLike]) -> "Figure":
     panels: list[tuple[str, list[tuple[str, str, str]]]] = [
         (
             "loss",
-            [("loss", "total", _INK)] + [(p, _words(p[5:]), _LINES[i % len(_LINES)]) for i, p in enumerate(parts)],
+            [("loss", "total", INK)] + [(p, _words(p[5:]), LINES[i % len(LINES)]) for i, p in enumerate(parts)],
         ),
-        ("AP on validation", [("map", "mAP@[.5:.95]", _BLUE), ("map50", "mAP@.50", _ORANGE)]),
-        ("learning rate", [("lr", "", _QUIET)]),
+        ("AP on validation", [("map", "mAP@[.5:.95]", BLUE), ("map50", "mAP@.50", ORANGE)]),
+        ("learning rate", [("lr", "", QUIET)]),
     ]
     panels = [(label, lines) for label, lines in panels if any(_seen(columns, name) for name, _, _ in lines)]
-    figure = _figure(7.2, 0.6 + sum(_HEIGHTS.get(label, 2.4) for label, _ in panels) if panels else 2.4)
+    figure = new_figure(7.2, 0.6 + sum(_HEIGHTS.get(label, 2.4) for label, _ in panels) if panels else 2.4)
     if not panels:
-        figure.text(0.5, 0.5, "no epochs yet", ha="center", va="center", color=_QUIET)
+        figure.text(0.5, 0.5, "no epochs yet", ha="center", va="center", color=QUIET)
         return figure
     grid = figure.add_gridspec(len(panels), 1, height_ratios=[_HEIGHTS.get(label, 2.4) for label, _ in panels])
     first: Axes | None = None
     for row, (label, lines) in enumerate(panels):
         last = row == len(panels) - 1
-        axes = _axes(figure, "epoch" if last else "", label, position=grid[row, 0], share=first)
+        axes = add_axes(figure, "epoch" if last else "", label, position=grid[row, 0], share=first)
         first = first or axes
         axes.tick_params(labelbottom=last)
         _history_lines(axes, epochs, columns, lines)
@@ -254,9 +338,9 @@ def history_figure(history: Mapping[str, ArrayLike]) -> "Figure":
     best = columns.get("map", np.array([np.nan]))
     if np.isfinite(best).any():
         at = int(np.nanargmax(best))
-        _title(first, f"Best mAP@[.5:.95] {best[at]:.3f} after epoch {epochs[at]:.0f}")
+        set_title(first, f"Best mAP@[.5:.95] {best[at]:.3f} after epoch {epochs[at]:.0f}")
     else:
-        _title(first, "Training")
+        set_title(first, "Training")
     return figure
 
 
@@ -283,7 +367,7 @@ def _history_lines(
             axes.plot(epochs[there], columns[name][there], color=color, lw=wide, marker=marker, ms=3, label=label)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
-    axes.yaxis.get_offset_text().set(fontsize=8, color=_QUIET)
+    axes.yaxis.get_offset_text().set(fontsize=8, color=QUIET)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=8, ncols=2 if len(axes.lines) > 4 else 1)
@@ -291,55 +375,3 @@ def _history_lines(
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-# ------------------------------------------------------------------------------------------------ style
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _axes(figure: "Figure", x: str, y: str, position: Any = 111, share: "Axes | None" = None) -> "Axes":
-    axes = figure.add_subplot(position, sharex=share)
-    axes.set_xlabel(x, color=_INK, fontsize=9)
-    axes.set_ylabel(y, color=_INK, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_QUIET)
-    axes.tick_params(colors=_QUIET, labelsize=8, length=3)
-    axes.grid(color=_GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _title(axes: "Axes", title: str, subtitle: str = "") -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=23 if subtitle else 9)
-    if subtitle:
-        axes.annotate(subtitle, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=9, color=_QUIET)
-
-
-def _families() -> list[str]:
-    """DejaVu Sans, then what the machine has for Chinese, Japanese and Korean class names."""
-    from matplotlib.font_manager import fontManager
-
-    installed = set(fontManager.get_font_names())
-    return ["DejaVu Sans", *(family for family in _CJK_FAMILIES if family in installed)]
-
-
-def _hex(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*class_color(label))
-
-
-def _save(figure: "Figure", path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # A name in a script without a font is drawn as boxes; the warning would come once a letter.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path)
-    return path

@@ -1,82 +1,253 @@
-"""`detseg evaluate`: tables, JSON, messages, and the command line it makes."""
+"""`detseg evaluate`: tables, JSON, CSV, runs, comparisons, messages, and the command line it makes."""
 
+import contextlib
+import csv
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import tyro
 
-from detseg.cli.evaluate import Evaluate, run
+from detseg.cli import main
+from detseg.cli.evaluate import Evaluate
+from detseg.cli.evaluate import run as evaluate
 from detseg.metrics import evaluate_detections
+from detseg.metrics.analysis import analyse, none_for_nan
+from detseg.metrics.resampling import bootstrap, compare
+from tests.metrics.scenes import random_scene
+
+
+def write(folder: Path, **contents) -> dict[str, Path]:
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return {name: folder / f"{name}.json" for name in contents}
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Two pictures with a rose each; the second is missed."""
     truth = {
-        "images": [{"id": 5, "width": 200, "height": 200}],
+        "images": [{"id": i, "width": 200, "height": 200} for i in (5, 6)],
         "categories": [{"id": 2, "name": "rose"}, {"id": 3, "name": "tulip [white]"}],
-        "annotations": [{"id": 0, "image_id": 5, "category_id": 2, "bbox": [10, 10, 50, 50], "iscrowd": 0}],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": 2, "bbox": [10, 10, 50, 50], "iscrowd": 0}
+            for n, i in enumerate((5, 6))
+        ],
     }
     results = [{"image_id": 5, "category_id": 2, "bbox": [10, 10, 50, 36], "score": 0.9}]
-    paths = tmp_path / "gt.json", tmp_path / "dt.json"
-    for path, content in zip(paths, (truth, results), strict=True):
-        path.write_text(json.dumps(content))
-    return paths
+    return write(tmp_path, ground_truth=truth, detections=results)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> dict[str, Path]:
+    """A random data set and two sets of detections, the other one without its best tenth."""
+    truth, results = random_scene(0, pictures=20)
+    paths = write(tmp_path, gt=truth, dt=results, other=[r for r in results if r["score"] < 0.9])
+    return {"ground_truth": paths["gt"], "detections": paths["dt"], "other": paths["other"]}
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of every row of the printed tables."""
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+# ------------------------------------------------------------------ tables
 
 
 def test_tables(files, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert run(Evaluate(*files)) == 0
-    lines = capsys.readouterr().out.splitlines()
-
-    def cells(start: str) -> list[str]:
-        (line,) = (line for line in lines if line.startswith(f"│ {start}"))
-        return [cell.strip() for cell in line.strip("│").split("│")]
-
-    assert cells("all") == ["all", "0.500", "1.000", "0.000", "0.500", "0.500", "0.500"]
-    assert cells("small") == ["small (to 32²)", "–", "", "", "", "", "–"]
-    assert cells("medium") == ["medium (to 96²)", "0.500", "", "", "", "", "0.500"]
-    assert cells("rose") == ["rose", "1", "1", "0.500", "1.000", "0.500"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert evaluate(Evaluate(**files)) == 0
+    text = capsys.readouterr().out
+    rows = rows_of(text)
+    assert max(map(len, text.splitlines())) <= 80, "it fits a terminal of the usual width"
+    # Found at 5 of the 10 thresholds, which gives recall up to 0.50 of 1: 51 of 101 levels.
+    start = rows.index(["all", "0.252", "0.505", "0.000", "0.250", "0.250", "0.250"])
+    assert [row[0] for row in rows[start + 1 : start + 3]] == ["95 % from", "to"]
+    limits = bootstrap(evaluate_detections(files["ground_truth"], files["detections"]).matches).figures.values()
+    assert rows[start + 1][1:4] == [f"{interval.low:.3f}" for interval in limits]
+    assert rows[start + 2][1:4] == [f"{interval.high:.3f}" for interval in limits]
+    assert rows[start + 3] == ["small (to 32²)", "–", "", "", "", "", "–"]
+    assert ["rose", "2", "2", "0.252", *(row[1] for row in rows[start + 1 : start + 3]), "0.505", "0.250"] in rows
     # Brackets in a name are not markup.
-    assert cells("tulip [white]") == ["tulip [white]", "0", "0", "–", "–", "–"]
-    assert any("pictures: 1, objects: 1, detections: 1" in line for line in lines)
+    assert ["tulip [white]", "0", "0", "–", "–", "–", "–", "–"] in rows
+    assert "pictures: 2, objects: 2, detections: 1" in text
+    assert ["missed", "0.495", "1", "objects with nothing near"] in rows
+    assert ["background", "0.000", "0", "nothing there"] in rows
+    assert ["rose", "0.900", "1.000", "0.500", "0.667"] in rows, "best threshold: score, precision, recall, F1"
+    assert re.search(r"^ +1 rose +1 +· +1 *$", text, re.MULTILINE), "one found, one missed"
 
 
-def test_json_alone_on_stdout(files, capfd) -> None:
-    assert run(Evaluate(*files, json=True)) == 0
+def test_without_resamples_there_are_no_intervals(files, capsys) -> None:
+    assert evaluate(Evaluate(**files, resamples=0)) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert ["rose", "2", "2", "0.252", "0.505", "0.250"] in rows
+    assert not any(row[0].startswith("95 %") for row in rows)
+
+
+def test_many_classes_are_told_by_their_confusions(tmp_path, capsys) -> None:
+    truth = {
+        "images": [{"id": 1, "width": 200, "height": 200}],
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(13)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [10, 10, 50, 50]}],
+    }
+    results = [{"image_id": 1, "category_id": 7, "bbox": [10, 10, 50, 50], "score": 0.9}]
+    assert evaluate(Evaluate(**write(tmp_path, ground_truth=truth, detections=results))) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert ["class 4", "class 7", "1"] in rows
+    assert ["classification", "1.000", "1", "in place, but of another class"] in rows
+
+
+def test_a_comparison(scene, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    other = scene.pop("other")
+    assert evaluate(Evaluate(**scene, compare=other, resamples=100)) == 0
+    expected = compare(scene["ground_truth"], scene["detections"], other, resamples=100)
+    row = expected.figures["AP50"]
+    cells = [f"{row.a:.3f}", f"{row.b:.3f}", *(f"{v:+.3f}" for v in (row.difference, row.low, row.high))]
+    rows = rows_of(capsys.readouterr().out)
+    assert ["AP50", *cells, f"{100 * row.b_better:.1f} %"] in rows
+    assert row.difference < 0
+    assert [r[0] for r in rows if r[0].startswith("AP of")] == ["AP of class 3", "AP of class 1", "AP of class 90"]
+
+
+# ------------------------------------------------------------------ JSON and CSV
+
+
+def test_json_alone_on_stdout(scene, capfd) -> None:
+    other = scene.pop("other")
+    assert evaluate(Evaluate(**scene, json=True, resamples=50, compare=other)) == 0
     content = json.loads(capfd.readouterr().out)
-    assert content == evaluate_detections(*files).to_dict()
-    assert content["figures"]["AP"] == pytest.approx(0.5)
+    metrics = evaluate_detections(*scene.values()).to_dict()
+    assert {name: content[name] for name in metrics} == metrics, "what was there before stays as it was"
+    assert content.keys() - metrics.keys() == {"intervals", "errors", "best_thresholds", "confusion", "comparison"}
+    analysis = analyse(*scene.values(), resamples=50)
+    assert content["intervals"]["figures"]["AP"]["low"] == analysis.intervals.figures["AP"].low
+    assert content["errors"]["errors"]["missed"]["count"] == analysis.errors.errors["missed"].count
+    assert content["best_thresholds"] == none_for_nan(analysis.thresholds.to_dict())
+    assert content["confusion"] == analysis.confusion.to_dict()
+    assert content["comparison"]["figures"]["AP"]["a"] == pytest.approx(content["figures"]["AP"])
 
 
-def test_mistakes_are_one_line(files, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.json: cannot be read") as error:
-        run(Evaluate(files[0], tmp_path / "absent.json"))
-    assert "\n" not in str(error.value)
+def test_json_without_comparison_and_intervals(files, capfd) -> None:
+    assert evaluate(Evaluate(**files, json=True, resamples=0)) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert content["intervals"] is None and "comparison" not in content
+    assert content["best_thresholds"]["per_class"][1] == dict.fromkeys(("score", "precision", "recall", "f1"))
 
 
-def test_command_line(files) -> None:
+def test_the_score_threshold_of_the_confusion_matrix(files, capfd) -> None:
+    assert evaluate(Evaluate(**files, json=True, resamples=0, score_threshold=0.95)) == 0
+    confusion = json.loads(capfd.readouterr().out)["confusion"]
+    assert (confusion["score_threshold"], confusion["counts"][0]) == (0.95, [0, 0, 2])
+
+
+def test_csv(files, tmp_path, capsys) -> None:
+    path = tmp_path / "table.csv"
+    assert evaluate(Evaluate(**files, csv=path)) == 0
+    assert "Average precision" in capsys.readouterr().out
+    with path.open(newline="", encoding="utf-8") as file:
+        overall, rose, tulip = csv.DictReader(file)
+    metrics = evaluate_detections(files["ground_truth"], files["detections"])
+    assert (overall["class"], rose["class"], tulip["class"]) == ("", "rose", "tulip [white]")
+    assert float(overall["AP"]) == float(rose["AP"]) == metrics.map
+    limits = bootstrap(metrics.matches).figures["AP50"]
+    assert (float(overall["AP50_low"]), float(rose["AP50_high"])) == (limits.low, limits.high)
+    assert float(rose["best_score"]) == 0.9
+    assert (overall["AP_small"], tulip["AP"], tulip["best_f1"], tulip["objects"]) == ("", "", "", "0")
+    assert set(metrics.figures()) < set(overall)
+
+
+# ------------------------------------------------------------------ runs
+
+
+def told(capfd, **options) -> dict:
+    assert evaluate(Evaluate(json=True, resamples=20, **options)) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+def test_a_run_is_judged_on_its_own_validation_data(run, small, capfd) -> None:
+    content = told(capfd, detections=run.folder)
+    trained = json.loads((run.folder / "model.json").read_text())["training"]
+    assert content["figures"]["AP"] == pytest.approx(trained["map"], abs=0.005)
+    assert content["pictures"] == 5
+    assert told(capfd, detections=run.folder, ground_truth=small / "val.json")["figures"] == content["figures"]
+
+
+def test_a_run_on_other_data_and_as_the_other_side(run, small, tmp_path, capfd) -> None:
+    truth = small / "train.json"
+    content = told(capfd, detections=run.folder, ground_truth=truth, compare=run.folder)
+    assert content["pictures"] == 8
+    assert content["comparison"]["figures"]["AP"]["difference"] == 0
+    nothing = tmp_path / "nothing.json"
+    nothing.write_text("[]")
+    content = told(capfd, detections=nothing, ground_truth=truth, compare=run.folder)
+    assert content["figures"]["AP"] == 0 < content["comparison"]["figures"]["AP"]["b"]
+
+
+def test_a_run_of_other_classes_is_refused(run, small, tmp_path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(small, folder)
+    content = json.loads((folder / "val.json").read_text())
+    content["categories"][0]["name"] = "triangle"
+    (folder / "val.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"val\.json: its categories differ .* 'square'.* 'triangle'"):
+        evaluate(Evaluate(detections=run.folder, ground_truth=folder / "val.json"))
+
+
+# ------------------------------------------------------------------ mistakes, command line
+
+
+def test_mistakes_are_one_line(files, tmp_path, run) -> None:
+    absent = tmp_path / "absent.json"
+    for options, message in (
+        (files | {"detections": absent}, r"absent\.json: cannot be read"),
+        (files | {"compare": absent}, r"absent\.json: cannot be read"),
+        ({"detections": files["detections"]}, r"--ground-truth is missing: .*detections\.json is a file of detections"),
+        ({"detections": tmp_path}, "no trained model here"),
+        ({"detections": run.folder, "iou_type": "segm"}, "finds boxes and no masks; leave out --iou-type segm"),
+        (files | {"resamples": -1}, "--resamples must not be negative, it is -1"),
+        (files | {"resamples": 0, "compare": absent}, "leave out --resamples 0"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            evaluate(Evaluate(**options))
+        assert "\n" not in str(error.value)
+
+
+def test_command_line() -> None:
     arguments = ["--ground-truth", "a.json", "--detections", "b.json", "--iou-type", "segm", "--json"]
-    expected = Evaluate(Path("a.json"), Path("b.json"), "segm", json=True)
-    assert tyro.cli(Evaluate, args=arguments) == expected
-    assert tyro.cli(Evaluate, args=arguments[:4]) == Evaluate(Path("a.json"), Path("b.json"))
-    with pytest.raises(SystemExit):
+    paths = {"ground_truth": Path("a.json"), "detections": Path("b.json")}
+    assert tyro.cli(Evaluate, args=arguments) == Evaluate(**paths, iou_type="segm", json=True)
+    assert tyro.cli(Evaluate, args=arguments[:4]) == Evaluate(**paths)
+    more = ["--compare", "c.json", "--csv", "d.csv", "--resamples", "9", "--score-threshold", "0.5"]
+    assert tyro.cli(Evaluate, args=arguments[2:4] + more) == Evaluate(
+        detections=Path("b.json"), compare=Path("c.json"), csv=Path("d.csv"), resamples=9, score_threshold=0.5
+    )
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         tyro.cli(Evaluate, args=arguments[:2])
+
+
+def test_the_whole_command(files, capsys) -> None:
+    assert main(["evaluate", "--ground-truth", str(files["ground_truth"]), "--detections", "absent.json"]) == 1
+    assert capsys.readouterr().err.startswith("error: absent.json: cannot be read")
 
 
 def test_the_page_in_docs_runs(capsys) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
     for language, code in blocks:
         if language == "python":
-            exec(code, {})
+            exec(code, names)
         elif language == "json":
             json.loads(code)
     # The rose's box has IoU 2400 / 2548 = 0.94 and passes 9 of the 10 thresholds, the tulip's none.
     printed = capsys.readouterr().out.splitlines()
     expected = ["mAP 0.450, at IoU 0.50 0.500", "rose: AP 0.900, objects 1", "tulip: AP 0.000, objects 1"]
-    assert printed == expected
+    assert printed[:3] == expected
     shell = "".join(code for language, code in blocks if language == "sh")
     for line in shell.splitlines():
         words = line.split(" > ")[0].split()

@@ -34,7 +34,7 @@ def error_of(capsys, *arguments):
 def test_what_a_run_leaves(run, small):
     names = {path.name for path in run.folder.iterdir()}
     files = "config.json model.safetensors model.json metrics.csv resume.pt report.html tensorboard"
-    pictures = "worst.jpg samples.jpg precision_recall.png history.png anchors.png"
+    pictures = "worst.jpg samples.jpg precision_recall.png history.png anchors.png class_ap.png confusion.png"
     assert names == {*files.split(), *pictures.split()}
     config = json.loads((run.folder / "config.json").read_text())
     assert config["data"] == str(small)

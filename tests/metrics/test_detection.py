@@ -1,79 +1,25 @@
 """evaluate_detections: hand-computed cases, pycocotools as oracle, every form of input, mistakes."""
 
-import contextlib
 import copy
-import io
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from detseg.data import Annotations, Category
-from detseg.data.segments import SegmentsBuilder
 from detseg.metrics import Detections, evaluate_detections
 from detseg.metrics.detection import FIGURES
-
-
-def scene(seed: int, *, pictures: int = 12, categories=(3, 1, 90, 7), detections: int = 40) -> tuple[dict, list]:
-    """Random ground truth and results: crowds, ties, id holes, pictures and classes without objects."""
-    rng = np.random.default_rng(seed)
-    image_ids = rng.choice(1000, pictures, replace=False).tolist()
-    truth = {
-        "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in image_ids],
-        "categories": [{"id": c, "name": f"class {c}"} for c in categories],
-        "annotations": [],
-    }
-    results = []
-    for image in image_ids:
-        for _ in range(rng.integers(0, 9)):
-            width, height = rng.choice([20, 60, 150]) * rng.uniform(0.6, 1.4, 2)
-            box = [*rng.uniform(0, 300, 2), width, height]
-            category = int(rng.choice(categories[:-1]))  # the last class has no objects
-            truth["annotations"].append(
-                {
-                    "id": 7 + 3 * len(truth["annotations"]),
-                    "image_id": image,
-                    "category_id": category,
-                    "bbox": [round(float(v), 2) for v in box],
-                    "area": float(width * height * rng.uniform(0.5, 1)),
-                    "iscrowd": int(rng.random() < 0.15),
-                }
-            )
-            for _ in range(rng.integers(0, 4)):
-                jittered = np.array(box) + rng.normal(0, 6, 4)
-                jittered[2:] = jittered[2:].clip(1)
-                results.append((image, category, jittered))
-        for _ in range(rng.integers(0, detections)):
-            box = np.r_[rng.uniform(0, 300, 2), rng.uniform(5, 150, 2)]
-            results.append((image, int(rng.choice(categories)), box))
-    order = rng.permutation(len(results))
-    return truth, [
-        {
-            "image_id": results[i][0],
-            "category_id": results[i][1],
-            "bbox": [float(v) for v in results[i][2]],
-            "score": round(float(rng.random()), 1),
-        }
-        for i in order
-    ]
-
-
-def pycocotools_stats(truth: dict, results: list, iou_type: str = "bbox") -> np.ndarray:
-    truth, results = copy.deepcopy(truth), copy.deepcopy(results)
-    with contextlib.redirect_stdout(io.StringIO()):
-        side = COCO()
-        side.dataset = truth
-        side.createIndex()
-        evaluator = COCOeval(side, side.loadRes(results), iou_type)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator.stats
+from tests.metrics.coco_scenes import (
+    as_annotations,
+    as_arrays,
+    mask_scene,
+    pycocotools_evaluation,
+    pycocotools_stats,
+    scene,
+)
 
 
 def one_box(*, annotation_id: int = 1, box=(10, 10, 50, 50)) -> dict:
@@ -151,7 +97,7 @@ def test_crowd_is_neither_object_nor_mistake() -> None:
 # ------------------------------------------------------------------ oracle
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(30))
 def test_equals_pycocotools(seed: int) -> None:
     truth, results = scene(seed, detections=200 if seed == 0 else 40)
     if seed == 0:  # more than 100 of one class in one picture
@@ -160,6 +106,82 @@ def test_equals_pycocotools(seed: int) -> None:
     metrics = evaluate_detections(truth, results)
     np.testing.assert_allclose(metrics.stats, expected, rtol=0, atol=1e-12)
     assert 0 < metrics.map < 1
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_whole_numbers_equal_pycocotools(seed: int) -> None:
+    # Boxes on a coarse grid: many equal IoUs, IoUs that are exactly a threshold, areas exactly 32² and 96²,
+    # boxes without area, scores of 0, -0.0 and below.
+    rng = np.random.default_rng(seed)
+    truth, results = scene(seed, pictures=8, categories=(5, 2), detections=60)
+    for record in (*truth["annotations"], *results):
+        record["bbox"] = [*(16.0 * rng.integers(0, 4, 2)), *rng.choice([0.0, 16, 32, 48, 96], 2)]
+        record["area"] = record["bbox"][2] * record["bbox"][3]
+        if "score" in record:
+            record["score"] = float(rng.choice([0.5, 0.0, -0.0, -1.5, 2.0]))
+    metrics = evaluate_detections(truth, results)
+    np.testing.assert_allclose(metrics.stats, pycocotools_stats(truth, results), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [40, 41])
+def test_curves_equal_pycocotools(seed: int) -> None:
+    truth, results = scene(seed)
+    theirs = pycocotools_evaluation(truth, results)
+    curve = evaluate_detections(truth, results).precision_recall
+    order = np.argsort(np.argsort([c["id"] for c in truth["categories"]]))
+    for name, ours in (("precision", curve.precision), ("scores", curve.scores)):
+        expected = theirs.eval[name][:, :, order, 0, 2].transpose(0, 2, 1)
+        np.testing.assert_allclose(np.where(np.isnan(ours), -1, ours), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [50, 51, 52])
+def test_class_agnostic_equals_pycocotools(seed: int) -> None:
+    truth, results = scene(seed)
+    metrics = evaluate_detections(truth, results, class_agnostic=True)
+    expected = pycocotools_evaluation(truth, results, useCats=0).stats
+    np.testing.assert_allclose(metrics.stats, expected, rtol=0, atol=1e-12)
+    (row,) = metrics.per_class
+    assert (row.name, row.category_id, row.objects) == ("all classes", -1, metrics.objects)
+    assert row.ap == metrics.map != evaluate_detections(truth, results).map
+
+
+@pytest.mark.parametrize("seed", [60, 61])
+def test_other_options_equal_pycocotools(seed: int) -> None:
+    truth, results = scene(seed)
+    thresholds = [0.3, 0.5, 1.0]
+    metrics = evaluate_detections(truth, results, iou_thresholds=thresholds, max_detections=(5, 2))
+    theirs = pycocotools_evaluation(truth, results, iouThrs=np.array(thresholds), maxDets=[2, 5, 5])
+    assert list(metrics.figures())[6:8] == ["AR2", "AR5"]
+    for area, name in enumerate(("", "_small", "_medium", "_large")):
+        precision, recall = theirs.eval["precision"][..., area, -1], theirs.eval["recall"][:, :, area]
+        figures = metrics.figures()
+        assert figures[f"AP{name}"] == pytest.approx(precision[precision > -1].mean(), abs=1e-12)
+        last = recall[..., -1]
+        assert figures[f"AR{name or 5}"] == pytest.approx(last[last > -1].mean(), abs=1e-12)
+    first = theirs.eval["recall"][:, :, 0, 0]
+    assert metrics.figures()["AR2"] == pytest.approx(first[first > -1].mean(), abs=1e-12)
+    at = theirs.eval["precision"][1, ..., 0, -1]
+    assert metrics.map50 == pytest.approx(at[at > -1].mean(), abs=1e-12)
+    assert math.isnan(metrics.map75)
+    assert len(metrics.stats) == 11
+
+
+def test_published_check_of_the_coco_api() -> None:
+    """The figures that the COCO API's own demo prints for its fake results (100 pictures of val2014).
+
+    DETSEG_COCO_CHECK names a folder with instances_val2014.json and instances_val2014_fakebbox100_results.json.
+    """
+    folder = Path(os.environ.get("DETSEG_COCO_CHECK", ""))
+    paths = [folder / f"instances_val2014{end}.json" for end in ("", "_fakebbox100_results")]
+    if not all(path.is_file() for path in paths):
+        pytest.skip("DETSEG_COCO_CHECK does not name the folder of the COCO API's files")
+    truth, results = (json.loads(path.read_text()) for path in paths)
+    chosen = sorted(image["id"] for image in truth["images"])[:100]
+    truth["images"] = [image for image in truth["images"] if image["id"] in chosen]
+    truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] in chosen]
+    stats = evaluate_detections(truth, [r for r in results if r["image_id"] in chosen]).stats
+    expected = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
+    assert [round(value, 3) for value in stats] == list(expected)
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -188,6 +210,9 @@ def test_per_class_equals_evaluating_the_class_alone() -> None:
             assert math.isnan(row.ar)
         else:
             assert (row.ap, row.ap50, row.ar) == pytest.approx((stats[0], stats[1], stats[8]), abs=1e-12)
+            for (figure, value), expected in zip(row.figures.items(), stats, strict=True):
+                expected = math.nan if expected == -1 else expected
+                assert value == pytest.approx(expected, abs=1e-12, nan_ok=True), (row.name, figure)
     with_objects = [row.ap for row in metrics.per_class if row.objects]
     assert metrics.map == pytest.approx(np.mean(with_objects), abs=1e-12)
 
@@ -202,37 +227,6 @@ def test_curves_agree_with_the_figures() -> None:
     assert curve.mean.mean() == pytest.approx(metrics.map)
     assert curve.mean[0].mean() == pytest.approx(metrics.map50)
     assert (np.diff(curve.mean, axis=1) <= 1e-12).all()
-
-
-def mask_scene(seed: int) -> tuple[dict, list]:
-    """The random scene with an ellipse-like mask in every box: polygons, plain and compressed run lengths."""
-    truth, results = scene(seed, pictures=5, detections=8)
-    grid_y, grid_x = np.mgrid[:480, :640]
-
-    def ellipse(box: list[float]) -> np.ndarray:
-        x, y, width, height = box
-        return ((grid_x - x - width / 2) / width) ** 2 + ((grid_y - y - height / 2) / height) ** 2 <= 0.25
-
-    def packed(box: list[float]) -> dict:
-        rle = coco_mask.encode(np.asfortranarray(ellipse(box).astype(np.uint8)))
-        return {"size": rle["size"], "counts": rle["counts"].decode()}
-
-    for number, annotation in enumerate(truth["annotations"]):
-        x, y, width, height = annotation["bbox"]
-        if annotation["iscrowd"]:
-            values = ellipse(annotation["bbox"]).T.ravel()
-            edges = np.flatnonzero(np.diff(np.r_[False, values, False]))
-            annotation["segmentation"] = {
-                "size": [480, 640],
-                "counts": np.diff(np.r_[0, edges, values.size]).tolist(),
-            }
-        elif number % 2:
-            annotation["segmentation"] = [[x, y, x + width, y, x + width / 2, y + height]]
-        else:
-            annotation["segmentation"] = packed(annotation["bbox"])
-    for result in results:
-        result["segmentation"] = packed(result["bbox"])
-    return truth, results
 
 
 @pytest.mark.parametrize("with_boxes", [True, False])
@@ -252,46 +246,6 @@ def test_masks_equal_pycocotools(with_boxes: bool) -> None:
 
 
 # ------------------------------------------------------------------ every form of input
-
-
-def as_arrays(results: list, **more) -> Detections:
-    boxes = np.array([r["bbox"] for r in results]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    columns = {f"{key}s": [r[key] for r in results] for key in ("image_id", "score")}
-    return Detections(boxes=boxes, category_ids=[r["category_id"] for r in results], **columns, **more)
-
-
-def as_annotations(truth: dict) -> Annotations:
-    ids = [image["id"] for image in truth["images"]]
-    labels = [category["id"] for category in truth["categories"]]
-    objects = sorted(truth["annotations"], key=lambda a: ids.index(a["image_id"]))
-    boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return Annotations(
-        categories=tuple(Category(c["id"], c["name"]) for c in truth["categories"]),
-        image_ids=np.array(ids, dtype=np.int64),
-        paths=np.array([i["file_name"] for i in truth["images"]]),
-        sizes=np.array([[640, 480]] * len(ids), dtype=np.int32),
-        image_index=np.array([ids.index(a["image_id"]) for a in objects], dtype=np.int32),
-        boxes=boxes,
-        labels=np.array([labels.index(a["category_id"]) for a in objects], dtype=np.int32),
-        iscrowd=np.array([bool(a["iscrowd"]) for a in objects]),
-        ids=np.array([a["id"] for a in objects], dtype=np.int64),
-        areas=np.array([a["area"] for a in objects]),
-        segments=segments_of(objects),
-    )
-
-
-def segments_of(objects: list[dict]):
-    builder = SegmentsBuilder()
-    for outline in (a.get("segmentation") for a in objects):
-        if isinstance(outline, list):
-            builder.add_polygons(outline)
-        elif outline:
-            builder.add_rle(*outline["size"], outline["counts"])
-        else:
-            builder.add_nothing()
-    return builder.build()
 
 
 def test_all_forms_agree_and_say_nothing(tmp_path, capfd) -> None:
@@ -364,8 +318,11 @@ def test_to_dict_is_json_without_nan() -> None:
     assert content["figures"]["AP"] == metrics.map
     assert content["stats"] == list(metrics.stats)
     assert content["per_class"][3] == {
-        "name": "class 7", "category_id": 7, "ap": None, "ap50": None, "ar": None, "objects": 0, "pictures": 0
+        "name": "class 7", "category_id": 7, "ap": None, "ap50": None, "ar": None, "objects": 0, "pictures": 0,
+        "figures": dict.fromkeys(FIGURES),
     }  # fmt: skip
+    assert content["per_class"][0]["figures"]["AP"] == content["per_class"][0]["ap"]
+    assert "matches" not in content
     assert "precision" not in content["precision_recall"]
     assert len(content["precision_recall"]["mean"]) == 10
     curves = json.loads(json.dumps(metrics.to_dict(curves=True), allow_nan=False))
@@ -491,10 +448,42 @@ def test_bad_files_are_named(tmp_path) -> None:
         evaluate_detections(good, broken)
     with pytest.raises(ValueError, match=r"dt\.json holds a list.*exchanged"):
         evaluate_detections(broken, good)
+    good.write_text(json.dumps(one_box(box=(0, 0, -5, 5))))
+    with pytest.raises(ValueError, match=r"gt\.json: annotations\[0\] \(id 1\): the box has a negative width"):
+        evaluate_detections(good, [])
+    good.write_text(json.dumps(one_box()))
     with pytest.raises(ValueError, match="iou_type must be 'bbox' or 'segm', got 'mask'"):
         evaluate_detections(good, [], "mask")
     with pytest.raises(ValueError, match=r"ground truth must be a path .* got int"):
         evaluate_detections(3, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iou_thresholds": []}, "iou_thresholds must be a list of numbers"),
+        ({"iou_thresholds": 0.5}, "iou_thresholds must be a list of numbers"),
+        ({"iou_thresholds": [0.75, 0.5]}, r"iou_thresholds must rise and lie in \[0, 1\], got \[0.75, 0.5\]"),
+        ({"iou_thresholds": [0.5, 1.5]}, "iou_thresholds must rise"),
+        ({"max_detections": ()}, "max_detections must be whole numbers from 1"),
+        ({"max_detections": (0, 10)}, "max_detections must be whole numbers from 1"),
+        ({"max_detections": (1.5,)}, "max_detections must be whole numbers from 1"),
+    ],
+)
+def test_bad_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_detections(one_box(), [GOOD], **options)
+
+
+@pytest.mark.parametrize("counts", ["o", "P" * 20, "oooo0"])
+def test_damaged_masks_are_named(counts: str) -> None:
+    truth = one_box()
+    truth["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 60]]
+    right = {"size": [200, 200], "counts": [5, 10, 39985]}
+    wrong = {"size": [200, 200], "counts": counts}
+    results = [GOOD | {"segmentation": right}, GOOD | {"segmentation": wrong}]
+    with pytest.raises(ValueError, match=r"detection 1 .*run lengths of its mask are damaged"):
+        evaluate_detections(truth, results, "segm")
 
 
 def test_annotations_without_outlines_are_named() -> None:

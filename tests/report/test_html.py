@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
+from detseg.metrics.analysis import analyse
 from detseg.report import write_report
 
 EVIL = "<b>\"rose\" & 'co'</b><script>alert(1)</script>"
@@ -42,8 +43,8 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def metrics(names=("daisy", EVIL, "tulip")):
-    """The first class half found, the second wholly, the third has no objects."""
+def sides(names=("daisy", EVIL, "tulip")):
+    """Ground truth and detections: the first class half found, the second wholly, the third has no objects."""
     objects = [(1, 1), (2, 1), (1, 2)]  # image, category
     truth = {
         "images": [{"id": i, "width": 100, "height": 100} for i in (1, 2)],
@@ -56,7 +57,11 @@ def metrics(names=("daisy", EVIL, "tulip")):
     found = [
         {"image_id": i, "category_id": k, "bbox": [5, 5, 50, 50], "score": 0.9} for i, k in (objects[0], objects[2])
     ]
-    return evaluate_detections(truth, found)
+    return truth, found
+
+
+def metrics(names=("daisy", EVIL, "tulip")):
+    return evaluate_detections(*sides(names))
 
 
 def write(folder, **changes):
@@ -85,6 +90,36 @@ def test_figures_and_classes(tmp_path):
     assert classes[0] == [EVIL, "1.000", "1.000", "1.000", "1", "1"]
     assert classes[1][3:] == ["0.500", "2", "2"]
     assert classes[2] == ["tulip", "–", "–", "–", "0", "0"]
+
+
+def test_the_analysis_is_shown(tmp_path):
+    found = analyse(*sides())
+    _, page = write(tmp_path, metrics=found.metrics, analysis=found)
+    rows = {row[0]: row[1:] for row in page.rows}
+    limits = found.intervals.figures["AP"]
+    assert limits.low < found.metrics.map < limits.high
+    ranges = f"{limits.low:.3f} to {limits.high:.3f}"
+    assert rows["AP IoU .50 to .95"] == [f"{found.metrics.map:.3f}", ranges]
+    assert rows["AR 10 with 10"][1] == ""
+    assert ranges in page.text, "beside the large number too"
+    daisy = found.intervals.per_class[0].ap.low, found.intervals.per_class[0].ap.high
+    start = page.rows.index(["Class", "AP", "From", "To", "AP50", "AR 100", "Best score", "F1", "Objects", "Pictures"])
+    best, half, nothing = page.rows[start + 1 : start + 4]
+    assert best == [EVIL, "1.000", "–", "–", "1.000", "1.000", "0.900", "1.000", "1", "1"], "one picture: no interval"
+    assert half[0] == "daisy" and half[2:4] == [f"{v:.3f}" for v in daisy] and half[6:8] == ["0.900", "0.667"]
+    assert nothing == ["tulip", *["–"] * 7, "0", "0"]
+    start = page.rows.index(["Error", "Gain", "Number"])
+    assert page.rows[start + 1] == ["missed objects with nothing near", f"{1 - found.errors.ap:.3f}", "1"]
+    assert [row[0].split()[0] for row in page.rows[start + 7 : start + 9]] == ["false", "false"]
+    assert "Ranges are 95 % intervals" in "".join(page.text)
+    assert not page.open
+
+
+def test_an_analysis_without_intervals(tmp_path):
+    found = analyse(*sides(), resamples=0)
+    _, page = write(tmp_path, metrics=found.metrics, analysis=found)
+    assert ["Class", "AP", "AP50", "AR 100", "Best score", "F1", "Objects", "Pictures"] in page.rows
+    assert "Ranges are" not in "".join(page.text)
 
 
 def test_everything_is_escaped(tmp_path):

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.report import plot_anchors, plot_history, plot_precision_recall
-from detseg.report.plots import anchors_figure, history_figure, precision_recall_figure, read_history
+from detseg.metrics.confusion import Confusion
+from detseg.metrics.resampling import bootstrap
+from detseg.report import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
+from detseg.report.plots import (
+    anchors_figure,
+    class_ap_figure,
+    confusion_figure,
+    history_figure,
+    precision_recall_figure,
+    read_history,
+)
 
 
 def evaluate(classes, found=lambda k, i: i >= k):
@@ -96,6 +105,51 @@ def test_odd_class_names_are_drawn(tmp_path, recwarn):
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
     labels = legend(precision_recall_figure(metrics).axes[1])
     assert len(labels) == 4 and max(map(len, labels)) < 40
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+def test_class_ap_with_its_intervals():
+    metrics = evaluate(3, found=lambda k, i: i >= 2 * k)  # class k misses 2 k of 10
+    intervals = bootstrap(metrics.matches)
+    (axes,) = class_ap_figure(metrics, intervals).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 0", "class 1", "class 2"]
+    bars, dots = axes.lines[::2], axes.lines[1::2]
+    for k, (bar, dot) in enumerate(zip(bars, dots, strict=True)):
+        limits = intervals.per_class[k].ap
+        assert list(bar.get_xdata()) == [limits.low, limits.high] and list(bar.get_ydata()) == [k, k]
+        assert dot.get_xdata()[0] == metrics.per_class[k].ap
+    assert any("bars: 95 % interval" in text.get_text() for text in axes.texts)
+
+
+def test_class_ap_of_many_classes_and_of_none():
+    metrics = evaluate(40, found=lambda k, i: k != 39 and i >= k % 10)
+    (axes,) = class_ap_figure(metrics).axes
+    assert len(axes.lines) == 30
+    shown = [line.get_xdata()[0] for line in axes.lines]
+    everything = sorted((row.ap for row in metrics.per_class), reverse=True)
+    assert shown == everything[:15] + everything[-15:]
+    assert any("the best and the worst of 40 classes" in text.get_text() for text in axes.texts)
+    truth = {"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1, "name": "a"}], "annotations": []}
+    (axes,) = class_ap_figure(evaluate_detections(truth, [])).axes
+    assert not axes.lines
+
+
+def test_confusion_matrix():
+    counts = np.array([[6, 2, 2], [0, 0, 0], [1, 0, 0]])
+    (axes,) = confusion_figure(Confusion(counts, ("rose", "$tulip"), 0.25, 0.5)).axes
+    image = axes.images[0].get_array()
+    assert image.tolist() == [[0.6, 0.2, 0.2], [0, 0, 0], [1, 0, 0]]
+    assert {t.get_text() for t in axes.texts} == {"6", "2", "1", "score from 0.25, IoU from 0.50"}
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["rose", r"\$tulip", "nothing"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["rose", r"\$tulip", "missed"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("detected as", "in truth")
+
+
+def test_a_large_confusion_matrix_has_no_numbers():
+    (axes,) = confusion_figure(Confusion(np.ones((301, 301), int), tuple(map(str, range(300))), 0.25, 0.5)).axes
+    assert len(axes.texts) == 1 and len(axes.get_yticklabels()) <= 100
 
 
 # ---------------------------------------------------------------------------------------------- anchors
@@ -202,6 +256,8 @@ def test_files_are_pictures(tmp_path):
         plot_history(csv, tmp_path / "plots" / "history.png"),
         plot_precision_recall(evaluate(3), tmp_path / "plots" / "curves.png"),
         plot_anchors([[10, 20], [30, 30]], [[10, 10]], str(tmp_path / "plots" / "anchors.png")),
+        plot_class_ap(evaluate(3), None, tmp_path / "plots" / "classes.png"),
+        plot_confusion(Confusion(np.eye(3, dtype=int), ("牡丹", "b"), 0.3, 0.5), tmp_path / "plots" / "confusion.png"),
     ]
     assert all(isinstance(path, Path) and is_picture(path) for path in written)
 
