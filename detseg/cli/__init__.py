@@ -27,7 +27,11 @@ COMMANDS = {
         "train an object detector on your own annotated pictures",
     ),
     "predict": Command("detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects in pictures, draw them"),
-    "evaluate": Command("detseg.cli.evaluate:Evaluate", "detseg.cli.evaluate:run", "how good detections are, how sure that is, and what is wrong"),
+    "evaluate": Command(
+        "detseg.cli.evaluate:Evaluate",
+        "detseg.cli.evaluate:run",
+        "how good detections are, how sure that is, what goes wrong",
+    ),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
 }
 
