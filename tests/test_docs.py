@@ -31,6 +31,7 @@ def world(tmp_path_factory):
     found = [{key: entry[key] for key in keys} | {"score": 0.9} for entry in truth["annotations"]]
     (folder / "gt.json").write_text(json.dumps(truth))
     (folder / "dt.json").write_text(json.dumps(found))
+    (folder / "other.json").write_text(json.dumps(found[::2]))
     run = folder / "runs/detector-1"
     assert main(["train", "detector", "--data", str(flowers), "--output", str(run), *TINY]) == 0
     return folder
