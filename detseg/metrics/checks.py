@@ -5,7 +5,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,24 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Label = Callable[[int], str]
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
-
-
-@dataclass(frozen=True, eq=False)
-class RunLengths(Sequence[Rle]):
-    """Many masks in three flat arrays; each is made into a dict when asked for."""
-
-    texts: NDArray[np.uint8]  # (B,) the compressed run lengths of all masks
-    start: NDArray[np.int64]  # (n + 1,) mask i is texts[start[i]:start[i + 1]]
-    sizes: NDArray[np.int64]  # (n, 2) height, width
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        return {"size": self.sizes[i].tolist(), "counts": self.texts[self.start[i] : self.start[i + 1]].tobytes()}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -183,11 +164,6 @@ def read_masks(
         sizes: (height, width) of each image; zeros where unknown.
         label: what a message calls an item.
     """
-    if isinstance(outlines, RunLengths) and len(outlines):
-        known = np.array(list(sizes), dtype=np.int64)
-        wanted = np.array(list(sizes.values()), dtype=np.int64)[positions(image_ids, known)]
-        if (wanted > 0).all() and (outlines.sizes == wanted).all():
-            return outlines
     # What is right already is passed on as it is: a million masks should not cost a million calls.
     right = {image: [height, width] for image, (height, width) in sizes.items() if height and width}
     return [

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
-_LARGE = 4_000_000  # bytes; below, the compiled reader's own start takes longer than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,12 +130,6 @@ def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
 
 def quick_results(content: bytes, masks: bool) -> FoundColumns | None:
     """The columns of a COCO file of results; None unless everything is as it should be."""
-    if len(content) >= _LARGE:
-        from detseg.metrics.scanner import scan_results  # compiled only where it is used
-
-        scanned = scan_results(content, masks)
-        if scanned is not None:
-            return FoundColumns(*scanned)
     with contextlib.suppress(msgspec.MsgspecError, OverflowError), _without_collector():
         items: Sequence[Any] = _MASK_RESULTS.decode(content) if masks else _BOX_RESULTS.decode(content)
         boxed = [i for i, item in enumerate(items) if item.bbox is not None] if masks else range(len(items))

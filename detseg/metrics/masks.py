@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.checks import Rle, RunLengths
+from detseg.metrics.checks import Rle
 from detseg.metrics.inputs import Found, Truth
 from detseg.metrics.kernels import Floats, Ints, Starts, compiled, grown
 from detseg.metrics.layout import Layout
@@ -61,8 +61,6 @@ def find_mask_pairs(
 
 def _joined(masks: Sequence[Rle]) -> tuple[Texts, NDArray[np.int64]]:
     """All compressed run lengths one after another, and where each starts (n + 1,)."""
-    if isinstance(masks, RunLengths):
-        return masks.texts, masks.start
     counts = [mask["counts"] for mask in masks]
     texts = [text.encode("ascii", "replace") if isinstance(text, str) else text for text in counts]
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))

@@ -143,21 +143,26 @@ def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lo
         ValueError: the run lengths of a mask are damaged.
     """
     if iou_type == "bbox":
-        pairs: Pairs = kernels.box_pairs(
-            layout.label_start,
-            layout.pictures[layout.places],
-            layout.source[layout.places],
-            np.ascontiguousarray(found.boxes),
-            layout.object_start,
-            layout.object_pictures,
-            np.ascontiguousarray(truth.boxes[layout.objects]),
-            truth.iscrowd[layout.objects],
-            lowest,
-        )
-        return pairs
+        return find_box_pairs(truth, found, layout, truth.iscrowd[layout.objects], lowest)
     from detseg.metrics.masks import find_mask_pairs  # compiled only where it is used
 
     return find_mask_pairs(truth, found, layout, lowest)
+
+
+def find_box_pairs(truth: Truth, found: Found, layout: Layout, crowd: NDArray[np.bool_], lowest: float) -> Pairs:
+    """`find_pairs` of boxes; `crowd` (M,) tells the objects whose overlap is divided by the detection's area."""
+    pairs: Pairs = kernels.box_pairs(
+        layout.label_start,
+        layout.pictures[layout.places],
+        layout.source[layout.places],
+        np.ascontiguousarray(found.boxes),
+        layout.object_start,
+        layout.object_pictures,
+        np.ascontiguousarray(truth.boxes[layout.objects]),
+        crowd,
+        lowest,
+    )
+    return pairs
 
 
 # ------------------------------------------------------------------ checks

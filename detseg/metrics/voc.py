@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics import kernels
 from detseg.metrics.inputs import Detections, Found, Truth, read_found, read_truth
 from detseg.metrics.kernels import HIT, MISS, UNJUDGED, Floats, Ints, compiled
 from detseg.metrics.layout import Layout, lay_out
+from detseg.metrics.matching import find_box_pairs
 
 VocMethod = Literal["area", "11-point"]
 
@@ -145,17 +145,8 @@ def _average_precision(recall: NDArray[np.float64], precision: NDArray[np.float6
 def _judge(truth: Truth, found: Found, layout: Layout, iou_threshold: float) -> NDArray[np.int8]:
     """(D,) HIT, MISS or UNJUDGED for the detections in the order of `layout.source`."""
     status = np.full(len(layout.source), MISS, np.int8)
-    pairs = kernels.box_pairs(
-        layout.label_start,
-        layout.pictures[layout.places],
-        layout.source[layout.places],
-        np.ascontiguousarray(found.boxes),
-        layout.object_start,
-        layout.object_pictures,
-        np.ascontiguousarray(truth.boxes[layout.objects]),
-        np.zeros(len(layout.objects), np.bool_),  # difficult objects overlap like any other
-        float(iou_threshold),
-    )
+    overlaps_like_any = np.zeros(len(layout.objects), np.bool_)  # so do difficult objects
+    pairs = find_box_pairs(truth, found, layout, overlaps_like_any, float(iou_threshold))
     _judge_pairs(layout.places, *pairs, truth.iscrowd[layout.objects], status)
     return status
 
