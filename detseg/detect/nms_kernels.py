@@ -67,6 +67,17 @@ def _drops(boxes, k, x1, y1, x2, y2, area, threshold, distance):
     return iou > threshold
 
 
+@numba.njit(**inlined)
+def _dropped_by(boxes, labels, kept, j, before, x1, y1, x2, y2, area, label, threshold, distance):
+    """Whether a kept box of a list drops the box that is given; j is the list's last entry, before[j] the next."""
+    while j >= 0:
+        k = kept[j]
+        if _drops(boxes, k, x1, y1, x2, y2, area, threshold, distance) and (len(labels) == 0 or labels[k] == label):
+            return True
+        j = before[j]
+    return False
+
+
 # ------------------------------------------------------------------ order
 
 
@@ -266,11 +277,9 @@ def suppress_nearby(boxes, labels, order, threshold, distance, limit, kept):
             first_y, last_y = math.floor((down - far_y) * per_cell), math.floor((down + far_y) * per_cell)
             if (last_x - first_x + 1) * (last_y - first_y + 1) > entered[other]:
                 j = on_level[other]
-                while j >= 0 and not dropped:
-                    k = kept[j]
-                    dropped = _drops(boxes, k, x1, y1, x2, y2, area, threshold, distance)
-                    dropped = dropped and (not labelled or labels[k] == label)
-                    j = before_on_level[j]
+                dropped = _dropped_by(
+                    boxes, labels, kept, j, before_on_level, x1, y1, x2, y2, area, label, threshold, distance
+                )
             else:
                 y = np.int64(first_y)
                 while y <= last_y and not dropped:
@@ -278,11 +287,9 @@ def suppress_nearby(boxes, labels, order, threshold, distance, limit, kept):
                     x = np.int64(first_x)
                     while x <= last_x and not dropped:
                         j = table[(row + x) & mask]
-                        while j >= 0 and not dropped:
-                            k = kept[j]
-                            dropped = _drops(boxes, k, x1, y1, x2, y2, area, threshold, distance)
-                            dropped = dropped and (not labelled or labels[k] == label)
-                            j = before[j]
+                        dropped = _dropped_by(
+                            boxes, labels, kept, j, before, x1, y1, x2, y2, area, label, threshold, distance
+                        )
                         x += 1
                     y += 1
             if dropped:
