@@ -1,8 +1,7 @@
 """Depthwise convolutions whose backward pass is quick on CPUs.
 
 The library behind torch's convolutions on CPUs (oneDNN 3) has a quick kernel for the weight gradient of a depthwise
-convolution, but only up to three columns; wider ones fall to a general kernel, ten times slower, that takes a
-quarter of a training step of EfficientNet. But the gradient of five columns is that of the first three beside that
+convolution, but only up to three columns; wider ones fall to a general kernel that is about ten times slower. But the gradient of five columns is that of the first three beside that
 of the last two: computed so, it is quick again. Everything else, and every other device, is left to torch.
 """
 
@@ -22,7 +21,7 @@ QUICK_COLUMNS = 3
 class DepthwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` with ``groups == in_channels == out_channels``: same weights and results, quicker to train.
 
-    On a CPU it computes in float32 under autocast too: depthwise convolutions in bfloat16 take twice the time there.
+    On a CPU it computes in float32 under autocast too: the backward pass in bfloat16 is slower there.
     """
 
     pads_like_tensorflow = False
