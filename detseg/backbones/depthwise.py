@@ -1,8 +1,9 @@
 """Depthwise convolutions whose backward pass is quick on CPUs.
 
 The library behind torch's convolutions on CPUs (oneDNN 3) has a quick kernel for the weight gradient of a depthwise
-convolution, but only up to three columns; wider ones fall to a general kernel that is about ten times slower. But the gradient of five columns is that of the first three beside that
-of the last two: computed so, it is quick again. Everything else, and every other device, is left to torch.
+convolution, but only up to three columns; wider ones fall to a general kernel that is about ten times slower. But the
+gradient of five columns is that of the first three beside that of the last two: computed so, it is quick again.
+Everything else, and every other device, is left to torch.
 """
 
 from __future__ import annotations
