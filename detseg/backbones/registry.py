@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from detseg.backbones import pretrained as _pretrained
 from detseg.backbones.backbone import Backbone, check_strides
+from detseg.backbones.sources import load_pretrained
 from detseg.backbones.weights import load_weights
 
 
@@ -71,7 +72,7 @@ def create_backbone(
     elif pretrained and name in _BUILDERS:
         raise ValueError(f"there are no ImageNet weights for {name!r}; give a file or pretrained=False")
     elif pretrained:
-        _pretrained.load_pretrained(backbone)
+        load_pretrained(backbone)
     return backbone
 
 

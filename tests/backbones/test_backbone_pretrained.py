@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.models import GoogLeNet_Weights, googlenet
 
 from detseg.backbones import create_backbone
-from detseg.backbones import pretrained as module
+from detseg.backbones import sources as module
 from detseg.backbones.weights import read_weights
 
 PALACE, BELL_COTE, CHURCH, DAISY = 698, 442, 497, 985
