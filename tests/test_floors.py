@@ -29,6 +29,7 @@ DEVICES = {
     ("train/checkpoint.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/depthwise.py", "cpu"): "only there the gradient needs help",
+    ("backbones/padding.py", "cpu"): "only there torch's own is slow",
     ("backbones/measure.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
     ("detect/nms.py", "cpu"): "another algorithm is faster there",
     ("detect/nms_checks.py", "cpu"): "numpy only knows that memory",

@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 import torch
-from timm.layers import Conv2dSame, pad_same
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detseg.backbones.padding import pad_same, pad_zeros
 
 # The widest kernel with a quick weight gradient: 5x3 takes 0.4 ms where 5x5 takes 5 (128 channels of 40x40, N = 8).
 QUICK_COLUMNS = 3
@@ -30,7 +32,7 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H', W')."""
         if self.pads_like_tensorflow:
-            x = pad_same(x, list(self.kernel_size), list(self.stride))
+            x = pad_same(x, self)
         if x.device.type != "cpu" or not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = _QuickBackward.apply(x, self.weight, self.bias, self.stride, self.padding)
@@ -95,16 +97,7 @@ def _columns(x: Tensor, first: int, width: int) -> Tensor:
     """Columns first..first + width - 1 of (N, C, H, W), zeros where there are none."""
     inside = x[..., max(first, 0) : max(first + width, 0)]
     before, after = min(max(-first, 0), width), min(max(first + width - x.shape[-1], 0), width)
-    if not before and not after:
-        return inside
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    result = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device, memory_format=layout)
-    # Each number is written once; torch's pad fills everything with zeros first.
-    result[..., :before] = 0
-    result[..., width - after :] = 0
-    result[..., before : width - after] = inside
-    return result
+    return pad_zeros(inside, before, after)
 
 
 def quicken_depthwise(net: nn.Module) -> int:

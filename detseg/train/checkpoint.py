@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detseg.backbones import create_backbone
 from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_norms
+from detseg.backbones.padding import quicken_padding
 from detseg.detect.yolo import YoloDetector
 
 WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "model.json", "resume.pt"
@@ -50,6 +51,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken_depthwise(model)
+    quicken_padding(model)
     return model
 
 

@@ -1,0 +1,72 @@
+"""Padding that writes every number once: torch's results and gradients."""
+
+import copy
+
+import pytest
+import torch
+from timm.layers import Conv2dSame
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from detseg.backbones import create_backbone
+from detseg.backbones.padding import QuickConv2dSame, pad_zeros, quicken_padding
+
+SIDES = [(0, 1, 0, 1), (1, 2, 2, 1), (0, 0, 3, 0), (2, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_torch(sides, memory_format, dtype):
+    x = torch.randn(2, 3, 5, 4, dtype=dtype).contiguous(memory_format=memory_format)
+    wanted = F.pad(x, sides)
+    with torch.no_grad():
+        got = pad_zeros(x, *sides)
+    assert torch.equal(got, wanted)
+    assert got.is_contiguous(memory_format=memory_format)
+    assert torch.equal(pad_zeros(x.requires_grad_(), *sides), wanted)
+
+
+@pytest.mark.parametrize("sides", SIDES)
+def test_gradient(sides):
+    x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pad_zeros(x, *sides), (x,))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 1), (2, 5)])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 2), (2, 3, 1), ((3, 5), 2, 1)])
+def test_convolution_equals_timms(size, kernel, stride, dilation):
+    torch.manual_seed(0)
+    conv = Conv2dSame(3, 4, kernel, stride, dilation=dilation)
+    net = nn.Sequential(copy.deepcopy(conv))
+    assert quicken_padding(net) == 1
+    assert type(net[0]) is QuickConv2dSame
+    results = []
+    for module in (conv, net):
+        x = torch.linspace(-1, 1, 2 * 3 * size[0] * size[1]).reshape(2, 3, *size).requires_grad_()
+        out = module(x)
+        out.square().sum().backward()
+        results.append((out, x.grad, *(p.grad for p in module.parameters())))
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_a_network_keeps_its_results():
+    torch.manual_seed(0)
+    backbone = create_backbone("tf_efficientnet_lite0", pretrained=False, strides=(8, 16)).eval()
+    x = torch.rand(1, 3, 65, 96)
+    with torch.no_grad():
+        before = backbone(x)
+        assert quicken_padding(backbone) > 0
+        assert quicken_padding(backbone) == 0
+        for got, wanted in zip(backbone(x), before, strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+def test_any_device():
+    with FakeTensorMode():
+        conv = QuickConv2dSame(3, 4, 3, 2, device="cuda")
+        x = torch.empty(2, 3, 9, 8, device="cuda", requires_grad=True)
+        assert conv(x).shape == (2, 4, 5, 4)
+        assert conv(x).device.type == "cuda"
