@@ -70,7 +70,7 @@ class QuickConv2dSame(nn.Conv2d):
 
 def quicken_padding(net: nn.Module) -> int:
     """Make every `Conv2dSame` a `QuickConv2dSame`, in place; returns how many there were."""
-    slow = [module for module in net.modules() if type(module) is Conv2dSame]
+    slow: list[nn.Conv2d] = [module for module in net.modules() if type(module) is Conv2dSame]
     for module in slow:
         # The same object goes on with another forward: its parameters, hooks and place in the network stay.
         module.__class__ = QuickConv2dSame
