@@ -46,7 +46,7 @@ class _Pad(torch.autograd.Function):
         return _pad(x, left, right, top, bottom)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         rows, columns = ctx.window
         return gradient[..., rows, columns], None, None, None, None
 
