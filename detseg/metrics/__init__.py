@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.metrics.analysis import Analysis, analyse
+    from detseg.metrics.classification import ClassificationEvaluator, ClassificationMetrics
     from detseg.metrics.confusion import BestThresholds, Confusion, best_thresholds, confusion_matrix
     from detseg.metrics.detection import ClassMetrics, DetectionMetrics, PrecisionRecall, evaluate_detections
     from detseg.metrics.errors import ErrorAnalysis, analyse_errors
@@ -18,6 +19,8 @@ _HOME = {
     "Analysis": "analysis",
     "BestThresholds": "confusion",
     "ClassMetrics": "detection",
+    "ClassificationEvaluator": "classification",
+    "ClassificationMetrics": "classification",
     "Comparison": "resampling",
     "Confusion": "confusion",
     "DetectionEvaluator": "evaluator",
@@ -45,6 +48,8 @@ __all__ = [
     "Analysis",
     "BestThresholds",
     "ClassMetrics",
+    "ClassificationEvaluator",
+    "ClassificationMetrics",
     "Comparison",
     "Confusion",
     "DetectionEvaluator",
