@@ -25,7 +25,7 @@ FORBIDDEN_TO_MODELS = {"data", "metrics", "train", "predict", "visualize", "repo
 DEVICES = {
     ("train/trainer.py", "cpu"): "reading a loss costs nothing there, so every step is checked",
     ("train/trainer.py", "cuda"): "only there pinned memory is of use",
-    ("train/detector.py", "cpu"): "workers would take the cores that training needs",
+    ("train/session.py", "cpu"): "workers would take the cores that training needs",
     ("train/checkpoint.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/depthwise.py", "cpu"): "only there the gradient needs help",

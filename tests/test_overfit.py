@@ -1,10 +1,13 @@
 """A detector that cannot learn four pictures by heart has a fault somewhere between picture and loss."""
 
+from functools import partial
+
 import torch
 
 from detseg.data.dataset import DetectionDataset, scaled_sizes
 from detseg.data.flowers import write_flowers
 from detseg.data.readers import read_annotations
+from detseg.data.transforms import TrainTransform
 from detseg.detect.anchors import fit_anchors
 from detseg.train.checkpoint import build_model
 from detseg.train.detector import predict_dataset, score
@@ -39,7 +42,7 @@ def test_four_pictures_are_learnt_by_heart(tmp_path):
     trainer = tiny_trainer(
         tmp_path,
         model=model,
-        samples=TrainingSamples(pictures, PLAIN, 0),
+        samples=TrainingSamples(pictures, 0, partial(TrainTransform, **PLAIN)),
         sizes=SizeSchedule(SIZE, SIZE),
         steps=STEPS,
         batch_size=4,

@@ -26,7 +26,14 @@ COMMANDS = {
         "detseg.cli.train:run_detector",
         "train an object detector on your own annotated pictures",
     ),
-    "predict": Command("detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects in pictures, draw them"),
+    "train segmenter": Command(
+        "detseg.train.config:TrainSegmenter",
+        "detseg.cli.train:run_segmenter",
+        "train a segmenter: the class of every pixel",
+    ),
+    "predict": Command(
+        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in pictures, draw them"
+    ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",
         "detseg.cli.evaluate:run",
@@ -66,7 +73,7 @@ def _overview() -> str:
     lines = [f"  detseg {name:<{width}}{command.about}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "Object detection on your own annotated pictures.",
+            "Object detection and segmentation on your own annotated pictures.",
             "",
             *lines,
             "",

@@ -166,6 +166,7 @@ def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
     from accelerate import PartialState
 
     from detseg.data.annotations import Category, match_categories
+    from detseg.data.dataset import DetectionDataset
     from detseg.metrics.inputs import Detections
     from detseg.train.checkpoint import load_model
     from detseg.train.data import open_pictures
@@ -175,7 +176,7 @@ def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
     categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
     match_categories(categories, truth)  # tells the difference, if there is one
     size = int(description["size"])
-    pictures = open_pictures(truth, size, "pictures", console)
+    pictures = open_pictures(DetectionDataset, truth, size, "pictures", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     predictions = predict_dataset(model, pictures, range(len(pictures)), size)
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), [c.id for c in categories])

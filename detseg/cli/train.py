@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from detseg.train.config import TrainDetector
+from detseg.train.config import TrainDetector, TrainSegmenter
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from detseg.train.session import Run
 
 
 def run_detector(config: TrainDetector) -> int:
@@ -17,25 +25,45 @@ def run_detector(config: TrainDetector) -> int:
 
     console = Console()
     run = train_detector(config, console)
-    if run.interrupted:
-        if run.main:
-            console.print(
-                f"interrupted; go on with: detseg train detector --resume {shlex.quote(str(run.folder))}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+    if _ended_early(run, console):
         return 130
-    if run.metrics is None:  # of several processes, the first one reports
-        return 0
-    paths = write_pictures(run)
-    console.print(metrics_table(run.metrics))
-    for caption, path in paths:
-        console.print(f"{caption}: {path}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"use it: detseg predict {shlex.quote(str(run.folder))} picture.jpg",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    if run.metrics is not None:
+        _show(run, console, write_pictures(run), metrics_table(run.metrics))
     return 0
+
+
+def run_segmenter(config: TrainSegmenter) -> int:
+    """Train a segmenter, print its table, write pictures and report; returns the exit code."""
+    from rich.console import Console
+
+    from detseg.report.segmentation_tables import segmentation_tables
+    from detseg.report.segmenter import write_pictures
+    from detseg.train.segmenter import train_segmenter
+
+    console = Console()
+    run = train_segmenter(config, console)
+    if _ended_early(run, console):
+        return 130
+    if run.metrics is not None:
+        _show(run, console, write_pictures(run), segmentation_tables(run.metrics))
+    return 0
+
+
+def _ended_early(run: Run[Any], console: Console) -> bool:
+    """Whether the run was interrupted; says how to go on."""
+    if run.interrupted and run.main:
+        command = f"detseg train {run.config.task} --resume {shlex.quote(str(run.folder))}"
+        _tell(console, f"interrupted; go on with: {command}")
+    return run.interrupted
+
+
+def _show(run: Run[Any], console: Console, paths: Iterable[tuple[str, Path]], table: RenderableType) -> None:
+    """The table, where the pictures are, and what to do next."""
+    console.print(table)
+    for caption, path in paths:
+        _tell(console, f"{caption}: {path}")
+    _tell(console, f"use it: detseg predict {shlex.quote(str(run.folder))} picture.jpg")
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

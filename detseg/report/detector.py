@@ -18,12 +18,12 @@ from detseg.train.plan import Request, TrainingSamples
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
 
 if TYPE_CHECKING:
-    from detseg.train.detector import Run
+    from detseg.train.detector import DetectorRun
 
 SHOWN = 16
 
 
-def write_pictures(run: Run) -> list[tuple[str, Path]]:
+def write_pictures(run: DetectorRun) -> list[tuple[str, Path]]:
     """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
     if run.metrics is None or run.predictions is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
@@ -58,7 +58,7 @@ def write_pictures(run: Run) -> list[tuple[str, Path]]:
     return [("report", report), *pictures.items()]
 
 
-def _analysis(run: Run) -> Analysis:
+def _analysis(run: DetectorRun) -> Analysis:
     """What the metrics do not tell by themselves: how sure they are, and what is wrong."""
     assert run.predictions is not None
     data = run.val.annotations
@@ -67,7 +67,7 @@ def _analysis(run: Run) -> Analysis:
     return analyse(data, found, metrics=run.metrics)
 
 
-def _worst(run: Run) -> Path:
+def _worst(run: DetectorRun) -> Path:
     """The validation pictures with the worst predictions, read from disk in full size."""
     assert run.predictions is not None
     data = run.val.annotations
@@ -86,9 +86,9 @@ def _worst(run: Run) -> Path:
     return _write(sheet, run.folder / "worst.jpg")
 
 
-def _samples(run: Run) -> Path:
+def _samples(run: DetectorRun) -> Path:
     """Augmented training pictures with their boxes."""
-    samples = TrainingSamples(run.train, {}, run.config.seed)
+    samples = TrainingSamples(run.train, run.config.seed)
     size, mosaic = run.config.size, run.config.mosaic
     shown = []
     for position in range(min(SHOWN, len(run.train))):

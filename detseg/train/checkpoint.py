@@ -20,17 +20,22 @@ from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_norms
 from detseg.backbones.padding import quicken_padding
 from detseg.detect.yolo import YoloDetector
+from detseg.segment import FCN
 
 WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "model.json", "resume.pt"
 FORMAT = 1
+
+Model = YoloDetector | FCN
+KINDS: dict[str, type[Model]] = {"yolo": YoloDetector, "fcn": FCN}
 _ENTRIES = {"architecture": dict, "categories": list, "size": int}
 
 
-def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Path = False) -> YoloDetector:
-    """The model that `describe_model` described.
+def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Path = False) -> Model:
+    """The model that an architecture describes.
 
     Args:
-        architecture: the entry "architecture" of `model.json`.
+        architecture: the entry "architecture" of `model.json`: "kind", "backbone", "strides", "folded" (the
+            backbone's batch norms are part of its convolutions) and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
@@ -38,8 +43,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     """
     entries = dict(architecture)
     kind = entries.pop("kind", None)
-    if kind != "yolo":
-        raise ValueError(f"unknown architecture {kind!r}; this version knows 'yolo'")
+    if kind not in KINDS:
+        raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, KINDS))}")
     try:
         folded = entries.pop("folded", False)
         backbone = create_backbone(
@@ -47,7 +52,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         )
         if folded:
             fold_norms(backbone.net, torch.zeros(1, 3, 128, 128))
-        model = YoloDetector(backbone, **entries)
+        model = KINDS[kind](backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken_depthwise(model)
@@ -74,7 +79,7 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     text_tmp.replace(folder / DESCRIPTION)
 
 
-def load_model(folder: str | Path) -> tuple[YoloDetector, dict[str, Any]]:
+def load_model(folder: str | Path) -> tuple[Model, dict[str, Any]]:
     """The model of a run folder, in evaluation mode on the CPU, and its description.
 
     Raises:

@@ -1,44 +1,32 @@
-"""What can be set when training; the dataclass is the command line and the content of `config.json`."""
+"""What can be set when training; a task's dataclass is its command line and the content of `config.json`."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 
-@dataclass(frozen=True)
-class TrainDetector:
-    """Train an object detector on your own annotated pictures.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is the same for all tasks."""
 
-    Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
-    YOLO form) or as two (--train and --val). The run folder gets the model, curves, pictures and an HTML report.
-
-    Half an hour on your own pictures, then go on after Ctrl-C or a crash:
-
-        detseg train detector --data flowers/ --minutes 30 --output runs/flowers
-        detseg train detector --resume runs/flowers
-    """
+    task: ClassVar[str]
+    """What is trained, in a word: `detseg train TASK`, `runs/TASK-1`."""
 
     data: Path | None = None
-    """Folder or data.yaml that holds both splits."""
+    """Folder or file that holds both splits."""
     train: Path | None = None
     """Annotations to train on, instead of --data."""
     val: Path | None = None
     """Annotations to validate on, instead of --data."""
     output: Path | None = None
-    """Run folder; by default the next free of runs/detector-1, runs/detector-2, …"""
+    """Run folder; by default the next free one of runs/."""
     backbone: str = "tf_efficientnet_lite0"
-    """Feature network: a name from `detseg.backbones.list_backbones()`."""
+    """Feature network: a name from `detseg backbones`."""
     weights: str = "pretrained"
     """Where the backbone's weights come from: pretrained, none, or a file."""
-    strides: tuple[int, ...] = (8, 16, 32)
-    """Pixels a cell of each level of the grid, finest first; 32 alone, with --anchors 5 and --reach 0.5, is YOLOv2."""
-    anchors: int = 3
-    """Anchors of each level; their shapes are fitted to the training boxes."""
-    reach: float = 1.0
-    """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
     size: int = 320
     """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
     epochs: int | None = None
@@ -50,7 +38,7 @@ class TrainDetector:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Which optimiser."""
     lr: float = 1e-3
-    """Highest learning rate of the neck and head (sgd wants about 1e-2)."""
+    """Highest learning rate of what is new (sgd wants about 1e-2)."""
     backbone_lr: float = 0.1
     """Factor on it for the backbone."""
     weight_decay: float = 0.01
@@ -60,8 +48,6 @@ class TrainDetector:
     freeze: int | None = None
     """Stages of the backbone, from the stem on, that keep their weights; by default chosen by the number of
     pictures when the weights are pretrained, else 0."""
-    mosaic: float = 0.0
-    """Share of training pictures that are mosaics of four (none in the last 30 % of the run)."""
     multi_scale: bool = True
     """Train at smaller sizes, from 60 % of --size up and another every 10 steps, in the first 70 % of the run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -70,12 +56,10 @@ class TrainDetector:
     """Of everything random; the same seed on the same machine gives the same weights."""
     workers: int | None = None
     """Processes that augment pictures; by default none on a CPU, where they would compete with training."""
-    repair: bool = False
-    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
     resume: Path | None = None
     """Go on with an interrupted run: its folder. All other settings come from there."""
 
-    def check(self) -> TrainDetector:
+    def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         if self.resume is not None:
             changed = [f.name for f in fields(self) if f.name != "resume" and getattr(self, f.name) != f.default]
@@ -93,23 +77,18 @@ class TrainDetector:
             raise ValueError(f"--size must be a multiple of 32 and at least 64, not {self.size}; {near} is near")
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
-        positive = {
-            name: getattr(self, name)
-            for name in ("epochs", "minutes", "batch_size", "lr", "backbone_lr", "anchors")
-            if getattr(self, name) is not None
-        }
-        for name, value in positive.items():
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{_option(name)} must be positive, not {value}")
+        self._require_positive("epochs", "minutes", "batch_size", "lr", "backbone_lr")
         for name in ("weight_decay", "freeze", "seed", "workers"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{_option(name)} must not be negative, it is {value}")
-        if not self.reach >= 0.5:
-            raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
-        if not 0 <= self.mosaic <= 1:
-            raise ValueError(f"--mosaic is a share between 0 and 1, not {self.mosaic}")
         return self
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{_option(name)} must be positive, not {value}")
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, with absolute paths: the run may be resumed from another working directory."""
@@ -117,7 +96,7 @@ class TrainDetector:
         (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> TrainDetector:
+    def load(cls, folder: Path) -> Self:
         """Read `config.json` of a run; raises ValueError when it is missing or not of this version."""
         path = folder / "config.json"
         if not path.is_file():
@@ -131,12 +110,99 @@ class TrainDetector:
             raise ValueError(
                 f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?"
             )
-        if "strides" in content:
-            content["strides"] = tuple(content["strides"])
-        for name in ("data", "train", "val", "output"):
+        content = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
+        for name in ("data", "train", "val", "output", "start_from"):
             if content.get(name) is not None:
                 content[name] = Path(content[name])
         return cls(**content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDetector(TrainConfig):
+    """Train an object detector on your own annotated pictures.
+
+    Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
+    YOLO form) or as two (--train and --val). The run folder gets the model, curves, pictures and an HTML report.
+
+    Half an hour on your own pictures, then go on after Ctrl-C or a crash:
+
+        detseg train detector --data flowers/ --minutes 30 --output runs/flowers
+        detseg train detector --resume runs/flowers
+    """
+
+    task: ClassVar[str] = "detector"
+
+    strides: tuple[int, ...] = (8, 16, 32)
+    """Pixels a cell of each level of the grid, finest first; 32 alone, with --anchors 5 and --reach 0.5, is YOLOv2."""
+    anchors: int = 3
+    """Anchors of each level; their shapes are fitted to the training boxes."""
+    reach: float = 1.0
+    """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
+    mosaic: float = 0.0
+    """Share of training pictures that are mosaics of four (none in the last 30 % of the run)."""
+    repair: bool = False
+    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        self._require_positive("anchors")
+        if not self.reach >= 0.5:
+            raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
+        if not 0 <= self.mosaic <= 1:
+            raise ValueError(f"--mosaic is a share between 0 and 1, not {self.mosaic}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSegmenter(TrainConfig):
+    """Train a segmenter: the class of every pixel, from your own pictures with masks.
+
+    Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
+    with a training and a validation split) or as two (--train and --val). By default the network is FCN-8s;
+    --decoder pyramid finds finer borders.
+
+    Half an hour; small things in few classes; FCN-32s first and FCN-8s from there:
+
+        detseg train segmenter --data flowers/ --minutes 30
+        detseg train segmenter --data flowers/ --decoder pyramid --loss ce+dice
+        detseg train segmenter --data flowers/ --strides 32 --output runs/fcn32s
+        detseg train segmenter --data flowers/ --start-from runs/fcn32s
+    """
+
+    task: ClassVar[str] = "segmenter"
+
+    size: int = 256
+    """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
+    masks: str | None = None
+    """The folder of masks beside images/, where it is not called masks."""
+    ignore_value: int | None = None
+    """The value in mask files that counts for no class; by default 255, or what the list of classes says."""
+    decoder: Literal["fcn", "pyramid"] = "fcn"
+    """From features to classes: fcn is FCN-8s; pyramid fuses the features themselves, down to stride 4."""
+    strides: tuple[int, ...] | None = None
+    """Feature maps that are used, finest first; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32. 16 32 is
+    FCN-16s, 32 is FCN-32s."""
+    learn_upsampling: bool = False
+    """Let the transposed convolutions of fcn learn; they begin as bilinear interpolation, and stay so otherwise."""
+    loss: str = "ce"
+    """ce (cross-entropy), dice, focal, or several joined by +."""
+    balance: bool = False
+    """Weigh each class by the inverse of how many pixels it has (median frequency balancing)."""
+    start_from: Path | None = None
+    """Run of a coarser FCN (--strides 32 or 16 32) whose weights this one begins with; new skips begin at zero."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        if self.start_from is not None and self.decoder != "fcn":
+            raise ValueError("--start-from is for --decoder fcn, whose coarser forms are parts of the finer ones")
+        return self
+
+    @property
+    def used_strides(self) -> tuple[int, ...]:
+        """`strides`, or what is usual for the decoder."""
+        return self.strides or {"fcn": (8, 16, 32), "pyramid": (4, 8, 16, 32)}[self.decoder]
 
 
 def _option(name: str) -> str:

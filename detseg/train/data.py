@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from detseg.data.annotations import Annotations, match_categories
-from detseg.data.dataset import DetectionDataset
+from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.recognise import find_sources
 from detseg.data.validate import raise_on_problems, repair, validate
 from detseg.train.config import TrainDetector
+
+Dataset = TypeVar("Dataset", bound=Any)
 
 
 def load_data(config: TrainDetector, console: Console) -> tuple[Annotations, Annotations]:
@@ -68,14 +70,14 @@ def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     console.print(f"labels: {names}", markup=False, highlight=False, soft_wrap=True)
 
 
-def open_pictures(data: Annotations, long_side: int, what: str, console: Console) -> DetectionDataset:
-    """The dataset with its pictures read and kept at `long_side` pixels."""
+def open_pictures(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:
+    """The dataset of a kind with its pictures read and kept at `long_side` pixels."""
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         hidden = not console.is_terminal
         return track(items, f"reading {what}", total, console=console, transient=True, disable=hidden)
 
-    dataset = DetectionDataset(data, long_side, shown)
+    dataset = kind(data, long_side, shown)
     cache = dataset.pictures
     console.print(
         f"{what}: kept at {long_side} px, {cache.megabytes:.0f} MB in {cache.place}",
@@ -86,9 +88,9 @@ def open_pictures(data: Annotations, long_side: int, what: str, console: Console
     return dataset
 
 
-def fingerprint(data: Annotations) -> str:
+def fingerprint(categories: Iterable[Category], arrays: Iterable[np.ndarray]) -> str:
     """Equal for equal annotations, wherever their pictures lie."""
-    digest = hashlib.sha256(repr(data.categories).encode())
-    for array in (data.image_ids, data.sizes, data.image_index, data.boxes, data.labels, data.iscrowd):
+    digest = hashlib.sha256(repr(tuple(categories)).encode())
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

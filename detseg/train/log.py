@@ -33,12 +33,22 @@ class RunLog:
     Args:
         folder: the run folder.
         console: where the bar is shown; a terminal gets a bar, anything else a line for each validation.
+        figures: what validation gives, and how it is called; the bar shows the first.
         visible: False in all processes but the first.
         begun: share of the run that is done already, when it resumes.
     """
 
-    def __init__(self, folder: Path, console: Console, *, visible: bool = True, begun: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        figures: Mapping[str, str],
+        *,
+        visible: bool = True,
+        begun: float = 0.0,
+    ) -> None:
         self.csv = folder / "metrics.csv"
+        self._figures = figures
         self._folder, self._console, self._visible = folder, console, visible
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -54,7 +64,7 @@ class RunLog:
         )
         self._task = self._bar.add_task("training", total=1.0)
         self._bar.update(self._task, completed=begun)
-        self._map = ""
+        self._goal = ""
         self._first_step = 0
         self._seen = time.monotonic()
 
@@ -86,14 +96,15 @@ class RunLog:
             return
         total = sum(losses.values())
         self._bar.update(
-            self._task, completed=fraction, description=f"loss {total:.3f}{self._map} · {rate:.1f} pictures/s"
+            self._task, completed=fraction, description=f"loss {total:.3f}{self._goal} · {rate:.1f} pictures/s"
         )
         for name, value in {"loss": total, **losses, "pictures_per_second": rate}.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
     def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
         """Add a row to `metrics.csv` and say how good the model is; `took` seconds were spent on finding out."""
-        self._map = f" · mAP {row['map']:.3f}"
+        goal, title = next(iter(self._figures.items()))
+        self._goal = f" · {title.split('@')[0]} {row[goal]:.3f}"
         self._seen += took  # validation is no training time
         if not self._visible:
             return
@@ -104,12 +115,12 @@ class RunLog:
                 writer.writeheader()
             writer.writerow(row)
         self._console.print(
-            f"epoch {row['epoch']:5.1f}  {row['seconds'] / 60:5.1f} min  loss {row['loss']:.3f}  "
-            f"mAP@[.5:.95] {row['map']:.3f}  mAP@.50 {row['map50']:.3f}",
+            f"epoch {row['epoch']:5.1f}  {row['seconds'] / 60:5.1f} min  loss {row['loss']:.3f}"
+            + "".join(f"  {title} {row[name]:.3f}" for name, title in self._figures.items()),
             highlight=False,
             soft_wrap=True,
         )
-        for name in ("map", "map50", "lr"):
+        for name in (*self._figures, "lr"):
             self._board.add_scalar(f"val/{name}", row[name], int(row["step"]))
 
     def rewind(self, step: int) -> None:

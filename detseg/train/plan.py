@@ -9,13 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.dataset import DetectionDataset
-from detseg.data.sample import Sample
 from detseg.data.transforms import TrainTransform
 
 
@@ -165,22 +163,22 @@ class TrainingSamples:
 
     Args:
         dataset: the pictures.
-        options: keyword arguments of `TrainTransform`.
         seed: of the augmentation.
+        transform: makes the augmentation for an input size: ``transform(size)(sample, rng)``.
     """
 
-    def __init__(self, dataset: DetectionDataset, options: dict[str, object], seed: int) -> None:
-        self.dataset, self.options, self.seed = dataset, options, seed
-        self._transforms: dict[int, TrainTransform] = {}
+    def __init__(self, dataset: Any, seed: int, transform: Callable[[int], Any] = TrainTransform) -> None:
+        self.dataset, self.seed, self.transform = dataset, seed, transform
+        self._transforms: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, request: Request) -> tuple[Sample, list[int]]:
+    def __getitem__(self, request: Request) -> tuple[Any, list[int]]:
         """The sample and the indices of the pictures in it: one, or four of a mosaic."""
         rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
         if request.size not in self._transforms:
-            self._transforms[request.size] = TrainTransform(request.size, **self.options)  # type: ignore[arg-type]
+            self._transforms[request.size] = self.transform(request.size)
         transform = self._transforms[request.size]
         if not request.mosaic:
             return transform(self.dataset[request.picture], rng), [request.picture]

@@ -88,6 +88,14 @@ def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> 
     return min(times, key=lambda choice: times[choice]), times
 
 
+def _targets(kind: str, count: int, size: int, device: torch.device) -> Any:
+    """Something to learn for a batch of pictures, in the form that a kind of model wants."""
+    if kind == "fcn":
+        return torch.zeros(count, size, size, dtype=torch.uint8, device=device)
+    box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
+    return [{"boxes": box, "labels": torch.zeros(1, dtype=torch.int64, device=device)}] * count
+
+
 def _run(spec: dict[str, Any]) -> None:
     """Time every candidate of a spec and print a line of JSON for each."""
     from detseg.train.checkpoint import build_model
@@ -103,15 +111,14 @@ def _run(spec: dict[str, Any]) -> None:
     train_mode(model, [*frozen, *norms(model.backbone)] if spec["norms_rest"] else frozen)
     size, count = spec["size"], spec["batch_size"]
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-    box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
-    target = {"boxes": box, "labels": torch.zeros(1, dtype=torch.int64, device=device)}
+    targets = _targets(spec["architecture"]["kind"], count, size, device)
     for precision, channels_last in spec["candidates"]:
         model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         times = []
         for _ in range(4):
             started = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = torch.stack(list(model(images, [target] * count).values())).sum()
+                loss = torch.stack(list(model(images, targets).values())).sum()
             loss.backward()
             model.zero_grad()
             finite = bool(loss.isfinite())  # waits for the device

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -25,7 +26,6 @@ from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from detseg.data.dataset import collate
 from detseg.train.checkpoint import RESUME, random_states, restore_random_states, save_model, save_state
 from detseg.train.errors import TrainingError
 from detseg.train.optim import averaged, learning_rate_factor, train_mode
@@ -51,7 +51,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; see `detseg.train.config.TrainDetector` for the meaning of each."""
+    """How to train; see `detseg.train.config.TrainConfig` for the meaning of each."""
 
     batch_size: int = 8
     seed: int = 0
@@ -68,8 +68,9 @@ class Trainer:
     """Everything a run needs; `run` does it.
 
     Attributes:
-        model: returns losses for (images, targets), detections for (images).
+        model: returns losses for (images, targets), predictions for (images).
         samples: the training pictures.
+        collate: makes a batch of samples: images (N, 3, H, W) and the model's targets.
         optimizer: of the model's parameters.
         accelerator: devices and processes.
         folder: where checkpoints go.
@@ -78,7 +79,8 @@ class Trainer:
         choice: number format and memory layout.
         settings: the rest.
         in_eval: modules that stay in evaluation mode: frozen ones, and norms that keep their statistics.
-        validate: scores a model; "map" decides which is best.
+        validate: scores a model.
+        goal: the score that decides which model is the best.
         describe: content of `model.json`, from the metrics; called when the model is the best so far.
         names: of the pictures, for messages.
         log: is told how it goes.
@@ -87,6 +89,7 @@ class Trainer:
 
     model: nn.Module
     samples: TrainingSamples
+    collate: Callable[[list[Any]], tuple[Tensor, Any]]
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     folder: Path
@@ -96,6 +99,7 @@ class Trainer:
     settings: Settings
     in_eval: Sequence[nn.Module]
     validate: Callable[[nn.Module], Mapping[str, float]]
+    goal: str
     describe: Callable[[Mapping[str, float]], Mapping[str, Any]]
     names: Sequence[str]
     log: Log
@@ -156,7 +160,7 @@ class Trainer:
     def _world(self) -> int:
         return int(self.accelerator.num_processes)
 
-    def _batches(self) -> Iterator[tuple[Tensor, list[dict[str, Tensor]], list[int]]]:
+    def _batches(self) -> Iterator[tuple[Tensor, Any, list[int]]]:
         plan = BatchPlan(
             len(self.samples),
             self.settings.batch_size,
@@ -170,7 +174,7 @@ class Trainer:
         loader: DataLoader[Any] = DataLoader(
             self.samples,  # type: ignore[arg-type]
             batch_sampler=plan,
-            collate_fn=_collate_with_index,
+            collate_fn=partial(_collate_with_index, self.collate),
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that making a loader leaves torch's random state alone
             **_worker_options(self.settings.workers),
@@ -184,7 +188,7 @@ class Trainer:
         """How far the run will be at a step: known exactly when its length is given in steps."""
         return step / self.progress.steps if self.progress.steps is not None else self._fraction
 
-    def _step(self, model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]], indices: list[int]) -> None:
+    def _step(self, model: nn.Module, images: Tensor, targets: Any, indices: list[int]) -> None:
         train_mode(model, self.in_eval)
         factor = learning_rate_factor(self.settings.schedule, self._fraction, self.progress.step, self.settings.warmup)
         for group in self.optimizer.param_groups:
@@ -271,8 +275,8 @@ class Trainer:
             **losses,
             **metrics,
         }
-        if metrics["map"] > self.best:
-            self.best = metrics["map"]
+        if metrics[self.goal] > self.best:
+            self.best = metrics[self.goal]
             save_model(self.folder, self.average.module, self.describe(row))
         self.log.validated(row, time.monotonic() - started)
 
@@ -367,6 +371,8 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _collate_with_index(batch: list[tuple[Any, list[int]]]) -> tuple[Tensor, list[dict[str, Tensor]], list[int]]:
+def _collate_with_index(
+    collate: Callable[[list[Any]], tuple[Tensor, Any]], batch: list[tuple[Any, list[int]]]
+) -> tuple[Tensor, Any, list[int]]:
     images, targets = collate([sample for sample, _ in batch])
     return images, targets, [index for _, indices in batch for index in indices]

@@ -34,4 +34,4 @@ def at_once(monkeypatch):
     from detseg.train.precision import Choice
 
     choice = Choice("fp32", True)
-    monkeypatch.setattr("detseg.train.detector.choose", lambda spec, precision: (choice, {choice: 1.0}))
+    monkeypatch.setattr("detseg.train.session.choose", lambda spec, precision: (choice, {choice: 1.0}))

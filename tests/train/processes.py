@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from detseg.train import detector
+from detseg.train import detector, session
 from detseg.train.config import TrainDetector
 from detseg.train.precision import Choice
 from detseg.train.trainer import Trainer
@@ -23,8 +23,8 @@ def main(data, output):
             kept.append(self)
 
     choice = Choice("fp32", True)
-    detector.Trainer = Kept
-    detector.choose = lambda spec, precision: (choice, {choice: 1.0})
+    session.Trainer = Kept
+    session.choose = lambda spec, precision: (choice, {choice: 1.0})
     run = detector.train_detector(TrainDetector(data=Path(data), output=Path(output), **SETTINGS))
     trainer = kept[0]
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from detseg.backbones import create_backbone
+from detseg.data.dataset import collate
 from detseg.data.sample import Sample
 from detseg.detect.yolo import YoloDetector
 from detseg.train.checkpoint import RESUME, load_state
@@ -80,7 +81,8 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
     groups = parameter_groups(model, lr=0.01, weight_decay=0.01, backbone_lr=0.5)
     given = {
         "model": model,
-        "samples": TrainingSamples(Drawn(at), {}, 5),
+        "samples": TrainingSamples(Drawn(at), 5),
+        "collate": collate,
         "optimizer": create_optimizer("adamw", groups),
         "accelerator": Accelerator(),
         "folder": Path(folder),
@@ -90,6 +92,7 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
         "settings": Settings(**settings),
         "in_eval": [],
         "validate": lambda model: {"map": 0.5, "map50": 0.5},
+        "goal": "map",
         "describe": lambda row: {"architecture": {}, "row": dict(row)},
         "names": [f"picture-{i}.jpg" for i in range(PICTURES)],
         "log": Silent(),

@@ -10,6 +10,8 @@ from rich.console import Console
 from detseg.report import plot_history
 from detseg.train.log import RunLog
 
+FIGURES = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
+
 
 def row(step, score=0.25):
     return {"epoch": step / 3, "step": step, "seconds": 6.0, "lr": 0.1, "loss": 1.5, "map": score, "map50": 0.5}
@@ -22,7 +24,7 @@ def steps_in(folder):
 
 @pytest.fixture
 def log(tmp_path):
-    return RunLog(tmp_path, Console(file=io.StringIO(), width=60))
+    return RunLog(tmp_path, Console(file=io.StringIO(), width=60), FIGURES)
 
 
 def test_a_resumed_run_rewrites_the_rows_after_its_step(log, tmp_path):
@@ -54,7 +56,7 @@ def test_rows_that_a_crash_has_cut_are_dropped(log, tmp_path, cut):
 
 def test_other_output_than_a_terminal_gets_whole_lines_and_nothing_else(tmp_path):
     out = io.StringIO()
-    with RunLog(tmp_path, Console(file=out, width=40)) as log:
+    with RunLog(tmp_path, Console(file=out, width=40), FIGURES) as log:
         log.step(10, 0.5, {"loss_box": 1.0}, 80)
         log.validated(row(3))
         log.validated(row(6, 0.5))
@@ -68,7 +70,7 @@ def test_other_output_than_a_terminal_gets_whole_lines_and_nothing_else(tmp_path
 
 def test_a_terminal_gets_a_bar(tmp_path):
     out = io.StringIO()
-    with RunLog(tmp_path, Console(file=out, width=100, force_terminal=True)) as log:
+    with RunLog(tmp_path, Console(file=out, width=100, force_terminal=True), FIGURES) as log:
         log.validated(row(3))
         log.step(10, 0.5, {"loss_box": 1.0, "loss_class": 0.5}, 80)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
@@ -77,7 +79,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
 
 def test_other_processes_are_silent(tmp_path):
     out = io.StringIO()
-    with RunLog(tmp_path, Console(file=out), visible=False) as log:
+    with RunLog(tmp_path, Console(file=out), FIGURES, visible=False) as log:
         log.step(10, 0.5, {"loss_box": 1.0}, 80)
         log.validated(row(3))
     assert out.getvalue() == ""
@@ -88,11 +90,11 @@ def test_tensorboard_gets_curves_without_overlap(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     console = Console(file=io.StringIO())
-    with RunLog(tmp_path, console) as log:
+    with RunLog(tmp_path, console, FIGURES) as log:
         for step in (10, 20, 30):
             log.step(step, 0.1, {"loss_box": float(step)}, 8)
         log.validated(row(30))
-    with RunLog(tmp_path, console) as log:
+    with RunLog(tmp_path, console, FIGURES) as log:
         log.rewind(20)
         log.step(30, 0.1, {"loss_box": 3.0}, 8)
         log.validated(row(30, 0.75))

@@ -74,7 +74,7 @@ def test_mosaics_come_as_often_as_asked_for():
 def test_samples_depend_on_seed_epoch_and_position_only():
     (batch,) = plan(6, 2, 1, sizes=SizeSchedule(64, 64, mosaic=0.5))
     request = batch[0]
-    samples = TrainingSamples(Drawn(), {}, 1)
+    samples = TrainingSamples(Drawn(), 1)
     first, indices = samples[request]
     samples[request._replace(epoch=4)]  # whatever was asked for in between
     again, _ = samples[request]
@@ -82,14 +82,14 @@ def test_samples_depend_on_seed_epoch_and_position_only():
     np.testing.assert_array_equal(first.boxes, again.boxes)
     for other in (request._replace(epoch=1), request._replace(position=9)):
         assert not np.array_equal(samples[other][0].image, first.image)
-    assert not np.array_equal(TrainingSamples(Drawn(), {}, 2)[request][0].image, first.image)
+    assert not np.array_equal(TrainingSamples(Drawn(), 2)[request][0].image, first.image)
     assert indices[0] == request.picture
 
 
 def test_a_mosaic_names_all_its_pictures():
     seen = []
     request = plan(6, 2, 1)[0][0]._replace(mosaic=True)
-    sample, indices = TrainingSamples(Drawn(seen.append), {}, 0)[request]
+    sample, indices = TrainingSamples(Drawn(seen.append), 0)[request]
     assert sample.image.shape == (64, 64, 3)
     assert len(indices) == 4
     assert indices == seen

@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_pictures(tmp_path
     trainer = tiny_trainer(
         tmp_path,
         model=Fragile(bad),
-        samples=TrainingSamples(Numbered(), {}, 0),
+        samples=TrainingSamples(Numbered(), 0),
         sizes=SizeSchedule(64, 64),
         save_seconds=0,
     )

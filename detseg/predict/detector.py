@@ -8,7 +8,6 @@ found["boxes"], found["scores"], found["labels"]
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detseg.data.images import read_image
 from detseg.data.letterbox import Letterbox, letterbox_image
-from detseg.train.checkpoint import load_model
-
-Picture = str | Path | NDArray[np.uint8]
+from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
 
 
 @torch.inference_mode()
@@ -47,7 +43,7 @@ def detect(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     model.eval()
     parameter = next(model.parameters())
-    layout = _memory_format(parameter, model)
+    layout = memory_format(model)
     batch: list[tuple[NDArray[np.uint8], tuple[int, int]]] = []
 
     def flush() -> Iterator[dict[str, Tensor]]:
@@ -66,44 +62,8 @@ def detect(
         yield from flush()
 
 
-def _memory_format(parameter: Tensor, model: nn.Module) -> torch.memory_format:
-    kernels = (p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1)
-    kernel = next(kernels, parameter)
-    return torch.channels_last if kernel.ndim == 4 and not kernel.is_contiguous() else torch.contiguous_format
-
-
-class Detector:
-    """A trained detector and what it was trained for.
-
-    Attributes:
-        model: the network.
-        categories: (id, name) of each label, with the ids of the dataset it was trained on.
-        size: side of the square that pictures are fitted into.
-        description: everything `model.json` says.
-    """
-
-    def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
-        self.model = model.eval().to(memory_format=torch.channels_last)
-        self.description = description
-        self.categories = [(int(c["id"]), str(c["name"])) for c in description["categories"]]
-        self.size = int(description["size"])
-
-    @property
-    def names(self) -> list[str]:
-        """Class names by label."""
-        return [name for _, name in self.categories]
-
-    def to(self, device: torch.device | str) -> Detector:
-        """Move the network; returns itself.
-
-        Raises:
-            ValueError: there is no such device here.
-        """
-        try:
-            self.model.to(device)
-        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-            raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        return self
+class Detector(Predictor):
+    """A trained detector and what it was trained for; see `Predictor`."""
 
     def predict(
         self, pictures: Sequence[Picture], *, score_threshold: float = 0.3, batch_size: int = 8
@@ -123,30 +83,9 @@ class Detector:
             ValueError: a file is no picture, an array is not uint8 (H, W, 3), or one picture was given instead of
                 a list; the message says which.
         """
-        if isinstance(pictures, (str, Path)):
-            raise ValueError(f"give a list of pictures: predict([{str(pictures)!r}])")
-        loaded = ((image, (image.shape[1], image.shape[0])) for image in map(_load, pictures))
+        loaded = ((image, (image.shape[1], image.shape[0])) for image in open_all(pictures))
         found = detect(self.model, loaded, self.size, batch_size=batch_size)
         return [_above(detections, score_threshold) for detections in found]
-
-
-def load(run: str | Path) -> Detector:
-    """The detector in a run folder, ready to predict; runs no code from the files.
-
-    Raises:
-        ValueError: there is no model in the folder, or it is damaged.
-    """
-    return Detector(*load_model(run))
-
-
-def _load(picture: Picture) -> NDArray[np.uint8]:
-    if not isinstance(picture, np.ndarray):
-        return read_image(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(
-            f"a picture must be a path or a uint8 array of shape (H, W, 3), got {picture.dtype} {picture.shape}"
-        )
-    return picture
 
 
 def _above(detections: dict[str, Tensor], score_threshold: float) -> dict[str, NDArray[Any]]:

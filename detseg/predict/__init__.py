@@ -1,0 +1,29 @@
+"""Trained models at work.
+
+model = detseg.load("runs/detector-1")
+(found,) = model.predict(["picture.jpg"])
+found["boxes"], found["scores"], found["labels"]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detseg.predict.detector import Detector, detect
+from detseg.predict.predictor import Predictor
+from detseg.predict.segmenter import Segmentation, Segmenter, segment
+from detseg.train.checkpoint import load_model
+
+__all__ = ["Detector", "Predictor", "Segmentation", "Segmenter", "detect", "load", "segment"]
+
+_KINDS: dict[str, type[Predictor]] = {"yolo": Detector, "fcn": Segmenter}
+
+
+def load(run: str | Path) -> Predictor:
+    """The model in a run folder, ready to predict; runs no code from the files.
+
+    Raises:
+        ValueError: there is no model in the folder, or it is damaged.
+    """
+    model, description = load_model(run)
+    return _KINDS[description["architecture"]["kind"]](model, description)

@@ -1,0 +1,79 @@
+"""What trained models of all tasks have in common when they look at pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from detseg.data.images import read_image
+
+Picture = str | Path | NDArray[np.uint8]
+
+
+class Predictor:
+    """A trained model and what it was trained for.
+
+    Attributes:
+        model: the network.
+        categories: (id, name) of each label, with the ids of the dataset it was trained on.
+        size: side of the square that pictures are fitted into.
+        description: everything `model.json` says.
+    """
+
+    def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
+        self.model = model.eval().to(memory_format=torch.channels_last)
+        self.description = description
+        self.categories = [(int(c["id"]), str(c["name"])) for c in description["categories"]]
+        self.size = int(description["size"])
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by label."""
+        return [name for _, name in self.categories]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network; returns itself.
+
+        Raises:
+            ValueError: there is no such device here.
+        """
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        return self
+
+
+def open_all(pictures: Sequence[Picture]) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of pictures, uint8 RGB (H, W, 3), one after another.
+
+    Raises:
+        ValueError: a file is no picture, an array is not uint8 (H, W, 3), or one picture was given instead of a
+            list; the message says which.
+    """
+    if isinstance(pictures, (str, Path)):
+        raise ValueError(f"give a list of pictures: predict([{str(pictures)!r}])")
+    return map(_open, pictures)
+
+
+def _open(picture: Picture) -> NDArray[np.uint8]:
+    if not isinstance(picture, np.ndarray):
+        return read_image(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(
+            f"a picture must be a path or a uint8 array of shape (H, W, 3), got {picture.dtype} {picture.shape}"
+        )
+    return picture
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """The layout of a model's kernels, in which its input is best given."""
+    kernels = (p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1)
+    kernel = next(kernels, next(model.parameters()))
+    return torch.channels_last if kernel.ndim == 4 and not kernel.is_contiguous() else torch.contiguous_format

@@ -1,0 +1,254 @@
+"""Trained segmenters at work: pictures in, the class of every pixel of the picture's own out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resize_long_side, resize_mask
+from detseg.data.sample import PADDING
+from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
+
+# Share of a sliding window that its neighbour sees too: the border of a window knows little of what surrounds it.
+OVERLAP = 0.25
+
+# Numbers that `_decide` works on at a time.
+CELLS = 2**25
+
+Network = Callable[[Tensor], Tensor]
+"""Pictures (N, 3, H, W) uint8 to class probabilities (N, K, H, W) float32."""
+
+
+class Segmentation(NamedTuple):
+    """What is seen in one picture."""
+
+    mask: NDArray[np.uint8]  # (H, W) the label of every pixel
+    confidence: NDArray[np.float32]  # (H, W) the probability of that label
+
+
+@torch.inference_mode()
+def segment(
+    model: nn.Module,
+    pictures: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
+    size: int,
+    *,
+    batch_size: int = 8,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+) -> Iterator[Segmentation]:
+    """Masks of pictures, in order, batch by batch.
+
+    Args:
+        model: ``model(images)`` gives logits; it is put into evaluation mode.
+        pictures: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the size that
+            the mask is wanted in.
+        size: of the square that pictures are fitted into.
+        batch_size: pictures at a time.
+        flip: average with what is seen in the mirrored picture.
+        scales: average over these multiples of `size`, rounded to multiples of 32.
+    """
+    _check(batch_size, scales)
+    network = _network(model, flip)
+    sides = [max(32, round(size * scale / 32) * 32) if scale != 1 else size for scale in scales]
+    batch: list[tuple[NDArray[np.uint8], tuple[int, int]]] = []
+
+    def flush() -> Iterator[Segmentation]:
+        views = [_squares(network, [pixels for pixels, _ in batch], side) for side in sides]
+        for i, (_, wanted) in enumerate(batch):
+            yield _decide([_inside(view[i], wanted, side) for view, side in zip(views, sides, strict=True)], wanted)
+        batch.clear()
+
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == batch_size:
+            yield from flush()
+    if batch:
+        yield from flush()
+
+
+def _network(model: nn.Module, flip: bool) -> Network:
+    """The model as a function to probabilities, wherever it is."""
+    model.eval()
+    device, layout = next(model.parameters()).device, memory_format(model)
+
+    def network(images: Tensor) -> Tensor:
+        images = images.to(device, memory_format=layout)
+        probabilities: Tensor = model(images).softmax(1)
+        if flip:
+            probabilities = (probabilities + model(images.flip(-1)).softmax(1).flip(-1)) / 2
+        # A network with output_scale > 1 sees finer than the picture's pixels.
+        finer = probabilities.shape[-1] // images.shape[-1]
+        return F.avg_pool2d(probabilities, finer) if finer > 1 else probabilities
+
+    return network
+
+
+def _squares(network: Network, pictures: Sequence[NDArray[np.uint8]], side: int) -> Tensor:
+    squares = np.stack([letterbox_image(pixels, side)[0] for pixels in pictures])
+    return network(torch.from_numpy(squares).permute(0, 3, 1, 2))
+
+
+def _inside(square: Tensor, wanted: tuple[int, int], side: int) -> Tensor:
+    """Of (K, side, side), the part that a picture of (width, height) = `wanted` fills."""
+    box = Letterbox.fit(*wanted, side)
+    width, height = fitted_size(*wanted, side)
+    return square[:, box.pad_y : box.pad_y + height, box.pad_x : box.pad_x + width]
+
+
+def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
+    """The likeliest class at (width, height) = `wanted`, of views (K, h, w) of whatever size, and its probability.
+
+    A few classes at a time: all of them at the size of a large picture would need gigabytes.
+    """
+    shape = wanted[::-1]
+    best = views[0].new_full(shape, -1.0)
+    labels = torch.zeros(shape, dtype=torch.uint8, device=best.device)
+    at_once = max(1, CELLS // best.numel())
+    for first in range(0, len(views[0]), at_once):
+        parts = [view[None, first : first + at_once] for view in views]
+        parts = [p if p.shape[2:] == shape else F.interpolate(p, shape, mode="bilinear") for p in parts]
+        value, index = torch.cat(parts).mean(0).max(0)
+        labels = torch.where(value > best, (index + first).to(torch.uint8), labels)
+        best = torch.maximum(best, value)
+    return Segmentation(labels.cpu().numpy(), best.cpu().numpy())
+
+
+@torch.inference_mode()
+def segment_in_windows(
+    model: nn.Module, picture: NDArray[np.uint8], window: int, *, batch_size: int = 8, flip: bool = False
+) -> Segmentation:
+    """The mask of a large picture at its own size, from overlapping windows.
+
+    Where windows overlap their probabilities are averaged, each weighted by how far a pixel lies inside of it. Only
+    the rows that windows still have to come to are kept: memory grows with the picture's width, not with its height.
+
+    Args:
+        model: ``model(images)`` gives logits; it is put into evaluation mode.
+        picture: uint8 RGB (H, W, 3).
+        window: side of the windows, pixels; as large as the pictures that the model was trained on.
+        batch_size: windows at a time.
+        flip: average with what is seen in the mirrored windows.
+    """
+    _check(batch_size, (1.0,))
+    network = _network(model, flip)
+    height, width = picture.shape[:2]
+    rows, columns = _starts(height, window), _starts(width, window)
+    tent = _tent(window)
+    mask, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
+    band: Tensor | None = None  # sums of the rows from `top` on
+    for number, top in enumerate(rows):
+        tiles = np.stack([_tile(picture, top, left, window) for left in columns])
+        for first in range(0, len(columns), batch_size):
+            found = network(torch.from_numpy(tiles[first : first + batch_size]).permute(0, 3, 1, 2))
+            if band is None:
+                band = found.new_zeros((found.shape[1], window, width))
+            weight = tent.to(found.device)
+            for probabilities, left in zip(found, columns[first : first + batch_size], strict=True):
+                inside = min(window, width - left)
+                band[:, :, left : left + inside] += (probabilities * weight)[:, :, :inside]
+        assert band is not None
+        done = (rows[number + 1] if number + 1 < len(rows) else height) - top
+        sums = band[:, :done]
+        mask[top : top + done], confidence[top : top + done] = _decide([sums / sums.sum(0)], (width, done))
+        band = torch.cat([band[:, done:], torch.zeros_like(band[:, :done])], 1)
+    return Segmentation(mask, confidence)
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Where windows begin that cover `length` pixels and overlap by `OVERLAP` of a window or more."""
+    if length <= window:
+        return [0]
+    count = -(-(length - window) // max(1, round(window * (1 - OVERLAP)))) + 1
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def _tile(picture: NDArray[np.uint8], top: int, left: int, window: int) -> NDArray[np.uint8]:
+    """A window of the picture (window, window, 3), grey where the picture ends."""
+    inside = picture[top : top + window, left : left + window]
+    if inside.shape[:2] == (window, window):
+        return inside
+    tile = np.full((window, window, 3), PADDING, np.uint8)
+    tile[: inside.shape[0], : inside.shape[1]] = inside
+    return tile
+
+
+def _tent(window: int) -> Tensor:
+    """(window, window) weights: the distance to the nearer border, across and down."""
+    line = torch.minimum(torch.arange(window) + 1, window - torch.arange(window)).float()
+    return torch.outer(line, line) / line.max() ** 2
+
+
+def _check(batch_size: int, scales: Sequence[float]) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise ValueError(f"scales must be positive numbers, got {tuple(scales)}")
+
+
+class Segmenter(Predictor):
+    """A trained segmenter and what it was trained for; see `Predictor`."""
+
+    def predict(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        batch_size: int = 8,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        long_side: int | None = None,
+    ) -> list[Segmentation]:
+        """The class of every pixel of pictures.
+
+        Args:
+            pictures: paths, or uint8 RGB arrays (H, W, 3).
+            batch_size: pictures, or windows, at a time.
+            flip: average with what is seen in the mirrored pictures.
+            scales: average over these multiples of the size the model was trained at.
+            long_side: look at pictures with this long side, in overlapping windows of the size the model was trained
+                at: for small things in large pictures.
+
+        Returns:
+            For each picture its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
+
+        Raises:
+            ValueError: a file is no picture, an array is not uint8 (H, W, 3), one picture was given instead of a
+                list, or `long_side` goes with `scales`; the message says which.
+        """
+        return list(self.stream(open_all(pictures), batch_size, flip, scales, long_side))
+
+    def stream(
+        self,
+        images: Iterable[NDArray[np.uint8]],
+        batch_size: int = 8,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        long_side: int | None = None,
+    ) -> Iterator[Segmentation]:
+        """As `predict`, one picture after another."""
+        if long_side is None:
+            sized = ((image, (image.shape[1], image.shape[0])) for image in images)
+            yield from segment(self.model, sized, self.size, batch_size=batch_size, flip=flip, scales=scales)
+            return
+        if tuple(scales) != (1.0,):
+            raise ValueError("long_side and scales do not go together: windows are looked at in one size")
+        if long_side < 1:
+            raise ValueError(f"long_side must be at least 1 pixel, not {long_side}")
+        for image in images:
+            shown = resize_long_side(image, long_side)
+            seen = segment_in_windows(self.model, shown, self.size, batch_size=batch_size, flip=flip)
+            size = image.shape[1], image.shape[0]
+            yield Segmentation(resize_mask(seen.mask, size), _resized(seen.confidence, size))
+
+
+def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(H, W) at (width, height), bilinear."""
+    if values.shape == size[::-1]:
+        return values
+    resized = F.interpolate(torch.from_numpy(values)[None, None], size[::-1], mode="bilinear", align_corners=False)
+    return np.asarray(resized[0, 0].numpy(), np.float32)

@@ -1,0 +1,211 @@
+"""Train a segmenter: from pictures with masks to a run folder with the best model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from rich.console import Console
+from torch import nn
+
+from detseg.data.mask_dataset import SegmentationDataset, collate_masks
+from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.readers.masks import find_mask_sources, read_mask_dataset, read_masks
+from detseg.data.transforms import TrainTransform
+from detseg.data.validate import raise_on_problems
+from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
+from detseg.predict import Segmentation, segment
+from detseg.segment import FCN, IGNORE_INDEX
+from detseg.train.checkpoint import load_model
+from detseg.train.config import TrainSegmenter
+from detseg.train.data import fingerprint, open_pictures
+from detseg.train.plan import TrainingSamples
+from detseg.train.session import Run, Session, session, tell
+
+# Turned further than for boxes, which fit turned objects badly; masks fit them as well as ever.
+AUGMENTATION = partial(TrainTransform, rotate=15.0, scale=(0.7, 1.6))
+# Cached pictures are this much larger than the training size, so that zooming in finds detail.
+CACHE_ZOOM = 1.25
+
+
+@dataclass
+class SegmenterRun(Run[TrainSegmenter]):
+    """A segmenter's run; `metrics` are `SegmentationMetrics` of the best model, predictions are not kept."""
+
+    FIGURES: ClassVar[Mapping[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+
+    def judge(self, model: nn.Module, indices: Sequence[int]) -> SegmentationEvaluator:
+        """What is counted in some of the validation pictures."""
+        return judge_masks(model, self.val, indices, self.config.size)
+
+    def combine(self, shares: Sequence[SegmentationEvaluator]) -> tuple[SegmentationMetrics, None]:
+        """Metrics of all pictures."""
+        together = shares[0]
+        for share in shares[1:]:
+            together.merge(share)
+        return together.compute(), None
+
+    def figures(self, metrics: SegmentationMetrics) -> dict[str, float]:
+        """Mean IoU and pixel accuracy; 0 where there are no pixels to judge by."""
+        return {
+            "miou": float(np.nan_to_num(metrics.miou)),
+            "pixel_accuracy": float(np.nan_to_num(metrics.pixel_accuracy)),
+        }
+
+
+def train_segmenter(config: TrainSegmenter, console: Console | None = None) -> SegmenterRun:
+    """Train as `config` says.
+
+    Args:
+        config: the settings.
+        console: where progress is shown; none is shown without.
+
+    Raises:
+        ValueError: wrong settings or data; the message names file, item and remedy.
+        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
+    """
+    with session(config, console) as sitting:
+        return _train(sitting)
+
+
+def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
+    config, console = sitting.config, sitting.console
+    train_data, val_data = load_mask_data(config)
+    _print_data(console, train_data, val_data)
+    larger = round(config.size * CACHE_ZOOM)
+    train = open_pictures(SegmentationDataset, train_data, larger, "training pictures", console)
+    val = open_pictures(SegmentationDataset, val_data, config.size, "validation pictures", console)
+    architecture = _architecture(config, train)
+    model, freeze = sitting.build(architecture, len(train))
+    if config.start_from is not None and sitting.state is None:
+        _start_from(model, config.start_from)
+    folder = sitting.open_folder()
+    choice = sitting.choose_precision(architecture, freeze)
+    run = SegmenterRun(folder, config, train, val, sitting.accelerator.is_main_process)
+    masks = (train.masks[i] for i in range(len(train)))
+    sitting.fit(
+        run,
+        model,
+        architecture,
+        freeze=freeze,
+        choice=choice,
+        samples=TrainingSamples(train, config.seed, AUGMENTATION),
+        collate=collate_masks,
+        fingerprint=fingerprint(train_data.categories, (train_data.image_ids, train_data.sizes, *masks)),
+    )
+    return run
+
+
+def load_mask_data(config: TrainSegmenter) -> tuple[SemanticMasks, SemanticMasks]:
+    """Training and validation masks, checked.
+
+    Raises:
+        ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
+    """
+    options: dict[str, Any] = {"masks": config.masks, "ignore_value": config.ignore_value}
+    if config.data is not None:
+        splits = read_mask_dataset(config.data, **options)
+        train, val = splits["train"], splits["val"]
+    else:
+        assert config.train is not None and config.val is not None
+        train = _read_split(config.train, "train", options)
+        val = match_mask_categories(train.categories, _read_split(config.val, "val", options))
+    for data, other in ((train, None), (val, train)):
+        raise_on_problems(data.validate(other=other))
+        if len(data) == 0:
+            raise ValueError(f"{data.source}: there are no pictures in it")
+    return train, val
+
+
+def _read_split(path: Path, split: str, options: dict[str, Any]) -> SemanticMasks:
+    """Masks of one path: its only set, or the split of that name where it holds several."""
+    return read_masks(path, split if split in find_mask_sources(path, **options) else None, **options)
+
+
+def _print_data(console: Console, train: SemanticMasks, val: SemanticMasks) -> None:
+    tell(console, f"training on {len(train)} pictures with masks, validating on {len(val)}")
+    tell(console, "labels: " + ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories)))
+
+
+def _architecture(config: TrainSegmenter, train: SegmentationDataset) -> dict[str, Any]:
+    """What `build_model` needs."""
+    classes = len(train.annotations.categories)
+    weights = None
+    if config.balance:
+        weights = balanced_weights((train.masks[i] for i in range(len(train))), classes)
+    return {
+        "kind": "fcn",
+        "backbone": config.backbone,
+        "strides": list(config.used_strides),
+        # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
+        "folded": config.weights != "none",
+        "num_classes": classes,
+        "decoder": config.decoder,
+        "learn_upsampling": config.learn_upsampling,
+        "loss": config.loss,
+        "class_weights": weights,
+    }
+
+
+def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
+    """Median frequency balancing (Eigen & Fergus 2015, arXiv:1411.4734, section 6.2).
+
+    A class weighs the median of all classes' frequencies over its own, where the frequency of a class is its share of
+    the pixels of the pictures that it is in. A class without pixels weighs 0.
+
+    Args:
+        masks: (H, W) labels, `IGNORE_INDEX` left out.
+        classes: K.
+    """
+    pixels, where = np.zeros(classes), np.zeros(classes)
+    for mask in masks:
+        counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)[:classes]
+        pixels += counts
+        where += (counts > 0) * counts.sum()
+    there = pixels > 0
+    frequency = pixels[there] / where[there]
+    weights = np.zeros(classes)
+    weights[there] = np.median(frequency) / frequency
+    return [round(float(weight), 4) for weight in weights]
+
+
+def _start_from(model: FCN, folder: Path) -> None:
+    other = load_model(folder)[0]
+    if not isinstance(other, FCN):
+        raise ValueError(f"--start-from {folder}: that run did not train a segmenter")
+    try:
+        model.start_from(other)
+    except ValueError as error:
+        raise ValueError(f"--start-from {folder}: {error}") from error
+
+
+def judge_masks(
+    model: nn.Module, data: SegmentationDataset, indices: Sequence[int], size: int, **options: Any
+) -> SegmentationEvaluator:
+    """What is counted when a model looks at some pictures of a dataset, at the pictures' own size.
+
+    Args:
+        model: the model.
+        data: pictures and masks.
+        indices: which of them.
+        size: of the square that pictures are fitted into.
+        options: of `detseg.predict.segment`.
+    """
+    masks = data.annotations
+    evaluator = SegmentationEvaluator(masks.names, ignore_index=IGNORE_INDEX)
+    for index, seen in zip(indices, see_dataset(model, data, indices, size, **options), strict=True):
+        evaluator.update([seen.mask], [masks.mask(index)], [int(masks.image_ids[index])])
+    return evaluator
+
+
+def see_dataset(
+    model: nn.Module, data: SegmentationDataset, indices: Sequence[int], size: int, **options: Any
+) -> Iterable[Segmentation]:
+    """Masks of some pictures of a dataset, at the pictures' own size; arguments as for `judge_masks`."""
+    sizes = data.annotations.sizes
+    pictures = ((data.pictures[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
+    return segment(model, pictures, size, **options)

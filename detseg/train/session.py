@@ -1,0 +1,349 @@
+"""What every training run does, whatever is trained: settings, devices, the run folder, number format, the loop.
+
+A task's module (`detseg.train.detector` and its siblings) has the rest: data, model, and how good the model is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from rich.console import Console
+from torch import nn
+
+import detseg
+from detseg.train.checkpoint import RESUME, build_model, load_model, load_state
+from detseg.train.config import TrainConfig
+from detseg.train.errors import TrainingError
+from detseg.train.log import RunLog
+from detseg.train.memory import keep_freed_memory
+from detseg.train.optim import create_optimizer, freeze_stages, norms, parameter_groups
+from detseg.train.plan import Progress, SizeSchedule, TrainingSamples, steps_per_epoch
+from detseg.train.precision import Choice, choose
+from detseg.train.trainer import Settings, Trainer
+
+DEFAULT_EPOCHS = 30
+# Fewer pictures than this teach the stages up to stride 8 nothing that ImageNet's million did not.
+FEW_PICTURES, EARLY_STRIDE = 5000, 8
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+@dataclass
+class Run(Generic[Config]):
+    """A run: a task's own adds how its model is judged.
+
+    Attributes:
+        folder: the run folder.
+        config: its settings.
+        train, val: the datasets, with their cached pictures and `.annotations`.
+        main: this process is the one that reports (the only one, unless there are several).
+        interrupted: stopped by a signal before the end.
+        metrics: of the best model on the validation pictures; None in other processes than the main one.
+        predictions: of the best model, what the task makes of them.
+        seconds: of training, validation during it included.
+    """
+
+    FIGURES: ClassVar[Mapping[str, str]] = {}
+    """Figures that validation gives and their titles; the first decides which model is the best."""
+
+    folder: Path
+    config: Config
+    train: Any
+    val: Any
+    main: bool = True
+    interrupted: bool = False
+    metrics: Any = None
+    predictions: Any = None
+    seconds: float = 0.0
+    _latest: tuple[Any, Any] | None = field(default=None, repr=False)
+
+    def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
+        """What this process finds out about its share of the validation pictures, in a form that can be pickled."""
+        raise TypeError(f"{type(self).__name__} has no judge")
+
+    def combine(self, shares: Sequence[Any]) -> tuple[Any, Any]:
+        """Metrics and predictions, from what `judge` gave in each process."""
+        raise TypeError(f"{type(self).__name__} has no combine")
+
+    def figures(self, metrics: Any) -> dict[str, float]:
+        """The numbers of `FIGURES`, finite."""
+        raise TypeError(f"{type(self).__name__} has no figures")
+
+    def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+        """How good a model is, each process looking at its share of the validation pictures."""
+        mine = range(accelerator.process_index, len(self.val), accelerator.num_processes)
+        shares = gather_object([self.judge(model, mine)])
+        if not accelerator.is_main_process:
+            return dict.fromkeys(self.FIGURES, 0.0)
+        self._latest = self.combine(shares)
+        return self.figures(self._latest[0])
+
+    def keep_latest(self) -> None:
+        """What was validated last is the best so far."""
+        assert self._latest is not None
+        self.metrics, self.predictions = self._latest
+
+    def judge_saved(self, device: torch.device) -> None:
+        """Judge the saved model, where an earlier sitting of the run found it."""
+        model = load_model(self.folder)[0].to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.metrics, self.predictions = self.combine([self.judge(model, range(len(self.val)))])
+
+
+@dataclass
+class Session(Generic[Config]):
+    """One sitting of a run.
+
+    Attributes:
+        config: its settings; of a resumed run those it was started with.
+        accelerator: devices and processes.
+        console: where progress is shown.
+        folder: of the run that is resumed; of a new one None until `open_folder`.
+        state: to resume from.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    console: Console
+    folder: Path | None
+    state: dict[str, Any] | None
+
+    def build(self, architecture: Mapping[str, Any], pictures: int) -> tuple[Any, int]:
+        """The model, and how many stages of its backbone are to be frozen.
+
+        Args:
+            architecture: see `build_model`.
+            pictures: number of pictures to train on.
+        """
+        config = self.config
+        pretrained: bool | str = {"pretrained": True, "none": False}.get(config.weights, config.weights)
+        try:
+            model: Any = build_model(architecture, pretrained=pretrained if self.state is None else False)
+        except RuntimeError as error:  # no network and no installed weights
+            raise TrainingError(f"{config.backbone}: {error}") from error
+        stages = len(model.backbone.stages)
+        freeze = config.freeze
+        if freeze is None:
+            freeze = 0
+            if config.weights != "none" and pictures < FEW_PICTURES:
+                freeze = sum(stride <= EARLY_STRIDE for stride in model.backbone.stage_strides)
+        if freeze > stages:
+            raise ValueError(f"--freeze {freeze}: {config.backbone} has {stages} stages")
+        return model, freeze
+
+    def open_folder(self) -> Path:
+        """The run folder, made and with the settings in it if the run is new; the same in all processes."""
+        if self.folder is None:
+            chosen: list[Any] = [None]
+            if self.accelerator.is_main_process:
+                folder = self.config.output or _numbered_folder(Path("runs"), self.config.task)
+                folder.mkdir(parents=True, exist_ok=True)
+                self.config.save(folder)
+                chosen = [str(folder)]
+            broadcast_object_list(chosen)
+            self.folder = Path(chosen[0])
+        return self.folder
+
+    def choose_precision(self, architecture: Mapping[str, Any], freeze: int) -> Choice:
+        """Number format and layout: measured in the first process, or what the resumed run has used."""
+        if self.state is not None:
+            return Choice(*self.state["choice"])
+        spec = {
+            "architecture": architecture,
+            "freeze": freeze,
+            "norms_rest": self.config.weights != "none",
+            "size": self.config.size,
+            "batch_size": self.config.batch_size,
+            "device": self.accelerator.device.type,
+        }
+        result: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            console = self.console
+            with console.status("timing a few training steps") if console.is_terminal else contextlib.nullcontext():
+                choice, times = choose(spec, self.config.precision)
+            best = times[choice]
+            others = ", ".join(f"{o} {best / t:.2f} x as fast" for o, t in times.items() if o != choice)
+            tell(
+                console,
+                f"precision: {choice}, {self.config.batch_size / best:.1f} pictures/s"
+                + (f" ({others})" if others else ""),
+            )
+            result = [(choice.precision, choice.channels_last)]
+        broadcast_object_list(result)
+        return Choice(*result[0])
+
+    def fit(
+        self,
+        run: Run[Config],
+        model: Any,
+        architecture: Mapping[str, Any],
+        *,
+        freeze: int,
+        choice: Choice,
+        samples: TrainingSamples,
+        collate: Callable[[list[Any]], tuple[torch.Tensor, Any]],
+        fingerprint: str,
+        mosaic: float = 0.0,
+    ) -> None:
+        """Train to the end of the budget; `run` then holds how good the best model is, which is in its folder.
+
+        Args:
+            run: the run; its `validate` judges the model on the way.
+            model: the model, whose `backbone` has `stages`.
+            architecture: what `build_model` made it from.
+            freeze: stages of the backbone that keep their weights.
+            choice: number format and layout.
+            samples: training pictures.
+            collate: samples to a batch and its targets.
+            fingerprint: of the training data.
+            mosaic: share of mosaics.
+        """
+        config, accelerator = self.config, self.accelerator
+        self._print_plan(freeze, len(model.backbone.stages), run.folder)
+        groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr=config.backbone_lr)
+        frozen = freeze_stages(model.backbone.stages, freeze)
+        smallest = max(64, round(config.size * 0.6 / 32) * 32) if config.multi_scale else config.size
+        progress = self._length(len(samples))
+
+        def describe(row: Mapping[str, float]) -> dict[str, Any]:
+            run.keep_latest()
+            return _describe(architecture, run, row)
+
+        begun = 0.0 if self.state is None else progress.fraction_at(self.state["step"], self.state["elapsed"])
+        with RunLog(run.folder, self.console, run.FIGURES, visible=run.main, begun=begun) as log:
+            trainer = Trainer(
+                model=model,
+                samples=samples,
+                collate=collate,
+                optimizer=create_optimizer(config.optimizer, groups),
+                accelerator=accelerator,
+                folder=run.folder,
+                progress=progress,
+                sizes=SizeSchedule(config.size, smallest, mosaic=mosaic, seed=config.seed),
+                choice=choice,
+                settings=Settings(config.batch_size, config.seed, config.schedule, workers=self._workers()),
+                in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
+                validate=lambda model: run.validate(model, accelerator),
+                goal=next(iter(run.FIGURES)),
+                describe=describe,
+                names=[str(path) for path in run.train.annotations.paths],
+                log=log,
+                fingerprint=fingerprint,
+            )
+            trainer.run(self.state)
+        run.interrupted, run.seconds = trainer.interrupted, progress.elapsed()
+        if run.main and not run.interrupted and run.metrics is None:
+            run.judge_saved(accelerator.device)
+
+    def _length(self, pictures: int) -> Progress:
+        config = self.config
+        if config.minutes is not None:
+            return Progress(None, config.minutes * 60)
+        per_epoch = steps_per_epoch(pictures, config.batch_size, self.accelerator.num_processes)
+        return Progress((config.epochs or DEFAULT_EPOCHS) * per_epoch, None)
+
+    def _workers(self) -> int:
+        if self.config.workers is not None:
+            return self.config.workers
+        return 0 if self.accelerator.device.type == "cpu" else min(8, torch.multiprocessing.cpu_count())
+
+    def _print_plan(self, freeze: int, stages: int, folder: Path) -> None:
+        config, accelerator = self.config, self.accelerator
+        length = f"{config.epochs or DEFAULT_EPOCHS} epochs"
+        if config.minutes is not None:
+            length = f"{config.minutes:g} minutes"
+        processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+        tell(
+            self.console,
+            f"{config.backbone} at {config.size} px on {accelerator.device}{processes}, {length}, batches of "
+            f"{config.batch_size}, {freeze} of {stages} backbone stages frozen; writing to {folder}",
+        )
+
+
+@contextmanager
+def session(config: Config, console: Console | None = None) -> Iterator[Session[Config]]:
+    """A sitting of the run that `config` asks for, new or resumed.
+
+    Args:
+        config: the settings.
+        console: where progress is shown; none is shown without.
+
+    Raises:
+        ValueError: settings that contradict each other, or a run that cannot be resumed or would be overwritten.
+    """
+    config.check()
+    folder, state = config.resume, None
+    if folder is not None:
+        config = type(config).load(folder).check()
+        state = load_state(folder / RESUME)
+    accelerator = _accelerator()
+    if not accelerator.is_main_process:
+        logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
+    console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
+    if folder is None and config.output is not None:
+        _refuse_taken(config.output)
+    keep_freed_memory()
+    set_seed(config.seed)
+    try:
+        yield Session(config, accelerator, console, folder, state)
+    finally:
+        accelerator.end_training()
+
+
+def tell(console: Console, text: str) -> None:
+    """Print a line as it is: no markup, no colours, no line breaks."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _accelerator() -> Accelerator:
+    """Devices and processes; --precision decides the number format, not the launcher's settings."""
+    # One of several processes on a machine without a GPU has to say so: else each would believe it is alone.
+    launched = "LOCAL_RANK" in os.environ
+    return Accelerator(mixed_precision="no", cpu=launched and not torch.accelerator.is_available())
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise ValueError where a run would be overwritten."""
+    if (folder / RESUME).exists():
+        raise ValueError(f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output")
+
+
+def _numbered_folder(parent: Path, name: str) -> Path:
+    """Make the next free of name-1, name-2, …; two runs that start together get two folders."""
+    number = 1
+    while True:
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{number}").mkdir(parents=True)
+            return parent / f"{name}-{number}"
+        number += 1
+
+
+def _describe(architecture: Mapping[str, Any], run: Run[Any], row: Mapping[str, float]) -> dict[str, Any]:
+    """The content of `model.json`."""
+    return {
+        "architecture": dict(architecture),
+        "categories": [{"id": c.id, "name": c.name} for c in run.train.annotations.categories],
+        "size": run.config.size,
+        "training": {
+            "pictures": len(run.train),
+            "date": time.strftime("%Y-%m-%d"),
+            **{k: row[k] for k in ("epoch", "step", "seconds", *run.FIGURES)},
+        },
+        "versions": {
+            "detseg": detseg.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "timm")},
+        },
+    }
