@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from detseg.backbones import Backbone
+from detseg.backbones.blocks import ResidualSeparable
 from detseg.boxes import clip_boxes
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
-from detseg.detect.neck import FeaturePyramid, ResidualSeparable
+from detseg.detect.neck import FeaturePyramid
 from detseg.detect.nms import batched_nms
 
 Targets = Sequence[dict[str, Tensor]]

@@ -1,0 +1,38 @@
+"""Small blocks that necks and decoders are made of."""
+
+from torch import Tensor, nn
+
+
+def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int = 1, *, groups: int = 1) -> nn.Sequential:
+    """Convolution that keeps the map's size, batch norm, SiLU."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.SiLU(inplace=True))
+
+
+def separable(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """Depthwise then pointwise convolution, each with batch norm and SiLU: k² + C weights a channel, not k²·C."""
+    return nn.Sequential(
+        *conv_norm_act(in_channels, in_channels, kernel_size, groups=in_channels),
+        *conv_norm_act(in_channels, out_channels),
+    )
+
+
+class ResidualSeparable(nn.Module):
+    """``x + separable(x)``, (N, C, H, W) to the same shape.
+
+    With ``start_at_zero`` the block begins as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1), so
+    that what is stacked behind pretrained features does not hide them from the layers after it: random layers
+    in a row cost a short training most of its time (docs/results.md).
+    """
+
+    def __init__(self, width: int, kernel_size: int = 5, *, start_at_zero: bool = True) -> None:
+        super().__init__()
+        self.body = separable(width, width, kernel_size)
+        norm = self.body[-2]
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.constant_(norm.weight, 0.0 if start_at_zero else 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        out: Tensor = x + self.body(x)
+        return out

@@ -1,0 +1,7 @@
+"""Semantic segmentation: networks, losses and their parts."""
+
+from detseg.segment.fcn import FCN, FCN8s, FCN16s, FCN32s
+from detseg.segment.losses import IGNORE_INDEX
+from detseg.segment.upsampling import BilinearUpsample, bilinear_kernel
+
+__all__ = ["FCN", "IGNORE_INDEX", "BilinearUpsample", "FCN8s", "FCN16s", "FCN32s", "bilinear_kernel"]

@@ -1,0 +1,120 @@
+"""Decoders: from the backbone's maps to class scores at the finest of their strides.
+
+Both have the same form: ``decoder(maps)`` takes one map per stride, finest first, and returns (N, K, H, W) scores at
+`decoder.stride`. Maps of pictures whose size is no multiple of a stride reach over their border, so a coarse map made
+finer is cut to the finer map's size, at the bottom and right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from detseg.backbones.blocks import ResidualSeparable, conv_norm_act
+from detseg.segment.upsampling import BilinearUpsample
+
+
+class ScoreDecoder(nn.Module):
+    """The fully convolutional network's own (Long et al. 2015): class scores on every stride, made finer and added.
+
+    Every score layer starts at zero, as in the paper, so an added skip changes nothing at first.
+
+    Args:
+        channels: channels of the maps, finest first.
+        strides: their strides; each a multiple of the one before.
+        num_classes: K.
+        learn_upsampling: whether the steps between the strides learn their kernels.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, learn_upsampling: bool
+    ) -> None:
+        super().__init__()
+        self.stride = strides[0]
+        factors = check_multiples(strides)
+        # Named by their strides, so that weights find their place when a skip is added.
+        self.score = nn.ModuleDict(
+            {str(stride): nn.Conv2d(c, num_classes, 1) for c, stride in zip(channels, strides, strict=True)}
+        )
+        self.finer = nn.ModuleDict(
+            {
+                str(stride): BilinearUpsample(num_classes, factor, learnable=learn_upsampling)
+                for stride, factor in zip(strides[1:], factors, strict=True)
+            }
+        )
+        for layer in self.score.values():
+            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(N, C_l, H_l, W_l) for every stride, finest first, to (N, K, H_0, W_0) float32."""
+        # Summed in float32: adding up and interpolating in half precision would cost the scores their last digits.
+        scores = [layer(x).float() for layer, x in zip(self.score.values(), maps, strict=True)]
+        total = scores.pop()
+        for finer in reversed(list(self.finer.values())):
+            skip = scores.pop()
+            total = skip + cut(finer(total), skip)
+        return total
+
+
+class PyramidDecoder(nn.Module):
+    """A light decoder that knows the whole picture: bilinear skip fusion, top down, of maps of one width.
+
+        coarsest map -> 1x1 + what the whole picture says -> residual -> twice as fine -> + 1x1 of the skip -> …
+
+    The ideas are those of feature pyramids (Lin et al. 2017, arXiv:1612.03144), their segmentation form (Kirillov et
+    al. 2019, arXiv:1901.02446), and the global context of ParseNet (Liu et al. 2015, arXiv:1506.04579).
+
+    Args:
+        channels: channels of the maps, finest first.
+        strides: their strides; each a multiple of the one before.
+        num_classes: K.
+        width: channels of the fused maps.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int) -> None:
+        super().__init__()
+        self.stride = strides[0]
+        factors = check_multiples(strides)
+        self.lateral = nn.ModuleList(conv_norm_act(c, width) for c in channels)
+        self.smooth = nn.ModuleList(ResidualSeparable(width, 3) for _ in channels)
+        self.finer = nn.ModuleList(BilinearUpsample(width, factor) for factor in factors)
+        # No batch norm in it: a picture has one such vector, and a batch of one would have nothing to average.
+        self.context = nn.Linear(channels[-1], width)
+        self.score = nn.Conv2d(width, num_classes, 1)
+        nn.init.normal_(self.score.weight, std=0.01)
+        assert self.score.bias is not None
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """(N, C_l, H_l, W_l) for every stride, finest first, to (N, K, H_0, W_0)."""
+        sides = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        x = sides.pop() + self.context(maps[-1].mean((2, 3)))[..., None, None]
+        x = self.smooth[-1](x)
+        for level in range(len(sides) - 1, -1, -1):
+            side = sides[level]
+            x = self.smooth[level](side + cut(self.finer[level](x), side))
+        scores: Tensor = self.score(x)
+        return scores
+
+
+def cut(x: Tensor, like: Tensor) -> Tensor:
+    """`x` without what reaches over the bottom and right of `like`, both (N, C, H, W)."""
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def check_multiples(strides: Sequence[int]) -> list[int]:
+    """How many times coarser each stride is than the one before.
+
+    Raises:
+        ValueError: not a whole number of times.
+    """
+    if wrong := [(fine, coarse) for fine, coarse in pairwise(strides) if coarse % fine]:
+        fine, coarse = wrong[0]
+        raise ValueError(
+            f"stride {coarse} is no multiple of stride {fine}; give the backbone strides such as (8, 16, 32)"
+        )
+    return [coarse // fine for fine, coarse in pairwise(strides)]

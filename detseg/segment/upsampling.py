@@ -1,0 +1,88 @@
+"""Upsampling of score maps by bilinear transposed convolution (Long, Shelhamer & Darrell 2015, arXiv:1411.4038).
+
+The alignment, for a factor f. Cell i of a map at stride f stands for the pixels [f·i, f·(i + 1)), so its centre is at
+index c(i) = f·i + (f - 1)/2 of the finer map. A transposed convolution of stride f writes its kernel of
+k = 2f - f%2 numbers, centred on (k - 1)/2, from index f·i on; with `padding` p it drops the first and last p numbers of
+the result. The kernel's centre has to come to lie on c(i):
+
+    f·i + (k - 1)/2 - p = f·i + (f - 1)/2    =>    p = (k - f)/2 = (f - f%2)/2 = f // 2
+
+and from n cells come (n - 1)·f + k - 2p = n·f: the whole finer map, nothing to crop. Maps of sizes that are no
+multiple of f were padded at the bottom and right (`detseg.backbones.Backbone`), so their surplus is cut off there.
+Outside of the map a transposed convolution adds zeros, which would pull the scores at the border towards zero; the
+outermost cells are repeated once instead (the kernel reaches no further), and those f numbers a side are dropped too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def bilinear_kernel(factor: int) -> Tensor:
+    """The kernel, (k, k) float32 with k = 2 · factor - factor % 2, of a bilinear transposed convolution.
+
+    Raises:
+        ValueError: factor is below 1.
+    """
+    _check_factor(factor)
+    size = 2 * factor - factor % 2
+    distance = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2).abs()
+    line = 1 - distance / factor
+    return torch.outer(line, line).float()
+
+
+class BilinearUpsample(nn.Module):
+    """(N, C, H, W) to (N, C, factor · H, factor · W), each channel by itself.
+
+    Fixed, it is bilinear interpolation with half-pixel centres. Learnable, it is the transposed convolution that
+    begins as exactly that. Each channel has a kernel of its own and none mixes channels: the paper's released models
+    have full ones, but begin on the diagonal and hardly leave it, for `channels` times the arithmetic.
+
+    Args:
+        channels: C.
+        factor: how many times finer, a whole number.
+        learnable: whether there is a weight, (C, 1, k, k), to learn.
+    """
+
+    def __init__(self, channels: int, factor: int, *, learnable: bool = False) -> None:
+        super().__init__()
+        kernel = bilinear_kernel(factor)
+        self.channels, self.factor = channels, factor
+        self.weight = nn.Parameter(kernel.repeat(channels, 1, 1, 1)) if learnable else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, factor · H, factor · W) of the same dtype."""
+        if self.weight is None:
+            # The same numbers from a quicker kernel; a test compares the two.
+            return F.interpolate(x, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
+        return transposed_upsample(x, self.weight, self.factor)
+
+    def extra_repr(self) -> str:
+        """Channels, factor, learnable or not."""
+        return f"{self.channels}, factor={self.factor}, learnable={self.weight is not None}"
+
+
+def transposed_upsample(x: Tensor, weight: Tensor, factor: int) -> Tensor:
+    """Transposed convolution aligned as this module's text derives, the border repeated.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C, 1, k, k) with k = 2 · factor - factor % 2.
+        factor: its stride.
+
+    Returns:
+        (N, C, factor · H, factor · W).
+    """
+    _check_factor(factor)
+    size = 2 * factor - factor % 2
+    if weight.shape != (x.shape[1], 1, size, size):
+        raise ValueError(f"weight must be {(x.shape[1], 1, size, size)} for factor {factor}, got {tuple(weight.shape)}")
+    repeated = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.conv_transpose2d(repeated, weight, stride=factor, padding=factor // 2 + factor, groups=len(weight))
+
+
+def _check_factor(factor: int) -> None:
+    if not isinstance(factor, int) or factor < 1:
+        raise ValueError(f"factor must be a whole number of at least 1, got {factor!r}")
