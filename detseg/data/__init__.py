@@ -1,4 +1,4 @@
-"""Annotations and pictures: reading, checking, mending, writing. Names are imported on first use."""
+"""Annotations, masks and pictures: reading, checking, mending, writing. Names are imported on first use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ _HOME = {
     "Annotations": "annotations",
     "Category": "annotations",
     "Problem": "annotations",
+    "mask_palette": "index_png",
     "match_categories": "annotations",
+    "match_mask_categories": "masks",
+    "MaskError": "index_png",
     "Segments": "segments",
+    "SemanticMasks": "masks",
+    "class_color": "colours",
     "image_size": "images",
     "read_image": "images",
     "read_annotations": "readers",
     "read_dataset": "readers",
+    "read_mask_dataset": "readers.masks",
+    "read_masks": "readers.masks",
     "write_coco": "readers",
+    "write_index_png": "index_png",
     "write_voc": "readers",
     "write_yolo": "readers",
     "raise_on_problems": "validate",

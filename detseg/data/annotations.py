@@ -31,6 +31,7 @@ REPAIRABLE = frozenset(
         "duplicate-object", "malformed-object",
         # pictures that are left out, or joined
         "missing-picture", "damaged-picture", "duplicate-image-id", "in-both-splits", "duplicate-path",
+        "missing-mask", "damaged-mask",
         # changed in place
         "box-over-border", "duplicate-object-id", "unrotated", "malformed-outline", "mask-size",
     }
@@ -206,21 +207,23 @@ def match_categories(reference: Sequence[Category], annotations: Annotations) ->
     if wanted == found:
         return annotations
     if set(wanted) != set(found) or len(wanted) != len(found):
-        raise AnnotationError(_category_difference(wanted, annotations))
+        raise AnnotationError(category_difference(wanted, found, annotations.source))
     position = {category: label for label, category in enumerate(wanted)}
     # One entry more than categories: label -1 (unknown) picks the last one and stays -1.
     table = np.array([position[category] for category in found] + [-1], dtype=np.int32)
     return replace(annotations, categories=wanted, labels=table[annotations.labels])
 
 
-def _category_difference(wanted: Sequence[Category], annotations: Annotations) -> str:
+def category_difference(wanted: Sequence[Category], found: Sequence[Category], source: str) -> str:
+    """What differs between the categories of training and those of `source`, as the text of an error."""
+
     def listing(categories: set[Category]) -> str:
         shown = ", ".join(f"{c.id} {c.name!r}" for c in sorted(categories)[:10])
         return f"{shown}{', ...' if len(categories) > 10 else ''}" or "nothing"
 
-    missing, extra = set(wanted) - set(annotations.categories), set(annotations.categories) - set(wanted)
+    missing, extra = set(wanted) - set(found), set(found) - set(wanted)
     return (
-        f"{annotations.source}: its categories differ from the training categories. "
+        f"{source}: its categories differ from the training categories. "
         f"Only in training: {listing(missing)}. Only here: {listing(extra)}. "
         "Both files must list the same ids and names (their order may differ)."
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os.path import realpath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,19 @@ MIN_SIDE = 1e-3  # pixels; thinner boxes vanish in float32 and have no area to l
 ROUNDING = 0.02  # pixels; what two or six written digits put a box over the border is not worth a word
 BORDER = 1.0 + 1e-6  # pixels; whole pixels and counting from 1 put boxes this far over the border
 SAMPLE = 4096  # bytes read from both ends of files of equal size before they are compared whole
+
+
+class Pictures(Protocol):
+    """What `Annotations` and `SemanticMasks` have in common."""
+
+    @property
+    def paths(self) -> NDArray[np.str_]: ...  # noqa: D102
+    @property
+    def sizes(self) -> NDArray[np.int32]: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def label_files(self) -> NDArray[np.str_] | None: ...  # noqa: D102
 
 
 def object_problem(
@@ -47,7 +60,7 @@ def object_problem(
 
 
 def image_problem(
-    annotations: Annotations,
+    annotations: Pictures,
     image: int,
     what: str,
     remedy: str,
@@ -59,7 +72,7 @@ def image_problem(
     return Problem(file_of(annotations, image), path, None, what, remedy, severity, kind, image_index=image)
 
 
-def file_of(annotations: Annotations, image: int) -> str:
+def file_of(annotations: Pictures, image: int) -> str:
     """The annotation file that describes the picture at position `image`."""
     files = annotations.label_files
     return annotations.source if files is None else str(files[image])
@@ -114,15 +127,15 @@ def category_problems(a: Annotations) -> Iterator[Problem]:
 
 def duplicate_problems(a: Annotations) -> Iterator[Problem]:
     """Objects, object ids, image ids and pictures that occur twice."""
-    for row in _repeats(a.image_ids):
+    for row in repeats(a.image_ids):
         what = f"image id {a.image_ids[row]} is given to an earlier image too"
         yield image_problem(a, row, what, "give every image its own id", "duplicate-image-id")
-    doubled_ids = set(_repeats(a.image_ids))
-    for row in _repeats(np.array([os.path.normpath(path) for path in a.paths.tolist()])):
+    doubled_ids = set(repeats(a.image_ids))
+    for row in repeats(np.array([os.path.normpath(path) for path in a.paths.tolist()])):
         if row not in doubled_ids:
             what = "the picture is listed twice, so each entry lacks the objects of the other"
             yield image_problem(a, row, what, "join the two entries", "duplicate-path")
-    for row in _repeats(a.ids):
+    for row in repeats(a.ids):
         what = f"annotation id {a.ids[row]} is given to an earlier object too"
         yield object_problem(a, row, what, "give every object its own id", "duplicate-object-id", "warning")
     for row in _repeated_objects(a):
@@ -130,7 +143,7 @@ def duplicate_problems(a: Annotations) -> Iterator[Problem]:
         yield object_problem(a, row, what, "remove one of the two", "duplicate-object", "warning")
 
 
-def _repeats(values: NDArray[Any]) -> list[int]:
+def repeats(values: NDArray[Any]) -> list[int]:
     """Positions of values that occurred before."""
     first = np.unique(values, return_index=True)[1]
     later = np.ones(len(values), bool)
@@ -163,7 +176,7 @@ def outline_problems(a: Annotations) -> Iterator[Problem]:
         yield object_problem(a, int(row), what, "correct or remove the mask", "mask-size")
 
 
-def picture_problems(a: Annotations) -> Iterator[Problem]:
+def picture_problems(a: Pictures) -> Iterator[Problem]:
     """Pictures that are missing or damaged, or whose size is not the one in the annotation file."""
     results = in_threads(_inspect, a.paths.tolist())
     for image, found in enumerate(results):
@@ -184,7 +197,7 @@ def _inspect(path: str) -> PictureInfo | str:
         return str(error).removeprefix(f"{path}: ")
 
 
-def _size_problems(a: Annotations, image: int, found: PictureInfo) -> Iterator[Problem]:
+def _size_problems(a: Pictures, image: int, found: PictureInfo) -> Iterator[Problem]:
     width, height = (int(side) for side in a.sizes[image])
     if (width, height) == found.size:
         return
@@ -202,7 +215,7 @@ def _size_problems(a: Annotations, image: int, found: PictureInfo) -> Iterator[P
     yield image_problem(a, image, what, remedy, "size-differs")
 
 
-def sharing_problems(a: Annotations, other: Annotations | None, read_files: bool) -> Iterator[Problem]:
+def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> Iterator[Problem]:
     """Pictures of `a` that are in `other` too, by path or by content, and equal files within `a`."""
     mine, theirs = a.paths.tolist(), [] if other is None else other.paths.tolist()
     there = {realpath(path): path for path in theirs}

@@ -27,13 +27,54 @@ Track = Callable[[Iterable[int], int], Iterable[int]]
 """Wraps an iterable of known length to show progress."""
 
 
-class PictureCache:
-    """Pictures with a long side of `long_side` pixels as one flat uint8 array.
+class ArrayCache:
+    """Arrays of different shapes as one flat uint8 array, filled once by several threads.
 
     Attributes:
-        place: "memory", or the folder of the unnamed file that the pictures are in.
+        place: "memory", or the folder of the unnamed file that the arrays are in.
         megabytes: their size.
     """
+
+    def __init__(
+        self, shapes: NDArray[np.int64], read: Callable[[int], NDArray[np.uint8]], track: Track | None = None
+    ) -> None:
+        """Fill the cache.
+
+        Args:
+            shapes: (N, D), the shape of each array.
+            read: gives the array at a position.
+            track: shows progress, see `Track`.
+
+        Raises:
+            ValueError: neither memory nor disk suffice, or `read` raises it.
+        """
+        self._shapes = shapes
+        self._starts = np.concatenate(([0], np.cumsum(shapes.prod(1))))
+        total = int(self._starts[-1])
+        self.megabytes = total / 1e6
+        # A tensor, not an array: processes that are spawned, not forked, get a tensor's memory without a copy.
+        self._values, self.place = _allocate(total)
+
+        def fill(index: int) -> int:
+            self[index][:] = read(index)
+            return index
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(fill, range(len(shapes)))
+            for _ in track(done, len(shapes)) if track else done:
+                pass
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The array at a position, a view into the cache: copy before changing it."""
+        values: NDArray[np.uint8] = self._values.numpy()
+        return values[self._starts[index] : self._starts[index + 1]].reshape(self._shapes[index])
+
+
+class PictureCache(ArrayCache):
+    """Pictures (H, W, 3) with a long side of `long_side` pixels."""
 
     def __init__(
         self, paths: Sequence[str], sizes: NDArray[np.int32], long_side: int, track: Track | None = None
@@ -49,37 +90,25 @@ class PictureCache:
         Raises:
             ValueError: a picture cannot be read, or its size is not the given one. The message names it.
         """
-        self._shapes = np.array([fitted_size(int(w), int(h), long_side)[::-1] for w, h in sizes]).reshape(-1, 2)
-        self._starts = np.concatenate(([0], np.cumsum(self._shapes.prod(1) * 3)))
-        self._sizes, self._long_side = sizes, long_side
-        total = int(self._starts[-1])
-        self.megabytes = total / 1e6
-        # A tensor, not an array: processes that are spawned, not forked, get a tensor's memory without a copy.
-        self._pixels, self.place = _allocate(total)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(self._fill, range(len(paths)), paths)
-            for _ in track(done, len(paths)) if track else done:
-                pass
 
-    def _fill(self, index: int, path: str) -> int:
-        image = read_image(path)
-        expected = (int(self._sizes[index, 1]), int(self._sizes[index, 0]))
-        if image.shape[:2] != expected:
-            raise ValueError(
-                f"{path}: the picture is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
-                f"{expected[1]}x{expected[0]}; correct the size in the annotation file or the picture"
-            )
-        self[index][:] = resize_long_side(image, self._long_side)
-        return index
+        def read(index: int) -> NDArray[np.uint8]:
+            image = read_image(paths[index])
+            width, height = (int(side) for side in sizes[index])
+            if image.shape[:2] != (height, width):
+                raise ValueError(
+                    f"{paths[index]}: the picture is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
+                    f"{width}x{height}; correct the size in the annotation file or the picture"
+                )
+            return resize_long_side(image, long_side)
 
-    def __len__(self) -> int:
-        return len(self._shapes)
+        shapes = fitted_shapes(sizes, long_side)
+        super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """Picture (H, W, 3), a view into the cache: copy before changing it."""
-        height, width = self._shapes[index]
-        pixels: NDArray[np.uint8] = self._pixels.numpy()
-        return pixels[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
+
+def fitted_shapes(sizes: NDArray[np.int32], long_side: int) -> NDArray[np.int64]:
+    """(N, 2) heights and widths of pictures of `sizes` (N, 2), widths and heights, at a long side of `long_side`."""
+    fitted = [fitted_size(int(width), int(height), long_side)[::-1] for width, height in sizes]
+    return np.array(fitted, np.int64).reshape(-1, 2)
 
 
 def _allocate(size: int) -> tuple[Tensor, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .letterbox import fitted_size
-from .sample import PADDING, Sample, clip_and_filter
+from .sample import IGNORE, PADDING, Sample, clip_and_filter
 
 
 def warp_boxes(
@@ -53,6 +53,17 @@ def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tupl
         matrix[:, 1] *= height / small[1]
     matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
     warped = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(PADDING,) * 3)
+    return np.asarray(warped, np.uint8)
+
+
+def warp_mask(mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Label map (H, W) through the same map as `warp_image`, into (height, width); 255 outside.
+
+    Each pixel gets the label of the pixel that its centre comes from: labels cannot be averaged.
+    """
+    matrix = matrix.copy()
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
+    warped = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
     return np.asarray(warped, np.uint8)
 
 
@@ -94,7 +105,7 @@ class Geometry:
 
         Zoom 1 makes the picture's long side `unit` pixels (default: the longer side of the window). A picture
         smaller than the window lands anywhere in it; of a larger one a window is cut that never leaves
-        the picture and keeps one randomly chosen object (all of it, if it fits).
+        the picture and keeps one randomly chosen object (all of it, if it fits). A mask moves with the picture.
         """
         draws = rng.random(7)
         linear = self._linear(sample, unit or max(size), draws)
@@ -105,7 +116,8 @@ class Geometry:
         kept = clip_and_filter(
             boxes, sample.labels, sample.iscrowd, size, min_visible=self.min_visible, min_side=self.min_side
         )
-        return Sample(warp_image(sample.image, matrix, size), *kept)
+        mask = None if sample.mask is None else warp_mask(sample.mask, matrix, size)
+        return Sample(warp_image(sample.image, matrix, size), *kept, mask)
 
     def _linear(self, sample: Sample, unit: int, draws: NDArray[np.float64]) -> NDArray[np.float64]:
         """The (2, 2) part of the map: mirror, zoom and stretch, then rotate."""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .sample import PADDING, Sample
+from .sample import IGNORE, PADDING, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,27 @@ def resize_long_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, target, interpolation=interpolation), np.uint8)
 
 
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Label map (H, W) resized to `size` = (width, height): each pixel gets the label under its centre.
+
+    Returns the input itself when nothing changes.
+    """
+    if size == (mask.shape[1], mask.shape[0]):
+        return mask
+    # Not INTER_NEAREST, which looks at corners instead of centres and moves the map by half a pixel.
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def letterbox_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the picture; 255 round it."""
+    height, width = mask.shape
+    box = Letterbox.fit(width, height, size)
+    resized = resize_mask(mask, fitted_size(width, height, size))
+    out = np.full((size, size), IGNORE, np.uint8)
+    out[box.pad_y : box.pad_y + resized.shape[0], box.pad_x : box.pad_x + resized.shape[1]] = resized
+    return out
+
+
 def letterbox_image(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Letterbox]:
     """Image (H, W, 3) of any shape -> (size, size, 3) with grey padding, and where it lies in it."""
     height, width = image.shape[:2]
@@ -102,9 +123,10 @@ class EvalTransform:
         self.size = size
 
     def __call__(self, sample: Sample) -> tuple[Sample, Letterbox]:
-        """Returns the sample in the square (boxes clipped to the picture) and its letterbox."""
+        """Returns the sample in the square (boxes clipped to the picture, its mask 255 outside) and its letterbox."""
         image, box = letterbox_image(sample.image, self.size)
         width, height = fitted_size(*sample.size, self.size)
         low = np.array([box.pad_x, box.pad_y] * 2, np.float32)
         boxes = np.clip(box.to_square(sample.boxes), low, low + np.array([width, height] * 2, np.float32))
-        return replace(sample, image=image, boxes=boxes.astype(np.float32)), box
+        mask = None if sample.mask is None else letterbox_mask(sample.mask, self.size)
+        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask), box

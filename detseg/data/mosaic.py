@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from .geometry import Geometry
-from .sample import PADDING, Sample
+from .sample import IGNORE, PADDING, Sample
 
 MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
 """At 0.5 a picture fits its quadrant; above, each quadrant shows a part of it."""
@@ -27,12 +27,16 @@ def mosaic(
     `geometry` makes a picture's long side `size`. Objects come in the order of the samples.
 
     Raises:
-        ValueError: not exactly four samples.
+        ValueError: not exactly four samples, or only some of them have a mask.
     """
     if len(samples) != 4:
         raise ValueError(f"a mosaic takes 4 samples, got {len(samples)}")
+    masked = sum(sample.mask is not None for sample in samples)
+    if masked not in (0, 4):
+        raise ValueError(f"a mosaic takes samples that all have a mask or all have none; {masked} of these 4 have one")
     centre_x, centre_y = (int(v) for v in rng.integers(size // 4, size - size // 4 + 1, 2))
     image = np.full((size, size, 3), PADDING, np.uint8)
+    mask = np.full((size, size), IGNORE, np.uint8) if masked else None
     tiles = []
     for i, sample in enumerate(samples):
         left, right = ((0, centre_x), (centre_x, size))[i % 2]
@@ -41,9 +45,12 @@ def mosaic(
             continue
         tile = geometry(sample, (right - left, bottom - top), rng, unit=size)
         image[top:bottom, left:right] = tile.image
+        if mask is not None:
+            assert tile.mask is not None
+            mask[top:bottom, left:right] = tile.mask
         tile.boxes += np.array([left, top, left, top], np.float32)
         tiles.append(tile)
-    return Sample(image, *_joined(tiles))
+    return Sample(image, *_joined(tiles), mask)
 
 
 def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
@@ -52,8 +59,10 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
     The weight is drawn from Beta(8, 8), so that both stay recognisable: each object is asked for in full.
 
     Raises:
-        ValueError: the pictures differ in size.
+        ValueError: the pictures differ in size, or have masks: a pixel of a mask has one class, not two.
     """
+    if a.mask is not None or b.mask is not None:
+        raise ValueError("mixup is for boxes: a pixel of a mask cannot have the classes of two pictures; use mosaic")
     if a.image.shape != b.image.shape:
         raise ValueError(
             f"mixup needs two pictures of one size, got {a.size} and {b.size} (width, height); transform both first"

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 PADDING = 114
 """Grey level (all channels) of everything outside the picture: near the mean of natural pictures."""
 
+IGNORE = 255
+"""Label of pixels that count neither for nor against any class: unlabelled ones, and all outside the picture."""
+
 
 @dataclass(slots=True)
 class Sample:
@@ -20,12 +23,14 @@ class Sample:
         boxes: float32 (M, 4), xyxy in pixels of `image`, half-open.
         labels: int64 (M,), 0..K-1.
         iscrowd: bool (M,); True means "ignore here", neither object nor background.
+        mask: uint8 (H, W), the class of every pixel, 255 where it is not known; None without such masks.
     """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     iscrowd: NDArray[np.bool_]
+    mask: NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> tuple[int, int]:

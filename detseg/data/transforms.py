@@ -7,7 +7,7 @@
     sample, letterbox = EvalTransform(320)(sample)
     boxes = letterbox.to_original(boxes, (width, height))
 
-Every result is a contiguous uint8 (size, size, 3) picture with its boxes in the same pixels.
+Every result is a contiguous uint8 (size, size, 3) picture with its boxes, and its mask, in the same pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from dataclasses import replace
 import numpy as np
 
 from .geometry import Geometry
-from .letterbox import EvalTransform, Letterbox, fitted_size, letterbox_image, resize_long_side
+from .letterbox import EvalTransform, Letterbox, fitted_size, letterbox_image, letterbox_mask, resize_long_side
 from .mosaic import mixup, mosaic
-from .sample import PADDING, Sample, clip_and_filter
+from .sample import IGNORE, PADDING, Sample, clip_and_filter
 
 __all__ = [
+    "IGNORE",
     "PADDING",
     "EvalTransform",
     "Geometry",
@@ -32,6 +33,7 @@ __all__ = [
     "clip_and_filter",
     "fitted_size",
     "letterbox_image",
+    "letterbox_mask",
     "mixup",
     "mosaic",
     "resize_long_side",

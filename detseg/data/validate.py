@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from detseg.data.annotations import AnnotationError, Annotations, Problem
 from detseg.data.checks import (
+    Pictures,
     box_problems,
     category_problems,
     duplicate_problems,
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 SHOWN = 10  # problems named in a summary
 
 
-def validate(annotations: Annotations, check_pictures: bool = True, other: Annotations | None = None) -> list[Problem]:
+def validate(annotations: Annotations, check_pictures: bool = True, other: Pictures | None = None) -> list[Problem]:
     """Every problem of a dataset, errors first.
 
     Args:

@@ -4,10 +4,10 @@ Images are uint8 (H, W, 3) RGB numpy arrays and are never modified: every functi
 are xyxy in the image's pixels, half-open. Targets and detections may hold numpy arrays or tensors on the CPU.
 """
 
+from detseg.data.colours import class_color
 from detseg.visualize.boxes import draw_boxes
 from detseg.visualize.compare import Match, compare_sheet, match_objects, worst_pictures
 from detseg.visualize.sheets import contact_sheet
-from detseg.visualize.text import class_color
 
 __all__ = [
     "Match",

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.data.colours import Color, class_color
 from detseg.visualize.text import (
-    Color,
     Image,
-    class_color,
     fit_text,
     paste,
     text_color,

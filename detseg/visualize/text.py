@@ -1,7 +1,6 @@
-"""Class colours, and text in any script written into numpy pictures."""
+"""Text in any script written into numpy pictures."""
 
 import bisect
-import colorsys
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
@@ -13,65 +12,15 @@ import PIL.ImageDraw
 from numpy.typing import NDArray
 from PIL import ImageFont
 
+from detseg.data.colours import Color, luminance
+
 Image = NDArray[np.uint8]
-Color = tuple[int, int, int]
-
-# Okabe and Ito's palette, told apart with every common colour blindness, without its black.
-_BASE_COLORS: tuple[Color, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-    (0, 114, 178),
-)
-_GOLDEN = 0.6180339887498949
-# Lightness and saturation take turns, so that near hues still differ. A period of four suits the golden
-# ratio: its hues nearly repeat after 55 steps, which is no multiple of four. With this start the nearest two
-# of 80 classes are 6 apart in CIE Lab, of 40 classes 10.
-_SHADES = ((0.60, 0.95), (0.42, 0.85), (0.78, 0.70), (0.52, 0.42))
-_FIRST_HUE = 0.40
-# Darker colours (pure blue has 0.07) vanish on leaves and shadows.
-_LEAST_LUMINANCE = 0.13
-
-
-@lru_cache(maxsize=4096)
-def class_color(label: int) -> Color:
-    """RGB colour of class `label` (0..): always the same one, whatever other classes there are.
-
-    The first seven are a palette safe for colour-blind readers; the following ones step through the hues by
-    the golden ratio, which keeps any run of neighbours far apart.
-    """
-    if label < 0:
-        raise ValueError(f"class labels start at 0, got {label}")
-    if label < len(_BASE_COLORS):
-        return _BASE_COLORS[label]
-    step = label - len(_BASE_COLORS)
-    lightness, saturation = _SHADES[step % len(_SHADES)]
-    hue = (_FIRST_HUE + step * _GOLDEN) % 1.0
-    linear = _linear(np.array(colorsys.hls_to_rgb(hue, lightness, saturation)))
-    luminance = float(linear @ _LUMINANCE)
-    white = max(0.0, (_LEAST_LUMINANCE - luminance) / (1 - luminance))
-    linear = linear + (1 - linear) * white
-    rgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    red, green, blue = np.rint(rgb * 255).astype(int).tolist()
-    return red, green, blue
-
-
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
-
-
-def _linear(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Linear light of sRGB values 0..1."""
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
 def text_color(background: Color) -> Color:
     """Black or white, whichever has the higher WCAG contrast on `background`."""
-    luminance = float(_linear(np.array(background) / 255) @ _LUMINANCE)
     # The contrasts (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white are equal at L = 0.179.
-    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+    return (0, 0, 0) if luminance(background) > 0.179 else (255, 255, 255)
 
 
 @lru_cache(maxsize=64)

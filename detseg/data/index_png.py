@@ -1,0 +1,122 @@
+"""Label maps as pictures: index PNG (grey, the value is the class) and palette PNG (the same, shown in colours).
+
+Pictures of colours are not looked up but refused: which class a colour means is not in the file.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from detseg.data.annotations import AnnotationError
+from detseg.data.colours import class_color
+from detseg.data.readers.files import write_atomically
+from detseg.data.sample import IGNORE
+
+WHITISH = (224, 224, 224)
+"""How 255 (ignore) is shown."""
+
+
+class MaskError(AnnotationError):
+    """A mask that cannot be used.
+
+    Attributes:
+        what, remedy, kind: as in `detseg.data.Problem`.
+    """
+
+    def __init__(self, path: str | Path, what: str, remedy: str, kind: str) -> None:
+        super().__init__(f"{path}: {what} ({remedy})")
+        self.what, self.remedy, self.kind = what, remedy, kind
+
+
+def read_index_picture(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The values (H, W) of a label map as they are in the file: uint8, or uint16 from 16-bit files.
+
+    Palette files give the index, not the colour; grey saved as three or four channels gives the first. An
+    EXIF orientation is not applied: a mask shows the upright picture.
+
+    Raises:
+        MaskError: the file is missing, damaged, a JPEG, or a picture of colours.
+    """
+    try:
+        with Image.open(path) as picture:
+            lossy = picture.format == "JPEG"
+            values = np.asarray(picture)
+            mode = picture.mode
+    except FileNotFoundError as error:
+        what, remedy = "the mask does not exist", "put it there, or remove the picture from the set"
+        raise MaskError(path, what, remedy, "missing-mask") from error
+    except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
+        what, remedy = f"the mask cannot be read: {error}", "replace it, or remove the picture from the set"
+        raise MaskError(path, what, remedy, "damaged-mask") from error
+    if lossy:
+        what, remedy = "the mask is a JPEG file, which changes the numbers", "save it anew from its source as PNG"
+        raise MaskError(path, what, remedy, "lossy-mask")
+    return _indices(values, mode, path)
+
+
+def _indices(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    if values.ndim == 3:
+        first, colours = values[..., 0], values[..., : 3 if values.shape[2] >= 3 else 1]
+        if (colours != first[..., None]).any():
+            what = f"the mask is a picture of colours ({mode}), not of class numbers"
+            remedy = "give each colour the number of its class and save that with detseg.data.write_index_png"
+            raise MaskError(path, what, remedy, "colour-mask")
+        values = np.ascontiguousarray(first)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        what = f"the mask holds numbers of another kind ({mode})"
+        raise MaskError(path, what, "save whole numbers of 8 or 16 bits", "colour-mask")
+    return values.astype(np.uint16)
+
+
+def write_index_png(path: str | Path, mask: ArrayLike, palette: ArrayLike | None = None) -> None:
+    """Write a label map (H, W) as an 8-bit palette PNG: its values are the labels, viewers show colours.
+
+    Args:
+        path: the file; its folder is made, and the file is complete or not there.
+        mask: integers 0..255; 255 is "ignore".
+        palette: (up to 256, 3) RGB, the colour of each value; None is `mask_palette()`.
+
+    Raises:
+        ValueError: the mask is not two-dimensional, holds other numbers, or the palette has another shape.
+    """
+    labels = np.asarray(mask)
+    if labels.ndim != 2 or labels.size == 0 or labels.dtype.kind not in "iub":
+        raise ValueError(f"{path}: a mask must be whole numbers (height, width), got {labels.dtype} {labels.shape}")
+    if labels.min() < 0 or labels.max() > 255:
+        raise ValueError(f"{path}: a mask holds labels 0..255, got {labels.min()}..{labels.max()}")
+    colours = mask_palette() if palette is None else np.asarray(palette)
+    if colours.ndim != 2 or colours.shape[1] != 3 or not 1 <= len(colours) <= 256:
+        raise ValueError(f"{path}: a palette must have shape (1 to 256, 3), got {colours.shape}")
+    picture = Image.fromarray(np.ascontiguousarray(labels, np.uint8))
+    picture.putpalette(colours.astype(np.uint8).tobytes())
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    write_atomically(Path(path), content.getvalue())
+
+
+def mask_palette(names: Sequence[str] = ("background",)) -> NDArray[np.uint8]:
+    """(256, 3) RGB colours of the labels; 255 is whitish.
+
+    A first class named "background" is black, and the others get the colours that a detector gives them: the
+    species that is a detector's class 0 and a segmenter's class 1 has one colour in both.
+    """
+    background = int(bool(names) and is_background(names[0]))
+    colours = [(0, 0, 0)] * background + [class_color(label) for label in range(256 - background)]
+    colours[IGNORE] = WHITISH
+    return np.array(colours, np.uint8)
+
+
+def is_background(name: str) -> bool:
+    """Whether a class of this name is what is left when all objects are taken away."""
+    return name.strip().strip("_").lower() == "background"

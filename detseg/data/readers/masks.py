@@ -1,0 +1,102 @@
+"""Reading semantic masks of any supported form into `SemanticMasks`; the form is recognised from the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.readers import recognise
+from detseg.data.readers.mask_folders import VOC_LISTS, MaskSources, find_layout, mask_sources
+
+LOOKED_FOR = """
+  mask folders: images/ with masks/ of the same names and classes.txt, split by train.txt and val.txt, or as
+        images/train with masks/train, or as train/images with train/masks
+  VOC:  JPEGImages/ with SegmentationClass/ (and ImageSets/Segmentation/train.txt, val.txt)
+  COCO and others with outlines: train.json and val.json with polygons or run lengths, ..."""
+
+
+def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | None = None) -> MaskSources:
+    """The splits found at a path, each with a function that reads it.
+
+    Raises:
+        AnnotationError: the path does not exist or holds no known form; the message lists those looked for.
+    """
+    if not path.exists():
+        raise AnnotationError(f"{path}: does not exist")
+    root = path if path.is_dir() else path.parents[2] if path.parent.as_posix().endswith(VOC_LISTS) else path.parent
+    pictures = path if path.is_file() and path.suffix.lower() == ".txt" else None
+    layout = find_layout(root, masks or "masks", pictures) if path.is_dir() or pictures else None
+    if layout is not None:
+        return mask_sources(layout, ignore_value)
+    if masks is not None:
+        folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        raise AnnotationError(
+            f"{path}: has no images/ with a folder {masks!r} of masks beside it; "
+            f"its folders are: {', '.join(folders) or 'none'}"
+        )
+    try:
+        found = recognise.find_sources(path)
+    except AnnotationError as error:
+        if recognise.LOOKED_FOR not in str(error):
+            raise
+        raise AnnotationError(f"{path}: no masks recognised. Looked for:{LOOKED_FOR}") from error
+    return {name: partial(_drawn, read) for name, read in found.items()}
+
+
+def read_masks(
+    path: str | Path, split: str | None = None, *, masks: str | None = None, ignore_value: int | None = None
+) -> SemanticMasks:
+    """Read semantic masks; the form is recognised from the path.
+
+    Args:
+        path: a folder with images/ and masks/ or of VOC's form, a list of pictures in it (train.txt), or anything
+            `read_annotations` reads that has outlines.
+        split: "train", "val" or "test", where the path holds several.
+        masks: the folder of masks beside images/, where it is not "masks". Of "masks_species" the classes are
+            those of classes_species.txt if there is such a file.
+        ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
+            classes says.
+
+    Raises:
+        AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
+    """
+    path = Path(path)
+    sources = find_mask_sources(path, masks, ignore_value)
+    if split is None and len(sources) > 1:
+        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}; choose one with split=")
+    if split is None or (path.is_file() and list(sources) == [""]):
+        return next(iter(sources.values()))()
+    if split not in sources:
+        raise AnnotationError(f"{path}: has no split {split!r}; found: {_listing(sources)}")
+    return sources[split]()
+
+
+def read_mask_dataset(
+    path: str | Path, *, masks: str | None = None, ignore_value: int | None = None
+) -> dict[str, SemanticMasks]:
+    """Read the splits "train" and "val" of a set of masks; both get the class order of "train".
+
+    Raises:
+        AnnotationError: a split is missing, the classes of the two differ, or a file is malformed.
+    """
+    path = Path(path)
+    sources = find_mask_sources(path, masks, ignore_value)
+    missing = [split for split in ("train", "val") if split not in sources]
+    if missing:
+        raise AnnotationError(
+            f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources)}. "
+            "Give a folder with both, or name the training and validation masks separately"
+        )
+    train, val = sources["train"](), sources["val"]()
+    return {"train": train, "val": match_mask_categories(train.categories, val)}
+
+
+def _drawn(read: Callable[[], Annotations]) -> SemanticMasks:
+    return SemanticMasks.from_annotations(read())
+
+
+def _listing(sources: MaskSources) -> str:
+    return ", ".join(name or "masks without splits" for name in sources)
