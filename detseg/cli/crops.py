@@ -1,0 +1,77 @@
+"""`detseg crops`: a classification set from a detection set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crops:
+    """Cut the objects of an annotated data set out of their pictures, one folder for each class.
+
+    Writes OUTPUT/train, OUTPUT/val and, where there is such a split, OUTPUT/test, for `detseg train classifier`:
+
+        detseg crops --data flowers/ --output flower_crops
+    """
+
+    data: Path
+    """Folder or data.yaml with training and validation annotations: COCO, VOC or YOLO."""
+    output: Path
+    """Folder to write to; it must be new or empty."""
+    margin: float = 0.1
+    """What to show around each box, as a share of its width and height on each side."""
+    min_side: int = 16
+    """Objects with a shorter side, in pixels, are left out."""
+    repair: bool = False
+    """Mend the annotations where that is safe, and say what was done; otherwise errors stop."""
+
+
+def run(config: Crops) -> int:
+    """Write the crops; returns the exit code.
+
+    Raises:
+        ValueError: the annotations have errors, the output is not empty, or an option is out of range.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from detseg.data.annotations import match_categories
+    from detseg.data.crops import crops_of, folder_names
+    from detseg.data.readers import read_annotations, read_dataset
+    from detseg.data.readers.files import write_atomically
+    from detseg.data.readers.recognise import find_sources
+    from detseg.data.validate import raise_on_problems, repair, validate
+
+    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
+        raise ValueError(f"{config.output}: is there already and not empty; name a new folder, or remove it")
+    console = Console()
+    splits = read_dataset(config.data)
+    train = splits["train"]
+    if "test" in find_sources(config.data):
+        splits["test"] = match_categories(train.categories, read_annotations(config.data, "test"))
+    for split, data in splits.items():
+        other = None if split == "train" else splits["train"]
+        problems = validate(data, other=other)
+        if config.repair:
+            splits[split], done = repair(data, problems)
+            for line in done:
+                console.print(f"mended: {line}", markup=False, highlight=False, soft_wrap=True)
+            problems = validate(splits[split], other=other)
+        raise_on_problems(problems)
+
+    def shown(items: Iterable[int], total: int) -> Iterable[int]:
+        return track(items, "cutting", total, console=console, transient=True, disable=not console.is_terminal)
+
+    for split, data in splits.items():
+        report = crops_of(data, config.output / split, margin=config.margin, min_side=config.min_side, track=shown)
+        console.print(
+            f"{split}: {report.written} crops of {len(data)} pictures; left out {report.small} small and "
+            f"{report.crowds} crowd or difficult objects",
+            highlight=False,
+            soft_wrap=True,
+        )
+    # Folders have no order of their own; labels are to count as in the annotations.
+    write_atomically(config.output / "classes.txt", "".join(f"{name}\n" for name in folder_names(train)))
+    return 0

@@ -1,0 +1,146 @@
+"""From boxes to a classification set: every object cut out and put into the folder of its class."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations import Annotations
+from detseg.data.images import read_image
+from detseg.data.readers.files import unique_stems, write_atomically
+
+Track = Callable[[Iterable[int], int], Iterable[int]]
+
+QUALITY = 95  # of the JPEG files
+_UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not in file names, on one system or another
+
+
+@dataclass(frozen=True)
+class CropsReport:
+    """What `crops_of` did."""
+
+    written: int
+    small: int  # objects left out because a side was below `min_side`
+    crowds: int  # crowd or difficult objects, left out too
+
+
+def crops_of(
+    annotations: Annotations,
+    folder: str | Path,
+    *,
+    margin: float = 0.1,
+    min_side: int = 16,
+    track: Track | None = None,
+) -> CropsReport:
+    """Write the crop of every object to folder/<class>/<picture>_<number>.jpg, at the picture's own resolution.
+
+    Every picture is read once. Crowd or difficult objects are left out. The numbers count a picture's objects from 0,
+    as they stand in the annotations, those left out included.
+
+    Args:
+        annotations: the pictures and their boxes.
+        folder: to write to; a folder is made for every class, also for those without objects.
+        margin: what to show around a box, as a share of its width and height on each side.
+        min_side: of the box within the picture, pixels; objects with a shorter side are left out.
+        track: shows progress over pictures, see `detseg.data.dataset.Track`.
+
+    Raises:
+        ValueError: an option is out of range, two classes would share a folder, a picture cannot be read, or an
+            object has no class or no finite box; the message names it.
+    """
+    if not 0 <= margin <= 10 or min_side < 1:
+        raise ValueError(f"margin must lie in 0..10, min_side be at least 1; they are {margin} and {min_side}")
+    folder = Path(folder)
+    places = [folder / name for name in folder_names(annotations)]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+    stems = unique_stems(annotations, set())
+
+    def cut(image: int) -> NDArray[np.int64]:
+        return _cut_one(annotations, image, places, stems[image], margin, min_side)
+
+    counts = np.zeros(3, np.int64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(cut, range(len(annotations)))
+        for found in done if track is None else _tracked(done, len(annotations), track):
+            counts += found
+    return CropsReport(*counts.tolist())
+
+
+def folder_names(annotations: Annotations) -> list[str]:
+    """A folder name for every class: its own name, but for characters that not every system allows.
+
+    Raises:
+        ValueError: two classes would get the same one.
+    """
+    names = [_UNFIT.sub("_", name).strip(" .") or "_" for name in annotations.names]
+    folded = [name.casefold() for name in names]
+    for position, name in enumerate(folded):
+        if name in folded[:position]:
+            both = [annotations.names[folded.index(name)], annotations.names[position]]
+            raise ValueError(
+                f"{annotations.source}: the classes {both[0]!r} and {both[1]!r} would share a folder; rename one"
+            )
+    return names
+
+
+def _tracked(done: Iterable[NDArray[np.int64]], total: int, track: Track) -> Iterable[NDArray[np.int64]]:
+    results = iter(done)
+    for _ in track(range(total), total):
+        yield next(results)
+
+
+def _cut_one(
+    annotations: Annotations, image: int, places: list[Path], stem: str, margin: float, min_side: int
+) -> NDArray[np.int64]:
+    """Write the crops of one picture; returns how many were written, too small, and crowds."""
+    owned = annotations.objects(image)
+    counts = np.zeros(3, np.int64)
+    pixels = None
+    path = str(annotations.paths[image])
+    for number, row in enumerate(range(owned.start, owned.stop)):
+        if annotations.iscrowd[row]:
+            counts[2] += 1
+            continue
+        label, box = int(annotations.labels[row]), annotations.boxes[row]
+        if not 0 <= label < len(places) or not np.isfinite(box).all():
+            raise ValueError(f"{path}: object {annotations.ids[row]} has no class or no finite box; repair the data")
+        if pixels is None:
+            pixels = read_image(path)
+        window = crop_window(box, (pixels.shape[1], pixels.shape[0]), margin, min_side)
+        if window is None:
+            counts[1] += 1
+            continue
+        left, top, right, bottom = window
+        cut = cv2.cvtColor(pixels[top:bottom, left:right], cv2.COLOR_RGB2BGR)
+        content = cv2.imencode(".jpg", cut, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+        write_atomically(places[label] / f"{stem}_{number}.jpg", content.tobytes())
+        counts[0] += 1
+    return counts
+
+
+def crop_window(
+    box: NDArray[np.floating], size: tuple[int, int], margin: float, min_side: int
+) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of a crop in whole pixels of a picture of `size` = (width, height).
+
+    The box (4,) xyxy and its margin, grown to whole pixels and clipped; None if the clipped box has a side below
+    `min_side`.
+    """
+    corner = np.array([*size, *size], np.float64)
+    inside = np.clip(box, 0, corner)
+    if (inside[2:] - inside[:2]).min() < min_side:
+        return None
+    border = np.tile(margin * (box[2:] - box[:2]), 2) * (-1, -1, 1, 1)
+    grown = np.clip(box + border, 0, corner)
+    # 1e-6: a border that is a whole number but for rounding is that number.
+    low, high = np.floor(grown[:2] + 1e-6).astype(int), np.ceil(grown[2:] - 1e-6).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])

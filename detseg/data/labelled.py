@@ -1,0 +1,257 @@
+"""Pictures with one class each: the in-memory form of a classification set, its checks, and its division."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from os.path import realpath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.data.annotations import Annotations, Category, Problem
+from detseg.data.checks import equal_files, image_problem, picture_problems, sharing_problems
+
+SPLITS = ("train", "val", "test")
+
+
+class PackRows(NamedTuple):
+    """Where the pixels are, if not in picture files: rows of a split of a packed file."""
+
+    file: str
+    split: str
+    rows: NDArray[np.int64]  # (N,)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """N pictures of K classes, one class to a picture.
+
+    `labels` count 0..K-1 in the order of `categories`.
+    """
+
+    categories: tuple[Category, ...]
+    image_ids: NDArray[np.int64]  # (N,)
+    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the pictures had
+    sizes: NDArray[np.int32]  # (N, 2) width, height; 0 where unknown
+    labels: NDArray[np.int64]  # (N,)
+    source: str = ""  # the file or folder it was read from
+    read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
+    pack: PackRows | None = None
+
+    def __post_init__(self) -> None:
+        pictures = len(self.image_ids)
+        expected = {"paths": (pictures,), "sizes": (pictures, 2), "labels": (pictures,)}
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"LabelledPictures.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if self.pack is not None and self.pack.rows.shape != (pictures,):
+            raise ValueError(f"LabelledPictures.pack has {len(self.pack.rows)} rows, expected {pictures}")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __repr__(self) -> str:
+        return f"LabelledPictures({len(self)} pictures of {len(self.categories)} classes, source={self.source!r})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(K,) pictures of each class."""
+        known = self.labels[(self.labels >= 0) & (self.labels < len(self.categories))]
+        return np.bincount(known, minlength=len(self.categories)).astype(np.int64)
+
+    def subset(self, indices: ArrayLike) -> LabelledPictures:
+        """The pictures at these positions (integers, or a boolean mask over all), in that order.
+
+        Raises:
+            IndexError: a position is outside 0..N-1, or the mask has another length.
+        """
+        chosen = np.asarray(indices)
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (len(self),):
+                raise IndexError(f"the mask has shape {chosen.shape}, expected ({len(self)},)")
+            chosen = np.flatnonzero(chosen)
+        chosen = chosen.astype(np.int64).reshape(-1)
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise IndexError(f"positions must lie in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
+        position = {int(image): row for row, image in enumerate(chosen)} if self.read_problems else {}
+        return replace(
+            self,
+            image_ids=self.image_ids[chosen],
+            paths=self.paths[chosen],
+            sizes=self.sizes[chosen],
+            labels=self.labels[chosen],
+            read_problems=tuple(
+                replace(problem, image_index=position.get(problem.image_index, -1))
+                for problem in self.read_problems
+                if problem.image_index < 0 or problem.image_index in position
+            ),
+            pack=None if self.pack is None else self.pack._replace(rows=self.pack.rows[chosen]),
+        )
+
+    def validate(self, check_pictures: bool = True, other: LabelledPictures | None = None) -> list[Problem]:
+        """Every problem of this set, errors first.
+
+        Args:
+            check_pictures: also open every picture: it exists, is complete and has the size that was read; and
+                find equal files. Without it no picture is touched. (Packed pictures were checked when packed.)
+            other: the training set, when this is another split: pictures in both, and classes that it has no
+                pictures of, are errors.
+        """
+        as_annotations = _without_objects(self)
+        problems = [*self.read_problems, *_class_problems(self, as_annotations, other)]
+        problems += _repeats(self, as_annotations)
+        in_files = self.pack is None and (other is None or other.pack is None)
+        if self.pack is None and check_pictures:
+            problems += picture_problems(as_annotations)
+            problems += _equal_pictures(self, as_annotations)
+        if other is not None and in_files:
+            shared = sharing_problems(as_annotations, _without_objects(other), read_files=check_pictures)
+            problems += [problem for problem in shared if problem.kind != "duplicate-picture"]  # told above
+        return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+def _without_objects(pictures: LabelledPictures) -> Annotations:
+    """The same pictures as annotations without objects, for the checks that look at pictures only."""
+    none = np.zeros(0, np.int64)
+    return Annotations(
+        categories=pictures.categories,
+        image_ids=pictures.image_ids,
+        paths=pictures.paths,
+        sizes=pictures.sizes,
+        image_index=none.astype(np.int32),
+        boxes=np.zeros((0, 4)),
+        labels=none.astype(np.int32),
+        iscrowd=none.astype(bool),
+        ids=none,
+        areas=none.astype(np.float64),
+        source=pictures.source,
+    )
+
+
+def _class_problems(
+    pictures: LabelledPictures, as_annotations: Annotations, other: LabelledPictures | None
+) -> Iterator[Problem]:
+    """Too few classes, classes without pictures, labels of no class, classes that training has none of."""
+    classes = len(pictures.categories)
+    for row in np.flatnonzero((pictures.labels < 0) | (pictures.labels >= classes)):
+        what = f"label {pictures.labels[row]} is not among the {classes} classes"
+        yield image_problem(as_annotations, int(row), what, "add the class or remove the picture", "unknown-category")
+    if classes < 2:
+        what, remedy = f"a classifier needs at least two classes, there is {classes or 'none'}", "add another class"
+        yield Problem(pictures.source, "", None, what, remedy, kind="one-class")
+    names = pictures.names
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        what = f"{names.count(name)} classes are named {name!r}"
+        yield Problem(pictures.source, "", None, what, "give each its own name", "warning", "category")
+    there = None if other is None else dict(zip(other.names, other.counts.tolist(), strict=True))
+    for name, count in zip(names, pictures.counts.tolist(), strict=True):
+        if not count:
+            remedy = "add pictures of it, or nothing can be learnt or told of it"
+            yield Problem(
+                pictures.source, "", None, f"there are no pictures of {name!r}", remedy, "warning", "no-pictures"
+            )
+        elif there is not None and other is not None and not there.get(name):
+            what = f"{count} pictures of {name!r}, of which {other.source} has none"
+            yield Problem(pictures.source, "", None, what, "add it to both or remove it", kind="not-in-training")
+
+
+def _repeats(pictures: LabelledPictures, as_annotations: Annotations) -> Iterator[Problem]:
+    """Pictures and image ids listed twice."""
+    first_id: dict[int, int] = {}
+    first_path: dict[str, int] = {}
+    # A packed set's paths are names only; what is not a file has no place to compare.
+    places = pictures.paths.tolist() if pictures.pack else [realpath(path) for path in pictures.paths.tolist()]
+    for row, (image_id, place) in enumerate(zip(pictures.image_ids.tolist(), places, strict=True)):
+        if first_id.setdefault(image_id, row) != row:
+            what = f"image id {image_id} is given to an earlier picture too"
+            yield image_problem(as_annotations, row, what, "give every picture its own id", "duplicate-image-id")
+        first = first_path.setdefault(place, row)
+        if first != row:
+            yield _same_picture(pictures, as_annotations, first, row, "the picture is listed twice", "duplicate-path")
+
+
+def _equal_pictures(pictures: LabelledPictures, as_annotations: Annotations) -> Iterator[Problem]:
+    """Different files with the same content."""
+    paths = pictures.paths.tolist()
+    for group in equal_files(paths):
+        for row in group[1:]:
+            if realpath(paths[row]) != realpath(paths[group[0]]):
+                what = f"the same picture as {paths[group[0]]}"
+                yield _same_picture(pictures, as_annotations, group[0], row, what, "duplicate-picture")
+
+
+def _same_picture(
+    pictures: LabelledPictures, as_annotations: Annotations, first: int, row: int, what: str, kind: str
+) -> Problem:
+    """A picture that is there twice: harmless with the same class, a contradiction with two."""
+    a, b = int(pictures.labels[first]), int(pictures.labels[row])
+    if a == b:
+        return image_problem(as_annotations, row, what, "keep one of the two", kind, "warning")
+    names = dict(enumerate(pictures.names))
+    what += f", as {names.get(a, a)!r} and as {names.get(b, b)!r}"
+    return image_problem(as_annotations, row, what, "keep the one that is right", "two-classes")
+
+
+# ------------------------------------------------------------------ division
+
+
+def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Divide pictures into splits by rule: which split each of them belongs to.
+
+    Stratified: every class is divided in these shares, to the nearest picture, and the rounding of one class is
+    made good in the next. Training comes first: of a class with one picture it gets that one, and no split with a
+    share goes without a class that has enough pictures for all.
+
+    Which pictures of a class go where is decided by hashes of `seed` and their keys. So the same pictures are
+    divided alike on every machine, whatever the order in which its file system lists them.
+
+    Args:
+        keys: N names, such as paths within the data set, each another.
+        labels: (N,).
+        shares: of the splits; above 0, together 1.
+        seed: another one divides otherwise.
+
+    Returns:
+        (N,) positions in `shares`.
+
+    Raises:
+        ValueError: the shares are not such.
+    """
+    portions = np.asarray(shares, np.float64)
+    if portions.ndim != 1 or not len(portions) or not (portions > 0).all() or abs(portions.sum() - 1) > 1e-6:
+        raise ValueError(f"shares of the splits must be above 0 and together 1, such as 0.75 0.15 0.10, not {shares}")
+    hashes = [hashlib.blake2b(f"{seed}/{unicodedata.normalize('NFC', key)}".encode()).hexdigest() for key in keys]
+    order = np.array(sorted(range(len(keys)), key=lambda row: (labels[row], hashes[row])), np.int64)
+    result = np.zeros(len(keys), np.int64)
+    owed = np.zeros(len(portions))
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        exact = len(members) * portions
+        counts = np.floor(exact + 1e-9).astype(np.int64)
+        owed += exact - counts
+        for _ in range(len(members) - int(counts.sum())):
+            most = int(np.argmax(owed - (counts > exact)))  # of one class no split gets two to make good
+            counts[most] += 1
+            owed[most] -= 1
+        _leave_none_empty(counts)
+        result[members] = np.repeat(np.arange(len(portions)), counts)
+    return result
+
+
+def _leave_none_empty(counts: NDArray[np.int64]) -> None:
+    """Give each split one picture of a class, the first ones first, while another has one to spare; in place."""
+    for split in range(len(counts)):
+        richest = int(counts.argmax())
+        if counts[split] == 0 and counts[richest] > 1:
+            counts[richest] -= 1
+            counts[split] += 1
+    if counts[0] == 0 and counts.sum():  # a single picture
+        counts[:] = np.eye(1, len(counts), dtype=np.int64)[0]

@@ -1,0 +1,112 @@
+"""`detseg crops` and `detseg pack`: from boxes to crops to a packed file."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from detseg.cli.crops import Crops
+from detseg.cli.crops import run as run_crops
+from detseg.cli.pack import Pack
+from detseg.cli.pack import run as run_pack
+from detseg.data.annotations import AnnotationError
+from detseg.data.dataset import DetectionDataset
+from detseg.data.flowers import write_flowers
+from detseg.data.labels import read_labelled_dataset
+from detseg.data.pack_file import read_pack_info
+from detseg.data.packed_dataset import PackedDetectionDataset
+from detseg.data.readers import read_dataset
+from tests.small_set import write_small_set
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    return write_small_set(tmp_path_factory.mktemp("boxes"), train=4, val=3)
+
+
+@pytest.fixture(scope="module")
+def crops(boxes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crops") / "out"
+    assert run_crops(Crops(data=boxes, output=folder, min_side=8)) == 0
+    return folder
+
+
+def test_crops_are_a_classification_set(crops, boxes):
+    splits = read_labelled_dataset(crops)
+    annotations = read_dataset(boxes)
+    # The order of the classes is the data set's own, not the alphabet's; the crowd of the first picture is left out.
+    assert splits["train"].names == annotations["train"].names == ("square", "bar")
+    assert splits["train"].counts.tolist() == [4, 3] and splits["val"].counts.tolist() == [2, 2]
+    assert splits["train"].validate() == []
+    assert splits["val"].validate(other=splits["train"]) == []
+
+
+def test_crops_say_what_they_did(boxes, tmp_path, capsys):
+    assert run_crops(Crops(data=boxes, output=tmp_path / "out", min_side=17)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"train: \d+ crops of 4 pictures; left out \d+ small and 1 crowd or difficult objects", lines[0]
+    )
+    assert lines[1].startswith("val: ")
+    with pytest.raises(ValueError, match="is there already and not empty"):
+        run_crops(Crops(data=boxes, output=tmp_path / "out"))
+
+
+def test_errors_in_the_annotations_stop_or_are_mended(tmp_path, capsys):
+    folder = write_small_set(tmp_path / "data", train=2, val=2)
+    (folder / "images/train1.png").unlink()
+    with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):
+        run_crops(Crops(data=folder, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert run_crops(Crops(data=folder, output=tmp_path / "out", repair=True)) == 0
+    assert "mended: left out 1 pictures that do not exist" in capsys.readouterr().out
+
+
+def test_labels_are_packed(crops, tmp_path, capsys):
+    file = tmp_path / "set.h5"
+    assert run_pack(Pack(data=crops, output=file, size=32, chunk=2)) == 0
+    out = capsys.readouterr().out
+    assert "classification, 7 train, 4 val pictures of 2 classes, long side 32 px" in out
+    assert "means of the channels 0." in out
+    packed = read_labelled_dataset(file)
+    assert packed["train"].counts.tolist() == [4, 3]
+    with pytest.raises(ValueError, match="is there already; name another file"):
+        run_pack(Pack(data=crops, output=file))
+
+
+def test_boxes_are_packed(boxes, tmp_path):
+    file = tmp_path / "set.h5"
+    assert run_pack(Pack(data=boxes, output=file, size=48)) == 0
+    assert read_pack_info(file).task == "detection"
+    plain, packed = DetectionDataset(read_dataset(boxes)["train"], 48), PackedDetectionDataset(file, "train")
+    assert len(plain) == len(packed) == 4
+    ids = plain.annotations.image_ids.tolist()
+    for i in range(4):
+        a, b = plain[ids.index(int(packed.annotations.image_ids[i]))], packed[i]
+        for name in ("image", "boxes", "labels", "iscrowd"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    with pytest.raises(AnnotationError, match="no split 'test', only train, val"):
+        PackedDetectionDataset(file, "test")
+
+
+def test_masks_are_packed(tmp_path):
+    folder = write_flowers(tmp_path / "flowers", train=2, val=1, size=(64, 64))
+    assert run_pack(Pack(data=folder, output=tmp_path / "a.h5", size=32)) == 0
+    assert run_pack(Pack(data=folder, output=tmp_path / "b.h5", size=32, task="segmentation")) == 0
+    tasks = [read_pack_info(tmp_path / f"{name}.h5").task for name in "ab"]
+    assert tasks[1] == "segmentation" and tasks[0] in ("detection", "segmentation")
+
+
+def test_nothing_to_pack(tmp_path):
+    with pytest.raises(AnnotationError, match="Looked for"):
+        run_pack(Pack(data=tmp_path, output=tmp_path / "x.h5"))
+
+
+def test_errors_in_the_data_stop(crops, tmp_path):
+    copy = shutil.copytree(crops, tmp_path / "copy")
+    first = next((copy / "train/square").glob("*.jpg"))
+    shutil.copy(first, copy / "val/square/again.jpg")
+    with pytest.raises(AnnotationError, match=r"the picture is in .*train too"):
+        run_pack(Pack(data=copy, output=tmp_path / "x.h5"))
+    assert not (tmp_path / "x.h5").exists()
