@@ -81,7 +81,7 @@ class Backbone(nn.Module):
             self.get_parameter(parameter).requires_grad_(False)
         self._stage_names = run.stages
         self.stage_strides = tuple(run.stages)
-        self.size_multiple = max(*self.strides, *self.stage_strides)
+        self.size_multiple = max((*self.strides, *self.stage_strides))
 
     @property
     def stages(self) -> list[list[nn.Module]]:

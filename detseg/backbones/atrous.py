@@ -1,0 +1,152 @@
+"""Atrous (dilated) last stage: the same weights, twice as fine (Chen et al. 2015, arXiv:1412.7062; Yu & Koltun 2016).
+
+The layers that would halve the map for the last time keep its size, and every layer behind them looks at every second
+cell. Cell (2i, 2j) of the new map then is cell (i, j) of the old one: it is computed from the same cells by the same
+weights. The cells between are new.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detseg.backbones.backbone import Backbone
+
+_LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def dilate_last_stage(backbone: Backbone) -> Backbone:
+    """A backbone whose last map has half the stride it had; the network is changed in place.
+
+    Weights keep their names and shapes, so files of weights fit before and after. The new map agrees with the old one
+    at its even cells (borders too), except for networks that look at the whole map at once (squeeze and excitation):
+    there the average is over the new map.
+
+    Args:
+        backbone: for instance ``create_backbone("resnet18", strides=(8, 32))``, which becomes one of strides (8, 16).
+
+    Raises:
+        ValueError: the backbone has a map at half its last stride already, or layers that cannot be dilated.
+    """
+    coarse = backbone.strides[-1]
+    fine = coarse // 2
+    strides = (*backbone.strides[:-1], fine)
+    if fine < 1 or coarse % 2 or fine in backbone.strides:
+        raise ValueError(
+            f"the last of the strides {backbone.strides} cannot be halved: {fine} is there or is none; "
+            f"ask create_backbone for fewer, such as strides=({', '.join(map(str, (*strides[:-2], coarse)))},)"
+        )
+    for layer, before, after in _calls(backbone):
+        if before == fine and after == coarse:
+            _keep_size(layer)
+        elif before == coarse:
+            _dilate(layer)
+    dilated = Backbone(  # which measures it again
+        backbone.net,
+        strides=strides,
+        in_channels=backbone.in_channels,
+        mean=backbone.mean,
+        std=backbone.std,
+        name=backbone.name,
+        whole_network=backbone.whole_network,
+    )
+    dilated.weight_report = backbone.weight_report
+    return dilated
+
+
+def _calls(backbone: Backbone) -> list[tuple[Any, int, int]]:
+    """The convolutions and poolings with the strides of what comes in and goes out, each once."""
+    size = max(256, 8 * backbone.strides[-1])
+    calls: dict[nn.Module, tuple[int, int]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.setdefault(module, (_stride(inputs[0], size), _stride(output, size)))
+
+    net = backbone.net
+    handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, _LAYERS)]
+    modes = {module: module.training for module in net.modules()}
+    state = {name: torch.empty_like(t, device="meta") for name, t in net.state_dict().items()}
+    try:
+        net.eval()
+        torch.func.functional_call(net, state, (torch.empty(1, backbone.in_channels, size, size, device="meta"),))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return [(module, before, after) for module, (before, after) in calls.items()]
+
+
+def _stride(x: Tensor, size: int) -> int:
+    return int(2 ** round(math.log2(size / x.shape[-1])))
+
+
+class PadFirst:
+    """A hook that pads a layer's input, at the left and top by other numbers than at the right and bottom."""
+
+    def __init__(self, before: int, after: int, value: float | None) -> None:
+        self.before, self.after, self.value = before, after, value
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The padded input; without a value the border is repeated."""
+        sides = (self.before, self.after, self.before, self.after)
+        if self.value is None:
+            return (F.pad(inputs[0], sides, mode="replicate"),)
+        return (F.pad(inputs[0], sides, value=self.value),)
+
+
+def _keep_size(layer: Any) -> None:
+    """Stride 1 for a layer of stride 2, so that its cells 2i are the cells i from before.
+
+    Cell i of stride 2 reads k cells from 2i - p on. So must cell 2i of stride 1: the padding before stays p, and that
+    behind becomes k - 1 - p, for as many cells to come out as go in.
+    """
+    kernel, stride = _square(layer, layer.kernel_size), _square(layer, layer.stride)
+    if stride != 2 or _square(layer, getattr(layer, "dilation", 1)) != 1:
+        raise ValueError(f"{layer} halves its map in a way that cannot be undone; choose another backbone")
+    same = type(layer).__name__.endswith("Same")  # timm's: they pad in their forward, whatever `padding` says
+    before = max(kernel - stride, 0) // 2 if same else _square(layer, layer.padding)
+    after = kernel - 1 - before
+    layer.stride = (1, 1)
+    if before == after and not same:
+        return
+    if same:  # the same object with the plain forward: its parameters and its place in the network stay
+        layer.__class__ = next(kind for kind in _LAYERS if isinstance(layer, kind))
+    layer.padding = (0, 0)
+    # Nothing wins against a maximum; an average over the border must not count zeros beyond it.
+    value = {nn.Conv2d: 0.0, nn.MaxPool2d: -math.inf}.get(next(k for k in _LAYERS if isinstance(layer, k)))
+    if not isinstance(layer, nn.Conv2d):
+        layer.ceil_mode = False
+    layer.register_forward_pre_hook(PadFirst(before, after, value))
+
+
+def _dilate(layer: Any) -> None:
+    """Every second cell for a layer that keeps the size of its map."""
+    if layer.kernel_size in (1, (1, 1)):
+        return
+    kernel = _square(layer, layer.kernel_size)
+    if isinstance(layer, nn.AvgPool2d) or _square(layer, layer.stride) != 1 or kernel % 2 == 0:
+        raise ValueError(f"{layer} cannot be dilated; choose another backbone")
+    layer.dilation = tuple(2 * d for d in _pair(layer.dilation))
+    if isinstance(layer.padding, str) or type(layer).__name__.endswith("Same"):
+        return  # they reckon with the dilation
+    padding = 2 * _square(layer, layer.padding)
+    if isinstance(layer, nn.Conv2d):
+        layer.padding = (padding, padding)
+    else:  # torch's poolings pad by half their kernel at most
+        layer.padding = (0, 0)
+        layer.register_forward_pre_hook(PadFirst(padding, padding, -math.inf))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _square(layer: nn.Module, value: Any) -> int:
+    if isinstance(value, str) or len(set(_pair(value))) != 1:
+        raise ValueError(f"{layer} is not square; choose another backbone")
+    return _pair(value)[0]
