@@ -5,18 +5,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo demo-segment test lint bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    train a detector on embedded pictures and show how good it is'
-	@echo 'make test    run the tests'
-	@echo 'make lint    check style and types'
-	@echo 'make bench   run all benchmarks, one after another'
-	@echo 'make clean   remove .venv, caches and builds; runs/ stays'
+	@echo 'make demo           train a detector on embedded pictures and show how good it is'
+	@echo 'make demo-segment   the same with the class of every pixel in place of boxes'
+	@echo 'make test           run the tests'
+	@echo 'make lint           check style and types'
+	@echo 'make bench          run all benchmarks, one after another'
+	@echo 'make clean          remove .venv, caches and builds; runs/ stays'
 
 demo: $(INSTALLED)
 	$(BIN)/detseg demo
+
+demo-segment: $(INSTALLED)
+	$(BIN)/detseg demo --task segmenter
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

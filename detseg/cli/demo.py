@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Draw annotated flower pictures, train a detector on them, show its table and pictures.
+    """Draw annotated flower pictures, train a detector (or a segmenter) on them, show its table and pictures.
 
-    A first look in a minute, then the real thing:
+    A first look in a minute, then the real thing, then the class of every pixel:
 
         detseg demo --pictures 100 --minutes 0.5
         detseg demo
+        detseg demo --task segmenter
     """
 
+    task: Literal["detector", "segmenter"] = "detector"
+    """What to train: boxes round the flowers, or the class of every pixel."""
+
     output: Path = Path("runs/demo")
-    """Folder for the pictures (data/) and the runs (detector-1, …)."""
+    """Folder for the pictures (data/) and the runs (detector-1, segmenter-1, …)."""
     pictures: int = 400
     """Training pictures to draw; a quarter as many for validation."""
     minutes: float = 5.0
@@ -35,32 +40,34 @@ def run(config: Demo) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from detseg.cli.train import run_detector
+    from detseg.cli.train import run_detector, run_segmenter
     from detseg.data.flowers import write_flowers
-    from detseg.train.config import TrainDetector
+    from detseg.train.config import TrainDetector, TrainSegmenter
 
     if config.pictures < 1:
         raise ValueError(f"--pictures must be at least 1, not {config.pictures}")
-    training = TrainDetector(
-        data=config.output / "data", output=_free_folder(config.output), minutes=config.minutes, seed=config.seed
+    data, output = config.output / "data", _free_folder(config.output, config.task)
+    detector = TrainDetector(data=data, output=output, minutes=config.minutes, seed=config.seed).check()
+    segmenter = TrainSegmenter(
+        data=data, output=output, minutes=config.minutes, seed=config.seed, decoder="pyramid"
     ).check()
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing flowers", total=None)
-        data = write_flowers(
-            config.output / "data",
+        write_flowers(
+            data,
             train=config.pictures,
             val=max(1, config.pictures // 4),
             seed=config.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     console.print(f"flower pictures, drawn and annotated, are in {data}", markup=False, highlight=False, soft_wrap=True)
-    return run_detector(training)
+    return run_detector(detector) if config.task == "detector" else run_segmenter(segmenter)
 
 
-def _free_folder(output: Path) -> Path:
-    """The next of detector-1, detector-2, … that is not there."""
+def _free_folder(output: Path, name: str) -> Path:
+    """The next of name-1, name-2, … that is not there."""
     number = 1
-    while (output / f"detector-{number}").exists():
+    while (output / f"{name}-{number}").exists():
         number += 1
-    return output / f"detector-{number}"
+    return output / f"{name}-{number}"

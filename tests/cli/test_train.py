@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 
+import numpy as np
 import pytest
 
 from detseg.cli import main
@@ -14,6 +15,7 @@ from detseg.data.readers import read_dataset, write_voc, write_yolo
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainDetector
 from detseg.train.detector import train_detector
+from detseg.train.segmenter import load_mask_data
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -317,6 +319,17 @@ def test_the_demo_draws_and_trains(tmp_path, monkeypatch, capsys):
     sizes = {split: len(data) for split, data in read_dataset(config.data).items()}
     assert sizes == {"train": 2, "val": 1}
     assert capsys.readouterr().out == f"flower pictures, drawn and annotated, are in {tmp_path}/data\n"
+
+
+def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("detseg.cli.train.run_segmenter", lambda config: seen.append(config) or 0)
+    assert main(["demo", "--task", "segmenter", "--output", str(tmp_path), "--pictures", "1"]) == 0
+    (config,) = seen
+    assert config.output == tmp_path / "segmenter-1"
+    train, val = load_mask_data(config)
+    assert train.names == ("background", *read_dataset(config.data)["train"].names)
+    assert {0} < set(np.unique(val.mask(0)).tolist())
 
 
 def test_the_demo_checks_before_it_draws(tmp_path, capsys):
