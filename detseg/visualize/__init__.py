@@ -1,4 +1,4 @@
-"""Pictures people look at: boxes drawn on an image, contact sheets, ground truth beside predictions.
+"""Pictures people look at: boxes and masks drawn on an image, contact sheets, ground truth beside predictions.
 
 Images are uint8 (H, W, 3) RGB numpy arrays and are never modified: every function returns a new array. Boxes
 are xyxy in the image's pixels, half-open. Targets and detections may hold numpy arrays or tensors on the CPU.
@@ -7,6 +7,7 @@ are xyxy in the image's pixels, half-open. Targets and detections may hold numpy
 from detseg.data.colours import class_color
 from detseg.visualize.boxes import draw_boxes
 from detseg.visualize.compare import Match, compare_sheet, match_objects, worst_pictures
+from detseg.visualize.masks import draw_mask, mask_sheet
 from detseg.visualize.sheets import contact_sheet
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "compare_sheet",
     "contact_sheet",
     "draw_boxes",
+    "draw_mask",
+    "mask_sheet",
     "match_objects",
     "worst_pictures",
 ]

@@ -9,6 +9,7 @@ from detseg.data.colours import Color, class_color
 from detseg.visualize.text import (
     Image,
     fit_text,
+    letter_size,
     paste,
     text_color,
     text_mask,
@@ -64,7 +65,7 @@ def draw_boxes(
         _draw_outline(result, pixels, palette[i], width, dashed=bool(crowd[i]))
     taken: list[PixelBox] = []
     for i, pixels in visible:
-        _draw_label(result, pixels, texts[i], palette[i], max(10, round(5 + side * 0.017)), taken)
+        _draw_label(result, pixels, texts[i], palette[i], letter_size(image), taken)
     return result
 
 

@@ -8,8 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.visualize.boxes import draw_boxes
-from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, scaled
-from detseg.visualize.text import Color, Image, fit_text, paste, text_mask, text_patch
+from detseg.visualize.sheets import (
+    check_count,
+    grid,
+    legend_strip,
+    row_width,
+    scaled,
+    sheet_letter_size,
+    side_by_side,
+)
+from detseg.visualize.text import Color, Image
 
 Objects = Mapping[str, Any]
 
@@ -158,13 +166,9 @@ def compare_sheet(
         cells.append(_pair(image, truths[i], predictions[i], names, match, tile))
         counts = f"{match.hits} found, {match.wrong} wrong, {match.missed} missed"
         lines.append(f"{captions[i]}: {counts}" if captions is not None else counts)
-    width = 2 * tile + _gap(tile)
+    width = row_width(2, tile)
     header = _header(min(columns, max(1, len(images))) * width, tile, iou_threshold, score_threshold)
     return grid(cells, columns, width, lines, header=header, text=tile)
-
-
-def _gap(tile: int) -> int:
-    return max(2, tile // 90)
 
 
 def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str], match: Match, tile: int) -> Image:
@@ -188,11 +192,7 @@ def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str
         scores=_rows(prediction["scores"], kept),
         colors=_colors([match.ignored, match.right], [IGNORED, FOUND], WRONG),
     )
-    pair = np.full((small.shape[0], 2 * tile + _gap(tile), 3), PAPER, np.uint8)
-    indent = (tile - small.shape[1]) // 2
-    paste(pair, left, indent, 0)
-    paste(pair, right, tile + _gap(tile) + indent, 0)
-    return pair
+    return side_by_side([left, right], tile)
 
 
 def _rows(values: ArrayLike, indices: NDArray[np.int64]) -> NDArray[Any]:
@@ -208,9 +208,7 @@ def _colors(masks: list[NDArray[np.bool_]], chosen: list[Color], otherwise: Colo
 
 
 def _header(width: int, tile: int, iou_threshold: float, score_threshold: float) -> Image:
-    """The legend, on as many lines as it needs."""
-    size = max(10, min(28, round(tile / 24)))
-    height, square = text_mask("", size).shape[0], round(size * 0.8)
+    """The legend."""
     entries: list[tuple[Color | None, str]] = [
         (None, "left: ground truth, right: predictions"),
         (FOUND, f"found (right class, IoU ≥ {iou_threshold:g})"),
@@ -219,18 +217,4 @@ def _header(width: int, tile: int, iou_threshold: float, score_threshold: float)
         (IGNORED, "ignored"),
         (None, f"scores ≥ {score_threshold:g}"),
     ]
-    rows = [np.full((height, width, 3), PAPER, np.uint8)]
-    x = 0
-    for color, text in entries:
-        indent = 0 if color is None else square + size // 3
-        text = fit_text(text, size, width - indent)
-        patch = text_patch(text, size, QUIET if color is None else INK, PAPER)
-        if x and x + indent + patch.shape[1] > width:
-            rows.append(np.full((height, width, 3), PAPER, np.uint8))
-            x = 0
-        if color is not None:
-            swatch = np.full((square, square, 3), color, np.uint8)
-            paste(rows[-1], swatch, x, (height - square) // 2)
-        paste(rows[-1], patch, x + indent, 0)
-        x += indent + patch.shape[1] + round(1.6 * size)
-    return np.vstack(rows)
+    return legend_strip(entries, width, sheet_letter_size(tile))

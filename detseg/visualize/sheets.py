@@ -60,7 +60,7 @@ def grid(
     Letters and gaps follow `text`, the width of one picture (default `width`).
     """
     gap = max(4, round((text or width) / 40))
-    size = max(10, min(28, round((text or width) / 24)))
+    size = sheet_letter_size(text or width)
     columns = min(columns, max(1, len(cells)))
     sheet_width = columns * (width + gap) + gap
     strips = [] if header is None else [header]
@@ -85,3 +85,45 @@ def grid(
         paste(sheet, strip, (sheet_width - strip.shape[1]) // 2, y)
         y += strip.shape[0] + gap
     return sheet
+
+
+def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: int) -> Image:
+    """Words with the colours they explain, side by side on as many lines as they need; None is a remark."""
+    height, square = text_mask("", size).shape[0], round(size * 0.8)
+    rows = [np.full((height, width, 3), PAPER, np.uint8)]
+    x = 0
+    for color, text in entries:
+        indent = 0 if color is None else square + size // 3
+        text = fit_text(text, size, width - indent)
+        patch = text_patch(text, size, QUIET if color is None else INK, PAPER)
+        if x and x + indent + patch.shape[1] > width:
+            rows.append(np.full((height, width, 3), PAPER, np.uint8))
+            x = 0
+        if color is not None:
+            swatch = np.full((square, square, 3), color, np.uint8)
+            paste(rows[-1], swatch, x, (height - square) // 2)
+        paste(rows[-1], patch, x + indent, 0)
+        x += indent + patch.shape[1] + round(1.6 * size)
+    return np.vstack(rows)
+
+
+def sheet_letter_size(tile: int) -> int:
+    """Height of letters on a sheet of pictures that are `tile` pixels wide."""
+    return max(10, min(28, round(tile / 24)))
+
+
+def side_by_side(images: Sequence[Image], tile: int) -> Image:
+    """Pictures of one size that belong together, each in the middle of a tile; see `row_width`."""
+    row = np.full((images[0].shape[0], row_width(len(images), tile), 3), PAPER, np.uint8)
+    for i, image in enumerate(images):
+        paste(row, image, i * (tile + _tile_gap(tile)) + (tile - image.shape[1]) // 2, 0)
+    return row
+
+
+def row_width(count: int, tile: int) -> int:
+    """Pixels across of so many pictures `side_by_side`."""
+    return count * tile + (count - 1) * _tile_gap(tile)
+
+
+def _tile_gap(tile: int) -> int:
+    return max(2, tile // 90)

@@ -23,6 +23,11 @@ def text_color(background: Color) -> Color:
     return (0, 0, 0) if luminance(background) > 0.179 else (255, 255, 255)
 
 
+def letter_size(image: Image) -> int:
+    """Height of letters, in pixels, that can be read on a picture of this size."""
+    return max(10, round(5 + float(np.sqrt(image.shape[0] * image.shape[1])) * 0.017))
+
+
 @lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans out of matplotlib's data (found without importing it), else Pillow's own ASCII font."""

@@ -1,0 +1,162 @@
+"""Semantic masks laid over pictures; truth beside prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.data.index_png import is_background, mask_palette
+from detseg.data.letterbox import resize_mask
+from detseg.data.sample import IGNORE
+from detseg.visualize.boxes import checked_image
+from detseg.visualize.sheets import (
+    INK,
+    PAPER,
+    check_count,
+    grid,
+    legend_strip,
+    row_width,
+    scaled,
+    sheet_letter_size,
+    side_by_side,
+)
+from detseg.visualize.text import Color, Image, fit_text, letter_size, paste, text_mask, text_patch
+
+# How much of a class's colour covers the picture.
+OPACITY = 0.5
+# So much of the picture's height and width the legend may take.
+LEGEND_SHARE = 0.5
+
+Entry = tuple[Color, str]
+
+
+def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bool = True) -> Image:
+    """A copy of `image` in which every class but the background has its colour, half transparent, with a thin border.
+
+    The background is a first class of that name; without one all classes are coloured. The pixels that count for no
+    class (255) are hatched.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) labels 0..K-1 or 255.
+        names: of the K classes, in any script.
+        legend: name the classes that are there, the largest first, in the corner where that hides least of them.
+
+    Raises:
+        ValueError: the mask has another size than the picture, or holds a label without a name.
+    """
+    image = checked_image(image)
+    labels = _checked_mask(mask, image.shape[:2], len(names))
+    colors = mask_palette(names)
+    covered = labels != 0 if names and is_background(names[0]) else np.ones(labels.shape, bool)
+    shade = colors[labels]
+    result = image.copy()
+    tinted = cv2.addWeighted(image, 1 - OPACITY, shade, OPACITY, 0)
+    result[covered] = tinted[covered]
+    ignored = labels == IGNORE
+    line = max(1, round(float(np.sqrt(labels.size)) / 480))
+    if ignored.any():
+        rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
+        gap = ignored & ((rows + columns) % (8 * line) >= 3 * line)
+        result[gap] = image[gap] // 2  # dark gaps keep the hatching visible on any ground
+    border = _borders(labels, line) & covered & ~ignored
+    result[border] = shade[border]
+    if legend:
+        _draw_legend(result, _entries(np.bincount(labels.ravel(), minlength=IGNORE + 1), names), covered)
+    return result
+
+
+def mask_sheet(
+    pictures: Iterable[tuple[Image, ArrayLike, ArrayLike]],
+    names: Sequence[str],
+    *,
+    captions: Sequence[str],
+    columns: int = 2,
+    tile: int = 240,
+) -> Image:
+    """Picture, truth and prediction side by side, `columns` such rows beside each other, under a legend.
+
+    Args:
+        pictures: (image (H, W, 3), true labels (H, W), predicted labels (H, W)); a generator is taken one by one.
+        names: of the K classes.
+        captions: a line under each three.
+        columns: threes in a row.
+        tile: long side of one picture in pixels.
+    """
+    cells = []
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for image, *masks in pictures:
+        small = scaled(checked_image(image), tile)[0]  # drawn after scaling: lines fit the tile
+        cells.append(small_row := [small])
+        for mask in masks:
+            labels = resize_mask(_checked_mask(mask, image.shape[:2], len(names)), small.shape[1::-1])
+            counts += np.bincount(labels.ravel(), minlength=len(counts))
+            small_row.append(draw_mask(small, labels, names, legend=False))
+    check_count("captions", captions, len(cells), of="pictures")
+    width = row_width(3, tile)
+    entries = [(None, "picture, truth, prediction"), *_entries(counts, names)]
+    header = legend_strip(entries, min(columns, max(1, len(cells))) * width, sheet_letter_size(tile))
+    return grid([side_by_side(row, tile) for row in cells], columns, width, captions, header=header, text=tile)
+
+
+def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], classes: int) -> NDArray[np.uint8]:
+    labels = np.asarray(mask)
+    if labels.shape != shape or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"a mask must hold whole numbers and be as large as its picture {shape}, got {labels.dtype} {labels.shape}"
+        )
+    wrong = (labels != IGNORE) & ((labels < 0) | (labels >= classes))
+    if wrong.any():
+        raise ValueError(f"the mask holds the label {labels[wrong][0]}, but there are {classes} names")
+    return labels.astype(np.uint8, copy=False)
+
+
+def _borders(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """Pixels up to `width` away from another label; the picture's edge is no border."""
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    return np.asarray(cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))
+
+
+def _entries(counts: NDArray[np.int64], names: Sequence[str]) -> list[Entry]:
+    """Colour and name of each class that has pixels, the largest first; the background has no colour to explain."""
+    colors = mask_palette(names)
+    order = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]]
+    shown = [k for k in order if k != IGNORE and not (k == 0 and is_background(names[0]))]
+    entries = [(_color(colors[k]), " ".join(str(names[k]).split())) for k in shown]
+    return entries + ([(_color(colors[IGNORE]), "ignored")] if counts[IGNORE] else [])
+
+
+def _color(rgb: NDArray[np.uint8]) -> Color:
+    red, green, blue = rgb.tolist()
+    return red, green, blue
+
+
+def _draw_legend(image: Image, entries: Sequence[Entry], covered: NDArray[np.bool_]) -> None:
+    """Write what there is room for into the corner of `image` that hides least of what is `covered`."""
+    size = letter_size(image)
+    line, padding = text_mask("", size).shape[0], max(2, size // 4)
+    room = int(image.shape[0] * LEGEND_SHARE - 2 * padding) // line
+    if not entries or room < 1:
+        return
+    if len(entries) > room:
+        entries = [*entries[: room - 1], (PAPER, f"{len(entries) - room + 1} more")]
+    indent = round(size * 0.8) + size // 3
+    wide = int(image.shape[1] * LEGEND_SHARE) - indent - 2 * padding
+    texts = [fit_text(text, size, wide) for _, text in entries]
+    if not all(texts):
+        return
+    width = indent + max(text_mask(text, size).shape[1] for text in texts)
+    panel = np.full((line * len(entries) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
+    square = round(size * 0.8)
+    for i, ((color, _), text) in enumerate(zip(entries, texts, strict=True)):
+        top = padding + i * line
+        paste(panel, np.full((square, square, 3), color, np.uint8), padding, top + (line - square) // 2)
+        paste(panel, text_patch(text, size, INK, PAPER), padding + indent, top)
+    height, width = panel.shape[:2]
+    bottom, right = image.shape[0] - height, image.shape[1] - width
+    corners = [(0, bottom), (right, bottom), (0, 0), (right, 0)]
+    x, y = min(corners, key=lambda c: int(covered[c[1] : c[1] + height, c[0] : c[0] + width].sum()))
+    paste(image, panel, x, y)
