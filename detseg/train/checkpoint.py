@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detseg.backbones import create_backbone
+from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_norms
 from detseg.backbones.padding import quicken_padding
@@ -34,8 +35,9 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     """The model that an architecture describes.
 
     Args:
-        architecture: the entry "architecture" of `model.json`: "kind", "backbone", "strides", "folded" (the
-            backbone's batch norms are part of its convolutions) and the arguments of the model's class.
+        architecture: the entry "architecture" of `model.json`: "kind", "backbone", "strides", "atrous" (its last stage
+            is dilated), "folded" (its batch norms are part of its convolutions) and the arguments of the model's
+            class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
@@ -46,10 +48,12 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     if kind not in KINDS:
         raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, KINDS))}")
     try:
-        folded = entries.pop("folded", False)
+        folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
         backbone = create_backbone(
             entries.pop("backbone"), pretrained=pretrained, strides=tuple(entries.pop("strides"))
         )
+        if atrous:
+            backbone = dilate_last_stage(backbone)
         if folded:
             fold_norms(backbone.net, torch.zeros(1, 3, 128, 128))
         model = KINDS[kind](backbone, **entries)

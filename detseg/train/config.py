@@ -181,8 +181,10 @@ class TrainSegmenter(TrainConfig):
     decoder: Literal["fcn", "pyramid"] = "fcn"
     """From features to classes: fcn is FCN-8s; pyramid fuses the features themselves, down to stride 4."""
     strides: tuple[int, ...] | None = None
-    """Feature maps that are used, finest first; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32. 16 32 is
-    FCN-16s, 32 is FCN-32s."""
+    """Feature maps that are used, finest first; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32, with --atrous
+    without 16. 16 32 is FCN-16s, 32 is FCN-32s."""
+    atrous: bool = False
+    """Keep the size of the map in the last stage, with dilated kernels: the same weights, twice as fine, slower."""
     learn_upsampling: bool = False
     """Let the transposed convolutions of fcn learn; they begin as bilinear interpolation, and stay so otherwise."""
     loss: str = "ce"
@@ -202,7 +204,11 @@ class TrainSegmenter(TrainConfig):
     @property
     def used_strides(self) -> tuple[int, ...]:
         """`strides`, or what is usual for the decoder."""
-        return self.strides or {"fcn": (8, 16, 32), "pyramid": (4, 8, 16, 32)}[self.decoder]
+        if self.strides is not None:
+            return self.strides
+        finest = (8,) if self.decoder == "fcn" else (4, 8)
+        # The last stage of an atrous network takes the place of the map of stride 16.
+        return (*finest, 32) if self.atrous else (*finest, 16, 32)
 
 
 def _option(name: str) -> str:

@@ -141,6 +141,7 @@ def _architecture(config: TrainSegmenter, train: SegmentationDataset) -> dict[st
         "kind": "fcn",
         "backbone": config.backbone,
         "strides": list(config.used_strides),
+        "atrous": config.atrous,
         # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
         "folded": config.weights != "none",
         "num_classes": classes,
