@@ -1,0 +1,242 @@
+"""The rules by which `dense_to_conv` rewrites a traced classifier, one call at a time."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+_FLATTENING = {torch.flatten, torch.reshape, torch.squeeze}
+_FLATTENING_METHODS = {"flatten", "view", "reshape", "squeeze"}
+_ADAPTIVE: dict[Any, type[nn.Module]] = {
+    F.adaptive_avg_pool2d: nn.AvgPool2d,
+    F.adaptive_max_pool2d: nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d: nn.AvgPool2d,
+    nn.AdaptiveMaxPool2d: nn.MaxPool2d,
+}
+# Number by number, so the same on (N, C) and (N, C, h, w).
+_ELEMENTWISE = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Dropout,
+)  # fmt: skip
+_ELEMENTWISE_FUNCTIONS = {
+    F.relu, F.relu6, F.gelu, F.silu, F.leaky_relu, F.hardswish, F.hardsigmoid, F.elu, F.selu, F.mish, torch.relu,
+    torch.tanh, torch.sigmoid, F.tanh, F.sigmoid, operator.add, operator.mul, operator.sub, operator.truediv,
+    torch.add, torch.mul,
+}  # fmt: skip
+_ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous", "clone", "float"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the numbers of a flat (N, F) tensor lie in the map it stands for now: F = channels · height · width.
+
+    Neighbours of the original map lie `step` cells apart: pooling that was strided takes every place now.
+    """
+
+    channels: int
+    height: int
+    width: int
+    step: tuple[int, int] = (1, 1)
+
+
+class Converter:
+    """Rewrites the graph of a traced classifier in place."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.flat: dict[fx.Node, Layout] = {}  # new nodes that stand for flat tensors
+        self.steps: dict[fx.Node, tuple[int, int]] = {}  # maps behind a pooling whose stride was taken away
+        self.report: list[tuple[str, str]] = []
+
+    def run(self) -> list[tuple[str, str]]:
+        """Rewrite, and say what became of which layer."""
+        for node in list(self.module.graph.nodes):
+            if node.op in ("call_module", "call_function", "call_method"):
+                self._visit(node)
+        return self.report
+
+    def _visit(self, node: fx.Node) -> None:
+        source = next((n for n in node.all_input_nodes if n in self.flat), None)
+        if source is not None:
+            self._visit_flat(node, self.flat[source])
+            return
+        before, after = (_shape(n) for n in (_first_input(node), node))
+        if before is None or after is None or len(before) != 4:
+            return
+        layer = self._layer(node)
+        if _is_global_mean(node, before, after):
+            self._pool(node, nn.AvgPool2d, before[-2:], (1, 1))
+        elif (kind := _ADAPTIVE.get(type(layer)) or _ADAPTIVE.get(node.target)) is not None:
+            self._pool(node, kind, before[-2:], after[-2:])
+        elif isinstance(layer, nn.AvgPool2d | nn.MaxPool2d) and after[-2:] == (1, 1) and before[-2:] != (1, 1):
+            if _numbers(layer.kernel_size) != tuple(before[-2:]):
+                raise self._refusal(node, f"a pooling that leaves one cell of {before[-2]} x {before[-1]}")
+            self._pool(node, nn.AvgPool2d if isinstance(layer, nn.AvgPool2d) else nn.MaxPool2d, before[-2:], (1, 1))
+        elif len(after) == 2:
+            self._flatten(node, layer, before, after)
+        elif (step := self._step_of(node)) is not None:
+            self._between(node, layer, step)
+
+    # --- maps ---
+
+    def _pool(self, node: fx.Node, kind: type[nn.Module], size: tuple[int, ...], cells: tuple[int, ...]) -> None:
+        """Adaptive or global pooling from `size` to `cells`: a window at stride 1, or nothing."""
+        if size[0] % cells[0] or size[1] % cells[1]:
+            raise self._refusal(
+                node, f"pooling {size[0]} x {size[1]} cells to {cells[0]} x {cells[1]}, which takes unequal windows"
+            )
+        window = (size[0] // cells[0], size[1] // cells[1])
+        source = _first_input(node)
+        if window == (1, 1):
+            new = source
+            self._note(node, "nothing: it changes nothing at the training size")
+        else:
+            new = self._insert(node, kind(window, stride=1), source)
+            self.steps[new] = window if cells != (1, 1) else (1, 1)
+        if len(_shape(node) or ()) == 2:  # a mean over rows and columns flattens too
+            self.flat[new] = Layout(_shape(source)[1], 1, 1)  # type: ignore[index]
+        new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
+        self._replace(node, new)
+
+    def _step_of(self, node: fx.Node) -> tuple[int, int] | None:
+        return next((self.steps[n] for n in node.all_input_nodes if self.steps.get(n, (1, 1)) != (1, 1)), None)
+
+    def _between(self, node: fx.Node, layer: nn.Module | None, step: tuple[int, int]) -> None:
+        """A layer between a pooling whose stride was taken away and the flattening."""
+        pointwise = isinstance(layer, nn.Conv2d) and _numbers(layer.kernel_size) == (1, 1)
+        if not (pointwise or isinstance(layer, nn.BatchNorm2d) or self._is_elementwise(node, layer)):
+            raise self._refusal(node, f"a layer between pooling to {_shape(node)} and the fully connected layers")
+        self.steps[node] = step
+
+    def _flatten(self, node: fx.Node, layer: nn.Module | None, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        known = isinstance(layer, nn.Flatten) or (
+            node.target in (_FLATTENING if node.op == "call_function" else _FLATTENING_METHODS)
+        )
+        if not known or after[1] != before[1] * before[2] * before[3]:
+            raise self._refusal(node, f"what turns a map {before[1:]} into {after[1:]}")
+        source = _first_input(node)
+        self.flat[source] = Layout(before[1], before[2], before[3], self.steps.get(source, (1, 1)))
+        self._note(node, "nothing")
+        self._replace(node, source)
+
+    # --- what was flat ---
+
+    def _visit_flat(self, node: fx.Node, layout: Layout) -> None:
+        layer = self._layer(node)
+        source = _first_input(node)
+        after = _shape(node)
+        if isinstance(layer, nn.Linear):
+            new = self._insert(node, _convolution(layer, layout), source)
+            layout = Layout(layer.out_features, 1, 1)
+        elif isinstance(layer, nn.BatchNorm1d):
+            if (layout.height, layout.width) != (1, 1):
+                raise self._refusal(node, "batch norm of a flattened map, with other numbers for each of its cells,")
+            new = self._insert(node, _norm(layer), source)
+        elif isinstance(layer, nn.Softmax | nn.LogSoftmax) and layer.dim in (1, -1):
+            new = self._insert(node, type(layer)(1), source)
+        elif node.target is F.dropout:  # traced in evaluation mode it would never drop anything again
+            p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            new = self._insert(node, nn.Dropout(float(p)), source)  # type: ignore[arg-type]
+        elif self._is_elementwise(node, layer):
+            new = node
+        elif (isinstance(layer, nn.Flatten) or self._flattens(node)) and after == _shape(source):
+            new = source
+            self._note(node, "nothing")
+        else:
+            raise self._refusal(node, "what comes behind the flattening")
+        self.flat[new] = layout
+        if new is not node:
+            new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
+            self._replace(node, new)
+
+    def _flattens(self, node: fx.Node) -> bool:
+        return node.target in (_FLATTENING if node.op == "call_function" else _FLATTENING_METHODS)
+
+    def _is_elementwise(self, node: fx.Node, layer: nn.Module | None) -> bool:
+        if layer is not None:
+            return type(layer) in _ELEMENTWISE
+        if node.op == "call_method":
+            return node.target in _ELEMENTWISE_METHODS
+        # Sums with another tensor could be meant for the flat form of this one.
+        return node.target in _ELEMENTWISE_FUNCTIONS and len(node.all_input_nodes) == 1
+
+    # --- the graph ---
+
+    def _layer(self, node: fx.Node) -> nn.Module | None:
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _insert(self, node: fx.Node, layer: nn.Module, source: fx.Node) -> fx.Node:
+        """A call of `layer` before `node`; under the node's own name where that is a module."""
+        name = str(node.target) if node.op == "call_module" else f"converted_{node.name}"
+        if node.op == "call_module" and sum(n.target == node.target for n in self.module.graph.nodes) > 1:
+            name = f"{name}_{node.name}"  # a layer that is called again, perhaps on something else
+        layer.train(self.module.training)
+        self.module.add_submodule(name, layer)
+        self._note(node, repr(layer))
+        with self.module.graph.inserting_before(node):
+            return self.module.graph.call_module(name, (source,))
+
+    def _replace(self, node: fx.Node, new: fx.Node) -> None:
+        node.replace_all_uses_with(new)
+        self.module.graph.erase_node(node)
+
+    def _note(self, node: fx.Node, what: str) -> None:
+        self.report.append((str(node.target) if node.op == "call_module" else node.name, what))
+
+    def _refusal(self, node: fx.Node, what: str) -> ValueError:
+        layer = self._layer(node)
+        name = f"{node.target} ({layer})" if layer is not None else node.name
+        return ValueError(f"{name}: {what} has no convolutional form; change the network, or its input_size")
+
+
+def _convolution(layer: nn.Linear, layout: Layout) -> nn.Conv2d:
+    """The convolution with the numbers of `layer`; its weight shares their memory."""
+    kernel = (layout.height, layout.width)
+    step = tuple(s if k > 1 else 1 for s, k in zip(layout.step, kernel, strict=True))
+    with torch.device("meta"):  # its own random numbers would be made for nothing
+        result = nn.Conv2d(
+            layout.channels, layer.out_features, kernel, dilation=(step[0], step[1]), bias=layer.bias is not None
+        )
+    weight = layer.weight.detach().view(layer.out_features, layout.channels, *kernel)
+    result.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    result.bias = layer.bias
+    return result
+
+
+def _norm(layer: nn.BatchNorm1d) -> nn.BatchNorm2d:
+    result = nn.BatchNorm2d(
+        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+    )  # fmt: skip
+    result.weight, result.bias = layer.weight, layer.bias
+    result.running_mean, result.running_var = layer.running_mean, layer.running_var
+    result.num_batches_tracked = layer.num_batches_tracked
+    return result
+
+
+def _first_input(node: fx.Node) -> fx.Node:
+    return node.all_input_nodes[0] if node.all_input_nodes else node
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    meta = node.meta.get("tensor_meta")
+    return tuple(meta.shape) if hasattr(meta, "shape") else None
+
+
+def _is_global_mean(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """``x.mean((2, 3))`` of a map."""
+    named: Callable[..., Tensor] | str = "mean" if node.op == "call_method" else torch.mean
+    if node.op not in ("call_method", "call_function") or node.target != named:
+        return False
+    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+    dims = (dims,) if isinstance(dims, int) else dims
+    return sorted(d % 4 for d in dims) == [2, 3] and after[:2] == before[:2]  # type: ignore[union-attr,operator]
+
+
+def _numbers(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)

@@ -1,0 +1,78 @@
+"""A network as a graph of calls in which pieces that map maps to maps stay whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+# Never opened, also where another library derives from them.
+_SINGLE = (nn.Linear, nn.BatchNorm1d)
+
+
+def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The graph of `model`, shapes for `example` noted in each node's ``meta["tensor_meta"]``.
+
+    Modules that turn maps into maps of more than one cell are single calls, whatever they do inside; all others are
+    opened.
+
+    Raises:
+        ValueError: the network cannot run on `example`, does not give (N, K), or torch cannot trace it.
+    """
+    try:
+        whole = _whole_modules(model, example)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot run on pictures of {tuple(example.shape[1:])}: "
+            f"{str(error).splitlines()[0]}; give the input_size it was trained with"
+        ) from error
+    try:
+        graph = _Tracer(whole).trace(model)
+        graph_module = fx.GraphModule(model, graph)
+        with torch.no_grad():
+            ShapeProp(graph_module).propagate(example)
+    except Exception as error:  # whatever the network's own code raises on being given placeholders
+        raise ValueError(
+            f"torch.fx cannot trace {type(model).__name__}: {str(error).splitlines()[0]}; "
+            "its forward may not decide by what its input is"
+        ) from error
+    return graph_module
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, whole: set[nn.Module]) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Modules with one call in the graph."""
+        if m in self.whole or isinstance(m, _SINGLE):
+            return True
+        return super().is_leaf_module(m, module_qualified_name) and not list(m.children())
+
+
+def _whole_modules(model: nn.Module, example: Tensor) -> set[nn.Module]:
+    """The modules that take maps and give maps of more than one cell, found by a run."""
+    whole: set[nn.Module] = set()
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        outputs = output if isinstance(output, list | tuple) else [output]
+        maps = all(isinstance(x, Tensor) and x.ndim == 4 for x in (*inputs, *outputs))
+        if maps and all(x.shape[-2:].numel() > 1 for x in outputs):
+            whole.add(module)
+
+    # Sequentials are always opened: a final pooling may stand at the end of one.
+    candidates = [m for m in model.modules() if m is not model and not isinstance(m, nn.Sequential)]
+    handles = [module.register_forward_hook(note) for module in candidates]
+    try:
+        with torch.no_grad():
+            output = model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"a classifier gives (N, K), this one {shape}")
+    return whole

@@ -1,0 +1,257 @@
+"""Classifiers as convolutional networks: the same answers, and those of explicit crops."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from detseg.backbones.convolutional import Convolutional, dense_to_conv
+
+
+def lenet() -> nn.Sequential:
+    """Unpadded, 32 x 32, stride 4; the last pooling leaves 5 x 5."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 6, 5),
+            tanh1=nn.Tanh(),
+            pool1=nn.AvgPool2d(2),
+            conv2=nn.Conv2d(6, 16, 5),
+            tanh2=nn.Tanh(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(400, 120),
+            norm=nn.BatchNorm1d(120),
+            tanh3=nn.Tanh(),
+            dropout=nn.Dropout(),
+            fc2=nn.Linear(120, 10),
+        )
+    )
+
+
+class Functional(nn.Module):
+    """Unpadded, with everything as functions; `pool` to this many cells, global at 1."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.conv1 = nn.Conv2d(3, 8, 4, stride=4)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 12, 3)
+        self.fc1 = nn.Linear(12 * cells * cells, 20)
+        self.fc2 = nn.Linear(20, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        x = F.relu(F.adaptive_avg_pool2d(x, self.cells) - 0.1)
+        x = F.dropout(F.relu(self.fc1(x.view(x.size(0), -1))), 0.3, training=self.training)
+        return self.fc2(x) * 2
+
+
+class Mean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2))
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, -1)))
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Batch norms with statistics of their own, as after training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.weight, 1, 0.2)
+    return model.eval()
+
+
+# A network, its training size, its stride.
+UNPADDED = {
+    "sequential": (lenet, (32, 32), 4),
+    "global pooling": (lambda: Functional(1), (40, 56), 4),
+    "pooling to 2 x 2 of 8 x 8": (lambda: Functional(2), (40, 40), 4),
+    "pooling that changes nothing": (lambda: Functional(3), (20, 20), 4),
+    "mean": (Mean, (23, 31), 4),
+    "one window": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 3), nn.Softmax(-1)),
+        (16, 16),
+        2,
+    ),
+    "no convolution": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 7), nn.ReLU(), nn.Linear(7, 2)),
+        (6, 5),
+        1,
+    ),
+    "convolutions behind the pooling": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 2, 2), nn.AdaptiveMaxPool2d(1), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6, 2)
+        ),
+        (16, 16),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNPADDED)
+def test_every_cell_is_the_answer_for_its_crop(name: str) -> None:
+    make, (height, width), stride = UNPADDED[name]
+    torch.manual_seed(0)
+    model = settle(make())
+    converted = dense_to_conv(model, (height, width))
+    channels = 1 if name == "sequential" else 3
+    rows, columns = 5, 4
+    picture = torch.randn(2, channels, height + (rows - 1) * stride, width + (columns - 1) * stride)
+    with torch.no_grad():
+        cells = converted(picture)
+        assert cells.shape[-2:] == (rows, columns)
+        for y in range(rows):
+            for x in range(columns):
+                crop = picture[..., y * stride : y * stride + height, x * stride : x * stride + width]
+                torch.testing.assert_close(cells[..., y, x], model(crop), rtol=1e-4, atol=1e-5)
+
+
+def test_448_pixels_through_a_network_of_224_are_64_crops() -> None:
+    """The shape of a VGG without its padding: stride 32, fully connected layers on what is left."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in ((3, 8), (8, 8), (8, 8), (8, 8), (8, 8)):
+        layers += [nn.Conv2d(before, after, 1), nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(392, 16), nn.ReLU(), nn.Linear(16, 3)
+    )
+    picture = torch.randn(1, 3, 448, 448)
+    crops = picture.unfold(2, 224, 32).unfold(3, 224, 32)[0].permute(1, 2, 0, 3, 4)
+    with torch.no_grad():
+        cells = dense_to_conv(model, (224, 224))(picture)
+        assert cells.shape == (1, 3, 8, 8) == (1, 3, *crops.shape[:2])
+        expected = model(crops.flatten(0, 1)).view(8, 8, 3).permute(2, 0, 1)
+    torch.testing.assert_close(cells[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_padding_is_what_crops_differ_by() -> None:
+    """A padded network: equal at the training size, not at a crop from the middle; the deviation is the border's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 2))
+    converted = dense_to_conv(model, (8, 8))
+    picture = torch.zeros(1, 3, 12, 12)
+    picture[..., 3:9, 3:9] = torch.randn(3, 6, 6)
+    with torch.no_grad():
+        cells = converted(picture)
+        crop = picture[..., 2:10, 2:10]  # there is nothing around it: the padding tells the truth
+        torch.testing.assert_close(cells[..., 2, 2], model(crop))
+        assert not torch.allclose(cells[..., 0, 0], model(picture[..., :8, :8]))
+
+
+QUICK = ["torchvision/alexnet", "torchvision/googlenet", "torchvision/resnet18", "torchvision/squeezenet1_1"]
+QUICK += ["torchvision/mobilenet_v3_small", "timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050"]
+SLOW = ["torchvision/vgg16", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/inception_v3"]
+SLOW += ["timm/regnetx_002", "timm/convnext_atto", "timm/ghostnet_100", "timm/inception_v3"]
+SIZES = {"alexnet": (224, 224), "vgg16": (224, 224), "vgg11_bn": (224, 224), "inception_v3": (107, 139)}
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_published_networks_say_the_same_at_their_size(name: str) -> None:
+    source, name = name.split("/")
+    torch.manual_seed(0)
+    size = SIZES.get(name, (64, 96))
+    model = build(source, name).eval()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    converted = dense_to_conv(model, size)
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(converted(x)[..., 0, 0], model(x), rtol=1e-3, atol=1e-4)
+        larger = converted(torch.randn(1, 3, size[0] + 64, size[1] + 32))
+    assert larger.shape == ((1, 7, 5, 3) if name == "squeezenet1_1" else (1, 7, 3, 2))
+    assert not any(isinstance(m, nn.Linear) for m in converted.modules()) and converted.report
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def build(source: str, name: str) -> nn.Module:
+    if source == "timm":
+        import timm
+
+        return timm.create_model(name, num_classes=7)
+    from torchvision import models
+
+    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, num_classes=7, **options)
+
+
+def test_the_report() -> None:
+    converted = dense_to_conv(lenet(), (32, 32))
+    assert [name for name, _ in converted.report] == ["flatten", "fc1", "norm", "fc2"]
+    became = dict(converted.report)
+    assert became["fc1"].startswith("Conv2d(16, 120, kernel_size=(5, 5)")
+    assert became["norm"].startswith("BatchNorm2d(120") and became["fc2"].startswith(
+        "Conv2d(120, 10, kernel_size=(1, 1)"
+    )
+    assert became["flatten"] == "nothing"
+
+
+def test_weights_are_the_same_numbers_under_the_same_names() -> None:
+    model = lenet()
+    state = dense_to_conv(model, (32, 32)).net.state_dict()
+    assert set(state) == set(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state[name].flatten(), tensor.flatten())
+    # (O, C, h, w): neighbours of a cell are neighbours in the weight.
+    torch.testing.assert_close(state["fc1.weight"][3, 7, 2, 4], model.fc1.weight[3, 7 * 25 + 2 * 5 + 4].detach())
+
+
+def test_dropout_and_norms_still_train() -> None:
+    converted = dense_to_conv(settle(Functional(1)), (20, 20)).train()
+    x = torch.randn(4, 3, 24, 24)
+    assert not torch.allclose(converted(x), converted(x)), "dropout"
+    converted(x).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in converted.parameters())
+
+
+def test_it_follows_device_and_dtype() -> None:
+    converted = dense_to_conv(lenet().double(), (32, 32))
+    assert {p.dtype for p in converted.parameters()} == {torch.float64}
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        state = {name: mode.from_tensor(tensor).to("cuda") for name, tensor in converted.state_dict().items()}
+        x = torch.zeros(1, 1, 40, 36, device="cuda", dtype=torch.float64)
+        out = torch.func.functional_call(converted, state, (x,))
+    assert out.shape == (1, 10, 3, 2) and out.device.type == "cuda"
+
+
+class Decides(Mean):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        (behind_a_convolution(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 2)), (8, 8), "6 x 6 cells to 4 x 4"),
+        (behind_a_convolution(nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 2)), (8, 8), "norm of a flattened map"),
+        (behind_a_convolution(nn.Flatten(), nn.LayerNorm(144), nn.Linear(144, 2)), (8, 8), r"2 \(LayerNorm"),
+        (behind_a_convolution(nn.Flatten(), nn.Linear(144, 2)), (9, 9), "cannot run on pictures of"),
+        (behind_a_convolution(nn.AdaptiveAvgPool2d(2), nn.Conv2d(4, 4, 2), nn.Flatten()), (10, 10), "between pooling"),
+        (behind_a_convolution(), (9, 9), r"gives \(N, K\)"),
+        (nn.Sequential(nn.Flatten()), (9, 9), "neither a convolution"),
+        (Decides(), (23, 23), "torch.fx cannot trace"),
+        (lenet(), (0, 4), "input_size"),
+    ],
+)
+def test_what_has_no_convolutional_form(model: nn.Module, size: tuple[int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dense_to_conv(model, size)
+
+
+def test_pictures_that_are_too_small() -> None:
+    converted = dense_to_conv(lenet(), (32, 32))
+    assert isinstance(converted, Convolutional)
+    with pytest.raises(ValueError, match="at least 32 x 32"):
+        converted(torch.zeros(1, 1, 31, 40))
