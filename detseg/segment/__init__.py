@@ -1,7 +1,8 @@
 """Semantic segmentation: networks, losses and their parts."""
 
+from detseg.segment.components import masks_to_boxes
 from detseg.segment.fcn import FCN, FCN8s, FCN16s, FCN32s
 from detseg.segment.losses import IGNORE_INDEX
 from detseg.segment.upsampling import BilinearUpsample, bilinear_kernel
 
-__all__ = ["FCN", "IGNORE_INDEX", "BilinearUpsample", "FCN8s", "FCN16s", "FCN32s", "bilinear_kernel"]
+__all__ = ["FCN", "IGNORE_INDEX", "BilinearUpsample", "FCN8s", "FCN16s", "FCN32s", "bilinear_kernel", "masks_to_boxes"]
