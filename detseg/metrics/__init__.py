@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from detseg.metrics.inputs import Detections
     from detseg.metrics.matching import Matches, match
     from detseg.metrics.resampling import Comparison, Intervals, bootstrap, compare, compare_matches
+    from detseg.metrics.segmentation import PictureCounts, SegmentationClass, SegmentationMetrics, evaluate_segmentation
+    from detseg.metrics.segmentation_evaluator import SegmentationEvaluator
     from detseg.metrics.voc import VocClass, VocMetrics, evaluate_voc
 
 _HOME = {
@@ -29,7 +31,11 @@ _HOME = {
     "ErrorAnalysis": "errors",
     "Intervals": "resampling",
     "Matches": "matching",
+    "PictureCounts": "segmentation",
     "PrecisionRecall": "detection",
+    "SegmentationClass": "segmentation",
+    "SegmentationEvaluator": "segmentation_evaluator",
+    "SegmentationMetrics": "segmentation",
     "VocClass": "voc",
     "VocMetrics": "voc",
     "analyse": "analysis",
@@ -40,6 +46,7 @@ _HOME = {
     "compare_matches": "resampling",
     "confusion_matrix": "confusion",
     "evaluate_detections": "detection",
+    "evaluate_segmentation": "segmentation",
     "evaluate_voc": "voc",
     "match": "matching",
 }
@@ -58,7 +65,11 @@ __all__ = [
     "ErrorAnalysis",
     "Intervals",
     "Matches",
+    "PictureCounts",
     "PrecisionRecall",
+    "SegmentationClass",
+    "SegmentationEvaluator",
+    "SegmentationMetrics",
     "VocClass",
     "VocMetrics",
     "analyse",
@@ -69,6 +80,7 @@ __all__ = [
     "compare_matches",
     "confusion_matrix",
     "evaluate_detections",
+    "evaluate_segmentation",
     "evaluate_voc",
     "match",
 ]
