@@ -5,22 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-
 from detseg.data.dataset import scaled_sizes
 from detseg.data.images import read_image
 from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections
-from detseg.report.html import write_report
+from detseg.report.detector_page import write_report
+from detseg.report.pictures import SHOWN, write_picture
 from detseg.report.plots import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
 from detseg.train.plan import Request, TrainingSamples
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
 
 if TYPE_CHECKING:
     from detseg.train.detector import DetectorRun
-
-SHOWN = 16
 
 
 def write_pictures(run: DetectorRun) -> list[tuple[str, Path]]:
@@ -83,7 +79,7 @@ def _worst(run: DetectorRun) -> Path:
         data.names,
         captions=[Path(str(data.paths[i])).name for i in chosen],
     )
-    return _write(sheet, run.folder / "worst.jpg")
+    return write_picture(sheet, run.folder / "worst.jpg")
 
 
 def _samples(run: DetectorRun) -> Path:
@@ -96,10 +92,4 @@ def _samples(run: DetectorRun) -> Path:
         shown.append(
             draw_boxes(sample.image, sample.boxes, sample.labels, run.train.annotations.names, iscrowd=sample.iscrowd)
         )
-    return _write(contact_sheet(shown, 4), run.folder / "samples.jpg")
-
-
-def _write(image: np.ndarray, path: Path) -> Path:
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{path}: could not be written")
-    return path
+    return write_picture(contact_sheet(shown, 4), run.folder / "samples.jpg")

@@ -1,72 +1,115 @@
-"""The page of a run: `report.html` in its folder, the pictures beside it, nothing from the network."""
+"""The page of a run: `report.html` in its folder, the pictures beside it, nothing from the network.
+
+A module for each task (`detseg.report.detector_page` and its siblings) says what is on it.
+"""
 
 import json
 import logging
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
 import PIL.Image
 
-from detseg.report.tables import error_meaning
-
-if TYPE_CHECKING:
-    from detseg.metrics.analysis import Analysis
-    from detseg.metrics.detection import DetectionMetrics
-    from detseg.metrics.resampling import Interval, Intervals
+from detseg.metrics.resampling import Interval
 
 logger = logging.getLogger(__name__)
 
-# Title and meaning of each figure of `DetectionMetrics.figures()`.
-_FIGURES = {
-    "AP": ("AP", "IoU .50 to .95"),
-    "AP50": ("AP50", "IoU .50"),
-    "AP75": ("AP75", "IoU .75"),
-    "AP_small": ("AP small", "objects to 32² pixels"),
-    "AP_medium": ("AP medium", "to 96² pixels"),
-    "AP_large": ("AP large", "above"),
-    "AR1": ("AR 1", "recall with 1 detection a picture and class"),
-    "AR10": ("AR 10", "with 10"),
-    "AR100": ("AR 100", "with 100"),
-    "AR_small": ("AR small", "with 100, objects to 32² pixels"),
-    "AR_medium": ("AR medium", "to 96² pixels"),
-    "AR_large": ("AR large", "above"),
-}
-_Cells = list[tuple[float, str]]  # value to sort by, text
+
+class Card(NamedTuple):
+    """A figure in large letters."""
+
+    name: str
+    value: str
+    range: str = ""
 
 
-def write_report(
-    run_folder: str | Path,
-    *,
-    title: str,
-    summary: Mapping[str, Any],
-    metrics: "DetectionMetrics | None",
-    pictures: Sequence[tuple[str, str | Path]],
-    analysis: "Analysis | None" = None,
-) -> Path:
+class Row(NamedTuple):
+    """A row of a table: what it is about, a quieter explanation, and its cells."""
+
+    name: str
+    meaning: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that stays as it is; without heads it has none."""
+
+    title: str
+    rows: Sequence[Row]
+    heads: Sequence[str] = ()
+    note: str = ""
+
+
+class Cell(NamedTuple):
+    """A number of a class: what it is sorted by, and how it is written."""
+
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """A row for each class, sorted by its first figure, the best first; a click on a head sorts anew."""
+
+    heads: Sequence[str]  # that of the names first
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+    @property
+    def ranked(self) -> list[tuple[str, Sequence[Cell]]]:
+        """The rows in their order; those without a figure last."""
+        return sorted(self.rows, key=lambda row: -row[1][0].value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What is on the page of a run.
+
+    Attributes:
+        title: heading.
+        summary: facts about the run, name to value, in the order to be shown.
+        pictures: (caption, path relative to the run folder) in the order to be shown. One that is not there is named
+            on the page and in a warning.
+        cards: the figures that matter most.
+        figures: all figures.
+        classes: of each class.
+        tables: what else there is to tell, under the classes.
+        predicts: what `detseg predict` does with such a model, in a sentence.
+        snippet: how to use it from Python, with {run} in place of its folder.
+    """
+
+    title: str
+    summary: Mapping[str, Any]
+    pictures: Sequence[tuple[str, str | Path]]
+    cards: Sequence[Card] = ()
+    figures: Table | None = None
+    classes: ClassTable | None = None
+    tables: Sequence[Table] = ()
+    predicts: str
+    snippet: str
+
+
+def write_page(run_folder: str | Path, page: Page) -> Path:
     """Write `report.html` into the run folder; returns its path.
 
     The configuration is read from `config.json` in the folder, if it is there.
 
     Args:
         run_folder: the folder of the run; it is created if missing.
-        title: heading of the page.
-        summary: facts about the run, name to value, in the order to be shown.
-        metrics: of the best checkpoint on the validation pictures; None leaves the figures out.
-        pictures: (caption, path relative to the run folder) in the order to be shown. One that is not there
-            is named on the page and in a warning.
-        analysis: of the same checkpoint; adds intervals, what the errors cost and the best score thresholds.
+        page: what is on it.
 
     Raises:
         ValueError: if a picture's path is absolute or leads out of the run folder.
     """
     folder = Path(run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [_picture(folder, caption, path) for caption, path in pictures]
+    pictures = [_picture(folder, caption, path) for caption, path in page.pictures]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -74,35 +117,45 @@ def write_report(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    intervals = None if analysis is None else analysis.intervals
-    if intervals is not None and not intervals.known:
-        intervals = None
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        cards=[] if metrics is None else _cards(metrics, intervals),
-        summary=[(name, _text(value)) for name, value in summary.items()],
-        figures=[] if metrics is None else _figures(metrics, intervals),
-        interval_note="" if intervals is None else _interval_note(intervals),
-        class_heads=_class_heads(intervals, analysis),
-        classes=[] if metrics is None else _classes(metrics, intervals, analysis),
-        errors=[] if analysis is None else _errors(analysis),
-        pictures=shown,
+    text = environment.get_template("report.html.j2").render(
+        page=page,
+        summary=[(name, _text(value)) for name, value in page.summary.items()],
+        pictures=pictures,
         command=f"detseg predict {shlex.quote(str(run_folder))} picture.jpg",
-        snippet=_SNIPPET.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
+        snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
         configuration=_configuration(folder / "config.json"),
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-_SNIPPET = """\
-import detseg
+def number(value: float) -> str:
+    """Three decimals; a dash for NaN, a figure without anything to judge by."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
-model = detseg.load({run})
-(found,) = model.predict(["picture.jpg"])
-print(found["boxes"], found["scores"], found["labels"])  # xyxy in the picture's pixels, best first
-"""
+
+def range_text(interval: Interval) -> str:
+    """The limits, or a dash where they cannot be told."""
+    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def interval_note(level: float, resamples: int) -> str:
+    """What the ranges on the page are."""
+    return (
+        f"Ranges are {100 * level:.3g} % intervals: how far a figure moves when the validation pictures are drawn "
+        f"anew, {resamples} times."
+    )
+
+
+def figure_cells(values: Iterable[float]) -> list[Cell]:
+    """Cells of a class table; NaN comes last when sorted."""
+    return [Cell(-1.0 if math.isnan(value) else value, number(value)) for value in values]
+
+
+def count_cells(counts: Iterable[int]) -> list[Cell]:
+    """Cells of whole numbers."""
+    return [Cell(float(count), str(count)) for count in counts]
 
 
 def _picture(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
@@ -117,81 +170,6 @@ def _picture(folder: Path, caption: str, path: str | Path) -> tuple[str, str, in
         logger.warning("%s: picture left out of report.html: %s", folder / relative, error)
         return caption, "", 0, 0
     return caption, quote(relative.as_posix()), width, height
-
-
-def _number(value: float) -> str:
-    """Three decimals; a dash for NaN, a figure without objects to judge by."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _range(interval: "Interval") -> str:
-    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
-
-
-def _interval_note(intervals: "Intervals") -> str:
-    return (
-        f"Ranges are {100 * intervals.level:.3g} % intervals: how far a figure moves when the validation pictures are "
-        f"drawn anew, {intervals.resamples} times."
-    )
-
-
-def _cards(metrics: "DetectionMetrics", intervals: "Intervals | None") -> list[tuple[str, str, str]]:
-    """Name, value and interval."""
-    figures = (
-        ("AP", "mAP@[.5:.95]", metrics.map),
-        ("AP50", "mAP@.50", metrics.map50),
-        ("AP75", "mAP@.75", metrics.map75),
-    )
-    ranges = {} if intervals is None else {name: _range(interval) for name, interval in intervals.figures.items()}
-    return [(name, _number(value), ranges.get(key, "")) for key, name, value in figures]
-
-
-def _figures(metrics: "DetectionMetrics", intervals: "Intervals | None") -> list[tuple[str, str, list[str]]]:
-    """Title, meaning, and the cells: the figure and, if there are intervals, its own."""
-    rows = []
-    for name, value in metrics.figures().items():
-        title, meaning = _FIGURES.get(name, (name, ""))
-        cells = [_number(value)]
-        if intervals is not None:
-            cells.append(_range(intervals.figures[name]) if name in intervals.figures else "")
-        rows.append((title, meaning, cells))
-    return rows
-
-
-def _class_heads(intervals: "Intervals | None", analysis: "Analysis | None") -> list[str]:
-    interval = [] if intervals is None else ["From", "To"]
-    best = [] if analysis is None else ["Best score", "F1"]
-    return ["Class", "AP", *interval, "AP50", "AR 100", *best, "Objects", "Pictures"]
-
-
-def _classes(
-    metrics: "DetectionMetrics", intervals: "Intervals | None", analysis: "Analysis | None"
-) -> list[tuple[str, _Cells]]:
-    """Name and cells of each class; best AP first, classes without objects last."""
-    rows = []
-    for k, row in enumerate(metrics.per_class):
-        figures = [row.ap]
-        if intervals is not None:
-            figures += [intervals.per_class[k].ap.low, intervals.per_class[k].ap.high]
-        figures += [row.ap50, row.ar]
-        if analysis is not None:
-            best = analysis.thresholds.per_class[k]
-            figures += [best.score, best.f1]
-        cells = [(-1.0 if math.isnan(v) else v, _number(v)) for v in figures]
-        counts = [(float(count), str(count)) for count in (row.objects, row.pictures)]
-        rows.append((row.name, cells + counts))
-    return sorted(rows, key=lambda row: -row[1][0][0])
-
-
-def _errors(analysis: "Analysis") -> list[tuple[str, str, str, str]]:
-    """Kind, meaning, gain and number; the costliest kinds first, the totals last."""
-    errors = analysis.errors
-    kinds = sorted(errors.errors.items(), key=lambda item: -item[1].gain)
-    totals = [("false_positives", errors.false_positives), ("false_negatives", errors.false_negatives)]
-    return [
-        (name.replace("_", " "), error_meaning(name, errors), _number(cost.gain), str(cost.count))
-        for name, cost in [*kinds, *totals]
-    ]
 
 
 def _configuration(path: Path) -> list[tuple[str, str]]:

@@ -302,22 +302,26 @@ def read_history(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
 
 
 def history_figure(history: Mapping[str, ArrayLike]) -> "Figure":
-    """Loss and its parts, mAP and learning rate by epoch, under each other.
+    """Loss and its parts, what validation found and learning rate by epoch, under each other.
 
     Args:
-        history: columns (E,): `epoch`, `loss`, any `loss_*`, `map`, `map50`, `lr`. Missing columns and
-            NaN are left out; an epoch without a validation has NaN in `map`.
+        history: columns (E,): `epoch`, `loss`, any `loss_*`, `lr`, and the figures of validation, such as `map` and
+            `map50`, the one that decides which model is the best first. Missing columns and NaN are left out; an
+            epoch without a validation has NaN in the figures.
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in history.items()}
     count = max((len(column) for column in columns.values()), default=0)
     epochs = columns.get("epoch", np.arange(1.0, count + 1.0))
     parts = [name for name in columns if name.startswith("loss_")]
+    parts = parts if len(parts) > 1 else []  # a single one is the total
+    figures = [name for name in columns if name not in _NO_FIGURES and not name.startswith("loss_")]
+    judged = "AP on validation" if set(figures) <= {"map", "map50"} else "on validation"
     panels: list[tuple[str, list[tuple[str, str, str]]]] = [
         (
             "loss",
             [("loss", "total", INK)] + [(p, _words(p[5:]), LINES[i % len(LINES)]) for i, p in enumerate(parts)],
         ),
-        ("AP on validation", [("map", "mAP@[.5:.95]", BLUE), ("map50", "mAP@.50", ORANGE)]),
+        (judged, [(f, _FIGURE_NAMES.get(f, _words(f)), _FIGURE_LINES[i % 6]) for i, f in enumerate(figures)]),
         ("learning rate", [("lr", "", QUIET)]),
     ]
     panels = [(label, lines) for label, lines in panels if any(_seen(columns, name) for name, _, _ in lines)]
@@ -335,16 +339,26 @@ def history_figure(history: Mapping[str, ArrayLike]) -> "Figure":
         _history_lines(axes, epochs, columns, lines)
     assert first is not None
     figure.align_ylabels()
-    best = columns.get("map", np.array([np.nan]))
+    best = columns[figures[0]] if figures else np.array([np.nan])
     if np.isfinite(best).any():
         at = int(np.nanargmax(best))
-        set_title(first, f"Best mAP@[.5:.95] {best[at]:.3f} after epoch {epochs[at]:.0f}")
+        name = _FIGURE_NAMES.get(figures[0], _words(figures[0]))
+        set_title(first, f"Best {name} {best[at]:.3f} after epoch {epochs[at]:.0f}")
     else:
         set_title(first, "Training")
     return figure
 
 
-_HEIGHTS = {"loss": 2.6, "AP on validation": 2.6, "learning rate": 1.2}
+_HEIGHTS = {"loss": 2.6, "AP on validation": 2.6, "on validation": 2.6, "learning rate": 1.2}
+_NO_FIGURES = ("epoch", "step", "seconds", "lr", "loss")
+_FIGURE_NAMES = {
+    "map": "mAP@[.5:.95]",
+    "map50": "mAP@.50",
+    "miou": "mIoU",
+    "top1": "accuracy",
+    "top5": "top-5 accuracy",
+}
+_FIGURE_LINES = (BLUE, ORANGE, *LINES[1:4], LINES[5])
 
 
 def _seen(columns: Mapping[str, NDArray[np.float64]], name: str) -> bool:
@@ -363,7 +377,7 @@ def _history_lines(
         if _seen(columns, name):
             there = np.isfinite(columns[name])
             marker = "o" if there.sum() <= 30 else ""
-            wide = 2.2 if name in ("loss", "map") else 1.4
+            wide = 2.2 if name == lines[0][0] else 1.4
             axes.plot(epochs[there], columns[name][there], color=color, lw=wide, marker=marker, ms=3, label=label)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)

@@ -1,0 +1,74 @@
+"""The pictures and the report of a segmenter's run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from accelerate import PartialState
+
+from detseg.data.images import read_image
+from detseg.predict import Segmenter, load
+from detseg.report.pictures import SHOWN, write_picture
+from detseg.report.plots import plot_history
+from detseg.report.segmenter_page import write_segmenter_report
+from detseg.train.plan import Request, TrainingSamples
+from detseg.train.segmenter import AUGMENTATION
+from detseg.visualize import contact_sheet, draw_mask, mask_sheet
+
+if TYPE_CHECKING:
+    from detseg.train.segmenter import SegmenterRun
+
+
+def write_pictures(run: SegmenterRun) -> list[tuple[str, Path]]:
+    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
+    if run.metrics is None:
+        raise ValueError(f"{run.folder}: the run has no metrics to report on")
+    pictures = {
+        "picture, truth and prediction, the lowest IoU first": _worst(run),
+        "training samples as the network sees them": _samples(run),
+        "losses and IoU": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
+    }
+    report = write_segmenter_report(
+        run.folder,
+        title="Segmenter",
+        summary={
+            "Backbone": run.config.backbone,
+            "Decoder": f"{run.config.decoder}, strides {' '.join(map(str, run.config.used_strides))}",
+            "Training pictures": len(run.train),
+            "Validation pictures": len(run.val),
+            "Input size": f"{run.config.size} px",
+            "Training time": f"{run.seconds / 60:.1f} min",
+        },
+        metrics=run.metrics,
+        pictures=[(caption, path.relative_to(run.folder)) for caption, path in pictures.items()],
+    )
+    return [("report", report), *pictures.items()]
+
+
+def _worst(run: SegmenterRun) -> Path:
+    """The validation pictures with the lowest IoU, read from disk in full size and looked at again."""
+    counts, data = run.metrics.pictures, run.val.annotations
+    worst = counts.worst(SHOWN)
+    place = {int(image_id): i for i, image_id in enumerate(data.image_ids)}
+    chosen = [place[int(image_id)] for image_id in counts.image_ids[worst]]
+    segmenter = load(run.folder).to(PartialState().device)
+    assert isinstance(segmenter, Segmenter)
+    images = [read_image(str(data.paths[i])) for i in chosen]
+    seen = segmenter.stream(images)
+    pictures = ((image, data.mask(i), s.mask) for image, i, s in zip(images, chosen, seen, strict=True))
+    captions = [
+        f"{Path(str(data.paths[i])).name}: mIoU {miou:.3f}" for i, miou in zip(chosen, counts.miou[worst], strict=True)
+    ]
+    return write_picture(mask_sheet(pictures, data.names, captions=captions), run.folder / "worst.jpg")
+
+
+def _samples(run: SegmenterRun) -> Path:
+    """Augmented training pictures with their masks."""
+    samples = TrainingSamples(run.train, run.config.seed, AUGMENTATION)
+    shown = []
+    for position in range(min(SHOWN, len(run.train))):
+        sample, _ = samples[Request(0, position, position, run.config.size, False)]
+        shown.append(draw_mask(sample.image, np.asarray(sample.mask), run.train.annotations.names))
+    return write_picture(contact_sheet(shown, 4), run.folder / "samples.jpg")
