@@ -14,3 +14,12 @@ def flowers_det() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real flower pictures are not on this machine ({folder.name} not found)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def flowers_seg() -> Path:
+    """A folder with real flowers and their masks (images/, masks/, train.txt, val.txt), where the machine has one."""
+    folder = SHARED / "flowers_seg"
+    if not folder.is_dir():
+        pytest.skip(f"real flower masks are not on this machine ({folder.name} not found)")
+    return folder

@@ -1,0 +1,48 @@
+"""Small sets of pictures with masks for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detseg.data.images import ORIENTATION
+from tests.data.annotation_samples import write_picture
+
+
+def blobs(width: int, height: int, classes: int, seed: int = 0, ignore: bool = True) -> np.ndarray:
+    """A label map (H, W) of random rectangles; every class occurs if there is room, and 255 if `ignore`."""
+    rng = np.random.default_rng([seed, width, height])
+    mask = np.zeros((height, width), np.uint8)
+    for label in [*range(1, classes), *([255] if ignore else [])]:
+        x, y = int(rng.integers(0, max(1, width - 4))), int(rng.integers(0, max(1, height - 4)))
+        mask[y : y + height // 3 + 1, x : x + width // 3 + 1] = label
+    return mask
+
+
+def save_mask(path: Path, mask: np.ndarray) -> Path:
+    """A grey PNG (8 or 16 bits) whose values are the labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+    return path
+
+
+def write_mask_set(folder: Path, *, train: int = 3, val: int = 2, classes: tuple[str, ...] = ("soil", "daisy")) -> Path:
+    """images/, masks/, train.txt, val.txt, classes.txt; pictures of several sizes."""
+    for split, count in (("train", train), ("val", val)):
+        names = [f"{split}{i}" for i in range(count)]
+        for i, name in enumerate(names):
+            width, height = 40 + 8 * i, 32
+            write_picture(folder / f"images/{name}.jpg", width, height, seed=len(split) * 100 + i)
+            save_mask(folder / f"masks/{name}.png", blobs(width, height, len(classes), i))
+        (folder / f"{split}.txt").write_text("\n".join(names) + "\n")
+    (folder / "classes.txt").write_text("\n".join(classes) + "\n")
+    return folder
+
+
+def write_turned_picture(path: Path, stored: tuple[int, int], orientation: int, seed: int = 0) -> Path:
+    """A JPEG of `stored` = (width, height) pixels with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return write_picture(path, *stored, seed=seed, exif=exif.tobytes())
