@@ -4,35 +4,22 @@ Greedy: boxes are visited from the highest score down; a visited box that is sti
 every later box whose IoU with it is strictly greater than the threshold. Equal scores are visited by rising
 index. IoU is computed in float32 whatever the input's type; two boxes without area have IoU 0.
 
-On CPUs `detseg.detect.nms_kernels` does the work, on other devices torchvision's kernel; both give the same indices.
+On CPUs `detseg.detect.nms_cpu` does the work, on other devices torchvision's kernel; both give the same indices.
 """
 
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from detseg.detect.nms_checks import (
-    Arrays,
-    check_kinds,
-    check_threshold,
-    name_bad_value,
-    numbers,
-    to_arrays,
-    values_are_fine,
-    whole_labels,
-)
+from detseg.detect.nms_checks import check_kinds, check_threshold, name_bad_value, to_arrays, values_are_fine
+from detseg.detect.nms_cpu import keep_on_cpu
 from detseg.detect.nms_torch import keep_by_torchvision
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 Metric = Literal["iou", "diou"]
-
-# Comparing all boxes is faster than looking for neighbours when there are few of them, or when so few fit beside
-# each other on the picture that few will be kept (benchmarks/nms.py).
-_FEW_BOXES, _FEW_BESIDE = 500, 400
 
 
 def nms(
@@ -110,70 +97,20 @@ def _suppress(
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
     tracing = torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)
-    kept: Any
-    if from_numpy:
-        kept = _keep_on_cpu(given, threshold, score_threshold, max_detections, metric)
-    elif not tracing and given["boxes"].device.type == "cpu":
-        kept = torch.from_numpy(_keep_on_cpu(to_arrays(given), threshold, score_threshold, max_detections, metric))
-    else:
-        kept = _keep_elsewhere(given, threshold, score_threshold, metric, tracing)[:max_detections]
-    return kept
-
-
-def _keep_on_cpu(
-    given: Arrays, threshold: float, score_threshold: float | None, max_detections: int | None, metric: Metric
-) -> NDArray[np.int64]:
-    """Kept indices, best first, of checked arrays `boxes` (N, 4), `scores` (N,) and maybe `labels` (N,)."""
-    # Imported when first needed: numba takes half a second, and not everyone who imports this calls it.
-    from detseg.detect.nms_kernels import SMALLEST_SOUND_AREA, suppress_densely, suppress_nearby, survey
-
-    boxes = numbers(given["boxes"], np.float32)
-    order = _best_first(boxes, given, score_threshold)
-    kept = np.empty(len(order), np.int64)
-    limit = len(order) if max_detections is None else min(int(max_detections), len(order))
-    distance = metric == "diou"
-    if limit == 0:
-        return kept[:0]
-    labels = whole_labels(given.get("labels"))
-    smallest, beside = survey(boxes, order)
-    if len(labels) == 0 and (len(order) <= _FEW_BOXES or beside <= _FEW_BESIDE):
-        return kept[: suppress_densely(boxes, order, threshold, distance, limit, kept)]
-    if smallest >= SMALLEST_SOUND_AREA:
-        return kept[: suppress_nearby(boxes, labels, order, threshold, distance, limit, kept)]
-    survives = np.zeros(len(boxes), bool)
-    for label in np.unique(labels[order]) if len(labels) else [None]:
-        group = order if label is None else order[labels[order] == label]
-        survives[kept[: suppress_densely(boxes, group, threshold, distance, len(group), kept)]] = True
-    return order[survives[order]][:limit]
-
-
-def _best_first(boxes: NDArray[np.float32], given: Arrays, score_threshold: float | None) -> NDArray[np.int64]:
-    """Indices of the boxes above the score threshold by falling score, equal scores by rising index.
-
-    Raises:
-        ValueError: a number is not finite or a box is reversed.
-    """
-    from detseg.detect.nms_kernels import indices_of, sort_keys
-
-    scores = given["scores"]
-    # Larger types have digits that a key cannot hold.
-    single = scores.dtype.kind == "f" and scores.dtype.itemsize <= 4
-    in_keys = numbers(scores, np.float32) if single else np.zeros(len(scores), np.float32)
-    keys = np.empty(len(boxes), np.uint64)
-    lowest = -np.inf if score_threshold is None or not single else score_threshold
-    count = sort_keys(boxes, in_keys, np.float32(lowest), keys)
-    others = (value for name, value in given.items() if name == "labels" or (name == "scores" and not single))
-    if count < 0 or not all(np.isfinite(value).all() for value in others if value.dtype.kind == "f"):
-        raise ValueError(name_bad_value(boxes, scores, given.get("labels")))
-    if not single:
-        falling = -scores if scores.dtype.kind == "f" else np.invert(scores)
-        order = np.argsort(falling, kind="stable")
-        return order if score_threshold is None else order[scores[order] > score_threshold]
-    keys = keys[:count]
-    keys.sort()
-    order = np.empty(count, np.int64)
-    indices_of(keys, order)
-    return order
+    if not from_numpy and (tracing or boxes.device.type != "cpu"):
+        elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, metric, tracing)[:max_detections]
+        return elsewhere
+    arrays = given if from_numpy else to_arrays(given)
+    kept: Any = keep_on_cpu(
+        arrays["boxes"],
+        arrays["scores"],
+        arrays.get("labels"),
+        threshold,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        distance=metric == "diou",
+    )
+    return kept if from_numpy else torch.from_numpy(kept)
 
 
 def _keep_elsewhere(

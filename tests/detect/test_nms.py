@@ -1,6 +1,5 @@
 """nms and batched_nms: hand-computed cases, a slow obvious reference, torchvision, ONNX, laws, edges."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -15,19 +14,16 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torchvision import ops
 
 from detseg.boxes import box_iou, paired_iou
-from detseg.detect import nms_torch
+from detseg.detect import nms_cpu, nms_torch
 from detseg.detect.nms import batched_nms, nms
 from detseg.detect.nms_torch import keep_by_torchvision
-
-# Not `import detseg.detect.nms as …`: in the package that name is the function.
-nms_module = importlib.import_module("detseg.detect.nms")
 
 
 @pytest.fixture(params=["densely", "nearby"])
 def way(request, monkeypatch):
     """Both of the kernels, whatever the number of boxes."""
-    monkeypatch.setattr(nms_module, "_FEW_BOXES", 10**9 if request.param == "densely" else -1)
-    monkeypatch.setattr(nms_module, "_FEW_BESIDE", -1)
+    monkeypatch.setattr(nms_cpu, "_FEW_BOXES", 10**9 if request.param == "densely" else 0)
+    monkeypatch.setattr(nms_cpu, "_FEW_BESIDE", -1)
     return request.param
 
 
