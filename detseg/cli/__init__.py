@@ -39,6 +39,12 @@ COMMANDS = {
         "detseg.cli.evaluate:run",
         "how good detections are, how sure that is, what goes wrong",
     ),
+    "crops": Command(
+        "detseg.cli.crops:Crops", "detseg.cli.crops:run", "cut annotated objects out, a folder for each class"
+    ),
+    "pack": Command(
+        "detseg.cli.pack:Pack", "detseg.cli.pack:run", "put a data set into one file, for sets larger than the memory"
+    ),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
 }
 
