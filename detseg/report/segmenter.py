@@ -15,7 +15,7 @@ from detseg.report.plots import plot_history
 from detseg.report.segmenter_page import write_segmenter_report
 from detseg.train.plan import Request, TrainingSamples
 from detseg.train.segmenter import AUGMENTATION
-from detseg.visualize import contact_sheet, draw_mask, mask_sheet
+from detseg.visualize import mask_sheet
 
 if TYPE_CHECKING:
     from detseg.train.segmenter import SegmenterRun
@@ -61,14 +61,15 @@ def _worst(run: SegmenterRun) -> Path:
     captions = [
         f"{Path(str(data.paths[i])).name}: mIoU {miou:.3f}" for i, miou in zip(chosen, counts.miou[worst], strict=True)
     ]
-    return write_picture(mask_sheet(pictures, data.names, captions=captions), run.folder / "worst.jpg")
+    remark = "picture, truth, prediction"
+    sheet = mask_sheet(pictures, data.names, captions=captions, remark=remark, bare=True)
+    return write_picture(sheet, run.folder / "worst.jpg")
 
 
 def _samples(run: SegmenterRun) -> Path:
     """Augmented training pictures with their masks."""
     samples = TrainingSamples(run.train, run.config.seed, AUGMENTATION)
-    shown = []
-    for position in range(min(SHOWN, len(run.train))):
-        sample, _ = samples[Request(0, position, position, run.config.size, False)]
-        shown.append(draw_mask(sample.image, np.asarray(sample.mask), run.train.annotations.names))
-    return write_picture(contact_sheet(shown, 4), run.folder / "samples.jpg")
+    plan = (Request(0, i, i, run.config.size, False) for i in range(min(SHOWN, len(run.train))))
+    shown = ((sample.image, np.asarray(sample.mask)) for sample, _ in map(samples.__getitem__, plan))
+    sheet = mask_sheet(shown, run.train.annotations.names, columns=4, tile=320)
+    return write_picture(sheet, run.folder / "samples.jpg")

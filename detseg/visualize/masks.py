@@ -30,7 +30,7 @@ OPACITY = 0.5
 # So much of the picture's height and width the legend may take.
 LEGEND_SHARE = 0.5
 
-Entry = tuple[Color, str]
+Entry = tuple[Color | None, str]
 
 
 def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bool = True) -> Image:
@@ -65,41 +65,48 @@ def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bo
     border = _borders(labels, line) & covered & ~ignored
     result[border] = shade[border]
     if legend:
-        _draw_legend(result, _entries(np.bincount(labels.ravel(), minlength=IGNORE + 1), names), covered)
+        _draw_legend(result, _entries(np.bincount(labels.ravel(), minlength=IGNORE + 1), names), covered & ~ignored)
     return result
 
 
 def mask_sheet(
-    pictures: Iterable[tuple[Image, ArrayLike, ArrayLike]],
+    pictures: Iterable[tuple[Image, *tuple[ArrayLike, ...]]],
     names: Sequence[str],
     *,
-    captions: Sequence[str],
+    captions: Sequence[str] | None = None,
+    remark: str = "",
+    bare: bool = False,
     columns: int = 2,
     tile: int = 240,
 ) -> Image:
-    """Picture, truth and prediction side by side, `columns` such rows beside each other, under a legend.
+    """Pictures with masks laid over them, those of one picture side by side, under a legend.
 
     Args:
-        pictures: (image (H, W, 3), true labels (H, W), predicted labels (H, W)); a generator is taken one by one.
+        pictures: (image (H, W, 3), labels (H, W), …), as many masks for each; a generator is taken one by one.
         names: of the K classes.
-        captions: a line under each three.
-        columns: threes in a row.
+        captions: a line under each picture.
+        remark: before the legend.
+        bare: each picture is also shown as it is, first.
+        columns: pictures in a row, each with all its masks.
         tile: long side of one picture in pixels.
     """
     cells = []
     counts = np.zeros(IGNORE + 1, np.int64)
+    across = 1
     for image, *masks in pictures:
         small = scaled(checked_image(image), tile)[0]  # drawn after scaling: lines fit the tile
-        cells.append(small_row := [small])
+        shown = [small] if bare else []
         for mask in masks:
             labels = resize_mask(_checked_mask(mask, image.shape[:2], len(names)), small.shape[1::-1])
             counts += np.bincount(labels.ravel(), minlength=len(counts))
-            small_row.append(draw_mask(small, labels, names, legend=False))
+            shown.append(draw_mask(small, labels, names, legend=False))
+        across = len(shown)
+        cells.append(side_by_side(shown, tile))
     check_count("captions", captions, len(cells), of="pictures")
-    width = row_width(3, tile)
-    entries = [(None, "picture, truth, prediction"), *_entries(counts, names)]
+    width = row_width(across, tile)
+    entries = ([(None, remark)] if remark else []) + _entries(counts, names)
     header = legend_strip(entries, min(columns, max(1, len(cells))) * width, sheet_letter_size(tile))
-    return grid([side_by_side(row, tile) for row in cells], columns, width, captions, header=header, text=tile)
+    return grid(cells, columns, width, captions, header=header, text=tile)
 
 
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], classes: int) -> NDArray[np.uint8]:
@@ -125,7 +132,7 @@ def _entries(counts: NDArray[np.int64], names: Sequence[str]) -> list[Entry]:
     colors = mask_palette(names)
     order = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]]
     shown = [k for k in order if k != IGNORE and not (k == 0 and is_background(names[0]))]
-    entries = [(_color(colors[k]), " ".join(str(names[k]).split())) for k in shown]
+    entries: list[Entry] = [(_color(colors[k]), " ".join(str(names[k]).split())) for k in shown]
     return entries + ([(_color(colors[IGNORE]), "ignored")] if counts[IGNORE] else [])
 
 
