@@ -18,12 +18,21 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     exec("\n".join(blocks), {})
 
     assert "4 images, 4 objects of ('rose', 'daisy', 'water lily')" in capsys.readouterr().out
     written = {path.name for path in (tmp_path / "converted").iterdir()}
     assert written == {"train.json", "voc", "yolo"}
+
+
+def test_the_list_of_classes_of_the_page(tmp_path):
+    from detseg.data.readers.class_list import read_class_list
+
+    (tmp_path / "classes.txt").write_text(re.search(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
+    found = read_class_list(tmp_path / "classes.txt")
+    assert found.categories == ((0, "background"), (1, "daisy"), (4, "bluebell"))
+    assert found.ignore_values == (255,)
 
 
 def test_the_formats_of_the_page_are_read_as_it_says(tmp_path):
