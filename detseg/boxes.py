@@ -9,6 +9,7 @@ half precision a coordinate of 1000 is only known to half a pixel. float64 stays
 
 import difflib
 import math
+from collections.abc import Callable
 from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
@@ -33,21 +34,28 @@ def box_area(boxes: Tensor) -> Tensor:
     return (x2 - x1).clamp_min(0) * (y2 - y1).clamp_min(0)
 
 
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4), both xyxy.
+def box_iou(a: Array, b: Array, kind: IoUKind = "iou") -> Array:
+    """IoU, GIoU, DIoU or CIoU (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4), both xyxy.
 
-    Two boxes without area have IoU 0, not NaN. Differentiable.
+    Torch in, torch out, differentiable; numpy in, numpy out. Two boxes without area have IoU 0, not NaN; the
+    others as in `paired_iou`.
+
+    Raises:
+        ValueError: a shape is not (N, 4), or `kind` is unknown.
     """
-    for name, boxes in (("a", a), ("b", b)):
-        if _checked(name, boxes).ndim != 2:
-            raise ValueError(f"box_iou: {name} must have shape (N, 4), got {tuple(boxes.shape)}")
-    ax1, ay1, ax2, ay2 = _widen(a).t().contiguous().unsqueeze(-1).unbind(0)
-    bx1, by1, bx2, by2 = _widen(b).t().contiguous().unbind(0)
-    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_min(0)
-    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_min(0)
-    overlap = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - overlap
-    return _ratio(overlap, union)
+    return _pairwise({"a": a, "b": b}, lambda rows, columns: _iou_family(rows, columns, kind))
+
+
+def crowd_iou(boxes: Array, regions: Array) -> Array:
+    """Share (N, M) of each box's own area, of `boxes` (N, 4), that lies in each of `regions` (M, 4), both xyxy.
+
+    What COCO takes for IoU where the ground truth is a crowd region (iscrowd=1). A box without area gives 0.
+    Torch in, torch out, differentiable; numpy in, numpy out.
+
+    Raises:
+        ValueError: a shape is not (N, 4).
+    """
+    return _pairwise({"boxes": boxes, "regions": regions}, _share)
 
 
 def paired_iou(a: Tensor, b: Tensor, kind: IoUKind = "iou") -> Tensor:
@@ -62,12 +70,34 @@ def paired_iou(a: Tensor, b: Tensor, kind: IoUKind = "iou") -> Tensor:
     """
     if _checked("a", a).shape != _checked("b", b).shape:
         raise ValueError(f"paired_iou: a {tuple(a.shape)} and b {tuple(b.shape)} must have the same shape")
+    # Coordinates first, (4, ...): rows are contiguous, so that each step is one fast kernel on x and y together.
+    return _iou_family(_widen(a).movedim(-1, 0).contiguous(), _widen(b).movedim(-1, 0).contiguous(), kind)
+
+
+def _pairwise(sides: dict[str, Array], measure: Callable[[Tensor, Tensor], Tensor]) -> Array:
+    """`measure` of every pair of boxes of two named lists, which it gets as (4, N, 1) and (4, 1, M)."""
+    for name, boxes in sides.items():
+        if _checked(name, boxes).ndim != 2:
+            raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
+    rows, columns = (_widen(torch.as_tensor(boxes)).t().contiguous() for boxes in sides.values())
+    result = measure(rows[:, :, None], columns[:, None])
+    return result.numpy() if isinstance(boxes, np.ndarray) else result
+
+
+def _share(a: Tensor, b: Tensor) -> Tensor:
+    """`crowd_iou` (...) of boxes (4, ...)."""
+    (a_low, a_high), (b_low, b_high) = a.split(2), b.split(2)
+    width, height = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp_min(0).unbind(0)
+    own_width, own_height = (a_high - a_low).unbind(0)
+    return _ratio(width * height, own_width * own_height)
+
+
+def _iou_family(a: Tensor, b: Tensor, kind: IoUKind) -> Tensor:
+    """`paired_iou` (...) of boxes (4, ...) whose shapes broadcast."""
     if kind not in get_args(IoUKind):
         raise ValueError(_unknown("kind", kind, get_args(IoUKind)))
-    # Coordinates first, (4, ...): rows are contiguous, so that each step below is one fast kernel on x and y
-    # together; split and unbind go back as one concatenation each.
-    a_low, a_high = _widen(a).movedim(-1, 0).contiguous().split(2)
-    b_low, b_high = _widen(b).movedim(-1, 0).contiguous().split(2)
+    # split and unbind go back as one concatenation each.
+    (a_low, a_high), (b_low, b_high) = a.split(2), b.split(2)
     a_size, b_size = a_high - a_low, b_high - b_low
     a_width, a_height = a_size.unbind(0)
     b_width, b_height = b_size.unbind(0)

@@ -97,7 +97,7 @@ def _suppress(
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
     tracing = torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)
-    if not from_numpy and (tracing or boxes.device.type != "cpu"):
+    if not from_numpy and (tracing or given["boxes"].device.type != "cpu"):
         elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, metric, tracing)[:max_detections]
         return elsewhere
     arrays = given if from_numpy else to_arrays(given)
@@ -110,7 +110,8 @@ def _suppress(
         max_detections=max_detections,
         distance=metric == "diou",
     )
-    return kept if from_numpy else torch.from_numpy(kept)
+    kept = kept if from_numpy else torch.from_numpy(kept)
+    return kept
 
 
 def _keep_elsewhere(

@@ -19,9 +19,9 @@ Order = NDArray[np.int64]
 @cache
 def _kernels() -> tuple[Any, Any]:
     """The compiled modules. Numba takes half a second to load, and not everyone who imports nms calls it."""
-    from detseg.detect import nms_index, nms_kernels
+    from detseg.detect import nms_kernels, nms_nearby_kernels
 
-    return nms_kernels, nms_index
+    return nms_kernels, nms_nearby_kernels
 
 
 def keep_on_cpu(
@@ -124,9 +124,9 @@ class _Task:
         return np.concatenate([self._dense(small, starts, limit, _FEW_BOXES), *large])
 
     def _densely(self, count: int) -> bool:
-        _, index = _kernels()
+        _, nearby = _kernels()
         smallest, beside = self._survey[3:]
-        return bool(count <= _FEW_BOXES or beside <= _FEW_BESIDE or smallest < index.SMALLEST_SOUND_AREA)
+        return bool(count <= _FEW_BOXES or beside <= _FEW_BESIDE or smallest < nearby.SMALLEST_SOUND_AREA)
 
     def _dense(self, order: Order, starts: NDArray[np.int64], limit: int, largest: int) -> Order:
         kernels, _ = _kernels()
@@ -138,18 +138,18 @@ class _Task:
         return kept[:count]
 
     def _nearby(self, order: Order) -> Order:
-        _, index = _kernels()
+        _, nearby = _kernels()
         count = len(order)
         slots = 2 << max(6, (count - 1).bit_length())
         near, kept = np.empty((count, 5), np.float32), np.empty(count, np.int64)
-        found = index.suppress_nearby(
+        found = nearby.suppress_nearby(
             self._boxes,
             order,
             self._survey[:3],
             self._threshold,
             self._distance,
             np.zeros(slots + 1, np.int32),
-            np.zeros((index.LEVELS, 2), np.int64),
+            np.zeros((nearby.LEVELS, 2), np.int64),
             near,
             near.view(np.int32),
             np.empty(len(self._boxes), np.int32),

@@ -4,13 +4,14 @@
 
 - `suppress_densely`: every kept box is compared with all boxes that are left, in one vectorised pass. Dropped boxes
   are squeezed out of the arrays as they accumulate. Best where few boxes are kept.
-- `suppress_nearby` in `nms_index.py`: every box is compared with the kept boxes near it, found by an index.
+- `suppress_nearby` in `nms_nearby_kernels.py`: every box is compared with the kept boxes near it, found by an index.
 
 All arithmetic on boxes is float32, in the order torchvision's kernel has it: the indices are the same to the last bit.
 Callers bring the room to work in: it compiles sooner so, and numpy gives large arrays large pages.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -21,8 +22,8 @@ _SQUEEZE = 5
 DIGITS, _BUCKETS = 4, 256
 
 # Compiled when first called, for the types at hand: what a call does not need costs it nothing.
-compiled = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-inlined = {"inline": "always", "error_model": "numpy"}
+compiled: Any = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+inlined: Any = {"inline": "always", "error_model": "numpy"}
 
 
 # ------------------------------------------------------------------ two boxes

@@ -16,9 +16,17 @@ With t_f = 0.5 and t_b = 0.1, and the first line that holds for a false detectio
 "missed" are objects not found that no localisation or classification error would find when put right; they are
 taken from the count of objects. Setting a box or class right makes a detection find its object, if that has not
 been found and no better scored detection with this error has the same object; else the detection is left out.
-(In the authors' own program detections with either error compete for an object, though only one error is put right;
-there the gains of these two are a little lower. All others are the same.) Crowd regions and the limit of detections
+Crowd regions and the limit of detections
 are COCO's: a detection in a crowd region of its class is not judged.
+
+The authors' own program (tidecv 1.0.1) differs in four ways; with these evened out it gives the same figures:
+- Detections with a localisation error and with a classification error compete for an object, though only one of the
+  errors is put right; the gains of these two are a little lower there.
+- A detection that a crowd region excuses is none of the false ones, yet it is counted as an error, and the object it
+  would be meant for is then not missed.
+- Its levels of recall are k / 100, pycocotools' `numpy.linspace(0, 1, 101)`, of which ten are one rounding higher; so
+  a recall of exactly 0.35 reaches the level there and not here.
+- A class without objects in which something is found counts as AP 0; here, as in COCO, it does not count.
 """
 
 from dataclasses import dataclass

@@ -115,6 +115,27 @@ def test_crowd_regions_are_neither_found_nor_mistaken():
     assert analysis.ap == 1 and analysis.false_negatives.count == 0
 
 
+def test_what_a_crowd_region_excuses_is_no_error_and_mends_nothing():
+    # It would find the tulip if its class were put right. But it is right as it is, and the tulip is missed.
+    objects = [(1, TULIP, BOX), (1, ROSE, (0, 0, 100, 100), True), (1, ROSE, ASIDE)]
+    analysis = analysis_of(objects, [(1, ROSE, CLOSE, 0.9), (1, ROSE, ASIDE, 0.8)])
+    assert analysis.kinds.tolist() == [NOT_JUDGED, CORRECT]
+    assert told(analysis) == {"missed": 1} and analysis.missed.tolist() == [0]
+
+
+@pytest.mark.parametrize("found", [5, 7])
+def test_levels_of_recall_are_cocos_to_the_last_digit(found):
+    # Recall 0.25 reaches the level 25; recall 0.35 is a rounding below COCO's level 35.
+    places = [(20 * n, 10, 15, 15) for n in range(20)]
+    truth, results = classes_of(
+        [(1, ROSE, box) for box in places], [(1, ROSE, box, 0.9) for box in places[:found]], NAMES
+    )
+    truth["annotations"] = [a | {"area": 15 * 15} for a in truth["annotations"]]
+    analysis = analyse_errors(truth, results)
+    assert analysis.ap == pytest.approx({5: 26, 7: 35}[found] / 101, abs=1e-12)
+    assert analysis.ap == pytest.approx(coco_ap50(truth, results), abs=1e-12)
+
+
 def test_classes_without_objects_do_not_count():
     analysis = analysis_of([(1, ROSE, BOX)], [(1, ROSE, BOX, 0.9), (1, TULIP, ASIDE, 0.8)])
     assert analysis.ap == 1 and analysis.errors["background"].gain == 0 and told(analysis) == {"background": 1}
