@@ -147,7 +147,7 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
     def unreachable(*_, **__):
         raise RuntimeError("the hub cannot be reached")
 
-    monkeypatch.setattr("detseg.train.detector.build_model", unreachable)
+    monkeypatch.setattr("detseg.train.session.build_model", unreachable)
     error = error_of(capsys, "--data", small, "--backbone", "test_efficientnet")
     assert error == "error: test_efficientnet: the hub cannot be reached\n"
 
@@ -219,7 +219,7 @@ def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, at_once, mo
     def refuse(*_):
         raise AssertionError("the number format of the first sitting is kept")
 
-    monkeypatch.setattr("detseg.train.detector.choose", refuse)
+    monkeypatch.setattr("detseg.train.session.choose", refuse)
     monkeypatch.chdir(tmp_path)  # relative paths of the first command must not matter
     assert main(last.split("detseg ")[1].split()) == 0
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
