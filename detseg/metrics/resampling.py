@@ -27,6 +27,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.draws import (
+    Comparison,
+    Difference,
+    Interval,
+    check_options,
+    difference_of,
+    draw,
+    interval_of,
+    mean_over_classes,
+)
 from detseg.metrics.inputs import IoUType, read_found, read_truth
 from detseg.metrics.matching import Matches, match
 from detseg.metrics.weighted import events_of, weighted_aps
@@ -34,15 +44,6 @@ from detseg.metrics.weighted import events_of, weighted_aps
 FIGURES = ("AP", "AP50", "AP75")
 
 _BLOCK = 20  # resamples a thread works on at a time; their weights have to fit in its cache
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its limits, NaN where they cannot be told."""
-
-    value: float  # of the pictures as they are
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -72,32 +73,6 @@ class Intervals:
         return asdict(self) | {"per_class": [asdict(row) for row in self.per_class]}
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How much better b is than a."""
-
-    a: float
-    b: float
-    difference: float  # b - a
-    low: float
-    high: float
-    b_better: float  # share of the resamples in which b is better; equal ones count half
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found. A difference whose interval leaves out 0 is hardly due to the choice of pictures."""
-
-    level: float
-    resamples: int
-    figures: dict[str, Difference]  # AP, AP50, AP75
-    per_class: tuple[Difference, ...]  # (K,) of AP
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain Python."""
-        return asdict(self) | {"per_class": [asdict(row) for row in self.per_class]}
-
-
 def bootstrap(matches: Matches, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Intervals:
     """Intervals of AP, AP50, AP75 and of each class's AP and AP50.
 
@@ -110,13 +85,12 @@ def bootstrap(matches: Matches, *, resamples: int = 1000, level: float = 0.95, s
     Raises:
         ValueError: `resamples` is less than 1, or `level` is not between 0 and 1.
     """
-    _check(resamples, level)
+    check_options(resamples, level)
     ((point, spread),) = _resample([matches], resamples, seed)
     told, told_per_class = _can_tell(matches)
 
-    def interval(value: float, spread: NDArray[np.float64], can_tell: bool) -> Interval:
-        low, high = _limits(float(value), spread, level, can_tell)
-        return Interval(float(value), float(np.maximum(low, 0)), float(np.minimum(high, 1)))
+    def interval(value: np.float64, spread: NDArray[np.float64], can_tell: bool) -> Interval:
+        return interval_of(float(value), spread, level, can_tell)
 
     return Intervals(
         level,
@@ -165,7 +139,7 @@ def compare_matches(a: Matches, b: Matches, *, resamples: int = 1000, level: flo
     Raises:
         ValueError: they are of different ground truth or IoU thresholds; or as `bootstrap`.
     """
-    _check(resamples, level)
+    check_options(resamples, level)
     _check_same_truth(a, b)
     (point_a, spread_a), (point_b, spread_b) = _resample([a, b], resamples, seed)
     told, told_per_class = _can_tell(a)
@@ -173,10 +147,7 @@ def compare_matches(a: Matches, b: Matches, *, resamples: int = 1000, level: flo
     def difference(part: Literal["figures", "ap"], column: int, can_tell: bool) -> Difference:
         first, second = (float(getattr(point, part)[0, column]) for point in (point_a, point_b))
         gain = getattr(spread_b, part)[:, column] - getattr(spread_a, part)[:, column]
-        known = gain[~np.isnan(gain)]
-        better = float(np.mean((known > 0) + 0.5 * (known == 0))) if can_tell and len(known) else float("nan")
-        limits = _limits(second - first, gain, level, can_tell)
-        return Difference(first, second, second - first, *limits, better)
+        return difference_of(first, second, gain, level, can_tell)
 
     return Comparison(
         level,
@@ -203,7 +174,7 @@ def _resample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple
     events = [events_of(side) for side in sides]
 
     def block(first: int) -> list[_Aps]:
-        weights = _draw(pictures, range(first, min(first + _BLOCK, resamples)), seed)
+        weights = draw(pictures, range(first, min(first + _BLOCK, resamples)), seed)
         return [_summary(weighted_aps(e, weights), side) for e, side in zip(events, sides, strict=True)]
 
     once = np.ones((1, pictures), np.int32)
@@ -215,15 +186,6 @@ def _resample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple
     return list(zip(points, spreads, strict=True))
 
 
-def _draw(pictures: int, rows: range, seed: int) -> NDArray[np.int32]:
-    """(len(rows), pictures) how often each picture was drawn; row by row its own generator, whoever draws it."""
-    weights = np.empty((len(rows), pictures), np.int32)
-    for i, row in enumerate(rows):
-        drawn = np.random.default_rng((seed, row)).integers(0, pictures, pictures)
-        weights[i] = np.bincount(drawn, minlength=pictures)
-    return weights
-
-
 def _summary(aps: NDArray[np.float64], matches: Matches) -> _Aps:
     """From AP (R, T, K) to the figures: means over classes are over those that have objects."""
     nothing = np.full(aps[:, 0].shape, np.nan)
@@ -232,23 +194,7 @@ def _summary(aps: NDArray[np.float64], matches: Matches) -> _Aps:
         for iou in (0.5, 0.75)
     )
     ap = aps.mean(axis=1)
-    return _Aps(np.stack([_mean_over_classes(values) for values in (ap, at_50, at_75)], axis=1), ap, at_50)
-
-
-def _mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R,) from (R, K), NaN left out, NaN where nothing is left."""
-    there = ~np.isnan(values)
-    count = there.sum(axis=1)
-    return np.where(count, np.where(there, values, 0).sum(axis=1) / np.maximum(count, 1), np.nan)
-
-
-def _limits(value: float, spread: NDArray[np.float64], level: float, can_tell: bool) -> tuple[float, float]:
-    """The percentiles of the spread (R,), moved so that its mean comes to lie on the value."""
-    known = spread[~np.isnan(spread)]
-    if not can_tell or not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) - known.mean() + value
-    return float(low), float(high)
+    return _Aps(np.stack([mean_over_classes(values) for values in (ap, at_50, at_75)], axis=1), ap, at_50)
 
 
 def _can_tell(matches: Matches) -> tuple[bool, NDArray[np.bool_]]:
@@ -256,13 +202,6 @@ def _can_tell(matches: Matches) -> tuple[bool, NDArray[np.bool_]]:
     images, labels = matches.object_images[matches.counted[0]], matches.object_labels[matches.counted[0]]
     pairs = np.unique(labels.astype(np.int64) * matches.pictures + images)
     return len(np.unique(images)) > 1, np.bincount(pairs // matches.pictures, minlength=matches.classes) > 1
-
-
-def _check(resamples: int, level: float) -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level}")
 
 
 def _check_same_truth(a: Matches, b: Matches) -> None:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.metrics.draws import mean_over_classes
+
 FIGURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice", "boundary_iou")
 
 
@@ -219,9 +221,3 @@ def dice_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) ->
 def divide(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """NaN for a whole of 0."""
     return np.where(whole > 0, part / np.maximum(whole, 1), math.nan)
-
-
-def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R,) from (R, K), NaN left out, NaN where nothing is left."""
-    known = ~np.isnan(values)
-    return divide(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
