@@ -152,6 +152,16 @@ def test_outlines_are_checked_as_annotations_are(tmp_path):
     assert texts["absent-class"] == "no pixel of 2 of the 4 classes (rose, daisy) in 4 pictures"
 
 
+def test_a_background_of_the_file_needs_no_object(tmp_path):
+    content = coco_content()
+    content["categories"] = [{"id": 1, "name": "background"}, {"id": 90, "name": "water lily"}]
+    content["annotations"] = [item for item in content["annotations"] if item["category_id"] == 90]
+    write_coco_dataset(tmp_path)
+    masks = read_masks(write_json(tmp_path / "train.json", content))
+    assert masks.names == ("background", "water lily")
+    assert masks.validate() == []
+
+
 def test_outlines_are_mended_as_annotations_are(tmp_path):
     content = coco_content()
     content["annotations"][1]["category_id"] = 55
