@@ -1,51 +1,79 @@
-"""`detseg evaluate`: how good detections are, how sure that is, and what is wrong with them."""
+"""`detseg evaluate`: how good detections or masks are, how sure that is, and what is wrong with them."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
-    from detseg.data.annotations import Annotations
-    from detseg.metrics.analysis import Analysis
-    from detseg.metrics.inputs import Detections
+# Options that mean nothing where boxes, or masks, are judged.
+OF_DETECTIONS, OF_MASKS = ("iou_type", "score_threshold"), ("flip", "scales", "long_side", "masks")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge detections the COCO way: mean average precision with its interval, classes, errors, confusions.
+    """Judge detections the COCO way, or masks by IoU: figures with their intervals, classes, what is wrong.
 
     A file of detections; the model of a training run, on its validation pictures; is the second better?
 
         detseg evaluate --ground-truth gt.json --detections dt.json
         detseg evaluate --detections runs/detector-1
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
+
+    A segmenter, looking in two ways or at other pictures; a folder of masks, as `detseg predict` writes them:
+
+        detseg evaluate --predictions runs/segmenter-1
+        detseg evaluate --predictions runs/segmenter-1 --flip --compare runs/segmenter-2
+        detseg evaluate --predictions runs/segmenter-1 --ground-truth meadows/val.txt
+        detseg evaluate --predictions predictions/ --ground-truth flowers-masks/val.txt
     """
 
-    detections: Path
-    """COCO results JSON file: a list of image_id, category_id, bbox (x, y, width, height) and score. Or the folder of
-    a training run, whose model then looks at the pictures."""
+    detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"])]
+    """What is judged. The folder of a training run, whose model then looks at the pictures; or a COCO results JSON
+    file, a list of image_id, category_id, bbox (x, y, width, height) and score; or a folder of masks, a NAME.png with
+    the dataset's values for each picture."""
     ground_truth: Path | None = None
-    """COCO JSON file with images, annotations and categories; for a run any annotations that it could be trained on.
-    By default those that the run was validated on."""
+    """For detections a COCO JSON file with images, annotations and categories; for masks any set of masks, of which
+    the validation split is taken; for a run anything that it could be trained on. By default what the run was
+    validated on."""
     iou_type: Literal["bbox", "segm"] = "bbox"
-    """Compare boxes, or masks (both files then need a segmentation for every entry)."""
+    """Of detections: compare boxes, or masks (both files then need a segmentation for every entry)."""
     compare: Path | None = None
-    """Other detections of the same pictures, a file or the folder of a run: are they better?"""
+    """Other predictions of the same pictures, of any of the same forms: are they better?"""
     resamples: int = 1000
     """How often to draw the pictures anew for the 95 % intervals; 0 leaves them out."""
     score_threshold: float | None = None
-    """Of the confusion matrix: detections below are left out; by default the score with the best F1."""
+    """Of detections, for their confusion matrix: those below are left out; by default the score with the best F1."""
+    flip: bool = False
+    """Of segmenters: average with what is seen in the mirrored picture."""
+    scales: tuple[float, ...] = (1.0,)
+    """Of segmenters: average over these multiples of the size that the model was trained at."""
+    long_side: int | None = None
+    """Of segmenters: look at each picture with this long side, in overlapping windows."""
+    masks: str | None = None
+    """Of masks: the folder of true masks beside images/, where it is not called masks; by default as in training."""
     json: bool = False
     """Print JSON instead of tables, and nothing else."""
     csv: Path | None = None
     """Write a table to this file, a row for all classes and one for each."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What there is to say, in each of its forms."""
+
+    content: dict[str, Any]  # for JSON
+    rows: list[dict[str, Any]]  # for CSV, all classes together first
+    tables: Sequence[RenderableType]
 
 
 def run(config: Evaluate) -> int:
@@ -56,127 +84,73 @@ def run(config: Evaluate) -> int:
     """
     from rich.console import Console
 
-    from detseg.metrics.analysis import analyse, none_for_nan
-    from detseg.metrics.resampling import compare
-    from detseg.report.tables import analysis_tables, comparison_table
-
     _check(config)
-    truth, detections, other = _sides(config, Console(stderr=True))
-    analysis = analyse(
-        truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
-    )
-    comparison = None
-    if other is not None:
-        comparison = compare(truth, detections, other, config.iou_type, resamples=config.resamples)
+    if _judges_masks(config):
+        from detseg.cli.evaluate_masks import judge
+    else:
+        from detseg.cli.evaluate_detections import judge
+    verdict = judge(config, Console(stderr=True))
     if config.csv is not None:
-        write_csv(analysis, config.csv)
+        write_csv(verdict.rows, config.csv)
     if config.json:
-        told = none_for_nan(comparison.to_dict()) if comparison else None
-        content = analysis.to_dict() | ({"comparison": told} if told else {})
-        print(json.dumps(content, indent=2, allow_nan=False))
+        print(json.dumps(verdict.content, indent=2, allow_nan=False))
         return 0
     console = Console()
-    console.print(analysis_tables(analysis))
-    if comparison is not None:
-        console.print(comparison_table(comparison, [row.name for row in analysis.metrics.per_class]))
+    for table in verdict.tables:
+        console.print(table)
     return 0
 
 
-def write_csv(analysis: Analysis, path: Path) -> None:
-    """Write a row for all classes together and one for each class; empty where there is nothing to tell."""
-    metrics, intervals, best = analysis.metrics, analysis.intervals, analysis.thresholds
-    figures = metrics.figures()
-    rows: list[dict[str, Any]] = [
-        {"class": "", "category_id": "", "objects": metrics.objects, "pictures": metrics.pictures}
-        | figures
-        | _best_columns(best.overall)
-    ]
-    if intervals is not None:
-        rows[0] |= _limit_columns(intervals.figures)
-    for k, row in enumerate(metrics.per_class):
-        columns = {"class": row.name, "category_id": row.category_id, "objects": row.objects, "pictures": row.pictures}
-        columns |= dict(row.figures) | _best_columns(best.per_class[k])
-        if intervals is not None:
-            columns |= _limit_columns({"AP": intervals.per_class[k].ap, "AP50": intervals.per_class[k].ap50})
-        rows.append(columns)
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows with the columns of all of them; empty where there is nothing to tell."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), restval="")
+        writer = csv.DictWriter(file, fieldnames=columns, restval="")
         writer.writeheader()
-        for columns in rows:
-            writer.writerow({n: "" if isinstance(v, float) and math.isnan(v) else v for n, v in columns.items()})
+        for row in rows:
+            writer.writerow({n: "" if isinstance(v, float) and math.isnan(v) else v for n, v in row.items()})
 
 
-def _best_columns(best: Any) -> dict[str, float]:
-    columns = {"score": best.score, "precision": best.precision, "recall": best.recall, "f1": best.f1}
-    return {f"best_{name}": value for name, value in columns.items()}
-
-
-def _limit_columns(intervals: dict[str, Any]) -> dict[str, float]:
+def limit_columns(intervals: dict[str, Any]) -> dict[str, float]:
+    """Columns NAME_low and NAME_high of intervals by name."""
     return {f"{name}_{end}": getattr(limits, end) for name, limits in intervals.items() for end in ("low", "high")}
 
 
-# ------------------------------------------------------------------ files and runs
-
-
 def _check(config: Evaluate) -> None:
-    """Raise ValueError where options contradict each other or make no sense."""
+    """Raise ValueError where options make no sense."""
     if config.resamples < 0:
         raise ValueError(f"--resamples must not be negative, it is {config.resamples}")
     if config.compare is not None and not config.resamples:
         raise ValueError("--compare draws resamples; leave out --resamples 0")
-    if config.ground_truth is None and not config.detections.is_dir():
-        raise ValueError(
-            f"--ground-truth is missing: {config.detections} is a file of detections (only the folder of a run knows "
-            "what it was validated on)"
-        )
-    runs = [path for path in (config.detections, config.compare) if path is not None and path.is_dir()]
-    if runs and config.iou_type == "segm":
-        raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
 
 
-def _sides(config: Evaluate, console: Console) -> tuple[Any, Any, Any]:
-    """Ground truth, detections and, or None, the other detections."""
-    paths = [path for path in (config.detections, config.compare) if path is not None]
-    truth: Any = config.ground_truth
-    if any(path.is_dir() for path in paths):
-        truth = _annotations(config, console)
-    sides = [_predict(path, truth, console) if path.is_dir() else path for path in paths]
-    return truth, sides[0], sides[1] if len(sides) > 1 else None
+def _judges_masks(config: Evaluate) -> bool:
+    """Whether masks are judged, not detections.
+
+    Raises:
+        ValueError: the two sides are of different kinds, or an option is for the other kind.
+    """
+    kinds = {path: _is_of_masks(path) for path in (config.detections, config.compare) if path is not None}
+    if len(set(kinds.values())) > 1:
+        words = {True: "masks", False: "detections"}
+        told = " and ".join(f"{path} ({words[kind]})" for path, kind in kinds.items())
+        raise ValueError(f"{told} cannot be compared with each other")
+    masks = kinds[config.detections]
+    default = {field.name: field.default for field in fields(Evaluate)}
+    given = [name for name in (OF_DETECTIONS if masks else OF_MASKS) if getattr(config, name) != default[name]]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        told = "masks are judged" if masks else "detections are judged"
+        raise ValueError(f"{config.detections}: {told}, for which there is no {options}; leave it out")
+    return masks
 
 
-def _annotations(config: Evaluate, console: Console) -> Annotations:
-    """The annotations with their pictures: as given, or those that the run was validated on."""
-    from detseg.data.readers import read_annotations
-    from detseg.data.validate import raise_on_problems, validate
-    from detseg.train.checkpoint import read_description
-    from detseg.train.config import TrainDetector
-    from detseg.train.data import load_data
+def _is_of_masks(path: Path) -> bool:
+    """Whether a path is the run of a segmenter or a folder of masks."""
+    from detseg.train.checkpoint import DESCRIPTION, read_description
 
-    if config.ground_truth is None:
-        read_description(config.detections)  # a folder that holds no run is told as such
-        return load_data(TrainDetector.load(config.detections), console)[1]
-    annotations = read_annotations(config.ground_truth)
-    raise_on_problems(validate(annotations))
-    return annotations
-
-
-def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
-    """What the model of a run finds in the pictures."""
-    import torch
-    from accelerate import PartialState
-
-    from detseg.data.annotations import Category, match_categories
-    from detseg.data.dataset import DetectionDataset
-    from detseg.metrics.inputs import Detections
-    from detseg.train.checkpoint import load_model
-    from detseg.train.data import open_pictures
-    from detseg.train.detector import predict_dataset
-
-    model, description = load_model(folder)
-    categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
-    match_categories(categories, truth)  # tells the difference, if there is one
-    size = int(description["size"])
-    pictures = open_pictures(DetectionDataset, truth, size, "pictures", console)
-    model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    predictions = predict_dataset(model, pictures, range(len(pictures)), size)
-    return Detections.from_predictions(predictions, truth.image_ids.tolist(), [c.id for c in categories])
+    if not path.is_dir():
+        return False
+    if not (path / DESCRIPTION).exists() and any(path.glob("*.png")):
+        return True
+    return bool(read_description(path)["architecture"]["kind"] == "fcn")

@@ -1,28 +1,29 @@
-"""`detseg predict`: find objects in pictures, draw them, write them down."""
+"""`detseg predict`: find objects, or the class of every pixel, in pictures; draw it, write it down."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from detseg.predict import Detector
+    from detseg.predict import Predictor
 
-# Pictures at a time: enough for a GPU, few enough for the memory of a laptop.
-BATCH = 8
+SCORE_THRESHOLD = 0.3
+# Options that mean nothing to models of the other kind.
+OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes")
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Find objects in pictures: writes each picture with its boxes, and detections.json in COCO's form.
+    """Find objects in pictures, or the class of every pixel: what the model of the run was trained for.
+
+    A detector writes each picture with its boxes as NAME.jpg, and detections.json in COCO's form. A segmenter writes
+    each picture with its classes laid over as NAME.jpg, and its mask as NAME.png, whose values are the dataset's own.
 
     Two pictures; a folder; a validation set, to measure mAP:
 
@@ -30,6 +31,13 @@ class Predict:
         detseg predict runs/detector-1 photos/ --score-threshold 0.5
         detseg predict runs/detector-1 --image-ids flowers/val.json
         detseg evaluate --ground-truth flowers/val.json --detections predictions/detections.json
+
+    Masks; more exact ones, in several times the time; small things in large pictures; objects from masks:
+
+        detseg predict runs/segmenter-1 garden.jpg --output found
+        detseg predict runs/segmenter-1 photos/ --flip --scales 0.75 1 1.25
+        detseg predict runs/segmenter-1 aerial.jpg --long-side 2048
+        detseg predict runs/segmenter-1 --image-ids flowers/val.json --boxes
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -37,9 +45,18 @@ class Predict:
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Pictures, or folders of pictures."""
     output: Path = Path("predictions")
-    """Folder for the drawn pictures and detections.json."""
-    score_threshold: float = 0.3
-    """Detections below this score are left out."""
+    """Folder for what is written."""
+    score_threshold: float | None = None
+    """Of detectors: detections below this score are left out; by default 0.3."""
+    flip: bool = False
+    """Of segmenters: average with what is seen in the mirrored picture."""
+    scales: tuple[float, ...] = (1.0,)
+    """Of segmenters: average over these multiples of the size that the model was trained at."""
+    long_side: int | None = None
+    """Of segmenters: look at each picture with this long side, in overlapping windows of the size that the model was
+    trained at. By default it is looked at as a whole, shrunk to that size."""
+    boxes: bool = False
+    """Of segmenters: also write detections.json, where what hangs together in a class is an object."""
     image_ids: Path | None = None
     """Annotations of the pictures, to measure mAP with `detseg evaluate`: detections.json then carries their image
     ids and every detection, however low its score (the drawings keep to --score-threshold). Without pictures in
@@ -52,63 +69,52 @@ def run(config: Predict) -> int:
     """Predict as `config` says; returns the exit code.
 
     Raises:
-        ValueError: the run holds no model, or a picture cannot be read; pictures before it are written.
+        ValueError: the run holds no model, an option does not go with it, or a picture cannot be read; pictures
+            before it are written.
     """
-    import cv2
     from accelerate import PartialState
     from rich.console import Console
     from rich.progress import track
 
+    from detseg.cli.predictions import find_in, write_found
     from detseg.data.readers.files import write_atomically
-    from detseg.predict import load
-    from detseg.visualize import draw_boxes
+    from detseg.predict import Segmenter, load
 
     console = Console()
     pictures, ids = _pictures(config)
-    targets = _targets(pictures, config.output)
-    detector = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
+    model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
+    _check_options(config, model)
+    segments = isinstance(model, Segmenter)
+    targets = _targets(pictures, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
     config.output.mkdir(parents=True, exist_ok=True)
-    category_ids = [number for number, _ in detector.categories]
-    # What is written for mAP holds also what nobody wants to see drawn.
-    lowest = 0.0 if config.image_ids is not None else config.score_threshold
     results: list[dict[str, Any]] = []
     shown = track(pictures, "predicting", console=console, transient=True, disable=not console.is_terminal)
-    seen = _found(detector, pictures, lowest)
-    for picture, image_id, target, (image, found) in zip(shown, ids, targets, seen, strict=True):
-        results += _results(found, image_id, picture, category_ids)
-        clear = {name: value[found["scores"] >= config.score_threshold] for name, value in found.items()}
-        drawn = draw_boxes(image, clear["boxes"], clear["labels"], detector.names, clear["scores"])
-        if not cv2.imwrite(str(target), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"{target}: could not be written")
-        counts = Counter(detector.names[label] for label in clear["labels"])
-        text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-        console.print(f"{picture}: {text}", markup=False, highlight=False, soft_wrap=True)
-    path = config.output / "detections.json"
-    write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    console.print(
-        f"pictures with boxes and detections.json are in {config.output}", markup=False, highlight=False, soft_wrap=True
-    )
+    for picture, image_id, target, found in zip(shown, ids, targets, find_in(pictures, model, config), strict=True):
+        write_found(found, target)
+        results += [{"image_id": image_id, "file_name": str(picture)} | result for result in found.results]
+        console.print(f"{picture}: {found.told}", markup=False, highlight=False, soft_wrap=True)
+    written = "pictures with classes and masks" if segments else "pictures with boxes"
+    if not segments or config.boxes:
+        path = config.output / "detections.json"
+        write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        written += f" and {path.name}"
+    console.print(f"{written} are in {config.output}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _found(
-    detector: Detector, pictures: Sequence[Path], lowest: float
-) -> Iterator[tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]:
-    """Pixels and detections of each picture, in order; those before a picture that cannot be read come first."""
-    from detseg.data.images import read_image
+def _check_options(config: Predict, model: Predictor) -> None:
+    """Raise ValueError where an option means nothing to the model."""
+    from detseg.predict import Detector, Segmenter
 
-    for start in range(0, len(pictures), BATCH):
-        images: list[NDArray[np.uint8]] = []
-        problem = None
-        for picture in pictures[start : start + BATCH]:
-            try:
-                images.append(read_image(picture))
-            except ValueError as error:
-                problem = error
-                break
-        yield from zip(images, detector.predict(images, score_threshold=lowest, batch_size=BATCH), strict=True)
-        if problem is not None:
-            raise problem
+    default = {field.name: field.default for field in fields(Predict)}
+    kinds = {Detector: ("detector", OF_SEGMENTERS), Segmenter: ("segmenter", OF_DETECTORS)}
+    kind, foreign = kinds[type(model)]
+    given = [name for name in foreign if getattr(config, name) != default[name]]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{config.run}: holds a {kind}, for which there is no {options}; leave it out")
+    if isinstance(model, Segmenter) and config.image_ids is not None and not config.boxes:
+        raise ValueError("--image-ids is for detections.json, which a segmenter writes with --boxes: add that")
 
 
 def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
@@ -135,33 +141,20 @@ def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
     return pictures, [known[picture.resolve()] for picture in pictures]
 
 
-def _targets(pictures: Sequence[Path], folder: Path) -> list[Path]:
-    """A free name in the output folder for each picture; equal names from several folders are numbered."""
+def _targets(pictures: Sequence[Path], folder: Path, written: Mapping[str, str]) -> list[Path]:
+    """A free name in the output folder for each picture, with the first of the endings that are written (and what is
+    written so); equal names from several folders are numbered."""
     originals = {picture.resolve() for picture in pictures}
     taken: set[str] = set()
     targets = []
     for picture in pictures:
-        name, number = f"{picture.stem}.jpg", 2
+        name, number = picture.stem, 2
         while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
-            name, number = f"{picture.stem}-{number}.jpg", number + 1
+            name, number = f"{picture.stem}-{number}", number + 1
         taken.add(name.lower())
-        targets.append(folder / name)
-        if targets[-1].resolve() in originals:
-            raise ValueError(f"{targets[-1]} would be overwritten by a drawing; give another --output")
+        files = {folder / f"{name}{ending}": what for ending, what in written.items()}
+        targets.append(next(iter(files)))
+        for file, what in files.items():
+            if file.resolve() in originals:
+                raise ValueError(f"{file} would be overwritten by a {what}; give another --output")
     return targets
-
-
-def _results(found: dict[str, Any], image_id: int, picture: Path, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO results of one picture, with its file name for readers that have no image list."""
-    return [
-        {
-            "image_id": image_id,
-            "file_name": str(picture),
-            "category_id": category_ids[label],
-            "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 5),
-        }
-        for (x1, y1, x2, y2), score, label in zip(
-            found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
-        )
-    ]

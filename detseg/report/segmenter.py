@@ -9,9 +9,11 @@ import numpy as np
 from accelerate import PartialState
 
 from detseg.data.images import read_image
+from detseg.metrics.segmentation_resampling import bootstrap_segmentation
 from detseg.predict import Segmenter, load
 from detseg.report.pictures import SHOWN, write_picture
 from detseg.report.plots import plot_history
+from detseg.report.segmentation_plots import plot_class_iou, plot_pixel_confusion
 from detseg.report.segmenter_page import write_segmenter_report
 from detseg.train.plan import Request, TrainingSamples
 from detseg.train.segmenter import AUGMENTATION
@@ -25,9 +27,12 @@ def write_pictures(run: SegmenterRun) -> list[tuple[str, Path]]:
     """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
     if run.metrics is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
+    intervals = bootstrap_segmentation(run.metrics)
     pictures = {
         "picture, truth and prediction, the lowest IoU first": _worst(run),
         "training samples as the network sees them": _samples(run),
+        "IoU of each class, and how sure it is": plot_class_iou(run.metrics, intervals, run.folder / "class_iou.png"),
+        "which class was taken for which": plot_pixel_confusion(run.metrics, run.folder / "confusion.png"),
         "losses and IoU": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
     }
     report = write_segmenter_report(
@@ -42,6 +47,7 @@ def write_pictures(run: SegmenterRun) -> list[tuple[str, Path]]:
             "Training time": f"{run.seconds / 60:.1f} min",
         },
         metrics=run.metrics,
+        intervals=intervals,
         pictures=[(caption, path.relative_to(run.folder)) for caption, path in pictures.items()],
     )
     return [("report", report), *pictures.items()]

@@ -1,6 +1,7 @@
 """Metrics as tables for the terminal (rich renderables); nothing here prints."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -197,10 +198,25 @@ def _confusion_list(confusion: "Confusion", title: str) -> Table:
     return table
 
 
-def comparison_table(comparison: "Comparison", names: "list[str]") -> Table:
-    """How two sets of detections differ; the classes of which nothing can be told are left out."""
+def comparison_table(
+    comparison: "Comparison",
+    names: Sequence[str],
+    *,
+    of: str = "AP",
+    what: str = "detections",
+    titles: Mapping[str, str] | None = None,
+) -> Table:
+    """How two sets of predictions differ; the classes of which nothing can be told are left out.
+
+    Args:
+        comparison: of them.
+        names: of the classes.
+        of: the figure that is compared class by class.
+        what: the predictions, in a word.
+        titles: of figures, where their names are no titles.
+    """
     table = Table(
-        title="Compared with the other detections",
+        title=f"Compared with the other {what}",
         caption=(
             f"from, to: {_percent(comparison.level)} interval of the difference, the same pictures drawn for both\n"
             "better: in how many of these draws the other is the better one"
@@ -218,11 +234,11 @@ def comparison_table(comparison: "Comparison", names: "list[str]") -> Table:
         table.add_row(name, _number(row.a), _number(row.b), *signed, better)
 
     for name, row in comparison.figures.items():
-        add(name, row)
+        add(name if titles is None else titles[name], row)
     table.add_section()
     for name, row in zip(names, comparison.per_class, strict=True):
         if not math.isnan(row.difference):
-            add(Text(f"AP of {name}"), row)
+            add(Text(f"{of} of {name}"), row)
     return table
 
 

@@ -1,0 +1,123 @@
+"""How good detections are: of a file, or of the model of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
+from detseg.metrics.analysis import Analysis, analyse, none_for_nan
+from detseg.metrics.resampling import compare
+from detseg.report.tables import analysis_tables, comparison_table
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from detseg.data.annotations import Annotations
+    from detseg.metrics.inputs import Detections
+
+
+def judge(config: Evaluate, console: Console) -> Verdict:
+    """Judge as `config` says; `console` shows what takes time.
+
+    Raises:
+        ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
+    """
+    _check(config)
+    truth, detections, other = _sides(config, console)
+    analysis = analyse(
+        truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
+    )
+    content = analysis.to_dict()
+    tables: list[RenderableType] = [analysis_tables(analysis)]
+    if other is not None:
+        comparison = compare(truth, detections, other, config.iou_type, resamples=config.resamples)
+        content["comparison"] = none_for_nan(comparison.to_dict())
+        tables.append(comparison_table(comparison, [row.name for row in analysis.metrics.per_class]))
+    return Verdict(content, _rows(analysis), tables)
+
+
+def _rows(analysis: Analysis) -> list[dict[str, Any]]:
+    metrics, intervals, best = analysis.metrics, analysis.intervals, analysis.thresholds
+    rows: list[dict[str, Any]] = [
+        {"class": "", "category_id": "", "objects": metrics.objects, "pictures": metrics.pictures}
+        | metrics.figures()
+        | _best_columns(best.overall)
+    ]
+    if intervals is not None:
+        rows[0] |= limit_columns(intervals.figures)
+    for k, row in enumerate(metrics.per_class):
+        columns = {"class": row.name, "category_id": row.category_id, "objects": row.objects, "pictures": row.pictures}
+        columns |= dict(row.figures) | _best_columns(best.per_class[k])
+        if intervals is not None:
+            columns |= limit_columns({"AP": intervals.per_class[k].ap, "AP50": intervals.per_class[k].ap50})
+        rows.append(columns)
+    return rows
+
+
+def _best_columns(best: Any) -> dict[str, float]:
+    columns = {"score": best.score, "precision": best.precision, "recall": best.recall, "f1": best.f1}
+    return {f"best_{name}": value for name, value in columns.items()}
+
+
+# ------------------------------------------------------------------ files and runs
+
+
+def _check(config: Evaluate) -> None:
+    """Raise ValueError where options contradict each other."""
+    if config.ground_truth is None and not config.detections.is_dir():
+        raise ValueError(
+            f"--ground-truth is missing: {config.detections} is a file of detections (only the folder of a run knows "
+            "what it was validated on)"
+        )
+    runs = [path for path in (config.detections, config.compare) if path is not None and path.is_dir()]
+    if runs and config.iou_type == "segm":
+        raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
+
+
+def _sides(config: Evaluate, console: Console) -> tuple[Any, Any, Any]:
+    """Ground truth, detections and, or None, the other detections."""
+    paths = [path for path in (config.detections, config.compare) if path is not None]
+    truth: Any = config.ground_truth
+    if any(path.is_dir() for path in paths):
+        truth = _annotations(config, console)
+    sides = [_predict(path, truth, console) if path.is_dir() else path for path in paths]
+    return truth, sides[0], sides[1] if len(sides) > 1 else None
+
+
+def _annotations(config: Evaluate, console: Console) -> Annotations:
+    """The annotations with their pictures: as given, or those that the run was validated on."""
+    from detseg.data.readers import read_annotations
+    from detseg.data.validate import raise_on_problems, validate
+    from detseg.train.checkpoint import read_description
+    from detseg.train.config import TrainDetector
+    from detseg.train.data import load_data
+
+    if config.ground_truth is None:
+        read_description(config.detections)  # a folder that holds no run is told as such
+        return load_data(TrainDetector.load(config.detections), console)[1]
+    annotations = read_annotations(config.ground_truth)
+    raise_on_problems(validate(annotations))
+    return annotations
+
+
+def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
+    """What the model of a run finds in the pictures."""
+    import torch
+    from accelerate import PartialState
+
+    from detseg.data.annotations import Category, match_categories
+    from detseg.data.dataset import DetectionDataset
+    from detseg.metrics.inputs import Detections
+    from detseg.train.checkpoint import load_model
+    from detseg.train.data import open_pictures
+    from detseg.train.detector import predict_dataset
+
+    model, description = load_model(folder)
+    categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
+    match_categories(categories, truth)  # tells the difference, if there is one
+    size = int(description["size"])
+    pictures = open_pictures(DetectionDataset, truth, size, "pictures", console)
+    model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predictions = predict_dataset(model, pictures, range(len(pictures)), size)
+    return Detections.from_predictions(predictions, truth.image_ids.tolist(), [c.id for c in categories])

@@ -1,0 +1,169 @@
+"""How good masks are: of the model of a run, or of a folder of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate import PartialState
+from numpy.typing import NDArray
+from rich.progress import track
+
+from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
+from detseg.cli.predictions import BATCH, mask_values
+from detseg.data.annotations import Category
+from detseg.data.images import read_image
+from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.readers.masks import find_mask_sources, read_masks
+from detseg.data.sample import IGNORE
+from detseg.data.validate import raise_on_problems
+from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
+from detseg.metrics.analysis import none_for_nan
+from detseg.metrics.segmentation_resampling import (
+    SegmentationIntervals,
+    bootstrap_segmentation,
+    compare_segmentation,
+)
+from detseg.predict import Segmenter, load
+from detseg.report.segmentation_tables import (
+    MEANINGS,
+    pixel_confusion_table,
+    segmentation_class_table,
+    segmentation_figures_table,
+    segmentation_tables,
+)
+from detseg.report.tables import comparison_table
+from detseg.train.checkpoint import DESCRIPTION
+from detseg.train.config import TrainSegmenter
+from detseg.train.segmenter import load_mask_data
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+def judge(config: Evaluate, console: Console) -> Verdict:
+    """Judge as `config` says; `console` shows what takes time.
+
+    Raises:
+        ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
+    """
+    sides = [path for path in (config.detections, config.compare) if path is not None]
+    if not any(map(_is_run, sides)) and (config.flip or config.long_side is not None or config.scales != (1.0,)):
+        raise ValueError(
+            f"{sides[0]}: holds masks that are made already; --flip, --scales and --long-side are for runs"
+        )
+    truth = _truth(config)
+    metrics = [_measure(path, truth, config, console) for path in sides]
+    content = metrics[0].to_dict()
+    intervals = bootstrap_segmentation(metrics[0], resamples=config.resamples) if config.resamples else None
+    content["intervals"] = None if intervals is None else none_for_nan(intervals.to_dict())
+    tables = _tables(metrics[0], intervals)
+    if len(metrics) > 1:
+        comparison = compare_segmentation(*metrics, resamples=config.resamples)
+        content["comparison"] = none_for_nan(comparison.to_dict())
+        titles = {name: title for name, (title, _) in MEANINGS.items()}
+        tables.append(comparison_table(comparison, truth.names, of="IoU", what="masks", titles=titles))
+    return Verdict(content, _rows(metrics[0], intervals, truth.categories), tables)
+
+
+def _tables(metrics: SegmentationMetrics, intervals: SegmentationIntervals | None) -> list[RenderableType]:
+    if intervals is not None:
+        return [segmentation_tables(metrics, intervals)]
+    return [segmentation_figures_table(metrics), segmentation_class_table(metrics), pixel_confusion_table(metrics)]
+
+
+def _rows(
+    metrics: SegmentationMetrics, intervals: SegmentationIntervals | None, categories: Sequence[Category]
+) -> list[dict[str, Any]]:
+    counts = {"pixels": int(metrics.confusion.sum()), "pictures": len(metrics.pictures.image_ids)}
+    rows: list[dict[str, Any]] = [{"class": "", "category_id": "", **counts, **metrics.figures()}]
+    if intervals is not None:
+        rows[0] |= limit_columns(intervals.figures)
+    for k, row in enumerate(metrics.per_class):
+        columns = {"class": row.name, "category_id": categories[k].id, "pixels": row.pixels, "pictures": row.pictures}
+        columns |= {name: getattr(row, name) for name in ("iou", "dice", "accuracy", "precision", "boundary_iou")}
+        if intervals is not None:
+            columns |= limit_columns({"iou": intervals.per_class[k]})
+        rows.append(columns)
+    return rows
+
+
+# ------------------------------------------------------------------ truth
+
+
+def _truth(config: Evaluate) -> SemanticMasks:
+    """The true masks, checked: as given, or those that the run was validated on."""
+    trained = TrainSegmenter.load(config.detections) if _is_run(config.detections) else None
+    if config.ground_truth is None:
+        if trained is None:
+            raise ValueError(
+                f"--ground-truth is missing: {config.detections} is a folder of masks (only the folder of a run knows "
+                "what it was validated on)"
+            )
+        return load_mask_data(trained if config.masks is None else replace(trained, masks=config.masks))[1]
+    path, masks, ignore_value = config.ground_truth, config.masks, None
+    if trained is not None:
+        root = path if path.is_dir() else path.parent
+        ignore_value = trained.ignore_value
+        if masks is None and trained.masks is not None and (root / trained.masks).is_dir():
+            masks = trained.masks
+    sources = find_mask_sources(path, masks, ignore_value)
+    truth = read_masks(path, "val" if "val" in sources else None, masks=masks, ignore_value=ignore_value)
+    raise_on_problems(truth.validate())
+    if not len(truth):
+        raise ValueError(f"{path}: there are no pictures in it")
+    return truth
+
+
+# ------------------------------------------------------------------ predictions
+
+
+def _is_run(path: Path) -> bool:
+    return (path / DESCRIPTION).exists()
+
+
+def _measure(path: Path, truth: SemanticMasks, config: Evaluate, console: Console) -> SegmentationMetrics:
+    """Figures of the predictions at a path, which come one picture after another."""
+    found = _looked_at(path, truth, config) if _is_run(path) else _read_files(path, truth)
+    hidden = not console.is_terminal
+    shown = track(found, f"judging {path.name}", len(truth), console=console, transient=True, disable=hidden)
+    evaluator = SegmentationEvaluator(truth.names, ignore_index=IGNORE)
+    for i, mask in enumerate(shown):
+        evaluator.update([mask], [truth.mask(i)], [int(truth.image_ids[i])])
+    return evaluator.compute()
+
+
+def _looked_at(folder: Path, truth: SemanticMasks, config: Evaluate) -> Iterator[NDArray[np.uint8]]:
+    """What the model of a run sees in the pictures, as labels of the truth."""
+    segmenter = load(folder).to(PartialState().device)
+    assert isinstance(segmenter, Segmenter)
+    categories = [Category(number, name) for number, name in segmenter.categories]
+    match_mask_categories(categories, truth)  # tells the difference, if there is one
+    labels = np.array([truth.categories.index(category) for category in categories], np.uint8)
+    images: Iterable[NDArray[np.uint8]] = (read_image(str(path)) for path in truth.paths)
+    for seen in segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side):
+        yield labels[seen.mask]
+
+
+def _read_files(folder: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8]]:
+    """Masks of files that are called as the pictures and have their values, as labels of the truth."""
+    names = [Path(str(path)).stem for path in truth.paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{truth.source}: several pictures are called {twice[0]}; {folder} has one mask of that name")
+    files = [folder / f"{name}.png" for name in names]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing ({len(missing)} of {len(files)} pictures have no mask in {folder})")
+    values = mask_values([category.id for category in truth.categories]).tolist()
+    found = replace(
+        truth,
+        categories=tuple(Category(v, c.name) for v, c in zip(values, truth.categories, strict=True)),
+        mask_paths=np.array([str(file) for file in files]),
+        objects=None,
+        ignore_values=(),  # a prediction says something of every pixel
+    )
+    return map(found.mask, range(len(found)))
