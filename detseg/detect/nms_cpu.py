@@ -69,7 +69,8 @@ def _best_first(
     lowest = -np.inf if score_threshold is None or not exact else score_threshold
     order = np.empty(len(single), np.int64)
     keys, starts = np.empty((2, len(single)), np.uint64), np.zeros(kernels.DIGITS * 256, np.int64)
-    count = kernels.best_first(single, in_single, np.float32(lowest), keys[0], keys[1], starts, order, survey)
+    bits = in_single.view(np.uint32)
+    count = kernels.best_first(single, in_single, bits, np.float32(lowest), keys[0], keys[1], starts, order, survey)
     others = [values for values in (labels, None if exact else scores) if values is not None]
     if count < 0 or not all(np.isfinite(values).all() for values in others if values.dtype.kind == "f"):
         raise ValueError(name_bad_value(single, scores, labels))
@@ -141,7 +142,7 @@ class _Task:
         _, nearby = _kernels()
         count = len(order)
         slots = 2 << max(6, (count - 1).bit_length())
-        near, kept = np.empty((count, 5), np.float32), np.empty(count, np.int64)
+        near, sides, kept = np.empty((count, 5), np.float32), np.empty(3, np.float32), np.empty(count, np.int64)
         found = nearby.suppress_nearby(
             self._boxes,
             order,
@@ -150,6 +151,8 @@ class _Task:
             self._distance,
             np.zeros(slots + 1, np.int32),
             np.zeros((nearby.LEVELS, 2), np.int64),
+            sides,
+            sides.view(np.int32),
             near,
             near.view(np.int32),
             np.empty(len(self._boxes), np.int32),

@@ -58,12 +58,12 @@ def overlap(boxes, i, j):
 
 
 @numba.njit(**compiled)
-def best_first(boxes, scores, score_threshold, keys, other_keys, starts, order, survey):
+def best_first(boxes, scores, bits, score_threshold, keys, other_keys, starts, order, survey):
     """Write to `order` the boxes whose score is above the threshold: falling scores, equal ones by rising index.
 
     Args:
         boxes: (N, 4) xyxy.
-        scores: (N,) float32.
+        scores, bits: (N,) float32 and the same memory as uint32.
         keys, other_keys: (N,) uint64, room to work in.
         starts: (DIGITS * 256,) zeros.
         order: (N,) int64.
@@ -75,7 +75,6 @@ def best_first(boxes, scores, score_threshold, keys, other_keys, starts, order, 
     """
     # A key is the score in its upper half, turned round so that larger scores give smaller numbers, and the index.
     count = 0
-    bits = scores.view(np.uint32)
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     smallest, total = np.inf, 0.0
     for i in range(len(boxes)):
@@ -90,11 +89,13 @@ def best_first(boxes, scores, score_threshold, keys, other_keys, starts, order, 
             count += 1
             for digit in range(DIGITS):
                 starts[digit * _BUCKETS + np.int64((falling >> np.uint32(8 * digit)) & np.uint32(255))] += 1
-            left, top, right, bottom = min(left, x1), min(top, y1), max(right, x2), max(bottom, y2)
+            # Conditions compile several times sooner than min and max.
+            left, top = x1 if x1 < left else left, y1 if y1 < top else top
+            right, bottom = x2 if x2 > right else right, y2 if y2 > bottom else bottom
             area = float(width) * float(height)
             total += area
-            if area > 0:
-                smallest = min(smallest, area)
+            if 0 < area < smallest:
+                smallest = area
     survey[0], survey[1], survey[2], survey[3] = left, top, right, smallest
     survey[4] = count * (right - left) * (bottom - top) / total if total > 0 else np.inf
     for digit in range(DIGITS):  # a radix sort from the lowest digit up

@@ -15,7 +15,7 @@ import math
 import numba
 import numpy as np
 
-from detseg.detect.nms_kernels import box_distance, compiled, inlined
+from detseg.detect.nms_kernels import box_distance, compiled
 
 # Below this area float32 loses digits, and IoU may come out above what sizes and distances allow.
 SMALLEST_SOUND_AREA = 1e-30
@@ -28,7 +28,9 @@ _KEEP, _DROP = -1, -2
 
 
 @numba.njit(**compiled)
-def suppress_nearby(boxes, order, canvas, threshold, distance, starts, levels, near, ids, ranks, slots, judged, kept):
+def suppress_nearby(
+    boxes, order, canvas, threshold, distance, starts, levels, sides, bits, near, ids, ranks, slots, judged, kept
+):
     """What `suppress_densely` does for one group, without a limit; returns how many are kept.
 
     Args:
@@ -38,27 +40,20 @@ def suppress_nearby(boxes, order, canvas, threshold, distance, starts, levels, n
         threshold, distance: as in `suppress_densely`.
         starts: (S + 1,) int32 zeros, S a power of two.
         levels: (LEVELS, 2) int64 zeros.
+        sides, bits: (3,) float32 and the same memory as int32, in which exponents are read; room to work in.
         near, ids: (N, 5) float32 and the same memory as int32: corners and rank of each box, sorted by slot.
         ranks, slots: (M,) and (N,) int32, room to work in.
         judged: (N,) int8 zeros.
         kept: (N,) int64 gets the result.
     """
-    count = _fill(boxes, order, canvas, starts, levels, near, ids, ranks, slots, judged)
-    lowest, highest = LEVELS, -1
-    for level in range(LEVELS):
-        if levels[level, _BOXES] > 0:
-            lowest, highest = min(lowest, level), level
-    sides = np.empty(3, np.float32)
-    bits = sides.view(np.int32)
+    count = _fill(boxes, order, canvas, starts, levels, sides, bits, near, ids, ranks, slots, judged)
     stack = slots
     for first in range(count):
         stack[0] = first
         depth = 1 if judged[ids[first, _RANK]] == 0 else 0
         while depth > 0:
             at = stack[depth - 1]
-            verdict = _judge(
-                at, canvas, starts, levels, lowest, highest, near, ids, judged, sides, bits, threshold, distance
-            )
+            verdict = _judge(at, canvas, starts, levels, sides, bits, near, ids, judged, threshold, distance)
             if verdict >= 0:
                 stack[depth] = verdict
                 depth += 1
@@ -74,14 +69,12 @@ def suppress_nearby(boxes, order, canvas, threshold, distance, starts, levels, n
 
 
 @numba.njit(**compiled)
-def _fill(boxes, order, canvas, starts, levels, near, ids, ranks, slots, judged):
+def _fill(boxes, order, canvas, starts, levels, sides, bits, near, ids, ranks, slots, judged):
     """Fill `near`, and `starts` with where each slot starts in it; returns how many boxes it holds.
 
     Boxes without area stay outside, judged: they are kept and drop nothing.
     """
     mask = len(starts) - 2
-    sides = np.empty(1, np.float32)
-    bits = sides.view(np.int32)
     for rank in range(len(order)):
         ranks[order[rank]] = rank
     # All boxes are taken as they lie in memory, which is several times faster than best first.
@@ -93,7 +86,7 @@ def _fill(boxes, order, canvas, starts, levels, near, ids, ranks, slots, judged)
             slots[j] = -1
             judged[ranks[i]] = _KEEP
             continue
-        sides[0] = max(width, height)
+        sides[0] = width if width > height else height
         level = np.int64(bits[0] >> 23)
         scale = _PER_PIXEL[level]
         if levels[level, _BOXES] == 0:
@@ -122,8 +115,8 @@ def _fill(boxes, order, canvas, starts, levels, near, ids, ranks, slots, judged)
     return count
 
 
-@numba.njit(**inlined)
-def _judge(at, canvas, starts, levels, lowest, highest, near, ids, judged, sides, bits, threshold, distance):
+@numba.njit(**compiled)
+def _judge(at, canvas, starts, levels, sides, bits, near, ids, judged, threshold, distance):
     """_KEEP or _DROP for box `at` of `near`, or the place of another one that has to be judged before."""
     x1, y1, x2, y2, rank = near[at, 0], near[at, 1], near[at, 2], near[at, 3], ids[at, _RANK]
     width, height = x2 - x1, y2 - y1
@@ -132,20 +125,21 @@ def _judge(at, canvas, starts, levels, lowest, highest, near, ids, judged, sides
     ratio = float(threshold) * (1 - 1e-5)  # a little more than the rule says, for float32 rounds
     reach = 0.5 * (1 - ratio) / (1 + ratio)
     longest = 1 / ratio if ratio > 0 else np.inf
-    sides[0] = max(width, height)
+    widest, tallest = reach * width * (1 + longest), reach * height * (1 + longest)
+    sides[0] = width if width > height else height
     sides[1], sides[2] = sides[0] * ratio, sides[0] * longest
-    own = np.int64(bits[0] >> 23)
-    low, high = max(lowest, np.int64(bits[1] >> 23)), min(highest, np.int64(bits[2] >> 23))
+    own, low, high = bits[0] >> 23, bits[1] >> 23, bits[2] >> 23
     slots = len(starts) - 1
     zero, nearly = np.float32(0), np.float32(ratio)
     # Its own level first, then the next below and above, and so on: equals drop most boxes.
-    for turn in range(2 * max(own - low, high - own) + 1):
+    turns = own - low if own - low > high - own else high - own
+    for turn in range(2 * turns + 1):
         level = own + (turn + 1) // 2 if turn % 2 else own - turn // 2
         if level < low or level > high or levels[level, _BOXES] == 0:
             continue
         scale = _PER_PIXEL[level]
-        far_x = reach * min(width * (1 + longest), width + 1 / scale)
-        far_y = reach * min(height * (1 + longest), height + 1 / scale)
+        far_x, far_y = reach * (width + 1 / scale), reach * (height + 1 / scale)
+        far_x, far_y = widest if widest < far_x else far_x, tallest if tallest < far_y else far_y
         slot, columns, first_y, last_y = 0, slots, 0, 0
         small = (2 * far_x * scale + 2) * (2 * far_y * scale + 2) < slots
         if small:  # otherwise all slots are fewer than its cells
@@ -157,7 +151,7 @@ def _judge(at, canvas, starts, levels, lowest, highest, near, ids, judged, sides
                 slot = (level * 0x85EBCA77 + row * levels[level, _CELLS_A_ROW] + first_x) & (slots - 1)
             left = columns
             while left > 0:  # twice where the row goes on at the table's other end
-                stop = min(slot + left, slots)
+                stop = slot + left if slot + left < slots else slots
                 for k in range(starts[slot], starts[stop]):
                     kx1, ky1, kx2, ky2 = near[k, 0], near[k, 1], near[k, 2], near[k, 3]
                     shared = max(zero, min(kx2, x2) - max(kx1, x1)) * max(zero, min(ky2, y2) - max(ky1, y1))

@@ -307,6 +307,18 @@ def test_batched_is_exact_for_any_labels_and_coordinates(n, at) -> None:
         assert on_the_gpu(boxes, scores, values, 0.5).tolist() == expected
 
 
+def test_large_and_small_groups_go_their_own_ways(monkeypatch) -> None:
+    monkeypatch.setattr(nms_cpu, "_FEW_BOXES", 20)
+    monkeypatch.setattr(nms_cpu, "_FEW_BESIDE", -1)
+    for seed in range(10):
+        boxes, scores, labels = scene(300, seed, labels=3)
+        labels = torch.where(torch.arange(300) < 40, torch.arange(300) + 5, labels)  # forty groups of one box
+        assert batched_nms(boxes, scores, labels, 0.5).tolist() == reference(boxes, scores, labels, 0.5)
+        assert batched_nms(boxes, scores, labels, 0.5, score_threshold=0.35).tolist() == reference(
+            boxes, scores, labels, 0.5, 0.35
+        )
+
+
 def test_zero_has_no_sign() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9]])
     assert nms(boxes, torch.tensor([-0.0, 0.0]), 0.5).tolist() == [0]
@@ -347,6 +359,25 @@ def test_stops_early(way) -> None:
     for most in (0, 1, 5, 1000):
         assert torch.equal(batched_nms(boxes, scores, labels, 0.5, max_detections=most), everything[:most])
         assert torch.equal(nms(boxes, scores, 0.5, max_detections=most), alone[:most])
+
+
+def test_a_distant_limit_needs_several_tries(way) -> None:
+    # 2000 equal boxes are the best, so that 4 * 300 boxes hold only one to keep.
+    places = torch.arange(600.0)[:, None] * torch.tensor([100.0, 0, 100, 0])
+    boxes = torch.cat([torch.tensor([[0.0, 50, 10, 60]]).expand(2000, 4), places + torch.tensor([0.0, 0, 10, 10])])
+    scores = torch.linspace(1, 0.1, len(boxes))
+    assert nms(boxes, scores, 0.5, max_detections=300).tolist() == [0, *range(2000, 2299)]
+
+
+@pytest.mark.parametrize("falling", [True, False])
+def test_a_long_chain_of_neighbours(way, falling: bool) -> None:
+    # Each box drops the next worse one if it is there itself: every second is kept, along 5000 boxes in a row.
+    left = torch.arange(5000.0)[:, None] * 3
+    boxes = left * torch.tensor([1.0, 0, 1, 0]) + torch.tensor([0.0, 0, 10, 10])
+    scores = torch.arange(5000.0)
+    scores = -scores if falling else scores
+    expected = list(range(0, 5000, 2)) if falling else list(range(4999, 0, -2))
+    assert nms(boxes, scores, 0.5).tolist() == expected
 
 
 def test_first_call_is_quiet_and_leaves_a_cache(tmp_path) -> None:
