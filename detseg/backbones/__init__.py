@@ -1,14 +1,29 @@
-"""Backbones: `create_backbone(name)` gives feature maps at the strides asked for."""
+"""Networks by name: `create_backbone` gives feature maps at the strides asked for, `create_network` classifiers."""
 
+from detseg.backbones.attention import SqueezeExcitation
 from detseg.backbones.backbone import Backbone
+from detseg.backbones.classic import AlexNet, LeNet5, ZFNet
+from detseg.backbones.network import create_network, imagenet_classes, register_network
+from detseg.backbones.pooling import DepthwiseMaxPool
 from detseg.backbones.registry import create_backbone, list_backbones, register_backbone
+from detseg.backbones.residual import ResidualUnit, ResNet34
 from detseg.backbones.weights import WeightReport, load_weights
 
 __all__ = [
+    "AlexNet",
     "Backbone",
+    "DepthwiseMaxPool",
+    "LeNet5",
+    "ResNet34",
+    "ResidualUnit",
+    "SqueezeExcitation",
     "WeightReport",
+    "ZFNet",
     "create_backbone",
+    "create_network",
+    "imagenet_classes",
     "list_backbones",
     "load_weights",
     "register_backbone",
+    "register_network",
 ]

@@ -115,7 +115,7 @@ def _grid(size: int, strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 def pad_unpadded(modules: Iterable[nn.Module]) -> bool:
-    """Give every unpadded odd-sized convolution and pooling its centring padding, in place; True if any.
+    """Give every odd-sized convolution and pooling padded less its centring padding, in place; True if any.
 
     The Inception and Xception stems are unpadded: each layer eats the border, so cells drift away from
     `stride * (cell + 0.5)` and their number depends on the depth. With k // 2 padding, each layer of stride 2
@@ -127,10 +127,13 @@ def pad_unpadded(modules: Iterable[nn.Module]) -> bool:
         if type(module) not in _PADDABLE:
             continue
         layer: Any = module
-        kernel, padding = _pair(layer.kernel_size), layer.padding
-        if isinstance(padding, str) or any(_pair(padding)) or max(kernel) == 1 or not all(k % 2 for k in kernel):
+        kernel, padding, dilation = _pair(layer.kernel_size), layer.padding, _pair(getattr(layer, "dilation", 1))
+        centring = tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True))
+        if isinstance(padding, str) or not all(k % 2 for k in kernel):
             continue
-        layer.padding = tuple(k // 2 for k in kernel)
+        if all(p >= c for p, c in zip(_pair(padding), centring, strict=True)):
+            continue
+        layer.padding = centring
         if not isinstance(module, nn.Conv2d):
             layer.ceil_mode = False
         changed = True

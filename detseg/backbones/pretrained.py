@@ -12,6 +12,7 @@ from torch import nn
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.backbones.chain import chain_backbone, no_such_stride, replace_input
 from detseg.backbones.measure import pad_unpadded
+from detseg.backbones.skeleton import without_numbers
 
 # --- timm ---
 
@@ -95,7 +96,7 @@ def timm_skeleton(name: str, **options: Any) -> Any:
     import timm
 
     try:
-        with torch.device("meta"):
+        with without_numbers():
             return timm.create_model(name, **options)
     except (RuntimeError, AssertionError):  # some networks compute while they are built
         return timm.create_model(name, **options)
@@ -147,10 +148,16 @@ def torchvision_model(name: str, **options: Any) -> nn.Module:
     return models.get_model(name, **options)
 
 
+def torchvision_classifier(name: str, num_classes: int) -> nn.Module:
+    """torchvision's classifier `name`, random weights, without the auxiliary heads that only training has."""
+    options = {"aux_logits": False} if name in _TORCHVISION_HALF else {}
+    return torchvision_model(name, num_classes=num_classes, **options)
+
+
 @functools.cache
 def torchvision_tensors(name: str) -> dict[str, torch.Size]:
     """Names and shapes of the state dict of the whole classifier, in order."""
-    with torch.device("meta"):
+    with without_numbers():
         return {key: tensor.shape for key, tensor in torchvision_model(name).state_dict().items()}
 
 

@@ -96,6 +96,11 @@ def _builder(name: str) -> Builder:
         return functools.partial(_pretrained.build_timm, name)
     if _pretrained.is_torchvision(name):
         return functools.partial(_pretrained.build_torchvision, name)
+    raise unknown_backbone(name)
+
+
+def unknown_backbone(name: str) -> ValueError:
+    """The error for a name that nothing has, with the names near it."""
     near = difflib.get_close_matches(name, _all_names(), n=5, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "list_backbones('*resnet*') shows names."
-    raise ValueError(f"no backbone is named {name!r}; {hint}")
+    return ValueError(f"no backbone is named {name!r}; {hint}")

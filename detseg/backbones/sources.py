@@ -140,7 +140,7 @@ def _timm_at_hand(name: str) -> str:
     if config is None or not (config.hf_hub_id or config.url):
         return "none"
     if not config.hf_hub_id:
-        return _url_at_hand(config.url if isinstance(config.url, str) else config.url[-1])  # or (address, file name)
+        return _url_at_hand(str(config.url))
     names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     cached = any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in names)
     return "cached" if cached else "download"

@@ -1,0 +1,44 @@
+"""Squeeze and excitation: a stage learns which of its maps matter in this picture (Hu et al., 2017)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class SqueezeExcitation(nn.Module):
+    """Any stage, its output maps each scaled by a factor in 0..1 that depends on all of them.
+
+    Squeeze: the mean of each map. Excite: two small layers, `channels` -> `channels / ratio` -> `channels`, with ReLU
+    and sigmoid. In a residual network the wrapped part is what is added, not the sum (the paper's figure 3):
+    `unit.main = SqueezeExcitation(unit.main, channels)`.
+
+    Attributes:
+        stage: the wrapped module.
+        squeeze, excite: the layers, as 1 x 1 convolutions.
+    """
+
+    def __init__(self, stage: nn.Module, channels: int, ratio: int = 16) -> None:
+        """Wrap `stage`.
+
+        Args:
+            stage: gives (N, channels, H, W).
+            channels: of its output.
+            ratio: how many times fewer the hidden neurons are; at least one is left.
+
+        Raises:
+            ValueError: `channels` or `ratio` below 1.
+        """
+        if channels < 1 or ratio < 1:
+            raise ValueError(f"channels and ratio must be at least 1, got {channels} and {ratio}")
+        super().__init__()
+        hidden = max(1, channels // ratio)
+        self.stage = stage
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.excite = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The stage's maps (N, channels, H, W), scaled."""
+        maps = self.stage(x)
+        means = maps.mean((2, 3), keepdim=True)
+        return maps * self.excite(self.relu(self.squeeze(means))).sigmoid()
