@@ -45,6 +45,9 @@ COMMANDS = {
     "pack": Command(
         "detseg.cli.pack:Pack", "detseg.cli.pack:run", "put a data set into one file, for sets larger than the memory"
     ),
+    "backbones": Command(
+        "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "which networks there are, and their weights"
+    ),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
 }
 
