@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.report.class_plots import matrix_figure, ranked_figure
 from detseg.report.style import (
     BLUE,
     GREEN,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from detseg.metrics.resampling import Intervals
 
 _EXTREMES = 3  # so many best and worst classes are shown
-_MOST_CLASSES = 30  # so many bars, and rows of a confusion matrix with numbers in them, can be read
 _MOST_POINTS = 20_000  # more dots than this only blacken the scatter and slow it down
 
 
@@ -138,60 +138,30 @@ def _curve(
 
 
 def class_ap_figure(metrics: "DetectionMetrics", intervals: "Intervals | None" = None) -> "Figure":
-    """AP of each class, best first, as a dot with its interval as a bar; classes without objects are left out.
-
-    Of many classes the best and the worst are shown.
-    """
-    order = [k for k, row in enumerate(metrics.per_class) if not math.isnan(row.ap)]
-    order.sort(key=lambda k: -metrics.per_class[k].ap)
-    count = len(order)
-    if count > _MOST_CLASSES:
-        order = order[: _MOST_CLASSES // 2] + order[-_MOST_CLASSES // 2 :]
-    figure = new_figure(6.4, 1.3 + 0.24 * max(4, len(order)))
-    axes = add_axes(figure, "AP (IoU .50 to .95)", "")
-    for place, k in enumerate(order):
-        if intervals is not None:
-            limits = intervals.per_class[k].ap
-            axes.plot([limits.low, limits.high], [place, place], color=BLUE, lw=5, alpha=0.3, solid_capstyle="butt")
-        axes.plot(metrics.per_class[k].ap, place, "o", ms=5, color=BLUE)
-    axes.set(xlim=(0, 1.005), ylim=(len(order) - 0.4, -0.6))
-    _name_ticks(axes, "y", [metrics.per_class[k].name for k in order])
-    shown = f"the best and the worst of {count} classes" if len(order) < count else ""
-    bars = "" if intervals is None else f"bars: {100 * intervals.level:.3g} % interval"
-    set_title(axes, "AP of each class", "; ".join(filter(None, (shown, bars))))
-    return figure
+    """AP of each class as `ranked_figure`; classes without objects are left out."""
+    return ranked_figure(
+        [row.name for row in metrics.per_class],
+        [row.ap for row in metrics.per_class],
+        None if intervals is None else [row.ap for row in intervals.per_class],
+        level=math.nan if intervals is None else intervals.level,
+        title="AP of each class",
+        axis="AP (IoU .50 to .95)",
+    )
 
 
 def confusion_figure(confusion: "Confusion") -> "Figure":
     """Rows are what the objects are, columns what they were detected as; a colour is the share of its row."""
     counts = confusion.counts
-    size = len(counts)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(1.5 + 0.42 * size, 4.2, 14))
-    figure = new_figure(side + 0.9, side)
-    axes = add_axes(figure, "detected as", "in truth")
-    axes.grid(visible=False)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if size <= _MOST_CLASSES:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                color = "white" if share[row, column] > 0.6 else INK
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
-    _name_ticks(axes, "y", [*confusion.names, "nothing"])
-    _name_ticks(axes, "x", [*confusion.names, "missed"])
-    cut = f"score from {confusion.score_threshold:.2f}, IoU from {confusion.iou_threshold:.2f}"
-    set_title(axes, "What was detected as what", cut)
-    return figure
-
-
-def _name_ticks(axes: "Axes", axis: str, names: Sequence[str]) -> None:
-    """A name at each of 0, 1, …; of very many only every second, third, …"""
-    step = max(1, math.ceil(len(names) / 100))
-    short = [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in names]
-    rotation = 90 if axis == "x" else 0
-    small = 8 if len(names) <= _MOST_CLASSES else 5
-    setter = axes.set_xticks if axis == "x" else axes.set_yticks
-    setter(range(0, len(names), step), short[::step], family=font_families(), fontsize=small, rotation=rotation)
+    return matrix_figure(
+        counts / np.maximum(counts.sum(axis=1, keepdims=True), 1),
+        np.where(counts, counts.astype(str), ""),
+        [*confusion.names, "nothing"],
+        [*confusion.names, "missed"],
+        title="What was detected as what",
+        subtitle=f"score from {confusion.score_threshold:.2f}, IoU from {confusion.iou_threshold:.2f}",
+        row_axis="in truth",
+        column_axis="detected as",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- anchors
