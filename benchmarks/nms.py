@@ -4,8 +4,10 @@
 
 Clustered scenes (about 30 jittered boxes to an object) on a 640-px picture, without labels and with 80; sparse ones on
 canvases of 8 000 and 25 000 px. Installed peers take part by themselves: lsnms, powerboxes, ensemble-boxes. All take
-turns inside every round, so that a machine that slows down slows all; a ratio is the median over the rounds of the
-peer's time over detseg's. Scores are distinct and the indices are compared with detseg's before timing: "differs"
+turns inside every round, so that a machine that slows down slows all. A turn is a call that is not timed, which brings
+a library's code and data back into the caches, and three that are; its time is their median (one call where all
+together take longer than half a second). A ratio is the median over the rounds of the peer's time over detseg's.
+Scores are distinct and the indices are compared with detseg's before timing: "differs"
 stands for a peer that keeps other boxes, "–" for one that is not installed, or was left out because one call would
 take longer than --patience seconds, judged by the case before and a time that grows with the square.
 """
@@ -136,12 +138,18 @@ def race(calls: dict[str, Call], scores: torch.Tensor, rounds: int) -> dict[str,
         kept = found if name == "ensemble-boxes" else scores.numpy()[found]
         same = len(kept) == len(expected) and np.allclose(np.sort(kept), expected, rtol=0, atol=1e-7)
         results[name] = ("" if same else "differs", [])
-    for _ in range(max(3, min(rounds, int(10 / max(together, 1e-9))))):
+    warm, timed = (1, 3) if together < 0.5 else (0, 1)
+    for _ in range(max(3, min(rounds, int(10 / ((warm + timed) * together))))):
         for name, (_, times) in results.items():
-            started = time.perf_counter()
-            calls[name]()
-            times.append(time.perf_counter() - started)
+            seconds = [_seconds(calls[name]) for _ in range(warm + timed)]
+            times.append(statistics.median(seconds[warm:]))
     return results
+
+
+def _seconds(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def main(settings: Settings) -> None:

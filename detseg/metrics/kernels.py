@@ -1,4 +1,4 @@
-"""The compiled loops of the detection metrics, over flat arrays: sorting, box IoU, matching, accumulation.
+"""The compiled loops of the detection metrics, over flat arrays: box IoU, matching, accumulation.
 
 `matching.py`, `detection.py` and `voc.py` call them and see to shapes, types and contiguity. D detections,
 M objects, N pictures, K classes, T IoU thresholds, A area ranges, R levels of recall.
@@ -7,6 +7,7 @@ M objects, N pictures, K classes, T IoU thresholds, A area ranges, R levels of r
 by label, then picture. Then one step through both finds every pair of the same class and picture.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -17,105 +18,20 @@ Ints = NDArray[np.int32]
 Starts = NDArray[np.int64]  # (K + 1,) class k owns start[k]:start[k + 1]
 Floats = NDArray[np.float64]
 
-# Without the wrapper for other compiled languages, which nothing here needs, the first call comes sooner.
+# The first call has to wait for the compiler. It comes sooner without the wrapper for other compiled languages,
+# without one for Python where only kernels call, and when arrays are not made in the kernels.
 _OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-compiled = numba.njit(**_OPTIONS)
+_FOR_HELPERS: Any = _OPTIONS | {"no_cpython_wrapper": True}
+compiled, helper = numba.njit(**_OPTIONS), numba.njit(**_FOR_HELPERS)
 
 HIT, MISS, UNJUDGED = 1, 0, -1
 
-_DIGIT_BITS = 11
-_DIGITS = 6  # 66 bits hold a float64
-_BUCKETS = 1 << _DIGIT_BITS
-_MASK = np.uint64(_BUCKETS - 1)
-_LARGEST = np.uint64(2**63 - 1)
 _ROUNDING = float(np.spacing(1))
-
-
-# ------------------------------------------------------------------ sorting
-
-
-def sort_falling(order: Ints, scores: Floats) -> Ints:
-    """`order` by falling `scores[order]`, equal scores as they were: a radix sort, 11 bits at a time.
-
-    The scores must hold no NaN and no -0.0.
-    """
-    bits = scores.view(np.uint64)[order]
-    # The bits of positive floats rise with the value, so they are turned round. Negative ones have the top bit
-    # set, which places them behind, and their bits already rise as the value falls.
-    keys = np.where(bits <= _LARGEST, _LARGEST - bits, bits)
-    starts = np.zeros(_DIGITS * _BUCKETS, np.int64)
-    result: Ints = _sort_keys(order.copy(), np.empty_like(order), keys, np.empty_like(keys), starts)
-    return result
-
-
-@compiled
-def _sort_keys(
-    order: Ints, other: Ints, keys: NDArray[np.uint64], other_keys: NDArray[np.uint64], starts: NDArray[np.int64]
-) -> Ints:
-    """`order` by its rising `keys`; the others are room to work in, `starts` zeros for a histogram a digit."""
-    count = len(order)
-    for key in keys:
-        for digit in range(_DIGITS):
-            starts[digit * _BUCKETS + np.int64((key >> np.uint64(_DIGIT_BITS * digit)) & _MASK)] += 1
-    for digit in range(_DIGITS):
-        shift = np.uint64(_DIGIT_BITS * digit)
-        first = digit * _BUCKETS
-        if count == 0 or starts[first + np.int64((keys[0] >> shift) & _MASK)] == count:
-            continue  # all share this digit, as the lowest two do when the scores were float32
-        total = 0
-        for bucket in range(first, first + _BUCKETS):
-            here = starts[bucket]
-            starts[bucket] = total
-            total += here
-        for i in range(count):
-            key = keys[i]
-            own = first + np.int64((key >> shift) & _MASK)
-            at = starts[own]
-            starts[own] = at + 1
-            other_keys[at] = key
-            other[at] = order[i]
-        keys, other_keys = other_keys, keys
-        order, other = other, order
-    return order
-
-
-@compiled
-def sort_groups(order: Ints, groups: Ints, count: int) -> Ints:
-    """`order` by rising `groups[order]` in 0..count-1, equal ones as they were: a counting sort."""
-    start = np.zeros(count + 1, np.int64)
-    for i in order:
-        start[groups[i] + 1] += 1
-    for group in range(count):
-        start[group + 1] += start[group]
-    result = np.empty_like(order)
-    for i in order:
-        group = groups[i]
-        result[start[group]] = i
-        start[group] += 1
-    return result
-
-
-@compiled
-def rank_in_picture(label_start: Starts, images: Ints, pictures: int) -> Ints:
-    """(D,) how many earlier detections of the same class lie in the same picture; `images` (D,) by class."""
-    rank = np.empty(len(images), np.int32)
-    seen = np.zeros(pictures, np.int32)
-    counted_for = np.zeros(pictures, np.int32)  # the class, from 1, that `seen` counts
-    for label in range(len(label_start) - 1):
-        for i in range(label_start[label], label_start[label + 1]):
-            image = images[i]
-            if counted_for[image] != label + 1:
-                counted_for[image] = label + 1
-                seen[image] = 0
-            rank[i] = seen[image]
-            seen[image] += 1
-    return rank
 
 
 # ------------------------------------------------------------------ overlaps
 
 
-@compiled
 def box_pairs(
     label_start: Starts,
     images: Ints,
@@ -143,30 +59,71 @@ def box_pairs(
     Returns:
         `pair_start` (D + 1,), and over the pairs the objects (P,), rising for each detection, and IoUs (P,).
     """
-    pair_start = np.zeros(len(images) + 1, np.int64)
-    objects, ious = np.empty(1024, np.int32), np.empty(1024, np.float64)
-    pairs = 0
+    detections = label_start, images, sources, boxes
+    real = object_start, object_images, object_boxes, crowd
+
+    def fill(done: int, *pairs: Any) -> int:
+        return int(_box_pairs(*detections, *real, lowest, done, *pairs))
+
+    return collect_pairs(len(images), fill)
+
+
+def collect_pairs(count: int, fill: Callable[..., int]) -> tuple[NDArray[np.int64], Ints, Floats]:
+    """What `box_pairs` returns, for `count` detections.
+
+    Args:
+        fill: gets the number of detections that are done and the three arrays, writes the pairs of more detections,
+            and returns how many are done when all are, or when the arrays are full.
+    """
+    pair_start, objects, ious = np.zeros(count + 1, np.int64), np.empty(count + 1, np.int32), np.empty(count + 1)
+    done = fill(0, pair_start, objects, ious)
+    while done < count:
+        objects, ious = np.resize(objects, 2 * len(objects)), np.resize(ious, 2 * len(ious))
+        done = fill(done, pair_start, objects, ious)
+    return pair_start, objects[: pair_start[-1]], ious[: pair_start[-1]]
+
+
+@compiled
+def _box_pairs(
+    label_start: Starts,
+    images: Ints,
+    sources: Ints,
+    boxes: Floats,
+    object_start: Starts,
+    object_images: Ints,
+    object_boxes: Floats,
+    crowd: NDArray[np.bool_],
+    lowest: float,
+    done: int,
+    pair_start: NDArray[np.int64],
+    objects: Ints,
+    ious: Floats,
+) -> int:
+    """`fill` of `collect_pairs`."""
     for label in range(len(label_start) - 1):
         first = object_start[label]
         last = object_start[label + 1]
         for d in range(label_start[label], label_start[label + 1]):
+            if d < done:
+                continue
             while first < last and object_images[first] < images[d]:
                 first += 1
+            pairs = pair_start[d]
             g = first
             while g < last and object_images[g] == images[d]:
                 iou = _box_iou(boxes, sources[d], object_boxes, g, crowd[g])
                 if iou >= lowest:
                     if pairs == len(objects):
-                        objects, ious = grown(objects), grown(ious)
+                        return d
                     objects[pairs] = g
                     ious[pairs] = iou
                     pairs += 1
                 g += 1
             pair_start[d + 1] = pairs
-    return pair_start, objects[:pairs], ious[:pairs]
+    return len(images)
 
 
-@compiled
+@helper
 def _box_iou(found: Floats, d: int, real: Floats, g: int, crowd: bool) -> float:
     """IoU of found[d] and real[g], xywh, with pycocotools' order of operations: the last digit can decide."""
     width = min(found[d, 2] + found[d, 0], real[g, 2] + real[g, 0]) - max(found[d, 0], real[g, 0])
@@ -182,19 +139,9 @@ def _box_iou(found: Floats, d: int, real: Floats, g: int, crowd: bool) -> float:
     return overlap / (area + real[g, 2] * real[g, 3] - overlap)
 
 
-@compiled
-def grown(values: Any) -> Any:
-    """An array twice as long that starts with `values`."""
-    larger = np.empty(2 * len(values), values.dtype)
-    for i in range(len(values)):  # compiles many times faster than the assignment of a slice
-        larger[i] = values[i]
-    return larger
-
-
 # ------------------------------------------------------------------ matching
 
 
-@compiled
 def match_pairs(
     label_start: Starts,
     images: Ints,
@@ -221,8 +168,27 @@ def match_pairs(
         thresholds: (T,)
         status: (A, T, D) as if nothing was matched; HIT and UNJUDGED are written where something is.
     """
-    taken = np.zeros(len(crowd), np.int32)  # the round of area range and threshold, from 1, that took it
-    paired = np.empty(len(images), np.int64)
+    taken, paired = np.zeros(len(crowd), np.int32), np.empty(len(images), np.int64)
+    pairs, lowest = (pair_start, objects, ious), np.minimum(thresholds, 1 - 1e-10)  # as pycocotools has it
+    _match_pairs(label_start, images, places, *pairs, crowd, counted, lowest, taken, paired, status)
+
+
+@compiled
+def _match_pairs(
+    label_start: Starts,
+    images: Ints,
+    places: Ints,
+    pair_start: NDArray[np.int64],
+    objects: Ints,
+    ious: Floats,
+    crowd: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
+    thresholds: Floats,
+    taken: Ints,
+    paired: NDArray[np.int64],
+    status: NDArray[np.int8],
+) -> None:
+    """`match_pairs`; `taken` (M,) zeros, the round of area range and threshold, from 1, that took an object."""
     for label in range(len(label_start) - 1):
         d = label_start[label]
         while d < label_start[label + 1]:
@@ -237,7 +203,7 @@ def match_pairs(
             for a in range(counted.shape[0] if count else 0):
                 for t in range(len(thresholds)):
                     turn += 1
-                    lowest = min(thresholds[t], 1 - 1e-10)
+                    lowest = thresholds[t]
                     for i in range(count):
                         p = paired[i]
                         real, real_iou, other, other_iou = -1, lowest, -1, lowest
@@ -325,7 +291,7 @@ def _accumulate(
                 for r in range(len(levels)):
                     while needed <= hits and needed / objects < levels[r]:
                         needed += 1
-                    at = max(needed - 1, 0)
+                    at = needed - 1 if needed else 0
                     precision[a, t, label, r] = best[at] if at < hits else 0.0
                     if needed == 0 and last > first:
                         reached[a, t, label, r] = first  # recall 0 is there from the start
@@ -333,7 +299,7 @@ def _accumulate(
                         reached[a, t, label, r] = place[at]
 
 
-@compiled
+@helper
 def _precisions(
     status: NDArray[np.int8], a: int, t: int, first: int, last: int, best: Floats, place: NDArray[np.int64]
 ) -> int:

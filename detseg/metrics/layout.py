@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics import kernels
+from detseg.metrics import sorting
 from detseg.metrics.checks import positions
 from detseg.metrics.inputs import Found, Truth
 
@@ -60,28 +60,28 @@ def lay_out(
     if class_agnostic:
         # pycocotools lists a picture's boxes category after category, by rising id.
         place = np.argsort(np.argsort(truth.category_ids)).astype(np.int32)
-        order = kernels.sort_groups(order, place[categories], classes)
-        objects = kernels.sort_groups(objects, place[object_categories], classes)
+        order = sorting.sort_groups(order, place[categories], classes)
+        objects = sorting.sort_groups(objects, place[object_categories], classes)
         classes, labels, object_labels = 1, np.zeros_like(categories), np.zeros_like(object_categories)
     if ties_by_picture:
-        order = kernels.sort_groups(order, pictures, count)
-    source = kernels.sort_groups(kernels.sort_falling(order, found.scores + 0.0), labels, classes)  # no -0.0
-    objects = kernels.sort_groups(kernels.sort_groups(objects, object_pictures, count), object_labels, classes)
+        order = sorting.sort_groups(order, pictures, count)
+    source = sorting.sort_groups(sorting.sort_falling(order, found.scores + 0.0), labels, classes)  # no -0.0
+    objects = sorting.sort_groups(sorting.sort_groups(objects, object_pictures, count), object_labels, classes)
 
     start = starts(labels, classes)
-    rank = kernels.rank_in_picture(start, pictures[source], count)
+    rank = sorting.rank_in_picture(start, pictures[source], count)
     if most is not None and (rank >= most).any():
         kept = rank < most
         start = np.concatenate([[0], np.cumsum(kept)])[start]
         source, rank = source[kept], rank[kept]
-    places = kernels.sort_groups(np.arange(len(source), dtype=np.int32), pictures[source], count)
+    places = sorting.sort_groups(np.arange(len(source), dtype=np.int32), pictures[source], count)
     return Layout(
         by_id=by_id,
         source=source,
         label_start=start,
         pictures=pictures[source],
         rank=rank,
-        places=kernels.sort_groups(places, labels[source], classes),
+        places=sorting.sort_groups(places, labels[source], classes),
         objects=objects,
         object_start=starts(object_labels, classes),
         object_pictures=object_pictures[objects],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detseg.metrics.checks import Rle
 from detseg.metrics.inputs import Found, Truth
-from detseg.metrics.kernels import Floats, Ints, Starts, compiled, grown
+from detseg.metrics.kernels import Floats, Ints, Starts, collect_pairs, compiled, helper
 from detseg.metrics.layout import Layout
 
 Texts = NDArray[np.uint8]
@@ -34,23 +34,24 @@ def find_mask_pairs(
     texts, text_start = _joined(found.masks)
     object_texts, object_text_start = _joined(truth.masks)
     sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
-    pair_start, objects, ious, damaged, damaged_object = _mask_pairs(
-        layout.label_start,
-        layout.pictures[layout.places],
-        sources,
-        texts,
-        text_start,
-        layout.object_start,
-        layout.object_pictures,
-        layout.objects,
-        object_texts,
-        object_text_start,
-        truth.iscrowd[layout.objects],
-        np.ascontiguousarray(sizes[:, 0]),
-        np.ascontiguousarray(sizes[:, 1]),
-        lowest,
+    detections = layout.label_start, layout.pictures[layout.places], sources, texts, text_start
+    real = layout.object_start, layout.object_pictures, layout.objects, object_texts, object_text_start
+    crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
+    # Room for the borders of one detection, and of the objects of one picture and class: never more than characters.
+    room = (
+        np.empty(int(np.diff(text_start).max(initial=0)), np.int64),
+        np.empty(len(object_texts), np.int64),
+        np.zeros(len(layout.objects) + 1, np.int64),
+        np.empty((1, 5), np.int64),
+        np.empty((len(layout.objects), 5), np.int64),
     )
-    for side, bad in (("detection", damaged), ("object of the ground truth", damaged_object)):
+    damaged = np.full(2, -1, np.int64)
+
+    def fill(done: int, *pairs: Any) -> int:
+        return int(_mask_pairs(*detections, *real, crowd, heights, widths, lowest, *room, damaged, done, *pairs))
+
+    pair_start, objects, ious = collect_pairs(len(sources), fill)
+    for side, bad in zip(("detection", "object of the ground truth"), damaged.tolist(), strict=True):
         if bad >= 0:
             raise ValueError(
                 f"{side} {bad} (counted from 0): the run lengths of its mask are damaged: they do not stay "
@@ -84,23 +85,30 @@ def _mask_pairs(
     heights: Wholes,
     widths: Wholes,
     lowest: float,
-) -> tuple[Wholes, Ints, Floats, int, int]:
-    """`kernels.box_pairs` for masks, and the first damaged mask of either side, -1 for none."""
-    pair_start = np.zeros(len(images) + 1, np.int64)
-    objects, ious = np.empty(1024, np.int32), np.empty(1024, np.float64)
-    pairs = 0
-    borders = np.empty(1024, np.int64)  # of one detection
-    object_borders = np.empty(4096, np.int64)  # of the objects of one picture and class
-    border_start = np.zeros(len(object_images) + 1, np.int64)
-    extent, object_extents = np.empty((1, 5), np.int64), np.empty((len(object_images), 5), np.int64)
+    borders: Wholes,
+    object_borders: Wholes,
+    border_start: Wholes,
+    extent: Wholes,
+    object_extents: Wholes,
+    damaged: Wholes,
+    done: int,
+    pair_start: Wholes,
+    objects: Ints,
+    ious: Floats,
+) -> int:
+    """`fill` of `kernels.collect_pairs`; stops at a damaged mask and tells it, or the damaged object, in `damaged`."""
+    zero = np.int64(0)  # a plain 0 is a type of its own to the compiler, for which it would compile all again
     for label in range(len(label_start) - 1):
         first = object_start[label]
         unpacked = first  # objects before this one have their borders ready
         last = object_start[label + 1]
         for d in range(label_start[label], label_start[label + 1]):
+            if d < done:
+                continue
             image = images[d]
             while first < last and object_images[first] < image:
                 first += 1
+            pairs = pair_start[d]
             pair_start[d + 1] = pairs
             if first == last or object_images[first] != image:
                 continue
@@ -112,23 +120,21 @@ def _mask_pairs(
                 while unpacked < last and object_images[unpacked] == image:
                     begin, source = border_start[unpacked], object_sources[unpacked]
                     text, end = object_text_start[source], object_text_start[source + 1]
-                    while begin + end - text > len(object_borders):
-                        object_borders = grown(object_borders)
                     runs = _unpack(object_texts, text, end, pixels, object_borders, begin)
                     if runs < 0:
-                        return pair_start, objects, ious, -1, source
+                        damaged[1] = source
+                        return len(images)
                     border_start[unpacked + 1] = begin + runs
                     _measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
                     unpacked += 1
             text, end = text_start[sources[d]], text_start[sources[d] + 1]
-            while end - text > len(borders):
-                borders = grown(borders)
-            runs = _unpack(texts, text, end, pixels, borders, 0)
+            runs = _unpack(texts, text, end, pixels, borders, zero)
             if runs < 0:
-                return pair_start, objects, ious, sources[d], -1
-            _measure(borders, 0, runs, height, extent, 0)
+                damaged[0] = sources[d]
+                return len(images)
+            _measure(borders, zero, runs, height, extent, zero)
             for g in range(first, unpacked):
-                most = _most_overlap(extent, 0, object_extents, g)
+                most = _most_overlap(extent, zero, object_extents, g)
                 area, object_area = extent[0, 0], object_extents[g, 0]
                 if _ratio(most, area, object_area, crowd[g]) < lowest:
                     continue
@@ -137,15 +143,15 @@ def _mask_pairs(
                 iou = _ratio(overlap, area, object_area, crowd[g])
                 if iou >= lowest:
                     if pairs == len(objects):
-                        objects, ious = grown(objects), grown(ious)
+                        return d
                     objects[pairs] = g
                     ious[pairs] = iou
                     pairs += 1
             pair_start[d + 1] = pairs
-    return pair_start, objects[:pairs], ious[:pairs], -1, -1
+    return len(images)
 
 
-@compiled
+@helper
 def _unpack(texts: Texts, text: int, end: int, pixels: int, borders: Wholes, begin: int) -> int:
     """Write the borders of the runs in texts[text:end] from `begin` on; how many, or -1 if they are damaged.
 
@@ -177,7 +183,7 @@ def _unpack(texts: Texts, text: int, end: int, pixels: int, borders: Wholes, beg
     return count
 
 
-@compiled
+@helper
 def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes, row: int) -> None:
     """Write area, first and last column, first and last line (inclusive) of a mask to `extents[row]`."""
     area, left, right, top, bottom = 0, 0, -1, height, -1
@@ -201,7 +207,7 @@ def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes
     extents[row, 3], extents[row, 4] = top, bottom
 
 
-@compiled
+@helper
 def _most_overlap(a: Wholes, i: int, b: Wholes, j: int) -> int:
     """Pixels that two masks can share at most, by their areas and extents."""
     width = min(a[i, 2], b[j, 2]) - max(a[i, 1], b[j, 1]) + 1
@@ -211,7 +217,7 @@ def _most_overlap(a: Wholes, i: int, b: Wholes, j: int) -> int:
     return min(width * height, min(a[i, 0], b[j, 0]))
 
 
-@compiled
+@helper
 def _ratio(overlap: int, area: int, object_area: int, crowd: bool) -> float:
     """IoU, or for a crowd region the part of the detection inside it; 0 without overlap."""
     if overlap == 0:
@@ -219,7 +225,7 @@ def _ratio(overlap: int, area: int, object_area: int, crowd: bool) -> float:
     return overlap / (area if crowd else area + object_area - overlap)
 
 
-@compiled
+@helper
 def _overlap(a: Wholes, runs: int, b: Wholes, j: int, end: int) -> int:
     """Pixels that a[:runs] and b[j:end], the borders of two masks, share."""
     i, shared = 0, 0

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from detseg.metrics import kernels
+from detseg.metrics import sorting
 from detseg.metrics.checks import positions
 from detseg.metrics.files import quick_results, quick_truth
 from detseg.metrics.inputs import read_found, read_truth
@@ -238,7 +238,7 @@ def test_sort_falling_is_numpys_stable_sort(values: list[float], narrow: bool) -
         scores = np.array(values, dtype=np.float32 if narrow else np.float64).astype(np.float64) + 0.0
     order = np.arange(len(scores), dtype=np.int32)[::-1].copy()
     expected = order[np.argsort(-scores[order], kind="stable")]
-    assert kernels.sort_falling(order, scores).tolist() == expected.tolist()
+    assert sorting.sort_falling(order, scores).tolist() == expected.tolist()
     assert order.tolist() == list(range(len(scores)))[::-1]  # the caller's array stays as it was
 
 
@@ -247,14 +247,14 @@ def test_sort_falling_of_many() -> None:
     scores = np.concatenate([rng.random(5000), rng.random(5000).astype(np.float32), -rng.random(500), np.full(99, 0.5)])
     order = rng.permutation(len(scores)).astype(np.int32)
     expected = order[np.argsort(-scores[order], kind="stable")]
-    assert (kernels.sort_falling(order, scores) == expected).all()
+    assert (sorting.sort_falling(order, scores) == expected).all()
 
 
 def test_sort_groups_is_stable() -> None:
     rng = np.random.default_rng(1)
     groups = rng.integers(0, 7, 300).astype(np.int32)
     order = rng.permutation(300).astype(np.int32)
-    assert (kernels.sort_groups(order, groups, 7) == order[np.argsort(groups[order], kind="stable")]).all()
+    assert (sorting.sort_groups(order, groups, 7) == order[np.argsort(groups[order], kind="stable")]).all()
 
 
 @pytest.mark.parametrize("spread", [1, 10**15])
