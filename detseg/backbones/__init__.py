@@ -1,17 +1,21 @@
 """Networks by name: `create_backbone` gives feature maps at the strides asked for, `create_network` classifiers."""
 
+from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.attention import SqueezeExcitation
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.classic import AlexNet, LeNet5, ZFNet
+from detseg.backbones.convolutional import Convolutional, dense_to_conv
 from detseg.backbones.network import create_network, imagenet_classes, register_network
 from detseg.backbones.pooling import DepthwiseMaxPool
 from detseg.backbones.registry import create_backbone, list_backbones, register_backbone
 from detseg.backbones.residual import ResidualUnit, ResNet34
+from detseg.backbones.vgg import convolutional_vgg
 from detseg.backbones.weights import WeightReport, load_weights
 
 __all__ = [
     "AlexNet",
     "Backbone",
+    "Convolutional",
     "DepthwiseMaxPool",
     "LeNet5",
     "ResNet34",
@@ -19,8 +23,11 @@ __all__ = [
     "SqueezeExcitation",
     "WeightReport",
     "ZFNet",
+    "convolutional_vgg",
     "create_backbone",
     "create_network",
+    "dense_to_conv",
+    "dilate_last_stage",
     "imagenet_classes",
     "list_backbones",
     "load_weights",
