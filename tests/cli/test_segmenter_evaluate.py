@@ -1,0 +1,155 @@
+"""`detseg evaluate` of masks: runs and folders of files, tables, JSON, CSV, comparisons, messages."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from detseg.cli import main
+from detseg.cli.evaluate import Evaluate
+from detseg.cli.evaluate import run as evaluate
+from detseg.data import write_index_png
+from detseg.data.index_png import read_index_picture
+from detseg.data.readers.masks import read_masks
+from detseg.metrics import evaluate_segmentation
+from detseg.metrics.segmentation_resampling import bootstrap_segmentation
+from tests.small_masks import VALUES
+
+
+@pytest.fixture(scope="module")
+def files(masked, tmp_path_factory):
+    """Masks that are all right but for one picture, which is all background."""
+    folder = tmp_path_factory.mktemp("files")
+    for path in (masked / "masks").glob("val*.png"):
+        values = read_index_picture(path).copy()
+        values[values == 255] = 4
+        write_index_png(folder / path.name, values * 0 if path.stem == "val2" else values)
+    return folder
+
+
+def told(capfd, **options) -> dict:
+    assert evaluate(Evaluate(json=True, **{"resamples": 20} | options)) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+def test_a_segmenter_is_judged_on_its_own_validation_set(segmenter, masked, capfd):
+    content = told(capfd, detections=segmenter.folder)
+    trained = json.loads((segmenter.folder / "model.json").read_text())["training"]
+    assert content["figures"]["miou"] == pytest.approx(trained["miou"], abs=1e-6), "as training reported"
+    assert content["pictures"] == 5
+    assert content["intervals"]["figures"]["miou"]["low"] <= content["figures"]["miou"]
+    for path in (masked, masked / "val.txt"):
+        assert told(capfd, detections=segmenter.folder, ground_truth=path)["figures"] == content["figures"]
+    assert told(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["pictures"] == 8
+
+
+def test_other_ways_of_looking_give_other_figures(segmenter, capfd):
+    plain = told(capfd, detections=segmenter.folder)["figures"]["miou"]
+    for options in ({"flip": True}, {"scales": (0.75, 1.25)}, {"long_side": 128}):
+        assert told(capfd, detections=segmenter.folder, **options)["figures"]["miou"] != plain
+
+
+def test_what_predict_writes_is_what_evaluate_judges(segmenter, masked, tmp_path, capfd):
+    pictures = [str(masked / f"images/val{i}.png") for i in range(5)]
+    assert main(["predict", str(segmenter.folder), *pictures, "--flip", "--output", str(tmp_path)]) == 0
+    capfd.readouterr()
+    of_files = told(capfd, detections=tmp_path, ground_truth=masked / "val.txt")
+    of_run = told(capfd, detections=segmenter.folder, flip=True)
+    assert of_files == of_run
+
+
+def test_a_folder_of_files(files, masked, capfd):
+    content = told(capfd, detections=files, ground_truth=masked, resamples=100)
+    truth = read_masks(masked, "val")
+    found = [np.where(truth.mask(i) == 255, 1, truth.mask(i)) * (i != 2) for i in range(5)]
+    expected = evaluate_segmentation([truth.mask(i) for i in range(5)], found, truth.names)
+    assert content["figures"] == pytest.approx(expected.to_dict()["figures"])
+    assert content["confusion"] == expected.confusion.tolist()
+    limits = bootstrap_segmentation(expected, resamples=100).figures["miou"]
+    assert content["intervals"]["figures"]["miou"]["low"] == pytest.approx(limits.low)
+
+
+def test_a_comparison_of_masks(files, segmenter, masked, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert evaluate(Evaluate(detections=segmenter.folder, compare=files, resamples=50)) == 0
+    text = capfd.readouterr().out
+    assert "Compared with the other masks" in text
+    assert "IoU of disc" in text
+    content = told(capfd, detections=files, compare=segmenter.folder, ground_truth=masked)
+    row = content["comparison"]["figures"]["miou"]
+    assert row["a"] == content["figures"]["miou"]
+    assert row["difference"] == pytest.approx(row["b"] - row["a"])
+
+
+def test_a_run_with_its_classes_in_another_order(segmenter, masked, tmp_path, capfd):
+    """Labels of the model are not those of the set: classes are matched by value and name."""
+    plain = told(capfd, detections=segmenter.folder)
+    data = tmp_path / "data"
+    shutil.copytree(masked, data)
+    lines = (data / "classes.txt").read_text().splitlines()
+    (data / "classes.txt").write_text("\n".join([lines[0], lines[2], lines[1]]))
+    content = told(capfd, detections=segmenter.folder, ground_truth=data)
+    assert [row["name"] for row in content["per_class"]] == ["background", "disc", "box"]
+    assert content["figures"]["miou"] == pytest.approx(plain["figures"]["miou"])
+
+
+def test_tables_of_masks(files, masked, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for resamples in (20, 0):
+        assert evaluate(Evaluate(detections=files, ground_truth=masked, resamples=resamples)) == 0
+        text = capsys.readouterr().out
+        assert "boundary IoU" in text
+        assert "disc" in text
+        assert ("95 % interval" in text) == (resamples > 0)
+
+
+def test_csv_of_masks(files, masked, tmp_path, capsys):
+    path = tmp_path / "table.csv"
+    assert evaluate(Evaluate(detections=files, ground_truth=masked, csv=path, resamples=20)) == 0
+    with path.open(newline="", encoding="utf-8") as file:
+        overall, background, box, _ = csv.DictReader(file)
+    assert (overall["class"], background["class"], box["category_id"]) == ("", "background", str(VALUES[1]))
+    assert float(overall["miou_low"]) <= float(overall["miou"])
+    assert float(box["iou_low"]) <= float(box["iou"]) <= float(box["iou_high"])
+    assert (overall["iou"], box["miou"], overall["pictures"]) == ("", "", "5")
+
+
+def test_the_option_is_called_predictions_too(files, masked, capsys):
+    for option in ("--predictions", "--detections"):
+        assert main(["evaluate", "--resamples", "0", option, str(files), "--ground-truth", str(masked)]) == 0
+        assert "mIoU" in capsys.readouterr().out
+
+
+def test_mistakes_with_masks_are_one_line(files, masked, segmenter, run, small, tmp_path):
+    part = tmp_path / "part"
+    part.mkdir()
+    shutil.copy(files / "val0.png", part)
+    odd = tmp_path / "odd"
+    shutil.copytree(files, odd)
+    write_index_png(odd / "val1.png", np.full((72, 96), 7))
+    truth = {"ground_truth": masked}
+    for options, message in (
+        ({"detections": files}, "--ground-truth is missing: .* is a folder of masks"),
+        ({"detections": part, **truth}, r"val1\.png is missing \(4 of 5 pictures have no mask in"),
+        ({"detections": odd, **truth}, r"val1\.png: values that are no class: 7"),
+        ({"detections": files, "flip": True, **truth}, "its masks are made already"),
+        ({"detections": files, "iou_type": "segm", **truth}, "masks are judged, for which there is no --iou-type"),
+        ({"detections": segmenter.folder, "score_threshold": 0.5}, "there is no --score-threshold"),
+        ({"detections": run.folder, "flip": True}, "detections are judged, for which there is no --flip"),
+        ({"detections": run.folder, "compare": segmenter.folder}, "cannot be compared with each other"),
+        ({"detections": segmenter.folder, "ground_truth": small}, "have boxes but no outlines"),
+        ({"detections": tmp_path}, "no trained model here"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            evaluate(Evaluate(**options))
+        assert "\n" not in str(error.value)
+
+
+def test_a_segmenter_of_other_classes_is_refused(segmenter, masked, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(masked, data)
+    (data / "classes.txt").write_text("0 background\n4 box\n9 ring\n")
+    with pytest.raises(ValueError, match=r"its categories differ .*'disc'.*'ring'"):
+        evaluate(Evaluate(detections=segmenter.folder, ground_truth=data))

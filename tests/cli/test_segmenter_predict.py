@@ -1,0 +1,183 @@
+"""`detseg predict` with a segmenter: overlays, index PNGs, boxes from masks, options; the same from Python."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import detseg
+from detseg.cli import main
+from detseg.cli.predictions import mask_values, objects_in
+from detseg.data.images import read_image
+from detseg.predict import Segmentation
+from tests.small_masks import VALUES
+
+
+@pytest.fixture(scope="module")
+def model(segmenter):
+    return detseg.load(segmenter.folder)
+
+
+def predict(segmenter, *arguments):
+    return main(["predict", str(segmenter.folder), *map(str, arguments)])
+
+
+def values(path):
+    return np.asarray(Image.open(path))
+
+
+def test_a_picture_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, masked, tmp_path, capsys):
+    picture = masked / "images/val0.png"
+    large = tmp_path / "large.png"
+    cv2.imwrite(str(large), cv2.resize(cv2.imread(str(picture)), (301, 217)))
+    assert predict(segmenter, picture, large, "--output", tmp_path / "out") == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["large.jpg", "large.png", "val0.jpg", "val0.png"]
+    for path in (picture, large):
+        image, (seen,) = read_image(path), model.predict([path])
+        found = values(tmp_path / "out" / f"{path.stem}.png")
+        assert found.shape == image.shape[:2] == seen.mask.shape
+        assert np.array_equal(found, np.array(VALUES, np.uint8)[seen.mask]), "the values of the set's own files"
+        assert cv2.imread(str(tmp_path / "out" / f"{path.stem}.jpg")).shape == image.shape
+    palette = np.array(Image.open(tmp_path / "out/val0.png").getpalette()).reshape(-1, 3)
+    assert palette[0].tolist() == [0, 0, 0]
+    assert palette[4].tolist() == list(detseg.visualize.class_color(0)), "as a detector would colour the first object"
+    lines = capsys.readouterr().out.splitlines()
+    shares = np.bincount(model.predict([picture])[0].mask.ravel(), minlength=3) / (96 * 72)
+    assert lines[0].startswith(f"{picture}: {100 * shares[0]:.1f} % background, ")
+    assert lines[-1] == f"pictures with classes and masks are in {tmp_path / 'out'}"
+
+
+def test_the_truth_is_found(segmenter, model, masked):
+    from detseg.data.readers.masks import read_masks
+
+    truth = read_masks(masked, "val")
+    seen = model.predict([str(path) for path in truth.paths])
+    right = [(s.mask == truth.mask(i))[truth.mask(i) != 255].mean() for i, s in enumerate(seen)]
+    assert np.mean(right) > 0.9
+
+
+def test_masks_before_a_broken_picture_are_written(segmenter, masked, tmp_path, capsys):
+    names = [f"{i:02}.png" for i in range(11)]  # more than are looked at together
+    for name in names:
+        shutil.copy(masked / "images/val0.png", tmp_path / name)
+    (tmp_path / names[9]).write_bytes(b"no picture")
+    assert predict(segmenter, *(tmp_path / name for name in names), "--output", tmp_path / "out") == 1
+    assert str(tmp_path / names[9]) in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == names[:9]
+
+
+def test_a_picture_is_not_overwritten_by_its_mask(segmenter, masked, tmp_path, capsys):
+    shutil.copy(masked / "images/val0.png", tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert predict(segmenter, tmp_path / "a.png", "--output", tmp_path) == 1
+    assert "a.png would be overwritten by a mask; give another --output" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("options", ["--flip", "--scales 0.75 1 1.25", "--flip --long-side 150"])
+def test_other_ways_of_looking(segmenter, model, masked, tmp_path, options):
+    picture = masked / "images/val1.png"
+    assert predict(segmenter, picture, "--output", tmp_path, *options.split()) == 0
+    given = {
+        "flip": "--flip" in options,
+        "scales": (0.75, 1, 1.25) if "--scales" in options else (1.0,),
+        "long_side": 150 if "--long-side" in options else None,
+    }
+    (seen,) = model.predict([picture], **given)
+    assert np.array_equal(values(tmp_path / "val1.png"), np.array(VALUES, np.uint8)[seen.mask])
+    assert seen.confidence.shape == seen.mask.shape
+    assert (seen.confidence >= 1 / 3 - 1e-5).all()
+    assert (seen.confidence <= 1 + 1e-5).all()
+    (plain,) = model.predict([picture])
+    assert not np.array_equal(plain.confidence, seen.confidence)
+    assert (plain.mask == seen.mask).mean() > 0.9
+
+
+def test_a_segmenter_is_scored_as_a_detector(segmenter, masked, tmp_path, capsys):
+    """Boxes of the masks against boxes of the drawn shapes: what hangs together is an object."""
+    images, annotations = [], []
+    for index in range(5):
+        images.append({"id": 10 + index, "file_name": f"images/val{index}.png", "width": 96, "height": 72})
+        truth = values(masked / "masks" / f"val{index}.png")
+        for value in VALUES[1:]:
+            rows, columns = np.nonzero(truth == value)
+            x, y = int(columns.min()), int(rows.min())
+            box = [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
+            number = len(annotations) + 1
+            annotations.append({"id": number, "image_id": 10 + index, "category_id": value, "bbox": box, "iscrowd": 0})
+    categories = [{"id": v, "name": n} for v, n in zip(VALUES[1:], ("box", "disc"), strict=True)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    shutil.copytree(masked / "images", tmp_path / "images")
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    out = tmp_path / "out"
+    assert predict(segmenter, "--image-ids", tmp_path / "boxes.json", "--boxes", "--output", out) == 0
+    assert "pictures with classes and masks and detections.json are in" in capsys.readouterr().out
+    found = json.loads((out / "detections.json").read_text())
+    assert {r["image_id"] for r in found} == {10, 11, 12, 13, 14}
+    assert {r["category_id"] for r in found} == {4, 9}, "no background"
+    assert (
+        main(
+            [
+                "evaluate",
+                "--json",
+                "--ground-truth",
+                str(tmp_path / "boxes.json"),
+                "--detections",
+                f"{out}/detections.json",
+            ]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["figures"]["AP50"] > 0.5
+
+
+def test_objects_of_a_mask():
+    mask = np.array([[0, 1, 1, 0, 2], [0, 0, 0, 0, 2]], np.uint8)
+    confidence = np.array([[0.9, 0.8, 0.6, 0.9, 0.5], [0.9, 0.9, 0.9, 0.9, 0.7]], np.float32)
+    found = objects_in(Segmentation(mask, confidence), ["background", "a", "b"])
+    assert found["boxes"].tolist() == [[1, 0, 3, 1], [4, 0, 5, 2]]
+    assert found["labels"].tolist() == [1, 2]
+    np.testing.assert_allclose(found["scores"], [0.7, 0.6], rtol=1e-6)
+    without = objects_in(Segmentation(mask, confidence), ["sky", "a", "b"])
+    assert sorted(without["labels"].tolist()) == [0, 1, 2], "no class of the name background: all are objects"
+
+
+def test_values_of_written_masks():
+    assert mask_values([0, 4, 9]).tolist() == [0, 4, 9]
+    for ids in ([0, 1, 255], [-1, 0, 3], [7, 1203]):
+        assert mask_values(ids).tolist() == list(range(len(ids))), "ids that do not fit give way to labels"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("P --score-threshold 0.5", "holds a segmenter, for which there is no --score-threshold"),
+        ("--image-ids D/val.json", "which a segmenter writes with --boxes"),
+        ("P --scales 0", "scales must be positive numbers"),
+        ("P --long-side 0", "long_side must be at least 1"),
+        ("P --long-side 200 --scales 1 2", "long_side and scales do not go together"),
+    ],
+)
+def test_options_that_do_not_fit_a_segmenter(segmenter, masked, small, tmp_path, capsys, arguments, message):
+    words = arguments.replace("P", str(masked / "images/val0.png")).replace("D", str(small)).split()
+    assert predict(segmenter, *words, "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_options_that_do_not_fit_a_detector(run, small, tmp_path, capsys):
+    picture = str(small / "images/val0.png")
+    assert main(["predict", str(run.folder), picture, "--flip", "--boxes", "--output", str(tmp_path)]) == 1
+    assert "holds a detector, for which there is no --flip, --boxes; leave it out" in capsys.readouterr().err
+
+
+def test_help_teaches_both_uses(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    shown = capsys.readouterr().out
+    assert "detseg predict runs/detector-1" in shown
+    assert "detseg predict runs/segmenter-1" in shown
