@@ -125,7 +125,7 @@ def confusion_table(predictions: Maps, targets: Maps, options: argparse.Namespac
         counters["torchmetrics"] = with_torchmetrics
     else:
         Console().print("torchmetrics is not installed and is left out")
-    table = Table(title=f"confusion matrix, pictures/s, {options.size} px, {options.classes} classes, one thread")
+    table = Table(title=f"confusion matrix, pictures/s, {options.size} px, {options.classes} classes")
     for column in ("library", "uint8", "int64", "ratio uint8", "ratio int64"):
         table.add_column(column, justify="left" if column == "library" else "right")
     few = min(20, len(targets), options.pictures)
@@ -153,7 +153,7 @@ def boundary_table(predictions: Maps, targets: Maps, options: argparse.Namespace
         ours, theirs = (f(target, prediction, options.classes) for f in (boundary_counts, class_by_class))
         if not np.array_equal(ours, theirs):
             raise SystemExit("the two ways find different boundaries")
-    table = Table(title=f"Boundary IoU, pictures/s, {options.size} px, up to 6 classes a picture, one thread")
+    table = Table(title=f"Boundary IoU, {options.size} px, up to 6 classes a picture")
     for column in ("way", "pictures/s", "ratio"):
         table.add_column(column, justify="left" if column == "way" else "right")
     ways = {"detseg, all classes at once": boundary_counts, "erosion class by class": class_by_class}
