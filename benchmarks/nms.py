@@ -1,15 +1,15 @@
 """Non-max suppression: detseg against torchvision and whatever else of its kind is installed.
 
-    python benchmarks/nms.py [--rounds 21] [--threads 1]
+    python benchmarks/nms.py [--rounds 21] [--threads 1] [--peers torchvision lsnms]
 
 Clustered scenes (about 30 jittered boxes to an object) on a 640-px picture, without labels and with 80; sparse ones on
 canvases of 8 000 and 25 000 px. Installed peers take part by themselves: lsnms, powerboxes, ensemble-boxes. All take
 turns inside every round, so that a machine that slows down slows all. A turn is a call that is not timed, which brings
 a library's code and data back into the caches, and three that are; its time is their median (one call where all
 together take longer than half a second). A ratio is the median over the rounds of the peer's time over detseg's.
-Scores are distinct and the indices are compared with detseg's before timing: "differs"
-stands for a peer that keeps other boxes, "–" for one that is not installed, or was left out because one call would
-take longer than --patience seconds, judged by the case before and a time that grows with the square.
+Scores are distinct and the indices are compared with detseg's before timing: "differs" stands for a peer that keeps
+other boxes, "–" for one that is not installed, or was left out because one call would take longer than --patience
+seconds, judged by the case before and a time that grows with the square.
 """
 
 import importlib
@@ -31,6 +31,8 @@ from detseg.detect import batched_nms, nms
 
 Call = Callable[[], Any]
 
+PEERS = ("torchvision", "lsnms", "powerboxes", "powerboxes rtree", "ensemble-boxes")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -47,6 +49,7 @@ class Settings:
     """Fewer for slow calls: a case gets about 10 seconds."""
     threads: int = 1
     """Threads that torch may use."""
+    peers: tuple[str, ...] = PEERS
     patience: float = 60.0
     """Leave a peer out of a case when it needs longer than this, in seconds."""
 
@@ -159,16 +162,16 @@ def main(settings: Settings) -> None:
         *((f"clustered, {settings.labels} labels", clustered, n, True) for n in settings.clustered),
         *(("sparse", sparse, n, False) for n in settings.sparse),
     ]
-    names = ("torchvision", "lsnms", "powerboxes", "powerboxes rtree", "ensemble-boxes")
     table = Table(
         title=f"times slower than detseg, IoU threshold {settings.iou_threshold}, {settings.threads} thread(s)"
     )
-    for name in ("scene", "boxes", "kept", "detseg ms", "ns a box", *names):
+    for name in ("scene", "boxes", "kept", "detseg ms", "ns a box", *PEERS):
         table.add_column(name, justify="left" if name == "scene" else "right")
     slowest: dict[str, tuple[int, float]] = {}  # boxes and seconds of the case before
     for kind, make, count, with_labels in track(cases, "racing", transient=True):
         scene = make(count, settings.labels)
         calls = contenders(scene, settings.iou_threshold, with_labels=with_labels)
+        calls = {name: call for name, call in calls.items() if name in ("detseg", *settings.peers)}
         for name, (before, seconds) in slowest.items():
             if name in calls and seconds * max(1.0, count / before) ** 2 > settings.patience:
                 del calls[name]
@@ -178,7 +181,7 @@ def main(settings: Settings) -> None:
         slowest |= {name: (count, statistics.median(times)) for name, (_, times) in results.items() if name != "detseg"}
         row = [kind, f"{count:,}", f"{kept:,}", f"{1e3 * statistics.median(own):.3g}"]
         row.append(f"{1e9 * statistics.median(own) / count:.0f}")
-        for name in names:
+        for name in PEERS:
             remark, times = results.get(name, ("–", []))
             ratio = f"{statistics.median(t / o for t, o in zip(times, own, strict=False)):.1f}" if times else ""
             row.append(f"{ratio} {remark}".strip())
