@@ -224,8 +224,8 @@ def _first_input(node: fx.Node) -> fx.Node:
 
 
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if shape is None else tuple(shape)
 
 
 def _is_global_mean(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:

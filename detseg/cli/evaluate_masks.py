@@ -55,7 +55,7 @@ def judge(config: Evaluate, console: Console) -> Verdict:
         raise ValueError(
             f"{sides[0]}: holds masks that are made already; --flip, --scales and --long-side are for runs"
         )
-    truth = _truth(config)
+    truth = _truth(config, console)
     metrics = [_measure(path, truth, config, console) for path in sides]
     content = metrics[0].to_dict()
     intervals = bootstrap_segmentation(metrics[0], resamples=config.resamples) if config.resamples else None
@@ -94,7 +94,7 @@ def _rows(
 # ------------------------------------------------------------------ truth
 
 
-def _truth(config: Evaluate) -> SemanticMasks:
+def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     """The true masks, checked: as given, or those that the run was validated on."""
     trained = TrainSegmenter.load(config.detections) if _is_run(config.detections) else None
     if config.ground_truth is None:
@@ -103,7 +103,8 @@ def _truth(config: Evaluate) -> SemanticMasks:
                 f"--ground-truth is missing: {config.detections} is a folder of masks (only the folder of a run knows "
                 "what it was validated on)"
             )
-        return load_mask_data(trained if config.masks is None else replace(trained, masks=config.masks))[1]
+        asked = trained if config.masks is None else replace(trained, masks=config.masks)
+        return load_mask_data(asked, console)[1]
     path, masks, ignore_value = config.ground_truth, config.masks, None
     if trained is not None:
         root = path if path.is_dir() else path.parent

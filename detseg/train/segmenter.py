@@ -74,7 +74,7 @@ def train_segmenter(config: TrainSegmenter, console: Console | None = None) -> S
 
 def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
     config, console = sitting.config, sitting.console
-    train_data, val_data = load_mask_data(config)
+    train_data, val_data = load_mask_data(config, console)
     _print_data(console, train_data, val_data)
     larger = round(config.size * CACHE_ZOOM)
     train = open_pictures(SegmentationDataset, train_data, larger, "training pictures", console)
@@ -100,8 +100,8 @@ def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
     return run
 
 
-def load_mask_data(config: TrainSegmenter) -> tuple[SemanticMasks, SemanticMasks]:
-    """Training and validation masks, checked.
+def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMasks, SemanticMasks]:
+    """Training and validation masks, checked, mended if asked for.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
@@ -114,11 +114,23 @@ def load_mask_data(config: TrainSegmenter) -> tuple[SemanticMasks, SemanticMasks
         assert config.train is not None and config.val is not None
         train = _read_split(config.train, "train", options)
         val = match_mask_categories(train.categories, _read_split(config.val, "val", options))
-    for data, other in ((train, None), (val, train)):
-        raise_on_problems(data.validate(other=other))
-        if len(data) == 0:
-            raise ValueError(f"{data.source}: there are no pictures in it")
-    return train, val
+    train = _checked(train, None, config, console)
+    return train, _checked(val, train, config, console)
+
+
+def _checked(
+    data: SemanticMasks, other: SemanticMasks | None, config: TrainSegmenter, console: Console
+) -> SemanticMasks:
+    problems = data.validate(other=other)
+    if config.repair:
+        data, done = data.repair(problems)
+        for line in done:
+            tell(console, f"mended: {line}")
+        problems = data.validate(other=other)
+    raise_on_problems(problems)
+    if len(data) == 0:
+        raise ValueError(f"{data.source}: there are no pictures in it")
+    return data
 
 
 def _read_split(path: Path, split: str, options: dict[str, Any]) -> SemanticMasks:
