@@ -31,6 +31,16 @@ COMMANDS = {
         "detseg.cli.train:run_segmenter",
         "train a segmenter: the class of every pixel",
     ),
+    "train classifier": Command(
+        "detseg.train.config:TrainClassifier",
+        "detseg.cli.train:run_classifier",
+        "train a classifier: one class a picture",
+    ),
+    "train localizer": Command(
+        "detseg.train.config:TrainLocalizer",
+        "detseg.cli.train:run_localizer",
+        "train a localizer: the one object of each picture",
+    ),
     "predict": Command(
         "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in pictures, draw them"
     ),

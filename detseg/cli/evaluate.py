@@ -1,4 +1,4 @@
-"""`detseg evaluate`: how good detections or masks are, how sure that is, and what is wrong with them."""
+"""`detseg evaluate`: how good detections, masks or classes are, how sure that is, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,13 +16,18 @@ import tyro
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Options that mean nothing where boxes, or masks, are judged.
-OF_DETECTIONS, OF_MASKS = ("iou_type", "score_threshold"), ("flip", "scales", "long_side", "masks")
+Kind = Literal["detections", "masks", "classes"]
+# Options that mean nothing where another kind is judged.
+OPTIONS: dict[Kind, tuple[str, ...]] = {
+    "detections": ("iou_type", "score_threshold"),
+    "masks": ("flip", "scales", "long_side", "masks"),
+    "classes": ("ten_crop",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge detections the COCO way, or masks by IoU: figures with their intervals, classes, what is wrong.
+    """Judge detections the COCO way, masks by IoU, classifiers by accuracy: figures, intervals, what is wrong.
 
     A file of detections; the model of a training run, on its validation pictures; is the second better?
 
@@ -35,6 +41,10 @@ class Evaluate:
         detseg evaluate --predictions runs/segmenter-1 --flip --compare runs/segmenter-2
         detseg evaluate --predictions runs/segmenter-1 --ground-truth meadows/val.txt
         detseg evaluate --predictions predictions/ --ground-truth flowers-masks/val.txt
+
+    A classifier, by the mean of ten crops:
+
+        detseg evaluate --predictions runs/classifier-1 --ten-crop
     """
 
     detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"])]
@@ -61,6 +71,8 @@ class Evaluate:
     """Of segmenters: look at each picture with this long side, in overlapping windows."""
     masks: str | None = None
     """Of masks: the folder of true masks beside images/, where it is not called masks; by default as in training."""
+    ten_crop: bool = False
+    """Of classifiers: the mean over ten crops of each picture: corners and middle, mirrored too."""
     json: bool = False
     """Print JSON instead of tables, and nothing else."""
     csv: Path | None = None
@@ -85,11 +97,8 @@ def run(config: Evaluate) -> int:
     from rich.console import Console
 
     _check(config)
-    if _judges_masks(config):
-        from detseg.cli.evaluate_masks import judge
-    else:
-        from detseg.cli.evaluate_detections import judge
-    verdict = judge(config, Console(stderr=True))
+    judge = import_module(f"detseg.cli.evaluate_{_judged(config)}").judge
+    verdict: Verdict = judge(config, Console(stderr=True))
     if config.csv is not None:
         write_csv(verdict.rows, config.csv)
     if config.json:
@@ -124,33 +133,33 @@ def _check(config: Evaluate) -> None:
         raise ValueError("--compare draws resamples; leave out --resamples 0")
 
 
-def _judges_masks(config: Evaluate) -> bool:
-    """Whether masks are judged, not detections.
+def _judged(config: Evaluate) -> Kind:
+    """What is judged.
 
     Raises:
-        ValueError: the two sides are of different kinds, or an option is for the other kind.
+        ValueError: the two sides are of different kinds, or an option is for another kind.
     """
-    kinds = {path: _is_of_masks(path) for path in (config.detections, config.compare) if path is not None}
+    kinds = {path: _kind_of(path) for path in (config.detections, config.compare) if path is not None}
     if len(set(kinds.values())) > 1:
-        words = {True: "masks", False: "detections"}
-        told = " and ".join(f"{path} ({words[kind]})" for path, kind in kinds.items())
+        told = " and ".join(f"{path} ({kind})" for path, kind in kinds.items())
         raise ValueError(f"{told} cannot be compared with each other")
-    masks = kinds[config.detections]
+    judged = kinds[config.detections]
     default = {field.name: field.default for field in fields(Evaluate)}
-    given = [name for name in (OF_DETECTIONS if masks else OF_MASKS) if getattr(config, name) != default[name]]
+    foreign = [name for kind, names in OPTIONS.items() if kind != judged for name in names]
+    given = [name for name in foreign if getattr(config, name) != default[name]]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
-        told = "masks are judged" if masks else "detections are judged"
-        raise ValueError(f"{config.detections}: {told}, for which there is no {options}; leave it out")
-    return masks
+        raise ValueError(f"{config.detections}: {judged} are judged, for which there is no {options}; leave it out")
+    return judged
 
 
-def _is_of_masks(path: Path) -> bool:
-    """Whether a path is the run of a segmenter or a folder of masks."""
+def _kind_of(path: Path) -> Kind:
+    """What is at a path: the run of a segmenter or classifier, a folder of masks, or else detections."""
     from detseg.train.checkpoint import DESCRIPTION, read_description
 
     if not path.is_dir():
-        return False
+        return "detections"
     if not (path / DESCRIPTION).exists() and any(path.glob("*.png")):
-        return True
-    return bool(read_description(path)["architecture"]["kind"] == "fcn")
+        return "masks"
+    kinds: dict[str, Kind] = {"fcn": "masks", "classifier": "classes"}
+    return kinds.get(read_description(path)["architecture"]["kind"], "detections")

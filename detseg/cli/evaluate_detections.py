@@ -90,12 +90,13 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     from detseg.data.readers import read_annotations
     from detseg.data.validate import raise_on_problems, validate
     from detseg.train.checkpoint import read_description
-    from detseg.train.config import TrainDetector
+    from detseg.train.config import TrainDetector, TrainLocalizer
     from detseg.train.data import load_data
 
     if config.ground_truth is None:
-        read_description(config.detections)  # a folder that holds no run is told as such
-        return load_data(TrainDetector.load(config.detections), console)[1]
+        kind = read_description(config.detections)["architecture"]["kind"]
+        trained = TrainLocalizer if kind == "localizer" else TrainDetector
+        return load_data(trained.load(config.detections), console)[1]
     annotations = read_annotations(config.ground_truth)
     raise_on_problems(validate(annotations))
     return annotations

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from detseg.predict import Predictor
 
 SCORE_THRESHOLD = 0.3
-# Options that mean nothing to models of the other kind.
+# Options that mean nothing to models of the other kinds.
 OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes")
+OF_CLASSIFIERS = ("ten_crop",)
 
 
 @dataclass(frozen=True)
 class Predict:
     """Find objects in pictures, or the class of every pixel: what the model of the run was trained for.
 
-    A detector writes each picture with its boxes as NAME.jpg, and detections.json in COCO's form. A segmenter writes
-    each picture with its classes laid over as NAME.jpg, and its mask as NAME.png, whose values are the dataset's own.
+    A detector or localizer writes each picture with its boxes as NAME.jpg, and detections.json in COCO's form. A
+    segmenter writes each picture with its classes laid over as NAME.jpg, and its mask as NAME.png, whose values are the
+    dataset's own. A classifier tells the likeliest classes and writes classes.csv.
 
     Two pictures; a folder; a validation set, to measure mAP:
 
@@ -38,6 +40,10 @@ class Predict:
         detseg predict runs/segmenter-1 photos/ --flip --scales 0.75 1 1.25
         detseg predict runs/segmenter-1 aerial.jpg --long-side 2048
         detseg predict runs/segmenter-1 --image-ids flowers/val.json --boxes
+
+    Classes, more surely in ten times the time:
+
+        detseg predict runs/classifier-1 photos/ --ten-crop
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -57,6 +63,8 @@ class Predict:
     trained at. By default it is looked at as a whole, shrunk to that size."""
     boxes: bool = False
     """Of segmenters: also write detections.json, where what hangs together in a class is an object."""
+    ten_crop: bool = False
+    """Of classifiers: the mean over ten crops of each picture: corners and middle, mirrored too."""
     image_ids: Path | None = None
     """Annotations of the pictures, to measure mAP with `detseg evaluate`: detections.json then carries their image
     ids and every detection, however low its score (the drawings keep to --score-threshold). Without pictures in
@@ -78,12 +86,17 @@ def run(config: Predict) -> int:
 
     from detseg.cli.predictions import find_in, write_found
     from detseg.data.readers.files import write_atomically
-    from detseg.predict import Segmenter, load
+    from detseg.predict import PictureClassifier, Segmenter, load
 
     console = Console()
     pictures, ids = _pictures(config)
     model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
+    if isinstance(model, PictureClassifier):
+        from detseg.cli.predict_classes import write_classes
+
+        write_classes(model, pictures, config, console)
+        return 0
     segments = isinstance(model, Segmenter)
     targets = _targets(pictures, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
     config.output.mkdir(parents=True, exist_ok=True)
@@ -104,10 +117,14 @@ def run(config: Predict) -> int:
 
 def _check_options(config: Predict, model: Predictor) -> None:
     """Raise ValueError where an option means nothing to the model."""
-    from detseg.predict import Detector, Segmenter
+    from detseg.predict import Detector, PictureClassifier, Segmenter
 
     default = {field.name: field.default for field in fields(Predict)}
-    kinds = {Detector: ("detector", OF_SEGMENTERS), Segmenter: ("segmenter", OF_DETECTORS)}
+    kinds = {
+        Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
+        Segmenter: ("segmenter", (*OF_DETECTORS, *OF_CLASSIFIERS)),
+        PictureClassifier: ("classifier", (*OF_DETECTORS, *OF_SEGMENTERS, "image_ids")),
+    }
     kind, foreign = kinds[type(model)]
     given = [name for name in foreign if getattr(config, name) != default[name]]
     if given:

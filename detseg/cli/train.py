@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.train.config import TrainDetector, TrainSegmenter
+from detseg.train.config import TrainClassifier, TrainDetector, TrainLocalizer, TrainSegmenter
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -46,6 +46,39 @@ def run_segmenter(config: TrainSegmenter) -> int:
         return 130
     if run.metrics is not None:
         _show(run, console, write_pictures(run), segmentation_tables(run.metrics))
+    return 0
+
+
+def run_classifier(config: TrainClassifier) -> int:
+    """Train a classifier, print its tables, write pictures and report; returns the exit code."""
+    from rich.console import Console
+
+    from detseg.report.classification_tables import classification_tables
+    from detseg.report.classifier import write_pictures
+    from detseg.train.classifier import train_classifier
+
+    console = Console()
+    run = train_classifier(config, console)
+    if _ended_early(run, console):
+        return 130
+    if run.metrics is not None:
+        _show(run, console, write_pictures(run), classification_tables(run.metrics))
+    return 0
+
+
+def run_localizer(config: TrainLocalizer) -> int:
+    """Train a localizer, print its table, write pictures and report; returns the exit code."""
+    from rich.console import Console
+
+    from detseg.report.localizer import localization_table, write_pictures
+    from detseg.train.localizer import train_localizer
+
+    console = Console()
+    run = train_localizer(config, console)
+    if _ended_early(run, console):
+        return 130
+    if run.metrics is not None:
+        _show(run, console, write_pictures(run), localization_table(run.metrics))
     return 0
 
 

@@ -9,14 +9,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detseg.predict.classifier import Classification, PictureClassifier, classify
 from detseg.predict.detector import Detector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
 from detseg.train.checkpoint import load_model
 
-__all__ = ["Detector", "Predictor", "Segmentation", "Segmenter", "detect", "load", "segment"]
+__all__ = [
+    "Classification",
+    "Detector",
+    "PictureClassifier",
+    "Predictor",
+    "Segmentation",
+    "Segmenter",
+    "classify",
+    "detect",
+    "load",
+    "segment",
+]
 
-_KINDS: dict[str, type[Predictor]] = {"yolo": Detector, "fcn": Segmenter}
+# A localizer finds boxes, one a picture: it predicts as any detector does.
+_KINDS: dict[str, type[Predictor]] = {
+    "yolo": Detector,
+    "localizer": Detector,
+    "fcn": Segmenter,
+    "classifier": PictureClassifier,
+}
 
 
 def load(run: str | Path) -> Predictor:

@@ -11,7 +11,7 @@ from rich.text import Text
 from detseg.metrics.classification import ClassificationMetrics
 
 _MOST_IN_MATRIX = 12  # classes; of more, the most frequent confusions are listed
-_MEANINGS = {
+MEANINGS = {
     "top1": ("accuracy", "right at the first guess"),
     "top5": ("top-5 accuracy", "among the first five guesses"),
     "mean_class_accuracy": ("mean class accuracy", "every class counts alike"),
@@ -45,7 +45,7 @@ def classification_figures_table(metrics: ClassificationMetrics) -> Table:
     for name, value in metrics.figures().items():
         if name == "top5" and len(metrics.per_class) <= 5:
             continue
-        title, meaning = _MEANINGS[name]
+        title, meaning = MEANINGS[name]
         limits = [shown[name].low, shown[name].high] if name in shown else [math.nan] * 2
         cells = [_number(v) for v in (limits if shown else ())]
         table.add_row(title, _number(value), *cells, meaning, style="bold" if name == "top1" else None)

@@ -17,17 +17,27 @@ from torch import Tensor, nn
 
 from detseg.backbones import create_backbone
 from detseg.backbones.atrous import dilate_last_stage
+from detseg.backbones.deepest import create_deepest
 from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_norms
 from detseg.backbones.padding import quicken_padding
+from detseg.classify.classifier import Classifier
+from detseg.detect.localizer import Localizer
 from detseg.detect.yolo import YoloDetector
 from detseg.segment import FCN
 
 WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "model.json", "resume.pt"
 FORMAT = 1
 
-Model = YoloDetector | FCN
-KINDS: dict[str, type[Model]] = {"yolo": YoloDetector, "fcn": FCN}
+Model = YoloDetector | FCN | Classifier | Localizer
+KINDS: dict[str, type[Model]] = {
+    "yolo": YoloDetector,
+    "fcn": FCN,
+    "classifier": Classifier,
+    "localizer": Localizer,
+}
+# These look at a network's deepest map alone, at whatever stride it has.
+_POOLED = ("classifier", "localizer")
 _ENTRIES = {"architecture": dict, "categories": list, "size": int}
 
 
@@ -49,8 +59,11 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, KINDS))}")
     try:
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
-        backbone = create_backbone(
-            entries.pop("backbone"), pretrained=pretrained, strides=tuple(entries.pop("strides"))
+        name = entries.pop("backbone")
+        backbone = (
+            create_deepest(name, pretrained=pretrained)
+            if kind in _POOLED
+            else create_backbone(name, pretrained=pretrained, strides=tuple(entries.pop("strides")))
         )
         if atrous:
             backbone = dilate_last_stage(backbone)

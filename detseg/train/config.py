@@ -35,19 +35,27 @@ class TrainConfig:
     """Train for this long instead: the schedule ends on time."""
     batch_size: int = 8
     """Pictures a step (and process)."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before a step: --batch-size 4 --accumulate 4 learns like 16, in the memory
+    of 4."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Which optimiser."""
     lr: float = 1e-3
     """Highest learning rate of what is new (sgd wants about 1e-2)."""
-    backbone_lr: float = 0.1
-    """Factor on it for the backbone."""
+    find_lr: bool = False
+    """Find --lr by a test of a few dozen steps with rising rates; its curve is written to learning_rate.png."""
+    backbone_lr: float | None = None
+    """Factor on it for the backbone; by default 0.1."""
+    stage_decay: float | None = None
+    """Further factor for each stage of the backbone before the last: 0.7 lets early stages learn slowly; by default
+    1."""
     weight_decay: float = 0.01
     """Of kernels; norms and biases are never decayed."""
     schedule: Literal["cosine", "onecycle"] = "cosine"
     """How the learning rate runs."""
-    freeze: int | None = None
+    freeze: int | Literal["all", "none"] | None = None
     """Stages of the backbone, from the stem on, that keep their weights; by default chosen by the number of
-    pictures when the weights are pretrained, else 0."""
+    pictures when the weights are pretrained, else none."""
     multi_scale: bool = True
     """Train at smaller sizes, from 60 % of --size up and another every 10 steps, in the first 70 % of the run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -77,10 +85,10 @@ class TrainConfig:
             raise ValueError(f"--size must be a multiple of 32 and at least 64, not {self.size}; {near} is near")
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
-        self._require_positive("epochs", "minutes", "batch_size", "lr", "backbone_lr")
+        self._require_positive("epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay")
         for name in ("weight_decay", "freeze", "seed", "workers"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
+            if value is not None and not isinstance(value, str) and not 0 <= value < float("inf"):
                 raise ValueError(f"{_option(name)} must not be negative, it is {value}")
         return self
 
@@ -111,7 +119,7 @@ class TrainConfig:
                 f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?"
             )
         content = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
-        for name in ("data", "train", "val", "output", "start_from"):
+        for name in ("data", "train", "val", "output", "start_from", "images"):
             if content.get(name) is not None:
                 content[name] = Path(content[name])
         return cls(**content)
@@ -193,6 +201,8 @@ class TrainSegmenter(TrainConfig):
     """Weigh each class by the inverse of how many pixels it has (median frequency balancing)."""
     start_from: Path | None = None
     """Run of a coarser FCN (--strides 32 or 16 32) whose weights this one begins with; new skips begin at zero."""
+    repair: bool = False
+    """Leave out pictures and masks that cannot be used (and say which) instead of stopping."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -209,6 +219,99 @@ class TrainSegmenter(TrainConfig):
         finest = (8,) if self.decoder == "fcn" else (4, 8)
         # The last stage of an atrous network takes the place of the map of stride 16.
         return (*finest, 32) if self.atrous else (*finest, 16, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifier(TrainConfig):
+    """Train a classifier: one class a picture.
+
+    Give the data as one path (--data: class folders, a CSV table, an HDF5 file of detseg pack) or as two (--train and
+    --val). What is not divided into training and validation is divided by rule. By default what is learnt, and how
+    fast, is chosen by how many pictures there are and how much they look like ImageNet's, and it is told why.
+
+    Half an hour; only a linear layer on the features of ImageNet, in seconds; a network of one's own:
+
+        detseg train classifier --data species/ --minutes 30
+        detseg train classifier --data species/ --strategy probe
+        detseg train classifier --data species/ --backbone lenet5 --weights none --size 64 --epochs 50
+    """
+
+    task: ClassVar[str] = "classifier"
+
+    size: int = 192
+    """Side of the square that is cut out of pictures, pixels; a multiple of 32."""
+    batch_size: int = 16
+    """Pictures a step (and process)."""
+    images: Path | None = None
+    """Folder of the pictures that a table names, where they are not beside it."""
+    split: tuple[float, ...] = (0.75, 0.15, 0.10)
+    """Shares of training, validation and test of data that are not divided."""
+    split_seed: int = 0
+    """Of that division."""
+    strategy: Literal["auto", "probe", "partial", "finetune", "full", "scratch"] = "auto"
+    """What learns: probe (a linear layer on ImageNet's features), partial (also the later half of the stages),
+    finetune (everything, early stages slowly), full (everything at the full rate), scratch. --freeze, --backbone-lr,
+    --stage-decay and --head change parts of it."""
+    head: Literal["first", "together"] | None = None
+    """Two phases: solve the head on features that are computed once, first; then train. Or all together from the
+    start. By default first, where the weights are pretrained."""
+    views: int = 2
+    """Views of every picture that the head is solved on: its centre, that mirrored, then augmented ones."""
+    augment: tuple[str, ...] | None = None
+    """Augmentations: of patch, scale, flip, flip-vertical, rotate, zoom, warp, light, colour, blur and noise; by
+    default all but patch, flip-vertical and zoom."""
+    dropout: float = 0.2
+    """Share of the pooled features that are zeroed at random."""
+    label_smoothing: float = 0.1
+    """Share of each target that is spread over all classes."""
+    repair: bool = False
+    """Leave out pictures that have errors (and say so) instead of stopping."""
+    ten_crop: bool = False
+    """Judge the model by the mean of ten crops (corners and centre, mirrored too): ten times the work."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        self._require_positive("views")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{_option(name)} is a share of at least 0 and below 1, not {getattr(self, name)}")
+        if self.weights == "none" and self.strategy not in ("auto", "scratch"):
+            raise ValueError(f"--strategy {self.strategy} builds on trained weights; leave out --weights none")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLocalizer(TrainConfig):
+    """Train a localizer: the class and the box of the one object in each picture.
+
+    Takes the data of detseg train detector. Of several objects in a picture the largest counts.
+
+    Half an hour; only pictures with exactly one object; also whether there is one:
+
+        detseg train localizer --data flowers/ --minutes 30
+        detseg train localizer --data flowers/ --objects single
+        detseg train localizer --data flowers/ --objectness
+    """
+
+    task: ClassVar[str] = "localizer"
+
+    size: int = 224
+    """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
+    batch_size: int = 16
+    """Pictures a step (and process)."""
+    objects: Literal["largest", "single"] = "largest"
+    """Which object of a picture counts: the largest; or only pictures with exactly one are used."""
+    objectness: bool = False
+    """Also learn to tell whether there is an object; without, pictures without objects are left out."""
+    loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
+    """Loss of the box: of its four numbers, or of the overlap."""
+    square_root: bool = True
+    """The four numbers hold the square roots of width and height: a pixel matters more on small objects."""
+    loss_weights: tuple[float, float] = (0.8, 0.2)
+    """Weights of the losses of class and box."""
+    repair: bool = False
+    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
 
 
 def _option(name: str) -> str:

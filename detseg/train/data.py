@@ -15,12 +15,12 @@ from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.recognise import find_sources
 from detseg.data.validate import raise_on_problems, repair, validate
-from detseg.train.config import TrainDetector
+from detseg.train.config import TrainDetector, TrainLocalizer
 
 Dataset = TypeVar("Dataset", bound=Any)
 
 
-def load_data(config: TrainDetector, console: Console) -> tuple[Annotations, Annotations]:
+def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple[Annotations, Annotations]:
     """Training and validation annotations, checked, mended if asked for.
 
     Raises:
@@ -45,7 +45,9 @@ def _read_split(path: Path, split: str) -> Annotations:
     return read_annotations(path, split if split in find_sources(path, None) else None)
 
 
-def _checked(data: Annotations, other: Annotations | None, config: TrainDetector, console: Console) -> Annotations:
+def _checked(
+    data: Annotations, other: Annotations | None, config: TrainDetector | TrainLocalizer, console: Console
+) -> Annotations:
     problems = validate(data, other=other)
     if config.repair:
         data, done = repair(data, problems)

@@ -88,7 +88,7 @@ def _train(sitting: Session[TrainDetector]) -> DetectorRun:
         choice=choice,
         samples=TrainingSamples(train, config.seed),
         collate=collate,
-        fingerprint=_fingerprint(train_data),
+        fingerprint=annotations_fingerprint(train_data),
         mosaic=config.mosaic,
     )
     return run
@@ -112,7 +112,8 @@ def _architecture(config: TrainDetector, data: Annotations, console: Console) ->
     }
 
 
-def _fingerprint(data: Annotations) -> str:
+def annotations_fingerprint(data: Annotations) -> str:
+    """Equal for equal annotations, wherever their pictures lie."""
     arrays = (data.image_ids, data.sizes, data.image_index, data.boxes, data.labels, data.iscrowd)
     return fingerprint(data.categories, arrays)
 

@@ -41,9 +41,9 @@ def norms(module: nn.Module) -> list[nn.Module]:
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float = 1.0
+    model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float = 1.0, stage_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameters that learn, in up to four groups: backbone or not, with decay or not.
+    """Parameters that learn, in groups: backbone (its stages, where they differ) or not, with decay or not.
 
     Norms and biases (every vector and scalar) are not decayed: pulling them to zero does not regularise, it moves
     the features. The model's pretrained part is what it calls ``backbone``.
@@ -53,19 +53,21 @@ def parameter_groups(
         lr: learning rate of what is new.
         weight_decay: of matrices and kernels.
         backbone_lr: factor on the backbone's learning rate.
+        stage_decay: further factor for each of the backbone's stages before its last.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    factors: dict[nn.Parameter, float] = {}
+    if stage_decay != 1:
+        stages: Any = model.backbone.stages  # type: ignore[union-attr]
+        for before, stage in enumerate(reversed(stages)):
+            factors |= {p: stage_decay**before for module in stage for p in module.parameters()}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = ("backbone." in name, parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
+            factor = backbone_lr * factors.get(parameter, 1.0) if "backbone." in name else 1.0
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": lr * (backbone_lr if backbone else 1.0),
-            "weight_decay": weight_decay if decayed else 0.0,
-        }
-        for (backbone, decayed), parameters in groups.items()
+        {"params": parameters, "lr": lr * factor, "weight_decay": weight_decay if decayed else 0.0}
+        for (factor, decayed), parameters in groups.items()
     ]
 
 

@@ -32,7 +32,7 @@ class Progress:
     """How far a run is, by steps or, with a wall-clock budget, by seconds.
 
     Attributes:
-        steps: number of steps of the whole run, None with a budget of time.
+        steps: number of steps of the whole run, perhaps 0; None with a budget of time.
         seconds: length of the whole run, None with a number of steps.
         step: steps done.
         before: seconds that earlier sittings of a resumed run took.
@@ -61,7 +61,7 @@ class Progress:
         if self.seconds is not None:
             return min(1.0, elapsed / self.seconds)
         assert self.steps is not None
-        return min(1.0, step / self.steps)
+        return min(1.0, step / self.steps) if self.steps else 1.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class BatchPlan:
     Args:
         pictures: number of pictures in the set.
         batch_size: pictures a process and step.
+        parts: each step's pictures come in so many batches of equal length.
         sizes: which size each step has.
         fraction: asked when a batch is planned, how far the run is then.
         seed: of the order.
@@ -131,9 +132,11 @@ class BatchPlan:
         first_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
     ) -> None:
         if pictures < 1:
             raise ValueError("there are no pictures to train on")
+        self.part = batch_size // parts
         self.pictures, self.batch_size, self.sizes, self.fraction = pictures, batch_size, sizes, fraction
         self.seed, self.first_step, self.rank, self.world = seed, first_step, rank, world
 
@@ -144,7 +147,9 @@ class BatchPlan:
             epoch, within = divmod(step, per_epoch)
             order = epoch_order(self.pictures, self.batch_size, seed=self.seed, epoch=epoch, world=self.world)
             for batch in range(within, per_epoch):
-                yield self._batch(step, epoch, batch, order)
+                requests = self._batch(step, epoch, batch, order)
+                for first in range(0, self.batch_size, self.part):
+                    yield requests[first : first + self.part]
                 step += 1
 
     def _batch(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:

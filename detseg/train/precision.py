@@ -92,8 +92,11 @@ def _targets(kind: str, count: int, size: int, device: torch.device) -> Any:
     """Something to learn for a batch of pictures, in the form that a kind of model wants."""
     if kind == "fcn":
         return torch.zeros(count, size, size, dtype=torch.uint8, device=device)
+    if kind == "classifier":
+        return torch.zeros(count, dtype=torch.int64, device=device)
     box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
-    return [{"boxes": box, "labels": torch.zeros(1, dtype=torch.int64, device=device)}] * count
+    label, crowd = (torch.zeros(1, dtype=kind, device=device) for kind in (torch.int64, torch.bool))
+    return [{"boxes": box, "labels": label, "iscrowd": crowd}] * count
 
 
 def _run(spec: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from detseg.train.precision import Choice, choose
 from detseg.train.trainer import Settings, Trainer
 
 DEFAULT_EPOCHS = 30
+BACKBONE_LR = 0.1
 # Fewer pictures than this teach the stages up to stride 8 nothing that ImageNet's million did not.
 FEW_PICTURES, EARLY_STRIDE = 5000, 8
 
@@ -69,6 +70,11 @@ class Run(Generic[Config]):
     predictions: Any = None
     seconds: float = 0.0
     _latest: tuple[Any, Any] | None = field(default=None, repr=False)
+
+    @property
+    def data(self) -> Any:
+        """What is known of the training pictures: their `paths` and `categories`."""
+        return self.train.annotations
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
         """What this process finds out about its share of the validation pictures, in a form that can be pickled."""
@@ -120,6 +126,19 @@ class Session(Generic[Config]):
     folder: Path | None
     state: dict[str, Any] | None
 
+    def make(self, architecture: Mapping[str, Any]) -> Any:
+        """The model of an architecture, with trained weights if the run begins with such.
+
+        Raises:
+            TrainingError: they cannot be had.
+        """
+        weights = self.config.weights
+        pretrained: bool | str = {"pretrained": True, "none": False}.get(weights, weights)
+        try:
+            return build_model(architecture, pretrained=pretrained if self.state is None else False)
+        except RuntimeError as error:  # no network and no installed weights
+            raise TrainingError(f"{self.config.backbone}: {error}") from error
+
     def build(self, architecture: Mapping[str, Any], pictures: int) -> tuple[Any, int]:
         """The model, and how many stages of its backbone are to be frozen.
 
@@ -127,18 +146,14 @@ class Session(Generic[Config]):
             architecture: see `build_model`.
             pictures: number of pictures to train on.
         """
-        config = self.config
-        pretrained: bool | str = {"pretrained": True, "none": False}.get(config.weights, config.weights)
-        try:
-            model: Any = build_model(architecture, pretrained=pretrained if self.state is None else False)
-        except RuntimeError as error:  # no network and no installed weights
-            raise TrainingError(f"{config.backbone}: {error}") from error
+        config, model = self.config, self.make(architecture)
         stages = len(model.backbone.stages)
-        freeze = config.freeze
+        freeze = {"all": stages, "none": 0}.get(str(config.freeze), config.freeze)
         if freeze is None:
             freeze = 0
             if config.weights != "none" and pictures < FEW_PICTURES:
                 freeze = sum(stride <= EARLY_STRIDE for stride in model.backbone.stage_strides)
+        assert isinstance(freeze, int)
         if freeze > stages:
             raise ValueError(f"--freeze {freeze}: {config.backbone} has {stages} stages")
         return model, freeze
@@ -196,6 +211,7 @@ class Session(Generic[Config]):
         collate: Callable[[list[Any]], tuple[torch.Tensor, Any]],
         fingerprint: str,
         mosaic: float = 0.0,
+        trained: bool = False,
     ) -> None:
         """Train to the end of the budget; `run` then holds how good the best model is, which is in its folder.
 
@@ -209,13 +225,21 @@ class Session(Generic[Config]):
             collate: samples to a batch and its targets.
             fingerprint: of the training data.
             mosaic: share of mosaics.
+            trained: there is nothing left to learn; judge and save the model.
         """
         config, accelerator = self.config, self.accelerator
-        self._print_plan(freeze, len(model.backbone.stages), run.folder)
-        groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr=config.backbone_lr)
+        progress = Progress(0, None) if trained else self._length(len(samples))
+        if not trained:
+            self._print_plan(freeze, len(model.backbone.stages), run.folder)
+        groups = parameter_groups(
+            model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            backbone_lr=BACKBONE_LR if config.backbone_lr is None else config.backbone_lr,
+            stage_decay=1.0 if config.stage_decay is None else config.stage_decay,
+        )
         frozen = freeze_stages(model.backbone.stages, freeze)
         smallest = max(64, round(config.size * 0.6 / 32) * 32) if config.multi_scale else config.size
-        progress = self._length(len(samples))
 
         def describe(row: Mapping[str, float]) -> dict[str, Any]:
             run.keep_latest()
@@ -233,25 +257,51 @@ class Session(Generic[Config]):
                 progress=progress,
                 sizes=SizeSchedule(config.size, smallest, mosaic=mosaic, seed=config.seed),
                 choice=choice,
-                settings=Settings(config.batch_size, config.seed, config.schedule, workers=self._workers()),
+                settings=Settings(
+                    config.batch_size,
+                    config.seed,
+                    config.schedule,
+                    workers=self._workers(),
+                    accumulate=config.accumulate,
+                ),
                 in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
                 validate=lambda model: run.validate(model, accelerator),
                 goal=next(iter(run.FIGURES)),
                 describe=describe,
-                names=[str(path) for path in run.train.annotations.paths],
+                names=[str(path) for path in run.data.paths],
                 log=log,
                 fingerprint=fingerprint,
             )
+            if config.find_lr and self.state is None and not trained:
+                self._find_rate(trainer, run.folder)
             trainer.run(self.state)
         run.interrupted, run.seconds = trainer.interrupted, progress.elapsed()
         if run.main and not run.interrupted and run.metrics is None:
             run.judge_saved(accelerator.device)
 
+    def _find_rate(self, trainer: Trainer, folder: Path) -> None:
+        """Set the learning rates by a test in the first process, and draw its curve."""
+        from detseg.report.rates import plot_rates
+
+        found = [1.0]
+        if self.accelerator.is_main_process:
+            try:
+                curve = trainer.test_rates()
+            except TrainingError as error:
+                tell(self.console, f"{error}; --lr stays {self.config.lr:g}")
+            else:
+                path = plot_rates(curve, folder / "learning_rate.png")
+                tell(self.console, f"learning rate: {curve.suggestion:.2g}, where the loss falls fastest ({path})")
+                found = [curve.suggestion / self.config.lr]
+        broadcast_object_list(found)
+        for group in trainer.optimizer.param_groups:
+            group["initial_lr"] *= found[0]
+
     def _length(self, pictures: int) -> Progress:
         config = self.config
         if config.minutes is not None:
             return Progress(None, config.minutes * 60)
-        per_epoch = steps_per_epoch(pictures, config.batch_size, self.accelerator.num_processes)
+        per_epoch = steps_per_epoch(pictures, config.batch_size * config.accumulate, self.accelerator.num_processes)
         return Progress((config.epochs or DEFAULT_EPOCHS) * per_epoch, None)
 
     def _workers(self) -> int:
@@ -265,10 +315,11 @@ class Session(Generic[Config]):
         if config.minutes is not None:
             length = f"{config.minutes:g} minutes"
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+        added = f" x {config.accumulate}" if config.accumulate > 1 else ""
         tell(
             self.console,
             f"{config.backbone} at {config.size} px on {accelerator.device}{processes}, {length}, batches of "
-            f"{config.batch_size}, {freeze} of {stages} backbone stages frozen; writing to {folder}",
+            f"{config.batch_size}{added}, {freeze} of {stages} backbone stages frozen; writing to {folder}",
         )
 
 
@@ -334,7 +385,7 @@ def _describe(architecture: Mapping[str, Any], run: Run[Any], row: Mapping[str, 
     """The content of `model.json`."""
     return {
         "architecture": dict(architecture),
-        "categories": [{"id": c.id, "name": c.name} for c in run.train.annotations.categories],
+        "categories": [{"id": c.id, "name": c.name} for c in run.data.categories],
         "size": run.config.size,
         "training": {
             "pictures": len(run.train),

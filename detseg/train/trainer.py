@@ -7,7 +7,6 @@ and writes what is needed to go on after a stop: a resumed run ends with the sam
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -19,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import cv2
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, send_to_device
@@ -28,6 +26,8 @@ from torch.utils.data import DataLoader
 
 from detseg.train.checkpoint import RESUME, random_states, restore_random_states, save_model, save_state
 from detseg.train.errors import TrainingError
+from detseg.train.finder import RateCurve, find_rate
+from detseg.train.loading import Batch, collate_with_index, groups_of, worker_options
 from detseg.train.optim import averaged, learning_rate_factor, train_mode
 from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, steps_per_epoch
 from detseg.train.precision import Choice
@@ -61,6 +61,12 @@ class Settings:
     clip: float = 10.0
     workers: int = 0
     save_seconds: float = 300.0
+    accumulate: int = 1  # batches a step
+
+    @property
+    def step_size(self) -> int:
+        """Pictures a step and process."""
+        return self.batch_size * self.accumulate
 
 
 @dataclass
@@ -114,7 +120,7 @@ class Trainer:
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._saved_at = 0.0
-        self._recent: deque[tuple[int, list[int], Tensor]] = deque(maxlen=CHECK_EVERY)
+        self._recent: deque[tuple[int, list[int], Tensor]] = deque(maxlen=CHECK_EVERY * self.settings.accumulate)
         self._layout = torch.channels_last if self.choice.channels_last else torch.contiguous_format
         self.model.to(device=self.accelerator.device, memory_format=self._layout)  # type: ignore[call-overload]
         self.average = averaged(self.model, self.settings.ema_decay, lambda: self.progress.step)
@@ -133,20 +139,37 @@ class Trainer:
             self._restore(state)
         self._fraction = self.progress.fraction()
         ready, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        per_epoch = steps_per_epoch(len(self.samples), self.settings.batch_size, self._world)
+        per_epoch = steps_per_epoch(len(self.samples), self.settings.step_size, self._world)
         with self._stop_on_signals():
             if state is None:
                 self._save()  # a run can be resumed from its very beginning on
-            for images, targets, indices in self._batches():
+            for batches in groups_of(self.settings.accumulate, self.batches()):
                 if self._fraction >= 1 or self.interrupted:
                     break
                 # Before the step, not after the last: a run stopped in between does it when it resumes.
                 self._look_back(per_epoch)
-                self._step(ready, images, targets, indices)
+                self._step(ready, batches)
                 self._agree()
             if not self.interrupted and self._validated_at < 1:
                 self._validate(per_epoch)
             self._save()
+
+    def test_rates(self) -> RateCurve:
+        """Losses at rising learning rates, see `find_rate`; leaves everything as it was.
+
+        Raises:
+            TrainingError: the loss falls at none of them.
+        """
+        train_mode(self.model, self.in_eval)
+
+        def losses() -> Iterator[Callable[[], Tensor]]:
+            for images, targets, _ in self.batches():
+                yield partial(self._loss, images, targets)
+
+        return find_rate(self.model, self.optimizer, losses())
+
+    def _loss(self, images: Tensor, targets: Any) -> Tensor:
+        return torch.stack(list(self._losses(self.model, images, targets).values())).sum()
 
     def _look_back(self, per_epoch: int) -> None:
         """Validate and save where it is time to."""
@@ -160,24 +183,26 @@ class Trainer:
     def _world(self) -> int:
         return int(self.accelerator.num_processes)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Any, list[int]]]:
+    def batches(self) -> Iterator[Batch]:
+        """Endless batches on the device, from the present step on."""
         plan = BatchPlan(
             len(self.samples),
-            self.settings.batch_size,
+            self.settings.step_size,
             self.sizes,
             self._fraction_at,
             seed=self.settings.seed,
             first_step=self.progress.step,
             rank=self.accelerator.process_index,
             world=self._world,
+            parts=self.settings.accumulate,
         )
         loader: DataLoader[Any] = DataLoader(
             self.samples,  # type: ignore[arg-type]
             batch_sampler=plan,
-            collate_fn=partial(_collate_with_index, self.collate),
+            collate_fn=partial(collate_with_index, self.collate),
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that making a loader leaves torch's random state alone
-            **_worker_options(self.settings.workers),
+            **worker_options(self.settings.workers),
         )
         for images, targets, indices in loader:
             device = self.accelerator.device
@@ -186,25 +211,40 @@ class Trainer:
 
     def _fraction_at(self, step: int) -> float:
         """How far the run will be at a step: known exactly when its length is given in steps."""
-        return step / self.progress.steps if self.progress.steps is not None else self._fraction
+        return self.progress.fraction_at(step, 0.0) if self.progress.steps is not None else self._fraction
 
-    def _step(self, model: nn.Module, images: Tensor, targets: Any, indices: list[int]) -> None:
+    def _step(self, model: nn.Module, batches: Sequence[Batch]) -> None:
         train_mode(model, self.in_eval)
         factor = learning_rate_factor(self.settings.schedule, self._fraction, self.progress.step, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"):
-            losses = model(images, targets)
-        loss = torch.stack(list(losses.values())).sum()
-        self._recent.append((self.progress.step + 1, indices, loss.detach()))
-        self._check_finite()
-        self.accelerator.backward(loss)
+        for images, targets, indices in batches[:-1]:
+            with self.accelerator.no_sync(model):  # processes exchange gradients once a step
+                self._learn(model, images, targets, indices)
+        self._learn(model, *batches[-1])
         self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.average.update_parameters(self.accelerator.unwrap_model(model))
-        self._note({name: value.detach() for name, value in losses.items()}, len(images))
+        self._tell()
+
+    def _losses(self, model: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"):
+            losses: dict[str, Tensor] = model(images, targets)
+        return losses
+
+    def _learn(self, model: nn.Module, images: Tensor, targets: Any, indices: list[int]) -> None:
+        """Add up the gradients of a batch."""
+        losses = self._losses(model, images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self._recent.append((self.progress.step + 1, indices, loss.detach()))
+        self._check_finite()
+        self.accelerator.backward(loss / self.settings.accumulate)
+        for name, value in losses.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._summed += 1
 
     def _check_finite(self, *, now: bool = False) -> None:
         """Stop at a loss that is NaN or infinite, naming the pictures of the first such batch.
@@ -227,13 +267,11 @@ class Trainer:
             "written so far are untouched."
         )
 
-    def _note(self, losses: dict[str, Tensor], pictures: int) -> None:
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._summed += 1
+    def _tell(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
             means = {name: float(value) / self._summed for name, value in self._sums.items()}
-            self.log.step(self.progress.step, self._fraction, means, pictures * CHECK_EVERY * self._world)
+            pictures = self.settings.step_size * CHECK_EVERY * self._world
+            self.log.step(self.progress.step, self._fraction, means, pictures)
 
     def _agree(self) -> None:
         """Take stock of time and signals, alike in all processes so that none waits for one that has left."""
@@ -354,25 +392,3 @@ class Trainer:
         finally:
             for number, handler in zip(signals, before, strict=True):
                 signal.signal(number, handler)
-
-
-def _worker_options(workers: int) -> dict[str, Any]:
-    """Arguments of a DataLoader with so many processes."""
-    if not workers:
-        return {"num_workers": 0}
-    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and a worker is one thread anyhow
-    # Forked processes see the pictures in this one's memory.
-    context = "fork" if sys.platform == "linux" else None
-    return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_interrupts}
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; only the first is to act on it, and it ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _collate_with_index(
-    collate: Callable[[list[Any]], tuple[Tensor, Any]], batch: list[tuple[Any, list[int]]]
-) -> tuple[Tensor, Any, list[int]]:
-    images, targets = collate([sample for sample, _ in batch])
-    return images, targets, [index for _, indices in batch for index in indices]

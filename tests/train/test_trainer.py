@@ -278,7 +278,7 @@ def test_a_resumed_budget_of_time_uses_what_is_left(tmp_path, monkeypatch):
 def test_worker_processes_give_the_same_batches(tmp_path):
     def batches(workers):
         trainer = tiny_trainer(tmp_path, workers=workers)
-        return [list(batch) for batch in itertools.islice(trainer._batches(), 2 * PER_EPOCH)]
+        return [list(batch) for batch in itertools.islice(trainer.batches(), 2 * PER_EPOCH)]
 
     alone, helped = batches(0), batches(2)
     assert differences(alone, helped) == []

@@ -1,0 +1,91 @@
+"""How much pictures look, to a trained network, like those it was trained on; no picture of those is needed.
+
+Batch norms remember the mean and variance that each channel had in training. Where new pictures give every channel
+the same distribution, the network's features mean what they meant; the less the distributions overlap, the less the
+network knows about such pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """What `measure_similarity` found.
+
+    Attributes:
+        value: mean overlap of the distributions, 0 (apart) to 1 (the same).
+        layers: the same for each batch norm, in the order they run in.
+        pictures: number of pictures looked at.
+    """
+
+    value: float
+    layers: tuple[float, ...]
+    pictures: int
+
+
+class _Moments:
+    """Count, sum and sum of squares of each channel of what a layer gets."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: Tensor | None = None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0].detach().transpose(0, 1).flatten(1).double()
+        sums = torch.stack([x.sum(1), x.square().sum(1)])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.count += x.shape[1]
+
+
+@torch.no_grad()
+def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | None:
+    """How much pictures resemble those that the batch norms of a model have seen.
+
+    For each channel of each batch norm's input, the overlap (Bhattacharyya coefficient) of two normal distributions:
+    one with the mean and variance over the new pictures, one with those that the layer remembers. The result is the
+    mean over channels, then over layers.
+
+    Args:
+        model: has `features(images)`, as `detseg.classify.Classifier`, with its batch norms not folded; it is left in
+            evaluation mode.
+        batches: of pictures (N, 3, H, W), at the size they are to be learnt at.
+
+    Returns:
+        None if the network has no batch norm that remembers, or there are no pictures.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    model.eval()
+    seen: dict[nn.Module, _Moments] = {norm: _Moments() for norm in norms}
+    handles = [norm.register_forward_pre_hook(moments) for norm, moments in seen.items()]
+    pictures = 0
+    try:
+        for images in batches:
+            model.features(images)
+            pictures += len(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = tuple(_overlap(norm, moments) for norm, moments in seen.items() if moments.count)
+    if not layers or not pictures:
+        return None
+    return Similarity(sum(layers) / len(layers), layers, pictures)
+
+
+def _overlap(norm: Any, moments: _Moments) -> float:
+    """Mean over channels of the overlap of what a layer sees with what it remembers."""
+    assert moments.sums is not None
+    mean, square = moments.sums / moments.count
+    # eps, as the layer itself adds: channels that never say anything are alike.
+    new = (square - mean.square()).clamp(min=0) + norm.eps
+    old = norm.running_var.double() + norm.eps
+    total = new + old
+    apart = (mean - norm.running_mean.double()).square() / (4 * total)
+    return float(((2 * (new * old).sqrt() / total).sqrt() * torch.exp(-apart)).mean())

@@ -1,0 +1,202 @@
+"""One object a picture: its class and, by four more outputs, its box.
+
+The step between a classifier and a detector: softmax and regression on the same features. Boxes are learnt as centre
+and size in shares of the picture; of width and height the square root, as in YOLO (Redmon et al. 2016,
+arXiv:1506.02640): ten pixels more or less matter more on a small box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from detseg.backbones import Backbone
+from detseg.boxes import clip_boxes, convert_boxes, paired_iou
+
+BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]
+# Where smooth L1 turns from square to line: most differences, in shares of the picture, are below 1.
+SMOOTH_L1_BETA = 0.1
+
+
+class Largest(NamedTuple):
+    """The object that counts in each of N pictures."""
+
+    there: Tensor  # (N,) bool, False where there is none
+    boxes: Tensor  # (N, 4) float32 xyxy
+    labels: Tensor  # (N,) int64
+
+
+class Localizer(nn.Module):
+    """Class and box of the one object in a picture, on any backbone.
+
+    Args:
+        backbone: its deepest map is used; `detseg.backbones.deepest.create_deepest` makes such a one.
+        num_classes: K, at least 1.
+        objectness: also tell whether there is an object at all; `scores` are then multiplied by that probability.
+        loss: of the box: "mse" or "smooth_l1" of the four numbers, "giou" or "ciou" (1 minus it) of the boxes.
+        square_root: learn the square roots of width and height.
+        loss_weights: of the losses of class and box; objectness, where there is one, has the weight 1.
+        grid: the box is told from the map's mean in grid x grid parts. 1 is global average pooling, which knows
+            places only by what channels happen to tell of them.
+        width: channels that the map is reduced to before that.
+        dropout: share of the pooled features that are zeroed at random while training.
+
+    Example:
+        >>> model = Localizer(create_deepest("resnet18"), num_classes=3)
+        >>> losses = model(images, targets)  # {"loss_class": ..., "loss_box": ...}
+        >>> (found, *others) = model(images)  # boxes (1, 4), scores (1,), labels (1,)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        objectness: bool = False,
+        loss: BoxLoss = "mse",
+        square_root: bool = True,
+        loss_weights: Sequence[float] = (0.8, 0.2),
+        grid: int = 4,
+        width: int = 128,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        _check(num_classes, loss, loss_weights, grid)
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.loss: BoxLoss = loss
+        self.square_root = square_root
+        self.class_weight, self.box_weight = (float(weight) for weight in loss_weights)
+        self.grid = grid
+        self.dropout = dropout
+        channels = backbone.channels[-1]
+        self.classifier = nn.Linear(channels, num_classes)
+        self.objectness = nn.Linear(channels, 1) if objectness else None
+        self.reduce = nn.Identity() if grid == 1 else nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
+        self.box = nn.Linear(channels if grid == 1 else width * grid**2, 4)
+        for layer in (self.classifier, self.box, *([self.objectness] if self.objectness is not None else [])):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
+
+    def forward(
+        self, images: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses when targets are given, one detection a picture when not; `.training` only decides on dropout.
+
+        Args:
+            images: (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
+            targets: for each image ``boxes`` (M, 4) xyxy in its pixels, ``labels`` (M,) and ``iscrowd`` (M,). The
+                largest box that is no crowd counts. Without objects there is nothing to learn but objectness.
+
+        Returns:
+            A dict of scalar losses whose sum is the loss; or for each image ``boxes`` (1, 4) clipped to it,
+            ``scores`` (1,) and ``labels`` (1,).
+        """
+        logits, outputs, presence = self.outputs(images)
+        height, width = images.shape[-2:]
+        if targets is not None:
+            return self._losses(logits, outputs, presence, largest_objects(targets), (width, height))
+        scores, labels = logits.softmax(1).max(1)
+        if presence is not None:
+            scores = scores * presence.sigmoid()
+        boxes = clip_boxes(decode(outputs, (width, height), square_root=self.square_root), (height, width))
+        return [
+            {"boxes": boxes[i : i + 1], "scores": scores[i : i + 1], "labels": labels[i : i + 1]}
+            for i in range(len(images))
+        ]
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Class logits (N, K), box numbers (N, 4) in 0..1 and objectness logits (N,) or None, all float32."""
+        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
+        pooled = F.dropout(deepest.mean((2, 3)), self.dropout, self.training).float()
+        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1)
+        parts = F.dropout(parts, self.dropout, self.training).float()
+        with torch.autocast(images.device.type, enabled=False):
+            presence = None if self.objectness is None else self.objectness(pooled).squeeze(1)
+            # Bounded: a box that once is far larger than the picture gets no gradient from a loss of overlap.
+            return self.classifier(pooled), self.box(parts).sigmoid(), presence
+
+    def _losses(
+        self, logits: Tensor, outputs: Tensor, presence: Tensor | None, objects: Largest, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        counted = objects.there.float()
+        count = counted.sum().clamp(min=1)
+        entropy = F.cross_entropy(logits, objects.labels, reduction="none")
+        box_loss = self._box_loss(outputs, objects.boxes, size)
+        losses = {
+            "loss_class": self.class_weight * (entropy * counted).sum() / count,
+            "loss_box": self.box_weight * (box_loss * counted).sum() / count,
+        }
+        if presence is not None:
+            losses["loss_objectness"] = F.binary_cross_entropy_with_logits(presence, counted)
+        return losses
+
+    def _box_loss(self, outputs: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N,)."""
+        if self.loss in ("giou", "ciou"):
+            # In shares of the picture: the same for every shape, and CIoU's small numbers stay small.
+            wanted = boxes / boxes.new_tensor([*size, *size])
+            return 1 - paired_iou(decode(outputs, (1, 1), square_root=self.square_root), wanted, kind=self.loss)
+        wanted = encode(boxes, size, square_root=self.square_root)
+        if self.loss == "mse":
+            return F.mse_loss(outputs, wanted, reduction="none").mean(1)
+        return F.smooth_l1_loss(outputs, wanted, reduction="none", beta=SMOOTH_L1_BETA).mean(1)
+
+
+def encode(boxes: Tensor, size: tuple[float, float], *, square_root: bool = True) -> Tensor:
+    """Boxes as the four numbers that are learnt; ``decode(encode(boxes, size), size) == boxes``.
+
+    Args:
+        boxes: (N, 4) xyxy, pixels of a picture of `size`.
+        size: (width, height) of the picture.
+        square_root: of width and height.
+
+    Returns:
+        (N, 4): centre x and y, width and height (or their square roots), in shares of the picture, 0..1 for boxes
+        inside of it.
+    """
+    shares = convert_boxes(boxes, "xyxy", "cxcywh") / boxes.new_tensor([*size, *size])
+    return torch.cat([shares[:, :2], shares[:, 2:].clamp(min=0).sqrt()], 1) if square_root else shares
+
+
+def decode(numbers: Tensor, size: tuple[float, float], *, square_root: bool = True) -> Tensor:
+    """Inverse of `encode`: (N, 4) numbers to (N, 4) xyxy boxes in pixels of a picture of (width, height) = `size`."""
+    shape = numbers[:, 2:].square() if square_root else numbers[:, 2:]
+    shares = torch.cat([numbers[:, :2], shape], 1)
+    return convert_boxes(shares * shares.new_tensor([*size, *size]), "cxcywh", "xyxy")
+
+
+def largest_objects(targets: Sequence[Mapping[str, Tensor]]) -> Largest:
+    """The largest object that is no crowd of each picture; zeros, and not `there`, where there is none."""
+    boxes, labels, crowd = (
+        F.pad(pad_sequence([t[name] for t in targets], batch_first=True), fill)
+        for name, fill in (("boxes", (0, 0, 0, 1)), ("labels", (0, 1)), ("iscrowd", (0, 1)))
+    )
+    boxes = boxes.float()
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    area = torch.where(crowd, 0, sides.prod(-1))
+    value, index = area.max(1)
+    rows = torch.arange(len(targets), device=boxes.device)
+    return Largest(value > 0, boxes[rows, index], labels[rows, index])
+
+
+def _check(num_classes: int, loss: str, loss_weights: Sequence[float], grid: int) -> None:
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+    if loss not in get_args(BoxLoss):
+        raise ValueError(f"unknown loss {loss!r}: choose one of {', '.join(get_args(BoxLoss))}")
+    if len(loss_weights) != 2 or min(loss_weights) < 0:
+        raise ValueError(f"loss_weights are two numbers of at least 0, of class and box, not {tuple(loss_weights)}")
+    if grid < 1:
+        raise ValueError(f"grid must be at least 1, not {grid}")

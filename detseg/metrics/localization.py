@@ -1,0 +1,140 @@
+"""How good a localizer is: does it name the one object of a picture, and how well does its box fit?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detseg.boxes import paired_iou
+from detseg.metrics.analysis import none_for_nan
+from detseg.metrics.draws import Interval, draw, interval_of
+
+LEVEL = 0.95
+FIGURES = ("mean_iou", "accuracy", "localized", "iou50", "iou75")
+
+
+@dataclass(frozen=True)
+class LocalizationClass:
+    """One class; NaN without pictures."""
+
+    name: str
+    count: int  # pictures of it
+    mean_iou: float
+    accuracy: float
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizationMetrics:
+    """What `evaluate_localization` found.
+
+    Attributes:
+        mean_iou: mean IoU of the predicted with the true box, whatever the class.
+        accuracy: share of pictures whose class is right.
+        localized: share whose class is right and whose IoU is at least 0.5 (ImageNet's localisation accuracy).
+        iou50, iou75: share whose IoU is at least 0.5, 0.75.
+        per_class: (K,).
+        ious: (N,) of each picture.
+        right: (N,) bool, whether its class is right.
+        intervals: of mean_iou and accuracy, by drawing the pictures again.
+        pictures: N.
+    """
+
+    mean_iou: float
+    accuracy: float
+    localized: float
+    iou50: float
+    iou75: float
+    per_class: tuple[LocalizationClass, ...]
+    ious: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    intervals: dict[str, Interval]
+    pictures: int
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name."""
+        return {name: float(getattr(self, name)) for name in FIGURES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but what is known of single pictures, as plain Python for `json.dump`, NaN as None."""
+        rows = [vars(row) for row in self.per_class]
+        intervals = {name: vars(interval) for name, interval in self.intervals.items()}
+        return none_for_nan(self.figures() | {"pictures": self.pictures, "intervals": intervals, "per_class": rows})
+
+
+def evaluate_localization(
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    true_boxes: NDArray[Any],
+    true_labels: NDArray[Any],
+    names: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> LocalizationMetrics:
+    """Judge one class and one box a picture.
+
+    Args:
+        boxes: (N, 4) xyxy, predicted.
+        labels: (N,) predicted.
+        true_boxes: (N, 4) xyxy, in the same pixels.
+        true_labels: (N,) in 0..K-1.
+        names: (K,) of the classes.
+        resamples: for the 95 % intervals; 0 leaves them out.
+        seed: of these.
+
+    Raises:
+        ValueError: shapes do not fit, a box is not finite, or a label is outside 0..K-1.
+    """
+    boxes, true_boxes = np.asarray(boxes, np.float64), np.asarray(true_boxes, np.float64)
+    labels, true_labels = np.asarray(labels), np.asarray(true_labels)
+    count = len(true_labels)
+    for name, array, shape in (
+        ("boxes", boxes, (count, 4)),
+        ("true_boxes", true_boxes, (count, 4)),
+        ("labels", labels, (count,)),
+    ):
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one for each picture")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} of picture {int(np.argwhere(~np.isfinite(array))[0, 0])} is not finite")
+    if count and not 0 <= true_labels.min() <= true_labels.max() < len(names):
+        raise ValueError(f"true labels must lie in 0..{len(names) - 1}")
+    ious = paired_iou(torch.from_numpy(boxes), torch.from_numpy(true_boxes)).numpy()
+    right = labels == true_labels
+    per_class = tuple(
+        LocalizationClass(name, int(mine.sum()), _mean(ious[mine]), _mean(right[mine]))
+        for name, mine in ((name, true_labels == k) for k, name in enumerate(names))
+    )
+    intervals = _intervals({"mean_iou": ious, "accuracy": right.astype(np.float64)}, resamples, seed)
+    return LocalizationMetrics(
+        mean_iou=_mean(ious),
+        accuracy=_mean(right),
+        localized=_mean(right & (ious >= 0.5)),
+        iou50=_mean(ious >= 0.5),
+        iou75=_mean(ious >= 0.75),
+        per_class=per_class,
+        ious=ious,
+        right=right,
+        intervals=intervals,
+        pictures=count,
+    )
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _intervals(values: dict[str, NDArray[np.float64]], resamples: int, seed: int) -> dict[str, Interval]:
+    """95 % intervals of means, by drawing the pictures anew; NaN limits where all values are equal."""
+    table = np.column_stack(list(values.values()))
+    if not resamples or not len(table):
+        return {}
+    spread = draw(len(table), range(resamples), seed) @ table / len(table)
+    return {
+        name: interval_of(_mean(column), spread[:, i], LEVEL, bool(np.ptp(column) > 0))
+        for i, (name, column) in enumerate(values.items())
+    }

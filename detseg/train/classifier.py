@@ -1,0 +1,220 @@
+"""Train a classifier: from labelled pictures to a run folder with the best model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import nn
+
+from detseg.data.annotations import AnnotationError, category_difference
+from detseg.data.classification import ClassificationDataset, LabelledSample, collate_labels
+from detseg.data.classification_transforms import ClassificationTransform
+from detseg.data.labelled import LabelledPictures
+from detseg.data.labels import read_labelled_dataset, read_labels
+from detseg.data.validate import raise_on_problems
+from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
+from detseg.predict.classifier import classify
+from detseg.train.config import TrainClassifier
+from detseg.train.data import fingerprint, open_pictures
+from detseg.train.plan import TrainingSamples
+from detseg.train.precision import Choice
+from detseg.train.session import Run, Session, session, tell
+from detseg.train.transfer import resolve, solve_head
+
+# The long side of cached pictures over the input size: most have a short side from which the square can be cut.
+CACHE_ZOOM = 1.5
+
+
+class Augmentation:
+    """`ClassificationTransform` for samples: (picture, label) in and out."""
+
+    def __init__(self, size: int, names: Sequence[str] | None = None) -> None:
+        make = ClassificationTransform if names is None else partial(ClassificationTransform.by_name, names=names)
+        self.transform: ClassificationTransform = make(size)
+
+    def __call__(self, sample: LabelledSample, rng: np.random.Generator) -> LabelledSample:
+        """Augment the picture; the label stays."""
+        return self.transform(sample[0], rng), sample[1]
+
+
+@dataclass
+class ClassifierRun(Run[TrainClassifier]):
+    """A classifier's run.
+
+    Attributes:
+        metrics: `ClassificationMetrics` of the best model on the validation pictures.
+        predictions: of the best model, (N, K) float32 probabilities.
+    """
+
+    FIGURES: ClassVar[Mapping[str, str]] = {"top1": "accuracy", "mean_class_accuracy": "mean class accuracy"}
+
+    @property
+    def data(self) -> LabelledPictures:
+        """The training pictures."""
+        return self.train.labelled
+
+    def judge(self, model: nn.Module, indices: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
+        """Probabilities of some of the validation pictures."""
+        return list(indices), see_pictures(model, self.val, indices, self.config.size, ten_crop=self.config.ten_crop)
+
+    def combine(self, shares: Sequence[Any]) -> tuple[ClassificationMetrics, NDArray[np.float32]]:
+        """Metrics of all pictures, and their probabilities in order."""
+        order = np.argsort(np.concatenate([np.array(indices, np.int64) for indices, _ in shares]))
+        probabilities = np.concatenate([share for _, share in shares])[order]
+        return judge_pictures(self.val.labelled, probabilities), probabilities
+
+    def figures(self, metrics: ClassificationMetrics) -> dict[str, float]:
+        """Accuracy over pictures and over classes."""
+        return {name: float(np.nan_to_num(getattr(metrics, name))) for name in self.FIGURES}
+
+
+def train_classifier(config: TrainClassifier, console: Console | None = None) -> ClassifierRun:
+    """Train as `config` says.
+
+    Args:
+        config: the settings.
+        console: where progress is shown; none is shown without.
+
+    Raises:
+        ValueError: wrong settings or data; the message names file, item and remedy.
+        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
+    """
+    with session(config, console) as sitting:
+        return _train(sitting)
+
+
+def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
+    console = sitting.console
+    train_data, val_data = load_labelled_data(sitting.config, console)
+    print_labelled_data(console, train_data, val_data)
+    # Made here, so that a wrong name is told before pictures are read.
+    augmentation = augmentation_of(sitting.config)
+    augmentation(sitting.config.size)
+    larger = round(sitting.config.size * CACHE_ZOOM)
+    train = open_pictures(ClassificationDataset, train_data, larger, "training pictures", console)
+    val = open_pictures(ClassificationDataset, val_data, larger, "validation pictures", console)
+    config = sitting.config = resolve(sitting, train, _architecture(sitting.config, len(train_data.categories)))
+    architecture = _architecture(config, len(train_data.categories))
+    model, freeze = sitting.build(architecture, len(train))
+    folder = sitting.open_folder()
+    only_head = config.head == "first" and freeze == len(model.backbone.stages)
+    choice = Choice("fp32", True) if only_head else sitting.choose_precision(architecture, freeze)
+    run = ClassifierRun(folder, config, train, val, sitting.accelerator.is_main_process)
+    samples = TrainingSamples(train, config.seed, augmentation)
+    if only_head and (config.epochs is not None or config.minutes is not None):
+        tell(console, "only the head learns, and it is solved at once: --epochs and --minutes have no effect")
+    if config.head == "first" and sitting.state is None:
+        # With the loss that training goes on with, so that the head is where that would lead it. A head that is all
+        # there is has no need of it, and its probabilities are the better for it.
+        solve_head(sitting, model, train, samples, label_smoothing=0.0 if only_head else config.label_smoothing)
+    sitting.fit(
+        run,
+        model,
+        architecture,
+        freeze=freeze,
+        choice=choice,
+        samples=samples,
+        collate=collate_labels,
+        fingerprint=fingerprint(train_data.categories, (train_data.image_ids, train_data.sizes, train_data.labels)),
+        trained=only_head,
+    )
+    return run
+
+
+def augmentation_of(config: TrainClassifier) -> partial[Augmentation]:
+    """Makes the augmentation of an input size."""
+    return partial(Augmentation, names=config.augment)
+
+
+def _architecture(config: TrainClassifier, classes: int) -> dict[str, Any]:
+    """What `build_model` needs."""
+    return {
+        "kind": "classifier",
+        "backbone": config.backbone,
+        # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
+        "folded": config.weights != "none",
+        "num_classes": classes,
+        "dropout": config.dropout,
+        "label_smoothing": config.label_smoothing,
+    }
+
+
+# ------------------------------------------------------------------ data
+
+
+def load_labelled_data(config: TrainClassifier, console: Console) -> tuple[LabelledPictures, LabelledPictures]:
+    """Training and validation pictures, checked, mended if asked for.
+
+    Raises:
+        ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
+    """
+    if config.data is not None:
+        splits = read_labelled_dataset(config.data, split=config.split, seed=config.split_seed, images=config.images)
+        train, val = splits["train"], splits["val"]
+    else:
+        assert config.train is not None and config.val is not None
+        train = read_labels(config.train, images=config.images)
+        val = matched_to(train, read_labels(config.val, images=config.images))
+    train = _checked(train, None, config.repair, console)
+    return train, _checked(val, train, config.repair, console)
+
+
+def _checked(
+    data: LabelledPictures, other: LabelledPictures | None, repair: bool, console: Console
+) -> LabelledPictures:
+    problems = data.validate(other=other)
+    bad = {problem.image_index for problem in problems if problem.severity == "error" and problem.image_index >= 0}
+    if repair and bad:
+        kept = data.subset([row for row in range(len(data)) if row not in bad])
+        tell(console, f"mended: {data.source}: {len(bad)} of {len(data)} pictures, which have errors, left out")
+        data, problems = kept, kept.validate(other=other)
+    raise_on_problems(problems)
+    if len(data) == 0:
+        raise ValueError(f"{data.source}: there are no pictures in it")
+    return data
+
+
+def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:
+    """`val` with the classes of `train`, matched by name: folders number them by what happens to be there.
+
+    Raises:
+        AnnotationError: it has pictures of another class.
+    """
+    names = train.names
+    unknown = [name for name, count in zip(val.names, val.counts.tolist(), strict=True) if count and name not in names]
+    if unknown:
+        raise AnnotationError(category_difference(train.categories, val.categories, val.source))
+    table = np.array([names.index(name) if name in names else -1 for name in val.names], np.int64)
+    return replace(val, categories=train.categories, labels=table[val.labels])
+
+
+def print_labelled_data(console: Console, train: LabelledPictures, val: LabelledPictures) -> None:
+    """Say how much there is, and which label each class gets."""
+    tell(console, f"training on {len(train)} pictures of {len(train.categories)} classes, validating on {len(val)}")
+    tell(console, "labels: " + ", ".join(f"{k}={name}" for k, name in enumerate(train.names)))
+
+
+# ------------------------------------------------------------------ judging
+
+
+def see_pictures(
+    model: nn.Module, data: ClassificationDataset, indices: Sequence[int], size: int, *, ten_crop: bool = False
+) -> NDArray[np.float32]:
+    """(len(indices), K) class probabilities of some pictures of a dataset."""
+    seen = classify(model, (data.pictures[i] for i in indices), size, ten_crop=ten_crop)
+    return np.array(list(seen), np.float32).reshape(len(indices), -1)
+
+
+def judge_pictures(
+    labelled: LabelledPictures, probabilities: NDArray[np.float32], *, resamples: int = 1000
+) -> ClassificationMetrics:
+    """Metrics of one prediction for each picture of a set; `resamples` for the intervals."""
+    evaluator = ClassificationEvaluator(labelled.names, "probabilities")
+    evaluator.update(probabilities, labelled.labels, labelled.image_ids)
+    return evaluator.compute(resamples=resamples)

@@ -1,0 +1,139 @@
+"""Train a localizer: from boxes, one object a picture, to a run folder with the best model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from rich.console import Console
+from torch import nn
+
+from detseg.data.annotations import Annotations
+from detseg.data.dataset import DetectionDataset, collate
+from detseg.metrics.localization import LocalizationMetrics, evaluate_localization
+from detseg.train.config import TrainLocalizer
+from detseg.train.data import load_data, open_pictures, print_data
+from detseg.train.detector import CACHE_ZOOM, annotations_fingerprint, predict_dataset
+from detseg.train.plan import TrainingSamples
+from detseg.train.session import Run, Session, session, tell
+
+
+@dataclass
+class LocalizerRun(Run[TrainLocalizer]):
+    """A localizer's run.
+
+    Attributes:
+        objects: (N,) row of the validation annotations' object that counts in each picture; -1 without one.
+        metrics: `LocalizationMetrics` of the best model, on the validation pictures with an object.
+        predictions: of the best model, one dict a validation picture, boxes in the pictures' own pixels.
+    """
+
+    FIGURES: ClassVar[Mapping[str, str]] = {"mean_iou": "mean IoU", "accuracy": "accuracy"}
+
+    objects: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
+        """Classes and boxes in some of the validation pictures."""
+        return list(indices), predict_dataset(model, self.val, indices, self.config.size)
+
+    def combine(self, shares: Sequence[Any]) -> tuple[LocalizationMetrics, list[dict[str, np.ndarray]]]:
+        """Metrics of all pictures, and what was found in their order."""
+        found = {index: picture for indices, share in shares for index, picture in zip(indices, share, strict=True)}
+        ordered = [found[i] for i in range(len(self.val))]
+        return judge_localizations(self.val.annotations, self.objects, ordered), ordered
+
+    def figures(self, metrics: LocalizationMetrics) -> dict[str, float]:
+        """Mean IoU and accuracy; 0 where there are no objects to judge by."""
+        return {name: float(np.nan_to_num(getattr(metrics, name))) for name in self.FIGURES}
+
+
+def train_localizer(config: TrainLocalizer, console: Console | None = None) -> LocalizerRun:
+    """Train as `config` says.
+
+    Args:
+        config: the settings.
+        console: where progress is shown; none is shown without.
+
+    Raises:
+        ValueError: wrong settings or data; the message names file, item and remedy.
+        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
+    """
+    with session(config, console) as sitting:
+        return _train(sitting)
+
+
+def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
+    config, console = sitting.config, sitting.console
+    train_data, val_data = (_chosen(data, config, console) for data in load_data(config, console))
+    print_data(console, train_data, val_data)
+    architecture = _architecture(config, len(train_data.categories))
+    model, freeze = sitting.build(architecture, len(train_data))
+    train = open_pictures(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training pictures", console)
+    val = open_pictures(DetectionDataset, val_data, config.size, "validation pictures", console)
+    folder = sitting.open_folder()
+    choice = sitting.choose_precision(architecture, freeze)
+    run = LocalizerRun(
+        folder, config, train, val, sitting.accelerator.is_main_process, objects=largest_of_pictures(val_data)
+    )
+    sitting.fit(
+        run,
+        model,
+        architecture,
+        freeze=freeze,
+        choice=choice,
+        samples=TrainingSamples(train, config.seed),
+        collate=collate,
+        fingerprint=annotations_fingerprint(train_data),
+    )
+    return run
+
+
+def _architecture(config: TrainLocalizer, classes: int) -> dict[str, Any]:
+    """What `build_model` needs."""
+    return {
+        "kind": "localizer",
+        "backbone": config.backbone,
+        "folded": config.weights != "none",
+        "num_classes": classes,
+        "objectness": config.objectness,
+        "loss": config.loss,
+        "square_root": config.square_root,
+        "loss_weights": list(config.loss_weights),
+    }
+
+
+def _chosen(data: Annotations, config: TrainLocalizer, console: Console) -> Annotations:
+    """The pictures that have the object that the settings ask for."""
+    counts = np.bincount(data.image_index[~data.iscrowd], minlength=len(data))
+    rule = "exactly one object" if config.objects == "single" else "an object"
+    keep = counts == 1 if config.objects == "single" else (counts > 0) | config.objectness
+    if not keep.any():
+        raise ValueError(f"{data.source}: there is no picture with {rule}")
+    if not keep.all():
+        tell(console, f"{data.source}: {int((~keep).sum())} pictures without {rule} are left out")
+    return data if keep.all() else data.subset(keep)
+
+
+def largest_of_pictures(data: Annotations) -> np.ndarray:
+    """(N,) row of the largest object that is no crowd in each picture, the first of equals; -1 without one."""
+    sides = np.clip(data.boxes[:, 2:] - data.boxes[:, :2], 0, None)
+    area = np.where(data.iscrowd, -1.0, sides.prod(1))
+    rows = np.full(len(data), -1, np.int64)
+    # Written from small to large, the last in each picture stays.
+    order = np.lexsort((-np.arange(len(area)), area))
+    order = order[~data.iscrowd[order]]
+    rows[data.image_index[order]] = order
+    return rows
+
+
+def judge_localizations(
+    data: Annotations, objects: np.ndarray, predictions: Sequence[Mapping[str, np.ndarray]]
+) -> LocalizationMetrics:
+    """Metrics of one prediction for each picture; pictures without an object (-1) are left out."""
+    there = np.flatnonzero(objects >= 0).tolist()
+    boxes = np.array([predictions[i]["boxes"][0] for i in there], np.float64).reshape(-1, 4)
+    labels = np.array([predictions[i]["labels"][0] for i in there], np.int64)
+    rows = objects[there]
+    return evaluate_localization(boxes, labels, data.boxes[rows], data.labels[rows], data.names)

@@ -1,0 +1,71 @@
+"""What to learn of a trained network, by how many new pictures there are and how much they look like the old ones.
+
+The four classic cases of transfer learning (Yosinski et al. 2014, arXiv:1411.1792; Stanford's CS231n notes):
+
+                 like the old pictures              unlike them
+    few          probe: a linear layer only         partial: early stages stay
+    many         finetune: all, early ones slowly   full: all, at the full rate
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detseg.classify.similarity import Similarity
+
+# Training pictures a class from which on there are many; measured, see docs/classify.md.
+MANY = 20
+# Similarity from which on pictures are alike; measured, see docs/classify.md.
+ALIKE = 0.94
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How to transfer.
+
+    Attributes:
+        name: of the case.
+        frozen: share of the backbone's stages, from the stem on, that keep their weights.
+        head_first: the head is solved on the features as they are, before anything else learns.
+        backbone_lr: factor on the backbone's learning rate.
+        stage_decay: further factor for each stage before the last.
+    """
+
+    name: str
+    frozen: float
+    head_first: bool
+    backbone_lr: float
+    stage_decay: float
+
+
+STRATEGIES = {
+    "probe": Strategy("probe", 1.0, True, 0.1, 1.0),
+    "partial": Strategy("partial", 0.5, True, 0.3, 1.0),
+    "finetune": Strategy("finetune", 0.0, True, 0.3, 0.7),
+    "full": Strategy("full", 0.0, True, 1.0, 1.0),
+    "scratch": Strategy("scratch", 0.0, False, 1.0, 1.0),
+}
+
+
+def choose_strategy(pictures: int, classes: int, similarity: Similarity | None) -> tuple[Strategy, str]:
+    """The strategy for a set, and why, in a sentence.
+
+    Args:
+        pictures: to train on.
+        classes: number of classes.
+        similarity: of the pictures to those that the network was trained on; None where it cannot be measured, which
+            counts as alike.
+    """
+    each = pictures / classes
+    many = each >= MANY
+    alike = similarity is None or similarity.value >= ALIKE
+    name = ("finetune" if alike else "full") if many else ("probe" if alike else "partial")
+    amount = f"{each:.0f} pictures a class are {'many' if many else 'few'} (from {MANY} on)"
+    if similarity is None:
+        looks = "how much they look like those of the pretraining is not known, without batch norms that remember it"
+    else:
+        looks = (
+            f"they are {'like' if alike else 'unlike'} those of the pretraining: the overlap with what its batch norms "
+            f"remember is {similarity.value:.2f} (alike from {ALIKE:g} on)"
+        )
+    return STRATEGIES[name], f"{amount}; {looks}"

@@ -1,0 +1,145 @@
+"""The classifier: shapes, losses, dropout, any device."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
+
+from detseg.backbones import create_backbone
+from detseg.backbones.deepest import create_deepest
+from detseg.classify import Classifier
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Classifier(create_deepest("test_efficientnet"), 5)
+
+
+def images(count=3, size=64):
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+
+
+def test_logits_and_losses(model):
+    model.eval()
+    pictures, labels = images(), torch.tensor([0, 4, 2])
+    logits = model(pictures)
+    assert logits.shape == (3, 5)
+    losses = model(pictures, labels)
+    assert losses.keys() == {"loss_class"}
+    assert torch.allclose(losses["loss_class"], F.cross_entropy(logits, labels))
+    model.train()
+    assert isinstance(model(pictures), torch.Tensor)
+
+
+def test_uint8_and_float_pictures_are_the_same(model):
+    model.eval()
+    pictures = images()
+    assert torch.allclose(model(pictures), model(pictures / 255), atol=1e-6)
+
+
+def test_the_features_are_what_the_head_sees(model):
+    model.eval()
+    pictures = images()
+    features = model.features(pictures)
+    assert features.shape == (3, model.backbone.channels[-1])
+    assert torch.allclose(model.classifier(features), model(pictures))
+
+
+@pytest.mark.parametrize("size", [33, 64, 100])
+def test_any_size(model, size):
+    assert model.eval()(images(2, size)).shape == (2, 5)
+
+
+def test_label_smoothing_keeps_the_best_answer_and_raises_its_loss():
+    torch.manual_seed(0)
+    backbone = create_deepest("test_efficientnet")
+    plain, smooth = (Classifier(backbone, 3, label_smoothing=s).eval() for s in (0.0, 0.3))
+    with torch.no_grad():
+        smooth.load_state_dict(plain.state_dict())
+        plain.classifier.bias.copy_(torch.tensor([9.0, 0, 0]))
+        smooth.classifier.bias.copy_(torch.tensor([9.0, 0, 0]))
+    pictures, labels = images(), torch.zeros(3, dtype=torch.int64)
+    assert float(plain(pictures, labels)["loss_class"]) < 0.01
+    # 0.3 / 3 of the target lies on each of two classes that are 9 less likely, in logs.
+    assert float(smooth(pictures, labels)["loss_class"]) == pytest.approx(0.3 * 2 / 3 * 9, rel=0.02)
+
+
+def test_dropout_only_while_training(model):
+    pictures = images()
+    model.train()
+    for module in model.backbone.modules():
+        module.eval()
+    assert not torch.equal(model(pictures), model(pictures))
+    model.eval()
+    assert torch.equal(model(pictures), model(pictures))
+
+
+def test_every_part_learns(model):
+    model.train()
+    model(images(), torch.tensor([0, 1, 2]))["loss_class"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 1}, "two classes"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"label_smoothing": -0.1}, "label_smoothing"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(ValueError, match=message):
+        Classifier(create_deepest("test_efficientnet"), **({"num_classes": 3} | options))
+
+
+def test_on_another_device():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        model = Classifier(create_deepest("test_efficientnet"), 4)
+        pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="cuda")
+        assert model(pictures).device.type == "cuda"
+        losses = model(pictures, torch.zeros(2, dtype=torch.int64, device="cuda"))
+        assert losses["loss_class"].device.type == "cuda"
+
+
+# ------------------------------------------------------------------ the deepest map
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "stride"),
+    [
+        ("tf_efficientnet_lite0", 320, 32),
+        ("resnet18", 512, 32),
+        ("lenet5", 120, 4),
+        ("alexnet", 256, 32),
+        ("mobilenet_v2", 1280, 32),
+    ],
+)
+def test_every_kind_of_network_has_a_deepest_map(name, channels, stride):
+    backbone = create_deepest(name)
+    assert (backbone.channels, backbone.strides) == ((channels,), (stride,))
+    side = 2 * stride if stride > 4 else 32
+    assert backbone.eval()(torch.zeros(1, 3, side, side))[0].shape == (1, channels, side // stride, side // stride)
+    assert len(backbone.stages) == len(backbone.stage_strides) >= 3
+
+
+def test_trained_weights_and_files_of_them(tmp_path):
+    trained = create_deepest("tf_efficientnet_lite0", pretrained=True)
+    same = create_backbone("tf_efficientnet_lite0", pretrained=True, strides=(32,))
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), same.parameters(), strict=True))
+    first = create_deepest("test_efficientnet")
+    torch.save(first.net.state_dict(), tmp_path / "weights.pt")
+    second = create_deepest("test_efficientnet", pretrained=tmp_path / "weights.pt")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_what_cannot_be_had_is_told():
+    with pytest.raises(ValueError, match="no backbone is named 'resnet81'"):
+        create_deepest("resnet81")
+    with pytest.raises(ValueError, match="no ImageNet weights for 'lenet5'"):
+        create_deepest("lenet5", pretrained=True)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pt"):
+        create_deepest("test_efficientnet", pretrained="nothing.pt")

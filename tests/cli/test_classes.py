@@ -1,0 +1,143 @@
+"""`detseg predict` and `detseg evaluate` on the run of a classifier, and `evaluate` on that of a localizer."""
+
+import csv
+import io
+import json
+import shutil
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+
+from detseg.cli import main
+from detseg.cli.evaluate_classes import compare_classifiers
+from detseg.data.crops import crops_of
+from detseg.data.labels import read_labelled_dataset
+from detseg.data.readers import read_dataset
+from tests.small_set import write_small_set
+
+QUICK = [
+    *("--backbone", "test_efficientnet", "--weights", "none", "--size", "64"),
+    *("--batch-size", "4", "--precision", "fp32"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with boxes/, crops/ and three runs: a good classifier, a bad one, a localizer."""
+    folder = tmp_path_factory.mktemp("classes")
+    write_small_set(folder / "boxes", train=10, val=5)
+    for split, data in read_dataset(folder / "boxes").items():
+        crops_of(data, folder / "crops" / split, margin=0.3, min_side=4)
+    with redirect_stdout(io.StringIO()):
+        for name, epochs in (("good", "10"), ("bad", "1")):
+            words = [*QUICK, "--epochs", epochs, "--lr", "0.02" if name == "good" else "0.00001"]
+            data = ["--data", str(folder / "crops"), "--output", str(folder / name)]
+            assert main(["train", "classifier", *data, *words]) == 0
+        data = ["--data", str(folder / "boxes"), "--output", str(folder / "localizer")]
+        assert main(["train", "localizer", *data, *QUICK, "--epochs", "1"]) == 0
+    return folder
+
+
+def test_predict_tells_and_writes_the_likeliest_classes(world, tmp_path, capsys):
+    pictures = world / "crops/val/square"
+    assert main(["predict", str(world / "good"), str(pictures), "--output", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    paths = sorted(map(str, pictures.iterdir()))
+    assert all(line.startswith(f"{path}: square ") for line, path in zip(lines, paths, strict=False))
+    assert lines[-1] == f"the likeliest classes of each are in {tmp_path}/classes.csv"
+    with (tmp_path / "classes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["picture"] for row in rows] == [path for path in paths for _ in range(2)]
+    assert [row["class"] for row in rows if row["rank"] == "1"] == ["square"] * len(paths)
+    assert sum(float(row["score"]) for row in rows) == pytest.approx(len(paths), abs=1e-3)
+    assert [path.name for path in tmp_path.iterdir()] == ["classes.csv"]
+    assert main(["predict", str(world / "good"), str(pictures), "--output", str(tmp_path / "ten"), "--ten-crop"]) == 0
+    assert (tmp_path / "ten/classes.csv").read_text() != (tmp_path / "classes.csv").read_text()
+
+
+def test_options_of_other_models_are_refused(world, capsys):
+    picture = str(next((world / "crops/val/square").iterdir()))
+    assert main(["predict", str(world / "good"), picture, "--flip"]) == 1
+    assert "good: holds a classifier, for which there is no --flip" in capsys.readouterr().err
+    assert main(["predict", str(world / "localizer"), picture, "--ten-crop"]) == 1
+    assert "holds a detector, for which there is no --ten-crop" in capsys.readouterr().err
+    assert main(["evaluate", "--predictions", str(world / "good"), "--iou-type", "segm"]) == 1
+    assert "classes are judged, for which there is no --iou-type" in capsys.readouterr().err
+    assert main(["evaluate", "--predictions", str(world / "localizer"), "--ten-crop"]) == 1
+    assert "detections are judged, for which there is no --ten-crop" in capsys.readouterr().err
+    assert main(["evaluate", "--predictions", str(world / "good"), "--compare", str(world / "localizer")]) == 1
+    assert "cannot be compared with each other" in capsys.readouterr().err
+
+
+def evaluated(capsys, *arguments):
+    assert main(["evaluate", "--predictions", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_evaluate_gives_what_training_gave(world, capsys):
+    found = evaluated(capsys, world / "good")
+    assert found["top1"] == json.loads((world / "good/model.json").read_text())["training"]["top1"]
+    assert (found["pictures"], len(found["per_class"])) == (8, 2)
+    ten = evaluated(capsys, world / "good", "--ten-crop")
+    assert ten["log_loss"] != found["log_loss"]
+    assert evaluated(capsys, world / "good", "--resamples", 0)["intervals"] == {}
+
+
+def test_other_pictures_and_tables(world, tmp_path, capsys):
+    found = evaluated(capsys, world / "good", "--ground-truth", world / "crops/train")
+    assert found["pictures"] == 19
+    shutil.copytree(world / "crops/val/bar", tmp_path / "only" / "bar")
+    (tmp_path / "only" / "square").mkdir()
+    shutil.copy(next((world / "crops/val/square").iterdir()), tmp_path / "only" / "square" / "one.jpg")
+    table = tmp_path / "table.csv"
+    words = ["--ground-truth", str(tmp_path / "only"), "--csv", str(table)]
+    assert main(["evaluate", "--predictions", str(world / "good"), *words]) == 0
+    assert "Classification" in capsys.readouterr().out
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["pictures"]) for row in rows] == [("", "5"), ("bar", "4"), ("square", "1")]
+
+
+def test_two_classifiers_compared(world, capsys):
+    comparison = evaluated(capsys, world / "bad", "--compare", world / "good")["comparison"]
+    top1 = comparison["figures"]["top1"]
+    a, b = (json.loads((world / name / "model.json").read_text())["training"]["top1"] for name in ("bad", "good"))
+    assert (top1["a"], top1["b"]) == (a, b)
+    assert top1["difference"] == pytest.approx(b - a)
+    assert b > a
+    assert top1["b_better"] > 0.9
+    same = evaluated(capsys, world / "good", "--compare", world / "good")["comparison"]["figures"]["top1"]
+    assert (same["difference"], same["low"]) == (0, None)
+    assert main(["evaluate", "--predictions", str(world / "bad"), "--compare", str(world / "good")]) == 0
+    assert "Compared with the other pictures" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_comparison_by_hand(world):
+    labelled = read_labelled_dataset(world / "crops")["val"]
+    sure = np.eye(2, dtype=np.float32)[labelled.labels]
+    wrong = sure[:, ::-1].copy()
+    half = np.where(np.arange(8)[:, None] % 2 == 0, sure, wrong)
+    found = compare_classifiers(labelled, half, sure, 500)
+    assert (found.figures["top1"].a, found.figures["top1"].b) == (0.5, 1.0)
+    # The share of the four wrong ones among eight draws: binomial with a deviation of 0.177.
+    limits = found.figures["top1"]
+    assert 0.5 - 2.6 * 0.177 < limits.low < 0.3
+    assert 0.7 < limits.high < 0.5 + 2.6 * 0.177
+    assert [row.b for row in found.per_class] == [1, 1]
+
+
+def test_runs_on_other_pictures_are_not_compared(world, tmp_path, capsys):
+    shutil.copytree(world / "good", tmp_path / "moved")
+    settings = json.loads((tmp_path / "moved/config.json").read_text())
+    settings |= {"data": None, "train": str(world / "crops/train"), "val": str(tmp_path / "val")}
+    (tmp_path / "moved/config.json").write_text(json.dumps(settings))
+    shutil.copytree(world / "crops/val", tmp_path / "val")
+    words = ["evaluate", "--predictions", str(world / "good"), "--compare", str(tmp_path / "moved")]
+    assert main(words) == 1
+    assert "was validated on other pictures or classes" in capsys.readouterr().err
+
+
+def test_a_localizer_is_judged_like_any_detector(world, capsys):
+    found = evaluated(capsys, world / "localizer")
+    assert (found["pictures"], found["detections"]) == (5, 5)

@@ -1,0 +1,150 @@
+"""`detseg train localizer`: the whole command on a tiny set, which objects count, resuming, predicting."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+import detseg
+from detseg.cli import main
+from detseg.data.dataset import DetectionDataset
+from detseg.data.readers import read_dataset
+from detseg.predict import Detector
+from detseg.train.config import TrainLocalizer
+from detseg.train.localizer import largest_of_pictures, train_localizer
+from tests.small_set import write_small_set
+from tests.train.runs import differences, state_of
+
+QUICK = (
+    "--backbone",
+    "test_efficientnet",
+    "--weights",
+    "none",
+    "--size",
+    "64",
+    "--batch-size",
+    "4",
+    "--precision",
+    "fp32",
+)
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    return write_small_set(tmp_path_factory.mktemp("data") / "small", train=8, val=5)
+
+
+@pytest.fixture
+def single(boxes, tmp_path):
+    """The same with one object in every picture but the first of each split, and none in the last of validation."""
+    folder = tmp_path / "single"
+    shutil.copytree(boxes, folder)
+    for split in ("train", "val"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        first = content["images"][0]["id"]
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 7 or a["image_id"] == first]
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 0
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def config(data, tmp_path, **settings):
+    given = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "batch_size": 4, "epochs": 1}
+    return TrainLocalizer(data=data, output=tmp_path / "run", **(given | settings))
+
+
+def test_the_whole_command(single, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [
+        "--data",
+        str(single),
+        *QUICK,
+        "--epochs",
+        "40",
+        "--lr",
+        "0.01",
+        "--backbone-lr",
+        "1",
+        "--objects",
+        "single",
+    ]
+    assert main(["train", "localizer", *words, "--output", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{single}/train.json: 1 pictures without exactly one object are left out" in lines
+    assert f"{single}/val.json: 2 pictures without exactly one object are left out" in lines
+    assert "training on 7 pictures with 7 objects, validating on 3 with 3" in lines
+    assert lines[-1] == f"use it: detseg predict {folder} picture.jpg"
+    page = (folder / "report.html").read_text()
+    assert all(f'src="{picture}"' in page for picture in ("worst.jpg", "samples.jpg", "history.png"))
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    best = json.loads((folder / "model.json").read_text())["training"]
+    assert best["mean_iou"] == max(float(row["mean_iou"]) for row in rows) > float(rows[0]["mean_iou"])
+    assert best["accuracy"] == 1.0  # all are squares
+    assert any(f"{best['mean_iou']:.3f}" in line for line in lines)
+
+
+def test_it_predicts_like_a_detector(boxes, tmp_path, at_once):
+    run = train_localizer(config(boxes, tmp_path))
+    model = detseg.load(run.folder)
+    assert isinstance(model, Detector)
+    data = run.val.annotations
+    found = model.predict([str(path) for path in data.paths], score_threshold=0)
+    for one, seen, (width, height) in zip(found, run.predictions, data.sizes, strict=True):
+        assert one["boxes"].shape == (1, 4)
+        assert np.allclose(one["boxes"], seen["boxes"], atol=1.0)  # the cache has the pictures shrunk
+        x1, y1, x2, y2 = one["boxes"][0]
+        assert 0 <= x1 <= x2 <= width
+        assert 0 <= y1 <= y2 <= height
+
+
+def test_the_largest_object_that_is_no_crowd(boxes):
+    data = read_dataset(boxes)["train"]
+    rows = largest_of_pictures(data)
+    for picture, row in enumerate(rows):
+        mine = range(data.objects(picture).start, data.objects(picture).stop)
+        areas = {r: np.prod(data.boxes[r, 2:] - data.boxes[r, :2]) for r in mine if not data.iscrowd[r]}
+        assert row == max(areas, key=areas.get)
+    assert data.iscrowd.any()
+    assert largest_of_pictures(read_dataset(boxes)["val"])[-1] == -1
+
+
+def test_objectness_keeps_pictures_without_objects(boxes, tmp_path, at_once):
+    run = train_localizer(config(boxes, tmp_path, objectness=True, loss="mse", square_root=False))
+    assert len(run.val) == len(run.predictions) == 5
+    assert run.metrics.pictures == 4
+    architecture = json.loads((run.folder / "model.json").read_text())["architecture"]
+    assert (architecture["objectness"], architecture["loss"], architecture["square_root"]) == (True, "mse", False)
+
+
+def test_stopped_and_resumed_is_the_same(boxes, tmp_path, at_once, monkeypatch):
+    def words(name):
+        return ["--data", str(boxes), *QUICK, "--epochs", "3", "--output", str(tmp_path / name)]
+
+    assert main(["train", "localizer", *words("whole")]) == 0
+    take, taken = DetectionDataset.__getitem__, []
+
+    def counted(self, index):
+        taken.append(index)
+        if len(taken) == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionDataset, "__getitem__", counted)
+        assert main(["train", "localizer", *words("parts")]) == 130
+    assert 1 <= state_of(tmp_path / "parts")["step"] < 6
+    assert main(["train", "localizer", "--resume", str(tmp_path / "parts")]) == 0
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
+
+
+def test_no_picture_that_fits_is_told(boxes, tmp_path, capsys):
+    assert main(["train", "localizer", "--data", str(boxes), *QUICK, "--objects", "single"]) == 1
+    error = capsys.readouterr().err
+    # The crowd beside it does not count: one training picture has a single object, no validation picture has.
+    assert error == f"error: {boxes}/val.json: there is no picture with exactly one object\n"

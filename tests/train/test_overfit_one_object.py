@@ -1,0 +1,79 @@
+"""What cannot learn a few pictures by heart has a fault somewhere between picture and loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from detseg.data.classification import collate_labels
+from detseg.data.dataset import collate
+from detseg.data.sample import Sample
+from detseg.metrics.localization import evaluate_localization
+from detseg.train.checkpoint import build_model
+from detseg.train.optim import create_optimizer, parameter_groups
+from detseg.train.plan import SizeSchedule, TrainingSamples
+from tests.train.runs import tiny_trainer
+
+SIZE, PICTURES = 64, 8
+
+
+def picture(index):
+    """A bright rectangle somewhere on noise, wide or high."""
+    rng = np.random.default_rng(index)
+    image = rng.integers(60, 120, (SIZE, SIZE, 3), dtype=np.uint8)
+    sides = (30, 14) if index % 2 else (14, 30)
+    x, y = (int(rng.integers(0, SIZE - side)) for side in sides)
+    image[y : y + sides[1], x : x + sides[0]] = (230, 200, 40)
+    return image, index % 2, [x, y, x + sides[0], y + sides[1]]
+
+
+class Pictures:
+    """The same pictures, as samples of a task."""
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+    def __len__(self):
+        return PICTURES
+
+    def __getitem__(self, index):
+        image, label, box = picture(index)
+        if not self.boxes:
+            return image, label
+        return Sample(image, np.array([box], np.float32), np.array([label]), np.zeros(1, bool))
+
+
+def learnt(tmp_path, architecture, boxes, steps):
+    torch.manual_seed(0)
+    model = build_model({"backbone": "test_efficientnet", "num_classes": 2, "dropout": 0.0, **architecture})
+    groups = parameter_groups(model, lr=0.003, weight_decay=0.0)
+    trainer = tiny_trainer(
+        tmp_path,
+        model=model,
+        optimizer=create_optimizer("adamw", groups),
+        samples=TrainingSamples(Pictures(boxes), 0, lambda size: lambda sample, rng: sample),
+        collate=collate if boxes else collate_labels,
+        sizes=SizeSchedule(SIZE, SIZE),
+        steps=steps,
+        batch_size=PICTURES,
+    )
+    trainer.run()
+    images = torch.from_numpy(np.stack([picture(i)[0] for i in range(PICTURES)])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return trainer.average.module.eval()(images)
+
+
+def test_a_classifier_learns_by_heart(tmp_path):
+    logits = learnt(tmp_path, {"kind": "classifier"}, False, 60)
+    assert logits.argmax(1).tolist() == [0, 1] * (PICTURES // 2)
+    assert float(logits.softmax(1).amax(1).min()) > 0.8
+
+
+@pytest.mark.parametrize("loss", ["mse", "smooth_l1", "giou"])
+def test_a_localizer_learns_by_heart(tmp_path, loss):
+    found = learnt(tmp_path, {"kind": "localizer", "loss": loss, "loss_weights": [1.0, 3.0]}, True, 150)
+    boxes = np.concatenate([one["boxes"].numpy() for one in found])
+    labels = np.concatenate([one["labels"].numpy() for one in found])
+    truth = np.array([picture(i)[2] for i in range(PICTURES)])
+    metrics = evaluate_localization(boxes, labels, truth, np.arange(PICTURES) % 2, ["high", "wide"])
+    assert metrics.accuracy == 1.0
+    assert metrics.mean_iou > 0.8
