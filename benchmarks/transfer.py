@@ -1,0 +1,88 @@
+"""Ways of transfer on few and many pictures: accuracy of each in the same time, and which one `auto` takes.
+
+    python benchmarks/transfer.py --data flower_crops --minutes 2.5
+
+Every row is a number of training pictures a class, drawn by the seed; every column a strategy of
+`detseg train classifier`. `probe` solves a linear layer and needs seconds, whatever the minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from detseg.data.labelled import LabelledPictures
+from detseg.data.labels import read_labelled_dataset
+from detseg.train.classifier import train_classifier
+from detseg.train.config import TrainClassifier
+
+STRATEGIES = ("scratch", "probe", "partial", "finetune", "full", "auto")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="what detseg train classifier takes")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[10, 30, 0], help="a class; 0: all there are")
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES[:-1]), choices=STRATEGIES)
+    parser.add_argument("--minutes", type=float, default=2.5, help="of each training")
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    console = Console()
+    splits = read_labelled_dataset(options.data)
+    table = Table("pictures a class", *options.strategies, title="accuracy on the validation pictures")
+    for pictures in options.pictures:
+        train = some_of_each(splits["train"], pictures, options.seed)
+        cells = [f"{accuracy(train, splits['val'], name, options, console):.3f}" for name in options.strategies]
+        table.add_row(str(pictures or "all"), *cells)
+    console.print(table)
+
+
+def some_of_each(data: LabelledPictures, pictures: int, seed: int) -> LabelledPictures:
+    """At most so many pictures of each class; 0 for all."""
+    if not pictures:
+        return data
+    rng = np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(data.labels == k))[:pictures] for k in range(len(data.names))]
+    return data.subset(np.sort(np.concatenate(chosen)))
+
+
+def accuracy(
+    train: LabelledPictures, val: LabelledPictures, strategy: str, options: argparse.Namespace, console: Console
+) -> float:
+    """Of a training on these pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        tables = {name: write_table(data, Path(folder) / name) for name, data in (("train", train), ("val", val))}
+        config = TrainClassifier(
+            **tables,
+            output=Path(folder) / "run",
+            weights="none" if strategy == "scratch" else "pretrained",
+            strategy=strategy,  # type: ignore[arg-type]
+            minutes=options.minutes,
+            size=options.size,
+            precision="fp32",
+            seed=options.seed,
+        )
+        metrics = train_classifier(config, console).metrics
+    return float(metrics.top1)
+
+
+def write_table(data: LabelledPictures, folder: Path) -> Path:
+    """A table of the pictures where they are."""
+    folder.mkdir()
+    with (folder / "pictures.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "class"))
+        rows.writerows((Path(path).resolve(), data.names[k]) for path, k in zip(data.paths, data.labels, strict=True))
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in data.names))
+    return folder / "pictures.csv"
+
+
+if __name__ == "__main__":
+    main()
