@@ -38,6 +38,9 @@ class Choice(NamedTuple):
 CANDIDATES = tuple(Choice(p, c) for c in (True, False) for p in ("fp32", "bf16"))
 # The rest are tried only where these fail: contiguous memory is seldom faster, and each trial delays the start.
 PREFERRED = CANDIDATES[:2]
+# A candidate whose step takes so many times as long as another's is not tried further: where a processor has no
+# instructions for bfloat16, a few of its steps would cost a minute.
+HOPELESS = 4
 
 
 def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) -> dict[Choice, float]:
@@ -115,6 +118,7 @@ def _run(spec: dict[str, Any]) -> None:
     size, count = spec["size"], spec["batch_size"]
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     targets = _targets(spec["architecture"]["kind"], count, size, device)
+    best = float("inf")
     for precision, channels_last in spec["candidates"]:
         model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         times = []
@@ -126,7 +130,11 @@ def _run(spec: dict[str, Any]) -> None:
             model.zero_grad()
             finite = bool(loss.isfinite())  # waits for the device
             times.append(time.perf_counter() - started)
-        print(json.dumps({"seconds": statistics.median(times[1:]) if finite else None}), flush=True)
+            if times[-1] > HOPELESS * best:
+                break
+        seconds = statistics.median(times[1:] or times)
+        best = min(best, seconds) if finite else best
+        print(json.dumps({"seconds": seconds if finite else None}), flush=True)
 
 
 if __name__ == "__main__":
