@@ -9,6 +9,7 @@ import signal
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from detseg.cli import main
 from detseg.data.readers import read_dataset, write_voc, write_yolo
@@ -327,7 +328,7 @@ def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
     assert main(["demo", "--task", "segmenter", "--output", str(tmp_path), "--pictures", "1"]) == 0
     (config,) = seen
     assert config.output == tmp_path / "segmenter-1"
-    train, val = load_mask_data(config)
+    train, val = load_mask_data(config, Console(quiet=True))
     assert train.names == ("background", *read_dataset(config.data)["train"].names)
     assert {0} < set(np.unique(val.mask(0)).tolist())
 
