@@ -11,7 +11,6 @@ from detseg.detect.nms_checks import name_bad_value, numbers, whole_labels
 # Comparing all boxes is faster than looking for neighbours when there are few of them, or when so few fit beside
 # each other on the picture that few will be kept (benchmarks/nms.py).
 _FEW_BOXES, _FEW_BESIDE = 500, 400
-_NO_LIMIT = 2**62
 
 Order = NDArray[np.int64]
 
@@ -42,8 +41,8 @@ def keep_on_cpu(
     single = numbers(boxes, np.float32)
     survey = np.empty(5)
     order = _best_first(single, boxes, scores, labels, score_threshold, survey)
-    limit = _NO_LIMIT if max_detections is None else int(max_detections)
-    if limit == 0 or len(order) == 0:
+    limit = len(order) if max_detections is None else min(int(max_detections), len(order))
+    if limit == 0:
         return order[:0]
     task = _Task(single, np.float32(threshold), True if distance else None, survey)
     if labels is None:
@@ -141,23 +140,22 @@ class _Task:
     def _nearby(self, order: Order) -> Order:
         _, nearby = _kernels()
         count = len(order)
-        slots = 2 << max(6, (count - 1).bit_length())
-        near, sides, kept = np.empty((count, 5), np.float32), np.empty(3, np.float32), np.empty(count, np.int64)
+        slots = 1 << max(6, (count - 1).bit_length())
+        near, sides, kept = np.empty((count, 6), np.float32), np.empty(3, np.float32), np.empty(count, np.int64)
         found = nearby.suppress_nearby(
             self._boxes,
             order,
             self._survey[:3],
             self._threshold,
             self._distance,
-            np.zeros(slots + 1, np.int32),
+            np.zeros((slots, 4), np.int32),
             np.zeros((nearby.LEVELS, 2), np.int64),
             sides,
             sides.view(np.int32),
             near,
             near.view(np.int32),
             np.empty(len(self._boxes), np.int32),
-            np.empty(count, np.int32),
-            np.zeros(count, np.int8),
+            np.zeros(count, bool),
             kept,
         )
         return kept[:found]
