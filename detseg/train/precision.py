@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -38,8 +39,8 @@ class Choice(NamedTuple):
 CANDIDATES = tuple(Choice(p, c) for c in (True, False) for p in ("fp32", "bf16"))
 # The rest are tried only where these fail: contiguous memory is seldom faster, and each trial delays the start.
 PREFERRED = CANDIDATES[:2]
-# A candidate whose step takes so many times as long as another's is not tried further: where a processor has no
-# instructions for bfloat16, a few of its steps would cost a minute.
+# A candidate that takes so many times as long as another on two tiny pictures is not timed on large ones: where a
+# processor has no instructions for bfloat16, a few steps would cost minutes. Its time is reckoned from the tiny ones.
 HOPELESS = 4
 
 
@@ -115,26 +116,35 @@ def _run(spec: dict[str, Any]) -> None:
     model = build_model(spec["architecture"]).to(device)
     frozen = freeze_stages(model.backbone.stages, spec["freeze"])
     train_mode(model, [*frozen, *norms(model.backbone)] if spec["norms_rest"] else frozen)
-    size, count = spec["size"], spec["batch_size"]
-    images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-    targets = _targets(spec["architecture"]["kind"], count, size, device)
-    best = float("inf")
+    best = small_best = float("inf")
     for precision, channels_last in spec["candidates"]:
         model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        times = []
-        for _ in range(4):
-            started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = torch.stack(list(model(images, targets).values())).sum()
-            loss.backward()
-            model.zero_grad()
-            finite = bool(loss.isfinite())  # waits for the device
-            times.append(time.perf_counter() - started)
-            if times[-1] > HOPELESS * best:
-                break
-        seconds = statistics.median(times[1:] or times)
-        best = min(best, seconds) if finite else best
+        step = partial(_step, model, spec["architecture"]["kind"], device, precision == "bf16")
+        small = min(step(2, 64)[0] for _ in range(2))
+        if small > HOPELESS * small_best:
+            seconds, finite = best * small / small_best, True
+        else:
+            results = [step(spec["batch_size"], spec["size"]) for _ in range(4)]
+            seconds = statistics.median(seconds for seconds, _ in results[1:])
+            finite = all(finite for _, finite in results)
+        if finite:
+            best, small_best = min(best, seconds), min(small_best, small)
         print(json.dumps({"seconds": seconds if finite else None}), flush=True)
+
+
+def _step(
+    model: torch.nn.Module, kind: str, device: torch.device, bf16: bool, count: int, size: int
+) -> tuple[float, bool]:
+    """Seconds of a training step of so many pictures, and whether its loss was finite."""
+    images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+    targets = _targets(kind, count, size, device)
+    started = time.perf_counter()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = torch.stack(list(model(images, targets).values())).sum()
+    loss.backward()
+    model.zero_grad()
+    finite = bool(loss.isfinite())  # waits for the device
+    return time.perf_counter() - started, finite
 
 
 if __name__ == "__main__":
