@@ -14,12 +14,14 @@ from detseg.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {p.relative_to(ROOT).as_posix(): p for p in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")))}
+TASKS = ("detector", "segmenter", "classifier", "localizer")
 TINY = ("--size", "64", "--epochs", "1", "--batch-size", "4", "--precision", "fp32")
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder as the pages assume it: flowers/ in COCO form, pictures, ground truth, detections, a trained run."""
+    """A folder as the pages assume it: flowers/ in COCO form, the same with masks, pictures, ground truth, detections,
+    trained runs."""
     from detseg.data.flowers import write_flowers
 
     folder = tmp_path_factory.mktemp("world")
@@ -34,7 +36,24 @@ def world(tmp_path_factory):
     (folder / "other.json").write_text(json.dumps(found[::2]))
     run = folder / "runs/detector-1"
     assert main(["train", "detector", "--data", str(flowers), "--output", str(run), *TINY]) == 0
+    write_masks(flowers, folder / "flowers-masks")
+    run = folder / "runs/segmenter-1"
+    assert main(["train", "segmenter", "--data", str(folder / "flowers-masks"), "--output", str(run), *TINY]) == 0
+    shutil.copytree(run, folder / "runs/segmenter-2")
     return folder
+
+
+def write_masks(flowers, folder):
+    """The same pictures in a folder with masks."""
+    from detseg.data import read_mask_dataset, write_index_png
+
+    (folder / "images").mkdir(parents=True)
+    for split, masks in read_mask_dataset(flowers).items():
+        for index, path in enumerate(map(Path, masks.paths)):
+            shutil.copy(path, folder / "images")
+            write_index_png(folder / "masks" / f"{path.stem}.png", masks.mask(index))
+        (folder / f"{split}.txt").write_text("".join(f"{Path(path).stem}\n" for path in masks.paths))
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in masks.names))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -48,7 +67,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page, request, tmp_path, monkey
     # Child processes find detseg from there too, where it is not installed but on a relative path.
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     # A command that trains is only checked: its options, not what it does.
-    for trains in ("train.run_detector", "demo.run"):
+    for trains in (*(f"train.run_{task}" for task in TASKS), "demo.run"):
         monkeypatch.setattr(f"detseg.cli.{trains}", checked)
     names: dict[str, object] = {}
     for language, number, code in blocks:

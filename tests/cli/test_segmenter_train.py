@@ -11,9 +11,12 @@ import cv2
 import pytest
 
 from detseg.cli import main
+from detseg.data.flowers import write_flowers
 from detseg.data.mask_dataset import SegmentationDataset
-from detseg.data.readers.masks import read_masks
+from detseg.data.readers import read_annotations
 from detseg.train.checkpoint import load_model
+from detseg.train.config import TrainSegmenter
+from detseg.train.segmenter import train_segmenter
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -98,15 +101,16 @@ def test_a_finished_segmenter_resumed_shows_its_best_model(segmenter, tmp_path, 
 
 
 def test_a_finer_network_starts_from_a_coarser_one(masked, tmp_path, capsys, at_once):
-    common = ["train", "segmenter", "--data", str(masked), *QUICK, "--epochs", "1"]
+    settings = {"data": masked, "backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1}
     coarse, fine = tmp_path / "fcn16s", tmp_path / "fcn8s"
-    assert main([*common, "--strides", "16", "32", "--output", str(coarse)]) == 0
-    assert main([*common, "--start-from", str(coarse), "--lr", "1e-9", "--output", str(fine)]) == 0
+    train_segmenter(TrainSegmenter(strides=(16, 32), output=coarse, **settings))
+    train_segmenter(TrainSegmenter(start_from=coarse, lr=1e-9, output=fine, **settings))
     before, after = (load_model(folder)[0].state_dict() for folder in (coarse, fine))
     name = next(n for n in before if n.startswith("backbone.") and n.endswith("conv_stem.weight"))
     assert (before[name] - after[name]).abs().max() < 1e-4, "begun where the other ended"
-    capsys.readouterr()
-    assert "--start-from" in error_of(capsys, "--data", masked, *QUICK, "--start-from", tmp_path)
+    assert "no trained model here" in error_of(capsys, "--data", masked, *QUICK, "--start-from", tmp_path)
+    error = error_of(capsys, "--data", masked, *QUICK, "--strides", "32", "--start-from", coarse)
+    assert f"--start-from {coarse}: a network of 3 classes at strides (32,) cannot start from" in error
 
 
 def test_mask_files_that_do_not_fit_are_named(masked, tmp_path, capsys):
@@ -133,14 +137,10 @@ def test_mistakes_of_a_segmenters_options(masked, tmp_path, monkeypatch, capsys,
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
-def test_the_same_with_outlines_in_place_of_mask_files(tmp_path, capsys, at_once):
-    """COCO's run lengths are drawn to masks; the background comes first and is black."""
-    from detseg.data.flowers import write_flowers
-
+def test_the_same_with_outlines_in_place_of_mask_files(tmp_path, at_once):
+    """COCO's run lengths are drawn to masks; the background comes first."""
     data = write_flowers(tmp_path / "flowers", train=2, val=2, size=(64, 64))
-    assert (
-        main(["train", "segmenter", "--data", str(data), *QUICK, "--epochs", "1", "--output", str(tmp_path / "r")]) == 0
-    )
-    names = [c["name"] for c in json.loads((tmp_path / "r/model.json").read_text())["categories"]]
-    assert names == list(read_masks(data, "val").names)
-    assert names[0] == "background"
+    settings = {"data": data, "backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1}
+    run = train_segmenter(TrainSegmenter(output=tmp_path / "run", **settings))
+    names = [c["name"] for c in json.loads((tmp_path / "run/model.json").read_text())["categories"]]
+    assert names == ["background", *read_annotations(data / "val.json").names] == list(run.metrics.names)

@@ -1,4 +1,4 @@
-"""One of several processes that train together: torchrun -m tests.train.processes DATA OUTPUT."""
+"""One of several processes that train together: torchrun -m tests.train.processes DATA OUTPUT [TASK]."""
 
 import sys
 from pathlib import Path
@@ -6,15 +6,19 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from detseg.train import detector, session
-from detseg.train.config import TrainDetector
+from detseg.train import detector, segmenter, session
+from detseg.train.config import TrainDetector, TrainSegmenter
 from detseg.train.precision import Choice
 from detseg.train.trainer import Trainer
 
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
+TASKS = {
+    "detector": (detector.train_detector, TrainDetector),
+    "segmenter": (segmenter.train_segmenter, TrainSegmenter),
+}
 
 
-def main(data, output):
+def main(data, output, task="detector"):
     kept = []
 
     class Kept(Trainer):
@@ -25,11 +29,14 @@ def main(data, output):
     choice = Choice("fp32", True)
     session.Trainer = Kept
     session.choose = lambda spec, precision: (choice, {choice: 1.0})
-    run = detector.train_detector(TrainDetector(data=Path(data), output=Path(output), **SETTINGS))
+    train, config = TASKS[task]
+    run = train(config(data=Path(data), output=Path(output), **SETTINGS))
     trainer = kept[0]
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
     result = {"weights": weights, "average": trainer.average.state_dict(), "predictions": run.predictions}
-    torch.save(result | {"step": trainer.progress.step}, f"{output}-{PartialState().process_index}.pt")
+    torch.save(
+        result | {"metrics": run.metrics, "step": trainer.progress.step}, f"{output}-{PartialState().process_index}.pt"
+    )
 
 
 if __name__ == "__main__":
