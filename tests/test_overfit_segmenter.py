@@ -1,0 +1,58 @@
+"""A segmenter that cannot learn four pictures by heart has a fault somewhere between picture and loss."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from detseg.data.flowers import write_flowers
+from detseg.data.mask_dataset import SegmentationDataset, collate_masks
+from detseg.data.readers.masks import read_masks
+from detseg.data.transforms import TrainTransform
+from detseg.train.checkpoint import build_model
+from detseg.train.optim import norms
+from detseg.train.plan import SizeSchedule, TrainingSamples
+from detseg.train.precision import Choice
+from detseg.train.segmenter import judge_masks
+from tests.train.runs import tiny_trainer
+
+SIZE = 128
+PLAIN = {
+    **{"flip": 0.0, "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
+    **{"light": 0.0, "colour": 0.0, "blur": 0.0, "noise": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "strides", "steps", "least"), [("fcn", (8, 16, 32), 120, 0.85), ("pyramid", (4, 8, 16, 32), 120, 0.85)]
+)
+def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, steps, least):
+    data = read_masks(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
+    pictures = SegmentationDataset(data, SIZE)
+    torch.manual_seed(0)
+    architecture = {"kind": "fcn", "backbone": "tf_efficientnet_lite0", "strides": list(strides), "decoder": decoder}
+    model = build_model(architecture | {"num_classes": len(data.categories)}, pretrained=True)
+    best = {"miou": 0.0}
+
+    def validate(model):
+        miou = judge_masks(model, pictures, range(4), SIZE).compute().miou
+        best["miou"] = max(best["miou"], miou)
+        return {"miou": miou}
+
+    trainer = tiny_trainer(
+        tmp_path,
+        model=model,
+        samples=TrainingSamples(pictures, 0, partial(TrainTransform, **PLAIN)),
+        collate=collate_masks,
+        sizes=SizeSchedule(SIZE, SIZE),
+        steps=steps,
+        batch_size=4,
+        warmup=10,
+        choice=Choice("fp32", True),
+        in_eval=norms(model.backbone),
+        names=[str(path) for path in data.paths],
+        validate=validate,
+        goal="miou",
+    )
+    trainer.run()
+    assert best["miou"] > least
