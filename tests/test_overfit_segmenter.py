@@ -16,22 +16,24 @@ from detseg.train.precision import Choice
 from detseg.train.segmenter import judge_masks
 from tests.train.runs import tiny_trainer
 
-SIZE = 128
+SIZE, STEPS = 128, 80
 PLAIN = {
     **{"flip": 0.0, "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
     **{"light": 0.0, "colour": 0.0, "blur": 0.0, "noise": 0.0},
 }
 
 
+# The scores of FCN-8s lie 8 pixels apart: it cannot draw the finest of the borders.
 @pytest.mark.parametrize(
-    ("decoder", "strides", "steps", "least"), [("fcn", (8, 16, 32), 120, 0.85), ("pyramid", (4, 8, 16, 32), 120, 0.85)]
+    ("decoder", "strides", "least"), [("fcn", (8, 16, 32), 0.87), ("pyramid", (4, 8, 16, 32), 0.9)]
 )
-def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, steps, least):
+def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
     data = read_masks(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
     pictures = SegmentationDataset(data, SIZE)
     torch.manual_seed(0)
     architecture = {"kind": "fcn", "backbone": "tf_efficientnet_lite0", "strides": list(strides), "decoder": decoder}
-    model = build_model(architecture | {"num_classes": len(data.categories)}, pretrained=True)
+    architecture |= {"num_classes": len(data.categories), "loss": "ce+dice"}
+    model = build_model(architecture, pretrained=True)
     best = {"miou": 0.0}
 
     def validate(model):
@@ -45,7 +47,7 @@ def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, steps, least
         samples=TrainingSamples(pictures, 0, partial(TrainTransform, **PLAIN)),
         collate=collate_masks,
         sizes=SizeSchedule(SIZE, SIZE),
-        steps=steps,
+        steps=STEPS,
         batch_size=4,
         warmup=10,
         choice=Choice("fp32", True),
