@@ -25,7 +25,7 @@ PLAIN = {
 
 # The scores of FCN-8s lie 8 pixels apart: it cannot draw the finest of the borders.
 @pytest.mark.parametrize(
-    ("decoder", "strides", "least"), [("fcn", (8, 16, 32), 0.87), ("pyramid", (4, 8, 16, 32), 0.9)]
+    ("decoder", "strides", "least"), [("fcn", (8, 16, 32), 0.85), ("pyramid", (4, 8, 16, 32), 0.9)]
 )
 def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
     data = read_masks(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
