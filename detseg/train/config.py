@@ -40,8 +40,8 @@ class TrainConfig:
     of 4."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Which optimiser."""
-    lr: float = 1e-3
-    """Highest learning rate of what is new (sgd wants about 1e-2)."""
+    lr: float | None = None
+    """Highest learning rate of what is new; by default 0.001 (sgd wants about 0.01)."""
     find_lr: bool = False
     """Find --lr by a test of a few dozen steps with rising rates; its curve is written to learning_rate.png."""
     backbone_lr: float | None = None
@@ -250,8 +250,8 @@ class TrainClassifier(TrainConfig):
     """Of that division."""
     strategy: Literal["auto", "probe", "partial", "finetune", "full", "scratch"] = "auto"
     """What learns: probe (a linear layer on ImageNet's features), partial (also the later half of the stages),
-    finetune (everything, early stages slowly), full (everything at the full rate), scratch. --freeze, --backbone-lr,
-    --stage-decay and --head change parts of it."""
+    finetune (everything, early stages slowly), full (everything at the full rate), scratch. --freeze, --lr,
+    --backbone-lr, --stage-decay and --head change parts of it."""
     head: Literal["first", "together"] | None = None
     """Two phases: solve the head on features that are computed once, first; then train. Or all together from the
     start. By default first, where the weights are pretrained."""

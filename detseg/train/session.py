@@ -35,7 +35,7 @@ from detseg.train.precision import Choice, choose
 from detseg.train.trainer import Settings, Trainer
 
 DEFAULT_EPOCHS = 30
-BACKBONE_LR = 0.1
+LR, BACKBONE_LR = 1e-3, 0.1
 # Fewer pictures than this teach the stages up to stride 8 nothing that ImageNet's million did not.
 FEW_PICTURES, EARLY_STRIDE = 5000, 8
 
@@ -233,7 +233,7 @@ class Session(Generic[Config]):
             self._print_plan(freeze, len(model.backbone.stages), run.folder)
         groups = parameter_groups(
             model,
-            lr=config.lr,
+            lr=LR if config.lr is None else config.lr,
             weight_decay=config.weight_decay,
             backbone_lr=BACKBONE_LR if config.backbone_lr is None else config.backbone_lr,
             stage_decay=1.0 if config.stage_decay is None else config.stage_decay,
@@ -283,16 +283,16 @@ class Session(Generic[Config]):
         """Set the learning rates by a test in the first process, and draw its curve."""
         from detseg.report.rates import plot_rates
 
-        found = [1.0]
+        found, tested = [1.0], LR if self.config.lr is None else self.config.lr
         if self.accelerator.is_main_process:
             try:
                 curve = trainer.test_rates()
             except TrainingError as error:
-                tell(self.console, f"{error}; --lr stays {self.config.lr:g}")
+                tell(self.console, f"{error}; --lr stays {tested:g}")
             else:
                 path = plot_rates(curve, folder / "learning_rate.png")
                 tell(self.console, f"learning rate: {curve.suggestion:.2g}, where the loss falls fastest ({path})")
-                found = [curve.suggestion / self.config.lr]
+                found = [curve.suggestion / tested]
         broadcast_object_list(found)
         for group in trainer.optimizer.param_groups:
             group["initial_lr"] *= found[0]

@@ -27,6 +27,7 @@ class Strategy:
         name: of the case.
         frozen: share of the backbone's stages, from the stem on, that keep their weights.
         head_first: the head is solved on the features as they are, before anything else learns.
+        lr: highest learning rate of the head.
         backbone_lr: factor on the backbone's learning rate.
         stage_decay: further factor for each stage before the last.
     """
@@ -34,16 +35,17 @@ class Strategy:
     name: str
     frozen: float
     head_first: bool
+    lr: float
     backbone_lr: float
     stage_decay: float
 
 
 STRATEGIES = {
-    "probe": Strategy("probe", 1.0, True, 0.1, 1.0),
-    "partial": Strategy("partial", 0.5, True, 0.3, 1.0),
-    "finetune": Strategy("finetune", 0.0, True, 0.3, 0.7),
-    "full": Strategy("full", 0.0, True, 1.0, 1.0),
-    "scratch": Strategy("scratch", 0.0, False, 1.0, 1.0),
+    "probe": Strategy("probe", 1.0, True, 1e-3, 0.1, 1.0),
+    "partial": Strategy("partial", 0.5, True, 3e-4, 0.3, 0.7),
+    "finetune": Strategy("finetune", 0.0, True, 3e-4, 0.3, 0.5),
+    "full": Strategy("full", 0.0, True, 3e-4, 1.0, 1.0),
+    "scratch": Strategy("scratch", 0.0, False, 2e-3, 1.0, 1.0),
 }
 
 

@@ -59,6 +59,7 @@ def resolve(
     filled: dict[str, Any] = {
         "freeze": round(strategy.frozen * stages),
         "head": "first" if strategy.head_first else "together",
+        "lr": strategy.lr,
         "backbone_lr": strategy.backbone_lr,
         "stage_decay": strategy.stage_decay,
     }

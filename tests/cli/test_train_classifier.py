@@ -144,7 +144,7 @@ def test_a_probe_changes_nothing_but_the_head(crops, weights, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("strategy", "frozen", "head", "backbone_lr", "stage_decay"),
-    [("partial", 2, "first", 0.3, 1.0), ("finetune", 0, "first", 0.3, 0.7), ("full", 0, "first", 1.0, 1.0)],
+    [("partial", 2, "first", 0.3, 0.7), ("finetune", 0, "first", 0.3, 0.5), ("full", 0, "first", 1.0, 1.0)],
 )
 def test_strategies_fill_in_what_was_not_given(
     crops, weights, tmp_path, at_once, strategy, frozen, head, backbone_lr, stage_decay
@@ -152,7 +152,7 @@ def test_strategies_fill_in_what_was_not_given(
     run = train_classifier(config(crops, tmp_path, weights=str(weights), strategy=strategy))
     filled = run.config
     assert (filled.freeze, filled.head) == (frozen, head)
-    assert (filled.backbone_lr, filled.stage_decay) == (backbone_lr, stage_decay)
+    assert (filled.lr, filled.backbone_lr, filled.stage_decay) == (3e-4, backbone_lr, stage_decay)
     assert TrainClassifier.load(run.folder) == filled
     shutil.rmtree(run.folder)
     given = config(
