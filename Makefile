@@ -23,7 +23,7 @@ demo-segment: $(INSTALLED)
 	$(BIN)/detseg demo --task segmenter
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
