@@ -36,13 +36,16 @@ _ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous", "clone", "float
 class Layout:
     """How the numbers of a flat (N, F) tensor lie in the map it stands for now: F = channels · height · width.
 
-    Neighbours of the original map lie `step` cells apart: pooling that was strided takes every place now.
+    Neighbours of the original map lie `step` cells apart: pooling that was strided takes every place now. Where
+    height · width were means over unequal parts of a map of `parted` = (rows, columns), it is that map still, and the
+    next layer has to take the means.
     """
 
     channels: int
     height: int
     width: int
     step: tuple[int, int] = (1, 1)
+    parted: tuple[int, int] | None = None
 
 
 class Converter:
@@ -52,6 +55,7 @@ class Converter:
         self.module = module
         self.flat: dict[fx.Node, Layout] = {}  # new nodes that stand for flat tensors
         self.steps: dict[fx.Node, tuple[int, int]] = {}  # maps behind a pooling whose stride was taken away
+        self.parted: dict[fx.Node, tuple[int, int]] = {}  # maps that a pooling to unequal parts was left out of
         self.report: list[tuple[str, str]] = []
 
     def run(self) -> list[tuple[str, str]]:
@@ -70,6 +74,8 @@ class Converter:
         if before is None or after is None or len(before) != 4:
             return
         layer = self._layer(node)
+        if _first_input(node) in self.parted and len(after) != 2:
+            raise self._refusal(node, f"a layer between pooling to {before} and the fully connected layers")
         if _is_global_mean(node, before, after):
             self._pool(node, nn.AvgPool2d, before[-2:], (1, 1))
         elif (kind := _ADAPTIVE.get(type(layer)) or _ADAPTIVE.get(node.target)) is not None:
@@ -88,9 +94,8 @@ class Converter:
     def _pool(self, node: fx.Node, kind: type[nn.Module], size: tuple[int, ...], cells: tuple[int, ...]) -> None:
         """Adaptive or global pooling from `size` to `cells`: a window at stride 1, or nothing."""
         if size[0] % cells[0] or size[1] % cells[1]:
-            raise self._refusal(
-                node, f"pooling {size[0]} x {size[1]} cells to {cells[0]} x {cells[1]}, which takes unequal windows"
-            )
+            self._part(node, kind, size, cells)
+            return
         window = (size[0] // cells[0], size[1] // cells[1])
         source = _first_input(node)
         if window == (1, 1):
@@ -102,6 +107,19 @@ class Converter:
         if len(_shape(node) or ()) == 2:  # a mean over rows and columns flattens too
             self.flat[new] = Layout(_shape(source)[1], 1, 1)  # type: ignore[index]
         new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
+        self._replace(node, new)
+
+    def _part(self, node: fx.Node, kind: type[nn.Module], size: tuple[int, ...], cells: tuple[int, ...]) -> None:
+        """Pooling to parts that are not alike: the next layer can have the weights of such means in its own."""
+        if kind is not nn.AvgPool2d:
+            raise self._refusal(
+                node, f"pooling {size[0]} x {size[1]} cells to {cells[0]} x {cells[1]}, the maxima of unequal parts,"
+            )
+        with self.module.graph.inserting_before(node):  # not the map itself, which others may use too
+            new = self.module.graph.call_module(self._add(node, nn.Identity()), (_first_input(node),))
+        self._note(node, "a part of the next layer")
+        self.parted[new] = (size[0], size[1])
+        new.meta["tensor_meta"] = node.meta["tensor_meta"]
         self._replace(node, new)
 
     def _step_of(self, node: fx.Node) -> tuple[int, int] | None:
@@ -121,7 +139,8 @@ class Converter:
         if not known or after[1] != before[1] * before[2] * before[3]:
             raise self._refusal(node, f"what turns a map {before[1:]} into {after[1:]}")
         source = _first_input(node)
-        self.flat[source] = Layout(before[1], before[2], before[3], self.steps.get(source, (1, 1)))
+        step, parted = self.steps.get(source, (1, 1)), self.parted.get(source)
+        self.flat[source] = Layout(before[1], before[2], before[3], step, parted)
         self._note(node, "nothing")
         self._replace(node, source)
 
@@ -144,6 +163,11 @@ class Converter:
             p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
             new = self._insert(node, nn.Dropout(float(p)), source)  # type: ignore[arg-type]
         elif self._is_elementwise(node, layer):
+            if layout.parted is not None and not isinstance(layer, nn.Dropout | nn.Identity):
+                raise self._refusal(node, "what comes between the means of unequal parts and the next layer")
+            new = node
+        elif node.target is torch.cat:
+            layout = self._joined(node)
             new = node
         elif (isinstance(layer, nn.Flatten) or self._flattens(node)) and after == _shape(source):
             new = source
@@ -154,6 +178,16 @@ class Converter:
         if new is not node:
             new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
             self._replace(node, new)
+
+    def _joined(self, node: fx.Node) -> Layout:
+        """Flat tensors side by side: channels one after the other."""
+        layouts = [self.flat.get(source) for source in node.all_input_nodes]
+        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        alike = all(x is not None and (x.height, x.width) == (1, 1) for x in layouts)
+        if not alike or dim not in (1, -1):
+            raise self._refusal(node, "joining a flat tensor with something else")
+        node.args, node.kwargs = (node.all_input_nodes, 1), {}  # the last dimension is the columns now
+        return Layout(sum(x.channels for x in layouts if x is not None), 1, 1)
 
     def _flattens(self, node: fx.Node) -> bool:
         return node.target in (_FLATTENING if node.op == "call_function" else _FLATTENING_METHODS)
@@ -172,15 +206,20 @@ class Converter:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def _insert(self, node: fx.Node, layer: nn.Module, source: fx.Node) -> fx.Node:
-        """A call of `layer` before `node`; under the node's own name where that is a module."""
+        """A call of `layer` before `node`."""
+        name = self._add(node, layer)
+        self._note(node, repr(layer))
+        with self.module.graph.inserting_before(node):
+            return self.module.graph.call_module(name, (source,))
+
+    def _add(self, node: fx.Node, layer: nn.Module) -> str:
+        """Makes `layer` a part of the network in place of `node`, under its own name where that is a module."""
         name = str(node.target) if node.op == "call_module" else f"converted_{node.name}"
         if node.op == "call_module" and sum(n.target == node.target for n in self.module.graph.nodes) > 1:
             name = f"{name}_{node.name}"  # a layer that is called again, perhaps on something else
         layer.train(self.module.training)
         self.module.add_submodule(name, layer)
-        self._note(node, repr(layer))
-        with self.module.graph.inserting_before(node):
-            return self.module.graph.call_module(name, (source,))
+        return name
 
     def _replace(self, node: fx.Node, new: fx.Node) -> None:
         node.replace_all_uses_with(new)
@@ -196,17 +235,27 @@ class Converter:
 
 
 def _convolution(layer: nn.Linear, layout: Layout) -> nn.Conv2d:
-    """The convolution with the numbers of `layer`; its weight shares their memory."""
-    kernel = (layout.height, layout.width)
+    """The convolution with the numbers of `layer`; its weight shares their memory, but where it takes means too."""
+    kernel = layout.parted or (layout.height, layout.width)
     step = tuple(s if k > 1 else 1 for s, k in zip(layout.step, kernel, strict=True))
     with torch.device("meta"):  # its own random numbers would be made for nothing
         result = nn.Conv2d(
             layout.channels, layer.out_features, kernel, dilation=(step[0], step[1]), bias=layer.bias is not None
         )
-    weight = layer.weight.detach().view(layer.out_features, layout.channels, *kernel)
+    weight = layer.weight.detach().view(layer.out_features, layout.channels, layout.height, layout.width)
+    if layout.parted is not None:
+        # Out of part i comes the sum over its cells y of mean[y, i] · x[y]. So what weighs the parts by w[i] weighs
+        # the cells by the sum over all parts of mean[y, i] · w[i]: a part's weight is spread over its cells.
+        down, across = (_means(n, parts, weight) for n, parts in zip(kernel, weight.shape[-2:], strict=True))
+        weight = torch.einsum("ocij,yi,xj->ocyx", weight, down, across).contiguous()
     result.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     result.bias = layer.bias
     return result
+
+
+def _means(cells: int, parts: int, like: Tensor) -> Tensor:
+    """(cells, parts): how much of each cell adaptive pooling puts into each part; torch's own parts, which overlap."""
+    return F.adaptive_avg_pool1d(torch.eye(cells, dtype=like.dtype, device=like.device)[None], parts)[0]
 
 
 def _norm(layer: nn.BatchNorm1d) -> nn.BatchNorm2d:

@@ -54,11 +54,12 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
     """A classifier as a network of convolutions only, with copies of its weights; see the module's text.
 
     Handled are fully connected layers, flattening, batch norms, dropout and activations behind it, adaptive and
-    global pooling; so `nn.Sequential`s, detseg's, torchvision's and most of timm's classifiers. The result is checked:
-    at `input_size` it says what the classifier says.
+    global pooling; so `nn.Sequential`s, detseg's, torchvision's and most of timm's classifiers, and detseg's
+    localizers. The result is checked: at `input_size` it says what the classifier says.
 
     Args:
-        model: (N, C, H, W) to (N, K), a network that `torch.fx` can trace. It is left as it is.
+        model: (N, C, H, W) to (N, K), a network that `torch.fx` can trace; or one with a method `plain` that gives
+            such a form of it, as detseg's trained classifiers and localizers have. It is left as it is.
         input_size: height and width of the pictures it was trained with.
 
     Returns:
@@ -67,7 +68,8 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
     Raises:
         ValueError: something in the network has no convolutional form; the message names it.
     """
-    model = copy.deepcopy(model).eval()
+    plain = getattr(model, "plain", None)
+    model = copy.deepcopy(model if plain is None else plain()).eval()
     example = _example(model, input_size)
     graph_module = trace(model, example)
     report = Converter(graph_module).run()

@@ -68,3 +68,25 @@ class Classifier(nn.Module):
         images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
         deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
         return deepest.mean((2, 3))
+
+    def plain(self) -> nn.Module:
+        """This network as `dense_to_conv` can read it: float pictures (N, 3, H, W) in [0, 1] to logits (N, K)."""
+        return _Plain(self)
+
+
+class _Plain(nn.Module):
+    """A classifier that decides nothing by what its input is."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.backbone, self.classifier = model.backbone, model.classifier
+        self.register_buffer("mean", model.mean, persistent=False)
+        self.register_buffer("std", model.std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, K)."""
+        logits: Tensor = self.classifier(self.backbone((images - self.mean) / self.std)[-1].mean((2, 3)))
+        return logits

@@ -127,6 +127,14 @@ class Localizer(nn.Module):
             # Bounded: a box that once is far larger than the picture gets no gradient from a loss of overlap.
             return self.classifier(pooled), self.box(parts).sigmoid(), presence
 
+    def plain(self) -> nn.Module:
+        """This network as `dense_to_conv` can read it.
+
+        Float pictures (N, 3, H, W) in [0, 1] to (N, K + 4): class logits and the box's numbers before the sigmoid
+        that brings them to 0..1; K + 5 with objectness, its logit last.
+        """
+        return _Plain(self)
+
     def _losses(
         self, logits: Tensor, outputs: Tensor, presence: Tensor | None, objects: Largest, size: tuple[int, int]
     ) -> dict[str, Tensor]:
@@ -152,6 +160,28 @@ class Localizer(nn.Module):
         if self.loss == "mse":
             return F.mse_loss(outputs, wanted, reduction="none").mean(1)
         return F.smooth_l1_loss(outputs, wanted, reduction="none", beta=SMOOTH_L1_BETA).mean(1)
+
+
+class _Plain(nn.Module):
+    """A localizer that decides nothing by what its input is."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Localizer) -> None:
+        super().__init__()
+        self.backbone, self.reduce, self.grid = model.backbone, model.reduce, model.grid
+        self.classifier, self.box, self.objectness = model.classifier, model.box, model.objectness
+        self.register_buffer("mean", model.mean, persistent=False)
+        self.register_buffer("std", model.std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, K + 4) or (N, K + 5)."""
+        deepest = self.backbone((images - self.mean) / self.std)[-1]
+        pooled = deepest.mean((2, 3))
+        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1)
+        outputs = [self.classifier(pooled), self.box(parts)]
+        return torch.cat(outputs if self.objectness is None else [*outputs, self.objectness(pooled)], 1)
 
 
 def encode(boxes: Tensor, size: tuple[float, float], *, square_root: bool = True) -> Tensor:

@@ -9,6 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from detseg.backbones.convolutional import Convolutional, dense_to_conv
+from detseg.backbones.deepest import create_deepest
+from detseg.classify.classifier import Classifier
+from detseg.detect.localizer import Localizer
 
 
 def lenet() -> nn.Sequential:
@@ -50,6 +53,21 @@ class Functional(nn.Module):
         return self.fc2(x) * 2
 
 
+class Parts(nn.Module):
+    """Means of parts that are not alike, beside the mean of everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 2, stride=2)
+        self.whole = nn.Linear(6, 2)
+        self.parts = nn.Linear(6 * 3 * 4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        parts = F.dropout(F.adaptive_avg_pool2d(x, (3, 4)).flatten(1), 0.2, self.training)
+        return torch.cat((self.whole(x.mean((2, 3))), self.parts(parts)), -1)
+
+
 class Mean(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +95,7 @@ UNPADDED = {
     "pooling to 2 x 2 of 8 x 8": (lambda: Functional(2), (40, 40), 4),
     "pooling that changes nothing": (lambda: Functional(3), (20, 20), 4),
     "mean": (Mean, (23, 31), 4),
+    "pooling 7 x 5 to 3 x 4": (Parts, (14, 10), 2),
     "one window": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 3), nn.Softmax(-1)),
         (16, 16),
@@ -227,6 +246,12 @@ class Decides(Mean):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+class Joins(Mean):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        return torch.cat([x.mean((2, 3)), x.flatten(1)], 1)
+
+
 def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
 
@@ -234,7 +259,18 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [
-        (behind_a_convolution(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 2)), (8, 8), "6 x 6 cells to 4 x 4"),
+        (behind_a_convolution(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(64, 2)), (8, 8), "6 x 6 cells to 4 x 4"),
+        (
+            behind_a_convolution(nn.AdaptiveAvgPool2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)),
+            (8, 8),
+            "a layer between pooling to",
+        ),
+        (
+            behind_a_convolution(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.ReLU(), nn.Linear(64, 2)),
+            (8, 8),
+            "between the means of unequal parts",
+        ),
+        (Joins(), (11, 11), "joining a flat tensor"),
         (behind_a_convolution(nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 2)), (8, 8), "norm of a flattened map"),
         (behind_a_convolution(nn.Flatten(), nn.LayerNorm(144), nn.Linear(144, 2)), (8, 8), r"2 \(LayerNorm"),
         (behind_a_convolution(nn.Flatten(), nn.Linear(144, 2)), (9, 9), "cannot run on pictures of"),
@@ -255,3 +291,28 @@ def test_pictures_that_are_too_small() -> None:
     assert isinstance(converted, Convolutional)
     with pytest.raises(ValueError, match="at least 32 x 32"):
         converted(torch.zeros(1, 1, 31, 40))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "localizer", "localizer with objectness"])
+def test_trained_models_of_detseg(kind: str) -> None:
+    """They take uint8 and give losses: `plain` is what is converted."""
+    torch.manual_seed(0)
+    backbone = create_deepest("test_efficientnet")
+    model = (
+        Classifier(backbone, 3)
+        if kind == "classifier"
+        else Localizer(backbone, 3, objectness=kind == "localizer with objectness")
+    ).eval()
+    picture = torch.randint(256, (1, 3, 160, 160), dtype=torch.uint8)
+    converted = dense_to_conv(model, (160, 160))
+    with torch.no_grad():
+        cell = converted(picture / 255)[..., 0, 0]
+        if isinstance(model, Classifier):
+            expected = model(picture)
+        else:
+            logits, numbers, presence = model.outputs(picture)
+            expected = torch.cat([logits, numbers, *([] if presence is None else [presence[:, None]])], 1)
+            cell[:, 3:7] = cell[:, 3:7].sigmoid()
+    torch.testing.assert_close(cell, expected, rtol=1e-4, atol=1e-5)
+    assert [name for name, _ in converted.report if name == "classifier"]
+    assert converted(torch.rand(1, 3, 192, 224)).shape[-2:] == (2, 3)
