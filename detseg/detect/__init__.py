@@ -4,11 +4,13 @@
 from detseg.detect.anchors import AnchorFit, fit_anchors, kmeans_anchors
 from detseg.detect.fusion import weighted_boxes_fusion
 from detseg.detect.nms import batched_nms, nms
+from detseg.detect.sliding_window import SlidingWindowDetector
 from detseg.detect.soft_nms import soft_nms
 from detseg.detect.yolo import YoloDetector
 
 __all__ = [
     "AnchorFit",
+    "SlidingWindowDetector",
     "YoloDetector",
     "batched_nms",
     "fit_anchors",

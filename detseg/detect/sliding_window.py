@@ -1,0 +1,158 @@
+"""A localizer that slides over pictures: a detector from a classifier with a box, and why it need not slide.
+
+A window moved over a picture and over shrunk copies of it meets every object once at about the size the localizer was
+trained on, in about the middle (Rowley et al. 1998). Cutting the windows out would compute most of every picture dozens
+of times, for neighbours overlap; turned into convolutions, the network says for all windows at once what it says of one
+(Sermanet et al. 2014, arXiv:1312.6229). What remains is to put the boxes back into the picture and to keep the best.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detseg.backbones import dense_to_conv
+from detseg.boxes import clip_boxes
+from detseg.detect.localizer import Localizer, decode
+from detseg.detect.nms import batched_nms
+
+# The grey that pictures are surrounded with everywhere in training and prediction (114 of 255).
+SURROUNDINGS = 114 / 255
+# Only so many of an image's best pairs of window and class are looked at.
+CANDIDATES = 1000
+
+
+class Windows(NamedTuple):
+    """What the P windows of N images say, level by level, row by row."""
+
+    boxes: Tensor  # (N, P, 4) float32 xyxy, pixels of the image
+    scores: Tensor  # (N, P, K) float32, probability that the window's object is there and of that class
+
+
+class SlidingWindowDetector(nn.Module):
+    """A detector made of a localizer with objectness, by looking at all places and sizes.
+
+    At each level of the pyramid the windows lie `stride` pixels apart, that of the localizer's deepest map. The middle
+    of window (y, x) is at (stride · (y + 1/2), stride · (x + 1/2)), so that their middles cover the image as the cells
+    of a grid detector do; those near the border reach over it, and see grey there.
+
+    Args:
+        localizer: trained on windows such as `detseg windows` cuts; its weights are copied.
+        window: side of the squares it was trained on, pixels; a multiple of the stride, twice it at least.
+        ratio: between the levels of the pyramid, that the windows were cut for.
+        score_threshold: detections below this score are not returned.
+        iou_threshold: of non-max suppression, within a class.
+        max_detections: at most this many an image.
+
+    Attributes:
+        network: the localizer as convolutions; `network.report` says what was converted.
+
+    Raises:
+        ValueError: the localizer has no objectness, or an option is out of range.
+
+    Example:
+        >>> model = SlidingWindowDetector(localizer, window=160)
+        >>> detections = model(images)  # [{"boxes": ..., "scores": ..., "labels": ...}, ...]
+    """
+
+    def __init__(
+        self,
+        localizer: Localizer,
+        window: int,
+        *,
+        ratio: float = math.sqrt(2),
+        score_threshold: float = 0.001,
+        iou_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        if localizer.objectness is None:
+            raise ValueError(
+                "this localizer takes it that there is an object in every picture, so it would find one in every "
+                "window; train one with objectness, on windows with and without objects"
+            )
+        stride = localizer.backbone.strides[-1]
+        if window % stride or window < 2 * stride:
+            raise ValueError(f"window must be a multiple of the stride {stride}, and twice it at least, not {window}")
+        if not 1 < ratio <= 4:
+            raise ValueError(f"ratio must be above 1 and at most 4, not {ratio}")
+        self.network = dense_to_conv(localizer, (window, window))
+        self.num_classes = localizer.num_classes
+        self.square_root = localizer.square_root
+        self.window, self.stride, self.ratio = window, stride, ratio
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.max_detections = max_detections
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Detections of images (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
+
+        The smallest objects that are found take half a window of the images as they are: enlarge pictures for smaller
+        ones. The largest are as large as the image.
+
+        Returns:
+            For each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.
+        """
+        boxes, scores = self.predictions(images)
+        return [self._select(b, s, images.shape[-2:]) for b, s in zip(boxes, scores, strict=True)]
+
+    def predictions(self, images: Tensor) -> Windows:
+        """What all windows say, before any selection; `images` as in `forward`."""
+        weight = next(self.network.parameters())
+        images = images.to(weight.dtype) / 255 if images.dtype == torch.uint8 else images
+        levels = [self._level(images, size) for size in self.level_sizes(*images.shape[-2:])]
+        return Windows(
+            torch.cat([level.boxes for level in levels], 1), torch.cat([level.scores for level in levels], 1)
+        )
+
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of the levels of the pyramid, the image itself first.
+
+        In the last a window holds an object as large as the image.
+        """
+        # A window's own objects take 1 - stride / window of it at most, or they stick out of a neighbour's.
+        largest = self.window - self.stride
+        steps = math.ceil(math.log(max(height, width) / largest) / math.log(self.ratio) - 1e-6)
+        scales = (self.ratio**-level for level in range(max(0, steps) + 1))
+        return [(max(1, round(height * s)), max(1, round(width * s))) for s in scales]
+
+    def _level(self, images: Tensor, size: tuple[int, int]) -> Windows:
+        """All windows of one level, in pixels of the images."""
+        height, width = images.shape[-2:]
+        if size != (height, width):
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        outputs = self.network(self._surround(images)).float()
+        rows, columns = outputs.shape[-2:]
+        outputs = outputs.flatten(2).transpose(1, 2)  # (N, P, K + 5)
+        classes, numbers, presence = outputs.split([self.num_classes, 4, 1], 2)
+        square = (self.window, self.window)
+        boxes = decode(numbers.sigmoid().flatten(0, 1), square, square_root=self.square_root)
+        y, x = torch.meshgrid(
+            torch.arange(rows, device=boxes.device), torch.arange(columns, device=boxes.device), indexing="ij"
+        )
+        corners = torch.stack((x, y, x, y), -1).view(-1, 4) * self.stride - (self.window - self.stride) // 2
+        boxes = boxes.view(len(images), -1, 4) + corners
+        scale = boxes.new_tensor([width / size[1], height / size[0]] * 2)
+        return Windows(boxes * scale, classes.softmax(2) * presence.sigmoid())
+
+    def _surround(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) with grey around, so that ceil(H / stride) x ceil(W / stride) windows fit in."""
+        border = self.window - self.stride
+        right, bottom = (-side % self.stride for side in (images.shape[-1], images.shape[-2]))
+        before = border // 2
+        padding = (before, border - before + right, before, border - before + bottom)
+        return F.pad(images, padding, value=SURROUNDINGS)
+
+    def _select(self, boxes: Tensor, scores: Tensor, size: torch.Size) -> dict[str, Tensor]:
+        """Detections of one image from boxes (P, 4) and scores (P, K)."""
+        best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+        keep = best >= self.score_threshold
+        best, index = best[keep], index[keep]
+        labels = index % self.num_classes
+        chosen = clip_boxes(boxes[index // self.num_classes], (int(size[0]), int(size[1])))
+        kept = batched_nms(chosen, best, labels, self.iou_threshold, max_detections=self.max_detections)
+        return {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
