@@ -52,6 +52,9 @@ COMMANDS = {
     "crops": Command(
         "detseg.cli.crops:Crops", "detseg.cli.crops:run", "cut annotated objects out, a folder for each class"
     ),
+    "windows": Command(
+        "detseg.cli.windows:Windows", "detseg.cli.windows:run", "cut windows with and without objects, to slide later"
+    ),
     "pack": Command(
         "detseg.cli.pack:Pack", "detseg.cli.pack:run", "put a data set into one file, for sets larger than the memory"
     ),

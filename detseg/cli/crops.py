@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detseg.data.annotations import Annotations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,29 +43,12 @@ def run(config: Crops) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from detseg.data.annotations import match_categories
     from detseg.data.crops import crops_of, folder_names
-    from detseg.data.readers import read_annotations, read_dataset
     from detseg.data.readers.files import write_atomically
-    from detseg.data.readers.recognise import find_sources
-    from detseg.data.validate import raise_on_problems, repair, validate
 
-    if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
-        raise ValueError(f"{config.output}: is there already and not empty; name a new folder, or remove it")
+    require_new(config.output)
     console = Console()
-    splits = read_dataset(config.data)
-    train = splits["train"]
-    if "test" in find_sources(config.data):
-        splits["test"] = match_categories(train.categories, read_annotations(config.data, "test"))
-    for split, data in splits.items():
-        other = None if split == "train" else splits["train"]
-        problems = validate(data, other=other)
-        if config.repair:
-            splits[split], done = repair(data, problems)
-            for line in done:
-                console.print(f"mended: {line}", markup=False, highlight=False, soft_wrap=True)
-            problems = validate(splits[split], other=other)
-        raise_on_problems(problems)
+    splits = checked_splits(config.data, config.repair, console)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         return track(items, "cutting", total, console=console, transient=True, disable=not console.is_terminal)
@@ -73,5 +62,42 @@ def run(config: Crops) -> int:
             soft_wrap=True,
         )
     # Folders have no order of their own; labels are to count as in the annotations.
-    write_atomically(config.output / "classes.txt", "".join(f"{name}\n" for name in folder_names(train)))
+    write_atomically(config.output / "classes.txt", "".join(f"{name}\n" for name in folder_names(splits["train"])))
     return 0
+
+
+def require_new(folder: Path) -> None:
+    """Raise ValueError unless a folder can be written to without touching what is there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: is there already and not empty; name a new folder, or remove it")
+
+
+def checked_splits(path: Path, mend: bool, console: Console) -> dict[str, Annotations]:
+    """The splits "train", "val" and, where there is one, "test" of a detection set, validated, with labels alike.
+
+    Args:
+        path: folder or data.yaml.
+        mend: mend what is safely mendable, and say what was done.
+        console: to say it on.
+
+    Raises:
+        ValueError: the annotations have errors.
+    """
+    from detseg.data.annotations import match_categories
+    from detseg.data.readers import read_annotations, read_dataset
+    from detseg.data.readers.recognise import find_sources
+    from detseg.data.validate import raise_on_problems, repair, validate
+
+    splits = read_dataset(path)
+    if "test" in find_sources(path):
+        splits["test"] = match_categories(splits["train"].categories, read_annotations(path, "test"))
+    for split, data in splits.items():
+        other = None if split == "train" else splits["train"]
+        problems = validate(data, other=other)
+        if mend:
+            splits[split], done = repair(data, problems)
+            for line in done:
+                console.print(f"mended: {line}", markup=False, highlight=False, soft_wrap=True)
+            problems = validate(splits[split], other=other)
+        raise_on_problems(problems)
+    return splits

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from detseg.data.images import read_image
 from detseg.data.readers.files import unique_stems, write_atomically
 
 Track = Callable[[Iterable[int], int], Iterable[int]]
+Result = TypeVar("Result")
 
 QUALITY = 95  # of the JPEG files
 _UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not in file names, on one system or another
@@ -70,7 +72,7 @@ def crops_of(
     counts = np.zeros(3, np.int64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(cut, range(len(annotations)))
-        for found in done if track is None else _tracked(done, len(annotations), track):
+        for found in done if track is None else tracked(done, len(annotations), track):
             counts += found
     return CropsReport(*counts.tolist())
 
@@ -92,7 +94,8 @@ def folder_names(annotations: Annotations) -> list[str]:
     return names
 
 
-def _tracked(done: Iterable[NDArray[np.int64]], total: int, track: Track) -> Iterable[NDArray[np.int64]]:
+def tracked(done: Iterable[Result], total: int, track: Track) -> Iterable[Result]:
+    """The results of pictures one after another, their progress shown."""
     results = iter(done)
     for _ in track(range(total), total):
         yield next(results)
@@ -120,11 +123,15 @@ def _cut_one(
             counts[1] += 1
             continue
         left, top, right, bottom = window
-        cut = cv2.cvtColor(pixels[top:bottom, left:right], cv2.COLOR_RGB2BGR)
-        content = cv2.imencode(".jpg", cut, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-        write_atomically(places[label] / f"{stem}_{number}.jpg", content.tobytes())
+        write_jpeg(places[label] / f"{stem}_{number}.jpg", pixels[top:bottom, left:right])
         counts[0] += 1
     return counts
+
+
+def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write pixels uint8 RGB (H, W, 3) as a JPEG file."""
+    content = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    write_atomically(path, content.tobytes())
 
 
 def crop_window(
