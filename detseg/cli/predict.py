@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SCORE_THRESHOLD = 0.3
 # Options that mean nothing to models of the other kinds.
 OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes")
+OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
 
 
@@ -33,6 +34,11 @@ class Predict:
         detseg predict runs/detector-1 photos/ --score-threshold 0.5
         detseg predict runs/detector-1 --image-ids flowers/val.json
         detseg evaluate --ground-truth flowers/val.json --detections predictions/detections.json
+
+    Any number of objects with a localizer, which slides over each picture, small ones too:
+
+        detseg predict runs/localizer-1 photos/ --slide
+        detseg predict runs/localizer-1 photos/ --slide --long-side 1600
 
     Masks; more exact ones, in several times the time; small things in large pictures; objects from masks:
 
@@ -58,9 +64,13 @@ class Predict:
     """Of segmenters: average with what is seen in the mirrored picture."""
     scales: tuple[float, ...] = (1.0,)
     """Of segmenters: average over these multiples of the size that the model was trained at."""
+    slide: bool = False
+    """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
+    each picture and shrunk copies of it."""
     long_side: int | None = None
     """Of segmenters: look at each picture with this long side, in overlapping windows of the size that the model was
-    trained at. By default it is looked at as a whole, shrunk to that size."""
+    trained at. By default it is looked at as a whole, shrunk to that size. With --slide: of each picture when the
+    smallest objects are looked for; by default five times the size that the model was trained at."""
     boxes: bool = False
     """Of segmenters: also write detections.json, where what hangs together in a class is an object."""
     ten_crop: bool = False
@@ -86,12 +96,17 @@ def run(config: Predict) -> int:
 
     from detseg.cli.predictions import find_in, write_found
     from detseg.data.readers.files import write_atomically
-    from detseg.predict import PictureClassifier, Segmenter, load
+    from detseg.predict import PictureClassifier, Segmenter, SlidingDetector, load
 
     console = Console()
     pictures, ids = _pictures(config)
     model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
+    if config.slide:
+        try:
+            model = SlidingDetector(model, long_side=config.long_side)
+        except ValueError as error:
+            raise ValueError(f"{config.run}: {error}") from error
     if isinstance(model, PictureClassifier):
         from detseg.cli.predict_classes import write_classes
 
@@ -122,10 +137,12 @@ def _check_options(config: Predict, model: Predictor) -> None:
     default = {field.name: field.default for field in fields(Predict)}
     kinds = {
         Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
-        Segmenter: ("segmenter", (*OF_DETECTORS, *OF_CLASSIFIERS)),
-        PictureClassifier: ("classifier", (*OF_DETECTORS, *OF_SEGMENTERS, "image_ids")),
+        Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
+        PictureClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids")),
     }
     kind, foreign = kinds[type(model)]
+    if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
+        foreign = tuple(name for name in foreign if name != "long_side")
     given = [name for name in foreign if getattr(config, name) != default[name]]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)

@@ -13,6 +13,7 @@ from detseg.predict.classifier import Classification, PictureClassifier, classif
 from detseg.predict.detector import Detector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
+from detseg.predict.sliding import SlidingDetector
 from detseg.train.checkpoint import load_model
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Predictor",
     "Segmentation",
     "Segmenter",
+    "SlidingDetector",
     "classify",
     "detect",
     "load",
