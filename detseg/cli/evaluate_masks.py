@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from rich.progress import track
 from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
-from detseg.data.images import read_image
+from detseg.data.dataset import full_pictures
 from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.pack_rows import is_pack
 from detseg.data.readers.masks import find_mask_sources, read_masks
 from detseg.data.sample import IGNORE
 from detseg.data.validate import raise_on_problems
@@ -108,7 +109,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     path, masks, ignore_value = config.ground_truth, config.masks, None
     if trained is not None:
         root = path if path.is_dir() else path.parent
-        ignore_value = trained.ignore_value
+        ignore_value = None if is_pack(path) else trained.ignore_value
         if masks is None and trained.masks is not None and (root / trained.masks).is_dir():
             masks = trained.masks
     sources = find_mask_sources(path, masks, ignore_value)
@@ -144,7 +145,7 @@ def _looked_at(folder: Path, truth: SemanticMasks, config: Evaluate) -> Iterator
     categories = [Category(number, name) for number, name in segmenter.categories]
     match_mask_categories(categories, truth)  # tells the difference, if there is one
     labels = np.array([truth.categories.index(category) for category in categories], np.uint8)
-    images: Iterable[NDArray[np.uint8]] = (read_image(str(path)) for path in truth.paths)
+    images = full_pictures(truth, range(len(truth)))
     for seen in segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side):
         yield labels[seen.mask]
 
@@ -165,6 +166,7 @@ def _read_files(folder: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8
         categories=tuple(Category(v, c.name) for v, c in zip(values, truth.categories, strict=True)),
         mask_paths=np.array([str(file) for file in files]),
         objects=None,
+        pack=None,
         ignore_values=(),  # a prediction says something of every pixel
     )
     return map(found.mask, range(len(found)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+Set = TypeVar("Set", bound=Any)
 Task = Literal["classification", "detection", "segmentation"]
 
 
@@ -14,21 +15,31 @@ Task = Literal["classification", "detection", "segmentation"]
 class Pack:
     """Put a data set into one HDF5 file of resized raw pictures, to be read from disk as training goes along.
 
-    For sets larger than the memory; smaller ones are kept in memory anyway.
+    For sets larger than the memory; smaller ones are kept in memory anyway. Every detseg train reads such a file as
+    its --data, or two of them as --train and --val.
 
         detseg pack --data birds/ --output birds.h5 --size 256
+        detseg pack --data flowers/ --output flowers.h5 --size 400
+        detseg train detector --data flowers.h5 --size 320
     """
 
     data: Path
-    """Folder, data.yaml or CSV file of the data set: labelled pictures, boxes or masks."""
+    """Folder or file of the data set, as for training: labelled pictures, boxes or masks."""
     output: Path
     """File to write, such as flowers.h5; it must not be there yet."""
     size: int = 256
-    """Long side of the stored pictures, in pixels. Crops of 224 are best cut from 336."""
+    """Long side of the stored pictures, in pixels: 1.25 times the --size of training leaves detail to zoom into, for
+    classifiers 1.5 times."""
     task: Task | None = None
     """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
     chunk: int = 32
     """Pictures to a chunk of the file; a batch is good."""
+    masks: str | None = None
+    """Of masks: their folder beside images/, where it is not called masks."""
+    ignore_value: int | None = None
+    """Of masks: the value that counts for no class; by default 255, or what the list of classes says."""
+    repair: bool = False
+    """Mend or leave out what has errors (and say what was done) instead of stopping."""
 
 
 def run(config: Pack) -> int:
@@ -40,56 +51,77 @@ def run(config: Pack) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from detseg.data.pack_rows import is_pack
     from detseg.data.packing import write_pack
-    from detseg.data.validate import raise_on_problems
+    from detseg.data.validate import checked
 
     if config.output.exists():
         raise ValueError(f"{config.output}: is there already; name another file, or remove it")
-    splits = read_any(config.data, config.task)
-    train = splits.get("train")
-    for data in splits.values():
-        raise_on_problems(data.validate(other=None if data is train else train))
+    if not is_pack(config.output):
+        raise ValueError(f"{config.output}: must end in .h5, by which training knows packed files")
+    if is_pack(config.data):
+        raise ValueError(f"{config.data}: is packed already; pack what it was made of")
     console = Console()
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    splits = dict(read_any(config))
+    for split, data in splits.items():
+        train = splits["train"] if "train" in splits and split != "train" else None
+        splits[split] = checked(data, train, mend=config.repair, tell=tell)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         return track(items, "packing", total, console=console, transient=True, disable=not console.is_terminal)
 
     info = write_pack(config.output, splits, config.size, chunk=config.chunk, track=shown)
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
-    for line in (
-        f"{config.output}: {info.task}, {counts} pictures of {len(info.categories)} classes, long side {info.size} px, "
-        f"{config.output.stat().st_size / 1e6:.0f} MB",
-        f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    classes, megabytes = len(info.categories), config.output.stat().st_size / 1e6
+    tell(
+        f"{config.output}: {info.task}, {counts} pictures of {classes} classes, long side {info.size} px, "
+        f"{megabytes:.0f} MB"
+    )
+    tell(f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}")
     return 0
 
 
-def read_any(path: Path, task: Task | None) -> Mapping[str, Any]:
-    """The splits of a data set; without a task as masks, boxes or labels, the first of these that the path holds.
+def read_any(config: Pack) -> Mapping[str, Any]:
+    """The splits of the data set, those of one list of classes; "all" stands for pictures without splits.
+
+    Without a task they are read as masks, boxes or labels, the first of these that is there.
 
     Raises:
         AnnotationError: nothing readable is there, or not for this task.
     """
+    from detseg.data.annotations import match_categories
     from detseg.data.labels import read_labelled_dataset
-    from detseg.data.readers import read_dataset
-    from detseg.data.readers.masks import read_mask_dataset
+    from detseg.data.masks import match_mask_categories
+    from detseg.data.readers.masks import find_mask_sources
+    from detseg.data.readers.recognise import find_sources
 
-    readers: dict[Task, Callable[[Path], Mapping[str, Any]]] = {
-        "classification": read_labelled_dataset,
-        "detection": read_dataset,
-        "segmentation": read_mask_dataset,
-    }
-    return readers[task or _task_of(path)](path)
+    task = config.task or _task_of(config.data, config.masks)
+    if task == "classification":
+        return read_labelled_dataset(config.data)
+    if task == "detection":
+        return _alike(find_sources(config.data), match_categories)
+    return _alike(find_mask_sources(config.data, config.masks, config.ignore_value), match_mask_categories)
 
 
-def _task_of(path: Path) -> Task:
+def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set], Set]) -> dict[str, Set]:
+    """All splits, with the classes in the order of training."""
+    splits = {split or "all": read() for split, read in sources.items()}
+    reference = splits.get("train", next(iter(splits.values())))
+    return {split: match(reference.categories, data) for split, data in splits.items()}
+
+
+def _task_of(path: Path, masks: str | None) -> Task:
     from detseg.data.annotations import AnnotationError
     from detseg.data.readers.mask_folders import find_layout
     from detseg.data.readers.recognise import find_sources
 
     # A VOC folder may hold boxes and masks of some pictures; there, masks have to be asked for.
-    if path.is_dir() and not (path / "Annotations").is_dir() and find_layout(path, "masks") is not None:
+    boxed = (path / "Annotations").is_dir() and masks is None
+    if path.is_dir() and not boxed and find_layout(path, masks or "masks") is not None:
         return "segmentation"
     try:
         find_sources(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.data.pack_rows import PackRows, take_rows
 from detseg.data.segments import Segments
 
 
@@ -88,7 +89,7 @@ class Annotations:
 
     categories: tuple[Category, ...]
     image_ids: NDArray[np.int64]  # (N,) the dataset's own ids
-    paths: NDArray[np.str_]  # (N,) ready to open
+    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the pictures had
     sizes: NDArray[np.int32]  # (N, 2) width, height; 0 where unknown
     image_index: NDArray[np.int32]  # (M,)
     boxes: NDArray[np.float64]  # (M, 4) xyxy
@@ -100,6 +101,7 @@ class Annotations:
     source: str = ""  # the file or folder it was read from
     label_files: NDArray[np.str_] | None = None  # (N,) where every picture has its own annotation file
     read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
+    pack: PackRows | None = None  # where the pictures are, if not in files
 
     def __post_init__(self) -> None:
         images, objects = len(self.image_ids), len(self.image_index)
@@ -115,6 +117,8 @@ class Annotations:
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Annotations.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if self.pack is not None and len(self.pack.rows) != images:
+            raise ValueError(f"Annotations.pack has {len(self.pack.rows)} rows, expected {images}")
         if self.segments is not None and len(self.segments) != objects:
             raise ValueError(f"Annotations.segments describes {len(self.segments)} objects, expected {objects}")
         if objects and (np.diff(self.image_index) < 0).any():
@@ -170,6 +174,7 @@ class Annotations:
                 for p in self.read_problems
                 if p.image_index < 0 or p.image_index in position
             ),
+            pack=take_rows(self.pack, chosen),
             **kept,
         )
 
@@ -195,6 +200,12 @@ class Annotations:
         from detseg.data.validate import validate
 
         return validate(self, check_pictures=check_pictures, other=other)
+
+    def repair(self, problems: Iterable[Problem]) -> tuple[Annotations, list[str]]:
+        """With what is safely mended; see `detseg.data.validate.repair`."""
+        from detseg.data.validate import repair
+
+        return repair(self, problems)
 
 
 def match_categories(reference: Sequence[Category], annotations: Annotations) -> Annotations:

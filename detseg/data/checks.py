@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, Problem
 from detseg.data.images import PictureInfo, inspect_picture
+from detseg.data.pack_rows import PackRows
 
 MIN_SIDE = 1e-3  # pixels; thinner boxes vanish in float32 and have no area to learn
 ROUNDING = 0.02  # pixels; what two or six written digits put a box over the border is not worth a word
@@ -34,6 +35,8 @@ class Pictures(Protocol):
     def source(self) -> str: ...  # noqa: D102
     @property
     def label_files(self) -> NDArray[np.str_] | None: ...  # noqa: D102
+    @property
+    def pack(self) -> PackRows | None: ...  # noqa: D102
 
 
 def object_problem(
@@ -177,7 +180,12 @@ def outline_problems(a: Annotations) -> Iterator[Problem]:
 
 
 def picture_problems(a: Pictures) -> Iterator[Problem]:
-    """Pictures that are missing or damaged, or whose size is not the one in the annotation file."""
+    """Pictures that are missing or damaged, or whose size is not the one in the annotation file.
+
+    Packed pictures were checked when they were packed.
+    """
+    if a.pack is not None:
+        return
     results = in_threads(_inspect, a.paths.tolist())
     for image, found in enumerate(results):
         if isinstance(found, PictureInfo):
@@ -216,7 +224,13 @@ def _size_problems(a: Pictures, image: int, found: PictureInfo) -> Iterator[Prob
 
 
 def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> Iterator[Problem]:
-    """Pictures of `a` that are in `other` too, by path or by content, and equal files within `a`."""
+    """Pictures of `a` that are in `other` too, by path or by content, and equal files within `a`.
+
+    Packed pictures are compared with packed ones, by what their files held when they were packed.
+    """
+    if a.pack is not None or (other is not None and other.pack is not None):
+        yield from _told_as_shared(a, other, _packed_in_both(a, other))
+        return
     mine, theirs = a.paths.tolist(), [] if other is None else other.paths.tolist()
     there = {realpath(path): path for path in theirs}
     shared = {row: there[real] for row, path in enumerate(mine) if (real := realpath(path)) in there}
@@ -229,9 +243,23 @@ def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> I
                 yield image_problem(a, row, what, remedy, "duplicate-picture", "warning")
         for row in own if foreign else []:
             shared.setdefault(row, theirs[foreign[0]])
+    yield from _told_as_shared(a, other, shared)
+
+
+def _packed_in_both(a: Pictures, other: Pictures | None) -> dict[int, str]:
+    """Position in `a` -> path in `other` of packed pictures that are in both."""
+    if other is None or a.pack is None or other.pack is None:
+        return {}
+    from detseg.data.packed import picture_digests
+
+    there = dict(zip(picture_digests(other.pack).tolist(), other.paths.tolist(), strict=True))
+    return {row: there[key] for row, key in enumerate(picture_digests(a.pack).tolist()) if key in there}
+
+
+def _told_as_shared(a: Pictures, other: Pictures | None, shared: dict[int, str]) -> Iterator[Problem]:
     for row, path in sorted(shared.items()):
         assert other is not None
-        what = f"the picture is in {other.source} too" + (f", as {path}" if path != mine[row] else "")
+        what = f"the picture is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
         remedy = "remove it from one of the two, or the measured accuracy is too high"
         yield image_problem(a, row, what, remedy, "in-both-splits")
 

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.dataset import PictureCache, Track
+from detseg.data.dataset import Track, pictures_of
 from detseg.data.labelled import LabelledPictures
-from detseg.data.packed import PackedPictures
 
 LabelledSample = tuple[NDArray[np.uint8], int]
 
@@ -30,12 +29,7 @@ class ClassificationDataset:
 
     def __init__(self, labelled: LabelledPictures, long_side: int, track: Track | None = None) -> None:
         self.labelled = labelled
-        self.pictures: PictureCache | PackedPictures
-        if labelled.pack is None:
-            paths = [str(path) for path in labelled.paths]
-            self.pictures = PictureCache(paths, labelled.sizes, long_side, track)
-        else:
-            self.pictures = PackedPictures(labelled.pack.file, labelled.pack.split, labelled.pack.rows)
+        self.pictures = pictures_of(labelled, long_side, track)
 
     def __len__(self) -> int:
         return len(self.labelled)

@@ -1,7 +1,8 @@
 """Annotated pictures ready for training: decoded once, kept small, handed out as samples.
 
 Every picture is read and resized to the training size once, into one block of memory that worker processes share
-(or one file, where memory is short). An epoch then costs no decoding.
+(or one file, where memory is short). An epoch then costs no decoding. Packed pictures (`detseg.data.packed`) stay in
+their file at the size they have there.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import psutil
@@ -20,7 +22,9 @@ from torch import Tensor
 
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
-from detseg.data.letterbox import fitted_size, resize_long_side
+from detseg.data.letterbox import fitted_size, resize_image, resize_long_side
+from detseg.data.pack_rows import PackRows
+from detseg.data.packed import PackedPictures
 from detseg.data.sample import Sample
 
 Track = Callable[[Iterable[int], int], Iterable[int]]
@@ -72,6 +76,11 @@ class ArrayCache:
         values: NDArray[np.uint8] = self._values.numpy()
         return values[self._starts[index] : self._starts[index + 1]].reshape(self._shapes[index])
 
+    def content(self) -> NDArray[np.generic]:
+        """What differs if an array does."""
+        values: NDArray[np.uint8] = self._values.numpy()[: self._starts[-1]]
+        return values
+
 
 class PictureCache(ArrayCache):
     """Pictures (H, W, 3) with a long side of `long_side` pixels."""
@@ -101,8 +110,42 @@ class PictureCache(ArrayCache):
                 )
             return resize_long_side(image, long_side)
 
+        self.long_side = long_side
         shapes = fitted_shapes(sizes, long_side)
         super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
+
+
+class Pictured(Protocol):
+    """What the in-memory forms of all tasks have in common: `Annotations`, `SemanticMasks`, `LabelledPictures`."""
+
+    @property
+    def paths(self) -> NDArray[np.str_]: ...  # noqa: D102
+    @property
+    def sizes(self) -> NDArray[np.int32]: ...  # noqa: D102
+    @property
+    def pack(self) -> PackRows | None: ...  # noqa: D102
+
+
+def pictures_of(data: Pictured, long_side: int, track: Track | None = None) -> PictureCache | PackedPictures:
+    """The pictures of a data set by position: read once and kept at `long_side` pixels, or where they are packed.
+
+    Raises:
+        ValueError: a picture cannot be read, or its size is not the given one; or the packed file is damaged.
+    """
+    if data.pack is not None:
+        return PackedPictures(data.pack.file, data.pack.split, data.pack.rows)
+    return PictureCache([str(path) for path in data.paths], data.sizes, long_side, track)
+
+
+def full_pictures(data: Pictured, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
+    """Some pictures (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
+    packed = None if data.pack is None else pictures_of(data, 0)
+    for index in indices:
+        if packed is None:
+            yield read_image(str(data.paths[index]))
+        else:
+            width, height = data.sizes[index].tolist()
+            yield resize_image(packed[index], (width, height))
 
 
 def fitted_shapes(sizes: NDArray[np.int32], long_side: int) -> NDArray[np.int64]:
@@ -135,20 +178,19 @@ class DetectionDataset:
 
     Args:
         annotations: the pictures and their objects.
-        long_side: of the cached pictures, in pixels.
+        long_side: of the cached pictures, in pixels; packed ones have the size they were packed with.
         track: shows progress while pictures are read.
     """
 
     def __init__(self, annotations: Annotations, long_side: int, track: Track | None = None) -> None:
         self.annotations = annotations
-        paths = [str(path) for path in annotations.paths]
-        self.pictures = PictureCache(paths, annotations.sizes, long_side, track)
+        self.pictures = pictures_of(annotations, long_side, track)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> Sample:
-        """The picture with its boxes in the cached picture's pixels; the image is a view into the cache."""
+        """The picture with its boxes in the kept picture's pixels; the image may be a view into the cache."""
         image = self.pictures[index]
         objects = self.annotations.objects(index)
         width, height = self.annotations.sizes[index]

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os.path import realpath
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.annotations import Annotations, Category, Problem
 from detseg.data.checks import equal_files, image_problem, picture_problems, sharing_problems
+from detseg.data.pack_rows import PackRows, take_rows
 
 SPLITS = ("train", "val", "test")
-
-
-class PackRows(NamedTuple):
-    """Where the pixels are, if not in picture files: rows of a split of a packed file."""
-
-    file: str
-    split: str
-    rows: NDArray[np.int64]  # (N,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +32,7 @@ class LabelledPictures:
     labels: NDArray[np.int64]  # (N,)
     source: str = ""  # the file or folder it was read from
     read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
-    pack: PackRows | None = None
+    pack: PackRows | None = None  # where the pictures are, if not in files
 
     def __post_init__(self) -> None:
         pictures = len(self.image_ids)
@@ -94,7 +86,7 @@ class LabelledPictures:
                 for problem in self.read_problems
                 if problem.image_index < 0 or problem.image_index in position
             ),
-            pack=None if self.pack is None else self.pack._replace(rows=self.pack.rows[chosen]),
+            pack=take_rows(self.pack, chosen),
         )
 
     def validate(self, check_pictures: bool = True, other: LabelledPictures | None = None) -> list[Problem]:
@@ -109,14 +101,21 @@ class LabelledPictures:
         as_annotations = _without_objects(self)
         problems = [*self.read_problems, *_class_problems(self, as_annotations, other)]
         problems += _repeats(self, as_annotations)
-        in_files = self.pack is None and (other is None or other.pack is None)
         if self.pack is None and check_pictures:
             problems += picture_problems(as_annotations)
             problems += _equal_pictures(self, as_annotations)
-        if other is not None and in_files:
+        if other is not None:
             shared = sharing_problems(as_annotations, _without_objects(other), read_files=check_pictures)
             problems += [problem for problem in shared if problem.kind != "duplicate-picture"]  # told above
         return sorted(problems, key=lambda problem: problem.severity != "error")
+
+    def repair(self, problems: Iterable[Problem]) -> tuple[LabelledPictures, list[str]]:
+        """Without the pictures that have errors, and a sentence about it if there are any."""
+        bad = {problem.image_index for problem in problems if problem.severity == "error" and problem.image_index >= 0}
+        if not bad:
+            return self, []
+        told = f"{self.source}: {len(bad)} of {len(self)} pictures, which have errors, left out"
+        return self.subset([row for row in range(len(self)) if row not in bad]), [told]
 
 
 def _without_objects(pictures: LabelledPictures) -> Annotations:
@@ -134,6 +133,7 @@ def _without_objects(pictures: LabelledPictures) -> Annotations:
         ids=none,
         areas=none.astype(np.float64),
         source=pictures.source,
+        pack=pictures.pack,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from detseg.data.annotations import AnnotationError, Category, Problem
 from detseg.data.label_table import SPLIT_NAMES, TABLE_EXTENSIONS, LabelTable, read_label_table
 from detseg.data.labelled import SPLITS, LabelledPictures, divide
+from detseg.data.pack_rows import is_pack
 from detseg.data.readers.files import (
     PICTURE_EXTENSIONS,
     FolderCache,
@@ -25,11 +26,11 @@ from detseg.data.readers.files import (
     measure_pictures,
     read_lines,
 )
+from detseg.data.readers.packed import read_packed_labels
 
 __all__ = ["SHARES", "LabelledPictures", "read_labelled_dataset", "read_labels"]
 
 SHARES = (0.75, 0.15, 0.10)
-PACK_EXTENSIONS = (".h5", ".hdf5")
 CLASS_FILES = ("classes.txt", "labels.txt")
 LOOKED_FOR = """
   folders: train/, val/ (and test/) with a folder of pictures for each class; or such class folders alone
@@ -110,9 +111,7 @@ def _read(path: Path, images: str | Path | None) -> dict[str, LabelledPictures]:
         suffix = path.suffix.lower()
         if suffix in TABLE_EXTENSIONS:
             return _from_tables({"": path}, images)
-        if suffix in PACK_EXTENSIONS:
-            from detseg.data.packed import read_packed_labels  # here: h5py is not needed otherwise
-
+        if is_pack(path):
             return read_packed_labels(path)
         raise AnnotationError(f"{path}: no labelled pictures recognised. Looked for:{LOOKED_FOR}")
     tables = _tables(path)

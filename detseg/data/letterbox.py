@@ -69,12 +69,16 @@ def resize_long_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging. Returns the
     input itself when nothing changes.
     """
+    return resize_image(image, fitted_size(image.shape[1], image.shape[0], size))
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Image (H, W, 3) resized to `size` = (width, height), as `resize_long_side` does it."""
     height, width = image.shape[:2]
-    target = fitted_size(width, height, size)
-    if target == (width, height):
+    if size == (width, height):
         return image
-    interpolation = cv2.INTER_AREA if max(width, height) > size else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, target, interpolation=interpolation), np.uint8)
+    interpolation = cv2.INTER_AREA if max(width, height) > max(size) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

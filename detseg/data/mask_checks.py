@@ -62,7 +62,9 @@ def _list_problems(masks: SemanticMasks) -> Iterator[Problem]:
 
 
 def _mask_problems(masks: SemanticMasks) -> Iterator[Problem]:
-    """Mask files that cannot be used, and classes that none of them has."""
+    """Mask files that cannot be used, and classes that none of them has. Packed ones were checked when packed."""
+    if masks.pack is not None:
+        return
 
     def count(position: str) -> NDArray[np.int64] | MaskError:
         try:

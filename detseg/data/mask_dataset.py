@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.dataset import ArrayCache, PictureCache, Track, fitted_shapes
+from detseg.data.dataset import ArrayCache, Track, fitted_shapes, pictures_of
 from detseg.data.letterbox import resize_mask
 from detseg.data.masks import SemanticMasks
+from detseg.data.packed import PackedMasks
 from detseg.data.sample import Sample
 
 
@@ -34,20 +35,20 @@ class SegmentationDataset:
 
     Args:
         masks: the pictures and their masks.
-        long_side: of the cached pictures, in pixels.
+        long_side: of the cached pictures, in pixels; packed ones have the size they were packed with.
         track: shows progress, once while pictures are read and once while masks are.
     """
 
     def __init__(self, masks: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         self.annotations = masks
-        self.pictures = PictureCache([str(path) for path in masks.paths], masks.sizes, long_side, track)
-        self.masks = MaskCache(masks, long_side, track)
+        self.pictures = pictures_of(masks, long_side, track)
+        self.masks = MaskCache(masks, long_side, track) if masks.pack is None else PackedMasks(*masks.pack)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> Sample:
-        """The picture and its mask, views into the caches, without boxes."""
+        """The picture and its mask, without boxes; they may be views into the caches."""
         return Sample(
             self.pictures[index],
             np.zeros((0, 4), np.float32),

@@ -20,6 +20,8 @@ from detseg.data.annotations import (
 from detseg.data.images import inspect_picture
 from detseg.data.index_png import MaskError, is_background, read_index_picture
 from detseg.data.mask_drawing import draw_labels
+from detseg.data.pack_rows import PackRows, take_rows
+from detseg.data.packed import OriginalMasks
 from detseg.data.sample import IGNORE
 
 BACKGROUND = "background"
@@ -37,11 +39,12 @@ class SemanticMasks:
 
     categories: tuple[Category, ...]
     image_ids: NDArray[np.int64]  # (N,)
-    paths: NDArray[np.str_]  # (N,) the pictures, ready to open
+    paths: NDArray[np.str_]  # (N,) the pictures, ready to open; of a packed set the names they had
     sizes: NDArray[np.int32]  # (N, 2) width, height of the upright picture; 0 where unknown
     mask_paths: NDArray[np.str_] | None = None  # (N,) the label maps
     ignore_values: tuple[int, ...] = (IGNORE,)  # values in these files that mean "ignore"
     objects: Annotations | None = None  # or the outlines that masks are drawn from
+    pack: PackRows | None = None  # or the packed file that pictures and masks are in
     source: str = ""  # the file or folder it was read from
 
     def __post_init__(self) -> None:
@@ -50,8 +53,10 @@ class SemanticMasks:
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"SemanticMasks.{name} has shape {array.shape}, expected {shape}")
-        if (self.mask_paths is None) == (self.objects is None):
-            raise ValueError("SemanticMasks needs mask_paths or objects, one of the two")
+        if self.pack is not None and len(self.pack.rows) != images:
+            raise ValueError(f"SemanticMasks.pack has {len(self.pack.rows)} rows, expected {images}")
+        if sum(origin is not None for origin in (self.mask_paths, self.objects, self.pack)) != 1:
+            raise ValueError("SemanticMasks needs mask_paths, objects or pack, one of the three")
         if not 1 <= len(self.categories) <= IGNORE:
             raise AnnotationError(
                 f"{self.source}: has {len(self.categories)} classes; a mask can hold 1 to {IGNORE}, its values are "
@@ -110,6 +115,8 @@ class SemanticMasks:
             MaskError: the mask is missing, damaged, of another size than the picture, or holds values that are
                 not among the classes. The message names them.
         """
+        if self._packed is not None:
+            return self._packed[index]
         if self.mask_paths is None:
             assert self.objects is not None
             return draw_labels(self.objects, index, len(self.categories) - len(self.objects.categories))
@@ -120,6 +127,10 @@ class SemanticMasks:
         if labels.min(initial=0) < 0:
             raise self._unknown_values(path, values[labels < 0])
         return labels.astype(np.uint8)
+
+    @cached_property
+    def _packed(self) -> OriginalMasks | None:
+        return None if self.pack is None else OriginalMasks(*self.pack)
 
     @cached_property
     def _table(self) -> NDArray[np.int16]:
@@ -170,6 +181,7 @@ class SemanticMasks:
             sizes=self.sizes[chosen],
             mask_paths=None if self.mask_paths is None else self.mask_paths[chosen],
             objects=None if self.objects is None else self.objects.subset(chosen),
+            pack=take_rows(self.pack, chosen),
         )
 
     def validate(self, check_pictures: bool = True, other: SemanticMasks | None = None) -> list[Problem]:
@@ -196,6 +208,11 @@ def match_mask_categories(reference: Sequence[Category], masks: SemanticMasks) -
         return masks
     if set(wanted) != set(masks.categories) or len(wanted) != len(masks.categories):
         raise AnnotationError(category_difference(wanted, masks.categories, masks.source))
+    if masks.pack is not None:
+        before = np.arange(IGNORE + 1) if masks.pack.labels is None else masks.pack.labels
+        now = np.array([wanted.index(category) for category in masks.categories], np.uint8)
+        labels = np.where(before < len(now), now[np.minimum(before, len(now) - 1)], before).astype(np.uint8)
+        return replace(masks, categories=wanted, pack=masks.pack._replace(labels=labels))
     if masks.objects is None:
         return replace(masks, categories=wanted)
     added = len(wanted) - len(masks.objects.categories)  # the background, if it is not one of theirs

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, Problem
+from detseg.data.pack_rows import take_rows
 from detseg.data.segments import Segments
 
 DROPPED_OBJECTS = {
@@ -211,5 +212,6 @@ def _keep(
         paths=a.paths[keep_images],
         sizes=a.sizes[keep_images],
         label_files=None if a.label_files is None else a.label_files[keep_images],
+        pack=take_rows(a.pack, keep_images),
         **kept,
     )

@@ -8,14 +8,19 @@ The file, written by `detseg.data.packing.write_pack` (K classes, N pictures, M 
     <split>/shapes    (N, 2) height and width of the stored picture, long side S
     <split>/sizes     (N, 2) width and height of the picture it was made from
     <split>/image_ids (N,), names (N,) paths within the data set
+    <split>/picture_digests (N,) uint64: equal for pictures whose files are equal
     classification:   <split>/labels (N,)
     detection:        <split>/offsets (N + 1,): picture i has the rows offsets[i] up to offsets[i + 1] of
                       boxes (M, 4) xyxy in pixels of the original, labels, iscrowd, ids, areas (M,)
-    segmentation:     <split>/masks (N, S * S) uint8, as pixels with one channel; 255 is "ignore"
+    segmentation:     <split>/masks (N, S * S) uint8, as pixels with one channel: 0..K-1, 255 is "ignore"
+                      <split>/mask_digests (N,) uint64: equal for masks that are equal
+                      <split>/mask_offsets (N + 1,): of original_masks uint8, the bytes from offsets[i] up to
+                      offsets[i + 1] are mask i in the size of its original, zlib, to judge predictions by
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +31,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.letterbox import fitted_size
 
 FORMAT, VERSION = "detseg pack", 1
 TASKS = ("classification", "detection", "segmentation")
 MAX_SIDE = 16384  # pixels
+MAX_PIXELS = 2**30  # of an original; no larger picture is read from a file
 
 _REMEDY = "Pack the data again: detseg pack"
 # name -> kind of numbers (numpy), columns or None
-_COMMON = {"shapes": ("i", 2), "sizes": ("i", 2), "image_ids": ("i", None), "names": ("O", None)}
+_COMMON = {
+    "shapes": ("i", 2),
+    "sizes": ("i", 2),
+    "image_ids": ("i", None),
+    "names": ("O", None),
+    "picture_digests": ("u", None),
+}
+# task of a file -> what to do with it when another one is wanted
+_OTHERWISE = {
+    "classification": "it can train a classifier",
+    "detection": "it can train a detector or a localizer (if its data have outlines, --task segmentation packs masks)",
+    "segmentation": "it can train a segmenter (if its data have boxes, --task detection packs them)",
+}
 
 
 @dataclass(frozen=True)
@@ -139,11 +158,25 @@ def checked_common(file: Any, info: PackInfo, split: str) -> dict[str, NDArray[A
                 raise damaged(info, f"{place} has {len(arrays[name])} entries, expected {count}")
         else:
             arrays[name] = checked_array(file, info, place, kind, (count, columns) if columns else (count,))
-    if (arrays["shapes"] < 1).any() or (arrays["shapes"] > info.size).any():
+    shapes, sizes = arrays["shapes"].astype(np.int64), arrays["sizes"].astype(np.int64)
+    if (shapes < 1).any() or (shapes > info.size).any():
         raise damaged(info, f"{split}/shapes must lie in 1..{info.size}")
-    if (arrays["sizes"] < 1).any():
-        raise damaged(info, f"{split}/sizes must be positive")
+    if (sizes < 1).any() or (sizes.astype(np.float64).prod(1) > MAX_PIXELS).any():
+        raise damaged(info, f"{split}/sizes must be positive and not above {MAX_PIXELS} pixels")
+    fitted = np.array([fitted_size(w, h, info.size)[::-1] for w, h in sizes.tolist()], np.int64).reshape(-1, 2)
+    if (fitted != shapes).any():
+        row = int(np.flatnonzero((fitted != shapes).any(1))[0])
+        raise damaged(info, f"{split}/shapes and sizes do not fit each other, at row {row}")
     return arrays
+
+
+def checked_offsets(file: Any, info: PackInfo, place: str) -> NDArray[np.int64]:
+    """(N + 1,) where the entries of each picture begin and end."""
+    count = info.splits[place.split("/")[0]]
+    offsets = checked_array(file, info, place, "i", (count + 1,)).astype(np.int64)
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        raise damaged(info, f"{place} must start at 0 and never fall")
+    return offsets
 
 
 def checked_dataset(file: Any, info: PackInfo, place: str, kind: str, shape: tuple[int, ...] | None) -> Any:
@@ -194,10 +227,45 @@ def check_labels(labels: NDArray[Any], classes: int, info: PackInfo, place: str)
 def of_task(info: PackInfo, task: str) -> PackInfo:
     """The same, or AnnotationError if it is of another task."""
     if info.task != task:
-        raise AnnotationError(f"{info.file}: packed for {info.task}, not for {task}")
+        raise AnnotationError(f"{info.file}: packed for {info.task}, not for {task}: {_OTHERWISE[info.task]}")
     return info
 
 
 def damaged(info: PackInfo, what: str) -> AnnotationError:
     """An error that says so."""
     return AnnotationError(f"{info.file}: damaged: {what}. {_REMEDY}")
+
+
+class PackReader:
+    """A packed file from which data sets are read as they are asked for, by whatever process asks.
+
+    Every process opens the file for itself, because HDF5's handles must not be shared over a fork; so objects with a
+    reader can be used in forked workers, and be pickled.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self._open: tuple[int, Any] | None = None  # of the process with this id
+
+    def rows(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
+        """`[index]`, or `[index, :stop]`, of a data set.
+
+        Raises:
+            AnnotationError: the file is damaged there.
+        """
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), open_file(self.path))
+        try:
+            found: NDArray[np.uint8] = self._open[1][place][index if stop is None else (index, slice(stop))]
+        except (OSError, KeyError) as error:
+            raise AnnotationError(f"{self.path}: damaged, cannot be read: {error}. {_REMEDY}") from error
+        return found
+
+    def close(self) -> None:
+        """Close the file; the next access opens it again."""
+        if self._open is not None and self._open[0] == os.getpid():
+            self._open[1].close()
+        self._open = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}

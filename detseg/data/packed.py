@@ -3,99 +3,33 @@
     pictures = PackedPictures("flowers.h5", "train")
     pictures[7]  # uint8 (H, W, 3)
 
-The form of the file is told in `detseg.data.pack_file`, whose `read_pack_info` tells what is in it.
+The form of the file is told in `detseg.data.pack_file`, whose `read_pack_info` tells what is in it; its annotations are
+read by `detseg.data.readers.packed`.
 """
 
 from __future__ import annotations
 
-import os
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.labelled import LabelledPictures, PackRows
+from detseg.data.annotations import AnnotationError
 from detseg.data.pack_file import (
-    check_labels,
+    PackInfo,
+    PackReader,
     checked_array,
     checked_common,
     checked_dataset,
     checked_info,
+    checked_offsets,
     damaged,
     of_task,
-    open_file,
     opened,
 )
-
-if TYPE_CHECKING:
-    import h5py
-
-# name -> kind of numbers (numpy), columns or None
-_OBJECTS = {"boxes": ("f", 4), "labels": ("i", None), "iscrowd": ("b", None), "ids": ("i", None), "areas": ("f", None)}
-
-
-def read_packed_labels(path: str | Path) -> dict[str, LabelledPictures]:
-    """The splits of a packed classification set; their pictures stay in the file.
-
-    Raises:
-        AnnotationError: as `read_pack_info`; or it is of another task, or damaged.
-    """
-    result = {}
-    with opened(path) as file:
-        info = of_task(checked_info(file, Path(path)), "classification")
-        for split in info.splits:
-            common = checked_common(file, info, split)
-            labels = checked_array(file, info, f"{split}/labels", "i", (info.splits[split],))
-            check_labels(labels, len(info.categories), info, f"{split}/labels")
-            result[split] = LabelledPictures(
-                categories=info.categories,
-                image_ids=common["image_ids"].astype(np.int64),
-                paths=common["names"],
-                sizes=common["sizes"].astype(np.int32),
-                labels=labels.astype(np.int64),
-                source=f"{path} ({split})",
-                pack=PackRows(str(path), split, np.arange(info.splits[split])),
-            )
-    return result
-
-
-def read_packed_annotations(path: str | Path) -> dict[str, Annotations]:
-    """The splits of a packed detection set, boxes in the pixels of the original pictures.
-
-    `paths` are the names that the pictures had; the pictures themselves come from `PackedPictures`.
-
-    Raises:
-        AnnotationError: as `read_pack_info`; or it is of another task, or damaged.
-    """
-    result = {}
-    with opened(path) as file:
-        info = of_task(checked_info(file, Path(path)), "detection")
-        for split, count in info.splits.items():
-            common = checked_common(file, info, split)
-            offsets = checked_array(file, info, f"{split}/offsets", "i", (count + 1,)).astype(np.int64)
-            if offsets[0] != 0 or (np.diff(offsets) < 0).any():
-                raise damaged(info, f"{split}/offsets must start at 0 and never fall")
-            objects = {}
-            for name, (kind, columns) in _OBJECTS.items():
-                shape = (int(offsets[-1]), columns) if columns else (int(offsets[-1]),)
-                objects[name] = checked_array(file, info, f"{split}/{name}", kind, shape)
-            check_labels(objects["labels"], len(info.categories), info, f"{split}/labels")
-            result[split] = Annotations(
-                categories=info.categories,
-                image_ids=common["image_ids"].astype(np.int64),
-                paths=common["names"],
-                sizes=common["sizes"].astype(np.int32),
-                image_index=np.repeat(np.arange(count, dtype=np.int32), np.diff(offsets)),
-                boxes=objects["boxes"].astype(np.float64),
-                labels=objects["labels"].astype(np.int32),
-                iscrowd=objects["iscrowd"],
-                ids=objects["ids"].astype(np.int64),
-                areas=objects["areas"].astype(np.float64),
-                source=f"{path} ({split})",
-            )
-    return result
+from detseg.data.pack_rows import PackRows
+from detseg.data.sample import IGNORE
 
 
 class PackedRows:
@@ -112,25 +46,23 @@ class PackedRows:
         AnnotationError: as `read_pack_info`; or the split is missing, or damaged.
     """
 
-    NAME, CHANNELS = "pixels", 3
+    NAME, CHANNELS, DIGESTS = "pixels", 3, "picture_digests"
 
     def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
         self.path, self.split = str(path), split
         with opened(path) as file:
-            self.info = checked_info(file, Path(path))
-            if split not in self.info.splits:
-                raise AnnotationError(f"{path}: has no split {split!r}, only {', '.join(self.info.splits)}")
+            self.info = _info_with(file, path, split)
             count, size = self.info.splits[split], self.info.size
             shapes = checked_common(file, self.info, split)["shapes"].astype(np.int64)
             stored = checked_dataset(file, self.info, f"{split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
             if stored.dtype != np.uint8:
                 raise damaged(self.info, f"{split}/{self.NAME} must be uint8, it is {stored.dtype}")
             self.chunk = int(stored.chunks[0]) if stored.chunks else count
-        self.rows = np.arange(count) if rows is None else np.asarray(rows, np.int64)
-        if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < count:
-            raise IndexError(f"rows must lie in 0..{count - 1}, got {self.rows.min()}..{self.rows.max()}")
+            digests = checked_array(file, self.info, f"{split}/{self.DIGESTS}", "u", (count,))
+        self.rows = _checked_rows(rows, count)
+        self.digests: NDArray[np.uint64] = digests[self.rows]
         self._shapes = shapes[self.rows]
-        self._open: tuple[int, h5py.File, h5py.Dataset] | None = None  # of the process with this id
+        self._reader = PackReader(path)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -141,17 +73,25 @@ class PackedRows:
         return self.path
 
     @property
+    def long_side(self) -> int:
+        """Of the arrays, in pixels, as in `PictureCache`."""
+        return self.info.size
+
+    @property
     def megabytes(self) -> float:
         """Size of the arrays on disk."""
         return float(self._shapes.prod(1).sum()) * self.CHANNELS / 1e6
 
+    def content(self) -> NDArray[np.generic]:
+        """What differs if an array does, as in `PictureCache`; nothing large is read for it."""
+        return self.digests
+
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """The array at a position, (H, W, 3) for pictures, (H, W) for masks."""
         height, width = (int(side) for side in self._shapes[index])
-        values = self._stored()[int(self.rows[index]), : height * width * self.CHANNELS]
-        shape = (height, width, self.CHANNELS) if self.CHANNELS > 1 else (height, width)
-        array: NDArray[np.uint8] = values.reshape(shape)
-        return array
+        stop = height * width * self.CHANNELS
+        values = self._reader.rows(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
+        return values.reshape((height, width, self.CHANNELS) if self.CHANNELS > 1 else (height, width))
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """(N,) positions in random order, chunk by chunk: for files on disks that are slow at jumping about.
@@ -165,18 +105,7 @@ class PackedRows:
 
     def close(self) -> None:
         """Close the file; the next access opens it again."""
-        if self._open is not None and self._open[0] == os.getpid():
-            self._open[1].close()
-        self._open = None
-
-    def _stored(self) -> Any:
-        if self._open is None or self._open[0] != os.getpid():
-            file = open_file(self.path)
-            self._open = (os.getpid(), file, file[f"{self.split}/{self.NAME}"])
-        return self._open[2]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None}
+        self._reader.close()
 
 
 class PackedPictures(PackedRows):
@@ -184,6 +113,106 @@ class PackedPictures(PackedRows):
 
 
 class PackedMasks(PackedRows):
-    """The label maps of a split, uint8 (H, W), 255 for "ignore"."""
+    """The label maps of a split, uint8 (H, W), 255 for "ignore", in place of a `MaskCache`.
 
-    NAME, CHANNELS = "masks", 1
+    Args:
+        path, split, rows: as of `PackedRows`.
+        labels: (256,) the label that a stored one means; by default itself.
+    """
+
+    NAME, CHANNELS, DIGESTS = "masks", 1, "mask_digests"
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        rows: NDArray[np.int64] | None = None,
+        labels: NDArray[np.uint8] | None = None,
+    ) -> None:
+        super().__init__(path, split, rows)
+        self.labels = labels
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The map at a position; raises AnnotationError if it holds what is no class."""
+        return _meaning(super().__getitem__(index), self.labels, self.info, f"{self.split}/masks", self.rows[index])
+
+
+class OriginalMasks:
+    """The label maps (H, W) of a split in the sizes of the original pictures, to judge predictions by.
+
+    Args:
+        path, split, rows, labels: as of `PackedMasks`.
+
+    Raises:
+        AnnotationError: as `PackedRows`; or the file is of another task.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        rows: NDArray[np.int64] | None = None,
+        labels: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self.split, self.labels = split, labels
+        with opened(path) as file:
+            self.info = of_task(_info_with(file, path, split), "segmentation")
+            self._sizes = checked_common(file, self.info, split)["sizes"]
+            self._offsets = checked_offsets(file, self.info, f"{split}/mask_offsets")
+            checked_dataset(file, self.info, f"{split}/original_masks", "u", (int(self._offsets[-1]),))
+        self.rows = _checked_rows(rows, self.info.splits[split])
+        self._reader = PackReader(path)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The map at a position; raises AnnotationError if it is damaged."""
+        row = int(self.rows[index])
+        width, height = (int(side) for side in self._sizes[row])
+        place = f"{self.split}/original_masks"
+        start, stop = self._offsets[row : row + 2].tolist()
+        unpacker = zlib.decompressobj()
+        try:
+            # One byte more than there may be, so that more is noticed and not kept.
+            values = unpacker.decompress(self._reader.rows(place, slice(start, stop)).tobytes(), height * width + 1)
+        except zlib.error as error:
+            raise damaged(self.info, f"{place}, mask {row}: {error}") from error
+        if len(values) != height * width:
+            raise damaged(self.info, f"{place}, mask {row} does not have the {width} x {height} pixels of its picture")
+        mask = np.frombuffer(values, np.uint8).reshape(height, width)
+        return _meaning(mask, self.labels, self.info, place, row)
+
+
+def picture_digests(pack: PackRows) -> NDArray[np.uint64]:
+    """(N,) of pictures in a packed file: equal where their original files were."""
+    with opened(pack.file) as file:
+        info = _info_with(file, pack.file, pack.split)
+        found = checked_array(file, info, f"{pack.split}/picture_digests", "u", (info.splits[pack.split],))
+    digests: NDArray[np.uint64] = found[pack.rows]
+    return digests
+
+
+def _info_with(file: object, path: str | Path, split: str) -> PackInfo:
+    """What a file that has to have a split says of itself."""
+    info = checked_info(file, Path(path))
+    if split not in info.splits:
+        raise AnnotationError(f"{path}: has no split {split!r}, only {', '.join(info.splits)}")
+    return info
+
+
+def _checked_rows(rows: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
+    chosen = np.arange(count) if rows is None else np.asarray(rows, np.int64)
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
+        raise IndexError(f"rows must lie in 0..{count - 1}, got {chosen.min()}..{chosen.max()}")
+    return chosen
+
+
+def _meaning(
+    mask: NDArray[np.uint8], labels: NDArray[np.uint8] | None, info: PackInfo, place: str, row: int
+) -> NDArray[np.uint8]:
+    """A stored map in the labels that are wanted; raises AnnotationError if it holds others than 0..K-1 and 255."""
+    highest = int(mask.max(initial=0, where=mask != IGNORE))
+    if highest >= len(info.categories):
+        raise damaged(info, f"{place}, mask {row} has the label {highest}, of {len(info.categories)} classes")
+    return mask if labels is None else labels[mask]

@@ -6,12 +6,14 @@ is for sets that are larger than the memory; smaller ones are kept in memory any
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
 from detseg.data.labelled import LabelledPictures
-from detseg.data.letterbox import resize_long_side
+from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.pack_file import FORMAT, MAX_SIDE, VERSION, PackInfo, read_pack_info
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def write_pack(
     """Write the splits of a data set into one file, which is either complete or not there.
 
     Pictures are resized to a long side of `size`, as `PictureCache` does, and stored in random order, so that
-    neighbours are of different classes. Outlines of objects are not stored.
+    neighbours are of different classes. Masks are also stored in the sizes of the originals, to judge by them.
+    Outlines of objects are not stored.
 
     Args:
         path: the file to write; replaced if it is there.
@@ -95,6 +98,8 @@ def _check(path: Path, splits: Mapping[str, Split], size: int, chunk: int) -> No
     for name, data in splits.items():
         if not len(data):
             raise ValueError(f"{path}: the split {name!r} has no pictures")
+        if data.pack is not None:
+            raise ValueError(f"{data.pack.file}: is packed already")
         if not name.isidentifier() or name.startswith("category_"):
             raise ValueError(f"{path}: a split cannot be named {name!r}; use letters, such as train")
 
@@ -130,6 +135,23 @@ def _write(path: Path, splits: Mapping[str, Split], size: int, chunk: int, seed:
         file.attrs.update({"mean": mean, "std": std})
 
 
+class _Prepared(NamedTuple):
+    """One picture as it is written."""
+
+    image: NDArray[np.uint8]  # at its new size
+    size: tuple[int, int]  # width and height of the original
+    digest: int
+    mask: _PreparedMask | None
+
+
+class _PreparedMask(NamedTuple):
+    """Its mask, where the task has them."""
+
+    mask: NDArray[np.uint8]  # at the picture's new size
+    original: bytes  # packed, at the original's
+    digest: int
+
+
 def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Iterator[int]) -> list[NDArray[np.float64]]:
     """Write one split; returns the `_moments` of its pictures."""
     count = len(data)
@@ -141,30 +163,52 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
         group["offsets"] = data.offsets
         for name in ("boxes", "labels", "iscrowd", "ids", "areas"):
             group[name] = getattr(data, name)
-    masked = task_of(data) == "segmentation"
     rows = _create_rows(group, "pixels", count, size * size * 3, chunk)
-    mask_rows = _create_rows(group, "masks", count, size * size, chunk) if masked else None
-    sizes, shapes = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32)
+    masks = _MaskWriter(group, count, size, chunk) if task_of(data) == "segmentation" else None
+    sizes, shapes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32), np.zeros(count, np.uint64)
     moments = []
     # A chunk at a time: what waits to be written must not fill the memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, count, chunk):
             members = range(start, min(start + chunk, count))
             pixels = np.zeros((len(members), size * size * 3), np.uint8)
-            masks = np.zeros((len(members), size * size), np.uint8)
-            found = pool.map(lambda i: _resized(data, i, size), members)
-            for row, (index, (image, mask, original)) in enumerate(zip(members, found, strict=True)):
-                sizes[index], shapes[index] = original, image.shape[:2]
+            found = []
+            for row, picture in enumerate(pool.map(lambda i: _prepared(data, i, size), members)):
+                image, index = picture.image, members[row]
+                sizes[index], shapes[index], digests[index] = picture.size, image.shape[:2], picture.digest
                 pixels[row, : image.size] = image.reshape(-1)
-                if mask is not None:
-                    masks[row, : mask.size] = mask.reshape(-1)
                 moments.append(_moments(image))
+                found.append(picture.mask)
                 next(progress, None)
             rows[members.start : members.stop] = pixels
-            if mask_rows is not None:
-                mask_rows[members.start : members.stop] = masks
-    group["sizes"], group["shapes"] = sizes, shapes
+            if masks is not None:
+                masks.write(members.start, [mask for mask in found if mask is not None])
+    group["sizes"], group["shapes"], group["picture_digests"] = sizes, shapes, digests
+    if masks is not None:
+        group["mask_digests"], group["mask_offsets"] = masks.digests, masks.offsets
     return moments
+
+
+class _MaskWriter:
+    """Writes masks, resized in rows like the pictures and packed in their original sizes one after another."""
+
+    def __init__(self, group: Any, count: int, size: int, chunk: int) -> None:
+        self.rows = _create_rows(group, "masks", count, size * size, chunk)
+        self.originals = group.create_dataset("original_masks", (0,), np.uint8, maxshape=(None,), chunks=(2**16,))
+        self.digests, self.offsets = np.zeros(count, np.uint64), np.zeros(count + 1, np.int64)
+
+    def write(self, start: int, masks: Sequence[_PreparedMask]) -> None:
+        """Write the masks of the pictures from `start` on."""
+        stop = start + len(masks)
+        values = np.zeros((len(masks), self.rows.shape[1]), np.uint8)
+        for row, mask in enumerate(masks):
+            values[row, : mask.mask.size] = mask.mask.reshape(-1)
+        self.rows[start:stop] = values
+        self.digests[start:stop] = [mask.digest for mask in masks]
+        self.offsets[start + 1 : stop + 1] = self.offsets[start] + np.cumsum([len(mask.original) for mask in masks])
+        self.originals.resize((int(self.offsets[stop]),))
+        joined = np.frombuffer(b"".join(mask.original for mask in masks), np.uint8)
+        self.originals[int(self.offsets[start]) : int(self.offsets[stop])] = joined
 
 
 def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> Any:
@@ -172,11 +216,9 @@ def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> A
     return group.create_dataset(name, (count, width), np.uint8, chunks=(min(chunk, count), width), fill_time="never")
 
 
-def _resized(data: Split, index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, tuple[int, int]]:
-    """A picture at its new size, its mask where the task has them, and its own width and height."""
+def _prepared(data: Split, index: int, size: int) -> _Prepared:
+    """A picture and its mask, read and resized."""
     path = str(data.paths[index])
-    if isinstance(data, LabelledPictures) and data.pack is not None:
-        raise ValueError(f"{data.pack.file}: is packed already")
     image = read_image(path)
     height, width = image.shape[:2]
     said = tuple(int(side) for side in data.sizes[index])
@@ -186,11 +228,16 @@ def _resized(data: Split, index: int, size: int) -> tuple[NDArray[np.uint8], NDA
             "the size in the annotation file or the picture"
         )
     resized = resize_long_side(image, size)
-    if isinstance(data, Annotations | LabelledPictures):
-        return resized, None, (width, height)
-    from detseg.data.letterbox import resize_mask
+    mask = None
+    if not isinstance(data, Annotations | LabelledPictures):
+        labels = data.mask(index)
+        shrunk = resize_mask(labels, (resized.shape[1], resized.shape[0]))
+        mask = _PreparedMask(shrunk, zlib.compress(labels.tobytes()), _digest(labels.tobytes()))
+    return _Prepared(resized, (width, height), _digest(Path(path).read_bytes()), mask)
 
-    return resized, resize_mask(data.mask(index), (resized.shape[1], resized.shape[0])), (width, height)
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _moments(image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from detseg.data.annotations import AnnotationError, Annotations, Problem
 from detseg.data.checks import (
@@ -17,9 +18,11 @@ from detseg.data.checks import (
 )
 from detseg.data.mending import repair
 
-__all__ = ["AnnotationError", "Problem", "raise_on_problems", "repair", "validate"]
+__all__ = ["AnnotationError", "Problem", "checked", "raise_on_problems", "repair", "validate"]
 
 log = logging.getLogger(__name__)
+
+Set = TypeVar("Set", bound=Any)
 
 SHOWN = 10  # problems named in a summary
 
@@ -48,6 +51,30 @@ def validate(annotations: Annotations, check_pictures: bool = True, other: Pictu
         remedy = "check that this is the right file"
         problems.append(Problem(annotations.source, "", None, what, remedy, "warning", "empty"))
     return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+def checked(data: Set, other: Set | None, *, mend: bool, tell: Callable[[str], None]) -> Set:
+    """The annotations, masks or labels of a split, without errors.
+
+    Args:
+        data: `Annotations`, `SemanticMasks` or `LabelledPictures`.
+        other: the training split, when this is another one.
+        mend: mend what can be mended, and tell what was done.
+        tell: is given a sentence for each kind of change.
+
+    Raises:
+        AnnotationError: there are errors, or no pictures; the message names file, item and remedy.
+    """
+    problems = data.validate(other=other)
+    if mend:
+        data, done = data.repair(problems)
+        for sentence in done:
+            tell(f"mended: {sentence}")
+        problems = data.validate(other=other)
+    raise_on_problems(problems)
+    if len(data) == 0:
+        raise AnnotationError(f"{data.source}: there are no pictures in it")
+    return data
 
 
 def raise_on_problems(problems: Iterable[Problem]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detseg.data.dataset import scaled_sizes
-from detseg.data.images import read_image
+from detseg.data.dataset import full_pictures, scaled_sizes
 from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections
 from detseg.report.detector_page import write_report
@@ -64,7 +63,7 @@ def _analysis(run: DetectorRun) -> Analysis:
 
 
 def _worst(run: DetectorRun) -> Path:
-    """The validation pictures with the worst predictions, read from disk in full size."""
+    """The validation pictures with the worst predictions, in full size."""
     assert run.predictions is not None
     data = run.val.annotations
     truths = [
@@ -73,7 +72,7 @@ def _worst(run: DetectorRun) -> Path:
     ]
     chosen = worst_pictures(truths, run.predictions, SHOWN)
     sheet = compare_sheet(
-        [read_image(str(data.paths[i])) for i in chosen],
+        list(full_pictures(data, chosen)),
         [truths[i] for i in chosen],
         [run.predictions[i] for i in chosen],
         data.names,

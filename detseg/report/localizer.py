@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from detseg.data.images import read_image
+from detseg.data.dataset import full_pictures
 from detseg.report.html import (
     Card,
     ClassTable,
@@ -115,13 +115,13 @@ def write_pictures(run: LocalizerRun) -> list[tuple[str, Path]]:
 
 
 def _worst(run: LocalizerRun) -> Path:
-    """The validation pictures with the lowest IoU, read from disk in full size."""
+    """The validation pictures with the lowest IoU, in full size."""
     data = run.val.annotations
     there = np.flatnonzero(run.objects >= 0)
     chosen = there[np.argsort(run.metrics.ious, kind="stable")[:SHOWN]]
     rows = [slice(int(row), int(row) + 1) for row in run.objects[chosen]]
     sheet = compare_sheet(
-        [read_image(str(data.paths[i])) for i in chosen],
+        list(full_pictures(data, chosen)),
         [{"boxes": data.boxes[s], "labels": data.labels[s], "iscrowd": data.iscrowd[s]} for s in rows],
         [run.predictions[i] for i in chosen],
         data.names,

@@ -17,7 +17,7 @@ from detseg.data.classification import ClassificationDataset, LabelledSample, co
 from detseg.data.classification_transforms import ClassificationTransform
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_labelled_dataset, read_labels
-from detseg.data.validate import raise_on_problems
+from detseg.data.validate import checked
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.predict.classifier import classify
 from detseg.train.config import TrainClassifier
@@ -161,23 +161,8 @@ def load_labelled_data(config: TrainClassifier, console: Console) -> tuple[Label
         assert config.train is not None and config.val is not None
         train = read_labels(config.train, images=config.images)
         val = matched_to(train, read_labels(config.val, images=config.images))
-    train = _checked(train, None, config.repair, console)
-    return train, _checked(val, train, config.repair, console)
-
-
-def _checked(
-    data: LabelledPictures, other: LabelledPictures | None, repair: bool, console: Console
-) -> LabelledPictures:
-    problems = data.validate(other=other)
-    bad = {problem.image_index for problem in problems if problem.severity == "error" and problem.image_index >= 0}
-    if repair and bad:
-        kept = data.subset([row for row in range(len(data)) if row not in bad])
-        tell(console, f"mended: {data.source}: {len(bad)} of {len(data)} pictures, which have errors, left out")
-        data, problems = kept, kept.validate(other=other)
-    raise_on_problems(problems)
-    if len(data) == 0:
-        raise ValueError(f"{data.source}: there are no pictures in it")
-    return data
+    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
+    return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
 
 
 def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:

@@ -1,9 +1,11 @@
-"""The data of a run: annotations found, checked and mended; pictures read once."""
+"""The data of a run: annotations found, checked and mended; pictures read once, or from a packed file as needed."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +16,11 @@ from rich.progress import track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.recognise import find_sources
-from detseg.data.validate import raise_on_problems, repair, validate
+from detseg.data.validate import checked
 from detseg.train.config import TrainDetector, TrainLocalizer
+from detseg.train.session import tell
+
+log = logging.getLogger(__name__)
 
 Dataset = TypeVar("Dataset", bound=Any)
 
@@ -33,8 +38,8 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
         assert config.train is not None and config.val is not None
         train = _read_split(config.train, "train")
         val = match_categories(train.categories, _read_split(config.val, "val"))
-    train = _checked(train, None, config, console)
-    val = _checked(val, train, config, console)
+    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
+    val = checked(val, train, mend=config.repair, tell=partial(tell, console))
     if train.iscrowd.all():
         raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} pictures")
     return train, val
@@ -45,48 +50,32 @@ def _read_split(path: Path, split: str) -> Annotations:
     return read_annotations(path, split if split in find_sources(path, None) else None)
 
 
-def _checked(
-    data: Annotations, other: Annotations | None, config: TrainDetector | TrainLocalizer, console: Console
-) -> Annotations:
-    problems = validate(data, other=other)
-    if config.repair:
-        data, done = repair(data, problems)
-        for line in done:
-            console.print(f"mended: {line}", markup=False, highlight=False, soft_wrap=True)
-        problems = validate(data, other=other)
-    raise_on_problems(problems)
-    if len(data) == 0:
-        raise ValueError(f"{data.source}: there are no pictures in it")
-    return data
-
-
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     """Say how much there is, and which label each category id gets."""
-    console.print(
-        f"training on {len(train)} pictures with {len(train.boxes)} objects, validating on {len(val)} with "
-        f"{len(val.boxes)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    names = ", ".join(f"{label}={c.name} (id {c.id})" for label, c in enumerate(train.categories))
-    console.print(f"labels: {names}", markup=False, highlight=False, soft_wrap=True)
+    counts = f"{len(train)} pictures with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
+    tell(console, f"training on {counts}")
+    tell(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
 
 
 def open_pictures(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:
-    """The dataset of a kind with its pictures read and kept at `long_side` pixels."""
+    """The dataset of a kind with its pictures read and kept at `long_side` pixels; packed ones stay in their file.
+
+    A warning tells when these are smaller.
+    """
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         hidden = not console.is_terminal
         return track(items, f"reading {what}", total, console=console, transient=True, disable=hidden)
 
     dataset = kind(data, long_side, shown)
-    cache = dataset.pictures
-    console.print(
-        f"{what}: kept at {long_side} px, {cache.megabytes:.0f} MB in {cache.place}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    kept = dataset.pictures
+    tell(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
+    if kept.long_side < long_side:
+        log.warning(
+            "%s: its pictures have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "
+            "them with --size %d, or train at a smaller --size",
+            *(kept.place, kept.long_side, what, long_side, long_side),
+        )
     return dataset
 
 

@@ -16,7 +16,7 @@ from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.masks import SemanticMasks, match_mask_categories
 from detseg.data.readers.masks import find_mask_sources, read_mask_dataset, read_masks
 from detseg.data.transforms import TrainTransform
-from detseg.data.validate import raise_on_problems
+from detseg.data.validate import checked
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
 from detseg.predict import Segmentation, segment
 from detseg.segment import FCN, IGNORE_INDEX
@@ -86,7 +86,6 @@ def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
     folder = sitting.open_folder()
     choice = sitting.choose_precision(architecture, freeze)
     run = SegmenterRun(folder, config, train, val, sitting.accelerator.is_main_process)
-    masks = (train.masks[i] for i in range(len(train)))
     sitting.fit(
         run,
         model,
@@ -95,7 +94,7 @@ def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
         choice=choice,
         samples=TrainingSamples(train, config.seed, AUGMENTATION),
         collate=collate_masks,
-        fingerprint=fingerprint(train_data.categories, (train_data.image_ids, train_data.sizes, *masks)),
+        fingerprint=fingerprint(train_data.categories, (train_data.image_ids, train_data.sizes, train.masks.content())),
     )
     return run
 
@@ -114,23 +113,8 @@ def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMa
         assert config.train is not None and config.val is not None
         train = _read_split(config.train, "train", options)
         val = match_mask_categories(train.categories, _read_split(config.val, "val", options))
-    train = _checked(train, None, config, console)
-    return train, _checked(val, train, config, console)
-
-
-def _checked(
-    data: SemanticMasks, other: SemanticMasks | None, config: TrainSegmenter, console: Console
-) -> SemanticMasks:
-    problems = data.validate(other=other)
-    if config.repair:
-        data, done = data.repair(problems)
-        for line in done:
-            tell(console, f"mended: {line}")
-        problems = data.validate(other=other)
-    raise_on_problems(problems)
-    if len(data) == 0:
-        raise ValueError(f"{data.source}: there are no pictures in it")
-    return data
+    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
+    return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
 
 
 def _read_split(path: Path, split: str, options: dict[str, Any]) -> SemanticMasks:

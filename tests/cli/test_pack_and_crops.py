@@ -15,8 +15,7 @@ from detseg.data.dataset import DetectionDataset
 from detseg.data.flowers import write_flowers
 from detseg.data.labels import read_labelled_dataset
 from detseg.data.pack_file import read_pack_info
-from detseg.data.packed_dataset import PackedDetectionDataset
-from detseg.data.readers import read_dataset
+from detseg.data.readers import read_annotations, read_dataset
 from tests.small_set import write_small_set
 
 
@@ -79,15 +78,18 @@ def test_boxes_are_packed(boxes, tmp_path):
     file = tmp_path / "set.h5"
     assert run_pack(Pack(data=boxes, output=file, size=48)) == 0
     assert read_pack_info(file).task == "detection"
-    plain, packed = DetectionDataset(read_dataset(boxes)["train"], 48), PackedDetectionDataset(file, "train")
+    plain, packed = (
+        DetectionDataset(read_dataset(boxes)["train"], 48),
+        DetectionDataset(read_annotations(file, "train"), 999),
+    )
     assert len(plain) == len(packed) == 4
     ids = plain.annotations.image_ids.tolist()
     for i in range(4):
         a, b = plain[ids.index(int(packed.annotations.image_ids[i]))], packed[i]
         for name in ("image", "boxes", "labels", "iscrowd"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    with pytest.raises(AnnotationError, match="no split 'test', only train, val"):
-        PackedDetectionDataset(file, "test")
+    with pytest.raises(AnnotationError, match="has no split 'test'; found: train, val"):
+        read_annotations(file, "test")
 
 
 def test_masks_are_packed(tmp_path):

@@ -98,7 +98,7 @@ def test_subset(tmp_path):
 def test_shapes_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"sizes has shape \(1, 3\)"):
         files(tmp_path, [np.zeros((2, 2), np.uint8)], [(0, "a")], sizes=np.zeros((1, 3), np.int32))
-    with pytest.raises(ValueError, match="mask_paths or objects"):
+    with pytest.raises(ValueError, match="mask_paths, objects or pack"):
         files(tmp_path, [np.zeros((2, 2), np.uint8)], [(0, "a")], mask_paths=None)
     for count in (0, 256):
         with pytest.raises(AnnotationError, match=f"here: has {count} classes"):

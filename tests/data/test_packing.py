@@ -17,9 +17,10 @@ from detseg.data.flowers import write_flowers
 from detseg.data.images import read_image
 from detseg.data.labels import read_labelled_dataset, read_labels
 from detseg.data.pack_file import read_pack_info
-from detseg.data.packed import PackedMasks, PackedPictures, read_packed_annotations, read_packed_labels
+from detseg.data.packed import PackedMasks, PackedPictures
 from detseg.data.packing import write_pack
-from detseg.data.readers import read_dataset
+from detseg.data.readers import read_annotations, read_dataset
+from detseg.data.readers.packed import read_packed_labels
 from tests.data.annotation_samples import write_picture
 
 SIZE = 40
@@ -157,7 +158,7 @@ def test_boxes_come_back_as_they_were(flowers, tmp_path):
     plain = read_dataset(flowers)
     info = write_pack(tmp_path / "boxes.h5", plain, 48)
     assert info.task == "detection" and info.categories == plain["train"].categories
-    for split, found in read_packed_annotations(tmp_path / "boxes.h5").items():
+    for split, found in read_dataset(tmp_path / "boxes.h5").items():
         wanted = plain[split]
         pictures = PackedPictures(tmp_path / "boxes.h5", split)
         order = [wanted.image_ids.tolist().index(i) for i in found.image_ids.tolist()]
@@ -178,7 +179,7 @@ def test_a_split_without_objects(flowers, tmp_path):
 
     empty = replace(plain, segments=None, **{k: v for k, v in plain.take_objects(none).items() if k != "segments"})
     write_pack(tmp_path / "empty.h5", {"val": empty}, 32)
-    assert read_packed_annotations(tmp_path / "empty.h5")["val"].boxes.shape == (0, 4)
+    assert read_annotations(tmp_path / "empty.h5").boxes.shape == (0, 4)
 
 
 def test_masks(flowers, tmp_path):
@@ -310,7 +311,7 @@ def test_files_that_are_no_packs(tmp_path):
 
 def test_other_versions_and_tasks(copy, flowers, tmp_path):
     with pytest.raises(AnnotationError, match="packed for classification, not for detection"):
-        read_packed_annotations(copy)
+        read_annotations(copy)
     write_pack(tmp_path / "boxes.h5", read_dataset(flowers), 16)
     with pytest.raises(AnnotationError, match="packed for detection, not for classification"):
         read_labels(tmp_path / "boxes.h5")
@@ -404,7 +405,7 @@ def test_offsets_that_make_no_sense(flowers, tmp_path):
     with h5py.File(tmp_path / "boxes.h5", "a") as file:
         file["train/offsets"][1] = -4
     with pytest.raises(AnnotationError, match="train/offsets must start at 0 and never fall"):
-        read_packed_annotations(tmp_path / "boxes.h5")
+        read_annotations(tmp_path / "boxes.h5", "train")
 
 
 def test_enlarged_pictures_are_smooth(folder, packed):

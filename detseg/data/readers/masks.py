@@ -8,14 +8,17 @@ from pathlib import Path
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.pack_rows import is_pack
 from detseg.data.readers import recognise
 from detseg.data.readers.mask_folders import VOC_LISTS, MaskSources, find_layout, mask_sources
+from detseg.data.readers.packed import packed_mask_sources
 
 LOOKED_FOR = """
   mask folders: images/ with masks/ of the same names and classes.txt, split by train.txt and val.txt, or as
         images/train with masks/train, or as train/images with train/masks
   VOC:  JPEGImages/ with SegmentationClass/ (and ImageSets/Segmentation/train.txt, val.txt)
-  COCO and others with outlines: train.json and val.json with polygons or run lengths, ..."""
+  COCO and others with outlines: train.json and val.json with polygons or run lengths, ...
+  packed: an .h5 file that `detseg pack` wrote"""
 
 
 def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | None = None) -> MaskSources:
@@ -26,6 +29,10 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
     """
     if not path.exists():
         raise AnnotationError(f"{path}: does not exist")
+    if is_pack(path):
+        if masks is not None or ignore_value is not None:
+            raise AnnotationError(f"{path}: its masks and what is ignored in them were chosen when it was packed")
+        return packed_mask_sources(path)
     root = path if path.is_dir() else path.parents[2] if path.parent.as_posix().endswith(VOC_LISTS) else path.parent
     pictures = path if path.is_file() and path.suffix.lower() == ".txt" else None
     layout = find_layout(root, masks or "masks", pictures) if path.is_dir() or pictures else None

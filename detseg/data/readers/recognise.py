@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.pack_rows import is_pack
 from detseg.data.readers.coco import read_coco
 from detseg.data.readers.files import PICTURE_EXTENSIONS
 from detseg.data.readers.voc import read_voc, voc_splits
@@ -21,7 +22,8 @@ LOOKED_FOR = """
         train/_annotations.coco.json; a single .json file
   VOC:  Annotations/*.xml with JPEGImages/ (and ImageSets/Main/train.txt, val.txt); .xml files
   YOLO: data.yaml; train.txt and val.txt; images/train with labels/train; images/ with labels/;
-        pictures with .txt files beside them"""
+        pictures with .txt files beside them
+  packed: an .h5 file that `detseg pack` wrote"""
 
 
 def find_sources(path: Path, images: str | Path | None = None) -> Sources:
@@ -40,6 +42,11 @@ def find_sources(path: Path, images: str | Path | None = None) -> Sources:
 
 def _file_sources(path: Path, images: str | Path | None) -> Sources | None:
     suffix = path.suffix.lower()
+    if is_pack(path):
+        from detseg.data.readers.packed import packed_annotation_sources  # here: nothing else needs OpenCV
+
+        _refuse_images(path, images)
+        return packed_annotation_sources(path)
     if suffix == ".json":
         return {"": partial(read_coco, path, images)}
     if suffix == ".xml":
@@ -135,4 +142,4 @@ def _yolo_sources(splits: dict[str, list[Path]], source: Path, images: str | Pat
 
 def _refuse_images(path: Path, images: str | Path | None) -> None:
     if images is not None:
-        raise AnnotationError(f"{path}: YOLO finds pictures through data.yaml or a list; images= is for COCO and VOC")
+        raise AnnotationError(f"{path}: says itself where its pictures are; images= is for COCO and VOC")

@@ -1,0 +1,34 @@
+"""Where the pictures of a data set are if not in files of their own: the link from its arrays to a packed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXTENSIONS = (".h5", ".hdf5")
+
+
+def is_pack(path: str | Path) -> bool:
+    """Whether a path looks like a packed file, by its ending."""
+    return Path(path).suffix.lower() in EXTENSIONS
+
+
+class PackRows(NamedTuple):
+    """Rows of a split of a packed file, one for each of N pictures; see `detseg.data.pack_file`."""
+
+    file: str
+    split: str
+    rows: NDArray[np.int64]  # (N,)
+    labels: NDArray[np.uint8] | None = None  # (256,) of masks: the label that a stored one means, if not itself
+
+    def take(self, pictures: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows:
+        """The rows of the pictures at these positions."""
+        return self._replace(rows=self.rows[pictures])
+
+
+def take_rows(pack: PackRows | None, pictures: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows | None:
+    """`PackRows.take` of a data set that may be packed."""
+    return None if pack is None else pack.take(pictures)

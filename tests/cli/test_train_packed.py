@@ -1,0 +1,202 @@
+"""`detseg train` from packed files: the same runs as from files, resuming, two files, mistakes in a line."""
+
+import json
+import logging
+import os
+import signal
+from dataclasses import replace
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+
+from detseg.cli import main
+from detseg.data.dataset import DetectionDataset
+from detseg.data.packing import write_pack
+from detseg.data.readers import read_dataset
+from detseg.data.readers.masks import read_mask_dataset
+from detseg.train.checkpoint import load_model
+from detseg.train.config import TrainDetector, TrainLocalizer, TrainSegmenter
+from detseg.train.detector import train_detector
+from detseg.train.localizer import train_localizer
+from detseg.train.segmenter import train_segmenter
+from tests.train.runs import differences, state_of
+
+SIZE = 64
+QUICK = (
+    *("--backbone", "test_efficientnet", "--weights", "none", "--size", str(SIZE)),
+    *("--batch-size", "4", "--precision", "fp32"),
+)
+SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": SIZE, "epochs": 2, "batch_size": 4}
+# task -> what trains it, its settings, where it gets its data from
+TASKS = {
+    "detector": (train_detector, partial(TrainDetector, mosaic=0.5), "detector.load_data"),
+    "localizer": (train_localizer, TrainLocalizer, "localizer.load_data"),
+    "segmenter": (train_segmenter, TrainSegmenter, "segmenter.load_mask_data"),
+}
+
+
+@pytest.fixture(scope="module")
+def packs(small, masked, tmp_path_factory):
+    """A file of boxes and one of masks, of the size of training."""
+    folder = tmp_path_factory.mktemp("packs")
+    write_pack(folder / "boxes.h5", read_dataset(small), SIZE, chunk=4)
+    write_pack(folder / "masks.h5", read_mask_dataset(masked), SIZE, chunk=4)
+    return folder
+
+
+def error_of(capsys, task, *arguments):
+    """The one line that a mistake prints."""
+    assert main(["train", task, *map(str, arguments), *QUICK]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert "Traceback" not in printed.err + printed.out
+    return printed.err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, at_once, monkeypatch):
+    """Bit for bit, where both have the pictures in one size and order."""
+    train, config, load = TASKS[task]
+    monkeypatch.setattr(f"detseg.train.{task}.CACHE_ZOOM", 1)
+    file = packs / ("masks.h5" if task == "segmenter" else "boxes.h5")
+    packed = train(config(data=file, output=tmp_path / "packed", **SETTINGS))
+    read, folder = (read_mask_dataset, masked) if task == "segmenter" else (read_dataset, small)
+    packs_order, files = read(file), read(folder)
+
+    def in_packed_order(*_):
+        for split in ("train", "val"):
+            place = {int(image_id): row for row, image_id in enumerate(files[split].image_ids)}
+            yield files[split].subset([place[int(image_id)] for image_id in packs_order[split].image_ids])
+
+    monkeypatch.setattr(f"detseg.train.{load}", lambda *_: tuple(in_packed_order()))
+    plain = train(config(data=folder, output=tmp_path / "plain", **SETTINGS))
+    states = [state_of(tmp_path / name) for name in ("packed", "plain")]
+    marks = [state.pop("fingerprint") for state in states]
+    assert (marks[0] == marks[1]) == (task != "segmenter"), "of masks a pack tells digests only"
+    assert differences(*states) == []
+    assert differences(*(dict(load_model(tmp_path / name)[0].state_dict()) for name in ("packed", "plain"))) == []
+    assert packed.figures(packed.metrics) == plain.figures(plain.metrics)
+    if task == "segmenter":  # counted in the pixels of the original masks
+        np.testing.assert_array_equal(packed.metrics.confusion, plain.metrics.confusion)
+    else:  # in the pixels of the original pictures
+        for a, b in zip(packed.predictions, plain.predictions, strict=True):
+            assert differences({k: v.tolist() for k, v in a.items()}, {k: v.tolist() for k, v in b.items()}) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_whole_command(task, packs, tmp_path, capsys, at_once, monkeypatch):
+    file, folder = packs / ("masks.h5" if task == "segmenter" else "boxes.h5"), tmp_path / "run"
+    monkeypatch.chdir(packs)
+    words = ["--data", file.name, *QUICK, "--epochs", "1", "--workers", "2", "--output", str(folder)]
+    assert main(["train", task, *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for what in ("training", "validation"):
+        assert any(line.startswith(f"{what} pictures: kept at 64 px, 0 MB in {file.name}") for line in lines)
+    page = (folder / "report.html").read_text()
+    for picture in ("worst.jpg", "samples.jpg", "history.png"):
+        assert (folder / picture).stat().st_size > 2000 and f'src="{picture}"' in page
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--detections", str(folder), "--resamples", "0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trained = json.loads((folder / "model.json").read_text())["training"]
+    if task == "detector":
+        assert found["figures"]["AP"] == pytest.approx(trained["map"], abs=1e-6)
+    assert found["pictures"] == 5
+
+
+def stopped_after(samples, monkeypatch):
+    take, taken = DetectionDataset.__getitem__, []
+
+    def counted(self, index):
+        taken.append(index)
+        if len(taken) == samples:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, index)
+
+    monkeypatch.setattr(DetectionDataset, "__getitem__", counted)
+
+
+def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, at_once, monkeypatch):
+    config = partial(TrainDetector, data=packs / "boxes.h5", **SETTINGS)
+    train_detector(config(output=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stopped_after(10, patch)
+        assert train_detector(config(output=tmp_path / "parts")).interrupted
+    assert 1 <= state_of(tmp_path / "parts")["step"] < 4
+    train_detector(TrainDetector(resume=tmp_path / "parts"))
+    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
+
+
+def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
+    """Another mask of the same size, of the same picture."""
+    file, splits = tmp_path / "set.h5", read_mask_dataset(masked)
+    write_pack(file, splits, SIZE)
+    train_segmenter(TrainSegmenter(data=file, output=tmp_path / "run", **SETTINGS | {"epochs": 1}))
+    paths = splits["train"].mask_paths.copy()
+    paths[0] = paths[2]
+    splits["train"] = replace(splits["train"], mask_paths=paths)
+    write_pack(file, splits, SIZE)
+    with pytest.raises(ValueError, match="the pictures or annotations to train on have changed"):
+        train_segmenter(TrainSegmenter(resume=tmp_path / "run"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_files(task, small, masked, tmp_path, at_once):
+    """One of training and one of validation pictures, whose classes are in another order."""
+    train, config, _ = TASKS[task]
+    splits = read_mask_dataset(masked) if task == "segmenter" else read_dataset(small)
+    write_pack(tmp_path / "a.h5", {"train": splits["train"]}, SIZE)
+    write_pack(tmp_path / "b.h5", {"all": splits["val"]}, 48)
+    run = train(config(train=tmp_path / "a.h5", val=tmp_path / "b.h5", output=tmp_path / "run", **SETTINGS))
+    assert len(run.train) == 8 and len(run.val) == (4 if task == "localizer" else 5)
+    assert run.train.pictures.long_side == SIZE and run.val.pictures.long_side == 48
+    # A file and a folder go together too.
+    both = config(train=tmp_path / "a.h5", val=masked / "val.txt" if task == "segmenter" else small / "val.json")
+    assert both.check().val is not None
+    both = type(both)(train=both.train, val=both.val, output=tmp_path / "mixed", **SETTINGS)
+    assert len(train(both).val) == len(run.val)
+
+
+def test_pictures_that_are_too_small_are_warned_of(packs, tmp_path, at_once, caplog):
+    settings = SETTINGS | {"size": 96, "epochs": 1}
+    with caplog.at_level(logging.WARNING, "detseg"):
+        train_detector(TrainDetector(data=packs / "boxes.h5", output=tmp_path / "run", **settings))
+    warned = [record.getMessage() for record in caplog.records if "long side" in record.getMessage()]
+    assert len(warned) == 2, "training pictures to zoom into, validation pictures"
+    assert "boxes.h5: its pictures have a long side of 64 px, the training pictures are wanted at 120 px" in warned[0]
+    assert "pack them with --size 120" in warned[0] and "validation pictures are wanted at 96 px" in warned[1]
+
+
+def test_mistakes_are_told_in_a_line(packs, tmp_path, capsys):
+    boxes, masks = packs / "boxes.h5", packs / "masks.h5"
+    for task, file, other in (("detector", masks, "segmentation"), ("localizer", masks, "segmentation")):
+        assert f"{file}: packed for {other}, not for detection: it can train a segmenter" in error_of(
+            capsys, task, "--data", file
+        )
+    assert "packed for detection, not for segmentation: it can train a detector" in error_of(
+        capsys, "segmenter", "--data", boxes
+    )
+    assert "packed for detection, not for classification: it can train a detector" in error_of(
+        capsys, "classifier", "--data", boxes
+    )
+    assert "none.h5: does not exist" in error_of(capsys, "detector", "--data", tmp_path / "none.h5")
+    (tmp_path / "cut.h5").write_bytes(boxes.read_bytes()[:5000])
+    assert "cut.h5: damaged" in error_of(capsys, "detector", "--data", tmp_path / "cut.h5")
+    (tmp_path / "text.h5").write_text("nothing of the kind")
+    assert "text.h5: not an HDF5 file" in error_of(capsys, "segmenter", "--data", tmp_path / "text.h5")
+    error = error_of(capsys, "detector", "--train", boxes, "--val", boxes, "--resume", boxes)
+    assert "--resume takes all settings from the run" in error
+    with h5py.File(tmp_path / "one.h5", "w") as target, h5py.File(boxes) as source:
+        for name in ("category_ids", "category_names", "train"):
+            source.copy(name, target)
+        target.attrs.update(source.attrs)
+    one = tmp_path / "one.h5"
+    assert "no split 'val'; found: train" in error_of(capsys, "detector", "--data", one)
+    error = error_of(capsys, "detector", "--train", one, "--val", one)
+    assert "the picture is in" in error and error.count("one.h5 (train), ") == 8
+    with h5py.File(one, "a") as file:
+        file["train/boxes"][0] = (90, 10, 20, 30)
+    error = error_of(capsys, "detector", "--train", one, "--val", boxes)
+    assert "one.h5 (train), " in error and "is reversed" in error and "--repair mends all of them" in error
