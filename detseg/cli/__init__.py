@@ -44,6 +44,9 @@ COMMANDS = {
     "predict": Command(
         "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in pictures, draw them"
     ),
+    "explain": Command(
+        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "show why a classifier says what it says of pictures"
+    ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",
         "detseg.cli.evaluate:run",

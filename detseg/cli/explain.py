@@ -1,0 +1,143 @@
+"""`detseg explain`: the likeliest classes of pictures, and on what the answer rests, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from detseg.predict import Predictor
+    from detseg.predict.explanation import Explanation
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Tell the likeliest classes of pictures, and show on what the answer rests.
+
+    A page is written for each picture: where lies what speaks for each class (Grad-CAM), what the feature maps of each
+    stage show, the filters of the first layer. The parts are in a folder beside it.
+
+    A network with its ImageNet classes, or a classifier or localizer of your own:
+
+        detseg explain tf_efficientnet_lite0 flower.jpg --output explained
+        detseg explain runs/classifier-1 rose.jpg
+        detseg explain runs/classifier-1 rose.jpg --classes rose tulip
+        detseg explain resnet50 photos/ --weights resnet50.pth
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a training run, or the name of a network (`detseg backbones` lists them)."""
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures, or folders of pictures."""
+    output: Path = Path("explained")
+    """Folder for what is written."""
+    classes: tuple[str, ...] = ()
+    """Classes to explain; by default the five likeliest."""
+    weights: Path | None = None
+    """Of a network by name: a file of its ImageNet weights; by default they are looked for in installed packages, then
+    downloaded."""
+    device: str = "auto"
+    """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
+
+
+def run(config: Explain) -> int:
+    """Explain as `config` says; returns the exit code.
+
+    Raises:
+        ValueError: no such run or network, or one that gives no class to the whole picture; no weights; a class that
+            there is not; a picture that cannot be read, pictures before it are written.
+    """
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from detseg.data.images import read_image
+    from detseg.data.readers.files import list_pictures
+    from detseg.predict.explanation import explain, find_labels
+    from detseg.report.explanation import PARTS, write_explanation
+    from detseg.report.pictures import write_picture
+    from detseg.visualize.explain import filter_sheet
+
+    console = Console()
+    pictures = [
+        Path(p) for given in config.pictures for p in (list_pictures(given) if given.is_dir() else [str(given)])
+    ]
+    if not pictures:
+        raise ValueError("name pictures, or folders of pictures, after the run or network")
+    pages = _pages(pictures, config.output, list(PARTS))
+    predictor = _load(config)
+    predictor.to(PartialState().device if config.device == "auto" else config.device)
+    labels = find_labels(predictor.names, config.classes) if config.classes else None
+    remark = f"{config.model}, pictures of {predictor.size} × {predictor.size} pixels"
+    for number, (picture, page) in enumerate(zip(pictures, pages, strict=True)):
+        image = read_image(picture)
+        seen = explain(predictor, image, labels)
+        written = write_explanation(seen, image, predictor.names, page, title=picture.name, remark=remark)
+        if number == 0:
+            filters = write_picture(filter_sheet(seen.filters), config.output / "filters.png")
+        _say(console, f"{picture}")
+        console.print(_table(seen, predictor.names))
+        for path, what in zip(written, ("all of it on a page", *PARTS.values()), strict=True):
+            _say(console, f"{path}: {what}")
+    _say(console, f"{filters}: filters of the first layer")
+    return 0
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _load(config: Explain) -> Predictor:
+    """The model of a run folder, or the network of that name."""
+    from detseg.predict import load
+    from detseg.predict.network import load_network
+
+    if Path(config.model).is_dir():
+        if config.weights is not None:
+            raise ValueError(f"--weights is for networks by name; the run {config.model} has its own: leave it out")
+        return load(config.model)
+    if Path(config.model).name != config.model or Path(config.model).exists():
+        raise ValueError(f"{config.model}: no such run; give the folder of a run, or the name of a network")
+    return load_network(config.model, config.weights)
+
+
+def _pages(pictures: Sequence[Path], folder: Path, parts: Sequence[str]) -> list[Path]:
+    """Where the page of each picture goes; equal names from several folders are numbered."""
+    originals = {picture.resolve() for picture in pictures}
+    taken: set[str] = set()
+    pages = []
+    for picture in pictures:
+        name, number = picture.stem, 2
+        while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
+            name, number = f"{picture.stem}-{number}", number + 1
+        taken.add(name.lower())
+        pages.append(folder / f"{name}.jpg")
+        for file in (pages[-1], folder / "filters.png", *(folder / name / part for part in parts)):
+            if file.resolve() in originals:
+                raise ValueError(f"{file} would be overwritten by an explanation; give another --output")
+    return pages
+
+
+def _table(seen: Explanation, names: Sequence[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from detseg.report.explanation import shown_labels
+    from detseg.visualize.explain import percent
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("", justify="right")
+    table.add_column("class")
+    table.add_column("probability", justify="right")
+    ranks = {label: rank for rank, label in enumerate(seen.ranking.tolist(), 1)}
+    for label in shown_labels(seen):
+        style = "bold" if ranks[label] == 1 else None
+        table.add_row(str(ranks[label]), Text(names[label]), percent(float(seen.scores[label])), style=style)
+    return table

