@@ -245,7 +245,7 @@ class PackReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        self._open: tuple[int, Any] | None = None  # of the process with this id
+        self._open: tuple[int, Any, dict[str, Any]] | None = None  # process id, file, data sets by place
 
     def rows(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
         """`[index]`, or `[index, :stop]`, of a data set.
@@ -254,9 +254,12 @@ class PackReader:
             AnnotationError: the file is damaged there.
         """
         if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), open_file(self.path))
+            self._open = (os.getpid(), open_file(self.path), {})
+        _, file, known = self._open
         try:
-            found: NDArray[np.uint8] = self._open[1][place][index if stop is None else (index, slice(stop))]
+            if place not in known:
+                known[place] = file[place]
+            found: NDArray[np.uint8] = known[place][index if stop is None else (index, slice(stop))]
         except (OSError, KeyError) as error:
             raise AnnotationError(f"{self.path}: damaged, cannot be read: {error}. {_REMEDY}") from error
         return found

@@ -130,7 +130,8 @@ class TrainDetector(TrainConfig):
     """Train an object detector on your own annotated pictures.
 
     Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
-    YOLO form) or as two (--train and --val). The run folder gets the model, curves, pictures and an HTML report.
+    YOLO form, or an HDF5 file of detseg pack) or as two (--train and --val). The run folder gets the model, curves,
+    pictures and an HTML report.
 
     Half an hour on your own pictures, then go on after Ctrl-C or a crash:
 
@@ -167,8 +168,8 @@ class TrainSegmenter(TrainConfig):
     """Train a segmenter: the class of every pixel, from your own pictures with masks.
 
     Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
-    with a training and a validation split) or as two (--train and --val). By default the network is FCN-8s;
-    --decoder pyramid finds finer borders.
+    with a training and a validation split, or an HDF5 file of detseg pack) or as two (--train and --val). By default
+    the network is FCN-8s; --decoder pyramid finds finer borders.
 
     Half an hour; small things in few classes; FCN-32s first and FCN-8s from there:
 
@@ -209,6 +210,11 @@ class TrainSegmenter(TrainConfig):
         super().check()
         if self.start_from is not None and self.decoder != "fcn":
             raise ValueError("--start-from is for --decoder fcn, whose coarser forms are parts of the finer ones")
+        if self.learn_upsampling and self.decoder != "fcn":
+            raise ValueError("--learn-upsampling is for --decoder fcn: the other has no kernels of upsampling to learn")
+        from detseg.segment.losses import parse_loss
+
+        parse_loss(self.loss)
         return self
 
     @property
@@ -310,8 +316,19 @@ class TrainLocalizer(TrainConfig):
     """The four numbers hold the square roots of width and height: a pixel matters more on small objects."""
     loss_weights: tuple[float, float] = (0.8, 0.2)
     """Weights of the losses of class and box."""
+    zoom: tuple[float, float] = (0.6, 1.4)
+    """Pictures are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
+    are, for windows of detseg windows."""
     repair: bool = False
     """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        low, high = self.zoom
+        if not 0 < low <= high < float("inf"):
+            raise ValueError(f"--zoom is the smallest and the largest factor, both positive, not {low} {high}")
+        return self
 
 
 def _option(name: str) -> str:

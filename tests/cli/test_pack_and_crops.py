@@ -1,7 +1,9 @@
 """`detseg crops` and `detseg pack`: from boxes to crops to a packed file."""
 
+import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from detseg.data.flowers import write_flowers
 from detseg.data.labels import read_labelled_dataset
 from detseg.data.pack_file import read_pack_info
 from detseg.data.readers import read_annotations, read_dataset
+from detseg.data.readers.masks import read_masks
+from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
 
@@ -98,6 +102,53 @@ def test_masks_are_packed(tmp_path):
     assert run_pack(Pack(data=folder, output=tmp_path / "b.h5", size=32, task="segmentation")) == 0
     tasks = [read_pack_info(tmp_path / f"{name}.h5").task for name in "ab"]
     assert tasks[1] == "segmentation" and tasks[0] in ("detection", "segmentation")
+
+
+def test_sets_without_splits_and_sets_with_a_test_split(boxes, tmp_path, capsys):
+    assert run_pack(Pack(data=boxes / "train.json", output=tmp_path / "one.h5", size=32)) == 0
+    assert read_pack_info(tmp_path / "one.h5").splits == {"all": 4}
+    folder = shutil.copytree(boxes, tmp_path / "three")
+    content = json.loads((folder / "val.json").read_text())
+    content["categories"].reverse()
+    content["images"], left = content["images"][:2], content["images"][2:]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in {i["id"] for i in left}]
+    (folder / "val.json").write_text(json.dumps(content))
+    (folder / "test.json").write_text(json.dumps(content | {"images": left, "annotations": []}))
+    assert run_pack(Pack(data=folder, output=tmp_path / "three.h5", size=32)) == 0
+    assert "detection, 4 train, 2 val, 1 test pictures of 2 classes" in capsys.readouterr().out
+    packed, plain = read_dataset(tmp_path / "three.h5")["val"], read_dataset(folder)["val"]
+    assert packed.categories == plain.categories == read_dataset(folder)["train"].categories
+    assert sorted(zip(packed.ids, packed.labels, strict=True)) == sorted(zip(plain.ids, plain.labels, strict=True))
+
+
+def test_errors_are_mended_if_asked_for(tmp_path, capsys):
+    folder = write_small_set(tmp_path / "data", train=3, val=2)
+    (folder / "images/train1.png").unlink()
+    with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):
+        run_pack(Pack(data=folder, output=tmp_path / "x.h5"))
+    assert run_pack(Pack(data=folder, output=tmp_path / "x.h5", size=16, repair=True)) == 0
+    assert "mended: left out 1 pictures that do not exist" in capsys.readouterr().out
+    assert read_pack_info(tmp_path / "x.h5").splits == {"train": 2, "val": 2}
+
+
+def test_another_folder_of_masks(tmp_path):
+    folder = write_small_masks(tmp_path / "set", train=2, val=1)
+    (folder / "masks").rename(folder / "masks_shapes")
+    (folder / "classes.txt").rename(folder / "classes_shapes.txt")
+    packed = Pack(data=folder, output=tmp_path / "x.h5", size=32, masks="masks_shapes", ignore_value=254)
+    with pytest.raises(AnnotationError, match="255"):
+        run_pack(packed)  # the value 255 is no class, and not ignored any more
+    assert run_pack(replace(packed, ignore_value=None)) == 0
+    assert read_pack_info(tmp_path / "x.h5").task == "segmentation"
+    assert set(np.unique(read_masks(tmp_path / "x.h5", "val").mask(0)).tolist()) == {0, 1, 2, 255}
+
+
+def test_outputs_and_inputs_that_make_no_sense(boxes, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.h5"):
+        run_pack(Pack(data=boxes, output=tmp_path / "x.zip"))
+    run_pack(Pack(data=boxes, output=tmp_path / "x.h5", size=16))
+    with pytest.raises(ValueError, match=r"x\.h5: is packed already"):
+        run_pack(Pack(data=tmp_path / "x.h5", output=tmp_path / "y.h5"))
 
 
 def test_nothing_to_pack(tmp_path):
