@@ -11,7 +11,7 @@ from detseg.metrics.batches import prediction_columns, target_columns
 from detseg.metrics.checks import Rle, as_numpy, check_known, positions, read_masks, to_xywh
 from detseg.metrics.detection import DetectionMetrics, measure
 from detseg.metrics.inputs import Found, IoUType, Truth, read_truth
-from detseg.metrics.matching import MAX_DETECTIONS
+from detseg.metrics.matching import IOU_THRESHOLDS, MAX_DETECTIONS
 
 State = dict[str, Any]  # arrays by name, and lists of masks
 
@@ -54,7 +54,7 @@ class DetectionEvaluator:
             raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
         self.iou_type: IoUType = iou_type
         self._options: dict[str, Any] = {
-            "iou_thresholds": iou_thresholds,
+            "iou_thresholds": IOU_THRESHOLDS if iou_thresholds is None else iou_thresholds,
             "max_detections": tuple(max_detections),
             "class_agnostic": class_agnostic,
         }
@@ -88,15 +88,8 @@ class DetectionEvaluator:
         found, given = list(predictions), list(targets)
         if len(found) != len(given):
             raise ValueError(f"{len(found)} predictions for {len(given)} targets: give one for each picture")
-        image_ids = _image_ids(given)
-        classes = len(self._names)
-        part = prediction_columns(found, image_ids, classes, self.iou_type) | {"image_ids": image_ids}
-        if self._truth is None:
-            objects = target_columns(given, image_ids, classes, self.iou_type)
-            part |= {f"object_{name}": values for name, values in objects.items()}
-        else:
-            remedy = "the ground truth lists no such image"
-            check_known(image_ids, self._truth.image_ids, lambda i: f"targets[{i}]", "image id", remedy)
+        part = self._read(found, given)
+        self._check_images(part["image_ids"], "targets")
         if len(given):
             self._parts.append(part)
 
@@ -139,7 +132,7 @@ class DetectionEvaluator:
         """Add what another evaluator, or the `state()` of one, has seen.
 
         Raises:
-            ValueError: the other one has other categories or options.
+            ValueError: the other one has other categories, options or pictures.
         """
         if isinstance(other, DetectionEvaluator):
             same = (
@@ -147,19 +140,39 @@ class DetectionEvaluator:
                 and np.array_equal(self._category_ids, other._category_ids)
                 and (self._truth is None) == (other._truth is None)
                 and self.iou_type == other.iou_type
+                and all(np.array_equal(value, other._options[name]) for name, value in self._options.items())
             )
             if not same:
-                raise ValueError("the other evaluator has other categories, another iou_type or no ground truth")
+                raise ValueError("the other evaluator has other categories, other options or no ground truth")
             other = other.state()
-        if len(other["image_ids"]):
-            wanted = self._parts[0] if self._parts else other
-            if wanted.keys() != other.keys():
-                raise ValueError(f"the other state holds {', '.join(other)}; this evaluator has {', '.join(wanted)}")
-            self._parts.append(dict(other))
+        if not len(other["image_ids"]):
+            return
+        wanted = self._read([], [])
+        if wanted.keys() != other.keys():
+            raise ValueError(f"the other state holds {', '.join(other)}; this evaluator has {', '.join(wanted)}")
+        self._check_images(other["image_ids"], "the other state's image_ids")
+        for name in [name for name in ("labels", "object_labels") if name in other]:
+            _check_labels(other[name], len(self._names), f"the other state's {name}")
+        self._parts.append(dict(other))
 
     def reset(self) -> None:
         """Forget all pictures."""
         self._parts = []
+
+    def _read(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Any]) -> State:
+        """The state of these pictures alone."""
+        image_ids, classes = _image_ids(targets), len(self._names)
+        part = {"image_ids": image_ids} | prediction_columns(predictions, image_ids, classes, self.iou_type)
+        if self._truth is None:
+            objects = target_columns(targets, image_ids, classes, self.iou_type)
+            part |= {f"object_{name}": values for name, values in objects.items()}
+        return part
+
+    def _check_images(self, image_ids: NDArray[np.int64], place: str) -> None:
+        """Stop at a picture that the ground truth does not list: compiled loops would read beyond their arrays."""
+        if self._truth is not None:
+            remedy = "the ground truth lists no such image"
+            check_known(image_ids, self._truth.image_ids, lambda i: f"{place}[{i}]", "image id", remedy)
 
     def _found_of(self, state: State, truth: Truth) -> Found:
         image_ids = np.repeat(state["image_ids"], state["counts"])
@@ -207,6 +220,11 @@ def _categories(given: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...
     if len(np.unique(ids)) != len(ids):
         raise ValueError(f"the ids of the categories must differ, got {ids.tolist()}")
     return ids, tuple(str(pair[1]) for pair in pairs)
+
+
+def _check_labels(labels: NDArray[np.int64], classes: int, place: str) -> None:
+    remedy = f"it is outside 0..{classes - 1}"
+    check_known(labels, np.arange(classes), lambda i: f"{place}[{i}]", "label", remedy)
 
 
 def _image_ids(targets: Sequence[Any]) -> NDArray[np.int64]:
