@@ -153,6 +153,7 @@ def _check_options(config: Predict, model: Predictor) -> None:
 
 def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
     """The pictures to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
+    from detseg.data.pack_rows import refuse_pack
     from detseg.data.readers import read_annotations
     from detseg.data.readers.files import list_pictures
 
@@ -166,6 +167,7 @@ def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
             raise ValueError("name the pictures, or folders of pictures, after the run")
         return pictures, list(range(1, len(pictures) + 1))
     data = read_annotations(config.image_ids)
+    refuse_pack(data.pack)
     if not pictures:
         return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist()
     known = {Path(path).resolve(): int(i) for path, i in zip(data.paths, data.image_ids, strict=True)}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
+from detseg.data.pack_rows import refuse_pack
 from detseg.data.readers.files import unique_stems, write_atomically
 
 Track = Callable[[Iterable[int], int], Iterable[int]]
@@ -60,6 +61,7 @@ def crops_of(
     """
     if not 0 <= margin <= 10 or min_side < 1:
         raise ValueError(f"margin must lie in 0..10, min_side be at least 1; they are {margin} and {min_side}")
+    refuse_pack(annotations.pack)
     folder = Path(folder)
     places = [folder / name for name in folder_names(annotations)]
     for place in places:

@@ -29,6 +29,12 @@ class PackRows(NamedTuple):
         return self._replace(rows=self.rows[pictures])
 
 
+def refuse_pack(pack: PackRows | None) -> None:
+    """Raise ValueError if pictures are packed, where the files they were made from are needed."""
+    if pack is not None:
+        raise ValueError(f"{pack.file}: holds resized pictures, not their files; give the data that it was made from")
+
+
 def take_rows(pack: PackRows | None, pictures: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows | None:
     """`PackRows.take` of a data set that may be packed."""
     return None if pack is None else pack.take(pictures)

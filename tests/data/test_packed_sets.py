@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import AnnotationError, Category, match_categories
+from detseg.data.crops import crops_of
 from detseg.data.dataset import DetectionDataset, full_pictures
 from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_mask
@@ -281,6 +282,8 @@ def test_what_cannot_be_asked_of_a_pack(boxes_pack, masks_pack, tmp_path):
             read(path)
         with pytest.raises(AnnotationError, match="has no split 'test'; found: train, val"):
             read(path, "test")
+    with pytest.raises(ValueError, match=r"boxes\.h5: holds resized pictures, not their files"):
+        crops_of(read_annotations(boxes_pack, "train"), tmp_path / "crops")
     for data in (read_annotations(boxes_pack, "train"), read_masks(masks_pack, "train")):
         with pytest.raises(ValueError, match="is packed already"):
             write_pack(tmp_path / "again.h5", {"train": data}, 32)
