@@ -27,6 +27,10 @@ from detseg.data.images import read_image
 from detseg.data.readers.coco_writer import write_coco
 from detseg.data.readers.files import unique_stems
 
+# The largest share of a window that its object takes. Some surroundings belong into it: an object off the middle is to
+# be seen whole, and at its border a network that pads sees something else when a window is cut out (zeros beside it)
+# than when it slides (the picture goes on), so the object should not lie there.
+LARGEST = 0.6
 # From this misfit on a window is background: it is a whole step away, where the next window has its middle.
 # Between 1 and this neither answer would be wrong; such windows are not cut.
 CLEAR = 2.0
@@ -62,12 +66,8 @@ class WindowGrid:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The smallest and largest share of the window that an object's longer side takes.
-
-        With the largest, an object that lies half a step off the middle still is inside of the window.
-        """
-        largest = 1 - self.stride / self.size
-        return largest / self.ratio, largest
+        """The smallest and largest share of the window that an object's longer side takes."""
+        return LARGEST / self.ratio, LARGEST
 
     def misfit(self, boxes: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
         """(M,) how far each object (M, 4) is from being this window's own; 1 or less where it is.

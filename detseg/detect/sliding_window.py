@@ -22,6 +22,8 @@ from detseg.detect.nms import batched_nms
 
 # The grey that pictures are surrounded with everywhere in training and prediction (114 of 255).
 SURROUNDINGS = 114 / 255
+# The largest share of a window that an object of its own takes, as `detseg windows` cuts them.
+LARGEST = 0.6
 # Only so many of an image's best pairs of window and class are looked at.
 CANDIDATES = 1000
 
@@ -91,8 +93,8 @@ class SlidingWindowDetector(nn.Module):
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Detections of images (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
 
-        The smallest objects that are found take half a window of the images as they are: enlarge pictures for smaller
-        ones. The largest are as large as the image.
+        The smallest objects that are found take 0.6 / ratio of a window in the images as they are: enlarge pictures for
+        smaller ones. The largest are as large as the image.
 
         Returns:
             For each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.
@@ -114,9 +116,7 @@ class SlidingWindowDetector(nn.Module):
 
         In the last a window holds an object as large as the image.
         """
-        # A window's own objects take 1 - stride / window of it at most, or they stick out of a neighbour's.
-        largest = self.window - self.stride
-        steps = math.ceil(math.log(max(height, width) / largest) / math.log(self.ratio) - 1e-6)
+        steps = math.ceil(math.log(max(height, width) / (LARGEST * self.window)) / math.log(self.ratio) - 1e-6)
         scales = (self.ratio**-level for level in range(max(0, steps) + 1))
         return [(max(1, round(height * s)), max(1, round(width * s))) for s in scales]
 

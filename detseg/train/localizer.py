@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,12 +13,14 @@ from torch import nn
 
 from detseg.data.annotations import Annotations
 from detseg.data.dataset import DetectionDataset, collate
+from detseg.data.transforms import TrainTransform
 from detseg.metrics.localization import LocalizationMetrics, evaluate_localization
 from detseg.train.config import TrainLocalizer
 from detseg.train.data import load_data, open_pictures, print_data
 from detseg.train.detector import CACHE_ZOOM, annotations_fingerprint, predict_dataset
 from detseg.train.plan import TrainingSamples
-from detseg.train.session import Run, Session, session, tell
+from detseg.train.run import Run
+from detseg.train.session import Session, session, tell
 
 
 @dataclass
@@ -83,7 +86,7 @@ def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
         architecture,
         freeze=freeze,
         choice=choice,
-        samples=TrainingSamples(train, config.seed),
+        samples=TrainingSamples(train, config.seed, partial(TrainTransform, scale=config.zoom)),
         collate=collate,
         fingerprint=annotations_fingerprint(train_data),
     )

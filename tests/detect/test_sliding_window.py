@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from detseg.backbones import AlexNet, Backbone, LeNet5, ZFNet, dense_to_conv
 from detseg.backbones.deepest import create_deepest
+from detseg.data import windows
 from detseg.data.sample import PADDING
 from detseg.detect import SlidingWindowDetector, nms
 from detseg.detect.localizer import Localizer, decode
-from detseg.detect.sliding_window import SURROUNDINGS
+from detseg.detect.sliding_window import LARGEST, SURROUNDINGS
 
 
 class Unpadded(nn.Module):
@@ -76,16 +77,16 @@ def crops_of_level(model: Localizer, images: Tensor, size: tuple[int, int], wind
     return torch.stack(boxes, 1), torch.stack(scores, 1)
 
 
-def test_the_grey_around_pictures_is_that_of_the_data() -> None:
-    assert SURROUNDINGS * 255 == PADDING
+def test_what_windows_are_is_the_same_here_and_in_the_data() -> None:
+    assert SURROUNDINGS * 255 == PADDING and LARGEST == windows.LARGEST
 
 
 def test_levels_by_hand() -> None:
-    detector = SlidingWindowDetector(localizer(), 40)  # objects of 32 pixels fit in
-    assert detector.level_sizes(64, 32) == [(64, 32), (45, 23), (32, 16)]
-    assert detector.level_sizes(20, 32) == [(20, 32)]
-    assert detector.level_sizes(33, 1) == [(33, 1), (23, 1)]
-    assert SlidingWindowDetector(localizer(), 40, ratio=2).level_sizes(100, 128) == [(100, 128), (50, 64), (25, 32)]
+    detector = SlidingWindowDetector(localizer(), 40)  # its windows have objects of up to 24 pixels
+    assert detector.level_sizes(48, 32) == [(48, 32), (34, 23), (24, 16)]
+    assert detector.level_sizes(20, 24) == [(20, 24)]
+    assert detector.level_sizes(25, 1) == [(25, 1), (18, 1)]
+    assert SlidingWindowDetector(localizer(), 40, ratio=2).level_sizes(70, 96) == [(70, 96), (35, 48), (18, 24)]
 
 
 class White(nn.Module):
