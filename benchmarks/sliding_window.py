@@ -1,0 +1,128 @@
+"""A sliding window as convolutions against cutting every window out: seconds for a picture, and their ratio.
+
+    python benchmarks/sliding_window.py
+    python benchmarks/sliding_window.py --backbones tf_efficientnet_lite0 resnet18 --windows 160 224
+
+One level of the pyramid, a picture of 1024 px: as many windows as fit in at the stride of the network's deepest map.
+The crops go through the network in batches. "patches" is a network that pads nothing, where both ways must say the same
+of every window; where a network pads, crops see zeros at their border where the picture goes on, and the table says how
+far the answers are apart. At the training size the two are always compared.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from detseg.backbones import Backbone
+from detseg.backbones.deepest import create_deepest
+from detseg.data.flowers import write_flowers
+from detseg.data.images import read_image
+from detseg.detect import SlidingWindowDetector
+from detseg.detect.localizer import Localizer
+
+CLASSES = 20
+BATCH = 32
+PATCHES = "patches"
+
+
+class Patches(nn.Module):
+    """Cells of 32 pixels that see nothing but themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = list(itertools.pairwise((3, 32, 64, 128, 256, 256)))
+        self.layers = nn.Sequential(
+            *(layer for a, b in pairs for layer in (nn.Conv2d(a, b, 2, stride=2), nn.ReLU(), nn.Conv2d(b, b, 1)))
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.layers(x)]
+
+
+def localizer(name: str) -> Localizer:
+    """Random heads on a backbone, with ImageNet's weights where they are installed."""
+    torch.manual_seed(0)
+    if name == PATCHES:
+        backbone = Backbone(Patches(), strides=(32,))
+    else:
+        backbone = create_deepest(name, pretrained=name == "tf_efficientnet_lite0")
+    model = Localizer(backbone, CLASSES, objectness=True)
+    for layer in (model.classifier, model.box, model.objectness):
+        assert layer is not None
+        nn.init.normal_(layer.weight, std=0.1)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def seconds(work: Callable[[], Tensor], rounds: int) -> tuple[float, Tensor]:
+    """The least of some rounds, and the result."""
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - started)
+    return min(times), result
+
+
+@torch.inference_mode()
+def compare(name: str, window: int, picture: Tensor) -> list[str]:
+    model = localizer(name)
+    plain = model.plain()
+    stride = model.backbone.strides[-1]
+    network = SlidingWindowDetector(model, window).eval().to(memory_format=torch.channels_last).network
+    small = picture[..., :window, :window]
+    torch.testing.assert_close(network(small)[..., 0, 0], plain(small), rtol=1e-3, atol=1e-3)
+
+    def cut() -> Tensor:
+        crops = picture[0].unfold(1, window, stride).unfold(2, window, stride).permute(1, 2, 0, 3, 4)
+        rows, columns = crops.shape[:2]
+        answers = [plain(batch) for batch in crops.flatten(0, 1).split(BATCH)]
+        return torch.cat(answers).view(rows, columns, -1).permute(2, 0, 1)
+
+    network(picture)  # warms up
+    dense, cells = seconds(lambda: network(picture)[0], 3)
+    cropped, answers = seconds(cut, 1)
+    assert cells.shape == answers.shape
+    difference = float((cells - answers).abs().mean() / answers.std())
+    if name == PATCHES:
+        torch.testing.assert_close(cells, answers, rtol=1e-3, atol=1e-3)
+    count = cells[0].numel()
+    return [
+        name,
+        str(window),
+        str(count),
+        f"{dense:.3f}",
+        f"{cropped:.2f}",
+        f"{cropped / dense:.1f}",
+        f"{difference:.1%}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=[PATCHES, "tf_efficientnet_lite0", "resnet18"])
+    parser.add_argument("--windows", nargs="+", type=int, default=[160])
+    parser.add_argument("--size", type=int, default=1024)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_flowers(Path(folder) / "flowers", train=1, val=1, size=(options.size, options.size))
+        image = read_image(next((data / "images").iterdir()))
+    picture = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255).to(memory_format=torch.channels_last)
+    table = Table(title=f"a picture of {options.size} px, {torch.get_num_threads()} threads")
+    for column in ("backbone", "window", "windows", "at once, s", "cut out, s", "ratio", "mean difference"):
+        table.add_column(column, justify="left" if column == "backbone" else "right")
+    for name in options.backbones:
+        for window in options.windows:
+            table.add_row(*compare(name, window, picture))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
