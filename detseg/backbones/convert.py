@@ -19,6 +19,7 @@ _ADAPTIVE: dict[Any, type[nn.Module]] = {
     nn.AdaptiveAvgPool2d: nn.AvgPool2d,
     nn.AdaptiveMaxPool2d: nn.MaxPool2d,
 }
+_POOLS: dict[Any, type[nn.Module]] = {F.avg_pool2d: nn.AvgPool2d, F.max_pool2d: nn.MaxPool2d}
 # Number by number, so the same on (N, C) and (N, C, h, w).
 _ELEMENTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
@@ -80,10 +81,11 @@ class Converter:
             self._pool(node, nn.AvgPool2d, before[-2:], (1, 1))
         elif (kind := _ADAPTIVE.get(type(layer)) or _ADAPTIVE.get(node.target)) is not None:
             self._pool(node, kind, before[-2:], after[-2:])
-        elif isinstance(layer, nn.AvgPool2d | nn.MaxPool2d) and after[-2:] == (1, 1) and before[-2:] != (1, 1):
-            if _numbers(layer.kernel_size) != tuple(before[-2:]):
+        elif after[-2:] == (1, 1) and before[-2:] != (1, 1) and (pool := _last_pool(node, layer)) is not None:
+            kind, kernel = pool
+            if kernel != tuple(before[-2:]):
                 raise self._refusal(node, f"a pooling that leaves one cell of {before[-2]} x {before[-1]}")
-            self._pool(node, nn.AvgPool2d if isinstance(layer, nn.AvgPool2d) else nn.MaxPool2d, before[-2:], (1, 1))
+            self._pool(node, kind, before[-2:], (1, 1))
         elif len(after) == 2:
             self._flatten(node, layer, before, after)
         elif (step := self._step_of(node)) is not None:
@@ -285,6 +287,22 @@ def _is_global_mean(node: fx.Node, before: tuple[int, ...], after: tuple[int, ..
     dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
     dims = (dims,) if isinstance(dims, int) else dims
     return sorted(d % 4 for d in dims) == [2, 3] and after[:2] == before[:2]  # type: ignore[union-attr,operator]
+
+
+def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module], tuple[int, int] | None] | None:
+    """Kind and kernel of a pooling, as a layer or as a function; a kernel that is computed is None if not known."""
+    for kind in (nn.AvgPool2d, nn.MaxPool2d):
+        if isinstance(layer, kind):
+            return kind, _numbers(layer.kernel_size)
+    if node.op != "call_function" or node.target not in _POOLS:
+        return None
+    kernel = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
+    source = _shape(_first_input(node))
+    if isinstance(kernel, fx.Node):  # x.size()[2:]: what it was at the training size
+        computed = kernel.meta.get("tensor_meta")
+        whole = source is not None and computed is None
+        return _POOLS[node.target], tuple(source[-2:]) if whole else None  # type: ignore[index,return-value]
+    return _POOLS[node.target], _numbers(kernel)
 
 
 def _numbers(value: Any) -> tuple[int, int]:

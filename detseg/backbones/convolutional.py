@@ -7,8 +7,10 @@ at the training size, moved by one cell.
 
 What a cell of the result says. At the training size there is one, and it is the classifier's answer. On a larger
 picture cell (y, x) is the answer for the crop of the training size whose corner is at (stride · y, stride · x), exactly
-so for networks that pad nothing inside. Where a network pads, a crop's border looks at zeros and the same place inside
-of a larger picture looks at the picture: both are answers of the same weights, but not equal (docs/backbones.md).
+so for networks that pad nothing inside and have no layer that looks at its whole map (squeeze and excitation, group
+norm, attention: such a layer looks at the whole larger picture now). Where a network pads, a crop's border looks at
+zeros and the same place inside of a larger picture looks at the picture: both are answers of the same weights, but not
+equal (docs/backbones.md).
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def convolutional_vgg(
     taps = dict(zip((2, 4, 8, 16, 32), [*poolings[:4], names[names.index(dense[-1]) - 1]], strict=True))
     keep = names[: names.index(taps[strides[-1]]) + 1]
     chain = Chain({key: layers[key] for key in keep}, [taps[stride] for stride in strides])
-    return Backbone(chain, strides=strides, name=name)
+    # The classifier's own names: a file of it fits, fc8 is known as what was cut off.
+    shapes = {key: tensor.shape for key, tensor in classifier.state_dict().items()}
+    return Backbone(chain, strides=strides, name=name, whole_network=lambda: shapes)
 
 
 def _layers(classifier: nn.Module) -> dict[str, nn.Module]:
@@ -71,7 +73,7 @@ def _layers(classifier: nn.Module) -> dict[str, nn.Module]:
 
 @register_backbone("vgg16_fcn")
 def vgg16_fcn(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
-    """The paper's network with random weights; for trained ones see `convolutional_vgg`.
+    """The paper's network; a file of torchvision's VGG-16 gives it weights (``pretrained=file``).
 
     Raises:
         ValueError: strides it does not have, or other than three input channels.

@@ -188,8 +188,11 @@ class _Plan:
         return WeightReport(self.source, copied, tuple(left), reshaped, counters)
 
     def _adaptable(self, target: str) -> bool:
-        """True for a convolution over the image whose three colours must become `in_channels`."""
+        """True for a fully connected layer that is a convolution here, and for a convolution over the image whose three
+        colours must become `in_channels`."""
         mine, theirs = self.targets[target].shape, self.tensors[self.places[target]].shape
+        if len(mine) == 4 and len(theirs) == 2:
+            return mine[0] == theirs[0] and mine[1:].numel() == theirs[1]
         return (
             len(mine) == len(theirs) == 4
             and mine != theirs
@@ -246,7 +249,9 @@ class _Plan:
         """Copy everything into place."""
         for target, name in self.places.items():
             tensor = self.tensors[name]
-            if self._adaptable(target):
+            if tensor.ndim == 2 and self.targets[target].ndim == 4:
+                tensor = tensor.view(self.targets[target].shape)
+            elif self._adaptable(target):
                 tensor = adapt_input(tensor, self.in_channels)
             self.targets[target].copy_(tensor)
 

@@ -35,6 +35,12 @@ class Letterbox:
         pad_x, pad_y = (size - new_width) // 2, (size - new_height) // 2
         return cls(new_width / width, new_height / height, pad_x, pad_y)
 
+    @classmethod
+    def fit_copy(cls, copy: tuple[int, int], original: tuple[int, int], size: int) -> Letterbox:
+        """The same for an original (width, height) of which a resized copy, (width, height) too, is fitted in."""
+        box = cls.fit(*copy, size)
+        return replace(box, scale_x=box.scale_x * copy[0] / original[0], scale_y=box.scale_y * copy[1] / original[1])
+
     def to_square(self, boxes: Any) -> Any:
         """Boxes (M, 4) xyxy, numpy or torch, from the picture's pixels to the square's; a new array."""
         out = _copy(boxes)

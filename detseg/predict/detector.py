@@ -49,8 +49,10 @@ def detect(
     def flush() -> Iterator[dict[str, Tensor]]:
         squares = np.stack([letterbox_image(pixels, size)[0] for pixels, _ in batch])
         images = torch.from_numpy(squares).permute(0, 3, 1, 2)
-        for found, (_, wanted) in zip(model(images.to(parameter.device, memory_format=layout)), batch, strict=True):
-            boxes = Letterbox.fit(*wanted, size).to_original(found["boxes"].cpu(), wanted)
+        results = model(images.to(parameter.device, memory_format=layout))
+        for found, (pixels, wanted) in zip(results, batch, strict=True):
+            box = Letterbox.fit_copy((pixels.shape[1], pixels.shape[0]), wanted, size)
+            boxes = box.to_original(found["boxes"].cpu(), wanted)
             yield {"boxes": boxes, "scores": found["scores"].cpu(), "labels": found["labels"].cpu()}
         batch.clear()
 

@@ -22,7 +22,7 @@ OVERLAP = 0.25
 CELLS = 2**25
 
 Network = Callable[[Tensor], Tensor]
-"""Pictures (N, 3, H, W) uint8 to class probabilities (N, K, H, W) float32."""
+"""Pictures (N, 3, H, W) uint8 to class probabilities (N, K, s·H, s·W) float32; s is the model's output_scale."""
 
 
 class Segmentation(NamedTuple):
@@ -60,8 +60,9 @@ def segment(
 
     def flush() -> Iterator[Segmentation]:
         views = [_squares(network, [pixels for pixels, _ in batch], side) for side in sides]
-        for i, (_, wanted) in enumerate(batch):
-            yield _decide([_inside(view[i], wanted, side) for view, side in zip(views, sides, strict=True)], wanted)
+        for i, (pixels, wanted) in enumerate(batch):
+            shown = pixels.shape[1], pixels.shape[0]
+            yield _decide([_inside(view[i], shown, side) for view, side in zip(views, sides, strict=True)], wanted)
         batch.clear()
 
     for picture in pictures:
@@ -82,9 +83,7 @@ def _network(model: nn.Module, flip: bool) -> Network:
         probabilities: Tensor = model(images).softmax(1)
         if flip:
             probabilities = (probabilities + model(images.flip(-1)).softmax(1).flip(-1)) / 2
-        # A network with output_scale > 1 sees finer than the picture's pixels.
-        finer = probabilities.shape[-1] // images.shape[-1]
-        return F.avg_pool2d(probabilities, finer) if finer > 1 else probabilities
+        return probabilities
 
     return network
 
@@ -94,11 +93,11 @@ def _squares(network: Network, pictures: Sequence[NDArray[np.uint8]], side: int)
     return network(torch.from_numpy(squares).permute(0, 3, 1, 2))
 
 
-def _inside(square: Tensor, wanted: tuple[int, int], side: int) -> Tensor:
-    """Of (K, side, side), the part that a picture of (width, height) = `wanted` fills."""
-    box = Letterbox.fit(*wanted, side)
-    width, height = fitted_size(*wanted, side)
-    return square[:, box.pad_y : box.pad_y + height, box.pad_x : box.pad_x + width]
+def _inside(square: Tensor, shown: tuple[int, int], side: int) -> Tensor:
+    """Of (K, s·side, s·side), the part that a picture of (width, height) = `shown` fills."""
+    box, finer = Letterbox.fit(*shown, side), square.shape[-1] // side
+    left, top, width, height = (finer * n for n in (box.pad_x, box.pad_y, *fitted_size(*shown, side)))
+    return square[:, top : top + height, left : left + width]
 
 
 def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
@@ -113,7 +112,7 @@ def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
     for first in range(0, len(views[0]), at_once):
         parts = [view[None, first : first + at_once] for view in views]
         parts = [p if p.shape[2:] == shape else F.interpolate(p, shape, mode="bilinear") for p in parts]
-        value, index = torch.cat(parts).mean(0).max(0)
+        value, index = (parts[0][0] if len(parts) == 1 else torch.cat(parts).mean(0)).max(0)
         labels = torch.where(value > best, (index + first).to(torch.uint8), labels)
         best = torch.maximum(best, value)
     return Segmentation(labels.cpu().numpy(), best.cpu().numpy())
@@ -146,6 +145,7 @@ def segment_in_windows(
         tiles = np.stack([_tile(picture, top, left, window) for left in columns])
         for first in range(0, len(columns), batch_size):
             found = network(torch.from_numpy(tiles[first : first + batch_size]).permute(0, 3, 1, 2))
+            found = F.avg_pool2d(found, found.shape[-1] // window)  # windows meet pixel by pixel
             if band is None:
                 band = found.new_zeros((found.shape[1], window, width))
             weight = tent.to(found.device)

@@ -59,6 +59,12 @@ class FCN(nn.Module):
     ) -> None:
         super().__init__()
         _check(num_classes, decoder, output_scale, class_weights)
+        if decoder == "pyramid" and learn_upsampling:
+            raise ValueError(
+                'learn_upsampling is for decoder="fcn": the pyramid has no transposed convolutions to learn'
+            )
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
         self.backbone = backbone
         self.num_classes = num_classes
         self.output_scale = output_scale
@@ -112,14 +118,20 @@ class FCN(nn.Module):
             )
         mine, theirs = self.state_dict(), other.state_dict()
         new = {name for name in mine if name.startswith(("decoder.", "upsample."))}
-        # Upsampling that was learnt for one factor says nothing of another one.
-        taken = {name: tensor for name, tensor in theirs.items() if not name.startswith("upsample.")}
+        # A kernel that was learnt for one factor, which its shape tells, says nothing of another one.
+        kernels = ("upsample.", "decoder.finer.")
+        taken = {
+            name: tensor
+            for name, tensor in theirs.items()
+            if not name.startswith(kernels) or (name in mine and mine[name].shape == tensor.shape)
+        }
         unknown = [n for n, tensor in taken.items() if n not in mine or mine[n].shape != tensor.shape]
         missing = [n for n in mine if n not in taken and n not in new]
         if unknown or missing:
             raise ValueError(
                 f"the backbones {self.backbone.name!r} and {other.backbone.name!r} differ "
-                f"({len(unknown)} tensors have no place, {len(missing)} are missing: {(unknown + missing)[0]})"
+                f"({len(unknown)} tensors have no place, {len(missing)} are missing: {(unknown + missing)[0]}); norms "
+                "folded into convolutions, as with pretrained weights, differ from unfolded ones too"
             )
         self.load_state_dict(mine | taken)
 

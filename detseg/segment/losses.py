@@ -104,16 +104,17 @@ def focal(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | No
 
 def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """1 - Dice of probabilities and truth, averaged over the classes in `targets`; arguments as for `focal`."""
-    images, classes = log_probabilities.shape[:2]
-    probabilities = log_probabilities.exp().reshape(images, classes, -1)
-    valid = targets.flatten(1) != IGNORE_INDEX
-    index = targets.flatten(1).where(valid, 0)
+    images, classes, height, _ = log_probabilities.shape
+    probabilities = log_probabilities.exp()
+    valid = targets != IGNORE_INDEX
+    index = targets.where(valid, 0)
     chosen = probabilities.gather(1, index[:, None])[:, 0] * valid
-    zeros = probabilities.new_zeros(classes)
-    overlap = zeros.scatter_add(0, index.flatten(), chosen.flatten())
-    truth = zeros.scatter_add(0, index.flatten(), valid.flatten().to(zeros.dtype))
+    # Row by row first: one float32 sum over all pixels, one after the other, would be off by percents.
+    zeros = probabilities.new_zeros(images, height, classes)
+    overlap = zeros.scatter_add(2, index, chosen).sum((0, 1))
+    truth = zeros.scatter_add(2, index, valid.to(zeros.dtype)).sum((0, 1))
     # A matrix product, so that no masked copy of all probabilities is made.
-    predicted = (probabilities @ valid.to(zeros.dtype)[..., None]).sum((0, 2))
+    predicted = (probabilities.flatten(2) @ valid.flatten(1).to(zeros.dtype)[..., None]).sum((0, 2))
     dice = 2 * overlap / (predicted + truth).clamp(min=TINY)
     present = (truth > 0).to(zeros.dtype)
     counted = present if class_weights is None else present * class_weights

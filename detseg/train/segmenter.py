@@ -24,7 +24,8 @@ from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainSegmenter
 from detseg.train.data import fingerprint, open_pictures
 from detseg.train.plan import TrainingSamples
-from detseg.train.session import Run, Session, session, tell
+from detseg.train.run import Run
+from detseg.train.session import Session, session, tell
 
 # Turned further than for boxes, which fit turned objects badly; masks fit them as well as ever.
 AUGMENTATION = partial(TrainTransform, rotate=15.0, scale=(0.7, 1.6))
@@ -167,7 +168,8 @@ def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
     frequency = pixels[there] / where[there]
     weights = np.zeros(classes)
     weights[there] = np.median(frequency) / frequency
-    return [round(float(weight), 4) for weight in weights]
+    # A short form for settings; never 0 for a class that is there.
+    return [float(f"{weight:.4g}") for weight in weights]
 
 
 def _start_from(model: FCN, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Classifiers as convolutional networks: the same answers, and those of explicit crops."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -252,6 +253,30 @@ class Joins(Mean):
         return torch.cat([x.mean((2, 3)), x.flatten(1)], 1)
 
 
+class PoolsByFunction(nn.Module):
+    """The last pooling is no layer but a function, of a size that is given or asked of the map."""
+
+    def __init__(self, size: int | None, pool: Callable[..., Tensor] = F.avg_pool2d) -> None:
+        super().__init__()
+        self.convolution, self.dense, self.size, self.pool = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), size, pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x)
+        return self.dense(self.pool(x, self.size or x.size()[2:]).flatten(1))
+
+
+@pytest.mark.parametrize("size", [7, (7, 7), None])
+@pytest.mark.parametrize("pool", [F.avg_pool2d, F.max_pool2d])
+def test_pooling_by_a_function_slides_too(size: int | None, pool: Callable[..., Tensor]) -> None:
+    model = PoolsByFunction(size, pool).eval()
+    images = torch.randn(2, 3, 12, 10)
+    found = dense_to_conv(model, (9, 9))(images)
+    assert found.shape == (2, 2, 4, 2)
+    for y in range(4):
+        for x in range(2):
+            torch.testing.assert_close(found[..., y, x], model(images[..., y : y + 9, x : x + 9]))
+
+
 def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
 
@@ -278,6 +303,7 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
         (behind_a_convolution(), (9, 9), r"gives \(N, K\)"),
         (nn.Sequential(nn.Flatten()), (9, 9), "neither a convolution"),
         (Decides(), (23, 23), "torch.fx cannot trace"),
+        (PoolsByFunction(5), (9, 9), "a pooling that leaves one cell of 7 x 7"),
         (lenet(), (0, 4), "input_size"),
     ],
 )

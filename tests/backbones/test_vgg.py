@@ -9,6 +9,7 @@ from torchvision.models.vgg import VGG, make_layers
 
 from detseg.backbones import create_backbone
 from detseg.backbones.vgg import convolutional_vgg
+from detseg.backbones.weights import load_weights
 from detseg.segment import FCN8s, FCN16s, FCN32s
 
 
@@ -54,6 +55,22 @@ def test_all_stages_of_the_paper() -> None:
 def test_fewer_strides_cut_the_network() -> None:
     backbone = convolutional_vgg(small_vgg(), strides=(4, 16))
     assert backbone.channels == (6, 10) and not any("classifier" in name for name in backbone.state_dict())
+
+
+def test_a_file_of_the_classifier_fits_and_nothing_else(tmp_path) -> None:
+    classifier, trained = small_vgg(), small_vgg()
+    for parameter in trained.parameters():
+        parameter.data += 0.01
+    torch.save(trained.state_dict(), tmp_path / "vgg.pth")
+    backbone = convolutional_vgg(classifier).eval()
+    report = load_weights(backbone, tmp_path / "vgg.pth")
+    assert len(report.reshaped) == 2 and set(report.skipped) == {"classifier.6.weight", "classifier.6.bias"}
+    images = torch.rand(1, 3, 224, 224)
+    for found, expected in zip(backbone(images), convolutional_vgg(trained).eval()(images), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.save(trained.state_dict() | {"classifier.0.weight": torch.zeros(16, 12 * 36)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"classifier_0.weight has shape"):
+        load_weights(backbone, tmp_path / "other.pth")
 
 
 @pytest.mark.slow

@@ -46,9 +46,9 @@ def test_a_segmenter_is_judged_on_its_own_validation_set(segmenter, masked, capf
 
 
 def test_other_ways_of_looking_give_other_figures(segmenter, capfd):
-    plain = told(capfd, detections=segmenter.folder)["figures"]["miou"]
+    plain = told(capfd, detections=segmenter.folder)["confusion"]
     for options in ({"flip": True}, {"scales": (0.75, 1.25)}, {"long_side": 128}):
-        assert told(capfd, detections=segmenter.folder, **options)["figures"]["miou"] != plain
+        assert told(capfd, detections=segmenter.folder, **options)["confusion"] != plain
 
 
 def test_what_predict_writes_is_what_evaluate_judges(segmenter, masked, tmp_path, capfd):

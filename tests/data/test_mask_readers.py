@@ -308,3 +308,13 @@ def test_the_real_set(flowers_seg):
         assert set(np.unique(data["train"].mask(0))) <= labels
         errors = [p for p in data["val"].validate(other=data["train"]) if p.severity == "error"]
         assert errors == []
+
+
+def test_a_line_with_a_folder_means_that_folder(tmp_path):
+    write_mask_set(tmp_path)
+    for name in ("a", "c"):
+        (tmp_path / f"images/{name}").mkdir()
+        shutil.copy(tmp_path / "images/val1.jpg", tmp_path / f"images/{name}/001.jpg")
+    (tmp_path / "train.txt").write_text(f"b/001.jpg\nc/001\n{tmp_path}/images/a/001.jpg\n001\n")
+    found = [path.removeprefix(f"{tmp_path}/images/") for path in read_masks(tmp_path, "train").paths.tolist()]
+    assert found == ["b/001.jpg", "c/001.jpg", "a/001.jpg", "001.jpg"]  # the first and last are not there: told later

@@ -21,6 +21,7 @@ from detseg.data.transforms import (
     Letterbox,
     Sample,
     TrainTransform,
+    fitted_size,
     resize_long_side,
 )
 
@@ -373,3 +374,14 @@ def test_letterbox_takes_torch_and_clips() -> None:
 def test_wrong_options_are_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("original", [(1000, 205), (640, 480), (31, 999)])
+def test_boxes_come_back_through_a_resized_copy(original):
+    copy = fitted_size(*original, 320)
+    box = Letterbox.fit_copy(copy, original, 256)
+    corners = np.array([[0, 0, *original]], np.float32)
+    inside = Letterbox.fit(*copy, 256).to_square(np.array([[0, 0, *copy]], np.float32))
+    np.testing.assert_allclose(box.to_square(corners), inside, rtol=1e-5)
+    np.testing.assert_allclose(box.to_original(inside, original), corners, rtol=1e-5)
+    assert Letterbox.fit_copy(original, original, 256) == Letterbox.fit(*original, 256)

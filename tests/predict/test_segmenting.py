@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from detseg.backbones import create_backbone
+from detseg.data.letterbox import fitted_size
 from detseg.predict import segmenter as module
 from detseg.predict.segmenter import OVERLAP, Segmenter, segment, segment_in_windows
 from detseg.segment import FCN
@@ -179,9 +180,26 @@ def test_confidence_is_a_probability(options):
 
 def test_a_network_that_sees_finer_than_pixels():
     model, image = network(output_scale=2), picture(64, 64)
-    seen = look(model, image, 64)
-    expected = F.avg_pool2d(pixels_of(model, image), 2)
-    assert np.array_equal(seen.mask, expected.argmax(0).numpy())
+    (finer,) = segment(model, [(image, (128, 128))], 64)
+    assert np.array_equal(finer.mask, pixels_of(model, image).argmax(0).numpy()), "nothing is averaged away"
+    (padded,) = segment(model, [(image[:32], (128, 64))], 64)
+    assert padded.mask.shape == (64, 128)
+    windows = segment_in_windows(model, image, 64)
+    assert np.array_equal(windows.mask, F.avg_pool2d(pixels_of(model, image), 2).argmax(0).numpy())
+
+
+@pytest.mark.parametrize("wanted", [(1000, 205), (205, 1000), (640, 480), (999, 10)])
+def test_a_shrunk_copy_lies_where_it_was_put(wanted):
+    """The square is filled with the copy, whose sides are rounded already: the original would be rounded otherwise."""
+    width, height = fitted_size(*wanted, 320)
+    image = np.full((height, width, 3), 255, np.uint8)
+    image[height // 2 :] = 0
+    model = Pointwise(2)
+    model.score.weight.data[:] = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1) * 9
+    model.score.bias.data[:] = torch.tensor([-13.0, 13.0])
+    (seen,) = segment(model, [(image, wanted)], 256)
+    found = np.count_nonzero(seen.mask == 0, axis=0)
+    assert np.abs(found - height // 2 / height * wanted[1]).max() <= 0.5 * max(wanted) / 256 + 1
 
 
 def test_classes_are_decided_a_few_at_a_time(monkeypatch):

@@ -273,6 +273,8 @@ def test_losses_are_options(options: dict) -> None:
 @pytest.mark.parametrize("options", [{"learn_upsampling": True}, {"loss": "ce+dice+focal", "class_weights": [1, 2, 3]}])
 def test_everything_stays_on_the_device_of_its_inputs(model: FCN, precision: str, options: dict) -> None:
     decoder = "fcn" if isinstance(model.decoder, ScoreDecoder) else "pyramid"
+    if decoder == "pyramid":
+        options = {name: value for name, value in options.items() if name != "learn_upsampling"}
     model = network(decoder, **options)
     with FakeTensorMode():
         state = {
@@ -319,3 +321,21 @@ def test_wrong_arguments_are_named() -> None:
         FCN32s(backbone, 2)
     with pytest.raises(ValueError, match="no multiple"):
         ScoreDecoder([3, 3], (8, 12), 2, learn_upsampling=False)
+
+
+def test_a_network_of_the_same_form_starts_as_the_other() -> None:
+    other = FCN8s(create_backbone("resnet18", strides=(8, 16, 32)), 3, learn_upsampling=True).eval()
+    for parameter in other.parameters():
+        parameter.data += 0.1
+    same = FCN8s(create_backbone("resnet18", strides=(8, 16, 32)), 3, learn_upsampling=True).eval()
+    same.start_from(other)
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(same(images), other(images))
+
+
+def test_options_that_would_do_nothing() -> None:
+    backbone = create_backbone("resnet18", strides=(8, 16, 32))
+    with pytest.raises(ValueError, match="learn_upsampling"):
+        FCN(backbone, 3, decoder="pyramid", learn_upsampling=True)
+    with pytest.raises(ValueError, match="width"):
+        FCN(backbone, 3, width=0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses
+from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses, soft_dice
 
 ALL = {"ce": 1.0, "dice": 1.0, "focal": 1.0}
 
@@ -179,3 +179,12 @@ def test_wrong_targets() -> None:
     for name in ALL:  # an unknown class is never taken for another one
         with pytest.raises((IndexError, RuntimeError)):
             segmentation_losses(logits, targets.clamp(max=4).clamp(min=4), {name: 1.0})
+
+
+def test_dice_of_large_pictures_is_that_of_double_precision() -> None:
+    """One sum over millions of float32 numbers, one after the other, would be off by percents."""
+    generator = torch.Generator().manual_seed(0)
+    log_probabilities = torch.randn(4, 2, 1024, 1024, generator=generator).log_softmax(1)
+    targets = torch.randint(2, (4, 1024, 1024), generator=generator)
+    expected = soft_dice(log_probabilities.double(), targets)
+    assert float(soft_dice(log_probabilities, targets)) == pytest.approx(float(expected), abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,10 +111,14 @@ def _listed(files: dict[str, Path], pictures: Path, masks: Path) -> dict[str, Pa
     if not files:
         return {}
     known: dict[str, str] = {}
-    for path in list_pictures(pictures):
+    paths = list_pictures(pictures)
+    stems = Counter(Path(path).stem for path in paths)
+    for path in paths:
         inside = os.path.relpath(path, pictures).replace(os.sep, "/")
-        for form in (inside, os.path.splitext(inside)[0], Path(inside).stem):  # noqa: PTH122 - keeps folders
-            known.setdefault(form, path)
+        known.setdefault(inside, path)
+        known.setdefault(_bare(inside), path)
+        if stems[Path(path).stem] == 1:  # a name alone may leave out the folder where only one picture has it
+            known.setdefault(Path(path).stem, path)
     return {
         split: _pairs([_find(line, known, pictures) for line in read_lines(file)], pictures, masks)
         for split, file in files.items()
@@ -122,12 +127,17 @@ def _listed(files: dict[str, Path], pictures: Path, masks: Path) -> dict[str, Pa
 
 def _find(line: str, known: dict[str, str], pictures: Path) -> str:
     """The picture that a line of a list means; where it is nowhere, the path it should have."""
-    name = line.replace("\\", "/").removeprefix("./").removeprefix(f"{pictures.name}/")
-    bare = name.rpartition("/")[2]
-    for form in (name, bare, os.path.splitext(bare)[0] if bare.lower().endswith(PICTURE_EXTENSIONS) else bare):  # noqa: PTH122
+    name = line.replace("\\", "/").removeprefix("./")
+    name = f"/{name}".rpartition(f"/{pictures.name}/")[2].removeprefix("/")
+    for form in (name, _bare(name)):
         if form in known:
             return known[form]
     return str(pictures / (name if name.lower().endswith(PICTURE_EXTENSIONS) else f"{name}.jpg"))
+
+
+def _bare(name: str) -> str:
+    """Without the extension of a picture; folders stay, and so do other points."""
+    return os.path.splitext(name)[0] if name.lower().endswith(PICTURE_EXTENSIONS) else name  # noqa: PTH122
 
 
 def _subfolders(root: Path, pictures: str, masks: str) -> dict[str, Pairs]:
