@@ -5,6 +5,7 @@ every later box whose IoU with it is strictly greater than the threshold. Equal 
 index. IoU is computed in float32 whatever the input's type; two boxes without area have IoU 0.
 
 On CPUs `detseg.detect.nms_cpu` does the work, on other devices torchvision's kernel; both give the same indices.
+There is no such kernel for DIoU: its boxes are brought to the CPU.
 """
 
 from typing import Any, Literal, TypeVar
@@ -97,8 +98,10 @@ def _suppress(
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
     tracing = torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)
-    if not from_numpy and (tracing or given["boxes"].device.type != "cpu"):
-        elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, metric, tracing)[:max_detections]
+    if not from_numpy and tracing and metric == "diou":
+        raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
+    if not from_numpy and metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):
+        elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, tracing)[:max_detections]
         return elsewhere
     arrays = given if from_numpy else to_arrays(given)
     kept: Any = keep_on_cpu(
@@ -110,19 +113,15 @@ def _suppress(
         max_detections=max_detections,
         distance=metric == "diou",
     )
-    kept = kept if from_numpy else torch.from_numpy(kept)
+    kept = kept if from_numpy else torch.from_numpy(kept).to(given["boxes"].device)
     return kept
 
 
-def _keep_elsewhere(
-    given: dict[str, Tensor], threshold: float, score_threshold: float | None, metric: Metric, tracing: bool
-) -> Tensor:
+def _keep_elsewhere(given: dict[str, Tensor], threshold: float, score_threshold: float | None, tracing: bool) -> Tensor:
     """Kept indices, best first, on the tensors' device."""
     boxes, scores, labels = given["boxes"].detach().float(), given["scores"].detach(), given.get("labels")
     if len(boxes) == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    if tracing and metric == "diou":
-        raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
     # Looking at the flag now would wait for everything queued before. The operator below waits anyway, so it is
     # read after that; bad numbers do no harm meanwhile.
     fine = None if tracing else values_are_fine(boxes, scores, labels)
@@ -132,7 +131,6 @@ def _keep_elsewhere(
         labels,
         threshold,
         score_threshold=score_threshold,
-        distance=metric == "diou",
         tracing=tracing,
     )
     if fine is not None and not fine:

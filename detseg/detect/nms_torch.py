@@ -6,8 +6,6 @@ import torch
 import torchvision  # noqa: F401  (loads the compiled operators below)
 from torch import Tensor
 
-from detseg.boxes import paired_iou
-
 
 @torch.no_grad()
 def keep_by_torchvision(
@@ -17,21 +15,19 @@ def keep_by_torchvision(
     threshold: float,
     *,
     score_threshold: float | None,
-    distance: bool,
     tracing: bool,
 ) -> Tensor:
     """Kept indices (int64), best first, of boxes (N, 4) float32, scores (N,) and maybe labels (N,).
 
     Args:
-        distance: suppress by DIoU; not while tracing.
         tracing: torch.compile, torch.export or a fake tensor mode is looking: nothing may depend on the numbers.
     """
+    if scores.is_floating_point() and scores.itemsize < 4:
+        scores = scores.float()  # as on CPUs: bfloat16 would round the score threshold
     order = torch.argsort(scores, descending=True, stable=True)
     if score_threshold is not None:
         order = order[scores[order] > score_threshold]
     ordered = boxes[order]
-    if distance:
-        return order[_greedy_by_distance(ordered, None if labels is None else labels[order], threshold)]
     if labels is None:
         kept = _nms_sorted(ordered, threshold)
     elif tracing:
@@ -39,20 +35,6 @@ def keep_by_torchvision(
     else:
         kept = _nms_per_label(ordered, labels[order], threshold)
     return order[kept]
-
-
-def _greedy_by_distance(boxes: Tensor, labels: Tensor | None, threshold: float) -> Tensor:
-    """Positions kept among boxes (N, 4) sorted best first; torchvision has no kernel for DIoU."""
-    left = torch.arange(len(boxes), device=boxes.device)
-    kept = []
-    while len(left):
-        best, left = left[:1], left[1:]
-        kept.append(best)
-        drops = paired_iou(boxes[best].expand(len(left), 4), boxes[left], "diou") > threshold
-        if labels is not None:
-            drops &= labels[left] == labels[best]
-        left = left[~drops]
-    return torch.cat(kept) if kept else left
 
 
 def _nms_sorted(boxes: Tensor, threshold: float) -> Tensor:
@@ -100,10 +82,16 @@ def _nms_together(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor | N
 
 
 def _moved_apart(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (N, 4) in float64, each label moved to a place of its own, and the rounding error of a corner."""
+    """Boxes (N, 4) in float64, each label moved to a place of its own, and the rounding error of a corner.
+
+    No boxes are moved as well as many, without a look at their number: a traced model may meet both.
+    """
     values, back = labels.sort()
+    before = (torch.arange(values.shape[0], device=values.device) - 1).clamp_min(0)
     place = torch.zeros_like(back)
-    place[back] = torch.cat([back.new_zeros(1), (values[1:] != values[:-1]).long()]).cumsum(0)
+    place[back] = (values != values[before]).long().cumsum(0)
     wide = boxes.double()
-    moved = wide + (place * (wide.max() - wide.min() + 1))[:, None]
-    return moved, moved.abs().max().clamp_min(1) * torch.finfo(torch.float64).eps
+    corners = torch.cat([wide.flatten(), wide.new_zeros(1)])
+    moved = wide + (place * (corners.max() - corners.min() + 1))[:, None]
+    largest = torch.cat([moved.flatten(), moved.new_ones(1)]).abs().max()
+    return moved, largest * torch.finfo(torch.float64).eps

@@ -1,5 +1,6 @@
 """nms and batched_nms: hand-computed cases, a slow obvious reference, torchvision, ONNX, laws, edges."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from detseg.detect import nms_cpu, nms_torch
 from detseg.detect.nms import batched_nms, nms
 from detseg.detect.nms_torch import keep_by_torchvision
 
+nms_module = importlib.import_module("detseg.detect.nms")  # the package's own `nms` is the function
+
 
 @pytest.fixture(params=["densely", "nearby"])
 def way(request, monkeypatch):
@@ -35,7 +38,6 @@ def on_the_gpu(boxes, scores, labels, threshold, score_threshold=None):
         labels,
         float(np.float32(threshold)),
         score_threshold=score_threshold,
-        distance=False,
         tracing=False,
     )
 
@@ -285,12 +287,34 @@ def test_diou_equals_the_reference(way) -> None:
         boxes, scores, labels = scene(70, seed)
         expected = diou_reference(boxes, scores, labels, 0.4)
         assert batched_nms(boxes, scores, labels, 0.4, metric="diou").tolist() == expected
-        options = {"score_threshold": None, "distance": True, "tracing": False}
-        assert keep_by_torchvision(boxes, scores, labels, 0.4, **options).tolist() == expected
         same = torch.zeros_like(labels)
         expected = diou_reference(boxes, scores, same, 0.4)
         assert nms(boxes, scores, 0.4, metric="diou").tolist() == expected
-        assert keep_by_torchvision(boxes, scores, None, 0.4, **options).tolist() == expected
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on another device, to which results can go but where nothing can be computed."""
+
+    device = torch.device("meta")
+
+
+def test_diou_elsewhere_is_done_on_the_cpu(monkeypatch) -> None:
+    boxes, scores, labels = scene(70, 1)
+    computed = []
+    compute = nms_module.keep_on_cpu
+    monkeypatch.setattr(nms_module, "keep_on_cpu", lambda *a, **k: computed.append(compute(*a, **k)) or computed[-1])
+    given = [tensor.as_subclass(Elsewhere) for tensor in (boxes, scores, labels)]
+    kept = batched_nms(*given, 0.4, metric="diou", max_detections=9)
+    assert (kept.device.type, kept.shape, kept.dtype) == ("meta", (9,), torch.int64)
+    assert computed[0].tolist() == diou_reference(boxes, scores, labels, 0.4)[:9]
+
+
+@pytest.mark.gpu
+def test_diou_on_a_gpu() -> None:
+    boxes, scores, labels = scene(2000, 1)
+    kept = batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.4, metric="diou")
+    assert kept.device.type == "cuda"
+    assert torch.equal(kept.cpu(), batched_nms(boxes, scores, labels, 0.4, metric="diou"))
 
 
 # ------------------------------------------------------------------ labels and coordinates
@@ -435,6 +459,18 @@ def test_half_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert len(kept) < 100
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_scores_are_compared_in_float32(dtype: torch.dtype) -> None:
+    # 0.1 is above its nearest number in bfloat16 and below its nearest in float16, and both are scores here.
+    nearest = torch.tensor(0.1, dtype=dtype)
+    scores = torch.stack([torch.nextafter(nearest, torch.tensor(1.0, dtype=dtype)), nearest])
+    boxes, labels = torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29]]), torch.tensor([0, 1])
+    for threshold in (0.1, float(nearest), float(nearest) * 0.9999, float(nearest) * 1.0001):
+        expected = [i for i, score in enumerate(scores.tolist()) if score > np.float32(threshold)]
+        assert batched_nms(boxes, scores, labels, 0.5, score_threshold=threshold).tolist() == expected
+        assert on_the_gpu(boxes, scores, labels, 0.5, threshold).tolist() == expected
+
+
 def test_numpy_in_numpy_out() -> None:
     boxes, scores, labels = scene(100, 8)
     expected = batched_nms(boxes, scores, labels, 0.5).tolist()
@@ -475,6 +511,15 @@ def test_no_boxes(make) -> None:
         assert str(kept.dtype).endswith("int64")
     boxes, scores = make((3, 4)), make(3)
     assert len(batched_nms(boxes, scores, make(3), 0.5, score_threshold=0.5)) == 0
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1])])
+@pytest.mark.parametrize("tracing", [False, True])
+def test_nothing_above_the_score_threshold_elsewhere(labels, tracing: bool) -> None:
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9]]), torch.tensor([0.2, 0.1])
+    kept = keep_by_torchvision(boxes, scores, labels, 0.5, score_threshold=0.5, tracing=tracing)
+    assert kept.shape == (0,)
+    assert kept.dtype == torch.int64
 
 
 # ------------------------------------------------------------------ mistakes
