@@ -12,7 +12,7 @@ from detseg.train.config import TrainClassifier, TrainDetector, TrainLocalizer, 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from detseg.train.session import Run
+    from detseg.train.run import Run
 
 
 def run_detector(config: TrainDetector) -> int:

@@ -24,7 +24,8 @@ from detseg.train.config import TrainClassifier
 from detseg.train.data import fingerprint, open_pictures
 from detseg.train.plan import TrainingSamples
 from detseg.train.precision import Choice
-from detseg.train.session import Run, Session, session, tell
+from detseg.train.run import Run
+from detseg.train.session import Session, session, tell
 from detseg.train.transfer import resolve, solve_head
 
 # The long side of cached pictures over the input size: most have a short side from which the square can be cut.

@@ -18,7 +18,8 @@ from detseg.predict import detect
 from detseg.train.config import TrainDetector
 from detseg.train.data import fingerprint, load_data, open_pictures, print_data
 from detseg.train.plan import TrainingSamples
-from detseg.train.session import Run, Session, session, tell
+from detseg.train.run import Run
+from detseg.train.session import Session, session, tell
 
 # Cached pictures are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25

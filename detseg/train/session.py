@@ -1,6 +1,7 @@
 """What every training run does, whatever is trained: settings, devices, the run folder, number format, the loop.
 
-A task's module (`detseg.train.detector` and its siblings) has the rest: data, model, and how good the model is.
+A task's module (`detseg.train.detector` and its siblings) has the rest: data, model, and how it is judged
+(`detseg.train.run`).
 """
 
 from __future__ import annotations
@@ -8,104 +9,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
-from torch import nn
 
-import detseg
-from detseg.train.checkpoint import RESUME, build_model, load_model, load_state
-from detseg.train.config import TrainConfig
+from detseg.train.checkpoint import RESUME, build_model, load_state
 from detseg.train.errors import TrainingError
 from detseg.train.log import RunLog
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import create_optimizer, freeze_stages, norms, parameter_groups
 from detseg.train.plan import Progress, SizeSchedule, TrainingSamples, steps_per_epoch
 from detseg.train.precision import Choice, choose
+from detseg.train.run import Config, Run
 from detseg.train.trainer import Settings, Trainer
 
 DEFAULT_EPOCHS = 30
 LR, BACKBONE_LR = 1e-3, 0.1
 # Fewer pictures than this teach the stages up to stride 8 nothing that ImageNet's million did not.
 FEW_PICTURES, EARLY_STRIDE = 5000, 8
-
-Config = TypeVar("Config", bound=TrainConfig)
-
-
-@dataclass
-class Run(Generic[Config]):
-    """A run: a task's own adds how its model is judged.
-
-    Attributes:
-        folder: the run folder.
-        config: its settings.
-        train, val: the datasets, with their cached pictures and `.annotations`.
-        main: this process is the one that reports (the only one, unless there are several).
-        interrupted: stopped by a signal before the end.
-        metrics: of the best model on the validation pictures; None in other processes than the main one.
-        predictions: of the best model, what the task makes of them.
-        seconds: of training, validation during it included.
-    """
-
-    FIGURES: ClassVar[Mapping[str, str]] = {}
-    """Figures that validation gives and their titles; the first decides which model is the best."""
-
-    folder: Path
-    config: Config
-    train: Any
-    val: Any
-    main: bool = True
-    interrupted: bool = False
-    metrics: Any = None
-    predictions: Any = None
-    seconds: float = 0.0
-    _latest: tuple[Any, Any] | None = field(default=None, repr=False)
-
-    @property
-    def data(self) -> Any:
-        """What is known of the training pictures: their `paths` and `categories`."""
-        return self.train.annotations
-
-    def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
-        """What this process finds out about its share of the validation pictures, in a form that can be pickled."""
-        raise TypeError(f"{type(self).__name__} has no judge")
-
-    def combine(self, shares: Sequence[Any]) -> tuple[Any, Any]:
-        """Metrics and predictions, from what `judge` gave in each process."""
-        raise TypeError(f"{type(self).__name__} has no combine")
-
-    def figures(self, metrics: Any) -> dict[str, float]:
-        """The numbers of `FIGURES`, finite."""
-        raise TypeError(f"{type(self).__name__} has no figures")
-
-    def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """How good a model is, each process looking at its share of the validation pictures."""
-        mine = range(accelerator.process_index, len(self.val), accelerator.num_processes)
-        shares = gather_object([self.judge(model, mine)])
-        if not accelerator.is_main_process:
-            return dict.fromkeys(self.FIGURES, 0.0)
-        self._latest = self.combine(shares)
-        return self.figures(self._latest[0])
-
-    def keep_latest(self) -> None:
-        """What was validated last is the best so far."""
-        assert self._latest is not None
-        self.metrics, self.predictions = self._latest
-
-    def judge_saved(self, device: torch.device) -> None:
-        """Judge the saved model, where an earlier sitting of the run found it."""
-        model = load_model(self.folder)[0].to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.metrics, self.predictions = self.combine([self.judge(model, range(len(self.val)))])
 
 
 @dataclass
@@ -243,7 +171,7 @@ class Session(Generic[Config]):
 
         def describe(row: Mapping[str, float]) -> dict[str, Any]:
             run.keep_latest()
-            return _describe(architecture, run, row)
+            return run.describe(architecture, row)
 
         begun = 0.0 if self.state is None else progress.fraction_at(self.state["step"], self.state["elapsed"])
         with RunLog(run.folder, self.console, run.FIGURES, visible=run.main, begun=begun) as log:
@@ -379,22 +307,3 @@ def _numbered_folder(parent: Path, name: str) -> Path:
             (parent / f"{name}-{number}").mkdir(parents=True)
             return parent / f"{name}-{number}"
         number += 1
-
-
-def _describe(architecture: Mapping[str, Any], run: Run[Any], row: Mapping[str, float]) -> dict[str, Any]:
-    """The content of `model.json`."""
-    return {
-        "architecture": dict(architecture),
-        "categories": [{"id": c.id, "name": c.name} for c in run.data.categories],
-        "size": run.config.size,
-        "training": {
-            "pictures": len(run.train),
-            "date": time.strftime("%Y-%m-%d"),
-            **{k: row[k] for k in ("epoch", "step", "seconds", *run.FIGURES)},
-        },
-        "versions": {
-            "detseg": detseg.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "timm")},
-        },
-    }
