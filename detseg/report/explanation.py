@@ -46,7 +46,10 @@ def write_explanation(
     """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    captions = [f"{percent(float(seen.scores[k]))} {names[k]}" for k in seen.labels.tolist()]
+    captions = [
+        f"{percent(float(seen.scores[k]))} {names[k]}" + ("" if heat.any() else " (no heat)")
+        for k, heat in zip(seen.labels.tolist(), seen.heat, strict=True)
+    ]
     rows, columns = seen.cells
     note = f"Grad-CAM of its last maps, {columns} × {rows} cells"
     x1, y1, x2, y2 = seen.area

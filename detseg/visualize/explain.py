@@ -28,6 +28,8 @@ OPACITY, FULL_FROM = 0.72, 0.6
 FADING = 0.8
 # So bright is what the network was not given.
 UNSEEN = 0.4
+# Rows at a time: pictures of cameras are large, and numbers between 0 and 1 take eight times their memory.
+BLOCK = 256
 BAR: Color = (0, 114, 178)
 TRACK: Color = (232, 232, 228)
 FILTER_COLUMNS = 16
@@ -65,11 +67,15 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     share = np.asarray(cv2.warpAffine(share, place, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     inside = ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    faded = image * (1 - FADING) + grey * FADING
-    opacity = (OPACITY * np.minimum(share / FULL_FROM, 1))[..., None]
-    warm = faded * (1 - opacity) + value_colors(share, HEAT) * opacity
-    return np.rint(np.where(inside[..., None], warm, faded * UNSEEN)).astype(np.uint8)
+    result = np.empty_like(image)
+    for top in range(0, height, BLOCK):
+        part = slice(top, top + BLOCK)
+        grey = cv2.cvtColor(image[part], cv2.COLOR_RGB2GRAY)[..., None]
+        faded = image[part] * (1 - FADING) + grey * FADING
+        opacity = (OPACITY * np.minimum(share[part] / FULL_FROM, 1))[..., None]
+        warm = faded * (1 - opacity) + value_colors(share[part], HEAT) * opacity
+        result[part] = np.rint(np.where(inside[part, :, None], warm, faded * UNSEEN))
+    return result
 
 
 def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = None) -> Image:

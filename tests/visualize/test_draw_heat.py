@@ -59,6 +59,14 @@ def hottest():
     return value_colors(np.ones((80, 80)), HEAT).astype(float)
 
 
+def test_large_pictures_are_drawn_part_by_part():
+    heat = np.random.default_rng(0).random((9, 9))
+    large = draw_heat(grey(600, 40), heat)
+    for top in (0, 200, 500):
+        part = draw_heat(grey(100, 40), heat, (0, -top, 40, 600 - top))
+        np.testing.assert_allclose(large[top : top + 100].astype(int), part.astype(int), atol=1)
+
+
 def test_heat_of_a_part_of_the_picture():
     image = grey(60, 100)
     drawn = draw_heat(image, spot(4, 4), (20, 0, 80, 60))
