@@ -24,6 +24,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.crops import Track, tracked, write_jpeg
 from detseg.data.geometry import warp_image
 from detseg.data.images import read_image
+from detseg.data.pack_rows import refuse_pack
 from detseg.data.readers.coco_writer import write_coco
 from detseg.data.readers.files import unique_stems
 
@@ -230,6 +231,7 @@ def windows_of(
             f"per_object and min_side must be at least 1, background lie in 0..100; they are {per_object}, {min_side} "
             f"and {background}"
         )
+    refuse_pack(annotations.pack)
     place = Path(folder) / "images" / split
     place.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(annotations, set())
