@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import dense_to_conv
-from detseg.boxes import clip_boxes
+from detseg.boxes import box_iou, clip_boxes
 from detseg.detect.localizer import Localizer, decode
 from detseg.detect.nms import batched_nms
 
@@ -24,6 +24,8 @@ from detseg.detect.nms import batched_nms
 SURROUNDINGS = 114 / 255
 # The largest share of a window that an object of its own takes, as `detseg windows` cuts them.
 LARGEST = 0.6
+# Windows whose boxes have at least this IoU mean the same object.
+AGREE = 0.5
 # Only so many of an image's best pairs of window and class are looked at.
 CANDIDATES = 1000
 
@@ -47,7 +49,7 @@ class SlidingWindowDetector(nn.Module):
         window: side of the squares it was trained on, pixels; a multiple of the stride, twice it at least.
         ratio: between the levels of the pyramid, that the windows were cut for.
         score_threshold: detections below this score are not returned.
-        iou_threshold: of non-max suppression, within a class.
+        iou_threshold: of non-max suppression, within a class; then the boxes that agree with one are merged into it.
         max_detections: at most this many an image.
 
     Attributes:
@@ -68,7 +70,7 @@ class SlidingWindowDetector(nn.Module):
         *,
         ratio: float = math.sqrt(2),
         score_threshold: float = 0.001,
-        iou_threshold: float = 0.5,
+        iou_threshold: float = 0.4,
         max_detections: int = 100,
     ) -> None:
         super().__init__()
@@ -155,4 +157,32 @@ class SlidingWindowDetector(nn.Module):
         labels = index % self.num_classes
         chosen = clip_boxes(boxes[index // self.num_classes], (int(size[0]), int(size[1])))
         kept = batched_nms(chosen, best, labels, self.iou_threshold, max_detections=self.max_detections)
-        return {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
+        merged, evidence = accumulate(chosen, best, labels, kept)
+        evidence, order = evidence.sort(descending=True, stable=True)
+        merged = clip_boxes(merged[order], (int(size[0]), int(size[1])))  # a mean may be a rounding error outside
+        return {"boxes": merged, "scores": evidence, "labels": labels[kept][order]}
+
+
+def accumulate(boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """What all windows that mean the same object say of it (Sermanet et al. 2014, arXiv:1312.6229, section 4.3).
+
+    Several windows see an object well enough to tell its box; one that takes a petal for a flower stands alone. So a
+    box is the mean of those that agree with it, weighted by their scores, and their sum S is what speaks for it.
+
+    Args:
+        boxes: (M, 4) xyxy.
+        scores: (M,).
+        labels: (M,); only boxes of the same class agree.
+        kept: (D,) the positions of those that non-max suppression leaves.
+
+    Returns:
+        Boxes (D, 4), and scores (D,) that lie in 0..1 and rise with S: 1 - exp(-S), about S where it is small.
+    """
+    agrees = (box_iou(boxes[kept], boxes) >= AGREE) & (labels[kept, None] == labels)
+    # A box without area has no IoU with itself.
+    agrees |= kept[:, None] == torch.arange(len(boxes), device=boxes.device)
+    weights = agrees * scores
+    total = weights.sum(1)
+    # A sum, not a product of matrices, which autocast would take in half precision.
+    merged = (weights[..., None] * boxes).sum(1) / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None]
+    return merged, -torch.expm1(-total)

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from detseg.backbones import AlexNet, Backbone, LeNet5, ZFNet, dense_to_conv
 from detseg.backbones.deepest import create_deepest
+from detseg.boxes import box_iou
 from detseg.data import windows
 from detseg.data.sample import PADDING
 from detseg.detect import SlidingWindowDetector, nms
 from detseg.detect.localizer import Localizer, decode
-from detseg.detect.sliding_window import LARGEST, SURROUNDINGS
+from detseg.detect.sliding_window import AGREE, LARGEST, SURROUNDINGS, accumulate
 
 
 class Unpadded(nn.Module):
@@ -117,11 +118,14 @@ def test_an_object_is_found_by_the_window_that_holds_it() -> None:
     one, none = detector(images)
     assert none["boxes"].shape == (0, 4)
     torch.testing.assert_close(one["labels"], torch.tensor([1]))
-    torch.testing.assert_close(one["scores"], torch.tensor([1 / (1 + math.exp(-4.25))]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        one["scores"], torch.tensor([1 - math.exp(-1 / (1 + math.exp(-4.25)))]), rtol=1e-3, atol=0
+    )
     torch.testing.assert_close(one["boxes"], torch.tensor([[56.0, 32, 80, 56]]))
 
 
 def test_selection_is_what_it_says() -> None:
+    """Against loops: non-max suppression class by class, then every box merged with those that agree with it."""
     detector = SlidingWindowDetector(localizer(), 40, score_threshold=0.2, iou_threshold=0.3, max_detections=7)
     images = torch.rand(2, 3, 61, 83)
     with torch.no_grad():
@@ -134,12 +138,31 @@ def test_selection_is_what_it_says() -> None:
         kept = []
         for label in range(3):
             rows = nms(clipped, scores[i, :, label], 0.3).tolist()
-            kept += [(float(scores[i, j, label]), label, clipped[j].tolist()) for j in rows]
+            kept += [(float(scores[i, j, label]), label, j) for j in rows]
         kept = sorted((found for found in kept if found[0] >= 0.2), reverse=True)[:7]
         assert len(kept) == 7, "or the limit is not tested"
-        torch.testing.assert_close(detections["scores"], torch.tensor([score for score, _, _ in kept]))
-        assert detections["labels"].tolist() == [label for _, label, _ in kept]
-        torch.testing.assert_close(detections["boxes"], torch.tensor([box for _, _, box in kept]))
+        merged = []
+        for _, label, j in kept:
+            total, mean = 0.0, torch.zeros(4)
+            for other in range(len(clipped)):
+                score = float(scores[i, other, label])
+                if score >= 0.2 and (other == j or box_iou(clipped[None, j], clipped[None, other]) >= AGREE):
+                    total, mean = total + score, mean + score * clipped[other]
+            merged.append((1 - math.exp(-total), label, (mean / total).tolist()))
+        merged.sort(reverse=True)
+        torch.testing.assert_close(detections["scores"], torch.tensor([score for score, _, _ in merged]))
+        assert detections["labels"].tolist() == [label for _, label, _ in merged]
+        torch.testing.assert_close(detections["boxes"], torch.tensor([box for _, _, box in merged]))
+
+
+def test_agreement_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 10], [5, 5, 5, 5], [90, 90, 99, 99]])
+    labels = torch.tensor([0, 0, 1, 0, 0])
+    merged, scores = accumulate(boxes, torch.tensor([0.6, 0.2, 0.5, 0.3, 0.0]), labels, torch.tensor([0, 2, 3, 4]))
+    torch.testing.assert_close(merged[:3], torch.tensor([[0, 0, 10, 9.5], [0, 0, 10, 10], [5, 5, 5, 5]]))
+    torch.testing.assert_close(scores, 1 - torch.tensor([-0.8, -0.5, -0.3, 0.0]).exp())
+    merged, scores = accumulate(boxes[:0], scores[:0], labels[:0], labels[:0])
+    assert merged.shape == (0, 4) and scores.shape == (0,)
 
 
 def test_uint8_is_what_float_is() -> None:
