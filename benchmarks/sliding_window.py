@@ -71,7 +71,7 @@ def seconds(work: Callable[[], Tensor], rounds: int) -> tuple[float, Tensor]:
     return min(times), result
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def compare(name: str, window: int, picture: Tensor) -> list[str]:
     model = localizer(name)
     plain = model.plain()
