@@ -120,7 +120,9 @@ class Trainer:
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._saved_at = 0.0
-        self._recent: deque[tuple[int, list[int], Tensor]] = deque(maxlen=CHECK_EVERY * self.settings.accumulate)
+        # What must be finite: of each step the losses of its batches and the norm of its gradient.
+        entries = CHECK_EVERY * (self.settings.accumulate + 1)
+        self._recent: deque[tuple[str, int, list[int], Tensor]] = deque(maxlen=entries)
         self._layout = torch.channels_last if self.choice.channels_last else torch.contiguous_format
         self.model.to(device=self.accelerator.device, memory_format=self._layout)  # type: ignore[call-overload]
         self.average = averaged(self.model, self.settings.ema_decay, lambda: self.progress.step)
@@ -132,7 +134,7 @@ class Trainer:
             state: what `load_state` gives, to go on from there.
 
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss or gradient is not finite.
             ValueError: the state is of a run with other data or another number of processes.
         """
         if state is not None:
@@ -222,7 +224,9 @@ class Trainer:
             with self.accelerator.no_sync(model):  # processes exchange gradients once a step
                 self._learn(model, images, targets, indices)
         self._learn(model, *batches[-1])
-        self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip)
+        norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip)
+        self._recent.append(("gradient", self.progress.step + 1, [i for *_, indices in batches for i in indices], norm))
+        self._check_finite()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
@@ -238,8 +242,7 @@ class Trainer:
         """Add up the gradients of a batch."""
         losses = self._losses(model, images, targets)
         loss = torch.stack(list(losses.values())).sum()
-        self._recent.append((self.progress.step + 1, indices, loss.detach()))
-        self._check_finite()
+        self._recent.append(("loss", self.progress.step + 1, indices, loss.detach()))
         self.accelerator.backward(loss / self.settings.accumulate)
         for name, value in losses.items():
             value = value.detach()
@@ -247,22 +250,21 @@ class Trainer:
         self._summed += 1
 
     def _check_finite(self, *, now: bool = False) -> None:
-        """Stop at a loss that is NaN or infinite, naming the pictures of the first such batch.
+        """Stop at a loss or gradient that is NaN or infinite, naming the pictures of the first such batch.
 
         Args:
-            now: look at the losses even where that makes a device wait.
+            now: look at them even where that makes a device wait.
         """
         on_cpu = self.accelerator.device.type == "cpu"
         if not (now or on_cpu or self.progress.step % CHECK_EVERY == CHECK_EVERY - 1) or not self._recent:
             return
-        recent = list(self._recent)[-1 if on_cpu else 0 :]
-        finite = torch.stack([loss for *_, loss in recent]).isfinite().tolist()
+        finite = torch.stack([value for *_, value in self._recent]).isfinite().tolist()
         if all(finite):
             return
-        step, indices, loss = recent[finite.index(False)]
+        what, step, indices, value = self._recent[finite.index(False)]
         pictures = "\n  ".join(self.names[i] for i in dict.fromkeys(indices))
         raise TrainingError(
-            f"the loss became {float(loss)} at step {step}; the pictures of that batch are\n  {pictures}\n"
+            f"the {what} became {float(value)} at step {step}; the pictures of that batch are\n  {pictures}\n"
             "Look at their annotations; if they are fine, lower --lr or use --precision fp32. The checkpoints "
             "written so far are untouched."
         )
@@ -296,7 +298,7 @@ class Trainer:
 
     def _validate(self, per_epoch: int) -> None:
         started = time.monotonic()
-        self._check_finite(now=True)  # what is saved after this must be sound
+        self._check_finite(now=True)  # the best model is saved after this
         self._share_buffers()
         metrics = self.validate(self.average.module)
         self._validated_at = self._fraction
@@ -325,6 +327,7 @@ class Trainer:
                 broadcast(buffer)
 
     def _save(self) -> None:
+        self._check_finite(now=True)  # or a run would resume from weights that are NaN
         self._saved_at = self.progress.elapsed()
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:

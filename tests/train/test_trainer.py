@@ -19,6 +19,7 @@ from detseg.train.optim import freeze_stages, norms
 from detseg.train.plan import SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
 from tests.train.runs import (
+    BATCH,
     EPOCHS,
     PER_EPOCH,
     PICTURES,
@@ -160,6 +161,36 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_pictures(tmp_path
     assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path, accumulate):
+    trainer = steep_trainer(tmp_path, steps=1, batch_size=PICTURES // accumulate, accumulate=accumulate)
+    with pytest.raises(TrainingError, match=r"the gradient became nan at step 1;") as error:
+        trainer.run()
+    assert str(error.value).count(".jpg") == PICTURES
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert not (tmp_path / "model.safetensors").exists()
+    assert load_state(tmp_path / RESUME)["step"] == 0
+
+
+def test_a_gradient_that_is_read_late_is_still_the_first_that_is_named_and_nothing_is_saved(tmp_path):
+    """As on a GPU, which is asked only now and then."""
+    trainer = steep_trainer(tmp_path, steps=PER_EPOCH)
+    trainer._validated_at = 1.0  # no validation, which would ask
+    look = trainer._check_finite
+    trainer._check_finite = lambda *, now=False: look(now=True) if now else None
+    with pytest.raises(TrainingError, match="the gradient became nan at step") as error:
+        trainer.run()
+    assert "picture-4.jpg" in str(error.value)
+    assert str(error.value).count(".jpg") == BATCH
+    assert trainer.progress.step == PER_EPOCH
+    assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
+
+
+def steep_trainer(folder, **changes):
+    samples = TrainingSamples(Numbered(), 0)
+    return tiny_trainer(folder, model=Steep(4), samples=samples, sizes=SizeSchedule(64, 64), **changes)
+
+
 class Numbered(Drawn):
     """Every picture has its position as label."""
 
@@ -181,6 +212,15 @@ class Fragile(nn.Module):
         labels = torch.cat([t["labels"] for t in targets])
         value = float("nan") if (labels == self.bad).any() else 1.0
         return {"loss": self.backbone(torch.ones(1, 1)).sum() * value}
+
+
+class Steep(Fragile):
+    """Its loss is finite, but has no slope for one label: the root of zero."""
+
+    def forward(self, images, targets):
+        labels = torch.cat([t["labels"] for t in targets])
+        root = (self.backbone.weight.sum() * float((labels != self.bad).all())).square().sqrt()
+        return {"loss": root}
 
 
 def test_the_best_model_is_kept(tmp_path):
