@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+# Of more distinct sizes than this, the restarts look at so many: the best of ten hardly depends on more.
+_ENOUGH = 10_000
+
 
 @dataclass(frozen=True)
 class AnchorFit:
@@ -51,9 +54,15 @@ def kmeans_anchors(sizes: ArrayLike, k: int, *, restarts: int = 10, seed: int = 
     unit = 2.0 ** np.round(np.log2(np.sqrt(distinct.prod(1)).mean()))
     distinct = distinct / unit
     generator = np.random.default_rng(seed)
-    runs = [_run(distinct, counts, k, generator) for _ in range(restarts)]
-    anchors = max(runs, key=lambda run: run[1])[0] * unit
-    return fit_of(sizes, anchors)
+    few, few_counts = distinct, counts
+    if len(distinct) > max(_ENOUGH, k):
+        part = np.sort(generator.choice(len(distinct), max(_ENOUGH, k), replace=False))
+        few, few_counts = distinct[part], counts[part]
+    starts = (_spread_start(few, few_counts, k, generator) for _ in range(restarts))
+    anchors, _ = max((_run(few, few_counts, start) for start in starts), key=lambda run: run[1])
+    if few is not distinct:
+        anchors, _ = _run(distinct, counts, anchors)
+    return fit_of(sizes, anchors * unit)
 
 
 def fit_of(sizes: ArrayLike, anchors: ArrayLike) -> AnchorFit:
@@ -84,28 +93,49 @@ def fit_anchors(sizes: ArrayLike, levels: int, per_level: int, *, seed: int = 0)
     return anchors.reshape(levels, per_level, 2)
 
 
-def _run(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.random.Generator) -> tuple[Array, float]:
-    """One k-means from a k-means++ start: the best anchors it passed through and their mean IoU."""
-    anchors = _spread_start(sizes, counts, k, generator)
-    best, best_iou, previous = anchors, -1.0, None
+def _run(sizes: Array, counts: NDArray[np.int_], start: Array) -> tuple[Array, float]:
+    """One k-means: the best anchors it passed through and their mean IoU."""
+    sides, areas = np.ascontiguousarray(sizes.T), sizes.prod(1)
+    anchors, best, best_iou, previous = start, start, -1.0, None
     for _ in range(300):
-        iou = size_iou(sizes, anchors)
-        mean = float(np.average(iou.max(1), weights=counts))
+        nearest, iou = _nearest(sides, areas, anchors)
+        mean = float(np.average(iou, weights=counts))
         if mean > best_iou:
             best, best_iou = anchors, mean
-        nearest = iou.argmax(1)
         if previous is not None and (nearest == previous).all():
             break
         previous = nearest
-        anchors = _centres(sizes, counts, nearest, iou.max(1), k)
+        anchors = _centres(sizes, counts, nearest, iou, len(start))
     return best, best_iou
+
+
+def _nearest(sides: Array, areas: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
+    """Which of the anchors (A, 2) serves each box best, the first of equals, and their IoU: both (M,).
+
+    `size_iou` with its `argmax` and `max`, but anchor by anchor: several times faster than reductions along rows of A.
+
+    Args:
+        sides: (2, M) the widths and the heights.
+        areas: (M,)
+        anchors: (A, 2)
+    """
+    widths, heights = sides
+    nearest, best = np.zeros(len(areas), np.intp), np.zeros(len(areas))
+    for k, (width, height) in enumerate(anchors.tolist()):
+        iou = np.minimum(widths, width) * np.minimum(heights, height)
+        iou /= areas + width * height - iou
+        np.putmask(nearest, iou > best, k)
+        np.maximum(best, iou, out=best)
+    return nearest, best
 
 
 def _spread_start(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.random.Generator) -> Array:
     """k-means++ (Arthur & Vassilvitskii 2007): each next anchor is a box, drawn by squared distance to the nearest."""
+    sides, areas, iou = np.ascontiguousarray(sizes.T), sizes.prod(1), np.zeros(len(sizes))
     chosen = [int(generator.choice(len(sizes), p=counts / counts.sum()))]
     while len(chosen) < k:
-        distance = 1 - size_iou(sizes, sizes[chosen]).max(1)
+        iou = np.maximum(iou, _nearest(sides, areas, sizes[chosen[-1:]])[1])
+        distance = 1 - iou
         distance[chosen] = 0  # rounding may leave 1e-16 there, and no box is to be taken twice
         weight = counts * distance**2
         chosen.append(int(generator.choice(len(sizes), p=weight / weight.sum())))

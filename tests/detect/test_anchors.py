@@ -7,6 +7,7 @@ import pytest
 
 from detseg.data.dataset import scaled_sizes
 from detseg.data.readers import read_annotations
+from detseg.detect import anchors as module
 from detseg.detect.anchors import fit_anchors, fit_of, kmeans_anchors, size_iou
 
 # Darknet's cfg files (yolov2-voc, yolov2: cells of 32 pixels; yolov3: pixels), all for inputs of 416 pixels.
@@ -104,6 +105,32 @@ def test_clusters_that_run_empty_do_no_harm():
     fit = kmeans_anchors(sizes, 4)
     assert np.isfinite(fit.anchors).all()
     assert fit.mean_iou > 0.99
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_each_box_goes_to_the_anchor_that_its_iou_says(data):
+    sizes = DATA[data]()
+    anchors = np.concatenate([sizes[:7], sizes[:2], YOLOV3])  # some twice: the first of equals
+    nearest, best = module._nearest(np.ascontiguousarray(sizes.T), sizes.prod(1), anchors)
+    iou = size_iou(sizes, anchors)
+    np.testing.assert_array_equal(nearest, iou.argmax(1))
+    np.testing.assert_array_equal(best, iou.max(1))  # to the last bit
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_of_many_sizes_a_part_finds_the_way_and_all_decide(monkeypatch, data):
+    sizes = DATA[data]()
+    whole = kmeans_anchors(sizes, 9)
+    monkeypatch.setattr(module, "_ENOUGH", 300)
+    part = kmeans_anchors(sizes, 9)
+    assert part.mean_iou > whole.mean_iou - 0.01
+    shuffled = np.random.default_rng(0).permutation(np.repeat(sizes, 2, 0)) * 3
+    np.testing.assert_allclose(kmeans_anchors(shuffled, 9).anchors, part.anchors * 3, rtol=1e-9)
+    # The last run sees every box: one more round of k-means from its result finds nothing better.
+    again = module._run(sizes, np.ones(len(sizes), int), part.anchors)
+    assert again[1] == pytest.approx(part.mean_iou, abs=1e-9)
+    distinct = np.unique(sizes[:400], axis=0)
+    assert kmeans_anchors(distinct, len(distinct), restarts=1).mean_iou == 1.0  # more than are enough otherwise
 
 
 def test_fit_reports_what_it_says():
