@@ -16,7 +16,6 @@ from detseg.data.classification import ClassificationDataset
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_labels
 from detseg.data.validate import raise_on_problems
-from detseg.metrics.analysis import none_for_nan
 from detseg.metrics.classification import ClassificationMetrics
 from detseg.metrics.draws import Comparison, difference_of, draw, mean_over_classes
 from detseg.report.classification_tables import MEANINGS, classification_tables
@@ -46,7 +45,7 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     tables: list[RenderableType] = [classification_tables(metrics)]
     if len(seen) > 1:
         comparison = compare_classifiers(labelled, probabilities, _in_order_of(labelled, *seen[1]), config.resamples)
-        content["comparison"] = none_for_nan(comparison.to_dict())
+        content["comparison"] = comparison.to_dict()
         titles = {name: title for name, (title, _) in MEANINGS.items()}
         tables.append(comparison_table(comparison, labelled.names, of="accuracy", what="pictures", titles=titles))
     return Verdict(content, _rows(metrics), tables)

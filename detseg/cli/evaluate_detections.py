@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
-from detseg.metrics.analysis import Analysis, analyse, none_for_nan
-from detseg.metrics.resampling import compare
+from detseg.metrics.analysis import Analysis, analyse
+from detseg.metrics.inputs import read_found, read_truth
+from detseg.metrics.matching import match
+from detseg.metrics.resampling import compare_matches
 from detseg.report.tables import analysis_tables, comparison_table
 
 if TYPE_CHECKING:
@@ -25,14 +27,16 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     """
     _check(config)
     truth, detections, other = _sides(config, console)
+    truth = read_truth(truth, config.iou_type)
     analysis = analyse(
         truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
     )
     content = analysis.to_dict()
     tables: list[RenderableType] = [analysis_tables(analysis)]
     if other is not None:
-        comparison = compare(truth, detections, other, config.iou_type, resamples=config.resamples)
-        content["comparison"] = none_for_nan(comparison.to_dict())
+        matches = match(truth, read_found(other, truth, config.iou_type), config.iou_type)
+        comparison = compare_matches(analysis.metrics.matches, matches, resamples=config.resamples)
+        content["comparison"] = comparison.to_dict()
         tables.append(comparison_table(comparison, [row.name for row in analysis.metrics.per_class]))
     return Verdict(content, _rows(analysis), tables)
 

@@ -22,7 +22,6 @@ from detseg.data.readers.masks import find_mask_sources, read_masks
 from detseg.data.sample import IGNORE
 from detseg.data.validate import raise_on_problems
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
-from detseg.metrics.analysis import none_for_nan
 from detseg.metrics.segmentation_resampling import (
     SegmentationIntervals,
     bootstrap_segmentation,
@@ -60,11 +59,11 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     metrics = [_measure(path, truth, config, console) for path in sides]
     content = metrics[0].to_dict()
     intervals = bootstrap_segmentation(metrics[0], resamples=config.resamples) if config.resamples else None
-    content["intervals"] = None if intervals is None else none_for_nan(intervals.to_dict())
+    content["intervals"] = None if intervals is None else intervals.to_dict()
     tables = _tables(metrics[0], intervals)
     if len(metrics) > 1:
         comparison = compare_segmentation(*metrics, resamples=config.resamples)
-        content["comparison"] = none_for_nan(comparison.to_dict())
+        content["comparison"] = comparison.to_dict()
         titles = {name: title for name, (title, _) in MEANINGS.items()}
         tables.append(comparison_table(comparison, truth.names, of="IoU", what="masks", titles=titles))
     return Verdict(content, _rows(metrics[0], intervals, truth.categories), tables)

@@ -32,7 +32,7 @@ class Analysis:
             "best_thresholds": self.thresholds.to_dict(),
             "confusion": self.confusion.to_dict(),
         }
-        return self.metrics.to_dict(curves=curves) | none_for_nan(more)
+        return self.metrics.to_dict(curves=curves) | more
 
 
 def analyse(
@@ -77,12 +77,3 @@ def analyse(
         thresholds=thresholds,
         confusion=confusion_of(overlaps, truth.names, score_threshold=score_threshold, iou_threshold=_IOU),
     )
-
-
-def none_for_nan(value: Any) -> Any:
-    """The same nested lists and dicts with None in place of NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: none_for_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [none_for_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -212,6 +213,15 @@ def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
 
 
 # ------------------------------------------------------------------ small things
+
+
+def none_for_nan(value: Any) -> Any:
+    """The same nested dicts and lists (tuples too) with None in place of NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: none_for_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [none_for_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

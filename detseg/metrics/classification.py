@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.analysis import none_for_nan
 from detseg.metrics.calibration import Calibration, calibrate
-from detseg.metrics.checks import as_numpy, whole_numbers
+from detseg.metrics.checks import as_numpy, none_for_nan, whole_numbers
 from detseg.metrics.resampling import Interval
 
 FIGURES = ("top1", "top5", "mean_class_accuracy", "macro_f1", "log_loss", "calibration_error")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.inputs import IoUType, read_found, read_truth
 from detseg.metrics.kernels import compiled
 from detseg.metrics.matching import Matches
@@ -65,8 +66,9 @@ class BestThresholds:
     iou_threshold: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python."""
-        return asdict(self) | {"per_class": [asdict(row) for row in self.per_class]}
+        """As plain Python, NaN as None."""
+        content: dict[str, Any] = none_for_nan(asdict(self))
+        return content
 
 
 def confusion_matrix(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.metrics import kernels
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
 from detseg.metrics.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 
@@ -128,7 +129,7 @@ class DetectionMetrics:
                 "precision": curve.precision.tolist(),
                 "scores": curve.scores.tolist(),
             }
-        without_nan: dict[str, Any] = _none_for_nan(content)
+        without_nan: dict[str, Any] = none_for_nan(content)
         return without_nan
 
 
@@ -278,11 +279,3 @@ def _per_class(
             )
         )
     return tuple(rows)
-
-
-def _none_for_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _none_for_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_none_for_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.checks import none_for_nan
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -44,8 +46,9 @@ class Comparison:
     per_class: tuple[Difference, ...]  # (K,) of AP, or of IoU
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python."""
-        return asdict(self) | {"per_class": [asdict(row) for row in self.per_class]}
+        """As plain Python, NaN as None."""
+        content: dict[str, Any] = none_for_nan(asdict(self))
+        return content
 
 
 def check_options(resamples: int, level: float) -> None:

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.detection import RECALL_LEVELS
 from detseg.metrics.inputs import IoUType, read_found, read_truth
 from detseg.metrics.kernels import compiled
@@ -71,14 +72,16 @@ class ErrorAnalysis:
     missed: NDArray[np.int64]  # positions of the missed objects among those of the ground truth
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python, without the two lists."""
+        """As plain Python, NaN as None, without the two lists."""
         costs = self.errors | {"false_positives": self.false_positives, "false_negatives": self.false_negatives}
-        return {
+        content = {
             "ap": self.ap,
             "foreground": self.foreground,
             "background": self.background,
             "errors": {name: {"gain": cost.gain, "count": cost.count} for name, cost in costs.items()},
         }
+        without_nan: dict[str, Any] = none_for_nan(content)
+        return without_nan
 
 
 def analyse_errors(

@@ -152,7 +152,9 @@ class Found:
 
 
 def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
-    """Ground truth in any of its forms; raises ValueError that names the file, the item and what is wrong."""
+    """Ground truth in any of its forms, or read already; raises ValueError that names file, item and what is wrong."""
+    if isinstance(ground_truth, Truth):
+        return ground_truth
     place = "ground truth"
     if isinstance(ground_truth, str | Path):
         place = str(ground_truth)

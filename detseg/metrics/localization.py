@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.boxes import paired_iou
-from detseg.metrics.analysis import none_for_nan
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.draws import Interval, draw, interval_of
 
 LEVEL = 0.95

@@ -27,6 +27,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.draws import (
     Comparison,
     Difference,
@@ -69,8 +70,9 @@ class Intervals:
         return not np.isnan(self.figures["AP"].low)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python."""
-        return asdict(self) | {"per_class": [asdict(row) for row in self.per_class]}
+        """As plain Python, NaN as None."""
+        content: dict[str, Any] = none_for_nan(asdict(self))
+        return content
 
 
 def bootstrap(matches: Matches, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Intervals:

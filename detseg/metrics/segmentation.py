@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.draws import mean_over_classes
 
 FIGURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice", "boundary_iou")
@@ -97,8 +98,6 @@ class SegmentationMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single pictures, as plain Python for `json.dump`, NaN as None."""
-        from detseg.metrics.analysis import none_for_nan
-
         content = {
             "pictures": len(self.pictures.image_ids),
             "pixels": int(self.confusion.sum()),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.draws import Comparison, Interval, check_options, difference_of, draw, interval_of
 from detseg.metrics.segmentation import PictureCounts, SegmentationMetrics, iou_of, summaries
 
@@ -38,8 +39,9 @@ class SegmentationIntervals:
         return not np.isnan(self.figures["miou"].low)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python."""
-        return asdict(self) | {"per_class": [asdict(row) for row in self.per_class]}
+        """As plain Python, NaN as None."""
+        content: dict[str, Any] = none_for_nan(asdict(self))
+        return content
 
 
 def bootstrap_segmentation(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.checks import none_for_nan
 from detseg.metrics.inputs import Detections, Found, Truth, read_found, read_truth
 from detseg.metrics.kernels import HIT, MISS, UNJUDGED, Floats, Ints, compiled
 from detseg.metrics.layout import Layout, lay_out
@@ -57,14 +58,15 @@ class VocMetrics:
             {
                 "name": row.name,
                 "category_id": row.category_id,
-                "ap": None if math.isnan(row.ap) else row.ap,
+                "ap": row.ap,
                 "objects": row.objects,
                 "difficult": row.difficult,
             }
             for row in self.per_class
         ]
-        figure = None if math.isnan(self.map) else self.map
-        return {"method": self.method, "iou_threshold": self.iou_threshold, "map": figure, "per_class": rows}
+        content = {"method": self.method, "iou_threshold": self.iou_threshold, "map": self.map, "per_class": rows}
+        without_nan: dict[str, Any] = none_for_nan(content)
+        return without_nan
 
 
 def evaluate_voc(

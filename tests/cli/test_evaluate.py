@@ -15,7 +15,7 @@ from detseg.cli import main
 from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
 from detseg.metrics import evaluate_detections
-from detseg.metrics.analysis import analyse, none_for_nan
+from detseg.metrics.analysis import analyse
 from detseg.metrics.resampling import bootstrap, compare
 from tests.metrics.scenes import random_scene
 
@@ -127,7 +127,7 @@ def test_json_alone_on_stdout(scene, capfd) -> None:
     analysis = analyse(*scene.values(), resamples=50)
     assert content["intervals"]["figures"]["AP"]["low"] == analysis.intervals.figures["AP"].low
     assert content["errors"]["errors"]["missed"]["count"] == analysis.errors.errors["missed"].count
-    assert content["best_thresholds"] == none_for_nan(analysis.thresholds.to_dict())
+    assert content["best_thresholds"] == analysis.thresholds.to_dict()
     assert content["confusion"] == analysis.confusion.to_dict()
     assert content["comparison"]["figures"]["AP"]["a"] == pytest.approx(content["figures"]["AP"])
 

@@ -44,7 +44,7 @@ def test_matrix_by_hand():
     assert confusion.counts.tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 0]]
     assert confusion.most_frequent() == [("tulip", "rose", 1)]
     assert matrix(objects, found, 0.2).counts.tolist() == [[2, 0, 0], [1, 1, 0], [0, 1, 0]]
-    told = json.loads(json.dumps(confusion.to_dict()))
+    told = json.loads(json.dumps(confusion.to_dict(), allow_nan=False))
     assert told["classes"] == ["rose", "tulip", "background"] and told["counts"] == confusion.counts.tolist()
 
 
@@ -145,7 +145,7 @@ def test_threshold_by_hand():
     # All together: hits 2 of 3 down to 0.7 with 4 objects, F1 4/7; all 3 of 5 down to 0.1, F1 6/9.
     overall = best.overall
     assert (overall.score, overall.precision, overall.recall, overall.f1) == pytest.approx((0.1, 3 / 5, 3 / 4, 2 / 3))
-    assert json.loads(json.dumps(best.to_dict()))["per_class"][1]["f1"] == 1
+    assert json.loads(json.dumps(best.to_dict(), allow_nan=False))["per_class"][1]["f1"] == 1
 
 
 def test_equal_scores_stay_together():

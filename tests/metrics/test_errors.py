@@ -77,7 +77,7 @@ def test_totals():
     assert analysis.false_positives.gain == pytest.approx(51 / 101 * 0.5)  # then precision is 1
     assert analysis.false_negatives.gain == pytest.approx(0.5 - 51 / 101 * 0.5)  # then recall is
     assert analysis.to_dict()["errors"]["false_positives"] == {"gain": analysis.false_positives.gain, "count": 1}
-    json.dumps(analysis.to_dict())
+    json.dumps(analysis.to_dict(), allow_nan=False)
 
 
 def test_an_object_is_mended_once():

@@ -131,7 +131,7 @@ def test_the_values_are_those_of_the_metrics():
         assert limits.ap.low < limits.ap.value < limits.ap.high
     nothing = intervals.per_class[3].ap
     assert all(math.isnan(v) for v in (nothing.value, nothing.low, nothing.high))
-    json.dumps(intervals.to_dict())
+    json.dumps(intervals.to_dict(), allow_nan=False)
 
 
 def test_the_resamples_are_those_of_the_definition():
@@ -229,7 +229,7 @@ def test_the_better_one_is_told_and_the_sides_are_symmetric():
     assert 0 < row.low < row.difference < row.high and row.b_better == 1
     assert (reverse.difference, reverse.b_better) == (-row.difference, 0)
     assert (reverse.low, reverse.high) == pytest.approx((-row.high, -row.low))
-    json.dumps(there.to_dict())
+    json.dumps(there.to_dict(), allow_nan=False)
 
 
 def test_pairs_tell_more_than_each_side_alone():

@@ -86,7 +86,7 @@ def test_nothing_to_judge():
     m = evaluate_segmentation(ignored, [np.zeros((5, 5), int)] * 3, NAMES)
     intervals = bootstrap_segmentation(m, resamples=10)
     assert all(math.isnan(v) for row in intervals.figures.values() for v in (row.value, row.low, row.high))
-    json.dumps(intervals.to_dict())
+    json.dumps(intervals.to_dict(), allow_nan=False)
 
 
 def test_without_boundary():
