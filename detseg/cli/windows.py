@@ -14,7 +14,7 @@ class Windows:
     Writes a data set in COCO's form, from which a localizer learns to find what `detseg predict --slide` slides over:
 
         detseg windows --data flowers/ --output windows
-        detseg train localizer --data windows --objectness --size 160 --zoom 1 1
+        detseg train localizer --data windows --objectness --size 128 --zoom 1 1
         detseg predict runs/localizer-1 photos/ --slide
     """
 
@@ -22,7 +22,7 @@ class Windows:
     """Folder or data.yaml with training and validation annotations: COCO, VOC or YOLO."""
     output: Path
     """Folder to write to; it must be new or empty."""
-    size: int = 160
+    size: int = 128
     """Side of the windows, pixels; train the localizer with the same --size."""
     stride: int = 32
     """Of the localizer's deepest map, pixels: windows lie so far apart."""

@@ -28,10 +28,9 @@ from detseg.data.pack_rows import refuse_pack
 from detseg.data.readers.coco_writer import write_coco
 from detseg.data.readers.files import unique_stems
 
-# The largest share of a window that its object takes. Some surroundings belong into it: an object off the middle is to
-# be seen whole, and at its border a network that pads sees something else when a window is cut out (zeros beside it)
-# than when it slides (the picture goes on), so the object should not lie there.
-LARGEST = 0.6
+# The largest share of a window that its object takes: in one of 128 pixels with a stride of 32, an object that lies
+# half a step off the middle is just seen whole.
+LARGEST = 0.75
 # From this misfit on a window is background: it is a whole step away, where the next window has its middle.
 # Between 1 and this neither answer would be wrong; such windows are not cut.
 CLEAR = 2.0
@@ -53,7 +52,7 @@ class WindowGrid:
         ratio: between the levels of the pyramid.
     """
 
-    size: int = 160
+    size: int = 128
     stride: int = 32
     ratio: float = math.sqrt(2)
 

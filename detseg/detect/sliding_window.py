@@ -23,7 +23,7 @@ from detseg.detect.nms import batched_nms
 # The grey that pictures are surrounded with everywhere in training and prediction (114 of 255).
 SURROUNDINGS = 114 / 255
 # The largest share of a window that an object of its own takes, as `detseg windows` cuts them.
-LARGEST = 0.6
+LARGEST = 0.75
 # Windows whose boxes have at least this IoU mean the same object.
 AGREE = 0.5
 # Only so many of an image's best pairs of window and class are looked at.
@@ -59,7 +59,7 @@ class SlidingWindowDetector(nn.Module):
         ValueError: the localizer has no objectness, or an option is out of range.
 
     Example:
-        >>> model = SlidingWindowDetector(localizer, window=160)
+        >>> model = SlidingWindowDetector(localizer, window=128)
         >>> detections = model(images)  # [{"boxes": ..., "scores": ..., "labels": ...}, ...]
     """
 
@@ -95,8 +95,8 @@ class SlidingWindowDetector(nn.Module):
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Detections of images (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
 
-        The smallest objects that are found take 0.6 / ratio of a window in the images as they are: enlarge pictures for
-        smaller ones. The largest are as large as the image.
+        The smallest objects that are found take 0.75 / ratio of a window in the images as they are: enlarge pictures
+        for smaller ones. The largest are as large as the image.
 
         Returns:
             For each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.

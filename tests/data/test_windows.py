@@ -16,21 +16,21 @@ NOTHING = np.zeros((0, 4))
 
 
 def test_shares_by_hand():
-    assert GRID.shares == pytest.approx((0.6 / math.sqrt(2), 0.6))
-    assert WindowGrid(size=128, stride=32, ratio=1.5).shares == pytest.approx((0.4, 0.6))
+    assert GRID.shares == pytest.approx((0.75 / math.sqrt(2), 0.75))
+    assert WindowGrid(size=128, stride=32, ratio=1.5).shares == pytest.approx((0.5, 0.75))
 
 
 @pytest.mark.parametrize(
     ("box", "wanted"),
     [
-        # The middle of the window is (100, 100), half a step 16; the best size 160 * 0.6 / 2^(1/4) = 80.7.
-        ((59.65, 80, 140.35, 120), 0),
-        ((80, 59.65, 120, 140.35), 0),
-        ((67.65, 80, 148.35, 120), 0.5),
-        ((59.65, 48, 140.35, 88), 2),
-        ((52, 90, 148, 110), 1),
-        ((100 - 48 / math.sqrt(2), 90, 100 + 48 / math.sqrt(2), 110), 1),
-        ((100 - 48, 100 - 96, 100 + 48, 100 + 96), 5),
+        # The middle of the window is (100, 100), half a step 16; the best size 160 * 0.75 / 2^(1/4) = 100.9.
+        ((49.55, 80, 150.45, 120), 0),
+        ((80, 49.55, 120, 150.45), 0),
+        ((57.55, 80, 158.45, 120), 0.5),
+        ((49.55, 48, 150.45, 88), 2),
+        ((40, 90, 160, 110), 1),
+        ((100 - 60 / math.sqrt(2), 90, 100 + 60 / math.sqrt(2), 110), 1),
+        ((100 - 60, 100 - 120, 100 + 60, 100 + 120), 5),
         ((100, 100, 100, 100), math.inf),
     ],
 )

@@ -83,11 +83,11 @@ def test_what_windows_are_is_the_same_here_and_in_the_data() -> None:
 
 
 def test_levels_by_hand() -> None:
-    detector = SlidingWindowDetector(localizer(), 40)  # its windows have objects of up to 24 pixels
-    assert detector.level_sizes(48, 32) == [(48, 32), (34, 23), (24, 16)]
-    assert detector.level_sizes(20, 24) == [(20, 24)]
-    assert detector.level_sizes(25, 1) == [(25, 1), (18, 1)]
-    assert SlidingWindowDetector(localizer(), 40, ratio=2).level_sizes(70, 96) == [(70, 96), (35, 48), (18, 24)]
+    detector = SlidingWindowDetector(localizer(), 40)  # its windows have objects of up to 30 pixels
+    assert detector.level_sizes(60, 40) == [(60, 40), (42, 28), (30, 20)]
+    assert detector.level_sizes(20, 30) == [(20, 30)]
+    assert detector.level_sizes(33, 1) == [(33, 1), (23, 1)]
+    assert SlidingWindowDetector(localizer(), 40, ratio=2).level_sizes(70, 120) == [(70, 120), (35, 60), (18, 30)]
 
 
 class White(nn.Module):
