@@ -46,6 +46,10 @@ class Progress:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
             raise ValueError("give either a number of steps or a number of seconds")
+        self.begin()
+
+    def begin(self) -> None:
+        """The clock starts now: what came before, such as a test of learning rates, is not counted."""
         self._started = time.monotonic()
 
     def elapsed(self) -> float:

@@ -137,6 +137,7 @@ class Trainer:
             TrainingError: a loss or gradient is not finite.
             ValueError: the state is of a run with other data or another number of processes.
         """
+        self.progress.begin()
         if state is not None:
             self._restore(state)
         self._fraction = self.progress.fraction()

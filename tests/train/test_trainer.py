@@ -301,6 +301,16 @@ def test_a_budget_of_time_ends_on_time_and_the_schedule_with_it(tmp_path, monkey
     assert 5 <= len(trainer.log.rows) <= 11
 
 
+def test_the_minutes_count_from_the_start_of_training(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("detseg.train.plan.time", clock)
+    trainer = tiny_trainer(tmp_path, at=clock.tick, seconds=60, sizes=SizeSchedule(64, 64), model=Fragile(-1))
+    clock.now += 50  # a test of learning rates, say
+    trainer.run()
+    assert trainer.progress.step in (29, 30, 31)
+    assert trainer.progress.elapsed() == pytest.approx(60, abs=4)
+
+
 def test_a_resumed_budget_of_time_uses_what_is_left(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr("detseg.train.plan.time", clock)
