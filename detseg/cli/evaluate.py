@@ -156,10 +156,12 @@ def _judged(config: Evaluate) -> Kind:
 def _kind_of(path: Path) -> Kind:
     """What is at a path: the run of a segmenter or classifier, a folder of masks, or else detections."""
     from detseg.train.checkpoint import DESCRIPTION, read_description
+    from detseg.train.config import SETTINGS
 
     if not path.is_dir():
         return "detections"
-    if not (path / DESCRIPTION).exists() and any(path.glob("*.png")):
+    # A run that has not come to a model yet may hold pictures too.
+    if not any((path / name).exists() for name in (DESCRIPTION, SETTINGS)) and any(path.glob("*.png")):
         return "masks"
     kinds: dict[str, Kind] = {"fcn": "masks", "classifier": "classes"}
     return kinds.get(read_description(path)["architecture"]["kind"], "detections")

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+SETTINGS = "config.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -37,7 +39,7 @@ class TrainConfig:
     """Pictures a step (and process)."""
     accumulate: int = 1
     """Batches whose gradients are added up before a step: --batch-size 4 --accumulate 4 learns like 16, in the memory
-    of 4."""
+    of 4; a segmenter not exactly so, as each batch's loss is a mean over its own labelled pixels."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Which optimiser."""
     lr: float | None = None
@@ -100,20 +102,27 @@ class TrainConfig:
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, with absolute paths: the run may be resumed from another working directory."""
-        content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in asdict(self).items() if n != "resume"}
-        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        settings = {n: v for n, v in asdict(self).items() if n != "resume"}
+        content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in settings.items()}
+        text = json.dumps({"task": self.task, **content}, indent=2) + "\n"
+        (folder / SETTINGS).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read `config.json` of a run; raises ValueError when it is missing or not of this version."""
-        path = folder / "config.json"
+        """Read `config.json` of a run; raises ValueError when it is missing, of another task or not of this version."""
+        path = folder / SETTINGS
         if not path.is_file():
             raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
         try:
             content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+            task = content.pop("task", cls.task)  # older runs do not tell
             unknown = set(content) - {f.name for f in fields(cls)}
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not the settings of a run ({error})") from error
+        if task != cls.task:
+            raise ValueError(
+                f"{folder}: this is the run of a {task}; resume it with detseg train {task} --resume {folder}"
+            )
         if unknown:
             raise ValueError(
                 f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?"

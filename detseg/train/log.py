@@ -26,6 +26,8 @@ from detseg.data.readers.files import write_atomically
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+METRICS = "metrics.csv"
+
 
 class RunLog:
     """Log of one run; a context manager.
@@ -47,7 +49,7 @@ class RunLog:
         visible: bool = True,
         begun: float = 0.0,
     ) -> None:
-        self.csv = folder / "metrics.csv"
+        self.csv = folder / METRICS
         self._figures = figures
         self._folder, self._console, self._visible = folder, console, visible
         self._bar = Progress(

@@ -20,9 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
-from detseg.train.checkpoint import RESUME, build_model, load_state
+from detseg.train.checkpoint import DESCRIPTION, RESUME, WEIGHTS, build_model, load_state
 from detseg.train.errors import TrainingError
-from detseg.train.log import RunLog
+from detseg.train.log import METRICS, RunLog
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import create_optimizer, freeze_stages, norms, parameter_groups
 from detseg.train.plan import Progress, SizeSchedule, TrainingSamples, steps_per_epoch
@@ -75,6 +75,8 @@ class Session(Generic[Config]):
             pictures: number of pictures to train on.
         """
         config, model = self.config, self.make(architecture)
+        if config.weights not in ("pretrained", "none") and self.state is None:
+            tell(self.console, str(model.backbone.weight_report))
         stages = len(model.backbone.stages)
         freeze = {"all": stages, "none": 0}.get(str(config.freeze), config.freeze)
         if freeze is None:
@@ -159,15 +161,8 @@ class Session(Generic[Config]):
         progress = Progress(0, None) if trained else self._length(len(samples))
         if not trained:
             self._print_plan(freeze, len(model.backbone.stages), run.folder)
-        groups = parameter_groups(
-            model,
-            lr=LR if config.lr is None else config.lr,
-            weight_decay=config.weight_decay,
-            backbone_lr=BACKBONE_LR if config.backbone_lr is None else config.backbone_lr,
-            stage_decay=1.0 if config.stage_decay is None else config.stage_decay,
-        )
+        groups = self._groups(model)
         frozen = freeze_stages(model.backbone.stages, freeze)
-        smallest = max(64, round(config.size * 0.6 / 32) * 32) if config.multi_scale else config.size
 
         def describe(row: Mapping[str, float]) -> dict[str, Any]:
             run.keep_latest()
@@ -183,15 +178,9 @@ class Session(Generic[Config]):
                 accelerator=accelerator,
                 folder=run.folder,
                 progress=progress,
-                sizes=SizeSchedule(config.size, smallest, mosaic=mosaic, seed=config.seed),
+                sizes=self._sizes(mosaic),
                 choice=choice,
-                settings=Settings(
-                    config.batch_size,
-                    config.seed,
-                    config.schedule,
-                    workers=self._workers(),
-                    accumulate=config.accumulate,
-                ),
+                settings=self._settings(),
                 in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
                 validate=lambda model: run.validate(model, accelerator),
                 goal=next(iter(run.FIGURES)),
@@ -232,10 +221,27 @@ class Session(Generic[Config]):
         per_epoch = steps_per_epoch(pictures, config.batch_size * config.accumulate, self.accelerator.num_processes)
         return Progress((config.epochs or DEFAULT_EPOCHS) * per_epoch, None)
 
-    def _workers(self) -> int:
-        if self.config.workers is not None:
-            return self.config.workers
-        return 0 if self.accelerator.device.type == "cpu" else min(8, torch.multiprocessing.cpu_count())
+    def _groups(self, model: Any) -> list[dict[str, Any]]:
+        config = self.config
+        return parameter_groups(
+            model,
+            lr=LR if config.lr is None else config.lr,
+            weight_decay=config.weight_decay,
+            backbone_lr=BACKBONE_LR if config.backbone_lr is None else config.backbone_lr,
+            stage_decay=1.0 if config.stage_decay is None else config.stage_decay,
+        )
+
+    def _sizes(self, mosaic: float) -> SizeSchedule:
+        size = self.config.size
+        smallest = max(64, round(size * 0.6 / 32) * 32) if self.config.multi_scale else size
+        return SizeSchedule(size, smallest, mosaic=mosaic, seed=self.config.seed)
+
+    def _settings(self) -> Settings:
+        config, workers = self.config, self.config.workers
+        if workers is None:
+            on_cpu = self.accelerator.device.type == "cpu"
+            workers = 0 if on_cpu else min(8, torch.multiprocessing.cpu_count())
+        return Settings(config.batch_size, config.seed, config.schedule, workers=workers, accumulate=config.accumulate)
 
     def _print_plan(self, freeze: int, stages: int, folder: Path) -> None:
         config, accelerator = self.config, self.accelerator
@@ -295,8 +301,11 @@ def _accelerator() -> Accelerator:
 
 def _refuse_taken(folder: Path) -> None:
     """Raise ValueError where a run would be overwritten."""
-    if (folder / RESUME).exists():
+    taken = [name for name in (RESUME, WEIGHTS, DESCRIPTION, METRICS) if (folder / name).exists()]
+    if RESUME in taken:
         raise ValueError(f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output")
+    if taken:
+        raise ValueError(f"{folder}: holds {taken[0]} of an earlier run, without {RESUME}; give another --output")
 
 
 def _numbered_folder(parent: Path, name: str) -> Path:

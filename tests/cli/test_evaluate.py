@@ -17,6 +17,7 @@ from detseg.cli.evaluate import run as evaluate
 from detseg.metrics import evaluate_detections
 from detseg.metrics.analysis import analyse
 from detseg.metrics.resampling import bootstrap, compare
+from detseg.train.config import TrainDetector
 from tests.metrics.scenes import random_scene
 
 
@@ -199,6 +200,13 @@ def test_a_run_of_other_classes_is_refused(run, small, tmp_path) -> None:
 
 
 # ------------------------------------------------------------------ mistakes, command line
+
+
+def test_a_run_that_was_stopped_early_is_no_folder_of_masks(tmp_path) -> None:
+    (tmp_path / "learning_rate.png").touch()
+    TrainDetector(data=tmp_path).save(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: no trained model here"):
+        evaluate(Evaluate(detections=tmp_path, ground_truth=tmp_path / "gt.json"))
 
 
 def test_mistakes_are_one_line(files, tmp_path, run) -> None:

@@ -1,6 +1,7 @@
 """`detseg train detector`: the whole command on a tiny set, its mistakes, every data format, resuming."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -9,14 +10,17 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from detseg.backbones import create_backbone
 from detseg.cli import main
 from detseg.data.readers import read_dataset, write_voc, write_yolo
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainDetector
 from detseg.train.detector import train_detector
 from detseg.train.segmenter import load_mask_data
+from detseg.train.session import session
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -134,6 +138,38 @@ def test_an_existing_run_is_not_overwritten(run, small, capsys):
     error = error_of(capsys, "--data", small, "--output", run.folder, *QUICK)
     assert f"{run.folder}: holds a run already; go on with it by --resume" in error
     assert (run.folder / "resume.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("left", ["model.safetensors", "model.json", "metrics.csv"])
+def test_what_is_left_of_a_run_is_not_overwritten(small, tmp_path, capsys, left):
+    (tmp_path / left).write_text("precious")
+    error = error_of(capsys, "--data", small, "--output", tmp_path, *QUICK)
+    assert f"{tmp_path}: holds {left} of an earlier run, without resume.pt; give another --output" in error
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+    assert (tmp_path / left).read_text() == "precious"
+
+
+def test_a_run_is_resumed_as_what_it_is(run, capsys):
+    assert json.loads((run.folder / "config.json").read_text())["task"] == "detector"
+    assert main(["train", "localizer", "--resume", str(run.folder)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"{run.folder}: this is the run of a detector; resume it with detseg train detector --resume" in error
+
+
+def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
+    file = tmp_path / "weights.pt"
+    tensors = create_backbone("test_efficientnet").state_dict()
+    torch.save(tensors | {"head.weight": torch.zeros(3)}, file)
+    console = Console(file=io.StringIO(), width=60)
+    config = TrainDetector(data=small, backbone="test_efficientnet", weights=str(file), size=64)
+    architecture = {
+        "kind": "yolo", "backbone": "test_efficientnet", "strides": [8, 16, 32], "num_classes": 2,
+        "anchors": np.ones((3, 1, 2)).tolist(), "folded": True,
+    }  # fmt: skip
+    with session(config, console) as sitting:
+        sitting.build(architecture, 8)
+    told = console.file.getvalue()
+    assert told == f"weights from {file}: {len(tensors)} tensors copied, 1 skipped (head.weight)\n"
 
 
 def test_a_training_set_without_objects_is_refused(small, tmp_path, capsys):
