@@ -3,100 +3,77 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.train.config import TrainClassifier, TrainDetector, TrainLocalizer, TrainSegmenter
+from detseg.train.config import TrainClassifier, TrainConfig, TrainDetector, TrainLocalizer, TrainSegmenter
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from detseg.train.detector import DetectorRun
     from detseg.train.run import Run
+
+    Shown = tuple[Sequence[tuple[str, Path]], RenderableType]  # captions and paths of pictures, and the table
 
 
 def run_detector(config: TrainDetector) -> int:
     """Train a detector, print its table, write pictures and report; returns the exit code."""
-    from rich.console import Console
-
-    from detseg.report.detector import write_pictures
+    from detseg.report.detector import analysis_of, write_pictures
     from detseg.report.tables import metrics_table
     from detseg.train.detector import train_detector
 
-    console = Console()
-    run = train_detector(config, console)
-    if _ended_early(run, console):
-        return 130
-    if run.metrics is not None:
-        _show(run, console, write_pictures(run), metrics_table(run.metrics))
-    return 0
+    def show(run: DetectorRun) -> Shown:
+        analysis = analysis_of(run)
+        return write_pictures(run, analysis), metrics_table(run.metrics, analysis.intervals)
+
+    return _run(config, train_detector, show)
 
 
 def run_segmenter(config: TrainSegmenter) -> int:
     """Train a segmenter, print its table, write pictures and report; returns the exit code."""
-    from rich.console import Console
-
     from detseg.report.segmentation_tables import segmentation_tables
     from detseg.report.segmenter import write_pictures
     from detseg.train.segmenter import train_segmenter
 
-    console = Console()
-    run = train_segmenter(config, console)
-    if _ended_early(run, console):
-        return 130
-    if run.metrics is not None:
-        _show(run, console, write_pictures(run), segmentation_tables(run.metrics))
-    return 0
+    return _run(config, train_segmenter, lambda run: (write_pictures(run), segmentation_tables(run.metrics)))
 
 
 def run_classifier(config: TrainClassifier) -> int:
     """Train a classifier, print its tables, write pictures and report; returns the exit code."""
-    from rich.console import Console
-
     from detseg.report.classification_tables import classification_tables
     from detseg.report.classifier import write_pictures
     from detseg.train.classifier import train_classifier
 
-    console = Console()
-    run = train_classifier(config, console)
-    if _ended_early(run, console):
-        return 130
-    if run.metrics is not None:
-        _show(run, console, write_pictures(run), classification_tables(run.metrics))
-    return 0
+    return _run(config, train_classifier, lambda run: (write_pictures(run), classification_tables(run.metrics)))
 
 
 def run_localizer(config: TrainLocalizer) -> int:
     """Train a localizer, print its table, write pictures and report; returns the exit code."""
-    from rich.console import Console
-
     from detseg.report.localizer import localization_table, write_pictures
     from detseg.train.localizer import train_localizer
 
+    return _run(config, train_localizer, lambda run: (write_pictures(run), localization_table(run.metrics)))
+
+
+def _run(config: TrainConfig, train: Callable[[Any, Console], Run[Any]], show: Callable[[Any], Shown]) -> int:
+    """Train, then show the table, where the pictures are, and what to do next; or how to go on after a stop."""
+    from rich.console import Console
+
+    from detseg.train.session import tell
+
     console = Console()
-    run = train_localizer(config, console)
-    if _ended_early(run, console):
+    run = train(config, console)
+    folder = shlex.quote(str(run.folder))
+    if run.interrupted:
+        if run.main:
+            tell(console, f"interrupted; go on with: detseg train {config.task} --resume {folder}")
         return 130
     if run.metrics is not None:
-        _show(run, console, write_pictures(run), localization_table(run.metrics))
+        pictures, table = show(run)
+        console.print(table)
+        for caption, path in pictures:
+            tell(console, f"{caption}: {path}")
+        tell(console, f"use it: detseg predict {folder} picture.jpg")
     return 0
-
-
-def _ended_early(run: Run[Any], console: Console) -> bool:
-    """Whether the run was interrupted; says how to go on."""
-    if run.interrupted and run.main:
-        command = f"detseg train {run.config.task} --resume {shlex.quote(str(run.folder))}"
-        _tell(console, f"interrupted; go on with: {command}")
-    return run.interrupted
-
-
-def _show(run: Run[Any], console: Console, paths: Iterable[tuple[str, Path]], table: RenderableType) -> None:
-    """The table, where the pictures are, and what to do next."""
-    console.print(table)
-    for caption, path in paths:
-        _tell(console, f"{caption}: {path}")
-    _tell(console, f"use it: detseg predict {shlex.quote(str(run.folder))} picture.jpg")
-
-
-def _tell(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

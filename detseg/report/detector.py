@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from detseg.train.detector import DetectorRun
 
 
-def write_pictures(run: DetectorRun) -> list[tuple[str, Path]]:
-    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
+def write_pictures(run: DetectorRun, analysis: Analysis | None = None) -> list[tuple[str, Path]]:
+    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first.
+
+    Args:
+        run: with metrics and predictions.
+        analysis: of the run, where there is one already; see `analysis_of`.
+    """
     if run.metrics is None or run.predictions is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
-    analysis = _analysis(run)
+    analysis = analysis_of(run) if analysis is None else analysis
     pictures = {
         "ground truth beside predictions, the worst pictures first": _worst(run),
         "training samples as the network sees them": _samples(run),
@@ -53,7 +58,7 @@ def write_pictures(run: DetectorRun) -> list[tuple[str, Path]]:
     return [("report", report), *pictures.items()]
 
 
-def _analysis(run: DetectorRun) -> Analysis:
+def analysis_of(run: DetectorRun) -> Analysis:
     """What the metrics do not tell by themselves: how sure they are, and what is wrong."""
     assert run.predictions is not None
     data = run.val.annotations
