@@ -37,8 +37,8 @@ def weighted_boxes_fusion(
         weights: how much each model counts; 1 by default.
         iou_threshold: in [0, 1].
         score_threshold: boxes with lower scores are left out first.
-        score: of a cluster: the weighted "mean" of its boxes' scores, times the share of models that found it; or the
-            "max".
+        score: of a cluster: the weighted "mean" of its boxes' scores, times the number of its boxes over that of the
+            models, at most 1; or the "max".
 
     Raises:
         ValueError: lists of different lengths, else as `detseg.detect.nms`; the message begins with the model.
@@ -61,6 +61,7 @@ def weighted_boxes_fusion(
     weighted = all_scores * shares[owners]
     order = np.argsort(-weighted, kind="stable")
     order = order[all_scores[order] >= score_threshold]
+    order = order[np.argsort(all_labels[order], kind="stable")]
     fused, new, found, kinds = fuse(all_boxes, weighted, all_labels, order, threshold, score == "max")
     new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
     best = np.argsort(-new, kind="stable")

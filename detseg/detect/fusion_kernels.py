@@ -20,7 +20,7 @@ def fuse(boxes, scores, labels, order, threshold, best):
         boxes: (N, 4) xyxy.
         scores: (N,) the weights of the boxes in their cluster's mean.
         labels: (N,); a cluster has one label.
-        order: (D,) the boxes to fuse, best first.
+        order: (D,) the boxes to fuse, those of a label together and best first.
         threshold: a box joins the cluster whose mean it overlaps most, if the IoU is above this.
         best: a cluster's score is that of its best box, else their mean.
     """
@@ -29,16 +29,17 @@ def fuse(boxes, scores, labels, order, threshold, best):
     sums = np.zeros((len(order), 4))
     total, top = np.zeros(len(order)), np.zeros(len(order))
     counts, kinds = np.zeros(len(order), np.int64), np.empty(len(order), np.int64)
-    clusters = 0
+    clusters = begin = 0  # the clusters of a label begin at `begin`
     for i in order:
+        if clusters and kinds[clusters - 1] != labels[i]:
+            begin = clusters
         pairs[0] = boxes[i]
         chosen, highest = -1, threshold
-        for c in range(clusters):
-            if kinds[c] == labels[i]:
-                pairs[1] = means[c]
-                iou = overlap(pairs, 0, 1)
-                if iou > highest:
-                    chosen, highest = c, iou
+        for c in range(begin, clusters):
+            pairs[1] = means[c]
+            iou = overlap(pairs, 0, 1)
+            if iou > highest:
+                chosen, highest = c, iou
         if chosen < 0:
             chosen = clusters
             clusters += 1

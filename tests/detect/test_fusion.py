@@ -85,6 +85,18 @@ def test_equals_the_definition(score, weights):
         assert kinds.tolist() == [e[2] for e in expected]
 
 
+def test_labels_do_not_meet():
+    boxes, scores, labels = models_of(3, n=400, labels=40)
+    fused, new, kinds = weighted_boxes_fusion(boxes, scores, labels)
+    assert len(kinds.unique()) == 40
+    assert (new.diff() <= 0).all()
+    for label in range(40):
+        chosen = [given == label for given in labels]
+        alone = ([part[rows] for part, rows in zip(given, chosen, strict=True)] for given in (boxes, scores, labels))
+        for part, own in zip((fused, new, kinds), weighted_boxes_fusion(*alone), strict=True):
+            torch.testing.assert_close(part[kinds == label], own, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("score", "theirs"), [("mean", "avg"), ("max", "max")])
 def test_equals_ensemble_boxes(score, theirs):
     ensemble_boxes = pytest.importorskip("ensemble_boxes")
