@@ -199,7 +199,7 @@ class DetectionEvaluator:
         masks = state.get("object_masks")
         return Truth(
             image_ids=images,
-            sizes=_sizes(len(images), [(counts, masks), (state["counts"], state.get("masks"))]),
+            sizes=_sizes(images, [(counts, masks), (state["counts"], state.get("masks"))]),
             category_ids=self._category_ids,
             names=self._names,
             object_images=np.repeat(images, counts),
@@ -279,13 +279,17 @@ def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
     )
 
 
-def _sizes(pictures: int, sides: Sequence[tuple[NDArray[np.int64], list[Rle] | None]]) -> list[tuple[int, int]]:
+def _sizes(
+    image_ids: NDArray[np.int64], sides: Sequence[tuple[NDArray[np.int64], list[Rle] | None]]
+) -> list[tuple[int, int]]:
     """(height, width) of pictures by their masks; zeros for those without."""
-    sizes = [(0, 0)] * pictures
+    sizes = [(0, 0)] * len(image_ids)
     for counts, masks in sides:
-        for i, mask in zip(np.repeat(np.arange(pictures), counts).tolist(), masks or (), strict=False):
+        for i, mask in zip(np.repeat(np.arange(len(sizes)), counts).tolist(), masks or (), strict=False):
             size = (int(mask["size"][0]), int(mask["size"][1]))
             if sizes[i] not in ((0, 0), size):
-                raise ValueError(f"two masks of one picture have the sizes {sizes[i]} and {size}: they must be equal")
+                raise ValueError(
+                    f"image {image_ids[i]}: two of its masks have the sizes {sizes[i]} and {size}: they must be equal"
+                )
             sizes[i] = size
     return sizes

@@ -51,11 +51,12 @@ def find_mask_pairs(
         return int(_mask_pairs(*detections, *real, crowd, heights, widths, lowest, *room, damaged, done, *pairs))
 
     pair_start, objects, ious = collect_pairs(len(sources), fill)
-    for side, bad in zip(("detection", "object of the ground truth"), damaged.tolist(), strict=True):
+    sides = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
+    for (side, images), bad in zip(sides, damaged.tolist(), strict=True):
         if bad >= 0:
             raise ValueError(
-                f"{side} {bad} (counted from 0): the run lengths of its mask are damaged: they do not stay "
-                "inside its image; write the mask again with pycocotools.mask.encode"
+                f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
+                "not stay inside the image; write the mask again with pycocotools.mask.encode"
             )
     return pair_start, objects, ious
 

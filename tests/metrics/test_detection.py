@@ -482,7 +482,7 @@ def test_damaged_masks_are_named(counts: str) -> None:
     right = {"size": [200, 200], "counts": [5, 10, 39985]}
     wrong = {"size": [200, 200], "counts": counts}
     results = [GOOD | {"segmentation": right}, GOOD | {"segmentation": wrong}]
-    with pytest.raises(ValueError, match=r"detection 1 .*run lengths of its mask are damaged"):
+    with pytest.raises(ValueError, match=r"image \d+: detection 1 .*run lengths of its mask are damaged"):
         evaluate_detections(truth, results, "segm")
 
 

@@ -366,5 +366,10 @@ def test_masks_of_other_sizes_are_named() -> None:
         evaluator.compute()
     with pytest.raises(ValueError, match=r"masks must be bool .* got float64 .*cut probabilities"):
         evaluator.update([GOOD | {"masks": np.full((1, 480, 640), 0.5)}], ids[:1])
+    collected = DetectionEvaluator(categories(truth), "segm")
+    target = {"image_id": 41, "boxes": GOOD["boxes"], "labels": GOOD["labels"], "masks": np.ones((1, 9, 8), bool)}
+    collected.update([wrong], [target])
+    with pytest.raises(ValueError, match=r"image 41: two of its masks have the sizes \(9, 8\) and \(9, 9\)"):
+        collected.compute()
     with pytest.raises(ValueError, match="2 masks for 1 labels"):
         evaluator.update([GOOD | {"masks": np.ones((2, 480, 640), bool)}], ids[:1])
