@@ -64,7 +64,7 @@ def find_objects(detector: Detector, pictures: Sequence[Path], config: Predict) 
             drawn = draw_boxes(image, clear["boxes"], clear["labels"], detector.names, clear["scores"])
             counts = Counter(detector.names[label] for label in clear["labels"])
             told = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-            yield Found(drawn, told, _results(found, detector.categories))
+            yield Found(drawn, told, _results(found, detector.categories, exact=config.image_ids is not None))
 
 
 def find_classes(segmenter: Segmenter, pictures: Sequence[Path], config: Predict) -> Iterator[Found]:
@@ -77,7 +77,8 @@ def find_classes(segmenter: Segmenter, pictures: Sequence[Path], config: Predict
     for images in _read(pictures, BATCH if config.long_side is None else 1):
         every = segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side)
         for image, seen in zip(images, every, strict=True):
-            results = _results(objects_in(seen, names), segmenter.categories) if config.boxes else []
+            found = objects_in(seen, names) if config.boxes else {}
+            results = _results(found, segmenter.categories, exact=config.image_ids is not None) if found else []
             yield Found(
                 draw_mask(image, seen.mask, names), _shares(seen.mask, names), results, values[seen.mask], palette
             )
@@ -123,13 +124,19 @@ def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:
     return ", ".join(f"{100 * counts[k] / mask.size:.1f} % {names[k]}" for k in order.tolist() if counts[k])
 
 
-def _results(found: dict[str, NDArray[Any]], categories: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
-    """COCO results of one picture."""
+def _results(
+    found: dict[str, NDArray[Any]], categories: Sequence[tuple[int, str]], *, exact: bool
+) -> list[dict[str, Any]]:
+    """COCO results of one picture; short numbers, unless they are `exact` to measure mAP by."""
+
+    def told(value: float, digits: int) -> float:
+        return value if exact else round(value, digits)
+
     return [
         {
             "category_id": categories[label][0],
-            "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 5),
+            "bbox": [told(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "score": told(score, 5),
         }
         for (x1, y1, x2, y2), score, label in zip(
             found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True

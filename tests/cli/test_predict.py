@@ -81,6 +81,7 @@ def test_validation_and_prediction_see_the_same(run, small, tmp_path, capsys):
     found = json.loads((tmp_path / "detections.json").read_text())
     assert {r["image_id"] for r in found} <= set(range(96, 101))
     assert min(r["score"] for r in found) < 0.1, "all of them, not only the ones to draw"
+    assert all(np.float32(r["score"]) == r["score"] for r in found), "not rounded, which would make ties"
     capsys.readouterr()
     paths = ["--ground-truth", str(small / "val.json"), "--detections", str(tmp_path / "detections.json")]
     assert main(["evaluate", "--json", *paths]) == 0
