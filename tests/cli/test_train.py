@@ -16,6 +16,7 @@ from rich.console import Console
 from detseg.backbones import create_backbone
 from detseg.cli import main
 from detseg.data.readers import read_dataset, write_voc, write_yolo
+from detseg.metrics import resampling
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainDetector
 from detseg.train.detector import train_detector
@@ -264,12 +265,15 @@ def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, at_once, mo
     assert differences(*saved) == []
 
 
-def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys):
+def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
     (folder / "report.html").unlink()
     weights = (folder / "model.safetensors").read_bytes()
+    resample, calls = resampling._resample, []
+    monkeypatch.setattr(resampling, "_resample", lambda *given: calls.append(given) or resample(*given))
     assert main(["train", "detector", "--resume", str(folder)]) == 0
+    assert len(calls) == 1, "one analysis for the table and the report"
     assert (folder / "model.safetensors").read_bytes() == weights
     assert (folder / "report.html").is_file()
     best = json.loads((folder / "model.json").read_text())["training"]["map"]
