@@ -298,10 +298,10 @@ def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module],
         return None
     kernel = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
     source = _shape(_first_input(node))
-    if isinstance(kernel, fx.Node):  # x.size()[2:]: what it was at the training size
-        computed = kernel.meta.get("tensor_meta")
-        whole = source is not None and computed is None
-        return _POOLS[node.target], tuple(source[-2:]) if whole else None  # type: ignore[index,return-value]
+    if isinstance(kernel, fx.Node):  # x.size()[2:], what it was at the training size; any other tensor is not known
+        if source is None or "tensor_meta" in kernel.meta:
+            return _POOLS[node.target], None
+        return _POOLS[node.target], (source[-2], source[-1])
     return _POOLS[node.target], _numbers(kernel)
 
 
