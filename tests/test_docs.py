@@ -40,6 +40,8 @@ def world(tmp_path_factory):
     run = folder / "runs/segmenter-1"
     assert main(["train", "segmenter", "--data", str(folder / "flowers-masks"), "--output", str(run), *TINY]) == 0
     shutil.copytree(run, folder / "runs/segmenter-2")
+    run = folder / "runs/localizer-1"
+    assert main(["train", "localizer", "--data", str(flowers), "--objectness", "--output", str(run), *TINY]) == 0
     return folder
 
 
