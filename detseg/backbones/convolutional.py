@@ -110,9 +110,24 @@ def _check_same(model: nn.Module, result: Convolutional, example: Tensor) -> Non
             f"{type(model).__name__} cannot be converted: at its training size the result is {tuple(found.shape)}, "
             f"not {(*expected.shape, 1, 1)}; is input_size {result.input_size} right?"
         )
+    if not expected.isfinite().all():
+        raise ValueError(f"{type(model).__name__} cannot be converted: {_not_finite(model)}")
     difference = (found[..., 0, 0] - expected).abs().max()
     if not difference <= 1e-3 * expected.abs().max().clamp(min=1e-3):
         raise ValueError(
             f"{type(model).__name__} cannot be converted: the result differs by {float(difference):.3g} at its "
             "training size; a layer does something that is not in its graph"
         )
+
+
+def _not_finite(model: nn.Module) -> str:
+    """Why a network answers noise with NaN or infinity."""
+    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if bad:
+        return (
+            f"its weights hold NaN or infinity, {bad[0]} first ({len(bad)} of {len(weights)} tensors do); take weights "
+            "of a training that did not fail"
+        )
+    dtype = next(iter(weights.values())).dtype
+    return f"it answers noise with NaN or infinity, though its weights are finite: something overflows in {dtype}"

@@ -32,15 +32,16 @@ class Similarity:
 
 
 class _Moments:
-    """Count, sum and sum of squares of each channel of what a layer gets."""
+    """Count, sum and sum of squares of how far each channel of what a layer gets is from the mean it remembers."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: Tensor | None = None
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].detach().transpose(0, 1).flatten(1).double()
-        sums = torch.stack([x.sum(1), x.square().sum(1)])
+    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0].detach().float().transpose(0, 1).flatten(1) - module.running_mean[:, None]
+        # From batch to batch in float64, on the CPU: not every device has it.
+        sums = torch.stack([x.sum(1), x.square().sum(1)]).cpu().double()
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += x.shape[1]
 
@@ -82,10 +83,10 @@ def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | No
 def _overlap(norm: Any, moments: _Moments) -> float:
     """Mean over channels of the overlap of what a layer sees with what it remembers."""
     assert moments.sums is not None
-    mean, square = moments.sums / moments.count
+    away, square = moments.sums / moments.count
     # eps, as the layer itself adds: channels that never say anything are alike.
-    new = (square - mean.square()).clamp(min=0) + norm.eps
-    old = norm.running_var.double() + norm.eps
+    new = (square - away.square()).clamp(min=0) + norm.eps
+    old = norm.running_var.cpu().double() + norm.eps
     total = new + old
-    apart = (mean - norm.running_mean.double()).square() / (4 * total)
+    apart = away.square() / (4 * total)
     return float(((2 * (new * old).sqrt() / total).sqrt() * torch.exp(-apart)).mean())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Kind = Literal["detections", "masks", "classes"]
 # Options that mean nothing where another kind is judged.
 OPTIONS: dict[Kind, tuple[str, ...]] = {
-    "detections": ("iou_type", "score_threshold"),
+    "detections": ("iou_type", "score_threshold", "slide"),
     "masks": ("flip", "scales", "long_side", "masks"),
     "classes": ("ten_crop",),
 }
@@ -34,6 +34,11 @@ class Evaluate:
         detseg evaluate --ground-truth gt.json --detections dt.json
         detseg evaluate --detections runs/detector-1
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
+
+    A localizer that slides over pictures, beside a detector:
+
+        detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json
+        detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json --compare runs/detector-1
 
     A segmenter, looking in two ways or at other pictures; a folder of masks, as `detseg predict` writes them:
 
@@ -63,12 +68,16 @@ class Evaluate:
     """How often to draw the pictures anew for the 95 % intervals; 0 leaves them out."""
     score_threshold: float | None = None
     """Of detections, for their confusion matrix: those below are left out; by default the score with the best F1."""
+    slide: bool = False
+    """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
+    each picture and shrunk copies of it."""
     flip: bool = False
     """Of segmenters: average with what is seen in the mirrored picture."""
     scales: tuple[float, ...] = (1.0,)
     """Of segmenters: average over these multiples of the size that the model was trained at."""
     long_side: int | None = None
-    """Of segmenters: look at each picture with this long side, in overlapping windows."""
+    """Of segmenters: look at each picture with this long side, in overlapping windows. With --slide: of each picture when
+    the smallest objects are looked for; by default five times the size that the model was trained at."""
     masks: str | None = None
     """Of masks: the folder of true masks beside images/, where it is not called masks; by default as in training."""
     ten_crop: bool = False
@@ -146,6 +155,8 @@ def _judged(config: Evaluate) -> Kind:
     judged = kinds[config.detections]
     default = {field.name: field.default for field in fields(Evaluate)}
     foreign = [name for kind, names in OPTIONS.items() if kind != judged for name in names]
+    if config.slide and judged == "detections":
+        foreign.remove("long_side")
     given = [name for name in foreign if getattr(config, name) != default[name]]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)

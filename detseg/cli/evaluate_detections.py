@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
+from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.metrics.analysis import Analysis, analyse
-from detseg.metrics.inputs import read_found, read_truth
+from detseg.metrics.inputs import Detections, read_found, read_truth
 from detseg.metrics.matching import match
 from detseg.metrics.resampling import compare_matches
 from detseg.report.tables import analysis_tables, comparison_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-    from detseg.data.annotations import Annotations
-    from detseg.metrics.inputs import Detections
 
 
 def judge(config: Evaluate, console: Console) -> Verdict:
@@ -77,6 +76,8 @@ def _check(config: Evaluate) -> None:
     runs = [path for path in (config.detections, config.compare) if path is not None and path.is_dir()]
     if runs and config.iou_type == "segm":
         raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
+    if config.slide and not runs:
+        raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
 
 
 def _sides(config: Evaluate, console: Console) -> tuple[Any, Any, Any]:
@@ -85,8 +86,22 @@ def _sides(config: Evaluate, console: Console) -> tuple[Any, Any, Any]:
     truth: Any = config.ground_truth
     if any(path.is_dir() for path in paths):
         truth = _annotations(config, console)
-    sides = [_predict(path, truth, console) if path.is_dir() else path for path in paths]
+    sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
+    sides: list[Any] = []
+    for path in paths:
+        if path in sliding:
+            sides.append(_slide(path, truth, config.long_side, console))
+        else:
+            sides.append(_predict(path, truth, console) if path.is_dir() else path)
     return truth, sides[0], sides[1] if len(sides) > 1 else None
+
+
+def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
+    """Which runs are to slide: localizers; where there are none all, and what they hold is refused later."""
+    from detseg.train.checkpoint import read_description
+
+    localizers = [run for run in runs if read_description(run)["architecture"]["kind"] == "localizer"]
+    return localizers or runs
 
 
 def _annotations(config: Evaluate, console: Console) -> Annotations:
@@ -98,12 +113,49 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     from detseg.train.data import load_data
 
     if config.ground_truth is None:
-        kind = read_description(config.detections)["architecture"]["kind"]
-        trained = TrainLocalizer if kind == "localizer" else TrainDetector
-        return load_data(trained.load(config.detections), console)[1]
+        description = read_description(config.detections)
+        trained = TrainLocalizer if description["architecture"]["kind"] == "localizer" else TrainDetector
+        data = load_data(trained.load(config.detections), console)[1]
+        if config.slide and (data.sizes == description["size"]).all():
+            raise ValueError(
+                f"{config.detections}: was validated on windows of {description['size']} px, with at most one object "
+                "annotated in each; name the whole pictures to slide over by --ground-truth"
+            )
+        return data
     annotations = read_annotations(config.ground_truth)
     raise_on_problems(validate(annotations))
     return annotations
+
+
+def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:
+    """What the localizer of a run finds in the pictures when it slides over them, as `detseg predict --slide` does."""
+    from accelerate import PartialState
+    from rich.progress import track
+
+    from detseg.data.dataset import full_pictures
+    from detseg.predict import SlidingDetector, load
+
+    localizer = load(folder).to(PartialState().device)
+    try:
+        detector = SlidingDetector(localizer, long_side=long_side)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    ids = _matched_ids(localizer.description, truth)
+    pictures = full_pictures(truth, range(len(truth)))
+    shown = track(pictures, "sliding", len(truth), console=console, transient=True, disable=not console.is_terminal)
+    predictions = [detector.predict([picture], score_threshold=0)[0] for picture in shown]
+    return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
+
+
+def _matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int]:
+    """Category ids of a model, by label.
+
+    Raises:
+        ValueError: the pictures have other categories; the message tells the difference.
+    """
+    categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
+    match_categories(categories, truth)
+    return [category.id for category in categories]
 
 
 def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
@@ -111,18 +163,15 @@ def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
     import torch
     from accelerate import PartialState
 
-    from detseg.data.annotations import Category, match_categories
     from detseg.data.dataset import DetectionDataset
-    from detseg.metrics.inputs import Detections
     from detseg.train.checkpoint import load_model
     from detseg.train.data import open_pictures
     from detseg.train.detector import predict_dataset
 
     model, description = load_model(folder)
-    categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
-    match_categories(categories, truth)  # tells the difference, if there is one
+    ids = _matched_ids(description, truth)
     size = int(description["size"])
     pictures = open_pictures(DetectionDataset, truth, size, "pictures", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     predictions = predict_dataset(model, pictures, range(len(pictures)), size)
-    return Detections.from_predictions(predictions, truth.image_ids.tolist(), [c.id for c in categories])
+    return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)

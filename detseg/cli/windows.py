@@ -14,7 +14,7 @@ class Windows:
     Writes a data set in COCO's form, from which a localizer learns to find what `detseg predict --slide` slides over:
 
         detseg windows --data flowers/ --output windows
-        detseg train localizer --data windows --objectness --size 128 --zoom 1 1
+        detseg train localizer --data windows --objectness --size 128 --zoom 1 1 --no-multi-scale
         detseg predict runs/localizer-1 photos/ --slide
     """
 
@@ -75,4 +75,11 @@ def run(config: Windows) -> int:
             highlight=False,
             soft_wrap=True,
         )
+        if report.below:
+            console.print(
+                f"{split}: {report.below} of the objects are smaller than --slide finds by default; it finds all with "
+                f"--long-side {report.long_side}",
+                highlight=False,
+                soft_wrap=True,
+            )
     return 0

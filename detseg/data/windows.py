@@ -73,7 +73,8 @@ class WindowGrid:
         """(M,) how far each object (M, 4) is from being this window's own; 1 or less where it is.
 
         The largest of three distances, each in half steps: of the middles across and down, and of the longer side
-        from the middle of `shares`, on a log scale. Some window of the pyramid always has 1 or less.
+        from the middle of `shares`, on a log scale. Some window has 1 or less, for objects of any size, if the
+        pyramid begins fine enough: at a `long_side` of the object's, or a larger one.
         """
         smallest, largest = self.shares
         half = window.side * self.stride / self.size / 2
@@ -82,6 +83,15 @@ class WindowGrid:
         with np.errstate(divide="ignore"):
             scale = np.abs(np.log(share / math.sqrt(smallest * largest))) / (math.log(self.ratio) / 2)
         return np.maximum(away, scale)
+
+    def long_side(self, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+        """(M,) the long side that a picture of (width, height) = `size` has to be shown with to find each object (M, 4).
+
+        In the first level of the pyramid, which is the picture itself, the object then takes the smallest of `shares`.
+        An object without extent needs an infinite one.
+        """
+        with np.errstate(divide="ignore"):
+            return max(size) * self.shares[0] * self.size / (boxes[:, 2:] - boxes[:, :2]).max(1)
 
     def around(self, box: NDArray[np.float64], steps: Sequence[float] | NDArray[np.float64]) -> Window:
         """The window that has a box (4,) `steps` = (x, y, scale) half steps off its best place.
@@ -112,6 +122,8 @@ class WindowsReport:
     background: int  # windows without
     small: int  # objects left out because a side was below `min_side`
     crowds: int  # crowd or difficult objects, left out too
+    below: int = 0  # objects that have windows, but are smaller than a sliding window finds by default
+    long_side: int | None = None  # of pictures, pixels, with which it finds those too
 
 
 class Chosen(NamedTuple):
@@ -146,10 +158,11 @@ def choose_windows(
     windows = [grid.around(boxes[i], rng.uniform(-1, 1, 3)) for i in np.repeat(centred, per_object)]
     # Among many alike a neighbour may fit better than the one the window was meant for.
     owners = [int(grid.misfit(boxes, window).argmin()) for window in windows]
+    missed = boxes[centred]  # others are hardly looked at: too small, without an extent even
     for number in range(round(background * len(windows)) + (background > 0)):
-        near = number % 2 == 1 and len(boxes) > 0
+        near = number % 2 == 1 and len(missed) > 0
         for _ in range(TRIES):
-            window = _near_miss(boxes, grid, rng) if near else _anywhere(size, grid, rng)
+            window = _near_miss(missed, grid, rng) if near else _anywhere(size, grid, rng)
             clear = not len(boxes) or grid.misfit(boxes, window).min() >= CLEAR
             if clear and not _touches(window, crowds) and _touches(window, np.array([[0, 0, *size]])):
                 windows.append(window)
@@ -252,18 +265,23 @@ def windows_of(
             for path, window in zip(paths, chosen.windows, strict=True):
                 write_jpeg(Path(path), cut_window(pixels, window, grid.size))
         owners = [int(rows[owner]) if owner >= 0 else -1 for owner in chosen.owners]
-        return _Cut(paths, chosen.windows, owners, len(rows) - len(centred), len(crowds))
+        wanted = grid.long_side(boxes[centred], size)
+        return _Cut(paths, chosen.windows, owners, len(rows) - len(centred), len(crowds), wanted)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(cut, range(len(annotations)))
         cuts = list(done if track is None else tracked(done, len(annotations), track))
     written = _annotations(annotations, cuts, grid.size)
     write_coco(written, Path(folder) / f"{split}.json")
+    wanted = np.concatenate([np.zeros(0), *(cut.long_sides for cut in cuts)])
+    below = wanted > FINEST * grid.size
     return WindowsReport(
         len(written.boxes),
         len(written) - len(written.boxes),
         sum(cut.small for cut in cuts),
         sum(cut.crowds for cut in cuts),
+        int(below.sum()),
+        math.ceil(wanted.max()) if below.any() else None,
     )
 
 
@@ -275,6 +293,7 @@ class _Cut(NamedTuple):
     owners: list[int]  # rows of the annotations, -1 for background
     small: int
     crowds: int
+    long_sides: NDArray[np.float64]  # as `WindowGrid.long_side`, of the objects that have windows
 
 
 def _require_boxes(annotations: Annotations, image: int, rows: NDArray[np.int64]) -> None:

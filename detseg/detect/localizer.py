@@ -29,6 +29,7 @@ class Largest(NamedTuple):
     there: Tensor  # (N,) bool, False where there is none
     boxes: Tensor  # (N, 4) float32 xyxy
     labels: Tensor  # (N,) int64
+    known: Tensor  # (N,) bool, False where there are only crowds: neither an object nor none
 
 
 class Localizer(nn.Module):
@@ -96,7 +97,8 @@ class Localizer(nn.Module):
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
             targets: for each image ``boxes`` (M, 4) xyxy in its pixels, ``labels`` (M,) and ``iscrowd`` (M,). The
-                largest box that is no crowd counts. Without objects there is nothing to learn but objectness.
+                largest box that is no crowd counts. Without objects there is nothing to learn but objectness, and
+                with crowds alone nothing at all.
 
         Returns:
             A dict of scalar losses whose sum is the loss; or for each image ``boxes`` (1, 4) clipped to it,
@@ -147,7 +149,9 @@ class Localizer(nn.Module):
             "loss_box": self.box_weight * (box_loss * counted).sum() / count,
         }
         if presence is not None:
-            losses["loss_objectness"] = F.binary_cross_entropy_with_logits(presence, counted)
+            known = objects.known.float()
+            entropy = F.binary_cross_entropy_with_logits(presence, counted, reduction="none")
+            losses["loss_objectness"] = (entropy * known).sum() / known.sum().clamp(min=1)
         return losses
 
     def _box_loss(self, outputs: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -218,7 +222,8 @@ def largest_objects(targets: Sequence[Mapping[str, Tensor]]) -> Largest:
     area = torch.where(crowd, 0, sides.prod(-1))
     value, index = area.max(1)
     rows = torch.arange(len(targets), device=boxes.device)
-    return Largest(value > 0, boxes[rows, index], labels[rows, index])
+    there = value > 0
+    return Largest(there, boxes[rows, index], labels[rows, index], there | ~crowd.any(1))
 
 
 def _check(num_classes: int, loss: str, loss_weights: Sequence[float], grid: int) -> None:

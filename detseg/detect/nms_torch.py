@@ -70,7 +70,10 @@ def _nms_together(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor | N
     induction from the best box down: what is kept at the low threshold, no kept box removes at the true one;
     what is dropped at the high threshold, the same kept box removes at the true one.)
     """
-    shifted, rounding = _moved_apart(boxes, labels)
+    try:
+        shifted, rounding = _moved_apart(boxes, labels)
+    except TypeError:  # a device without float64, as Apple's
+        return None
     extents = boxes[:, 2:] - boxes[:, :2]
     # Moving rounds a corner by `rounding` and IoU by a few times rounding / extent: below 1e-6 by this check.
     # Extents of zero stay zero. float32 itself rounds IoU by less than 20 * 2**-24 = 1.2e-6 as long as the

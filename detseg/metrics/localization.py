@@ -1,4 +1,4 @@
-"""How good a localizer is: does it name the one object of a picture, and how well does its box fit?"""
+"""How good a localizer is: does it name the one object of a picture, how well does its box fit, is there one at all?"""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from detseg.metrics.draws import Interval, draw, interval_of
 
 LEVEL = 0.95
 FIGURES = ("mean_iou", "accuracy", "localized", "iou50", "iou75")
+# Where pictures without an object were judged too.
+PRESENCE_FIGURES = ("objectness", "quality")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class LocalizationMetrics:
         right: (N,) bool, whether its class is right.
         intervals: of mean_iou and accuracy, by drawing the pictures again.
         pictures: N.
+        without: how many pictures without an object were judged.
+        objectness: area under the ROC curve of the scores: how often a picture with an object scores higher than one
+            without, equal scores counting half. 0.5 is chance; NaN without pictures of both kinds.
     """
 
     mean_iou: float
@@ -53,16 +58,25 @@ class LocalizationMetrics:
     right: NDArray[np.bool_]
     intervals: dict[str, Interval]
     pictures: int
+    without: int = 0
+    objectness: float = math.nan
+
+    @property
+    def quality(self) -> float:
+        """Mean of mean IoU and objectness."""
+        return (self.mean_iou + self.objectness) / 2
 
     def figures(self) -> dict[str, float]:
-        """The figures by name."""
-        return {name: float(getattr(self, name)) for name in FIGURES}
+        """The figures by name; those of objectness where it was judged."""
+        names = FIGURES if math.isnan(self.objectness) else FIGURES + PRESENCE_FIGURES
+        return {name: float(getattr(self, name)) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but what is known of single pictures, as plain Python for `json.dump`, NaN as None."""
         rows = [vars(row) for row in self.per_class]
         intervals = {name: vars(interval) for name, interval in self.intervals.items()}
-        return none_for_nan(self.figures() | {"pictures": self.pictures, "intervals": intervals, "per_class": rows})
+        counts = {"pictures": self.pictures, "without": self.without}
+        return none_for_nan(self.figures() | counts | {"intervals": intervals, "per_class": rows})
 
 
 def evaluate_localization(
@@ -72,6 +86,8 @@ def evaluate_localization(
     true_labels: NDArray[Any],
     names: Sequence[str],
     *,
+    scores: NDArray[Any] | None = None,
+    scores_without: NDArray[Any] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> LocalizationMetrics:
@@ -83,6 +99,8 @@ def evaluate_localization(
         true_boxes: (N, 4) xyxy, in the same pixels.
         true_labels: (N,) in 0..K-1.
         names: (K,) of the classes.
+        scores: (N,) of the predictions, and
+        scores_without: (E,) of those in pictures without an object: to judge objectness by.
         resamples: for the 95 % intervals; 0 leaves them out.
         seed: of these.
 
@@ -92,10 +110,13 @@ def evaluate_localization(
     boxes, true_boxes = np.asarray(boxes, np.float64), np.asarray(true_boxes, np.float64)
     labels, true_labels = np.asarray(labels), np.asarray(true_labels)
     count = len(true_labels)
+    present, absent = (np.asarray([] if given is None else given, np.float64) for given in (scores, scores_without))
     for name, array, shape in (
         ("boxes", boxes, (count, 4)),
         ("true_boxes", true_boxes, (count, 4)),
         ("labels", labels, (count,)),
+        *((("scores", present, (count,)),) if scores is not None else ()),
+        ("scores_without", absent, (absent.size,)),
     ):
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one for each picture")
@@ -121,7 +142,18 @@ def evaluate_localization(
         right=right,
         intervals=intervals,
         pictures=count,
+        without=len(absent),
+        objectness=area_under_roc(present, absent),
     )
+
+
+def area_under_roc(high: NDArray[np.float64], low: NDArray[np.float64]) -> float:
+    """How often a score of `high` (N,) is above one of `low` (E,), equal ones counting half; NaN if either is empty."""
+    if not len(high) or not len(low):
+        return math.nan
+    ordered = np.sort(low)
+    below, up_to = (np.searchsorted(ordered, high, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(low)))
 
 
 def _mean(values: NDArray[Any]) -> float:

@@ -47,7 +47,7 @@ class Explanation:
     Attributes:
         seen: (S, S, 3) uint8, the square that the network was given.
         area: xyxy of that square in the picture's pixels; where the square has a border, it sticks out.
-        scores: (K,) probabilities.
+        scores: (K,) probabilities; of a localizer with objectness times that of there being an object.
         labels: (T,) the classes explained.
         heat: (T, S, S) Grad-CAM of each over the square, at least 0; all 0 where nothing speaks for a class.
         cells: (height, width) of the map that it was taken from.
@@ -92,7 +92,7 @@ def explain(
     batch = torch.from_numpy(seen[None]).permute(0, 3, 1, 2)
     batch = batch.to(parameter.device, memory_format=memory_format(predictor.model)).to(parameter.dtype) / 255
     recording = record(logits_of, net, batch)
-    scores = recording.logits.detach()[0].softmax(0)
+    scores = recording.logits.detach()[0].softmax(0) * _presence(predictor.model, batch)
     wanted = scores.argsort(descending=True, stable=True)[:TOP].tolist() if labels is None else [int(k) for k in labels]
     for label in wanted:
         if not 0 <= label < len(scores):
@@ -150,6 +150,13 @@ def _parts(
         f"only models that give the whole picture a class can be explained so, not a {type(model).__name__}; "
         "give the run of a classifier or localizer, or the name of a network"
     )
+
+
+@torch.inference_mode()
+def _presence(model: nn.Module, images: Tensor) -> float:
+    """By what a localizer with objectness multiplies the scores of images (1, 3, S, S); 1 for all other models."""
+    presence = model.outputs(images)[2] if isinstance(model, Localizer) else None
+    return 1.0 if presence is None else float(presence[0].sigmoid())
 
 
 def _middle(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Box]:

@@ -26,7 +26,8 @@ from detseg.report.html import (
 )
 from detseg.report.pictures import SHOWN, write_picture
 from detseg.report.plots import plot_history
-from detseg.train.plan import Request, TrainingSamples
+from detseg.train.localizer import training_samples
+from detseg.train.plan import Request
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _MEANINGS = {
     "localized": ("localised", "class right and IoU at least 0.5"),
     "iou50": ("IoU 0.50", "share of boxes with that IoU or more"),
     "iou75": ("IoU 0.75", "the same"),
+    "objectness": ("objectness", "how often a picture with an object scores higher than one without; 0.5 is chance"),
+    "quality": ("quality", "mean of mean IoU and objectness"),
 }
 _SNIPPET = """\
 import detseg
@@ -51,7 +54,9 @@ print(found["boxes"], found["scores"], found["labels"])  # one: xyxy in the pict
 
 def localization_table(metrics: LocalizationMetrics) -> Group:
     """Figures and, below, a row for each class: `rich.print(localization_table(metrics))`."""
-    figures = Grid(title=f"Localisation, one object in each of {metrics.pictures} pictures", title_justify="left")
+    title = f"Localisation, one object in each of {metrics.pictures} pictures"
+    title += f", none in {metrics.without}" if metrics.without else ""
+    figures = Grid(title=title, title_justify="left")
     figures.add_column("")
     for column in ("value", "from", "to"):
         figures.add_column(column, justify="right")
@@ -90,7 +95,8 @@ def write_pictures(run: LocalizerRun) -> list[tuple[str, Path]]:
     ]
     cards = [
         Card(_MEANINGS[name][0], number(metrics.figures()[name]), range_text(limits[name]) if name in limits else "")
-        for name in ("mean_iou", "accuracy", "localized")
+        for name in ("mean_iou", "accuracy", "localized", "objectness")
+        if name in metrics.figures()
     ]
     classes = [
         (row.name, figure_cells((row.mean_iou, row.accuracy)) + count_cells((row.count,))) for row in metrics.per_class
@@ -132,7 +138,7 @@ def _worst(run: LocalizerRun) -> Path:
 
 def _samples(run: LocalizerRun) -> Path:
     """Augmented training pictures with their boxes."""
-    samples = TrainingSamples(run.train, run.config.seed)
+    samples = training_samples(run.train, run.config)
     shown = []
     for i in range(min(SHOWN, len(run.train))):
         sample, _ = samples[Request(0, i, i, run.config.size, False)]

@@ -302,11 +302,15 @@ class TrainLocalizer(TrainConfig):
 
     Takes the data of detseg train detector. Of several objects in a picture the largest counts.
 
-    Half an hour; only pictures with exactly one object; also whether there is one:
+    Half an hour; only pictures with exactly one object:
 
         detseg train localizer --data flowers/ --minutes 30
         detseg train localizer --data flowers/ --objects single
-        detseg train localizer --data flowers/ --objectness
+
+    Also whether there is one, from pictures with and without objects:
+
+        detseg windows --data flowers/ --output windows
+        detseg train localizer --data windows --objectness --size 128 --zoom 1 1 --no-multi-scale
     """
 
     task: ClassVar[str] = "localizer"
@@ -316,9 +320,11 @@ class TrainLocalizer(TrainConfig):
     batch_size: int = 16
     """Pictures a step (and process)."""
     objects: Literal["largest", "single"] = "largest"
-    """Which object of a picture counts: the largest; or only pictures with exactly one are used."""
+    """Which object of a picture counts: the largest; or only pictures with exactly one are used, with --objectness those
+    without an object too."""
     objectness: bool = False
-    """Also learn to tell whether there is an object; without, pictures without objects are left out."""
+    """Also learn to tell whether there is an object; without, pictures without objects are left out. The best model is then
+    the one with the highest mean of mean IoU and of how well its scores tell pictures with and without apart."""
     loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
     """Loss of the box: of its four numbers, or of the overlap."""
     square_root: bool = True

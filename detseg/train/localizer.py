@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,8 @@ from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class LocalizerRun(Run[TrainLocalizer]):
@@ -29,7 +32,8 @@ class LocalizerRun(Run[TrainLocalizer]):
 
     Attributes:
         objects: (N,) row of the validation annotations' object that counts in each picture; -1 without one.
-        metrics: `LocalizationMetrics` of the best model, on the validation pictures with an object.
+        metrics: `LocalizationMetrics` of the best model: boxes and classes of the validation pictures with an object,
+            objectness of these and those without.
         predictions: of the best model, one dict a validation picture, boxes in the pictures' own pixels.
     """
 
@@ -48,8 +52,18 @@ class LocalizerRun(Run[TrainLocalizer]):
         return judge_localizations(self.val.annotations, self.objects, ordered), ordered
 
     def figures(self, metrics: LocalizationMetrics) -> dict[str, float]:
-        """Mean IoU and accuracy; 0 where there are no objects to judge by."""
-        return {name: float(np.nan_to_num(getattr(metrics, name))) for name in self.FIGURES}
+        """Those of `FIGURES`."""
+        return {name: float(getattr(metrics, name)) for name in self.FIGURES}
+
+
+class ObjectnessRun(LocalizerRun):
+    """The run of a localizer with objectness: the best model has the highest mean of mean IoU and objectness."""
+
+    FIGURES: ClassVar[Mapping[str, str]] = {
+        "quality": "quality",
+        **LocalizerRun.FIGURES,
+        "objectness": "objectness",
+    }
 
 
 def train_localizer(config: TrainLocalizer, console: Console | None = None) -> LocalizerRun:
@@ -71,13 +85,14 @@ def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
     config, console = sitting.config, sitting.console
     train_data, val_data = (_chosen(data, config, console) for data in load_data(config, console))
     print_data(console, train_data, val_data)
+    kind = _kind_of_run(config, train_data, val_data)
     architecture = _architecture(config, len(train_data.categories))
     model, freeze = sitting.build(architecture, len(train_data))
     train = open_pictures(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training pictures", console)
     val = open_pictures(DetectionDataset, val_data, config.size, "validation pictures", console)
     folder = sitting.open_folder()
     choice = sitting.choose_precision(architecture, freeze)
-    run = LocalizerRun(
+    run = kind(
         folder, config, train, val, sitting.accelerator.is_main_process, objects=largest_of_pictures(val_data)
     )
     sitting.fit(
@@ -86,11 +101,16 @@ def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
         architecture,
         freeze=freeze,
         choice=choice,
-        samples=TrainingSamples(train, config.seed, partial(TrainTransform, scale=config.zoom)),
+        samples=training_samples(train, config),
         collate=collate,
         fingerprint=annotations_fingerprint(train_data),
     )
     return run
+
+
+def training_samples(dataset: DetectionDataset, config: TrainLocalizer) -> TrainingSamples:
+    """Pictures as they are trained on."""
+    return TrainingSamples(dataset, config.seed, partial(TrainTransform, scale=config.zoom))
 
 
 def _architecture(config: TrainLocalizer, classes: int) -> dict[str, Any]:
@@ -108,15 +128,42 @@ def _architecture(config: TrainLocalizer, classes: int) -> dict[str, Any]:
 
 
 def _chosen(data: Annotations, config: TrainLocalizer, console: Console) -> Annotations:
-    """The pictures that have the object that the settings ask for."""
+    """The pictures that have the object that the settings ask for; with objectness also those that have none."""
     counts = np.bincount(data.image_index[~data.iscrowd], minlength=len(data))
     rule = "exactly one object" if config.objects == "single" else "an object"
-    keep = counts == 1 if config.objects == "single" else (counts > 0) | config.objectness
-    if not keep.any():
+    fits = counts == 1 if config.objects == "single" else counts > 0
+    if not fits.any():
         raise ValueError(f"{data.source}: there is no picture with {rule}")
+    keep = fits | ((counts == 0) & config.objectness)
     if not keep.all():
+        rule += " or none" if config.objectness else ""
         tell(console, f"{data.source}: {int((~keep).sum())} pictures without {rule} are left out")
     return data if keep.all() else data.subset(keep)
+
+
+def _kind_of_run(config: TrainLocalizer, train: Annotations, val: Annotations) -> type[LocalizerRun]:
+    """How the model is to be judged; warns where there are no pictures without an object to learn or judge by."""
+    if not config.objectness:
+        return LocalizerRun
+    if not without_objects(train).any():
+        log.warning(
+            "%s: there is an object in every picture, so --objectness learns nothing but to say yes; add pictures without "
+            "objects, or cut windows with and without them by detseg windows",
+            train.source,
+        )
+    if not without_objects(val).any():
+        log.warning(
+            "%s: there is an object in every picture, so objectness cannot be judged, and the best model is the one with "
+            "the highest mean IoU; add pictures without objects",
+            val.source,
+        )
+        return LocalizerRun
+    return ObjectnessRun
+
+
+def without_objects(data: Annotations) -> np.ndarray:
+    """(N,) bool, whether there is nothing in each picture, no crowd either: where one is, objects may be."""
+    return np.bincount(data.image_index, minlength=len(data)) == 0
 
 
 def largest_of_pictures(data: Annotations) -> np.ndarray:
@@ -134,9 +181,18 @@ def largest_of_pictures(data: Annotations) -> np.ndarray:
 def judge_localizations(
     data: Annotations, objects: np.ndarray, predictions: Sequence[Mapping[str, np.ndarray]]
 ) -> LocalizationMetrics:
-    """Metrics of one prediction for each picture; pictures without an object (-1) are left out."""
+    """Metrics of one prediction for each picture; those without an object (-1) only tell of objectness."""
     there = np.flatnonzero(objects >= 0).tolist()
     boxes = np.array([predictions[i]["boxes"][0] for i in there], np.float64).reshape(-1, 4)
     labels = np.array([predictions[i]["labels"][0] for i in there], np.int64)
     rows = objects[there]
-    return evaluate_localization(boxes, labels, data.boxes[rows], data.labels[rows], data.names)
+    scores = np.array([found["scores"][0] for found in predictions], np.float64)
+    return evaluate_localization(
+        boxes,
+        labels,
+        data.boxes[rows],
+        data.labels[rows],
+        data.names,
+        scores=scores[there],
+        scores_without=scores[without_objects(data)],
+    )

@@ -312,6 +312,24 @@ def test_what_has_no_convolutional_form(model: nn.Module, size: tuple[int, int],
         dense_to_conv(model, size)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    model = lenet()
+    with torch.no_grad():
+        model.fc2.bias[3] = value
+    with pytest.raises(ValueError, match=r"its weights hold NaN or infinity, fc2\.bias first \(1 of \d+ tensors do\)"):
+        dense_to_conv(model, (32, 32))
+
+
+def test_an_overflow_is_told_from_bad_weights() -> None:
+    model = lenet()
+    with torch.no_grad():
+        model.fc2.weight.fill_(3e38)
+        model.fc1.bias.fill_(9.0)
+    with pytest.raises(ValueError, match=r"though its weights are finite: something overflows in torch\.float32"):
+        dense_to_conv(model, (32, 32))
+
+
 def test_pictures_that_are_too_small() -> None:
     converted = dense_to_conv(lenet(), (32, 32))
     assert isinstance(converted, Convolutional)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -115,12 +116,109 @@ def test_the_largest_object_that_is_no_crowd(boxes):
     assert largest_of_pictures(read_dataset(boxes)["val"])[-1] == -1
 
 
+def without_objects_from(folder, split, first):
+    """Take all objects of the pictures of a split from the one at position `first` on."""
+    path = folder / f"{split}.json"
+    content = json.loads(path.read_text())
+    kept = {image["id"] for image in content["images"][:first]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def half(boxes, tmp_path):
+    """The set with objects in the first four training and the first three of five validation pictures only."""
+    folder = shutil.copytree(boxes, tmp_path / "half")
+    without_objects_from(folder, "train", 4)
+    without_objects_from(folder, "val", 3)
+    return folder
+
+
 def test_objectness_keeps_pictures_without_objects(boxes, tmp_path, at_once):
     run = train_localizer(config(boxes, tmp_path, objectness=True, loss="mse", square_root=False))
     assert len(run.val) == len(run.predictions) == 5
-    assert run.metrics.pictures == 4
+    assert (run.metrics.pictures, run.metrics.without) == (4, 1)
     architecture = json.loads((run.folder / "model.json").read_text())["architecture"]
     assert (architecture["objectness"], architecture["loss"], architecture["square_root"]) == (True, "mse", False)
+
+
+def test_objectness_with_single_objects_keeps_pictures_without(single, tmp_path, at_once):
+    without_objects_from(single, "train", 6)
+    run = train_localizer(config(single, tmp_path, objectness=True, objects="single"))
+    counts = [np.diff(data.annotations.offsets) for data in (run.train, run.val)]
+    # The first picture of each has two objects.
+    assert [sorted(count.tolist()) for count in counts] == [[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1]]
+
+
+def test_objectness_is_judged_and_decides_on_the_best_model(half, tmp_path, at_once, capsys, caplog):
+    folder = tmp_path / "run"
+    words = ["--data", str(half), *QUICK, "--epochs", "20", "--lr", "0.01", "--backbone-lr", "1", "--objectness"]
+    assert main(["train", "localizer", *words, "--output", str(folder)]) == 0
+    with (folder / "metrics.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    for row in rows:
+        assert row["quality"] == pytest.approx((row["mean_iou"] + row["objectness"]) / 2)
+    best = json.loads((folder / "model.json").read_text())["training"]
+    assert best["quality"] == max(row["quality"] for row in rows)
+    assert best["objectness"] in [row["objectness"] for row in rows] and 0 <= best["objectness"] <= 1
+    out = capsys.readouterr().out
+    assert "Localisation, one object in each of 3 pictures, none in 2" in " ".join(out.split())
+    assert f"objectness {best['objectness']:.3f}" in " ".join(re.sub("[│┃]", " ", out).split())
+    assert "objectness" in (folder / "report.html").read_text()
+    assert "--objectness" not in caplog.text, "there is nothing to warn of"
+
+
+def test_objectness_is_that_of_the_scores(half, tmp_path, at_once):
+    run = train_localizer(config(half, tmp_path, objectness=True, epochs=2))
+    scores = [float(found["scores"][0]) for found in run.predictions]
+    pairs = [(a > b) + (a == b) / 2 for a in scores[:3] for b in scores[3:]]
+    assert run.metrics.objectness == pytest.approx(np.mean(pairs))
+    assert run.metrics.quality == pytest.approx((run.metrics.mean_iou + run.metrics.objectness) / 2)
+
+
+def test_crowds_alone_are_not_judged_as_none(half, tmp_path, at_once):
+    content = json.loads((half / "val.json").read_text())
+    crowd = content["annotations"][0] | {"id": 99, "image_id": content["images"][4]["id"], "iscrowd": 1}
+    (half / "val.json").write_text(json.dumps(content | {"annotations": [*content["annotations"], crowd]}))
+    run = train_localizer(config(half, tmp_path, objectness=True))
+    assert (len(run.val), run.metrics.pictures, run.metrics.without) == (5, 3, 1)
+
+
+def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path, at_once, caplog):
+    folder = shutil.copytree(boxes, tmp_path / "all")
+    content = json.loads((folder / "val.json").read_text())
+    (folder / "val.json").write_text(json.dumps(content | {"images": content["images"][:4]}))
+    run = train_localizer(config(folder, tmp_path, objectness=True))
+    learnt, judged = [record.getMessage() for record in caplog.records if "in every picture" in record.getMessage()]
+    assert learnt.startswith(f"{folder}/train.json: ") and "learns nothing" in learnt and "detseg windows" in learnt
+    assert judged.startswith(f"{folder}/val.json: ") and "cannot be judged" in judged and "mean IoU" in judged
+    assert "objectness" not in run.metrics.figures() and run.metrics.mean_iou > 0
+    row = (run.folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "mean_iou" in row and "objectness" not in row and "loss_objectness" in row
+
+
+@pytest.mark.parametrize("objectness", [False, True])
+def test_a_validation_without_objects_is_told(half, tmp_path, objectness):
+    without_objects_from(half, "val", 0)
+    with pytest.raises(ValueError, match=r"val\.json: there is no picture with an object"):
+        train_localizer(config(half, tmp_path, objectness=objectness))
+
+
+@pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 3.0)])
+def test_the_report_shows_samples_as_they_are_trained_on(boxes, tmp_path, at_once, monkeypatch, zoom):
+    from detseg.report.localizer import write_pictures
+    from detseg.train.plan import Request
+    from detseg.train.session import Session
+
+    given, drawn, fit = [], [], Session.fit
+    monkeypatch.setattr(Session, "fit", lambda *args, **names: (given.append(names["samples"]), fit(*args, **names)))
+    run = train_localizer(config(boxes, tmp_path, zoom=zoom))
+    monkeypatch.setattr("detseg.report.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image)
+    write_pictures(run)
+    assert len(drawn) == len(run.train) == 8
+    for index, image in enumerate(drawn):
+        sample, _ = given[0][Request(0, index, index, 64, False)]
+        np.testing.assert_array_equal(image, sample.image)
 
 
 def test_stopped_and_resumed_is_the_same(boxes, tmp_path, at_once, monkeypatch):

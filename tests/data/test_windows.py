@@ -101,6 +101,22 @@ def test_background_keeps_off_crowds_and_within_the_picture():
         assert x + side / 2 > 0 and y + side / 2 > 0 and y - side / 2 < 360
 
 
+def test_there_are_no_near_misses_of_objects_without_windows():
+    tiny = [100, 100, 104, 104]  # in near misses of it, windows of 4 to 20 pixels
+    boxes, chosen = choose([[50, 60, 130, 160], tiny], per_object=60, centred=np.array([0]))
+    background = [window for window, owner in zip(chosen.windows, chosen.owners, strict=True) if owner < 0]
+    assert len(background) > 50 and min(window.side for window in background) > 50
+    # It counts all the same where the question is whether a window is background.
+    assert all(GRID.misfit(boxes, window).min() >= CLEAR for window in background)
+
+
+def test_the_long_side_that_finds_an_object_by_hand():
+    # A window of 160 has objects from 160 * 0.75 / sqrt(2) = 84.85 pixels on.
+    boxes = np.array([[0, 0, 84.8528, 9], [0, 0, 9, 42.4264], [5, 5, 5, 5]])
+    np.testing.assert_allclose(GRID.long_side(boxes, (480, 360)), [480, 960, np.inf], rtol=1e-5)
+    np.testing.assert_allclose(GRID.long_side(boxes[:1] * 2, (700, 960)), 480, rtol=1e-5)
+
+
 def test_a_picture_without_objects_is_background():
     _, chosen = choose([])
     assert len(chosen.windows) == 1 and chosen.owners == [-1]
@@ -169,6 +185,16 @@ def test_what_is_written(annotations, tmp_path):
         left, top, right, bottom = annotations.boxes[3 if source else 0].astype(int)
         wanted = read_image(str(annotations.paths[source]))[top:bottom, left:right]
         assert np.abs(found.mean((0, 1)) - wanted.mean((0, 1))).max() < 12
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_objects_without_extent_are_left_out(annotations, tmp_path):
+    annotations.boxes[:] = [[8, 8, 40, 40], [60, 0, 80, 20], [5, 50, 5, 50], [40, 20, 40, 70]]
+    report = windows_of(annotations, tmp_path / "out", "train", per_object=1, background=50)
+    assert (report.objects, report.small, report.crowds) == (1, 2, 1) and report.background > 20
+    annotations.boxes[0] = 9
+    report = windows_of(annotations, tmp_path / "none", "train", background=50)
+    assert (report.objects, report.small, report.background) == (0, 3, 2)
 
 
 def test_the_same_seed_gives_the_same_windows(annotations, tmp_path):

@@ -93,6 +93,7 @@ def test_the_largest_that_is_no_crowd_counts():
         ]
     )
     assert found.there.tolist() == [True, False, False, True]
+    assert found.known.tolist() == [True, True, False, True]
     assert found.boxes[found.there].tolist() == [[0, 0, 30, 5], [1, 2, 3, 4]]
     assert found.labels[found.there].tolist() == [2, 1]
 
@@ -100,6 +101,7 @@ def test_the_largest_that_is_no_crowd_counts():
 def test_no_objects_at_all():
     found = largest_objects([target(), target()])
     assert found.there.tolist() == [False, False]
+    assert found.known.tolist() == [True, True]
     assert found.boxes.shape == (2, 4)
 
 
@@ -160,6 +162,25 @@ def test_pictures_without_an_object_teach_only_objectness():
     torch.stack(list(none.values())).sum().backward()
     assert model.box.weight.grad.abs().sum() == 0
     assert model.objectness.weight.grad.abs().sum() > 0
+
+
+def test_crowds_alone_are_neither_an_object_nor_none():
+    torch.manual_seed(0)
+    model = Localizer(create_deepest("test_efficientnet"), 3, objectness=True).eval()
+    pictures, one, crowd = images(3), target((5, 5, 40, 40, 1, 0)), target((5, 5, 60, 60, 1, 1))
+    with torch.no_grad():
+        model.objectness.bias.fill_(2.0)  # what is taken for an object and for none costs differently
+        everything = model(pictures, [one, crowd, target()])
+        without = model(pictures[[0, 2]], [one, target()])
+        beside = model(pictures[:1], [target((5, 5, 40, 40, 1, 0), (0, 0, 60, 60, 1, 1))])
+        alone = model(pictures[:1], [one])
+    for name, value in everything.items():
+        assert float(value) == pytest.approx(float(without[name]), rel=1e-4), name
+        assert float(beside[name]) == float(alone[name]), name
+    nothing = model(pictures, [crowd, crowd, crowd])
+    assert [float(value.detach()) for value in nothing.values()] == [0, 0, 0]
+    torch.stack(list(nothing.values())).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_objectness_lowers_the_scores():

@@ -376,6 +376,15 @@ def test_labels_together_on_a_gpu_only_with_proof() -> None:
         assert batched_nms(boxes, scores, labels, 0.5).tolist() == alone
 
 
+def test_a_device_without_float64(monkeypatch) -> None:
+    def no_float64(_):
+        raise TypeError("Cannot convert a tensor to float64: the framework doesn't support it")
+
+    monkeypatch.setattr(torch.Tensor, "double", no_float64)
+    boxes, scores, labels = scene(150, 8, labels=9)
+    assert torch.equal(on_the_gpu(boxes, scores, labels, 0.5), batched_nms(boxes, scores, labels, 0.5))
+
+
 def test_stops_early(way) -> None:
     boxes, scores, labels = scene(200, 7, labels=4)
     everything = batched_nms(boxes, scores, labels, 0.5)

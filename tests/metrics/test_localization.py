@@ -51,6 +51,44 @@ def test_nothing_to_judge():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+def judged(scores, scores_without):
+    labels = np.zeros(len(scores), np.int64)
+    boxes = np.tile([0.0, 0, 1, 1], (len(scores), 1))
+    return evaluate_localization(
+        boxes, labels, boxes, labels, ["a"], scores=np.array(scores), scores_without=np.array(scores_without)
+    )
+
+
+def test_objectness_by_hand():
+    found = judged([0.9, 0.5, 0.2], [0.5, 0.1])  # of six pairs four are in order, one is equal
+    assert found.objectness == pytest.approx(4.5 / 6)
+    assert found.quality == pytest.approx((1 + 4.5 / 6) / 2)
+    assert (found.pictures, found.without) == (3, 2)
+    assert found.figures()["objectness"] == found.objectness and found.to_dict()["without"] == 2
+    assert judged([0.9, 0.8], [0.1]).objectness == 1 and judged([0.1], [0.2]).objectness == 0
+    assert judged([0.5], [0.5, 0.5]).objectness == 0.5, "chance"
+
+
+@pytest.mark.parametrize("digits", [1, 9])  # with many equal scores and with none
+def test_objectness_is_the_area_under_the_roc_curve(digits):
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        present, absent = rng.normal(0.6, 0.2, rng.integers(1, 60)), rng.normal(0.4, 0.2, rng.integers(1, 60))
+        present, absent = present.round(digits), absent.round(digits)
+        truth = np.repeat([1, 0], [len(present), len(absent)])
+        expected = roc_auc_score(truth, np.concatenate([present, absent]))
+        assert judged(present, absent).objectness == pytest.approx(expected)
+
+
+def test_without_pictures_of_both_kinds_objectness_is_unknown():
+    for found in (judged([0.5], []), judged([], [0.5])):
+        assert math.isnan(found.objectness) and math.isnan(found.quality)
+        assert "objectness" not in found.figures()
+        json.dumps(found.to_dict(), allow_nan=False)
+
+
 def test_all_alike_has_no_limits():
     labels = np.zeros(2, np.int64)
     found = evaluate_localization(TRUE[:2], labels, TRUE[:2], labels, ["a"])
@@ -65,6 +103,10 @@ def test_all_alike_has_no_limits():
         ({"labels": np.zeros(3)}, "labels has shape"),
         ({"boxes": np.where(FOUND > 20, np.nan, FOUND)}, "boxes of picture 3 is not finite"),
         ({"true_labels": np.array([0, 0, 0, 3])}, r"0\.\.2"),
+        ({"scores": np.zeros(3)}, "scores has shape"),
+        ({"scores": np.array([0, 0, np.nan, 0])}, "scores of picture 2 is not finite"),
+        ({"scores_without": np.zeros((2, 2))}, "scores_without has shape"),
+        ({"scores_without": np.array([np.inf])}, "scores_without of picture 0 is not finite"),
     ],
 )
 def test_mistakes(changes, message):

@@ -23,9 +23,9 @@ def classifier(classes=6, size=64):
     return PictureClassifier(Classifier(create_deepest("test_efficientnet"), classes), description(classes, size))
 
 
-def localizer(classes=2, size=64):
+def localizer(classes=2, size=64, **options):
     torch.manual_seed(0)
-    return Detector(Localizer(create_deepest("test_efficientnet"), classes), description(classes, size))
+    return Detector(Localizer(create_deepest("test_efficientnet"), classes, **options), description(classes, size))
 
 
 def noise(height, width, seed=0):
@@ -50,13 +50,15 @@ def test_a_classifier_gives_the_answer_of_its_predictions(shape, size):
     assert seen.filters.shape[1] == 3
 
 
-def test_a_localizer_gives_the_class_of_its_detections():
-    model, image = localizer(), noise(50, 80)
+@pytest.mark.parametrize("objectness", [False, True])
+def test_a_localizer_gives_the_class_of_its_detections(objectness):
+    model, image = localizer(objectness=objectness), noise(50, 80)
     seen = explain(model, image)
     (found,) = model.predict([image], score_threshold=0)
     assert seen.labels[0] == found["labels"][0]
     assert seen.scores[seen.labels[0]] == pytest.approx(float(found["scores"][0]), abs=1e-6)
-    assert seen.heat.shape == (2, 64, 64)
+    assert seen.scores.sum() < 0.9 if objectness else seen.scores.sum() == pytest.approx(1)
+    assert seen.heat.shape == (2, 64, 64) and seen.heat.max() > 0, "the heat is of the class, not of being there"
 
 
 @pytest.mark.parametrize("model", [classifier(), localizer()])
