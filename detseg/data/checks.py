@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, Problem
 from detseg.data.images import PictureInfo, inspect_picture
-from detseg.data.pack_rows import PackRows
+from detseg.data.pack_rows import PackRows, file_digest
 
 MIN_SIDE = 1e-3  # pixels; thinner boxes vanish in float32 and have no area to learn
 ROUNDING = 0.02  # pixels; what two or six written digits put a box over the border is not worth a word
@@ -226,34 +226,46 @@ def _size_problems(a: Pictures, image: int, found: PictureInfo) -> Iterator[Prob
 def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> Iterator[Problem]:
     """Pictures of `a` that are in `other` too, by path or by content, and equal files within `a`.
 
-    Packed pictures are compared with packed ones, by what their files held when they were packed.
+    Packed pictures are compared by what their files held when they were packed.
     """
-    if a.pack is not None or (other is not None and other.pack is not None):
-        yield from _told_as_shared(a, other, _packed_in_both(a, other))
-        return
-    mine, theirs = a.paths.tolist(), [] if other is None else other.paths.tolist()
-    there = {realpath(path): path for path in theirs}
-    shared = {row: there[real] for row, path in enumerate(mine) if (real := realpath(path)) in there}
-    for group in equal_files([*mine, *theirs]) if read_files else []:
-        own = [row for row in group if row < len(mine)]
-        foreign = [row - len(mine) for row in group if row >= len(mine)]
-        for row in own[1:]:
-            if realpath(mine[row]) != realpath(mine[own[0]]):
-                what, remedy = f"the same picture as {mine[own[0]]}", "keep one of the two"
-                yield image_problem(a, row, what, remedy, "duplicate-picture", "warning")
-        for row in own if foreign else []:
-            shared.setdefault(row, theirs[foreign[0]])
+    packed = any(pictures is not None and pictures.pack is not None for pictures in (a, other))
+    shared: dict[int, str] = {}
+    if a.pack is None:
+        mine, theirs = a.paths.tolist(), [] if other is None or packed else other.paths.tolist()
+        there = {realpath(path): path for path in theirs}
+        shared = {row: there[real] for row, path in enumerate(mine) if (real := realpath(path)) in there}
+        for group in equal_files([*mine, *theirs]) if read_files else []:
+            own = [row for row in group if row < len(mine)]
+            foreign = [row - len(mine) for row in group if row >= len(mine)]
+            for row in own[1:]:
+                if realpath(mine[row]) != realpath(mine[own[0]]):
+                    what, remedy = f"the same picture as {mine[own[0]]}", "keep one of the two"
+                    yield image_problem(a, row, what, remedy, "duplicate-picture", "warning")
+            for row in own if foreign else []:
+                shared.setdefault(row, theirs[foreign[0]])
+    if packed and other is not None:
+        shared = _packed_in_both(a, other, read_files)
     yield from _told_as_shared(a, other, shared)
 
 
-def _packed_in_both(a: Pictures, other: Pictures | None) -> dict[int, str]:
-    """Position in `a` -> path in `other` of packed pictures that are in both."""
-    if other is None or a.pack is None or other.pack is None:
+def _packed_in_both(a: Pictures, other: Pictures, read_files: bool) -> dict[int, str]:
+    """Position in `a` -> path in `other` of pictures that are in both, where one of the two is packed, or both.
+
+    Without leave to read files, packed pictures can only be compared with packed ones.
+    """
+    if not read_files and (a.pack is None or other.pack is None):
         return {}
+    there = dict(zip(_digests(other), other.paths.tolist(), strict=True))
+    return {row: there[key] for row, key in enumerate(_digests(a)) if key is not None and key in there}
+
+
+def _digests(pictures: Pictures) -> list[int | None]:
+    """What packed files keep of a picture's file, for each; None where a file cannot be read."""
+    if pictures.pack is None:
+        return list(in_threads(file_digest, pictures.paths.tolist()))
     from detseg.data.packed import picture_digests
 
-    there = dict(zip(picture_digests(other.pack).tolist(), other.paths.tolist(), strict=True))
-    return {row: there[key] for row, key in enumerate(picture_digests(a.pack).tolist()) if key in there}
+    return picture_digests(pictures.pack).tolist()
 
 
 def _told_as_shared(a: Pictures, other: Pictures | None, shared: dict[int, str]) -> Iterator[Problem]:

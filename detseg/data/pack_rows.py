@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,3 +39,16 @@ def refuse_pack(pack: PackRows | None) -> None:
 def take_rows(pack: PackRows | None, pictures: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows | None:
     """`PackRows.take` of a data set that may be packed."""
     return None if pack is None else pack.take(pictures)
+
+
+def content_digest(content: bytes) -> int:
+    """What a packed file keeps of a picture's file, or of a mask: equal where the contents are."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def file_digest(path: str) -> int | None:
+    """`content_digest` of a file; None if it cannot be read."""
+    try:
+        return content_digest(Path(path).read_bytes())
+    except OSError:
+        return None

@@ -6,7 +6,6 @@ is for sets that are larger than the memory; smaller ones are kept in memory any
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import zlib
@@ -24,6 +23,7 @@ from detseg.data.images import read_image
 from detseg.data.labelled import LabelledPictures
 from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.pack_file import FORMAT, MAX_SIDE, VERSION, PackInfo, read_pack_info
+from detseg.data.pack_rows import content_digest
 
 if TYPE_CHECKING:
     from detseg.data.masks import SemanticMasks
@@ -232,12 +232,8 @@ def _prepared(data: Split, index: int, size: int) -> _Prepared:
     if not isinstance(data, Annotations | LabelledPictures):
         labels = data.mask(index)
         shrunk = resize_mask(labels, (resized.shape[1], resized.shape[0]))
-        mask = _PreparedMask(shrunk, zlib.compress(labels.tobytes()), _digest(labels.tobytes()))
-    return _Prepared(resized, (width, height), _digest(Path(path).read_bytes()), mask)
-
-
-def _digest(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        mask = _PreparedMask(shrunk, zlib.compress(labels.tobytes()), content_digest(labels.tobytes()))
+    return _Prepared(resized, (width, height), content_digest(Path(path).read_bytes()), mask)
 
 
 def _moments(image: NDArray[np.uint8]) -> NDArray[np.float64]:

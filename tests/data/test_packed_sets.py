@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ from detseg.data.annotations import AnnotationError, Category, match_categories
 from detseg.data.crops import crops_of
 from detseg.data.dataset import DetectionDataset, full_pictures
 from detseg.data.images import read_image
+from detseg.data.labels import read_labels
 from detseg.data.letterbox import fitted_size, resize_mask
 from detseg.data.mask_dataset import SegmentationDataset
 from detseg.data.masks import match_mask_categories
@@ -21,6 +23,7 @@ from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.masks import read_mask_dataset, read_masks
 from detseg.data.transforms import EvalTransform, TrainTransform
 from detseg.train.plan import Request, TrainingSamples
+from tests.data.annotation_samples import write_picture
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
@@ -249,7 +252,51 @@ def test_the_same_picture_in_two_packs_is_found(kind, boxes, masks, tmp_path):
     assert f"the picture is in {tmp_path}/a.h5 (train) too, as " in problem.what
     assert str(b.paths[problem.image_index]).endswith("renamed.png")
     assert [p for p in b.repair([problem])[0].validate(other=a) if p.severity == "error"] == []
-    assert [p for p in b.validate(other=train) if p.severity == "error"] == [], "files and packs cannot be compared"
+
+
+READERS = {"boxes": read_annotations, "masks": read_masks, "labels": read_labels}
+
+
+def write_labelled(folder):
+    for index in range(8):
+        path = folder / ("train", "val")[index % 2] / ("rose", "tulip")[index // 2 % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(path, seed=index)
+    return folder
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_the_same_picture_in_a_pack_and_a_folder_is_found(kind, boxes, masks, tmp_path):
+    """Either way round, under another name; but only where files may be read."""
+
+    def shared(data, other, **options):
+        return [p for p in data.validate(other=other, **options) if p.kind == "in-both-splits"]
+
+    read = READERS[kind]
+    folder = {"boxes": boxes, "masks": masks}.get(kind) or write_labelled(tmp_path / "labelled")
+    train, val = read(folder, "train"), read(folder, "val")
+    renamed = tmp_path / "renamed.png"
+    shutil.copy(train.paths[2], renamed)
+    mixed = replace(val, paths=np.array([str(val.paths[0]), str(renamed), *val.paths[2:]]))
+    write_pack(tmp_path / "train.h5", {"train": train}, 24)
+    write_pack(tmp_path / "mixed.h5", {"val": mixed}, 32)
+    packed_train, packed_mixed = read(tmp_path / "train.h5"), read(tmp_path / "mixed.h5")
+    for data, other in ((mixed, packed_train), (packed_mixed, train)):
+        (problem,) = shared(data, other)
+        assert problem.severity == "error" and problem.image.endswith("renamed.png")
+        assert f"the picture is in {other.source} too, as " in problem.what
+        assert shared(data, other, check_pictures=False) == []
+    assert shared(val, packed_train) == shared(packed_mixed, val.subset([1])) == []
+
+
+def test_beside_a_pack_files_are_checked_as_ever(boxes, boxes_pack, tmp_path):
+    """One that is missing is named, and equal ones are told."""
+    folder = shutil.copytree(boxes, tmp_path / "set")
+    val = read_annotations(folder, "val")
+    shutil.copy(val.paths[0], val.paths[1])
+    Path(val.paths[2]).unlink()
+    found = {p.kind for p in val.validate(other=read_annotations(boxes_pack, "train"))}
+    assert found == {"duplicate-picture", "missing-picture"}
 
 
 def test_digests_tell_pictures_and_masks_apart(masks, masks_pack, tmp_path):
