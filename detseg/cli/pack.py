@@ -18,17 +18,19 @@ class Pack:
     For sets larger than the memory; smaller ones are kept in memory anyway. Every detseg train reads such a file as
     its --data, or two of them as --train and --val.
 
-        detseg pack --data birds/ --output birds.h5 --size 256
-        detseg pack --data flowers/ --output flowers.h5 --size 400
-        detseg train detector --data flowers.h5 --size 320
+        detseg pack --data flowers/ --output flowers.h5
+        detseg train detector --data flowers.h5
+        detseg pack --data birds/ --output large-birds.h5 --size 336
+        detseg train classifier --data large-birds.h5 --size 224
     """
 
     data: Path
     """Folder or file of the data set, as for training: labelled pictures, boxes or masks."""
     output: Path
     """File to write, such as flowers.h5; it must not be there yet."""
-    size: int = 256
-    """Long side of the stored pictures, in pixels: 1.25 times the --size of training leaves detail to zoom into, for
+    size: int | None = None
+    """Long side of the stored pictures, in pixels; by default what training wants by default: 400 for boxes, 320 for
+    masks, 288 for labels. For another --size of training 1.25 times that, to leave detail to zoom into; for
     classifiers 1.5 times."""
     task: Task | None = None
     """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
@@ -52,7 +54,7 @@ def run(config: Pack) -> int:
     from rich.progress import track
 
     from detseg.data.pack_rows import is_pack
-    from detseg.data.packing import write_pack
+    from detseg.data.packing import task_of, write_pack
     from detseg.data.validate import checked
 
     if config.output.exists():
@@ -74,7 +76,8 @@ def run(config: Pack) -> int:
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         return track(items, "packing", total, console=console, transient=True, disable=not console.is_terminal)
 
-    info = write_pack(config.output, splits, config.size, chunk=config.chunk, track=shown)
+    size = default_size(task_of(next(iter(splits.values())))) if config.size is None else config.size
+    info = write_pack(config.output, splits, size, chunk=config.chunk, track=shown)
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     classes, megabytes = len(info.categories), config.output.stat().st_size / 1e6
     tell(
@@ -83,6 +86,19 @@ def run(config: Pack) -> int:
     )
     tell(f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}")
     return 0
+
+
+def default_size(task: str) -> int:
+    """The long side, in pixels, of pictures that training wants by default: a detector's, of those that need boxes."""
+    from detseg.train import classifier, detector, segmenter
+    from detseg.train.config import TrainClassifier, TrainDetector, TrainSegmenter
+
+    sizes = {
+        "classification": TrainClassifier.size * classifier.CACHE_ZOOM,
+        "detection": TrainDetector.size * detector.CACHE_ZOOM,
+        "segmentation": TrainSegmenter.size * segmenter.CACHE_ZOOM,
+    }
+    return round(sizes[task])
 
 
 def read_any(config: Pack) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """`detseg crops` and `detseg pack`: from boxes to crops to a packed file."""
 
 import json
+import logging
 import re
 import shutil
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from detseg.cli import main
 from detseg.cli.crops import Crops
 from detseg.cli.crops import run as run_crops
 from detseg.cli.pack import Pack
@@ -102,6 +104,29 @@ def test_masks_are_packed(tmp_path):
     assert run_pack(Pack(data=folder, output=tmp_path / "b.h5", size=32, task="segmentation")) == 0
     tasks = [read_pack_info(tmp_path / f"{name}.h5").task for name in "ab"]
     assert tasks[1] == "segmentation" and tasks[0] in ("detection", "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "size"),
+    [("classification", "classifier", 288), ("detection", "detector", 400), ("segmentation", "segmenter", 320)],
+)
+def test_by_default_pictures_are_as_large_as_training_wants_them(
+    task, kind, size, boxes, crops, tmp_path, caplog, capsys, monkeypatch
+):
+    data = {"detection": boxes, "classification": crops}.get(task) or write_small_masks(tmp_path / "m", train=4, val=3)
+    file = tmp_path / "set.h5"
+    assert main(["pack", "--data", str(data), "--output", str(file)]) == 0
+    assert (read_pack_info(file).task, read_pack_info(file).size) == (task, size)
+
+    def enough(*_):
+        raise ValueError("the pictures are opened, enough of it")
+
+    monkeypatch.setattr("detseg.train.session.Session.open_folder", enough)
+    with caplog.at_level(logging.WARNING, "detseg"):
+        words = ("--backbone", "test_efficientnet", "--weights", "none", "--output", str(tmp_path / "run"))
+        assert main(["train", kind, "--data", str(file), *words]) == 1
+    assert "enough of it" in capsys.readouterr().err
+    assert "long side" not in caplog.text, "a warning that they are too small"
 
 
 def test_sets_without_splits_and_sets_with_a_test_split(boxes, tmp_path, capsys):
