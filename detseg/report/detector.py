@@ -89,10 +89,12 @@ def _worst(run: DetectorRun) -> Path:
 def _samples(run: DetectorRun) -> Path:
     """Augmented training pictures with their boxes."""
     samples = TrainingSamples(run.train, run.config.seed)
-    size, mosaic = run.config.size, run.config.mosaic
+    size, count = run.config.size, min(SHOWN, len(run.train))
+    mosaics, mixed = run.config.mosaic * count, run.config.mixup * count
     shown = []
-    for position in range(min(SHOWN, len(run.train))):
-        sample, _ = samples[Request(0, position, position, size, position < mosaic * SHOWN)]
+    for position in range(count):
+        # Mosaics come first and mixed pictures last, so that small shares of both are seen apart.
+        sample, _ = samples[Request(0, position, position, size, position < mosaics, count - position <= mixed)]
         shown.append(
             draw_boxes(sample.image, sample.boxes, sample.labels, run.train.annotations.names, iscrowd=sample.iscrowd)
         )

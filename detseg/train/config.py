@@ -158,6 +158,8 @@ class TrainDetector(TrainConfig):
     """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
     mosaic: float = 0.0
     """Share of training pictures that are mosaics of four (none in the last 30 % of the run)."""
+    mixup: float = 0.0
+    """Share of training pictures, mosaics too, that have another one laid over them (none in the last 30 %)."""
     repair: bool = False
     """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
 
@@ -167,8 +169,9 @@ class TrainDetector(TrainConfig):
         self._require_positive("anchors")
         if not self.reach >= 0.5:
             raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
-        if not 0 <= self.mosaic <= 1:
-            raise ValueError(f"--mosaic is a share between 0 and 1, not {self.mosaic}")
+        for name in ("mosaic", "mixup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{_option(name)} is a share between 0 and 1, not {getattr(self, name)}")
         return self
 
 

@@ -91,6 +91,7 @@ def _train(sitting: Session[TrainDetector]) -> DetectorRun:
         collate=collate,
         fingerprint=annotations_fingerprint(train_data),
         mosaic=config.mosaic,
+        mixup=config.mixup,
     )
     return run
 

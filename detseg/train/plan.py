@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.transforms import TrainTransform
+from detseg.data.transforms import TrainTransform, mixup
 
 
 class Request(NamedTuple):
@@ -25,6 +25,7 @@ class Request(NamedTuple):
     picture: int
     size: int  # side of the square, pixels
     mosaic: bool
+    mixup: bool = False
 
 
 @dataclass
@@ -77,10 +78,11 @@ class SizeSchedule:
         smallest: with multi-scale training, the smallest of the sizes below `size`; equal to `size` without. Smaller
             pictures cost less, so that the same minutes hold more of them.
         hold: steps between changes of size.
-        settle: share of the run, at its end, that is trained at `size` and without mosaics, so that the last
+        settle: share of the run, at its end, that is trained at `size`, without mosaics and mixup, so that the last
             thing the network sees is what it will meet.
         mosaic: probability of a mosaic before that.
-        seed: of the sizes and mosaics.
+        mixup: probability, before that, that another picture is laid over a sample, be it a mosaic or not.
+        seed: of the sizes.
     """
 
     size: int
@@ -88,15 +90,16 @@ class SizeSchedule:
     hold: int = 10
     settle: float = 0.3
     mosaic: float = 0.0
+    mixup: float = 0.0
     seed: int = 0
 
-    def at(self, step: int, fraction: float) -> tuple[int, float]:
-        """(size, probability of a mosaic) of a step, `fraction` of the way through the run."""
+    def at(self, step: int, fraction: float) -> tuple[int, float, float]:
+        """(size, probability of a mosaic, of mixup) of a step, `fraction` of the way through the run."""
         if fraction >= 1 - self.settle:
-            return self.size, 0.0
+            return self.size, 0.0, 0.0
         choices = range(self.smallest, max(self.size, self.smallest + 1), 32)
         chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(choices))
-        return choices[int(chosen)], self.mosaic
+        return choices[int(chosen)], self.mosaic, self.mixup
 
 
 def steps_per_epoch(pictures: int, batch_size: int, world: int = 1) -> int:
@@ -157,13 +160,13 @@ class BatchPlan:
                 step += 1
 
     def _batch(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:
-        size, mosaic = self.sizes.at(step, self.fraction(step))
+        size, mosaic, mixup = self.sizes.at(step, self.fraction(step))
         first = (batch * self.world + self.rank) * self.batch_size
         positions = range(first, first + self.batch_size)
-        draws = np.random.default_rng((self.seed, 2, epoch, first)).random(self.batch_size)
+        draws = np.random.default_rng((self.seed, 2, epoch, first)).random((2, self.batch_size))
         return [
-            Request(epoch, position, int(order[position]), size, bool(draw < mosaic))
-            for position, draw in zip(positions, draws, strict=True)
+            Request(epoch, position, int(order[position]), size, bool(tile < mosaic), bool(overlay < mixup))
+            for position, tile, overlay in zip(positions, *draws, strict=True)
         ]
 
 
@@ -184,12 +187,18 @@ class TrainingSamples:
         return len(self.dataset)
 
     def __getitem__(self, request: Request) -> tuple[Any, list[int]]:
-        """The sample and the indices of the pictures in it: one, or four of a mosaic."""
+        """The sample and the indices of the pictures in it: one, or four of a mosaic; with mixup one more."""
         rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
         if request.size not in self._transforms:
             self._transforms[request.size] = self.transform(request.size)
         transform = self._transforms[request.size]
-        if not request.mosaic:
-            return transform(self.dataset[request.picture], rng), [request.picture]
-        indices = [request.picture, *rng.integers(len(self.dataset), size=3).tolist()]
-        return transform.mosaic([self.dataset[i] for i in indices], rng), indices
+        indices = [request.picture]
+        if request.mosaic:
+            indices += rng.integers(len(self.dataset), size=3).tolist()
+            sample = transform.mosaic([self.dataset[i] for i in indices], rng)
+        else:
+            sample = transform(self.dataset[request.picture], rng)
+        if request.mixup:
+            indices.append(int(rng.integers(len(self.dataset))))
+            sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)
+        return sample, indices

@@ -141,6 +141,7 @@ class Session(Generic[Config]):
         collate: Callable[[list[Any]], tuple[torch.Tensor, Any]],
         fingerprint: str,
         mosaic: float = 0.0,
+        mixup: float = 0.0,
         trained: bool = False,
     ) -> None:
         """Train to the end of the budget; `run` then holds how good the best model is, which is in its folder.
@@ -155,6 +156,7 @@ class Session(Generic[Config]):
             collate: samples to a batch and its targets.
             fingerprint: of the training data.
             mosaic: share of mosaics.
+            mixup: share of samples with another laid over them.
             trained: there is nothing left to learn; judge and save the model.
         """
         config, accelerator = self.config, self.accelerator
@@ -178,7 +180,7 @@ class Session(Generic[Config]):
                 accelerator=accelerator,
                 folder=run.folder,
                 progress=progress,
-                sizes=self._sizes(mosaic),
+                sizes=self._sizes(mosaic, mixup),
                 choice=choice,
                 settings=self._settings(),
                 in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
@@ -231,10 +233,10 @@ class Session(Generic[Config]):
             stage_decay=1.0 if config.stage_decay is None else config.stage_decay,
         )
 
-    def _sizes(self, mosaic: float) -> SizeSchedule:
+    def _sizes(self, mosaic: float, mixup: float) -> SizeSchedule:
         size = self.config.size
         smallest = max(64, round(size * 0.6 / 32) * 32) if self.config.multi_scale else size
-        return SizeSchedule(size, smallest, mosaic=mosaic, seed=self.config.seed)
+        return SizeSchedule(size, smallest, mosaic=mosaic, mixup=mixup, seed=self.config.seed)
 
     def _settings(self) -> Settings:
         config, workers = self.config, self.config.workers

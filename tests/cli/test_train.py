@@ -16,6 +16,7 @@ from rich.console import Console
 from detseg.backbones import create_backbone
 from detseg.cli import main
 from detseg.data.readers import read_dataset, write_voc, write_yolo
+from detseg.data.transforms import mixup
 from detseg.metrics import resampling
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainDetector
@@ -26,7 +27,7 @@ from tests.train.runs import differences, state_of
 
 QUICK = (
     *("--backbone", "test_efficientnet", "--weights", "none", "--size", "64"),
-    *("--batch-size", "4", "--precision", "fp32", "--mosaic", "0.5"),
+    *("--batch-size", "4", "--precision", "fp32", "--mosaic", "0.5", "--mixup", "0.3"),
 )
 
 
@@ -97,6 +98,7 @@ def test_what_a_run_says(run):
         ("--data D --batch-size 0", "--batch-size must be positive"),
         ("--data D --lr inf", "--lr must be positive"),
         ("--data D --mosaic 1.5", "--mosaic is a share"),
+        ("--data D --mixup nan", "--mixup is a share between 0 and 1, not nan"),
         ("--data D --seed -1", "--seed must not be negative"),
         ("--data D --workers -1", "--workers must not be negative"),
         ("--data D --freeze 99 --backbone test_efficientnet --weights none", "has 5 stages"),
@@ -188,6 +190,17 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
     monkeypatch.setattr("detseg.train.session.build_model", unreachable)
     error = error_of(capsys, "--data", small, "--backbone", "test_efficientnet")
     assert error == "error: test_efficientnet: the hub cannot be reached\n"
+
+
+@pytest.mark.parametrize(("option", "count"), [((), 0), (("--mixup", "1"), 12)])
+def test_mixup_reaches_the_samples(option, count, small, tmp_path, at_once, monkeypatch):
+    """In three of four steps of four pictures: it ends with the last third of the run."""
+    mixed = []
+    monkeypatch.setattr("detseg.train.plan.mixup", lambda *pair: mixed.append(1) or mixup(*pair))
+    monkeypatch.setattr("detseg.cli.train._run", lambda config, train, show: train(config) and 0)
+    words = ("--data", str(small), "--output", str(tmp_path / "run"), *QUICK[:6], "--batch-size", "4", "--epochs", "2")
+    assert main(["train", "detector", *words, *option]) == 0
+    assert len(mixed) == count
 
 
 def form(kind, source, folder):

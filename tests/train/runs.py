@@ -74,7 +74,7 @@ def tiny_model():
 
 
 def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, seconds=None, **changes):
-    """A trainer with mosaics and changing sizes; `changes` replace its attributes, or entries of its settings."""
+    """A trainer with mosaics, mixup and changing sizes; `changes` replace its attributes, or entries of settings."""
     model = changes.pop("model", None) or tiny_model()
     settings = {"batch_size": BATCH, "seed": 5, "warmup": 2, "ema_decay": 0.9}
     settings |= {name: changes.pop(name) for name in list(changes) if name in Settings.__dataclass_fields__}
@@ -87,7 +87,7 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
         "accelerator": Accelerator(),
         "folder": Path(folder),
         "progress": Progress(None if seconds else steps, seconds),
-        "sizes": SizeSchedule(96, 32, hold=2, mosaic=0.5, seed=5),
+        "sizes": SizeSchedule(96, 32, hold=2, mosaic=0.5, mixup=0.3, seed=5),
         "choice": Choice("fp32", True),
         "settings": Settings(**settings),
         "in_eval": [],

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from detseg.data.transforms import TrainTransform, mixup
 from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, epoch_order, steps_per_epoch
 from tests.train.runs import Drawn
 
@@ -37,7 +38,7 @@ def test_a_set_smaller_than_a_batch_is_repeated():
 
 
 def test_a_plan_begun_in_the_midst_goes_on_as_the_whole_one():
-    options = {"sizes": SizeSchedule(128, 64, hold=2, mosaic=0.5, seed=3), "seed": 3}
+    options = {"sizes": SizeSchedule(128, 64, hold=2, mosaic=0.5, mixup=0.5, seed=3), "seed": 3}
     whole = plan(10, 3, 9, **options)
     assert plan(10, 3, 4, first_step=5, **options) == whole[5:]
     assert {request.epoch for batch in whole for request in batch} == {0, 1, 2}
@@ -53,22 +54,35 @@ def test_processes_share_an_epoch_without_overlap():
 
 
 def test_sizes_change_every_so_many_steps_and_settle_at_the_end():
-    sizes = SizeSchedule(160, 96, hold=5, settle=0.3, mosaic=0.4)
+    sizes = SizeSchedule(160, 96, hold=5, settle=0.3, mosaic=0.4, mixup=0.2)
     early = [sizes.at(step, 0.1) for step in range(200)]
-    assert {size for size, _ in early} == {96, 128}  # smaller ones, to save time
+    assert {size for size, *_ in early} == {96, 128}  # smaller ones, to save time
     assert all(early[i] == early[i - i % 5] for i in range(200))
-    assert {mosaic for _, mosaic in early} == {0.4}
-    assert {sizes.at(step, 0.7) for step in range(200)} == {(160, 0.0)}
+    assert {look[1:] for look in early} == {(0.4, 0.2)}
+    assert {sizes.at(step, 0.7) for step in range(200)} == {(160, 0.0, 0.0)}
 
 
 def test_without_multi_scale_the_size_stays():
-    assert {SizeSchedule(96, 96).at(step, 0) for step in range(50)} == {(96, 0.0)}
+    assert {SizeSchedule(96, 96).at(step, 0) for step in range(50)} == {(96, 0.0, 0.0)}
 
 
 def test_mosaics_come_as_often_as_asked_for():
     batches = plan(50, 10, 100, sizes=SizeSchedule(64, 64, mosaic=0.3))
     share = np.mean([request.mosaic for batch in batches for request in batch])
     assert share == pytest.approx(0.3, abs=0.05)
+    assert not any(request.mixup for batch in batches for request in batch)
+
+
+def test_mixup_comes_as_often_as_asked_for_and_ends_with_the_mosaics():
+    def requests(fraction, **shares):
+        sizes = SizeSchedule(64, 64, **shares)
+        return [request for batch in plan(50, 10, 100, sizes=sizes, fraction=lambda _: fraction) for request in batch]
+
+    mixed = requests(0.69, mosaic=0.3, mixup=0.2)
+    assert np.mean([request.mixup for request in mixed]) == pytest.approx(0.2, abs=0.05)
+    assert np.mean([request.mixup and request.mosaic for request in mixed]) == pytest.approx(0.06, abs=0.03)
+    assert [request._replace(mixup=False) for request in mixed] == requests(0.69, mosaic=0.3), "all else stays"
+    assert not any(request.mixup or request.mosaic for request in requests(0.7, mosaic=0.3, mixup=0.2))
 
 
 def test_samples_depend_on_seed_epoch_and_position_only():
@@ -94,6 +108,29 @@ def test_a_mosaic_names_all_its_pictures():
     assert len(indices) == 4
     assert indices == seen
     assert indices[0] == request.picture
+
+
+def test_a_mixed_sample_is_two_samples_laid_over_each_other():
+    request = plan(6, 2, 1)[0][0]
+    pictures = Drawn()
+    mixed, indices = TrainingSamples(pictures, 4)[request._replace(mixup=True)]
+    rng, transform = np.random.default_rng((4, 3, request.epoch, request.position)), TrainTransform(64)
+    first = transform(pictures[request.picture], rng)
+    other = int(rng.integers(len(pictures)))
+    expected = mixup(first, transform(pictures[other], rng), rng)
+    np.testing.assert_array_equal(mixed.image, expected.image)
+    np.testing.assert_array_equal(mixed.boxes, expected.boxes)
+    assert mixed.labels.tolist() == [request.picture % 2, other % 2]
+    assert indices == [request.picture, other]
+
+
+def test_a_mosaic_can_be_mixed_too():
+    seen = []
+    request = plan(6, 2, 1)[0][0]._replace(mosaic=True)
+    alone, four = TrainingSamples(Drawn(), 0)[request]
+    mixed, indices = TrainingSamples(Drawn(seen.append), 0)[request._replace(mixup=True)]
+    assert indices == seen and indices[:4] == four and len(indices) == 5
+    np.testing.assert_array_equal(mixed.boxes[: len(alone.boxes)], alone.boxes)
 
 
 def test_no_pictures_is_an_error():
