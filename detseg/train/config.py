@@ -323,11 +323,11 @@ class TrainLocalizer(TrainConfig):
     batch_size: int = 16
     """Pictures a step (and process)."""
     objects: Literal["largest", "single"] = "largest"
-    """Which object of a picture counts: the largest; or only pictures with exactly one are used, with --objectness those
-    without an object too."""
+    """Which object of a picture counts: the largest; or only pictures with exactly one are used, with --objectness
+    those without an object too."""
     objectness: bool = False
-    """Also learn to tell whether there is an object; without, pictures without objects are left out. The best model is then
-    the one with the highest mean of mean IoU and of how well its scores tell pictures with and without apart."""
+    """Also learn to tell whether there is an object; without, pictures without objects are left out. The best model is
+    then the one with the highest mean of mean IoU and of how well its scores tell pictures with and without apart."""
     loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
     """Loss of the box: of its four numbers, or of the overlap."""
     square_root: bool = True
