@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from detseg.backbones import create_backbone
 from detseg.data.flowers import write_flowers
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.readers.masks import read_mask_dataset
+from detseg.metrics import bootstrap_segmentation
 from detseg.train.checkpoint import build_model
 from detseg.train.config import TrainSegmenter
 from detseg.train.memory import keep_freed_memory
@@ -130,7 +132,8 @@ def child(options) -> None:
         val = SegmentationDataset(splits["val"], SIZE)
         bf16 = options.precision == "bf16"
         metrics, rate = train_peer(options.child, train, val, options.minutes, options.seed, bf16)
-    print(json.dumps({"miou": metrics.miou, "boundary_iou": metrics.boundary_iou, "rate": rate}))
+    intervals = bootstrap_segmentation(metrics).figures
+    print(json.dumps({name: astuple(intervals[name]) for name in ("miou", "boundary_iou")} | {"rate": rate}))
 
 
 def inference(names, rounds: int = 7) -> dict[str, float]:
@@ -204,7 +207,8 @@ def show(results, speeds, minutes: float) -> None:
     for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
     for name, found in results.items():
-        table.add_row(name, f"{found['miou']:.4f}", f"{found['boundary_iou']:.4f}", f"{found['rate']:.1f}")
+        figures = ("{:.3f} ({:.3f}-{:.3f})".format(*found[figure]) for figure in ("miou", "boundary_iou"))
+        table.add_row(name, *figures, f"{found['rate']:.1f}")
     for name, speed in speeds.items():
         table.add_row(name, f"{speed:.1f}", f"{speed / speeds[base]:.2f} x" if base in speeds else "")
     Console().print(table)

@@ -57,7 +57,8 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
 
     Handled are fully connected layers, flattening, batch norms, dropout and activations behind it, adaptive and
     global pooling; so `nn.Sequential`s, detseg's, torchvision's and most of timm's classifiers, and detseg's
-    localizers. The result is checked: at `input_size` it says what the classifier says.
+    localizers. The result is checked: at `input_size` it says what the classifier says, and on a picture
+    twice as wide there is one row of cells.
 
     Args:
         model: (N, C, H, W) to (N, K), a network that `torch.fx` can trace; or one with a method `plain` that gives
@@ -117,6 +118,13 @@ def _check_same(model: nn.Module, result: Convolutional, example: Tensor) -> Non
         raise ValueError(
             f"{type(model).__name__} cannot be converted: the result differs by {float(difference):.3g} at its "
             "training size; a layer does something that is not in its graph"
+        )
+    # Rows and columns that changed places before the flattening show only in pictures of another shape.
+    cells = tuple(result(torch.cat([example, example], -1)).shape[-2:])
+    if cells[0] != 1 or cells[1] < 2:
+        raise ValueError(
+            f"{type(model).__name__} cannot be converted: a picture twice as wide gives {cells[0]} x {cells[1]} cells, "
+            "not one row of several; is the map flattened in another order than channels, rows, columns?"
         )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from numba import njit
+
+from detseg.compiled import njit
 
 Item = TypeVar("Item")
 SUBPIXEL = 16  # vertex coordinates and depths are integers in 1/16 of a sample
@@ -64,7 +65,7 @@ class Stream:
         return raw.astype("<u8").view(np.uint8)[:count]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_triangles(
     xy: np.ndarray,
     values: np.ndarray,
@@ -133,7 +134,7 @@ def fill_triangles(
                 x += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def resolve(rgb: np.ndarray, depth: np.ndarray, samples: int, taps: np.ndarray, strength: int) -> np.ndarray:
     """Average samples x samples blocks into premultiplied RGBA uint8 (H,W,4), shading what lies behind.
 
@@ -171,7 +172,7 @@ def resolve(rgb: np.ndarray, depth: np.ndarray, samples: int, taps: np.ndarray, 
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _box_blur(source: np.ndarray, radius: int) -> np.ndarray:
     """One box filter along the rows and one along the columns of uint8 (H,W,C)."""
     height, width, channels = source.shape
@@ -210,7 +211,7 @@ def blur(picture: np.ndarray, radius: int, passes: int = 2) -> np.ndarray:
     return picture
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def noise(height: int, width: int, cell_x: int, cell_y: int, octaves: int, seed: int) -> np.ndarray:
     """Smooth value noise (H,W) uint8 from hashed lattices; each octave halves the cell and the weight."""
     out = np.zeros((height, width), np.uint8)
@@ -247,7 +248,7 @@ def noise(height: int, width: int, cell_x: int, cell_y: int, octaves: int, seed:
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def recolour(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """table[values]: uint8 (H,W) through a table (256,3) uint8."""
     out = np.empty((values.shape[0], values.shape[1], 3), np.uint8)
@@ -258,7 +259,7 @@ def recolour(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def develop(picture: np.ndarray, tables: np.ndarray, dark: int, grain: int, random: np.ndarray) -> None:
     """Exposure by channel tables (3,256), a vignette and grain, in place; random holds 2 bytes a sample."""
     height, width, _ = picture.shape
@@ -276,7 +277,7 @@ def develop(picture: np.ndarray, tables: np.ndarray, dark: int, grain: int, rand
                 picture[y, x, k] = min(255, max(0, value))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def measure(ids: np.ndarray, count: int) -> np.ndarray:
     """Area and tight half-open box of every id 1..count: (count,5) int64 area, left, top, right, bottom."""
     out = np.zeros((count + 1, 5), np.int64)
@@ -291,7 +292,7 @@ def measure(ids: np.ndarray, count: int) -> np.ndarray:
     return out[1:]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def grid_normals(points: np.ndarray) -> np.ndarray:
     """Normals (P,U,V,3), not of unit length, of surfaces given as grids of points (P,U,V,3) float64."""
     count, rows, columns, _ = points.shape
@@ -310,7 +311,7 @@ def grid_normals(points: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def mark(ids: np.ndarray, sprite: np.ndarray, left: int, top: int, value: int) -> None:
     """Write `value` into ids (H,W) where the sprite covers at least half of a pixel."""
     for y in range(max(0, -top), min(sprite.shape[0], ids.shape[0] - top)):
@@ -319,7 +320,7 @@ def mark(ids: np.ndarray, sprite: np.ndarray, left: int, top: int, value: int) -
                 ids[top + y, left + x] = value
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def paste(picture: np.ndarray, sprite: np.ndarray, left: int, top: int) -> None:
     """Lay a premultiplied RGBA sprite over picture (H,W,3) uint8, in place."""
     for y in range(max(0, -top), min(sprite.shape[0], picture.shape[0] - top)):
@@ -331,7 +332,7 @@ def paste(picture: np.ndarray, sprite: np.ndarray, left: int, top: int) -> None:
                     picture[top + y, left + x, k] = min(255, value)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def darken(picture: np.ndarray, alpha: np.ndarray, left: int, top: int, strength: int) -> None:
     """Multiply picture by 1 - strength/256 * alpha/255, in place: a soft shadow. alpha (h,w,1) uint8."""
     for y in range(max(0, -top), min(alpha.shape[0], picture.shape[0] - top)):

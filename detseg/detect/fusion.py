@@ -56,6 +56,9 @@ def weighted_boxes_fusion(
         raise ValueError(f"score must be 'mean' or 'max', got {score!r}")
     threshold = check_threshold(iou_threshold, score_threshold)
     parts = [_checked(model, *given) for model, given in enumerate(zip(boxes, scores, labels, strict=True))]
+    places = ["numpy" if isinstance(given, np.ndarray) else f"torch on {given.device}" for given in boxes]
+    if len(set(places)) > 1:
+        raise ValueError(f"all models must give numpy arrays, or tensors on one device, got {', '.join(places)}")
     all_boxes, all_scores, all_labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     owners = np.repeat(np.arange(models), [len(part[1]) for part in parts])
     weighted = all_scores * shares[owners]

@@ -1,15 +1,14 @@
 """The loop of weighted boxes fusion, compiled by numba; see `detseg.detect.fusion`."""
 
-import numba
 import numpy as np
 
+from detseg.compiled import njit
 from detseg.detect.nms_kernels import overlap
 
 
-@numba.njit(
+@njit(
     "Tuple((float32[:, ::1], float64[::1], int64[::1], int64[::1]))"
     "(float32[:, ::1], float32[::1], int64[::1], int64[::1], float32, boolean)",
-    cache=True,
     nogil=True,
     error_model="numpy",
 )

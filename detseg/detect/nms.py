@@ -93,7 +93,7 @@ def _suppress(
     given: dict[str, Any] = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
     from_numpy = check_kinds(given)
     threshold = check_threshold(iou_threshold, score_threshold)
-    if max_detections is not None and (int(max_detections) != max_detections or max_detections < 0):
+    if max_detections is not None and not (max_detections >= 0 and max_detections % 1 == 0):
         raise ValueError(f"max_detections must be a whole number, 0 or more, got {max_detections}")
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
@@ -101,7 +101,8 @@ def _suppress(
     if not from_numpy and tracing and metric == "diou":
         raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
     if not from_numpy and metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):
-        elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, tracing)[:max_detections]
+        elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, tracing)
+        elsewhere = elsewhere if max_detections is None else elsewhere[: int(max_detections)]
         return elsewhere
     arrays = given if from_numpy else to_arrays(given)
     kept: Any = keep_on_cpu(
@@ -134,6 +135,6 @@ def _keep_elsewhere(given: dict[str, Tensor], threshold: float, score_threshold:
         tracing=tracing,
     )
     if fine is not None and not fine:
-        arrays = to_arrays({"boxes": boxes, **given})
+        arrays = to_arrays({**given, "boxes": boxes})
         raise ValueError(name_bad_value(arrays["boxes"], arrays["scores"], arrays.get("labels")))
     return kept

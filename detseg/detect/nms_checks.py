@@ -98,8 +98,10 @@ def values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Ten
 
 
 def check_numbers(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> None:
-    """Raise ValueError, which names the first of them, where numbers are not finite or boxes reversed."""
+    """Raise ValueError, which names the first of them, where numbers are not finite in float32 or boxes reversed."""
     with np.errstate(invalid="ignore", over="ignore"):
+        boxes = numbers(boxes, np.float32)  # other types end sooner, and those without a sign turn round
+        scores = numbers(scores, np.float32)
         extents = boxes[:, 2:] - boxes[:, :2]
         fine = ((extents >= 0) & (extents < np.inf)).all()
     if not (fine and np.isfinite(scores).all() and (labels is None or np.isfinite(labels).all())):

@@ -16,13 +16,15 @@ from typing import Any
 import numba
 import numpy as np
 
+from detseg.compiled import njit
+
 # Squeeze dropped boxes out when they are more than one in so many.
 _SQUEEZE = 5
 # Scores are sorted by so many bits at a time: digits of 8 bits, 4 to a float32.
 DIGITS, _BUCKETS = 4, 256
 
 # Compiled when first called, for the types at hand: what a call does not need costs it nothing.
-compiled: Any = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+compiled: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 inlined: Any = {"inline": "always", "error_model": "numpy"}
 
 
@@ -57,7 +59,7 @@ def overlap(boxes, i, j):
 # ------------------------------------------------------------------ order
 
 
-@numba.njit(**compiled)
+@njit(**compiled)
 def best_first(boxes, scores, bits, score_threshold, keys, other_keys, starts, order, survey):
     """Write to `order` the boxes whose score is above the threshold: falling scores, equal ones by rising index.
 
@@ -117,7 +119,7 @@ def best_first(boxes, scores, bits, score_threshold, keys, other_keys, starts, o
     return count
 
 
-@numba.njit(**compiled)
+@njit(**compiled)
 def group(order, labels, lowest, starts, grouped):
     """`order` (N,) by rising label, equal ones as they were.
 
@@ -160,7 +162,7 @@ def _drop_by_distance(x1, y1, x2, y2, area, dropped, ax1, ay1, ax2, ay2, own, th
         dropped[j] |= np.uint8(value - box_distance(x1[j], y1[j], x2[j], y2[j], ax1, ay1, ax2, ay2) > threshold)
 
 
-@numba.njit(**compiled)
+@njit(**compiled)
 def suppress_densely(boxes, order, starts, threshold, distance, limit, columns, dropped, kept):
     """Write the boxes that are kept, group after group, each best first; returns how many.
 

@@ -17,6 +17,7 @@ import math
 import numba
 import numpy as np
 
+from detseg.compiled import njit
 from detseg.detect.nms_kernels import box_distance, compiled
 
 # Below this area float32 loses digits, and IoU may come out above what sizes and distances allow.
@@ -34,7 +35,7 @@ _KEEP, _DROP = -1, -2
 part_of_caller = {"forceinline": True, "error_model": "numpy"}
 
 
-@numba.njit(**compiled)
+@njit(**compiled)
 def suppress_nearby(
     boxes, order, canvas, threshold, distance, table, levels, sides, bits, near, ids, slots, keeps, kept
 ):
@@ -86,7 +87,7 @@ def suppress_nearby(
     return found
 
 
-@numba.njit(**compiled)
+@njit(**compiled)
 def _fill(boxes, order, canvas, table, levels, sides, bits, near, ids, slots, keeps):
     """Sort boxes into the slots of the table, in each best first; returns how many.
 

@@ -2,15 +2,14 @@
 
 import math
 
-import numba
 import numpy as np
 
+from detseg.compiled import njit
 from detseg.detect.nms_kernels import overlap
 
 
-@numba.njit(
+@njit(
     "Tuple((int64[::1], float32[::1]))(float32[:, ::1], int64[::1], float32[::1], boolean, float32, float32, float32)",
-    cache=True,
     nogil=True,
     error_model="numpy",
 )

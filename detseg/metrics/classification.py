@@ -125,7 +125,7 @@ class ClassificationEvaluator:
 
     def __len__(self) -> int:
         """Pictures seen so far, each counted once."""
-        return len(np.unique(self.state()["image_ids"]))
+        return len(np.unique(self._joined()["image_ids"]))
 
     def update(self, scores: Any, labels: Any, image_ids: Any) -> None:
         """Add some pictures.
@@ -179,7 +179,7 @@ class ClassificationEvaluator:
         """
         if resamples < 0 or not 0 < level < 1:
             raise ValueError(f"resamples must not be negative, level between 0 and 1; got {resamples}, {level}")
-        state = self.state()
+        state = self._joined()
         once = np.sort(np.unique(state["image_ids"], return_index=True)[1])
         state = {name: values[once] for name, values in state.items()}
         if not len(once):
@@ -206,6 +206,9 @@ class ClassificationEvaluator:
 
     def state(self) -> State:
         """Everything that came, as one dict of flat arrays."""
+        return {"names": np.array(self.names)} | self._joined()
+
+    def _joined(self) -> State:
         kinds = dict.fromkeys(("image_ids", "labels", "predicted", "ranks"), np.int64)
         empty: State = {name: np.zeros(0, kinds.get(name)) for name in (*kinds, "confidence", "losses")}
         return {name: np.concatenate([none, *(part[name] for part in self._parts)]) for name, none in empty.items()}
@@ -220,7 +223,9 @@ class ClassificationEvaluator:
             if other.names != self.names:
                 raise ValueError("the other evaluator has other classes")
             other = other.state()
-        self._parts.append(dict(other))
+        if not np.array_equal(other.get("names", ()), self.names):
+            raise ValueError("the other state is of an evaluator with other classes")
+        self._parts.append({name: values for name, values in other.items() if name != "names"})
 
     def reset(self) -> None:
         """Forget all pictures."""

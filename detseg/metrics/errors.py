@@ -19,14 +19,16 @@ been found and no better scored detection with this error has the same object; e
 Crowd regions and the limit of detections
 are COCO's: a detection in a crowd region of its class is not judged.
 
-The authors' own program (tidecv 1.0.1) differs in four ways; with these evened out it gives the same figures:
+The authors' own program (tidecv 1.0.1) differs in these ways:
 - Detections with a localisation error and with a classification error compete for an object, though only one of the
   errors is put right; the gains of these two are a little lower there.
 - A detection that a crowd region excuses is none of the false ones, yet it is counted as an error, and the object it
   would be meant for is then not missed.
 - Its levels of recall are k / 100, pycocotools' `numpy.linspace(0, 1, 101)`, of which ten are one rounding higher; so
   a recall of exactly 0.35 reaches the level there and not here.
-- A class without objects in which something is found counts as AP 0; here, as in COCO, it does not count.
+- A class without objects in which something is found counts as AP 0; here, as in COCO, it does not count. A class left
+  without objects and detections by putting an error right leaves its mean; here it counts as 1.
+- Its limit of detections is for a picture, not for each class of a picture, and gains below 0 are set to 0.
 """
 
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ class DetectionEvaluator:
 
     Args:
         ground_truth: `detseg.data.Annotations` or anything else that `evaluate_detections` takes; or the
-            categories of the labels 0..K-1: names, or pairs of the dataset's own id and a name.
+            categories of the labels 0..K-1: names, pairs of the dataset's own id and a name, or COCO's dicts of both.
         iou_type, iou_thresholds, max_detections, class_agnostic: as for `evaluate_detections`.
 
     Raises:
@@ -103,7 +103,7 @@ class DetectionEvaluator:
         Raises:
             ValueError: no picture came, or some are missing.
         """
-        state = _once(self.state())
+        state = _once(self._joined())
         if not len(state["image_ids"]):
             raise ValueError("no pictures to judge: call update first")
         truth = self._truth_of(state)
@@ -120,6 +120,9 @@ class DetectionEvaluator:
 
     def state(self) -> State:
         """Everything that came, as one dict of flat arrays (and lists of run-length masks)."""
+        return {"names": np.array(self._names), "category_ids": self._category_ids} | self._joined()
+
+    def _joined(self) -> State:
         if not self._parts:
             return {"image_ids": np.zeros(0, np.int64)}
         state: State = {}
@@ -132,7 +135,8 @@ class DetectionEvaluator:
         """Add what another evaluator, or the `state()` of one, has seen.
 
         Raises:
-            ValueError: the other one has other categories, options or pictures.
+            ValueError: the other evaluator has other categories, options or pictures. A state does not know its
+                evaluator's options.
         """
         if isinstance(other, DetectionEvaluator):
             same = (
@@ -145,6 +149,10 @@ class DetectionEvaluator:
             if not same:
                 raise ValueError("the other evaluator has other categories, other options or no ground truth")
             other = other.state()
+        for name, own in (("names", self._names), ("category_ids", self._category_ids)):
+            if not np.array_equal(other.get(name, ()), own):
+                raise ValueError("the other state is of an evaluator with other categories")
+        other = {name: values for name, values in other.items() if name not in ("names", "category_ids")}
         if not len(other["image_ids"]):
             return
         wanted = self._read([], [])
@@ -215,11 +223,22 @@ def _categories(given: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...
     """Ids (K,) and names of categories given as names, or as pairs of id and name."""
     if not given:
         raise ValueError("the list of categories is empty: give a name, or a pair of id and name, for each label")
-    pairs = [(i, entry) if isinstance(entry, str) else tuple(entry) for i, entry in enumerate(given)]
+    pairs = [_category(i, entry) for i, entry in enumerate(given)]
     ids = np.array([pair[0] for pair in pairs], dtype=np.int64)
     if len(np.unique(ids)) != len(ids):
         raise ValueError(f"the ids of the categories must differ, got {ids.tolist()}")
     return ids, tuple(str(pair[1]) for pair in pairs)
+
+
+def _category(label: int, entry: Any) -> tuple[int, str]:
+    """Id and name of one entry of the list."""
+    if isinstance(entry, str):
+        return label, entry
+    if isinstance(entry, Mapping) and {"id", "name"} <= entry.keys():
+        return int(entry["id"]), str(entry["name"])
+    if isinstance(entry, list | tuple) and len(entry) == 2:
+        return int(entry[0]), str(entry[1])
+    raise ValueError(f"categories[{label}] = {entry!r:.80} is no name, no pair of id and name, and no dict of both")
 
 
 def _check_labels(labels: NDArray[np.int64], classes: int, place: str) -> None:

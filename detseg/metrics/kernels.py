@@ -10,9 +10,10 @@ by label, then picture. Then one step through both finds every pair of the same 
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from detseg.compiled import njit
 
 Ints = NDArray[np.int32]
 Starts = NDArray[np.int64]  # (K + 1,) class k owns start[k]:start[k + 1]
@@ -20,9 +21,9 @@ Floats = NDArray[np.float64]
 
 # The first call has to wait for the compiler. It comes sooner without the wrapper for other compiled languages,
 # without one for Python where only kernels call, and when arrays are not made in the kernels.
-_OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _FOR_HELPERS: Any = _OPTIONS | {"no_cpython_wrapper": True}
-compiled, helper = numba.njit(**_OPTIONS), numba.njit(**_FOR_HELPERS)
+compiled, helper = njit(**_OPTIONS), njit(**_FOR_HELPERS)
 
 HIT, MISS, UNJUDGED = 1, 0, -1
 

@@ -114,7 +114,9 @@ def _count(
 def _narrow(values: Any, label: str) -> NDArray[Any]:
     """(H, W) as bytes if every value fits into one, else as it is."""
     if hasattr(values, "detach") and not values.is_floating_point():
-        small = values.detach().byte()
+        values = values.detach()
+        values = values.int() if str(values.dtype) == "torch.uint16" else values  # torch can do next to nothing with it
+        small = values.byte()
         # On the device, where one byte a pixel has to be brought over instead of eight.
         array = as_numpy(small if (small == values).all() else values)
     else:

@@ -75,7 +75,7 @@ class SegmentationEvaluator:
         self._parts.extend(rows.values())
         self._seen.update(rows)
         if len(self._parts) > _MOST_PARTS:
-            self.state()
+            self._joined()
 
     def compute(self) -> SegmentationMetrics:
         """The metrics of everything that came so far; more may follow. The order in which it came does not matter.
@@ -85,7 +85,7 @@ class SegmentationEvaluator:
         """
         if not self._seen:
             raise ValueError("no pictures to judge: call update first")
-        state, classes = self.state(), len(self.names)
+        state, classes = self._joined(), len(self.names)
         order = np.argsort(state["image_ids"])
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -112,27 +112,31 @@ class SegmentationEvaluator:
 
     def state(self) -> State:
         """Everything that came, as one dict of flat arrays."""
+        return {"names": np.array(self.names)} | self._joined()
+
+    def _joined(self) -> State:
         if len(self._parts) != 1:
             parts = [_empty(self.boundary), *self._parts]
             self._parts = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}]
-        return dict(self._parts[0])
+        return self._parts[0]
 
     def merge(self, other: "SegmentationEvaluator | State") -> None:
         """Add what another evaluator, or the `state()` of one, has seen.
 
         Raises:
-            ValueError: the other one has other classes or options.
+            ValueError: the other evaluator has other classes or options. A state does not know which pixels its
+                evaluator ignored.
         """
         if isinstance(other, SegmentationEvaluator):
             if (self.names, self.ignore_index) != (other.names, other.ignore_index):
                 raise ValueError("the other evaluator has other classes or another ignore_index")
             other = other.state()
+        if not np.array_equal(other.get("names", ()), self.names):
+            raise ValueError("the other state is of an evaluator with other classes")
+        other = {name: values for name, values in other.items() if name != "names"}
         wanted = _empty(self.boundary)
         if wanted.keys() != other.keys():
             raise ValueError(f"the other state holds {', '.join(other)}; this evaluator has {', '.join(wanted)}")
-        labels = np.divmod(other["pairs"], 256)
-        if any(values.max(initial=0) >= len(self.names) for values in labels):
-            raise ValueError(f"the other state is of more classes than the {len(self.names)} of this evaluator")
         new = _without(other, self._seen)
         self._parts.append(new)
         self._seen.update(new["image_ids"].tolist())

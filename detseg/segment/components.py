@@ -65,6 +65,10 @@ def _components(mask: np.ndarray, label: int, chances: np.ndarray | None, min_ar
 
 
 def _check(labels: Tensor, probabilities: Tensor | None, min_area: int) -> None:
+    if not all(isinstance(given, Tensor) for given in (labels, probabilities) if given is not None):
+        raise ValueError(
+            f"labels and probabilities must be torch tensors, got {type(labels).__name__}: torch.from_numpy"
+        )
     if labels.ndim != 2 or labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise ValueError(f"labels must be (H, W) integers, got {labels.dtype} {tuple(labels.shape)}")
     if probabilities is not None and (probabilities.ndim != 3 or probabilities.shape[1:] != labels.shape):

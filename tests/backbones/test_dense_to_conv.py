@@ -337,6 +337,19 @@ def test_pictures_that_are_too_small() -> None:
         converted(torch.zeros(1, 1, 31, 40))
 
 
+def test_a_map_that_is_flattened_rows_first() -> None:
+    class RowsFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.dense = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8 * 8 * 8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.dense(self.conv(x).permute(0, 2, 3, 1).flatten(1))
+
+    with pytest.raises(ValueError, match="a picture twice as wide gives .* flattened in another order"):
+        dense_to_conv(RowsFirst(), (32, 32))
+
+
 @pytest.mark.parametrize("kind", ["classifier", "localizer", "localizer with objectness"])
 def test_trained_models_of_detseg(kind: str) -> None:
     """They take uint8 and give losses: `plain` is what is converted."""

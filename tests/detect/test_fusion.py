@@ -152,6 +152,14 @@ def test_scores_of_zero_have_a_box():
         ({"scores": [torch.tensor([0.1]), torch.tensor([float("nan")])]}, r"model 1: scores\[0\] = nan is not finite"),
         ({"scores": [torch.tensor([0.1]), torch.tensor([-0.2])]}, r"model 1: scores\[0\] is negative"),
         ({"labels": [torch.tensor([0.5]), torch.tensor([1])]}, "model 0: labels must be whole numbers"),
+        (
+            {
+                "boxes": [torch.zeros(1, 4), np.zeros((1, 4))],
+                "scores": [torch.zeros(1), np.zeros(1)],
+                "labels": [torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64)],
+            },
+            "numpy arrays, or tensors on one device, got torch on cpu, numpy",
+        ),
         ({"boxes": [torch.zeros(1, 4), torch.zeros(1, 5)]}, r"model 1: boxes must have shape \(N, 4\)"),
     ],
 )

@@ -310,6 +310,15 @@ def test_diou_elsewhere_is_done_on_the_cpu(monkeypatch) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_a_gpu_gives_what_the_cpu_gives(threshold) -> None:
+    boxes, scores, labels = scene(2000, 1, labels=9)
+    on_gpu = (boxes.cuda(), scores.cuda(), labels.cuda())
+    assert torch.equal(nms(*on_gpu[:2], threshold).cpu(), nms(boxes, scores, threshold))
+    assert torch.equal(batched_nms(*on_gpu, threshold).cpu(), batched_nms(boxes, scores, labels, threshold))
+
+
+@pytest.mark.gpu
 def test_diou_on_a_gpu() -> None:
     boxes, scores, labels = scene(2000, 1)
     kept = batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.4, metric="diou")
@@ -591,6 +600,12 @@ def test_bad_numbers_below_the_score_threshold_count_too() -> None:
 
 
 # ------------------------------------------------------------------ devices
+
+
+def test_off_the_cpu_what_float32_cannot_hold_is_named() -> None:
+    given = {"boxes": torch.tensor([[0, 0, 1, 1], [0, 0, 1e39, 1]], dtype=torch.float64), "scores": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"boxes\[1\] = .* is not finite"):
+        nms_module._keep_elsewhere(given, 0.5, None, tracing=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*create_unbacked_symint")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detseg.boxes import box_iou
-from detseg.detect import nms, soft_nms
+from detseg.detect import nms, soft_nms, weighted_boxes_fusion
 
 
 def scene(n, seed, labels=3):
@@ -124,10 +124,25 @@ def test_boxes_without_area():
         ({"scores": torch.tensor([0.1, -0.5, 0.2])}, r"scores\[1\] = -0.5 is negative"),
         ({"scores": torch.tensor([0.1, float("nan"), 0.2])}, r"scores\[1\] = nan is not finite"),
         ({"boxes": torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [2, 0, 1, 1]])}, r"boxes\[2\] = .* is reversed"),
+        ({"boxes": np.array([[0, 0, 1, 1], [10, 0, 5, 10], [0, 0, 1, 1]], np.uint8)}, r"boxes\[1\] = .* is reversed"),
+        ({"boxes": np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1e39, 1]])}, r"boxes\[2\] = .* is not finite"),
         ({"labels": torch.zeros(2)}, r"labels must have shape \(3,\)"),
     ],
 )
 def test_mistakes_are_named(change, message):
     fine = {"boxes": torch.tensor([[0.0, 0, 1, 1]] * 3), "scores": torch.tensor([0.1, 0.2, 0.3])}
+    if isinstance(change.get("boxes"), np.ndarray):
+        fine["scores"] = fine["scores"].numpy()
     with pytest.raises(ValueError, match=message):
         soft_nms(**(fine | change))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [np.array([[-40000, 0, 40000, 10]], np.float16), np.array([[-100, 0, 100, 10]], np.int8)],
+    ids=["float16", "int8"],
+)
+def test_small_types_are_computed_in_float32(boxes):
+    assert soft_nms(boxes, np.ones(1, np.float32))[0].tolist() == [0]
+    fused, *_ = weighted_boxes_fusion([boxes], [np.ones(1, np.float32)], [np.zeros(1, np.int64)])
+    assert fused.tolist() == [boxes[0].astype(np.float32).tolist()]

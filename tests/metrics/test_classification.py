@@ -134,6 +134,8 @@ def test_batches_order_merging_and_repeats_make_no_difference(answers):
     assert found.pictures == 300
     assert found.figures() == pytest.approx(whole.figures())
     assert np.array_equal(found.confusion, whole.confusion)
+    with pytest.raises(ValueError, match="of an evaluator with other classes"):
+        first.merge(ClassificationEvaluator(NAMES[::-1]).state())
     first.reset()
     assert len(first) == 0
 

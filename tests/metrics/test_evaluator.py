@@ -336,7 +336,19 @@ def test_what_is_merged_must_be_of_the_same_ground_truth() -> None:
     state["object_labels"] = state["object_labels"] + 100
     with pytest.raises(ValueError, match=r"the other state's object_labels\[0\]: label 10\d"):
         collected.merge(state)
+    renamed = DetectionEvaluator([(id, f"other {name}") for id, name in categories(truth)])
+    renumbered = DetectionEvaluator([(id + 1, name) for id, name in categories(truth)])
+    for stranger in (renamed, renumbered):
+        with pytest.raises(ValueError, match="of an evaluator with other categories"):
+            collected.merge(stranger.state())
     assert len(whole) == 0
+
+
+def test_categories_in_their_forms() -> None:
+    as_pairs = DetectionEvaluator([(3, "rose"), (5, "tulip")])
+    as_pairs.merge(DetectionEvaluator([{"id": 3, "name": "rose"}, {"id": 5, "name": "tulip"}]))
+    with pytest.raises(ValueError, match=r"categories\[1\] = 7 is no name, no pair of id and name"):
+        DetectionEvaluator(["rose", 7])
 
 
 @pytest.mark.parametrize(

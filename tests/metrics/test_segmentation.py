@@ -342,5 +342,14 @@ def test_others_that_do_not_fit():
         evaluator.merge(SegmentationEvaluator(NAMES, boundary=False))
     more = SegmentationEvaluator([*NAMES, "sea"])
     more.update([np.full((2, 2), 4)], [np.zeros((2, 2), int)], [0])
-    with pytest.raises(ValueError, match="more classes than the 4"):
-        evaluator.merge(more.state())
+    renamed = SegmentationEvaluator([*NAMES[1:], NAMES[0]])
+    for state in (more.state(), renamed.state()):
+        with pytest.raises(ValueError, match="of an evaluator with other classes"):
+            evaluator.merge(state)
+
+
+def test_16_bits_without_a_sign():
+    evaluator = SegmentationEvaluator(NAMES)
+    maps = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint16)
+    evaluator.update(maps, maps, [0])
+    assert evaluator.compute().miou == 1

@@ -32,6 +32,11 @@ def test_by_hand() -> None:
     assert found["areas"].tolist() == [3, 2, 2, 1, 1] and (found["scores"] == 1).all()
 
 
+def test_arrays_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be torch tensors, got ndarray: torch\.from_numpy"):
+        masks_to_boxes(np.zeros((2, 2), np.int64))
+
+
 def test_scores_are_mean_probabilities_and_sort() -> None:
     labels = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 2]])
     probabilities = torch.zeros(3, 2, 4)
