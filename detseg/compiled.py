@@ -7,8 +7,10 @@ from typing import Any
 
 import numba
 
+_njit: Any = numba.njit  # its types know no options that are passed on
 
-def njit(*signature: Any, **options: Any) -> Callable[[Any], Any]:
+
+def njit(*signature: str, **options: Any) -> Callable[[Any], Any]:
     """`numba.njit(cache=True)`, or without a cache where numba finds no folder that it may write to.
 
     In a container with installed packages that are read-only and a user without a home, numba refuses to make a function
@@ -17,8 +19,8 @@ def njit(*signature: Any, **options: Any) -> Callable[[Any], Any]:
 
     def decorate(function: Any) -> Any:
         try:
-            return numba.njit(*signature, cache=True, **options)(function)
+            return _njit(*signature, cache=True, **options)(function)
         except RuntimeError:
-            return numba.njit(*signature, **options)(function)
+            return _njit(*signature, **options)(function)
 
     return decorate
