@@ -47,7 +47,7 @@ def kmeans_anchors(sizes: ArrayLike, k: int, *, restarts: int = 10, seed: int = 
         ValueError: sizes of a wrong shape, not positive or not finite, or fewer distinct sizes than k.
     """
     sizes = _checked(sizes)
-    distinct, counts = np.unique(sizes, axis=0, return_counts=True)
+    distinct, counts = _distinct(sizes)
     if not 1 <= k <= len(distinct):
         raise ValueError(f"k must be between 1 and the {len(distinct)} distinct box sizes, got {k}")
     # One unit for every data set, so that the result scales with the boxes exactly as they do.
@@ -82,8 +82,8 @@ def fit_anchors(sizes: ArrayLike, levels: int, per_level: int, *, seed: int = 0)
     """
     sizes = _checked(sizes)
     wanted = levels * per_level
-    distinct = len(np.unique(sizes, axis=0))
-    anchors = kmeans_anchors(sizes, min(wanted, distinct), seed=seed).anchors
+    distinct, _ = _distinct(sizes)
+    anchors = kmeans_anchors(sizes, min(wanted, len(distinct)), seed=seed).anchors
     base, octave = anchors, 1
     while len(anchors) < wanted:
         for factor in (2 ** (octave / 2), 2 ** (-octave / 2)):
@@ -138,8 +138,21 @@ def _spread_start(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.
         distance = 1 - iou
         distance[chosen] = 0  # rounding may leave 1e-16 there, and no box is to be taken twice
         weight = counts * distance**2
+        if not weight.any():  # to IoU in float64 all are like the chosen ones: any other will do
+            weight = np.where(np.isin(np.arange(len(sizes)), chosen), 0, counts)
         chosen.append(int(generator.choice(len(sizes), p=weight / weight.sum())))
     return sizes[chosen]
+
+
+def _distinct(sizes: Array) -> tuple[Array, NDArray[np.intp]]:
+    """The sizes (D, 2) that differ by more than rounding, and how many boxes have each.
+
+    Boxes of one size in pictures of several resolutions differ in the last bits when they are scaled to one.
+    """
+    mantissa, exponent = np.frexp(sizes)
+    rounded = np.ldexp(np.round(np.ldexp(mantissa, 32)), exponent)  # to 32 bits, times 2 ** 32
+    _, first, counts = np.unique(rounded, axis=0, return_index=True, return_counts=True)
+    return sizes[first], counts
 
 
 def _centres(sizes: Array, counts: NDArray[np.int_], nearest: NDArray[np.intp], iou: Array, k: int) -> Array:

@@ -133,6 +133,35 @@ def test_of_many_sizes_a_part_finds_the_way_and_all_decide(monkeypatch, data):
     assert kmeans_anchors(distinct, len(distinct), restarts=1).mean_iou == 1.0  # more than are enough otherwise
 
 
+def full_pictures_of_one_shape():
+    """As `scaled_sizes` gives boxes that fill pictures of 4 to 3: sizes that differ by rounding alone."""
+    widths = np.arange(100, 3000, 7) * 4.0
+    boxes = np.stack([widths, widths * 0.75], 1)
+    return boxes * (320 / boxes.max(1))[:, None]
+
+
+def test_sizes_that_differ_by_rounding_alone_are_one():
+    sizes = full_pictures_of_one_shape()
+    assert len(np.unique(sizes, axis=0)) > 2
+    anchors = fit_anchors(sizes, 3, 3).reshape(-1, 2)
+    assert np.isclose(anchors, [320, 240], rtol=1e-9).all(1).sum() == 1
+    assert len(np.unique(anchors.round(2), axis=0)) == 9, "the others are larger and smaller ones"
+    with pytest.raises(ValueError, match="the 2 distinct box sizes, got 3"):
+        kmeans_anchors(np.concatenate([sizes, [[10, 10]]]), 3)
+    fit = kmeans_anchors(np.concatenate([sizes, [[10, 10]]]), 2)
+    assert fit.mean_iou == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(fit.anchors, [[10, 10], [320, 240]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3, 4])
+def test_a_start_among_boxes_that_are_alike_takes_none_twice(k):
+    """Sizes too near each other for IoU to tell them apart."""
+    sizes = np.full((4, 2), 320.0)
+    sizes[:, 0] += np.arange(4) * np.spacing(320.0)
+    start = module._spread_start(sizes, np.array([1, 5, 1, 1]), k, np.random.default_rng(0))
+    assert len(np.unique(start, axis=0)) == k
+
+
 def test_fit_reports_what_it_says():
     fit = fit_of([[10, 10], [10, 10], [40, 10], [100, 100]], [[100, 100], [10, 10]])
     assert fit.anchors.tolist() == [[10, 10], [100, 100]]  # smallest first
