@@ -73,6 +73,11 @@ def _train(sitting: Session[TrainDetector]) -> DetectorRun:
     config, console = sitting.config, sitting.console
     train_data, val_data = load_data(config, console)
     print_data(console, train_data, val_data)
+    if val_data.iscrowd.all():
+        raise ValueError(
+            f"{val_data.source}: there are no objects to judge a model by in {len(val_data)} pictures; validate on "
+            "pictures with objects"
+        )
     architecture = _architecture(config, train_data, console)
     model, freeze = sitting.build(architecture, len(train_data))
     train = open_pictures(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training pictures", console)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -120,6 +120,7 @@ class Trainer:
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._saved_at = 0.0
+        self._save_due = False
         # What must be finite: of each step the losses of its batches and the norm of its gradient.
         entries = CHECK_EVERY * (self.settings.accumulate + 1)
         self._recent: deque[tuple[str, int, list[int], Tensor]] = deque(maxlen=entries)
@@ -179,7 +180,7 @@ class Trainer:
         if self._validation_due(self.progress.step % per_epoch == 0):
             self._validate(per_epoch)
             self._save()
-        elif self._world == 1 and self.progress.elapsed() - self._saved_at > self.settings.save_seconds:
+        elif self._save_due:
             self._save()
 
     @property
@@ -262,13 +263,30 @@ class Trainer:
         finite = torch.stack([value for *_, value in self._recent]).isfinite().tolist()
         if all(finite):
             return
-        what, step, indices, value = self._recent[finite.index(False)]
+        what, step, indices, value = self._first_not_finite(finite)
         pictures = "\n  ".join(self.names[i] for i in dict.fromkeys(indices))
         raise TrainingError(
-            f"the {what} became {float(value)} at step {step}; the pictures of that batch are\n  {pictures}\n"
+            f"the {what} became {value} at step {step}; the pictures of that batch are\n  {pictures}\n"
             "Look at their annotations; if they are fine, lower --lr or use --precision fp32. The checkpoints "
             "written so far are untouched."
         )
+
+    def _first_not_finite(self, finite: Sequence[bool]) -> tuple[str, int, list[int], float]:
+        """What was the first that is not finite, at which step, in which pictures, and its value.
+
+        Of several processes, those whose own loss it was are to blame: the gradient is the mean of all.
+
+        Args:
+            finite: of each entry of `_recent`.
+        """
+        wrong = [entry for entry, fine in zip(self._recent, finite, strict=True) if not fine]
+        what, step, indices, value = wrong[0]
+        found = [(what, step, indices, float(value))]
+        # A gradient is the same in all processes, so that all come here; a loss alone is one's own affair.
+        if self._world > 1 and any(entry[0] == "gradient" for entry in wrong):
+            found = gather_object(found)
+        what, step, _, first = min(found, key=lambda entry: (entry[1], entry[0] != "loss"))
+        return what, step, [i for entry in found if entry[:2] == (what, step) for i in entry[2]], first
 
     def _tell(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
@@ -278,16 +296,18 @@ class Trainer:
 
     def _agree(self) -> None:
         """Take stock of time and signals, alike in all processes so that none waits for one that has left."""
+        save_due = self.progress.elapsed() - self._saved_at > self.settings.save_seconds
         if self._world == 1:
-            self._fraction, self.interrupted = self.progress.fraction(), self._stop.is_set()
+            self._fraction, self.interrupted, self._save_due = self.progress.fraction(), self._stop.is_set(), save_due
             return
+        self._save_due = False
         if self.progress.steps is not None:
             self._fraction = self.progress.fraction()
         if self.progress.step % CHECK_EVERY == 0:
-            local = [self.progress.fraction(), float(self._stop.is_set())]
+            local = [self.progress.fraction(), float(self._stop.is_set()), float(save_due)]
             together = self.accelerator.gather(torch.tensor([local], device=self.accelerator.device))
-            self._fraction, stop = together.amax(0).tolist()
-            self.interrupted = bool(stop)
+            self._fraction, stop, save = together.amax(0).tolist()
+            self.interrupted, self._save_due = bool(stop), bool(save)
 
     def _validation_due(self, epoch_ends: bool) -> bool:
         """At the end of an epoch when a tenth of the run has passed since the last, or after a fifth anyhow.
@@ -316,7 +336,7 @@ class Trainer:
             **losses,
             **metrics,
         }
-        if metrics[self.goal] > self.best:
+        if metrics[self.goal] >= self.best:  # of equals the last, which has learnt longest
             self.best = metrics[self.goal]
             save_model(self.folder, self.average.module, self.describe(row))
         self.log.validated(row, time.monotonic() - started)
@@ -357,12 +377,13 @@ class Trainer:
             )
         if state["fingerprint"] != self.fingerprint:
             raise ValueError(
-                "the pictures or annotations to train on have changed since this run was started; put them back, or "
-                "start a new run"
+                f"the {' and the '.join(changed)} have changed since this run was started; put them back, or start a "
+                "new run"
             )
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
         self.best, self._validated_at = state["best"], state["validated_at"]
+        self._saved_at = state["elapsed"]
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._summed = state["summed"]
         self.model.load_state_dict(state["model"])

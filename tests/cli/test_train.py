@@ -57,7 +57,7 @@ def test_what_a_run_leaves(run, small):
 def test_metrics_and_description_agree(run):
     with (run.folder / "metrics.csv").open() as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    best = max(rows, key=lambda row: row["map"])
+    best = max(reversed(rows), key=lambda row: row["map"])  # the last of equals
     description = json.loads((run.folder / "model.json").read_text())
     for name in ("epoch", "step", "map", "map50"):
         assert description["training"][name] == best[name]
@@ -175,12 +175,18 @@ def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
     assert told == f"weights from {file}: {len(tensors)} tensors copied, 1 skipped (head.weight)\n"
 
 
-def test_a_training_set_without_objects_is_refused(small, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("train", "no objects to learn in 8 pictures"), ("val", "no objects to judge a model by in 5")],
+)
+@pytest.mark.parametrize("crowds", [False, True])
+def test_a_set_without_objects_is_refused(small, tmp_path, capsys, split, message, crowds):
     data = tmp_path / "data"
     shutil.copytree(small, data)
-    content = json.loads((data / "train.json").read_text())
-    (data / "train.json").write_text(json.dumps(content | {"annotations": []}))
-    assert "train.json: there are no objects to learn in 8 pictures" in error_of(capsys, "--data", data, *QUICK)
+    content = json.loads((data / f"{split}.json").read_text())
+    left = [annotation | {"iscrowd": 1} for annotation in content["annotations"]] if crowds else []
+    (data / f"{split}.json").write_text(json.dumps(content | {"annotations": left}))
+    assert f"{split}.json: there are {message}" in error_of(capsys, "--data", data, *QUICK)
 
 
 def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys):

@@ -192,6 +192,58 @@ def steep_trainer(folder, **changes):
 
 
 class Numbered(Drawn):
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("loss", 1, [4, 5], float("inf")), ("the loss became inf at step 1", [4, 5])),
+        (("gradient", 1, [4, 5], float("nan")), ("the gradient became nan at step 1", [0, 1, 2, 3, 4, 5])),
+    ],
+)
+def test_of_several_processes_the_ones_whose_loss_it_was_are_named(tmp_path, monkeypatch, other, named):
+    trainer = steep_trainer(tmp_path)
+    trainer._recent += [
+        ("loss", 1, [0, 1, 2, 3], torch.tensor(1.0)),
+        ("gradient", 1, [0, 1, 2, 3], torch.tensor(torch.nan)),
+    ]
+    monkeypatch.setattr(type(trainer), "_world", 2)
+    monkeypatch.setattr("detseg.train.trainer.gather_object", lambda mine: [*mine, other])
+    with pytest.raises(TrainingError, match=named[0]) as error:
+        trainer._check_finite(now=True)
+    lines = [line.strip() for line in str(error.value).splitlines() if line.endswith(".jpg")]
+    assert lines == [f"picture-{i}.jpg" for i in named[1]]
+
+
+def test_a_loss_alone_asks_no_other_process(tmp_path, monkeypatch):
+    """Others may have no reason to answer: where its gradient is finite, only one knows of it."""
+    trainer = steep_trainer(tmp_path)
+    trainer._recent += [("loss", 1, [2], torch.tensor(torch.inf)), ("gradient", 1, [2], torch.tensor(1.0))]
+    monkeypatch.setattr(type(trainer), "_world", 2)
+    monkeypatch.setattr("detseg.train.trainer.gather_object", lambda mine: pytest.fail("asked"))
+    with pytest.raises(TrainingError, match=r"the loss became inf at step 1;.*\n  picture-2\.jpg\n"):
+        trainer._check_finite(now=True)
+
+
+def test_a_resumed_run_is_not_saved_again_at_once(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("detseg.train.plan.time", clock)
+    changes = {"sizes": SizeSchedule(64, 64), "model": Fragile(-1), "steps": 1000, "save_seconds": 50}
+
+    def stopping(step):
+        trainer = tiny_trainer(
+            tmp_path,
+            at=lambda i: clock.tick(i) or (trainer.progress.step + 1 == step and os.kill(os.getpid(), 15)),
+            **changes,
+        )
+        return trainer
+
+    stopping(40).run()
+    again, saved = stopping(80), []
+    save = again._save
+    again._save = lambda: saved.append(again.progress.step) or save()
+    again.run(load_state(tmp_path / RESUME))
+    assert saved == [40 + 26, 80]  # two seconds a step
+
+
     """Every picture has its position as label."""
 
     def __getitem__(self, index):
@@ -234,16 +286,16 @@ def test_the_best_model_is_kept(tmp_path):
     trainer = tiny_trainer(tmp_path, validate=validate)
     trainer.run()
     assert trainer.best == 0.7
-    assert json.loads((tmp_path / "model.json").read_text())["row"]["step"] == 2 * PER_EPOCH  # the first of equals
+    assert json.loads((tmp_path / "model.json").read_text())["row"]["step"] == 3 * PER_EPOCH  # the last of equals
     saved = load_file(tmp_path / "model.safetensors")
-    assert differences(saved, seen[1]) == []
-    assert differences(saved, seen[3]) != []
+    assert differences(saved, seen[2]) == []
+    assert differences(saved, seen[1]) != []
 
 
 def test_a_resumed_run_remembers_its_best(tmp_path):
     stop_at(tmp_path, 4, validate=lambda model: {"map": 0.9, "map50": 1.0}).run()
     before = (tmp_path / "model.safetensors").read_bytes()
-    assert resumed(tmp_path).best == 0.9
+    assert resumed(tmp_path, validate=lambda model: {"map": 0.89, "map50": 1.0}).best == 0.9
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
@@ -253,6 +305,11 @@ def test_validated_is_the_average_not_the_model(tmp_path):
     trainer.run()
     assert models
     assert all(model is trainer.average.module for model in models)
+def test_of_a_score_that_never_rises_the_longest_trained_model_is_kept(tmp_path):
+    tiny_trainer(tmp_path, validate=lambda model: {"map": 0.0, "map50": 0.0}).run()
+    assert json.loads((tmp_path / "model.json").read_text())["row"]["step"] == EPOCHS * PER_EPOCH
+
+
     assert differences(dict(trainer.model.state_dict()), dict(models[0].state_dict())) != []
 
 
