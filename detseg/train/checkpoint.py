@@ -27,7 +27,7 @@ from detseg.detect.yolo import YoloDetector
 from detseg.segment import FCN
 
 WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "model.json", "resume.pt"
-FORMAT = 1
+FORMAT, STATE_FORMAT = 1, 2  # of a model, and of what a run resumes from
 
 Model = YoloDetector | FCN | Classifier | Localizer
 KINDS: dict[str, type[Model]] = {
@@ -141,7 +141,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a resume state so that a crash leaves the old one whole."""
     temporary = path.with_name(f"{path.name}.tmp")
-    torch.save({"format": FORMAT, **state}, temporary)
+    torch.save({"format": STATE_FORMAT, **state}, temporary)
     temporary.replace(path)
 
 
@@ -159,8 +159,11 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds, from EOFError to UnpicklingError
         detail = str(error).splitlines()[:1]
         raise ValueError(f"{path}: not a readable resume state ({type(error).__name__}: {''.join(detail)})") from error
-    if version != FORMAT:
-        raise ValueError(f"{path}: format {version!r} is not the one of this version of detseg ({FORMAT})")
+    if version != STATE_FORMAT:
+        raise ValueError(
+            f"{path}: format {version!r} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
+            "with the version that started it, or start a new one"
+        )
     return dict(state)
 
 

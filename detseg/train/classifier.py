@@ -21,7 +21,7 @@ from detseg.data.validate import checked
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.predict.classifier import classify
 from detseg.train.config import TrainClassifier
-from detseg.train.data import fingerprint, open_pictures
+from detseg.train.data import open_pictures
 from detseg.train.plan import TrainingSamples
 from detseg.train.precision import Choice
 from detseg.train.run import Run
@@ -55,10 +55,14 @@ class ClassifierRun(Run[TrainClassifier]):
 
     FIGURES: ClassVar[Mapping[str, str]] = {"top1": "accuracy", "mean_class_accuracy": "mean class accuracy"}
 
-    @property
-    def data(self) -> LabelledPictures:
-        """The training pictures."""
-        return self.train.labelled
+    def annotations_of(self, dataset: ClassificationDataset) -> LabelledPictures:
+        """The labels of the pictures of `train` or `val`."""
+        return dataset.labelled
+
+    def contents(self, dataset: ClassificationDataset) -> Sequence[NDArray[Any]]:
+        """The labels, and whose they are."""
+        data = dataset.labelled
+        return data.image_ids, data.sizes, data.labels
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
         """Probabilities of some of the validation pictures."""
@@ -122,7 +126,6 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
         choice=choice,
         samples=samples,
         collate=collate_labels,
-        fingerprint=fingerprint(train_data.categories, (train_data.image_ids, train_data.sizes, train_data.labels)),
         trained=only_head,
     )
     return run

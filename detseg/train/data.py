@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from detseg.data.annotations import Annotations, Category, match_categories
+from detseg.data.annotations import Annotations, match_categories
 from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.recognise import find_sources
 from detseg.data.validate import checked
@@ -77,11 +75,3 @@ def open_pictures(kind: Callable[..., Dataset], data: Any, long_side: int, what:
             *(kept.place, kept.long_side, what, long_side, long_side),
         )
     return dataset
-
-
-def fingerprint(categories: Iterable[Category], arrays: Iterable[np.ndarray]) -> str:
-    """Equal for equal annotations, wherever their pictures lie."""
-    digest = hashlib.sha256(repr(tuple(categories)).encode())
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]

@@ -16,7 +16,8 @@ from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.metrics import DetectionMetrics, Detections, evaluate_detections
 from detseg.predict import detect
 from detseg.train.config import TrainDetector
-from detseg.train.data import fingerprint, load_data, open_pictures, print_data
+from detseg.train.data import load_data, open_pictures, print_data
+from detseg.train.fingerprint import fingerprint
 from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
@@ -72,12 +73,12 @@ def train_detector(config: TrainDetector, console: Console | None = None) -> Det
 def _train(sitting: Session[TrainDetector]) -> DetectorRun:
     config, console = sitting.config, sitting.console
     train_data, val_data = load_data(config, console)
-    print_data(console, train_data, val_data)
     if val_data.iscrowd.all():
         raise ValueError(
             f"{val_data.source}: there are no objects to judge a model by in {len(val_data)} pictures; validate on "
             "pictures with objects"
         )
+    print_data(console, train_data, val_data)
     architecture = _architecture(config, train_data, console)
     model, freeze = sitting.build(architecture, len(train_data))
     train = open_pictures(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training pictures", console)
@@ -94,7 +95,6 @@ def _train(sitting: Session[TrainDetector]) -> DetectorRun:
         choice=choice,
         samples=TrainingSamples(train, config.seed),
         collate=collate,
-        fingerprint=annotations_fingerprint(train_data),
         mosaic=config.mosaic,
         mixup=config.mixup,
     )

@@ -17,11 +17,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import nn
 
 import detseg
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainConfig
+from detseg.train.fingerprint import fingerprint, picture_marks
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -58,7 +60,25 @@ class Run(ABC, Generic[Config]):
     @property
     def data(self) -> Any:
         """What is known of the training pictures: their `paths` and `categories`."""
-        return self.train.annotations
+        return self.annotations_of(self.train)
+
+    def annotations_of(self, dataset: Any) -> Any:
+        """What is known of the pictures of `train` or `val`."""
+        return dataset.annotations
+
+    def contents(self, dataset: Any) -> Sequence[NDArray[Any]]:
+        """What is learnt from, or judged by, in `train` or `val`, pictures apart: boxes, if a task has nothing else."""
+        data = dataset.annotations
+        return data.image_ids, data.sizes, data.image_index, data.boxes, data.labels, data.iscrowd
+
+    def fingerprint(self) -> dict[str, str]:
+        """A mark of each part of the data: a run is only resumed with the same."""
+        marks = {}
+        for split, dataset in (("training", self.train), ("validation", self.val)):
+            data = self.annotations_of(dataset)
+            marks[f"{split} annotations"] = fingerprint(data.categories, self.contents(dataset))
+            marks[f"{split} pictures"] = fingerprint((), [picture_marks(data, dataset.pictures)])
+        return marks
 
     @abstractmethod
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:

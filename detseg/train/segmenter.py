@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
@@ -22,7 +23,7 @@ from detseg.predict import Segmentation, segment
 from detseg.segment import FCN, IGNORE_INDEX
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainSegmenter
-from detseg.train.data import fingerprint, open_pictures
+from detseg.train.data import open_pictures
 from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
@@ -38,6 +39,11 @@ class SegmenterRun(Run[TrainSegmenter]):
     """A segmenter's run; `metrics` are `SegmentationMetrics` of the best model, predictions are not kept."""
 
     FIGURES: ClassVar[Mapping[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+
+    def contents(self, dataset: SegmentationDataset) -> Sequence[NDArray[Any]]:
+        """The masks, and whose they are."""
+        data = dataset.annotations
+        return data.image_ids, data.sizes, dataset.masks.content()
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> SegmentationEvaluator:
         """What is counted in some of the validation pictures."""
@@ -95,7 +101,6 @@ def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
         choice=choice,
         samples=TrainingSamples(train, config.seed, AUGMENTATION),
         collate=collate_masks,
-        fingerprint=fingerprint(train_data.categories, (train_data.image_ids, train_data.sizes, train.masks.content())),
     )
     return run
 

@@ -139,7 +139,7 @@ class Session(Generic[Config]):
         choice: Choice,
         samples: TrainingSamples,
         collate: Callable[[list[Any]], tuple[torch.Tensor, Any]],
-        fingerprint: str,
+        fingerprint: str | None = None,
         mosaic: float = 0.0,
         mixup: float = 0.0,
         trained: bool = False,
@@ -154,7 +154,7 @@ class Session(Generic[Config]):
             choice: number format and layout.
             samples: training pictures.
             collate: samples to a batch and its targets.
-            fingerprint: of the training data.
+            fingerprint: of the training annotations, in place of the run's own.
             mosaic: share of mosaics.
             mixup: share of samples with another laid over them.
             trained: there is nothing left to learn; judge and save the model.
@@ -189,8 +189,9 @@ class Session(Generic[Config]):
                 describe=describe,
                 names=[str(path) for path in run.data.paths],
                 log=log,
-                fingerprint=fingerprint,
+                fingerprint=marks,
             )
+        marks = run.fingerprint() | ({} if fingerprint is None else {"training annotations": fingerprint})
             if config.find_lr and self.state is None and not trained:
                 self._find_rate(trainer, run.folder)
             trainer.run(self.state)

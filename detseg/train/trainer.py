@@ -90,7 +90,7 @@ class Trainer:
         describe: content of `model.json`, from the metrics; called when the model is the best so far.
         names: of the pictures, for messages.
         log: is told how it goes.
-        fingerprint: of the data; a run only resumes with the same.
+        fingerprint: marks of the parts of the data, by what they are called; a run only resumes with the same.
     """
 
     model: nn.Module
@@ -109,7 +109,7 @@ class Trainer:
     describe: Callable[[Mapping[str, float]], Mapping[str, Any]]
     names: Sequence[str]
     log: Log
-    fingerprint: str = ""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
     best: float = field(default=-1.0, init=False)
     interrupted: bool = field(default=False, init=False)
 
@@ -366,7 +366,7 @@ class Trainer:
             "random": random_states(self.accelerator.device),
             "choice": list(self.choice),
             "world": self._world,
-            "fingerprint": self.fingerprint,
+            "fingerprint": dict(self.fingerprint),
         }
         save_state(self.folder / RESUME, state)
 
@@ -375,15 +375,16 @@ class Trainer:
             raise ValueError(
                 f"this run was started with {state['world']} processes; resume it with as many, not {self._world}"
             )
-        if state["fingerprint"] != self.fingerprint:
+        changed = [part for part, mark in self.fingerprint.items() if state["fingerprint"].get(part) != mark]
+        if changed:
             raise ValueError(
                 f"the {' and the '.join(changed)} have changed since this run was started; put them back, or start a "
                 "new run"
             )
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
-        self.best, self._validated_at = state["best"], state["validated_at"]
         self._saved_at = state["elapsed"]
+        self.best, self._validated_at = state["best"], state["validated_at"]
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._summed = state["summed"]
         self.model.load_state_dict(state["model"])

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -300,16 +301,35 @@ def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys, mon
     assert (folder / "metrics.csv").read_text() == (run.folder / "metrics.csv").read_text()
 
 
-def test_resuming_with_other_data_is_refused(run, small, tmp_path, capsys):
+def move_box(folder, split):
+    content = json.loads((folder / f"{split}.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def change_picture(folder, split):
+    """Another picture, drawn into the file of the first."""
+    path = folder / "images" / f"{split}0.png"
+    cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        ("train", move_box, "the training annotations have changed since this run was started; put them back"),
+        ("val", move_box, "the validation annotations have changed"),
+        ("train", change_picture, "the training pictures have changed"),
+        ("val", change_picture, "the validation pictures have changed"),
+    ],
+)
+def test_resuming_with_other_data_is_refused(run, small, tmp_path, capsys, split, change, message):
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(small, data)
     shutil.copytree(run.folder, folder)
-    content = json.loads((data / "train.json").read_text())
-    content["annotations"][0]["bbox"][0] += 1
-    (data / "train.json").write_text(json.dumps(content))
+    change(data, split)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"data": str(data)}))
-    assert "annotations to train on have changed" in error_of(capsys, "--resume", folder)
+    assert message in error_of(capsys, "--resume", folder)
 
 
 @pytest.mark.parametrize("content", ["{", '{"colour": 3}', "[1]"])

@@ -96,7 +96,7 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
         "describe": lambda row: {"architecture": {}, "row": dict(row)},
         "names": [f"picture-{i}.jpg" for i in range(PICTURES)],
         "log": Silent(),
-        "fingerprint": "tiny",
+        "fingerprint": {"annotations": "tiny"},
     }
     return Trainer(**(given | changes))
 

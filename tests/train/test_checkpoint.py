@@ -148,7 +148,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     path = tmp_path / "resume.pt"
     save_state(path, {"step": 1})
     save_state(path, STATE)
-    assert differences(load_state(path), {"format": 1, **STATE}) == []
+    assert differences(load_state(path), {"format": 2, **STATE}) == []
     assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
 
 
@@ -184,7 +184,9 @@ def test_a_state_without_a_version(tmp_path, content):
 
 def test_a_state_of_another_version(tmp_path):
     torch.save({"format": 99}, tmp_path / "resume.pt")
-    with pytest.raises(ValueError, match="format 99 is not the one"):
+    with pytest.raises(
+        ValueError, match=r"format 99 is not the one .* resume the run with the version that started it"
+    ):
         load_state(tmp_path / "resume.pt")
 
 
@@ -201,7 +203,7 @@ class Code:
 @pytest.mark.parametrize("save", [lambda x, p: torch.save(x, p), lambda x, p: p.write_bytes(pickle.dumps(x, 2))])
 def test_code_in_a_state_is_not_run(tmp_path, save):
     path, trace = tmp_path / "resume.pt", tmp_path / "trace"
-    save({"format": 1, "step": Code(trace)}, path)
+    save({"format": 2, "step": Code(trace)}, path)
     with pytest.raises(ValueError, match="not a readable resume state"):
         load_state(path)
     assert not trace.exists()

@@ -131,7 +131,13 @@ def test_a_run_can_be_resumed_from_its_first_moment_on(whole, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"world": 2}, "started with 2 processes"), ({"fingerprint": "other"}, "annotations to train on have changed")],
+    [
+        ({"world": 2}, "started with 2 processes"),
+        (
+            {"fingerprint": {"annotations": "other"}},
+            "the annotations have changed since this run was started; put them back",
+        ),
+    ],
 )
 def test_what_cannot_be_resumed_is_refused(whole, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
@@ -186,12 +192,6 @@ def test_a_gradient_that_is_read_late_is_still_the_first_that_is_named_and_nothi
     assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
 
 
-def steep_trainer(folder, **changes):
-    samples = TrainingSamples(Numbered(), 0)
-    return tiny_trainer(folder, model=Steep(4), samples=samples, sizes=SizeSchedule(64, 64), **changes)
-
-
-class Numbered(Drawn):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
@@ -244,6 +244,12 @@ def test_a_resumed_run_is_not_saved_again_at_once(tmp_path, monkeypatch):
     assert saved == [40 + 26, 80]  # two seconds a step
 
 
+def steep_trainer(folder, **changes):
+    samples = TrainingSamples(Numbered(), 0)
+    return tiny_trainer(folder, model=Steep(4), samples=samples, sizes=SizeSchedule(64, 64), **changes)
+
+
+class Numbered(Drawn):
     """Every picture has its position as label."""
 
     def __getitem__(self, index):
@@ -299,17 +305,17 @@ def test_a_resumed_run_remembers_its_best(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+def test_of_a_score_that_never_rises_the_longest_trained_model_is_kept(tmp_path):
+    tiny_trainer(tmp_path, validate=lambda model: {"map": 0.0, "map50": 0.0}).run()
+    assert json.loads((tmp_path / "model.json").read_text())["row"]["step"] == EPOCHS * PER_EPOCH
+
+
 def test_validated_is_the_average_not_the_model(tmp_path):
     models = []
     trainer = tiny_trainer(tmp_path, steps=3, validate=lambda m: models.append(m) or {"map": 0.0, "map50": 0.0})
     trainer.run()
     assert models
     assert all(model is trainer.average.module for model in models)
-def test_of_a_score_that_never_rises_the_longest_trained_model_is_kept(tmp_path):
-    tiny_trainer(tmp_path, validate=lambda model: {"map": 0.0, "map50": 0.0}).run()
-    assert json.loads((tmp_path / "model.json").read_text())["row"]["step"] == EPOCHS * PER_EPOCH
-
-
     assert differences(dict(trainer.model.state_dict()), dict(models[0].state_dict())) != []
 
 

@@ -1,0 +1,35 @@
+"""Marks by which a resumed run notices that its data are no longer those it was started with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations import Category
+from detseg.data.dataset import Pictured
+from detseg.data.packed import PackedPictures
+
+
+def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) -> str:
+    """Equal for equal annotations, wherever their pictures lie."""
+    digest = hashlib.sha256(repr(tuple(categories)).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def picture_marks(data: Pictured, pictures: object) -> NDArray[Any]:
+    """What differs if a picture does: of packed ones their digests and size, of files their lengths, which nearly do.
+
+    Args:
+        data: the pictures' annotations.
+        pictures: as the data set keeps them.
+    """
+    if isinstance(pictures, PackedPictures):
+        return np.append(pictures.digests, np.uint64(pictures.long_side))
+    return np.array([Path(path).stat().st_size for path in data.paths.tolist()], np.int64)
