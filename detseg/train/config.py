@@ -101,11 +101,16 @@ class TrainConfig:
                 raise ValueError(f"{_option(name)} must be positive, not {value}")
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`, with absolute paths: the run may be resumed from another working directory."""
+        """Write `config.json`, with absolute paths: the run may be resumed from another working directory.
+
+        Raises:
+            FileExistsError: it is there already.
+        """
         settings = {n: v for n, v in asdict(self).items() if n != "resume"}
         content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in settings.items()}
         text = json.dumps({"task": self.task, **content}, indent=2) + "\n"
-        (folder / SETTINGS).write_text(text, encoding="utf-8")
+        with (folder / SETTINGS).open("x", encoding="utf-8") as file:
+            file.write(text)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

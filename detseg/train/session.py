@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
 from detseg.train.checkpoint import DESCRIPTION, RESUME, WEIGHTS, build_model, load_state
+from detseg.train.config import SETTINGS
 from detseg.train.errors import TrainingError
 from detseg.train.log import METRICS, RunLog
 from detseg.train.memory import keep_freed_memory
@@ -46,6 +47,7 @@ class Session(Generic[Config]):
         console: where progress is shown.
         folder: of the run that is resumed; of a new one None until `open_folder`.
         state: to resume from.
+        claimed: the folder was made this run's own, by its `config.json`.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Session(Generic[Config]):
     console: Console
     folder: Path | None
     state: dict[str, Any] | None
+    claimed: bool = False
 
     def make(self, architecture: Mapping[str, Any]) -> Any:
         """The model of an architecture, with trained weights if the run begins with such.
@@ -89,17 +92,35 @@ class Session(Generic[Config]):
         return model, freeze
 
     def open_folder(self) -> Path:
-        """The run folder, made and with the settings in it if the run is new; the same in all processes."""
+        """The run folder, made and with the settings in it if the run is new; the same in all processes.
+
+        Raises:
+            ValueError: another run has been started there meanwhile.
+        """
         if self.folder is None:
             chosen: list[Any] = [None]
             if self.accelerator.is_main_process:
                 folder = self.config.output or _numbered_folder(Path("runs"), self.config.task)
                 folder.mkdir(parents=True, exist_ok=True)
-                self.config.save(folder)
+                self._claim(folder)
                 chosen = [str(folder)]
             broadcast_object_list(chosen)
             self.folder = Path(chosen[0])
         return self.folder
+
+    def _claim(self, folder: Path) -> None:
+        """Write the settings: of two runs that are started at once, only one can make that file."""
+        try:
+            self.config.save(folder)
+        except FileExistsError:
+            _refuse_taken(folder)
+            raise
+        self.claimed = True
+
+    def release(self) -> None:
+        """Leave a folder in which nothing was saved to the next try."""
+        if self.claimed and self.folder is not None and not (self.folder / RESUME).exists():
+            (self.folder / SETTINGS).unlink(missing_ok=True)
 
     def choose_precision(self, architecture: Mapping[str, Any], freeze: int) -> Choice:
         """Number format and layout: measured in the first process, or what the resumed run has used."""
@@ -170,6 +191,7 @@ class Session(Generic[Config]):
             run.keep_latest()
             return run.describe(architecture, row)
 
+        marks = run.fingerprint() | ({} if fingerprint is None else {"training annotations": fingerprint})
         begun = 0.0 if self.state is None else progress.fraction_at(self.state["step"], self.state["elapsed"])
         with RunLog(run.folder, self.console, run.FIGURES, visible=run.main, begun=begun) as log:
             trainer = Trainer(
@@ -191,7 +213,6 @@ class Session(Generic[Config]):
                 log=log,
                 fingerprint=marks,
             )
-        marks = run.fingerprint() | ({} if fingerprint is None else {"training annotations": fingerprint})
             if config.find_lr and self.state is None and not trained:
                 self._find_rate(trainer, run.folder)
             trainer.run(self.state)
@@ -276,17 +297,19 @@ def session(config: Config, console: Console | None = None) -> Iterator[Session[
     if folder is not None:
         config = type(config).load(folder).check()
         state = load_state(folder / RESUME)
+    if folder is None and config.output is not None:
+        _refuse_taken(config.output)  # before the processes meet, after which the first one writes there
     accelerator = _accelerator()
     if not accelerator.is_main_process:
         logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
     console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
-    if folder is None and config.output is not None:
-        _refuse_taken(config.output)
     keep_freed_memory()
     set_seed(config.seed)
+    sitting = Session(config, accelerator, console, folder, state)
     try:
-        yield Session(config, accelerator, console, folder, state)
+        yield sitting
     finally:
+        sitting.release()
         accelerator.end_training()
 
 
@@ -304,9 +327,14 @@ def _accelerator() -> Accelerator:
 
 def _refuse_taken(folder: Path) -> None:
     """Raise ValueError where a run would be overwritten."""
-    taken = [name for name in (RESUME, WEIGHTS, DESCRIPTION, METRICS) if (folder / name).exists()]
+    taken = [name for name in (RESUME, WEIGHTS, DESCRIPTION, METRICS, SETTINGS) if (folder / name).exists()]
     if RESUME in taken:
         raise ValueError(f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output")
+    if taken == [SETTINGS]:
+        raise ValueError(
+            f"{folder}: holds a {SETTINGS} already, of a run that has saved nothing yet or of something else; give "
+            "another --output, or delete that file"
+        )
     if taken:
         raise ValueError(f"{folder}: holds {taken[0]} of an earlier run, without {RESUME}; give another --output")
 

@@ -162,6 +162,43 @@ def test_a_run_is_resumed_as_what_it_is(run, capsys):
 
 def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
     file = tmp_path / "weights.pt"
+def test_settings_that_are_not_this_runs_are_not_overwritten(small, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"of": "another program"}')
+    error = error_of(capsys, "--data", small, "--output", tmp_path, *QUICK)
+    assert f"{tmp_path}: holds a config.json already" in error and "give another --output, or delete that file" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == '{"of": "another program"}'
+
+
+def test_of_two_runs_that_start_at_once_one_gets_the_folder(small, tmp_path):
+    """Both have looked before either writes."""
+    config = TrainDetector(data=small, output=tmp_path / "run")
+    with session(config) as first, session(config) as second:
+        folder = first.open_folder()
+        with pytest.raises(ValueError, match=r"holds a config\.json already, of a run that has saved nothing yet"):
+            second.open_folder()
+        second.release()
+        assert TrainDetector.load(folder).data == small, "the other's are left alone"
+        (folder / "resume.pt").write_bytes(b"")
+        with pytest.raises(ValueError, match="holds a run already"), session(config):
+            pass
+
+
+def test_a_run_that_ends_before_it_saves_anything_leaves_its_place_to_the_next(small, tmp_path, monkeypatch, at_once):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    config = TrainDetector(
+        data=small, output=tmp_path / "run", backbone="test_efficientnet", weights="none", size=64, epochs=1
+    )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("detseg.train.session.choose", interrupted)
+        train_detector(config)
+    assert list((tmp_path / "run").iterdir()) == []
+    train_detector(config)
+    assert TrainDetector.load(tmp_path / "run") == config
+
+
     tensors = create_backbone("test_efficientnet").state_dict()
     torch.save(tensors | {"head.weight": torch.zeros(3)}, file)
     console = Console(file=io.StringIO(), width=60)
