@@ -31,6 +31,15 @@ QUICK = (
     *("--batch-size", "4", "--precision", "fp32", "--mosaic", "0.5", "--mixup", "0.3"),
 )
 
+ARCHITECTURE = {
+    "kind": "yolo",
+    "backbone": "test_efficientnet",
+    "strides": [8, 16, 32],
+    "num_classes": 2,
+    "anchors": np.ones((3, 1, 2)).tolist(),
+    "folded": True,
+}
+
 
 def error_of(capsys, *arguments):
     """The one line that a mistake prints."""
@@ -153,15 +162,6 @@ def test_what_is_left_of_a_run_is_not_overwritten(small, tmp_path, capsys, left)
     assert (tmp_path / left).read_text() == "precious"
 
 
-def test_a_run_is_resumed_as_what_it_is(run, capsys):
-    assert json.loads((run.folder / "config.json").read_text())["task"] == "detector"
-    assert main(["train", "localizer", "--resume", str(run.folder)]) == 1
-    error = " ".join(capsys.readouterr().err.split())
-    assert f"{run.folder}: this is the run of a detector; resume it with detseg train detector --resume" in error
-
-
-def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
-    file = tmp_path / "weights.pt"
 def test_settings_that_are_not_this_runs_are_not_overwritten(small, tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"of": "another program"}')
     error = error_of(capsys, "--data", small, "--output", tmp_path, *QUICK)
@@ -199,16 +199,31 @@ def test_a_run_that_ends_before_it_saves_anything_leaves_its_place_to_the_next(s
     assert TrainDetector.load(tmp_path / "run") == config
 
 
+def test_a_run_is_resumed_as_what_it_is(run, capsys):
+    assert json.loads((run.folder / "config.json").read_text())["task"] == "detector"
+    assert main(["train", "localizer", "--resume", str(run.folder)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"{run.folder}: this is the run of a detector; resume it with detseg train detector --resume" in error
+
+
+def test_auto_tells_what_it_measured(small):
+    console = Console(file=io.StringIO(), width=200)
+    config = TrainDetector(data=small, backbone="test_efficientnet", weights="none", size=64, batch_size=2)
+    assert config.precision == "auto"
+    with session(config, console) as sitting:
+        choice = sitting.choose_precision(ARCHITECTURE, 0)
+    told = console.file.getvalue()
+    assert re.fullmatch(rf"precision: {choice}, \d+\.\d pictures/s( \(\w.* \d\.\d\d x as fast\))?\n", told)
+
+
+def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
+    file = tmp_path / "weights.pt"
     tensors = create_backbone("test_efficientnet").state_dict()
     torch.save(tensors | {"head.weight": torch.zeros(3)}, file)
     console = Console(file=io.StringIO(), width=60)
     config = TrainDetector(data=small, backbone="test_efficientnet", weights=str(file), size=64)
-    architecture = {
-        "kind": "yolo", "backbone": "test_efficientnet", "strides": [8, 16, 32], "num_classes": 2,
-        "anchors": np.ones((3, 1, 2)).tolist(), "folded": True,
-    }  # fmt: skip
     with session(config, console) as sitting:
-        sitting.build(architecture, 8)
+        sitting.build(ARCHITECTURE, 8)
     told = console.file.getvalue()
     assert told == f"weights from {file}: {len(tensors)} tensors copied, 1 skipped (head.weight)\n"
 
