@@ -214,6 +214,41 @@ def test_it_follows_the_device_of_its_input() -> None:
         assert tensor.device.type == "cuda" and tensor.dtype == torch.float32
 
 
+def test_merging_follows_the_device_of_its_input() -> None:
+    with FakeTensorMode(), torch.device("cuda"):
+        kept = torch.arange(7)
+        merged, scores = accumulate(torch.zeros(20, 4), torch.zeros(20), torch.zeros(20, dtype=torch.int64), kept)
+    for tensor, shape in ((merged, (7, 4)), (scores, (7,))):
+        assert (tensor.device.type, tensor.dtype, tensor.shape) == ("cuda", torch.float32, shape)
+
+
+class BelowAll:
+    """A threshold that drops nothing: numbers to choose by there are none in fake tensors."""
+
+    def __le__(self, scores: Tensor) -> slice:
+        return slice(None)
+
+
+def test_selection_follows_the_device_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Non-max suppression, whose number of boxes hangs on the numbers too, is tested on its own."""
+    seen = []
+
+    def first_seven(*tensors_and_threshold: Tensor | float, max_detections: int) -> Tensor:
+        seen.extend(value for value in tensors_and_threshold if isinstance(value, Tensor))
+        return torch.arange(7, device=seen[0].device)
+
+    monkeypatch.setattr("detseg.detect.sliding_window.batched_nms", first_seven)
+    detector = SlidingWindowDetector(localizer(), 40)
+    detector.score_threshold = BelowAll()  # type: ignore[assignment]
+    with FakeTensorMode():
+        boxes, scores = torch.zeros(50, 4, device="cuda"), torch.zeros(50, 3, device="cuda")
+        found = detector._select(boxes, scores, torch.Size((60, 80)))
+    assert [tensor.device.type for tensor in seen] == ["cuda"] * 3
+    assert {name: (value.device.type, len(value)) for name, value in found.items()} == dict.fromkeys(
+        ("boxes", "scores", "labels"), ("cuda", 7)
+    )
+
+
 class Predictions(nn.Module):
     def __init__(self, detector: SlidingWindowDetector) -> None:
         super().__init__()
