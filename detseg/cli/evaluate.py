@@ -76,8 +76,8 @@ class Evaluate:
     scales: tuple[float, ...] = (1.0,)
     """Of segmenters: average over these multiples of the size that the model was trained at."""
     long_side: int | None = None
-    """Of segmenters: look at each picture with this long side, in overlapping windows. With --slide: of each picture when
-    the smallest objects are looked for; by default five times the size that the model was trained at."""
+    """Of segmenters: look at each picture with this long side, in overlapping windows. With --slide: of each picture
+    when the smallest objects are looked for; by default five times the size that the model was trained at."""
     masks: str | None = None
     """Of masks: the folder of true masks beside images/, where it is not called masks; by default as in training."""
     ten_crop: bool = False

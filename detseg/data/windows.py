@@ -85,7 +85,7 @@ class WindowGrid:
         return np.maximum(away, scale)
 
     def long_side(self, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-        """(M,) the long side that a picture of (width, height) = `size` has to be shown with to find each object (M, 4).
+        """(M,) the long side that a picture of (width, height) = `size` is to be shown with to find each object (M, 4).
 
         In the first level of the pyramid, which is the picture itself, the object then takes the smallest of `shares`.
         An object without extent needs an infinite one.

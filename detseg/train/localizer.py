@@ -92,9 +92,7 @@ def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
     val = open_pictures(DetectionDataset, val_data, config.size, "validation pictures", console)
     folder = sitting.open_folder()
     choice = sitting.choose_precision(architecture, freeze)
-    run = kind(
-        folder, config, train, val, sitting.accelerator.is_main_process, objects=largest_of_pictures(val_data)
-    )
+    run = kind(folder, config, train, val, sitting.accelerator.is_main_process, objects=largest_of_pictures(val_data))
     sitting.fit(
         run,
         model,
@@ -147,14 +145,14 @@ def _kind_of_run(config: TrainLocalizer, train: Annotations, val: Annotations) -
         return LocalizerRun
     if not without_objects(train).any():
         log.warning(
-            "%s: there is an object in every picture, so --objectness learns nothing but to say yes; add pictures without "
-            "objects, or cut windows with and without them by detseg windows",
+            "%s: there is an object in every picture, so --objectness learns nothing but to say yes; add pictures "
+            "without objects, or cut windows with and without them by detseg windows",
             train.source,
         )
     if not without_objects(val).any():
         log.warning(
-            "%s: there is an object in every picture, so objectness cannot be judged, and the best model is the one with "
-            "the highest mean IoU; add pictures without objects",
+            "%s: there is an object in every picture, so objectness cannot be judged, and the best model is the one "
+            "with the highest mean IoU; add pictures without objects",
             val.source,
         )
         return LocalizerRun
