@@ -13,8 +13,8 @@ _njit: Any = numba.njit  # its types know no options that are passed on
 def njit(*signature: str, **options: Any) -> Callable[[Any], Any]:
     """`numba.njit(cache=True)`, or without a cache where numba finds no folder that it may write to.
 
-    In a container with installed packages that are read-only and a user without a home, numba refuses to make a function
-    with a cache at all, and importing would fail. There each process compiles for itself.
+    In a container with read-only packages and a user without a home, numba refuses to make a function with a cache at
+    all, and importing would fail. There each process compiles for itself.
     """
 
     def decorate(function: Any) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Kind = Literal["detections", "masks", "classes"]
 # Options that mean nothing where another kind is judged.
 OPTIONS: dict[Kind, tuple[str, ...]] = {
-    "detections": ("iou_type", "score_threshold", "slide"),
+    "detections": ("iou_type", "score_threshold", "voc", "slide"),
     "masks": ("flip", "scales", "long_side", "masks"),
     "classes": ("ten_crop",),
 }
@@ -68,6 +68,8 @@ class Evaluate:
     """How often to draw the pictures anew for the 95 % intervals; 0 leaves them out."""
     score_threshold: float | None = None
     """Of detections, for their confusion matrix: those below are left out; by default the score with the best F1."""
+    voc: Literal["2007", "2012"] | None = None
+    """Of detections: also average precision by the rules of the Pascal VOC challenge of that year, at an IoU of 0.5."""
     slide: bool = False
     """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
     each picture and shrunk copies of it."""

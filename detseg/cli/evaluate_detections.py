@@ -12,10 +12,13 @@ from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections, read_found, read_truth
 from detseg.metrics.matching import match
 from detseg.metrics.resampling import compare_matches
-from detseg.report.tables import analysis_tables, comparison_table
+from detseg.metrics.voc import VocMethod, evaluate_voc
+from detseg.report.tables import analysis_tables, comparison_table, voc_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
 
 def judge(config: Evaluate, console: Console) -> Verdict:
@@ -30,14 +33,19 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     analysis = analyse(
         truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
     )
-    content = analysis.to_dict()
+    content, rows = analysis.to_dict(), _rows(analysis)
     tables: list[RenderableType] = [analysis_tables(analysis)]
+    if config.voc is not None:
+        voc = evaluate_voc(truth, detections, method=VOC_METHODS[config.voc])
+        content["voc"] = voc.to_dict()
+        rows = [row | {"VOC AP": ap} for row, ap in zip(rows, [voc.map, *(c.ap for c in voc.per_class)], strict=True)]
+        tables.append(voc_table(voc, config.voc))
     if other is not None:
         matches = match(truth, read_found(other, truth, config.iou_type), config.iou_type)
         comparison = compare_matches(analysis.metrics.matches, matches, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
         tables.append(comparison_table(comparison, [row.name for row in analysis.metrics.per_class]))
-    return Verdict(content, _rows(analysis), tables)
+    return Verdict(content, rows, tables)
 
 
 def _rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -76,6 +84,8 @@ def _check(config: Evaluate) -> None:
     runs = [path for path in (config.detections, config.compare) if path is not None and path.is_dir()]
     if runs and config.iou_type == "segm":
         raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
+    if config.voc is not None and config.iou_type == "segm":
+        raise ValueError("--voc compares boxes, --iou-type segm masks: leave out one of them")
     if config.slide and not runs:
         raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
 

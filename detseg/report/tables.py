@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detseg.metrics.confusion import BestThreshold, BestThresholds, Confusion
     from detseg.metrics.errors import ErrorAnalysis
     from detseg.metrics.resampling import Comparison, Difference, Intervals
+    from detseg.metrics.voc import VocMetrics
 
 # The last words of the figures' names by row of their table.
 _SIZES = {"small (to 32²)": "small", "medium (to 96²)": "medium", "large": "large"}
@@ -239,6 +240,26 @@ def comparison_table(
     for name, row in zip(names, comparison.per_class, strict=True):
         if not math.isnan(row.difference):
             add(Text(f"{of} of {name}"), row)
+    return table
+
+
+def voc_table(metrics: "VocMetrics", year: str) -> Table:
+    """Average precision by the rules of a Pascal VOC challenge, the classes with objects."""
+    table = Table(
+        title=f"Pascal VOC {year}",
+        caption=f"AP at an IoU of {metrics.iou_threshold:g}; difficult objects do not count",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("class")
+    for column in ("AP", "objects", "difficult"):
+        table.add_column(column, justify="right")
+    rows = [row for row in metrics.per_class if row.objects]
+    for row in rows:
+        table.add_row(Text(row.name), _number(row.ap), str(row.objects), str(row.difficult))
+    table.add_section()
+    totals = (sum(getattr(row, name) for row in rows) for name in ("objects", "difficult"))
+    table.add_row("mean", _number(metrics.map), *map(str, totals))
     return table
 
 

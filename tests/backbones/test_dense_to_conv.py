@@ -346,7 +346,7 @@ def test_a_map_that_is_flattened_rows_first() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.dense(self.conv(x).permute(0, 2, 3, 1).flatten(1))
 
-    with pytest.raises(ValueError, match="a picture twice as wide gives .* flattened in another order"):
+    with pytest.raises(ValueError, match=r"a picture twice as wide gives .* flattened in another order"):
         dense_to_conv(RowsFirst(), (32, 32))
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import tyro
 from detseg.cli import main
 from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
-from detseg.metrics import evaluate_detections
+from detseg.metrics import evaluate_detections, evaluate_voc
 from detseg.metrics.analysis import analyse
 from detseg.metrics.resampling import bootstrap, compare
 from detseg.train.config import TrainDetector
@@ -57,6 +58,23 @@ def rows_of(text: str) -> list[list[str]]:
 
 
 # ------------------------------------------------------------------ tables
+
+
+@pytest.mark.parametrize(("year", "method"), [("2007", "11-point"), ("2012", "area")])
+def test_pascal_voc(scene, capsys, tmp_path, year, method) -> None:
+    expected = evaluate_voc(scene["ground_truth"], scene["detections"], method=method)
+    config = Evaluate(ground_truth=scene["ground_truth"], detections=scene["detections"], voc=year, resamples=0)
+    assert evaluate(config) == 0
+    assert ["mean", f"{expected.map:.3f}"] in [row[:2] for row in rows_of(capsys.readouterr().out)]
+    assert evaluate(replace(config, json=True, csv=tmp_path / "figures.csv")) == 0
+    assert json.loads(capsys.readouterr().out)["voc"] == expected.to_dict()
+    with (tmp_path / "figures.csv").open(newline="") as file:
+        column = [row["VOC AP"] for row in csv.DictReader(file)]
+    assert [float(value or "nan") for value in column] == pytest.approx(
+        [expected.map, *(row.ap for row in expected.per_class)], nan_ok=True
+    )
+    with pytest.raises(ValueError, match="--voc compares boxes, --iou-type segm masks"):
+        evaluate(replace(config, iou_type="segm"))
 
 
 def test_tables(files, capsys, monkeypatch) -> None:
