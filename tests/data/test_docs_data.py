@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from detseg.data import read_dataset
+from detseg.data.packing import write_pack
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
@@ -15,10 +17,11 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     val["annotations"] = [item for item in val["annotations"] if item["image_id"] == 5]
     write_json(tmp_path / "flowers/val.json", val)
     write_picture(tmp_path / "flowers/images/v.jpg", seed=9)
+    write_pack(tmp_path / "flowers.h5", read_dataset(tmp_path / "flowers"), 400)
     monkeypatch.chdir(tmp_path)
 
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     exec("\n".join(blocks), {})
 
     assert "4 images, 4 objects of ('rose', 'daisy', 'water lily')" in capsys.readouterr().out
