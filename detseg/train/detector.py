@@ -17,7 +17,6 @@ from detseg.metrics import DetectionMetrics, Detections, evaluate_detections
 from detseg.predict import detect
 from detseg.train.config import TrainDetector
 from detseg.train.data import load_data, open_pictures, print_data
-from detseg.train.fingerprint import fingerprint
 from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
@@ -117,12 +116,6 @@ def _architecture(config: TrainDetector, data: Annotations, console: Console) ->
         "anchors": anchors.round(2).tolist(),
         "reach": config.reach,
     }
-
-
-def annotations_fingerprint(data: Annotations) -> str:
-    """Equal for equal annotations, wherever their pictures lie."""
-    arrays = (data.image_ids, data.sizes, data.image_index, data.boxes, data.labels, data.iscrowd)
-    return fingerprint(data.categories, arrays)
 
 
 def predict_dataset(

@@ -18,7 +18,7 @@ from detseg.data.transforms import TrainTransform
 from detseg.metrics.localization import LocalizationMetrics, evaluate_localization
 from detseg.train.config import TrainLocalizer
 from detseg.train.data import load_data, open_pictures, print_data
-from detseg.train.detector import CACHE_ZOOM, annotations_fingerprint, predict_dataset
+from detseg.train.detector import CACHE_ZOOM, predict_dataset
 from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
@@ -101,7 +101,6 @@ def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
         choice=choice,
         samples=training_samples(train, config),
         collate=collate,
-        fingerprint=annotations_fingerprint(train_data),
     )
     return run
 

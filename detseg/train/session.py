@@ -160,7 +160,6 @@ class Session(Generic[Config]):
         choice: Choice,
         samples: TrainingSamples,
         collate: Callable[[list[Any]], tuple[torch.Tensor, Any]],
-        fingerprint: str | None = None,
         mosaic: float = 0.0,
         mixup: float = 0.0,
         trained: bool = False,
@@ -175,7 +174,6 @@ class Session(Generic[Config]):
             choice: number format and layout.
             samples: training pictures.
             collate: samples to a batch and its targets.
-            fingerprint: of the training annotations, in place of the run's own.
             mosaic: share of mosaics.
             mixup: share of samples with another laid over them.
             trained: there is nothing left to learn; judge and save the model.
@@ -191,7 +189,6 @@ class Session(Generic[Config]):
             run.keep_latest()
             return run.describe(architecture, row)
 
-        marks = run.fingerprint() | ({} if fingerprint is None else {"training annotations": fingerprint})
         begun = 0.0 if self.state is None else progress.fraction_at(self.state["step"], self.state["elapsed"])
         with RunLog(run.folder, self.console, run.FIGURES, visible=run.main, begun=begun) as log:
             trainer = Trainer(
@@ -211,7 +208,7 @@ class Session(Generic[Config]):
                 describe=describe,
                 names=[str(path) for path in run.data.paths],
                 log=log,
-                fingerprint=marks,
+                fingerprint=run.fingerprint(),
             )
             if config.find_lr and self.state is None and not trained:
                 self._find_rate(trainer, run.folder)
