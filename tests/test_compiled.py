@@ -1,20 +1,19 @@
 """Compiled code works where there is no place to keep it, too."""
 
-import subprocess
-import sys
-
-WITHOUT_A_PLACE = """
 from numba.core import caching
 
-caching.CacheImpl._locator_classes = []
-import numpy as np
-from detseg.detect import nms, soft_nms
-
-boxes, scores = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 30, 9]]), np.array([0.9, 0.8, 0.7])
-print(nms(boxes, scores, 0.5).tolist(), soft_nms(boxes, scores)[0].tolist())
-"""
+from detseg.compiled import njit
 
 
-def test_without_a_place_for_the_cache() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_A_PLACE], capture_output=True, text=True, check=False)
-    assert done.stdout.split("\n")[0] == "[0, 2] [0, 2, 1]", done.stderr
+def double(x: float) -> float:
+    return 2 * x
+
+
+def test_kept_on_disk() -> None:
+    assert njit()(double)._cache.cache_path
+
+
+def test_without_a_place_for_the_cache(monkeypatch) -> None:
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert njit()(double)(4.0) == 8.0
+    assert njit("float64(float64)")(double)(4.0) == 8.0
