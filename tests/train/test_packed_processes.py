@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from detseg.data.dataset import DetectionDataset
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = 9, 5
 
 
+@pytest.mark.slow
 def test_two_processes_read_one_pack(tmp_path):
     file = tmp_path / "set.h5"
     write_pack(file, read_dataset(write_small_set(tmp_path / "data", train=TRAIN, val=VAL)), 80, chunk=4)

@@ -119,6 +119,7 @@ def test_two_processes_stopped_and_resumed_end_as_they_would_have_without(togeth
     assert differences(*saved) == []
 
 
+@pytest.mark.slow
 def test_accelerate_launches_two_processes_on_a_cpu(together, tmp_path):
     """As docs/train.md prints it."""
     accelerate = (Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2")
