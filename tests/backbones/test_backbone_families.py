@@ -111,14 +111,14 @@ def test_shapes_on_a_gpu_that_is_not_there(backbone: Backbone) -> None:
 # Too large to run here: their shapes are enough.
 LARGE = [
     "vgg19",
-    "inception_v4",
+    pytest.param("inception_v4", marks=pytest.mark.slow),
     "resnet34",
     "resnet101",
-    "resnet152",
+    pytest.param("resnet152", marks=pytest.mark.slow),
     "xception",
     "legacy_seresnet50",
-    "legacy_senet154",
-    "densenet161",
+    pytest.param("legacy_senet154", marks=pytest.mark.slow),
+    pytest.param("densenet161", marks=pytest.mark.slow),
     "mobilenetv3_large_100",
     "tf_efficientnet_lite1",
     "tf_efficientnet_lite2",

@@ -85,6 +85,7 @@ def test_every_validation_picture_is_predicted_once_by_the_model_that_is_saved(t
         np.testing.assert_allclose(found["scores"][:20], expected["scores"][:20], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_name_the_pictures_of_the_one_whose_loss_it_was_and_the_state_is_saved_now_and_then(tmp_path):
     launch("-m", "tests.train.failing", tmp_path / "run")
     first, second = (json.loads((tmp_path / f"run-{rank}.json").read_text()) for rank in (0, 1))

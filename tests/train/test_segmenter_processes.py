@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = 8, 5
 
 
+pytestmark = pytest.mark.slow  # those of detectors take the same way through training
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The folder of a run by two processes, and what each of them held at its end."""
