@@ -2,15 +2,19 @@
 
     python benchmarks/sliding_window.py
     python benchmarks/sliding_window.py --backbones tf_efficientnet_lite0 resnet18 --windows 160 224
+    python benchmarks/sliding_window.py --runs runs/windows runs/detector-1 --pictures photos/*.jpg
 
 One level of the pyramid, a picture of 1024 px: as many windows as fit in at the stride of the network's deepest map.
 The crops go through the network in batches. "patches" is a network that pads nothing, where both ways must say the same
 of every window; where a network pads, crops see zeros at their border where the picture goes on, and the table says how
 far the answers are apart. At the training size the two are always compared.
+
+With --runs it is a trained localizer that slides, beside a trained detector: all of `predict` on each picture, in turn.
 """
 
 import argparse
 import itertools
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +31,7 @@ from detseg.data.flowers import write_flowers
 from detseg.data.images import read_image
 from detseg.detect import SlidingWindowDetector
 from detseg.detect.localizer import Localizer
+from detseg.predict import SlidingDetector, load
 
 CLASSES = 20
 BATCH = 32
@@ -105,12 +110,36 @@ def compare(name: str, window: int, picture: Tensor) -> list[str]:
     ]
 
 
+def against_a_detector(runs: list[Path], pictures: list[Path]) -> Table:
+    """Medians over the pictures of a localizer that slides and of a detector."""
+    sliding, grid = SlidingDetector(load(runs[0])), load(runs[1])
+    ways = {"windows": sliding.predict, "grid": grid.predict}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number, path in enumerate([pictures[0], *pictures]):
+        for name, predict in ways.items():
+            started = time.perf_counter()
+            predict([str(path)])
+            if number:  # the first one warms up
+                times[name].append(time.perf_counter() - started)
+    ratio = statistics.median(a / b for a, b in zip(times["windows"], times["grid"], strict=True))
+    table = Table("", "s a picture", title=f"{len(pictures)} pictures, {torch.get_num_threads()} threads")
+    for name, found in times.items():
+        table.add_row(name, f"{statistics.median(found):.3f}")
+    table.add_row("ratio", f"{ratio:.1f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=[PATCHES, "tf_efficientnet_lite0", "resnet18"])
     parser.add_argument("--windows", nargs="+", type=int, default=[160])
     parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--runs", nargs=2, type=Path, help="folders of a localizer with objectness and of a detector")
+    parser.add_argument("--pictures", nargs="+", type=Path, default=[])
     options = parser.parse_args()
+    if options.runs:
+        Console().print(against_a_detector(options.runs, options.pictures))
+        return
     with tempfile.TemporaryDirectory() as folder:
         data = write_flowers(Path(folder) / "flowers", train=1, val=1, size=(options.size, options.size))
         image = read_image(next((data / "images").iterdir()))

@@ -224,6 +224,21 @@ def none_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def without_labels(state: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+    """The `state()` of another evaluator without what it calls its classes.
+
+    Args:
+        state: of the other one.
+        own: what this evaluator calls its classes, by the state's keys.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if not all(np.array_equal(state.get(name, ()), values) for name, values in own.items()):
+        raise ValueError("the other state is of an evaluator with other classes")
+    return {name: values for name, values in state.items() if name not in own}
+
+
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 4) from xyxy."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

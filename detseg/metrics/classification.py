@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.metrics.calibration import Calibration, calibrate
-from detseg.metrics.checks import as_numpy, none_for_nan, whole_numbers
+from detseg.metrics.checks import as_numpy, none_for_nan, whole_numbers, without_labels
 from detseg.metrics.resampling import Interval
 
 FIGURES = ("top1", "top5", "mean_class_accuracy", "macro_f1", "log_loss", "calibration_error")
@@ -223,9 +223,7 @@ class ClassificationEvaluator:
             if other.names != self.names:
                 raise ValueError("the other evaluator has other classes")
             other = other.state()
-        if not np.array_equal(other.get("names", ()), self.names):
-            raise ValueError("the other state is of an evaluator with other classes")
-        self._parts.append({name: values for name, values in other.items() if name != "names"})
+        self._parts.append(without_labels(other, names=self.names))
 
     def reset(self) -> None:
         """Forget all pictures."""

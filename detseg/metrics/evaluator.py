@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.metrics.batches import prediction_columns, target_columns
-from detseg.metrics.checks import Rle, as_numpy, check_known, positions, read_masks, to_xywh
+from detseg.metrics.checks import Rle, as_numpy, check_known, positions, read_masks, to_xywh, without_labels
 from detseg.metrics.detection import DetectionMetrics, measure
 from detseg.metrics.inputs import Found, IoUType, Truth, read_truth
 from detseg.metrics.matching import IOU_THRESHOLDS, MAX_DETECTIONS
@@ -149,10 +149,7 @@ class DetectionEvaluator:
             if not same:
                 raise ValueError("the other evaluator has other categories, other options or no ground truth")
             other = other.state()
-        for name, own in (("names", self._names), ("category_ids", self._category_ids)):
-            if not np.array_equal(other.get(name, ()), own):
-                raise ValueError("the other state is of an evaluator with other categories")
-        other = {name: values for name, values in other.items() if name not in ("names", "category_ids")}
+        other = without_labels(other, names=self._names, category_ids=self._category_ids)
         if not len(other["image_ids"]):
             return
         wanted = self._read([], [])

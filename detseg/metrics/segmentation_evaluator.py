@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.metrics.boundary import boundary_counts
-from detseg.metrics.checks import as_numpy, whole_numbers
+from detseg.metrics.checks import as_numpy, whole_numbers, without_labels
 from detseg.metrics.label_maps import check_classes, count_pairs, read_prediction, read_target
 from detseg.metrics.segmentation import PictureCounts, SegmentationMetrics, measure_segmentation
 
@@ -131,9 +131,7 @@ class SegmentationEvaluator:
             if (self.names, self.ignore_index) != (other.names, other.ignore_index):
                 raise ValueError("the other evaluator has other classes or another ignore_index")
             other = other.state()
-        if not np.array_equal(other.get("names", ()), self.names):
-            raise ValueError("the other state is of an evaluator with other classes")
-        other = {name: values for name, values in other.items() if name != "names"}
+        other = without_labels(other, names=self.names)
         wanted = _empty(self.boundary)
         if wanted.keys() != other.keys():
             raise ValueError(f"the other state holds {', '.join(other)}; this evaluator has {', '.join(wanted)}")

@@ -155,7 +155,9 @@ def _parts(
 @torch.inference_mode()
 def _presence(model: nn.Module, images: Tensor) -> float:
     """By what a localizer with objectness multiplies the scores of images (1, 3, S, S); 1 for all other models."""
-    presence = model.outputs(images)[2] if isinstance(model, Localizer) else None
+    if not isinstance(model, Localizer) or model.objectness is None:
+        return 1.0
+    presence = model.outputs(images)[2]
     return 1.0 if presence is None else float(presence[0].sigmoid())
 
 

@@ -339,7 +339,7 @@ def test_what_is_merged_must_be_of_the_same_ground_truth() -> None:
     renamed = DetectionEvaluator([(id, f"other {name}") for id, name in categories(truth)])
     renumbered = DetectionEvaluator([(id + 1, name) for id, name in categories(truth)])
     for stranger in (renamed, renumbered):
-        with pytest.raises(ValueError, match="of an evaluator with other categories"):
+        with pytest.raises(ValueError, match="of an evaluator with other classes"):
             collected.merge(stranger.state())
     assert len(whole) == 0
 
