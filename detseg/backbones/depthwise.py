@@ -3,6 +3,7 @@
 The library behind torch's convolutions on CPUs (oneDNN 3) has a quick kernel for the weight gradient of a depthwise
 convolution, but only up to three columns; wider ones fall to a general kernel that is about ten times slower. But the
 gradient of five columns is that of the first three beside that of the last two: computed so, it is quick again.
+In bfloat16 it has none for the input's gradient at strides above 1 either; in float32 that one is quick.
 Everything else, and every other device, is left to torch.
 """
 
@@ -121,4 +122,4 @@ def _is_slow(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     assert isinstance(module, nn.Conv2d)
     depthwise = 1 < module.groups == module.in_channels == module.out_channels
     plain = module.dilation == (1, 1) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return depthwise and plain and module.kernel_size[1] > QUICK_COLUMNS
+    return depthwise and plain and (module.kernel_size[1] > QUICK_COLUMNS or max(module.stride) > 1)

@@ -28,7 +28,8 @@ def pad_zeros(x: Tensor, left: int, right: int, top: int = 0, bottom: int = 0) -
 
 def _pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
     height, width = x.shape[-2] + top + bottom, x.shape[-1] + left + right
-    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    # By its strides: a part of a picture in channels_last is not contiguous, but has its channels side by side.
+    layout = torch.channels_last if x.stride(1) == 1 < x.shape[1] else torch.contiguous_format
     result = torch.empty((*x.shape[:-2], height, width), dtype=x.dtype, device=x.device, memory_format=layout)
     rows = slice(top, height - bottom)
     result[..., :top, :] = 0

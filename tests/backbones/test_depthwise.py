@@ -22,6 +22,7 @@ CASES = [
     ((5, 4), (3, 3), (0, 1), 13, 14),
     ((5, 5), (1, 1), (2, 2), 1, 1),  # one pixel
     ((1, 9), (1, 4), (0, 6), 3, 5),
+    ((3, 3), (2, 2), (1, 1), 8, 9),
 ]
 
 
@@ -91,6 +92,7 @@ class Scaled(nn.Conv2d):
     "conv",
     [
         nn.Conv2d(4, 4, 3, padding=1, groups=4),  # quick enough as it is
+        nn.Conv2d(4, 4, 3, padding=1, groups=2, stride=2),
         nn.Conv2d(4, 4, 5, padding=2, groups=2),
         nn.Conv2d(4, 8, 5, padding=2, groups=4),
         nn.Conv2d(4, 4, 5, padding=2),
@@ -110,7 +112,8 @@ def test_others_stay(conv):
 
 def test_a_backbone_keeps_names_weights_and_results():
     backbone = create_backbone("tf_efficientnet_lite0", strides=(8, 16, 32)).train()
-    slow = sum(m.kernel_size == (5, 5) for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    depthwise = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    slow = sum(m.kernel_size == (5, 5) or m.stride == (2, 2) for m in depthwise)
     x = torch.randn(2, 3, 64, 64)
     other = copy.deepcopy(backbone)
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}

@@ -28,6 +28,14 @@ def test_equals_torch(sides, memory_format, dtype):
     assert torch.equal(pad_zeros(x.requires_grad_(), *sides), wanted)
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_part_of_a_picture_keeps_its_layout(memory_format):
+    part = torch.randn(2, 3, 5, 6).contiguous(memory_format=memory_format)[..., 1:5]
+    padded = pad_zeros(part, 0, 2)
+    assert torch.equal(padded, F.pad(part, (0, 2)))
+    assert padded.is_contiguous(memory_format=memory_format)
+
+
 @pytest.mark.parametrize("sides", SIDES)
 def test_gradient(sides):
     x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
