@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from onnx.backend.test.case.node import collect_testcases
+from onnx.helper import get_attribute_value
 from onnx.reference.ops.op_conv_transpose import ConvTranspose
 from torch.nn import functional as F
 
@@ -70,6 +72,26 @@ def test_onnx_agrees_on_stride_padding_and_groups(factor: int) -> None:
     ]
     expected = torch.from_numpy(np.concatenate(parts, 1))
     torch.testing.assert_close(transposed_upsample(x, weight, factor), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from ONNX's cases of other operators
+def test_onnx_published_cases() -> None:
+    """torch's transposed convolution and the oracle above mean the same by stride, padding, dilation and groups."""
+    tried = 0
+    for case in collect_testcases("ConvTranspose"):
+        options = {a.name: get_attribute_value(a) for a in case.model.graph.node[0].attribute}
+        (inputs, (wanted,)) = case.data_sets[0]
+        pads = options.get("pads", [0, 0, 0, 0])
+        if inputs[0].ndim != 4 or pads[:2] != pads[2:] or {"output_shape", "auto_pad"} & options.keys():
+            continue  # what torch has no words for
+        tried += 1
+        np.testing.assert_allclose(ConvTranspose.eval(*inputs, **options), wanted, rtol=1e-6)
+        got = F.conv_transpose2d(
+            *map(torch.from_numpy, inputs), None, options.get("strides", 1), tuple(pads[:2]),
+            options.get("output_padding", 0), options.get("group", 1), options.get("dilations", 1),
+        )  # fmt: skip
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    assert tried >= 6
 
 
 def test_a_cell_lands_on_its_pixels() -> None:
