@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,17 +19,17 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, send_to_device
+from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from detseg.train.checkpoint import RESUME, random_states, restore_random_states, save_model, save_state
-from detseg.train.errors import TrainingError
 from detseg.train.finder import RateCurve, find_rate
 from detseg.train.loading import Batch, collate_with_index, groups_of, worker_options
 from detseg.train.optim import averaged, learning_rate_factor, train_mode
 from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, steps_per_epoch
 from detseg.train.precision import Choice
+from detseg.train.watch import FiniteWatch
 
 # Losses are read from a GPU, and processes agree on stopping, only every so many steps: each time all must wait.
 CHECK_EVERY = 10
@@ -122,8 +121,7 @@ class Trainer:
         self._saved_at = 0.0
         self._save_due = False
         # What must be finite: of each step the losses of its batches and the norm of its gradient.
-        entries = CHECK_EVERY * (self.settings.accumulate + 1)
-        self._recent: deque[tuple[str, int, list[int], Tensor]] = deque(maxlen=entries)
+        self._watch = FiniteWatch(self.names, CHECK_EVERY * (self.settings.accumulate + 1), self._world)
         self._layout = torch.channels_last if self.choice.channels_last else torch.contiguous_format
         self.model.to(device=self.accelerator.device, memory_format=self._layout)  # type: ignore[call-overload]
         self.average = averaged(self.model, self.settings.ema_decay, lambda: self.progress.step)
@@ -227,7 +225,7 @@ class Trainer:
                 self._learn(model, images, targets, indices)
         self._learn(model, *batches[-1])
         norm = self.accelerator.clip_grad_norm_(model.parameters(), self.settings.clip)
-        self._recent.append(("gradient", self.progress.step + 1, [i for *_, indices in batches for i in indices], norm))
+        self._watch.add("gradient", self.progress.step + 1, [i for *_, indices in batches for i in indices], norm)
         self._check_finite()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -244,49 +242,18 @@ class Trainer:
         """Add up the gradients of a batch."""
         losses = self._losses(model, images, targets)
         loss = torch.stack(list(losses.values())).sum()
-        self._recent.append(("loss", self.progress.step + 1, indices, loss.detach()))
+        self._watch.add("loss", self.progress.step + 1, indices, loss.detach())
         self.accelerator.backward(loss / self.settings.accumulate)
         for name, value in losses.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._summed += 1
 
-    def _check_finite(self, *, now: bool = False) -> None:
-        """Stop at a loss or gradient that is NaN or infinite, naming the pictures of the first such batch.
-
-        Args:
-            now: look at them even where that makes a device wait.
-        """
+    def _check_finite(self) -> None:
+        """Look at losses and gradient when that makes no device wait, or every so many steps."""
         on_cpu = self.accelerator.device.type == "cpu"
-        if not (now or on_cpu or self.progress.step % CHECK_EVERY == CHECK_EVERY - 1) or not self._recent:
-            return
-        finite = torch.stack([value for *_, value in self._recent]).isfinite().tolist()
-        if all(finite):
-            return
-        what, step, indices, value = self._first_not_finite(finite)
-        pictures = "\n  ".join(self.names[i] for i in dict.fromkeys(indices))
-        raise TrainingError(
-            f"the {what} became {value} at step {step}; the pictures of that batch are\n  {pictures}\n"
-            "Look at their annotations; if they are fine, lower --lr or use --precision fp32. The checkpoints "
-            "written so far are untouched."
-        )
-
-    def _first_not_finite(self, finite: Sequence[bool]) -> tuple[str, int, list[int], float]:
-        """What was the first that is not finite, at which step, in which pictures, and its value.
-
-        Of several processes, those whose own loss it was are to blame: the gradient is the mean of all.
-
-        Args:
-            finite: of each entry of `_recent`.
-        """
-        wrong = [entry for entry, fine in zip(self._recent, finite, strict=True) if not fine]
-        what, step, indices, value = wrong[0]
-        found = [(what, step, indices, float(value))]
-        # A gradient is the same in all processes, so that all come here; a loss alone is one's own affair.
-        if self._world > 1 and any(entry[0] == "gradient" for entry in wrong):
-            found = gather_object(found)
-        what, step, _, first = min(found, key=lambda entry: (entry[1], entry[0] != "loss"))
-        return what, step, [i for entry in found if entry[:2] == (what, step) for i in entry[2]], first
+        if on_cpu or self.progress.step % CHECK_EVERY == CHECK_EVERY - 1:
+            self._watch.check()
 
     def _tell(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
@@ -319,7 +286,7 @@ class Trainer:
 
     def _validate(self, per_epoch: int) -> None:
         started = time.monotonic()
-        self._check_finite(now=True)  # the best model is saved after this
+        self._watch.check()  # the best model is saved after this
         self._share_buffers()
         metrics = self.validate(self.average.module)
         self._validated_at = self._fraction
@@ -348,7 +315,7 @@ class Trainer:
                 broadcast(buffer)
 
     def _save(self) -> None:
-        self._check_finite(now=True)  # or a run would resume from weights that are NaN
+        self._watch.check()  # or a run would resume from weights that are NaN
         self._saved_at = self.progress.elapsed()
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:

@@ -182,45 +182,13 @@ def test_a_gradient_that_is_read_late_is_still_the_first_that_is_named_and_nothi
     """As on a GPU, which is asked only now and then."""
     trainer = steep_trainer(tmp_path, steps=PER_EPOCH)
     trainer._validated_at = 1.0  # no validation, which would ask
-    look = trainer._check_finite
-    trainer._check_finite = lambda *, now=False: look(now=True) if now else None
+    trainer._check_finite = lambda: None
     with pytest.raises(TrainingError, match="the gradient became nan at step") as error:
         trainer.run()
     assert "picture-4.jpg" in str(error.value)
     assert str(error.value).count(".jpg") == BATCH
     assert trainer.progress.step == PER_EPOCH
     assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("other", "named"),
-    [
-        (("loss", 1, [4, 5], float("inf")), ("the loss became inf at step 1", [4, 5])),
-        (("gradient", 1, [4, 5], float("nan")), ("the gradient became nan at step 1", [0, 1, 2, 3, 4, 5])),
-    ],
-)
-def test_of_several_processes_the_ones_whose_loss_it_was_are_named(tmp_path, monkeypatch, other, named):
-    trainer = steep_trainer(tmp_path)
-    trainer._recent += [
-        ("loss", 1, [0, 1, 2, 3], torch.tensor(1.0)),
-        ("gradient", 1, [0, 1, 2, 3], torch.tensor(torch.nan)),
-    ]
-    monkeypatch.setattr(type(trainer), "_world", 2)
-    monkeypatch.setattr("detseg.train.trainer.gather_object", lambda mine: [*mine, other])
-    with pytest.raises(TrainingError, match=named[0]) as error:
-        trainer._check_finite(now=True)
-    lines = [line.strip() for line in str(error.value).splitlines() if line.endswith(".jpg")]
-    assert lines == [f"picture-{i}.jpg" for i in named[1]]
-
-
-def test_a_loss_alone_asks_no_other_process(tmp_path, monkeypatch):
-    """Others may have no reason to answer: where its gradient is finite, only one knows of it."""
-    trainer = steep_trainer(tmp_path)
-    trainer._recent += [("loss", 1, [2], torch.tensor(torch.inf)), ("gradient", 1, [2], torch.tensor(1.0))]
-    monkeypatch.setattr(type(trainer), "_world", 2)
-    monkeypatch.setattr("detseg.train.trainer.gather_object", lambda mine: pytest.fail("asked"))
-    with pytest.raises(TrainingError, match=r"the loss became inf at step 1;.*\n  picture-2\.jpg\n"):
-        trainer._check_finite(now=True)
 
 
 def test_a_resumed_run_is_not_saved_again_at_once(tmp_path, monkeypatch):
