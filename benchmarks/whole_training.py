@@ -6,6 +6,7 @@ One epoch a round at one picture size and batch, on all cores, without validatio
 Without --data it draws 200 pictures. ResNet-18 runs as it does with pretrained weights (fine stages frozen, norms
 folded) and from scratch; its weights are random numbers, which changes nothing about the time. ultralytics is AGPL
 and no dependency of detseg: install it into an environment of its own and name that environment's Python.
+Left to itself it computes on one core less than there are; here it gets all, and a row tells of it left to itself.
 `benchmarks/training.py` measures the steps alone.
 """
 
@@ -32,10 +33,12 @@ ULTRALYTICS = """
 import json, os, time
 os.environ["YOLO_OFFLINE"] = "true"
 import torch
-torch.set_num_threads({threads})
 from ultralytics import YOLO
 starts, gaps = [], []
-def epoch(trainer): starts.clear()
+def epoch(trainer):
+    starts.clear()
+    if "{backbone}" == "all cores":
+        torch.set_num_threads({threads})
 def batch(trainer):
     now = time.perf_counter()
     if starts: gaps.append(now - starts[-1])
@@ -96,8 +99,11 @@ def main() -> None:
             for split, annotations in read_dataset(data).items():
                 write_yolo(annotations, folder / "yolo", split)
             yaml = folder / "yolo" / "data.yaml"
-            peer = (options.ultralytics_python, ULTRALYTICS, yaml, "", "")
-            contenders = {"ultralytics YOLO11n, from scratch": peer, **contenders}
+            peers = {
+                f"ultralytics YOLO11n, {cores}": (options.ultralytics_python, ULTRALYTICS, yaml, cores, "")
+                for cores in ("all cores", "left to itself")
+            }
+            contenders = peers | contenders
         rates: dict[str, list[float]] = {contender: [] for contender in contenders}
         for turn in range(options.rounds):
             for number, (contender, (python, script, source, backbone, weights)) in enumerate(contenders.items()):
