@@ -115,7 +115,8 @@ def train_ours(name: str, options, folder: Path, minutes: float, seed: int, prec
     run = train_segmenter(config)
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
-    return run.metrics, statistics.median(e.value for e in events.Scalars("train/pictures_per_second"))
+    rates = [event.value for event in events.Scalars("train/pictures_per_second")]
+    return run.metrics, statistics.median(rates[-max(1, len(rates) // 10) :])  # at full size, as the peers' steps
 
 
 def child(options) -> None:
