@@ -186,7 +186,7 @@ class TrainSegmenter(TrainConfig):
 
     Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
     with a training and a validation split, or an HDF5 file of detseg pack) or as two (--train and --val). By default
-    the network is FCN-8s; --decoder pyramid finds finer borders.
+    the network is FCN-8s; --decoder pyramid also uses maps of stride 4.
 
     Half an hour; small things in few classes; FCN-32s first and FCN-8s from there:
 
