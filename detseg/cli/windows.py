@@ -14,7 +14,7 @@ class Windows:
     Writes a data set in COCO's form, from which a localizer learns to find what `detseg predict --slide` slides over:
 
         detseg windows --data flowers/ --output windows
-        detseg train localizer --data windows --objectness --size 128 --zoom 1 1 --no-multi-scale
+        detseg train localizer --data windows --objectness --size 128 --zoom 1 1
         detseg predict runs/localizer-1 photos/ --slide
     """
 

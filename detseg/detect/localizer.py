@@ -42,10 +42,12 @@ class Localizer(nn.Module):
         loss: of the box: "mse" or "smooth_l1" of the four numbers, "giou" or "ciou" (1 minus it) of the boxes.
         square_root: learn the square roots of width and height.
         loss_weights: of the losses of class and box; objectness, where there is one, has the weight 1.
-        grid: the box is told from the map's mean in grid x grid parts. 1 is global average pooling, which knows
-            places only by what channels happen to tell of them.
+        grid: the box is told from the map's mean in grid x grid parts, best from all its cells: 7 x 7 at 224 px. 1 is
+            global average pooling, which knows places only by what channels happen to tell of them.
         width: channels that the map is reduced to before that.
-        dropout: share of the pooled features that are zeroed at random while training.
+        hidden: outputs of the layer between these parts and the box's four numbers.
+        dropout: share of the features of the class that are zeroed at random while training. Those of the box are
+            not: places told by fewer cells are told worse.
 
     Example:
         >>> model = Localizer(create_deepest("resnet18"), num_classes=3)
@@ -62,11 +64,12 @@ class Localizer(nn.Module):
         num_classes: int,
         *,
         objectness: bool = False,
-        loss: BoxLoss = "mse",
+        loss: BoxLoss = "giou",
         square_root: bool = True,
         loss_weights: Sequence[float] = (0.8, 0.2),
-        grid: int = 4,
+        grid: int = 7,
         width: int = 128,
+        hidden: int = 256,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
@@ -82,10 +85,12 @@ class Localizer(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
         self.objectness = nn.Linear(channels, 1) if objectness else None
         self.reduce = nn.Identity() if grid == 1 else nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
-        self.box = nn.Linear(channels if grid == 1 else width * grid**2, 4)
-        for layer in (self.classifier, self.box, *([self.objectness] if self.objectness is not None else [])):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        inputs = channels if grid == 1 else width * grid**2
+        self.box = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 4))
+        for layer in (self.classifier, self.box[-1], self.objectness):
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
 
@@ -122,8 +127,7 @@ class Localizer(nn.Module):
         images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
         deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
         pooled = F.dropout(deepest.mean((2, 3)), self.dropout, self.training).float()
-        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1)
-        parts = F.dropout(parts, self.dropout, self.training).float()
+        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1).float()
         with torch.autocast(images.device.type, enabled=False):
             presence = None if self.objectness is None else self.objectness(pooled).squeeze(1)
             # Bounded: a box that once is far larger than the picture gets no gradient from a loss of overlap.

@@ -318,7 +318,7 @@ class TrainLocalizer(TrainConfig):
     Also whether there is one, from pictures with and without objects:
 
         detseg windows --data flowers/ --output windows
-        detseg train localizer --data windows --objectness --size 128 --zoom 1 1 --no-multi-scale
+        detseg train localizer --data windows --objectness --size 128 --zoom 1 1
     """
 
     task: ClassVar[str] = "localizer"
@@ -339,6 +339,8 @@ class TrainLocalizer(TrainConfig):
     """The four numbers hold the square roots of width and height: a pixel matters more on small objects."""
     loss_weights: tuple[float, float] = (0.8, 0.2)
     """Weights of the losses of class and box."""
+    multi_scale: bool = False
+    """Also train on smaller sizes; the box is learnt from places in the map, which are others then."""
     zoom: tuple[float, float] = (0.6, 1.4)
     """Pictures are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
     are, for windows of detseg windows."""

@@ -111,7 +111,7 @@ def test_small_objects_are_told_with_what_finds_them(boxes, tmp_path, capsys):
 
 def test_the_recipe_is_that_of_the_docs():
     page = (Path(__file__).parents[2] / "docs" / "localize.md").read_text()
-    options = "--data windows --objectness --size 128 --zoom 1 1 --no-multi-scale"
+    options = "--data windows --objectness --size 128 --zoom 1 1"
     for text in (Windows.__doc__, TrainLocalizer.__doc__, page):
         assert f"detseg train localizer {options}" in text
 

@@ -35,7 +35,7 @@ def localizer(backbone: Backbone | None = None, **options) -> Localizer:
     torch.manual_seed(0)
     options = {"objectness": True} | options
     model = Localizer(backbone or Backbone(Unpadded(), strides=(8,)), 3, **options).eval()
-    for layer in (model.classifier, model.box, model.objectness):
+    for layer in (model.classifier, model.box[-1], model.objectness):
         if layer is not None:
             nn.init.normal_(layer.weight, std=0.5)
             nn.init.normal_(layer.bias)
@@ -106,10 +106,10 @@ def test_an_object_is_found_by_the_window_that_holds_it() -> None:
     """The localizer takes a window of 32 for an object of three quarters of its side if more than half is white."""
     model = Localizer(Backbone(White(), strides=(8,), mean=(0, 0, 0), std=(1, 1, 1)), 2, objectness=True, grid=1)
     with torch.no_grad():
-        for layer in (model.classifier, model.box, model.objectness):
+        for layer in (model.classifier, model.box[-1], model.objectness):
             layer.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([-9.0, 9.0]))
-        model.box.bias.copy_(torch.logit(torch.tensor([0.5, 0.5, 0.75**0.5, 0.75**0.5])))
+        model.box[-1].bias.copy_(torch.logit(torch.tensor([0.5, 0.5, 0.75**0.5, 0.75**0.5])))
         model.objectness.weight.fill_(100.0)
         model.objectness.bias.fill_(-52.0)
     detector = SlidingWindowDetector(model.eval(), 32, score_threshold=0.5)
