@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from detseg.classify.similarity import Similarity
 
-# Training pictures a class from which on there are many; measured, see docs/classify.md.
+# Training pictures a class from which on there are many: a rule of thumb, docs/results.md has both sides of it.
 MANY = 20
-# Similarity from which on pictures are alike; measured, see docs/classify.md.
+# Similarity from which on pictures are alike: between photos and drawings or letters, see docs/classify.md.
 ALIKE = 0.94
 
 
