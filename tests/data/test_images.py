@@ -123,8 +123,9 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path, function):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no picture")
     for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
-        with pytest.raises(ValueError, match=f"^{tmp_path / name}: "):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name}: ") as error:
             function(tmp_path / name)
+        assert "BytesIO" not in str(error.value)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "bmp", "gif"])
