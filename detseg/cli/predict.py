@@ -89,14 +89,14 @@ def run(config: Predict) -> int:
     """Predict as `config` says; returns the exit code.
 
     Raises:
-        ValueError: the run holds no model, an option does not go with it, or a picture cannot be read; pictures
-            before it are written.
+        ValueError: the run holds no model, an option does not go with it, or pictures cannot be read; what is found in
+            the others is written before.
     """
     from accelerate import PartialState
     from rich.console import Console
     from rich.progress import track
 
-    from detseg.cli.predictions import find_in, write_found
+    from detseg.cli.predictions import Reader, find_in, write_found
     from detseg.data.readers.files import write_atomically
     from detseg.predict import PictureClassifier, Segmenter, SlidingDetector, load
 
@@ -109,19 +109,23 @@ def run(config: Predict) -> int:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
+    reader = Reader(pictures, console)
     if isinstance(model, PictureClassifier):
         from detseg.cli.predict_classes import write_classes
 
-        write_classes(model, pictures, config, console)
+        write_classes(model, reader, config)
+        reader.finish()
         return 0
     segments = isinstance(model, Segmenter)
     targets = _targets(pictures, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
-    shown = track(pictures, "predicting", console=console, transient=True, disable=not console.is_terminal)
-    for picture, image_id, target, found in zip(shown, ids, targets, find_in(pictures, model, config), strict=True):
-        write_found(found, target)
-        results += [{"image_id": image_id, "file_name": str(picture)} | result for result in found.results]
+    hidden = not console.is_terminal
+    shown = track(reader, "predicting", len(pictures), console=console, transient=True, disable=hidden)
+    for position, found in find_in(shown, model, config):
+        picture = pictures[position]
+        write_found(found, targets[position])
+        results += [{"image_id": ids[position], "file_name": str(picture)} | result for result in found.results]
         console.print(f"{picture}: {found.told}", markup=False, highlight=False, soft_wrap=True)
     written = "pictures with classes and masks" if segments else "pictures with boxes"
     if not segments or config.boxes:
@@ -129,6 +133,7 @@ def run(config: Predict) -> int:
         write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         written += f" and {path.name}"
     console.print(f"{written} are in {config.output}", markup=False, highlight=False, soft_wrap=True)
+    reader.finish()
     return 0
 
 

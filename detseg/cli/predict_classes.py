@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.progress import track
 
 from detseg.cli.predict import Predict
-from detseg.cli.predictions import BATCH
-from detseg.data.images import read_image
+from detseg.cli.predictions import BATCH, Reader
 from detseg.data.readers.files import write_atomically
 from detseg.predict import Classification, PictureClassifier
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 TOLD, WRITTEN = 3, 5
 # What rounds to nothing is not told.
 LEAST = 0.005
 
 
-def write_classes(model: PictureClassifier, pictures: Sequence[Path], config: Predict, console: Console) -> None:
-    """Tell the classes of each picture and write `classes.csv`: a row for each picture and class, the likeliest first.
-
-    Raises:
-        ValueError: a picture cannot be read; those before it are told.
-    """
+def write_classes(model: PictureClassifier, reader: Reader, config: Predict) -> None:
+    """Tell the classes of each picture and write `classes.csv`: a row for each picture and class, the likeliest first."""
     config.output.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("picture", "rank", "class", "category_id", "score"))
-    shown = track(pictures, "predicting", console=console, transient=True, disable=not console.is_terminal)
-    images = (read_image(str(picture)) for picture in pictures)
-    for picture, seen in zip(shown, model.stream(images, BATCH, config.ten_crop), strict=True):
+    console, hidden = reader.console, not reader.console.is_terminal
+    shown = track(reader, "predicting", len(reader.pictures), console=console, transient=True, disable=hidden)
+    read: list[Path] = []  # some pictures ahead of what is found
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for position, image in shown:
+            read.append(reader.pictures[position])
+            yield image
+
+    for index, seen in enumerate(model.stream(images(), BATCH, config.ten_crop)):
+        picture = read[index]
         console.print(f"{picture}: {_told(seen, model.names)}", markup=False, highlight=False, soft_wrap=True)
         best = zip(seen.labels[:WRITTEN].tolist(), seen.scores[:WRITTEN].tolist(), strict=True)
         for rank, (label, score) in enumerate(best, 1):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,8 +22,45 @@ from detseg.predict import Detector, Predictor, Segmentation, Segmenter
 from detseg.segment import masks_to_boxes
 from detseg.visualize import draw_boxes, draw_mask
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 # Pictures at a time: enough for a GPU, few enough for the memory of a laptop.
 BATCH = 8
+
+Numbered = tuple[int, NDArray[np.uint8]]
+"""Which of the pictures it is, and its pixels."""
+
+
+class Reader:
+    """Reads pictures one after another: (position, pixels) of each; tells which cannot be read and leaves them out.
+
+    Attributes:
+        problems: with those that were left out so far.
+    """
+
+    def __init__(self, pictures: Sequence[Path], console: Console) -> None:
+        self.pictures, self.console = pictures, console
+        self.problems: list[str] = []
+
+    def __iter__(self) -> Iterator[Numbered]:
+        for position, picture in enumerate(self.pictures):
+            try:
+                pixels = read_image(picture)
+            except ValueError as error:
+                self.problems.append(str(error))
+                self.console.print(f"{error}; left out", markup=False, highlight=False, soft_wrap=True)
+            else:
+                yield position, pixels
+        if len(self.problems) == len(self.pictures):
+            self.finish()  # at once: what is written of an earlier call is worth more than nothing
+
+    def finish(self) -> None:
+        """Raise ValueError where pictures were left out; the message has their number and the first of them."""
+        if self.problems:
+            count = f"{len(self.problems)} of {len(self.pictures)} pictures cannot be read"
+            first = "the first: " if len(self.problems) > 1 else ""
+            raise ValueError(f"{count} and were left out; {first}{self.problems[0]}")
 
 
 @dataclass(frozen=True)
@@ -44,44 +82,49 @@ def write_found(found: Found, target: Path) -> None:
         write_index_png(target.with_suffix(".png"), found.mask, found.palette)
 
 
-def find_in(pictures: Sequence[Path], model: Predictor, config: Predict) -> Iterator[Found]:
-    """What a model finds in each picture, in order; those before a picture that cannot be read come first."""
+def find_in(pictures: Iterable[Numbered], model: Predictor, config: Predict) -> Iterator[tuple[int, Found]]:
+    """What a model finds in each picture, with its position, in order."""
     if isinstance(model, Segmenter):
         return find_classes(model, pictures, config)
     assert isinstance(model, Detector)
     return find_objects(model, pictures, config)
 
 
-def find_objects(detector: Detector, pictures: Sequence[Path], config: Predict) -> Iterator[Found]:
+def find_objects(
+    detector: Detector, pictures: Iterable[Numbered], config: Predict
+) -> Iterator[tuple[int, Found]]:
     """Boxes; see `find_in`."""
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
     # What is written for mAP holds also what nobody wants to see drawn.
     lowest = 0.0 if config.image_ids is not None else threshold
-    for images in _read(pictures, BATCH):
-        every = detector.predict(images, score_threshold=lowest, batch_size=BATCH)
-        for image, found in zip(images, every, strict=True):
+    for batch in _batches(pictures, BATCH):
+        every = detector.predict([image for _, image in batch], score_threshold=lowest, batch_size=BATCH)
+        for (position, image), found in zip(batch, every, strict=True):
             clear = {name: value[found["scores"] >= threshold] for name, value in found.items()}
             drawn = draw_boxes(image, clear["boxes"], clear["labels"], detector.names, clear["scores"])
             counts = Counter(detector.names[label] for label in clear["labels"])
             told = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-            yield Found(drawn, told, _results(found, detector.categories, exact=config.image_ids is not None))
+            results = _results(found, detector.categories, exact=config.image_ids is not None)
+            yield position, Found(drawn, told, results)
 
 
-def find_classes(segmenter: Segmenter, pictures: Sequence[Path], config: Predict) -> Iterator[Found]:
+def find_classes(
+    segmenter: Segmenter, pictures: Iterable[Numbered], config: Predict
+) -> Iterator[tuple[int, Found]]:
     """Masks; see `find_in`."""
     names = segmenter.names
     values = mask_values([number for number, _ in segmenter.categories])
     palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[values] = mask_palette(names)[: len(values)]
     # Those who look at a picture in windows have large ones.
-    for images in _read(pictures, BATCH if config.long_side is None else 1):
+    for batch in _batches(pictures, BATCH if config.long_side is None else 1):
+        images = [image for _, image in batch]
         every = segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side)
-        for image, seen in zip(images, every, strict=True):
+        for (position, image), seen in zip(batch, every, strict=True):
             found = objects_in(seen, names, config.min_area) if config.boxes else {}
             results = _results(found, segmenter.categories, exact=config.image_ids is not None) if found else []
-            yield Found(
-                draw_mask(image, seen.mask, names), _shares(seen.mask, names), results, values[seen.mask], palette
-            )
+            drawn, told = draw_mask(image, seen.mask, names), _shares(seen.mask, names)
+            yield position, Found(drawn, told, results, values[seen.mask], palette)
 
 
 def mask_values(ids: Sequence[int]) -> NDArray[np.uint8]:
@@ -103,21 +146,11 @@ def objects_in(seen: Segmentation, names: Sequence[str], min_area: int) -> dict[
     return {name: value.numpy() for name, value in found.items()}
 
 
-def _read(pictures: Sequence[Path], at_once: int) -> Iterator[list[NDArray[np.uint8]]]:
-    """The pixels of some pictures at a time; those before one that cannot be read come before its error."""
-    for start in range(0, len(pictures), at_once):
-        images: list[NDArray[np.uint8]] = []
-        problem = None
-        for picture in pictures[start : start + at_once]:
-            try:
-                images.append(read_image(picture))
-            except ValueError as error:
-                problem = error
-                break
-        if images:
-            yield images
-        if problem is not None:
-            raise problem
+def _batches(pictures: Iterable[Numbered], at_once: int) -> Iterator[list[Numbered]]:
+    """So many pictures at a time, at the end those that are left."""
+    iterator = iter(pictures)
+    while batch := list(islice(iterator, at_once)):
+        yield batch
 
 
 def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:

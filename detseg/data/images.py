@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from detseg.data.opening import open_picture
 
@@ -85,6 +86,8 @@ def _header(source: bytes | str | Path, path: str | Path) -> tuple[tuple[int, in
             return picture.size, orientation if orientation in range(1, 9) else 1
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the picture does not exist") from error
+    except UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
+        raise ValueError(f"{path}: not a readable picture, or of an unknown format") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         raise ValueError(f"{path}: not a readable picture: {error}") from error
 

@@ -43,14 +43,19 @@ print(model.names[seen.labels[0]], seen.scores[0])  # the likeliest class and it
 """
 
 
+def draw_training(run: ClassifierRun) -> dict[str, Path]:
+    """Write pictures of what is trained on into the run folder; returns their captions and paths."""
+    return {"training samples as the network sees them": _samples(run)}
+
+
 def write_pictures(run: ClassifierRun) -> list[tuple[str, Path]]:
-    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
+    """Write all other pictures and `report.html` into the run folder; returns (caption, path), the report first."""
     if run.metrics is None or run.predictions is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
     folder = run.folder
     pictures = {
         "validation pictures, the likeliest class of each, the worst mistakes first": _worst(run),
-        "training samples as the network sees them": _samples(run),
+        **run.drawn,
         "which class was taken for which": save(confusion_figure(run.metrics), folder / "confusion.png"),
         "accuracy on each class": save(class_figure(run.metrics), folder / "class_accuracy.png"),
         "losses and accuracy": plot_history(folder / "metrics.csv", folder / "history.png"),

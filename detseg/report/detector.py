@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from detseg.train.detector import DetectorRun
 
 
+def draw_training(run: DetectorRun) -> dict[str, Path]:
+    """Write pictures of what is trained on into the run folder; returns their captions and paths."""
+    sizes = scaled_sizes(run.train.annotations, run.config.size)
+    return {
+        "training samples as the network sees them": _samples(run),
+        "anchors among the box sizes": plot_anchors(sizes, run.anchors, run.folder / "anchors.png"),
+    }
+
+
 def write_pictures(run: DetectorRun, analysis: Analysis | None = None) -> list[tuple[str, Path]]:
-    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first.
+    """Write all other pictures and `report.html` into the run folder; returns (caption, path), the report first.
 
     Args:
         run: with metrics and predictions.
@@ -30,16 +39,13 @@ def write_pictures(run: DetectorRun, analysis: Analysis | None = None) -> list[t
     analysis = analysis_of(run) if analysis is None else analysis
     pictures = {
         "ground truth beside predictions, the worst pictures first": _worst(run),
-        "training samples as the network sees them": _samples(run),
+        **run.drawn,
         "precision and recall": plot_precision_recall(run.metrics, run.folder / "precision_recall.png"),
         "AP of each class, and how sure it is": plot_class_ap(
             run.metrics, analysis.intervals, run.folder / "class_ap.png"
         ),
         "which class was taken for which": plot_confusion(analysis.confusion, run.folder / "confusion.png"),
         "losses and mAP": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
-        "anchors among the box sizes": plot_anchors(
-            scaled_sizes(run.train.annotations, run.config.size), run.anchors, run.folder / "anchors.png"
-        ),
     }
     report = write_report(
         run.folder,

@@ -76,14 +76,19 @@ def localization_table(metrics: LocalizationMetrics) -> Group:
     return Group(figures, "", classes)
 
 
+def draw_training(run: LocalizerRun) -> dict[str, Path]:
+    """Write pictures of what is trained on into the run folder; returns their captions and paths."""
+    return {"training samples as the network sees them": _samples(run)}
+
+
 def write_pictures(run: LocalizerRun) -> list[tuple[str, Path]]:
-    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
+    """Write all other pictures and `report.html` into the run folder; returns (caption, path), the report first."""
     if run.metrics is None or run.predictions is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
     folder, metrics = run.folder, run.metrics
     pictures = {
         "ground truth beside predictions, the lowest IoU first": _worst(run),
-        "training samples as the network sees them": _samples(run),
+        **run.drawn,
         "losses, IoU and accuracy": plot_history(folder / "metrics.csv", folder / "history.png"),
     }
     if (folder / "learning_rate.png").is_file():

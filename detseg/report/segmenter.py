@@ -23,14 +23,19 @@ if TYPE_CHECKING:
     from detseg.train.segmenter import SegmenterRun
 
 
+def draw_training(run: SegmenterRun) -> dict[str, Path]:
+    """Write pictures of what is trained on into the run folder; returns their captions and paths."""
+    return {"training samples as the network sees them": _samples(run)}
+
+
 def write_pictures(run: SegmenterRun) -> list[tuple[str, Path]]:
-    """Write all pictures and `report.html` into the run folder; returns (caption, path), the report first."""
+    """Write all other pictures and `report.html` into the run folder; returns (caption, path), the report first."""
     if run.metrics is None:
         raise ValueError(f"{run.folder}: the run has no metrics to report on")
     intervals = bootstrap_segmentation(run.metrics)
     pictures = {
         "picture, truth and prediction, the lowest IoU first": _worst(run),
-        "training samples as the network sees them": _samples(run),
+        **run.drawn,
         "IoU of each class, and how sure it is": plot_class_iou(run.metrics, intervals, run.folder / "class_iou.png"),
         "which class was taken for which": plot_pixel_confusion(run.metrics, run.folder / "confusion.png"),
         "losses and IoU": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),

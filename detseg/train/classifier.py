@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +64,12 @@ class ClassifierRun(Run[TrainClassifier]):
         """The labels, and whose they are."""
         data = dataset.labelled
         return data.image_ids, data.sizes, data.labels
+
+    def draw(self) -> dict[str, Path]:
+        """Training samples."""
+        from detseg.report.classifier import draw_training
+
+        return draw_training(self)
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
         """Probabilities of some of the validation pictures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +39,12 @@ class DetectorRun(Run[TrainDetector]):
     FIGURES: ClassVar[Mapping[str, str]] = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
 
     anchors: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def draw(self) -> dict[str, Path]:
+        """Training samples and anchors."""
+        from detseg.report.detector import draw_training
+
+        return draw_training(self)
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
         """Detections in some of the validation pictures."""

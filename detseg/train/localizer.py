@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +44,12 @@ class LocalizerRun(Run[TrainLocalizer]):
     FIGURES: ClassVar[Mapping[str, str]] = {"mean_iou": "mean IoU", "accuracy": "accuracy"}
 
     objects: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def draw(self) -> dict[str, Path]:
+        """Training samples."""
+        from detseg.report.localizer import draw_training
+
+        return draw_training(self)
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
         """Classes and boxes in some of the validation pictures."""

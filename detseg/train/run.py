@@ -36,6 +36,7 @@ class Run(ABC, Generic[Config]):
         folder: the run folder.
         config: its settings.
         train, val: the datasets, with their `.pictures` and `.annotations`.
+        drawn: captions and paths of the pictures of what is trained on, which are written before training begins.
         main: this process is the one that reports (the only one, unless there are several).
         interrupted: stopped by a signal before the end.
         metrics: of the best model on the validation pictures; None in other processes than the main one.
@@ -51,6 +52,7 @@ class Run(ABC, Generic[Config]):
     train: Any
     val: Any
     main: bool = True
+    drawn: Mapping[str, Path] = field(default_factory=dict)
     interrupted: bool = False
     metrics: Any = None
     predictions: Any = None
@@ -79,6 +81,10 @@ class Run(ABC, Generic[Config]):
             marks[f"{split} annotations"] = fingerprint(data.categories, self.contents(dataset))
             marks[f"{split} pictures"] = fingerprint((), [picture_marks(data, dataset.pictures)])
         return marks
+
+    @abstractmethod
+    def draw(self) -> dict[str, Path]:
+        """Write what `drawn` tells of into the run folder, so that wrong annotations show before time is spent."""
 
     @abstractmethod
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:

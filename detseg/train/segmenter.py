@@ -46,6 +46,12 @@ class SegmenterRun(Run[TrainSegmenter]):
         data = dataset.annotations
         return data.image_ids, data.sizes, dataset.masks.content()
 
+    def draw(self) -> dict[str, Path]:
+        """Training samples."""
+        from detseg.report.segmenter import draw_training
+
+        return draw_training(self)
+
     def judge(self, model: nn.Module, indices: Sequence[int]) -> SegmentationEvaluator:
         """What is counted in some of the validation pictures."""
         return judge_masks(model, self.val, indices, self.config.size)

@@ -164,7 +164,9 @@ class Session(Generic[Config]):
         mixup: float = 0.0,
         trained: bool = False,
     ) -> None:
-        """Train to the end of the budget; `run` then holds how good the best model is, which is in its folder.
+        """Draw what is trained on, then train to the end of the budget.
+
+        `run` then holds how good the best model is, which is in its folder.
 
         Args:
             run: the run; its `validate` judges the model on the way.
@@ -179,6 +181,9 @@ class Session(Generic[Config]):
             trained: there is nothing left to learn; judge and save the model.
         """
         config, accelerator = self.config, self.accelerator
+        if run.main:
+            run.drawn = run.draw()
+            tell(self.console, "; ".join(f"{caption}: {path}" for caption, path in run.drawn.items()))
         progress = Progress(0, None) if trained else self._length(len(samples))
         if not trained:
             self._print_plan(freeze, len(model.backbone.stages), run.folder)

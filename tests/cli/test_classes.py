@@ -56,6 +56,20 @@ def test_predict_tells_and_writes_the_likeliest_classes(world, tmp_path, capsys)
     assert (tmp_path / "ten/classes.csv").read_text() != (tmp_path / "classes.csv").read_text()
 
 
+def test_the_classes_of_all_but_a_broken_picture_are_written(world, tmp_path, capsys):
+    for i, kind in enumerate(("square", "bar", "square")):
+        shutil.copy(next((world / "crops/val" / kind).iterdir()), tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    pictures = [str(tmp_path / f"{i}.png") for i in range(3)]
+    assert main(["predict", str(world / "good"), *pictures, "--output", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert f"1 of 3 pictures cannot be read and were left out; {pictures[1]}: " in told.err
+    assert sum(line.startswith(f"{pictures[1]}: ") and line.endswith("; left out") for line in told.out.splitlines()) == 1
+    with (tmp_path / "classes.csv").open() as file:
+        best = [(row["picture"], row["class"]) for row in csv.DictReader(file) if row["rank"] == "1"]
+    assert best == [(pictures[0], "square"), (pictures[2], "square")]
+
+
 def test_options_of_other_models_are_refused(world, capsys):
     picture = str(next((world / "crops/val/square").iterdir()))
     assert main(["predict", str(world / "good"), picture, "--flip"]) == 1

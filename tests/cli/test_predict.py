@@ -54,14 +54,35 @@ def test_a_picture_with_nothing_in_it(run, tmp_path, capsys):
     assert (tmp_path / "out/grey.jpg").is_file()
 
 
-def test_pictures_before_a_broken_one_are_written(run, small, tmp_path, capsys):
+def test_a_broken_picture_is_left_out_and_told(run, small, tmp_path, capsys):
     names = [f"{i:02}.png" for i in range(11)]  # more than are looked at together
     for name in names:
         shutil.copy(small / "images/val0.png", tmp_path / name)
-    (tmp_path / names[9]).write_bytes(b"no picture")
-    assert predict(run, *(tmp_path / name for name in names), "--output", tmp_path / "out") == 1
-    assert str(tmp_path / names[9]) in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{i:02}.jpg" for i in range(9)]
+    broken = tmp_path / names[4]
+    broken.write_bytes(b"no picture")
+    words = [*(tmp_path / name for name in names), "--output", tmp_path / "out", "--score-threshold", 0.05]
+    assert predict(run, *words) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: 1 of 11 pictures cannot be read and were left out; {broken}: not a readable")
+    assert "BytesIO" not in told.err + told.out
+    lines = told.out.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1] if "left out" in line] == [str(broken)]
+    assert len(lines) == 12
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {f"{i:02}.jpg" for i in range(11) if i != 4} | {"detections.json"}
+    results = json.loads((tmp_path / "out/detections.json").read_text())
+    assert {(r["image_id"], r["file_name"]) for r in results} == {
+        (i + 1, str(tmp_path / name)) for i, name in enumerate(names) if i != 4
+    }, "each with its own number"
+
+
+def test_where_no_picture_can_be_read_nothing_is_overwritten(run, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/detections.json").write_text("of yesterday")
+    assert predict(run, tmp_path / "a.png", tmp_path / "b.png", "--output", tmp_path / "out") == 1
+    assert "2 of 2 pictures cannot be read and were left out; the first: " in capsys.readouterr().err
+    assert (tmp_path / "out/detections.json").read_text() == "of yesterday"
 
 
 def test_equal_names_from_several_folders_do_not_meet(run, small, tmp_path):

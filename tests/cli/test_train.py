@@ -259,7 +259,7 @@ def test_mixup_reaches_the_samples(option, count, small, tmp_path, at_once, monk
     monkeypatch.setattr("detseg.cli.train._run", lambda config, train, show: train(config) and 0)
     words = ("--data", str(small), "--output", str(tmp_path / "run"), *QUICK[:6], "--batch-size", "4", "--epochs", "2")
     assert main(["train", "detector", *words, *option]) == 0
-    assert len(mixed) == count
+    assert len(mixed) == count + (8 if count else 0), "and all those that are drawn before training"
 
 
 def form(kind, source, folder):
@@ -301,14 +301,14 @@ def test_every_form_of_data_trains(kind, small, tmp_path, at_once):
 
 
 def stop_after(samples, monkeypatch):
-    """SIGTERM when so many pictures were taken."""
+    """SIGTERM when so many pictures were taken, the eight that are drawn before training apart."""
     from detseg.data.dataset import DetectionDataset
 
     take, taken = DetectionDataset.__getitem__, []
 
     def counted(self, index):
         taken.append(index)
-        if len(taken) == samples:
+        if len(taken) == 8 + samples:
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, index)
 
@@ -323,7 +323,10 @@ def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, at_once, mo
         assert main([*common, "--output", str(tmp_path / "parts")]) == 130
     stopped_at = state_of(tmp_path / "parts")["step"]
     assert 1 <= stopped_at < 6
-    last = capsys.readouterr().out.splitlines()[-1]
+    lines = capsys.readouterr().out.splitlines()
+    last, drawn = lines[-1], [tmp_path / "parts" / name for name in ("samples.jpg", "anchors.png")]
+    assert f"training samples as the network sees them: {drawn[0]}; anchors among the box sizes: {drawn[1]}" in lines
+    assert all(path.stat().st_size > 2000 for path in drawn), "to look at before training ends, whatever becomes of it"
     assert last == f"interrupted; go on with: detseg train detector --resume {tmp_path / 'parts'}"
 
     def refuse(*_):

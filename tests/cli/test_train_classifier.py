@@ -206,7 +206,7 @@ def test_stopped_and_resumed_is_the_same(crops, weights, tmp_path, at_once, monk
 
     def counted(self, index):
         taken.append(index)
-        if len(taken) == 2 * 19 + 22:  # after the two views of the head, in the second epoch
+        if len(taken) == 2 * 19 + 16 + 22:  # after the two views of the head and the samples drawn, in the second epoch
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, index)
 
@@ -214,6 +214,7 @@ def test_stopped_and_resumed_is_the_same(crops, weights, tmp_path, at_once, monk
         patch.setattr(ClassificationDataset, "__getitem__", counted)
         assert main(["train", "classifier", *words("parts")]) == 130
     assert 1 <= state_of(tmp_path / "parts")["step"] < 12
+    assert (tmp_path / "parts/samples.jpg").stat().st_size > 2000
     assert main(["train", "classifier", "--resume", str(tmp_path / "parts")]) == 0
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
 

@@ -205,16 +205,14 @@ def test_a_validation_without_objects_is_told(half, tmp_path, objectness):
 
 
 @pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 3.0)])
-def test_the_report_shows_samples_as_they_are_trained_on(boxes, tmp_path, at_once, monkeypatch, zoom):
-    from detseg.report.localizer import write_pictures
+def test_samples_are_drawn_as_they_are_trained_on(boxes, tmp_path, at_once, monkeypatch, zoom):
     from detseg.train.plan import Request
     from detseg.train.session import Session
 
     given, drawn, fit = [], [], Session.fit
     monkeypatch.setattr(Session, "fit", lambda *args, **names: (given.append(names["samples"]), fit(*args, **names)))
-    run = train_localizer(config(boxes, tmp_path, zoom=zoom))
     monkeypatch.setattr("detseg.report.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image)
-    write_pictures(run)
+    run = train_localizer(config(boxes, tmp_path, zoom=zoom))
     assert len(drawn) == len(run.train) == 8
     for index, image in enumerate(drawn):
         sample, _ = given[0][Request(0, index, index, 64, False)]
@@ -230,7 +228,7 @@ def test_stopped_and_resumed_is_the_same(boxes, tmp_path, at_once, monkeypatch):
 
     def counted(self, index):
         taken.append(index)
-        if len(taken) == 14:
+        if len(taken) == 8 + 14:  # after those that are drawn before training
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, index)
 
@@ -238,6 +236,7 @@ def test_stopped_and_resumed_is_the_same(boxes, tmp_path, at_once, monkeypatch):
         patch.setattr(DetectionDataset, "__getitem__", counted)
         assert main(["train", "localizer", *words("parts")]) == 130
     assert 1 <= state_of(tmp_path / "parts")["step"] < 6
+    assert (tmp_path / "parts/samples.jpg").stat().st_size > 2000
     assert main(["train", "localizer", "--resume", str(tmp_path / "parts")]) == 0
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
 

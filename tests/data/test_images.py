@@ -125,8 +125,9 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path, function):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no picture")
     for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
-        with pytest.raises(ValueError, match=f"^{tmp_path / name}: "):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name}: ") as error:
             function(tmp_path / name)
+        assert "BytesIO" not in str(error.value)
 
 
 def test_pictures_larger_than_pillows_limit(tmp_path):
