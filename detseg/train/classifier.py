@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from detseg.data.annotations import AnnotationError, category_difference
 from detseg.data.classification import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.classification_transforms import ClassificationTransform
 from detseg.data.labelled import LabelledPictures
-from detseg.data.labels import read_labelled_dataset, read_labels
+from detseg.data.labels import read_label_splits, read_labelled_dataset
 from detseg.data.validate import checked
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.predict.classifier import classify
@@ -163,10 +164,21 @@ def load_labelled_data(config: TrainClassifier, console: Console) -> tuple[Label
         train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None
-        train = read_labels(config.train, images=config.images)
-        val = matched_to(train, read_labels(config.val, images=config.images))
+        train = _read_split(config.train, "train", config)
+        val = matched_to(train, _read_split(config.val, "val", config))
     train = checked(train, None, mend=config.repair, tell=partial(tell, console))
     return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
+
+
+def _read_split(path: Path, split: str, config: TrainClassifier) -> LabelledPictures:
+    """The pictures of one path: its only set, or the split of that name where it holds several."""
+    splits = read_label_splits(path, images=config.images)
+    if split not in splits and len(splits) > 1:
+        raise AnnotationError(
+            f"{path}: holds the splits {', '.join(splits)}, none of them {split!r}; name the folder, table or packed "
+            f"file of one by --{split}"
+        )
+    return splits[split] if split in splits else next(iter(splits.values()))
 
 
 def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:
