@@ -97,8 +97,9 @@ def train_classifier(config: TrainClassifier, console: Console | None = None) ->
 
 def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     console = sitting.console
-    train_data, val_data = load_labelled_data(sitting.config, console)
-    print_labelled_data(console, train_data, val_data)
+    splits = load_labelled_data(sitting.config, console)
+    print_labelled_data(console, splits)
+    train_data, val_data = splits["train"], splits["val"]
     # Made here, so that a wrong name is told before pictures are read.
     augmentation = augmentation_of(sitting.config)
     augmentation(sitting.config.size)
@@ -153,21 +154,27 @@ def _architecture(config: TrainClassifier, classes: int) -> dict[str, Any]:
 # ------------------------------------------------------------------ data
 
 
-def load_labelled_data(config: TrainClassifier, console: Console) -> tuple[LabelledPictures, LabelledPictures]:
-    """Training and validation pictures, checked, mended if asked for.
+def load_labelled_data(
+    config: TrainClassifier, console: Console, *, judged: str = "val"
+) -> dict[str, LabelledPictures]:
+    """The pictures of a run: "train", "val" and, where there is one, "test".
+
+    Training pictures and those of the split `judged` are checked, and mended if asked for; others are as read.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
     if config.data is not None:
         splits = read_labelled_dataset(config.data, split=config.split, seed=config.split_seed, images=config.images)
-        train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None
         train = _read_split(config.train, "train", config)
-        val = matched_to(train, _read_split(config.val, "val", config))
-    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
-    return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
+        splits = {"train": train, "val": matched_to(train, _read_split(config.val, "val", config))}
+    check = partial(checked, mend=config.repair, tell=partial(tell, console))
+    splits["train"] = check(splits["train"], None)
+    if judged in splits and judged != "train":
+        splits[judged] = check(splits[judged], splits["train"])
+    return splits
 
 
 def _read_split(path: Path, split: str, config: TrainClassifier) -> LabelledPictures:
@@ -195,9 +202,13 @@ def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictur
     return replace(val, categories=train.categories, labels=table[val.labels])
 
 
-def print_labelled_data(console: Console, train: LabelledPictures, val: LabelledPictures) -> None:
-    """Say how much there is, and which label each class gets."""
-    tell(console, f"training on {len(train)} pictures of {len(train.categories)} classes, validating on {len(val)}")
+def print_labelled_data(console: Console, splits: Mapping[str, LabelledPictures]) -> None:
+    """Say how much there is of each split, and which label each class gets."""
+    train, val = splits["train"], splits["val"]
+    line = f"training on {len(train)} pictures of {len(train.categories)} classes, validating on {len(val)}"
+    if len(splits.get("test", ())):
+        line += f"; {len(splits['test'])} are left for detseg evaluate --split test"
+    tell(console, line)
     tell(console, "labels: " + ", ".join(f"{k}={name}" for k, name in enumerate(train.names)))
 
 

@@ -91,7 +91,7 @@ def test_one_split_of_labels_is_not_divided(crops, tmp_path, capsys):
     assert read_pack_info(tmp_path / "val.h5").splits == {"all": 4}
     assert len(read_labels(tmp_path / "val.h5")) == 4
     both = TrainClassifier(train=tmp_path / "train.h5", val=tmp_path / "val.h5")
-    assert [len(data) for data in load_labelled_data(both, Console(quiet=True))] == [7, 4]
+    assert [len(data) for data in load_labelled_data(both, Console(quiet=True)).values()] == [7, 4]
 
 
 def test_a_packed_file_is_divided_as_the_folder_it_was_made_of(crops, tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_of_several_splits_of_labels_each_side_takes_its_own(crops, tmp_path):
     file = tmp_path / "set.h5"
     assert run_pack(Pack(data=crops, output=file, size=32)) == 0
     splits = load_labelled_data(TrainClassifier(train=file, val=crops), Console(quiet=True))
-    assert [len(data) for data in splits] == [7, 4]
+    assert [len(data) for data in splits.values()] == [7, 4]
     rows = [f"{path},{path.parent.name},{path.parents[1].name}" for path in sorted(crops.glob("*/*/*.jpg"))]
     table = tmp_path / "set.csv"
     table.write_text("\n".join(["path,class,split", *rows]).replace(",train", ",test"))
