@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,8 @@ import tyro
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from detseg.train.config import TrainConfig
 
 Kind = Literal["detections", "masks", "classes"]
 # Options that mean nothing where another kind is judged.
@@ -47,9 +49,10 @@ class Evaluate:
         detseg evaluate --predictions runs/segmenter-1 --ground-truth meadows/val.txt
         detseg evaluate --predictions predictions/ --ground-truth flowers-masks/val.txt
 
-    A classifier, by the mean of ten crops:
+    A classifier, by the mean of ten crops; by the test pictures that neither trained nor chose it:
 
         detseg evaluate --predictions runs/classifier-1 --ten-crop
+        detseg evaluate --predictions runs/classifier-1 --split test
     """
 
     detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"])]
@@ -57,9 +60,11 @@ class Evaluate:
     file, a list of image_id, category_id, bbox (x, y, width, height) and score; or a folder of masks, a NAME.png with
     the dataset's values for each picture."""
     ground_truth: Path | None = None
-    """For detections a COCO JSON file with images, annotations and categories; for masks any set of masks, of which
-    the validation split is taken; for a run anything that it could be trained on. By default what the run was
-    validated on."""
+    """For detections a COCO JSON file with images, annotations and categories; for masks any set of masks; for a run
+    anything that it could be trained on. By default what the run was validated on."""
+    split: Literal["train", "val", "test"] | None = None
+    """Which split is judged, of --ground-truth or else of the --data of the run; by default val, where there are
+    several."""
     iou_type: Literal["bbox", "segm"] = "bbox"
     """Of detections: compare boxes, or masks (both files then need a segmentation for every entry)."""
     compare: Path | None = None
@@ -134,6 +139,34 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def limit_columns(intervals: dict[str, Any]) -> dict[str, float]:
     """Columns NAME_low and NAME_high of intervals by name."""
     return {f"{name}_{end}": getattr(limits, end) for name, limits in intervals.items() for end in ("low", "high")}
+
+
+def pick_split(path: Path, splits: Collection[str], asked: str | None) -> str:
+    """The name of the split of a data set to judge by: the one asked for, else "val", else the only one.
+
+    Raises:
+        ValueError: it is not there, or none is asked for and several are.
+    """
+    found = ", ".join(name or "pictures without splits" for name in splits)
+    if asked is None and "val" not in splits and len(splits) > 1:
+        raise ValueError(f"{path}: holds the splits {found}; choose one with --split")
+    if asked is not None and asked not in splits:
+        raise ValueError(f"{path}: has no split {asked!r} for --split; found: {found}")
+    return asked or ("val" if "val" in splits else next(iter(splits)))
+
+
+def data_of_run(folder: Path, trained: TrainConfig) -> Path:
+    """The --data of a run, another split of which is to be judged.
+
+    Raises:
+        ValueError: it was trained with --train and --val.
+    """
+    if trained.data is None:
+        raise ValueError(
+            f"{folder}: was trained with --train and --val, not with --data that could have other splits; name the "
+            "pictures to judge by --ground-truth"
+        )
+    return trained.data
 
 
 def _check(config: Evaluate) -> None:

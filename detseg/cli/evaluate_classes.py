@@ -11,10 +11,10 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
+from detseg.cli.evaluate import Evaluate, Verdict, limit_columns, pick_split
 from detseg.data.classification import ClassificationDataset
 from detseg.data.labelled import LabelledPictures
-from detseg.data.labels import read_labels
+from detseg.data.labels import read_label_splits
 from detseg.data.validate import raise_on_problems
 from detseg.metrics.classification import ClassificationMetrics
 from detseg.metrics.draws import Comparison, difference_of, draw, mean_over_classes
@@ -64,15 +64,24 @@ def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledPic
     """The pictures to judge by, with the labels of a run, and what its model says of them."""
     model, description = load_model(folder)
     trained = TrainClassifier.load(folder)
-    train, val = load_labelled_data(trained, console)
-    if config.ground_truth is not None:
-        labels = read_labels(config.ground_truth, images=trained.images)
-        val = matched_to(train, labels)
-        raise_on_problems(val.validate())
+    judged = _truth(folder, trained, config, console)
     size = int(description["size"])
-    data = open_pictures(ClassificationDataset, val, round(size * CACHE_ZOOM), "pictures", console)
+    data = open_pictures(ClassificationDataset, judged, round(size * CACHE_ZOOM), "pictures", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return val, see_pictures(model, data, range(len(data)), size, ten_crop=config.ten_crop)
+    return judged, see_pictures(model, data, range(len(data)), size, ten_crop=config.ten_crop)
+
+
+def _truth(folder: Path, trained: TrainClassifier, config: Evaluate, console: Console) -> LabelledPictures:
+    """The pictures, checked, with the classes of a run: as given, or those of a split of the run's own."""
+    path = config.ground_truth
+    if path is None:
+        splits = load_labelled_data(trained, console, judged=config.split or "val")
+        return splits[pick_split(trained.data or folder, splits, config.split)]
+    splits = read_label_splits(path, images=trained.images)
+    train = load_labelled_data(trained, console)["train"]
+    truth = matched_to(train, splits[pick_split(path, splits, config.split)])
+    raise_on_problems(truth.validate())
+    return truth
 
 
 def _in_order_of(

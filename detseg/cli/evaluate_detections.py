@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
+from detseg.cli.evaluate import Evaluate, Verdict, data_of_run, limit_columns, pick_split
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections, read_found, read_truth
@@ -86,6 +87,8 @@ def _check(config: Evaluate) -> None:
         raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
     if config.voc is not None and config.iou_type == "segm":
         raise ValueError("--voc compares boxes, --iou-type segm masks: leave out one of them")
+    if config.split is not None and not runs:
+        raise ValueError(f"{config.detections}: is judged by one file of ground truth; leave out --split")
     if config.slide and not runs:
         raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
 
@@ -116,25 +119,40 @@ def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
 
 def _annotations(config: Evaluate, console: Console) -> Annotations:
     """The annotations with their pictures: as given, or those that the run was validated on."""
-    from detseg.data.readers import read_annotations
-    from detseg.data.validate import raise_on_problems, validate
     from detseg.train.checkpoint import read_description
+
+    if config.ground_truth is not None:
+        return _read_split(config.ground_truth, config, console)
+    description = read_description(config.detections)
+    data = _own_data(config, description["architecture"]["kind"], console)
+    if config.slide and (data.sizes == description["size"]).all():
+        raise ValueError(
+            f"{config.detections}: was validated on windows of {description['size']} px, with at most one object "
+            "annotated in each; name the whole pictures to slide over by --ground-truth"
+        )
+    return data
+
+
+def _own_data(config: Evaluate, kind: str, console: Console) -> Annotations:
+    """The validation pictures of the run that is judged, or another split of its --data."""
     from detseg.train.config import TrainDetector, TrainLocalizer
     from detseg.train.data import load_data
 
-    if config.ground_truth is None:
-        description = read_description(config.detections)
-        trained = TrainLocalizer if description["architecture"]["kind"] == "localizer" else TrainDetector
-        data = load_data(trained.load(config.detections), console)[1]
-        if config.slide and (data.sizes == description["size"]).all():
-            raise ValueError(
-                f"{config.detections}: was validated on windows of {description['size']} px, with at most one object "
-                "annotated in each; name the whole pictures to slide over by --ground-truth"
-            )
-        return data
-    annotations = read_annotations(config.ground_truth)
-    raise_on_problems(validate(annotations))
-    return annotations
+    trained = (TrainLocalizer if kind == "localizer" else TrainDetector).load(config.detections)
+    if config.split in (None, "val"):
+        return load_data(trained, console)[1]
+    return _read_split(data_of_run(config.detections, trained), config, console, mend=trained.repair)
+
+
+def _read_split(path: Path, config: Evaluate, console: Console, *, mend: bool = False) -> Annotations:
+    """The annotations of a path, or of the split that is asked for, checked."""
+    from detseg.data.readers.recognise import find_sources
+    from detseg.data.validate import checked
+    from detseg.train.session import tell
+
+    sources = find_sources(path)
+    data = sources[pick_split(path, sources, config.split)]()
+    return checked(data, None, mend=mend, tell=partial(tell, console))
 
 
 def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:

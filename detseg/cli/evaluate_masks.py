@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,14 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from rich.progress import track
 
-from detseg.cli.evaluate import Evaluate, Verdict, limit_columns
+from detseg.cli.evaluate import Evaluate, Verdict, data_of_run, limit_columns, pick_split
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
 from detseg.data.dataset import full_pictures
 from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.data.readers.masks import find_mask_sources, has_mask_files, read_masks
+from detseg.data.readers.masks import find_mask_sources, has_mask_files
 from detseg.data.sample import IGNORE
-from detseg.data.validate import raise_on_problems
+from detseg.data.validate import checked
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
 from detseg.metrics.segmentation_resampling import (
     SegmentationIntervals,
@@ -38,6 +39,7 @@ from detseg.report.tables import comparison_table
 from detseg.train.checkpoint import DESCRIPTION
 from detseg.train.config import TrainSegmenter
 from detseg.train.segmenter import load_mask_data
+from detseg.train.session import tell
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -96,25 +98,24 @@ def _rows(
 def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     """The true masks, checked: as given, or those that the run was validated on."""
     trained = TrainSegmenter.load(config.detections) if _is_run(config.detections) else None
-    if config.ground_truth is None:
+    path, masks, ignore_value, mend = config.ground_truth, config.masks, None, False
+    if path is None:
         if trained is None:
             raise ValueError(
                 f"--ground-truth is missing: {config.detections} is a folder of masks (only the folder of a run knows "
                 "what it was validated on)"
             )
-        asked = trained if config.masks is None else replace(trained, masks=config.masks)
-        return load_mask_data(asked, console)[1]
-    path, masks, ignore_value = config.ground_truth, config.masks, None
+        asked = trained if masks is None else replace(trained, masks=masks)
+        if config.split in (None, "val"):
+            return load_mask_data(asked, console)[1]
+        path, masks, mend = data_of_run(config.detections, trained), asked.masks, trained.repair
     if trained is not None:
         if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
             masks = trained.masks
         ignore_value = trained.ignore_value if has_mask_files(path, masks) else None
     sources = find_mask_sources(path, masks, ignore_value)
-    truth = read_masks(path, "val" if "val" in sources else None, masks=masks, ignore_value=ignore_value)
-    raise_on_problems(truth.validate())
-    if not len(truth):
-        raise ValueError(f"{path}: there are no pictures in it")
-    return truth
+    truth = sources[pick_split(path, sources, config.split)]()
+    return checked(truth, None, mend=mend, tell=partial(tell, console))
 
 
 # ------------------------------------------------------------------ predictions

@@ -16,7 +16,8 @@ class Pack:
     """Put a data set into one HDF5 file of resized raw pictures, to be read from disk as training goes along.
 
     For sets larger than the memory; smaller ones are kept in memory anyway. Every detseg train reads such a file as
-    its --data, or two of them as --train and --val.
+    its --data, or two of them as --train and --val. Nothing is divided: labelled pictures without splits are one
+    split, "all", which training divides by its --split.
 
         detseg pack --data flowers/ --output flowers.h5
         detseg train detector --data flowers.h5
@@ -110,15 +111,16 @@ def read_any(config: Pack) -> Mapping[str, Any]:
         AnnotationError: nothing readable is there, or not for this task.
     """
     from detseg.data.annotations import match_categories
-    from detseg.data.labels import read_labelled_dataset
+    from detseg.data.labels import read_label_splits
     from detseg.data.masks import match_mask_categories
+    from detseg.data.pack_rows import UNDIVIDED
     from detseg.data.readers.masks import find_mask_sources
     from detseg.data.readers.recognise import find_sources
 
     masks_asked = config.masks is not None or config.ignore_value is not None
     task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
     if task == "classification":
-        return read_labelled_dataset(config.data)
+        return {split or UNDIVIDED: data for split, data in read_label_splits(config.data).items()}
     if task == "detection":
         return _alike(find_sources(config.data), match_categories)
     return _alike(find_mask_sources(config.data, config.masks, config.ignore_value), match_mask_categories)
@@ -126,7 +128,9 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
 def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set], Set]) -> dict[str, Set]:
     """All splits, with the classes in the order of training."""
-    splits = {split or "all": read() for split, read in sources.items()}
+    from detseg.data.pack_rows import UNDIVIDED
+
+    splits = {split or UNDIVIDED: read() for split, read in sources.items()}
     reference = splits.get("train", next(iter(splits.values())))
     return {split: match(reference.categories, data) for split, data in splits.items()}
 

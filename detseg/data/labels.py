@@ -17,7 +17,7 @@ import numpy as np
 from detseg.data.annotations import AnnotationError, Category, Problem
 from detseg.data.label_table import SPLIT_NAMES, TABLE_EXTENSIONS, LabelTable, read_label_table
 from detseg.data.labelled import SPLITS, LabelledPictures, divide
-from detseg.data.pack_rows import is_pack
+from detseg.data.pack_rows import UNDIVIDED, is_pack
 from detseg.data.readers.files import (
     PICTURE_EXTENSIONS,
     FolderCache,
@@ -28,7 +28,7 @@ from detseg.data.readers.files import (
 )
 from detseg.data.readers.packed import read_packed_labels
 
-__all__ = ["SHARES", "LabelledPictures", "read_labelled_dataset", "read_labels"]
+__all__ = ["SHARES", "LabelledPictures", "read_label_splits", "read_labelled_dataset", "read_labels"]
 
 SHARES = (0.75, 0.15, 0.10)
 CLASS_FILES = ("classes.txt", "labels.txt")
@@ -60,7 +60,7 @@ def read_labelled_dataset(
     path = Path(path)
     if len(split) not in (2, 3):
         raise ValueError(f"split needs 2 or 3 shares (train, val and test), not {len(split)}")
-    splits = _read(path, images)
+    splits = read_label_splits(path, images=images)
     if "" in splits:
         return _divided(path, splits[""], SPLITS[: len(split)], split, seed)
     if "train" not in splits:
@@ -83,7 +83,7 @@ def read_labels(path: str | Path, split: str | None = None, *, images: str | Pat
     Raises:
         AnnotationError: nothing readable is there, or the split is missing.
     """
-    splits = _read(Path(path), images)
+    splits = read_label_splits(path, images=images)
     if split is None:
         if len(splits) > 1:
             raise AnnotationError(f"{path}: holds the splits {', '.join(splits)}; choose one with split=")
@@ -97,14 +97,25 @@ def read_labels(path: str | Path, split: str | None = None, *, images: str | Pat
 def _divided(
     path: Path, pictures: LabelledPictures, names: Sequence[str], shares: Sequence[float], seed: int
 ) -> dict[str, LabelledPictures]:
-    root = path if path.is_dir() else path.parent
-    keys = [Path(os.path.relpath(name, root)).as_posix() for name in pictures.paths.tolist()]
+    keys = pictures.paths.tolist()
+    if pictures.pack is None:  # else they are the pictures' names, of no folder on this machine
+        root = path if path.is_dir() else path.parent
+        keys = [Path(os.path.relpath(key, root)).as_posix() for key in keys]
     part = divide(keys, pictures.labels, shares, seed)
     return {name: pictures.subset(part == position) for position, name in enumerate(names)}
 
 
-def _read(path: Path, images: str | Path | None) -> dict[str, LabelledPictures]:
-    """The splits of a path; "" stands for pictures without splits."""
+def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> dict[str, LabelledPictures]:
+    """The splits of a path as they are, nothing divided by rule; "" stands for pictures without splits.
+
+    Args:
+        path: as for `read_labelled_dataset`; also the folder or table of one split.
+        images: the folder of the pictures of a table.
+
+    Raises:
+        AnnotationError: nothing readable is there, or a table is malformed; the message names file and line.
+    """
+    path = Path(path)
     if not path.exists():
         raise AnnotationError(f"{path}: does not exist")
     if path.is_file():
@@ -112,7 +123,8 @@ def _read(path: Path, images: str | Path | None) -> dict[str, LabelledPictures]:
         if suffix in TABLE_EXTENSIONS:
             return _from_tables({"": path}, images)
         if is_pack(path):
-            return read_packed_labels(path)
+            packed = read_packed_labels(path)
+            return {"": packed[UNDIVIDED]} if list(packed) == [UNDIVIDED] else packed
         raise AnnotationError(f"{path}: no labelled pictures recognised. Looked for:{LOOKED_FOR}")
     tables = _tables(path)
     if "train" in tables:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXTENSIONS = (".h5", ".hdf5")
+UNDIVIDED = "all"  # the one split of a packed file whose pictures had no splits
 
 
 def is_pack(path: str | Path) -> bool:

@@ -17,7 +17,7 @@ from detseg.data.annotations import AnnotationError, category_difference
 from detseg.data.classification import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.classification_transforms import ClassificationTransform
 from detseg.data.labelled import LabelledPictures
-from detseg.data.labels import read_labelled_dataset, read_labels
+from detseg.data.labels import read_label_splits, read_labelled_dataset
 from detseg.data.validate import checked
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.predict.classifier import classify
@@ -103,8 +103,9 @@ def train_classifier(config: TrainClassifier, console: Console | None = None) ->
 
 def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     console = sitting.console
-    train_data, val_data = load_labelled_data(sitting.config, console)
-    print_labelled_data(console, train_data, val_data)
+    splits = load_labelled_data(sitting.config, console)
+    print_labelled_data(console, splits)
+    train_data, val_data = splits["train"], splits["val"]
     # Made here, so that a wrong name is told before pictures are read.
     augmentation = augmentation_of(sitting.config)
     augmentation(sitting.config.size)
@@ -159,21 +160,38 @@ def _architecture(config: TrainClassifier, classes: int) -> dict[str, Any]:
 # ------------------------------------------------------------------ data
 
 
-def load_labelled_data(config: TrainClassifier, console: Console) -> tuple[LabelledPictures, LabelledPictures]:
-    """Training and validation pictures, checked, mended if asked for.
+def load_labelled_data(
+    config: TrainClassifier, console: Console, *, judged: str = "val"
+) -> dict[str, LabelledPictures]:
+    """The pictures of a run: "train", "val" and, where there is one, "test".
+
+    Training pictures and those of the split `judged` are checked, and mended if asked for; others are as read.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
     if config.data is not None:
         splits = read_labelled_dataset(config.data, split=config.split, seed=config.split_seed, images=config.images)
-        train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None
-        train = read_labels(config.train, images=config.images)
-        val = matched_to(train, read_labels(config.val, images=config.images))
-    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
-    return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
+        train = _read_split(config.train, "train", config)
+        splits = {"train": train, "val": matched_to(train, _read_split(config.val, "val", config))}
+    check = partial(checked, mend=config.repair, tell=partial(tell, console))
+    splits["train"] = check(splits["train"], None)
+    if judged in splits and judged != "train":
+        splits[judged] = check(splits[judged], splits["train"])
+    return splits
+
+
+def _read_split(path: Path, split: str, config: TrainClassifier) -> LabelledPictures:
+    """The pictures of one path: its only set, or the split of that name where it holds several."""
+    splits = read_label_splits(path, images=config.images)
+    if split not in splits and len(splits) > 1:
+        raise AnnotationError(
+            f"{path}: holds the splits {', '.join(splits)}, none of them {split!r}; name the folder, table or packed "
+            f"file of one by --{split}"
+        )
+    return splits[split] if split in splits else next(iter(splits.values()))
 
 
 def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:
@@ -190,9 +208,13 @@ def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictur
     return replace(val, categories=train.categories, labels=table[val.labels])
 
 
-def print_labelled_data(console: Console, train: LabelledPictures, val: LabelledPictures) -> None:
-    """Say how much there is, and which label each class gets."""
-    tell(console, f"training on {len(train)} pictures of {len(train.categories)} classes, validating on {len(val)}")
+def print_labelled_data(console: Console, splits: Mapping[str, LabelledPictures]) -> None:
+    """Say how much there is of each split, and which label each class gets."""
+    train, val = splits["train"], splits["val"]
+    line = f"training on {len(train)} pictures of {len(train.categories)} classes, validating on {len(val)}"
+    if len(splits.get("test", ())):
+        line += f"; {len(splits['test'])} are left for detseg evaluate --split test"
+    tell(console, line)
     tell(console, "labels: " + ", ".join(f"{k}={name}" for k, name in enumerate(train.names)))
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from detseg.cli import main
 from detseg.cli.evaluate_classes import compare_classifiers
 from detseg.data.crops import crops_of
 from detseg.data.labels import read_labelled_dataset
+from detseg.data.packing import write_pack
 from detseg.data.readers import read_dataset
 from tests.small_set import write_small_set
 
@@ -64,7 +66,9 @@ def test_the_classes_of_all_but_a_broken_picture_are_written(world, tmp_path, ca
     assert main(["predict", str(world / "good"), *pictures, "--output", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert f"1 of 3 pictures cannot be read and were left out; {pictures[1]}: " in told.err
-    assert sum(line.startswith(f"{pictures[1]}: ") and line.endswith("; left out") for line in told.out.splitlines()) == 1
+    assert (
+        sum(line.startswith(f"{pictures[1]}: ") and line.endswith("; left out") for line in told.out.splitlines()) == 1
+    )
     with (tmp_path / "classes.csv").open() as file:
         best = [(row["picture"], row["class"]) for row in csv.DictReader(file) if row["rank"] == "1"]
     assert best == [(pictures[0], "square"), (pictures[2], "square")]
@@ -111,6 +115,34 @@ def test_other_pictures_and_tables(world, tmp_path, capsys):
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["class"], row["pictures"]) for row in rows] == [("", "5"), ("bar", "4"), ("square", "1")]
+
+
+def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(world, tmp_path, capsys):
+    own = evaluated(capsys, world / "good")
+    write_pack(tmp_path / "all.h5", read_labelled_dataset(world / "crops"), 96)
+    for truth in (world / "crops", tmp_path / "all.h5"):
+        assert evaluated(capsys, world / "good", "--ground-truth", truth)["top1"] == own["top1"]
+        train = evaluated(capsys, world / "good", "--ground-truth", truth, "--split", "train")
+        assert (own["pictures"], train["pictures"]) == (8, 19)
+    assert evaluated(capsys, world / "good", "--split", "train")["pictures"] == 19
+    assert main(["evaluate", "--predictions", str(world / "good"), "--split", "test"]) == 1
+    assert "crops: has no split 'test' for --split; found: train, val" in capsys.readouterr().err
+
+
+def test_the_test_share_of_a_divided_set_is_told_and_judged(world, tmp_path, capsys):
+    data, folder = world / "crops/train", tmp_path / "run"
+    division = ["--split", "0.6", "0.2", "0.2", "--split-seed", "3"]
+    words = ["--data", str(data), "--output", str(folder), *QUICK, "--epochs", "1", *division]
+    assert main(["train", "classifier", *words]) == 0
+    test = read_labelled_dataset(data, split=(0.6, 0.2, 0.2), seed=3)["test"]
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith(f", validating on 4; {len(test)} are left for detseg evaluate --split test")
+    for path in map(Path, test.paths):
+        (tmp_path / "test" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "test" / path.parent.name)
+    found = evaluated(capsys, folder, "--split", "test")
+    assert found == evaluated(capsys, folder, "--ground-truth", tmp_path / "test")
+    assert found["pictures"] == len(test) == 4
 
 
 def test_two_classifiers_compared(world, capsys):

@@ -15,6 +15,8 @@ import tyro
 from detseg.cli import main
 from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
+from detseg.data.packing import write_pack
+from detseg.data.readers import read_dataset
 from detseg.metrics import evaluate_detections, evaluate_voc
 from detseg.metrics.analysis import analyse
 from detseg.metrics.resampling import bootstrap, compare
@@ -205,6 +207,35 @@ def test_a_run_on_other_data_and_as_the_other_side(run, small, tmp_path, capfd) 
     nothing.write_text("[]")
     content = told(capfd, detections=nothing, ground_truth=truth, compare=run.folder)
     assert content["figures"]["AP"] == 0 < content["comparison"]["figures"]["AP"]["b"]
+
+
+def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(run, small, tmp_path, capfd) -> None:
+    own = told(capfd, detections=run.folder)
+    write_pack(tmp_path / "all.h5", read_dataset(small), 96)
+    for truth in (small, tmp_path / "all.h5"):
+        content = told(capfd, detections=run.folder, ground_truth=truth)
+        assert (content["pictures"], content["objects"]) == (own["pictures"], own["objects"]) == (5, 8)
+        assert told(capfd, detections=run.folder, ground_truth=truth, split="train")["pictures"] == 8
+    assert told(capfd, detections=run.folder, ground_truth=small)["figures"] == own["figures"]
+    assert told(capfd, detections=run.folder, split="val")["figures"] == own["figures"]
+    assert told(capfd, detections=run.folder, split="train")["pictures"] == 8
+
+
+def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
+    apart = shutil.copytree(run.folder, tmp_path / "apart")
+    settings = json.loads((apart / "config.json").read_text())
+    settings |= {"data": None, "train": str(small / "train.json"), "val": str(small / "val.json")}
+    (apart / "config.json").write_text(json.dumps(settings))
+    two = shutil.copytree(small, tmp_path / "two")
+    (two / "val.json").rename(two / "test.json")
+    for options, message in (
+        ({"detections": run.folder, "split": "test"}, "small: has no split 'test' for --split; found: train, val"),
+        ({"detections": apart, "split": "test"}, "apart: was trained with --train and --val.* by --ground-truth"),
+        ({"detections": run.folder, "ground_truth": two}, "two: holds the splits train, test; choose one with --split"),
+        (files | {"split": "val"}, r"detections\.json: is judged by one file of ground truth; leave out --split"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(Evaluate(**options))
 
 
 def test_a_run_of_other_classes_is_refused(run, small, tmp_path) -> None:

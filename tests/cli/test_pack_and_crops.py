@@ -5,9 +5,11 @@ import logging
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from detseg.cli import main
 from detseg.cli.crops import Crops
@@ -17,10 +19,12 @@ from detseg.cli.pack import run as run_pack
 from detseg.data.annotations import AnnotationError
 from detseg.data.dataset import DetectionDataset
 from detseg.data.flowers import write_flowers
-from detseg.data.labels import read_labelled_dataset
+from detseg.data.labels import read_labelled_dataset, read_labels
 from detseg.data.pack_file import read_pack_info
 from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.masks import read_masks
+from detseg.train.classifier import load_labelled_data
+from detseg.train.config import TrainClassifier
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
@@ -78,6 +82,40 @@ def test_labels_are_packed(crops, tmp_path, capsys):
     assert packed["train"].counts.tolist() == [4, 3]
     with pytest.raises(ValueError, match="is there already; name another file"):
         run_pack(Pack(data=crops, output=file))
+
+
+def test_one_split_of_labels_is_not_divided(crops, tmp_path, capsys):
+    for split in ("train", "val"):
+        assert run_pack(Pack(data=crops / split, output=tmp_path / f"{split}.h5", size=32)) == 0
+    assert read_pack_info(tmp_path / "train.h5").splits == {"all": 7}
+    assert read_pack_info(tmp_path / "val.h5").splits == {"all": 4}
+    assert len(read_labels(tmp_path / "val.h5")) == 4
+    both = TrainClassifier(train=tmp_path / "train.h5", val=tmp_path / "val.h5")
+    assert [len(data) for data in load_labelled_data(both, Console(quiet=True)).values()] == [7, 4]
+
+
+def test_a_packed_file_is_divided_as_the_folder_it_was_made_of(crops, tmp_path, monkeypatch):
+    file = tmp_path / "set.h5"
+    assert run_pack(Pack(data=crops / "train", output=file, size=32)) == 0
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        folder, packed = (read_labelled_dataset(p, split=(0.6, 0.4), seed=seed) for p in (crops / "train", file))
+        assert list(folder) == list(packed) == ["train", "val"]
+        for split, data in folder.items():
+            names = {str(Path(path).relative_to(crops / "train")) for path in data.paths.tolist()}
+            assert set(packed[split].paths.tolist()) == names
+
+
+def test_of_several_splits_of_labels_each_side_takes_its_own(crops, tmp_path):
+    file = tmp_path / "set.h5"
+    assert run_pack(Pack(data=crops, output=file, size=32)) == 0
+    splits = load_labelled_data(TrainClassifier(train=file, val=crops), Console(quiet=True))
+    assert [len(data) for data in splits.values()] == [7, 4]
+    rows = [f"{path},{path.parent.name},{path.parents[1].name}" for path in sorted(crops.glob("*/*/*.jpg"))]
+    table = tmp_path / "set.csv"
+    table.write_text("\n".join(["path,class,split", *rows]).replace(",train", ",test"))
+    with pytest.raises(AnnotationError, match=r"holds the splits val, test, none of them 'train'.* by --train"):
+        load_labelled_data(TrainClassifier(train=table, val=crops), Console(quiet=True))
 
 
 def test_boxes_are_packed(boxes, tmp_path):

@@ -47,6 +47,16 @@ def test_a_segmenter_is_judged_on_its_own_validation_set(segmenter, masked, capf
     assert told(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["pictures"] == 8
 
 
+def test_another_split_of_masks(segmenter, files, masked, tmp_path, capfd):
+    own = told(capfd, detections=segmenter.folder, split="train")
+    assert own["pictures"] == 8
+    given = told(capfd, detections=segmenter.folder, ground_truth=masked, split="train")
+    assert given["figures"] == own["figures"]
+    assert told(capfd, detections=files, ground_truth=masked, split="val")["pictures"] == 5
+    with pytest.raises(ValueError, match="masked: has no split 'test' for --split; found: train, val"):
+        evaluate(Evaluate(detections=segmenter.folder, split="test"))
+
+
 def test_other_ways_of_looking_give_other_figures(segmenter, capfd):
     plain = told(capfd, detections=segmenter.folder)["confusion"]
     for options in ({"flip": True}, {"scales": (0.75, 1.25)}, {"long_side": 128}):
