@@ -8,9 +8,57 @@ its backward pass), and so does prediction.
 
 from __future__ import annotations
 
+import copy
+import functools
+import os
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from detseg.backbones.backbone import Backbone
+from detseg.backbones.weights import copy_weights, names_found, read_weights
+
+
+def load_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> Backbone:
+    """A backbone with the weights in a file; folded if those are, as most trained models' are.
+
+    Args:
+        backbone: with its batch norms not folded.
+        path: of the file, see `load_weights`.
+
+    Returns:
+        `backbone`, or its folded copy.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a state dict, or fits neither form.
+    """
+    tensors = read_weights(path)
+    found = names_found(backbone, tensors)
+    if backbone.state_dict().keys() - found:
+        folded = copy.deepcopy(backbone)
+        fold_backbone(folded)
+        if len(names_found(folded, tensors)) > len(found):  # those of the biases that were norms
+            backbone = folded
+    copy_weights(backbone, tensors, str(path))
+    return backbone
+
+
+def fold_backbone(backbone: Backbone) -> int:
+    """`fold_norms` for a backbone, in place; it then takes the weights of a folded one."""
+    count = fold_norms(backbone.net, torch.zeros(1, backbone.in_channels, 128, 128))
+    if count and backbone.whole_network is not None:
+        backbone.whole_network = functools.partial(_with_biases, backbone.whole_network)
+    return count
+
+
+def _with_biases(whole_network: Callable[[], Mapping[str, torch.Size]]) -> dict[str, torch.Size]:
+    """Names and shapes of a whole network, and those of the biases that its convolutions get by folding."""
+    whole = dict(whole_network())
+    weights = {name: shape for name, shape in whole.items() if len(shape) == 4 and name.endswith(".weight")}
+    return {f"{name.removesuffix('weight')}bias": shape[:1] for name, shape in weights.items()} | whole
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 
 from detseg.backbones import pretrained as _pretrained
 from detseg.backbones.backbone import Backbone, check_strides
+from detseg.backbones.folding import load_backbone
 from detseg.backbones.sources import OF_TORCHVISION, load_pretrained, no_weights
-from detseg.backbones.weights import load_weights
 
 
 class Builder(Protocol):
@@ -54,7 +54,8 @@ def create_backbone(
     Args:
         name: a registered name, else one of timm's, else one of torchvision's; see `list_backbones`.
         pretrained: False for random weights; True for ImageNet weights from an installed package, else from
-            the hub; or the path of a file of weights (see `load_weights`).
+            the hub; or the path of a file of weights (see `load_weights`), also of a trained model with such a
+            backbone: where its batch norms were folded into its convolutions, so are those of the result.
         strides: strides of the outputs, rising. Layers beyond the last are left out.
         in_channels: channels of the input.
 
@@ -68,7 +69,7 @@ def create_backbone(
         raise ValueError(f"in_channels must be at least 1, got {in_channels}")
     backbone = _builder(name)(strides=strides, in_channels=in_channels)
     if not isinstance(pretrained, bool):
-        load_weights(backbone, pretrained)
+        backbone = load_backbone(backbone, pretrained)
     elif pretrained and name in _BUILDERS and name not in OF_TORCHVISION:
         raise no_weights(name)
     elif pretrained:

@@ -129,6 +129,11 @@ def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     return report
 
 
+def names_found(module: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
+    """The names of a module's tensors that `copy_weights` finds something for, whether it fits or not."""
+    return set(_Plan(module, tensors, "").places)
+
+
 class _Plan:
     """Which tensor goes where; made and checked before anything is copied."""
 
@@ -182,8 +187,8 @@ class _Plan:
             more = f"\n  and {len(problems) - 2 * _SHOWN} more" if len(problems) > 2 * _SHOWN else ""
             raise ValueError(
                 f"{self.source} does not fit: {len(problems)} problems, nothing was copied\n  {shown}{more}\n"
-                "Give the weights of the same network, or start from random ones (--weights none, in Python "
-                "pretrained=False)."
+                "Give the weights of the same network, as deep as this one, or start from random ones (--weights none, "
+                "in Python pretrained=False)."
             )
         copied = tuple(t for t in self.places if t not in reshaped)
         return WeightReport(self.source, copied, tuple(left), reshaped, counters)

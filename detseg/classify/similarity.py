@@ -64,6 +64,8 @@ def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | No
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     model.eval()
+    if not norms:
+        return None
     seen: dict[nn.Module, _Moments] = {norm: _Moments() for norm in norms}
     handles = [norm.register_forward_pre_hook(moments) for norm, moments in seen.items()]
     pictures = 0

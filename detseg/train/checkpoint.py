@@ -19,7 +19,7 @@ from detseg.backbones import create_backbone
 from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.deepest import create_deepest
 from detseg.backbones.depthwise import quicken_depthwise
-from detseg.backbones.folding import fold_norms
+from detseg.backbones.folding import fold_backbone
 from detseg.backbones.padding import quicken_padding
 from detseg.classify.classifier import Classifier
 from detseg.detect.localizer import Localizer
@@ -68,7 +68,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         if atrous:
             backbone = dilate_last_stage(backbone)
         if folded:
-            fold_norms(backbone.net, torch.zeros(1, 3, 128, 128))
+            fold_backbone(backbone)
         model = KINDS[kind](backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error

@@ -44,7 +44,7 @@ def resolve(
     config = sitting.config
     if sitting.state is not None:
         return config
-    # Folded batch norms would have forgotten what they have seen.
+    # Folded batch norms would have forgotten what they have seen; those of an earlier run mostly are.
     model = sitting.make({**architecture, "folded": False})
     name, why = str(config.strategy), "as asked for"
     if config.weights == "none":

@@ -1,11 +1,13 @@
 """Folding fixed batch norms into convolutions changes nothing but the time it takes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from detseg.backbones import create_backbone
-from detseg.backbones.folding import fold_norms
+from detseg.backbones.folding import fold_backbone, fold_norms
 
 
 def shake_norms(net: nn.Module) -> int:
@@ -49,6 +51,33 @@ def test_outputs_stay_and_norms_go(name: str, every: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
     after = [sum(p.numel() for m in stage for p in m.parameters()) for stage in backbone.stages]
     assert len(after) == len(stages) and all(n > 0 for n in after), "stages can still be frozen"
+
+
+@pytest.mark.parametrize(("name", "first", "then", "folded"), [
+    ("resnet18", (32,), (8, 16, 32), True),
+    ("resnet18", (4, 8, 16, 32), (4, 8), True),  # two stages of the file have no place
+    ("resnet18", (16,), (4, 8), False),
+    ("densenet121", (8, 16), (4, 8), True),  # some norms stay
+    ("repvgg_a0", (8,), (4, 8), True),
+    ("repvgg_a0", (8,), (4, 8), False),
+    ("convnext_atto", (16,), (8,), True),  # no batch norm at all
+])  # fmt: skip
+def test_files_of_folded_backbones(
+    name: str, first: tuple[int, ...], then: tuple[int, ...], folded: bool, tmp_path: Path
+) -> None:
+    """A file's weights get their places by name, folded or not, whatever maps either network gives out."""
+    trained = create_backbone(name, strides=first)
+    norms = shake_norms(trained)
+    if folded:
+        fold_backbone(trained)
+    # As in the file of a trained model: with the rest of it.
+    state = {f"backbone.{key}": value for key, value in trained.state_dict().items()} | {"fc.bias": torch.zeros(3)}
+    torch.save(state, tmp_path / "model.pt")
+    new = create_backbone(name, strides=then, pretrained=tmp_path / "model.pt")
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in new.modules()) < norms or not (folded and norms)
+    for key, value in new.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key]), key
+    assert new.strides == then
 
 
 def test_training_mode_and_gradients_survive() -> None:
