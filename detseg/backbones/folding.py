@@ -58,7 +58,7 @@ def _with_biases(whole_network: Callable[[], Mapping[str, torch.Size]]) -> dict[
     """Names and shapes of a whole network, and those of the biases that its convolutions get by folding."""
     whole = dict(whole_network())
     weights = {name: shape for name, shape in whole.items() if len(shape) == 4 and name.endswith(".weight")}
-    return {f"{name.removesuffix('weight')}bias": shape[:1] for name, shape in weights.items()} | whole
+    return {f"{name.removesuffix('weight')}bias": torch.Size(shape[:1]) for name, shape in weights.items()} | whole
 
 
 @torch.no_grad()
