@@ -37,6 +37,8 @@ class Pack:
     """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
     chunk: int = 32
     """Pictures to a chunk of the file; a batch is good."""
+    images: Path | None = None
+    """Of labels: the folder of the pictures that a table names, where they are not beside it."""
     masks: str | None = None
     """Of masks: their folder beside images/, where it is not called masks."""
     ignore_value: int | None = None
@@ -109,6 +111,7 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
     Raises:
         AnnotationError: nothing readable is there, or not for this task.
+        ValueError: an option is for another task.
     """
     from detseg.data.annotations import match_categories
     from detseg.data.labels import read_label_splits
@@ -118,8 +121,11 @@ def read_any(config: Pack) -> Mapping[str, Any]:
     from detseg.data.readers.recognise import find_sources
 
     task = config.task or _task_of(config.data, config.masks)
+    if config.images is not None and task != "classification":
+        raise ValueError(f"{config.data}: is packed for {task}; --images is for tables of classes: leave it out")
     if task == "classification":
-        return {split or UNDIVIDED: data for split, data in read_label_splits(config.data).items()}
+        splits = read_label_splits(config.data, images=config.images)
+        return {split or UNDIVIDED: data for split, data in splits.items()}
     if task == "detection":
         return _alike(find_sources(config.data), match_categories)
     return _alike(find_mask_sources(config.data, config.masks, config.ignore_value), match_mask_categories)
