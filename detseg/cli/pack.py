@@ -87,7 +87,8 @@ def run(config: Pack) -> int:
         f"{config.output}: {info.task}, {counts} pictures of {classes} classes, long side {info.size} px, "
         f"{megabytes:.0f} MB"
     )
-    tell(f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}")
+    moments = f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}"
+    tell(f"{moments}: for information, a model subtracts the mean that its backbone declares")
     return 0
 
 
