@@ -31,7 +31,8 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
 class Evaluate:
     """Judge detections the COCO way, masks by IoU, classifiers by accuracy: figures, intervals, what is wrong.
 
-    A file of detections; the model of a training run, on its validation pictures; is the second better?
+    A file of detections; the model of a training run, on its validation pictures (a localizer's also by mean IoU and
+    accuracy); is the second better?
 
         detseg evaluate --ground-truth gt.json --detections dt.json
         detseg evaluate --detections runs/detector-1

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from detseg.cli.evaluate import Evaluate, Verdict, data_of_run, limit_columns, pick_split
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.metrics.analysis import Analysis, analyse
@@ -19,6 +21,9 @@ from detseg.report.tables import analysis_tables, comparison_table, voc_table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from detseg.metrics.localization import LocalizationMetrics
+    from detseg.train.config import TrainLocalizer
+
 VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
 
@@ -29,13 +34,23 @@ def judge(config: Evaluate, console: Console) -> Verdict:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
     """
     _check(config)
-    truth, detections, other = _sides(config, console)
+    settings = _one_object_each(config)
+    truth, detections, other = _sides(config, settings, console)
+    localization = None if settings is None else _localization(truth, detections, config.resamples)
     truth = read_truth(truth, config.iou_type)
     analysis = analyse(
         truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
     )
     content, rows = analysis.to_dict(), _rows(analysis)
     tables: list[RenderableType] = [analysis_tables(analysis)]
+    if localization is not None:
+        from rich.console import Group
+
+        from detseg.report.localizer import localization_table
+
+        content["localization"] = localization.to_dict()
+        rows = [row | more for row, more in zip(rows, _localization_columns(localization), strict=True)]
+        tables.insert(0, Group(localization_table(localization), ""))
     if config.voc is not None:
         voc = evaluate_voc(truth, detections, method=VOC_METHODS[config.voc])
         content["voc"] = voc.to_dict()
@@ -67,6 +82,12 @@ def _rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
+def _localization_columns(metrics: LocalizationMetrics) -> list[dict[str, float]]:
+    """Columns of the row of all classes, and of each class's."""
+    classes = [{"mean_iou": row.mean_iou, "accuracy": row.accuracy} for row in metrics.per_class]
+    return [metrics.figures() | limit_columns(metrics.intervals), *classes]
+
+
 def _best_columns(best: Any) -> dict[str, float]:
     columns = {"score": best.score, "precision": best.precision, "recall": best.recall, "f1": best.f1}
     return {f"best_{name}": value for name, value in columns.items()}
@@ -82,7 +103,7 @@ def _check(config: Evaluate) -> None:
             f"--ground-truth is missing: {config.detections} is a file of detections (only the folder of a run knows "
             "what it was validated on)"
         )
-    runs = [path for path in (config.detections, config.compare) if path is not None and path.is_dir()]
+    runs = [path for path in _paths(config) if path.is_dir()]
     if runs and config.iou_type == "segm":
         raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
     if config.voc is not None and config.iou_type == "segm":
@@ -93,12 +114,27 @@ def _check(config: Evaluate) -> None:
         raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
 
 
-def _sides(config: Evaluate, console: Console) -> tuple[Any, Any, Any]:
+def _paths(config: Evaluate) -> list[Path]:
+    """What is judged, and what it is compared with."""
+    return [path for path in (config.detections, config.compare) if path is not None]
+
+
+def _is_localizer(run: Path) -> bool:
+    from detseg.train.checkpoint import read_description
+
+    return bool(read_description(run)["architecture"]["kind"] == "localizer")
+
+
+def _sides(config: Evaluate, one_object: TrainLocalizer | None, console: Console) -> tuple[Any, Any, Any]:
     """Ground truth, detections and, or None, the other detections."""
-    paths = [path for path in (config.detections, config.compare) if path is not None]
+    paths = _paths(config)
     truth: Any = config.ground_truth
     if any(path.is_dir() for path in paths):
         truth = _annotations(config, console)
+    if one_object is not None:
+        from detseg.train.localizer import chosen_pictures
+
+        truth = chosen_pictures(truth, one_object, console)
     sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
     sides: list[Any] = []
     for path in paths:
@@ -111,10 +147,32 @@ def _sides(config: Evaluate, console: Console) -> tuple[Any, Any, Any]:
 
 def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
     """Which runs are to slide: localizers; where there are none all, and what they hold is refused later."""
-    from detseg.train.checkpoint import read_description
+    return [run for run in runs if _is_localizer(run)] or runs
 
-    localizers = [run for run in runs if read_description(run)["architecture"]["kind"] == "localizer"]
-    return localizers or runs
+
+def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
+    """The settings of the localizer that is judged, if nothing else is: by the pictures and figures of its training.
+
+    A localizer beside a detector or a file, or one that slides, is judged like any detector.
+    """
+    from detseg.train.config import TrainLocalizer
+
+    if config.slide or not all(path.is_dir() and _is_localizer(path) for path in _paths(config)):
+        return None
+    return TrainLocalizer.load(config.detections)
+
+
+def _localization(truth: Annotations, found: Detections, resamples: int) -> LocalizationMetrics:
+    """How good a localizer's detections are, one for each picture and in their order."""
+    from detseg.train.localizer import judge_localizations, largest_of_pictures
+
+    ids = [category.id for category in truth.categories]
+    labels = np.array([ids.index(number) for number in found.category_ids.tolist()], np.int64)
+    predictions = [
+        {"boxes": found.boxes[i : i + 1], "labels": labels[i : i + 1], "scores": found.scores[i : i + 1]}
+        for i in range(len(truth))
+    ]
+    return judge_localizations(truth, largest_of_pictures(truth), predictions, resamples=resamples)
 
 
 def _annotations(config: Evaluate, console: Console) -> Annotations:
@@ -123,22 +181,22 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
 
     if config.ground_truth is not None:
         return _read_split(config.ground_truth, config, console)
-    description = read_description(config.detections)
-    data = _own_data(config, description["architecture"]["kind"], console)
-    if config.slide and (data.sizes == description["size"]).all():
+    data = _own_data(config, console)
+    size = read_description(config.detections)["size"]
+    if config.slide and (data.sizes == size).all():
         raise ValueError(
-            f"{config.detections}: was validated on windows of {description['size']} px, with at most one object "
+            f"{config.detections}: was validated on windows of {size} px, with at most one object "
             "annotated in each; name the whole pictures to slide over by --ground-truth"
         )
     return data
 
 
-def _own_data(config: Evaluate, kind: str, console: Console) -> Annotations:
+def _own_data(config: Evaluate, console: Console) -> Annotations:
     """The validation pictures of the run that is judged, or another split of its --data."""
     from detseg.train.config import TrainDetector, TrainLocalizer
     from detseg.train.data import load_data
 
-    trained = (TrainLocalizer if kind == "localizer" else TrainDetector).load(config.detections)
+    trained = (TrainLocalizer if _is_localizer(config.detections) else TrainDetector).load(config.detections)
     if config.split in (None, "val"):
         return load_data(trained, console)[1]
     return _read_split(data_of_run(config.detections, trained), config, console, mend=trained.repair)

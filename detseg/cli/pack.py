@@ -37,6 +37,8 @@ class Pack:
     """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
     chunk: int = 32
     """Pictures to a chunk of the file; a batch is good."""
+    images: Path | None = None
+    """Of labels: the folder of the pictures that a table names, where they are not beside it."""
     masks: str | None = None
     """Of masks: their folder beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
     ignore_value: int | None = None
@@ -85,7 +87,8 @@ def run(config: Pack) -> int:
         f"{config.output}: {info.task}, {counts} pictures of {classes} classes, long side {info.size} px, "
         f"{megabytes:.0f} MB"
     )
-    tell(f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}")
+    moments = f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}"
+    tell(f"{moments}: for information, a model subtracts the mean that its backbone declares")
     return 0
 
 
@@ -109,6 +112,7 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
     Raises:
         AnnotationError: nothing readable is there, or not for this task.
+        ValueError: an option is for another task.
     """
     from detseg.data.annotations import match_categories
     from detseg.data.labels import read_label_splits
@@ -119,8 +123,11 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
     masks_asked = config.masks is not None or config.ignore_value is not None
     task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
+    if config.images is not None and task != "classification":
+        raise ValueError(f"{config.data}: is packed for {task}; --images is for tables of classes: leave it out")
     if task == "classification":
-        return {split or UNDIVIDED: data for split, data in read_label_splits(config.data).items()}
+        splits = read_label_splits(config.data, images=config.images)
+        return {split or UNDIVIDED: data for split, data in splits.items()}
     if task == "detection":
         return _alike(find_sources(config.data), match_categories)
     return _alike(find_mask_sources(config.data, config.masks, config.ignore_value), match_mask_categories)

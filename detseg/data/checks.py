@@ -179,10 +179,10 @@ def outline_problems(a: Annotations) -> Iterator[Problem]:
         yield object_problem(a, int(row), what, "correct or remove the mask", "mask-size")
 
 
-def picture_problems(a: Pictures) -> Iterator[Problem]:
+def picture_problems(a: Pictures, place: str = "images=") -> Iterator[Problem]:
     """Pictures that are missing or damaged, or whose size is not the one in the annotation file.
 
-    Packed pictures were checked when they were packed.
+    Packed pictures were checked when they were packed. `place` is how to say where pictures are.
     """
     if a.pack is not None:
         return
@@ -191,7 +191,7 @@ def picture_problems(a: Pictures) -> Iterator[Problem]:
         if isinstance(found, PictureInfo):
             yield from _size_problems(a, image, found)
         elif not Path(str(a.paths[image])).is_file():
-            remedy = "put the picture there, say where the pictures are (images=), or remove the entry"
+            remedy = f"put the picture there, say where the pictures are ({place}), or remove the entry"
             yield image_problem(a, image, "the picture does not exist", remedy, "missing-picture")
         else:
             remedy = "replace the picture or remove the entry"

@@ -130,9 +130,10 @@ def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> 
     if "train" in tables:
         return _from_tables(tables, images)
     divided = _split_folders(path)
-    if "train" in divided:
+    # A table may lie beside train/ and test/ that hold nothing but pictures.
+    if "train" in divided and (_class_folders(divided["train"]) or not tables):
         return _from_folders(path, divided)
-    if len(_class_folders(path)) > 1 or not tables:
+    if len(_class_folders(path).keys() - {folder.name for folder in divided.values()}) > 1 or not tables:
         return _from_folders(path, {"": path})
     if len(tables) > 1:
         raise AnnotationError(f"{path}: several tables could be meant ({', '.join(tables)}); give the file itself")
@@ -224,8 +225,8 @@ def _from_tables(files: dict[str, Path], images: str | Path | None) -> dict[str,
 def _from_table(
     file: Path, table: LabelTable, categories: tuple[Category, ...], images: str | Path | None
 ) -> LabelledPictures:
-    folders = [file.parent, file.parent / "images", file.parent / file.stem, file.parent / "pictures"]
-    folders = [Path(images)] if images is not None else folders
+    beside = ("images", file.stem, "pictures", "train")
+    folders = [Path(images)] if images is not None else [file.parent, *(file.parent / name for name in beside)]
     cache = FolderCache()
     names = [_with_extension(name, folders, cache) for name in table.names]
     return _assembled(locate_pictures(names, folders), _labels(table.labels, categories), categories, str(file))

@@ -66,8 +66,14 @@ def checked(data: Set, other: Set | None, *, mend: bool, tell: Callable[[str], N
         AnnotationError: there are errors, or no pictures; the message names file, item and remedy.
     """
     problems = data.validate(other=other)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    mended, done = data.repair(problems) if errors or mend else (data, [])
+    if errors and len(data) and not len(mended):
+        raise AnnotationError(
+            f"{_summary(errors, 'error')}\n--repair would leave no picture at all: correct the files."
+        )
     if mend:
-        data, done = data.repair(problems)
+        data = mended
         for sentence in done:
             tell(f"mended: {sentence}")
         problems = data.validate(other=other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +31,11 @@ from detseg.train.transfer import resolve, solve_head
 
 # The long side of cached pictures over the input size: most have a short side from which the square can be cut.
 CACHE_ZOOM = 1.5
+# Settings that mean nothing where the head alone learns, which is solved and not trained.
+OF_STEPS = (
+    *("epochs", "minutes", "batch_size", "accumulate", "optimizer", "lr", "find_lr", "backbone_lr", "stage_decay"),
+    *("weight_decay", "schedule", "multi_scale", "precision", "dropout", "label_smoothing"),
+)
 
 
 class Augmentation:
@@ -112,6 +117,7 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     larger = round(sitting.config.size * CACHE_ZOOM)
     train = open_pictures(ClassificationDataset, train_data, larger, "training pictures", console)
     val = open_pictures(ClassificationDataset, val_data, larger, "validation pictures", console)
+    given = sitting.config
     config = sitting.config = resolve(sitting, train, _architecture(sitting.config, len(train_data.categories)))
     architecture = _architecture(config, len(train_data.categories))
     model, freeze = sitting.build(architecture, len(train))
@@ -120,8 +126,8 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     choice = Choice("fp32", True) if only_head else sitting.choose_precision(architecture, freeze)
     run = ClassifierRun(folder, config, train, val, sitting.accelerator.is_main_process)
     samples = TrainingSamples(train, config.seed, augmentation)
-    if only_head and (config.epochs is not None or config.minutes is not None):
-        tell(console, "only the head learns, and it is solved at once: --epochs and --minutes have no effect")
+    if only_head and sitting.state is None:
+        tell(console, f"only the head learns, and it is solved at once{_without_effect(given)}")
     if config.head == "first" and sitting.state is None:
         # With the loss that training goes on with, so that the head is where that would lead it. A head that is all
         # there is has no need of it, and its probabilities are the better for it.
@@ -137,6 +143,13 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
         trained=only_head,
     )
     return run
+
+
+def _without_effect(config: TrainClassifier) -> str:
+    """What was set of the steps of training, where there are none."""
+    default = {setting.name: setting.default for setting in fields(TrainClassifier)}
+    given = ["--" + name.replace("_", "-") for name in OF_STEPS if getattr(config, name) != default[name]]
+    return f"; without effect: {', '.join(given)}" if given else ""
 
 
 def augmentation_of(config: TrainClassifier) -> partial[Augmentation]:

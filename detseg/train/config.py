@@ -17,6 +17,8 @@ class TrainConfig:
 
     task: ClassVar[str]
     """What is trained, in a word: `detseg train TASK`, `runs/TASK-1`."""
+    smallest_size: ClassVar[int] = 64
+    """Of `size`, in pixels."""
 
     data: Path | None = None
     """Folder or file that holds both splits."""
@@ -83,9 +85,10 @@ class TrainConfig:
             raise ValueError("give the data either as --data or as --train and --val")
         if self.data is None and (self.train is None or self.val is None):
             raise ValueError("--train and --val belong together: one is missing")
-        if self.size < 64 or self.size % 32:
-            near = max(64, round(self.size / 32) * 32)
-            raise ValueError(f"--size must be a multiple of 32 and at least 64, not {self.size}; {near} is near")
+        least = self.smallest_size
+        if self.size < least or self.size % 32:
+            near = max(least, round(self.size / 32) * 32)
+            raise ValueError(f"--size must be a multiple of 32 and at least {least}, not {self.size}; {near} is near")
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
         self._require_positive("epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay")
@@ -269,14 +272,15 @@ class TrainClassifier(TrainConfig):
     --val). What is not divided into training and validation is divided by rule. By default what is learnt, and how
     fast, is chosen by how many pictures there are and how much they look like ImageNet's, and it is told why.
 
-    Half an hour; only a linear layer on the features of ImageNet, in seconds; a network of one's own:
+    Half an hour; only a linear layer on the features of ImageNet, in seconds; LeNet-5's convolutions, from nothing:
 
         detseg train classifier --data species/ --minutes 30
         detseg train classifier --data species/ --strategy probe
-        detseg train classifier --data species/ --backbone lenet5 --weights none --size 64 --epochs 50
+        detseg train classifier --data species/ --backbone lenet5 --weights none --size 32 --epochs 50
     """
 
     task: ClassVar[str] = "classifier"
+    smallest_size: ClassVar[int] = 32
 
     size: int = 192
     """Side of the square that is cut out of pictures, pixels; a multiple of 32."""

@@ -93,7 +93,7 @@ def train_localizer(config: TrainLocalizer, console: Console | None = None) -> L
 
 def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
     config, console = sitting.config, sitting.console
-    train_data, val_data = (_chosen(data, config, console) for data in load_data(config, console))
+    train_data, val_data = (chosen_pictures(data, config, console) for data in load_data(config, console))
     print_data(console, train_data, val_data)
     kind = _kind_of_run(config, train_data, val_data)
     architecture = _architecture(config, len(train_data.categories))
@@ -135,8 +135,12 @@ def _architecture(config: TrainLocalizer, classes: int) -> dict[str, Any]:
     }
 
 
-def _chosen(data: Annotations, config: TrainLocalizer, console: Console) -> Annotations:
-    """The pictures that have the object that the settings ask for; with objectness also those that have none."""
+def chosen_pictures(data: Annotations, config: TrainLocalizer, console: Console) -> Annotations:
+    """The pictures that have the object that the settings ask for; with objectness also those that have none.
+
+    Raises:
+        ValueError: no picture has such an object.
+    """
     counts = np.bincount(data.image_index[~data.iscrowd], minlength=len(data))
     rule = "exactly one object" if config.objects == "single" else "an object"
     fits = counts == 1 if config.objects == "single" else counts > 0
@@ -187,9 +191,16 @@ def largest_of_pictures(data: Annotations) -> np.ndarray:
 
 
 def judge_localizations(
-    data: Annotations, objects: np.ndarray, predictions: Sequence[Mapping[str, np.ndarray]]
+    data: Annotations,
+    objects: np.ndarray,
+    predictions: Sequence[Mapping[str, np.ndarray]],
+    *,
+    resamples: int = 1000,
 ) -> LocalizationMetrics:
-    """Metrics of one prediction for each picture; those without an object (-1) only tell of objectness."""
+    """Metrics of one prediction for each picture; those without an object (-1) only tell of objectness.
+
+    `resamples` are for the intervals; 0 leaves them out.
+    """
     there = np.flatnonzero(objects >= 0).tolist()
     boxes = np.array([predictions[i]["boxes"][0] for i in there], np.float64).reshape(-1, 4)
     labels = np.array([predictions[i]["labels"][0] for i in there], np.int64)
@@ -203,4 +214,5 @@ def judge_localizations(
         data.names,
         scores=scores[there],
         scores_without=scores[without_objects(data)],
+        resamples=resamples,
     )

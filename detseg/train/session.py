@@ -259,7 +259,7 @@ class Session(Generic[Config]):
 
     def _sizes(self, mosaic: float, mixup: float) -> SizeSchedule:
         size = self.config.size
-        smallest = max(64, round(size * 0.6 / 32) * 32) if self.config.multi_scale else size
+        smallest = min(size, max(64, round(size * 0.6 / 32) * 32)) if self.config.multi_scale else size
         return SizeSchedule(size, smallest, mosaic=mosaic, mixup=mixup, seed=self.config.seed)
 
     def _settings(self) -> Settings:

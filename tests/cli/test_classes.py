@@ -184,6 +184,49 @@ def test_runs_on_other_pictures_are_not_compared(world, tmp_path, capsys):
     assert "was validated on other pictures or classes" in capsys.readouterr().err
 
 
-def test_a_localizer_is_judged_like_any_detector(world, capsys):
+def test_a_localizer_is_judged_by_the_pictures_and_figures_of_its_training(world, tmp_path, capsys):
+    """Only pictures with an object, by mean IoU and accuracy, and by AP."""
     found = evaluated(capsys, world / "localizer")
+    trained = json.loads((world / "localizer/model.json").read_text())["training"]
+    assert (found["pictures"], found["detections"], found["localization"]["pictures"]) == (4, 4, 4)
+    for name in ("mean_iou", "accuracy"):
+        assert found["localization"][name] == pytest.approx(trained[name], abs=1e-6)
+    limits = found["localization"]["intervals"]["mean_iou"]
+    assert limits["low"] < found["localization"]["mean_iou"] < limits["high"]
+    assert evaluated(capsys, world / "localizer", "--resamples", "0")["localization"]["intervals"] == {}
+    table = tmp_path / "table.csv"
+    words = ["--ground-truth", str(world / "boxes"), "--csv", str(table)]
+    assert main(["evaluate", "--detections", str(world / "localizer"), *words]) == 0
+    printed = capsys.readouterr()
+    assert "1 pictures without an object are left out" in printed.err.replace("\n", " ")
+    text = " ".join(printed.out.split())
+    assert text.index("Localisation, one object in each of 4 pictures") < text.index("Average precision and recall")
+    with table.open() as file:
+        everything, *classes = csv.DictReader(file)
+    assert float(everything["mean_iou"]) == found["localization"]["mean_iou"]
+    assert float(everything["mean_iou_low"]) == limits["low"]
+    assert [row["accuracy"] for row in classes] == [str(v["accuracy"]) for v in found["localization"]["per_class"]]
+
+
+def test_a_localizer_of_single_objects_is_judged_by_these(world, tmp_path, capsys):
+    folder = shutil.copytree(world / "boxes", tmp_path / "single")
+    for split, pictures in (("train", 4), ("val", 2)):
+        content = json.loads((folder / f"{split}.json").read_text())
+        bare = {image["id"] for image in content["images"][:pictures]}
+        content["annotations"] = [
+            a for a in content["annotations"] if a["category_id"] == 7 or a["image_id"] not in bare
+        ]
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    words = ["--data", str(folder), "--output", str(tmp_path / "run"), "--epochs", "1", "--objects", "single"]
+    assert main(["train", "localizer", *words, *QUICK]) == 0
+    assert "validating on 2 with 2" in capsys.readouterr().out
+    found = evaluated(capsys, tmp_path / "run")
+    assert (found["pictures"], found["objects"], found["localization"]["pictures"]) == (2, 2, 2)
+
+
+def test_a_localizer_beside_other_detections_is_judged_like_any_detector(world, tmp_path, capsys):
+    (tmp_path / "nothing.json").write_text("[]")
+    truth = ["--ground-truth", world / "boxes/val.json"]
+    found = evaluated(capsys, world / "localizer", "--compare", tmp_path / "nothing.json", *truth)
     assert (found["pictures"], found["detections"]) == (5, 5)
+    assert "localization" not in found

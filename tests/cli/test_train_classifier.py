@@ -21,6 +21,7 @@ from detseg.predict import PictureClassifier
 from detseg.train.checkpoint import build_model, load_model
 from detseg.train.classifier import judge_pictures, see_pictures, train_classifier
 from detseg.train.config import TrainClassifier
+from detseg.train.plan import TrainingSamples
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -127,6 +128,7 @@ def test_a_probe_changes_nothing_but_the_head(crops, weights, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "strategy: probe; as asked for" in lines
     assert any(line.startswith("head: solved on 64 features of 2 x 19 views") for line in lines)
+    assert "only the head learns, and it is solved at once" in lines
     assert not any(line.startswith("precision") for line in lines)
     settings = json.loads((folder / "config.json").read_text())
     assert (settings["strategy"], settings["freeze"], settings["head"]) == ("probe", 5, "first")
@@ -140,6 +142,14 @@ def test_a_probe_changes_nothing_but_the_head(crops, weights, tmp_path, capsys):
     again = capsys.readouterr().out.splitlines()
     assert not any(line.startswith("head: solved") for line in again)
     assert any("accuracy" in line for line in again)
+
+
+def test_settings_without_effect_are_named(crops, weights, tmp_path, capsys):
+    words = ["--data", str(crops), "--backbone", "test_efficientnet", "--weights", str(weights), "--size", "64"]
+    words += ["--freeze", "all", "--output", str(tmp_path / "run"), "--lr", "0.1", "--find-lr", "--precision", "fp32"]
+    assert main(["train", "classifier", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "only the head learns, and it is solved at once; without effect: --lr, --find-lr, --precision" in lines
 
 
 @pytest.mark.parametrize(
@@ -257,6 +267,16 @@ def test_ten_crops_judge(crops, tmp_path, at_once):
     assert not np.allclose(run.predictions, see_pictures(model, run.val, range(8), 64), atol=1e-5)
 
 
+def test_lenet5_is_trained_at_its_own_size(crops, tmp_path, at_once, monkeypatch):
+    sizes, take = set(), TrainingSamples.__getitem__
+    monkeypatch.setattr(
+        TrainingSamples, "__getitem__", lambda self, request: (sizes.add(request.size), take(self, request))[1]
+    )
+    run = train_classifier(config(crops, tmp_path, backbone="lenet5", size=32))
+    assert sizes == {32}
+    assert detseg.load(run.folder).size == 32
+
+
 def test_augmentations_by_name(crops, tmp_path, at_once):
     assert train_classifier(config(crops, tmp_path, augment=("flip", "patch"))).config.augment == ("flip", "patch")
 
@@ -266,6 +286,7 @@ def test_augmentations_by_name(crops, tmp_path, at_once):
     [
         ("", "either as --data or as --train and --val"),
         ("--data D --size 100", "multiple of 32"),
+        ("--data D --size 16", "at least 32, not 16; 32 is near"),
         ("--data D --accumulate 0", "--accumulate must be positive"),
         ("--data D --stage-decay 0", "--stage-decay must be positive"),
         ("--data D --views 0", "--views must be positive"),

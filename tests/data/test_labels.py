@@ -11,6 +11,7 @@ from detseg.data.flowers import write_flowers
 from detseg.data.label_table import read_label_table
 from detseg.data.labelled import LabelledPictures, divide
 from detseg.data.labels import read_labelled_dataset, read_labels
+from detseg.data.validate import checked
 from tests.data.annotation_samples import write_picture
 
 CLASSES = ("daisy", "rose", "tulip")
@@ -239,6 +240,37 @@ def test_pictures_in_a_folder_that_is_named(tmp_path):
     file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", pictures=["far/off/a.jpg", "far/off/b.jpg"])
     assert {p.kind for p in read_labels(file).validate()} == {"missing-picture"}
     assert not read_labels(file, images=tmp_path / "far/off").validate()
+
+
+def test_a_table_beside_split_folders_full_of_pictures(tmp_path):
+    for split in ("train", "test"):
+        for i in range(3):
+            write_picture(tmp_path / f"{split}/{split}{i}.jpg", seed=i)
+    (tmp_path / "labels.csv").write_text("id,breed\ntrain0,pug\ntrain1,beagle\ntrain2,pug\n")
+    for path in (tmp_path, tmp_path / "labels.csv"):
+        found = read_labels(path)
+        assert labels_of(found, tmp_path / "train") == {
+            "train0.jpg": "pug",
+            "train1.jpg": "beagle",
+            "train2.jpg": "pug",
+        }
+        assert not found.validate()
+    write_classes(tmp_path / "train", (1, 1, 1))
+    assert read_labels(tmp_path, "train").names == CLASSES, "folders of classes go before a table"
+
+
+def test_a_table_whose_pictures_are_elsewhere_is_told_how_to_name_them(tmp_path, caplog):
+    write_picture(tmp_path / "far/a.jpg")
+    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", pictures=[])
+    for mend in (False, True):
+        with pytest.raises(AnnotationError) as error:
+            checked(read_labels(file), None, mend=mend, tell=print)
+        assert str(error.value).startswith("2 errors in the annotations:")
+        assert "say where the pictures are (--images)" in str(error.value)
+        assert str(error.value).endswith("--repair would leave no picture at all: correct the files.")
+    assert not caplog.records
+    with pytest.raises(AnnotationError, match="--repair mends all of them"):
+        checked(read_labels(file, images=tmp_path / "far"), None, mend=False, tell=print)
 
 
 def test_several_tables_are_ambiguous(tmp_path):
