@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,15 +20,17 @@ _ADAPTIVE: dict[Any, type[nn.Module]] = {
     nn.AdaptiveMaxPool2d: nn.MaxPool2d,
 }
 _POOLS: dict[Any, type[nn.Module]] = {F.avg_pool2d: nn.AvgPool2d, F.max_pool2d: nn.MaxPool2d}
+# They do nothing in evaluation, so they may stand where a norm or means are left to the next layer.
+_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Number by number, so the same on (N, C) and (N, C, h, w).
 _ELEMENTWISE = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
-    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, nn.Dropout,
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh,
+    nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.PReLU, *_DROPOUTS,
 )  # fmt: skip
 _ELEMENTWISE_FUNCTIONS = {
-    F.relu, F.relu6, F.gelu, F.silu, F.leaky_relu, F.hardswish, F.hardsigmoid, F.elu, F.selu, F.mish, torch.relu,
-    torch.tanh, torch.sigmoid, F.tanh, F.sigmoid, operator.add, operator.mul, operator.sub, operator.truediv,
-    torch.add, torch.mul,
+    F.relu, F.relu6, F.gelu, F.silu, F.leaky_relu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.mish,
+    torch.relu, torch.tanh, torch.sigmoid, F.tanh, F.sigmoid, operator.add, operator.mul, operator.sub,
+    operator.truediv, torch.add, torch.mul,
 }  # fmt: skip
 _ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous", "clone", "float"}
 
@@ -39,7 +41,8 @@ class Layout:
 
     Neighbours of the original map lie `step` cells apart: pooling that was strided takes every place now. Where
     height · width were means over unequal parts of a map of `parted` = (rows, columns), it is that map still, and the
-    next layer has to take the means.
+    next layer has to take the means. Where there was a batch norm of all F numbers, the next layer has to multiply them
+    by `scale` and add `shift`, (F,) both.
     """
 
     channels: int
@@ -47,6 +50,8 @@ class Layout:
     width: int
     step: tuple[int, int] = (1, 1)
     parted: tuple[int, int] | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
 
 
 class Converter:
@@ -75,7 +80,11 @@ class Converter:
         if before is None or after is None or len(before) != 4:
             return
         layer = self._layer(node)
-        if _first_input(node) in self.parted and len(after) != 2:
+        parted = self.parted.get(_first_input(node))
+        if parted is not None and type(layer) in (*_DROPOUTS, nn.Identity):
+            self.parted[node] = parted
+            return
+        if parted is not None and len(after) != 2:
             raise self._refusal(node, f"a layer between pooling to {before} and the fully connected layers")
         if _is_global_mean(node, before, after):
             self._pool(node, nn.AvgPool2d, before[-2:], (1, 1))
@@ -88,6 +97,9 @@ class Converter:
             self._pool(node, kind, before[-2:], (1, 1))
         elif len(after) == 2:
             self._flatten(node, layer, before, after)
+        elif len(after) == 3 and self._flattens(node, layer) and self._flattened_on(node):
+            self._note(node, "nothing")  # rows and columns first, then all: the second one does both
+            self._replace(node, _first_input(node))
         elif (step := self._step_of(node)) is not None:
             self._between(node, layer, step)
 
@@ -117,9 +129,7 @@ class Converter:
             raise self._refusal(
                 node, f"pooling {size[0]} x {size[1]} cells to {cells[0]} x {cells[1]}, the maxima of unequal parts,"
             )
-        with self.module.graph.inserting_before(node):  # not the map itself, which others may use too
-            new = self.module.graph.call_module(self._add(node, nn.Identity()), (_first_input(node),))
-        self._note(node, "a part of the next layer")
+        new = self._left_to_the_next(node, _first_input(node))
         self.parted[new] = (size[0], size[1])
         new.meta["tensor_meta"] = node.meta["tensor_meta"]
         self._replace(node, new)
@@ -134,11 +144,12 @@ class Converter:
             raise self._refusal(node, f"a layer between pooling to {_shape(node)} and the fully connected layers")
         self.steps[node] = step
 
+    def _flattened_on(self, node: fx.Node) -> bool:
+        """Whether all that becomes of (N, C, h · w) is (N, C · h · w)."""
+        return all(len(_shape(user) or ()) == 2 and self._flattens(user, self._layer(user)) for user in node.users)
+
     def _flatten(self, node: fx.Node, layer: nn.Module | None, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-        known = isinstance(layer, nn.Flatten) or (
-            node.target in (_FLATTENING if node.op == "call_function" else _FLATTENING_METHODS)
-        )
-        if not known or after[1] != before[1] * before[2] * before[3]:
+        if not self._flattens(node, layer) or after[1] != before[1] * before[2] * before[3]:
             raise self._refusal(node, f"what turns a map {before[1:]} into {after[1:]}")
         source = _first_input(node)
         step, parted = self.steps.get(source, (1, 1)), self.parted.get(source)
@@ -155,23 +166,30 @@ class Converter:
         if isinstance(layer, nn.Linear):
             new = self._insert(node, _convolution(layer, layout), source)
             layout = Layout(layer.out_features, 1, 1)
-        elif isinstance(layer, nn.BatchNorm1d):
-            if (layout.height, layout.width) != (1, 1):
-                raise self._refusal(node, "batch norm of a flattened map, with other numbers for each of its cells,")
+        elif isinstance(layer, nn.BatchNorm1d) and (layout.height, layout.width) == (1, 1):
             new = self._insert(node, _norm(layer), source)
+        elif isinstance(layer, nn.BatchNorm1d):  # other numbers for each cell
+            new, layout = self._left_to_the_next(node, source), _with_norm(layout, layer)
+        elif isinstance(layer, nn.LayerNorm) and (layout.height, layout.width) == (1, 1):
+            new = self._insert(node, _ChannelNorm.of(layer), source)
+        elif isinstance(layer, nn.Dropout1d):  # knows no maps
+            new = self._insert(node, nn.Dropout(layer.p), source)
         elif isinstance(layer, nn.Softmax | nn.LogSoftmax) and layer.dim in (1, -1):
             new = self._insert(node, type(layer)(1), source)
         elif node.target is F.dropout:  # traced in evaluation mode it would never drop anything again
             p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
             new = self._insert(node, nn.Dropout(float(p)), source)  # type: ignore[arg-type]
         elif self._is_elementwise(node, layer):
-            if layout.parted is not None and not isinstance(layer, nn.Dropout | nn.Identity):
-                raise self._refusal(node, "what comes between the means of unequal parts and the next layer")
+            if type(layer) not in (*_DROPOUTS, nn.Identity):
+                if layout.parted is not None:
+                    raise self._refusal(node, "what comes between the means of unequal parts and the next layer")
+                if layout.scale is not None:
+                    raise self._refusal(node, "what comes between batch norm of a flattened map and the next layer")
             new = node
         elif node.target is torch.cat:
             layout = self._joined(node)
             new = node
-        elif (isinstance(layer, nn.Flatten) or self._flattens(node)) and after == _shape(source):
+        elif self._flattens(node, layer) and after == _shape(source):
             new = source
             self._note(node, "nothing")
         else:
@@ -191,8 +209,9 @@ class Converter:
         node.args, node.kwargs = (node.all_input_nodes, 1), {}  # the last dimension is the columns now
         return Layout(sum(x.channels for x in layouts if x is not None), 1, 1)
 
-    def _flattens(self, node: fx.Node) -> bool:
-        return node.target in (_FLATTENING if node.op == "call_function" else _FLATTENING_METHODS)
+    def _flattens(self, node: fx.Node, layer: nn.Module | None) -> bool:
+        known = _FLATTENING if node.op == "call_function" else _FLATTENING_METHODS
+        return isinstance(layer, nn.Flatten) or node.target in known
 
     def _is_elementwise(self, node: fx.Node, layer: nn.Module | None) -> bool:
         if layer is not None:
@@ -213,6 +232,13 @@ class Converter:
         self._note(node, repr(layer))
         with self.module.graph.inserting_before(node):
             return self.module.graph.call_module(name, (source,))
+
+    def _left_to_the_next(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """What stands for `node` where the next layer does its work: not `source` itself, which others may use too."""
+        with self.module.graph.inserting_before(node):
+            new = self.module.graph.call_module(self._add(node, nn.Identity()), (source,))
+        self._note(node, "a part of the next layer")
+        return new
 
     def _add(self, node: fx.Node, layer: nn.Module) -> str:
         """Makes `layer` a part of the network in place of `node`, under its own name where that is a module."""
@@ -237,22 +263,53 @@ class Converter:
 
 
 def _convolution(layer: nn.Linear, layout: Layout) -> nn.Conv2d:
-    """The convolution with the numbers of `layer`; its weight shares their memory, but where it takes means too."""
+    """The convolution with the numbers of `layer`; its weight shares their memory, but where it does more than that."""
     kernel = layout.parted or (layout.height, layout.width)
     step = tuple(s if k > 1 else 1 for s, k in zip(layout.step, kernel, strict=True))
     with torch.device("meta"):  # its own random numbers would be made for nothing
         result = nn.Conv2d(
             layout.channels, layer.out_features, kernel, dilation=(step[0], step[1]), bias=layer.bias is not None
         )
-    weight = layer.weight.detach().view(layer.out_features, layout.channels, layout.height, layout.width)
+    weight, bias = layer.weight.detach(), layer.bias
+    if layout.scale is not None and layout.shift is not None:
+        added = weight @ layout.shift
+        bias = nn.Parameter(added if bias is None else bias.detach() + added, requires_grad=layer.weight.requires_grad)
+        weight = weight * layout.scale
+    weight = weight.view(layer.out_features, layout.channels, layout.height, layout.width)
     if layout.parted is not None:
         # Out of part i comes the sum over its cells y of mean[y, i] · x[y]. So what weighs the parts by w[i] weighs
         # the cells by the sum over all parts of mean[y, i] · w[i]: a part's weight is spread over its cells.
         down, across = (_means(n, parts, weight) for n, parts in zip(kernel, weight.shape[-2:], strict=True))
         weight = torch.einsum("ocij,yi,xj->ocyx", weight, down, across).contiguous()
     result.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-    result.bias = layer.bias
+    result.bias = bias
     return result
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (N, C, H, W), each cell by itself."""
+
+    @classmethod
+    def of(cls, layer: nn.LayerNorm) -> _ChannelNorm:
+        """With the numbers of a layer norm of (N, C)."""
+        result = cls(layer.normalized_shape, layer.eps, elementwise_affine=False)
+        result.elementwise_affine, result.weight, result.bias = layer.elementwise_affine, layer.weight, layer.bias
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _with_norm(layout: Layout, norm: nn.BatchNorm1d) -> Layout:
+    """`layout` with a batch norm of all its numbers, as it is in evaluation."""
+    # Without, it would not have run on the one picture of the trace.
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
+    shift = (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
+    if layout.scale is not None and layout.shift is not None:  # of a norm before it
+        scale, shift = layout.scale * scale, layout.shift * scale + shift
+    return replace(layout, scale=scale, shift=shift)
 
 
 def _means(cells: int, parts: int, like: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ equal (docs/backbones.md).
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -55,8 +56,8 @@ class Convolutional(nn.Module):
 def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) -> Convolutional:
     """A classifier as a network of convolutions only, with copies of its weights; see the module's text.
 
-    Handled are fully connected layers, flattening, batch norms, dropout and activations behind it, adaptive and
-    global pooling; so `nn.Sequential`s, detseg's, torchvision's and most of timm's classifiers, and detseg's
+    Handled are fully connected layers, flattening, norms, dropout and activations behind it, adaptive and global
+    pooling; so `nn.Sequential`s of such layers, detseg's, torchvision's and most of timm's classifiers, and detseg's
     localizers. The result is checked: at `input_size` it says what the classifier says, and on a picture
     twice as wide there is one row of cells.
 
@@ -69,8 +70,11 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
         The network in evaluation mode, on the device and in the dtype of `model`.
 
     Raises:
-        ValueError: something in the network has no convolutional form; the message names it.
+        ValueError: something in the network has no convolutional form, which the message names; or `input_size` is
+            not two numbers.
     """
+    if not isinstance(input_size, Sequence) or len(input_size) != 2 or min(input_size) < 1:
+        raise ValueError(f"input_size must be height and width in pixels, such as (224, 224), got {input_size}")
     plain = getattr(model, "plain", None)
     model = copy.deepcopy(model if plain is None else plain()).eval()
     example = _example(model, input_size)
@@ -88,8 +92,6 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
 def _example(model: nn.Module, input_size: tuple[int, int]) -> Tensor:
     """One picture of noise of the size, channels, device and dtype that `model` takes."""
     height, width = input_size
-    if height < 1 or width < 1:
-        raise ValueError(f"input_size must be height and width in pixels, got {input_size}")
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             channels, weight = layer.in_channels, layer.weight
@@ -106,6 +108,11 @@ def _example(model: nn.Module, input_size: tuple[int, int]) -> Tensor:
 @torch.no_grad()
 def _check_same(model: nn.Module, result: Convolutional, example: Tensor) -> None:
     expected, found = model(example), result(example)
+    if found.ndim != 4:
+        raise ValueError(
+            f"{type(model).__name__} cannot be converted: nothing in it was recognised as what makes (N, F) of its "
+            "last map; flatten that in one step (nn.Flatten, flatten(1)), or pool it"
+        )
     if found.shape != (*expected.shape, 1, 1):
         raise ValueError(
             f"{type(model).__name__} cannot be converted: at its training size the result is {tuple(found.shape)}, "

@@ -15,7 +15,7 @@ from detseg.backbones.chain import chain_backbone, replace_input
 from detseg.backbones.pretrained import is_timm, is_torchvision, torchvision_classifier, torchvision_normalisation
 from detseg.backbones.registry import register_backbone, unknown_backbone
 from detseg.backbones.skeleton import without_numbers
-from detseg.backbones.sources import find_weights
+from detseg.backbones.sources import find_weights, no_weights
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def create_network(
     if not isinstance(pretrained, bool):
         load_weights(network, pretrained)
     elif pretrained and name in OWN_NETWORKS:
-        raise ValueError(f"there are no ImageNet weights for {name!r}; give a file or pretrained=False")
+        raise no_weights(name)
     elif pretrained:
         tensors, source = find_weights(name)
         copy_weights(network, _with_own_head(tensors, network), source)

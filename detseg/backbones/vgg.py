@@ -73,7 +73,7 @@ def _layers(classifier: nn.Module) -> dict[str, nn.Module]:
 
 @register_backbone("vgg16_fcn")
 def vgg16_fcn(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
-    """The paper's network; a file of torchvision's VGG-16 gives it weights (``pretrained=file``).
+    """The paper's network; torchvision's VGG-16 gives it weights (``pretrained=True``, or a file of them).
 
     Raises:
         ValueError: strides it does not have, or other than three input channels.

@@ -182,7 +182,8 @@ class _Plan:
             more = f"\n  and {len(problems) - 2 * _SHOWN} more" if len(problems) > 2 * _SHOWN else ""
             raise ValueError(
                 f"{self.source} does not fit: {len(problems)} problems, nothing was copied\n  {shown}{more}\n"
-                "Give the weights of the same network, or pretrained=False."
+                "Give the weights of the same network, or start from random ones (--weights none, in Python "
+                "pretrained=False)."
             )
         copied = tuple(t for t in self.places if t not in reshaped)
         return WeightReport(self.source, copied, tuple(left), reshaped, counters)

@@ -17,8 +17,7 @@ from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
 from detseg.data.dataset import full_pictures
 from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.data.pack_rows import is_pack
-from detseg.data.readers.masks import find_mask_sources, read_masks
+from detseg.data.readers.masks import find_mask_sources, has_mask_files, read_masks
 from detseg.data.sample import IGNORE
 from detseg.data.validate import raise_on_problems
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
@@ -107,10 +106,9 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         return load_mask_data(asked, console)[1]
     path, masks, ignore_value = config.ground_truth, config.masks, None
     if trained is not None:
-        root = path if path.is_dir() else path.parent
-        ignore_value = None if is_pack(path) else trained.ignore_value
-        if masks is None and trained.masks is not None and (root / trained.masks).is_dir():
+        if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
             masks = trained.masks
+        ignore_value = trained.ignore_value if has_mask_files(path, masks) else None
     sources = find_mask_sources(path, masks, ignore_value)
     truth = read_masks(path, "val" if "val" in sources else None, masks=masks, ignore_value=ignore_value)
     raise_on_problems(truth.validate())

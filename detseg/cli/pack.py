@@ -37,7 +37,7 @@ class Pack:
     chunk: int = 32
     """Pictures to a chunk of the file; a batch is good."""
     masks: str | None = None
-    """Of masks: their folder beside images/, where it is not called masks."""
+    """Of masks: their folder beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
     ignore_value: int | None = None
     """Of masks: the value that counts for no class; by default 255, or what the list of classes says."""
     repair: bool = False
@@ -115,7 +115,8 @@ def read_any(config: Pack) -> Mapping[str, Any]:
     from detseg.data.readers.masks import find_mask_sources
     from detseg.data.readers.recognise import find_sources
 
-    task = config.task or _task_of(config.data, config.masks)
+    masks_asked = config.masks is not None or config.ignore_value is not None
+    task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
     if task == "classification":
         return read_labelled_dataset(config.data)
     if task == "detection":
@@ -130,14 +131,14 @@ def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set],
     return {split: match(reference.categories, data) for split, data in splits.items()}
 
 
-def _task_of(path: Path, masks: str | None) -> Task:
+def _task_of(path: Path) -> Task:
     from detseg.data.annotations import AnnotationError
-    from detseg.data.readers.mask_folders import find_layout
+    from detseg.data.readers.masks import has_mask_files
     from detseg.data.readers.recognise import find_sources
 
     # A VOC folder may hold boxes and masks of some pictures; there, masks have to be asked for.
-    boxed = (path / "Annotations").is_dir() and masks is None
-    if path.is_dir() and not boxed and find_layout(path, masks or "masks") is not None:
+    boxed = (path / "Annotations").is_dir()
+    if path.is_dir() and not boxed and has_mask_files(path):
         return "segmentation"
     try:
         find_sources(path)

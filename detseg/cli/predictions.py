@@ -85,10 +85,13 @@ def find_classes(segmenter: Segmenter, pictures: Sequence[Path], config: Predict
 
 
 def mask_values(ids: Sequence[int]) -> NDArray[np.uint8]:
-    """(K,) the value of each label in written masks: its category id, as in the masks that were learnt from; or the
-    label itself, if not all of the ids fit into 8 bits beside 255 (ignore)."""
-    fits = all(0 <= number < IGNORE for number in ids)
-    return np.array(ids if fits else range(len(ids)), np.uint8)
+    """(K,) the value of each label in written masks: its category id, as in the masks that were learnt from; or, if not
+    all of the ids fit into 8 bits, its place among the ids as they rise, which no order of the classes changes.
+
+    255 fits: a written mask says something of every pixel, so it has no need of a value for "ignore".
+    """
+    fits = all(0 <= number <= 255 for number in ids)
+    return np.array(ids if fits else np.argsort(np.argsort(ids)), np.uint8)
 
 
 def objects_in(seen: Segmentation, names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from detseg.data.opening import open_picture
 
 Picture = NDArray[np.uint8]
 
@@ -77,7 +78,7 @@ def _read_bytes(path: str | Path) -> bytes:
 def _header(source: bytes | str | Path, path: str | Path) -> tuple[tuple[int, int], int]:
     """Stored size (width, height) and EXIF orientation 1..8 of a picture."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with open_picture(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
             if picture.format == "TIFF":  # Pillow and OpenCV both turn TIFF pictures by themselves
                 return picture.size, 1
             orientation = picture.getexif().get(ORIENTATION, 1)
@@ -119,7 +120,7 @@ def _decode(data: bytes, path: str | Path) -> NDArray[Any]:
 def _decode_strictly(data: bytes, path: str | Path) -> NDArray[Any]:
     """Decode with Pillow, which refuses files that are cut short and knows more formats."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_picture(io.BytesIO(data)) as picture:
             transparent = picture.has_transparency_data
             return np.asarray(picture.convert("RGBA" if transparent else "RGB"))
     except Exception as error:

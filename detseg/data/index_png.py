@@ -16,6 +16,7 @@ from PIL import Image
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.colours import class_color
+from detseg.data.opening import open_picture
 from detseg.data.readers.files import write_atomically
 from detseg.data.sample import IGNORE
 
@@ -45,10 +46,10 @@ def read_index_picture(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint1
         MaskError: the file is missing, damaged, a JPEG, or a picture of colours.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             lossy = picture.format == "JPEG"
+            mode, factor = picture.mode, _factor(picture)
             values = np.asarray(picture)
-            mode = picture.mode
     except FileNotFoundError as error:
         what, remedy = "the mask does not exist", "put it there, or remove the picture from the set"
         raise MaskError(path, what, remedy, "missing-mask") from error
@@ -58,7 +59,14 @@ def read_index_picture(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint1
     if lossy:
         what, remedy = "the mask is a JPEG file, which changes the numbers", "save it anew from its source as PNG"
         raise MaskError(path, what, remedy, "lossy-mask")
-    return _indices(values, mode, path)
+    return _indices(values if factor == 1 else values // factor, mode, path)
+
+
+def _factor(picture: Image.Image) -> int:
+    """What Pillow multiplies the values by: grey of 2 and 4 bits is stretched over 0..255. Known until it is decoded."""
+    stored = picture.tile[0][3] if picture.tile else None
+    kind = stored[0] if isinstance(stored, tuple) and stored else stored
+    return {"L;2": 85, "L;4": 17}.get(str(kind), 1)
 
 
 def _indices(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -201,7 +201,7 @@ class TrainSegmenter(TrainConfig):
     size: int = 256
     """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
     masks: str | None = None
-    """The folder of masks beside images/, where it is not called masks."""
+    """The folder of masks beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
     ignore_value: int | None = None
     """The value in mask files that counts for no class; by default 255, or what the list of classes says."""
     decoder: Literal["fcn", "pyramid"] = "fcn"

@@ -124,8 +124,8 @@ def test_a_failing_download_says_what_to_do(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(GoogLeNet_Weights, "get_state_dict", fail)
     with pytest.raises(RuntimeError, match="no route to host") as error:
         create_backbone(name, pretrained=True)
-    assert "pretrained='weights.safetensors'" in str(error.value)
-    assert "pretrained=False" in str(error.value)
+    assert "--weights FILE, in Python pretrained='FILE'" in str(error.value)
+    assert "--weights none, pretrained=False" in str(error.value)
 
 
 def test_the_hub_gives_what_timm_gives(monkeypatch: pytest.MonkeyPatch) -> None:

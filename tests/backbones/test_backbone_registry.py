@@ -53,7 +53,7 @@ def test_register_returns_the_builder_and_refuses_duplicates() -> None:
 
 def test_registered_backbone_has_no_imagenet_weights() -> None:
     register_backbone("tiny")(build_tiny)
-    with pytest.raises(ValueError, match="no ImageNet weights for 'tiny'"):
+    with pytest.raises(ValueError, match=r"no ImageNet weights for 'tiny'; .*--weights FILE.*--weights none"):
         create_backbone("tiny", pretrained=True, strides=(2, 4))
 
 

@@ -86,6 +86,7 @@ def settle(model: nn.Module) -> nn.Module:
             nn.init.normal_(module.running_mean, std=0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias, std=0.2)
     return model.eval()
 
 
@@ -106,6 +107,23 @@ UNPADDED = {
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 7), nn.ReLU(), nn.Linear(7, 2)),
         (6, 5),
         1,
+    ),
+    "norms of flattened maps": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 4, 2, 2), nn.AdaptiveAvgPool2d((3, 2)), nn.Dropout2d(), nn.Flatten(), nn.BatchNorm1d(24)),
+            *(nn.AlphaDropout(), nn.BatchNorm1d(24), nn.Linear(24, 7, bias=False), nn.CELU()),
+            *(nn.Dropout1d(), nn.LayerNorm(7), nn.Linear(7, 2)),
+        ),
+        (8, 8),
+        2,
+    ),
+    "flattened in two steps": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 4, 2, 2), nn.AdaptiveAvgPool2d(2), nn.Dropout2d(), nn.Flatten(2), nn.Flatten(1)),
+            *(nn.BatchNorm1d(16), nn.Linear(16, 3)),
+        ),
+        (8, 8),
+        2,
     ),
     "convolutions behind the pooling": (
         lambda: nn.Sequential(
@@ -253,6 +271,17 @@ class Joins(Mean):
         return torch.cat([x.mean((2, 3)), x.flatten(1)], 1)
 
 
+class Unrolls(nn.Module):
+    """Means by a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.dense = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.convolution(x).flatten(2).mean(2))
+
+
 class PoolsByFunction(nn.Module):
     """The last pooling is no layer but a function, of a size that is given or asked of the map."""
 
@@ -296,7 +325,11 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
             "between the means of unequal parts",
         ),
         (Joins(), (11, 11), "joining a flat tensor"),
-        (behind_a_convolution(nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 2)), (8, 8), "norm of a flattened map"),
+        (
+            behind_a_convolution(nn.Flatten(), nn.BatchNorm1d(144), nn.ReLU(), nn.Linear(144, 2)),
+            (8, 8),
+            "between batch norm of a flattened map and",
+        ),
         (behind_a_convolution(nn.Flatten(), nn.LayerNorm(144), nn.Linear(144, 2)), (8, 8), r"2 \(LayerNorm"),
         (behind_a_convolution(nn.Flatten(), nn.Linear(144, 2)), (9, 9), "cannot run on pictures of"),
         (behind_a_convolution(nn.AdaptiveAvgPool2d(2), nn.Conv2d(4, 4, 2), nn.Flatten()), (10, 10), "between pooling"),
@@ -305,6 +338,8 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
         (Decides(), (23, 23), "torch.fx cannot trace"),
         (PoolsByFunction(5), (9, 9), "a pooling that leaves one cell of 7 x 7"),
         (lenet(), (0, 4), "input_size"),
+        (lenet(), 32, r"input_size must be height and width in pixels, such as \(224, 224\), got 32"),
+        (Unrolls(), (8, 8), r"what makes \(N, F\) of its last map"),
     ],
 )
 def test_what_has_no_convolutional_form(model: nn.Module, size: tuple[int, int], message: str) -> None:

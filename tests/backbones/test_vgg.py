@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.models.vgg import VGG, make_layers
 
-from detseg.backbones import create_backbone
+from detseg.backbones import create_backbone, sources
 from detseg.backbones.vgg import convolutional_vgg
 from detseg.backbones.weights import load_weights
 from detseg.segment import FCN8s, FCN16s, FCN32s
@@ -71,6 +71,37 @@ def test_a_file_of_the_classifier_fits_and_nothing_else(tmp_path) -> None:
     torch.save(trained.state_dict() | {"classifier.0.weight": torch.zeros(16, 12 * 36)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"classifier_0.weight has shape"):
         load_weights(backbone, tmp_path / "other.pth")
+
+
+def test_imagenet_weights_come_from_torchvisions_vgg(monkeypatch) -> None:
+    asked = []
+    published = small_vgg()
+    for parameter in published.parameters():
+        parameter.data += 0.01
+
+    def download(name: str, **options: object) -> nn.Module:
+        asked.append((name, options))
+        return published
+
+    monkeypatch.setattr("torchvision.models.vgg16", small_vgg)
+    monkeypatch.setattr(sources, "torchvision_model", download)
+    backbone = create_backbone("vgg16_fcn", pretrained=True).eval()
+    assert asked == [("vgg16", {"weights": "DEFAULT"})]
+    assert backbone.weight_report.source == "torchvision's hub (vgg16)"
+    images = torch.rand(1, 3, 224, 224)
+    for found, expected in zip(backbone(images), convolutional_vgg(published).eval()(images), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert sources.weights_at_hand("vgg16_fcn") in ("download", "cached")
+
+
+def test_a_download_that_fails_names_the_options(monkeypatch) -> None:
+    def fail(name: str, **options: object) -> nn.Module:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models.vgg16", small_vgg)
+    monkeypatch.setattr(sources, "torchvision_model", fail)
+    with pytest.raises(RuntimeError, match=r"'vgg16_fcn'.*no route to host\n.*--weights FILE.*--weights none"):
+        create_backbone("vgg16_fcn", pretrained=True)
 
 
 @pytest.mark.slow

@@ -168,6 +168,12 @@ def test_another_folder_of_masks(tmp_path):
     assert set(np.unique(read_masks(tmp_path / "x.h5", "val").mask(0)).tolist()) == {0, 1, 2, 255}
 
 
+def test_a_folder_of_masks_that_is_not_there_does_not_pack_the_boxes(boxes, tmp_path):
+    for asked, words in (({"masks": "nonsense"}, "a folder 'nonsense' of masks"), ({"ignore_value": 0}, "outlines")):
+        with pytest.raises(AnnotationError, match=words):
+            run_pack(Pack(data=boxes, output=tmp_path / "x.h5", **asked))
+
+
 def test_outputs_and_inputs_that_make_no_sense(boxes, tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.h5"):
         run_pack(Pack(data=boxes, output=tmp_path / "x.zip"))

@@ -10,11 +10,13 @@ import pytest
 from detseg.cli import main
 from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
+from detseg.cli.predictions import mask_values
 from detseg.data import write_index_png
 from detseg.data.index_png import read_index_picture
 from detseg.data.readers.masks import read_masks
 from detseg.metrics import evaluate_segmentation
 from detseg.metrics.segmentation_resampling import bootstrap_segmentation
+from tests.data.annotation_samples import write_json, write_picture
 from tests.small_masks import VALUES
 
 
@@ -93,6 +95,39 @@ def test_a_run_with_its_classes_in_another_order(segmenter, masked, tmp_path, ca
     content = told(capfd, detections=segmenter.folder, ground_truth=data)
     assert [row["name"] for row in content["per_class"]] == ["background", "disc", "box"]
     assert content["figures"]["miou"] == pytest.approx(plain["figures"]["miou"])
+
+
+def test_files_of_a_run_with_its_categories_in_another_order(tmp_path, capfd):
+    """A category of id 0 leaves -1 to the background, which no mask file can hold."""
+    size = {"width": 16, "height": 8}
+    write_picture(tmp_path / "images/a.png", 16, 8)
+    categories = [{"id": k, "name": name} for k, name in ((0, "rose"), (1, "daisy"), (2, "aster"))]
+    outlines = [[4 * k, 1, 4 * k + 3, 1, 4 * k + 3, 6, 4 * k, 6] for k in range(3)]
+    objects = [
+        {"id": k + 1, "image_id": 1, "category_id": k, "bbox": [4 * k, 1, 3, 5], "iscrowd": 0, "segmentation": [outline]}
+        for k, outline in enumerate(outlines)
+    ]
+    for name, order in (("train", categories), ("test", categories[::-1])):
+        content = {"images": [{"id": 1, "file_name": "a.png", **size}], "annotations": objects, "categories": order}
+        write_json(tmp_path / f"{name}.json", content)
+    learnt = read_masks(tmp_path / "train.json")
+    values = mask_values([category.id for category in learnt.categories])
+    write_index_png(tmp_path / "seen/a.png", values[learnt.mask(0)])
+    for name in ("train", "test"):
+        content = told(capfd, detections=tmp_path / "seen", ground_truth=tmp_path / f"{name}.json")
+        assert content["figures"]["miou"] == 1
+
+
+def test_masks_of_0_and_255_make_the_round_trip(tmp_path, capfd):
+    mask = np.zeros((8, 16), np.uint8)
+    mask[2:5, 3:9] = 255
+    write_picture(tmp_path / "images/a.png", 16, 8)
+    write_index_png(tmp_path / "masks/a.png", mask)
+    truth = read_masks(tmp_path)
+    assert truth.names == ("background", "foreground")
+    write_index_png(tmp_path / "seen/a.png", mask_values([c.id for c in truth.categories])[truth.mask(0)])
+    for folder in (tmp_path / "masks", tmp_path / "seen"):
+        assert told(capfd, detections=folder, ground_truth=tmp_path)["figures"]["miou"] == 1
 
 
 def test_tables_of_masks(files, masked, capsys, monkeypatch):

@@ -146,9 +146,10 @@ def test_objects_of_a_mask():
 
 
 def test_values_of_written_masks():
-    assert mask_values([0, 4, 9]).tolist() == [0, 4, 9]
-    for ids in ([0, 1, 255], [-1, 0, 3], [7, 1203]):
-        assert mask_values(ids).tolist() == list(range(len(ids))), "ids that do not fit give way to labels"
+    for ids in ([0, 4, 9], [9, 0, 4], [0, 255]):
+        assert mask_values(ids).tolist() == ids
+    for ids, values in (([-1, 0, 3], [0, 1, 2]), ([1203, 7], [1, 0]), ([-1, 2, 0, 256], [0, 2, 1, 3])):
+        assert mask_values(ids).tolist() == values, "ids that do not fit give way to their places among each other"
 
 
 @pytest.mark.parametrize(

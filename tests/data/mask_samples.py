@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,17 @@ def write_mask_set(folder: Path, *, train: int = 3, val: int = 2, classes: tuple
         (folder / f"{split}.txt").write_text("\n".join(names) + "\n")
     (folder / "classes.txt").write_text("\n".join(classes) + "\n")
     return folder
+
+
+def write_grey_png(path: Path, width: int, height: int, bits: int, rows: bytes) -> Path:
+    """A grey PNG of 1 to 16 bits; `rows` are packed, each behind a byte with its filter, and may end too early."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
 
 
 def write_turned_picture(path: Path, stored: tuple[int, int], orientation: int, seed: int = 0) -> Path:

@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image, ImageOps
 
 from detseg.data.images import ORIENTATION, image_size, inspect_picture, read_image
 from tests.data.annotation_samples import write_picture
+from tests.data.mask_samples import write_grey_png
 
 
 def save(path, pixels, mode=None, **options):
@@ -125,6 +127,16 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path, function):
     for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
         with pytest.raises(ValueError, match=f"^{tmp_path / name}: "):
             function(tmp_path / name)
+
+
+def test_pictures_larger_than_pillows_limit(tmp_path):
+    path = tmp_path / "large.png"
+    for side, words in ((14_000, "truncated"), (2**15 + 1, "than 1073741824 pixels"), (2**16, "than 1073741824 pixels")):
+        write_grey_png(path, side, side, 1, b"")
+        for function in (image_size, read_image):
+            with warnings.catch_warnings(), pytest.raises(ValueError, match=rf"large\.png: .*{words}"):
+                warnings.simplefilter("error" if side == 14_000 else "ignore")
+                function(path)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "bmp", "gif"])

@@ -1,5 +1,7 @@
 """Label maps in files: what is read from each kind of picture, what is refused, what is written."""
 
+import warnings
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from detseg.data.colours import class_color
 from detseg.data.index_png import MaskError, mask_palette, read_index_picture, write_index_png
 from tests.data.annotation_samples import write_picture
-from tests.data.mask_samples import blobs
+from tests.data.mask_samples import blobs, write_grey_png
 
 MASK = blobs(23, 17, 5)
 
@@ -50,6 +52,24 @@ def test_large_values_and_two_of_them(tmp_path):
     np.testing.assert_array_equal(read_index_picture(tmp_path / "large.png"), large)
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
     assert read_index_picture(tmp_path / "bits.png").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_few_bits_hold_the_values_that_were_written(tmp_path, bits):
+    """Viewers, and Pillow, show 2 bits of grey as 0, 85, 170, 255."""
+    values = np.arange(1 << bits, dtype=np.uint8)
+    digits = (values[:, None] >> np.arange(bits - 1, -1, -1)) & 1
+    row = b"\0" + np.packbits(digits.ravel()).tobytes()  # no filter
+    write_grey_png(tmp_path / "mask.png", len(values), 1, bits, row)
+    assert read_index_picture(tmp_path / "mask.png").tolist() == [values.tolist()]
+
+
+def test_masks_larger_than_pillows_limit(tmp_path):
+    for side, words in ((14_000, "truncated"), (2**15 + 1, "more than 1073741824 pixels"), (2**16, "more than 10737")):
+        write_grey_png(tmp_path / "mask.png", side, side, 1, b"")
+        with warnings.catch_warnings(), pytest.raises(MaskError, match=f"cannot be read: .*{words}"):
+            warnings.simplefilter("error" if side == 14_000 else "ignore")
+            read_index_picture(tmp_path / "mask.png")
 
 
 def test_a_mask_is_not_turned(tmp_path):

@@ -1,6 +1,7 @@
 """Which form of masks a path holds, and what is read from each."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from detseg.data import read_mask_dataset, read_masks
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.images import read_image
 from detseg.data.readers.class_list import VOC_NAMES, read_class_list
+from detseg.data.readers.masks import has_mask_files
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 from tests.data.mask_samples import blobs, save_mask, write_mask_set
 
@@ -109,9 +111,10 @@ def test_another_folder_of_masks_has_its_own_list_of_classes(tmp_path):
     assert read_masks(tmp_path, "train", masks="masks_species").names == ("soil", "daisy")
     (tmp_path / "classes.txt").unlink()
     assert read_masks(tmp_path, "train", masks="masks_species").names == ("a", "b")
-    with pytest.raises(AnnotationError, match=r"'masks_genus' of masks.*its folders are: images, masks, masks_sp"):
+    there = "the folders there are: images, masks, masks_species"
+    with pytest.raises(AnnotationError, match=f"no images/ with a folder 'masks_genus' of masks.*{there}"):
         read_masks(tmp_path, "train", masks="masks_genus")
-    with pytest.raises(AnnotationError, match="its folders are: none"):
+    with pytest.raises(AnnotationError, match=rf"train\.txt: .*'other' of masks.*{there}"):
         read_masks(tmp_path / "train.txt", masks="other")
 
 
@@ -254,6 +257,23 @@ def test_voc_with_classes_of_its_own(tmp_path):
     assert problem.what == "values that are no class: 20 (50 pixels)"
 
 
+def test_another_folder_of_masks_in_vocs_form(tmp_path):
+    write_voc_masks(tmp_path)
+    shutil.copytree(tmp_path / "SegmentationClass", tmp_path / "SegmentationClassAug")
+    file = tmp_path / "ImageSets/Segmentation/val.txt"
+    for folder in ("SegmentationClass", "SegmentationClassAug"):
+        asked = None if folder == "SegmentationClass" else folder
+        found = [*read_mask_dataset(tmp_path, masks=asked).values(), read_masks(file, masks=asked)]
+        assert {Path(str(path)).parent.name for masks in found for path in masks.mask_paths} == {folder}
+        assert all(masks.names == VOC_NAMES for masks in found)
+    for path in (tmp_path, file):
+        assert has_mask_files(path, "SegmentationClassAug") and not has_mask_files(path, "nonsense")
+        with pytest.raises(AnnotationError, match="no JPEGImages/ with a folder 'nonsense' .* SegmentationClassAug$"):
+            read_masks(path, "val", masks="nonsense")
+    shutil.rmtree(tmp_path / "SegmentationClass")
+    assert len(read_masks(tmp_path, "val", masks="SegmentationClassAug")) == 1
+
+
 def test_voc_without_lists(tmp_path):
     masks = read_masks(write_voc_masks(tmp_path, lists=False))
     assert names_of(masks) == ["2007_000001.jpg", "2007_000002.jpg"]
@@ -274,6 +294,9 @@ def test_coco_files_and_folders(tmp_path):
     assert data["val"].names == masks.names
     for i in range(4):
         np.testing.assert_array_equal(data["val"].mask(i), masks.mask(i))
+    for path in (file, tmp_path):
+        with pytest.raises(AnnotationError, match="are drawn from outlines, in which no value stands for ignored"):
+            read_masks(path, "train", ignore_value=0)
 
 
 def test_mask_folders_go_before_outlines(tmp_path):

@@ -19,6 +19,7 @@ from detseg.data.readers.files import PICTURE_EXTENSIONS, list_pictures, measure
 from detseg.data.readers.recognise import SPELLINGS
 
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
+PICTURES, MASKS = "images", "masks"
 VOC_PICTURES, VOC_MASKS, VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 
 Pairs = list[tuple[str, str]]  # (picture, its mask)
@@ -35,25 +36,26 @@ class Layout:
     is_voc: bool = False
 
 
-def find_layout(root: Path, masks: str, pictures: Path | None = None) -> Layout | None:
+def find_layout(root: Path, asked: str | None = None, pictures: Path | None = None) -> Layout | None:
     """The layout of a folder, None if it is no mask dataset.
 
     Args:
         root: the folder.
-        masks: the name of the folder of masks.
+        asked: the name of the folder of masks; by default "masks", in VOC's form "SegmentationClass".
         pictures: a list of pictures, to take only those instead of the splits.
     """
-    if (root / masks).is_dir() and (root / "images").is_dir():
+    masks, voc_masks = asked or MASKS, root / (asked or VOC_MASKS)
+    if (root / masks).is_dir() and (root / PICTURES).is_dir():
         lists = _lists(root) if pictures is None else {"": pictures}
-        splits = _listed(lists, root / "images", root / masks) or _subfolders(root, "images", masks)
-        splits = splits or {"": _pairs(list_pictures(root / "images"), root / "images", root / masks)}
-    elif parts := _split_folders(root, "images", masks):
-        splits = {split: _pairs(list_pictures(p / "images"), p / "images", p / masks) for split, p in parts.items()}
-    elif (root / VOC_MASKS).is_dir():
+        splits = _listed(lists, root / PICTURES, root / masks) or _subfolders(root, PICTURES, masks)
+        splits = splits or {"": _pairs(list_pictures(root / PICTURES), root / PICTURES, root / masks)}
+    elif parts := _split_folders(root, PICTURES, masks):
+        splits = {split: _pairs(list_pictures(p / PICTURES), p / PICTURES, p / masks) for split, p in parts.items()}
+    elif voc_masks.is_dir() and (root / VOC_PICTURES).is_dir():
         lists = _lists(root / VOC_LISTS) if pictures is None else {"": pictures}
         folder = root / VOC_PICTURES
-        splits = _listed(lists, folder, root / VOC_MASKS)
-        splits = splits or {"": _with_masks(_pairs(list_pictures(folder), folder, root / VOC_MASKS))}
+        splits = _listed(lists, folder, voc_masks)
+        splits = splits or {"": _with_masks(_pairs(list_pictures(folder), folder, voc_masks))}
         return Layout(root, splits, tuple(root / name for name in CLASS_FILES), is_voc=True)
     else:
         return None

@@ -10,7 +10,15 @@ from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.masks import SemanticMasks, match_mask_categories
 from detseg.data.pack_rows import is_pack
 from detseg.data.readers import recognise
-from detseg.data.readers.mask_folders import VOC_LISTS, MaskSources, find_layout, mask_sources
+from detseg.data.readers.mask_folders import (
+    PICTURES,
+    VOC_LISTS,
+    VOC_PICTURES,
+    Layout,
+    MaskSources,
+    find_layout,
+    mask_sources,
+)
 from detseg.data.readers.packed import packed_mask_sources
 
 LOOKED_FOR = """
@@ -25,7 +33,8 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
     """The splits found at a path, each with a function that reads it.
 
     Raises:
-        AnnotationError: the path does not exist or holds no known form; the message lists those looked for.
+        AnnotationError: the path does not exist or holds no known form (the message lists those looked for), or it
+            has no mask files for `masks` and `ignore_value` to choose from.
     """
     if not path.exists():
         raise AnnotationError(f"{path}: does not exist")
@@ -33,16 +42,16 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
         if masks is not None or ignore_value is not None:
             raise AnnotationError(f"{path}: its masks and what is ignored in them were chosen when it was packed")
         return packed_mask_sources(path)
-    root = path if path.is_dir() else path.parents[2] if path.parent.as_posix().endswith(VOC_LISTS) else path.parent
-    pictures = path if path.is_file() and path.suffix.lower() == ".txt" else None
-    layout = find_layout(root, masks or "masks", pictures) if path.is_dir() or pictures else None
+    layout = _layout(path, masks)
     if layout is not None:
         return mask_sources(layout, ignore_value)
     if masks is not None:
-        folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        root = _root(path)
+        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        pictures = VOC_PICTURES if (root / VOC_PICTURES).is_dir() else PICTURES
         raise AnnotationError(
-            f"{path}: has no images/ with a folder {masks!r} of masks beside it; "
-            f"its folders are: {', '.join(folders) or 'none'}"
+            f"{path}: has no {pictures}/ with a folder {masks!r} of masks beside it; the folders there are: "
+            f"{', '.join(folders) or 'none'}"
         )
     try:
         found = recognise.find_sources(path)
@@ -50,7 +59,17 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
         if recognise.LOOKED_FOR not in str(error):
             raise
         raise AnnotationError(f"{path}: no masks recognised. Looked for:{LOOKED_FOR}") from error
+    if ignore_value is not None:
+        raise AnnotationError(
+            f"{path}: its masks are drawn from outlines, in which no value stands for ignored pixels; leave the "
+            "ignored value out"
+        )
     return {name: partial(_drawn, read) for name, read in found.items()}
+
+
+def has_mask_files(path: Path, masks: str | None = None) -> bool:
+    """Whether there are mask files at a path, in the folder `masks` if that is given."""
+    return _layout(path, masks) is not None
 
 
 def read_masks(
@@ -62,13 +81,14 @@ def read_masks(
         path: a folder with images/ and masks/ or of VOC's form, a list of pictures in it (train.txt), or anything
             `read_annotations` reads that has outlines.
         split: "train", "val" or "test", where the path holds several.
-        masks: the folder of masks beside images/, where it is not "masks". Of "masks_species" the classes are
-            those of classes_species.txt if there is such a file.
+        masks: the folder of masks beside images/ or JPEGImages/, where it is not "masks" or "SegmentationClass". Of
+            "masks_species" the classes are those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
 
     Raises:
-        AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
+        AnnotationError: nothing readable is there, the split is missing, a file is malformed, or `masks` or
+            `ignore_value` is given for what has no mask files.
     """
     path = Path(path)
     sources = find_mask_sources(path, masks, ignore_value)
@@ -87,7 +107,8 @@ def read_mask_dataset(
     """Read the splits "train" and "val" of a set of masks; both get the class order of "train".
 
     Raises:
-        AnnotationError: a split is missing, the classes of the two differ, or a file is malformed.
+        AnnotationError: a split is missing, the classes of the two differ, a file is malformed, or `masks` or
+            `ignore_value` is given for what has no mask files.
     """
     path = Path(path)
     sources = find_mask_sources(path, masks, ignore_value)
@@ -99,6 +120,18 @@ def read_mask_dataset(
         )
     train, val = sources["train"](), sources["val"]()
     return {"train": train, "val": match_mask_categories(train.categories, val)}
+
+
+def _root(path: Path) -> Path:
+    """The folder of the set that a path means: itself, or what a list of pictures lies in."""
+    if path.is_dir():
+        return path
+    return path.parents[2] if path.parent.as_posix().endswith(VOC_LISTS) else path.parent
+
+
+def _layout(path: Path, masks: str | None) -> Layout | None:
+    pictures = path if path.is_file() and path.suffix.lower() == ".txt" else None
+    return find_layout(_root(path), masks, pictures) if path.is_dir() or pictures else None
 
 
 def _drawn(read: Callable[[], Annotations]) -> SemanticMasks:
