@@ -4,6 +4,11 @@ A batch norm that only applies the statistics it was trained with is a scale and
 part of the convolution that feeds it: ``norm(conv(x)) == conv'(x)``. Fine-tuning on few pictures in small batches
 keeps those statistics anyway; folded, training saves the time and memory of a pass over every feature map (and
 its backward pass), and so does prediction.
+
+That holds only where the norm alone takes what the convolution gave: not with an activation between them, which may
+work in place, and not where something else reads the same map. So all operations of a run are watched, not only the
+modules. What is folded follows from the network's structure, never from its numbers: a saved model is built with
+random ones, and must come out with the same layers.
 """
 
 from __future__ import annotations
@@ -11,11 +16,14 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.weights import copy_weights, names_found, read_weights
@@ -63,52 +71,96 @@ def _with_biases(whole_network: Callable[[], Mapping[str, torch.Size]]) -> dict[
 
 @torch.no_grad()
 def fold_norms(net: nn.Module, example: Tensor) -> int:
-    """Fold every batch norm that directly follows a convolution, in place; returns how many there were.
+    """Fold every batch norm that alone takes the output of a convolution, in place; returns how many there were.
 
     Args:
         net: a network; batch norms that cannot be folded are left as they are.
-        example: an input, which is run once to see what follows what.
+        example: an input, which is run once to see what follows what; its numbers do not matter.
     """
     pairs = _pairs(net, example)
-    names = {module: name for name, module in net.named_modules()}
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
     for conv, norm in pairs:
         assert norm.running_mean is not None and norm.running_var is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.bias.requires_grad_(conv.weight.requires_grad)  # a bias that was not there before starts out fixed
-        parent, _, child = names[norm].rpartition(".")
-        setattr(net.get_submodule(parent), child, _rest(norm))
+        rest = _rest(norm)
+        for name in names[norm]:
+            net.set_submodule(name, rest)
     return len(pairs)
 
 
+class _Call(NamedTuple):
+    """An operation of a run: its name ("convolution", "native_batch_norm", "relu_", …), what it took and gave."""
+
+    name: str
+    arguments: Sequence[Any]
+    output: Any
+
+
+class _Watch(TorchDispatchMode):
+    """Notes which operations take certain tensors or the outputs of convolutions.
+
+    Attributes:
+        calls: id of such a tensor -> the operations that took it, be it to look at it otherwise or to change it.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._kept = list(tensors)  # so that their ids stay their own
+        self.calls: dict[int, list[_Call]] = {id(tensor): [] for tensor in self._kept}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        call = _Call(func.overloadpacket.__name__, args, output)
+        for leaf in tree_leaves((args, kwargs)):
+            if id(leaf) in self.calls:
+                self.calls[id(leaf)].append(call)
+        if call.name == "convolution":
+            self._kept.append(output)
+            self.calls[id(output)] = []
+        return output
+
+
 def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms that take their output; both run exactly once."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id stays its own
-    calls: dict[nn.Module, int] = {}
-    found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
-
-    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        if isinstance(module, nn.Conv2d):
-            outputs[id(output)] = (module, output)
-        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats and id(inputs[0]) in outputs:
-            found.append((outputs[id(inputs[0])][0], module))
-
-    watched = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
-    handles = [module.register_forward_hook(after) for module in watched]
+    """Convolutions and the batch norms that alone take their output; both run exactly once."""
+    convs = [(m, m.weight) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    norms = [(m, m.running_mean) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    norm_of = {id(mean): norm for norm, mean in norms if mean is not None}
+    watch = _Watch([*(weight for _, weight in convs), *(mean for _, mean in norms if mean is not None)])
     training = net.training
     net.eval()
     try:
-        net(example)
+        with watch:
+            given = {id(tensor) for tensor in tree_leaves(net(example))}
     finally:
         net.train(training)
-        for handle in handles:
-            handle.remove()
-    return [(conv, norm) for conv, norm in found if calls[conv] == calls[norm] == 1]
+    pairs = []
+    for conv, weight in convs:
+        made = _only_call(watch.calls[id(weight)], "convolution")
+        # Some compute the weights they convolve with from those they have.
+        if made is None or made.arguments[1] is not weight or made.arguments[2] is not conv.bias:
+            continue
+        taken = _only_call(watch.calls[id(made.output)], "batch_norm")
+        if taken is None or id(made.output) in given:
+            continue
+        norm = next((norm_of[id(x)] for x in taken.arguments if id(x) in norm_of), None)
+        if norm is not None and len(watch.calls[id(norm.running_mean)]) == 1:
+            pairs.append((conv, norm))
+    return pairs
 
 
-def _rest(norm: nn.BatchNorm2d) -> nn.Module:
+def _only_call(calls: Sequence[_Call], kind: str) -> _Call | None:
+    """The call, if there is exactly one and it is of this kind."""
+    return calls[0] if len(calls) == 1 and kind in calls[0].name else None
+
+
+def _rest(norm: nn.Module) -> nn.Module:
     """What a norm layer does besides normalising: timm's hold the activation that follows."""
     children = [module for module in norm.children() if not isinstance(module, nn.Identity)]
     return nn.Sequential(*children) if children else nn.Identity()

@@ -1,5 +1,6 @@
 """Every family keeps the contract of `Backbone`: real channels and strides, any size, gradients, stages."""
 
+import copy
 import math
 
 import pytest
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detseg.backbones import Backbone, create_backbone
+from detseg.backbones.folding import fold_norms
 from detseg.backbones.skeleton import without_numbers
+from tests.backbones.shaken_norms import shake_norms
 
 FAMILIES = [
     "resnet18",
@@ -97,6 +100,17 @@ def test_stages_go_from_stem_to_deepest(backbone: Backbone) -> None:
     assert len(backbone.stages) == len(backbone.stage_strides) >= 3
     first = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
     assert any(m is first for module in backbone.stages[0] for m in module.modules())
+
+
+@torch.no_grad()
+def test_folding_norms_changes_no_map(backbone: Backbone) -> None:
+    net = copy.deepcopy(backbone).eval().double()
+    shake_norms(net)
+    x = torch.randn(1, 3, 96, 64, dtype=torch.float64)
+    before = net(x)
+    fold_norms(net.net, torch.zeros_like(x))
+    for a, b in zip(before, net(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
 
 
 def test_shapes_on_a_gpu_that_is_not_there(backbone: Backbone) -> None:

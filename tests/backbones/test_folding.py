@@ -1,28 +1,16 @@
 """Folding fixed batch norms into convolutions changes nothing but the time it takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from detseg.backbones import create_backbone
 from detseg.backbones.folding import fold_backbone, fold_norms
-
-
-def shake_norms(net: nn.Module) -> int:
-    """Give every batch norm statistics and an affine map that matter; returns how many there are."""
-    generator = torch.Generator().manual_seed(0)
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        for tensor, low, high in (
-            (norm.running_mean, -0.2, 0.2),
-            (norm.running_var, 0.5, 2.0),
-            (norm.weight, 0.5, 1.5),
-        ):
-            tensor.data.uniform_(low, high, generator=generator)
-        norm.bias.data.uniform_(-0.2, 0.2, generator=generator)
-    return len(norms)
+from tests.backbones.shaken_norms import shake_norms
 
 
 @pytest.mark.parametrize(
@@ -35,6 +23,7 @@ def shake_norms(net: nn.Module) -> int:
         ("repvgg_a0", False),  # some norms stand alone, on the identity branch
         ("densenet121", False),  # norms before convolutions
         ("convnext_atto", True),  # no batch norm at all
+        ("xception41p", False),  # some convolutions' maps are also read before the norm
     ],
 )
 @torch.no_grad()
@@ -88,19 +77,78 @@ def test_training_mode_and_gradients_survive() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
 
 
+class Net(nn.Module):
+    """A convolution and a norm, and what is done between and beside them."""
+
+    def __init__(self, forward: Callable[[nn.Conv2d, nn.BatchNorm2d, Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.way = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), forward
+
+    def forward(self, x: Tensor) -> object:
+        return self.way(self.conv, self.norm, x)
+
+
+def plus_itself(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    return norm(x) + x
+
+
+@pytest.mark.parametrize(
+    ("folded", "forward"),
+    [
+        pytest.param(1, lambda conv, norm, x: norm(conv(x)), id="norm after convolution"),
+        pytest.param(1, lambda conv, norm, x: norm(conv(x)).relu_() + x, id="whatever comes after the norm"),
+        pytest.param(0, lambda conv, norm, x: norm(conv(conv(x))), id="convolution used twice"),
+        pytest.param(0, lambda conv, norm, x: norm(norm(conv(x))), id="norm used twice"),
+        pytest.param(0, lambda conv, norm, x: norm(conv(x).relu_()), id="activation in place between them"),
+        pytest.param(0, lambda conv, norm, x: norm(conv(x).relu()), id="activation between them"),
+        pytest.param(0, lambda conv, norm, x: plus_itself(norm, conv(x)), id="map read after the norm"),
+        pytest.param(0, lambda conv, norm, x: [y := conv(x), norm(y)], id="map given out"),
+        pytest.param(0, lambda conv, norm, x: [y := conv(x), norm(y)][1] + y[:, :1], id="part of the map read"),
+        pytest.param(0, lambda conv, norm, x: norm(conv(x)) + conv.weight.sum(), id="weights used elsewhere"),
+        pytest.param(0, lambda conv, norm, x: norm(conv2d(x, conv.weight * 2, conv.bias)), id="weights computed"),
+        pytest.param(0, lambda conv, norm, x: norm(conv2d(x, conv.weight)), id="without the bias"),
+    ],
+)
 @torch.no_grad()
-def test_a_convolution_used_twice_keeps_its_norm() -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+def test_only_a_norm_that_alone_takes_the_map_is_folded(folded: int, forward: Callable[..., object]) -> None:
+    torch.manual_seed(0)
+    net = Net(forward).double().eval()
+    shake_norms(net)
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    before = net(x)
+    assert fold_norms(net, torch.zeros_like(x)) == folded
+    torch.testing.assert_close(net(x), before)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.norm(self.conv(self.conv(x)))
 
-    net = Shared().eval()
+@torch.no_grad()
+def test_standardised_weights_are_no_plain_convolution() -> None:
+    """timm's takes out of its weights the scale that the norm would bring in."""
+    from timm.layers import StdConv2d
+
+    net = nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     shake_norms(net)
     x = torch.randn(1, 3, 8, 8)
     before = net(x)
     assert fold_norms(net, x) == 0
     torch.testing.assert_close(net(x), before)
+
+
+@torch.no_grad()
+def test_a_norm_with_two_names_goes_under_both() -> None:
+    net = nn.ModuleDict({"norm": nn.BatchNorm2d(4)})
+    net["chain"] = nn.Sequential(nn.Conv2d(3, 4, 3), net["norm"])
+    net.forward = net["chain"].forward
+    shake_norms(net.eval())
+    x = torch.randn(1, 3, 8, 8)
+    before = net(x)
+    assert fold_norms(net, x) == 1
+    torch.testing.assert_close(net(x), before)
+
+
+def test_what_is_folded_does_not_hang_on_numbers() -> None:
+    """A saved model is built anew without its numbers, and must get the layers it was saved with."""
+    for fill in (0.0, 1.0, float("nan")):
+        net = Net(lambda conv, norm, x: norm(conv(x)))
+        for parameter in net.parameters():
+            parameter.data.fill_(fill)
+        assert fold_norms(net, torch.zeros(1, 3, 8, 8)) == 1
