@@ -32,6 +32,7 @@ _ELEMENTWISE_FUNCTIONS = {
     torch.relu, torch.tanh, torch.sigmoid, F.tanh, F.sigmoid, operator.add, operator.mul, operator.sub,
     operator.truediv, torch.add, torch.mul,
 }  # fmt: skip
+_SOFTMAXES = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"}
 _ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous", "clone", "float"}
 
 
@@ -63,6 +64,7 @@ class Converter:
         self.steps: dict[fx.Node, tuple[int, int]] = {}  # maps behind a pooling whose stride was taken away
         self.parted: dict[fx.Node, tuple[int, int]] = {}  # maps that a pooling to unequal parts was left out of
         self.report: list[tuple[str, str]] = []
+        self.unknown: ValueError | None = None  # about the last map that became neither a map nor flat
 
     def run(self) -> list[tuple[str, str]]:
         """Rewrite, and say what became of which layer."""
@@ -102,6 +104,8 @@ class Converter:
             self._replace(node, _first_input(node))
         elif (step := self._step_of(node)) is not None:
             self._between(node, layer, step)
+        elif len(after) != 4:  # a mistake only if what it leads to is no map again, as with attention
+            self.unknown = self._refusal(node, f"what turns a map {before[1:]} into {after[1:]}")
 
     # --- maps ---
 
@@ -176,6 +180,9 @@ class Converter:
             new = self._insert(node, nn.Dropout(layer.p), source)
         elif isinstance(layer, nn.Softmax | nn.LogSoftmax) and layer.dim in (1, -1):
             new = self._insert(node, type(layer)(1), source)
+        elif node.target in _SOFTMAXES and _dim_of(node) in (1, -1):
+            node.update_arg(1, 1) if len(node.args) > 1 else node.update_kwarg("dim", 1)
+            new = node
         elif node.target is F.dropout:  # traced in evaluation mode it would never drop anything again
             p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
             new = self._insert(node, nn.Dropout(float(p)), source)  # type: ignore[arg-type]
@@ -202,7 +209,7 @@ class Converter:
     def _joined(self, node: fx.Node) -> Layout:
         """Flat tensors side by side: channels one after the other."""
         layouts = [self.flat.get(source) for source in node.all_input_nodes]
-        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        dim = _dim_of(node) or 0
         alike = all(x is not None and (x.height, x.width) == (1, 1) for x in layouts)
         if not alike or dim not in (1, -1):
             raise self._refusal(node, "joining a flat tensor with something else")
@@ -334,6 +341,11 @@ def _first_input(node: fx.Node) -> fx.Node:
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
     shape = getattr(node.meta.get("tensor_meta"), "shape", None)
     return None if shape is None else tuple(shape)
+
+
+def _dim_of(node: fx.Node) -> Any:
+    """The dimension that a function or method of a tensor is called with, None without one."""
+    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
 
 
 def _is_global_mean(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.backbones.chain import chain_backbone, no_such_stride, replace_input
 from detseg.backbones.measure import pad_unpadded
-from detseg.backbones.skeleton import without_numbers
+from detseg.backbones.skeleton import skeleton
 
 # --- timm ---
 
@@ -92,14 +92,10 @@ def timm_tensors(name: str) -> dict[str, torch.Size]:
 
 
 def timm_skeleton(name: str, **options: Any) -> Any:
-    """The network without its numbers, on the meta device where timm can build it there."""
+    """timm's network `name` without its numbers."""
     import timm
 
-    try:
-        with without_numbers():
-            return timm.create_model(name, **options)
-    except (RuntimeError, AssertionError):  # some networks compute while they are built
-        return timm.create_model(name, **options)
+    return skeleton(functools.partial(timm.create_model, name, **options))
 
 
 # --- torchvision ---
@@ -157,8 +153,8 @@ def torchvision_classifier(name: str, num_classes: int) -> nn.Module:
 @functools.cache
 def torchvision_tensors(name: str) -> dict[str, torch.Size]:
     """Names and shapes of the state dict of the whole classifier, in order."""
-    with without_numbers():
-        return {key: tensor.shape for key, tensor in torchvision_model(name).state_dict().items()}
+    network = skeleton(functools.partial(torchvision_model, name))
+    return {key: tensor.shape for key, tensor in network.state_dict().items()}
 
 
 def torchvision_layers(model: nn.Module) -> dict[str, nn.Module]:

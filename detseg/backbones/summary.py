@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from detseg.backbones.pretrained import (
     torchvision_layers,
 )
 from detseg.backbones.registry import list_backbones, unknown_backbone
-from detseg.backbones.skeleton import without_numbers
+from detseg.backbones.skeleton import skeleton, without_numbers
 from detseg.backbones.sources import weights_at_hand
 
 
@@ -74,8 +75,7 @@ def summarise_network(name: str) -> NetworkSummary:
 
 def _torchvision(name: str) -> tuple[int, dict[int, int]]:
     """Parameters and maps of torchvision's `name`; no maps where it is no chain of layers."""
-    with without_numbers():
-        network = torchvision_classifier(name, 1000)
+    network = skeleton(functools.partial(torchvision_classifier, name, 1000))
     parameters = sum(p.numel() for p in network.parameters())
     try:
         return parameters, _maps(torchvision_layers(network), 3, name)

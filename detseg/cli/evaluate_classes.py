@@ -12,7 +12,6 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from detseg.cli.evaluate import Evaluate, Verdict, limit_columns, pick_split
-from detseg.data.classification import ClassificationDataset
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_label_splits
 from detseg.data.validate import raise_on_problems
@@ -21,9 +20,8 @@ from detseg.metrics.draws import Comparison, difference_of, draw, mean_over_clas
 from detseg.report.classification_tables import MEANINGS, classification_tables
 from detseg.report.tables import comparison_table
 from detseg.train.checkpoint import load_model
-from detseg.train.classifier import CACHE_ZOOM, judge_pictures, load_labelled_data, matched_to, see_pictures
+from detseg.train.classifier import judge_pictures, load_labelled_data, matched_to, open_labelled, see_pictures
 from detseg.train.config import TrainClassifier
-from detseg.train.data import open_pictures
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -66,7 +64,7 @@ def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledPic
     trained = TrainClassifier.load(folder)
     judged = _truth(folder, trained, config, console)
     size = int(description["size"])
-    data = open_pictures(ClassificationDataset, judged, round(size * CACHE_ZOOM), "pictures", console)
+    data = open_labelled(judged, size, "pictures", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return judged, see_pictures(model, data, range(len(data)), size, ten_crop=config.ten_crop)
 

@@ -25,11 +25,14 @@ class ClassificationDataset:
         long_side: of the cached pictures, in pixels. To cut crops of `size` from them it needs to be larger: 1.5
             times `size` leaves pictures of 4 : 3 a short side of 256 for crops of 224.
         track: shows progress while pictures are read.
+        short_side: of those that are longer, in pixels; their long side is at most twice `long_side`.
     """
 
-    def __init__(self, labelled: LabelledPictures, long_side: int, track: Track | None = None) -> None:
+    def __init__(
+        self, labelled: LabelledPictures, long_side: int, track: Track | None = None, *, short_side: int = 0
+    ) -> None:
         self.labelled = labelled
-        self.pictures = pictures_of(labelled, long_side, track)
+        self.pictures = pictures_of(labelled, long_side, track, short_side=short_side)
 
     def __len__(self) -> int:
         return len(self.labelled)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
-from detseg.data.letterbox import fitted_size, resize_image, resize_long_side
+from detseg.data.letterbox import fitted_size, resize_image
 from detseg.data.pack_rows import PackRows
 from detseg.data.packed import PackedPictures
 from detseg.data.sample import Sample
@@ -83,10 +83,16 @@ class ArrayCache:
 
 
 class PictureCache(ArrayCache):
-    """Pictures (H, W, 3) with a long side of `long_side` pixels."""
+    """Pictures (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
 
     def __init__(
-        self, paths: Sequence[str], sizes: NDArray[np.int32], long_side: int, track: Track | None = None
+        self,
+        paths: Sequence[str],
+        sizes: NDArray[np.int32],
+        long_side: int,
+        track: Track | None = None,
+        *,
+        short_side: int = 0,
     ) -> None:
         """Read all pictures.
 
@@ -95,6 +101,7 @@ class PictureCache(ArrayCache):
             sizes: (N, 2) widths and heights as `read_image` gives them.
             long_side: pictures are shrunk or enlarged to this many pixels.
             track: shows progress, see `Track`.
+            short_side: see `fitted_shapes`.
 
         Raises:
             ValueError: a picture cannot be read, or its size is not the given one. The message names it.
@@ -108,10 +115,10 @@ class PictureCache(ArrayCache):
                     f"{paths[index]}: the picture is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
                     f"{width}x{height}; correct the size in the annotation file or the picture"
                 )
-            return resize_long_side(image, long_side)
+            return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
 
         self.long_side = long_side
-        shapes = fitted_shapes(sizes, long_side)
+        shapes = fitted_shapes(sizes, long_side, short_side)
         super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
 
 
@@ -126,15 +133,17 @@ class Pictured(Protocol):
     def pack(self) -> PackRows | None: ...  # noqa: D102
 
 
-def pictures_of(data: Pictured, long_side: int, track: Track | None = None) -> PictureCache | PackedPictures:
-    """The pictures of a data set by position: read once and kept at `long_side` pixels, or where they are packed.
+def pictures_of(
+    data: Pictured, long_side: int, track: Track | None = None, *, short_side: int = 0
+) -> PictureCache | PackedPictures:
+    """The pictures of a data set by position: read once and kept, see `PictureCache`, or where they are packed.
 
     Raises:
         ValueError: a picture cannot be read, or its size is not the given one; or the packed file is damaged.
     """
     if data.pack is not None:
         return PackedPictures(data.pack.file, data.pack.split, data.pack.rows)
-    return PictureCache([str(path) for path in data.paths], data.sizes, long_side, track)
+    return PictureCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
 
 
 def full_pictures(data: Pictured, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
@@ -148,10 +157,18 @@ def full_pictures(data: Pictured, indices: Iterable[int]) -> Iterator[NDArray[np
             yield resize_image(packed[index], (width, height))
 
 
-def fitted_shapes(sizes: NDArray[np.int32], long_side: int) -> NDArray[np.int64]:
-    """(N, 2) heights and widths of pictures of `sizes` (N, 2), widths and heights, at a long side of `long_side`."""
-    fitted = [fitted_size(int(width), int(height), long_side)[::-1] for width, height in sizes]
-    return np.array(fitted, np.int64).reshape(-1, 2)
+def fitted_shapes(sizes: NDArray[np.int32], long_side: int, short_side: int = 0) -> NDArray[np.int64]:
+    """(N, 2) heights and widths of pictures of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
+
+    Of pictures whose short side would be below `short_side` then, it is that much; but no long side is more than twice
+    `long_side`, so that panoramas do not fill the memory.
+    """
+
+    def fitted(width: int, height: int) -> tuple[int, int]:
+        wanted = round(short_side * max(width, height) / max(1, min(width, height)))
+        return fitted_size(width, height, min(max(long_side, wanted), 2 * long_side))[::-1]
+
+    return np.array([fitted(*size) for size in sizes.tolist()], np.int64).reshape(-1, 2)
 
 
 def _allocate(size: int) -> tuple[Tensor, str]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from detseg.data.annotations import AnnotationError, category_difference
 from detseg.data.classification import ClassificationDataset, LabelledSample, collate_labels
-from detseg.data.classification_transforms import ClassificationTransform
+from detseg.data.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_label_splits, read_labelled_dataset
 from detseg.data.validate import checked
@@ -29,7 +29,7 @@ from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
 from detseg.train.transfer import resolve, solve_head
 
-# The long side of cached pictures over the input size: most have a short side from which the square can be cut.
+# The long side of cached pictures over the input size, of those that are not much longer than wide.
 CACHE_ZOOM = 1.5
 # Settings that mean nothing where the head alone learns, which is solved and not trained.
 OF_STEPS = (
@@ -114,9 +114,8 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     # Made here, so that a wrong name is told before pictures are read.
     augmentation = augmentation_of(sitting.config)
     augmentation(sitting.config.size)
-    larger = round(sitting.config.size * CACHE_ZOOM)
-    train = open_pictures(ClassificationDataset, train_data, larger, "training pictures", console)
-    val = open_pictures(ClassificationDataset, val_data, larger, "validation pictures", console)
+    train = open_labelled(train_data, sitting.config.size, "training pictures", console)
+    val = open_labelled(val_data, sitting.config.size, "validation pictures", console)
     given = sitting.config
     config = sitting.config = resolve(sitting, train, _architecture(sitting.config, len(train_data.categories)))
     architecture = _architecture(config, len(train_data.categories))
@@ -219,6 +218,19 @@ def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictur
         raise AnnotationError(category_difference(train.categories, val.categories, val.source))
     table = np.array([names.index(name) if name in names else -1 for name in val.names], np.int64)
     return replace(val, categories=train.categories, labels=table[val.labels])
+
+
+def open_labelled(data: LabelledPictures, size: int, what: str, console: Console) -> ClassificationDataset:
+    """The pictures read and kept, see `open_pictures`, large enough to see what `predict` sees of their files.
+
+    Args:
+        data: the pictures and their classes.
+        size: of the model's input.
+        what: the pictures are.
+        console: where progress is shown.
+    """
+    kind = partial(ClassificationDataset, short_side=round(size * RESIZE))
+    return open_pictures(kind, data, round(size * CACHE_ZOOM), what, console)
 
 
 def print_labelled_data(console: Console, splits: Mapping[str, LabelledPictures]) -> None:

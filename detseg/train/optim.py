@@ -88,7 +88,8 @@ def learning_rate_factor(name: str, fraction: float, step: int, warmup: int) -> 
     """What the learning rates are multiplied with at a step, `fraction` of the way through the run.
 
     ``cosine`` warms up over a number of steps, at most a tenth of the run, and falls to 1 %; ``onecycle`` rises for
-    the first 30 % of the run from 4 % and falls to nothing (Smith & Topin 2018, arXiv:1708.07120).
+    the first 30 % of the run from 4 % and falls to nothing: the rates of Smith & Topin 2018 (arXiv:1708.07120), without
+    their cycle of the momentum, which stays as it is.
     """
     if name == "cosine":
         warm = min(1.0, max((step + 1) / max(1, warmup), fraction / 0.1))

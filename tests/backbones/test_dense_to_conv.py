@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from detseg.backbones.convolutional import Convolutional, dense_to_conv
 from detseg.backbones.deepest import create_deepest
+from detseg.backbones.skeleton import without_numbers
 from detseg.classify.classifier import Classifier
 from detseg.detect.localizer import Localizer
 
@@ -186,7 +187,8 @@ def test_padding_is_what_crops_differ_by() -> None:
 
 
 QUICK = ["torchvision/alexnet", "torchvision/googlenet", "torchvision/resnet18", "torchvision/squeezenet1_1"]
-QUICK += ["torchvision/mobilenet_v3_small", "timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050"]
+QUICK += ["torchvision/vgg11_bn narrow", "torchvision/mobilenet_v3_small"]
+QUICK += ["timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050"]
 SLOW = ["torchvision/vgg16", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/inception_v3"]
 SLOW += ["timm/regnetx_002", "timm/convnext_atto", "timm/ghostnet_100", "timm/inception_v3"]
 SIZES = {"alexnet": (224, 224), "vgg16": (224, 224), "vgg11_bn": (224, 224), "inception_v3": (107, 139)}
@@ -217,6 +219,12 @@ def build(source: str, name: str) -> nn.Module:
         return timm.create_model(name, num_classes=7)
     from torchvision import models
 
+    if name.endswith("narrow"):  # its 120 million weights of fully connected layers take time
+        with without_numbers():
+            model = models.get_model(name.split()[0], num_classes=7)
+        model.features = models.vgg.make_layers(models.vgg.cfgs["A"], batch_norm=True)
+        model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 7))
+        return model
     options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, num_classes=7, **options)
 
@@ -306,6 +314,37 @@ def test_pooling_by_a_function_slides_too(size: int | None, pool: Callable[..., 
             torch.testing.assert_close(found[..., y, x], model(images[..., y : y + 9, x : x + 9]))
 
 
+class Answers(nn.Module):
+    """Features, a mean and a fully connected layer, each end in a way of its own."""
+
+    def __init__(self, mean: Callable[[Tensor], Tensor], answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.convolution, self.dense, self.mean, self.answer = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), mean, answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.dense(self.mean(self.convolution(x))))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: F.softmax(x, 1),
+        lambda x: F.log_softmax(x, dim=-1),
+        lambda x: torch.softmax(x, -1),
+        lambda x: torch.log_softmax(x, 1, dtype=torch.float64),
+        lambda x: x.softmax(1),
+        lambda x: x.log_softmax(dim=1),
+    ],
+)
+def test_chances_by_a_function(answer: Callable[[Tensor], Tensor]) -> None:
+    model = Answers(lambda x: x.mean((2, 3)), answer).eval()
+    images = torch.randn(2, 3, 11, 9)
+    found = dense_to_conv(model, (9, 9))(images)
+    assert found.shape == (2, 5, 3, 1)
+    for y in range(3):
+        torch.testing.assert_close(found[..., y, 0], model(images[..., y : y + 9, :]))
+
+
 def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
 
@@ -336,6 +375,17 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
         (behind_a_convolution(), (9, 9), r"gives \(N, K\)"),
         (nn.Sequential(nn.Flatten()), (9, 9), "neither a convolution"),
         (Decides(), (23, 23), "torch.fx cannot trace"),
+        (
+            Answers(lambda x: x.mean(3).mean(2), nn.ReLU()),
+            (9, 9),
+            r"mean: what turns a map \(4, 7, 7\) into \(4, 7\) has",
+        ),
+        (
+            Answers(lambda x: x.flatten(2).mean(2), nn.ReLU()),
+            (9, 9),
+            r"flatten: what turns .* into \(4, 49\) has no conv",
+        ),
+        (Answers(lambda x: x.mean((2, 3)), lambda x: F.softmax(x, 0)), (9, 9), "softmax: what comes behind the flatt"),
         (PoolsByFunction(5), (9, 9), "a pooling that leaves one cell of 7 x 7"),
         (lenet(), (0, 4), "input_size"),
         (lenet(), 32, r"input_size must be height and width in pixels, such as \(224, 224\), got 32"),

@@ -91,7 +91,7 @@ def test_input_channels(name):
     assert (network.mean, network.std) == (backbone.mean, backbone.std)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "mobilenetv3_small_050", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["lenet5", "mobilenetv3_small_050", "shufflenet_v2_x0_5", "regnet_x_400mf"])
 def test_a_file_of_the_whole_network(name, tmp_path):
     first, second = create_network(name, num_classes=3), create_network(name, num_classes=3)
     torch.save({"state_dict": {f"module.{k}": v for k, v in first.state_dict().items()}}, tmp_path / "a.pth")

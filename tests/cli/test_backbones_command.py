@@ -23,7 +23,11 @@ def test_a_table_of_one_network(capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["lenet5", "alexnet_2012", "zfnet", "resnet34_units", "resnet18", "googlenet", "inception_v3", "vgg11"]
+    "name",
+    [
+        *("lenet5", "alexnet_2012", "zfnet", "resnet34_units", "resnet18", "googlenet", "inception_v3", "vgg11"),
+        "regnet_x_400mf",  # computes while it is built
+    ],
 )
 def test_what_is_listed_is_what_is_built(name, capsys):
     (row,) = listed(capsys, name)

@@ -9,19 +9,23 @@ import signal
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import detseg
 from detseg.cli import main
 from detseg.data.classification import ClassificationDataset
+from detseg.data.classification_transforms import ClassificationEval
 from detseg.data.crops import crops_of
-from detseg.data.labels import read_labelled_dataset
+from detseg.data.images import read_image
+from detseg.data.labels import read_labelled_dataset, read_labels
 from detseg.data.packing import write_pack
 from detseg.data.readers import read_dataset
 from detseg.predict import PictureClassifier
 from detseg.train.checkpoint import build_model, load_model
-from detseg.train.classifier import judge_pictures, see_pictures, train_classifier
+from detseg.train.classifier import judge_pictures, open_labelled, see_pictures, train_classifier
 from detseg.train.config import TrainClassifier
 from detseg.train.plan import TrainingSamples
+from tests.data.annotation_samples import write_picture
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -107,7 +111,6 @@ def test_a_trained_classifier_predicts(crops, tmp_path, at_once):
     assert [one.scores[0] for one in ten] != [one.scores[0] for one in found]
     # The same as the mean by hand.
     from detseg.data.classification_transforms import TenCrop
-    from detseg.data.images import read_image
 
     crops_by_hand = TenCrop(model.size)(read_image(str(val.paths[0])))
     with torch.no_grad():
@@ -342,8 +345,10 @@ def test_validation_folders_without_some_class_are_matched_by_name(crops, tmp_pa
     assert sorted(set(run.val.labelled.labels.tolist())) == [1, 2]
 
 
-def test_the_tool_is_the_command():
-    from pathlib import Path
-
-    text = (Path(__file__).resolve().parents[2] / "tools" / "train_classifier.py").read_text()
-    assert 'main(["train", "classifier", *sys.argv[1:]])' in text
+@pytest.mark.parametrize(("width", "height"), [(256, 128), (110, 260), (200, 150)])
+def test_long_pictures_are_judged_as_they_are_predicted(tmp_path, width, height):
+    """What is cut from the kept picture is what is cut from its file."""
+    path, _ = (write_picture(tmp_path / "data" / name / "long.png", width, height) for name in ("bar", "square"))
+    data = open_labelled(read_labels(tmp_path / "data"), 64, "pictures", Console(quiet=True))
+    seen, wanted = (ClassificationEval(64)(image) for image in (data[0][0], read_image(str(path))))
+    np.testing.assert_array_equal(seen, wanted)

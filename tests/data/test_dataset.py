@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detseg.data import dataset as module
-from detseg.data.dataset import DetectionDataset, PictureCache, collate, scaled_sizes
+from detseg.data.dataset import DetectionDataset, PictureCache, collate, fitted_shapes, scaled_sizes
 from detseg.data.letterbox import resize_long_side
 from detseg.data.sample import Sample
 from tests.data.annotation_samples import make, write_picture
@@ -25,6 +25,14 @@ def annotations(paths, **changes):
     boxes = [[0, 0, 64, 48], [8, 8, 16, 24], [3, 6, 30, 60], [5, 5, 10, 10]]
     fields = {"labels": [2, 0, 1, 1], "image_index": [0, 0, 1, 1], "iscrowd": np.array([False, False, False, True])}
     return make(boxes, **({"sizes": SIZES, "paths": paths} | fields | changes))
+
+
+def test_long_pictures_keep_a_short_side_within_bounds():
+    sizes = np.array([[100, 100], [100, 140], [200, 100], [1000, 100], [3, 1]], np.int32)
+    shapes = fitted_shapes(sizes, 96, 73)
+    assert shapes.tolist() == [[96, 96], [102, 73], [73, 146], [19, 192], [64, 192]]  # heights and widths
+    assert fitted_shapes(sizes[2:4], 96).tolist() == [[48, 96], [10, 96]]
+    assert fitted_shapes(sizes[:0], 96, 73).shape == (0, 2)
 
 
 def no_memory(monkeypatch):
