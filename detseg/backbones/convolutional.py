@@ -112,11 +112,6 @@ def _check_same(model: nn.Module, result: Convolutional, example: Tensor, unknow
     expected, found = model(example), result(example)
     if unknown is not None and found.shape == expected.shape:
         raise unknown
-    if found.ndim != 4:
-        raise ValueError(
-            f"{type(model).__name__} cannot be converted: nothing in it was recognised as what makes (N, F) of its "
-            "last map; flatten that in one step (nn.Flatten, flatten(1)), or pool it"
-        )
     if found.shape != (*expected.shape, 1, 1):
         raise ValueError(
             f"{type(model).__name__} cannot be converted: at its training size the result is {tuple(found.shape)}, "

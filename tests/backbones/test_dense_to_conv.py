@@ -389,7 +389,7 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
         (PoolsByFunction(5), (9, 9), "a pooling that leaves one cell of 7 x 7"),
         (lenet(), (0, 4), "input_size"),
         (lenet(), 32, r"input_size must be height and width in pixels, such as \(224, 224\), got 32"),
-        (Unrolls(), (8, 8), r"what makes \(N, F\) of its last map"),
+        (Unrolls(), (8, 8), r"what turns a map \(4, 6, 6\) into \(4, 36\) has no convolutional form"),
     ],
 )
 def test_what_has_no_convolutional_form(model: nn.Module, size: tuple[int, int], message: str) -> None:
