@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCORE_THRESHOLD = 0.3
 # Options that mean nothing to models of the other kinds.
-OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes")
+OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
 
@@ -73,6 +73,8 @@ class Predict:
     smallest objects are looked for; by default five times the size that the model was trained at."""
     boxes: bool = False
     """Of segmenters: also write detections.json, where what hangs together in a class is an object."""
+    min_area: int = 16
+    """With --boxes: what has fewer pixels of the picture is a speck and no object."""
     ten_crop: bool = False
     """Of classifiers: the mean over ten crops of each picture: corners and middle, mirrored too."""
     image_ids: Path | None = None
@@ -147,8 +149,13 @@ def _check_options(config: Predict, model: Predictor) -> None:
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{config.run}: holds a {kind}, for which there is no {options}; leave it out")
-    if isinstance(model, Segmenter) and config.image_ids is not None and not config.boxes:
-        raise ValueError("--image-ids is for detections.json, which a segmenter writes with --boxes: add that")
+    if isinstance(model, Segmenter) and not config.boxes:
+        for name in ("image_ids", "min_area"):
+            if getattr(config, name) != default[name]:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
+    if config.min_area < 1:
+        raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 
 
 def _pictures(config: Predict) -> tuple[list[Path], list[int]]:

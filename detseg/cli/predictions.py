@@ -77,7 +77,7 @@ def find_classes(segmenter: Segmenter, pictures: Sequence[Path], config: Predict
     for images in _read(pictures, BATCH if config.long_side is None else 1):
         every = segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side)
         for image, seen in zip(images, every, strict=True):
-            found = objects_in(seen, names) if config.boxes else {}
+            found = objects_in(seen, names, config.min_area) if config.boxes else {}
             results = _results(found, segmenter.categories, exact=config.image_ids is not None) if found else []
             yield Found(
                 draw_mask(image, seen.mask, names), _shares(seen.mask, names), results, values[seen.mask], palette
@@ -94,12 +94,12 @@ def mask_values(ids: Sequence[int]) -> NDArray[np.uint8]:
     return np.array(ids if fits else np.argsort(np.argsort(ids)), np.uint8)
 
 
-def objects_in(seen: Segmentation, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """What hangs together in a class, as detections; the background is no object."""
+def objects_in(seen: Segmentation, names: Sequence[str], min_area: int) -> dict[str, NDArray[Any]]:
+    """What hangs together in a class, as detections; neither the background nor fewer than `min_area` pixels are."""
     background = 0 if is_background(names[0]) else None
     # Within a component the probability of its class is the confidence, whatever the class.
     chances = torch.from_numpy(seen.confidence).expand(len(names), *seen.confidence.shape)
-    found = masks_to_boxes(torch.from_numpy(seen.mask), chances, background=background)
+    found = masks_to_boxes(torch.from_numpy(seen.mask), chances, background=background, min_area=min_area)
     return {name: value.numpy() for name, value in found.items()}
 
 

@@ -63,8 +63,9 @@ def read_index_picture(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint1
 
 
 def _factor(picture: Image.Image) -> int:
-    """What Pillow multiplies the values by: grey of 2 and 4 bits is stretched over 0..255. Known until it is decoded."""
-    stored = picture.tile[0][3] if picture.tile else None
+    """What Pillow multiplies the values by: grey of 2 and 4 bits is stretched over 0..255. Ask before it is decoded."""
+    tiles = getattr(picture, "tile", None)  # of pictures from files
+    stored = tiles[0][3] if tiles else None
     kind = stored[0] if isinstance(stored, tuple) and stored else stored
     return {"L;2": 85, "L;4": 17}.get(str(kind), 1)
 

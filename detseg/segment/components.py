@@ -30,13 +30,17 @@ def masks_to_boxes(
         first, larger areas first among equals. On the device of `labels`.
 
     Raises:
-        ValueError: shapes or types that are none of these, or a class without probabilities.
+        ValueError: shapes or types that are none of these, a negative class, or a class without probabilities.
     """
     _check(labels, probabilities, min_area)
     classes = labels.cpu().numpy()  # OpenCV knows host memory only
     chances = None if probabilities is None else probabilities.detach().float().cpu().numpy()
     present = [int(k) for k in np.unique(classes) if k not in (background, IGNORE_INDEX)]
-    if chances is not None and present and not 0 <= min(present) <= max(present) < len(chances):
+    if present and present[0] < 0:
+        raise ValueError(
+            f"labels hold {present[0]}, which is no class; mark pixels that count for nothing with {IGNORE_INDEX}"
+        )
+    if chances is not None and present and present[-1] >= len(chances):
         raise ValueError(f"probabilities are those of {len(chances)} classes, labels hold {present}")
     parts = [_components(classes == k, k, None if chances is None else chances[k], min_area) for k in present]
     boxes, classes_found, scores, areas = (np.concatenate(column) for column in zip(_NONE, *parts, strict=True))

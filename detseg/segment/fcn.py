@@ -92,6 +92,9 @@ class FCN(nn.Module):
 
         Returns:
             A dict of scalar losses whose sum is the loss; or logits (N, K, s·H, s·W) float32.
+
+        Raises:
+            ValueError: images or targets of another shape.
         """
         logits = self._logits(images)
         if targets is None:
@@ -144,6 +147,11 @@ class FCN(nn.Module):
         return logits[..., :height, :width]
 
     def _normalise(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images must be (N, {len(self.mean)}, H, W), the channels that the backbone was made for; got "
+                f"{tuple(images.shape)}"
+            )
         images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
         return (images - self.mean) / self.std
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -100,6 +101,13 @@ class TrainConfig:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{_option(name)} must be positive, not {value}")
 
+    def _require_rising_strides(self, strides: tuple[int, ...]) -> None:
+        if not strides or strides[0] < 1 or any(a >= b for a, b in pairwise(strides)):
+            good = " ".join(map(str, sorted({stride for stride in strides if stride > 0}) or (8, 16, 32)))
+            raise ValueError(
+                f"--strides are positive and rise, the finest first, not {' '.join(map(str, strides))}; {good} do"
+            )
+
     def save(self, folder: Path) -> None:
         """Write `config.json`, with absolute paths: the run may be resumed from another working directory.
 
@@ -172,6 +180,7 @@ class TrainDetector(TrainConfig):
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         super().check()
         self._require_positive("anchors")
+        self._require_rising_strides(self.strides)
         if not self.reach >= 0.5:
             raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
         for name in ("mosaic", "mixup"):
@@ -229,6 +238,14 @@ class TrainSegmenter(TrainConfig):
             raise ValueError("--start-from is for --decoder fcn, whose coarser forms are parts of the finer ones")
         if self.learn_upsampling and self.decoder != "fcn":
             raise ValueError("--learn-upsampling is for --decoder fcn: the other has no kernels of upsampling to learn")
+        self._require_rising_strides(self.used_strides)
+        *others, last = self.used_strides
+        if self.atrous and last // 2 in others:
+            left = " ".join(str(stride) for stride in (*others, last) if stride != last // 2)
+            raise ValueError(
+                f"--atrous makes the map of stride {last} one of stride {last // 2}, which --strides has already; give "
+                f"--strides {left}"
+            )
         from detseg.segment.losses import parse_loss
 
         parse_loss(self.loss)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
@@ -83,13 +84,16 @@ def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
     config, console = sitting.config, sitting.console
     train_data, val_data = load_mask_data(config, console)
     _print_data(console, train_data, val_data)
+    architecture = _architecture(config, len(train_data.categories))
+    # Before the pictures, which take long to read: what does not go together is told at once.
+    model, freeze = sitting.build(architecture, len(train_data))
+    if config.start_from is not None and sitting.state is None:
+        _start_from(model, config.start_from, train_data)
     larger = round(config.size * CACHE_ZOOM)
     train = open_pictures(SegmentationDataset, train_data, larger, "training pictures", console)
     val = open_pictures(SegmentationDataset, val_data, config.size, "validation pictures", console)
-    architecture = _architecture(config, train)
-    model, freeze = sitting.build(architecture, len(train))
-    if config.start_from is not None and sitting.state is None:
-        _start_from(model, config.start_from)
+    if config.balance:
+        architecture["class_weights"] = _balance(model, train)
     folder = sitting.open_folder()
     choice = sitting.choose_precision(architecture, freeze)
     run = SegmenterRun(folder, config, train, val, sitting.accelerator.is_main_process)
@@ -133,12 +137,8 @@ def _print_data(console: Console, train: SemanticMasks, val: SemanticMasks) -> N
     tell(console, "labels: " + ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories)))
 
 
-def _architecture(config: TrainSegmenter, train: SegmentationDataset) -> dict[str, Any]:
-    """What `build_model` needs."""
-    classes = len(train.annotations.categories)
-    weights = None
-    if config.balance:
-        weights = balanced_weights((train.masks[i] for i in range(len(train))), classes)
+def _architecture(config: TrainSegmenter, classes: int) -> dict[str, Any]:
+    """What `build_model` needs; the weights of classes are known once the masks are."""
     return {
         "kind": "fcn",
         "backbone": config.backbone,
@@ -150,8 +150,18 @@ def _architecture(config: TrainSegmenter, train: SegmentationDataset) -> dict[st
         "decoder": config.decoder,
         "learn_upsampling": config.learn_upsampling,
         "loss": config.loss,
-        "class_weights": weights,
+        "class_weights": None,
     }
+
+
+def _balance(model: FCN, train: SegmentationDataset) -> list[float]:
+    """Give the model the weights of classes that its training set has; returns them."""
+    try:
+        weights = balanced_weights((train.masks[i] for i in range(len(train))), model.num_classes)
+    except ValueError as error:
+        raise ValueError(f"--balance: {train.annotations.source}: {error}") from error
+    model.class_weights = torch.tensor(weights)
+    return weights
 
 
 def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
@@ -163,6 +173,9 @@ def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
     Args:
         masks: (H, W) labels, `IGNORE_INDEX` left out.
         classes: K.
+
+    Raises:
+        ValueError: every pixel is left out.
     """
     pixels, where = np.zeros(classes), np.zeros(classes)
     for mask in masks:
@@ -170,6 +183,8 @@ def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
         pixels += counts
         where += (counts > 0) * counts.sum()
     there = pixels > 0
+    if not there.any():
+        raise ValueError("every pixel of the masks is ignored, so there is nothing to learn; check the ignored value")
     frequency = pixels[there] / where[there]
     weights = np.zeros(classes)
     weights[there] = np.median(frequency) / frequency
@@ -177,10 +192,16 @@ def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
     return [float(f"{weight:.4g}") for weight in weights]
 
 
-def _start_from(model: FCN, folder: Path) -> None:
-    other = load_model(folder)[0]
+def _start_from(model: FCN, folder: Path, train: SemanticMasks) -> None:
+    other, description = load_model(folder)
     if not isinstance(other, FCN):
         raise ValueError(f"--start-from {folder}: that run did not train a segmenter")
+    learnt = [category["name"] for category in description["categories"]]
+    if learnt != list(train.names):
+        raise ValueError(
+            f"--start-from {folder}: that run has learnt the classes {', '.join(learnt)}, and {train.source} has "
+            f"{', '.join(train.names)}; start from a run of the same classes in the same order"
+        )
     try:
         model.start_from(other)
     except ValueError as error:

@@ -102,10 +102,10 @@ def test_files_of_a_run_with_its_categories_in_another_order(tmp_path, capfd):
     size = {"width": 16, "height": 8}
     write_picture(tmp_path / "images/a.png", 16, 8)
     categories = [{"id": k, "name": name} for k, name in ((0, "rose"), (1, "daisy"), (2, "aster"))]
-    outlines = [[4 * k, 1, 4 * k + 3, 1, 4 * k + 3, 6, 4 * k, 6] for k in range(3)]
     objects = [
-        {"id": k + 1, "image_id": 1, "category_id": k, "bbox": [4 * k, 1, 3, 5], "iscrowd": 0, "segmentation": [outline]}
-        for k, outline in enumerate(outlines)
+        {"id": k + 1, "image_id": 1, "category_id": k, "bbox": [x, 1, 3, 5], "iscrowd": 0}
+        | {"segmentation": [[x, 1, x + 3, 1, x + 3, 6, x, 6]]}
+        for k, x in enumerate((0, 4, 8))
     ]
     for name, order in (("train", categories), ("test", categories[::-1])):
         content = {"images": [{"id": 1, "file_name": "a.png", **size}], "annotations": objects, "categories": order}

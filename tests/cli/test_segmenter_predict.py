@@ -12,7 +12,7 @@ import detseg
 from detseg.cli import main
 from detseg.cli.predictions import mask_values, objects_in
 from detseg.data.images import read_image
-from detseg.predict import Segmentation
+from detseg.predict import Segmentation, Segmenter
 from tests.small_masks import VALUES
 
 
@@ -137,12 +137,23 @@ def test_a_segmenter_is_scored_as_a_detector(segmenter, masked, tmp_path, capsys
 def test_objects_of_a_mask():
     mask = np.array([[0, 1, 1, 0, 2], [0, 0, 0, 0, 2]], np.uint8)
     confidence = np.array([[0.9, 0.8, 0.6, 0.9, 0.5], [0.9, 0.9, 0.9, 0.9, 0.7]], np.float32)
-    found = objects_in(Segmentation(mask, confidence), ["background", "a", "b"])
+    found = objects_in(Segmentation(mask, confidence), ["background", "a", "b"], 1)
     assert found["boxes"].tolist() == [[1, 0, 3, 1], [4, 0, 5, 2]]
     assert found["labels"].tolist() == [1, 2]
     np.testing.assert_allclose(found["scores"], [0.7, 0.6], rtol=1e-6)
-    without = objects_in(Segmentation(mask, confidence), ["sky", "a", "b"])
+    without = objects_in(Segmentation(mask, confidence), ["sky", "a", "b"], 1)
     assert sorted(without["labels"].tolist()) == [0, 1, 2], "no class of the name background: all are objects"
+
+
+def test_specks_are_no_objects(segmenter, masked, tmp_path, monkeypatch):
+    mask = np.zeros((72, 96), np.uint8)
+    mask[0, 0], mask[10:13, 10:15], mask[30:34, 30:34] = 1, 1, 2  # 1, 15 and 16 pixels
+    seen = Segmentation(mask, np.ones(mask.shape, np.float32))
+    monkeypatch.setattr(Segmenter, "stream", lambda self, images, *options: (seen for _ in images))
+    for options, counts in ((), 1), (("--min-area", "15"), 2), (("--min-area", "1"), 3):
+        picture = masked / "images/val0.png"
+        assert predict(segmenter, picture, "--boxes", *options, "--output", tmp_path) == 0
+        assert len(json.loads((tmp_path / "detections.json").read_text())) == counts
 
 
 def test_values_of_written_masks():
@@ -157,6 +168,8 @@ def test_values_of_written_masks():
     [
         ("P --score-threshold 0.5", "holds a segmenter, for which there is no --score-threshold"),
         ("--image-ids D/val.json", "which a segmenter writes with --boxes"),
+        ("P --min-area 4", "--min-area is for detections.json, which a segmenter writes with --boxes"),
+        ("P --boxes --min-area 0", "--min-area must be at least 1 pixel, not 0"),
         ("P --scales 0", "scales must be positive numbers"),
         ("P --long-side 0", "long_side must be at least 1"),
         ("P --long-side 200 --scales 1 2", "long_side and scales do not go together"),

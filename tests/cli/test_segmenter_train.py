@@ -8,15 +8,22 @@ import shutil
 import signal
 
 import cv2
+import numpy as np
 import pytest
+import torch
 
 from detseg.cli import main
+from detseg.data import write_index_png
 from detseg.data.flowers import write_flowers
 from detseg.data.mask_dataset import SegmentationDataset
 from detseg.data.readers import read_annotations
+from detseg.segment.decoder import PyramidDecoder
+from detseg.segment.losses import segmentation_losses
+from detseg.segment.upsampling import bilinear_kernel
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainSegmenter
-from detseg.train.segmenter import train_segmenter
+from detseg.train.segmenter import balanced_weights, judge_masks, train_segmenter
+from detseg.train.session import Session
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -111,6 +118,60 @@ def test_a_finer_network_starts_from_a_coarser_one(masked, tmp_path, capsys, at_
     assert "no trained model here" in error_of(capsys, "--data", masked, *QUICK, "--start-from", tmp_path)
     error = error_of(capsys, "--data", masked, *QUICK, "--strides", "32", "--start-from", coarse)
     assert f"--start-from {coarse}: a network of 3 classes at strides (32,) cannot start from" in error
+    description = json.loads((coarse / "model.json").read_text())
+    description["categories"][1:] = description["categories"][:0:-1]
+    (coarse / "model.json").write_text(json.dumps(description))
+    error = error_of(capsys, "--data", masked, *QUICK, "--start-from", coarse)
+    assert f"--start-from {coarse}: that run has learnt the classes background, disc, box, and " in error
+    assert "has background, box, disc; start from a run of the same classes in the same order" in error
+
+
+@pytest.mark.parametrize("option", ["atrous", "balance", "learn_upsampling", "pyramid"])
+def test_options_of_the_network_come_back_with_the_model(masked, tmp_path, at_once, option):
+    chosen = {"decoder": "pyramid"} if option == "pyramid" else {option: True}
+    settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "batch_size": 4, "epochs": 2}
+    rates = {"lr": 0.02, "weight_decay": 0.0}
+    run = train_segmenter(TrainSegmenter(data=masked, output=tmp_path / "run", **settings, **rates, **chosen))
+    model, description = load_model(tmp_path / "run")
+    again = judge_masks(model, run.val, range(len(run.val)), 64).compute()
+    assert again.miou == pytest.approx(description["training"]["miou"], abs=1e-6)
+    assert model.backbone.strides == {"atrous": (8, 16), "pyramid": (4, 8, 16, 32)}.get(option, (8, 16, 32))
+    assert isinstance(model.decoder, PyramidDecoder) == (option == "pyramid")
+    kernel = model.upsample.weight
+    assert (kernel is not None) == (option == "learn_upsampling")
+    if kernel is not None:
+        assert not torch.equal(kernel[:, 0], bilinear_kernel(8).repeat(3, 1, 1)), "it has learnt"
+    weights = balanced_weights((run.train.masks[i] for i in range(8)), 3)
+    assert description["architecture"]["class_weights"] == (weights if option == "balance" else None)
+
+
+def test_class_weights_by_hand():
+    masks = [np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 0, 255, 255]], np.uint8)]
+    # Of class 0 there are 5 of the 6 pixels of its two pictures, of class 1 one of 4: the median is 13 / 24.
+    assert balanced_weights(masks, 3) == [0.65, 2.167, 0.0]
+
+
+def test_balance_reaches_the_loss(masked, tmp_path, at_once, monkeypatch):
+    """The weights are known only once the model is made."""
+    seen = []
+    monkeypatch.setattr(Session, "fit", lambda self, run, model, *args, **options: seen.append(model))
+    settings = {"data": masked, "backbone": "test_efficientnet", "weights": "none", "size": 64}
+    train_segmenter(TrainSegmenter(output=tmp_path / "a", balance=True, **settings))
+    (model,) = seen
+    weights = model.class_weights.tolist()
+    assert weights[0] < 1 < max(weights), "the background is common"
+    images, masks = torch.zeros(1, 3, 64, 64), torch.arange(64 * 64).view(1, 64, 64) % 3
+    expected = segmentation_losses(model.eval()(images), masks, {"ce": 1.0}, torch.tensor(weights))
+    assert model(images, masks) == expected
+
+
+def test_balance_with_nothing_but_ignored_pixels(masked, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(masked, data)
+    for path in (data / "masks").glob("train*.png"):
+        write_index_png(path, np.full((72, 96), 255))
+    error = error_of(capsys, "--data", data, *QUICK, "--balance")
+    assert f"--balance: {data}: every pixel of the masks is ignored, so there is nothing to learn" in error
 
 
 def test_mask_files_that_do_not_fit_are_named(masked, tmp_path, capsys):
@@ -129,11 +190,19 @@ def test_mask_files_that_do_not_fit_are_named(masked, tmp_path, capsys):
         ("--data D --masks depth", "has no images/ with a folder 'depth' of masks beside it"),
         ("--data D --decoder pyramid --start-from R", "--start-from is for --decoder fcn"),
         ("--data D/images", "no masks recognised"),
+        ("--data D --strides 3", "'test_efficientnet' has no feature map at stride 3"),
+        ("--data D --strides 32 16", "--strides are positive and rise, the finest first, not 32 16; 16 32 do"),
+        ("--data D --strides 0 8", "not 0 8; 8 do"),
+        ("--data D --atrous --strides 8 16 32", "which --strides has already; give --strides 8 32"),
+        ("--data D --weights nowhere.pth", "no file of weights at nowhere.pth"),
     ],
 )
-def test_mistakes_of_a_segmenters_options(masked, tmp_path, monkeypatch, capsys, arguments, message):
+def test_mistakes_of_a_segmenters_options_are_told_before_pictures_are_read(
+    masked, tmp_path, monkeypatch, capsys, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    assert message in error_of(capsys, *arguments.replace("D", str(masked), 1).split(), *QUICK)
+    monkeypatch.setattr("detseg.train.segmenter.open_pictures", None)
+    assert message in error_of(capsys, *QUICK, *arguments.replace("D", str(masked), 1).split())
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 

@@ -268,7 +268,7 @@ def test_another_folder_of_masks_in_vocs_form(tmp_path):
         assert all(masks.names == VOC_NAMES for masks in found)
     for path in (tmp_path, file):
         assert has_mask_files(path, "SegmentationClassAug") and not has_mask_files(path, "nonsense")
-        with pytest.raises(AnnotationError, match="no JPEGImages/ with a folder 'nonsense' .* SegmentationClassAug$"):
+        with pytest.raises(AnnotationError, match=r"no JPEGImages/ with a folder 'nonsense' .* SegmentationClassAug$"):
             read_masks(path, "val", masks="nonsense")
     shutil.rmtree(tmp_path / "SegmentationClass")
     assert len(read_masks(tmp_path, "val", masks="SegmentationClassAug")) == 1

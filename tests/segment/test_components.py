@@ -135,5 +135,8 @@ def test_wrong_arguments_are_named() -> None:
         masks_to_boxes(labels, torch.zeros(2, 4, 3))
     with pytest.raises(ValueError, match=r"1 classes, labels hold \[1\]"):
         masks_to_boxes(labels, torch.zeros(1, 3, 4))
+    for ignored in (-1, -100):
+        with pytest.raises(ValueError, match=f"labels hold {ignored}, which is no class; .* with 255"):
+            masks_to_boxes(torch.tensor([[ignored, 0, 1]]))
     with pytest.raises(ValueError, match="min_area"):
         masks_to_boxes(labels, min_area=0)

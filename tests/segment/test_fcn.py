@@ -317,6 +317,9 @@ def test_wrong_arguments_are_named() -> None:
     for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="class_weights"):
             FCN(backbone, 2, class_weights=weights)
+    for shape in ((1, 4, 64, 64), (3, 64, 64)):
+        with pytest.raises(ValueError, match=rf"must be \(N, 3, H, W\), .*; got \({', '.join(map(str, shape))}\)"):
+            FCN(backbone, 2)(torch.zeros(shape))
     with pytest.raises(ValueError, match=r"strides=\(32,\)"):
         FCN32s(backbone, 2)
     with pytest.raises(ValueError, match="no multiple"):
