@@ -7,7 +7,8 @@ wrong; a measured one cannot.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +52,10 @@ def cut_unused(net: nn.Module, strides: tuple[int, ...], in_channels: int, name:
     """Take the layers that no output depends on out of `net`, in place, and measure it.
 
     Raises:
-        ValueError: the outputs are no regular grids of `strides`.
+        ValueError: the outputs are no regular grids of `strides`, or it works for one size only.
     """
     run = measure_regular(net, strides, in_channels, name)
+    _check_another_size(net, max((*strides, *run.stages)), strides, in_channels, name)
     if not run.unused:
         return run
     originals = {unit: net.get_submodule(unit) for unit in run.unused}
@@ -83,17 +85,42 @@ def measure_regular(net: nn.Module, strides: tuple[int, ...], in_channels: int, 
         try:
             run = measure(net, size, in_channels)
         except _RUN_ERRORS as error:
-            problem = f"it cannot run on {size} x {size} pixels ({str(error).splitlines()[0]})"
+            problem = f"it cannot run on {size} x {size} pixels ({first_line(error)})"
         else:
             if run.sizes == _grid(size, strides):
                 return run
             problem = f"{size} x {size} pixels give maps of {run.sizes} cells, not {_grid(size, strides)}"
         if attempt == 0 and not pad_unpadded(net.modules()):
             break
-    raise ValueError(
+    raise _refusal(name, strides, problem)
+
+
+def _check_another_size(net: nn.Module, multiple: int, strides: tuple[int, ...], in_channels: int, name: str) -> None:
+    """Refuse networks with layers made for pictures of one size, such as attention with a weight for each cell.
+
+    `Backbone` hands on pictures whose height and width are any multiples of `multiple`.
+    """
+    height, width = 3 * multiple, 5 * multiple
+    works = f"it works on {_probe_size(strides)} x {_probe_size(strides)} pixels but not on {width} x {height}"
+    try:
+        with torch.no_grad(), _evaluating(net):
+            maps, _ = _run_on_meta(net, torch.Size((1, in_channels, height, width)))
+    except _RUN_ERRORS as error:
+        raise _refusal(name, strides, f"{works} ({first_line(error)})") from error
+    if any(m.shape[-2:] != (height // s, width // s) for m, s in zip(maps, strides, strict=True)):
+        raise _refusal(name, strides, f"{works} (maps of {[tuple(m.shape[-2:]) for m in maps]} cells)")
+
+
+def _refusal(name: str, strides: tuple[int, ...], problem: str) -> ValueError:
+    return ValueError(
         f"{name!r} cannot be a backbone with strides {strides}: {problem}. "
         "Choose a convolutional network, see list_backbones()."
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of its message, or its name: a bare assert says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _measure_or_none(net: nn.Module, strides: tuple[int, ...], in_channels: int) -> Run | None:
@@ -156,15 +183,13 @@ def measure(net: nn.Module, size: int, in_channels: int) -> Run:
         return hook
 
     handles = [unit.register_forward_hook(note(name)) for name, unit in units.items()]
-    modes = {module: module.training for module in net.modules()}
     try:
-        net.eval()
-        maps, idle = _run_on_meta(net, torch.Size((1, in_channels, size, size)))
+        with torch.enable_grad(), _evaluating(net):
+            maps, parameters = _run_on_meta(net, torch.Size((1, in_channels, size, size)))
+            idle = _idle(maps, parameters)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return Run(
         channels=tuple(m.shape[1] for m in maps),
         sizes=tuple((m.shape[-2], m.shape[-1]) for m in maps),
@@ -172,6 +197,18 @@ def measure(net: nn.Module, size: int, in_channels: int) -> Run:
         unused=tuple(name for name, unit in units.items() if _all_idle(name, unit, idle)),
         unused_parameters=idle,
     )
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module gets its own mode back."""
+    modes = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _units(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -191,20 +228,22 @@ def _all_idle(name: str, unit: nn.Module, idle: Sequence[str]) -> bool:
     return bool(names) and set(names) <= set(idle)
 
 
-def _run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Outputs (meta tensors) of `net`, and the names of the parameters they do not depend on."""
+def _run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Outputs (meta tensors) of `net`, and by name the meta tensors that stood for its parameters."""
     state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     # Under a FakeTensorMode nothing is computed anyhow, and meta tensors are not allowed.
     faked = any(type(tensor.data) is not Tensor for tensor in state.values())
     device = torch.device("cpu" if faked else "meta")
     shadows = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items()}
     parameters = {name: shadows[name].requires_grad_() for name, _ in net.named_parameters()}
-    with torch.enable_grad():
-        x = torch.empty(shape, device=device)
-        maps = list(torch.func.functional_call(net, shadows, (x,)))
-        total = torch.stack([m.sum() for m in maps]).sum()
-        grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return maps, tuple(name for name, grad in zip(parameters, grads, strict=True) if grad is None)
+    return list(torch.func.functional_call(net, shadows, (torch.empty(shape, device=device),))), parameters
+
+
+def _idle(maps: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of the parameters that none of the maps depends on."""
+    total = torch.stack([m.sum() for m in maps]).sum()
+    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return tuple(name for name, grad in zip(parameters, grads, strict=True) if grad is None)
 
 
 def _stride_of(output: object, size: int) -> int:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from detseg.backbones.measure import first_line
+
 # Never opened, also where another library derives from them.
 _SINGLE = (nn.Linear, nn.BatchNorm1d)
 
@@ -26,7 +28,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise ValueError(
             f"{type(model).__name__} cannot run on pictures of {tuple(example.shape[1:])}: "
-            f"{_said(error)}; give the input_size it was trained with"
+            f"{first_line(error)}; give the input_size it was trained with"
         ) from error
     try:
         graph = _Tracer(whole).trace(model)
@@ -35,15 +37,10 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
             ShapeProp(graph_module).propagate(example)
     except Exception as error:  # whatever the network's own code raises on being given placeholders
         raise ValueError(
-            f"torch.fx cannot trace {type(model).__name__}: {_said(error)}; "
+            f"torch.fx cannot trace {type(model).__name__}: {first_line(error)}; "
             "its forward may not decide by what its input is"
         ) from error
     return graph_module
-
-
-def _said(error: Exception) -> str:
-    """The first line of its message, or its name: a bare assert says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Tracer(fx.Tracer):

@@ -29,10 +29,10 @@ def read_image(path: str | Path) -> Picture:
         ValueError: the file is missing, is no picture, or is cut short. The message names it.
     """
     data = _read_bytes(path)
-    orientation = _header(data, path)[1]
+    _, orientation, misread = _header(data, path)
     # OpenCV fills the rest of a JPEG or PNG that is cut short with grey, Pillow refuses it.
     suspect = data[:2] in (b"\xff\xd8", b"\x89P") and not _has_end_mark(data)
-    pixels = _decode_strictly(data, path) if suspect else _decode(data, path)
+    pixels = _decode_strictly(data, path) if suspect or misread else _decode(data, path)
     return _upright(_to_rgb(pixels, path), orientation)
 
 
@@ -42,7 +42,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ValueError: the file is missing or is no picture. The message names it.
     """
-    (width, height), orientation = _header(path, path)
+    (width, height), orientation, _ = _header(path, path)
     return (height, width) if orientation >= 5 else (width, height)
 
 
@@ -60,7 +60,7 @@ def inspect_picture(path: str | Path) -> PictureInfo:
     Raises:
         ValueError: the file is missing, is no picture, or is cut short. The message names it.
     """
-    (width, height), orientation = _header(path, path)
+    (width, height), orientation, _ = _header(path, path)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = _has_end_mark(data)
     if not whole:
@@ -76,14 +76,25 @@ def _read_bytes(path: str | Path) -> bytes:
         raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
 
 
-def _header(source: bytes | str | Path, path: str | Path) -> tuple[tuple[int, int], int]:
-    """Stored size (width, height) and EXIF orientation 1..8 of a picture."""
+class _Header(NamedTuple):
+    """Stored size, EXIF orientation 1..8, and whether OpenCV reads what is transparent wrongly."""
+
+    size: tuple[int, int]  # width, height
+    orientation: int
+    misread: bool
+
+
+def _header(source: bytes | str | Path, path: str | Path) -> _Header:
     try:
         with open_picture(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            transparent = picture.has_transparency_data
             if picture.format == "TIFF":  # Pillow and OpenCV both turn TIFF pictures by themselves
-                return picture.size, 1
+                # OpenCV leaves out the alpha of grey TIFF pictures and multiplies colours by theirs.
+                return _Header(picture.size, 1, transparent)
             orientation = picture.getexif().get(ORIENTATION, 1)
-            return picture.size, orientation if orientation in range(1, 9) else 1
+            # OpenCV knows of no grey level that is transparent.
+            misread = transparent and picture.mode in ("1", "L")
+            return _Header(picture.size, orientation if orientation in range(1, 9) else 1, misread)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the picture does not exist") from error
     except UnidentifiedImageError as error:  # whose text may name a buffer in the file's place

@@ -47,15 +47,15 @@ def clip_and_filter(
     min_visible: float = 0.3,
     min_side: float = 2.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Clip boxes (M, 4) to a window and drop what can no longer be learnt; order is kept.
+    """Clip boxes (M, 4) to a window and ignore what can no longer be learnt; order is kept.
 
     The visible share of a box is its area inside the window over its whole area.
 
     - share >= `min_visible` and both clipped sides >= `min_side` pixels: stays an object;
-    - smaller share, sides still >= `min_side`: stays as `iscrowd`. Its pixels are still in the picture, so
-      it must not be taught as background, but too little is left to ask a detector for its box;
-    - a side < `min_side`: dropped;
-    - crowd boxes: kept while anything of them is visible, since they must stay ignored.
+    - smaller share or a shorter side: stays as `iscrowd`. Its pixels are still in the picture, so it must not be
+      taught as background, but too little is left to ask a detector for its box;
+    - crowd boxes stay what they are, since they must stay ignored;
+    - dropped is only that of which nothing is visible.
 
     Args:
         boxes: (M, 4) xyxy in window pixels, may reach outside.
@@ -76,7 +76,7 @@ def clip_and_filter(
     full = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
     share = sides.prod(axis=1) / np.maximum(full, np.finfo(np.float32).tiny)
     shortest = sides.min(axis=1)
-    keep = np.where(iscrowd, shortest > 0, shortest >= min_side)
+    keep = shortest > 0
     # 1e-6: an uncropped box must pass min_visible=1 in spite of rounding.
-    crowd = iscrowd | (share < min_visible - 1e-6)
+    crowd = iscrowd | (share < min_visible - 1e-6) | (shortest < min_side)
     return clipped[keep].astype(np.float32), labels[keep], crowd[keep]

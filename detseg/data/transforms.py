@@ -58,7 +58,7 @@ class TrainTransform:
         noise: probability of noise.
         mosaic_scale: as `scale`, for pictures of a mosaic (0.5 fits a quadrant).
         min_visible: objects of which less is left become `iscrowd`, see `clip_and_filter`.
-        min_side: objects with a shorter side, in pixels, are dropped.
+        min_side: objects with a shorter side, in pixels, become `iscrowd` too.
     """
 
     def __init__(

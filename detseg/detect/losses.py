@@ -44,7 +44,7 @@ def grid_losses(
         assignment: pairs of the M objects and the predictions.
         boxes: (M, 4) float32 xyxy.
         labels: (M,) int64.
-        ignore: (N, P) bool, predictions inside crowd regions, which are not taught as background.
+        ignore: (N, P) bool, predictions in or at crowd regions, which are not taught as background.
 
     Returns:
         ``loss_box`` (1 - CIoU), ``loss_objectness`` (quality focal; the target is the prediction's IoU with its

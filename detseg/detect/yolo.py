@@ -165,7 +165,7 @@ class YoloDetector(nn.Module):
             )
             image = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
             pairs = assign(grid, boxes, image, ~crowd, len(targets), reach=self.reach)
-            ignore = _inside(grid, boxes, image, crowd, len(targets))
+            ignore = ignored_places(grid, boxes, image, crowd, len(targets))
             return grid_losses(predicted, objectness, classes, pairs, boxes, labels, ignore)
 
     def _select(self, boxes: Tensor, probabilities: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
@@ -184,15 +184,24 @@ def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:
     return objectness.sigmoid()[..., None] * classes.softmax(-1)
 
 
-def _inside(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:
-    """(N, P) bool: the prediction's cell centre lies in a crowd region of its image."""
+def ignored_places(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:
+    """(N, P) bool: the prediction's cell centre lies in a crowd region of its image, or its cell holds the region."""
     result = []
     for (rows, columns), stride, anchors in zip(grid.sizes, grid.strides, grid.anchors_per_level, strict=True):
-        x = (torch.arange(columns, device=boxes.device) + 0.5) * stride
-        y = (torch.arange(rows, device=boxes.device) + 0.5) * stride
-        across = (x >= boxes[:, :1]) & (x < boxes[:, 2:3])
-        down = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:4]) & crowd[:, None]
+        across = _covered(boxes[:, 0::2], columns, stride)
+        down = _covered(boxes[:, 1::2], rows, stride) & crowd[:, None]
         cells = (down[:, :, None] & across[:, None, :]).flatten(1).float()
         level = torch.zeros(images, rows * columns, device=boxes.device).index_add(0, image, cells) > 0
         result.append(level.repeat_interleave(anchors, 1))
     return torch.cat(result, 1)
+
+
+def _covered(spans: Tensor, count: int, stride: int) -> Tensor:
+    """(M, count) bool: the cells of a row whose centre lies in a span (M, 2), and the one that holds its middle.
+
+    A span that is narrower than a cell may hold no centre at all.
+    """
+    cells = torch.arange(count, device=spans.device)
+    centres = (cells + 0.5) * stride
+    middle = (spans.mean(1, keepdim=True) / stride).long().clamp(0, count - 1)
+    return ((centres >= spans[:, :1]) & (centres < spans[:, 1:])) | (cells == middle)

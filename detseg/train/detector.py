@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,10 @@ from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
 
+log = logging.getLogger(__name__)
+
+# Objects with a shorter side, pixels at the training size, leave too little on the finest grid to be told by.
+LEAST_SIDE = 4
 # Cached pictures are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
 
@@ -113,6 +119,7 @@ def _architecture(config: TrainDetector, data: Annotations, console: Console) ->
     anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
     fit = fit_of(sizes, anchors.reshape(-1, 2))
     tell(console, f"anchors: mean best IoU {fit.mean_iou:.3f}, {fit.best_recall:.1%} of objects above 0.5")
+    warn_of_specks(sizes, config.size)
     return {
         "kind": "yolo",
         "backbone": config.backbone,
@@ -123,6 +130,20 @@ def _architecture(config: TrainDetector, data: Annotations, console: Console) ->
         "anchors": anchors.round(2).tolist(),
         "reach": config.reach,
     }
+
+
+def warn_of_specks(sizes: np.ndarray, size: int) -> None:
+    """Tell how many of the objects, (M, 2) widths and heights at `--size`, are too small there to be learnt."""
+    sides = sizes.min(1)
+    specks = sides[sides < LEAST_SIDE]
+    if not len(specks):
+        return
+    wanted = size * LEAST_SIDE / max(float(np.quantile(specks, 0.1)), 1e-3)
+    log.warning(
+        "%d of %d objects (%.1f %%) are less than %d px wide or high at --size %d, too little to be learnt or found; "
+        "--size %d would give nine in ten of them that much",
+        *(len(specks), len(sides), 100 * len(specks) / len(sides), LEAST_SIDE, size, 32 * math.ceil(wanted / 32)),
+    )
 
 
 def predict_dataset(

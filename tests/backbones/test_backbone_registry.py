@@ -63,6 +63,36 @@ def test_wrongly_declared_strides_are_found_out() -> None:
         create_backbone("tiny", strides=(4, 8))
 
 
+class OneSize(Tiny):
+    """Has a weight for each cell of 256 x 256 pixels, as some attention does."""
+
+    def __init__(self, in_channels: int, *, quiet: bool) -> None:
+        super().__init__(in_channels)
+        self.places = nn.Parameter(torch.zeros(64, 64))
+        self.quiet = quiet
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        one, two = super().forward(x)
+        if self.quiet and two.shape[-2:] != self.places.shape:
+            raise AssertionError
+        return [one, two + self.places]
+
+
+@pytest.mark.parametrize(("quiet", "why"), [(False, "Attempting to broadcast"), (True, "AssertionError")])
+def test_layers_made_for_one_size_are_found_out(quiet: bool, why: str) -> None:
+    net = OneSize(3, quiet=quiet)
+    message = rf"'mine' cannot be .*: it works on 256 x 256 pixels but not on 20 x 12 \({why}"
+    with pytest.raises(ValueError, match=message):
+        Backbone(net, strides=(2, 4), name="mine")
+    assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize("name", ["botnet26t_256", "eca_botnext26ts_256"])
+def test_networks_made_for_one_size_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' cannot be .* works on 256 x 256 pixels but not on 160 x 96"):
+        create_backbone(name)
+
+
 def test_listing() -> None:
     register_backbone("resnet_of_mine")(build_tiny)
     names = list_backbones("resnet*")

@@ -88,6 +88,33 @@ def test_transparency_is_laid_over_white(tmp_path):
     np.testing.assert_allclose(found, np.asarray(white.convert("RGB")), atol=1)
 
 
+@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_as_pillow_lays_it_over_white(tmp_path, extension, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 10, len(mode)), dtype=np.uint8)
+    picture = Image.merge(mode, [Image.fromarray(channel) for channel in np.moveaxis(pixels, 2, 0)])
+    picture.save(tmp_path / f"a.{extension}", **({"lossless": True, "exact": True} if extension == "webp" else {}))
+    found = read_image(tmp_path / f"a.{extension}").astype(int)
+    assert np.abs(found - over_white(picture)).max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "key"), [("1", 0), ("L", 100), ("RGB", (100, 100, 100)), ("P", 3)])
+def test_a_transparent_colour_is_white(tmp_path, mode, key):
+    grey = np.arange(120, dtype=np.uint8).reshape(10, 12)
+    picture = Image.fromarray(grey).convert(mode)
+    picture.save(tmp_path / "a.png", transparency=key)
+    with Image.open(tmp_path / "a.png") as saved:
+        expected = over_white(saved)
+    assert (expected != np.asarray(picture.convert("RGB"))).any()
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+
+
+def over_white(picture):
+    """What Pillow makes of transparent pixels, as whole numbers."""
+    white = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")).astype(int)
+
+
 def test_palettes_are_looked_up(tmp_path, blocks):
     picture = Image.fromarray(blocks).convert("P", palette=Image.Palette.ADAPTIVE)
     for name in ("a.png", "a.gif", "a.bmp"):

@@ -10,6 +10,7 @@ from detseg.backbones import create_backbone
 from detseg.boxes import box_iou
 from detseg.detect import YoloDetector, fit_anchors
 from detseg.detect.grid import encode, make_grid
+from detseg.detect.yolo import ignored_places
 
 SIZES = [[12, 10], [20, 25], [30, 28], [40, 60], [60, 40], [64, 66], [80, 90], [100, 90], [120, 125]]
 
@@ -101,6 +102,37 @@ def test_a_crowd_region_is_not_background(model: YoloDetector) -> None:
     assert float(whole["loss_objectness"]) == 0.0
     assert 0 < float(half["loss_objectness"]) < float(plain["loss_objectness"])
     assert float(half["loss_box"]) == 0.0
+
+
+@pytest.mark.parametrize("side", [0.5, 3.0, 5.0, 7.0, 9.0])
+def test_a_crowd_region_is_ignored_on_every_level_however_small_it_is(side: float) -> None:
+    """Oracle: a loop over the cells."""
+    grid = make_grid([(12, 16), (6, 8), (3, 4)], (8, 16, 32), [torch.ones(1, 2)] * 3)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(30, 2, generator=generator) * (torch.tensor([128, 96]) - side)
+    boxes = torch.cat((corners, corners + side), 1)
+    boxes[-1] = torch.tensor([127.5, 95.5, 128, 96])  # the last cell of all
+    crowd = torch.arange(30) % 5 > 0
+    ignored = ignored_places(grid, boxes, torch.arange(30), crowd, 30)
+    assert not ignored[~crowd].any()
+    for box, places in zip(boxes[crowd].tolist(), ignored[crowd], strict=True):
+        holds = [
+            x <= (box[0] + box[2]) / 2 < x + s and y <= (box[1] + box[3]) / 2 < y + s
+            for (x, y), s in zip(grid.corners.tolist(), grid.stride[:, 0].tolist(), strict=True)
+        ]
+        assert sum(holds) == 3
+        assert places[torch.tensor(holds)].all()
+    # A cell that does not touch the region is background.
+    low, high = grid.corners, grid.corners + grid.stride
+    apart = ((low[None] >= boxes[:, None, 2:]) | (high[None] <= boxes[:, None, :2])).any(-1)
+    assert not (ignored & apart).any()
+
+
+def test_a_thin_crowd_region_is_ignored_along_its_length() -> None:
+    grid = make_grid([(4, 4)], (8,), [torch.ones(1, 2)])
+    boxes = torch.tensor([[2.0, 9.0, 30.0, 10.0]])
+    ignored = ignored_places(grid, boxes, torch.tensor([0]), torch.tensor([True]), 1)
+    assert ignored.view(4, 4).tolist() == [[False] * 4, [True] * 4, [False] * 4, [False] * 4]
 
 
 def test_images_do_not_influence_each_other(model: YoloDetector) -> None:

@@ -1,0 +1,44 @@
+"""Objects that are too small at the training size are told before training starts, and are not taught as background."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from detseg.data.sample import Sample
+from detseg.data.transforms import TrainTransform
+from detseg.train.detector import warn_of_specks
+
+
+def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixture) -> None:
+    """20 px in pictures of 2000 px are 0.96 px at 96; 4 px of them are had at 400, and 416 divides by 32."""
+    with caplog.at_level(logging.WARNING):
+        warn_of_specks(np.array([[0.96, 30], [40, 50], [0.96, 0.96], [4, 4]]), 96)
+    assert len(caplog.messages) == 1
+    assert "2 of 4 objects (50.0 %) are less than 4 px wide or high at --size 96" in caplog.text
+    assert "--size 416 would" in caplog.text
+
+
+@pytest.mark.parametrize("sizes", [np.zeros((0, 2)), np.array([[4.0, 4.0], [90.0, 5.0]])])
+def test_no_word_where_there_are_none(caplog: pytest.LogCaptureFixture, sizes: np.ndarray) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_specks(sizes, 320)
+    assert not caplog.messages
+
+
+def test_objects_without_any_size_are_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_specks(np.array([[0.0, 5.0]]), 320)
+    assert "1 of 1 objects" in caplog.text
+
+
+def test_specks_are_not_taught_as_background() -> None:
+    corners = np.random.default_rng(0).uniform(100, 900, (5, 2)).astype(np.float32)
+    sample = Sample(
+        np.zeros((1000, 1000, 3), np.uint8),
+        np.concatenate([corners, corners + 10], axis=1),
+        np.arange(5),
+        np.zeros(5, np.bool_),
+    )
+    seen = TrainTransform(96, scale=(1, 1))(sample, np.random.default_rng(1))
+    assert len(seen.boxes) == 5 and seen.iscrowd.all()
