@@ -67,4 +67,4 @@ def test_a_run_with_another_backbone_is_refused(small, tmp_path, train, capsys):
     error = capsys.readouterr().err
     assert f"{weights} does not fit: 10 problems" in error
     assert "net.blocks.4.0.conv_pw.bias (192,) gets nothing" in error
-    assert "or begin with random ones (--weights none" in error
+    assert "or start from random ones (--weights none" in error
