@@ -40,6 +40,8 @@ class Pack:
     """Of masks: their folder beside images/, where it is not called masks."""
     ignore_value: int | None = None
     """Of masks: the value that counts for no class; by default 255, or what the list of classes says."""
+    images: Path | None = None
+    """Folder of the pictures that COCO or VOC annotations, or a table, name, where they are not found beside these."""
     repair: bool = False
     """Mend or leave out what has errors (and say what was done) instead of stopping."""
 
@@ -117,10 +119,11 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
     task = config.task or _task_of(config.data, config.masks)
     if task == "classification":
-        return read_labelled_dataset(config.data)
+        return read_labelled_dataset(config.data, images=config.images)
     if task == "detection":
-        return _alike(find_sources(config.data), match_categories)
-    return _alike(find_mask_sources(config.data, config.masks, config.ignore_value), match_mask_categories)
+        return _alike(find_sources(config.data, config.images), match_categories)
+    sources = find_mask_sources(config.data, config.masks, config.ignore_value, config.images)
+    return _alike(sources, match_mask_categories)
 
 
 def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set], Set]) -> dict[str, Set]:

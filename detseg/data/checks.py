@@ -191,7 +191,7 @@ def picture_problems(a: Pictures) -> Iterator[Problem]:
         if isinstance(found, PictureInfo):
             yield from _size_problems(a, image, found)
         elif not Path(str(a.paths[image])).is_file():
-            remedy = "put the picture there, say where the pictures are (images=), or remove the entry"
+            remedy = "put it there, name the folder (--images of detseg train and detseg pack), or remove the entry"
             yield image_problem(a, image, "the picture does not exist", remedy, "missing-picture")
         else:
             remedy = "replace the picture or remove the entry"

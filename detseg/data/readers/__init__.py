@@ -48,16 +48,20 @@ def read_annotations(path: str | Path, split: str | None = None, images: str | P
     return sources[split]()
 
 
-def read_dataset(path: str | Path) -> dict[str, Annotations]:
+def read_dataset(path: str | Path, images: str | Path | None = None) -> dict[str, Annotations]:
     """Read the splits "train" and "val" of a dataset (folder or data.yaml).
 
     Both get the category order of "train", so that equal labels mean equal categories.
+
+    Args:
+        path: the dataset.
+        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
 
     Raises:
         AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.
     """
     path = Path(path)
-    sources = find_sources(path, None)
+    sources = find_sources(path, images)
     missing = [split for split in ("train", "val") if split not in sources]
     if missing:
         raise AnnotationError(

@@ -21,7 +21,9 @@ LOOKED_FOR = """
   packed: an .h5 file that `detseg pack` wrote"""
 
 
-def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | None = None) -> MaskSources:
+def find_mask_sources(
+    path: Path, masks: str | None = None, ignore_value: int | None = None, images: str | Path | None = None
+) -> MaskSources:
     """The splits found at a path, each with a function that reads it.
 
     Raises:
@@ -32,11 +34,13 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
     if is_pack(path):
         if masks is not None or ignore_value is not None:
             raise AnnotationError(f"{path}: its masks and what is ignored in them were chosen when it was packed")
+        recognise.refuse_images(path, images)
         return packed_mask_sources(path)
     root = path if path.is_dir() else path.parents[2] if path.parent.as_posix().endswith(VOC_LISTS) else path.parent
     pictures = path if path.is_file() and path.suffix.lower() == ".txt" else None
     layout = find_layout(root, masks or "masks", pictures) if path.is_dir() or pictures else None
     if layout is not None:
+        recognise.refuse_images(path, images)
         return mask_sources(layout, ignore_value)
     if masks is not None:
         folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
@@ -45,7 +49,7 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
             f"its folders are: {', '.join(folders) or 'none'}"
         )
     try:
-        found = recognise.find_sources(path)
+        found = recognise.find_sources(path, images)
     except AnnotationError as error:
         if recognise.LOOKED_FOR not in str(error):
             raise
@@ -54,7 +58,12 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
 
 
 def read_masks(
-    path: str | Path, split: str | None = None, *, masks: str | None = None, ignore_value: int | None = None
+    path: str | Path,
+    split: str | None = None,
+    *,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
 ) -> SemanticMasks:
     """Read semantic masks; the form is recognised from the path.
 
@@ -66,12 +75,13 @@ def read_masks(
             those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
+        images: the folder of the pictures that COCO or VOC annotations name, where they are not found by themselves.
 
     Raises:
         AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
     """
     path = Path(path)
-    sources = find_mask_sources(path, masks, ignore_value)
+    sources = find_mask_sources(path, masks, ignore_value, images)
     if split is None and len(sources) > 1:
         raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}; choose one with split=")
     if split is None or (path.is_file() and list(sources) == [""]):
@@ -82,15 +92,21 @@ def read_masks(
 
 
 def read_mask_dataset(
-    path: str | Path, *, masks: str | None = None, ignore_value: int | None = None
+    path: str | Path,
+    *,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
 ) -> dict[str, SemanticMasks]:
     """Read the splits "train" and "val" of a set of masks; both get the class order of "train".
+
+    Arguments are those of `read_masks`.
 
     Raises:
         AnnotationError: a split is missing, the classes of the two differ, or a file is malformed.
     """
     path = Path(path)
-    sources = find_mask_sources(path, masks, ignore_value)
+    sources = find_mask_sources(path, masks, ignore_value, images)
     missing = [split for split in ("train", "val") if split not in sources]
     if missing:
         raise AnnotationError(
