@@ -30,7 +30,7 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
     if config.data is not None:
-        splits = read_dataset(config.data, config.images)
+        splits = read_dataset(config.data, config.images, config.val_share)
         train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None
@@ -56,7 +56,7 @@ def read_split(path: Path, split: str, images: Path | None = None) -> Annotation
     """
     sources = find_sources(path, images)
     if split not in sources and len(sources) > 1:
-        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}, but no {split}; name a file of one split")
+        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}, but no {split}; name a file of one")
     return read_annotations(path, split if split in sources else None, images)
 
 
