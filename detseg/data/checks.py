@@ -276,6 +276,16 @@ def _told_as_shared(a: Pictures, other: Pictures | None, shared: dict[int, str])
         yield image_problem(a, row, what, remedy, "in-both-splits")
 
 
+def equal_pictures(a: Pictures) -> list[list[int]]:
+    """Groups of two or more positions with the same picture, packed ones by what their files held when packed."""
+    if a.pack is None:
+        return equal_files(a.paths.tolist())
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for row, digest in enumerate(_digests(a)):
+        groups[digest].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def equal_files(paths: Sequence[str]) -> list[list[int]]:
     """Groups of two or more positions whose files have the same content; unreadable files are left out.
 

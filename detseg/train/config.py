@@ -145,8 +145,21 @@ class TrainAnnotated(TrainConfig):
 
     images: Path | None = None
     """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
+    val_share: float | None = None
+    """Share of the pictures that are validated on, 0.2 say, where --data is one set that is not divided; the same ones
+    in every run."""
     repair: bool = False
     """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        if self.val_share is not None:
+            if not 0 < self.val_share < 1:
+                raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {self.val_share}")
+            if self.data is None and self.resume is None:
+                raise ValueError("--val-share divides --data; leave it out where --val is given")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,8 @@ def test_mask_files_that_do_not_fit_are_named(masked, tmp_path, capsys):
         ("--data D --masks depth", "has no images/ with a folder 'depth' of masks beside it"),
         ("--data D --decoder pyramid --start-from R", "--start-from is for --decoder fcn"),
         ("--data D/images", "no masks recognised"),
+        ("--data D --images D", "says itself where its pictures are; --images is for COCO and VOC"),
+        ("--data D --val-share 0.2", "is divided already, into train, val; leave out --val-share"),
     ],
 )
 def test_mistakes_of_a_segmenters_options(masked, tmp_path, monkeypatch, capsys, arguments, message):

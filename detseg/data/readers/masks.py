@@ -97,21 +97,28 @@ def read_mask_dataset(
     masks: str | None = None,
     ignore_value: int | None = None,
     images: str | Path | None = None,
+    val_share: float | None = None,
 ) -> dict[str, SemanticMasks]:
     """Read the splits "train" and "val" of a set of masks; both get the class order of "train".
 
-    Arguments are those of `read_masks`.
+    Arguments are those of `read_masks`, and `val_share`: the share of the pictures that becomes "val", of a set that is
+    not divided; see `detseg.data.division`.
 
     Raises:
         AnnotationError: a split is missing, the classes of the two differ, or a file is malformed.
     """
     path = Path(path)
     sources = find_mask_sources(path, masks, ignore_value, images)
+    if val_share is not None:
+        from detseg.data.division import divided, only_set  # here: it brings OpenCV
+
+        return divided(only_set(path, sources), val_share)
     missing = [split for split in ("train", "val") if split not in sources]
     if missing:
         raise AnnotationError(
             f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources)}. "
-            "Give a folder with both, or name the training and validation masks separately"
+            "Give a folder with both, name the training and validation masks separately, or let training divide one "
+            "set by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
     return {"train": train, "val": match_mask_categories(train.categories, val)}
