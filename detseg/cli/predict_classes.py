@@ -22,7 +22,7 @@ LEAST = 0.005
 
 
 def write_classes(model: PictureClassifier, reader: Reader, config: Predict) -> None:
-    """Tell the classes of each picture and write `classes.csv`: a row for each picture and class, the likeliest first."""
+    """Tell the classes of each picture and write `classes.csv`: a row for each picture and class, likeliest first."""
     config.output.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")

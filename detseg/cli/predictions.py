@@ -90,9 +90,7 @@ def find_in(pictures: Iterable[Numbered], model: Predictor, config: Predict) -> 
     return find_objects(model, pictures, config)
 
 
-def find_objects(
-    detector: Detector, pictures: Iterable[Numbered], config: Predict
-) -> Iterator[tuple[int, Found]]:
+def find_objects(detector: Detector, pictures: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Boxes; see `find_in`."""
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
     # What is written for mAP holds also what nobody wants to see drawn.
@@ -108,9 +106,7 @@ def find_objects(
             yield position, Found(drawn, told, results)
 
 
-def find_classes(
-    segmenter: Segmenter, pictures: Iterable[Numbered], config: Predict
-) -> Iterator[tuple[int, Found]]:
+def find_classes(segmenter: Segmenter, pictures: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Masks; see `find_in`."""
     names = segmenter.names
     values = mask_values([number for number, _ in segmenter.categories])
