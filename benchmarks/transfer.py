@@ -1,9 +1,10 @@
 """Ways of transfer on few and many pictures: accuracy of each in the same time, and which one `auto` takes.
 
-    python benchmarks/transfer.py --data flower_crops --minutes 2.5
+    python benchmarks/transfer.py [--data FOLDER] [--minutes 2.5]
 
-Every row is a number of training pictures a class, drawn by the seed; every column a strategy of
-`detseg train classifier`. `probe` solves a linear layer and needs seconds, whatever the minutes.
+Without --data it draws 200 pictures of flowers and cuts the flowers out. Every row is a number of training pictures a
+class, drawn by the seed; every column a strategy of `detseg train classifier`. `probe` solves a linear layer and needs
+seconds, whatever the minutes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from detseg.data.crops import crops_of
+from detseg.data.flowers import write_flowers
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_labelled_dataset
+from detseg.data.readers import read_dataset
 from detseg.train.classifier import train_classifier
 from detseg.train.config import TrainClassifier
 
@@ -27,15 +31,30 @@ STRATEGIES = ("scratch", "probe", "partial", "finetune", "full", "auto")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="what detseg train classifier takes")
+    parser.add_argument("--data", type=Path, default=None, help="what detseg train classifier takes")
     parser.add_argument("--pictures", type=int, nargs="+", default=[10, 30, 0], help="a class; 0: all there are")
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES[:-1]), choices=STRATEGIES)
     parser.add_argument("--minutes", type=float, default=2.5, help="of each training")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.data is not None:
+        compare(read_labelled_dataset(options.data), options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        compare(read_labelled_dataset(draw_crops(Path(folder))), options)
+
+
+def draw_crops(folder: Path, train: int = 200, val: int = 100) -> Path:
+    """A classification set of drawn flowers, cut out of so many pictures; returns its folder."""
+    for split, data in read_dataset(write_flowers(folder / "drawn", train=train, val=val, seed=0)).items():
+        crops_of(data, folder / "crops" / split)
+    return folder / "crops"
+
+
+def compare(splits: dict[str, LabelledPictures], options: argparse.Namespace) -> None:
+    """Train with every strategy on every number of pictures, and print the table."""
     console = Console()
-    splits = read_labelled_dataset(options.data)
     table = Table("pictures a class", *options.strategies, title="accuracy on the validation pictures")
     for pictures in options.pictures:
         train = some_of_each(splits["train"], pictures, options.seed)

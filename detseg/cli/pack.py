@@ -37,12 +37,12 @@ class Pack:
     """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
     chunk: int = 32
     """Pictures to a chunk of the file; a batch is good."""
-    images: Path | None = None
-    """Of labels: the folder of the pictures that a table names, where they are not beside it."""
     masks: str | None = None
     """Of masks: their folder beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
     ignore_value: int | None = None
     """Of masks: the value that counts for no class; by default 255, or what the list of classes says."""
+    images: Path | None = None
+    """Folder of the pictures that COCO or VOC annotations, or a table, name, where they are not found beside these."""
     repair: bool = False
     """Mend or leave out what has errors (and say what was done) instead of stopping."""
 
@@ -123,14 +123,13 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
     masks_asked = config.masks is not None or config.ignore_value is not None
     task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
-    if config.images is not None and task != "classification":
-        raise ValueError(f"{config.data}: is packed for {task}; --images is for tables of classes: leave it out")
     if task == "classification":
         splits = read_label_splits(config.data, images=config.images)
         return {split or UNDIVIDED: data for split, data in splits.items()}
     if task == "detection":
-        return _alike(find_sources(config.data), match_categories)
-    return _alike(find_mask_sources(config.data, config.masks, config.ignore_value), match_mask_categories)
+        return _alike(find_sources(config.data, config.images), match_categories)
+    sources = find_mask_sources(config.data, config.masks, config.ignore_value, config.images)
+    return _alike(sources, match_mask_categories)
 
 
 def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set], Set]) -> dict[str, Set]:

@@ -78,9 +78,10 @@ class Predict:
     ten_crop: bool = False
     """Of classifiers: the mean over ten crops of each picture: corners and middle, mirrored too."""
     image_ids: Path | None = None
-    """Annotations of the pictures, to measure mAP with `detseg evaluate`: detections.json then carries their image
-    ids and every detection, however low its score (the drawings keep to --score-threshold). Without pictures in
-    the command all that the annotations list are taken. Otherwise pictures are numbered from 1."""
+    """Annotations of the pictures, to measure mAP with `detseg evaluate`; of a data set with several splits the
+    validation split. detections.json then carries their image ids and every detection, however low its score (the
+    drawings keep to --score-threshold). Without pictures in the command all that the annotations list are taken.
+    Otherwise pictures are numbered from 1."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
 
@@ -166,8 +167,8 @@ def _check_options(config: Predict, model: Predictor) -> None:
 def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
     """The pictures to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
     from detseg.data.pack_rows import refuse_pack
-    from detseg.data.readers import read_annotations
     from detseg.data.readers.files import list_pictures
+    from detseg.train.data import read_split
 
     pictures = [
         Path(p) for given in config.pictures for p in (list_pictures(given) if given.is_dir() else [str(given)])
@@ -178,7 +179,7 @@ def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
         if not pictures:
             raise ValueError("name the pictures, or folders of pictures, after the run")
         return pictures, list(range(1, len(pictures) + 1))
-    data = read_annotations(config.image_ids)
+    data = read_split(config.image_ids, "val")
     refuse_pack(data.pack)
     if not pictures:
         return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist()

@@ -179,10 +179,10 @@ def outline_problems(a: Annotations) -> Iterator[Problem]:
         yield object_problem(a, int(row), what, "correct or remove the mask", "mask-size")
 
 
-def picture_problems(a: Pictures, place: str = "images=") -> Iterator[Problem]:
+def picture_problems(a: Pictures) -> Iterator[Problem]:
     """Pictures that are missing or damaged, or whose size is not the one in the annotation file.
 
-    Packed pictures were checked when they were packed. `place` is how to say where pictures are.
+    Packed pictures were checked when they were packed.
     """
     if a.pack is not None:
         return
@@ -191,7 +191,7 @@ def picture_problems(a: Pictures, place: str = "images=") -> Iterator[Problem]:
         if isinstance(found, PictureInfo):
             yield from _size_problems(a, image, found)
         elif not Path(str(a.paths[image])).is_file():
-            remedy = f"put the picture there, say where the pictures are ({place}), or remove the entry"
+            remedy = "put it there, name the folder (--images of detseg train and detseg pack), or remove the entry"
             yield image_problem(a, image, "the picture does not exist", remedy, "missing-picture")
         else:
             remedy = "replace the picture or remove the entry"
@@ -274,6 +274,16 @@ def _told_as_shared(a: Pictures, other: Pictures | None, shared: dict[int, str])
         what = f"the picture is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
         remedy = "remove it from one of the two, or the measured accuracy is too high"
         yield image_problem(a, row, what, remedy, "in-both-splits")
+
+
+def equal_pictures(a: Pictures) -> list[list[int]]:
+    """Groups of two or more positions with the same picture, packed ones by what their files held when packed."""
+    if a.pack is None:
+        return equal_files(a.paths.tolist())
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for row, digest in enumerate(_digests(a)):
+        groups[digest].append(row)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def equal_files(paths: Sequence[str]) -> list[list[int]]:

@@ -102,7 +102,7 @@ class LabelledPictures:
         problems = [*self.read_problems, *_class_problems(self, as_annotations, other)]
         problems += _repeats(self, as_annotations)
         if self.pack is None and check_pictures:
-            problems += picture_problems(as_annotations, "--images")
+            problems += picture_problems(as_annotations)
             problems += _equal_pictures(self, as_annotations)
         if other is not None:
             shared = sharing_problems(as_annotations, _without_objects(other), read_files=check_pictures)

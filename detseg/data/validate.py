@@ -77,14 +77,23 @@ def checked(data: Set, other: Set | None, *, mend: bool, tell: Callable[[str], N
         for sentence in done:
             tell(f"mended: {sentence}")
         problems = data.validate(other=other)
+        if len(data) == 0:
+            raise AnnotationError(f"{data.source}: --repair left no picture in it; correct what was told")
+    elif any(problem.severity == "error" for problem in problems):
+        left = len(data.repair(problems)[0])
+        raise_on_problems(problems, "" if left else "--repair would leave no picture: correct what is told above.")
     raise_on_problems(problems)
     if len(data) == 0:
         raise AnnotationError(f"{data.source}: there are no pictures in it")
     return data
 
 
-def raise_on_problems(problems: Iterable[Problem]) -> None:
+def raise_on_problems(problems: Iterable[Problem], advice: str = "") -> None:
     """Stop on errors, log warnings.
+
+    Args:
+        problems: all there are.
+        advice: what to do, where that is not what can be mended.
 
     Raises:
         AnnotationError: there are errors; the message has their number, the first ten, and what to do.
@@ -95,7 +104,7 @@ def raise_on_problems(problems: Iterable[Problem]) -> None:
     if warnings:
         log.warning("%s", _summary(warnings, "warning"))
     if errors:
-        raise AnnotationError(f"{_summary(errors, 'error')}\n{_advice(errors)}")
+        raise AnnotationError(f"{_summary(errors, 'error')}\n{advice or _advice(errors)}")
 
 
 def _summary(problems: list[Problem], noun: str) -> str:

@@ -151,7 +151,30 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDetector(TrainConfig):
+class TrainAnnotated(TrainConfig):
+    """What is the same for all that learn from annotations of objects or pixels."""
+
+    images: Path | None = None
+    """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
+    val_share: float | None = None
+    """Share of the pictures that are validated on, 0.2 say, where --data is one set that is not divided; the same ones
+    in every run."""
+    repair: bool = False
+    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        if self.val_share is not None:
+            if not 0 < self.val_share < 1:
+                raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {self.val_share}")
+            if self.data is None and self.resume is None:
+                raise ValueError("--val-share divides --data; leave it out where --val is given")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDetector(TrainAnnotated):
     """Train an object detector on your own annotated pictures.
 
     Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
@@ -176,8 +199,6 @@ class TrainDetector(TrainConfig):
     """Share of training pictures that are mosaics of four (none in the last 30 % of the run)."""
     mixup: float = 0.0
     """Share of training pictures, mosaics too, that have another one laid over them (none in the last 30 %)."""
-    repair: bool = False
-    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -193,7 +214,7 @@ class TrainDetector(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSegmenter(TrainConfig):
+class TrainSegmenter(TrainAnnotated):
     """Train a segmenter: the class of every pixel, from your own pictures with masks.
 
     Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
@@ -326,7 +347,7 @@ class TrainClassifier(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainLocalizer(TrainConfig):
+class TrainLocalizer(TrainAnnotated):
     """Train a localizer: the class and the box of the one object in each picture.
 
     Takes the data of detseg train detector. Of several objects in a picture the largest counts.
@@ -365,8 +386,6 @@ class TrainLocalizer(TrainConfig):
     zoom: tuple[float, float] = (0.6, 1.4)
     """Pictures are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
     are, for windows of detseg windows."""
-    repair: bool = False
-    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from detseg.data.annotations import Annotations, match_categories
+from detseg.data.annotations import AnnotationError, Annotations, match_categories
 from detseg.data.readers import read_annotations, read_dataset
 from detseg.data.readers.recognise import find_sources
 from detseg.data.validate import checked
@@ -30,12 +30,12 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
     if config.data is not None:
-        splits = read_dataset(config.data)
+        splits = read_dataset(config.data, config.images, config.val_share)
         train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None
-        train = _read_split(config.train, "train")
-        val = match_categories(train.categories, _read_split(config.val, "val"))
+        train = read_split(config.train, "train", config.images)
+        val = match_categories(train.categories, read_split(config.val, "val", config.images))
     train = checked(train, None, mend=config.repair, tell=partial(tell, console))
     val = checked(val, train, mend=config.repair, tell=partial(tell, console))
     if train.iscrowd.all():
@@ -43,9 +43,21 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
     return train, val
 
 
-def _read_split(path: Path, split: str) -> Annotations:
-    """Annotations of one path: its only set, or the split of that name where it holds several."""
-    return read_annotations(path, split if split in find_sources(path, None) else None)
+def read_split(path: Path, split: str, images: Path | None = None) -> Annotations:
+    """Annotations of one path: its only set, or the split of that name where it holds several.
+
+    Args:
+        path: an annotation file or a dataset.
+        split: "train", "val" or "test".
+        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
+
+    Raises:
+        AnnotationError: nothing readable is there, or it holds several splits and none of that name.
+    """
+    sources = find_sources(path, images)
+    if split not in sources and len(sources) > 1:
+        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}, but no {split}; name a file of one")
+    return read_annotations(path, split if split in sources else None, images)
 
 
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:

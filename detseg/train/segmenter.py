@@ -121,9 +121,9 @@ def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMa
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
-    options: dict[str, Any] = {"masks": config.masks, "ignore_value": config.ignore_value}
+    options: dict[str, Any] = {"masks": config.masks, "ignore_value": config.ignore_value, "images": config.images}
     if config.data is not None:
-        splits = read_mask_dataset(config.data, **options)
+        splits = read_mask_dataset(config.data, **options, val_share=config.val_share)
         train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None

@@ -118,7 +118,7 @@ def test_of_several_splits_of_labels_each_side_takes_its_own(crops, tmp_path):
         load_labelled_data(TrainClassifier(train=table, val=crops), Console(quiet=True))
 
 
-def test_a_table_is_packed_with_pictures_from_elsewhere(crops, boxes, tmp_path, capsys):
+def test_a_table_is_packed_with_pictures_from_elsewhere(crops, tmp_path):
     pictures = sorted((crops / "train").glob("*/*.jpg"))
     for path in pictures:
         shutil.copy(path, tmp_path / f"{path.parent.name}-{path.name}")
@@ -128,10 +128,6 @@ def test_a_table_is_packed_with_pictures_from_elsewhere(crops, boxes, tmp_path, 
     words = ["--data", str(tmp_path / "tables/birds.csv"), "--images", str(tmp_path), "--size", "32"]
     assert main(["pack", *words, "--output", str(tmp_path / "set.h5")]) == 0
     assert read_labels(tmp_path / "set.h5").counts.tolist() == [3, 4]
-    capsys.readouterr()
-    words = ["--data", str(boxes), "--images", str(tmp_path), "--output", str(tmp_path / "boxes.h5")]
-    assert main(["pack", *words]) == 1
-    assert "is packed for detection; --images is for tables of classes" in capsys.readouterr().err
 
 
 def test_boxes_are_packed(boxes, tmp_path):

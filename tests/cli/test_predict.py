@@ -10,6 +10,8 @@ from PIL import Image
 
 import detseg
 from detseg.cli import main
+from detseg.cli.predict import Predict, _pictures
+from detseg.data.readers import read_dataset, write_yolo
 from detseg.predict import detect
 
 
@@ -117,6 +119,21 @@ def test_ids_of_some_pictures(run, small, tmp_path):
     picture = small / "images" / ".." / "images" / "val2.png"
     assert predict(run, picture, "--image-ids", small / "val.json", "--output", tmp_path) == 0
     assert {r["image_id"] for r in json.loads((tmp_path / "detections.json").read_text())} == {98}
+
+
+def test_of_a_data_set_the_validation_pictures_are_meant(small, tmp_path):
+    def listed(source):
+        return _pictures(Predict(tmp_path, image_ids=source))
+
+    assert listed(small) == listed(small / "val.json")
+    assert len(listed(small)[1]) == 5
+    for split, data in read_dataset(small).items():
+        write_yolo(data, tmp_path / "yolo", split, crowd="drop")
+    assert [path.name for path in listed(tmp_path / "yolo/data.yaml")[0]] == [f"val{i}.png" for i in range(5)]
+    shutil.copytree(small, tmp_path / "other")
+    (tmp_path / "other/val.json").rename(tmp_path / "other/test.json")
+    with pytest.raises(ValueError, match="other: holds the splits train, test, but no val; name a file of one"):
+        listed(tmp_path / "other")
 
 
 def test_originals_are_not_overwritten(run, tmp_path, capsys):

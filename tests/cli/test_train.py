@@ -20,7 +20,8 @@ from detseg.data.readers import read_dataset, write_voc, write_yolo
 from detseg.data.transforms import mixup
 from detseg.metrics import resampling
 from detseg.train.checkpoint import load_model
-from detseg.train.config import TrainDetector
+from detseg.train.config import TrainDetector, TrainLocalizer
+from detseg.train.data import load_data
 from detseg.train.detector import train_detector
 from detseg.train.segmenter import load_mask_data
 from detseg.train.session import session
@@ -109,6 +110,11 @@ def test_what_a_run_says(run):
         ("--data D --lr inf", "--lr must be positive"),
         ("--data D --mosaic 1.5", "--mosaic is a share"),
         ("--data D --mixup nan", "--mixup is a share between 0 and 1, not nan"),
+        ("--data D --val-share 1", "--val-share is a share above 0 and below 1, such as 0.2, not 1"),
+        ("--train D --val D --val-share 0.2", "--val-share divides --data; leave it out where --val is given"),
+        ("--data D --val-share 0.2", "is divided already, into train, val; leave out --val-share"),
+        ("--data D/train.json", "or let training divide one set by --val-share 0.2"),
+        ("--data D --images D/nowhere", "nowhere: the folder of pictures (--images) does not exist"),
         ("--data D --seed -1", "--seed must not be negative"),
         ("--data D --workers -1", "--workers must not be negative"),
         ("--data D --freeze 99 --backbone test_efficientnet --weights none", "has 5 stages"),
@@ -300,15 +306,40 @@ def test_every_form_of_data_trains(kind, small, tmp_path, at_once):
     assert crowds == (0 if kind in ("yolo", "two folders") else 1)
 
 
+@pytest.mark.parametrize("divided", [True, False])
+def test_pictures_away_from_their_annotations(divided, small, tmp_path, capsys):
+    shutil.copytree(small / "images", tmp_path / "far/pics")
+    (tmp_path / "ann").mkdir()
+    for split in ("train", "val"):
+        shutil.copy(small / f"{split}.json", tmp_path / "ann")
+    files = {f"{split}": tmp_path / f"ann/{split}.json" for split in ("train", "val")}
+    where = {"data": tmp_path / "ann"} if divided else files
+    error = error_of(capsys, *(word for name, path in where.items() for word in (f"--{name}", path)))
+    assert "name the folder (--images of detseg train and detseg pack)" in error
+    assert error.endswith("--repair would leave no picture: correct what is told above.\n")
+    for config in (TrainDetector, TrainLocalizer):
+        given = config(**where, images=tmp_path / "far/pics")
+        assert [len(data) for data in load_data(given, Console(quiet=True))] == [8, 5]
+
+
+def test_an_undivided_set_is_divided_by_a_share(small):
+    train, val = load_data(TrainDetector(data=small / "train.json", val_share=0.25), Console(quiet=True))
+    assert (len(train), len(val)) == (6, 2)
+    assert sorted([*train.image_ids, *val.image_ids]) == list(range(93, 101))
+    again = load_data(TrainLocalizer(data=small / "train.json", val_share=0.25, seed=1), Console(quiet=True))
+    assert again[1].image_ids.tolist() == val.image_ids.tolist(), "runs can be compared"
+
+
 def stop_after(samples, monkeypatch):
-    """SIGTERM when so many pictures were taken, the eight that are drawn before training apart."""
+    """SIGTERM when so many pictures were taken in training, not for the sheet that is drawn before."""
     from detseg.data.dataset import DetectionDataset
 
     take, taken = DetectionDataset.__getitem__, []
 
     def counted(self, index):
-        taken.append(index)
-        if len(taken) == 8 + samples:
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # training has begun
+            taken.append(index)
+        if len(taken) == samples:
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, index)
 

@@ -266,7 +266,7 @@ def test_a_table_whose_pictures_are_elsewhere_is_told_how_to_name_them(tmp_path,
         with pytest.raises(AnnotationError) as error:
             checked(read_labels(file), None, mend=mend, tell=print)
         assert str(error.value).startswith("2 errors in the annotations:")
-        assert "say where the pictures are (--images)" in str(error.value)
+        assert "name the folder (--images of detseg train and detseg pack)" in str(error.value)
         assert str(error.value).endswith("--repair would leave no picture at all: correct the files.")
     assert not caplog.records
     with pytest.raises(AnnotationError, match="--repair mends all of them"):

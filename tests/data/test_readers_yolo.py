@@ -129,7 +129,7 @@ def test_missing_pictures_in_a_list(yolo):
 
 
 def test_images_argument_is_refused(yolo):
-    with pytest.raises(AnnotationError, match="images= is for COCO and VOC"):
+    with pytest.raises(AnnotationError, match="--images is for COCO and VOC"):
         read_annotations(yolo, "train", images=yolo)
 
 

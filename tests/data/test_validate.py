@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from detseg.data.annotations import Category
 from detseg.data.images import ORIENTATION, read_image
 from detseg.data.readers import read_annotations, read_coco, read_dataset
 from detseg.data.segments import SegmentsBuilder
-from detseg.data.validate import AnnotationError, raise_on_problems, repair, validate
+from detseg.data.validate import AnnotationError, checked, raise_on_problems, repair, validate
 from tests.data.annotation_samples import coco_content, make, write_coco_dataset, write_json, write_picture
 
 GOOD = [10.0, 10.0, 20.0, 20.0]
@@ -292,6 +293,20 @@ def test_summary_names_ten_and_counts_all():
     assert len(lines) == 12
     assert lines[1] == "  sample.json, 0.jpg, object 1: the box (0, 5, 0, 9) has no area (correct or remove the object)"
     assert lines[-1] == "--repair mends all of them and says what it did."
+
+
+def test_repair_is_not_advised_where_it_would_leave_nothing(dataset):
+    def advice(data):
+        with pytest.raises(AnnotationError) as caught:
+            checked(data, None, mend=False, tell=print)
+        return str(caught.value).splitlines()[-1]
+
+    paths = [str(path) for path in dataset.paths]
+    assert "--repair mends all" in advice(replace(dataset, paths=np.array(["gone.jpg", *paths[1:]])))
+    gone = replace(dataset, paths=np.array([f"gone/{i}.jpg" for i in range(len(paths))]))
+    assert advice(gone) == "--repair would leave no picture: correct what is told above."
+    with pytest.raises(AnnotationError, match="--repair left no picture in it"):
+        checked(gone, None, mend=True, tell=print)
 
 
 def test_warnings_are_logged_and_do_not_stop(caplog):

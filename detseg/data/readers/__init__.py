@@ -48,21 +48,33 @@ def read_annotations(path: str | Path, split: str | None = None, images: str | P
     return sources[split]()
 
 
-def read_dataset(path: str | Path) -> dict[str, Annotations]:
+def read_dataset(
+    path: str | Path, images: str | Path | None = None, val_share: float | None = None
+) -> dict[str, Annotations]:
     """Read the splits "train" and "val" of a dataset (folder or data.yaml).
 
     Both get the category order of "train", so that equal labels mean equal categories.
+
+    Args:
+        path: the dataset.
+        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
+        val_share: share of the pictures that becomes "val", of a set that is not divided; see `detseg.data.division`.
 
     Raises:
         AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.
     """
     path = Path(path)
-    sources = find_sources(path, None)
+    sources = find_sources(path, images)
+    if val_share is not None:
+        from detseg.data.division import divided, only_set  # here: it brings OpenCV
+
+        return divided(only_set(path, sources), val_share)
     missing = [split for split in ("train", "val") if split not in sources]
     if missing:
         raise AnnotationError(
             f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources)}. "
-            "Give a folder or data.yaml with both, or name the training and validation annotations separately"
+            "Give a folder or data.yaml with both, name the training and validation annotations separately, or let "
+            "training divide one set by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
     return {"train": train, "val": match_categories(train.categories, val)}

@@ -390,7 +390,7 @@ def picture_folders(path: Path, images: str | Path | None) -> list[Path]:
     """Where the pictures of a COCO file may lie, likeliest first."""
     if images is not None:
         if not Path(images).is_dir():
-            raise AnnotationError(f"{images}: the folder of pictures given with images= does not exist")
+            raise AnnotationError(f"{images}: the folder of pictures (--images) does not exist")
         return [Path(images)]
     here = path.parent
     split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)

@@ -29,7 +29,9 @@ LOOKED_FOR = """
   packed: an .h5 file that `detseg pack` wrote"""
 
 
-def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | None = None) -> MaskSources:
+def find_mask_sources(
+    path: Path, masks: str | None = None, ignore_value: int | None = None, images: str | Path | None = None
+) -> MaskSources:
     """The splits found at a path, each with a function that reads it.
 
     Raises:
@@ -41,9 +43,11 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
     if is_pack(path):
         if masks is not None or ignore_value is not None:
             raise AnnotationError(f"{path}: its masks and what is ignored in them were chosen when it was packed")
+        recognise.refuse_images(path, images)
         return packed_mask_sources(path)
     layout = _layout(path, masks)
     if layout is not None:
+        recognise.refuse_images(path, images)
         return mask_sources(layout, ignore_value)
     if masks is not None:
         root = _root(path)
@@ -54,7 +58,7 @@ def find_mask_sources(path: Path, masks: str | None = None, ignore_value: int | 
             f"{', '.join(folders) or 'none'}"
         )
     try:
-        found = recognise.find_sources(path)
+        found = recognise.find_sources(path, images)
     except AnnotationError as error:
         if recognise.LOOKED_FOR not in str(error):
             raise
@@ -73,7 +77,12 @@ def has_mask_files(path: Path, masks: str | None = None) -> bool:
 
 
 def read_masks(
-    path: str | Path, split: str | None = None, *, masks: str | None = None, ignore_value: int | None = None
+    path: str | Path,
+    split: str | None = None,
+    *,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
 ) -> SemanticMasks:
     """Read semantic masks; the form is recognised from the path.
 
@@ -85,13 +94,14 @@ def read_masks(
             "masks_species" the classes are those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
+        images: the folder of the pictures that COCO or VOC annotations name, where they are not found by themselves.
 
     Raises:
         AnnotationError: nothing readable is there, the split is missing, a file is malformed, or `masks` or
             `ignore_value` is given for what has no mask files.
     """
     path = Path(path)
-    sources = find_mask_sources(path, masks, ignore_value)
+    sources = find_mask_sources(path, masks, ignore_value, images)
     if split is None and len(sources) > 1:
         raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}; choose one with split=")
     if split is None or (path.is_file() and list(sources) == [""]):
@@ -102,21 +112,34 @@ def read_masks(
 
 
 def read_mask_dataset(
-    path: str | Path, *, masks: str | None = None, ignore_value: int | None = None
+    path: str | Path,
+    *,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
+    val_share: float | None = None,
 ) -> dict[str, SemanticMasks]:
     """Read the splits "train" and "val" of a set of masks; both get the class order of "train".
+
+    Arguments are those of `read_masks`, and `val_share`: the share of the pictures that becomes "val", of a set that is
+    not divided; see `detseg.data.division`.
 
     Raises:
         AnnotationError: a split is missing, the classes of the two differ, a file is malformed, or `masks` or
             `ignore_value` is given for what has no mask files.
     """
     path = Path(path)
-    sources = find_mask_sources(path, masks, ignore_value)
+    sources = find_mask_sources(path, masks, ignore_value, images)
+    if val_share is not None:
+        from detseg.data.division import divided, only_set  # here: it brings OpenCV
+
+        return divided(only_set(path, sources), val_share)
     missing = [split for split in ("train", "val") if split not in sources]
     if missing:
         raise AnnotationError(
             f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources)}. "
-            "Give a folder with both, or name the training and validation masks separately"
+            "Give a folder with both, name the training and validation masks separately, or let training divide one "
+            "set by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
     return {"train": train, "val": match_mask_categories(train.categories, val)}

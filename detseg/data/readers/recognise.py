@@ -45,7 +45,7 @@ def _file_sources(path: Path, images: str | Path | None) -> Sources | None:
     if is_pack(path):
         from detseg.data.readers.packed import packed_annotation_sources  # here: nothing else needs OpenCV
 
-        _refuse_images(path, images)
+        refuse_images(path, images)
         return packed_annotation_sources(path)
     if suffix == ".json":
         return {"": partial(read_coco, path, images)}
@@ -125,13 +125,13 @@ def _yolo_splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def _yaml_sources(file: Path, images: str | Path | None) -> Sources:
-    _refuse_images(file, images)
+    refuse_images(file, images)
     data = read_yaml(file)
     return {split: partial(read_yolo, places, data.names, file) for split, places in data.splits.items()}
 
 
 def _yolo_sources(splits: dict[str, list[Path]], source: Path, images: str | Path | None) -> Sources:
-    _refuse_images(source, images)
+    refuse_images(source, images)
     names = names_nearby(next(iter(splits.values())))
     if names is None and len(splits) > 1:
         # Unnamed classes are counted over all splits, so that the splits agree about them.
@@ -140,6 +140,7 @@ def _yolo_sources(splits: dict[str, list[Path]], source: Path, images: str | Pat
     return {split: partial(read_yolo, places, names, source) for split, places in splits.items()}
 
 
-def _refuse_images(path: Path, images: str | Path | None) -> None:
+def refuse_images(path: Path, images: str | Path | None) -> None:
+    """Raise AnnotationError where a folder of pictures is given for a form that names its own."""
     if images is not None:
-        raise AnnotationError(f"{path}: says itself where its pictures are; images= is for COCO and VOC")
+        raise AnnotationError(f"{path}: says itself where its pictures are; --images is for COCO and VOC")
