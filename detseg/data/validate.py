@@ -69,19 +69,12 @@ def checked(data: Set, other: Set | None, *, mend: bool, tell: Callable[[str], N
     errors = [problem for problem in problems if problem.severity == "error"]
     mended, done = data.repair(problems) if errors or mend else (data, [])
     if errors and len(data) and not len(mended):
-        raise AnnotationError(
-            f"{_summary(errors, 'error')}\n--repair would leave no picture at all: correct the files."
-        )
+        raise_on_problems(problems, "--repair would leave no picture: correct what is told above.")
     if mend:
         data = mended
         for sentence in done:
             tell(f"mended: {sentence}")
         problems = data.validate(other=other)
-        if len(data) == 0:
-            raise AnnotationError(f"{data.source}: --repair left no picture in it; correct what was told")
-    elif any(problem.severity == "error" for problem in problems):
-        left = len(data.repair(problems)[0])
-        raise_on_problems(problems, "" if left else "--repair would leave no picture: correct what is told above.")
     raise_on_problems(problems)
     if len(data) == 0:
         raise AnnotationError(f"{data.source}: there are no pictures in it")

@@ -267,7 +267,7 @@ def test_a_table_whose_pictures_are_elsewhere_is_told_how_to_name_them(tmp_path,
             checked(read_labels(file), None, mend=mend, tell=print)
         assert str(error.value).startswith("2 errors in the annotations:")
         assert "name the folder (--images of detseg train and detseg pack)" in str(error.value)
-        assert str(error.value).endswith("--repair would leave no picture at all: correct the files.")
+        assert str(error.value).endswith("--repair would leave no picture: correct what is told above.")
     assert not caplog.records
     with pytest.raises(AnnotationError, match="--repair mends all of them"):
         checked(read_labels(file, images=tmp_path / "far"), None, mend=False, tell=print)

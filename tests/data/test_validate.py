@@ -305,7 +305,7 @@ def test_repair_is_not_advised_where_it_would_leave_nothing(dataset):
     assert "--repair mends all" in advice(replace(dataset, paths=np.array(["gone.jpg", *paths[1:]])))
     gone = replace(dataset, paths=np.array([f"gone/{i}.jpg" for i in range(len(paths))]))
     assert advice(gone) == "--repair would leave no picture: correct what is told above."
-    with pytest.raises(AnnotationError, match="--repair left no picture in it"):
+    with pytest.raises(AnnotationError, match="--repair would leave no picture"):
         checked(gone, None, mend=True, tell=print)
 
 
