@@ -197,18 +197,21 @@ def _own_data(config: Evaluate, console: Console) -> Annotations:
     from detseg.train.data import load_data
 
     trained = (TrainLocalizer if _is_localizer(config.detections) else TrainDetector).load(config.detections)
-    if config.split in (None, "val"):
-        return load_data(trained, console)[1]
-    return _read_split(data_of_run(config.detections, trained), config, console, mend=trained.repair)
+    if config.split != "test":
+        return load_data(trained, console)[config.split != "train"]
+    path = data_of_run(config.detections, trained)
+    return _read_split(path, config, console, images=trained.images, mend=trained.repair)
 
 
-def _read_split(path: Path, config: Evaluate, console: Console, *, mend: bool = False) -> Annotations:
+def _read_split(
+    path: Path, config: Evaluate, console: Console, *, images: Path | None = None, mend: bool = False
+) -> Annotations:
     """The annotations of a path, or of the split that is asked for, checked."""
     from detseg.data.readers.recognise import find_sources
     from detseg.data.validate import checked
     from detseg.train.session import tell
 
-    sources = find_sources(path)
+    sources = find_sources(path, images)
     data = sources[pick_split(path, sources, config.split)]()
     return checked(data, None, mend=mend, tell=partial(tell, console))
 

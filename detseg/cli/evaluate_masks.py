@@ -98,7 +98,7 @@ def _rows(
 def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     """The true masks, checked: as given, or those that the run was validated on."""
     trained = TrainSegmenter.load(config.detections) if _is_run(config.detections) else None
-    path, masks, ignore_value, mend = config.ground_truth, config.masks, None, False
+    path, masks, ignore_value, mend, images = config.ground_truth, config.masks, None, False, None
     if path is None:
         if trained is None:
             raise ValueError(
@@ -106,14 +106,15 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
                 "what it was validated on)"
             )
         asked = trained if masks is None else replace(trained, masks=masks)
-        if config.split in (None, "val"):
-            return load_mask_data(asked, console)[1]
+        if config.split != "test":
+            return load_mask_data(asked, console)[config.split != "train"]
         path, masks, mend = data_of_run(config.detections, trained), asked.masks, trained.repair
+        images = trained.images
     if trained is not None:
         if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
             masks = trained.masks
         ignore_value = trained.ignore_value if has_mask_files(path, masks) else None
-    sources = find_mask_sources(path, masks, ignore_value)
+    sources = find_mask_sources(path, masks, ignore_value, images)
     truth = sources[pick_split(path, sources, config.split)]()
     return checked(truth, None, mend=mend, tell=partial(tell, console))
 

@@ -112,7 +112,6 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
     Raises:
         AnnotationError: nothing readable is there, or not for this task.
-        ValueError: an option is for another task.
     """
     from detseg.data.annotations import match_categories
     from detseg.data.labels import read_label_splits
