@@ -114,7 +114,7 @@ def _check_another_size(net: nn.Module, multiple: int, strides: tuple[int, ...],
 def _refusal(name: str, strides: tuple[int, ...], problem: str) -> ValueError:
     return ValueError(
         f"{name!r} cannot be a backbone with strides {strides}: {problem}. "
-        "Choose a convolutional network, see list_backbones()."
+        "Choose a convolutional network; `detseg backbones` lists them."
     )
 
 

@@ -1,13 +1,19 @@
 """Objects that are too small at the training size are told before training starts, and are not taught as background."""
 
+import io
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from detseg.data.readers import read_dataset
 from detseg.data.sample import Sample
 from detseg.data.transforms import TrainTransform
-from detseg.train.detector import warn_of_specks
+from detseg.train.config import TrainDetector
+from detseg.train.detector import _architecture, warn_of_specks
+from tests.small_set import write_small_set
 
 
 def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixture) -> None:
@@ -17,6 +23,14 @@ def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixtu
     assert len(caplog.messages) == 1
     assert "2 of 4 objects (50.0 %) are less than 4 px wide or high at --size 96" in caplog.text
     assert "--size 416 would" in caplog.text
+
+
+def test_the_anchors_come_with_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Bars 12 px high and squares of 18 to 31 px, in pictures 960 px wide, are 0.8 to 2.1 px at 64."""
+    data = read_dataset(write_small_set(tmp_path / "set", width=960, height=72))["train"]
+    with caplog.at_level(logging.WARNING):
+        _architecture(TrainDetector(data=tmp_path / "set", size=64), data, Console(file=io.StringIO()))
+    assert "objects (100.0 %) are less than 4 px wide or high at --size 64" in caplog.text
 
 
 @pytest.mark.parametrize("sizes", [np.zeros((0, 2)), np.array([[4.0, 4.0], [90.0, 5.0]])])
