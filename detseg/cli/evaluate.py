@@ -6,12 +6,14 @@ import csv
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from detseg.options import given
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -189,13 +191,10 @@ def _judged(config: Evaluate) -> Kind:
         told = " and ".join(f"{path} ({kind})" for path, kind in kinds.items())
         raise ValueError(f"{told} cannot be compared with each other")
     judged = kinds[config.detections]
-    default = {field.name: field.default for field in fields(Evaluate)}
     foreign = [name for kind, names in OPTIONS.items() if kind != judged for name in names]
     if config.slide and judged == "detections":
         foreign.remove("long_side")
-    given = [name for name in foreign if getattr(config, name) != default[name]]
-    if given:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
+    if options := ", ".join(given(config, foreign)):
         raise ValueError(f"{config.detections}: {judged} are judged, for which there is no {options}; leave it out")
     return judged
 

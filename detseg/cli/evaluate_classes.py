@@ -12,6 +12,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from detseg.cli.evaluate import Evaluate, Verdict, limit_columns, pick_split
+from detseg.data.annotations import Category
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_label_splits
 from detseg.data.validate import raise_on_problems
@@ -62,22 +63,24 @@ def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledPic
     """The pictures to judge by, with the labels of a run, and what its model says of them."""
     model, description = load_model(folder)
     trained = TrainClassifier.load(folder)
-    judged = _truth(folder, trained, config, console)
+    categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in description["categories"])
+    judged = _truth(folder, trained, categories, config, console)
     size = int(description["size"])
     data = open_labelled(judged, size, "pictures", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return judged, see_pictures(model, data, range(len(data)), size, ten_crop=config.ten_crop)
 
 
-def _truth(folder: Path, trained: TrainClassifier, config: Evaluate, console: Console) -> LabelledPictures:
+def _truth(
+    folder: Path, trained: TrainClassifier, categories: tuple[Category, ...], config: Evaluate, console: Console
+) -> LabelledPictures:
     """The pictures, checked, with the classes of a run: as given, or those of a split of the run's own."""
     path = config.ground_truth
     if path is None:
         splits = load_labelled_data(trained, console, judged=config.split or "val")
         return splits[pick_split(trained.data or folder, splits, config.split)]
     splits = read_label_splits(path, images=trained.images)
-    train = load_labelled_data(trained, console)["train"]
-    truth = matched_to(train, splits[pick_split(path, splits, config.split)])
+    truth = matched_to(categories, splits[pick_split(path, splits, config.split)])
     raise_on_problems(truth.validate())
     return truth
 

@@ -198,7 +198,8 @@ def _own_data(config: Evaluate, console: Console) -> Annotations:
 
     trained = (TrainLocalizer if _is_localizer(config.detections) else TrainDetector).load(config.detections)
     if config.split != "test":
-        return load_data(trained, console)[config.split != "train"]
+        train, val = load_data(trained, console)
+        return train if config.split == "train" else val
     path = data_of_run(config.detections, trained)
     return _read_split(path, config, console, images=trained.images, mend=trained.repair)
 

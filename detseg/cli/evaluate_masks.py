@@ -107,13 +107,15 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
             )
         asked = trained if masks is None else replace(trained, masks=masks)
         if config.split != "test":
-            return load_mask_data(asked, console)[config.split != "train"]
+            train, val = load_mask_data(asked, console)
+            return train if config.split == "train" else val
         path, masks, mend = data_of_run(config.detections, trained), asked.masks, trained.repair
         images = trained.images
     if trained is not None:
         if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
             masks = trained.masks
-        ignore_value = trained.ignore_value if has_mask_files(path, masks) else None
+        if trained.ignore_value is not None and has_mask_files(path, masks):
+            ignore_value = trained.ignore_value
     sources = find_mask_sources(path, masks, ignore_value, images)
     truth = sources[pick_split(path, sources, config.split)]()
     return checked(truth, None, mend=mend, tell=partial(tell, console))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from detseg.options import given
 
 if TYPE_CHECKING:
     from detseg.predict import Predictor
@@ -142,7 +144,6 @@ def _check_options(config: Predict, model: Predictor) -> None:
     """Raise ValueError where an option means nothing to the model."""
     from detseg.predict import Detector, PictureClassifier, Segmenter
 
-    default = {field.name: field.default for field in fields(Predict)}
     kinds = {
         Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
         Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
@@ -151,15 +152,11 @@ def _check_options(config: Predict, model: Predictor) -> None:
     kind, foreign = kinds[type(model)]
     if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
         foreign = tuple(name for name in foreign if name != "long_side")
-    given = [name for name in foreign if getattr(config, name) != default[name]]
-    if given:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
+    if options := ", ".join(given(config, foreign)):
         raise ValueError(f"{config.run}: holds a {kind}, for which there is no {options}; leave it out")
     if isinstance(model, Segmenter) and not config.boxes:
-        for name in ("image_ids", "min_area"):
-            if getattr(config, name) != default[name]:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
+        for option in given(config, ("image_ids", "min_area")):
+            raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
     if config.min_area < 1:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 

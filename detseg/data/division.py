@@ -16,20 +16,19 @@ from detseg.data.labelled import divide
 Set = TypeVar("Set", bound=Any)
 
 
-def divided(data: Set, val_share: float, seed: int = 0) -> dict[str, Set]:
+def divided(data: Set, val_share: float) -> dict[str, Set]:
     """The parts "train" and "val" of a set; equal pictures, by path or content, stay together.
 
-    Which picture goes where is decided by hashes of `seed` and file names, see `divide`: the same on every machine.
+    Which picture goes where is decided by hashes of file names, see `divide`: the same on every machine.
 
     Args:
         data: `Annotations` or `SemanticMasks`.
         val_share: of the pictures; above 0, below 1.
-        seed: another one divides otherwise.
     """
     same = _first_of_equals(data)
     kept, group = np.unique(same, return_inverse=True)
     keys = [Path(path).name for path in data.paths[kept].tolist()]
-    part = divide(keys, np.zeros(len(kept), np.int64), (1 - val_share, val_share), seed)[group]
+    part = divide(keys, np.zeros(len(kept), np.int64), (1 - val_share, val_share), seed=0)[group]
     return {"train": data.subset(part == 0), "val": data.subset(part == 1)}
 
 

@@ -7,6 +7,7 @@ arXiv:1506.02640): ten pixels more or less matter more on a small box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -21,6 +22,8 @@ from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]
 # Where smooth L1 turns from square to line: most differences, in shares of the picture, are below 1.
 SMOOTH_L1_BETA = 0.1
+# Of maps with more cells a side than this, parts are taken: the layer that the box is told by grows with their square.
+MOST_CELLS = 14
 
 
 class Largest(NamedTuple):
@@ -42,8 +45,9 @@ class Localizer(nn.Module):
         loss: of the box: "mse" or "smooth_l1" of the four numbers, "giou" or "ciou" (1 minus it) of the boxes.
         square_root: learn the square roots of width and height.
         loss_weights: of the losses of class and box; objectness, where there is one, has the weight 1.
-        grid: the box is told from the map's mean in grid x grid parts, best from all its cells: 7 x 7 at 224 px. 1 is
-            global average pooling, which knows places only by what channels happen to tell of them.
+        size: side of the pictures, pixels. The box is told from all cells of their map, at most `MOST_CELLS` a side.
+        grid: in place of that, from the map's mean in grid x grid parts. 1 is global average pooling, which knows
+            places only by what channels happen to tell of them.
         width: channels that the map is reduced to before that.
         hidden: outputs of the layer between these parts and the box's four numbers.
         dropout: share of the features of the class that are zeroed at random while training. Those of the box are
@@ -67,12 +71,15 @@ class Localizer(nn.Module):
         loss: BoxLoss = "giou",
         square_root: bool = True,
         loss_weights: Sequence[float] = (0.8, 0.2),
-        grid: int = 7,
+        size: int = 224,
+        grid: int | None = None,
         width: int = 128,
         hidden: int = 256,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        if grid is None:
+            grid = min(MOST_CELLS, max(1, math.ceil(size / backbone.strides[-1])))
         _check(num_classes, loss, loss_weights, grid)
         self.backbone = backbone
         self.num_classes = num_classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from detseg.data.annotations import AnnotationError, category_difference
+from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.classification import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_label_splits, read_labelled_dataset
 from detseg.data.validate import checked
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
+from detseg.options import given
 from detseg.predict.classifier import classify
 from detseg.train.config import TrainClassifier
-from detseg.train.data import open_pictures
+from detseg.train.data import open_pictures, own_split
 from detseg.train.plan import TrainingSamples
 from detseg.train.precision import Choice
 from detseg.train.run import Run
@@ -116,7 +117,7 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     augmentation(sitting.config.size)
     train = open_labelled(train_data, sitting.config.size, "training pictures", console)
     val = open_labelled(val_data, sitting.config.size, "validation pictures", console)
-    given = sitting.config
+    asked = sitting.config
     config = sitting.config = resolve(sitting, train, _architecture(sitting.config, len(train_data.categories)))
     architecture = _architecture(config, len(train_data.categories))
     model, freeze = sitting.build(architecture, len(train))
@@ -126,7 +127,7 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     run = ClassifierRun(folder, config, train, val, sitting.accelerator.is_main_process)
     samples = TrainingSamples(train, config.seed, augmentation)
     if only_head and sitting.state is None:
-        tell(console, f"only the head learns, and it is solved at once{_without_effect(given)}")
+        tell(console, f"only the head learns, and it is solved at once{_without_effect(asked)}")
     if config.head == "first" and sitting.state is None:
         # With the loss that training goes on with, so that the head is where that would lead it. A head that is all
         # there is has no need of it, and its probabilities are the better for it.
@@ -146,9 +147,8 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
 
 def _without_effect(config: TrainClassifier) -> str:
     """What was set of the steps of training, where there are none."""
-    default = {setting.name: setting.default for setting in fields(TrainClassifier)}
-    given = ["--" + name.replace("_", "-") for name in OF_STEPS if getattr(config, name) != default[name]]
-    return f"; without effect: {', '.join(given)}" if given else ""
+    ignored = given(config, OF_STEPS)
+    return f"; without effect: {', '.join(ignored)}" if ignored else ""
 
 
 def augmentation_of(config: TrainClassifier) -> partial[Augmentation]:
@@ -186,8 +186,11 @@ def load_labelled_data(
         splits = read_labelled_dataset(config.data, split=config.split, seed=config.split_seed, images=config.images)
     else:
         assert config.train is not None and config.val is not None
-        train = _read_split(config.train, "train", config)
-        splits = {"train": train, "val": matched_to(train, _read_split(config.val, "val", config))}
+        train, val = (
+            own_split(path, read_label_splits(path, images=config.images), split)
+            for path, split in ((config.train, "train"), (config.val, "val"))
+        )
+        splits = {"train": train, "val": matched_to(train.categories, val)}
     check = partial(checked, mend=config.repair, tell=partial(tell, console))
     splits["train"] = check(splits["train"], None)
     if judged in splits and judged != "train":
@@ -195,29 +198,18 @@ def load_labelled_data(
     return splits
 
 
-def _read_split(path: Path, split: str, config: TrainClassifier) -> LabelledPictures:
-    """The pictures of one path: its only set, or the split of that name where it holds several."""
-    splits = read_label_splits(path, images=config.images)
-    if split not in splits and len(splits) > 1:
-        raise AnnotationError(
-            f"{path}: holds the splits {', '.join(splits)}, none of them {split!r}; name the folder, table or packed "
-            f"file of one by --{split}"
-        )
-    return splits[split] if split in splits else next(iter(splits.values()))
-
-
-def matched_to(train: LabelledPictures, val: LabelledPictures) -> LabelledPictures:
-    """`val` with the classes of `train`, matched by name: folders number them by what happens to be there.
+def matched_to(categories: tuple[Category, ...], data: LabelledPictures) -> LabelledPictures:
+    """`data` with the classes of training, matched by name: folders number them by what happens to be there.
 
     Raises:
         AnnotationError: it has pictures of another class.
     """
-    names = train.names
-    unknown = [name for name, count in zip(val.names, val.counts.tolist(), strict=True) if count and name not in names]
-    if unknown:
-        raise AnnotationError(category_difference(train.categories, val.categories, val.source))
-    table = np.array([names.index(name) if name in names else -1 for name in val.names], np.int64)
-    return replace(val, categories=train.categories, labels=table[val.labels])
+    names = [category.name for category in categories]
+    found = zip(data.names, data.counts.tolist(), strict=True)
+    if any(count and name not in names for name, count in found):
+        raise AnnotationError(category_difference(categories, data.categories, data.source))
+    table = np.array([names.index(name) if name in names else -1 for name in data.names], np.int64)
+    return replace(data, categories=categories, labels=table[data.labels])
 
 
 def open_labelled(data: LabelledPictures, size: int, what: str, console: Console) -> ClassificationDataset:

@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from detseg.options import option
+
 SETTINGS = "config.json"
 
 
@@ -78,7 +80,7 @@ class TrainConfig:
             changed = [f.name for f in fields(self) if f.name != "resume" and getattr(self, f.name) != f.default]
             if changed:
                 raise ValueError(
-                    f"--resume takes all settings from the run; leave out {', '.join(_option(n) for n in changed)}"
+                    f"--resume takes all settings from the run; leave out {', '.join(option(n) for n in changed)}"
                 )
             return self
         if (self.data is None) == (self.train is None and self.val is None):
@@ -95,14 +97,14 @@ class TrainConfig:
         for name in ("weight_decay", "freeze", "seed", "workers"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and not 0 <= value < float("inf"):
-                raise ValueError(f"{_option(name)} must not be negative, it is {value}")
+                raise ValueError(f"{option(name)} must not be negative, it is {value}")
         return self
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{_option(name)} must be positive, not {value}")
+                raise ValueError(f"{option(name)} must be positive, not {value}")
 
     def _require_rising_strides(self, strides: tuple[int, ...]) -> None:
         if not strides or strides[0] < 1 or any(a >= b for a, b in pairwise(strides)):
@@ -209,7 +211,7 @@ class TrainDetector(TrainAnnotated):
             raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
         for name in ("mosaic", "mixup"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{_option(name)} is a share between 0 and 1, not {getattr(self, name)}")
+                raise ValueError(f"{option(name)} is a share between 0 and 1, not {getattr(self, name)}")
         return self
 
 
@@ -340,7 +342,7 @@ class TrainClassifier(TrainConfig):
         self._require_positive("views")
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{_option(name)} is a share of at least 0 and below 1, not {getattr(self, name)}")
+                raise ValueError(f"{option(name)} is a share of at least 0 and below 1, not {getattr(self, name)}")
         if self.weights == "none" and self.strategy not in ("auto", "scratch"):
             raise ValueError(f"--strategy {self.strategy} builds on trained weights; leave out --weights none")
         return self
@@ -394,7 +396,3 @@ class TrainLocalizer(TrainAnnotated):
         if not 0 < low <= high < float("inf"):
             raise ValueError(f"--zoom is the smallest and the largest factor, both positive, not {low} {high}")
         return self
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

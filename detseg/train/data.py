@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
-from detseg.data.readers import read_annotations, read_dataset
+from detseg.data.readers import read_dataset
 from detseg.data.readers.recognise import find_sources
 from detseg.data.validate import checked
 from detseg.train.config import TrainDetector, TrainLocalizer
@@ -21,6 +21,7 @@ from detseg.train.session import tell
 log = logging.getLogger(__name__)
 
 Dataset = TypeVar("Dataset", bound=Any)
+T = TypeVar("T")
 
 
 def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple[Annotations, Annotations]:
@@ -54,10 +55,18 @@ def read_split(path: Path, split: str, images: Path | None = None) -> Annotation
     Raises:
         AnnotationError: nothing readable is there, or it holds several splits and none of that name.
     """
-    sources = find_sources(path, images)
-    if split not in sources and len(sources) > 1:
-        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}, but no {split}; name a file of one")
-    return read_annotations(path, split if split in sources else None, images)
+    return own_split(path, find_sources(path, images), split)()
+
+
+def own_split(path: Path, splits: Mapping[str, T], name: str) -> T:
+    """What is meant by a path that stands for one split: its only one, or that of this name where it holds several.
+
+    Raises:
+        AnnotationError: it holds several and none of that name.
+    """
+    if name not in splits and len(splits) > 1:
+        raise AnnotationError(f"{path}: holds the splits {', '.join(splits)}, but no {name}; name what holds one only")
+    return splits[name] if name in splits else next(iter(splits.values()))
 
 
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:

@@ -24,9 +24,6 @@ from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
 
-# Of most backbones' deepest maps: the box is told from all cells of such a map.
-DEEPEST_STRIDE = 32
-
 log = logging.getLogger(__name__)
 
 
@@ -131,7 +128,7 @@ def _architecture(config: TrainLocalizer, classes: int) -> dict[str, Any]:
         "loss": config.loss,
         "square_root": config.square_root,
         "loss_weights": list(config.loss_weights),
-        "grid": max(1, round(config.size / DEEPEST_STRIDE)),
+        "size": config.size,
     }
 
 

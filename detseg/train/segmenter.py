@@ -16,7 +16,7 @@ from torch import nn
 
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.data.readers.masks import find_mask_sources, read_mask_dataset, read_masks
+from detseg.data.readers.masks import find_mask_sources, read_mask_dataset
 from detseg.data.transforms import TrainTransform
 from detseg.data.validate import checked
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
@@ -24,7 +24,7 @@ from detseg.predict import Segmentation, segment
 from detseg.segment import FCN, IGNORE_INDEX
 from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainSegmenter
-from detseg.train.data import open_pictures
+from detseg.train.data import open_pictures, own_split
 from detseg.train.plan import TrainingSamples
 from detseg.train.run import Run
 from detseg.train.session import Session, session, tell
@@ -127,15 +127,13 @@ def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMa
         train, val = splits["train"], splits["val"]
     else:
         assert config.train is not None and config.val is not None
-        train = _read_split(config.train, "train", options)
-        val = match_mask_categories(train.categories, _read_split(config.val, "val", options))
+        train, val = (
+            own_split(path, find_mask_sources(path, **options), split)()
+            for path, split in ((config.train, "train"), (config.val, "val"))
+        )
+        val = match_mask_categories(train.categories, val)
     train = checked(train, None, mend=config.repair, tell=partial(tell, console))
     return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
-
-
-def _read_split(path: Path, split: str, options: dict[str, Any]) -> SemanticMasks:
-    """Masks of one path: its only set, or the split of that name where it holds several."""
-    return read_masks(path, split if split in find_mask_sources(path, **options) else None, **options)
 
 
 def _print_data(console: Console, train: SemanticMasks, val: SemanticMasks) -> None:

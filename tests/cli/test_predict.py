@@ -132,7 +132,7 @@ def test_of_a_data_set_the_validation_pictures_are_meant(small, tmp_path):
     assert [path.name for path in listed(tmp_path / "yolo/data.yaml")[0]] == [f"val{i}.png" for i in range(5)]
     shutil.copytree(small, tmp_path / "other")
     (tmp_path / "other/val.json").rename(tmp_path / "other/test.json")
-    with pytest.raises(ValueError, match="other: holds the splits train, test, but no val; name a file of one"):
+    with pytest.raises(ValueError, match="other: holds the splits train, test, but no val; name what holds one only"):
         listed(tmp_path / "other")
 
 

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
+from detseg.backbones import Backbone
 from detseg.backbones.deepest import create_deepest
 from detseg.boxes import paired_iou
 from detseg.detect.localizer import SMOOTH_L1_BETA, Localizer, decode, encode, largest_objects
@@ -189,6 +191,16 @@ def test_objectness_lowers_the_scores():
     with torch.no_grad():
         model.objectness.bias.fill_(-10.0)
     assert all(float(found["scores"]) < 1e-3 for found in model(images()))
+
+
+@pytest.mark.parametrize(
+    ("stride", "size", "grid"), [(32, 224, 7), (32, 64, 2), (64, 96, 2), (16, 224, 14), (4, 224, 14), (64, 32, 1)]
+)
+def test_the_box_is_told_from_the_cells_of_the_map(stride, size, grid):
+    net = nn.Conv2d(3, 2, 1, stride)
+    net.forward = lambda x, forward=net.forward: [forward(x)]
+    model = Localizer(Backbone(net, strides=(stride,)), 2, size=size, width=3)
+    assert (model.grid, model.box[0].in_features) == (grid, 3 * grid**2 if grid > 1 else 2)
 
 
 @pytest.mark.parametrize("grid", [1, 2, 5])

@@ -33,7 +33,7 @@ class Unpadded(nn.Module):
 def localizer(backbone: Backbone | None = None, **options) -> Localizer:
     """With random weights so large that cells differ."""
     torch.manual_seed(0)
-    options = {"objectness": True} | options
+    options = {"objectness": True, "grid": 7} | options
     model = Localizer(backbone or Backbone(Unpadded(), strides=(8,)), 3, **options).eval()
     for layer in (model.classifier, model.box[-1], model.objectness):
         if layer is not None:

@@ -70,9 +70,7 @@ def test_a_classifier_learns_by_heart(tmp_path):
 
 @pytest.mark.parametrize("loss", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("mse", "smooth_l1")), "giou"])
 def test_a_localizer_learns_by_heart(tmp_path, loss):
-    found = learnt(
-        tmp_path, {"kind": "localizer", "grid": SIZE // 32, "loss": loss, "loss_weights": [1.0, 3.0]}, True, 200
-    )
+    found = learnt(tmp_path, {"kind": "localizer", "size": SIZE, "loss": loss, "loss_weights": [1.0, 3.0]}, True, 200)
     boxes = np.concatenate([one["boxes"].numpy() for one in found])
     labels = np.concatenate([one["labels"].numpy() for one in found])
     truth = np.array([picture(i)[2] for i in range(PICTURES)])

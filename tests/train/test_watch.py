@@ -22,8 +22,8 @@ def named(error):
 
 
 def test_nothing_and_finite_values_pass():
-    watch().check()
-    watch(("loss", 1, [0], ONE), ("gradient", 1, [0], ONE)).check()
+    assert watch().check() is None
+    assert watch(("loss", 1, [0], ONE), ("gradient", 1, [0], ONE)).check() is None
 
 
 def test_the_first_is_reported_each_picture_once():
@@ -34,7 +34,10 @@ def test_the_first_is_reported_each_picture_once():
 
 
 def test_only_the_latest_are_kept():
-    watch(("loss", 1, [0], NAN), ("loss", 2, [1], ONE), latest=1).check()
+    entries = ("loss", 1, [0], NAN), ("loss", 2, [1], ONE)
+    watch(*entries, latest=1).check()
+    with pytest.raises(TrainingError):
+        watch(*entries, latest=2).check()
 
 
 @pytest.mark.parametrize(
