@@ -22,7 +22,7 @@ from detseg.report.html import (
     range_text,
     write_page,
 )
-from detseg.report.pictures import SHOWN, write_picture
+from detseg.report.pictures import SHOWN, some_of, write_picture
 from detseg.report.plots import plot_history
 from detseg.report.style import save
 from detseg.train.plan import Request, TrainingSamples
@@ -157,8 +157,8 @@ def _samples(run: ClassifierRun) -> Path:
     from detseg.train.classifier import augmentation_of
 
     samples = TrainingSamples(run.train, run.config.seed, augmentation_of(run.config))
-    order = np.random.default_rng(run.config.seed).permutation(len(run.train))[:SHOWN].tolist()
-    shown = [samples[Request(0, position, i, run.config.size, False)][0] for position, i in enumerate(order)]
+    order = enumerate(some_of(len(run.train), run.config.seed))
+    shown = [samples[Request(0, position, i, run.config.size, False)][0] for position, i in order]
     names = run.train.labelled.names
     sheet = contact_sheet([image for image, _ in shown], 4, captions=[names[label] for _, label in shown])
     return write_picture(sheet, run.folder / "samples.jpg")

@@ -9,7 +9,7 @@ from detseg.data.dataset import full_pictures, scaled_sizes
 from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections
 from detseg.report.detector_page import write_report
-from detseg.report.pictures import SHOWN, write_picture
+from detseg.report.pictures import SHOWN, some_of, write_picture
 from detseg.report.plots import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
 from detseg.train.plan import Request, TrainingSamples
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
@@ -95,12 +95,13 @@ def _worst(run: DetectorRun) -> Path:
 def _samples(run: DetectorRun) -> Path:
     """Augmented training pictures with their boxes."""
     samples = TrainingSamples(run.train, run.config.seed)
-    size, count = run.config.size, min(SHOWN, len(run.train))
+    order = some_of(len(run.train), run.config.seed)
+    size, count = run.config.size, len(order)
     mosaics, mixed = run.config.mosaic * count, run.config.mixup * count
     shown = []
-    for position in range(count):
+    for position, i in enumerate(order):
         # Mosaics come first and mixed pictures last, so that small shares of both are seen apart.
-        sample, _ = samples[Request(0, position, position, size, position < mosaics, count - position <= mixed)]
+        sample, _ = samples[Request(0, position, i, size, position < mosaics, count - position <= mixed)]
         shown.append(
             draw_boxes(sample.image, sample.boxes, sample.labels, run.train.annotations.names, iscrowd=sample.iscrowd)
         )

@@ -24,7 +24,7 @@ from detseg.report.html import (
     range_text,
     write_page,
 )
-from detseg.report.pictures import SHOWN, write_picture
+from detseg.report.pictures import SHOWN, some_of, write_picture
 from detseg.report.plots import plot_history
 from detseg.train.localizer import training_samples
 from detseg.train.plan import Request
@@ -145,8 +145,8 @@ def _samples(run: LocalizerRun) -> Path:
     """Augmented training pictures with their boxes."""
     samples = training_samples(run.train, run.config)
     shown = []
-    for i in range(min(SHOWN, len(run.train))):
-        sample, _ = samples[Request(0, i, i, run.config.size, False)]
+    for position, i in enumerate(some_of(len(run.train), run.config.seed)):
+        sample, _ = samples[Request(0, position, i, run.config.size, False)]
         names = run.train.annotations.names
         shown.append(draw_boxes(sample.image, sample.boxes, sample.labels, names, iscrowd=sample.iscrowd))
     return write_picture(contact_sheet(shown, 4), run.folder / "samples.jpg")

@@ -14,3 +14,8 @@ def write_picture(image: np.ndarray, path: Path) -> Path:
     if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
         raise OSError(f"{path}: could not be written")
     return path
+
+
+def some_of(pictures: int, seed: int) -> list[int]:
+    """At most `SHOWN` of so many pictures, at random: in the order of their names they are often of one class."""
+    return np.random.default_rng(seed).permutation(pictures)[:SHOWN].tolist()

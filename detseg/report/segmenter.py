@@ -11,7 +11,7 @@ from accelerate import PartialState
 from detseg.data.dataset import full_pictures
 from detseg.metrics.segmentation_resampling import bootstrap_segmentation
 from detseg.predict import Segmenter, load
-from detseg.report.pictures import SHOWN, write_picture
+from detseg.report.pictures import SHOWN, some_of, write_picture
 from detseg.report.plots import plot_history
 from detseg.report.segmentation_plots import plot_class_iou, plot_pixel_confusion
 from detseg.report.segmenter_page import write_segmenter_report
@@ -80,7 +80,8 @@ def _worst(run: SegmenterRun) -> Path:
 def _samples(run: SegmenterRun) -> Path:
     """Augmented training pictures with their masks."""
     samples = TrainingSamples(run.train, run.config.seed, AUGMENTATION)
-    plan = (Request(0, i, i, run.config.size, False) for i in range(min(SHOWN, len(run.train))))
+    order = enumerate(some_of(len(run.train), run.config.seed))
+    plan = (Request(0, position, i, run.config.size, False) for position, i in order)
     shown = ((sample.image, np.asarray(sample.mask)) for sample, _ in map(samples.__getitem__, plan))
     sheet = mask_sheet(shown, run.train.annotations.names, columns=4, tile=320)
     return write_picture(sheet, run.folder / "samples.jpg")

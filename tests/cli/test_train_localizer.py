@@ -206,6 +206,7 @@ def test_a_validation_without_objects_is_told(half, tmp_path, objectness):
 
 @pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 3.0)])
 def test_samples_are_drawn_as_they_are_trained_on(boxes, tmp_path, at_once, monkeypatch, zoom):
+    from detseg.report.pictures import some_of
     from detseg.train.plan import Request
     from detseg.train.session import Session
 
@@ -214,8 +215,8 @@ def test_samples_are_drawn_as_they_are_trained_on(boxes, tmp_path, at_once, monk
     monkeypatch.setattr("detseg.report.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image)
     run = train_localizer(config(boxes, tmp_path, zoom=zoom))
     assert len(drawn) == len(run.train) == 8
-    for index, image in enumerate(drawn):
-        sample, _ = given[0][Request(0, index, index, 64, False)]
+    for position, (index, image) in enumerate(zip(some_of(8, run.config.seed), drawn, strict=True)):
+        sample, _ = given[0][Request(0, position, index, 64, False)]
         np.testing.assert_array_equal(image, sample.image)
 
 
