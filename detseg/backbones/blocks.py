@@ -3,18 +3,22 @@
 from torch import Tensor, nn
 
 
-def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int = 1, *, groups: int = 1) -> nn.Sequential:
-    """Convolution that keeps the map's size, batch norm, SiLU."""
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.SiLU(inplace=True))
+def conv_norm_act(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Pointwise convolution, batch norm, SiLU."""
+    # Not in place: autograd would first copy what SiLU overwrites.
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.SiLU())
 
 
 def separable(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
-    """Depthwise then pointwise convolution, each with batch norm and SiLU: k² + C weights a channel, not k²·C."""
-    return nn.Sequential(
-        *conv_norm_act(in_channels, in_channels, kernel_size, groups=in_channels),
-        *conv_norm_act(in_channels, out_channels),
+    """Depthwise then pointwise convolution, batch norm, SiLU: k² + C weights a channel, not k²·C.
+
+    Nothing stands between the two convolutions, as in EfficientDet (Tan et al. 2020, arXiv:1911.09070): on a CPU norms
+    and activations take as long as these convolutions, and a second pair of them gained nothing (docs/results.md).
+    """
+    depthwise = nn.Conv2d(
+        in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False
     )
+    return nn.Sequential(depthwise, *conv_norm_act(in_channels, out_channels))
 
 
 class ResidualSeparable(nn.Module):
