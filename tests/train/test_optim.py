@@ -53,6 +53,24 @@ def test_optimizers_remember_their_rates(name):
     assert {g["initial_lr"] for g in optimizer.param_groups} == {0.1, 0.05}
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("adamw", torch.optim.AdamW), ("sgd", lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True))],
+)
+def test_one_pass_over_the_weights_steps_as_several_do(name, plain):
+    models = [Small(), Small()]
+    models[1].load_state_dict(models[0].state_dict())
+    groups = [parameter_groups(model, lr=0.1, weight_decay=0.05, backbone_lr=0.5) for model in models]
+    for model, optimizer in zip(models, (create_optimizer(name, groups[0]), plain(groups[1])), strict=True):
+        torch.manual_seed(0)
+        for _ in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="adamw or sgd"):
         create_optimizer("adam", [])
