@@ -3,26 +3,27 @@
     python benchmarks/profile_step.py [--backbone tf_efficientnet_lite0] [--batch 8] [--steps 5]
 
 The default detector at 320 px as `detseg train detector` trains it, on random pictures, after a warm-up that also
-settles the memory.
+settles the memory. Copies between number formats are told from other copies, most of which are padding.
 """
 
 import argparse
 import os
+from collections import Counter
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import ProfilerActivity, profile
 
 from detseg.detect.anchors import fit_anchors
 from detseg.train.checkpoint import build_model
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import averaged, create_optimizer, freeze_stages, norms, parameter_groups, train_mode
 
-SIZE, CLASSES, WARM_UP, ROWS = 320, 21, 20, 14
-CONVOLUTION = ("aten::convolution_backward", "aten::mkldnn_convolution")
+SIZE, CLASSES, WARM_UP, BETWEEN, ROWS = 320, 21, 20, 2, 14
+CONVOLUTIONS = ("aten::convolution_backward", "aten::mkldnn_convolution")
 
 
 def training_step(backbone: str, batch: int, *, pretrained: bool, bf16: bool):
@@ -59,6 +60,16 @@ def training_step(backbone: str, batch: int, *, pretrained: bool, bf16: bool):
     return step
 
 
+def name_of(event) -> str:
+    """What an event of the profiler counts as."""
+    if event.name in CONVOLUTIONS:
+        return "convolutions, forward and backward"
+    if event.name == "aten::copy_":
+        cast = event.cpu_parent is not None and event.cpu_parent.name == "aten::_to_copy"
+        return "copies to another number format" if cast else "other copies"
+    return event.name
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
@@ -68,28 +79,31 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
     step = training_step(options.backbone, options.batch, pretrained=not options.no_pretrained, bf16=not options.fp32)
-    plan = schedule(wait=WARM_UP, warmup=WARM_UP, active=options.steps)
-    with profile(activities=[ProfilerActivity.CPU], schedule=plan) as profiler:
-        for _ in range(2 * WARM_UP + options.steps):
+    own, calls = Counter[str](), Counter[str]()
+    for _ in range(WARM_UP):
+        step()
+    for _ in range(options.steps):
+        for _ in range(BETWEEN):  # what the profiler keeps takes memory from the step, which first has to settle again
             step()
-            profiler.step()
-    rows = [e for e in profiler.key_averages() if not e.key.startswith("ProfilerStep")]
-    total = sum(e.self_cpu_time_total for e in rows)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            step()
+        for event in profiler.events():
+            own[name_of(event)] += event.self_cpu_time_total
+            calls[name_of(event)] += 1
     table = Table(title=f"one training step of {options.backbone}, {options.batch} pictures of {SIZE} px")
     for column in ("operator", "ms", "share", "calls"):
         table.add_column(column, justify="left" if column == "operator" else "right")
 
-    def add(name: str, events: list) -> None:
-        own = sum(e.self_cpu_time_total for e in events)
-        calls = sum(e.count for e in events) / options.steps
-        table.add_row(name, f"{own / options.steps / 1000:.1f}", f"{100 * own / total:.1f} %", f"{calls:.0f}")
+    def add(title: str, names: list[str]) -> None:
+        time = sum(own[name] for name in names)
+        count = sum(calls[name] for name in names) / options.steps
+        table.add_row(title, f"{time / options.steps / 1000:.1f}", f"{100 * time / own.total():.1f} %", f"{count:.0f}")
 
-    rest = sorted((e for e in rows if e.key not in CONVOLUTION), key=lambda e: -e.self_cpu_time_total)
-    add("convolutions, forward and backward", [e for e in rows if e.key in CONVOLUTION])
-    for event in rest[:ROWS]:
-        add(event.key, [event])
-    add(f"{len(rest) - ROWS} others together", rest[ROWS:])
-    add("all", rows)
+    largest = [name for name, _ in own.most_common()]
+    for name in largest[:ROWS]:
+        add(name, [name])
+    add(f"{len(largest) - ROWS} others together", largest[ROWS:])
+    add("all", largest)
     Console().print(table)
 
 
