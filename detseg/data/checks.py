@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os.path import realpath
@@ -117,9 +117,11 @@ def _describe(a: Annotations, row: Any, what: str) -> str:
 
 def category_problems(a: Annotations) -> Iterator[Problem]:
     """Names used twice, and objects of unlisted categories that the reader did not report already."""
-    reported = {(p.image, p.object) for p in a.read_problems if p.kind == "unknown-category"}
+    reported = Counter(p.image for p in a.read_problems if p.kind == "unknown-category")
     for row in np.flatnonzero((a.labels < 0) | (a.labels >= len(a.categories))):
-        if (str(a.paths[a.image_index[row]]), int(a.ids[row])) not in reported:
+        image = str(a.paths[a.image_index[row]])
+        reported[image] -= 1
+        if reported[image] < 0:
             what = f"label {a.labels[row]} is not among the {len(a.categories)} categories"
             yield object_problem(a, int(row), what, "add the category or remove the object", "unknown-category")
     names = list(a.names)
@@ -191,7 +193,8 @@ def picture_problems(a: Pictures) -> Iterator[Problem]:
         if isinstance(found, PictureInfo):
             yield from _size_problems(a, image, found)
         elif not Path(str(a.paths[image])).is_file():
-            remedy = "put it there, name the folder (--images of detseg train and detseg pack), or remove the entry"
+            folder = "name the folder (--images of detseg train and detseg pack) unless it is a YOLO set, which says it"
+            remedy = f"put it there, {folder}, or remove the entry"
             yield image_problem(a, image, "the picture does not exist", remedy, "missing-picture")
         else:
             remedy = "replace the picture or remove the entry"

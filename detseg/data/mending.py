@@ -67,16 +67,9 @@ def _name(problem: Problem) -> str:
     return ", ".join(parts)
 
 
-def _rows(a: Annotations, problems: Iterable[Problem]) -> NDArray[np.int64]:
-    """Positions of the problems' objects; the reader knows only their ids."""
-    rows = []
-    for problem in problems:
-        if problem.object_index >= 0:
-            rows.append(problem.object_index)
-        elif problem.image_index >= 0 and problem.object is not None:
-            owned = a.objects(problem.image_index)
-            rows += (owned.start + np.flatnonzero(a.ids[owned] == problem.object)).tolist()
-    return np.unique(np.array(rows, dtype=np.int64))
+def _rows(problems: Iterable[Problem]) -> NDArray[np.int64]:
+    """Positions of the problems' objects, of those that are in the arrays."""
+    return np.unique(np.array([p.object_index for p in problems if p.object_index >= 0], dtype=np.int64))
 
 
 def _turn(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
@@ -124,8 +117,7 @@ def _remove_outlines(a: Annotations, by_kind: dict[str, list[Problem]], done: li
     if not found:
         return a
     done.append(f"removed {len(found)} broken outlines, the first is of {_name(found[0])}")
-    # Those that the reader reports are not in the arrays.
-    rows = _rows(a, [problem for problem in found if problem.object_index >= 0])
+    rows = _rows(found)  # none of those that the reader reports, which are not in the arrays
     if a.segments is None or not len(rows):
         return a
     removed = np.zeros(len(a.ids), bool)
@@ -137,7 +129,7 @@ def _clip(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) ->
     found = by_kind.get("box-over-border", [])
     if not found:
         return a
-    rows = _rows(a, found)
+    rows = _rows(found)
     boxes, areas = a.boxes.copy(), a.areas.copy()
     limits = np.tile(a.sizes[a.image_index[rows]], 2).astype(np.float64)
     boxes[rows] = np.clip(boxes[rows], 0, limits)
@@ -155,7 +147,7 @@ def _renumber(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]
     found = by_kind.get("duplicate-object-id", [])
     if not found:
         return a
-    rows = _rows(a, found)
+    rows = _rows(found)
     ids = a.ids.copy()
     first = int(ids.max()) + 1
     ids[rows] = np.arange(first, first + len(rows))
@@ -168,7 +160,9 @@ def _leave_out(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str
     keep_images, keep_objects = np.ones(len(a), bool), np.ones(len(a.ids), bool)
     for kind, name in DROPPED_OBJECTS.items():
         found = by_kind.get(kind, [])
-        rows = _rows(a, found)
+        rows = _rows(found)
+        if found and kind == "unknown-category":  # the reader knows them by ids, which need not be unique
+            rows = np.flatnonzero((a.labels < 0) | (a.labels >= len(a.categories)))
         keep_objects[rows] = False
         if len(rows):
             done.append(f"left out {len(rows)} {name}, the first is {_name(found[0])}")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Label = Callable[[int], str]
+FAR = 1e6  # no point of an outline lies so far out, and pycocotools would walk over every pixel on the way
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
 
 
@@ -191,6 +192,8 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
         stop("the size of its image is unknown, so its mask cannot be placed: give width and height")
     try:
         if isinstance(outline, list):
+            if not all(math.isfinite(sum(polygon)) and max(map(abs, polygon)) < FAR for polygon in outline):
+                raise ValueError(f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}")
             rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
         elif isinstance(outline["counts"], list):
             rle = coco_mask.frPyObjects(outline, *outline["size"])

@@ -205,9 +205,17 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         boxes=read_boxes(objects, label) if iou_type == "bbox" else None,
         outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
         areas=[item.get("area") for item in objects],
-        iscrowd=np.array([bool(item.get("iscrowd", 0)) for item in objects], dtype=bool),
+        iscrowd=np.array([_is_crowd(item, label, i) for i, item in enumerate(objects)], dtype=bool),
     )
     return _truth_from_columns(columns, place, label)
+
+
+def _is_crowd(item: dict[str, Any], label: Label, i: int) -> bool:
+    """Some tools write "0" for 0, and null."""
+    try:
+        return int(item.get("iscrowd") or 0) != 0
+    except (TypeError, ValueError):
+        raise ValueError(f"{label(i)}: iscrowd must be 0 or 1, got {item['iscrowd']!r:.80}") from None
 
 
 def _truth_from_columns(columns: TruthColumns, place: str, label: Label) -> Truth:

@@ -22,6 +22,7 @@ from tests.data.annotation_samples import by_picture, coco_content, make, write_
         ("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
         ("annotations/train.json", "annotations/valid.json"),
         ("train_boxes.json", "val_boxes.json"),
+        ("annotations/instances_Train.json", "annotations/instances_Validation.json"),
         ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
     ],
 )

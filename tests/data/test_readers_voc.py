@@ -108,6 +108,33 @@ def test_xml_beside_the_pictures_under_any_name(tmp_path):
     assert annotations.sizes.tolist() == [[64, 48], [64, 48]]
 
 
+def test_a_picture_is_found_by_the_name_of_its_xml_where_filename_is_of_another(voc):
+    write_xml(voc / "Annotations/b.xml", one("tulip", 1, 1, 5, 5), filename="a.jpg")
+    data = read_annotations(voc, "val")
+    assert data.paths.tolist() == [str(voc / "JPEGImages/b.jpg")] and data.validate() == []
+
+
+def test_pictures_and_xml_in_subfolders_with_equal_names(voc):
+    shutil.rmtree(voc / "ImageSets")
+    write_picture(voc / "JPEGImages/cam2/a.jpg", width=32)
+    size = SIZE.replace("64", "32")
+    for xml, filename in (("cam2/a.xml", "a.jpg"), ("second.xml", "cam2/a.jpg")):
+        file = write_xml(voc / "Annotations" / xml, one("daisy", 1, 1, 5, 5), filename=filename, size=size)
+        data = read_annotations(voc)
+        places = [path.removeprefix(f"{voc}/JPEGImages/") for path in data.paths.tolist()]
+        assert sorted(places) == ["a.jpg", "b.jpg", "c.jpg", "cam2/a.jpg"] and data.validate() == []
+        file.unlink()
+
+
+def test_lists_with_capital_letters(voc, tmp_path):
+    for name in ("train", "val"):
+        (voc / f"ImageSets/Main/{name}.txt").rename(voc / f"ImageSets/Main/{name.title()}.txt")
+    data = read_dataset(voc)
+    assert {split: len(part) for split, part in data.items()} == {"train": 2, "val": 1}
+    write_voc(data["val"], voc, "test")  # no name of the other splits is used again
+    assert (voc / "ImageSets/Main/test.txt").read_text() != "b\n"
+
+
 def test_images_argument(voc):
     (voc / "JPEGImages").rename(voc / "photos")
     assert read_voc(voc, "val", images=voc / "photos").validate() == []

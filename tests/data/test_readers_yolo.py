@@ -105,6 +105,7 @@ def test_other_layouts(yolo):
         ("0 0.5 0.5 1 1 0.9", "malformed-object", "6 numbers"),
         ("0.5 0.5 0.5 1 1", "malformed-object", "class 0.5"),
         ("-1 0.5 0.5 1 1", "malformed-object", "class -1"),
+        ("3000000000 0.5 0.5 1 1", "malformed-object", "class 3000000000"),
         ("2 0.5 0.5 1 1", "unknown-category", "class 2 is not among the 2 classes"),
         ("0 320 240 100 80", "pixel-coordinates", "320 is no share"),
         ("0 nan 0.5 1 1", "not-finite", "NaN"),
@@ -126,6 +127,30 @@ def test_missing_pictures_in_a_list(yolo):
     assert [p.kind for p in annotations.validate()] == ["missing-picture"]
     with pytest.raises(AnnotationError, match="no pictures with the extensions"):
         read_yolo([yolo / "labels"])
+
+
+@pytest.mark.parametrize("line", ["data/images/val/c.jpeg", "/home/someone/set/images/val/c.jpeg"])
+def test_lists_may_name_folders_of_another_machine(yolo, line):
+    (path,) = read_yolo([write(yolo / "list.txt", f"{line}\n")]).paths
+    assert path == str(yolo / "images/val/c.jpeg")
+
+
+def test_test_pictures_that_were_not_handed_on(yolo):
+    with (yolo / "data.yaml").open("a") as file:
+        file.write("test: images/gone\n")
+    assert set(read_dataset(yolo)) == {"train", "val"}
+    write(yolo / "data.yaml", "test: images/gone\nnames: [rose, daisy]")
+    with pytest.raises(AnnotationError, match="test: 'images/gone' not found"):
+        read_dataset(yolo)
+
+
+@pytest.mark.parametrize(("shape", "points"), [("[2, 2]", ".4 .4 .6 .6"), ("[2, 3]", ".4 .4 2 .6 .6 1")])
+def test_key_points_behind_the_box_are_left_out(yolo, shape, points):
+    with (yolo / "data.yaml").open("a") as file:
+        file.write(f"kpt_shape: {shape}\n")
+    write(yolo / "labels/val/c.txt", f"1 .5 .5 .25 .5 {points}\n")
+    val = read_annotations(yolo, "val")
+    assert val.boxes.tolist() == [[24, 12, 40, 36]] and val.segments is None and val.validate() == []
 
 
 def test_images_argument_is_refused(yolo):

@@ -344,3 +344,18 @@ def test_problem_list_is_plain_data(dataset, tmp_path):
     (problem,) = validate(dataset)
     assert json.dumps(dataclasses.asdict(problem))
     assert problem.repairable
+
+
+@pytest.mark.parametrize("ids", [[1, 1, 2], [0, 0, 0]])
+def test_objects_of_unknown_category_are_left_out_whatever_their_ids(tmp_path, ids):
+    content = coco_content()
+    content["annotations"] = [
+        {"id": number, "image_id": image, "category_id": category, "bbox": [1, 1, 9, 9 + row]}
+        for row, (number, image, category) in enumerate(zip(ids, (5, 0, 0), (7, 99, 7), strict=True))
+    ]
+    found = read_coco(write_json(tmp_path / "train.json", content))
+    problems = validate(found, check_pictures=False)
+    assert [problem.kind for problem in problems].count("unknown-category") == 1
+    mended, _ = repair(found, problems)
+    assert mended.labels.tolist() == [0, 0] and mended.boxes[:, 3].tolist() == [10, 12]
+    assert all(problem.severity == "warning" for problem in validate(mended, check_pictures=False))

@@ -311,6 +311,13 @@ def test_area_and_iscrowd_may_be_missing() -> None:
     assert metrics.figures()["AP_medium"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("crowd", "figure"), [("0", 1.0), (None, 1.0), (False, 1.0), ("1", math.nan)])
+def test_iscrowd_in_other_words(crowd, figure: float) -> None:
+    truth = one_box()
+    truth["annotations"][0]["iscrowd"] = crowd
+    assert evaluate_detections(truth, [found((10, 10, 50, 50))]).map == pytest.approx(figure, nan_ok=True)
+
+
 def test_to_dict_is_json_without_nan() -> None:
     truth, results = scene(2)
     metrics = evaluate_detections(truth, results)
@@ -406,6 +413,10 @@ def test_bad_detections_are_named(results, message: str) -> None:
             {"annotations": [{"id": 3, "image_id": 5, "category_id": 2}]},
             r"annotations\[0\] \(id 3\) has no 'bbox'",
         ),
+        (
+            {"annotations": [{"id": 3, "image_id": 5, "category_id": 2, "bbox": [1, 1, 5, 5], "iscrowd": "yes"}]},
+            r"annotations\[0\] \(id 3\): iscrowd must be 0 or 1, got 'yes'",
+        ),
     ],
 )
 def test_bad_ground_truth_is_named(change: dict, message: str) -> None:
@@ -424,6 +435,8 @@ def test_bad_boxes_in_the_ground_truth_are_named() -> None:
         (None, r"detections\[0\]: no 'segmentation'"),
         ([[1, 2]], r"detections\[0\]: segmentation is neither polygons nor"),
         ({"size": [4, 4]}, r"detections\[0\]: segmentation is neither polygons nor"),
+        ([[1, 2, math.nan, 4, 5, 6]], r"detections\[0\]: .* holds NaN"),
+        ([[1, 2, 1e12, 4, 5, 6]], r"detections\[0\]: .* numbers beyond 1,000,000"),
         ({"size": [4, 4], "counts": [16]}, r"detections\[0\]: the mask is \[4, 4\] .*its image \[200, 200\]"),
     ],
 )

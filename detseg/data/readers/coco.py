@@ -6,7 +6,6 @@ never exist as Python objects together. Format: https://cocodataset.org/#format-
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -15,54 +14,27 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.readers.assemble import box_areas
+from detseg.data.readers.coco_json import (
+    MISSING,
+    CocoAnnotation,
+    CocoCategory,
+    CocoRle,
+    load_file,
+    parse_chunk,
+)
 from detseg.data.readers.files import locate_pictures, measure_pictures
 from detseg.data.segments import SegmentsBuilder
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
 NO_BOX = (math.nan,) * 4
-MISSING = -(2**63)  # stands for an annotation id the file does not give
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: int
-    file_name: str = ""
-    width: int | None = 0
-    height: int | None = 0
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
-
-
-class _Rle(msgspec.Struct, gc=False):
-    size: tuple[int, int]
-    counts: str | list[int]
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float] | None = None
-    id: int = MISSING
-    area: float | None = None
-    iscrowd: bool | int | None = 0
-    segmentation: list[list[float]] | _Rle | None = None
-
-
-_MANY = msgspec.json.Decoder(list[_Annotation])
-
-
-class _File(msgspec.Struct, gc=False):
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[msgspec.Raw] = []
+# No point of an outline lies so far out. pycocotools would walk over every pixel on the way there, and never come back
+# from NaN.
+FAR = 1e6
 
 
 def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations:
@@ -77,7 +49,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         AnnotationError: the file is no COCO annotation file; the message names the place in it.
     """
     path = Path(path)
-    content, parse = _load(path)
+    content, parse = load_file(path)
     problems: list[Problem] = []
     labels = _label_table(content.categories, path, problems)
     image_ids = _int64([image.id for image in content.images], f"{path}: images[].id")
@@ -105,58 +77,6 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
     return replace(_fill_gaps(annotations), read_problems=_with_pictures(problems, annotations))
 
 
-def _load(path: Path) -> tuple[_File, Callable[[Any], _Annotation]]:
-    """The file's parts, and the function that reads one of its annotations."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=_File), msgspec.json.Decoder(
-            _Annotation
-        ).decode
-    except msgspec.MsgspecError:
-        return _load_leniently(data, path), lambda item: msgspec.convert(item, _Annotation, strict=False)
-
-
-def _load_leniently(data: bytes, path: Path) -> _File:
-    """Read with the standard library, which takes NaN and Infinity, and say exactly what is wrong."""
-    try:
-        content = json.loads(data.decode(json.detect_encoding(data)))
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: byte {error.start} is not {error.encoding} text") from error
-    if isinstance(content, list):
-        raise AnnotationError(
-            f"{path}: holds a list, as COCO detection results do. Annotations are an object with "
-            '"images", "annotations" and "categories"'
-        )
-    lists: dict[str, list[Any]] = {}
-    for key in ("images", "categories", "annotations"):
-        part = content.get(key) if isinstance(content, dict) else None
-        if part is None and key == "annotations" and isinstance(content, dict):
-            part = []
-        if not isinstance(part, list):
-            raise AnnotationError(f'{path}: no list "{key}"; this is not a COCO annotation file')
-        lists[key] = part
-    return _File(
-        images=_convert(lists["images"], _Image, f"{path}: images"),
-        categories=_convert(lists["categories"], _Category, f"{path}: categories"),
-        annotations=lists["annotations"],
-    )
-
-
-def _convert(items: list[Any], kind: type[Any], place: str) -> list[Any]:
-    converted = []
-    for position, item in enumerate(items):
-        try:
-            converted.append(msgspec.convert(item, kind, strict=False))
-        except msgspec.ValidationError as error:
-            raise AnnotationError(f"{place}[{position}]: {error}") from error
-    return converted
-
-
 def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
     try:
         return np.array(values, dtype=np.int64)
@@ -164,7 +84,7 @@ def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
         raise AnnotationError(f"{place}: a number is too large for 64 bits") from error
 
 
-def _label_table(categories: list[_Category], path: Path, problems: list[Problem]) -> dict[int, int]:
+def _label_table(categories: list[CocoCategory], path: Path, problems: list[Problem]) -> dict[int, int]:
     """Category id -> label. The first of several categories with the same id counts."""
     table: dict[int, int] = {}
     for label, category in enumerate(categories):
@@ -189,7 +109,7 @@ class _Lookup:
 
 def _read_objects(
     items: Sequence[Any],
-    parse: Callable[[Any], _Annotation],
+    parse: Callable[[Any], CocoAnnotation],
     image_ids: NDArray[np.int64],
     labels: dict[int, int],
     path: Path,
@@ -206,7 +126,7 @@ def _read_objects(
     }
     segments, lookup, rows = SegmentsBuilder(), _Lookup(image_ids), 0
     for start in range(0, len(items), CHUNK):
-        chunk = _parse_chunk(items[start : start + CHUNK], start, parse, path, problems)
+        chunk = parse_chunk(items[start : start + CHUNK], start, parse, path, problems)
         chunk, image_index = _with_image(chunk, lookup, path, problems)
         end = rows + len(chunk)
         columns["image_index"][rows:end] = image_index
@@ -228,55 +148,9 @@ def _read_objects(
     return columns, segments
 
 
-def _parse_chunk(
-    items: Sequence[Any], start: int, parse: Callable[[Any], _Annotation], path: Path, problems: list[Problem]
-) -> list[_Annotation]:
-    if items and isinstance(items[0], msgspec.Raw):
-        try:
-            return _MANY.decode(b"[" + b",".join(items) + b"]")
-        except msgspec.ValidationError:
-            pass  # one of them is odd: find out which
-    chunk = []
-    for position, item in enumerate(items, start):
-        try:
-            chunk.append(parse(item))
-        except msgspec.ValidationError:
-            annotation = _parse_leniently(item, position, path, problems)
-            if annotation is not None:
-                chunk.append(annotation)
-    return chunk
-
-
-def _parse_leniently(item: Any, position: int, path: Path, problems: list[Problem]) -> _Annotation | None:
-    """Read an annotation with odd types (numbers as text); without a usable outline if that is the fault."""
-    fields = msgspec.json.decode(item) if isinstance(item, msgspec.Raw) else item
-    try:
-        return msgspec.convert(fields, _Annotation, strict=False)
-    except msgspec.ValidationError as error:
-        reason = str(error)
-    known = fields if isinstance(fields, dict) else {}
-    number, image_id = (v if type(v := known.get(key)) is int else None for key in ("id", "image_id"))
-    malformed = Problem(
-        str(path),
-        "",
-        number,
-        f"annotations[{position}] is malformed: {reason}",
-        "correct or remove it",
-        kind="malformed-object",
-        image_index=-1 if image_id is None else image_id,
-    )
-    if "$.segmentation" in reason and known.get("bbox"):
-        remedy = "correct the outline; the object keeps only its box"
-        problems.append(replace(malformed, remedy=remedy, severity="warning", kind="malformed-outline"))
-        rest = {key: value for key, value in known.items() if key != "segmentation"}
-        return _parse_leniently(rest, position, path, problems)
-    problems.append(malformed)
-    return None
-
-
 def _with_image(
-    chunk: list[_Annotation], lookup: _Lookup, path: Path, problems: list[Problem]
-) -> tuple[list[_Annotation], NDArray[np.int64]]:
+    chunk: list[CocoAnnotation], lookup: _Lookup, path: Path, problems: list[Problem]
+) -> tuple[list[CocoAnnotation], NDArray[np.int64]]:
     """The annotations whose image exists, and the positions of their images."""
     image_index = lookup(_int64([a.image_id for a in chunk], f"{path}: annotations[].image_id"))
     if (image_index >= 0).all():
@@ -287,7 +161,7 @@ def _with_image(
     return [a for a, row in zip(chunk, image_index, strict=True) if row >= 0], image_index[image_index >= 0]
 
 
-def _problem(path: Path, annotation: _Annotation, what: str, remedy: str, kind: str) -> Problem:
+def _problem(path: Path, annotation: CocoAnnotation, what: str, remedy: str, kind: str) -> Problem:
     number = None if annotation.id == MISSING else annotation.id
     # The image id is kept until the pictures' paths are known, see `_with_pictures`.
     return Problem(str(path), "", number, what, remedy, kind=kind, image_index=annotation.image_id)
@@ -304,7 +178,7 @@ def _with_pictures(problems: list[Problem], annotations: Annotations) -> tuple[P
     return tuple(named)
 
 
-def _add_outlines(chunk: list[_Annotation], segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
+def _add_outlines(chunk: list[CocoAnnotation], segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
     if not any(a.segmentation for a in chunk):
         segments.add_nothing(len(chunk))
         return
@@ -312,36 +186,51 @@ def _add_outlines(chunk: list[_Annotation], segments: SegmentsBuilder, path: Pat
         _add_outline(annotation, segments, path, problems)
 
 
-def _add_outline(a: _Annotation, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
+def _add_outline(a: CocoAnnotation, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
     outline = a.segmentation
     if not outline:
         return segments.add_nothing()
-    if isinstance(outline, _Rle):
+    if isinstance(outline, CocoRle):
         return _add_rle(a, outline, segments, path, problems)
     # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
-    usable = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    if len(usable) < sum(1 for polygon in outline if polygon):
-        count = f"{len(outline) - len(usable)} of {len(outline)} polygons"
+    shaped = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    usable = [polygon for polygon in shaped if math.isfinite(sum(polygon)) and max(map(abs, polygon)) < FAR]
+    remedy = "correct the outline; these polygons are left out"
+    if len(shaped) < sum(1 for polygon in outline if polygon):
+        count = f"{len(outline) - len(shaped)} of {len(outline)} polygons"
         what = f"{count} have fewer than 6 numbers or an odd count of them"
-        problems.append(_outline_problem(path, a, what, "correct the outline; these polygons are left out"))
+        problems.append(_outline_problem(path, a, what, remedy))
+    if len(usable) < len(shaped):
+        what = f"its outline holds NaN, infinity or numbers beyond {FAR:,.0f}"
+        problems.append(replace(_outline_problem(path, a, what, remedy), severity="error"))
     return segments.add_polygons(usable)
 
 
-def _outline_problem(path: Path, a: _Annotation, what: str, remedy: str) -> Problem:
+def _outline_problem(path: Path, a: CocoAnnotation, what: str, remedy: str) -> Problem:
     return replace(_problem(path, a, what, remedy, "malformed-outline"), severity="warning")
 
 
-def _add_rle(a: _Annotation, rle: _Rle, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
+def _add_rle(a: CocoAnnotation, rle: CocoRle, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
     height, width = rle.size
     counts = rle.counts
-    if height > 0 and width > 0 and (isinstance(counts, str) or sum(counts) == height * width):
-        try:
-            return segments.add_rle(height, width, counts)
-        except (ValueError, UnicodeEncodeError):
-            pass
+    if height > 0 and width > 0 and _fills(height, width, counts):
+        return segments.add_rle(height, width, counts)
     what = f"the run lengths do not fill the mask of {height} x {width} pixels"
     problems.append(_outline_problem(path, a, what, "correct the mask; it is left out"))
     return segments.add_nothing()
+
+
+def _fills(height: int, width: int, counts: str | list[int]) -> bool:
+    """Whether run lengths, compressed or not, are those of a mask of that size."""
+    from pycocotools import mask
+
+    if not isinstance(counts, str):
+        return min(counts, default=-1) >= 0 and sum(counts) == height * width
+    try:
+        mask.decode({"size": [height, width], "counts": counts.encode("ascii")})  # raises where they go beyond its end
+    except (ValueError, UnicodeEncodeError):
+        return False
+    return bool(counts)
 
 
 def _fill_gaps(annotations: Annotations) -> Annotations:

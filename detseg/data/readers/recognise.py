@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _folder_sources(folder: Path, images: str | Path | None) -> Sources | None:
     coco = _coco_splits(folder)
     if coco:
         return {split: partial(read_coco, file, images) for split, file in coco.items()}
-    if next((folder / "Annotations").glob("*.xml"), None) is not None:
+    if next((folder / "Annotations").glob("**/*.xml"), None) is not None:
         divided = {s: partial(read_voc, folder, s, images) for s in voc_splits(folder)}
         return dict(divided) or {"": partial(read_voc, folder, images=images)}
     file = find_yaml(folder)
@@ -100,9 +101,11 @@ def _coco_splits(folder: Path) -> dict[str, Path]:
 
 
 def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
+    """The file that fits the first pattern that fits any. Capitals do not matter: some tools write Train.json."""
     for folder in folders:
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
         for pattern in patterns:
-            matches = sorted(folder.glob(pattern))
+            matches = [file for file in files if fnmatchcase(file.name.lower(), pattern)]
             if len(matches) > 1:
                 names = ", ".join(match.name for match in matches)
                 raise AnnotationError(f"{folder}: several files could be meant ({names}); give the file itself")
@@ -127,7 +130,10 @@ def _yolo_splits(folder: Path) -> dict[str, list[Path]]:
 def _yaml_sources(file: Path, images: str | Path | None) -> Sources:
     refuse_images(file, images)
     data = read_yaml(file)
-    return {split: partial(read_yolo, places, data.names, file) for split, places in data.splits.items()}
+    return {
+        split: partial(read_yolo, places, data.names, file, data.keypoint_numbers)
+        for split, places in data.splits.items()
+    }
 
 
 def _yolo_sources(splits: dict[str, list[Path]], source: Path, images: str | Path | None) -> Sources:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
@@ -30,10 +30,10 @@ PICTURE_FOLDERS = ("JPEGImages", "images", "")
 EXTENSIONS = tuple(e for extension in PICTURE_EXTENSIONS for e in (extension, extension.upper()))
 
 
-def voc_splits(folder: Path) -> list[str]:
-    """The splits a VOC folder lists in ImageSets/Main ("train", "val", ...), without the lists per class."""
-    lists = {file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt")}
-    return sorted(lists & {"train", "val", "test", "trainval"})
+def voc_splits(folder: Path) -> dict[str, Path]:
+    """The splits ("train", "val", ...) of a VOC folder with their lists in ImageSets/Main, without those per class."""
+    lists = {file.stem.lower(): file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}  # or Train.txt
+    return {split: lists[split] for split in ("test", "train", "trainval", "val") if split in lists}
 
 
 class _Object(NamedTuple):
@@ -58,7 +58,8 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
     file, otherwise all names in the folder's XML files, of any split, in alphabetical order. Ids are 1..K.
 
     Args:
-        path: a VOC folder (Annotations/, JPEGImages/, ImageSets/Main/), a folder of XML files, or one file.
+        path: a VOC folder (Annotations/ with its subfolders, JPEGImages/, ImageSets/Main/), a folder of XML files,
+            or one file.
         split: read the pictures that ImageSets/Main/<split>.txt lists; None reads every XML file.
         images: the folder of the pictures; without it JPEGImages/, images/ and the XML's folder are tried.
 
@@ -69,7 +70,7 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
     xml_folder = path.parent if path.is_file() else path / "Annotations"
     xml_folder = xml_folder if xml_folder.is_dir() else path
     root = xml_folder.parent if xml_folder.name == "Annotations" else xml_folder
-    everything = [path] if path.is_file() else sorted(xml_folder.glob("*.xml"))
+    everything = [path] if path.is_file() else sorted(xml_folder.glob("**/*.xml" if xml_folder != root else "*.xml"))
     if not everything:
         raise AnnotationError(f"{path}: no XML files here and none in Annotations/")
     chosen = everything if split is None else _listed(root, xml_folder, split)
@@ -82,7 +83,9 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
 
     folders = [Path(images)] if images is not None else [root / f for f in PICTURE_FOLDERS] + [xml_folder]
     cache = FolderCache()
-    pictures = [_picture(file, record, folders, cache) for file, record in records.items()]
+    pictures = [
+        _picture(file, file.parent.relative_to(xml_folder), record, folders, cache) for file, record in records.items()
+    ]
     declared = np.array([record.size for record in records.values()], dtype=np.int32).reshape(-1, 2)
     sizes = measure_pictures(pictures, declared).tolist()
     categories = [Category(number, name) for number, name in enumerate(names, 1)]
@@ -107,7 +110,7 @@ def _assemble(
 
 def _listed(root: Path, xml_folder: Path, split: str) -> list[Path]:
     """The XML files of a split. A line holds a name, or a name and 1, 0 or -1 in lists made per class."""
-    file = root / "ImageSets" / "Main" / f"{split}.txt"
+    file = voc_splits(root).get(split, root / "ImageSets" / "Main" / f"{split}.txt")
     if not file.is_file():
         found = ", ".join(voc_splits(root)) or "none"
         raise AnnotationError(f"{file}: no such list; the splits found in ImageSets/Main are: {found}")
@@ -182,11 +185,16 @@ def _distinct(file: Path) -> list[str]:
     return names
 
 
-def _picture(file: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
-    """The picture of an XML file: its <filename>, else a picture named like the XML file."""
-    name = record.filename.replace("\\", "/").rsplit("/", 1)[-1]
-    names = [name, *(f"{stem}{e}" for stem in (name, file.stem) if stem for e in EXTENSIONS)]
-    for candidate in filter(None, names):
+def _picture(file: Path, place: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
+    """The picture of an XML file, which lies at `place` among the XML files: the one of its name, or its <filename>.
+
+    Its name counts for more where the two differ: files are renamed, and nobody corrects what is written in them.
+    """
+    given = PurePosixPath(record.filename.replace("\\", "/"))
+    named = [str(given), given.name, *(f"{given.name}{e}" for e in EXTENSIONS)] if given.name else []
+    own = [f"{file.stem}{e}" for e in EXTENSIONS]
+    names = named + own if file.stem in (given.name, given.stem) else own + named
+    for candidate in [place / name for name in names] + [Path(name) for name in names if place.name]:
         for folder in folders:
             path = str(folder / candidate)
             if path in cache:
@@ -194,7 +202,7 @@ def _picture(file: Path, record: _Record, folders: Sequence[Path], cache: Folder
     if record.path and Path(record.path).is_file():
         return record.path
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return str(folder / (name or f"{file.stem}.jpg"))
+    return str(folder / place / (given.name or f"{file.stem}.jpg"))
 
 
 def _add_object(item: _Object, number: int, labels: dict[str, int], assembler: Assembler) -> None:

@@ -53,8 +53,7 @@ def write_voc(
 
 def _taken(folder: Path, split: str) -> set[str]:
     """Names that the folder's other splits use."""
-    main = folder / "ImageSets" / "Main"
-    return {name for other in voc_splits(folder) if other != split for name in read_lines(main / f"{other}.txt")}
+    return {name for other, file in voc_splits(folder).items() if other != split for name in read_lines(file)}
 
 
 def _write_labels(annotations: Annotations, file: Path) -> None:

@@ -27,15 +27,17 @@ from detseg.data.readers.files import (
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "labels.txt", "obj.names")
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+MOST_CLASSES = 2**31
 PIXELS = 1.5  # a share of the picture above this was surely meant in pixels
 
 
 class YoloData(NamedTuple):
-    """What a data.yaml says: where each split's pictures are listed, and the class names in order."""
+    """What a data.yaml says: where each split's pictures are listed, the class names in order, key points."""
 
     file: Path
     splits: dict[str, list[Path]]
     names: list[str]
+    keypoint_numbers: int  # how many numbers of key points follow each box
 
 
 def find_yaml(folder: Path) -> Path | None:
@@ -64,10 +66,15 @@ def read_yaml(file: Path) -> YoloData:
         entry = next((content[s] for s in spellings if content.get(s)), None)
         if entry is not None:
             places = entry if isinstance(entry, list) else [entry]
-            splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
+            try:
+                splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
+            except AnnotationError:
+                if split != "test" or not splits:  # test pictures are often named there and not handed on
+                    raise
     if not splits:
         raise AnnotationError(f'{file}: has neither "train" nor "val"; a YOLO data.yaml names their pictures')
-    return YoloData(file, splits, names)
+    shape = content.get("kpt_shape")  # key points, and the numbers each of them has
+    return YoloData(file, splits, names, int(np.prod(shape)) if shape else 0)
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:
@@ -119,7 +126,10 @@ def folder_splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def read_yolo(
-    places: Sequence[Path], names: Sequence[str] | None = None, source: str | Path | None = None
+    places: Sequence[Path],
+    names: Sequence[str] | None = None,
+    source: str | Path | None = None,
+    keypoint_numbers: int = 0,
 ) -> Annotations:
     """Read YOLO labels of pictures.
 
@@ -130,6 +140,7 @@ def read_yolo(
         places: folders of pictures, text files that list pictures, or pictures.
         names: class names; without them classes.txt is looked for nearby, else the numbers serve as names.
         source: what to call the dataset in messages.
+        keypoint_numbers: how many numbers of key points follow the box in lines for poses; they are left out.
 
     Raises:
         AnnotationError: there are no pictures or a file is not text; the message names it.
@@ -145,7 +156,7 @@ def read_yolo(
     for picture, file, size in zip(pictures, rows, sizes, strict=True):
         assembler.add_picture(picture, file, size)
         if Path(file).is_file():
-            highest = max(highest, _read_labels(Path(file), size, known, assembler))
+            highest = max(highest, _read_labels(Path(file), size, known, keypoint_numbers, assembler))
     if known is None:
         known = [str(number) for number in range(highest + 1)]
     categories = [Category(number, name) for number, name in enumerate(known)]
@@ -157,11 +168,20 @@ def _pictures(place: Path) -> list[str]:
         return list_pictures(place)
     if place.suffix.lower() != ".txt":
         return [str(place)]
-    found = []
-    for line in read_lines(place):
-        beside = os.path.normpath(place.parent / line)
-        found.append(beside if Path(beside).is_file() or not Path(line).is_file() else line)
-    return found
+    return [_listed(line, place.parent) for line in read_lines(place)]
+
+
+def _listed(line: str, folder: Path) -> str:
+    """The picture that a line of a list in `folder` means."""
+    beside = os.path.normpath(folder / line)
+    if Path(beside).is_file():
+        return beside
+    if Path(line).is_file():
+        return line
+    # Lists name folders of the machine they come from, or (CVAT) one around the list: less of the path may be found.
+    parts = Path(line).parts
+    shorter = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
+    return next((str(path) for path in shorter if path.is_file()), beside)
 
 
 def _label_file(picture: str) -> str:
@@ -190,7 +210,9 @@ def names_nearby(places: Sequence[Path]) -> list[str] | None:
     return None
 
 
-def _read_labels(file: Path, size: tuple[int, int], names: Sequence[str] | None, assembler: Assembler) -> int:
+def _read_labels(
+    file: Path, size: tuple[int, int], names: Sequence[str] | None, keypoint_numbers: int, assembler: Assembler
+) -> int:
     """Add the objects of a label file to the latest picture; returns the highest class number."""
     highest = -1
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
@@ -202,11 +224,13 @@ def _read_labels(file: Path, size: tuple[int, int], names: Sequence[str] | None,
         except ValueError:
             _bad_line(assembler, number, f"{line[:60]!r} holds something that is no number")
             continue
+        if keypoint_numbers and len(values) == 4 + keypoint_numbers:
+            values = values[:4]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             count = f"{len(words)} numbers; expected a class and 4 numbers (box) or 3 or more points"
             _bad_line(assembler, number, count)
-        elif not label.is_integer() or label < 0:
-            _bad_line(assembler, number, f"the class {words[0]} is not a whole number from 0")
+        elif not label.is_integer() or not 0 <= label < MOST_CLASSES:
+            _bad_line(assembler, number, f"the class {words[0][:20]} is not a whole number from 0 on")
         elif PIXELS < max(values) < np.inf:
             what = f"line {number}: {max(values):g} is no share of the picture; the line seems to be in pixels"
             remedy = "divide x and width by the picture's width, y and height by its height"
