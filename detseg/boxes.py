@@ -41,7 +41,7 @@ def box_iou(a: Array, b: Array, kind: IoUKind = "iou") -> Array:
     others as in `paired_iou`.
 
     Raises:
-        ValueError: a shape is not (N, 4), or `kind` is unknown.
+        ValueError: a shape is not (N, 4), one is torch and one numpy, or `kind` is unknown.
     """
     return _pairwise({"a": a, "b": b}, lambda rows, columns: _iou_family(rows, columns, kind))
 
@@ -53,7 +53,7 @@ def crowd_iou(boxes: Array, regions: Array) -> Array:
     Torch in, torch out, differentiable; numpy in, numpy out.
 
     Raises:
-        ValueError: a shape is not (N, 4).
+        ValueError: a shape is not (N, 4), or one is torch and one numpy.
     """
     return _pairwise({"boxes": boxes, "regions": regions}, _share)
 
@@ -79,7 +79,11 @@ def _pairwise(sides: dict[str, Array], measure: Callable[[Tensor, Tensor], Tenso
     for name, boxes in sides.items():
         if _checked(name, boxes).ndim != 2:
             raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
-    rows, columns = (_widen(torch.as_tensor(boxes)).t().contiguous() for boxes in sides.values())
+    from_numpy = {name: isinstance(boxes, np.ndarray) for name, boxes in sides.items()}
+    if len(set(from_numpy.values())) > 1:
+        kinds = (f"{name}: {'numpy' if numpy else 'torch'}" for name, numpy in from_numpy.items())
+        raise ValueError(f"all boxes must be torch or all numpy, got {', '.join(kinds)}")
+    rows, columns = (_widen(_as_tensor(boxes)).t().contiguous() for boxes in sides.values())
     result = measure(rows[:, :, None], columns[:, None])
     return result.numpy() if isinstance(boxes, np.ndarray) else result
 
@@ -141,7 +145,7 @@ def convert_boxes(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     """Boxes (..., 4) from one format to another: torch in, torch out; numpy in, numpy out.
 
     Formats: "xyxy" (two corners), "xywh" (corner x1, y1 and size), "cxcywh" (centre and size). A float dtype
-    stays. Always returns new memory.
+    stays; integers become int64, or floats where a centre needs halves. Always returns new memory.
 
     Raises:
         ValueError: unknown format or last dimension not 4.
@@ -150,7 +154,7 @@ def convert_boxes(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     for name, value in (("source", source), ("target", target)):
         if value not in formats:
             raise ValueError(_unknown(name, value, formats))
-    _checked("boxes", boxes)
+    boxes = _without_wrapping(_checked("boxes", boxes))
     if source == target:
         return boxes.clone() if isinstance(boxes, Tensor) else boxes.copy()
     first, second, third, fourth = (boxes[..., i] for i in range(4))
@@ -177,10 +181,24 @@ def convert_boxes(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     return np.stack(columns, axis=-1)
 
 
+def _without_wrapping(boxes: Array) -> Array:
+    """Integers as int64: sums and differences of small types would wrap around."""
+    if isinstance(boxes, Tensor):
+        return boxes if boxes.is_floating_point() else boxes.long()
+    return boxes.astype(np.int64) if boxes.dtype.kind in "biu" else boxes
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and 0 (with zero gradient) where the denominator counts as zero."""
     ratio = numerator / denominator.clamp_min(_EMPTY)
     return torch.where(denominator < _EMPTY, 0, ratio)
+
+
+def _as_tensor(boxes: Array) -> Tensor:
+    if isinstance(boxes, Tensor):
+        return boxes
+    # A copy: torch takes neither reversed views nor foreign byte orders, and warns of arrays that are read-only.
+    return torch.from_numpy(np.array(boxes, boxes.dtype.newbyteorder("="), order="C"))
 
 
 def _widen(boxes: Tensor) -> Tensor:

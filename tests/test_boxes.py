@@ -120,6 +120,17 @@ def test_numpy_in_numpy_out(measure) -> None:
         np.testing.assert_array_equal(result, expected.numpy())
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("measure", [box_iou, crowd_iou])
+def test_any_numpy_array(measure) -> None:
+    boxes = random_boxes(4, 1).numpy()
+    expected = measure(boxes, boxes)
+    read_only = boxes.copy()
+    read_only.flags.writeable = False
+    for given_boxes in (boxes[::-1].copy()[::-1], boxes.astype(">f4"), np.asfortranarray(boxes), read_only):
+        np.testing.assert_array_equal(measure(given_boxes, given_boxes), expected)
+
+
 # ------------------------------------------------------------------ pairs
 
 
@@ -267,6 +278,16 @@ def test_convert_returns_new_memory() -> None:
     assert boxes.sum() == 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_small_integers_do_not_wrap_around(dtype: type) -> None:
+    boxes = np.array([[100, 4, 120, 1]], dtype)
+    for given_boxes in (boxes, torch.from_numpy(boxes)):
+        assert convert_boxes(given_boxes, "xywh", "xyxy").tolist() == [[100, 4, 220, 5]]
+        assert convert_boxes(given_boxes, "xyxy", "xywh").tolist() == [[100, 4, 20, -3]]
+        assert convert_boxes(given_boxes, "xywh", "cxcywh").tolist() == [[160, 4.5, 120, 1]]
+        assert convert_boxes(given_boxes, "xywh", "xywh").dtype in (np.int64, torch.int64)
+
+
 # ------------------------------------------------------------------ mistakes, devices
 
 
@@ -275,6 +296,8 @@ def test_convert_returns_new_memory() -> None:
     [
         (lambda: box_area(torch.zeros(3)), r"boxes must have shape \(\.\.\., 4\), got \(3,\)"),
         (lambda: box_iou(torch.zeros(4), torch.zeros(1, 4)), r"a must have shape \(N, 4\), got \(4,\)"),
+        (lambda: box_iou(np.zeros((1, 4)), torch.zeros(1, 4)), "torch or all numpy, got a: numpy, b: torch"),
+        (lambda: crowd_iou(torch.zeros(1, 4), np.zeros((1, 4))), "got boxes: torch, regions: numpy"),
         (lambda: paired_iou(torch.zeros(2, 4), torch.zeros(3, 4)), r"\(2, 4\) and b \(3, 4\)"),
         (lambda: paired_iou(torch.zeros(2, 4), torch.zeros(2, 4), "gious"), "did you mean 'giou'"),
         (lambda: convert_boxes(torch.zeros(2, 4), "xyxy", "cxywh"), "unknown target 'cxywh'.*did you mean"),

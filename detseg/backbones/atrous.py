@@ -108,7 +108,7 @@ def _keep_size(layer: Any) -> None:
     kernel, stride = _square(layer, layer.kernel_size), _square(layer, layer.stride)
     if stride != 2 or _square(layer, getattr(layer, "dilation", 1)) != 1:
         raise ValueError(f"{layer} halves its map in a way that cannot be undone; choose another backbone")
-    same = type(layer).__name__.endswith("Same")  # timm's: they pad in their forward, whatever `padding` says
+    same = _pads_itself(layer)
     before = max(kernel - stride, 0) // 2 if same else _square(layer, layer.padding)
     after = kernel - 1 - before
     layer.stride = (1, 1)
@@ -132,7 +132,7 @@ def _dilate(layer: Any) -> None:
     if isinstance(layer, nn.AvgPool2d) or _square(layer, layer.stride) != 1 or kernel % 2 == 0:
         raise ValueError(f"{layer} cannot be dilated; choose another backbone")
     layer.dilation = tuple(2 * d for d in _pair(layer.dilation))
-    if isinstance(layer.padding, str) or type(layer).__name__.endswith("Same"):
+    if isinstance(layer.padding, str) or _pads_itself(layer):
         return  # they reckon with the dilation
     padding = 2 * _square(layer, layer.padding)
     if isinstance(layer, nn.Conv2d):
@@ -140,6 +140,11 @@ def _dilate(layer: Any) -> None:
     else:  # torch's poolings pad by half their kernel at most
         layer.padding = (0, 0)
         layer.register_forward_pre_hook(PadFirst(padding, padding, -math.inf))
+
+
+def _pads_itself(layer: nn.Module) -> bool:
+    """Whether it pads in its forward as TensorFlow does, whatever its `padding` says."""
+    return type(layer).__name__.endswith("Same") or getattr(layer, "pads_like_tensorflow", False)
 
 
 def _pair(value: Any) -> tuple[int, int]:

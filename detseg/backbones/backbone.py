@@ -123,6 +123,39 @@ def check_strides(strides: Sequence[int]) -> tuple[int, ...]:
     return result
 
 
+def check_multiples(strides: Sequence[int]) -> list[int]:
+    """How many times coarser each stride is than the one before.
+
+    Raises:
+        ValueError: not a whole number of times.
+    """
+    pairs = list(itertools.pairwise(strides))
+    if wrong := [(fine, coarse) for fine, coarse in pairs if coarse % fine]:
+        fine, coarse = wrong[0]
+        raise ValueError(
+            f"stride {coarse} is no multiple of stride {fine}; give the backbone strides such as (8, 16, 32)"
+        )
+    return [coarse // fine for fine, coarse in pairs]
+
+
+def cut(x: Tensor, like: Tensor) -> Tensor:
+    """`x` without what reaches over the bottom and right of `like`, both (N, C, H, W)."""
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def unit_images(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pictures, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`, the model's own.
+
+    Raises:
+        ValueError: other integers: nothing tells which of them is white.
+    """
+    if images.dtype == torch.uint8:
+        return images.to(dtype) / 255
+    if not images.is_floating_point():
+        raise ValueError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
+    return images.to(dtype)
+
+
 def spread_colours(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
     """One value per input channel from the three of red, green and blue.
 

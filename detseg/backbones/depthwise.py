@@ -34,7 +34,8 @@ class DepthwiseConv2d(nn.Conv2d):
         """(N, C, H, W) to (N, C, H', W')."""
         if self.pads_like_tensorflow:
             x = pad_same(x, self)
-        if x.device.type != "cpu" or not (torch.is_grad_enabled() and self.weight.requires_grad):
+        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        if x.device.type != "cpu" or self.dilation != (1, 1) or not learns:
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = _QuickBackward.apply(x, self.weight, self.bias, self.stride, self.padding)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections import OrderedDict
@@ -76,6 +77,7 @@ def register_network(name: str, network: Callable[..., Classifier], features: Ca
     def build(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
         with without_numbers():
             whole = network(in_channels=in_channels)
+        shapes = {key: tensor.shape for key, tensor in whole.state_dict().items()}
         return chain_backbone(
             {f"features_{key}": layer for key, layer in features(in_channels).named_children()},
             strides=strides,
@@ -83,7 +85,7 @@ def register_network(name: str, network: Callable[..., Classifier], features: Ca
             name=name,
             mean=whole.mean,
             std=whole.std,
-            whole_network=lambda: {key: tensor.shape for key, tensor in whole.state_dict().items()},
+            whole_network=functools.partial(dict, shapes),  # no lambda, which could not be pickled
         )
 
     OWN_NETWORKS[name] = OwnNetwork(network, features)

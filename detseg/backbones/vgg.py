@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 
 from torch import nn
@@ -53,7 +54,7 @@ def convolutional_vgg(
     chain = Chain({key: layers[key] for key in keep}, [taps[stride] for stride in strides])
     # The classifier's own names: a file of it fits, fc8 is known as what was cut off.
     shapes = {key: tensor.shape for key, tensor in classifier.state_dict().items()}
-    return Backbone(chain, strides=strides, name=name, whole_network=lambda: shapes)
+    return Backbone(chain, strides=strides, name=name, whole_network=functools.partial(dict, shapes))
 
 
 def _layers(classifier: nn.Module) -> dict[str, nn.Module]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import Backbone
+from detseg.backbones.backbone import unit_images
 
 
 class Classifier(nn.Module):
@@ -58,14 +59,14 @@ class Classifier(nn.Module):
         """
         features = F.dropout(self.features(images), self.dropout, self.training)
         with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.classifier(features.float())
+            logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype)).float()
         if targets is None:
             return logits
         return {"loss_class": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
 
     def features(self, images: Tensor) -> Tensor:
         """What the linear layer sees: (N, C), the mean of the deepest map over all cells."""
-        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        images = unit_images(images, self.mean.dtype)
         deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
         return deepest.mean((2, 3))
 

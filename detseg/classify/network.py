@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detseg.backbones.backbone import unit_images
+
 
 class NetworkClassifier(nn.Module):
     """A classifier of `detseg.backbones.create_network` with its normalisation in front.
@@ -24,6 +26,6 @@ class NetworkClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of RGB pictures (N, 3, H, W), uint8 or float in [0, 1]."""
-        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        images = unit_images(images, self.mean.dtype)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

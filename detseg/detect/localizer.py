@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
+from detseg.backbones.backbone import unit_images
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 
 BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]
@@ -131,14 +132,15 @@ class Localizer(nn.Module):
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits (N, K), box numbers (N, 4) in 0..1 and objectness logits (N,) or None, all float32."""
-        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        images = unit_images(images, self.mean.dtype)
         deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
-        pooled = F.dropout(deepest.mean((2, 3)), self.dropout, self.training).float()
-        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1).float()
+        dtype = self.classifier.weight.dtype
+        pooled = F.dropout(deepest.mean((2, 3)), self.dropout, self.training).to(dtype)
+        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1).to(dtype)
         with torch.autocast(images.device.type, enabled=False):
-            presence = None if self.objectness is None else self.objectness(pooled).squeeze(1)
+            presence = None if self.objectness is None else self.objectness(pooled).squeeze(1).float()
             # Bounded: a box that once is far larger than the picture gets no gradient from a loss of overlap.
-            return self.classifier(pooled), self.box(parts).sigmoid(), presence
+            return self.classifier(pooled).float(), self.box(parts).float().sigmoid(), presence
 
     def plain(self) -> nn.Module:
         """This network as `dense_to_conv` can read it.

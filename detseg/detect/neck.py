@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detseg.backbones.backbone import check_multiples, cut
 from detseg.backbones.blocks import ResidualSeparable, conv_norm_act
 
 
@@ -13,11 +14,13 @@ class FeaturePyramid(nn.Module):
 
     Args:
         channels: channels of the maps that come in, finest first.
+        strides: their strides; each a multiple of the one before.
         width: channels of every map that goes out.
     """
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()
+        self.factors = check_multiples(strides)
         self.lateral = nn.ModuleList(conv_norm_act(c, width) for c in channels)
         self.smooth = nn.ModuleList(ResidualSeparable(width) for _ in channels)
 
@@ -25,6 +28,7 @@ class FeaturePyramid(nn.Module):
         """(N, C_l, H_l, W_l) for every level, finest first, to (N, width, H_l, W_l)."""
         maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for fine in range(len(maps) - 2, -1, -1):
-            # Resized to the finer map's own size: odd input sizes make it other than twice the coarse one.
-            maps[fine] = maps[fine] + F.interpolate(maps[fine + 1], maps[fine].shape[-2:], mode="nearest")
+            # By the whole factor: resized to the finer map's own size, cells would take others than those above them.
+            coarse = F.interpolate(maps[fine + 1], scale_factor=float(self.factors[fine]), mode="nearest")
+            maps[fine] = maps[fine] + cut(coarse, maps[fine])
         return [smooth(x) for smooth, x in zip(self.smooth, maps, strict=True)]

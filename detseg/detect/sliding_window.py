@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import dense_to_conv
+from detseg.backbones.backbone import unit_images
 from detseg.boxes import box_iou, clip_boxes
 from detseg.detect.localizer import Localizer, decode
 from detseg.detect.nms import batched_nms
@@ -106,8 +107,7 @@ class SlidingWindowDetector(nn.Module):
 
     def predictions(self, images: Tensor) -> Windows:
         """What all windows say, before any selection; `images` as in `forward`."""
-        weight = next(self.network.parameters())
-        images = images.to(weight.dtype) / 255 if images.dtype == torch.uint8 else images
+        images = unit_images(images, next(self.network.parameters()).dtype)
         levels = [self._level(images, size) for size in self.level_sizes(*images.shape[-2:])]
         return Windows(
             torch.cat([level.boxes for level in levels], 1), torch.cat([level.scores for level in levels], 1)
@@ -137,7 +137,7 @@ class SlidingWindowDetector(nn.Module):
             torch.arange(rows, device=boxes.device), torch.arange(columns, device=boxes.device), indexing="ij"
         )
         corners = torch.stack((x, y, x, y), -1).view(-1, 4) * self.stride - (self.window - self.stride) // 2
-        boxes = boxes.view(len(images), -1, 4) + corners
+        boxes = boxes.view(len(images), rows * columns, 4) + corners
         scale = boxes.new_tensor([width / size[1], height / size[0]] * 2)
         return Windows(boxes * scale, classes.softmax(2) * presence.sigmoid())
 

@@ -22,7 +22,7 @@ def soft_nms(
     method: Literal["linear", "gaussian"] = "gaussian",
     iou_threshold: float = 0.3,
     sigma: float = 0.5,
-    score_threshold: float = 0.001,
+    score_threshold: float | None = 0.001,
 ) -> tuple[Array, Array]:
     """Indices (int64) and new scores (float32) of the boxes that keep a score, best new score first.
 
@@ -38,7 +38,7 @@ def soft_nms(
         method: which of the two rules.
         iou_threshold: of the linear rule, in [0, 1].
         sigma: width of the Gaussian rule, above 0.
-        score_threshold: boxes whose new score is not above it are left out.
+        score_threshold: boxes whose new score is not above it are left out; None keeps all.
 
     Raises:
         ValueError: as `detseg.detect.nms`, also for negative scores, an unknown method, or a sigma of 0 or less.
@@ -64,7 +64,7 @@ def soft_nms(
         method == "gaussian",
         threshold,
         np.float32(sigma),
-        np.float32(score_threshold),
+        np.float32(-np.inf if score_threshold is None else score_threshold),
     )
     if isinstance(boxes, Tensor):
         return torch.from_numpy(order).to(boxes.device), torch.from_numpy(lowered).to(boxes.device)

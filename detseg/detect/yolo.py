@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.backbones import Backbone
+from detseg.backbones.backbone import unit_images
 from detseg.backbones.blocks import ResidualSeparable
 from detseg.boxes import clip_boxes
 from detseg.detect.assign import assign
@@ -49,7 +50,11 @@ class GridHead(nn.Module):
         """(N, C, H, W) to (N, H·W·A, 5) and (N, H·W·A, K)."""
         box = self.box(self.where(x)).permute(0, 2, 3, 1)
         classes = self.classes(self.what(x)).permute(0, 2, 3, 1)
-        return box.reshape(len(x), -1, 5), classes.reshape(len(x), -1, self.num_classes)
+        # Not a reshape to -1: of no images at all it could not tell H·W·A.
+        return (
+            box.unflatten(3, (-1, 5)).flatten(1, 3),
+            classes.unflatten(3, (-1, self.num_classes)).flatten(1, 3),
+        )
 
 
 class YoloDetector(nn.Module):
@@ -102,7 +107,7 @@ class YoloDetector(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone
-        self.neck = FeaturePyramid(backbone.channels, width)
+        self.neck = FeaturePyramid(backbone.channels, backbone.strides, width)
         self.head = GridHead(width, anchors.shape[1], num_classes)
         self.num_classes = num_classes
         self.reach = reach
@@ -149,7 +154,7 @@ class YoloDetector(nn.Module):
             return grid, decode(box[..., :4], grid, self.reach), box[..., 4], classes
 
     def _normalise(self, images: Tensor) -> Tensor:
-        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        images = unit_images(images, self.mean.dtype)
         return (images - self.mean) / self.std
 
     def _losses(

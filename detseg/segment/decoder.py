@@ -8,10 +8,10 @@ finer is cut to the finer map's size, at the bottom and right.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
+from detseg.backbones.backbone import check_multiples, cut
 from detseg.backbones.blocks import ResidualSeparable, conv_norm_act
 from detseg.segment.upsampling import BilinearUpsample
 
@@ -99,22 +99,3 @@ class PyramidDecoder(nn.Module):
             x = self.smooth[level](side + cut(self.finer[level](x), side))
         scores: Tensor = self.score(x)
         return scores
-
-
-def cut(x: Tensor, like: Tensor) -> Tensor:
-    """`x` without what reaches over the bottom and right of `like`, both (N, C, H, W)."""
-    return x[..., : like.shape[-2], : like.shape[-1]]
-
-
-def check_multiples(strides: Sequence[int]) -> list[int]:
-    """How many times coarser each stride is than the one before.
-
-    Raises:
-        ValueError: not a whole number of times.
-    """
-    if wrong := [(fine, coarse) for fine, coarse in pairwise(strides) if coarse % fine]:
-        fine, coarse = wrong[0]
-        raise ValueError(
-            f"stride {coarse} is no multiple of stride {fine}; give the backbone strides such as (8, 16, 32)"
-        )
-    return [coarse // fine for fine, coarse in pairwise(strides)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.backbones import Backbone
+from detseg.backbones.backbone import unit_images
 from detseg.segment.decoder import PyramidDecoder, ScoreDecoder
 from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses
 from detseg.segment.upsampling import BilinearUpsample
@@ -152,7 +153,7 @@ class FCN(nn.Module):
                 f"images must be (N, {len(self.mean)}, H, W), the channels that the backbone was made for; got "
                 f"{tuple(images.shape)}"
             )
-        images = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        images = unit_images(images, self.mean.dtype)
         return (images - self.mean) / self.std
 
 

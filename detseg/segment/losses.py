@@ -70,6 +70,10 @@ def segmentation_losses(
     with torch.autocast(logits.device.type, enabled=False):
         log_probabilities = F.log_softmax(logits.float(), 1)
         targets = targets.long()
+        if class_weights is not None:
+            # Only their ratios count: in shares of the largest, no sum of small ones comes near `TINY`.
+            class_weights = class_weights.float()
+            class_weights = class_weights / class_weights.max().clamp(min=torch.finfo(torch.float32).tiny)
         result = {}
         if "ce" in weights:
             result["loss_ce"] = weights["ce"] * cross_entropy(log_probabilities, targets, class_weights)

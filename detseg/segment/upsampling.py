@@ -57,7 +57,7 @@ class BilinearUpsample(nn.Module):
         if self.weight is None:
             # The same numbers from a quicker kernel; a test compares the two.
             return F.interpolate(x, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
-        return transposed_upsample(x, self.weight, self.factor)
+        return transposed_upsample(x, self.weight.to(x.dtype), self.factor)
 
     def extra_repr(self) -> str:
         """Channels, factor, learnable or not."""

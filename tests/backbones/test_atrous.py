@@ -60,6 +60,18 @@ def test_folding_and_quick_gradients_change_nothing() -> None:
     sum(m.sum() for m in backbone(x)).backward()
 
 
+def test_quick_gradients_first_change_nothing() -> None:
+    quick = create_backbone("tf_efficientnet_lite0", strides=(32,)).eval()
+    expected = dilate_last_stage(copy.deepcopy(quick)).eval()
+    assert quicken_depthwise(quick)
+    quick = dilate_last_stage(quick).eval()
+    x = torch.randn(1, 3, 64, 64)
+    (wanted,) = expected(x)
+    torch.testing.assert_close(quick(x)[0], wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(quick(x)[0], wanted)
+
+
 def test_on_a_gpu_that_is_not_there() -> None:
     backbone = dilate_last_stage(create_backbone("tf_efficientnet_lite0", strides=(32,))).eval()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -1,5 +1,6 @@
 """LeNet-5, AlexNet, ZF Net and ResNet-34 by hand: the papers' tables, and other people's networks as oracles."""
 
+import pickle
 from functools import partial
 
 import pytest
@@ -199,6 +200,8 @@ def test_backbones_of_the_mnist_kind():
     lenet = create_backbone("lenet5", strides=(1, 2, 4), in_channels=1)
     assert lenet.channels == (6, 16, 120)
     assert lenet.mean == (0.1307,) and lenet.std == (0.3081,)
+    twin = pickle.loads(pickle.dumps(lenet))
+    assert twin.whole_network() == lenet.whole_network() and "classifier.2.weight" in twin.whole_network()
     with pytest.raises(ValueError, match=r"no feature map at stride 8; it has \(1, 2, 4\)"):
         create_backbone("lenet5")
     with pytest.raises(ValueError, match="no ImageNet weights for 'lenet5'"):

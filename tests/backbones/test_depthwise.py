@@ -81,6 +81,16 @@ def test_tensorflow_padding(size, stride):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_dilated_afterwards():
+    conv = nn.Conv2d(4, 4, 5, padding=4, dilation=2, groups=4)
+    late = quick(nn.Conv2d(4, 4, 5, padding=2, groups=4))
+    late.load_state_dict(conv.state_dict())
+    late.dilation, late.padding = conv.dilation, conv.padding
+    x = torch.randn(2, 4, 9, 8)
+    for got, wanted in zip(gradients(late, x), gradients(conv, x), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
 class Scaled(nn.Conv2d):
     """A convolution that is more than one."""
 

@@ -1,5 +1,6 @@
 """VGG with convolutions for fc6 and fc7, as a backbone of fully convolutional networks."""
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -55,6 +56,12 @@ def test_all_stages_of_the_paper() -> None:
 def test_fewer_strides_cut_the_network() -> None:
     backbone = convolutional_vgg(small_vgg(), strides=(4, 16))
     assert backbone.channels == (6, 10) and not any("classifier" in name for name in backbone.state_dict())
+
+
+def test_a_pickle_knows_what_was_cut_off() -> None:
+    backbone = convolutional_vgg(small_vgg())
+    twin = pickle.loads(pickle.dumps(backbone))
+    assert twin.whole_network() == backbone.whole_network() and "classifier.6.bias" in twin.whole_network()
 
 
 def test_a_file_of_the_classifier_fits_and_nothing_else(tmp_path) -> None:

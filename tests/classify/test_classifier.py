@@ -5,9 +5,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones import create_backbone
+from detseg.backbones import create_backbone, create_network
 from detseg.backbones.deepest import create_deepest
 from detseg.classify import Classifier
+from detseg.classify.network import NetworkClassifier
 
 
 @pytest.fixture
@@ -35,7 +36,21 @@ def test_logits_and_losses(model):
 def test_uint8_and_float_pictures_are_the_same(model):
     model.eval()
     pictures = images()
-    assert torch.allclose(model(pictures), model(pictures / 255), atol=1e-6)
+    network = NetworkClassifier(create_network("lenet5", num_classes=4)).eval()
+    for each, given in ((model, pictures), (network, images(2, 32))):
+        for dtype in (torch.float32, torch.float64):
+            assert torch.allclose(each(given), each(given.to(dtype) / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_of_other_types_answer_in_float32(model, dtype):
+    pictures = images()
+    expected = model.eval()(pictures)
+    logits = model.to(dtype)(pictures)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, expected, atol=0.02)
+    model(pictures, torch.tensor([0, 4, 2]))["loss_class"].backward()
+    assert model.classifier.weight.grad.dtype == dtype
 
 
 def test_the_features_are_what_the_head_sees(model):

@@ -235,6 +235,24 @@ def test_mistakes(options, message):
         Localizer(create_deepest("test_efficientnet"), **({"num_classes": 3} | options))
 
 
+def test_uint8_and_float_pictures_are_the_same(model):
+    model.eval()
+    for dtype in (torch.float32, torch.float64):
+        for a, b in zip(model(images()), model(images().to(dtype) / 255), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_of_other_types_answer_in_float32(dtype):
+    torch.manual_seed(0)
+    model = Localizer(create_deepest("test_efficientnet"), 3, objectness=True).eval()
+    expected = model.outputs(images())
+    got = model.to(dtype).outputs(images())
+    assert {value.dtype for value in got} == {torch.float32}
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
+    sum(model(images(), [target((5, 5, 40, 40, 1, 0)), target()]).values()).backward()
+
+
 def test_on_another_device():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
         model = Localizer(create_deepest("test_efficientnet"), 4, objectness=True, loss="ciou")

@@ -168,8 +168,13 @@ def test_agreement_by_hand() -> None:
 def test_uint8_is_what_float_is() -> None:
     detector = SlidingWindowDetector(localizer(), 40)
     images = torch.randint(256, (1, 3, 50, 45), dtype=torch.uint8)
-    (a,), (b,) = detector(images), detector(images.float() / 255)
-    torch.testing.assert_close(a, b)
+    for dtype in (torch.float32, torch.float64):
+        (a,), (b,) = detector(images), detector(images.to(dtype) / 255)
+        torch.testing.assert_close(a, b)
+
+
+def test_no_pictures() -> None:
+    assert SlidingWindowDetector(localizer(), 40)(torch.zeros(0, 3, 50, 45)) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (8, 8)])

@@ -97,6 +97,12 @@ def test_no_overlap_changes_nothing():
     assert torch.equal(new, scores[kept])
 
 
+def test_without_a_score_threshold_all_stay():
+    boxes, scores, labels = scene(40, 0)
+    kept, _ = soft_nms(boxes, scores * 1e-4, labels, score_threshold=None)
+    assert sorted(kept.tolist()) == list(range(40))
+
+
 def test_numpy_and_inputs_untouched():
     boxes, scores, labels = scene(40, 0)
     before = scores.clone()

@@ -66,8 +66,18 @@ def test_detections_keep_the_contract(model: YoloDetector) -> None:
 def test_uint8_and_unit_floats_are_the_same_picture(model: YoloDetector) -> None:
     model.eval()
     images = pictures()
-    for a, b in zip(model(images), model(images / 255), strict=True):
-        torch.testing.assert_close(a["scores"], b["scores"])
+    for dtype in (torch.float32, torch.float64):
+        for a, b in zip(model(images), model(images.to(dtype) / 255), strict=True):
+            torch.testing.assert_close(a["scores"], b["scores"])
+    with pytest.raises(ValueError, match=r"uint8 or float in \[0, 1\], got torch.int64"):
+        model(images.long())
+
+
+def test_no_pictures(model: YoloDetector) -> None:
+    model.eval()
+    assert model(pictures(0)) == []
+    _, boxes, objectness, classes = model.predictions(pictures(0))
+    assert (boxes.shape, objectness.shape, classes.shape) == ((0, 567, 4), (0, 567), (0, 567, 3))
 
 
 def test_decoded_targets_give_zero_box_loss(model: YoloDetector, monkeypatch) -> None:

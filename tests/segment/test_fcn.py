@@ -85,7 +85,20 @@ def test_every_size_is_cut_from_whole_cells(model: FCN) -> None:
 
 def test_uint8_and_unit_floats_are_the_same_picture(model: FCN) -> None:
     model.eval()
-    torch.testing.assert_close(model(pictures()), model(pictures() / 255))
+    for dtype in (torch.float32, torch.float64):
+        torch.testing.assert_close(model(pictures()), model(pictures().to(dtype) / 255))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("decoder", ["fcn", "pyramid"])
+def test_models_of_other_types_answer_in_float32(decoder: str, dtype: torch.dtype) -> None:
+    options = {"learn_upsampling": decoder == "fcn", "loss": "ce+dice+focal", "class_weights": [1, 2, 3]}
+    model = network(decoder, backbone="resnet10t", **options).eval()
+    expected = model(pictures())
+    logits, losses = model.to(dtype)(pictures()), model(pictures(), truth())
+    assert {logits.dtype, *(loss.dtype for loss in losses.values())} == {torch.float32}
+    torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.1)
+    sum(losses.values()).backward()
 
 
 def test_a_picture_that_is_all_ignored_trains(model: FCN) -> None:

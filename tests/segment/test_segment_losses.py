@@ -142,6 +142,22 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(losses, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_class_weights_of_other_types(dtype: torch.dtype) -> None:
+    logits, targets = scene()
+    expected = segmentation_losses(logits, targets, ALL, WEIGHTS)
+    torch.testing.assert_close(segmentation_losses(logits, targets, ALL, WEIGHTS.to(dtype)), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_only_the_ratios_of_class_weights_count(scale: float) -> None:
+    logits, targets = scene()
+    expected = segmentation_losses(logits, targets, ALL, WEIGHTS)
+    torch.testing.assert_close(segmentation_losses(logits, targets, ALL, WEIGHTS * scale), expected)
+    nothing = segmentation_losses(logits, targets, ALL, WEIGHTS * 0)
+    assert [loss.item() for loss in nothing.values()] == [0.0, 0.0, 0.0]
+
+
 def test_losses_stay_on_the_device_of_their_inputs() -> None:
     with FakeTensorMode():
         logits = torch.zeros(2, 3, 8, 8, device="cuda")

@@ -44,6 +44,7 @@ def test_transposed_convolution_is_interpolation(factor: int, size: tuple[int, i
     torch.testing.assert_close(fixed(x), expected)
     torch.testing.assert_close(learnable(x), expected, rtol=0, atol=1e-6)
     assert not list(fixed.parameters())
+    assert learnable(x.float()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("factor", FACTORS)
