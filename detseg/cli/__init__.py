@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as in `sys.argv[1:]`, which is the default.
 
     Raises:
-        SystemExit: with 2 for an unknown command or options, with 0 after the help of a command.
+        SystemExit: with 2 for an unknown or unfinished command or options, with 0 after the help of a command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -93,14 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))
 
 
-def _overview() -> str:
+def _listed(names: Iterable[str]) -> list[str]:
+    """Lines with commands and what they are for."""
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"  detseg {name:<{width}}{command.about}" for name, command in COMMANDS.items()]
+    return [f"  detseg {name:<{width}}{COMMANDS[name].about}" for name in names]
+
+
+def _overview() -> str:
     return "\n".join(
         [
             "Object detection and segmentation on your own annotated pictures.",
             "",
-            *lines,
+            *_listed(COMMANDS),
             "",
             "For example:",
             "",
@@ -114,12 +118,18 @@ def _overview() -> str:
 
 
 def _command(words: Sequence[str]) -> str:
-    """The command that the first words name, or SystemExit with the names near them."""
+    """The command that the first words name, or SystemExit: after the list of those that begin with the only word, or
+    with the names near them."""
     for count in (2, 1):
         name = " ".join(words[:count])
         if name in COMMANDS:
             return name
     begun = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if begun and words[1:] in ([], ["-h"], ["--help"]):
+        wanted = len(words) > 1
+        lines = [f"Another word says which `detseg {words[0]}`:", "", *_listed(begun), "", "Each has its own --help."]
+        print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
+        raise SystemExit(0 if wanted else 2)
     typed = " ".join(words[:2]) if begun else words[0]
     near = begun or difflib.get_close_matches(typed, COMMANDS, 1)
     hint = f"did you mean `detseg {near[0]}`?" if near else "`detseg --help` lists the commands."

@@ -26,6 +26,8 @@ class Crops:
     """Folder or data.yaml with training and validation annotations: COCO, VOC or YOLO."""
     output: Path
     """Folder to write to; it must be new or empty."""
+    images: Path | None = None
+    """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
     margin: float = 0.1
     """What to show around each box, as a share of its width and height on each side."""
     min_side: int = 16
@@ -48,7 +50,7 @@ def run(config: Crops) -> int:
 
     require_new(config.output)
     console = Console()
-    splits = checked_splits(config.data, config.repair, console)
+    splits = checked_splits(config.data, config.repair, console, config.images)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         return track(items, "cutting", total, console=console, transient=True, disable=not console.is_terminal)
@@ -72,13 +74,14 @@ def require_new(folder: Path) -> None:
         raise ValueError(f"{folder}: is there already and not empty; name a new folder, or remove it")
 
 
-def checked_splits(path: Path, mend: bool, console: Console) -> dict[str, Annotations]:
+def checked_splits(path: Path, mend: bool, console: Console, images: Path | None = None) -> dict[str, Annotations]:
     """The splits "train", "val" and, where there is one, "test" of a detection set, validated, with labels alike.
 
     Args:
         path: folder or data.yaml.
         mend: mend what is safely mendable, and say what was done.
         console: to say it on.
+        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
 
     Raises:
         ValueError: the annotations have errors.
@@ -88,9 +91,9 @@ def checked_splits(path: Path, mend: bool, console: Console) -> dict[str, Annota
     from detseg.data.readers.recognise import find_sources
     from detseg.data.validate import raise_on_problems, repair, validate
 
-    splits = read_dataset(path)
-    if "test" in find_sources(path):
-        splits["test"] = match_categories(splits["train"].categories, read_annotations(path, "test"))
+    splits = read_dataset(path, images)
+    if "test" in find_sources(path, images):
+        splits["test"] = match_categories(splits["train"].categories, read_annotations(path, "test", images))
     for split, data in splits.items():
         other = None if split == "train" else splits["train"]
         problems = validate(data, other=other)

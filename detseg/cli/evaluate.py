@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -18,8 +19,10 @@ from detseg.options import given
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from detseg.train.config import TrainConfig
+    from detseg.train.config import TrainAnnotated, TrainClassifier, TrainConfig
 
+Set = TypeVar("Set", bound=Any)
+Settings = TypeVar("Settings", bound="TrainConfig")
 Kind = Literal["detections", "masks", "classes"]
 # Options that mean nothing where another kind is judged.
 OPTIONS: dict[Kind, tuple[str, ...]] = {
@@ -65,6 +68,9 @@ class Evaluate:
     ground_truth: Path | None = None
     """For detections a COCO JSON file with images, annotations and categories; for masks any set of masks; for a run
     anything that it could be trained on. By default what the run was validated on."""
+    images: Path | None = None
+    """Folder of the pictures that COCO or VOC annotations, or a table, name, where they are not found beside these; by
+    default as in training."""
     split: Literal["train", "val", "test"] | None = None
     """Which split is judged, of --ground-truth or else of the --data of the run; by default val, where there are
     several."""
@@ -95,7 +101,7 @@ class Evaluate:
     json: bool = False
     """Print JSON instead of tables, and nothing else."""
     csv: Path | None = None
-    """Write a table to this file, a row for all classes and one for each."""
+    """Write a table to this file, a row for all classes and one for each; folders on the way are made."""
 
 
 @dataclass(frozen=True)
@@ -118,25 +124,28 @@ def run(config: Evaluate) -> int:
     _check(config)
     judge = import_module(f"detseg.cli.evaluate_{_judged(config)}").judge
     verdict: Verdict = judge(config, Console(stderr=True))
-    if config.csv is not None:
-        write_csv(verdict.rows, config.csv)
+    # Printed first: where the file cannot be written, the figures are not lost.
     if config.json:
         print(json.dumps(verdict.content, indent=2, allow_nan=False))
-        return 0
-    console = Console()
-    for table in verdict.tables:
-        console.print(table)
+    else:
+        console = Console()
+        for table in verdict.tables:
+            console.print(table)
+    if config.csv is not None:
+        write_csv(verdict.rows, config.csv)
     return 0
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows with the columns of all of them; empty where there is nothing to tell."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({n: "" if isinstance(v, float) and math.isnan(v) else v for n, v in row.items()})
+    from detseg.data.readers.files import write_atomically
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({n: "" if isinstance(v, float) and math.isnan(v) else v for n, v in row.items()})
+    write_atomically(path, text.getvalue())
 
 
 def limit_columns(intervals: dict[str, Any]) -> dict[str, float]:
@@ -172,8 +181,56 @@ def data_of_run(folder: Path, trained: TrainConfig) -> Path:
     return trained.data
 
 
+def settings_of(kind: type[Settings], folder: Path) -> Settings:
+    """The settings of a run, which tell what it was validated on.
+
+    Raises:
+        ValueError: they are missing, as where the model alone was copied.
+    """
+    settings = settings_if_there(kind, folder)
+    if settings is None:
+        raise ValueError(
+            f"{folder}: what its model was validated on is not known (config.json is missing); name the pictures to "
+            "judge by --ground-truth"
+        )
+    return settings
+
+
+def settings_if_there(kind: type[Settings], folder: Path) -> Settings | None:
+    """The settings of a run; None where its folder holds the model alone."""
+    from detseg.train.config import SETTINGS
+
+    return kind.load(folder) if (folder / SETTINGS).is_file() else None
+
+
+def own_images(kind: type[TrainAnnotated | TrainClassifier], folder: Path) -> Path | None:
+    """The --images that a run was trained with, if that is known."""
+    settings = settings_if_there(kind, folder)
+    return None if settings is None else settings.images
+
+
+def read_with_pictures(
+    read: Callable[[Path | None], Set], images: Path | None, own: Callable[[], Path | None] = lambda: None
+) -> Set:
+    """A data set whose pictures are in the folder `images`; without it where they are found, else where the run has its
+    own.
+
+    Args:
+        read: reads the set, given the folder of its pictures or None.
+        images: what was asked for.
+        own: gives the folder of the run's pictures.
+    """
+    data = read(images)
+    if images is None and data.pack is None and not any(Path(path).exists() for path in data.paths.tolist()):
+        folder = own()
+        return data if folder is None else read(folder)
+    return data
+
+
 def _check(config: Evaluate) -> None:
     """Raise ValueError where options make no sense."""
+    if config.csv is not None and config.csv.is_dir():
+        raise ValueError(f"--csv {config.csv}: is a folder; name a file in it")
     if config.resamples < 0:
         raise ValueError(f"--resamples must not be negative, it is {config.resamples}")
     if config.compare is not None and not config.resamples:

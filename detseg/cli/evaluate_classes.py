@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,15 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from detseg.cli.evaluate import Evaluate, Verdict, limit_columns, pick_split
+from detseg.cli.evaluate import (
+    Evaluate,
+    Verdict,
+    limit_columns,
+    own_images,
+    pick_split,
+    read_with_pictures,
+    settings_of,
+)
 from detseg.data.annotations import Category
 from detseg.data.labelled import LabelledPictures
 from detseg.data.labels import read_label_splits
@@ -62,25 +72,29 @@ def _rows(metrics: ClassificationMetrics) -> list[dict[str, Any]]:
 def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledPictures, NDArray[np.float32]]:
     """The pictures to judge by, with the labels of a run, and what its model says of them."""
     model, description = load_model(folder)
-    trained = TrainClassifier.load(folder)
     categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in description["categories"])
-    judged = _truth(folder, trained, categories, config, console)
+    judged = _truth(folder, categories, config, console)
     size = int(description["size"])
     data = open_labelled(judged, size, "pictures", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return judged, see_pictures(model, data, range(len(data)), size, ten_crop=config.ten_crop)
 
 
-def _truth(
-    folder: Path, trained: TrainClassifier, categories: tuple[Category, ...], config: Evaluate, console: Console
-) -> LabelledPictures:
+def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, console: Console) -> LabelledPictures:
     """The pictures, checked, with the classes of a run: as given, or those of a split of the run's own."""
     path = config.ground_truth
     if path is None:
+        trained = settings_of(TrainClassifier, folder)
+        trained = replace(trained, images=config.images or trained.images)
         splits = load_labelled_data(trained, console, judged=config.split or "val")
         return splits[pick_split(trained.data or folder, splits, config.split)]
-    splits = read_label_splits(path, images=trained.images)
-    truth = matched_to(categories, splits[pick_split(path, splits, config.split)])
+
+    def read(images: Path | None) -> LabelledPictures:
+        splits = read_label_splits(path, images=images)
+        return splits[pick_split(path, splits, config.split)]
+
+    truth = read_with_pictures(read, config.images, partial(own_images, TrainClassifier, folder))
+    truth = matched_to(categories, truth)
     raise_on_problems(truth.validate())
     return truth
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detseg.cli.evaluate import Evaluate, Verdict, data_of_run, limit_columns, pick_split
+from detseg.cli.evaluate import (
+    Evaluate,
+    Verdict,
+    data_of_run,
+    limit_columns,
+    own_images,
+    pick_split,
+    read_with_pictures,
+    settings_if_there,
+    settings_of,
+)
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections, read_found, read_truth
@@ -22,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from detseg.metrics.localization import LocalizationMetrics
-    from detseg.train.config import TrainLocalizer
+    from detseg.train.config import TrainDetector, TrainLocalizer
 
 VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
@@ -110,6 +121,10 @@ def _check(config: Evaluate) -> None:
         raise ValueError("--voc compares boxes, --iou-type segm masks: leave out one of them")
     if config.split is not None and not runs:
         raise ValueError(f"{config.detections}: is judged by one file of ground truth; leave out --split")
+    if config.images is not None and not runs:
+        raise ValueError(
+            f"{config.detections}: is a file of detections, for which no pictures are looked at; leave out --images"
+        )
     if config.slide and not runs:
         raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
 
@@ -123,6 +138,12 @@ def _is_localizer(run: Path) -> bool:
     from detseg.train.checkpoint import read_description
 
     return bool(read_description(run)["architecture"]["kind"] == "localizer")
+
+
+def _kind_of_settings(run: Path) -> type[TrainDetector | TrainLocalizer]:
+    from detseg.train.config import TrainDetector, TrainLocalizer
+
+    return TrainLocalizer if _is_localizer(run) else TrainDetector
 
 
 def _sides(config: Evaluate, one_object: TrainLocalizer | None, console: Console) -> tuple[Any, Any, Any]:
@@ -155,11 +176,16 @@ def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
 
     A localizer beside a detector or a file, or one that slides, is judged like any detector.
     """
+    from detseg.train.checkpoint import read_description
     from detseg.train.config import TrainLocalizer
 
     if config.slide or not all(path.is_dir() and _is_localizer(path) for path in _paths(config)):
         return None
-    return TrainLocalizer.load(config.detections)
+    if config.ground_truth is None:
+        return settings_of(TrainLocalizer, config.detections)
+    architecture = read_description(config.detections)["architecture"]
+    known = TrainLocalizer(objectness=bool(architecture.get("objectness", False)))
+    return settings_if_there(TrainLocalizer, config.detections) or known
 
 
 def _localization(truth: Annotations, found: Detections, resamples: int) -> LocalizationMetrics:
@@ -180,7 +206,9 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     from detseg.train.checkpoint import read_description
 
     if config.ground_truth is not None:
-        return _read_split(config.ground_truth, config, console)
+        run = next(path for path in _paths(config) if path.is_dir())
+        kind = _kind_of_settings(run)
+        return _read_split(config.ground_truth, config, console, own=partial(own_images, kind, run))
     data = _own_data(config, console)
     size = read_description(config.detections)["size"]
     if config.slide and (data.sizes == size).all():
@@ -193,27 +221,35 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
 
 def _own_data(config: Evaluate, console: Console) -> Annotations:
     """The validation pictures of the run that is judged, or another split of its --data."""
-    from detseg.train.config import TrainDetector, TrainLocalizer
     from detseg.train.data import load_data
 
-    trained = (TrainLocalizer if _is_localizer(config.detections) else TrainDetector).load(config.detections)
+    trained = settings_of(_kind_of_settings(config.detections), config.detections)
+    trained = replace(trained, images=config.images or trained.images)
     if config.split != "test":
         train, val = load_data(trained, console)
         return train if config.split == "train" else val
     path = data_of_run(config.detections, trained)
-    return _read_split(path, config, console, images=trained.images, mend=trained.repair)
+    return _read_split(path, replace(config, images=trained.images), console, mend=trained.repair)
 
 
 def _read_split(
-    path: Path, config: Evaluate, console: Console, *, images: Path | None = None, mend: bool = False
+    path: Path,
+    config: Evaluate,
+    console: Console,
+    *,
+    own: Callable[[], Path | None] = lambda: None,
+    mend: bool = False,
 ) -> Annotations:
-    """The annotations of a path, or of the split that is asked for, checked."""
+    """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_pictures`."""
     from detseg.data.readers.recognise import find_sources
     from detseg.data.validate import checked
     from detseg.train.session import tell
 
-    sources = find_sources(path, images)
-    data = sources[pick_split(path, sources, config.split)]()
+    def read(images: Path | None) -> Annotations:
+        sources = find_sources(path, images)
+        return sources[pick_split(path, sources, config.split)]()
+
+    data = read_with_pictures(read, config.images, own)
     return checked(data, None, mend=mend, tell=partial(tell, console))
 
 

@@ -13,7 +13,16 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from rich.progress import track
 
-from detseg.cli.evaluate import Evaluate, Verdict, data_of_run, limit_columns, pick_split
+from detseg.cli.evaluate import (
+    Evaluate,
+    Verdict,
+    data_of_run,
+    limit_columns,
+    pick_split,
+    read_with_pictures,
+    settings_if_there,
+    settings_of,
+)
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
 from detseg.data.dataset import full_pictures
@@ -97,27 +106,32 @@ def _rows(
 
 def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     """The true masks, checked: as given, or those that the run was validated on."""
-    trained = TrainSegmenter.load(config.detections) if _is_run(config.detections) else None
-    path, masks, ignore_value, mend, images = config.ground_truth, config.masks, None, False, None
+    trained = settings_if_there(TrainSegmenter, config.detections) if _is_run(config.detections) else None
+    path, masks, ignore_value, mend, images = config.ground_truth, config.masks, None, False, config.images
     if path is None:
-        if trained is None:
+        if not _is_run(config.detections):
             raise ValueError(
                 f"--ground-truth is missing: {config.detections} is a folder of masks (only the folder of a run knows "
                 "what it was validated on)"
             )
-        asked = trained if masks is None else replace(trained, masks=masks)
+        trained = settings_of(TrainSegmenter, config.detections)
+        asked = replace(trained, masks=masks or trained.masks, images=config.images or trained.images)
         if config.split != "test":
             train, val = load_mask_data(asked, console)
             return train if config.split == "train" else val
         path, masks, mend = data_of_run(config.detections, trained), asked.masks, trained.repair
-        images = trained.images
+        images = asked.images
     if trained is not None:
         if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
             masks = trained.masks
         if trained.ignore_value is not None and has_mask_files(path, masks):
             ignore_value = trained.ignore_value
-    sources = find_mask_sources(path, masks, ignore_value, images)
-    truth = sources[pick_split(path, sources, config.split)]()
+
+    def read(images: Path | None) -> SemanticMasks:
+        sources = find_mask_sources(path, masks, ignore_value, images)
+        return sources[pick_split(path, sources, config.split)]()
+
+    truth = read_with_pictures(read, images, lambda: None if trained is None else trained.images)
     return checked(truth, None, mend=mend, tell=partial(tell, console))
 
 

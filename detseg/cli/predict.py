@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detseg.predict import Predictor
 
 SCORE_THRESHOLD = 0.3
+DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
@@ -59,7 +60,7 @@ class Predict:
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Pictures, or folders of pictures."""
     output: Path = Path("predictions")
-    """Folder for what is written."""
+    """Folder for what is written; what no earlier prediction wrote there is not overwritten."""
     score_threshold: float | None = None
     """Of detectors: detections below this score are left out; by default 0.3."""
     flip: bool = False
@@ -84,6 +85,9 @@ class Predict:
     validation split. detections.json then carries their image ids and every detection, however low its score (the
     drawings keep to --score-threshold). Without pictures in the command all that the annotations list are taken.
     Otherwise pictures are numbered from 1."""
+    images: Path | None = None
+    """With --image-ids: folder of the pictures that COCO or VOC annotations name, where they are not found beside
+    these."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
 
@@ -121,6 +125,7 @@ def run(config: Predict) -> int:
         return 0
     segments = isinstance(model, Segmenter)
     targets = _targets(pictures, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
+    _refuse_taken(targets, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     hidden = not console.is_terminal
@@ -132,7 +137,7 @@ def run(config: Predict) -> int:
         console.print(f"{picture}: {found.told}", markup=False, highlight=False, soft_wrap=True)
     written = "pictures with classes and masks" if segments else "pictures with boxes"
     if not segments or config.boxes:
-        path = config.output / "detections.json"
+        path = config.output / DETECTIONS
         write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         written += f" and {path.name}"
     console.print(f"{written} are in {config.output}", markup=False, highlight=False, soft_wrap=True)
@@ -147,7 +152,7 @@ def _check_options(config: Predict, model: Predictor) -> None:
     kinds = {
         Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
         Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
-        PictureClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids")),
+        PictureClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
     }
     kind, foreign = kinds[type(model)]
     if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
@@ -173,10 +178,12 @@ def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
     if config.pictures and not pictures:
         raise ValueError(f"no pictures in {', '.join(map(str, config.pictures))}")
     if config.image_ids is None:
+        if config.images is not None:
+            raise ValueError("--images is the folder of the pictures that --image-ids lists: add that, or leave it out")
         if not pictures:
             raise ValueError("name the pictures, or folders of pictures, after the run")
         return pictures, list(range(1, len(pictures) + 1))
-    data = read_split(config.image_ids, "val")
+    data = read_split(config.image_ids, "val", config.images)
     refuse_pack(data.pack)
     if not pictures:
         return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist()
@@ -204,3 +211,29 @@ def _targets(pictures: Sequence[Path], folder: Path, written: Mapping[str, str])
             if file.resolve() in originals:
                 raise ValueError(f"{file} would be overwritten by a {what}; give another --output")
     return targets
+
+
+def _refuse_taken(targets: Sequence[Path], *, segments: bool) -> None:
+    """Raise ValueError where a file would be overwritten that no earlier prediction wrote.
+
+    A detector's leave `DETECTIONS` beside their drawings, a segmenter's a mask beside each.
+    """
+    for target in targets:
+        mask = target.with_suffix(".png")
+        taken = [file for file in ((target, mask) if segments else (target,)) if file.exists()]
+        earlier = len(taken) == 2 and _has_palette(mask) if segments else (target.parent / DETECTIONS).exists()
+        if taken and not earlier:
+            raise ValueError(f"{taken[0]}: is there already, and not from an earlier prediction; name another --output")
+
+
+def _has_palette(path: Path) -> bool:
+    """Whether a file is a picture with a palette, as written masks are."""
+    from PIL import UnidentifiedImageError
+
+    from detseg.data.opening import open_picture
+
+    try:
+        with open_picture(path) as picture:
+            return picture.mode == "P"
+    except UnidentifiedImageError:
+        return False

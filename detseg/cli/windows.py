@@ -22,6 +22,8 @@ class Windows:
     """Folder or data.yaml with training and validation annotations: COCO, VOC or YOLO."""
     output: Path
     """Folder to write to; it must be new or empty."""
+    images: Path | None = None
+    """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
     size: int = 128
     """Side of the windows, pixels; train the localizer with the same --size."""
     stride: int = 32
@@ -57,7 +59,7 @@ def run(config: Windows) -> int:
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         return track(items, "cutting", total, console=console, transient=True, disable=not console.is_terminal)
 
-    for split, data in checked_splits(config.data, config.repair, console).items():
+    for split, data in checked_splits(config.data, config.repair, console, config.images).items():
         report = windows_of(
             data,
             config.output,

@@ -22,7 +22,7 @@ from detseg.report.html import (
     range_text,
     write_page,
 )
-from detseg.report.pictures import SHOWN, some_of, write_picture
+from detseg.report.pictures import SHOWN, rate_curve, some_of, write_picture
 from detseg.report.plots import plot_history
 from detseg.report.style import save
 from detseg.train.plan import Request, TrainingSamples
@@ -59,9 +59,8 @@ def write_pictures(run: ClassifierRun) -> list[tuple[str, Path]]:
         "which class was taken for which": save(confusion_figure(run.metrics), folder / "confusion.png"),
         "accuracy on each class": save(class_figure(run.metrics), folder / "class_accuracy.png"),
         "losses and accuracy": plot_history(folder / "metrics.csv", folder / "history.png"),
+        **rate_curve(folder),
     }
-    if (folder / "learning_rate.png").is_file():
-        pictures["learning-rate test"] = folder / "learning_rate.png"
     page = Page(
         title="Classifier",
         summary=_summary(run),

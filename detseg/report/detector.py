@@ -9,7 +9,7 @@ from detseg.data.dataset import full_pictures, scaled_sizes
 from detseg.metrics.analysis import Analysis, analyse
 from detseg.metrics.inputs import Detections
 from detseg.report.detector_page import write_report
-from detseg.report.pictures import SHOWN, some_of, write_picture
+from detseg.report.pictures import SHOWN, rate_curve, some_of, write_picture
 from detseg.report.plots import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
 from detseg.train.plan import Request, TrainingSamples
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
@@ -46,6 +46,7 @@ def write_pictures(run: DetectorRun, analysis: Analysis | None = None) -> list[t
         ),
         "which class was taken for which": plot_confusion(analysis.confusion, run.folder / "confusion.png"),
         "losses and mAP": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
+        **rate_curve(run.folder),
     }
     report = write_report(
         run.folder,

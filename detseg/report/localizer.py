@@ -24,7 +24,7 @@ from detseg.report.html import (
     range_text,
     write_page,
 )
-from detseg.report.pictures import SHOWN, some_of, write_picture
+from detseg.report.pictures import SHOWN, rate_curve, some_of, write_picture
 from detseg.report.plots import plot_history
 from detseg.train.localizer import training_samples
 from detseg.train.plan import Request
@@ -90,9 +90,8 @@ def write_pictures(run: LocalizerRun) -> list[tuple[str, Path]]:
         "ground truth beside predictions, the lowest IoU first": _worst(run),
         **run.drawn,
         "losses, IoU and accuracy": plot_history(folder / "metrics.csv", folder / "history.png"),
+        **rate_curve(folder),
     }
-    if (folder / "learning_rate.png").is_file():
-        pictures["learning-rate test"] = folder / "learning_rate.png"
     limits = metrics.intervals
     rows = [
         Row(*_MEANINGS[name], [number(value), range_text(limits[name]) if name in limits else ""])

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from detseg.data.dataset import full_pictures
 from detseg.metrics.segmentation_resampling import bootstrap_segmentation
 from detseg.predict import Segmenter, load
-from detseg.report.pictures import SHOWN, some_of, write_picture
+from detseg.report.pictures import SHOWN, rate_curve, some_of, write_picture
 from detseg.report.plots import plot_history
 from detseg.report.segmentation_plots import plot_class_iou, plot_pixel_confusion
 from detseg.report.segmenter_page import write_segmenter_report
@@ -39,6 +39,7 @@ def write_pictures(run: SegmenterRun) -> list[tuple[str, Path]]:
         "IoU of each class, and how sure it is": plot_class_iou(run.metrics, intervals, run.folder / "class_iou.png"),
         "which class was taken for which": plot_pixel_confusion(run.metrics, run.folder / "confusion.png"),
         "losses and IoU": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
+        **rate_curve(run.folder),
     }
     report = write_segmenter_report(
         run.folder,

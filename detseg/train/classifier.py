@@ -22,7 +22,7 @@ from detseg.data.validate import checked
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.options import given
 from detseg.predict.classifier import classify
-from detseg.train.config import TrainClassifier
+from detseg.train.config import OF_DIVISION, TrainClassifier
 from detseg.train.data import open_pictures, own_split
 from detseg.train.plan import TrainingSamples
 from detseg.train.precision import Choice
@@ -109,6 +109,8 @@ def train_classifier(config: TrainClassifier, console: Console | None = None) ->
 
 def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     console = sitting.console
+    if sitting.state is None:
+        _refuse_idle_shares(sitting.config)
     splits = load_labelled_data(sitting.config, console)
     print_labelled_data(console, splits)
     train_data, val_data = splits["train"], splits["val"]
@@ -172,6 +174,15 @@ def _architecture(config: TrainClassifier, classes: int) -> dict[str, Any]:
 # ------------------------------------------------------------------ data
 
 
+def _refuse_idle_shares(config: TrainClassifier) -> None:
+    """Raise ValueError where shares are given and there is nothing to divide by them."""
+    if config.data is None or not (asked := given(config, OF_DIVISION)):
+        return
+    splits = read_label_splits(config.data, images=config.images)
+    if "val" in splits:
+        raise ValueError(f"{config.data}: is divided already, into {', '.join(splits)}; leave out {', '.join(asked)}")
+
+
 def load_labelled_data(
     config: TrainClassifier, console: Console, *, judged: str = "val"
 ) -> dict[str, LabelledPictures]:
@@ -191,6 +202,8 @@ def load_labelled_data(
             for path, split in ((config.train, "train"), (config.val, "val"))
         )
         splits = {"train": train, "val": matched_to(train.categories, val)}
+    if judged in splits and not len(splits[judged]):
+        raise ValueError(f"{splits[judged].source}: the {judged} split has no pictures to judge a model by; add some")
     check = partial(checked, mend=config.repair, tell=partial(tell, console))
     splits["train"] = check(splits["train"], None)
     if judged in splits and judged != "train":
@@ -243,7 +256,7 @@ def see_pictures(
 ) -> NDArray[np.float32]:
     """(len(indices), K) class probabilities of some pictures of a dataset."""
     seen = classify(model, (data.pictures[i] for i in indices), size, ten_crop=ten_crop)
-    return np.array(list(seen), np.float32).reshape(len(indices), -1)
+    return np.array(list(seen), np.float32).reshape(len(indices), len(data.labelled.categories))
 
 
 def judge_pictures(

@@ -8,9 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from detseg.options import option
+from detseg.options import given, option
 
 SETTINGS = "config.json"
+# Settings of how labelled pictures are divided, where they are not.
+OF_DIVISION = ("split", "split_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +342,8 @@ class TrainClassifier(TrainConfig):
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         super().check()
         self._require_positive("views")
+        if self.data is None and self.resume is None and (asked := ", ".join(given(self, OF_DIVISION))):
+            raise ValueError(f"{asked}: for --data that are not divided; leave it out where --val is given")
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} is a share of at least 0 and below 1, not {getattr(self, name)}")

@@ -41,6 +41,10 @@ class RateCurve(NamedTuple):
     smooth: NDArray[np.float64]
     suggestion: float
 
+    def scaled(self, factor: float) -> RateCurve:
+        """The same curve over rates that are so many times those of the test, as those of other parameters are."""
+        return self._replace(rates=self.rates * factor, suggestion=self.suggestion * factor)
+
 
 def find_rate(
     model: nn.Module,

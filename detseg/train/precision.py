@@ -44,6 +44,10 @@ PREFERRED = CANDIDATES[:2]
 HOPELESS = 4
 
 
+class _OnlyHereError(Exception):
+    """A model that this process has built cannot be built in a child."""
+
+
 def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) -> dict[Choice, float]:
     """Median seconds of a training step for each candidate that ran to its end with a finite loss.
 
@@ -51,6 +55,9 @@ def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) ->
         spec: "architecture" as in `model.json`, "freeze" stages, "norms_rest" (the backbone's keep their
             statistics), "size", "batch_size" and "device".
         candidates: what to try.
+
+    Raises:
+        _OnlyHereError: the backbone is registered by code that a child does not run.
     """
     times: dict[Choice, float] = {}
     left = list(candidates)
@@ -64,6 +71,8 @@ def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) ->
             check=False,
         )
         results = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+        if results and "unknown" in results[0]:
+            raise _OnlyHereError(results[0]["unknown"])
         for choice, result in zip(left, results, strict=False):
             if result["seconds"] is not None:
                 times[choice] = result["seconds"]
@@ -77,11 +86,17 @@ def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) ->
 def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> tuple[Choice, dict[Choice, float]]:
     """The fastest candidate of the wanted precision, and what was measured.
 
+    Nothing can be measured of a backbone that the user's own code has registered; float32 is taken then, unless another
+    precision is wanted.
+
     Raises:
         ValueError: none of them works.
     """
     wanted = [c for c in PREFERRED if precision in ("auto", c.precision)]
-    times = measure(spec, tuple(wanted))
+    try:
+        times = measure(spec, tuple(wanted))
+    except _OnlyHereError:
+        return wanted[0], {}
     if not times:
         times = measure(spec, tuple(c for c in CANDIDATES if c not in wanted and precision in ("auto", c.precision)))
     if not times:
@@ -113,7 +128,11 @@ def _run(spec: dict[str, Any]) -> None:
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     device = torch.device(spec["device"])
-    model = build_model(spec["architecture"]).to(device)
+    try:
+        model = build_model(spec["architecture"]).to(device)
+    except ValueError as error:  # the parent has built it, with what its own code has registered
+        print(json.dumps({"unknown": str(error)}), flush=True)
+        return
     frozen = freeze_stages(model.backbone.stages, spec["freeze"])
     train_mode(model, [*frozen, *norms(model.backbone)] if spec["norms_rest"] else frozen)
     best = small_best = float("inf")

@@ -139,16 +139,18 @@ class Session(Generic[Config]):
             console = self.console
             with console.status("timing a few training steps") if console.is_terminal else contextlib.nullcontext():
                 choice, times = choose(spec, self.config.precision)
-            best = times[choice]
-            others = ", ".join(f"{o} {best / t:.2f} x as fast" for o, t in times.items() if o != choice)
-            tell(
-                console,
-                f"precision: {choice}, {self.config.batch_size / best:.1f} pictures/s"
-                + (f" ({others})" if others else ""),
-            )
+            tell(console, f"precision: {choice}{self._timed(choice, times)}")
             result = [(choice.precision, choice.channels_last)]
         broadcast_object_list(result)
         return Choice(*result[0])
+
+    def _timed(self, choice: Choice, times: Mapping[Choice, float]) -> str:
+        """How fast a choice is, and others beside it."""
+        if not times:
+            return f"; not timed, as {self.config.backbone} is no backbone of detseg's own: --precision chooses"
+        best = times[choice]
+        others = ", ".join(f"{o} {best / t:.2f} x as fast" for o, t in times.items() if o != choice)
+        return f", {self.config.batch_size / best:.1f} pictures/s" + (f" ({others})" if others else "")
 
     def fit(
         self,
@@ -229,7 +231,9 @@ class Session(Generic[Config]):
         found, tested = [1.0], LR if self.config.lr is None else self.config.lr
         if self.accelerator.is_main_process:
             try:
-                curve = trainer.test_rates()
+                # The test tells the highest rate of all; --lr is that of what is new, which --backbone-lr may exceed.
+                highest = max(group["initial_lr"] for group in trainer.optimizer.param_groups)
+                curve = trainer.test_rates().scaled(tested / highest)
             except TrainingError as error:
                 tell(self.console, f"{error}; --lr stays {tested:g}")
             else:

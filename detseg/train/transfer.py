@@ -124,12 +124,14 @@ def extract(model: Any, indices: Sequence[int], view: Any) -> Tensor:
     """Pooled features (len(indices), C) float32 on the CPU.
 
     Args:
-        model: has `features(images)`; it is put into evaluation mode.
+        model: a classifier; it is put into evaluation mode.
         indices: of pictures.
         view: gives the picture (size, size, 3) of an index.
     """
     model.eval()
-    return torch.cat([model.features(images).float().cpu() for images, _ in _batches(model, indices, view)])
+    none = torch.zeros(0, model.classifier.in_features)  # a process may have no picture
+    seen = (model.features(images).float().cpu() for images, _ in _batches(model, indices, view))
+    return torch.cat([none, *seen])
 
 
 def _batches(model: nn.Module, indices: Iterable[int], view: Any) -> Iterator[tuple[Tensor, list[int]]]:

@@ -143,6 +143,29 @@ def test_the_test_share_of_a_divided_set_is_told_and_judged(world, tmp_path, cap
     assert found["pictures"] == len(test) == 4
 
 
+def test_copied_models_are_judged_by_ground_truth(world, tmp_path, capsys):
+    for kind, truth in (("good", "crops"), ("localizer", "boxes")):
+        (tmp_path / kind).mkdir()
+        for name in ("model.json", "model.safetensors"):
+            shutil.copy(world / kind / name, tmp_path / kind)
+        found = evaluated(capsys, tmp_path / kind, "--ground-truth", world / truth)
+        assert found == evaluated(capsys, world / kind, "--ground-truth", world / truth)
+        assert main(["evaluate", "--predictions", str(tmp_path / kind)]) == 1
+        assert "(config.json is missing); name the pictures to judge by --ground-truth" in capsys.readouterr().err
+
+
+def test_a_table_with_pictures_from_elsewhere(world, tmp_path, capsys):
+    rows = [f"{path.parent.name}/{path.name},{path.parent.name}" for path in (world / "crops/val").glob("*/*.jpg")]
+    (tmp_path / "birds.csv").write_text("\n".join(["id,species", *rows]))
+    words = [world / "good", "--ground-truth", tmp_path / "birds.csv"]
+    found = evaluated(capsys, *words, "--images", world / "crops/val")
+    assert found["pictures"] == len(rows)
+    run = shutil.copytree(world / "good", tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(settings | {"images": str(world / "crops/val")}))
+    assert evaluated(capsys, run, *words[1:]) == found
+
+
 def test_two_classifiers_compared(world, capsys):
     comparison = evaluated(capsys, world / "bad", "--compare", world / "good")["comparison"]
     top1 = comparison["figures"]["top1"]

@@ -182,6 +182,18 @@ def test_csv(files, tmp_path, capsys) -> None:
     assert set(metrics.figures()) < set(overall)
 
 
+def test_a_csv_that_cannot_be_written_costs_no_figures(files, tmp_path, capsys) -> None:
+    assert evaluate(Evaluate(**files, resamples=0, csv=tmp_path / "new/deep/table.csv")) == 0
+    assert (tmp_path / "new/deep/table.csv").is_file()
+    capsys.readouterr()
+    with pytest.raises(OSError):
+        evaluate(Evaluate(**files, resamples=0, csv=files["detections"] / "table.csv"))
+    assert "Average precision" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"--csv {tmp_path}: is a folder; name a file in it"):
+        evaluate(Evaluate(**files, csv=tmp_path))
+    assert capsys.readouterr().out == ""
+
+
 # ------------------------------------------------------------------ runs
 
 
@@ -236,6 +248,33 @@ def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluate(**options))
+
+
+def test_pictures_from_elsewhere(run, small, files, tmp_path, capfd) -> None:
+    shutil.copy(small / "val.json", tmp_path)
+    shutil.copytree(small / "images", tmp_path / "elsewhere/pictures")
+    asked = {"detections": run.folder, "ground_truth": tmp_path / "val.json"}
+    with pytest.raises(ValueError, match=r"val0\.png"):
+        evaluate(Evaluate(**asked))
+    figures = told(capfd, **asked, images=tmp_path / "elsewhere/pictures")["figures"]
+    assert figures == told(capfd, detections=run.folder)["figures"]
+    # As in training, where nothing is said; but not for pictures that are beside their annotations.
+    asked["detections"] = shutil.copytree(run.folder, tmp_path / "run")
+    settings = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps(settings | {"images": str(tmp_path / "elsewhere/pictures")}))
+    assert told(capfd, **asked)["figures"] == figures
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert told(capfd, **asked | {"ground_truth": small / "val.json"})["figures"] == figures
+    with pytest.raises(ValueError, match=r"detections\.json: is a file of detections, .* leave out --images"):
+        evaluate(Evaluate(**files, images=small))
+
+
+def test_a_copied_model_is_judged_by_ground_truth(run, small, tmp_path, capfd) -> None:
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run.folder / name, tmp_path)
+    assert told(capfd, detections=tmp_path, ground_truth=small / "val.json")["pictures"] == 5
+    with pytest.raises(ValueError, match=r"not known \(config\.json is missing\); name the pictures .* --ground-truth"):
+        evaluate(Evaluate(detections=tmp_path))
 
 
 def test_a_run_of_other_classes_is_refused(run, small, tmp_path) -> None:

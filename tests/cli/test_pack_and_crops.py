@@ -62,6 +62,16 @@ def test_crops_say_what_they_did(boxes, tmp_path, capsys):
         run_crops(Crops(data=boxes, output=tmp_path / "out"))
 
 
+@pytest.mark.parametrize("command", ["crops", "windows"])
+def test_cut_from_pictures_elsewhere(boxes, tmp_path, command):
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        shutil.copy(boxes / f"{split}.json", tmp_path / "annotations")
+    words = [command, "--data", str(tmp_path / "annotations"), "--output", str(tmp_path / "out"), "--min-side", "8"]
+    assert main(words) == 1
+    assert main([*words, "--images", str(boxes / "images")]) == 0
+
+
 def test_errors_in_the_annotations_stop_or_are_mended(tmp_path, capsys):
     folder = write_small_set(tmp_path / "data", train=2, val=2)
     (folder / "images/train1.png").unlink()

@@ -145,6 +145,25 @@ def test_originals_are_not_overwritten(run, tmp_path, capsys):
     assert (tmp_path / "a.jpg").read_bytes() == before
 
 
+def test_only_what_an_earlier_prediction_wrote_is_overwritten(run, small, tmp_path, capsys):
+    picture = shutil.copy(small / "images/val0.png", tmp_path / "a.png")
+    (tmp_path / "a.jpg").write_bytes(b"of another camera")
+    assert predict(run, picture, "--output", tmp_path) == 1
+    error = f"{tmp_path / 'a.jpg'}: is there already, and not from an earlier prediction; name another --output"
+    assert error in capsys.readouterr().err
+    assert (tmp_path / "a.jpg").read_bytes() == b"of another camera"
+    for _ in range(2):
+        assert predict(run, picture, "--output", tmp_path / "out") == 0
+
+
+def test_ids_of_pictures_from_elsewhere(run, small, tmp_path):
+    shutil.copy(small / "val.json", tmp_path)
+    config = Predict(tmp_path, image_ids=tmp_path / "val.json", images=small / "images")
+    assert [path.resolve() for path in _pictures(config)[0]] == [small / f"images/val{i}.png" for i in range(5)]
+    with pytest.raises(ValueError, match="--images is the folder of the pictures that --image-ids lists"):
+        _pictures(Predict(tmp_path, (small / "images",), images=small / "images"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -31,6 +31,22 @@ def files(masked, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def small_outlines(tmp_path):
+    """COCO outlines, masks of the same, and the folder of their picture, which lies elsewhere."""
+    write_picture(tmp_path / "elsewhere/a.png", 16, 8)
+    outline = {"bbox": [4, 1, 3, 5], "segmentation": [[4, 1, 7, 1, 7, 6, 4, 6]]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 16, "height": 8}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0} | outline],
+        "categories": [{"id": 1, "name": "rose"}],
+    }
+    write_json(tmp_path / "truth/val.json", content)
+    truth = read_masks(tmp_path / "truth/val.json", images=tmp_path / "elsewhere")
+    write_index_png(tmp_path / "seen/a.png", mask_values([c.id for c in truth.categories])[truth.mask(0)])
+    return tmp_path / "truth/val.json", tmp_path / "seen", tmp_path / "elsewhere"
+
+
 def told(capfd, **options) -> dict:
     assert evaluate(Evaluate(json=True, **{"resamples": 20} | options)) == 0
     return json.loads(capfd.readouterr().out)
@@ -45,6 +61,22 @@ def test_a_segmenter_is_judged_on_its_own_validation_set(segmenter, masked, capf
     for path in (masked, masked / "val.txt"):
         assert told(capfd, detections=segmenter.folder, ground_truth=path)["figures"] == content["figures"]
     assert told(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["pictures"] == 8
+
+
+def test_a_copied_segmenter_is_judged_by_ground_truth(segmenter, masked, tmp_path, capfd):
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(segmenter.folder / name, tmp_path)
+    expected = told(capfd, detections=segmenter.folder)["figures"]
+    assert told(capfd, detections=tmp_path, ground_truth=masked)["figures"] == expected
+    with pytest.raises(ValueError, match=r"config\.json is missing\); name the pictures to judge by --ground-truth"):
+        evaluate(Evaluate(detections=tmp_path))
+
+
+def test_outlines_whose_pictures_are_elsewhere(small_outlines, tmp_path, capfd):
+    truth, masks, pictures = small_outlines
+    with pytest.raises(ValueError, match="does not exist"):
+        evaluate(Evaluate(detections=masks, ground_truth=truth))
+    assert told(capfd, detections=masks, ground_truth=truth, images=pictures)["figures"]["miou"] == 1
 
 
 def test_another_split_of_masks(segmenter, files, masked, tmp_path, capfd):

@@ -70,6 +70,18 @@ def test_the_masks_of_all_but_a_broken_picture_are_written(segmenter, masked, tm
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == names
 
 
+@pytest.mark.parametrize("there", ["out/a.png", "out/a.jpg"])
+def test_only_what_an_earlier_segmentation_wrote_is_overwritten(segmenter, masked, tmp_path, capsys, there):
+    picture = shutil.copy(sorted((masked / "images").iterdir())[0], tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / there).write_bytes(b"drawn by hand")
+    assert predict(segmenter, picture, "--output", tmp_path / "out") == 1
+    assert f"{tmp_path / there}: is there already" in capsys.readouterr().err
+    (tmp_path / there).unlink()
+    for _ in range(2):
+        assert predict(segmenter, picture, "--output", tmp_path / "out") == 0
+
+
 def test_a_picture_is_not_overwritten_by_its_mask(segmenter, masked, tmp_path, capsys):
     shutil.copy(masked / "images/val0.png", tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

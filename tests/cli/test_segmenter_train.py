@@ -103,8 +103,9 @@ def test_a_finished_segmenter_resumed_shows_its_best_model(segmenter, tmp_path, 
     folder = tmp_path / "run"
     shutil.copytree(segmenter.folder, folder)
     (folder / "report.html").unlink()
+    shutil.copy(folder / "history.png", folder / "learning_rate.png")
     assert main(["train", "segmenter", "--resume", str(folder)]) == 0
-    assert (folder / "report.html").is_file()
+    assert 'src="learning_rate.png"' in (folder / "report.html").read_text()
     best = json.loads((folder / "model.json").read_text())["training"]["miou"]
     assert f"{best:.3f}" in next(line for line in capsys.readouterr().out.splitlines() if "│ mIoU" in line)
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from detseg.backbones import create_backbone
-from detseg.cli import main
+from detseg.cli import COMMANDS, main
 from detseg.data.readers import read_dataset, write_voc, write_yolo
 from detseg.data.transforms import mixup
 from detseg.metrics import resampling
@@ -142,6 +142,17 @@ def test_unknown_words_exit_with_2(arguments, capsys):
         main(arguments)
     assert stopped.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["train"], 2), (["train", "--help"], 0), (["train", "-h"], 0)])
+def test_an_unfinished_command_lists_all_that_it_could_be(words, code, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == code
+    printed = capsys.readouterr()
+    lines = (printed.err if code else printed.out).splitlines()
+    for name, command in COMMANDS.items():
+        assert any(f"detseg {name} " in line and command.about in line for line in lines) == name.startswith("train ")
 
 
 @pytest.mark.parametrize(("typed", "hint"), [("train detecter", "train detector"), ("predct", "predict"), ("xyz", "")])
@@ -375,13 +386,14 @@ def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys, mon
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
     (folder / "report.html").unlink()
+    shutil.copy(folder / "history.png", folder / "learning_rate.png")
     weights = (folder / "model.safetensors").read_bytes()
     resample, calls = resampling._resample, []
     monkeypatch.setattr(resampling, "_resample", lambda *given: calls.append(given) or resample(*given))
     assert main(["train", "detector", "--resume", str(folder)]) == 0
     assert len(calls) == 1, "one analysis for the table and the report"
     assert (folder / "model.safetensors").read_bytes() == weights
-    assert (folder / "report.html").is_file()
+    assert 'src="learning_rate.png"' in (folder / "report.html").read_text()
     best = json.loads((folder / "model.json").read_text())["training"]["map"]
     assert f"{best:.3f}" in next(line for line in capsys.readouterr().out.splitlines() if "│ all" in line)
     assert (folder / "metrics.csv").read_text() == (run.folder / "metrics.csv").read_text()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -25,6 +26,7 @@ from detseg.train.checkpoint import build_model, load_model
 from detseg.train.classifier import judge_pictures, open_labelled, see_pictures, train_classifier
 from detseg.train.config import TrainClassifier
 from detseg.train.plan import TrainingSamples
+from detseg.train.transfer import extract
 from tests.data.annotation_samples import write_picture
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
@@ -311,6 +313,32 @@ def test_mistakes_are_told_in_a_line(crops, tmp_path, monkeypatch, capsys, argum
         arguments = arguments.replace("D", "D/train")
     assert message in error_of(capsys, *arguments.replace("D", str(crops)).split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("--data D --split 0.5 0.5", "D: is divided already, into train, val; leave out --split"),
+        ("--train D/train --val D/val --split-seed 3", "--split-seed: for --data that are not divided; leave it out"),
+        ("--data FEW", "FEW: the val split has no pictures to judge a model by"),
+    ],
+)
+def test_divisions_that_come_to_nothing_are_told(crops, tmp_path, capsys, data, message):
+    for kind in ("bar", "square"):
+        shutil.copytree(crops / "train" / kind, tmp_path / kind)
+        for path in sorted((tmp_path / kind).iterdir())[1:]:
+            path.unlink()
+    places = {"D": str(crops), "FEW": str(tmp_path)}
+    words = [re.sub("FEW|^D(?=$|/|:)", lambda match: places[match[0]], word) for word in data.split()]
+    message = re.sub("FEW|^D(?=:)", lambda match: places[match[0]], message)
+    assert message in error_of(capsys, *words, *QUICK, "--output", tmp_path / "run")
+
+
+def test_a_process_without_pictures_has_nothing_to_give(crops):
+    model = build_model({"kind": "classifier", "backbone": "test_efficientnet", "num_classes": 2}).eval()
+    data = open_labelled(read_labelled_dataset(crops)["val"], 64, "pictures", Console(quiet=True))
+    assert see_pictures(model, data, [], 64).shape == (0, 2)
+    assert extract(model, [], None).shape == (0, model.classifier.in_features)
 
 
 def test_pictures_with_errors_are_left_out_if_asked_for(crops, tmp_path, capsys, at_once):

@@ -1,13 +1,18 @@
 """The learning-rate test: a curve read by hand, a problem whose best rate is known, nothing left changed."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
+from detseg.train.config import TrainDetector
 from detseg.train.errors import TrainingError
-from detseg.train.finder import find_rate, read_curve, smoothed
+from detseg.train.finder import RateCurve, find_rate, read_curve, smoothed
 from detseg.train.optim import create_optimizer
+from detseg.train.session import Session
 from tests.train.runs import differences, tiny_trainer
 
 
@@ -76,6 +81,21 @@ def test_a_trainer_that_was_tested_trains_the_same(tmp_path):
         trainer.folder.mkdir(exist_ok=True)
         trainer.run()
     assert differences(dict(plainly.model.state_dict()), dict(tested.model.state_dict())) == []
+
+
+@pytest.mark.parametrize("factor", [0.1, 4.0])
+def test_the_found_rate_is_that_of_lr_though_the_backbone_learns_faster(tmp_path, monkeypatch, factor):
+    trainer, lines = tiny_trainer(tmp_path), StringIO()
+    config = TrainDetector(data=tmp_path, lr=0.01, backbone_lr=factor)
+    for group, rate in zip(trainer.optimizer.param_groups, (0.01, 0.01 * factor), strict=False):
+        group["initial_lr"] = rate
+    highest = max(group["initial_lr"] for group in trainer.optimizer.param_groups)
+    curve = RateCurve(highest * np.array([1.0, 2, 4]), np.ones(3), np.ones(3), 2 * highest)  # twice what it begins with
+    monkeypatch.setattr(trainer, "test_rates", lambda: curve)
+    Session(config, trainer.accelerator, Console(file=lines), None, None)._find_rate(trainer, tmp_path)
+    assert "learning rate: 0.02, where" in lines.getvalue()
+    rates = [group["initial_lr"] for group in trainer.optimizer.param_groups[:2]]
+    assert rates == pytest.approx([0.02, 0.02 * factor])
 
 
 def test_a_curve_by_hand():

@@ -2,11 +2,18 @@
 
 import json
 import subprocess
+from io import StringIO
 
 import pytest
+from accelerate import Accelerator
+from rich.console import Console
+from torch import nn
 
+from detseg.backbones import Backbone, registry
 from detseg.train import precision
+from detseg.train.config import TrainDetector
 from detseg.train.precision import CANDIDATES, PREFERRED, Choice, choose
+from detseg.train.session import Session
 
 FP32, BF16 = PREFERRED
 
@@ -87,3 +94,24 @@ def test_nothing_works(machine):
     machine()
     with pytest.raises(ValueError, match="some_net cannot be trained with --precision auto on this machine"):
         choose(SPEC, "auto")
+
+
+def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+
+    @registry.register_backbone("registered_by_a_test")
+    def tiny(*, strides, in_channels):
+        net = nn.Sequential(nn.Conv2d(in_channels, 4, 32, stride=32))
+        return Backbone(net, strides=strides, in_channels=in_channels, name="registered_by_a_test")
+
+    architecture = {"kind": "classifier", "backbone": "registered_by_a_test", "num_classes": 2}
+    spec = {"freeze": 0, "norms_rest": False, "size": 64, "batch_size": 1, "device": "cpu"}
+    assert choose({"architecture": architecture, **spec}, "auto") == (FP32, {})
+
+
+def test_what_is_not_timed_is_told(monkeypatch):
+    monkeypatch.setattr("detseg.train.session.choose", lambda spec, precision: (FP32, {}))
+    lines = StringIO()
+    sitting = Session(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None)
+    assert sitting.choose_precision({}, 0) == FP32
+    assert "float32, channels_last; not timed, as my_net is no backbone of detseg's own" in lines.getvalue()
