@@ -209,22 +209,19 @@ def own_images(kind: type[TrainAnnotated | TrainClassifier], folder: Path) -> Pa
     return None if settings is None else settings.images
 
 
-def read_with_pictures(
-    read: Callable[[Path | None], Set], images: Path | None, own: Callable[[], Path | None] = lambda: None
-) -> Set:
+def read_with_pictures(read: Callable[[Path | None], Set], images: Path | None, own: Path | None) -> Set:
     """A data set whose pictures are in the folder `images`; without it where they are found, else where the run has its
     own.
 
     Args:
         read: reads the set, given the folder of its pictures or None.
         images: what was asked for.
-        own: gives the folder of the run's pictures.
+        own: the folder of the run's pictures, if it is known.
     """
     data = read(images)
-    if images is None and data.pack is None and not any(Path(path).exists() for path in data.paths.tolist()):
-        folder = own()
-        return data if folder is None else read(folder)
-    return data
+    if images is not None or own is None or data.pack is not None:
+        return data
+    return data if any(Path(path).exists() for path in data.paths.tolist()) else read(own)
 
 
 def _check(config: Evaluate) -> None:

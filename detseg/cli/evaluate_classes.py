@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +92,7 @@ def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, con
         splits = read_label_splits(path, images=images)
         return splits[pick_split(path, splits, config.split)]
 
-    truth = read_with_pictures(read, config.images, partial(own_images, TrainClassifier, folder))
+    truth = read_with_pictures(read, config.images, own_images(TrainClassifier, folder))
     truth = matched_to(categories, truth)
     raise_on_problems(truth.validate())
     return truth

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -208,7 +208,7 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     if config.ground_truth is not None:
         run = next(path for path in _paths(config) if path.is_dir())
         kind = _kind_of_settings(run)
-        return _read_split(config.ground_truth, config, console, own=partial(own_images, kind, run))
+        return _read_split(config.ground_truth, config, console, own=own_images(kind, run))
     data = _own_data(config, console)
     size = read_description(config.detections)["size"]
     if config.slide and (data.sizes == size).all():
@@ -237,7 +237,7 @@ def _read_split(
     config: Evaluate,
     console: Console,
     *,
-    own: Callable[[], Path | None] = lambda: None,
+    own: Path | None = None,
     mend: bool = False,
 ) -> Annotations:
     """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_pictures`."""

@@ -131,7 +131,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         sources = find_mask_sources(path, masks, ignore_value, images)
         return sources[pick_split(path, sources, config.split)]()
 
-    truth = read_with_pictures(read, images, lambda: None if trained is None else trained.images)
+    truth = read_with_pictures(read, images, None if trained is None else trained.images)
     return checked(truth, None, mend=mend, tell=partial(tell, console))
 
 

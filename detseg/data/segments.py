@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Offsets = NDArray[np.int64]
+FAR = 1e6  # no point of an outline lies so far out
 
 
 def expand_ranges(offsets: Offsets, indices: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Offsets]:
@@ -108,6 +110,14 @@ class Segments:
             rle_offsets=_offsets(rle_counts),
             rle_sizes=np.where(removed[:, None], 0, self.rle_sizes).astype(np.int32),
         )
+
+
+def can_be_drawn(polygon: Sequence[float]) -> bool:
+    """Whether x1, y1, x2, y2, ... are finite and not `FAR` away.
+
+    pycocotools would walk over every pixel on the way there, and never come back from NaN.
+    """
+    return math.isfinite(sum(polygon)) and max(map(abs, polygon)) < FAR
 
 
 class SegmentsBuilder:

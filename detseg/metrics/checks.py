@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Label = Callable[[int], str]
-FAR = 1e6  # no point of an outline lies so far out, and pycocotools would walk over every pixel on the way
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
 
 
@@ -182,6 +181,8 @@ def read_masks(
 def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
     from pycocotools import mask as coco_mask
 
+    from detseg.data.segments import FAR, can_be_drawn
+
     def stop(what: str) -> NoReturn:
         raise ValueError(f"{label(i)}: {what}")
 
@@ -192,7 +193,7 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
         stop("the size of its image is unknown, so its mask cannot be placed: give width and height")
     try:
         if isinstance(outline, list):
-            if not all(math.isfinite(sum(polygon)) and max(map(abs, polygon)) < FAR for polygon in outline):
+            if not all(map(can_be_drawn, outline)):
                 raise ValueError(f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}")
             rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
         elif isinstance(outline["counts"], list):

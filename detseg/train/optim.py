@@ -74,7 +74,7 @@ def parameter_groups(
 def create_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     """``adamw`` or ``sgd`` (Nesterov momentum 0.9); each remembers its groups' rates as ``initial_lr``.
 
-    Both pass over the weights once (``fused``): a quarter of the time that torch's default takes on a CPU.
+    Both pass over the weights once (``fused``): a quarter to a third of the time that torch's default takes on a CPU.
     """
     if name == "adamw":
         optimizer: Optimizer = AdamW(groups, fused=True)

@@ -28,13 +28,10 @@ from detseg.data.readers.coco_json import (
     parse_chunk,
 )
 from detseg.data.readers.files import locate_pictures, measure_pictures
-from detseg.data.segments import SegmentsBuilder
+from detseg.data.segments import FAR, SegmentsBuilder, can_be_drawn
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
 NO_BOX = (math.nan,) * 4
-# No point of an outline lies so far out. pycocotools would walk over every pixel on the way there, and never come back
-# from NaN.
-FAR = 1e6
 
 
 def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations:
@@ -194,7 +191,7 @@ def _add_outline(a: CocoAnnotation, segments: SegmentsBuilder, path: Path, probl
         return _add_rle(a, outline, segments, path, problems)
     # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
     shaped = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    usable = [polygon for polygon in shaped if math.isfinite(sum(polygon)) and max(map(abs, polygon)) < FAR]
+    usable = [polygon for polygon in shaped if can_be_drawn(polygon)]
     remedy = "correct the outline; these polygons are left out"
     if len(shaped) < sum(1 for polygon in outline if polygon):
         count = f"{len(outline) - len(shaped)} of {len(outline)} polygons"

@@ -16,7 +16,7 @@ from detseg.data.annotations import AnnotationError
 from detseg.data.masks import SemanticMasks
 from detseg.data.readers.class_list import ClassList, guess_classes, read_class_list, voc_classes
 from detseg.data.readers.files import PICTURE_EXTENSIONS, list_pictures, measure_pictures, read_lines
-from detseg.data.readers.recognise import SPELLINGS
+from detseg.data.readers.yolo import SPLITS
 
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
 PICTURES, MASKS = "images", "masks"
@@ -105,7 +105,7 @@ def _class_files(root: Path, masks: str) -> tuple[Path, ...]:
 
 def _lists(folder: Path) -> dict[str, Path]:
     """train.txt, val.txt, ... in a folder."""
-    return {s: file for s, names in SPELLINGS.items() for n in names if (file := folder / f"{n}.txt").is_file()}
+    return {s: file for s, names in SPLITS.items() for n in names if (file := folder / f"{n}.txt").is_file()}
 
 
 def _listed(files: dict[str, Path], pictures: Path, masks: Path) -> dict[str, Pairs]:
@@ -145,7 +145,7 @@ def _bare(name: str) -> str:
 def _subfolders(root: Path, pictures: str, masks: str) -> dict[str, Pairs]:
     """The splits of images/train with masks/train, ..."""
     found = {}
-    for split, names in SPELLINGS.items():
+    for split, names in SPLITS.items():
         for name in names:
             folder = root / pictures / name
             if folder.is_dir() and (root / masks / name).is_dir():
@@ -157,7 +157,7 @@ def _split_folders(root: Path, pictures: str, masks: str) -> dict[str, Path]:
     """The folders train, val, ... that hold images/ and masks/ of their own."""
     return {
         split: root / name
-        for split, names in SPELLINGS.items()
+        for split, names in SPLITS.items()
         for name in names
         if (root / name / pictures).is_dir() and (root / name / masks).is_dir()
     }

@@ -12,11 +12,9 @@ from detseg.data.pack_rows import is_pack
 from detseg.data.readers.coco import read_coco
 from detseg.data.readers.files import PICTURE_EXTENSIONS
 from detseg.data.readers.voc import read_voc, voc_splits
-from detseg.data.readers.yolo import find_yaml, folder_splits, names_nearby, read_yaml, read_yolo
+from detseg.data.readers.yolo import SPLITS, find_yaml, folder_splits, names_nearby, read_yaml, read_yolo
 
 Sources = dict[str, Callable[[], Annotations]]  # split -> its reader; "" where there are no splits
-
-SPELLINGS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 LOOKED_FOR = """
   COCO: train.json and val.json, instances_train*.json and instances_val*.json, here or in annotations/;
@@ -82,7 +80,7 @@ def _folder_sources(folder: Path, images: str | Path | None) -> Sources | None:
 
 def _coco_splits(folder: Path) -> dict[str, Path]:
     splits = {}
-    for split, spellings in SPELLINGS.items():
+    for split, spellings in SPLITS.items():
         patterns = [
             pattern
             for name in spellings
@@ -115,7 +113,7 @@ def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | Non
 
 
 def _yolo_splits(folder: Path) -> dict[str, list[Path]]:
-    lists = {split: [folder / f"{split}.txt"] for split in SPELLINGS if (folder / f"{split}.txt").is_file()}
+    lists = {split: [folder / f"{split}.txt"] for split in SPLITS if (folder / f"{split}.txt").is_file()}
     splits = lists or folder_splits(folder)
     if splits:
         return splits
