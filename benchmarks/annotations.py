@@ -33,7 +33,7 @@ print(json.dumps(dict(seconds=seconds, cpu=cpu, added=peak() - base, objects={co
 
 LOADERS = {
     "detseg read_annotations": {
-        "imports": "from detseg.data.readers import read_annotations",
+        "imports": "from detseg.data.formats import read_annotations",
         "call": "read_annotations(sys.argv[1])",
         "count": "len(loaded.ids)",
     },

@@ -20,7 +20,7 @@ from rich.table import Table
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detseg.data.transforms import PADDING, EvalTransform, Sample, TrainTransform, mixup
+from detseg.data.augment.transforms import PADDING, EvalTransform, Sample, TrainTransform, mixup
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 OFF = {

@@ -28,13 +28,13 @@ from torchvision.models.detection.ssd import SSD, DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from detseg.backbones import create_backbone
+from detseg.data.augment.transforms import EvalTransform, Letterbox
 from detseg.data.dataset import DetectionDataset
-from detseg.data.flowers import write_flowers
-from detseg.data.readers import read_dataset
-from detseg.data.transforms import EvalTransform, Letterbox
+from detseg.data.formats import read_dataset
+from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainDetector
-from detseg.train.detector import score, train_detector
 from detseg.train.memory import keep_freed_memory
+from detseg.train.tasks.detector import score, train_detector
 
 SIZE, BATCH, BACKBONE = 320, 8, "tf_efficientnet_lite0"
 RATE, WARM_UP = 5e-4, 50

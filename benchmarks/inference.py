@@ -18,13 +18,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from detseg.data.flowers import write_flowers
 from detseg.data.images import read_image
 from detseg.data.letterbox import Letterbox, letterbox_image
 from detseg.detect.anchors import fit_anchors
 from detseg.detect.grid import decode, make_grid
+from detseg.flowers.dataset import write_flowers
+from detseg.models import build_model
 from detseg.predict import Detector, load
-from detseg.train.checkpoint import build_model
 
 ROUNDS = 5
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from detseg.detect.anchors import fit_anchors
-from detseg.train.checkpoint import build_model
+from detseg.models import build_model
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import averaged, create_optimizer, freeze_stages, norms, parameter_groups, train_mode
 

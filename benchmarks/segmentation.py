@@ -33,14 +33,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from detseg.backbones import create_backbone
-from detseg.data.flowers import write_flowers
+from detseg.data.formats.read_masks import read_mask_dataset
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
-from detseg.data.readers.masks import read_mask_dataset
+from detseg.flowers.dataset import write_flowers
 from detseg.metrics import bootstrap_segmentation
-from detseg.train.checkpoint import build_model
+from detseg.models import build_model
 from detseg.train.config import TrainSegmenter
 from detseg.train.memory import keep_freed_memory
-from detseg.train.segmenter import AUGMENTATION, CACHE_ZOOM, judge_masks, train_segmenter
+from detseg.train.tasks.segmenter import AUGMENTATION, CACHE_ZOOM, judge_masks, train_segmenter
 
 SIZE, BATCH, BACKBONE = 256, 8, "tf_efficientnet_lite0"
 OURS = {

@@ -26,7 +26,7 @@ from rich.table import Table
 from sklearn.metrics import confusion_matrix
 
 from detseg.metrics import SegmentationEvaluator
-from detseg.metrics.boundary import boundary_counts, boundary_distance
+from detseg.metrics.segmentation.boundary import boundary_counts, boundary_distance
 
 IGNORE = 255
 DIFFERENT = 100  # pictures; more would only need more memory

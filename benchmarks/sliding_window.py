@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from detseg.backbones import Backbone
 from detseg.backbones.deepest import create_deepest
-from detseg.data.flowers import write_flowers
 from detseg.data.images import read_image
-from detseg.detect import SlidingWindowDetector
-from detseg.detect.localizer import Localizer
+from detseg.flowers.dataset import write_flowers
+from detseg.localize import SlidingWindowDetector
+from detseg.localize.localizer import Localizer
 from detseg.predict import SlidingDetector, load
 
 CLASSES = 20

@@ -52,7 +52,7 @@ if {keep}:
 import torch
 from detseg.detect.anchors import fit_anchors
 from detseg.train import checkpoint
-from detseg.train.checkpoint import build_model
+from detseg.models import build_model
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import averaged, create_optimizer, freeze_stages, norms, parameter_groups, train_mode
 torch.set_num_threads({threads})

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from detseg.data.crops import crops_of
-from detseg.data.flowers import write_flowers
-from detseg.data.labelled import LabelledPictures
-from detseg.data.labels import read_labelled_dataset
-from detseg.data.readers import read_dataset
-from detseg.train.classifier import train_classifier
+from detseg.data.formats import read_dataset
+from detseg.data.formats.class_folders import read_labelled_dataset
+from detseg.data.labels import LabelledPictures
+from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainClassifier
+from detseg.train.tasks.classifier import train_classifier
 
 STRATEGIES = ("scratch", "probe", "partial", "finetune", "full", "auto")
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from detseg.data.flowers import write_flowers
-from detseg.data.readers import read_dataset, write_yolo
+from detseg.data.formats import read_dataset, write_yolo
+from detseg.flowers.dataset import write_flowers
 
 SIZE, BATCH = 320, 16
 
@@ -55,7 +55,7 @@ DETSEG = """
 import json, statistics, sys
 from pathlib import Path
 from detseg.train.config import TrainDetector
-from detseg.train.detector import train_detector
+from detseg.train.tasks.detector import train_detector
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 out = Path(r"{out}")
 train_detector(TrainDetector(data=Path(r"{data}"), output=out, epochs=1, size={size}, batch_size={batch},

@@ -2,7 +2,7 @@
 
 from numba.core import caching
 
-from detseg.compiled import njit
+from detseg.kernels import njit
 
 
 def double(x: float) -> float:

@@ -22,7 +22,7 @@ TINY = ("--size", "64", "--epochs", "1", "--batch-size", "4", "--precision", "fp
 def world(tmp_path_factory):
     """A folder as the pages assume it: flowers/ in COCO form, the same with masks, pictures, ground truth, detections,
     trained runs."""
-    from detseg.data.flowers import write_flowers
+    from detseg.flowers.dataset import write_flowers
 
     folder = tmp_path_factory.mktemp("world")
     flowers = write_flowers(folder / "flowers", train=8, val=4, size=(96, 96))

@@ -93,7 +93,7 @@ def test_the_test_sees_imports(tmp_path, monkeypatch):
     (tmp_path / "detect").mkdir()
     path = tmp_path / "detect" / "bad.py"
     path.write_text(
-        "from ..data import x\nimport detseg.train.plan\nfrom detseg import metrics\nfrom .own import y\n"
+        "from ..data import x\nimport detseg.train.sampler\nfrom detseg import metrics\nfrom .own import y\n"
         "def f():\n    from detseg.cli.demo import run\n"
         "if TYPE_CHECKING:\n    from detseg.report import z\n"
     )

@@ -4,16 +4,16 @@ from functools import partial
 
 import torch
 
+from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset, scaled_sizes
-from detseg.data.flowers import write_flowers
-from detseg.data.readers import read_annotations
-from detseg.data.transforms import TrainTransform
+from detseg.data.formats import read_annotations
 from detseg.detect.anchors import fit_anchors
-from detseg.train.checkpoint import build_model
-from detseg.train.detector import predict_dataset, score
+from detseg.flowers.dataset import write_flowers
+from detseg.models import build_model
 from detseg.train.optim import norms
-from detseg.train.plan import SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
+from detseg.train.sampler import SizeSchedule, TrainingSamples
+from detseg.train.tasks.detector import predict_dataset, score
 from tests.train.runs import tiny_trainer
 
 SIZE, STEPS = 128, 120

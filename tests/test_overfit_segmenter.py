@@ -5,15 +5,15 @@ from functools import partial
 import pytest
 import torch
 
-from detseg.data.flowers import write_flowers
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.formats.read_masks import read_masks
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
-from detseg.data.readers.masks import read_masks
-from detseg.data.transforms import TrainTransform
-from detseg.train.checkpoint import build_model
+from detseg.flowers.dataset import write_flowers
+from detseg.models import build_model
 from detseg.train.optim import norms
-from detseg.train.plan import SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
-from detseg.train.segmenter import judge_masks
+from detseg.train.sampler import SizeSchedule, TrainingSamples
+from detseg.train.tasks.segmenter import judge_masks
 from tests.train.runs import tiny_trainer
 
 SIZE, STEPS = 128, 110

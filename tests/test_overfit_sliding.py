@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from detseg.data.dataset import DetectionDataset, collate
-from detseg.data.flowers import write_flowers
-from detseg.data.readers import read_annotations
+from detseg.data.formats import read_annotations
 from detseg.data.windows import WindowGrid, windows_of
+from detseg.flowers.dataset import write_flowers
+from detseg.models import build_model
 from detseg.predict import Detector, SlidingDetector
-from detseg.train.checkpoint import build_model
-from detseg.train.detector import score
 from detseg.train.optim import create_optimizer, parameter_groups
-from detseg.train.plan import SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
+from detseg.train.sampler import SizeSchedule, TrainingSamples
+from detseg.train.tasks.detector import score
 from tests.train.runs import tiny_trainer
 
 WINDOW, SIDE, STEPS = 64, 160, 400

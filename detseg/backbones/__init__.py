@@ -1,16 +1,16 @@
 """Networks by name: `create_backbone` gives feature maps at the strides asked for, `create_network` classifiers."""
 
 from detseg.backbones.atrous import dilate_last_stage
-from detseg.backbones.attention import SqueezeExcitation
 from detseg.backbones.backbone import Backbone
-from detseg.backbones.classic import AlexNet, LeNet5, ZFNet
-from detseg.backbones.convolutional import Convolutional, dense_to_conv
+from detseg.backbones.create import create_backbone, list_backbones, register_backbone
+from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
 from detseg.backbones.network import create_network, imagenet_classes, register_network
-from detseg.backbones.pooling import DepthwiseMaxPool
-from detseg.backbones.registry import create_backbone, list_backbones, register_backbone
-from detseg.backbones.residual import ResidualUnit, ResNet34
-from detseg.backbones.vgg import convolutional_vgg
 from detseg.backbones.weights import WeightReport, load_weights
+from detseg.backbones.zoo.attention import SqueezeExcitation
+from detseg.backbones.zoo.classic import AlexNet, LeNet5, ZFNet
+from detseg.backbones.zoo.pooling import DepthwiseMaxPool
+from detseg.backbones.zoo.residual import ResidualUnit, ResNet34
+from detseg.backbones.zoo.vgg import convolutional_vgg
 
 __all__ = [
     "AlexNet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from detseg.backbones.backbone import Backbone
-from detseg.backbones.registry import create_backbone
+from detseg.backbones.create import create_backbone
 
 # Where a network may end, the deepest first.
 STRIDES = (64, 32, 16, 8, 4, 2, 1)

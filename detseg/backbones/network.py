@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, spread_colours
 from detseg.backbones.chain import chain_backbone, replace_input
+from detseg.backbones.create import register_backbone, unknown_backbone
+from detseg.backbones.meta import without_numbers
 from detseg.backbones.pretrained import is_timm, is_torchvision, torchvision_classifier, torchvision_normalisation
-from detseg.backbones.registry import register_backbone, unknown_backbone
-from detseg.backbones.skeleton import without_numbers
 from detseg.backbones.sources import find_weights, no_weights
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
 

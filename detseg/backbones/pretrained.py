@@ -12,7 +12,7 @@ from torch import nn
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.backbones.chain import chain_backbone, no_such_stride, replace_input
 from detseg.backbones.measure import pad_unpadded
-from detseg.backbones.skeleton import skeleton
+from detseg.backbones.meta import skeleton
 
 # --- timm ---
 

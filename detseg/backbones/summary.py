@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from detseg.backbones.chain import feature_maps
+from detseg.backbones.create import list_backbones, unknown_backbone
+from detseg.backbones.meta import skeleton, without_numbers
 from detseg.backbones.network import OWN_NETWORKS
 from detseg.backbones.pretrained import (
     is_timm,
@@ -19,8 +21,6 @@ from detseg.backbones.pretrained import (
     torchvision_classifier,
     torchvision_layers,
 )
-from detseg.backbones.registry import list_backbones, unknown_backbone
-from detseg.backbones.skeleton import skeleton, without_numbers
 from detseg.backbones.sources import weights_at_hand
 
 

@@ -46,7 +46,7 @@ def run(config: Crops) -> int:
     from rich.progress import track
 
     from detseg.data.crops import crops_of, folder_names
-    from detseg.data.readers.files import write_atomically
+    from detseg.data.formats.locate import write_atomically
 
     require_new(config.output)
     console = Console()
@@ -87,9 +87,9 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
         ValueError: the annotations have errors.
     """
     from detseg.data.annotations import match_categories
-    from detseg.data.readers import read_annotations, read_dataset
-    from detseg.data.readers.recognise import find_sources
-    from detseg.data.validate import raise_on_problems, repair, validate
+    from detseg.data.checks.validate import raise_on_problems, repair, validate
+    from detseg.data.formats import read_annotations, read_dataset
+    from detseg.data.formats.recognise import find_sources
 
     splits = read_dataset(path, images)
     if "test" in find_sources(path, images):

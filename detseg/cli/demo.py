@@ -41,7 +41,7 @@ def run(config: Demo) -> int:
     from rich.progress import Progress
 
     from detseg.cli.train import run_detector, run_segmenter
-    from detseg.data.flowers import write_flowers
+    from detseg.flowers.dataset import write_flowers
     from detseg.train.config import TrainDetector, TrainSegmenter
 
     if config.pictures < 1:

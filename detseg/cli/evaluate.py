@@ -138,7 +138,7 @@ def run(config: Evaluate) -> int:
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows with the columns of all of them; empty where there is nothing to tell."""
-    from detseg.data.readers.files import write_atomically
+    from detseg.data.formats.locate import write_atomically
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), restval="")
@@ -255,7 +255,7 @@ def _judged(config: Evaluate) -> Kind:
 
 def _kind_of(path: Path) -> Kind:
     """What is at a path: the run of a segmenter or classifier, a folder of masks, or else detections."""
-    from detseg.train.checkpoint import DESCRIPTION, read_description
+    from detseg.models import DESCRIPTION, read_description
     from detseg.train.config import SETTINGS
 
     if not path.is_dir():

@@ -22,16 +22,16 @@ from detseg.cli.evaluate import (
     settings_of,
 )
 from detseg.data.annotations import Category
-from detseg.data.labelled import LabelledPictures
-from detseg.data.labels import read_label_splits
-from detseg.data.validate import raise_on_problems
+from detseg.data.checks.validate import raise_on_problems
+from detseg.data.formats.class_folders import read_label_splits
+from detseg.data.labels import LabelledPictures
+from detseg.metrics.bootstrap.draws import Comparison, difference_of, draw, mean_over_classes
 from detseg.metrics.classification import ClassificationMetrics
-from detseg.metrics.draws import Comparison, difference_of, draw, mean_over_classes
+from detseg.models import load_model
 from detseg.report.classification_tables import MEANINGS, classification_tables
 from detseg.report.tables import comparison_table
-from detseg.train.checkpoint import load_model
-from detseg.train.classifier import judge_pictures, load_labelled_data, matched_to, open_labelled, see_pictures
 from detseg.train.config import TrainClassifier
+from detseg.train.tasks.classifier import judge_pictures, load_labelled_data, matched_to, open_labelled, see_pictures
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -22,11 +22,11 @@ from detseg.cli.evaluate import (
     settings_of,
 )
 from detseg.data.annotations import Annotations, Category, match_categories
-from detseg.metrics.analysis import Analysis, analyse
-from detseg.metrics.inputs import Detections, read_found, read_truth
-from detseg.metrics.matching import match
-from detseg.metrics.resampling import compare_matches
-from detseg.metrics.voc import VocMethod, evaluate_voc
+from detseg.metrics.bootstrap.detection import compare_matches
+from detseg.metrics.detection.analysis import Analysis, analyse
+from detseg.metrics.detection.inputs import Detections, read_found, read_truth
+from detseg.metrics.detection.matching import match
+from detseg.metrics.detection.voc_ap import VocMethod, evaluate_voc
 from detseg.report.tables import analysis_tables, comparison_table, voc_table
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     if localization is not None:
         from rich.console import Group
 
-        from detseg.report.localizer import localization_table
+        from detseg.report.pages.localizer import localization_table
 
         content["localization"] = localization.to_dict()
         rows = [row | more for row, more in zip(rows, _localization_columns(localization), strict=True)]
@@ -135,7 +135,7 @@ def _paths(config: Evaluate) -> list[Path]:
 
 
 def _is_localizer(run: Path) -> bool:
-    from detseg.train.checkpoint import read_description
+    from detseg.models import read_description
 
     return bool(read_description(run)["architecture"]["kind"] == "localizer")
 
@@ -153,7 +153,7 @@ def _sides(config: Evaluate, one_object: TrainLocalizer | None, console: Console
     if any(path.is_dir() for path in paths):
         truth = _annotations(config, console)
     if one_object is not None:
-        from detseg.train.localizer import chosen_pictures
+        from detseg.train.tasks.localizer import chosen_pictures
 
         truth = chosen_pictures(truth, one_object, console)
     sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
@@ -176,7 +176,7 @@ def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
 
     A localizer beside a detector or a file, or one that slides, is judged like any detector.
     """
-    from detseg.train.checkpoint import read_description
+    from detseg.models import read_description
     from detseg.train.config import TrainLocalizer
 
     if config.slide or not all(path.is_dir() and _is_localizer(path) for path in _paths(config)):
@@ -190,7 +190,7 @@ def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
 
 def _localization(truth: Annotations, found: Detections, resamples: int) -> LocalizationMetrics:
     """How good a localizer's detections are, one for each picture and in their order."""
-    from detseg.train.localizer import judge_localizations, largest_of_pictures
+    from detseg.train.tasks.localizer import judge_localizations, largest_of_pictures
 
     ids = [category.id for category in truth.categories]
     labels = np.array([ids.index(number) for number in found.category_ids.tolist()], np.int64)
@@ -203,7 +203,7 @@ def _localization(truth: Annotations, found: Detections, resamples: int) -> Loca
 
 def _annotations(config: Evaluate, console: Console) -> Annotations:
     """The annotations with their pictures: as given, or those that the run was validated on."""
-    from detseg.train.checkpoint import read_description
+    from detseg.models import read_description
 
     if config.ground_truth is not None:
         run = next(path for path in _paths(config) if path.is_dir())
@@ -241,9 +241,9 @@ def _read_split(
     mend: bool = False,
 ) -> Annotations:
     """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_pictures`."""
-    from detseg.data.readers.recognise import find_sources
-    from detseg.data.validate import checked
-    from detseg.train.session import tell
+    from detseg.data.checks.validate import checked
+    from detseg.data.formats.recognise import find_sources
+    from detseg.train.runner import tell
 
     def read(images: Path | None) -> Annotations:
         sources = find_sources(path, images)
@@ -290,9 +290,9 @@ def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
     from accelerate import PartialState
 
     from detseg.data.dataset import DetectionDataset
-    from detseg.train.checkpoint import load_model
+    from detseg.models import load_model
     from detseg.train.data import open_pictures
-    from detseg.train.detector import predict_dataset
+    from detseg.train.tasks.detector import predict_dataset
 
     model, description = load_model(folder)
     ids = _matched_ids(description, truth)

@@ -25,17 +25,18 @@ from detseg.cli.evaluate import (
 )
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
+from detseg.data.checks.validate import checked
 from detseg.data.dataset import full_pictures
+from detseg.data.formats.read_masks import find_mask_sources, has_mask_files
 from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.data.readers.masks import find_mask_sources, has_mask_files
 from detseg.data.sample import IGNORE
-from detseg.data.validate import checked
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
-from detseg.metrics.segmentation_resampling import (
+from detseg.metrics.bootstrap.segmentation import (
     SegmentationIntervals,
     bootstrap_segmentation,
     compare_segmentation,
 )
+from detseg.models import DESCRIPTION
 from detseg.predict import Segmenter, load
 from detseg.report.segmentation_tables import (
     MEANINGS,
@@ -45,10 +46,9 @@ from detseg.report.segmentation_tables import (
     segmentation_tables,
 )
 from detseg.report.tables import comparison_table
-from detseg.train.checkpoint import DESCRIPTION
 from detseg.train.config import TrainSegmenter
-from detseg.train.segmenter import load_mask_data
-from detseg.train.session import tell
+from detseg.train.runner import tell
+from detseg.train.tasks.segmenter import load_mask_data
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from detseg.predict import Predictor
-    from detseg.predict.explanation import Explanation
+    from detseg.predict.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def run(config: Explain) -> int:
     from accelerate import PartialState
     from rich.console import Console
 
+    from detseg.data.formats.locate import list_pictures
     from detseg.data.images import read_image
-    from detseg.data.readers.files import list_pictures
-    from detseg.predict.explanation import explain, find_labels
-    from detseg.report.explanation import PARTS, write_explanation
+    from detseg.predict.explain import explain, find_labels
+    from detseg.report.pages.explanation import PARTS, write_explanation
     from detseg.report.pictures import write_picture
-    from detseg.visualize.explain import filter_sheet
+    from detseg.visualize.heat import filter_sheet
 
     console = Console()
     pictures = [
@@ -129,8 +129,8 @@ def _table(seen: Explanation, names: Sequence[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from detseg.report.explanation import shown_labels
-    from detseg.visualize.explain import percent
+    from detseg.report.pages.explanation import shown_labels
+    from detseg.visualize.heat import percent
 
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", justify="right")

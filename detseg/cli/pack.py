@@ -56,9 +56,9 @@ def run(config: Pack) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from detseg.data.pack_rows import is_pack
-    from detseg.data.packing import task_of, write_pack
-    from detseg.data.validate import checked
+    from detseg.data.checks.validate import checked
+    from detseg.data.pack.rows import is_pack
+    from detseg.data.pack.writer import task_of, write_pack
 
     if config.output.exists():
         raise ValueError(f"{config.output}: is there already; name another file, or remove it")
@@ -94,8 +94,8 @@ def run(config: Pack) -> int:
 
 def default_size(task: str) -> int:
     """The long side, in pixels, of pictures that training wants by default: a detector's, of those that need boxes."""
-    from detseg.train import classifier, detector, segmenter
     from detseg.train.config import TrainClassifier, TrainDetector, TrainSegmenter
+    from detseg.train.tasks import classifier, detector, segmenter
 
     sizes = {
         "classification": TrainClassifier.size * classifier.CACHE_ZOOM,
@@ -114,11 +114,11 @@ def read_any(config: Pack) -> Mapping[str, Any]:
         AnnotationError: nothing readable is there, or not for this task.
     """
     from detseg.data.annotations import match_categories
-    from detseg.data.labels import read_label_splits
+    from detseg.data.formats.class_folders import read_label_splits
+    from detseg.data.formats.read_masks import find_mask_sources
+    from detseg.data.formats.recognise import find_sources
     from detseg.data.masks import match_mask_categories
-    from detseg.data.pack_rows import UNDIVIDED
-    from detseg.data.readers.masks import find_mask_sources
-    from detseg.data.readers.recognise import find_sources
+    from detseg.data.pack.rows import UNDIVIDED
 
     masks_asked = config.masks is not None or config.ignore_value is not None
     task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
@@ -133,7 +133,7 @@ def read_any(config: Pack) -> Mapping[str, Any]:
 
 def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set], Set]) -> dict[str, Set]:
     """All splits, with the classes in the order of training."""
-    from detseg.data.pack_rows import UNDIVIDED
+    from detseg.data.pack.rows import UNDIVIDED
 
     splits = {split or UNDIVIDED: read() for split, read in sources.items()}
     reference = splits.get("train", next(iter(splits.values())))
@@ -142,8 +142,8 @@ def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set],
 
 def _task_of(path: Path) -> Task:
     from detseg.data.annotations import AnnotationError
-    from detseg.data.readers.masks import has_mask_files
-    from detseg.data.readers.recognise import find_sources
+    from detseg.data.formats.read_masks import has_mask_files
+    from detseg.data.formats.recognise import find_sources
 
     # A VOC folder may hold boxes and masks of some pictures; there, masks have to be asked for.
     boxed = (path / "Annotations").is_dir()

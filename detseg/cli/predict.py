@@ -104,7 +104,7 @@ def run(config: Predict) -> int:
     from rich.progress import track
 
     from detseg.cli.predictions import Reader, find_in, write_found
-    from detseg.data.readers.files import write_atomically
+    from detseg.data.formats.locate import write_atomically
     from detseg.predict import PictureClassifier, Segmenter, SlidingDetector, load
 
     console = Console()
@@ -168,8 +168,8 @@ def _check_options(config: Predict, model: Predictor) -> None:
 
 def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
     """The pictures to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
-    from detseg.data.pack_rows import refuse_pack
-    from detseg.data.readers.files import list_pictures
+    from detseg.data.formats.locate import list_pictures
+    from detseg.data.pack.rows import refuse_pack
     from detseg.train.data import read_split
 
     pictures = [

@@ -12,17 +12,17 @@ from detseg.train.config import TrainClassifier, TrainConfig, TrainDetector, Tra
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from detseg.train.detector import DetectorRun
-    from detseg.train.run import Run
+    from detseg.train.task import Run
+    from detseg.train.tasks.detector import DetectorRun
 
     Shown = tuple[Sequence[tuple[str, Path]], RenderableType]  # captions and paths of pictures, and the table
 
 
 def run_detector(config: TrainDetector) -> int:
     """Train a detector, print its table, write pictures and report; returns the exit code."""
-    from detseg.report.detector import analysis_of, write_pictures
+    from detseg.report.pages.detector import analysis_of, write_pictures
     from detseg.report.tables import metrics_table
-    from detseg.train.detector import train_detector
+    from detseg.train.tasks.detector import train_detector
 
     def show(run: DetectorRun) -> Shown:
         analysis = analysis_of(run)
@@ -33,9 +33,9 @@ def run_detector(config: TrainDetector) -> int:
 
 def run_segmenter(config: TrainSegmenter) -> int:
     """Train a segmenter, print its table, write pictures and report; returns the exit code."""
+    from detseg.report.pages.segmenter import write_pictures
     from detseg.report.segmentation_tables import segmentation_tables
-    from detseg.report.segmenter import write_pictures
-    from detseg.train.segmenter import train_segmenter
+    from detseg.train.tasks.segmenter import train_segmenter
 
     return _run(config, train_segmenter, lambda run: (write_pictures(run), segmentation_tables(run.metrics)))
 
@@ -43,16 +43,16 @@ def run_segmenter(config: TrainSegmenter) -> int:
 def run_classifier(config: TrainClassifier) -> int:
     """Train a classifier, print its tables, write pictures and report; returns the exit code."""
     from detseg.report.classification_tables import classification_tables
-    from detseg.report.classifier import write_pictures
-    from detseg.train.classifier import train_classifier
+    from detseg.report.pages.classifier import write_pictures
+    from detseg.train.tasks.classifier import train_classifier
 
     return _run(config, train_classifier, lambda run: (write_pictures(run), classification_tables(run.metrics)))
 
 
 def run_localizer(config: TrainLocalizer) -> int:
     """Train a localizer, print its table, write pictures and report; returns the exit code."""
-    from detseg.report.localizer import localization_table, write_pictures
-    from detseg.train.localizer import train_localizer
+    from detseg.report.pages.localizer import localization_table, write_pictures
+    from detseg.train.tasks.localizer import train_localizer
 
     return _run(config, train_localizer, lambda run: (write_pictures(run), localization_table(run.metrics)))
 
@@ -61,7 +61,7 @@ def _run(config: TrainConfig, train: Callable[[Any, Console], Run[Any]], show: C
     """Train, then show the table, where the pictures are, and what to do next; or how to go on after a stop."""
     from rich.console import Console
 
-    from detseg.train.session import tell
+    from detseg.train.runner import tell
 
     console = Console()
     run = train(config, console)

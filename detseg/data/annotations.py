@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.pack_rows import PackRows, take_rows
-from detseg.data.segments import Segments
+from detseg.data.pack.rows import PackRows, take_rows
+from detseg.data.polygons import Segments
 
 
 class AnnotationError(ValueError):
@@ -196,14 +196,14 @@ class Annotations:
         }
 
     def validate(self, check_pictures: bool = True, other: Annotations | None = None) -> list[Problem]:
-        """Every problem of this dataset; see `detseg.data.validate.validate`."""
-        from detseg.data.validate import validate
+        """Every problem of this dataset; see `detseg.data.checks.validate.validate`."""
+        from detseg.data.checks.validate import validate
 
         return validate(self, check_pictures=check_pictures, other=other)
 
     def repair(self, problems: Iterable[Problem]) -> tuple[Annotations, list[str]]:
-        """With what is safely mended; see `detseg.data.validate.repair`."""
-        from detseg.data.validate import repair
+        """With what is safely mended; see `detseg.data.checks.validate.repair`."""
+        from detseg.data.checks.validate import repair
 
         return repair(self, problems)
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
+from detseg.data.formats.locate import unique_stems, write_atomically
 from detseg.data.images import read_image
-from detseg.data.pack_rows import refuse_pack
-from detseg.data.readers.files import unique_stems, write_atomically
+from detseg.data.pack.rows import refuse_pack
 
 Track = Callable[[Iterable[int], int], Iterable[int]]
 Result = TypeVar("Result")

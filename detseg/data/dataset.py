@@ -1,7 +1,7 @@
 """Annotated pictures ready for training: decoded once, kept small, handed out as samples.
 
 Every picture is read and resized to the training size once, into one block of memory that worker processes share
-(or one file, where memory is short). An epoch then costs no decoding. Packed pictures (`detseg.data.packed`) stay in
+(or one file, where memory is short). An epoch then costs no decoding. Packed pictures (`detseg.data.pack`) stay in
 their file at the size they have there.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_image
-from detseg.data.pack_rows import PackRows
-from detseg.data.packed import PackedPictures
+from detseg.data.pack.packed import PackedPictures
+from detseg.data.pack.rows import PackRows
 from detseg.data.sample import Sample
 
 Track = Callable[[Iterable[int], int], Iterable[int]]

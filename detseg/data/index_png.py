@@ -16,8 +16,8 @@ from PIL import Image
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.colours import class_color
+from detseg.data.formats.locate import write_atomically
 from detseg.data.opening import open_picture
-from detseg.data.readers.files import write_atomically
 from detseg.data.sample import IGNORE
 
 WHITISH = (224, 224, 224)

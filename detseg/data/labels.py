@@ -1,308 +1,257 @@
-"""Reading classification sets: folders with one folder a class, CSV tables of names and classes, packed files.
-
-    splits = read_labelled_dataset("birds")  # {"train": ..., "val": ..., maybe "test": ...}
-    pictures = read_labels("birds/train")
-
-What is not divided into train and val is divided by rule, see `detseg.data.labelled.divide`.
-"""
+"""Pictures with one class each: the in-memory form of a classification set, its checks, and its division."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from os.path import realpath
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.annotations import AnnotationError, Category, Problem
-from detseg.data.label_table import SPLIT_NAMES, TABLE_EXTENSIONS, LabelTable, read_label_table
-from detseg.data.labelled import SPLITS, LabelledPictures, divide
-from detseg.data.pack_rows import UNDIVIDED, is_pack
-from detseg.data.readers.files import (
-    PICTURE_EXTENSIONS,
-    FolderCache,
-    list_pictures,
-    locate_pictures,
-    measure_pictures,
-    read_lines,
-)
-from detseg.data.readers.packed import read_packed_labels
+from detseg.data.annotations import Annotations, Category, Problem
+from detseg.data.checks.annotation_checks import equal_files, image_problem, picture_problems, sharing_problems
+from detseg.data.pack.rows import PackRows, take_rows
 
-__all__ = ["SHARES", "LabelledPictures", "read_label_splits", "read_labelled_dataset", "read_labels"]
-
-SHARES = (0.75, 0.15, 0.10)
-CLASS_FILES = ("classes.txt", "labels.txt")
-LOOKED_FOR = """
-  folders: train/, val/ (and test/) with a folder of pictures for each class; or such class folders alone
-  tables:  train.csv and val.csv; a .csv file with the names of the pictures and their classes
-  packed:  an .h5 file that `detseg pack` wrote"""
+SPLITS = ("train", "val", "test")
 
 
-def read_labelled_dataset(
-    path: str | Path, *, split: Sequence[float] = SHARES, seed: int = 0, images: str | Path | None = None
-) -> dict[str, LabelledPictures]:
-    """Read a classification set as "train", "val" and, where there is one, "test".
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """N pictures of K classes, one class to a picture.
 
-    All splits share one list of classes. Its order is that of classes.txt or labels.txt (a name a line) where the
-    folder has such a file; else names are sorted, as numbers if all are numbers.
-
-    Args:
-        path: a folder, a CSV file or a packed file.
-        split: shares of training, validation and, if there are three, test, for data that are not divided. If only
-            the validation part is missing, training is divided between the two in proportion.
-        seed: of that division.
-        images: the folder of the pictures of a table, where they are not found by themselves.
-
-    Raises:
-        AnnotationError: nothing readable is there, or a table is malformed; the message names file and line.
-        ValueError: `split` is not such shares.
+    `labels` count 0..K-1 in the order of `categories`.
     """
-    path = Path(path)
-    if len(split) not in (2, 3):
-        raise ValueError(f"split needs 2 or 3 shares (train, val and test), not {len(split)}")
-    splits = read_label_splits(path, images=images)
-    if "" in splits:
-        return _divided(path, splits[""], SPLITS[: len(split)], split, seed)
-    if "train" not in splits:
-        raise AnnotationError(f"{path}: there is no split 'train', only {', '.join(splits)}")
-    if "val" not in splits:
-        shares = np.asarray(split[:2], np.float64)
-        parts = _divided(path, splits["train"], SPLITS[:2], (shares / max(shares.sum(), 1e-9)).tolist(), seed)
-        return parts | {name: part for name, part in splits.items() if name != "train"}
-    return {name: splits[name] for name in SPLITS if name in splits}
 
+    categories: tuple[Category, ...]
+    image_ids: NDArray[np.int64]  # (N,)
+    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the pictures had
+    sizes: NDArray[np.int32]  # (N, 2) width, height; 0 where unknown
+    labels: NDArray[np.int64]  # (N,)
+    source: str = ""  # the file or folder it was read from
+    read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
+    pack: PackRows | None = None  # where the pictures are, if not in files
 
-def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledPictures:
-    """Read the labelled pictures of one folder, table or split.
+    def __post_init__(self) -> None:
+        pictures = len(self.image_ids)
+        expected = {"paths": (pictures,), "sizes": (pictures, 2), "labels": (pictures,)}
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"LabelledPictures.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if self.pack is not None and self.pack.rows.shape != (pictures,):
+            raise ValueError(f"LabelledPictures.pack has {len(self.pack.rows)} rows, expected {pictures}")
 
-    Args:
-        path: as for `read_labelled_dataset`; also the folder or table of one split.
-        split: "train", "val" or "test", where the path holds several.
-        images: the folder of the pictures of a table.
+    def __len__(self) -> int:
+        return len(self.image_ids)
 
-    Raises:
-        AnnotationError: nothing readable is there, or the split is missing.
-    """
-    splits = read_label_splits(path, images=images)
-    if split is None:
-        if len(splits) > 1:
-            raise AnnotationError(f"{path}: holds the splits {', '.join(splits)}; choose one with split=")
-        return next(iter(splits.values()))
-    if split not in splits:
-        found = ", ".join(name or "pictures without splits" for name in splits)
-        raise AnnotationError(f"{path}: has no split {split!r}; found: {found}")
-    return splits[split]
+    def __repr__(self) -> str:
+        return f"LabelledPictures({len(self)} pictures of {len(self.categories)} classes, source={self.source!r})"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(category.name for category in self.categories)
 
-def _divided(
-    path: Path, pictures: LabelledPictures, names: Sequence[str], shares: Sequence[float], seed: int
-) -> dict[str, LabelledPictures]:
-    keys = pictures.paths.tolist()
-    if pictures.pack is None:  # else they are the pictures' names, of no folder on this machine
-        root = path if path.is_dir() else path.parent
-        keys = [Path(os.path.relpath(key, root)).as_posix() for key in keys]
-    part = divide(keys, pictures.labels, shares, seed)
-    return {name: pictures.subset(part == position) for position, name in enumerate(names)}
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(K,) pictures of each class."""
+        known = self.labels[(self.labels >= 0) & (self.labels < len(self.categories))]
+        return np.bincount(known, minlength=len(self.categories)).astype(np.int64)
 
+    def subset(self, indices: ArrayLike) -> LabelledPictures:
+        """The pictures at these positions (integers, or a boolean mask over all), in that order.
 
-def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> dict[str, LabelledPictures]:
-    """The splits of a path as they are, nothing divided by rule; "" stands for pictures without splits.
-
-    Args:
-        path: as for `read_labelled_dataset`; also the folder or table of one split.
-        images: the folder of the pictures of a table.
-
-    Raises:
-        AnnotationError: nothing readable is there, or a table is malformed; the message names file and line.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise AnnotationError(f"{path}: does not exist")
-    if path.is_file():
-        suffix = path.suffix.lower()
-        if suffix in TABLE_EXTENSIONS:
-            return _from_tables({"": path}, images)
-        if is_pack(path):
-            packed = read_packed_labels(path)
-            return {"": packed[UNDIVIDED]} if list(packed) == [UNDIVIDED] else packed
-        raise AnnotationError(f"{path}: no labelled pictures recognised. Looked for:{LOOKED_FOR}")
-    tables = _tables(path)
-    if "train" in tables:
-        return _from_tables(tables, images)
-    divided = _split_folders(path)
-    # A table may lie beside train/ and test/ that hold nothing but pictures.
-    if "train" in divided and (_class_folders(divided["train"]) or not tables):
-        return _from_folders(path, divided)
-    if len(_class_folders(path).keys() - {folder.name for folder in divided.values()}) > 1 or not tables:
-        return _from_folders(path, {"": path})
-    if len(tables) > 1:
-        raise AnnotationError(f"{path}: several tables could be meant ({', '.join(tables)}); give the file itself")
-    return _from_tables({"": next(iter(tables.values()))}, images)
-
-
-# ------------------------------------------------------------------ folders
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    folders = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
-    found = {split: [folders[name] for name in names if name in folders] for split, names in SPLIT_NAMES.items()}
-    return {split: places[0] for split, places in found.items() if places}
-
-
-def _class_folders(root: Path) -> dict[str, Path]:
-    """Class name -> folder; hidden ones and those that programs leave behind (__MACOSX) are none."""
-    return {e.name: e for e in root.iterdir() if e.is_dir() and not e.name.startswith((".", "__"))}
-
-
-def _from_folders(root: Path, places: dict[str, Path]) -> dict[str, LabelledPictures]:
-    classes = {split: _class_folders(place) for split, place in places.items()}
-    names = {name for folders in classes.values() for name in folders}
-    pictures = {
-        split: [(name, picture) for name in sorted(folders) for picture in list_pictures(folders[name])]
-        for split, folders in classes.items()
-    }
-    if len({name for found in pictures.values() for name, _ in found}) < 2:
-        raise AnnotationError(f"{root}: {_what_else(root)}")
-    categories = _categories(names, root)
-    return {
-        split: _assembled(
-            [path for _, path in found],
-            _labels([name for name, _ in found], categories),
-            categories,
-            str(places[split]),
-            _outside_classes(places[split]),
+        Raises:
+            IndexError: a position is outside 0..N-1, or the mask has another length.
+        """
+        chosen = np.asarray(indices)
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (len(self),):
+                raise IndexError(f"the mask has shape {chosen.shape}, expected ({len(self)},)")
+            chosen = np.flatnonzero(chosen)
+        chosen = chosen.astype(np.int64).reshape(-1)
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise IndexError(f"positions must lie in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
+        position = {int(image): row for row, image in enumerate(chosen)} if self.read_problems else {}
+        return replace(
+            self,
+            image_ids=self.image_ids[chosen],
+            paths=self.paths[chosen],
+            sizes=self.sizes[chosen],
+            labels=self.labels[chosen],
+            read_problems=tuple(
+                replace(problem, image_index=position.get(problem.image_index, -1))
+                for problem in self.read_problems
+                if problem.image_index < 0 or problem.image_index in position
+            ),
+            pack=take_rows(self.pack, chosen),
         )
-        for split, found in pictures.items()
-    }
+
+    def validate(self, check_pictures: bool = True, other: LabelledPictures | None = None) -> list[Problem]:
+        """Every problem of this set, errors first.
+
+        Args:
+            check_pictures: also open every picture: it exists, is complete and has the size that was read; and
+                find equal files. Without it no picture is touched. (Packed pictures were checked when packed.)
+            other: the training set, when this is another split: pictures in both, and classes that it has no
+                pictures of, are errors.
+        """
+        as_annotations = _without_objects(self)
+        problems = [*self.read_problems, *_class_problems(self, as_annotations, other)]
+        problems += _repeats(self, as_annotations)
+        if self.pack is None and check_pictures:
+            problems += picture_problems(as_annotations)
+            problems += _equal_pictures(self, as_annotations)
+        if other is not None:
+            shared = sharing_problems(as_annotations, _without_objects(other), read_files=check_pictures)
+            problems += [problem for problem in shared if problem.kind != "duplicate-picture"]  # told above
+        return sorted(problems, key=lambda problem: problem.severity != "error")
+
+    def repair(self, problems: Iterable[Problem]) -> tuple[LabelledPictures, list[str]]:
+        """Without the pictures that have errors, and a sentence about it if there are any."""
+        bad = {problem.image_index for problem in problems if problem.severity == "error" and problem.image_index >= 0}
+        if not bad:
+            return self, []
+        told = f"{self.source}: {len(bad)} of {len(self)} pictures, which have errors, left out"
+        return self.subset([row for row in range(len(self)) if row not in bad]), [told]
 
 
-def _outside_classes(folder: Path) -> tuple[Problem, ...]:
-    loose = sorted(e.name for e in folder.iterdir() if e.is_file() and e.name.lower().endswith(PICTURE_EXTENSIONS))
-    if not loose:
-        return ()
-    what = f"{len(loose)} pictures lie beside the class folders, the first is {loose[0]}"
-    return (Problem(str(folder), "", None, what, "move them into their class's folder", "warning", "no-class"),)
-
-
-def _what_else(root: Path) -> str:
-    """Why a folder is no classification set, and what to do if it holds boxes."""
-    from detseg.data.readers.recognise import find_sources
-
-    try:
-        find_sources(root)
-    except AnnotationError:
-        return f"no labelled pictures of two or more classes recognised. Looked for:{LOOKED_FOR}"
-    return (
-        "holds pictures with boxes, not with one class each. Cut its objects out first: "
-        f"detseg crops --data {root} --output crops"
+def _without_objects(pictures: LabelledPictures) -> Annotations:
+    """The same pictures as annotations without objects, for the checks that look at pictures only."""
+    none = np.zeros(0, np.int64)
+    return Annotations(
+        categories=pictures.categories,
+        image_ids=pictures.image_ids,
+        paths=pictures.paths,
+        sizes=pictures.sizes,
+        image_index=none.astype(np.int32),
+        boxes=np.zeros((0, 4)),
+        labels=none.astype(np.int32),
+        iscrowd=none.astype(bool),
+        ids=none,
+        areas=none.astype(np.float64),
+        source=pictures.source,
+        pack=pictures.pack,
     )
 
 
-# ------------------------------------------------------------------ tables
+def _class_problems(
+    pictures: LabelledPictures, as_annotations: Annotations, other: LabelledPictures | None
+) -> Iterator[Problem]:
+    """Too few classes, classes without pictures, labels of no class, classes that training has none of."""
+    classes = len(pictures.categories)
+    for row in np.flatnonzero((pictures.labels < 0) | (pictures.labels >= classes)):
+        what = f"label {pictures.labels[row]} is not among the {classes} classes"
+        yield image_problem(as_annotations, int(row), what, "add the class or remove the picture", "unknown-category")
+    if classes < 2:
+        what, remedy = f"a classifier needs at least two classes, there is {classes or 'none'}", "add another class"
+        yield Problem(pictures.source, "", None, what, remedy, kind="one-class")
+    names = pictures.names
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        what = f"{names.count(name)} classes are named {name!r}"
+        yield Problem(pictures.source, "", None, what, "give each its own name", "warning", "category")
+    there = None if other is None else dict(zip(other.names, other.counts.tolist(), strict=True))
+    for name, count in zip(names, pictures.counts.tolist(), strict=True):
+        if not count:
+            remedy = "add pictures of it, or nothing can be learnt or told of it"
+            yield Problem(
+                pictures.source, "", None, f"there are no pictures of {name!r}", remedy, "warning", "no-pictures"
+            )
+        elif there is not None and other is not None and not there.get(name):
+            what = f"{count} pictures of {name!r}, of which {other.source} has none"
+            yield Problem(pictures.source, "", None, what, "add it to both or remove it", kind="not-in-training")
 
 
-def _tables(folder: Path) -> dict[str, Path]:
-    """Split, or name of the file, -> table."""
-    files = sorted(e for e in folder.iterdir() if e.suffix.lower() in TABLE_EXTENSIONS and not e.name.startswith("."))
-    by_stem = {file.stem.lower(): file for file in files}
-    found = {
-        split: next((by_stem[name] for name in names if name in by_stem), None) for split, names in SPLIT_NAMES.items()
-    }
-    splits = {split: file for split, file in found.items() if file is not None}
-    return splits if "train" in splits else {file.name: file for file in files}
+def _repeats(pictures: LabelledPictures, as_annotations: Annotations) -> Iterator[Problem]:
+    """Pictures and image ids listed twice."""
+    first_id: dict[int, int] = {}
+    first_path: dict[str, int] = {}
+    # A packed set's paths are names only; what is not a file has no place to compare.
+    places = pictures.paths.tolist() if pictures.pack else [realpath(path) for path in pictures.paths.tolist()]
+    for row, (image_id, place) in enumerate(zip(pictures.image_ids.tolist(), places, strict=True)):
+        if first_id.setdefault(image_id, row) != row:
+            what = f"image id {image_id} is given to an earlier picture too"
+            yield image_problem(as_annotations, row, what, "give every picture its own id", "duplicate-image-id")
+        first = first_path.setdefault(place, row)
+        if first != row:
+            yield _same_picture(pictures, as_annotations, first, row, "the picture is listed twice", "duplicate-path")
 
 
-def _from_tables(files: dict[str, Path], images: str | Path | None) -> dict[str, LabelledPictures]:
-    tables = {split: read_label_table(file) for split, file in files.items()}
-    root = next(iter(files.values())).parent
-    categories = _categories({label for table in tables.values() for label in table.labels}, root)
-    found = {split: _from_table(files[split], table, categories, images) for split, table in tables.items()}
-    if list(tables) == [""] and (marks := tables[""].splits) is not None:
-        return {s: found[""].subset(np.array(marks) == s) for s in SPLITS if s in marks}
-    return found
+def _equal_pictures(pictures: LabelledPictures, as_annotations: Annotations) -> Iterator[Problem]:
+    """Different files with the same content."""
+    paths = pictures.paths.tolist()
+    for group in equal_files(paths):
+        for row in group[1:]:
+            if realpath(paths[row]) != realpath(paths[group[0]]):
+                what = f"the same picture as {paths[group[0]]}"
+                yield _same_picture(pictures, as_annotations, group[0], row, what, "duplicate-picture")
 
 
-def _from_table(
-    file: Path, table: LabelTable, categories: tuple[Category, ...], images: str | Path | None
-) -> LabelledPictures:
-    beside = ("images", file.stem, "pictures", "train")
-    folders = [Path(images)] if images is not None else [file.parent, *(file.parent / name for name in beside)]
-    cache = FolderCache()
-    names = [_with_extension(name, folders, cache) for name in table.names]
-    return _assembled(locate_pictures(names, folders), _labels(table.labels, categories), categories, str(file))
+def _same_picture(
+    pictures: LabelledPictures, as_annotations: Annotations, first: int, row: int, what: str, kind: str
+) -> Problem:
+    """A picture that is there twice: harmless with the same class, a contradiction with two."""
+    a, b = int(pictures.labels[first]), int(pictures.labels[row])
+    if a == b:
+        return image_problem(as_annotations, row, what, "keep one of the two", kind, "warning")
+    names = dict(enumerate(pictures.names))
+    what += f", as {names.get(a, a)!r} and as {names.get(b, b)!r}"
+    return image_problem(as_annotations, row, what, "keep the one that is right", "two-classes")
 
 
-def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> str:
-    """The name as it is, or with the extension of a picture that is there: some tables leave it out."""
-    if name.lower().endswith(PICTURE_EXTENSIONS):
-        return name
-    above, _, bare = name.replace("\\", "/").rpartition("/")
-    for folder in folders:
-        there = cache.names(str(folder / above))
-        for extension in PICTURE_EXTENSIONS:
-            for written in (extension, extension.upper()):
-                if f"{bare}{written}" in there:
-                    return f"{name}{written}"
-    return name
+# ------------------------------------------------------------------ division
 
 
-# ------------------------------------------------------------------ both
+def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Divide pictures into splits by rule: which split each of them belongs to.
+
+    Stratified: every class is divided in these shares, to the nearest picture, and the rounding of one class is
+    made good in the next. Training comes first: of a class with one picture it gets that one, and no split with a
+    share goes without a class that has enough pictures for all.
+
+    Which pictures of a class go where is decided by hashes of `seed` and their keys. So the same pictures are
+    divided alike on every machine, whatever the order in which its file system lists them.
+
+    Args:
+        keys: N names, such as paths within the data set, each another.
+        labels: (N,).
+        shares: of the splits; above 0, together 1.
+        seed: another one divides otherwise.
+
+    Returns:
+        (N,) positions in `shares`.
+
+    Raises:
+        ValueError: the shares are not such.
+    """
+    portions = np.asarray(shares, np.float64)
+    if portions.ndim != 1 or not len(portions) or not (portions > 0).all() or abs(portions.sum() - 1) > 1e-6:
+        raise ValueError(f"shares of the splits must be above 0 and together 1, such as 0.75 0.15 0.10, not {shares}")
+    hashes = [hashlib.blake2b(f"{seed}/{unicodedata.normalize('NFC', key)}".encode()).hexdigest() for key in keys]
+    order = np.array(sorted(range(len(keys)), key=lambda row: (labels[row], hashes[row])), np.int64)
+    result = np.zeros(len(keys), np.int64)
+    owed = np.zeros(len(portions))
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        exact = len(members) * portions
+        counts = np.floor(exact + 1e-9).astype(np.int64)
+        owed += exact - counts
+        for _ in range(len(members) - int(counts.sum())):
+            most = int(np.argmax(owed - (counts > exact)))  # of one class no split gets two to make good
+            counts[most] += 1
+            owed[most] -= 1
+        _leave_none_empty(counts)
+        result[members] = np.repeat(np.arange(len(portions)), counts)
+    return result
 
 
-def _class_list(root: Path) -> tuple[Path, list[str]] | None:
-    file = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
-    if file is None:
-        return None
-    names = read_lines(file)
-    if len(set(names)) < len(names):
-        raise AnnotationError(f"{file}: a class is listed twice; write each name once, in the order of the classes")
-    return file, names
-
-
-def _categories(found: set[str], root: Path) -> tuple[Category, ...]:
-    """The classes in the order of a class file; without one sorted, as numbers if all are numbers."""
-    listed = _class_list(root)
-    numbers = {number: word for word in sorted(found) if (number := _number(word)) is not None}
-    all_numbers = all(_number(word) is not None for word in found)
-    if listed is None and all_numbers:
-        return tuple(Category(number, numbers[number]) for number in sorted(numbers))
-    if listed is None:
-        return tuple(Category(position, name) for position, name in enumerate(sorted(found)))
-    file, names = listed
-    categories = tuple(Category(position, name) for position, name in enumerate(names))
-    unknown = sorted(found - set(names))
-    if len(unknown) == len(found) and all_numbers and all(0 <= number < len(names) for number in numbers):
-        return categories  # numbers that count the list from 0
-    if unknown:
-        shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-        raise AnnotationError(f"{file}: does not list the classes {shown}; add them, or remove the file")
-    return categories
-
-
-def _labels(words: Sequence[str], categories: tuple[Category, ...]) -> list[int]:
-    """The label of each word: a class's name, or its number."""
-    by_name = {category.name: position for position, category in enumerate(categories)}
-    by_id = {category.id: position for position, category in enumerate(categories)}
-    return [by_name[word] if word in by_name else by_id[_number(word)] for word in words]  # type: ignore[index]
-
-
-def _number(word: str) -> int | None:
-    return int(word) if word.isascii() and word.removeprefix("-").isdigit() else None
-
-
-def _assembled(
-    paths: Sequence[str],
-    labels: Sequence[int],
-    categories: tuple[Category, ...],
-    source: str,
-    problems: tuple[Problem, ...] = (),
-) -> LabelledPictures:
-    return LabelledPictures(
-        categories=categories,
-        image_ids=np.arange(len(paths), dtype=np.int64),
-        paths=np.array(paths, dtype=np.str_),
-        sizes=measure_pictures(paths, np.zeros((len(paths), 2), np.int32)),
-        labels=np.array(labels, dtype=np.int64),
-        source=source,
-        read_problems=problems,
-    )
+def _leave_none_empty(counts: NDArray[np.int64]) -> None:
+    """Give each split one picture of a class, the first ones first, while another has one to spare; in place."""
+    for split in range(len(counts)):
+        richest = int(counts.argmax())
+        if counts[split] == 0 and counts[richest] > 1:
+            counts[richest] -= 1
+            counts[split] += 1
+    if counts[0] == 0 and counts.sum():  # a single picture
+        counts[:] = np.eye(1, len(counts), dtype=np.int64)[0]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .sample import IGNORE, PADDING, Sample
+from detseg.data.sample import IGNORE, PADDING, Sample
 
 
 @dataclass(frozen=True, slots=True)

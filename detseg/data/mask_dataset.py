@@ -12,7 +12,7 @@ from torch import Tensor
 from detseg.data.dataset import ArrayCache, Track, fitted_shapes, pictures_of
 from detseg.data.letterbox import resize_mask
 from detseg.data.masks import SemanticMasks
-from detseg.data.packed import PackedMasks
+from detseg.data.pack.packed import PackedMasks
 from detseg.data.sample import Sample
 
 

@@ -20,8 +20,8 @@ from detseg.data.annotations import (
 from detseg.data.images import inspect_picture
 from detseg.data.index_png import MaskError, is_background, read_index_picture
 from detseg.data.mask_drawing import draw_labels
-from detseg.data.pack_rows import PackRows, take_rows
-from detseg.data.packed import OriginalMasks
+from detseg.data.pack.packed import OriginalMasks
+from detseg.data.pack.rows import PackRows, take_rows
 from detseg.data.sample import IGNORE
 
 BACKGROUND = "background"
@@ -185,14 +185,14 @@ class SemanticMasks:
         )
 
     def validate(self, check_pictures: bool = True, other: SemanticMasks | None = None) -> list[Problem]:
-        """Every problem of this set; see `detseg.data.mask_checks.validate_masks`."""
-        from detseg.data.mask_checks import validate_masks
+        """Every problem of this set; see `detseg.data.checks.mask_checks.validate_masks`."""
+        from detseg.data.checks.mask_checks import validate_masks
 
         return validate_masks(self, check_pictures=check_pictures, other=other)
 
     def repair(self, problems: Iterable[Problem]) -> tuple[SemanticMasks, list[str]]:
-        """Without the pictures that cannot be used; see `detseg.data.mask_checks.repair_masks`."""
-        from detseg.data.mask_checks import repair_masks
+        """Without the pictures that cannot be used; see `detseg.data.checks.mask_checks.repair_masks`."""
+        from detseg.data.checks.mask_checks import repair_masks
 
         return repair_masks(self, problems)
 

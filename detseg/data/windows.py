@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
+from detseg.data.augment.geometry import warp_image
 from detseg.data.crops import Track, tracked, write_jpeg
-from detseg.data.geometry import warp_image
+from detseg.data.formats.coco_writer import write_coco
+from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
-from detseg.data.pack_rows import refuse_pack
-from detseg.data.readers.coco_writer import write_coco
-from detseg.data.readers.files import unique_stems
+from detseg.data.pack.rows import refuse_pack
 
 # The largest share of a window that its object takes: in one of 128 pixels with a stride of 32, an object that lies
 # half a step off the middle is just seen whole.

@@ -19,8 +19,8 @@ from detseg.boxes import clip_boxes
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
-from detseg.detect.neck import FeaturePyramid
-from detseg.detect.nms import batched_nms
+from detseg.detect.nms.greedy import batched_nms
+from detseg.detect.pyramid import FeaturePyramid
 
 Targets = Sequence[dict[str, Tensor]]
 

@@ -5,61 +5,71 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.boxes import box_iou, crowd_iou, paired_iou
-    from detseg.metrics.analysis import Analysis, analyse
-    from detseg.metrics.classification import ClassificationEvaluator, ClassificationMetrics
-    from detseg.metrics.confusion import BestThresholds, Confusion, best_thresholds, confusion_matrix
-    from detseg.metrics.detection import ClassMetrics, DetectionMetrics, PrecisionRecall, evaluate_detections
-    from detseg.metrics.errors import ErrorAnalysis, analyse_errors
-    from detseg.metrics.evaluator import DetectionEvaluator
-    from detseg.metrics.inputs import Detections
-    from detseg.metrics.matching import Matches, match
-    from detseg.metrics.resampling import Comparison, Intervals, bootstrap, compare, compare_matches
-    from detseg.metrics.segmentation import PictureCounts, SegmentationClass, SegmentationMetrics, evaluate_segmentation
-    from detseg.metrics.segmentation_evaluator import SegmentationEvaluator
-    from detseg.metrics.segmentation_resampling import (
+    from detseg.metrics.bootstrap.detection import Comparison, Intervals, bootstrap, compare, compare_matches
+    from detseg.metrics.bootstrap.segmentation import (
         SegmentationIntervals,
         bootstrap_segmentation,
         compare_segmentation,
     )
-    from detseg.metrics.voc import VocClass, VocMetrics, evaluate_voc
+    from detseg.metrics.classification import ClassificationEvaluator, ClassificationMetrics
+    from detseg.metrics.detection.analysis import Analysis, analyse
+    from detseg.metrics.detection.average_precision import (
+        ClassMetrics,
+        DetectionMetrics,
+        PrecisionRecall,
+        evaluate_detections,
+    )
+    from detseg.metrics.detection.confusion import BestThresholds, Confusion, best_thresholds, confusion_matrix
+    from detseg.metrics.detection.error_analysis import ErrorAnalysis, analyse_errors
+    from detseg.metrics.detection.evaluator import DetectionEvaluator
+    from detseg.metrics.detection.inputs import Detections
+    from detseg.metrics.detection.matching import Matches, match
+    from detseg.metrics.detection.voc_ap import VocClass, VocMetrics, evaluate_voc
+    from detseg.metrics.segmentation.evaluator import SegmentationEvaluator
+    from detseg.metrics.segmentation.mean_iou import (
+        PictureCounts,
+        SegmentationClass,
+        SegmentationMetrics,
+        evaluate_segmentation,
+    )
 
 _HOME = {
-    "Analysis": "analysis",
-    "BestThresholds": "confusion",
-    "ClassMetrics": "detection",
+    "Analysis": "detection.analysis",
+    "BestThresholds": "detection.confusion",
+    "ClassMetrics": "detection.average_precision",
     "ClassificationEvaluator": "classification",
     "ClassificationMetrics": "classification",
-    "Comparison": "resampling",
-    "Confusion": "confusion",
-    "DetectionEvaluator": "evaluator",
-    "DetectionMetrics": "detection",
-    "Detections": "inputs",
-    "ErrorAnalysis": "errors",
-    "Intervals": "resampling",
-    "Matches": "matching",
-    "PictureCounts": "segmentation",
-    "PrecisionRecall": "detection",
-    "SegmentationClass": "segmentation",
-    "SegmentationEvaluator": "segmentation_evaluator",
-    "SegmentationIntervals": "segmentation_resampling",
-    "SegmentationMetrics": "segmentation",
-    "VocClass": "voc",
-    "VocMetrics": "voc",
-    "analyse": "analysis",
-    "analyse_errors": "errors",
-    "best_thresholds": "confusion",
+    "Comparison": "bootstrap.detection",
+    "Confusion": "detection.confusion",
+    "DetectionEvaluator": "detection.evaluator",
+    "DetectionMetrics": "detection.average_precision",
+    "Detections": "detection.inputs",
+    "ErrorAnalysis": "detection.error_analysis",
+    "Intervals": "bootstrap.detection",
+    "Matches": "detection.matching",
+    "PictureCounts": "segmentation.mean_iou",
+    "PrecisionRecall": "detection.average_precision",
+    "SegmentationClass": "segmentation.mean_iou",
+    "SegmentationEvaluator": "segmentation.evaluator",
+    "SegmentationIntervals": "bootstrap.segmentation",
+    "SegmentationMetrics": "segmentation.mean_iou",
+    "VocClass": "detection.voc_ap",
+    "VocMetrics": "detection.voc_ap",
+    "analyse": "detection.analysis",
+    "analyse_errors": "detection.error_analysis",
+    "best_thresholds": "detection.confusion",
     "box_iou": ".boxes",  # of the package above
-    "bootstrap": "resampling",
-    "bootstrap_segmentation": "segmentation_resampling",
-    "compare": "resampling",
-    "compare_matches": "resampling",
-    "compare_segmentation": "segmentation_resampling",
-    "confusion_matrix": "confusion",
+    "bootstrap": "bootstrap.detection",
+    "bootstrap_segmentation": "bootstrap.segmentation",
+    "compare": "bootstrap.detection",
+    "compare_matches": "bootstrap.detection",
+    "compare_segmentation": "bootstrap.segmentation",
+    "confusion_matrix": "detection.confusion",
     "crowd_iou": ".boxes",
-    "evaluate_detections": "detection",
-    "evaluate_segmentation": "segmentation",
-    "evaluate_voc": "voc",
-    "match": "matching",
+    "evaluate_detections": "detection.average_precision",
+    "evaluate_segmentation": "segmentation.mean_iou",
+    "evaluate_voc": "detection.voc_ap",
+    "match": "detection.matching",
     "paired_iou": ".boxes",
 }
 

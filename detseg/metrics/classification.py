@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.bootstrap.detection import Interval
 from detseg.metrics.calibration import Calibration, calibrate
-from detseg.metrics.checks import as_numpy, none_for_nan, whole_numbers, without_labels
-from detseg.metrics.resampling import Interval
+from detseg.metrics.detection.records import as_numpy, none_for_nan, whole_numbers, without_labels
 
 FIGURES = ("top1", "top5", "mean_class_accuracy", "macro_f1", "log_loss", "calibration_error")
 

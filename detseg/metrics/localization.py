@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.boxes import paired_iou
-from detseg.metrics.checks import none_for_nan
-from detseg.metrics.draws import Interval, draw, interval_of
+from detseg.metrics.bootstrap.draws import Interval, draw, interval_of
+from detseg.metrics.detection.records import none_for_nan
 
 LEVEL = 0.95
 FIGURES = ("mean_iou", "accuracy", "localized", "iou50", "iou75")

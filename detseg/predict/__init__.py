@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detseg.models import load_model
 from detseg.predict.classifier import Classification, PictureClassifier, classify
 from detseg.predict.detector import Detector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
 from detseg.predict.sliding import SlidingDetector
-from detseg.train.checkpoint import load_model
 
 __all__ = [
     "Classification",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from detseg.data.classification_transforms import ClassificationEval, TenCrop
+from detseg.data.augment.classification_transforms import ClassificationEval, TenCrop
 from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detseg.backbones.create import list_backbones, unknown_backbone
 from detseg.backbones.network import OWN_NETWORKS, create_network, imagenet_classes
 from detseg.backbones.pretrained import is_timm, is_torchvision
-from detseg.backbones.registry import list_backbones, unknown_backbone
 from detseg.backbones.sources import WEIGHT_PACKAGES, weights_at_hand
 from detseg.classify.network import NetworkClassifier
 from detseg.predict.classifier import PictureClassifier

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from detseg.data.letterbox import resize_long_side
 from detseg.data.windows import FINEST
-from detseg.detect.localizer import Localizer
-from detseg.detect.sliding_window import SlidingWindowDetector
+from detseg.localize.localizer import Localizer
+from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.detector import Detector
 from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from detseg.metrics.segmentation import SegmentationMetrics
-    from detseg.metrics.segmentation_resampling import SegmentationIntervals
+    from detseg.metrics.bootstrap.segmentation import SegmentationIntervals
+    from detseg.metrics.segmentation.mean_iou import SegmentationMetrics
 
 MEANINGS = {
     "miou": ("mIoU", "mean IoU of the classes"),
@@ -31,7 +31,7 @@ def segmentation_tables(metrics: "SegmentationMetrics", intervals: "Segmentation
     With intervals of 95 %, unless others are given. (The single tables can do without.)
     """
     if intervals is None:
-        from detseg.metrics.segmentation_resampling import bootstrap_segmentation
+        from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
 
         intervals = bootstrap_segmentation(metrics)
     tables = (

@@ -9,14 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from detseg.metrics.detection import DetectionMetrics
+from detseg.metrics.detection.average_precision import DetectionMetrics
 
 if TYPE_CHECKING:
-    from detseg.metrics.analysis import Analysis
-    from detseg.metrics.confusion import BestThreshold, BestThresholds, Confusion
-    from detseg.metrics.errors import ErrorAnalysis
-    from detseg.metrics.resampling import Comparison, Difference, Intervals
-    from detseg.metrics.voc import VocMetrics
+    from detseg.metrics.bootstrap.detection import Comparison, Difference, Intervals
+    from detseg.metrics.detection.analysis import Analysis
+    from detseg.metrics.detection.confusion import BestThreshold, BestThresholds, Confusion
+    from detseg.metrics.detection.error_analysis import ErrorAnalysis
+    from detseg.metrics.detection.voc_ap import VocMetrics
 
 # The last words of the figures' names by row of their table.
 _SIZES = {"small (to 32²)": "small", "medium (to 96²)": "medium", "large": "large"}
@@ -39,7 +39,7 @@ def metrics_table(metrics: DetectionMetrics, intervals: "Intervals | None" = Non
     With intervals of 95 %, unless others are given. (`figures_table` and `class_table` can do without.)
     """
     if intervals is None:
-        from detseg.metrics.resampling import bootstrap
+        from detseg.metrics.bootstrap.detection import bootstrap
 
         intervals = bootstrap(metrics.matches)
     return Group(figures_table(metrics, intervals), "", class_table(metrics, intervals))

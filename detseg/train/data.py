@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import track
 
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
-from detseg.data.readers import read_dataset
-from detseg.data.readers.recognise import find_sources
-from detseg.data.validate import checked
+from detseg.data.checks.validate import checked
+from detseg.data.formats import read_dataset
+from detseg.data.formats.recognise import find_sources
 from detseg.train.config import TrainDetector, TrainLocalizer
-from detseg.train.session import tell
+from detseg.train.runner import tell
 
 log = logging.getLogger(__name__)
 

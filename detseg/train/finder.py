@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detseg.train.checkpoint import random_states, restore_random_states
+from detseg.models import random_states, restore_random_states
 from detseg.train.errors import TrainingError
 
 STEPS = 60

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Category
 from detseg.data.dataset import Pictured
-from detseg.data.packed import PackedPictures
+from detseg.data.pack.packed import PackedPictures
 
 
 def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) -> str:

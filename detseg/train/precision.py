@@ -120,7 +120,7 @@ def _targets(kind: str, count: int, size: int, device: torch.device) -> Any:
 
 def _run(spec: dict[str, Any]) -> None:
     """Time every candidate of a spec and print a line of JSON for each."""
-    from detseg.train.checkpoint import build_model
+    from detseg.models import build_model
     from detseg.train.memory import keep_freed_memory
     from detseg.train.optim import freeze_stages, norms, train_mode
 

@@ -7,7 +7,7 @@ are xyxy in the image's pixels, half-open. Targets and detections may hold numpy
 from detseg.data.colours import class_color
 from detseg.visualize.boxes import draw_boxes
 from detseg.visualize.compare import Match, compare_sheet, match_objects, worst_pictures
-from detseg.visualize.masks import draw_mask, mask_sheet
+from detseg.visualize.overlay import draw_mask, mask_sheet
 from detseg.visualize.sheets import contact_sheet
 
 __all__ = [

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detseg.backbones import Backbone, create_backbone
 from detseg.backbones.folding import fold_norms
-from detseg.backbones.skeleton import without_numbers
+from detseg.backbones.meta import without_numbers
 from tests.backbones.shaken_norms import shake_norms
 
 FAMILIES = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.backbones import Backbone, create_backbone, list_backbones, register_backbone
-from detseg.backbones import registry as registry_module
+from detseg.backbones import create as registry_module
 
 
 @pytest.fixture(autouse=True)

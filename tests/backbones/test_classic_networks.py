@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from detseg.backbones import AlexNet, LeNet5, ResidualUnit, ResNet34, SqueezeExcitation, ZFNet, create_backbone
-from detseg.backbones.classic import alexnet_features, local_response_norm
+from detseg.backbones.create import _BUILDERS
+from detseg.backbones.meta import without_numbers
 from detseg.backbones.network import OWN_NETWORKS, create_network, register_network
-from detseg.backbones.registry import _BUILDERS
-from detseg.backbones.skeleton import without_numbers
 from detseg.backbones.weights import rename_by_position
+from detseg.backbones.zoo.classic import alexnet_features, local_response_norm
 
 
 def count(module):

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones.convolutional import Convolutional, dense_to_conv
 from detseg.backbones.deepest import create_deepest
-from detseg.backbones.skeleton import without_numbers
+from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
+from detseg.backbones.meta import without_numbers
 from detseg.classify.classifier import Classifier
-from detseg.detect.localizer import Localizer
+from detseg.localize.localizer import Localizer
 
 
 def lenet() -> nn.Sequential:

@@ -6,9 +6,9 @@ import torch
 from torchvision import models
 
 from detseg.backbones import create_backbone, create_network, imagenet_classes, list_backbones
+from detseg.backbones.meta import without_numbers
 from detseg.backbones.network import OWN_NETWORKS
 from detseg.backbones.pretrained import torchvision_model
-from detseg.backbones.skeleton import without_numbers
 
 # Millions of parameters as published.
 PUBLISHED = {

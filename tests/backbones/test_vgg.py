@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models.vgg import VGG, make_layers
 
 from detseg.backbones import create_backbone, sources
-from detseg.backbones.vgg import convolutional_vgg
 from detseg.backbones.weights import load_weights
+from detseg.backbones.zoo.vgg import convolutional_vgg
 from detseg.segment import FCN8s, FCN16s, FCN32s
 
 

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from detseg.backbones import create_backbone, create_network
 from detseg.backbones.deepest import create_deepest
-from detseg.backbones.skeleton import without_numbers
+from detseg.backbones.meta import without_numbers
 from detseg.classify import Classifier
-from detseg.classify.explain import grad_cam, liveliest, record
+from detseg.classify.grad_cam import grad_cam, liveliest, record
 
 
 def maps(*shape, seed=0, dtype=torch.float32):

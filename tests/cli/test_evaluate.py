@@ -15,11 +15,11 @@ import tyro
 from detseg.cli import main
 from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
-from detseg.data.packing import write_pack
-from detseg.data.readers import read_dataset
+from detseg.data.formats import read_dataset
+from detseg.data.pack.writer import write_pack
 from detseg.metrics import evaluate_detections, evaluate_voc
-from detseg.metrics.analysis import analyse
-from detseg.metrics.resampling import bootstrap, compare
+from detseg.metrics.bootstrap.detection import bootstrap, compare
+from detseg.metrics.detection.analysis import analyse
 from detseg.train.config import TrainDetector
 from tests.metrics.scenes import random_scene
 

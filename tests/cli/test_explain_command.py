@@ -12,7 +12,7 @@ import torch
 
 from detseg.cli import main
 from detseg.data.images import read_image
-from detseg.train.checkpoint import build_model, save_model
+from detseg.models import build_model, save_model
 
 PARTS = ["classes.jpg", "gradcam.jpg", "maps.jpg"]
 

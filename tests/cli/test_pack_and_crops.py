@@ -18,13 +18,13 @@ from detseg.cli.pack import Pack
 from detseg.cli.pack import run as run_pack
 from detseg.data.annotations import AnnotationError
 from detseg.data.dataset import DetectionDataset
-from detseg.data.flowers import write_flowers
-from detseg.data.labels import read_labelled_dataset, read_labels
-from detseg.data.pack_file import read_pack_info
-from detseg.data.readers import read_annotations, read_dataset
-from detseg.data.readers.masks import read_masks
-from detseg.train.classifier import load_labelled_data
+from detseg.data.formats import read_annotations, read_dataset
+from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
+from detseg.data.formats.read_masks import read_masks
+from detseg.data.pack.file import read_pack_info
+from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainClassifier
+from detseg.train.tasks.classifier import load_labelled_data
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
@@ -181,7 +181,7 @@ def test_by_default_pictures_are_as_large_as_training_wants_them(
     def enough(*_):
         raise ValueError("the pictures are opened, enough of it")
 
-    monkeypatch.setattr("detseg.train.session.Session.open_folder", enough)
+    monkeypatch.setattr("detseg.train.runner.Session.open_folder", enough)
     with caplog.at_level(logging.WARNING, "detseg"):
         words = ("--backbone", "test_efficientnet", "--weights", "none", "--output", str(tmp_path / "run"))
         assert main(["train", kind, "--data", str(file), *words]) == 1

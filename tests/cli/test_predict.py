@@ -11,7 +11,7 @@ from PIL import Image
 import detseg
 from detseg.cli import main
 from detseg.cli.predict import Predict, _pictures
-from detseg.data.readers import read_dataset, write_yolo
+from detseg.data.formats import read_dataset, write_yolo
 from detseg.predict import detect
 
 

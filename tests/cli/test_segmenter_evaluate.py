@@ -12,10 +12,10 @@ from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
 from detseg.cli.predictions import mask_values
 from detseg.data import write_index_png
+from detseg.data.formats.read_masks import read_masks
 from detseg.data.index_png import read_index_picture
-from detseg.data.readers.masks import read_masks
 from detseg.metrics import evaluate_segmentation
-from detseg.metrics.segmentation_resampling import bootstrap_segmentation
+from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
 from tests.data.annotation_samples import write_json, write_picture
 from tests.small_masks import VALUES
 

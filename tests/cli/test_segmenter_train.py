@@ -14,16 +14,16 @@ import torch
 
 from detseg.cli import main
 from detseg.data import write_index_png
-from detseg.data.flowers import write_flowers
+from detseg.data.formats import read_annotations
 from detseg.data.mask_dataset import SegmentationDataset
-from detseg.data.readers import read_annotations
+from detseg.flowers.dataset import write_flowers
+from detseg.models import load_model
 from detseg.segment.decoder import PyramidDecoder
 from detseg.segment.losses import segmentation_losses
 from detseg.segment.upsampling import bilinear_kernel
-from detseg.train.checkpoint import load_model
 from detseg.train.config import TrainSegmenter
-from detseg.train.segmenter import balanced_weights, judge_masks, train_segmenter
-from detseg.train.session import Session
+from detseg.train.runner import Session
+from detseg.train.tasks.segmenter import balanced_weights, judge_masks, train_segmenter
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -206,7 +206,7 @@ def test_mistakes_of_a_segmenters_options_are_told_before_pictures_are_read(
     masked, tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detseg.train.segmenter.open_pictures", None)
+    monkeypatch.setattr("detseg.train.tasks.segmenter.open_pictures", None)
     assert message in error_of(capsys, *QUICK, *arguments.replace("D", str(masked), 1).split())
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 

@@ -16,15 +16,15 @@ from rich.console import Console
 
 from detseg.backbones import create_backbone
 from detseg.cli import COMMANDS, main
-from detseg.data.readers import read_dataset, write_voc, write_yolo
-from detseg.data.transforms import mixup
+from detseg.data.augment.transforms import mixup
+from detseg.data.formats import read_dataset, write_voc, write_yolo
 from detseg.metrics import resampling
-from detseg.train.checkpoint import load_model
+from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer
 from detseg.train.data import load_data
-from detseg.train.detector import train_detector
-from detseg.train.segmenter import load_mask_data
-from detseg.train.session import session
+from detseg.train.runner import session
+from detseg.train.tasks.detector import train_detector
+from detseg.train.tasks.segmenter import load_mask_data
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -209,7 +209,7 @@ def test_a_run_that_ends_before_it_saves_anything_leaves_its_place_to_the_next(s
         data=small, output=tmp_path / "run", backbone="test_efficientnet", weights="none", size=64, epochs=1
     )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("detseg.train.session.choose", interrupted)
+        patch.setattr("detseg.train.runner.choose", interrupted)
         train_detector(config)
     assert list((tmp_path / "run").iterdir()) == []
     train_detector(config)
@@ -263,7 +263,7 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
     def unreachable(*_, **__):
         raise RuntimeError("the hub cannot be reached")
 
-    monkeypatch.setattr("detseg.train.session.build_model", unreachable)
+    monkeypatch.setattr("detseg.train.runner.build_model", unreachable)
     error = error_of(capsys, "--data", small, "--backbone", "test_efficientnet")
     assert error == "error: test_efficientnet: the hub cannot be reached\n"
 
@@ -272,7 +272,7 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
 def test_mixup_reaches_the_samples(option, count, small, tmp_path, at_once, monkeypatch):
     """In three of four steps of four pictures: it ends with the last third of the run."""
     mixed = []
-    monkeypatch.setattr("detseg.train.plan.mixup", lambda *pair: mixed.append(1) or mixup(*pair))
+    monkeypatch.setattr("detseg.train.sampler.mixup", lambda *pair: mixed.append(1) or mixup(*pair))
     monkeypatch.setattr("detseg.cli.train._run", lambda config, train, show: train(config) and 0)
     words = ("--data", str(small), "--output", str(tmp_path / "run"), *QUICK[:6], "--batch-size", "4", "--epochs", "2")
     assert main(["train", "detector", *words, *option]) == 0
@@ -374,7 +374,7 @@ def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, at_once, mo
     def refuse(*_):
         raise AssertionError("the number format of the first sitting is kept")
 
-    monkeypatch.setattr("detseg.train.session.choose", refuse)
+    monkeypatch.setattr("detseg.train.runner.choose", refuse)
     monkeypatch.chdir(tmp_path)  # relative paths of the first command must not matter
     assert main(last.split("detseg ")[1].split()) == 0
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []

@@ -14,19 +14,19 @@ from rich.console import Console
 
 import detseg
 from detseg.cli import main
-from detseg.data.classification import ClassificationDataset
-from detseg.data.classification_transforms import ClassificationEval
+from detseg.data.augment.classification_transforms import ClassificationEval
 from detseg.data.crops import crops_of
+from detseg.data.formats import read_dataset
+from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
 from detseg.data.images import read_image
-from detseg.data.labels import read_labelled_dataset, read_labels
-from detseg.data.packing import write_pack
-from detseg.data.readers import read_dataset
+from detseg.data.label_dataset import ClassificationDataset
+from detseg.data.pack.writer import write_pack
+from detseg.models import build_model, load_model
 from detseg.predict import PictureClassifier
-from detseg.train.checkpoint import build_model, load_model
-from detseg.train.classifier import judge_pictures, open_labelled, see_pictures, train_classifier
 from detseg.train.config import TrainClassifier
-from detseg.train.plan import TrainingSamples
-from detseg.train.transfer import extract
+from detseg.train.sampler import TrainingSamples
+from detseg.train.tasks.classifier import judge_pictures, open_labelled, see_pictures, train_classifier
+from detseg.train.tasks.transfer import extract
 from tests.data.annotation_samples import write_picture
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
@@ -112,7 +112,7 @@ def test_a_trained_classifier_predicts(crops, tmp_path, at_once):
     ten = model.predict([str(path) for path in val.paths], ten_crop=True, batch_size=20)
     assert [one.scores[0] for one in ten] != [one.scores[0] for one in found]
     # The same as the mean by hand.
-    from detseg.data.classification_transforms import TenCrop
+    from detseg.data.augment.classification_transforms import TenCrop
 
     crops_by_hand = TenCrop(model.size)(read_image(str(val.paths[0])))
     with torch.no_grad():

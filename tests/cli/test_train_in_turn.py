@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from detseg.backbones import create_backbone
 from detseg.cli import main
 from detseg.data.crops import crops_of
-from detseg.data.readers import read_dataset
+from detseg.data.formats import read_dataset
 from tests.backbones.test_folding import shake_norms
 from tests.train.runs import differences
 

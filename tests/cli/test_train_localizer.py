@@ -13,10 +13,10 @@ import pytest
 import detseg
 from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
-from detseg.data.readers import read_dataset
+from detseg.data.formats import read_dataset
 from detseg.predict import Detector
 from detseg.train.config import TrainLocalizer
-from detseg.train.localizer import largest_of_pictures, train_localizer
+from detseg.train.tasks.localizer import largest_of_pictures, train_localizer
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -207,12 +207,14 @@ def test_a_validation_without_objects_is_told(half, tmp_path, objectness):
 @pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 3.0)])
 def test_samples_are_drawn_as_they_are_trained_on(boxes, tmp_path, at_once, monkeypatch, zoom):
     from detseg.report.pictures import some_of
-    from detseg.train.plan import Request
-    from detseg.train.session import Session
+    from detseg.train.runner import Session
+    from detseg.train.sampler import Request
 
     given, drawn, fit = [], [], Session.fit
     monkeypatch.setattr(Session, "fit", lambda *args, **names: (given.append(names["samples"]), fit(*args, **names)))
-    monkeypatch.setattr("detseg.report.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image)
+    monkeypatch.setattr(
+        "detseg.report.pages.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image
+    )
     run = train_localizer(config(boxes, tmp_path, zoom=zoom))
     assert len(drawn) == len(run.train) == 8
     for position, (index, image) in enumerate(zip(some_of(8, run.config.seed), drawn, strict=True)):

@@ -13,14 +13,14 @@ import pytest
 
 from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
-from detseg.data.packing import write_pack
-from detseg.data.readers import read_dataset
-from detseg.data.readers.masks import read_mask_dataset
-from detseg.train.checkpoint import load_model
+from detseg.data.formats import read_dataset
+from detseg.data.formats.read_masks import read_mask_dataset
+from detseg.data.pack.writer import write_pack
+from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer, TrainSegmenter
-from detseg.train.detector import train_detector
-from detseg.train.localizer import train_localizer
-from detseg.train.segmenter import train_segmenter
+from detseg.train.tasks.detector import train_detector
+from detseg.train.tasks.localizer import train_localizer
+from detseg.train.tasks.segmenter import train_segmenter
 from tests.train.runs import differences, state_of
 
 SIZE = 64

@@ -13,10 +13,10 @@ import detseg
 from detseg.backbones.deepest import create_deepest
 from detseg.cli import evaluate_detections, main
 from detseg.cli.windows import Windows
-from detseg.data.readers import read_dataset
+from detseg.data.formats import read_dataset
 from detseg.data.windows import Window, WindowGrid
-from detseg.detect import SlidingWindowDetector
-from detseg.detect.localizer import Localizer
+from detseg.localize import SlidingWindowDetector
+from detseg.localize.localizer import Localizer
 from detseg.predict import SlidingDetector
 from detseg.train.config import TrainLocalizer
 from tests.small_set import write_small_set
@@ -123,7 +123,7 @@ def test_zoom_is_kept_in_the_settings(localizer, windows):
 
 
 def test_zoom_is_what_training_augments_with(windows, tmp_path, monkeypatch):
-    from detseg.train import localizer as module
+    from detseg.train.tasks import localizer as module
 
     seen = []
 

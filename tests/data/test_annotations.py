@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pycocotools import mask
 
 from detseg.data.annotations import AnnotationError, Category, Problem, match_categories
-from detseg.data.readers import read_annotations
-from detseg.data.segments import SegmentsBuilder, expand_ranges
+from detseg.data.formats import read_annotations
+from detseg.data.polygons import SegmentsBuilder, expand_ranges
 from tests.data.annotation_samples import coco_content, make, write_json
 
 BOXES = [[0, 0, 2, 2], [1, 1, 5, 5], [3, 3, 9, 9], [4, 4, 6, 8]]

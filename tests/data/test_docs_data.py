@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from detseg.data import read_dataset
-from detseg.data.packing import write_pack
+from detseg.data.pack.writer import write_pack
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
@@ -30,7 +30,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_list_of_classes_of_the_page(tmp_path):
-    from detseg.data.readers.class_list import read_class_list
+    from detseg.data.formats.class_list import read_class_list
 
     (tmp_path / "classes.txt").write_text(re.search(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
     found = read_class_list(tmp_path / "classes.txt")

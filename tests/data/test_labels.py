@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import AnnotationError, Category
-from detseg.data.flowers import write_flowers
-from detseg.data.label_table import read_label_table
-from detseg.data.labelled import LabelledPictures, divide
-from detseg.data.labels import read_labelled_dataset, read_labels
-from detseg.data.validate import checked
+from detseg.data.checks.validate import checked
+from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
+from detseg.data.formats.label_table import read_label_table
+from detseg.data.labels import LabelledPictures, divide
+from detseg.flowers.dataset import write_flowers
 from tests.data.annotation_samples import write_picture
 
 CLASSES = ("daisy", "rose", "tulip")

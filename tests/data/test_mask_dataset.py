@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from detseg.data import read_masks
+from detseg.data.augment.transforms import TrainTransform
 from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_long_side, resize_mask
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.sample import Sample
-from detseg.data.transforms import TrainTransform
 from tests.data.mask_samples import save_mask, write_mask_set, write_turned_picture
 
 
@@ -48,7 +48,7 @@ def test_turned_pictures_keep_their_masks(tmp_path):
 
 
 def test_masks_drawn_from_outlines(tmp_path):
-    from detseg.data.flowers import write_flowers
+    from detseg.flowers.dataset import write_flowers
 
     masks = read_masks(write_flowers(tmp_path / "flowers", train=2, val=1, size=(96, 64)), "train")
     data = SegmentationDataset(masks, 96)

@@ -5,13 +5,13 @@ import pytest
 from pycocotools import mask as coco
 
 from detseg.data.annotations import AnnotationError, Category
-from detseg.data.flower_scenes import draw_scene
-from detseg.data.flowers import SPECIES, scene_seed, write_flowers
+from detseg.data.formats import read_coco
+from detseg.data.formats.read_masks import read_mask_dataset
 from detseg.data.index_png import MaskError
 from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.data.readers import read_coco
-from detseg.data.readers.masks import read_mask_dataset
-from detseg.data.segments import SegmentsBuilder
+from detseg.data.polygons import SegmentsBuilder
+from detseg.flowers.dataset import SPECIES, scene_seed, write_flowers
+from detseg.flowers.scenes import draw_scene
 from tests.data.annotation_samples import make, write_picture
 from tests.data.mask_samples import save_mask, write_turned_picture
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import Category
+from detseg.data.formats import read_annotations
 from detseg.data.images import read_image
-from detseg.data.readers import read_annotations
 from detseg.data.windows import CLEAR, FINEST, Window, WindowGrid, WindowsReport, choose_windows, cut_window, windows_of
 from tests.data.annotation_samples import make, write_picture
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detseg.data.dataset import scaled_sizes
-from detseg.data.readers import read_annotations
+from detseg.data.formats import read_annotations
 from detseg.detect import anchors as module
 from detseg.detect.anchors import fit_anchors, fit_of, kmeans_anchors, size_iou
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detseg.detect.neck import FeaturePyramid
+from detseg.detect.pyramid import FeaturePyramid
 
 
 @pytest.mark.parametrize(("strides", "size"), [((8, 32), 9), ((8, 24), 7), ((8, 16), 5)])

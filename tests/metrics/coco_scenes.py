@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detseg.data import Annotations, Category
-from detseg.data.segments import SegmentsBuilder
+from detseg.data.polygons import SegmentsBuilder
 from detseg.metrics import Detections
 
 

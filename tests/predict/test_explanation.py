@@ -8,9 +8,9 @@ from torch import nn
 from detseg.backbones import Backbone, create_backbone
 from detseg.backbones.deepest import create_deepest
 from detseg.classify import Classifier
-from detseg.detect.localizer import Localizer
+from detseg.localize.localizer import Localizer
 from detseg.predict import Detector, PictureClassifier
-from detseg.predict.explanation import explain, find_labels
+from detseg.predict.explain import explain, find_labels
 from detseg.predict.network import load_network
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.analysis import analyse
+from detseg.metrics.detection.analysis import analyse
 from detseg.report import write_report
 
 EVIL = "<b>\"rose\" & 'co'</b><script>alert(1)</script>"

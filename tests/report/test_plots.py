@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.confusion import Confusion
-from detseg.metrics.resampling import bootstrap
+from detseg.metrics.bootstrap.detection import bootstrap
+from detseg.metrics.detection.confusion import Confusion
 from detseg.report import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
-from detseg.report.plots import (
+from detseg.report.plots.detection import (
     anchors_figure,
     class_ap_figure,
     confusion_figure,

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from detseg.metrics import bootstrap_segmentation, evaluate_segmentation
-from detseg.report.segmentation_plots import (
+from detseg.report.plots.segmentation import (
     class_iou_figure,
     pixel_confusion_figure,
     plot_class_iou,

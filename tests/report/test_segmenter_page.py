@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_segmentation
-from detseg.metrics.segmentation_resampling import bootstrap_segmentation
-from detseg.report.plots import history_figure
-from detseg.report.segmenter_page import write_segmenter_report
+from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
+from detseg.report.pages.segmenter_page import write_segmenter_report
+from detseg.report.plots.detection import history_figure
 from tests.report.test_html import EVIL, Page
 
 

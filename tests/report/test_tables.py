@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.analysis import analyse
-from detseg.metrics.confusion import BestThreshold, BestThresholds, Confusion
-from detseg.metrics.resampling import bootstrap, compare
+from detseg.metrics.bootstrap.detection import bootstrap, compare
+from detseg.metrics.detection.analysis import analyse
+from detseg.metrics.detection.confusion import BestThreshold, BestThresholds, Confusion
 from detseg.report import (
     analysis_tables,
     comparison_table,

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from detseg.train.errors import TrainingError
-from detseg.train.plan import SizeSchedule
+from detseg.train.sampler import SizeSchedule
 from tests.train.runs import BATCH, tiny_trainer
 
 BAD_STEP = 12

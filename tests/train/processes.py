@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from detseg.train import detector, segmenter, session
+from detseg.train import runner as session
 from detseg.train.config import TrainDetector, TrainSegmenter
+from detseg.train.loop import Trainer
 from detseg.train.precision import Choice
-from detseg.train.trainer import Trainer
+from detseg.train.tasks import detector, segmenter
 
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
 TASKS = {

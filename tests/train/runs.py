@@ -18,11 +18,11 @@ from detseg.backbones import create_backbone
 from detseg.data.dataset import collate
 from detseg.data.sample import Sample
 from detseg.detect.yolo import YoloDetector
-from detseg.train.checkpoint import RESUME, load_state
+from detseg.models import RESUME, load_state
+from detseg.train.loop import Settings, Trainer
 from detseg.train.optim import create_optimizer, parameter_groups
-from detseg.train.plan import Progress, SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
-from detseg.train.trainer import Settings, Trainer
+from detseg.train.sampler import Progress, SizeSchedule, TrainingSamples
 
 PICTURES, BATCH = 6, 2
 PER_EPOCH = PICTURES // BATCH

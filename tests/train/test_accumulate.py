@@ -6,7 +6,7 @@ from torch import nn
 
 from detseg.train.loading import groups_of
 from detseg.train.optim import create_optimizer
-from detseg.train.plan import SizeSchedule
+from detseg.train.sampler import SizeSchedule
 from tests.train.runs import EPOCHS, PER_EPOCH, PICTURES, differences, resumed, state_of, stop_at, tiny_trainer
 
 # Together the two pictures a step of the other tests; a norm needs more than one cell of a single picture.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import detseg
-from detseg.train.checkpoint import build_model, load_model, load_state, save_model, save_state
+from detseg.models import build_model, load_model, load_state, save_model, save_state
 from tests.train.runs import differences
 
 ARCHITECTURE = {

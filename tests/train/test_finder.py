@@ -12,7 +12,7 @@ from detseg.train.config import TrainDetector
 from detseg.train.errors import TrainingError
 from detseg.train.finder import RateCurve, find_rate, read_curve, smoothed
 from detseg.train.optim import create_optimizer
-from detseg.train.session import Session
+from detseg.train.runner import Session
 from tests.train.runs import differences, tiny_trainer
 
 

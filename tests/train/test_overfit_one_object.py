@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.data.classification import collate_labels
 from detseg.data.dataset import collate
+from detseg.data.label_dataset import collate_labels
 from detseg.data.sample import Sample
 from detseg.metrics.localization import evaluate_localization
-from detseg.train.checkpoint import build_model
+from detseg.models import build_model
 from detseg.train.optim import create_optimizer, parameter_groups
-from detseg.train.plan import SizeSchedule, TrainingSamples
+from detseg.train.sampler import SizeSchedule, TrainingSamples
 from tests.train.runs import tiny_trainer
 
 SIZE, PICTURES = 64, 8

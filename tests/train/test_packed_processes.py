@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from detseg.data.dataset import DetectionDataset
-from detseg.data.packing import write_pack
-from detseg.data.readers import read_annotations, read_dataset
-from detseg.train.checkpoint import load_model
-from detseg.train.detector import predict_dataset
+from detseg.data.formats import read_annotations, read_dataset
+from detseg.data.pack.writer import write_pack
+from detseg.models import load_model
+from detseg.train.tasks.detector import predict_dataset
 from tests.small_set import write_small_set
 from tests.train.processes import SETTINGS
 from tests.train.runs import differences

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from detseg.data.transforms import TrainTransform, mixup
-from detseg.train.plan import BatchPlan, Progress, SizeSchedule, TrainingSamples, epoch_order, steps_per_epoch
+from detseg.data.augment.transforms import TrainTransform, mixup
+from detseg.train.sampler import BatchPlan, Progress, SizeSchedule, TrainingSamples, epoch_order, steps_per_epoch
 from tests.train.runs import Drawn
 
 
@@ -155,7 +155,7 @@ def test_progress_by_time_counts_earlier_sittings(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("detseg.train.plan.time", clock)
+    monkeypatch.setattr("detseg.train.sampler.time", clock)
     progress = Progress(None, 100.0, before=20.0)
     clock.now += 30
     assert progress.elapsed() == 50

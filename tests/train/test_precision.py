@@ -13,7 +13,7 @@ from detseg.backbones import Backbone, registry
 from detseg.train import precision
 from detseg.train.config import TrainDetector
 from detseg.train.precision import CANDIDATES, PREFERRED, Choice, choose
-from detseg.train.session import Session
+from detseg.train.runner import Session
 
 FP32, BF16 = PREFERRED
 
@@ -110,7 +110,7 @@ def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
 
 
 def test_what_is_not_timed_is_told(monkeypatch):
-    monkeypatch.setattr("detseg.train.session.choose", lambda spec, precision: (FP32, {}))
+    monkeypatch.setattr("detseg.train.runner.choose", lambda spec, precision: (FP32, {}))
     lines = StringIO()
     sitting = Session(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None)
     assert sitting.choose_precision({}, 0) == FP32

@@ -14,9 +14,9 @@ import torch
 
 from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
-from detseg.data.readers import read_annotations
-from detseg.train.checkpoint import load_model
-from detseg.train.detector import predict_dataset
+from detseg.data.formats import read_annotations
+from detseg.models import load_model
+from detseg.train.tasks.detector import predict_dataset
 from tests.small_set import write_small_set
 from tests.train.failing import BAD_STEP
 from tests.train.processes import SETTINGS

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from detseg.data.formats.read_masks import read_masks
 from detseg.data.mask_dataset import SegmentationDataset
-from detseg.data.readers.masks import read_masks
-from detseg.train.checkpoint import load_model
-from detseg.train.segmenter import judge_masks
+from detseg.models import load_model
+from detseg.train.tasks.segmenter import judge_masks
 from tests.small_masks import write_small_masks
 from tests.train.processes import SETTINGS
 from tests.train.runs import differences

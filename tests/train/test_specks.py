@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from detseg.data.readers import read_dataset
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.formats import read_dataset
 from detseg.data.sample import Sample
-from detseg.data.transforms import TrainTransform
 from detseg.train.config import TrainDetector
-from detseg.train.detector import _architecture, warn_of_specks
+from detseg.train.tasks.detector import _architecture, warn_of_specks
 from tests.small_set import write_small_set
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from detseg.classify import Similarity
-from detseg.train.strategy import ALIKE, MANY, STRATEGIES, choose_strategy
+from detseg.train.tasks.strategy import ALIKE, MANY, STRATEGIES, choose_strategy
 
 
 @pytest.mark.parametrize(

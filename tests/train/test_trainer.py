@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from detseg.train.checkpoint import RESUME, load_state
+from detseg.models import RESUME, load_state
 from detseg.train.errors import TrainingError
 from detseg.train.optim import freeze_stages, norms
-from detseg.train.plan import SizeSchedule, TrainingSamples
 from detseg.train.precision import Choice
+from detseg.train.sampler import SizeSchedule, TrainingSamples
 from tests.train.runs import (
     BATCH,
     EPOCHS,
@@ -193,7 +193,7 @@ def test_a_gradient_that_is_read_late_is_still_the_first_that_is_named_and_nothi
 
 def test_a_resumed_run_is_not_saved_again_at_once(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("detseg.train.plan.time", clock)
+    monkeypatch.setattr("detseg.train.sampler.time", clock)
     changes = {"sizes": SizeSchedule(64, 64), "model": Fragile(-1), "steps": 1000, "save_seconds": 50}
 
     def stopping(step):
@@ -318,7 +318,7 @@ class Clock:
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
 def test_a_budget_of_time_ends_on_time_and_the_schedule_with_it(tmp_path, monkeypatch, schedule):
     clock = Clock()
-    monkeypatch.setattr("detseg.train.plan.time", clock)
+    monkeypatch.setattr("detseg.train.sampler.time", clock)
     rates = []
     trainer = tiny_trainer(
         tmp_path, at=clock.tick, seconds=60, schedule=schedule, sizes=SizeSchedule(64, 64), model=Fragile(-1)
@@ -334,7 +334,7 @@ def test_a_budget_of_time_ends_on_time_and_the_schedule_with_it(tmp_path, monkey
 
 def test_the_minutes_count_from_the_start_of_training(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("detseg.train.plan.time", clock)
+    monkeypatch.setattr("detseg.train.sampler.time", clock)
     trainer = tiny_trainer(tmp_path, at=clock.tick, seconds=60, sizes=SizeSchedule(64, 64), model=Fragile(-1))
     clock.now += 50  # a test of learning rates, say
     trainer.run()
@@ -344,7 +344,7 @@ def test_the_minutes_count_from_the_start_of_training(tmp_path, monkeypatch):
 
 def test_a_resumed_budget_of_time_uses_what_is_left(tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("detseg.train.plan.time", clock)
+    monkeypatch.setattr("detseg.train.sampler.time", clock)
     changes = {"seconds": 60, "sizes": SizeSchedule(64, 64), "model": Fragile(-1)}
     trainer = tiny_trainer(
         tmp_path, at=lambda i: clock.tick(i) or (trainer.progress.step == 9 and os.kill(os.getpid(), 15)), **changes

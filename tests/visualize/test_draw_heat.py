@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detseg.data.colours import luminance
-from detseg.visualize.explain import (
+from detseg.visualize.heat import (
     HEAT,
     UNSEEN,
     VALUES,

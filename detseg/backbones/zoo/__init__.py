@@ -1,0 +1,1 @@
+"""detseg's own networks, one file a family."""

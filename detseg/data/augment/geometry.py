@@ -1,0 +1,159 @@
+"""Flip, scale, aspect jitter, rotation, translation and letterbox of a sample in one affine warp.
+
+albumentations can do each of these, but as a chain: every step resamples the picture (softer each time), and
+a Compose with boxes takes about 1.8 ms for a 320-pixel picture, most of it bookkeeping. One matrix and one
+cv2.warpAffine take about 0.5 ms and resample once, so the geometry is our own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.letterbox import fitted_size
+from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
+
+
+def warp_boxes(
+    boxes: NDArray[np.floating], iscrowd: NDArray[np.bool_], matrix: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Axis-aligned boxes (M, 4) of the objects after an affine map x' = matrix @ (x, y, 1), matrix (2, 3).
+
+    When the map rotates, the hull of the rotated *box* is too large: the box's corners are rarely part of
+    the object, and a detector trained on such boxes learns loose ones. The hull of the rotated inscribed
+    ellipse is used instead: exact for round objects, unbiased between slim and boxy ones. Crowd boxes get the
+    full hull, because all of the region must stay ignored. Without rotation both are exact.
+    """
+    linear = matrix[:, :2]
+    centre = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2 @ linear.T + matrix[:, 2]
+    half = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64) / 2
+    ellipse = np.sqrt(np.square(half) @ np.square(linear).T)
+    half = np.where(iscrowd[:, None], half @ np.abs(linear).T, ellipse)
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Image (H, W, 3) through x' = matrix @ (x, y, 1) into a (height, width, 3) picture, grey outside.
+
+    `size` is (width, height). Coordinates are continuous: the first pixel covers 0..1 and has its centre at
+    0.5, as boxes have it; OpenCV puts the centre at 0, which is corrected here.
+    """
+    matrix = matrix.copy()
+    shrink = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    if shrink < 0.5:  # bilinear sampling skips pixels then: average whole blocks first
+        height, width = image.shape[:2]
+        blocks = round(1 / shrink)
+        small = (max(1, round(width / blocks)), max(1, round(height / blocks)))
+        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        matrix[:, 0] *= width / small[0]
+        matrix[:, 1] *= height / small[1]
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
+    warped = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(PADDING,) * 3)
+    return np.asarray(warped, np.uint8)
+
+
+def warp_mask(mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Label map (H, W) through the same map as `warp_image`, into (height, width); 255 outside.
+
+    Each pixel gets the label of the pixel that its centre comes from: labels cannot be averaged.
+    """
+    matrix = matrix.copy()
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
+    warped = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+    return np.asarray(warped, np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Random geometry; `geometry(sample, (width, height), rng, unit)` -> Sample of that size.
+
+    Attributes:
+        flip: probability of mirroring left-right.
+        scale: range of the zoom, drawn evenly on a log scale; 1 fills the training square.
+        aspect: largest change of width : height; 0.1 is from 1/1.1 to 1.1.
+        rotate: largest angle, degrees, either way.
+        min_visible: see `clip_and_filter`.
+        min_side: see `clip_and_filter`.
+    """
+
+    flip: float = 0.5
+    scale: tuple[float, float] = (0.6, 1.4)
+    aspect: float = 0.1
+    rotate: float = 5.0
+    min_visible: float = 0.3
+    min_side: float = 2.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale must be (low, high) with 0 < low <= high, not {self.scale}")
+        if not 0 <= self.flip <= 1 or not 0 <= self.min_visible <= 1:
+            raise ValueError(
+                f"flip and min_visible must lie in 0..1, not flip={self.flip}, min_visible={self.min_visible}"
+            )
+        if self.aspect < 0 or self.rotate < 0:
+            raise ValueError(f"aspect and rotate must not be negative: aspect={self.aspect}, rotate={self.rotate}")
+
+    def __call__(
+        self, sample: Sample, size: tuple[int, int], rng: np.random.Generator, unit: int | None = None
+    ) -> Sample:
+        """Warp a sample into a window of `size` = (width, height).
+
+        Zoom 1 makes the picture's long side `unit` pixels (default: the longer side of the window). A picture
+        smaller than the window lands anywhere in it; of a larger one a window is cut that never leaves
+        the picture and keeps one randomly chosen object (all of it, if it fits). A mask moves with the picture.
+        """
+        draws = rng.random(7)
+        linear = self._linear(sample, unit or max(size), draws)
+        matrix = np.concatenate([linear, np.zeros((2, 1))], axis=1)
+        boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
+        matrix[:, 2] = _translation(sample, linear, boxes, size, draws)
+        boxes += np.tile(matrix[:, 2], 2)
+        kept = clip_and_filter(
+            boxes, sample.labels, sample.iscrowd, size, min_visible=self.min_visible, min_side=self.min_side
+        )
+        mask = None if sample.mask is None else warp_mask(sample.mask, matrix, size)
+        return Sample(warp_image(sample.image, matrix, size), *kept, mask)
+
+    def _linear(self, sample: Sample, unit: int, draws: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The (2, 2) part of the map: mirror, zoom and stretch, then rotate."""
+        width, height = sample.size
+        fitted = fitted_size(width, height, unit)
+        low, high = self.scale
+        zoom = low * (high / low) ** draws[0]
+        stretch = math.sqrt((1 + self.aspect) ** (2 * draws[1] - 1))
+        mirror = -1.0 if draws[2] < self.flip else 1.0
+        scale_x = mirror * zoom * stretch * fitted[0] / width
+        scale_y = zoom / stretch * fitted[1] / height
+        angle = math.radians(self.rotate * (2 * draws[3] - 1))
+        cos, sin = math.cos(angle), math.sin(angle)
+        return np.array([[cos * scale_x, -sin * scale_y], [sin * scale_x, cos * scale_y]])
+
+
+def _translation(
+    sample: Sample,
+    linear: NDArray[np.float64],
+    boxes: NDArray[np.float64],
+    size: tuple[int, int],
+    draws: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Shift (2,) that places the warped picture in the window; `boxes` are warped without a shift."""
+    window = np.asarray(size, np.float64)
+    half = np.asarray(sample.size, np.float64) / 2
+    centre, reach = linear @ half, np.abs(linear) @ half
+    first, last = reach - centre, window - reach - centre  # picture at the window's left, right edge
+    low, high = np.minimum(first, last), np.maximum(first, last)
+    objects = np.flatnonzero(~sample.iscrowd)
+    if len(objects):
+        box = boxes[objects[int(draws[4] * len(objects))]]
+        left, right = -box[:2], window - box[2:]
+        # The two ranges always meet when the box lies in the picture; clip for boxes that reach outside.
+        low, high = (
+            np.clip(np.minimum(left, right), low, high),
+            np.clip(np.maximum(left, right), low, high),
+        )
+    return low + (high - low) * draws[5:7]

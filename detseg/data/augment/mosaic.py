@@ -1,0 +1,80 @@
+"""Mosaic (four pictures in one) and mixup (two pictures laid over each other).
+
+Mosaic follows YOLOv4 (Bochkovskiy et al. 2020), mixup for detection Zhang et al. 2019 ("Bag of Freebies").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from detseg.data.augment.geometry import Geometry
+from detseg.data.sample import IGNORE, PADDING, Sample
+
+MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
+"""At 0.5 a picture fits its quadrant; above, each quadrant shows a part of it."""
+
+
+def mosaic(
+    samples: Sequence[Sample], size: int, rng: np.random.Generator, geometry: Geometry = MOSAIC_GEOMETRY
+) -> Sample:
+    """Four samples around a random centre of a `size` x `size` picture.
+
+    Each is warped once, straight into its quadrant, so nothing is resampled twice: do not send the result
+    through `Geometry` again (`TrainTransform.mosaic` adds only light, colour, blur and noise). Zoom 1 of
+    `geometry` makes a picture's long side `size`. Objects come in the order of the samples.
+
+    Raises:
+        ValueError: not exactly four samples, or only some of them have a mask.
+    """
+    if len(samples) != 4:
+        raise ValueError(f"a mosaic takes 4 samples, got {len(samples)}")
+    masked = sum(sample.mask is not None for sample in samples)
+    if masked not in (0, 4):
+        raise ValueError(f"a mosaic takes samples that all have a mask or all have none; {masked} of these 4 have one")
+    centre_x, centre_y = (int(v) for v in rng.integers(size // 4, size - size // 4 + 1, 2))
+    image = np.full((size, size, 3), PADDING, np.uint8)
+    mask = np.full((size, size), IGNORE, np.uint8) if masked else None
+    tiles = []
+    for i, sample in enumerate(samples):
+        left, right = ((0, centre_x), (centre_x, size))[i % 2]
+        top, bottom = ((0, centre_y), (centre_y, size))[i // 2]
+        if right == left or bottom == top:  # only for sizes of 1-3 pixels
+            continue
+        tile = geometry(sample, (right - left, bottom - top), rng, unit=size)
+        image[top:bottom, left:right] = tile.image
+        if mask is not None:
+            assert tile.mask is not None
+            mask[top:bottom, left:right] = tile.mask
+        tile.boxes += np.array([left, top, left, top], np.float32)
+        tiles.append(tile)
+    return Sample(image, *_joined(tiles), mask)
+
+
+def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
+    """The weighted mean of two pictures of one size, with the objects of both (a's first).
+
+    The weight is drawn from Beta(8, 8), so that both stay recognisable: each object is asked for in full.
+
+    Raises:
+        ValueError: the pictures differ in size, or have masks: a pixel of a mask has one class, not two.
+    """
+    if a.mask is not None or b.mask is not None:
+        raise ValueError("mixup is for boxes: a pixel of a mask cannot have the classes of two pictures; use mosaic")
+    if a.image.shape != b.image.shape:
+        raise ValueError(
+            f"mixup needs two pictures of one size, got {a.size} and {b.size} (width, height); transform both first"
+        )
+    weight = float(rng.beta(8.0, 8.0))
+    image = np.asarray(cv2.addWeighted(a.image, weight, b.image, 1 - weight, 0.0), np.uint8)
+    return Sample(image, *_joined([a, b]))
+
+
+def _joined(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.concatenate([s.boxes for s in samples]),
+        np.concatenate([s.labels for s in samples]),
+        np.concatenate([s.iscrowd for s in samples]),
+    )

@@ -1,0 +1,112 @@
+"""From a cached picture to what the network sees: random for training, plain for validation and prediction.
+
+    transform = TrainTransform(320)
+    sample = transform(sample, np.random.default_rng([seed, epoch, index]))
+    sample = transform.mosaic([a, b, c, d], rng)
+    sample = mixup(sample, transform(other, rng), rng)
+    sample, letterbox = EvalTransform(320)(sample)
+    boxes = letterbox.to_original(boxes, (width, height))
+
+Every result is a contiguous uint8 (size, size, 3) picture with its boxes, and its mask, in the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from detseg.data.augment.geometry import Geometry
+from detseg.data.augment.mosaic import mixup, mosaic
+from detseg.data.letterbox import (
+    EvalTransform,
+    Letterbox,
+    fitted_size,
+    letterbox_image,
+    letterbox_mask,
+    resize_long_side,
+)
+from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
+
+__all__ = [
+    "IGNORE",
+    "PADDING",
+    "EvalTransform",
+    "Geometry",
+    "Letterbox",
+    "Sample",
+    "TrainTransform",
+    "clip_and_filter",
+    "fitted_size",
+    "letterbox_image",
+    "letterbox_mask",
+    "mixup",
+    "mosaic",
+    "resize_long_side",
+]
+
+
+class TrainTransform:
+    """Random augmentation of one sample (or four, `mosaic`) to `size` x `size`.
+
+    The result depends on the sample and the state of `rng` only, never on global random states. Use one
+    instance per thread (processes each have their own): albumentations keeps the generators in its objects.
+
+    Args:
+        size: side of the result, pixels.
+        flip: probability of mirroring left-right.
+        scale: range of the zoom; at 1 the picture's long side is `size`.
+        aspect: largest relative change of width : height.
+        rotate: largest angle, degrees.
+        light: largest change of brightness and contrast, 0..1.
+        colour: strength of the changes of saturation, hue and white balance, 0..1.
+        blur: probability of blur.
+        noise: probability of noise.
+        mosaic_scale: as `scale`, for pictures of a mosaic (0.5 fits a quadrant).
+        min_visible: objects of which less is left become `iscrowd`, see `clip_and_filter`.
+        min_side: objects with a shorter side, in pixels, become `iscrowd` too.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        flip: float = 0.5,
+        scale: tuple[float, float] = (0.6, 1.4),
+        aspect: float = 0.1,
+        rotate: float = 5.0,
+        light: float = 0.2,
+        colour: float = 0.2,
+        blur: float = 0.05,
+        noise: float = 0.1,
+        mosaic_scale: tuple[float, float] = (0.4, 1.0),
+        min_visible: float = 0.3,
+        min_side: float = 2.0,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, not {size}")
+        strengths = {"light": light, "colour": colour, "blur": blur, "noise": noise}
+        for name, value in strengths.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in 0..1, not {value}")
+        # Here, not at the top: albumentations is slow to import, and prediction does without it.
+        from detseg.data.augment.photometric import Photometric
+
+        self.size = size
+        self.geometry = Geometry(
+            flip=flip, scale=scale, aspect=aspect, rotate=rotate, min_visible=min_visible, min_side=min_side
+        )
+        self.mosaic_geometry = replace(self.geometry, scale=mosaic_scale)
+        self.photometric = Photometric(**strengths)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Augment one sample; the input is not changed."""
+        return self._finish(self.geometry(sample, (self.size, self.size), rng), rng)
+
+    def mosaic(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
+        """Four samples to one, each with its own geometry, then light, colour, blur and noise for all."""
+        return self._finish(mosaic(samples, self.size, rng, self.mosaic_geometry), rng)
+
+    def _finish(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return replace(sample, image=self.photometric(sample.image, rng))

@@ -1,0 +1,84 @@
+"""Puts the objects of formats with one annotation file per picture (VOC, YOLO) into `Annotations`."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations import Annotations, Category, Problem
+from detseg.data.polygons import SegmentsBuilder
+
+
+class Assembler:
+    """Collects pictures one after another, each with its objects, and builds `Annotations`."""
+
+    def __init__(self) -> None:
+        self.segments = SegmentsBuilder()
+        self.problems: list[Problem] = []
+        self._paths: list[str] = []
+        self._files: list[str] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._image_index = array("i")
+        self._boxes = array("d")
+        self._labels = array("i")
+        self._iscrowd = array("b")
+
+    def add_picture(self, path: str, file: str, size: tuple[int, int]) -> None:
+        """Add a picture: its path, the annotation file it may have, its width and height."""
+        self._paths.append(path)
+        self._files.append(file)
+        self._sizes.append(size)
+
+    def add_object(self, box: Sequence[float], label: int, iscrowd: bool = False) -> None:
+        """Add an object to the latest picture. The caller adds its outline, or nothing, to `segments`."""
+        self._image_index.append(len(self._paths) - 1)
+        self._boxes.extend(box)
+        self._labels.append(label)
+        self._iscrowd.append(iscrowd)
+
+    def add_problem(
+        self,
+        what: str,
+        remedy: str,
+        kind: str,
+        *,
+        severity: Literal["error", "warning"] = "error",
+        of_next_object: bool = False,
+    ) -> None:
+        """Note something wrong with the latest picture, or with the object that is added to it next."""
+        row = len(self._paths) - 1
+        number = len(self._image_index) + 1 if of_next_object else None
+        self.problems.append(
+            Problem(self._files[row], self._paths[row], number, what, remedy, severity, kind, image_index=row)
+        )
+
+    def build(self, categories: Sequence[Category], source: Path) -> Annotations:
+        """The dataset. Images and objects are numbered from 1 in reading order."""
+        boxes = np.array(self._boxes, dtype=np.float64).reshape(-1, 4)
+        return Annotations(
+            categories=tuple(categories),
+            image_ids=np.arange(1, len(self._paths) + 1, dtype=np.int64),
+            paths=np.array(self._paths, dtype=np.str_),
+            sizes=np.array(self._sizes, dtype=np.int32).reshape(-1, 2),
+            image_index=np.array(self._image_index, dtype=np.int32),
+            boxes=boxes,
+            labels=np.array(self._labels, dtype=np.int32),
+            iscrowd=np.array(self._iscrowd, dtype=np.bool_),
+            ids=np.arange(1, len(boxes) + 1, dtype=np.int64),
+            areas=box_areas(boxes),
+            segments=self.segments.build(),
+            source=str(source),
+            label_files=np.array(self._files, dtype=np.str_),
+            read_problems=tuple(self.problems),
+        )
+
+
+def box_areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas (M,) of boxes (M, 4) xyxy."""
+    with np.errstate(invalid="ignore"):  # inf - inf; validation reports such boxes
+        return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

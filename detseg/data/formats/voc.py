@@ -1,0 +1,220 @@
+"""Pascal VOC XML: reader and writer.
+
+VOC counts pixels from 1 and its xmax, ymax are the last pixels inside the box, so a VOC box
+(xmin, ymin, xmax, ymax) is (xmin - 1, ymin - 1, xmax, ymax) here. `difficult` becomes `iscrowd` (ignored).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree
+import numpy as np
+from defusedxml.common import DefusedXmlException
+
+from detseg.data.annotations import AnnotationError, Annotations, Category
+from detseg.data.formats.assemble import Assembler
+from detseg.data.formats.locate import (
+    PICTURE_EXTENSIONS,
+    FolderCache,
+    measure_pictures,
+    read_lines,
+)
+
+CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
+PICTURE_FOLDERS = ("JPEGImages", "images", "")
+EXTENSIONS = tuple(e for extension in PICTURE_EXTENSIONS for e in (extension, extension.upper()))
+
+
+def voc_splits(folder: Path) -> dict[str, Path]:
+    """The splits ("train", "val", ...) of a VOC folder with their lists in ImageSets/Main, without those per class."""
+    lists = {file.stem.lower(): file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}  # or Train.txt
+    return {split: lists[split] for split in ("test", "train", "trainval", "val") if split in lists}
+
+
+class _Object(NamedTuple):
+    name: str
+    corners: tuple[float, ...] | None  # xmin, ymin, xmax, ymax as written
+    difficult: bool
+
+
+class _Record(NamedTuple):
+    """What one XML file says."""
+
+    filename: str
+    path: str
+    size: tuple[int, int]  # width, height; zeros where the file has none
+    objects: list[_Object]
+
+
+def read_voc(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
+    """Read Pascal VOC annotations.
+
+    The categories are those of labels.txt or classes.txt (one name per line) where the folder has such a
+    file, otherwise all names in the folder's XML files, of any split, in alphabetical order. Ids are 1..K.
+
+    Args:
+        path: a VOC folder (Annotations/ with its subfolders, JPEGImages/, ImageSets/Main/), a folder of XML files,
+            or one file.
+        split: read the pictures that ImageSets/Main/<split>.txt lists; None reads every XML file.
+        images: the folder of the pictures; without it JPEGImages/, images/ and the XML's folder are tried.
+
+    Raises:
+        AnnotationError: a file is no VOC annotation; the message names it and the line.
+    """
+    path = Path(path)
+    xml_folder = path.parent if path.is_file() else path / "Annotations"
+    xml_folder = xml_folder if xml_folder.is_dir() else path
+    root = xml_folder.parent if xml_folder.name == "Annotations" else xml_folder
+    everything = [path] if path.is_file() else sorted(xml_folder.glob("**/*.xml" if xml_folder != root else "*.xml"))
+    if not everything:
+        raise AnnotationError(f"{path}: no XML files here and none in Annotations/")
+    chosen = everything if split is None else _listed(root, xml_folder, split)
+    records = {file: _record(file) for file in chosen}
+    names = _class_file(root, xml_folder)
+    if names is None:
+        others = (_record(file) for file in everything if file not in records)
+        found = {item.name for record in chain(records.values(), others) for item in record.objects}
+        names = sorted(found - {""})
+
+    folders = [Path(images)] if images is not None else [root / f for f in PICTURE_FOLDERS] + [xml_folder]
+    cache = FolderCache()
+    pictures = [
+        _picture(file, file.parent.relative_to(xml_folder), record, folders, cache) for file, record in records.items()
+    ]
+    declared = np.array([record.size for record in records.values()], dtype=np.int32).reshape(-1, 2)
+    sizes = measure_pictures(pictures, declared).tolist()
+    categories = [Category(number, name) for number, name in enumerate(names, 1)]
+    return _assemble(records, pictures, sizes, categories, path)
+
+
+def _assemble(
+    records: dict[Path, _Record],
+    pictures: list[str],
+    sizes: list[tuple[int, int]],
+    categories: list[Category],
+    source: Path,
+) -> Annotations:
+    assembler = Assembler()
+    labels = {category.name: label for label, category in enumerate(categories)}
+    for (file, record), picture, size in zip(records.items(), pictures, sizes, strict=True):
+        assembler.add_picture(picture, str(file), size)
+        for number, item in enumerate(record.objects, 1):
+            _add_object(item, number, labels, assembler)
+    return assembler.build(categories, source)
+
+
+def _listed(root: Path, xml_folder: Path, split: str) -> list[Path]:
+    """The XML files of a split. A line holds a name, or a name and 1, 0 or -1 in lists made per class."""
+    file = voc_splits(root).get(split, root / "ImageSets" / "Main" / f"{split}.txt")
+    if not file.is_file():
+        found = ", ".join(voc_splits(root)) or "none"
+        raise AnnotationError(f"{file}: no such list; the splits found in ImageSets/Main are: {found}")
+    chosen, absent = [], []
+    for line in read_lines(file):
+        names = [line, line.split()[0]]
+        xml = next((x for name in names if (x := xml_folder / f"{name}.xml").is_file()), None)
+        if xml is None:
+            absent.append(line)
+        else:
+            chosen.append(xml)
+    if absent:
+        raise AnnotationError(
+            f"{file}: {len(absent)} listed pictures have no XML file in {xml_folder}, "
+            f"the first is {absent[0]!r}. Remove these lines, or add the files (pictures without objects "
+            "have one without <object>)"
+        )
+    return chosen
+
+
+def _record(file: Path) -> _Record:
+    try:
+        tree = defusedxml.ElementTree.parse(file).getroot()
+    except ParseError as error:
+        line, column = error.position
+        raise AnnotationError(f"{file}: line {line}, column {column}: not well-formed XML: {error}") from error
+    except (DefusedXmlException, OSError, ValueError, LookupError) as error:
+        raise AnnotationError(f"{file}: cannot be read as XML: {error}") from error
+    if tree is None or tree.tag != "annotation":
+        raise AnnotationError(f"{file}: no VOC annotation, those have <annotation> as the outermost element")
+    objects = [
+        # VOC writes difficult as 0 or 1, some tools as False or true.
+        _Object(_text(e, "name"), _corners(e), _text(e, "difficult").lower() not in ("", "0", "false"))
+        for e in tree.findall("object")
+    ]
+    return _Record(_text(tree, "filename"), _text(tree, "path"), _size(tree, file), objects)
+
+
+def _text(element: Element, tag: str) -> str:
+    return (element.findtext(tag) or "").strip()
+
+
+def _corners(element: Element) -> tuple[float, ...] | None:
+    try:
+        return tuple(float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        return None
+
+
+def _size(tree: Element, file: Path) -> tuple[int, int]:
+    texts = [_text(tree, f"size/{side}") for side in ("width", "height")]
+    try:
+        width, height = (int(float(text)) if text else 0 for text in texts)
+    except (ValueError, OverflowError) as error:
+        raise AnnotationError(f"{file}: <size> holds {texts}, expected whole numbers of pixels") from error
+    return width, height
+
+
+def _class_file(root: Path, xml_folder: Path) -> list[str] | None:
+    for folder in (root, xml_folder):
+        for name in CLASS_FILES:
+            if (folder / name).is_file():
+                return _distinct(folder / name)
+    return None
+
+
+def _distinct(file: Path) -> list[str]:
+    names = read_lines(file)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise AnnotationError(f"{file}: names given twice: {', '.join(repeated)}")
+    return names
+
+
+def _picture(file: Path, place: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
+    """The picture of an XML file, which lies at `place` among the XML files: the one of its name, or its <filename>.
+
+    Its name counts for more where the two differ: files are renamed, and nobody corrects what is written in them.
+    """
+    given = PurePosixPath(record.filename.replace("\\", "/"))
+    named = [str(given), given.name, *(f"{given.name}{e}" for e in EXTENSIONS)] if given.name else []
+    own = [f"{file.stem}{e}" for e in EXTENSIONS]
+    names = named + own if file.stem in (given.name, given.stem) else own + named
+    for candidate in [place / name for name in names] + [Path(name) for name in names if place.name]:
+        for folder in folders:
+            path = str(folder / candidate)
+            if path in cache:
+                return path
+    if record.path and Path(record.path).is_file():
+        return record.path
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return str(folder / place / (given.name or f"{file.stem}.jpg"))
+
+
+def _add_object(item: _Object, number: int, labels: dict[str, int], assembler: Assembler) -> None:
+    if item.corners is None:
+        what = f"<object> {number} ({item.name or 'without name'}) has no <bndbox> with four numbers"
+        assembler.add_problem(what, "correct or remove it", "malformed-object")
+        return
+    label = labels.get(item.name, -1)
+    if label < 0:
+        what = f"<object> {number} has the name {item.name!r}, which is not in the list of classes"
+        remedy = "add the name to the list, correct it, or remove the object"
+        assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
+    x1, y1, x2, y2 = item.corners
+    assembler.add_object((x1 - 1, y1 - 1, x2, y2), label, item.difficult)
+    assembler.segments.add_nothing()

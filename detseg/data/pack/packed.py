@@ -1,0 +1,218 @@
+"""Packed data sets: one HDF5 file with resized raw pictures, read from disk as they are needed.
+
+    pictures = PackedPictures("flowers.h5", "train")
+    pictures[7]  # uint8 (H, W, 3)
+
+The form of the file is told in `detseg.data.pack.file`, whose `read_pack_info` tells what is in it; its annotations are
+read by `detseg.data.pack.sources`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations import AnnotationError
+from detseg.data.pack.file import (
+    PackInfo,
+    PackReader,
+    checked_array,
+    checked_common,
+    checked_dataset,
+    checked_info,
+    checked_offsets,
+    damaged,
+    of_task,
+    opened,
+)
+from detseg.data.pack.rows import PackRows
+from detseg.data.sample import IGNORE
+
+
+class PackedRows:
+    """Arrays of different shapes in one data set of a packed file; each is read when it is asked for.
+
+    Every process opens the file for itself, so instances can be used in forked workers, and be pickled.
+
+    Args:
+        path: the packed file.
+        split: one of its splits.
+        rows: positions in the split, in the order wanted; by default all.
+
+    Raises:
+        AnnotationError: as `read_pack_info`; or the split is missing, or damaged.
+    """
+
+    NAME, CHANNELS, DIGESTS = "pixels", 3, "picture_digests"
+
+    def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
+        self.path, self.split = str(path), split
+        with opened(path) as file:
+            self.info = _info_with(file, path, split)
+            count, size = self.info.splits[split], self.info.size
+            shapes = checked_common(file, self.info, split)["shapes"].astype(np.int64)
+            stored = checked_dataset(file, self.info, f"{split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
+            if stored.dtype != np.uint8:
+                raise damaged(self.info, f"{split}/{self.NAME} must be uint8, it is {stored.dtype}")
+            self.chunk = int(stored.chunks[0]) if stored.chunks else count
+            digests = checked_array(file, self.info, f"{split}/{self.DIGESTS}", "u", (count,))
+        self.rows = _checked_rows(rows, count)
+        self.digests: NDArray[np.uint64] = digests[self.rows]
+        self._shapes = shapes[self.rows]
+        self._reader = PackReader(path)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def place(self) -> str:
+        """Where the arrays are, as in `PictureCache`."""
+        return self.path
+
+    @property
+    def long_side(self) -> int:
+        """Of the arrays, in pixels, as in `PictureCache`."""
+        return self.info.size
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the arrays on disk."""
+        return float(self._shapes.prod(1).sum()) * self.CHANNELS / 1e6
+
+    def content(self) -> NDArray[np.generic]:
+        """What differs if an array does, as in `PictureCache`; nothing large is read for it."""
+        return self.digests
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The array at a position, (H, W, 3) for pictures, (H, W) for masks."""
+        height, width = (int(side) for side in self._shapes[index])
+        stop = height * width * self.CHANNELS
+        values = self._reader.rows(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
+        return values.reshape((height, width, self.CHANNELS) if self.CHANNELS > 1 else (height, width))
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(N,) positions in random order, chunk by chunk: for files on disks that are slow at jumping about.
+
+        The chunks come in random order, and within each its pictures. Less random than a permutation of all: a
+        set whose rows are sorted by class gives batches of few classes (`detseg pack` mixes them).
+        """
+        chunks = self.rows // self.chunk
+        places = rng.permutation(int(chunks.max(initial=0)) + 1)[chunks]
+        return np.lexsort((rng.random(len(self)), places)).astype(np.int64)
+
+    def close(self) -> None:
+        """Close the file; the next access opens it again."""
+        self._reader.close()
+
+
+class PackedPictures(PackedRows):
+    """The pictures of a split, uint8 (H, W, 3), in place of a `PictureCache`."""
+
+
+class PackedMasks(PackedRows):
+    """The label maps of a split, uint8 (H, W), 255 for "ignore", in place of a `MaskCache`.
+
+    Args:
+        path, split, rows: as of `PackedRows`.
+        labels: (256,) the label that a stored one means; by default itself.
+    """
+
+    NAME, CHANNELS, DIGESTS = "masks", 1, "mask_digests"
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        rows: NDArray[np.int64] | None = None,
+        labels: NDArray[np.uint8] | None = None,
+    ) -> None:
+        super().__init__(path, split, rows)
+        self.labels = labels
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The map at a position; raises AnnotationError if it holds what is no class."""
+        return _meaning(super().__getitem__(index), self.labels, self.info, f"{self.split}/masks", self.rows[index])
+
+
+class OriginalMasks:
+    """The label maps (H, W) of a split in the sizes of the original pictures, to judge predictions by.
+
+    Args:
+        path, split, rows, labels: as of `PackedMasks`.
+
+    Raises:
+        AnnotationError: as `PackedRows`; or the file is of another task.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        rows: NDArray[np.int64] | None = None,
+        labels: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self.split, self.labels = split, labels
+        with opened(path) as file:
+            self.info = of_task(_info_with(file, path, split), "segmentation")
+            self._sizes = checked_common(file, self.info, split)["sizes"]
+            self._offsets = checked_offsets(file, self.info, f"{split}/mask_offsets")
+            checked_dataset(file, self.info, f"{split}/original_masks", "u", (int(self._offsets[-1]),))
+        self.rows = _checked_rows(rows, self.info.splits[split])
+        self._reader = PackReader(path)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The map at a position; raises AnnotationError if it is damaged."""
+        row = int(self.rows[index])
+        width, height = (int(side) for side in self._sizes[row])
+        place = f"{self.split}/original_masks"
+        start, stop = self._offsets[row : row + 2].tolist()
+        unpacker = zlib.decompressobj()
+        try:
+            # One byte more than there may be, so that more is noticed and not kept.
+            values = unpacker.decompress(self._reader.rows(place, slice(start, stop)).tobytes(), height * width + 1)
+        except zlib.error as error:
+            raise damaged(self.info, f"{place}, mask {row}: {error}") from error
+        if len(values) != height * width:
+            raise damaged(self.info, f"{place}, mask {row} does not have the {width} x {height} pixels of its picture")
+        mask = np.frombuffer(values, np.uint8).reshape(height, width)
+        return _meaning(mask, self.labels, self.info, place, row)
+
+
+def picture_digests(pack: PackRows) -> NDArray[np.uint64]:
+    """(N,) of pictures in a packed file: equal where their original files were."""
+    with opened(pack.file) as file:
+        info = _info_with(file, pack.file, pack.split)
+        found = checked_array(file, info, f"{pack.split}/picture_digests", "u", (info.splits[pack.split],))
+    digests: NDArray[np.uint64] = found[pack.rows]
+    return digests
+
+
+def _info_with(file: object, path: str | Path, split: str) -> PackInfo:
+    """What a file that has to have a split says of itself."""
+    info = checked_info(file, Path(path))
+    if split not in info.splits:
+        raise AnnotationError(f"{path}: has no split {split!r}, only {', '.join(info.splits)}")
+    return info
+
+
+def _checked_rows(rows: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
+    chosen = np.arange(count) if rows is None else np.asarray(rows, np.int64)
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
+        raise IndexError(f"rows must lie in 0..{count - 1}, got {chosen.min()}..{chosen.max()}")
+    return chosen
+
+
+def _meaning(
+    mask: NDArray[np.uint8], labels: NDArray[np.uint8] | None, info: PackInfo, place: str, row: int
+) -> NDArray[np.uint8]:
+    """A stored map in the labels that are wanted; raises AnnotationError if it holds others than 0..K-1 and 255."""
+    highest = int(mask.max(initial=0, where=mask != IGNORE))
+    if highest >= len(info.categories):
+        raise damaged(info, f"{place}, mask {row} has the label {highest}, of {len(info.categories)} classes")
+    return mask if labels is None else labels[mask]

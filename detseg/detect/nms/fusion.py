@@ -1,0 +1,93 @@
+"""Weighted boxes fusion: several detectors' boxes, or one's under several views, averaged (Solovyev et al. 2021).
+
+Non-max suppression keeps the best of overlapping boxes and forgets the rest; fusion moves it to their mean, weighted by
+their scores, and lowers the score of what few of the models found (arXiv:1910.13302).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detseg.detect.nms.checks import check_kinds, check_numbers, check_threshold, numbers, to_arrays, whole_labels
+from detseg.detect.nms.greedy import Array
+
+
+def weighted_boxes_fusion(
+    boxes: Sequence[Array],
+    scores: Sequence[Array],
+    labels: Sequence[Array],
+    *,
+    weights: Sequence[float] | None = None,
+    iou_threshold: float = 0.55,
+    score_threshold: float = 0.0,
+    score: Literal["mean", "max"] = "mean",
+) -> tuple[Array, Array, Array]:
+    """Boxes (D, 4) float32, scores (D,) float32 and labels (D,) of all models' detections of one picture, best first.
+
+    Boxes go by falling score, each into the cluster of its label whose mean box it overlaps most, if by more than the
+    threshold, or into a new one. Torch in (any device), torch out; numpy in, numpy out.
+
+    Args:
+        boxes: of each model (or view) (N, 4) xyxy, all in the pixels of one picture.
+        scores: of each model (N,), none negative.
+        labels: of each model (N,) whole numbers.
+        weights: how much each model counts; 1 by default.
+        iou_threshold: in [0, 1].
+        score_threshold: boxes with lower scores are left out first.
+        score: of a cluster: the weighted "mean" of its boxes' scores, times the number of its boxes over that of the
+            models, at most 1; or the "max".
+
+    Raises:
+        ValueError: lists of different lengths, else as `detseg.detect.nms.greedy`; the message begins with the model.
+    """
+    from detseg.detect.nms.fusion_loop import fuse
+
+    models = len(boxes)
+    if models == 0 or not len(scores) == len(labels) == models:
+        counts = f"{models}, {len(scores)} and {len(labels)}"
+        raise ValueError(f"give boxes, scores and labels of the same models, at least of one; got {counts}")
+    shares = np.ones(models, np.float32) if weights is None else np.asarray(weights, np.float32)
+    if shares.shape != (models,) or not ((shares > 0) & np.isfinite(shares)).all():
+        raise ValueError(f"weights must be {models} positive numbers, one for each model, got {weights}")
+    if score not in ("mean", "max"):
+        raise ValueError(f"score must be 'mean' or 'max', got {score!r}")
+    threshold = check_threshold(iou_threshold, score_threshold)
+    parts = [_checked(model, *given) for model, given in enumerate(zip(boxes, scores, labels, strict=True))]
+    places = ["numpy" if isinstance(given, np.ndarray) else f"torch on {given.device}" for given in boxes]
+    if len(set(places)) > 1:
+        raise ValueError(f"all models must give numpy arrays, or tensors on one device, got {', '.join(places)}")
+    all_boxes, all_scores, all_labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    owners = np.repeat(np.arange(models), [len(part[1]) for part in parts])
+    weighted = all_scores * shares[owners]
+    order = np.argsort(-weighted, kind="stable")
+    order = order[all_scores[order] >= score_threshold]
+    order = order[np.argsort(all_labels[order], kind="stable")]
+    fused, new, found, kinds = fuse(all_boxes, weighted, all_labels, order, threshold, score == "max")
+    new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
+    best = np.argsort(-new, kind="stable")
+    result = fused[best], new[best].astype(np.float32), kinds[best]
+    first = boxes[0]
+    if isinstance(first, Tensor):
+        return tuple(torch.from_numpy(part).to(first.device) for part in result)  # type: ignore[return-value]
+    return result
+
+
+def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One model's boxes and scores in float32 and labels in int64."""
+    given = {"boxes": boxes, "scores": scores, "labels": labels}
+    try:
+        check_kinds(given)
+        arrays = to_arrays(given)
+        check_numbers(arrays["boxes"], arrays["scores"], arrays["labels"])
+        if arrays["labels"].dtype.kind == "f" and len(labels):
+            raise ValueError(f"labels must be whole numbers, got {arrays['labels'].dtype}")
+        if (arrays["scores"] < 0).any():
+            raise ValueError(f"scores[{int((arrays['scores'] < 0).argmax())}] is negative")
+    except ValueError as error:
+        raise ValueError(f"model {model}: {error}") from error
+    empty = len(arrays["scores"]) == 0  # empty arrays are float64 unless one says otherwise
+    kinds = np.empty(0, np.int64) if empty else whole_labels(arrays["labels"])
+    return numbers(arrays["boxes"], np.float32), arrays["scores"].astype(np.float32), kinds

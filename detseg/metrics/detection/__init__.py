@@ -1,0 +1,1 @@
+"""Detection metrics: COCO and VOC average precision, error analysis, confusion matrix."""

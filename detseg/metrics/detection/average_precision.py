@@ -1,0 +1,281 @@
+"""How good are these detections? COCO average precision: the 12 figures, per class, and the curves.
+
+The figures are pycocotools' own. One thing is mended: pycocotools takes an annotation with the id 0 for "not
+matched", so that even perfect detections of it count as false; here the ids play no part.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.metrics.detection import loops as kernels
+from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
+from detseg.metrics.detection.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
+from detseg.metrics.detection.records import none_for_nan
+
+__all__ = [
+    "FIGURES",
+    "RECALL_LEVELS",
+    "ClassMetrics",
+    "DetectionMetrics",
+    "Detections",
+    "PrecisionRecall",
+    "evaluate_detections",
+    "measure",
+]
+
+
+def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
+    """Names of the figures in COCO's order, of which there are 9 and one for each of `max_detections`."""
+    precisions = ("AP", "AP50", "AP75", *(f"AP_{size}" for size in AREAS[1:]))
+    return (*precisions, *(f"AR{most}" for most in max_detections), *(f"AR_{size}" for size in AREAS[1:]))
+
+
+# The 12 figures in COCO's order. AP: mean over IoU 0.50, 0.55, … 0.95; AR1, AR10, AR100: recall with at most
+# so many detections a picture and class; small up to 32², medium up to 96² square pixels.
+FIGURES = figure_names(MAX_DETECTIONS)
+RECALL_LEVELS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class. The figures are NaN when it has no objects; crowd regions do not count as objects."""
+
+    name: str
+    category_id: int
+    ap: float  # mean over the IoU thresholds
+    ap50: float
+    ar: float  # mean recall with the most detections a picture, COCO: 100
+    objects: int
+    pictures: int  # pictures with at least one of the objects
+    figures: Mapping[str, float] = field(default_factory=dict)  # of this class, by the names of the 12
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecall:
+    """Precision at R = 101 levels of recall, for T IoU thresholds and K classes.
+
+    A precision is the best one at this recall or any higher, 0 where the recall is never reached, and NaN for
+    a class without objects.
+    """
+
+    recall: NDArray[np.float64]  # (R,) 0, 0.01, … 1
+    precision: NDArray[np.float64]  # (T, K, R)
+    scores: NDArray[np.float64]  # (T, K, R) score of the detection that first reaches the recall
+    mean: NDArray[np.float64]  # (T, R) over the classes
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionMetrics:
+    """What `evaluate_detections` found.
+
+    `stats` holds the 12 figures in COCO's order, -1 where there are no objects to judge by, exactly as
+    pycocotools prints them; the properties and `figures()` say NaN there instead. With other
+    `max_detections` there are as many AR figures as numbers were given; AP50 and AP75 are NaN when their IoU
+    is not among the thresholds.
+    """
+
+    iou_type: IoUType
+    stats: tuple[float, ...]  # (12,), see FIGURES
+    per_class: tuple[ClassMetrics, ...]  # (K,) in the order of the ground truth's categories
+    precision_recall: PrecisionRecall
+    iou_thresholds: NDArray[np.float64]  # (T,)
+    pictures: int
+    objects: int  # without crowd regions
+    detections: int
+    matches: Matches = field(repr=False)  # which detection found an object; not in `to_dict`
+
+    @property
+    def map(self) -> float:
+        """mAP@[.5:.95], the mean over classes and IoU thresholds."""
+        return self.figures()["AP"]
+
+    @property
+    def map50(self) -> float:
+        """mAP at IoU 0.50."""
+        return self.figures()["AP50"]
+
+    @property
+    def map75(self) -> float:
+        """mAP at IoU 0.75."""
+        return self.figures()["AP75"]
+
+    def figures(self) -> dict[str, float]:
+        """The 12 figures by name; NaN where there is nothing to judge by."""
+        names = figure_names(self.matches.max_detections)
+        return {n: math.nan if v == -1 else v for n, v in zip(names, self.stats, strict=True)}
+
+    def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
+        """Everything as plain Python for `json.dump`, NaN as None; `curves` adds those of every class."""
+        curve = self.precision_recall
+        content: dict[str, Any] = {
+            "iou_type": self.iou_type,
+            "pictures": self.pictures,
+            "objects": self.objects,
+            "detections": self.detections,
+            "stats": list(self.stats),
+            "figures": self.figures(),
+            "per_class": [asdict(row) for row in self.per_class],
+            "iou_thresholds": self.iou_thresholds.tolist(),
+            "precision_recall": {"recall": curve.recall.tolist(), "mean": curve.mean.tolist()},
+        }
+        if curves:
+            content["precision_recall"] |= {
+                "precision": curve.precision.tolist(),
+                "scores": curve.scores.tolist(),
+            }
+        without_nan: dict[str, Any] = none_for_nan(content)
+        return without_nan
+
+
+def evaluate_detections(
+    ground_truth: str | Path | dict[str, Any] | Any,
+    detections: str | Path | list[dict[str, Any]] | Detections,
+    iou_type: IoUType = "bbox",
+    *,
+    iou_thresholds: ArrayLike | None = None,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    class_agnostic: bool = False,
+) -> DetectionMetrics:
+    """Compare detections with the ground truth the COCO way.
+
+    Args:
+        ground_truth: path to a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
+        detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`. None at
+            all is fine and gives zeros.
+        iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
+        iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
+        max_detections: AR is told for each of these numbers of detections a picture and class, the largest
+            holds for everything else.
+        class_agnostic: leave the classes out: how well are objects found, whatever they are taken for?
+
+    Raises:
+        ValueError: a file cannot be read, lacks something, holds NaN, or the detections belong to images or
+            categories that the ground truth does not list, or an option is out of its range; the message
+            names the item.
+    """
+    if iou_type not in ("bbox", "segm"):
+        raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
+    truth = read_truth(ground_truth, iou_type)
+    return measure(
+        truth,
+        read_found(detections, truth, iou_type),
+        iou_type,
+        iou_thresholds=iou_thresholds,
+        max_detections=max_detections,
+        class_agnostic=class_agnostic,
+    )
+
+
+def measure(
+    truth: Truth,
+    found: Found,
+    iou_type: IoUType,
+    *,
+    iou_thresholds: ArrayLike | None = None,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    class_agnostic: bool = False,
+) -> DetectionMetrics:
+    """`evaluate_detections` of input that is read and checked already."""
+    matches = match(
+        truth,
+        found,
+        iou_type,
+        iou_thresholds=IOU_THRESHOLDS if iou_thresholds is None else iou_thresholds,
+        max_detections=max_detections,
+        class_agnostic=class_agnostic,
+    )
+    counts = matches.object_counts()
+    precision, reached, recall = kernels.accumulate(
+        matches.status,
+        matches.label_start,
+        matches.rank,
+        counts,
+        RECALL_LEVELS,
+        np.array(matches.max_detections, dtype=np.int64),
+    )
+    table = _class_figures(matches.iou_thresholds, precision, recall)
+    with_objects = counts > 0  # (A, K)
+    curves = precision[0][:, with_objects[0]]
+    return DetectionMetrics(
+        iou_type=iou_type,
+        stats=tuple(_means(table, with_objects, len(matches.max_detections))),
+        per_class=_per_class(truth, matches, table, class_agnostic),
+        precision_recall=PrecisionRecall(
+            recall=RECALL_LEVELS.copy(),
+            precision=precision[0],
+            scores=_scores(matches, reached[0], with_objects[0]),
+            mean=curves.mean(axis=1) if curves.size else np.full(precision.shape[1::2], np.nan),
+        ),
+        iou_thresholds=matches.iou_thresholds,
+        pictures=matches.pictures,
+        objects=int((~truth.iscrowd).sum()),
+        detections=len(found.scores),
+        matches=matches,
+    )
+
+
+def _class_figures(
+    thresholds: NDArray[np.float64], precision: NDArray[np.float64], recall: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(F, K) the figures of every class in COCO's order; NaN where there is nothing to judge by.
+
+    Args:
+        thresholds: (T,)
+        precision: (A, T, K, R)
+        recall: (A, T, K, L)
+    """
+    nothing = np.full(precision.shape[2], np.nan)
+    by_threshold = precision.mean(axis=3)  # (A, T, K)
+    ap, ar = by_threshold.mean(axis=1), recall.mean(axis=1)  # (A, K), (A, K, L)
+    at = [np.flatnonzero(np.isclose(thresholds, value, rtol=0, atol=1e-9)) for value in (0.5, 0.75)]
+    single = [by_threshold[0, t[0]] if len(t) else nothing for t in at]
+    return np.stack([ap[0], *single, *ap[1:], *ar[0].T, *ar[1:, :, -1]])
+
+
+def _means(table: NDArray[np.float64], with_objects: NDArray[np.bool_], limits: int) -> list[float]:
+    """Figures (F, K) of the classes averaged over those with objects of that size; -1 where there are none."""
+    areas = [0, 0, 0, 1, 2, 3, *[0] * limits, 1, 2, 3]
+    chosen = [row[with_objects[area]] for row, area in zip(table, areas, strict=True)]
+    return [float(row.mean()) if row.size and not np.isnan(row).any() else -1.0 for row in chosen]
+
+
+def _scores(matches: Matches, reached: NDArray[np.int64], with_objects: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(T, K, R) scores of the detections `reached`; 0 where there is none, NaN for classes without objects."""
+    scores = np.append(matches.scores, 0.0)[reached]  # -1 takes the last one
+    scores[:, ~with_objects] = np.nan
+    return scores
+
+
+def _per_class(
+    truth: Truth, matches: Matches, table: NDArray[np.float64], class_agnostic: bool
+) -> tuple[ClassMetrics, ...]:
+    names = ("all classes",) if class_agnostic else truth.names
+    ids = [-1] if class_agnostic else truth.category_ids.tolist()
+    figure = figure_names(matches.max_detections)
+    real = ~truth.iscrowd
+    labels, images = matches.object_labels[real], matches.object_images[real]
+    objects = np.bincount(labels, minlength=len(names))
+    pairs = np.unique(labels.astype(np.int64) * matches.pictures + images)
+    pictures = np.bincount(pairs // matches.pictures, minlength=len(names))
+    rows = []
+    for k, (name, category) in enumerate(zip(names, ids, strict=True)):
+        figures = dict(zip(figure, table[:, k].tolist(), strict=True))
+        rows.append(
+            ClassMetrics(
+                name=name,
+                category_id=category,
+                ap=figures["AP"],
+                ap50=figures["AP50"],
+                ar=figures[f"AR{matches.max_detections[-1]}"],
+                objects=int(objects[k]),
+                pictures=int(pictures[k]),
+                figures=figures,
+            )
+        )
+    return tuple(rows)

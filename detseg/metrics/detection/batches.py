@@ -1,0 +1,122 @@
+"""Predictions and targets of a batch, one dict a picture, brought to flat arrays and checked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.detection.inputs import IoUType
+from detseg.metrics.detection.records import Rle, as_numpy, check_boxes, check_known, mask_areas, read_numbers, to_xywh
+
+Rows = Sequence[Mapping[str, Any]]
+Columns = dict[str, Any]  # arrays by name; `masks` is a list
+Place = Callable[[int], str]  # what a message calls picture i
+
+
+def prediction_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, iou_type: IoUType) -> Columns:
+    """counts (n,) of n pictures, and of all D detections boxes (D, 4) xyxy, labels, scores and maybe masks.
+
+    Raises:
+        ValueError: something is missing, has the wrong shape, is not finite or out of range; the message names
+            the picture.
+    """
+    batch = _Batch(rows, image_ids, "prediction")
+    columns = _boxes_and_labels(batch, classes, iou_type)
+    columns["scores"] = read_numbers(batch.flat("scores"), batch.label, "score")
+    return columns
+
+
+def target_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, iou_type: IoUType) -> Columns:
+    """Like `prediction_columns` for objects; with iscrowd and areas in place of scores."""
+    batch = _Batch(rows, image_ids, "target")
+    columns = _boxes_and_labels(batch, classes, iou_type)
+    boxes = to_xywh(columns["boxes"])
+    areas = boxes[:, 2] * boxes[:, 3] if iou_type == "bbox" else mask_areas(columns["masks"])
+    own = np.split(areas, np.cumsum(batch.counts)[:-1]) if len(rows) else []
+    batch.rows = [
+        {"area": area, "iscrowd": np.zeros(len(area), bool), **row} for row, area in zip(rows, own, strict=True)
+    ]
+    columns["iscrowd"] = batch.flat("iscrowd").astype(bool)
+    columns["areas"] = read_numbers(batch.flat("area"), batch.label, "area")
+    return columns
+
+
+class _Batch:
+    """The dicts of some pictures and how a message calls their parts."""
+
+    def __init__(self, rows: Rows, image_ids: NDArray[np.int64], what: str) -> None:
+        self.rows, self._image_ids, self._what = rows, image_ids, what
+        shapes = [np.shape(self.entry(i, "labels")) for i in range(len(rows))]
+        for i, shape in enumerate(shapes):
+            if len(shape) != 1:
+                raise ValueError(f"{self.place(i)}: labels must have shape (M,), got {tuple(shape)}")
+        self.counts = np.array([shape[0] for shape in shapes], dtype=np.int64)
+
+    def place(self, i: int) -> str:
+        return f"image {self._image_ids[i]}: the {self._what}"
+
+    def label(self, item: int) -> str:
+        ends = np.cumsum(self.counts)
+        i = int(np.searchsorted(ends, item, side="right"))
+        return f"{self.place(i)}, entry {item - ends[i] + self.counts[i]}"
+
+    def entry(self, i: int, name: str) -> Any:
+        row = self.rows[i]
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{self.place(i)} must be a dict, got {type(row).__name__}")
+        if name not in row:
+            raise ValueError(f"{self.place(i)} has no {name!r}; it has {', '.join(map(str, row))}")
+        return row[name]
+
+    def flat(self, name: str, *shape: int) -> NDArray[Any]:
+        """(sum of M, *shape) the entries of all pictures."""
+        values = [self.entry(i, name) for i in range(len(self.rows))]
+        for i, (value, count) in enumerate(zip(values, self.counts.tolist(), strict=True)):
+            got = tuple(np.shape(value))
+            if got != (count, *shape) and not (count == 0 and 0 in got):
+                raise ValueError(
+                    f"{self.place(i)}: {name} must have shape {(count, *shape)} like the labels, got {got}"
+                )
+        values = [value for value, count in zip(values, self.counts, strict=True) if count]
+        if not values:
+            return np.zeros((0, *shape))
+        if all(hasattr(value, "detach") for value in values):
+            import torch
+
+            return np.asarray(as_numpy(torch.cat(values)))  # one transfer from a GPU, not one a picture
+        return np.concatenate([as_numpy(value) for value in values])
+
+
+def _boxes_and_labels(batch: _Batch, classes: int, iou_type: IoUType) -> Columns:
+    columns: Columns = {"counts": batch.counts, "boxes": batch.flat("boxes", 4).astype(np.float64)}
+    check_boxes(to_xywh(columns["boxes"]), batch.label)
+    labels = batch.flat("labels")
+    if labels.size and labels.dtype.kind not in "iu":
+        raise ValueError(f"{batch.label(0)}: labels must be whole numbers, got {labels.dtype}")
+    columns["labels"] = labels.astype(np.int64)
+    check_known(columns["labels"], np.arange(classes), batch.label, "label", f"it is outside 0..{classes - 1}")
+    if iou_type == "segm":
+        masks = [_masks(batch.entry(i, "masks"), int(n), batch.place(i)) for i, n in enumerate(batch.counts)]
+        columns["masks"] = [mask for of_picture in masks for mask in of_picture]
+    return columns
+
+
+def _masks(masks: Any, count: int, place: str) -> list[Rle]:
+    """Run lengths of `count` masks (M, H, W), or those given."""
+    if len(masks) != count:
+        raise ValueError(f"{place}: {len(masks)} masks for {count} labels")
+    if count == 0:
+        return []
+    from pycocotools import mask as coco_mask
+
+    if isinstance(masks, list | tuple) and isinstance(masks[0], Mapping):
+        plain = [isinstance(mask["counts"], list) for mask in masks]
+        return [dict(coco_mask.frPyObjects(m, *m["size"]) if p else m) for m, p in zip(masks, plain, strict=True)]
+    array = np.stack([as_numpy(mask) for mask in masks]) if isinstance(masks, list | tuple) else as_numpy(masks)
+    if array.ndim != 3 or array.dtype.kind not in "biu":
+        raise ValueError(
+            f"{place}: masks must be bool of shape (M, height, width), got {array.dtype} {array.shape}; cut "
+            "probabilities at a threshold first, such as masks[:, 0] > 0.5"
+        )
+    return list(coco_mask.encode(np.asfortranarray((array != 0).astype(np.uint8).transpose(1, 2, 0))))

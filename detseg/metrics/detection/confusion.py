@@ -1,0 +1,183 @@
+"""Which class is taken for which, and from which score on a detection is best believed."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
+from detseg.metrics.detection.loops import compiled
+from detseg.metrics.detection.matching import Matches
+from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
+from detseg.metrics.detection.records import none_for_nan
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """How often objects of one class were detected as another.
+
+    `counts[i, j]` objects of class i were detected as class j. The last row counts detections where there is no
+    object, the last column objects that were not detected.
+    """
+
+    counts: NDArray[np.int64]  # (K + 1, K + 1)
+    names: tuple[str, ...]  # (K,)
+    score_threshold: float
+    iou_threshold: float
+
+    def most_frequent(self, most: int = 10) -> list[tuple[str, str, int]]:
+        """(true class, detected class, count) of the commonest mix-ups of two classes, the commonest first."""
+        between = self.counts[:-1, :-1] * (1 - np.eye(len(self.names), dtype=np.int64))
+        order = np.argsort(-between, axis=None, kind="stable")[:most]
+        rows, columns = np.unravel_index(order, between.shape)
+        return [
+            (self.names[i], self.names[j], int(between[i, j]))
+            for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
+            if between[i, j]
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python; rows are the true classes, columns the detected ones."""
+        return {
+            "score_threshold": self.score_threshold,
+            "iou_threshold": self.iou_threshold,
+            "classes": [*self.names, "background"],
+            "counts": self.counts.tolist(),
+        }
+
+
+@dataclass(frozen=True)
+class BestThreshold:
+    """The score with the best F1: believe detections from this score on."""
+
+    score: float  # NaN where nothing is found at all
+    precision: float
+    recall: float
+    f1: float  # harmonic mean of the two; all are NaN for a class without objects
+
+
+@dataclass(frozen=True)
+class BestThresholds:
+    """The best score for each class, and the best one for all classes together."""
+
+    overall: BestThreshold
+    per_class: tuple[BestThreshold, ...]  # (K,)
+    iou_threshold: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python, NaN as None."""
+        content: dict[str, Any] = none_for_nan(asdict(self))
+        return content
+
+
+def confusion_matrix(
+    ground_truth: Any,
+    detections: Any,
+    iou_type: IoUType = "bbox",
+    *,
+    score_threshold: float,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+) -> Confusion:
+    """Match detections with objects whatever their classes, and count which class was detected as which.
+
+    In each picture the pair with the highest IoU is matched first, then the next of those still free; of equal
+    ones the better scored detection. Detections that match nothing but lie in a crowd region of their class are
+    not counted, nor are crowd regions.
+
+    Args:
+        ground_truth, detections, iou_type: as in `evaluate_detections`.
+        score_threshold: detections below are left out. A low one fills the last row with weak detections.
+        iou_threshold: pairs below are not matched; above 0.
+        max_detections: the best so many of each picture and class take part.
+
+    Raises:
+        ValueError: as `evaluate_detections`; or `iou_threshold` is not in (0, 1].
+    """
+    truth = read_truth(ground_truth, iou_type)
+    found = read_found(detections, truth, iou_type)
+    overlaps = find_overlaps(truth, found, iou_type, at_least=iou_threshold, max_detections=max_detections)
+    return confusion_of(overlaps, truth.names, score_threshold=score_threshold, iou_threshold=iou_threshold)
+
+
+def confusion_of(
+    overlaps: Overlaps, names: tuple[str, ...], *, score_threshold: float, iou_threshold: float = 0.5
+) -> Confusion:
+    """The same from overlaps that were found with `at_least` up to `iou_threshold`."""
+    o, classes = overlaps, overlaps.classes
+    detection = o.detection_of_pair()
+    counted = o.scores >= score_threshold
+    near = counted[detection] & (o.ious >= min(iou_threshold, 1 - 1e-10))
+    crowd = o.iscrowd[o.objects]
+    pairs = np.flatnonzero(near & ~crowd)
+    pairs = pairs[np.argsort(-o.ious[pairs], kind="stable")]
+    partner = _match_greedily(detection[pairs], o.objects[pairs], len(o.scores), len(o.iscrowd))
+
+    excused = np.zeros(len(o.scores), dtype=bool)
+    excused[detection[near & crowd & (o.object_labels[o.objects] == o.labels[detection])]] = True
+    matched = partner >= 0
+    lone = counted & ~matched & ~excused
+    unfound = ~o.iscrowd
+    unfound[partner[matched]] = False
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    np.add.at(counts, (o.object_labels[partner[matched]], o.labels[matched]), 1)
+    counts[-1, :-1] = np.bincount(o.labels[lone], minlength=classes)
+    counts[:-1, -1] = np.bincount(o.object_labels[unfound], minlength=classes)
+    return Confusion(counts, names, score_threshold, iou_threshold)
+
+
+@compiled
+def _match_greedily(
+    detection: NDArray[Any], objects: NDArray[Any], detections: int, number_of_objects: int
+) -> NDArray[Any]:
+    """The object of each detection, or -1: pairs (P,) are taken in their order while both sides are free."""
+    partner = np.full(detections, -1, np.int64)
+    taken = np.zeros(number_of_objects, np.bool_)
+    for pair in range(len(detection)):
+        if partner[detection[pair]] < 0 and not taken[objects[pair]]:
+            partner[detection[pair]] = objects[pair]
+            taken[objects[pair]] = True
+    return partner
+
+
+# ------------------------------------------------------------------ best thresholds
+
+
+def best_thresholds(matches: Matches, iou_threshold: float = 0.5) -> BestThresholds:
+    """From which score on to believe the detections of each class: where F1 is best.
+
+    Of several equally good scores the highest is given. Matching goes by falling score, so the detections above a
+    score are matched as if those below had never been there.
+
+    Raises:
+        ValueError: the matches were not made at this IoU threshold.
+    """
+    at = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
+    if not len(at):
+        raise ValueError(f"no matches at IoU {iou_threshold}; there are {matches.iou_thresholds.tolist()}")
+    status, start = matches.status[0, at[0]], matches.label_start
+    objects = np.bincount(matches.object_labels[matches.counted[0]], minlength=matches.classes)
+    per_class = tuple(
+        _best_threshold(matches.scores[start[k] : start[k + 1]], status[start[k] : start[k + 1]], int(objects[k]))
+        for k in range(matches.classes)
+    )
+    order = np.argsort(-matches.scores, kind="stable")
+    overall = _best_threshold(matches.scores[order], status[order], int(objects.sum()))
+    return BestThresholds(overall, per_class, iou_threshold)
+
+
+def _best_threshold(scores: NDArray[np.float64], status: NDArray[np.int8], objects: int) -> BestThreshold:
+    """The best cut through detections (D,) sorted by falling score; equal scores stay together."""
+    nan = float("nan")
+    if objects == 0:
+        return BestThreshold(nan, nan, nan, nan)
+    judged = status >= 0
+    scores, hits = scores[judged], np.cumsum(status[judged])
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], np.ones(min(1, len(scores)), dtype=bool)))
+    if not len(last) or hits[-1] == 0:
+        return BestThreshold(nan, nan, 0.0, 0.0)
+    f1 = 2 * hits[last] / (last + 1 + objects)
+    best = int(f1.argmax())
+    cut = last[best]
+    return BestThreshold(float(scores[cut]), float(hits[cut] / (cut + 1)), float(hits[cut] / objects), float(f1[best]))

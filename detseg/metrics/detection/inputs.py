@@ -1,0 +1,381 @@
+"""Ground truth and detections, from whatever form they come in, checked and brought to flat arrays.
+
+Ground truth: a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
+Detections: a COCO results JSON file, its content as a list of dicts, or `Detections`.
+Boxes stay (x, y, width, height) in float64 here, as COCO files have them: going to corners and back would
+cost the last digit, and an IoU that equals a threshold would fall to the other side.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.detection.columns import FoundColumns, TruthColumns, quick_results, quick_truth
+from detseg.metrics.detection.records import (
+    Label,
+    Rle,
+    as_numpy,
+    check_boxes,
+    check_known,
+    mask_areas,
+    parse_json,
+    read_boxes,
+    read_bytes,
+    read_column,
+    read_ids,
+    read_masks,
+    read_numbers,
+    to_xywh,
+    whole_numbers,
+)
+
+IoUType = Literal["bbox", "segm"]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a detector found in many pictures, as flat arrays over D detections, in any order.
+
+    `image_ids` and `category_ids` are the dataset's own ids, not positions; boxes are xyxy in the pictures'
+    pixels. Lists and torch tensors are turned into arrays.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+
+    image_ids: NDArray[np.int64]  # (D,)
+    category_ids: NDArray[np.int64]  # (D,)
+    boxes: NDArray[np.float64]  # (D, 4) xyxy
+    scores: NDArray[np.float64]  # (D,)
+    masks: Sequence[Rle] | None = None  # (D,) COCO run lengths, for iou_type="segm"
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        for name in ("image_ids", "category_ids"):
+            object.__setattr__(self, name, whole_numbers(as_numpy(getattr(self, name)), f"Detections.{name}"))
+        boxes = np.asarray(as_numpy(self.boxes), dtype=np.float64)
+        object.__setattr__(self, "boxes", boxes.reshape(0, 4) if boxes.size == 0 else boxes)
+        object.__setattr__(self, "scores", np.asarray(as_numpy(self.scores), dtype=np.float64))
+        shapes = {"image_ids": (count,), "category_ids": (count,), "boxes": (count, 4), "scores": (count,)}
+        for name, shape in shapes.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise ValueError(f"Detections.{name} must have shape {shape} like the scores, got {found}")
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"Detections.masks must have {count} entries, got {len(self.masks)}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        predictions: Iterable[Mapping[str, Any]],
+        image_ids: Iterable[int],
+        category_ids: Sequence[int],
+    ) -> "Detections":
+        """From one prediction a picture: a dict of `boxes` (M, 4), `scores` (M,) and `labels` (M,).
+
+        Args:
+            predictions: what a model returns (torch or numpy), in the order of `image_ids`.
+            image_ids: the dataset's own id of each picture.
+            category_ids: (K,) the dataset's own id of each label 0..K-1.
+
+        Raises:
+            ValueError: not as many predictions as image ids, or a label outside 0..K-1.
+        """
+        ids = list(image_ids)
+        rows = [[as_numpy(p[name]) for name in ("boxes", "scores", "labels")] for p in predictions]
+        if len(rows) != len(ids):
+            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each picture")
+        counts = [len(scores) for _, scores, _ in rows]
+        labels = np.concatenate([np.zeros(0, np.int64), *(row[2] for row in rows)]).astype(np.int64)
+        owners = np.repeat(np.array(ids, dtype=np.int64), counts)
+        outside = (labels < 0) | (labels >= len(category_ids))
+        if outside.any():
+            first = int(outside.argmax())
+            raise ValueError(f"image {owners[first]}: label {labels[first]} is outside 0..{len(category_ids) - 1}")
+        return cls(
+            image_ids=owners,
+            category_ids=np.array(category_ids, dtype=np.int64)[labels],
+            boxes=np.concatenate([np.zeros((0, 4)), *(row[0].astype(np.float64) for row in rows)]),
+            scores=np.concatenate([np.zeros(0), *(row[1].astype(np.float64) for row in rows)]),
+        )
+
+    def to_results(self) -> list[dict[str, Any]]:
+        """The same as COCO results, ready for `json.dump`: image_id, category_id, bbox (xywh), score."""
+        columns = (self.image_ids, self.category_ids, to_xywh(self.boxes), self.scores)
+        results = [
+            {"image_id": image, "category_id": category, "bbox": box, "score": score}
+            for image, category, box, score in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+        for result, mask in zip(results, self.masks or (), strict=False):
+            counts = mask["counts"]
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            result["segmentation"] = {"size": list(mask["size"]), "counts": text}
+        return results
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Checked ground truth: N images, K categories, M objects."""
+
+    image_ids: NDArray[np.int64]  # (N,)
+    sizes: list[tuple[int, int]]  # (N,) height, width; 0 where unknown
+    category_ids: NDArray[np.int64]  # (K,) in the dataset's own order
+    names: tuple[str, ...]  # (K,)
+    object_images: NDArray[np.int64]  # (M,) image ids
+    object_categories: NDArray[np.int64]  # (M,) category ids
+    boxes: NDArray[np.float64]  # (M, 4) xywh
+    areas: NDArray[np.float64]  # (M,) decides between small, medium and large
+    iscrowd: NDArray[np.bool_]  # (M,)
+    masks: Sequence[Rle] | None  # (M,), only for segm
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Checked detections, D of them, all of known images and categories."""
+
+    image_ids: NDArray[np.int64]  # (D,)
+    category_ids: NDArray[np.int64]  # (D,)
+    boxes: NDArray[np.float64]  # (D, 4) xywh
+    areas: NDArray[np.float64]  # (D,)
+    scores: NDArray[np.float64]  # (D,)
+    masks: Sequence[Rle] | None  # (D,), only for segm
+
+
+# ------------------------------------------------------------------ ground truth
+
+
+def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
+    """Ground truth in any of its forms, or read already; raises ValueError that names file, item and what is wrong."""
+    if isinstance(ground_truth, Truth):
+        return ground_truth
+    place = "ground truth"
+    if isinstance(ground_truth, str | Path):
+        place = str(ground_truth)
+        content = read_bytes(Path(ground_truth))
+        columns = quick_truth(content, iou_type == "segm")
+        if columns is not None:
+            try:
+                return _truth_from_columns(columns, place, str)
+            except ValueError:
+                pass  # below it happens again, with the item's own id in the message
+        ground_truth = parse_json(content, Path(ground_truth))
+    if isinstance(ground_truth, dict):
+        return _truth_from_coco(ground_truth, place, iou_type)
+    if isinstance(ground_truth, list):
+        raise ValueError(
+            f"{place} holds a list, as detections do; ground truth is a COCO dict of images, annotations and "
+            "categories (were the two exchanged?)"
+        )
+    if not hasattr(ground_truth, "image_index"):
+        raise ValueError(
+            "ground truth must be a path to COCO JSON, a COCO dict or detseg.data.Annotations, got "
+            f"{type(ground_truth).__name__}"
+        )
+    return _truth_from_annotations(ground_truth, iou_type)
+
+
+def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> Truth:
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content.get(part), list):
+            raise ValueError(f"{place}: no list {part!r}; it has {', '.join(map(str, content)) or 'nothing'}")
+    images, objects, categories = content["images"], content["annotations"], content["categories"]
+    image_ids = read_ids(images, "id", f"{place}: images")
+    category_ids = read_ids(categories, "id", f"{place}: categories")
+    where = f"{place}: annotations"
+
+    def label(i: int) -> str:
+        return f"{where}[{i}] (id {objects[i].get('id', 'missing')})"
+
+    # Before the boxes: a list of images that is empty explains more than what follows from it.
+    _check_lists(image_ids, category_ids, place)
+    columns = TruthColumns(
+        image_ids=image_ids,
+        sizes=[(int(image.get("height") or 0), int(image.get("width") or 0)) for image in images],
+        category_ids=category_ids,
+        names=tuple(str(c.get("name", c["id"])) for c in categories),
+        object_images=read_ids(objects, "image_id", where),
+        object_categories=read_ids(objects, "category_id", where),
+        boxes=read_boxes(objects, label) if iou_type == "bbox" else None,
+        outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
+        areas=[item.get("area") for item in objects],
+        iscrowd=np.array([_is_crowd(item, label, i) for i, item in enumerate(objects)], dtype=bool),
+    )
+    return _truth_from_columns(columns, place, label)
+
+
+def _is_crowd(item: dict[str, Any], label: Label, i: int) -> bool:
+    """Some tools write "0" for 0, and null."""
+    try:
+        return int(item.get("iscrowd") or 0) != 0
+    except (TypeError, ValueError):
+        raise ValueError(f"{label(i)}: iscrowd must be 0 or 1, got {item['iscrowd']!r:.80}") from None
+
+
+def _truth_from_columns(columns: TruthColumns, place: str, label: Label) -> Truth:
+    c = columns
+    _check_lists(c.image_ids, c.category_ids, place)
+    check_known(c.object_images, c.image_ids, label, "image_id", "the file lists no such image")
+    check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
+    masks, boxes = None, c.boxes
+    if boxes is None:
+        sizes = dict(zip(c.image_ids.tolist(), c.sizes, strict=True))
+        masks = read_masks(c.outlines or [], c.object_images, sizes, label)
+        boxes = np.zeros((len(masks), 4))  # not used
+    else:
+        check_boxes(boxes, label)
+    areas = c.areas
+    if None in areas:
+        measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
+        areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
+    return Truth(
+        image_ids=c.image_ids,
+        sizes=c.sizes,
+        category_ids=c.category_ids,
+        names=c.names,
+        object_images=c.object_images,
+        object_categories=c.object_categories,
+        boxes=boxes,
+        areas=read_numbers(areas, label, "area"),
+        iscrowd=c.iscrowd,
+        masks=masks,
+    )
+
+
+def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
+    place = getattr(annotations, "source", "") or "ground truth"
+    image_ids = np.asarray(annotations.image_ids, dtype=np.int64)
+    category_ids = np.array([category.id for category in annotations.categories], dtype=np.int64)
+    _check_lists(image_ids, category_ids, place)
+
+    def label(i: int) -> str:
+        return f"{place}: object {annotations.ids[i]}"
+
+    labels = np.asarray(annotations.labels, dtype=np.int64)
+    check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
+    boxes = to_xywh(np.asarray(annotations.boxes, dtype=np.float64))
+    check_boxes(boxes, label)
+    sizes = [(int(height), int(width)) for width, height in np.asarray(annotations.sizes).tolist()]
+    masks = None
+    if iou_type == "segm":
+        masks = []
+        for i, image in enumerate(annotations.image_index.tolist()):
+            mask = None if annotations.segments is None else annotations.segments.rle(i, *sizes[image])
+            if mask is None:
+                raise ValueError(f"{label(i)} has no outline: use iou_type='bbox', or annotate masks")
+            masks.append(mask)
+    return Truth(
+        image_ids,
+        sizes,
+        category_ids,
+        tuple(annotations.names),
+        image_ids[annotations.image_index],
+        category_ids[labels],
+        boxes,
+        read_numbers(annotations.areas, label, "area"),
+        np.asarray(annotations.iscrowd, dtype=bool),
+        masks,
+    )
+
+
+def _check_lists(image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], place: str) -> None:
+    for what, ids in (("images", image_ids), ("categories", category_ids)):
+        if len(ids) == 0:
+            raise ValueError(f"{place}: it lists no {what}, so there is nothing to evaluate")
+        values, counts = np.unique(ids, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"{place}: {what}: the id {values[counts > 1][0]} appears more than once")
+
+
+# ------------------------------------------------------------------ detections
+
+
+def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
+    """Detections in any of their forms; raises ValueError that names the file, the item and what is wrong."""
+    place = "detections"
+    if isinstance(detections, str | Path):
+        place = str(detections)
+        content = read_bytes(Path(detections))
+        columns = quick_results(content, iou_type == "segm")
+        if columns is not None:
+            return _found_from_columns(columns, truth, place)
+        detections = parse_json(content, Path(detections))
+    if isinstance(detections, Detections):
+        return _found_from_arrays(detections, truth, iou_type)
+    if not isinstance(detections, list):
+        raise ValueError(
+            f"{place} must hold a list of COCO results (image_id, category_id, bbox, score), got "
+            f"{type(detections).__name__}"
+        )
+    return _found_from_columns(_result_columns(detections, place, iou_type), truth, place)
+
+
+def _result_columns(detections: list[Any], place: str, iou_type: IoUType) -> FoundColumns:
+    def label(i: int) -> str:
+        return f"{place}[{i}]"
+
+    image_ids = read_ids(detections, "image_id", place)
+    category_ids = read_ids(detections, "category_id", place)
+    scores = read_numbers(read_column(detections, "score", label), label, "score")
+    boxed = list(range(len(detections)))
+    if iou_type == "segm":
+        boxed = [i for i, detection in enumerate(detections) if detection.get("bbox")]
+    chosen = detections if iou_type == "bbox" else [detections[i] for i in boxed]
+    boxes = read_boxes(chosen, lambda row: label(boxed[row]))
+    outlines = [item.get("segmentation") for item in detections] if iou_type == "segm" else None
+    return FoundColumns(image_ids, category_ids, scores, np.array(boxed, dtype=np.int64), boxes, outlines)
+
+
+def _found_from_columns(columns: FoundColumns, truth: Truth, place: str) -> Found:
+    def label(i: int) -> str:
+        return f"{place}[{i}]"
+
+    c = columns
+    read_numbers(c.scores, label, "score")
+    _check_against(truth, c.image_ids, c.category_ids, label)
+    check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
+    areas = c.boxes[:, 2] * c.boxes[:, 3]
+    if c.outlines is None:
+        return Found(c.image_ids, c.category_ids, c.boxes, areas, c.scores, None)
+    masks = read_masks(c.outlines, c.image_ids, _sizes_of(truth), label)
+    # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
+    if len(c.boxed) < len(masks):
+        measured = mask_areas(masks)
+        measured[c.boxed] = areas
+        areas = measured
+    return Found(c.image_ids, c.category_ids, np.zeros((len(masks), 4)), areas, c.scores, masks)
+
+
+def _found_from_arrays(detections: Detections, truth: Truth, iou_type: IoUType) -> Found:
+    def label(i: int) -> str:
+        return f"detections[{i}]"
+
+    scores = read_numbers(detections.scores, label, "score")
+    _check_against(truth, detections.image_ids, detections.category_ids, label)
+    boxes = to_xywh(detections.boxes)
+    check_boxes(boxes, label)
+    masks = None
+    if iou_type == "segm":
+        outlines = detections.masks if detections.masks is not None else [None] * len(detections)
+        masks = read_masks(outlines, detections.image_ids, _sizes_of(truth), label)
+    areas = boxes[:, 2] * boxes[:, 3]
+    return Found(detections.image_ids, detections.category_ids, boxes, areas, scores, masks)
+
+
+def _check_against(
+    truth: Truth, image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], label: Callable[[int], str]
+) -> None:
+    check_known(image_ids, truth.image_ids, label, "image_id", "the ground truth lists no such image (another split?)")
+    known = ", ".join(map(str, truth.category_ids[:10])) + (", …" if len(truth.category_ids) > 10 else "")
+    remedy = f"the ground truth lists no such category; it has {known}"
+    check_known(category_ids, truth.category_ids, label, "category_id", remedy)
+
+
+def _sizes_of(truth: Truth) -> dict[int, tuple[int, int]]:
+    return dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True))

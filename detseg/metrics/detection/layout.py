@@ -1,0 +1,94 @@
+"""The order in which detections and objects are compared: positions in place of ids, sorted once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.detection import sorting
+from detseg.metrics.detection.inputs import Found, Truth
+from detseg.metrics.detection.records import positions
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """D detections and M objects of K classes in N pictures; pictures are numbered by rising id here."""
+
+    by_id: NDArray[np.int64]  # (N,) position in Truth.image_ids of the picture with each number
+    source: NDArray[np.int32]  # (D,) position in Found; sorted by class, then falling score
+    label_start: NDArray[np.int64]  # (K + 1,) class k owns source[label_start[k]:label_start[k + 1]]
+    pictures: NDArray[np.int32]  # (D,) of source
+    rank: NDArray[np.int32]  # (D,) of source: position among those of its class and picture
+    places: NDArray[np.int32]  # (D,) positions in source, sorted by class, picture, falling score
+    objects: NDArray[np.int32]  # (M,) position in Truth; sorted by class, picture, then as given
+    object_start: NDArray[np.int64]  # (K + 1,)
+    object_pictures: NDArray[np.int32]  # (M,) of objects
+    object_labels: NDArray[np.int32]  # (M,) in the order of Truth
+
+    def object_images(self) -> NDArray[np.int32]:
+        """(M,) position in Truth.image_ids, in the order of Truth."""
+        images = np.empty(len(self.objects), np.int32)
+        images[self.objects] = self.by_id[self.object_pictures]
+        return images
+
+
+def lay_out(
+    truth: Truth,
+    found: Found,
+    *,
+    most: int | None = None,
+    class_agnostic: bool = False,
+    ties_by_picture: bool = True,
+) -> Layout:
+    """Sort detections and objects.
+
+    Args:
+        truth, found: checked input.
+        most: keep so many detections a picture and class, the best ones; None keeps all.
+        class_agnostic: take all categories for one class.
+        ties_by_picture: equal scores of a class go by the pictures' ids, as in pycocotools; otherwise as given.
+    """
+    by_id = np.argsort(truth.image_ids)
+    count = len(by_id)
+    pictures = positions(found.image_ids, truth.image_ids[by_id])
+    object_pictures = positions(truth.object_images, truth.image_ids[by_id])
+    categories = positions(found.category_ids, truth.category_ids)
+    object_categories = positions(truth.object_categories, truth.category_ids)
+    order = np.arange(len(pictures), dtype=np.int32)
+    objects = np.arange(len(object_pictures), dtype=np.int32)
+    classes, labels, object_labels = len(truth.category_ids), categories, object_categories
+    if class_agnostic:
+        # pycocotools lists a picture's boxes category after category, by rising id.
+        place = np.argsort(np.argsort(truth.category_ids)).astype(np.int32)
+        order = sorting.sort_groups(order, place[categories], classes)
+        objects = sorting.sort_groups(objects, place[object_categories], classes)
+        classes, labels, object_labels = 1, np.zeros_like(categories), np.zeros_like(object_categories)
+    if ties_by_picture:
+        order = sorting.sort_groups(order, pictures, count)
+    source = sorting.sort_groups(sorting.sort_falling(order, found.scores + 0.0), labels, classes)  # no -0.0
+    objects = sorting.sort_groups(sorting.sort_groups(objects, object_pictures, count), object_labels, classes)
+
+    start = starts(labels, classes)
+    rank = sorting.rank_in_picture(start, pictures[source], count)
+    if most is not None and (rank >= most).any():
+        kept = rank < most
+        start = np.concatenate([[0], np.cumsum(kept)])[start]
+        source, rank = source[kept], rank[kept]
+    places = sorting.sort_groups(np.arange(len(source), dtype=np.int32), pictures[source], count)
+    return Layout(
+        by_id=by_id,
+        source=source,
+        label_start=start,
+        pictures=pictures[source],
+        rank=rank,
+        places=sorting.sort_groups(places, labels[source], classes),
+        objects=objects,
+        object_start=starts(object_labels, classes),
+        object_pictures=object_pictures[objects],
+        object_labels=object_labels,
+    )
+
+
+def starts(labels: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
+    """(K + 1,) where each class starts when the labels are sorted."""
+    return np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=classes))]).astype(np.int64)

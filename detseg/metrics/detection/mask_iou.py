@@ -1,0 +1,241 @@
+"""IoU of run-length masks, for detections and objects of the same class and picture.
+
+The compressed run lengths are unpacked picture by picture into the borders of their runs, counted down the
+columns: foreground lies between borders 0 and 1, 2 and 3, and so on. Areas and overlaps are whole numbers, so
+the IoU is pycocotools' own to the last digit. Most pairs never meet: their areas and extents already show that
+the IoU stays below what is asked for.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.detection.inputs import Found, Truth
+from detseg.metrics.detection.layout import Layout
+from detseg.metrics.detection.loops import Floats, Ints, Starts, collect_pairs, compiled, helper
+from detseg.metrics.detection.records import Rle
+
+Texts = NDArray[np.uint8]
+Wholes = NDArray[np.int64]
+
+
+def find_mask_pairs(
+    truth: Truth, found: Found, layout: Layout, lowest: float
+) -> tuple[NDArray[np.int64], Ints, Floats]:
+    """What `kernels.box_pairs` returns, for masks.
+
+    Raises:
+        ValueError: the run lengths of a mask are damaged.
+    """
+    assert truth.masks is not None and found.masks is not None
+    sources = layout.source[layout.places]
+    texts, text_start = _joined(found.masks)
+    object_texts, object_text_start = _joined(truth.masks)
+    sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
+    detections = layout.label_start, layout.pictures[layout.places], sources, texts, text_start
+    real = layout.object_start, layout.object_pictures, layout.objects, object_texts, object_text_start
+    crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
+    # Room for the borders of one detection, and of the objects of one picture and class: never more than characters.
+    room = (
+        np.empty(int(np.diff(text_start).max(initial=0)), np.int64),
+        np.empty(len(object_texts), np.int64),
+        np.zeros(len(layout.objects) + 1, np.int64),
+        np.empty((1, 5), np.int64),
+        np.empty((len(layout.objects), 5), np.int64),
+    )
+    damaged = np.full(2, -1, np.int64)
+
+    def fill(done: int, *pairs: Any) -> int:
+        return int(_mask_pairs(*detections, *real, crowd, heights, widths, lowest, *room, damaged, done, *pairs))
+
+    pair_start, objects, ious = collect_pairs(len(sources), fill)
+    sides = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
+    for (side, images), bad in zip(sides, damaged.tolist(), strict=True):
+        if bad >= 0:
+            raise ValueError(
+                f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
+                "not stay inside the image; write the mask again with pycocotools.mask.encode"
+            )
+    return pair_start, objects, ious
+
+
+def _joined(masks: Sequence[Rle]) -> tuple[Texts, NDArray[np.int64]]:
+    """All compressed run lengths one after another, and where each starts (n + 1,)."""
+    counts = [mask["counts"] for mask in masks]
+    texts = [text.encode("ascii", "replace") if isinstance(text, str) else text for text in counts]
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    # A bytearray, because an array over bytes is read-only, which to numba is another type.
+    return np.frombuffer(bytearray(b"".join(texts)), np.uint8), np.concatenate([[0], np.cumsum(lengths)])
+
+
+@compiled
+def _mask_pairs(
+    label_start: Starts,
+    images: Ints,
+    sources: Ints,
+    texts: Texts,
+    text_start: Wholes,
+    object_start: Starts,
+    object_images: Ints,
+    object_sources: Ints,
+    object_texts: Texts,
+    object_text_start: Wholes,
+    crowd: NDArray[np.bool_],
+    heights: Wholes,
+    widths: Wholes,
+    lowest: float,
+    borders: Wholes,
+    object_borders: Wholes,
+    border_start: Wholes,
+    extent: Wholes,
+    object_extents: Wholes,
+    damaged: Wholes,
+    done: int,
+    pair_start: Wholes,
+    objects: Ints,
+    ious: Floats,
+) -> int:
+    """`fill` of `kernels.collect_pairs`; stops at a damaged mask and tells it, or the damaged object, in `damaged`."""
+    zero = np.int64(0)  # a plain 0 is a type of its own to the compiler, for which it would compile all again
+    for label in range(len(label_start) - 1):
+        first = object_start[label]
+        unpacked = first  # objects before this one have their borders ready
+        last = object_start[label + 1]
+        for d in range(label_start[label], label_start[label + 1]):
+            if d < done:
+                continue
+            image = images[d]
+            while first < last and object_images[first] < image:
+                first += 1
+            pairs = pair_start[d]
+            pair_start[d + 1] = pairs
+            if first == last or object_images[first] != image:
+                continue
+            height = heights[image]
+            pixels = height * widths[image]
+            if unpacked <= first:
+                unpacked = first
+                border_start[first] = 0
+                while unpacked < last and object_images[unpacked] == image:
+                    begin, source = border_start[unpacked], object_sources[unpacked]
+                    text, end = object_text_start[source], object_text_start[source + 1]
+                    runs = _unpack(object_texts, text, end, pixels, object_borders, begin)
+                    if runs < 0:
+                        damaged[1] = source
+                        return len(images)
+                    border_start[unpacked + 1] = begin + runs
+                    _measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
+                    unpacked += 1
+            text, end = text_start[sources[d]], text_start[sources[d] + 1]
+            runs = _unpack(texts, text, end, pixels, borders, zero)
+            if runs < 0:
+                damaged[0] = sources[d]
+                return len(images)
+            _measure(borders, zero, runs, height, extent, zero)
+            for g in range(first, unpacked):
+                most = _most_overlap(extent, zero, object_extents, g)
+                area, object_area = extent[0, 0], object_extents[g, 0]
+                if _ratio(most, area, object_area, crowd[g]) < lowest:
+                    continue
+                begin, stop = border_start[g], border_start[g + 1]
+                overlap = _overlap(borders, runs, object_borders, begin, stop)
+                iou = _ratio(overlap, area, object_area, crowd[g])
+                if iou >= lowest:
+                    if pairs == len(objects):
+                        return d
+                    objects[pairs] = g
+                    ious[pairs] = iou
+                    pairs += 1
+            pair_start[d + 1] = pairs
+    return len(images)
+
+
+@helper
+def _unpack(texts: Texts, text: int, end: int, pixels: int, borders: Wholes, begin: int) -> int:
+    """Write the borders of the runs in texts[text:end] from `begin` on; how many, or -1 if they are damaged.
+
+    A number is written 5 bits a character, from the lowest, plus 32 where more follow; the last one's bit 16
+    is the sign. From the fourth run on it is the difference from the run before the last.
+    """
+    count, border, before, last = 0, 0, 0, 0
+    while text < end:
+        value: Any = 0
+        shift, more = 0, True
+        while more:
+            if text == end or shift > 50:
+                return -1
+            bits = np.int64(texts[text]) - 48
+            value |= (bits & 31) << shift
+            shift += 5
+            text += 1
+            more = bits & 32 != 0
+            if not more and bits & 16:
+                value |= -1 << shift
+        if count > 2:
+            value += before
+        border += value
+        if value < 0 or border > pixels:
+            return -1
+        borders[begin + count] = border
+        count += 1
+        before, last = last, value
+    return count
+
+
+@helper
+def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes, row: int) -> None:
+    """Write area, first and last column, first and last line (inclusive) of a mask to `extents[row]`."""
+    area, left, right, top, bottom = 0, 0, -1, height, -1
+    for i in range(begin, end - 1, 2):
+        start, stop = borders[i], borders[i + 1]
+        if stop == start:
+            continue
+        # Divisions are the dear part; only the first and the last run tell columns.
+        column = start // height
+        if area == 0:
+            left = column
+        right = column
+        area += stop - start
+        low = start - column * height
+        high = low + (stop - start) - 1
+        if high >= height:  # it goes on in the next column, from one border of the picture to the other
+            low, high = 0, height - 1
+            right = (stop - 1) // height
+        top, bottom = min(top, low), max(bottom, high)
+    extents[row, 0], extents[row, 1], extents[row, 2] = area, left, right
+    extents[row, 3], extents[row, 4] = top, bottom
+
+
+@helper
+def _most_overlap(a: Wholes, i: int, b: Wholes, j: int) -> int:
+    """Pixels that two masks can share at most, by their areas and extents."""
+    width = min(a[i, 2], b[j, 2]) - max(a[i, 1], b[j, 1]) + 1
+    height = min(a[i, 4], b[j, 4]) - max(a[i, 3], b[j, 3]) + 1
+    if width <= 0 or height <= 0:
+        return 0
+    return min(width * height, min(a[i, 0], b[j, 0]))
+
+
+@helper
+def _ratio(overlap: int, area: int, object_area: int, crowd: bool) -> float:
+    """IoU, or for a crowd region the part of the detection inside it; 0 without overlap."""
+    if overlap == 0:
+        return 0.0
+    return overlap / (area if crowd else area + object_area - overlap)
+
+
+@helper
+def _overlap(a: Wholes, runs: int, b: Wholes, j: int, end: int) -> int:
+    """Pixels that a[:runs] and b[j:end], the borders of two masks, share."""
+    i, shared = 0, 0
+    while i + 1 < runs and j + 1 < end:
+        start, stop = max(a[i], b[j]), min(a[i + 1], b[j + 1])
+        if stop > start:
+            shared += stop - start
+        if a[i + 1] < b[j + 1]:
+            i += 2
+        else:
+            j += 2
+    return shared

@@ -1,0 +1,193 @@
+"""Which detections found an object, the COCO way: computed once, all figures follow from it.
+
+The rules are pycocotools' own, to the last tie. In each picture and class the detections choose in order of
+falling score (equal scores: as given). A detection takes the free object with the highest IoU, if that reaches
+the threshold; of equal IoUs the later object. Crowd regions, and objects of another size than the area range
+asks for, are only taken when nothing else is left, and whoever takes one is not judged; nor is a detection
+that found nothing and is itself of another size. A crowd region can be taken many times.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.metrics.detection import loops as kernels
+from detseg.metrics.detection.inputs import Found, IoUType, Truth
+from detseg.metrics.detection.layout import Layout, lay_out
+from detseg.metrics.detection.loops import HIT, MISS, UNJUDGED
+
+__all__ = [
+    "AREAS",
+    "AREA_RANGES",
+    "HIT",
+    "IOU_THRESHOLDS",
+    "MAX_DETECTIONS",
+    "MISS",
+    "UNJUDGED",
+    "Matches",
+    "Pairs",
+    "find_pairs",
+    "match",
+]
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]  # pair_start (D + 1,), objects, IoUs
+
+# COCO's settings: IoU 0.50, 0.55, … 0.95 and areas in square pixels, both ends included.
+IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+AREAS = ("all", "small", "medium", "large")
+AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
+MAX_DETECTIONS = (1, 10, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of every detection, for T IoU thresholds and A area ranges.
+
+    D detections sorted by label, then falling score; equal scores in pycocotools' order: pictures by rising
+    id, then as given. Each picture and class is cut to the largest of `max_detections`. M objects in the
+    order of the ground truth, N pictures, K classes (one, if the classes were ignored).
+    """
+
+    iou_thresholds: NDArray[np.float64]  # (T,)
+    area_ranges: NDArray[np.float64]  # (A, 2)
+    max_detections: tuple[int, ...]  # rising
+    pictures: int  # N
+    classes: int  # K
+    source: NDArray[np.int64]  # (D,) position in Found
+    images: NDArray[np.int32]  # (D,) position in Truth.image_ids
+    label_start: NDArray[np.int64]  # (K + 1,) class k owns the detections label_start[k]:label_start[k + 1]
+    scores: NDArray[np.float64]  # (D,)
+    rank: NDArray[np.int32]  # (D,) position among the detections of its picture and class, best first
+    status: NDArray[np.int8]  # (A, T, D) HIT, MISS or UNJUDGED
+    object_images: NDArray[np.int32]  # (M,) position in Truth.image_ids
+    object_labels: NDArray[np.int32]  # (M,) position in Truth.category_ids
+    counted: NDArray[np.bool_]  # (A, M) the objects that count: of that size and no crowd region
+
+    def object_counts(self) -> NDArray[np.int64]:
+        """(A, K) objects that count, by area range and class."""
+        rows = [np.bincount(self.object_labels[row], minlength=self.classes) for row in self.counted]
+        return np.array(rows, dtype=np.int64).reshape(-1, self.classes)
+
+
+def match(
+    truth: Truth,
+    found: Found,
+    iou_type: IoUType,
+    *,
+    iou_thresholds: ArrayLike = IOU_THRESHOLDS,
+    area_ranges: ArrayLike = AREA_RANGES,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    class_agnostic: bool = False,
+) -> Matches:
+    """Compare checked detections with checked ground truth.
+
+    Args:
+        truth, found: from `read_truth` and `read_found`, for the same `iou_type`.
+        iou_type: "bbox" compares boxes, "segm" masks.
+        iou_thresholds: (T,) rising, in [0, 1].
+        area_ranges: (A, 2) lowest and highest area in square pixels, both included.
+        max_detections: numbers of detections that may count in a picture and class.
+        class_agnostic: leave the classes out: any detection may find any object.
+
+    Raises:
+        ValueError: an option is out of its range, or the run lengths of a mask are damaged.
+    """
+    thresholds, ranges = _checked_thresholds(iou_thresholds), _checked_ranges(area_ranges)
+    limits = _checked_limits(max_detections)
+    layout = lay_out(truth, found, most=limits[-1], class_agnostic=class_agnostic)
+    images = layout.by_id[layout.pictures].astype(np.int32)
+    in_range = [(truth.areas >= low) & (truth.areas <= high) & ~truth.iscrowd for low, high in ranges]
+    counted = np.array(in_range, dtype=bool)
+
+    status = np.empty((len(ranges), len(thresholds), len(images)), np.int8)
+    for rows, (low, high) in zip(status, ranges, strict=True):
+        outside = (found.areas < low) | (found.areas > high)
+        rows[:] = np.where(outside, np.int8(UNJUDGED), np.int8(MISS))[layout.source]
+    kernels.match_pairs(
+        layout.label_start,
+        layout.pictures[layout.places],
+        layout.places,
+        *find_pairs(truth, found, iou_type, layout, min(float(thresholds[0]), 1 - 1e-10)),
+        truth.iscrowd[layout.objects],
+        np.ascontiguousarray(counted[:, layout.objects]),
+        thresholds,
+        status,
+    )
+    return Matches(
+        iou_thresholds=thresholds,
+        area_ranges=ranges,
+        max_detections=limits,
+        pictures=len(truth.image_ids),
+        classes=len(layout.label_start) - 1,
+        source=layout.source.astype(np.int64),
+        images=images,
+        label_start=layout.label_start,
+        scores=found.scores[layout.source],
+        rank=layout.rank,
+        status=status,
+        object_images=layout.object_images(),
+        object_labels=layout.object_labels,
+        counted=counted,
+    )
+
+
+def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lowest: float) -> Pairs:
+    """IoUs of `lowest` and more between detections and objects of the same class and picture.
+
+    Detection d is `layout.places[d]`, object g is `layout.objects[g]`; the pairs of d are
+    pair_start[d]:pair_start[d + 1].
+
+    Raises:
+        ValueError: the run lengths of a mask are damaged.
+    """
+    if iou_type == "bbox":
+        return find_box_pairs(truth, found, layout, truth.iscrowd[layout.objects], lowest)
+    from detseg.metrics.detection.mask_iou import find_mask_pairs  # compiled only where it is used
+
+    return find_mask_pairs(truth, found, layout, lowest)
+
+
+def find_box_pairs(truth: Truth, found: Found, layout: Layout, crowd: NDArray[np.bool_], lowest: float) -> Pairs:
+    """`find_pairs` of boxes; `crowd` (M,) tells the objects whose overlap is divided by the detection's area."""
+    pairs: Pairs = kernels.box_pairs(
+        layout.label_start,
+        layout.pictures[layout.places],
+        layout.source[layout.places],
+        np.ascontiguousarray(found.boxes),
+        layout.object_start,
+        layout.object_pictures,
+        np.ascontiguousarray(truth.boxes[layout.objects]),
+        crowd,
+        lowest,
+    )
+    return pairs
+
+
+# ------------------------------------------------------------------ checks
+
+
+def _checked_thresholds(values: ArrayLike) -> NDArray[np.float64]:
+    thresholds = np.array(values, dtype=np.float64)
+    if thresholds.ndim != 1 or not thresholds.size:
+        raise ValueError(f"iou_thresholds must be a list of numbers such as [0.5, 0.75], got {values!r:.80}")
+    if not ((thresholds >= 0) & (thresholds <= 1)).all() or (np.diff(thresholds) <= 0).any():
+        raise ValueError(f"iou_thresholds must rise and lie in [0, 1], got {thresholds.tolist()}")
+    return thresholds
+
+
+def _checked_ranges(values: ArrayLike) -> NDArray[np.float64]:
+    ranges = np.array(values, dtype=np.float64)
+    if ranges.ndim != 2 or ranges.shape[1] != 2 or not ranges.size:
+        raise ValueError(f"area_ranges must have shape (A, 2): lowest and highest area, got {ranges.shape}")
+    if not (ranges[:, 0] <= ranges[:, 1]).all():
+        raise ValueError(f"area_ranges: the lowest area must not be above the highest, got {ranges.tolist()}")
+    return ranges
+
+
+def _checked_limits(values: Sequence[int]) -> tuple[int, ...]:
+    limits = sorted({int(value) for value in values})
+    if not limits or limits[0] < 1 or any(value != int(value) for value in values):
+        raise ValueError(f"max_detections must be whole numbers from 1 such as (1, 10, 100), got {values!r:.80}")
+    return tuple(limits)

@@ -1,0 +1,257 @@
+"""Columns of COCO records, checked: every message names the item, what is wrong with it, and the remedy.
+
+`label(i)` is what a message calls item i, such as "results.json[17]".
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Label = Callable[[int], str]
+Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """What a JSON file holds; `path` is for messages."""
+    try:
+        return msgspec.json.decode(content)  # several times faster than json
+    except msgspec.DecodeError:
+        pass
+    try:
+        # json says the line, and reads NaN and Infinity, so that the check of the numbers names the item.
+        return json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON: {error}") from error
+
+
+def read_column(items: Sequence[Any], key: str, label: Label) -> list[Any]:
+    """`item[key]` of every item."""
+    try:
+        return [item[key] for item in items]
+    except (KeyError, TypeError):
+        for i, item in enumerate(items):
+            if not isinstance(item, Mapping):
+                raise ValueError(f"{label(i)} must be a dict, got {item!r:.80}") from None
+            if key not in item:
+                raise ValueError(f"{label(i)} has no {key!r}; it has {', '.join(item)}") from None
+        raise
+
+
+def read_ids(items: Sequence[Any], key: str, place: str) -> NDArray[np.int64]:
+    """`item[key]` of every item as (n,) whole numbers; `place` is what a message calls the list."""
+    return whole_numbers(read_column(items, key, lambda i: f"{place}[{i}]"), place, key)
+
+
+def whole_numbers(values: ArrayLike, place: str, key: str = "an id") -> NDArray[np.int64]:
+    """(n,) int64; 3.0 is whole, 3.5 and "3" are not."""
+    array = np.asarray(values)
+    if array.size == 0:
+        return np.zeros(array.shape[:1], dtype=np.int64)
+    if array.dtype.kind not in "iu":
+        for i, value in enumerate(array.tolist()):
+            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            if not whole or abs(value) >= 2**63:
+                raise ValueError(f"{place}[{i}]: {key} must be a whole number, got {value!r:.80}")
+    return array.astype(np.int64)
+
+
+def read_numbers(values: Sequence[Any] | NDArray[Any], label: Label, key: str) -> NDArray[np.float64]:
+    """(n,) finite float64."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        for i, value in enumerate(values):
+            if not isinstance(value, int | float):
+                raise ValueError(f"{label(i)}: {key} must be a number, got {value!r:.80}") from None
+        raise
+    stop_at(~np.isfinite(array), label, lambda i: f"{key} must be finite, got {array[i]}")
+    return array
+
+
+def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
+    """(n, 4) xywh."""
+    rows = read_column(items, "bbox", label)
+    try:
+        boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
+        right = len(boxes) == len(rows)
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        for i, row in enumerate(rows):
+            numbers = isinstance(row, Sequence | np.ndarray) and all(isinstance(v, int | float) for v in row)
+            if not numbers or len(row) != 4:
+                raise ValueError(f"{label(i)}: bbox must be [x, y, width, height], got {row!r:.80}")
+        raise ValueError(f"{label(0)}: bbox must be [x, y, width, height]")
+    check_boxes(boxes, label)
+    return boxes
+
+
+def check_boxes(boxes: NDArray[np.float64], label: Label) -> None:
+    """Stop at the first box (n, 4) xywh that is not finite or has a negative size."""
+    if np.isfinite(boxes).all() and not (boxes[:, 2:] < 0).any():
+        return  # looking at each box for itself takes ten times as long
+    stop_at(
+        np.logical_not(np.isfinite(boxes).all(axis=1)),
+        label,
+        lambda i: f"the box must be finite, got xywh {boxes[i].tolist()}",
+    )
+    stop_at(
+        np.asarray((boxes[:, 2:] < 0).any(axis=1)),
+        label,
+        lambda i: f"the box has a negative width or height: xywh {boxes[i].tolist()} (is it xyxy?)",
+    )
+
+
+def check_known(ids: NDArray[np.int64], known: NDArray[np.int64], label: Label, key: str, remedy: str) -> None:
+    """Stop at the first id that is not among the known ones."""
+    stop_at(positions(ids, known) < 0, label, lambda i: f"{key} {ids[i]}: {remedy}")
+
+
+def positions(ids: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(n,) where in `known`, distinct numbers in any order, each id is; -1 for nowhere."""
+    if not known.size or not ids.size:
+        return np.full(len(ids), -1, np.int32)
+    low, high = int(known.min()), int(known.max())
+    if high - low < 4 * (len(ids) + len(known)) + 1_000_000:  # COCO's ids have holes, but stay below 600 000
+        table = np.full(high - low + 1, -1, np.int32)
+        table[known - low] = np.arange(len(known))
+        inside = (ids >= low) & (ids <= high)
+        if inside.all():
+            return table[ids - low]
+        found = np.full(len(ids), -1, np.int32)
+        found[inside] = table[ids[inside] - low]
+        return found
+    order = np.argsort(known)
+    nearest = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
+    return np.where(known[nearest] == ids, nearest, -1).astype(np.int32)
+
+
+def stop_at(bad: NDArray[np.bool_], label: Label, what: Label) -> None:
+    """Raise ValueError for the first bad item and tell how many more there are."""
+    if bad.any():
+        first, count = int(bad.argmax()), int(bad.sum())
+        more = f" ({count} such items in all)" if count > 1 else ""
+        raise ValueError(f"{label(first)}: {what(first)}{more}")
+
+
+# ------------------------------------------------------------------ masks
+
+
+def read_masks(
+    outlines: Sequence[Any],
+    image_ids: NDArray[np.int64],
+    sizes: Mapping[int, tuple[int, int]],
+    label: Label,
+) -> Sequence[Rle]:
+    """Compressed run lengths of outlines: polygons, plain or compressed run lengths.
+
+    Args:
+        outlines: (n,) what COCO calls `segmentation`.
+        image_ids: (n,)
+        sizes: (height, width) of each image; zeros where unknown.
+        label: what a message calls an item.
+    """
+    # What is right already is passed on as it is: a million masks should not cost a million calls.
+    right = {image: [height, width] for image, (height, width) in sizes.items() if height and width}
+    return [
+        outline
+        if type(outline) is dict
+        and type(outline.get("counts")) in (str, bytes)
+        and type(outline.get("size")) is list
+        and outline["size"] == right.get(image)
+        else _mask(outline, sizes[image], i, label)
+        for i, (outline, image) in enumerate(zip(outlines, image_ids.tolist(), strict=True))
+    ]
+
+
+def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
+    from pycocotools import mask as coco_mask
+
+    from detseg.data.polygons import FAR, can_be_drawn
+
+    def stop(what: str) -> NoReturn:
+        raise ValueError(f"{label(i)}: {what}")
+
+    if not outline:
+        stop("no 'segmentation', which iou_type='segm' needs; use iou_type='bbox'")
+    height, width = size
+    if not (height and width):
+        stop("the size of its image is unknown, so its mask cannot be placed: give width and height")
+    try:
+        if isinstance(outline, list):
+            if not all(map(can_be_drawn, outline)):
+                raise ValueError(f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}")
+            rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
+        elif isinstance(outline["counts"], list):
+            rle = coco_mask.frPyObjects(outline, *outline["size"])
+        elif isinstance(outline["counts"], str | bytes):
+            rle = {"size": list(outline["size"]), "counts": outline["counts"]}
+        else:
+            raise TypeError(f"counts are {type(outline['counts']).__name__}")
+    except Exception as error:  # pycocotools raises bare Exceptions
+        stop(f"segmentation is neither polygons nor COCO run lengths: {error!r}")
+    if list(rle["size"]) != [height, width]:
+        stop(f"the mask is {rle['size']} (height, width), its image [{height}, {width}]")
+    return dict(rle)
+
+
+def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
+    """(n,) square pixels."""
+    from pycocotools import mask as coco_mask
+
+    return np.asarray(coco_mask.area(list(masks)) if masks else [], dtype=np.float64)
+
+
+# ------------------------------------------------------------------ small things
+
+
+def none_for_nan(value: Any) -> Any:
+    """The same nested dicts and lists (tuples too) with None in place of NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: none_for_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [none_for_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def without_labels(state: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+    """The `state()` of another evaluator without what it calls its classes.
+
+    Args:
+        state: of the other one.
+        own: what this evaluator calls its classes, by the state's keys.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if not all(np.array_equal(state.get(name, ()), values) for name, values in own.items()):
+        raise ValueError("the other state is of an evaluator with other classes")
+    return {name: values for name, values in state.items() if name not in own}
+
+
+def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 4) from xyxy."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def as_numpy(values: Any) -> Any:
+    """A torch tensor on any device as numpy; anything else as it is."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # numpy has no bfloat16
+        return values.float().numpy() if values.is_floating_point() and values.itemsize < 4 else values.numpy()
+    return np.asarray(values)

@@ -1,0 +1,178 @@
+"""Average precision as the Pascal VOC challenges measured it, by the rules of their development kit.
+
+One IoU threshold. Detections of a class are taken from the highest score down, all pictures together, equal
+scores as given. Each is compared with the object of its class and picture that it overlaps most, and with no
+other: below the threshold it is false; if the object is `difficult` it is not judged; if the object was found
+before it is false; otherwise it is right. Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC)
+Challenge"; Everingham et al. 2015 for the area under the curve, in use since 2010.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.detection.inputs import Detections, Found, Truth, read_found, read_truth
+from detseg.metrics.detection.layout import Layout, lay_out
+from detseg.metrics.detection.loops import HIT, MISS, UNJUDGED, Floats, Ints, compiled
+from detseg.metrics.detection.matching import find_box_pairs
+from detseg.metrics.detection.records import none_for_nan
+
+VocMethod = Literal["area", "11-point"]
+
+
+@dataclass(frozen=True, eq=False)
+class VocClass:
+    """One class; n of its detections are judged, best score first."""
+
+    name: str
+    category_id: int
+    ap: float  # NaN without objects
+    objects: int  # without difficult ones
+    difficult: int
+    recall: NDArray[np.float64]  # (n,) NaN without objects
+    precision: NDArray[np.float64]  # (n,)
+    scores: NDArray[np.float64]  # (n,)
+
+
+@dataclass(frozen=True, eq=False)
+class VocMetrics:
+    """What `evaluate_voc` found."""
+
+    method: VocMethod
+    iou_threshold: float
+    per_class: tuple[VocClass, ...]  # (K,) in the order of the ground truth's categories
+
+    @property
+    def map(self) -> float:
+        """Mean AP of the classes with objects; NaN if there are none."""
+        values = [row.ap for row in self.per_class if not math.isnan(row.ap)]
+        return sum(values) / len(values) if values else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain Python for `json.dump`, NaN as None; without the curves."""
+        rows = [
+            {
+                "name": row.name,
+                "category_id": row.category_id,
+                "ap": row.ap,
+                "objects": row.objects,
+                "difficult": row.difficult,
+            }
+            for row in self.per_class
+        ]
+        content = {"method": self.method, "iou_threshold": self.iou_threshold, "map": self.map, "per_class": rows}
+        without_nan: dict[str, Any] = none_for_nan(content)
+        return without_nan
+
+
+def evaluate_voc(
+    ground_truth: str | Path | dict[str, Any] | Any,
+    detections: str | Path | list[dict[str, Any]] | Detections,
+    *,
+    iou_threshold: float = 0.5,
+    method: VocMethod = "area",
+    plus_one: bool = False,
+) -> VocMetrics:
+    """Compare detections with the ground truth the Pascal VOC way.
+
+    Args:
+        ground_truth, detections: as for `detseg.metrics.evaluate_detections`. `iscrowd`, which is what
+            `difficult` becomes when VOC files are read, marks the difficult objects.
+        iou_threshold: an IoU of this and more is right, in (0, 1].
+        method: "area" under the precision envelope (VOC 2010 to 2012), or the mean of the best precisions at
+            the "11-point" recalls 0, 0.1, … 1 (VOC 2007). A recall of exactly 3 in 10 reaches 0.3 here.
+        plus_one: corners are numbers of pixels and the last one belongs to the box, so width = x2 - x1 + 1.
+            That is how VOC files and its development kit count. detseg's reader of VOC files turns them into
+            half-open boxes, width = x2 - x1; for those, False gives the development kit's figures. True is
+            for boxes that were copied from VOC files as they stand.
+
+    Raises:
+        ValueError: as for `evaluate_detections`.
+    """
+    if method not in ("area", "11-point"):
+        raise ValueError(f"method must be 'area' or '11-point', got {method!r}")
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must lie above 0 and not above 1, got {iou_threshold}")
+    truth = read_truth(ground_truth, "bbox")
+    found = read_found(detections, truth, "bbox")
+    if plus_one:
+        truth, found = _one_larger(truth), _one_larger(found)
+    layout = lay_out(truth, found, ties_by_picture=False)
+    status = _judge(truth, found, layout, iou_threshold)
+    objects = np.bincount(layout.object_labels[~truth.iscrowd], minlength=len(truth.names))
+    difficult = np.bincount(layout.object_labels[truth.iscrowd], minlength=len(truth.names))
+    rows = []
+    for k, name in enumerate(truth.names):
+        of_class = slice(layout.label_start[k], layout.label_start[k + 1])
+        judged = status[of_class] != UNJUDGED
+        hits = (status[of_class][judged] == HIT).cumsum()
+        count = int(objects[k])
+        recall = hits / count if count else np.full(len(hits), np.nan)
+        precision = hits / np.arange(1, len(hits) + 1)
+        rows.append(
+            VocClass(
+                name=name,
+                category_id=int(truth.category_ids[k]),
+                ap=_average_precision(recall, precision, method) if count else math.nan,
+                objects=count,
+                difficult=int(difficult[k]),
+                recall=recall,
+                precision=precision,
+                scores=found.scores[layout.source[of_class][judged]],
+            )
+        )
+    return VocMetrics(method, float(iou_threshold), tuple(rows))
+
+
+def _one_larger(side: Any) -> Any:
+    """Truth or Found with boxes one pixel wider and higher: overlaps and areas then are the devkit's."""
+    return replace(side, boxes=side.boxes + np.array([0.0, 0.0, 1.0, 1.0]))
+
+
+def _average_precision(recall: NDArray[np.float64], precision: NDArray[np.float64], method: VocMethod) -> float:
+    """AP of a class from its curve (n,), best score first."""
+    # The best precision at this recall or beyond; 0 behind the last.
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    if method == "11-point":
+        # Quotients, not multiples of 0.1: 3 / 10 is the very number that 3 objects of 10 give.
+        at = np.searchsorted(recall, np.arange(11) / 10)
+        return float(envelope[at].mean())
+    return float((np.diff(recall, prepend=0.0) * envelope[:-1]).sum())
+
+
+def _judge(truth: Truth, found: Found, layout: Layout, iou_threshold: float) -> NDArray[np.int8]:
+    """(D,) HIT, MISS or UNJUDGED for the detections in the order of `layout.source`."""
+    status = np.full(len(layout.source), MISS, np.int8)
+    overlaps_like_any = np.zeros(len(layout.objects), np.bool_)  # so do difficult objects
+    pairs = find_box_pairs(truth, found, layout, overlaps_like_any, float(iou_threshold))
+    _judge_pairs(layout.places, *pairs, truth.iscrowd[layout.objects], status)
+    return status
+
+
+@compiled
+def _judge_pairs(
+    places: Ints,
+    pair_start: NDArray[np.int64],
+    objects: Ints,
+    ious: Floats,
+    difficult: NDArray[np.bool_],
+    status: NDArray[np.int8],
+) -> None:
+    """Write the status of every detection that overlaps an object enough; best score first in each picture."""
+    seen = np.zeros(len(difficult), np.bool_)
+    for d in range(len(places)):
+        best, best_iou = -1, 0.0
+        for pair in range(pair_start[d], pair_start[d + 1]):
+            if ious[pair] > best_iou:  # of equals the first
+                best, best_iou = objects[pair], ious[pair]
+        if best < 0:
+            continue
+        if difficult[best]:
+            status[places[d]] = UNJUDGED
+        elif not seen[best]:
+            seen[best] = True
+            status[places[d]] = HIT

@@ -1,0 +1,1 @@
+"""Segmentation metrics: mean IoU and its relatives, boundary IoU."""

@@ -1,0 +1,222 @@
+"""How good semantic segmentation is: the figures of a confusion matrix of pixels (Long, Shelhamer and Darrell, CVPR
+2015), Dice, and Boundary IoU (Cheng et al., CVPR 2021).
+
+With n_ij pixels of class i predicted as j, t_i of class i, p_i predicted as i:
+
+    pixel accuracy             Σ n_ii / Σ t_i
+    accuracy of a class        n_ii / t_i
+    precision of a class       n_ii / p_i
+    IoU of a class             n_ii / (t_i + p_i - n_ii)
+    Dice of a class            2 n_ii / (t_i + p_i)
+    frequency-weighted IoU     Σ t_i IoU_i / Σ t_i
+
+The pixels of all pictures are counted together before anything is divided. Means over classes are over those that
+occur in truth. A class that does not is NaN, even where it is predicted: it has no pixels to be right about, and what
+is wrongly predicted as it is missing from the class it really is. Boundary IoU is the IoU formula on the pixels of
+the boundary regions (`boundary.py`), also summed over the pictures first, and its mean is over classes
+with a boundary in truth. Ignored pixels count nowhere.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detseg.metrics.bootstrap.draws import mean_over_classes
+from detseg.metrics.detection.records import none_for_nan
+
+FIGURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice", "boundary_iou")
+
+
+@dataclass(frozen=True)
+class SegmentationClass:
+    """Of one class; NaN where it does not occur."""
+
+    name: str
+    iou: float
+    dice: float
+    accuracy: float  # share of its pixels that are predicted as it: its recall
+    precision: float  # share of the pixels predicted as it that are it; NaN where nothing is
+    boundary_iou: float  # NaN also where it was not asked for
+    pixels: int  # in truth
+    pictures: int  # with such pixels
+
+
+@dataclass(frozen=True, eq=False)
+class PictureCounts:
+    """Pixels of each class in each of N pictures, which are sorted by their ids."""
+
+    image_ids: NDArray[np.int64]  # (N,) rising
+    truth: NDArray[np.int64]  # (N, K)
+    predicted: NDArray[np.int64]  # (N, K) ignored pixels left out, as everywhere
+    hits: NDArray[np.int64]  # (N, K) predicted rightly
+    boundary: NDArray[np.int64] | None  # (3, N, K) the same three, in the boundary regions
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """(N, K), NaN for classes that are not in the picture."""
+        return iou_of(self.truth, self.predicted, self.hits)
+
+    @property
+    def miou(self) -> NDArray[np.float64]:
+        """(N,) mean over the classes that are in the picture, NaN where all is ignored."""
+        return mean_over_classes(self.iou)
+
+    def worst(self, most: int) -> NDArray[np.int64]:
+        """Places of the pictures with the lowest `miou`, the worst first; those without pixels to judge never."""
+        miou = self.miou
+        order = np.argsort(miou, kind="stable")  # NaN last
+        return order[: min(most, int(np.sum(~np.isnan(miou))))]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationMetrics:
+    """What `SegmentationEvaluator` found; NaN where there is nothing to judge by."""
+
+    confusion: NDArray[np.int64]  # (K, K) pixels, rows: truth, columns: prediction
+    pixel_accuracy: float
+    mean_accuracy: float
+    miou: float
+    frequency_weighted_iou: float
+    dice: float  # mean over classes
+    boundary_iou: float  # mean over classes; NaN also where it was not asked for
+    per_class: tuple[SegmentationClass, ...]  # (K,)
+    pictures: PictureCounts = field(repr=False)  # not in `to_dict`
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """(K,) of the classes."""
+        return tuple(row.name for row in self.per_class)
+
+    def figures(self) -> dict[str, float]:
+        """The figures of all classes together by name; `boundary_iou` only where it was asked for."""
+        asked = FIGURES if self.pictures.boundary is not None else FIGURES[:-1]
+        return {name: getattr(self, name) for name in asked}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single pictures, as plain Python for `json.dump`, NaN as None."""
+        content = {
+            "pictures": len(self.pictures.image_ids),
+            "pixels": int(self.confusion.sum()),
+            "figures": self.figures(),
+            "per_class": [asdict(row) for row in self.per_class],
+            "confusion": self.confusion.tolist(),
+        }
+        plain: dict[str, Any] = none_for_nan(content)
+        return plain
+
+
+def evaluate_segmentation(
+    targets: Iterable[ArrayLike],
+    predictions: Iterable[ArrayLike],
+    names: Sequence[str],
+    *,
+    image_ids: Iterable[int] | None = None,
+    ignore_index: int = 255,
+    boundary: bool = True,
+) -> SegmentationMetrics:
+    """Judge predicted label maps; generators are taken picture by picture.
+
+    Args:
+        targets: (H, W) label maps, 0..K-1 or `ignore_index`.
+        predictions: of the same pictures in the same order and size, 0..K-1.
+        names: of the K classes.
+        image_ids: of the pictures, 0, 1, … if not given. A picture that comes twice counts once.
+        ignore_index: of target pixels that are not judged.
+        boundary: also Boundary IoU, which takes most of the time.
+
+    Raises:
+        ValueError: more of one than of the others, no picture, or as `SegmentationEvaluator.update`.
+    """
+    from detseg.metrics.segmentation.evaluator import SegmentationEvaluator
+
+    evaluator = SegmentationEvaluator(names, ignore_index=ignore_index, boundary=boundary)
+    for prediction, target, image_id in _triples(predictions, targets, image_ids):
+        evaluator.update([prediction], [target], [image_id])
+    return evaluator.compute()
+
+
+def _triples(predictions: Iterable[Any], targets: Iterable[Any], image_ids: Iterable[int] | None) -> Iterable[Any]:
+    nothing = object()
+    sources = [iter(predictions), iter(targets), *([] if image_ids is None else [iter(image_ids)])]
+    count = 0
+    while True:
+        row = [next(source, nothing) for source in sources]
+        ended = [value is nothing for value in row]
+        if all(ended):
+            return
+        if any(ended):
+            short = ("predictions", "targets", "image_ids")[ended.index(True)]
+            raise ValueError(f"{short} end after {count}, there are more of the others: give one for each picture")
+        yield (*row, count) if image_ids is None else row
+        count += 1
+
+
+# ------------------------------------------------------------------ formulas
+
+
+def measure_segmentation(
+    names: Sequence[str], confusion: NDArray[np.int64], pictures: PictureCounts
+) -> SegmentationMetrics:
+    """All figures from the counts."""
+    truth, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diagonal(confusion)
+    boundary = np.zeros((3, len(names)), np.int64) if pictures.boundary is None else pictures.boundary.sum(axis=1)
+    iou, dice = iou_of(truth, predicted, hits), dice_of(truth, predicted, hits)
+    accuracy, precision = divide(hits, truth), divide(hits, predicted)
+    boundary_iou = iou_of(*boundary)
+    seen = np.sum(pictures.truth > 0, axis=0)
+    rows = tuple(
+        SegmentationClass(
+            name=name,
+            iou=float(iou[k]),
+            dice=float(dice[k]),
+            accuracy=float(accuracy[k]),
+            precision=float(precision[k]),
+            boundary_iou=float(boundary_iou[k]),
+            pixels=int(truth[k]),
+            pictures=int(seen[k]),
+        )
+        for k, name in enumerate(names)
+    )
+    counts = (truth, predicted, hits)
+    figures = {name: float(value[0]) for name, value in summaries(*(c[None] for c in (*counts, *boundary))).items()}
+    return SegmentationMetrics(confusion=confusion, **figures, per_class=rows, pictures=pictures)
+
+
+def summaries(
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    hits: NDArray[Any],
+    boundary_truth: NDArray[Any],
+    boundary_predicted: NDArray[Any],
+    boundary_hits: NDArray[Any],
+) -> dict[str, NDArray[np.float64]]:
+    """Each of `FIGURES` (R,) from pixels by class (R, K) of R sets of pictures."""
+    iou = iou_of(truth, predicted, hits)
+    total = truth.sum(axis=1)
+    return {
+        "miou": mean_over_classes(iou),
+        "pixel_accuracy": divide(hits.sum(axis=1), total),
+        "mean_accuracy": mean_over_classes(divide(hits, truth)),
+        "frequency_weighted_iou": divide((truth * np.nan_to_num(iou)).sum(axis=1), total),
+        "dice": mean_over_classes(dice_of(truth, predicted, hits)),
+        "boundary_iou": mean_over_classes(iou_of(boundary_truth, boundary_predicted, boundary_hits)),
+    }
+
+
+def iou_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union, NaN where nothing is in truth."""
+    return np.where(truth > 0, divide(hits, truth + predicted - hits), math.nan)
+
+
+def dice_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
+    """The same for Dice, also called F1."""
+    return np.where(truth > 0, divide(2 * hits, truth + predicted), math.nan)
+
+
+def divide(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """NaN for a whole of 0."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), math.nan)

@@ -1,0 +1,206 @@
+"""The page of a run: `report.html` in its folder, the pictures beside it, nothing from the network.
+
+A module for each task (`detseg.report.pages.detector_page` and its siblings) says what is on it.
+"""
+
+import json
+import logging
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import jinja2
+import PIL.Image
+
+from detseg.metrics.bootstrap.detection import Interval
+
+logger = logging.getLogger(__name__)
+
+
+class Card(NamedTuple):
+    """A figure in large letters."""
+
+    name: str
+    value: str
+    range: str = ""
+
+
+class Row(NamedTuple):
+    """A row of a table: what it is about, a quieter explanation, and its cells."""
+
+    name: str
+    meaning: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that stays as it is; without heads it has none."""
+
+    title: str
+    rows: Sequence[Row]
+    heads: Sequence[str] = ()
+    note: str = ""
+
+
+class Cell(NamedTuple):
+    """A number of a class: what it is sorted by, and how it is written."""
+
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """A row for each class, sorted by its first figure, the best first; a click on a head sorts anew."""
+
+    heads: Sequence[str]  # that of the names first
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+    @property
+    def ranked(self) -> list[tuple[str, Sequence[Cell]]]:
+        """The rows in their order; those without a figure last."""
+        return sorted(self.rows, key=lambda row: -row[1][0].value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What is on the page of a run.
+
+    Attributes:
+        title: heading.
+        summary: facts about the run, name to value, in the order to be shown.
+        pictures: (caption, path relative to the run folder) in the order to be shown. One that is not there is named
+            on the page and in a warning.
+        cards: the figures that matter most.
+        figures: all figures.
+        classes: of each class.
+        tables: what else there is to tell, under the classes.
+        predicts: what `detseg predict` does with such a model, in a sentence.
+        snippet: how to use it from Python, with {run} in place of its folder.
+    """
+
+    title: str
+    summary: Mapping[str, Any]
+    pictures: Sequence[tuple[str, str | Path]]
+    cards: Sequence[Card] = ()
+    figures: Table | None = None
+    classes: ClassTable | None = None
+    tables: Sequence[Table] = ()
+    predicts: str
+    snippet: str
+
+
+def write_page(run_folder: str | Path, page: Page) -> Path:
+    """Write `report.html` into the run folder; returns its path.
+
+    The configuration is read from `config.json` in the folder, if it is there.
+
+    Args:
+        run_folder: the folder of the run; it is created if missing.
+        page: what is on it.
+
+    Raises:
+        ValueError: if a picture's path is absolute or leads out of the run folder.
+    """
+    folder = Path(run_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [_picture(folder, caption, path) for caption, path in page.pictures]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("report.html.j2").render(
+        page=page,
+        summary=[(name, _text(value)) for name, value in page.summary.items()],
+        pictures=pictures,
+        command=f"detseg predict {shlex.quote(str(run_folder))} picture.jpg",
+        snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
+        configuration=_configuration(folder / "config.json"),
+    )
+    path = folder / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def number(value: float) -> str:
+    """Three decimals; a dash for NaN, a figure without anything to judge by."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def range_text(interval: Interval) -> str:
+    """The limits, or a dash where they cannot be told."""
+    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def interval_note(level: float, resamples: int) -> str:
+    """What the ranges on the page are."""
+    return (
+        f"Ranges are {100 * level:.3g} % intervals: how far a figure moves when the validation pictures are drawn "
+        f"anew, {resamples} times."
+    )
+
+
+def figure_cells(values: Iterable[float]) -> list[Cell]:
+    """Cells of a class table; NaN comes last when sorted."""
+    return [Cell(-1.0 if math.isnan(value) else value, number(value)) for value in values]
+
+
+def count_cells(counts: Iterable[int]) -> list[Cell]:
+    """Cells of whole numbers."""
+    return [Cell(float(count), str(count)) for count in counts]
+
+
+def _picture(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
+    """Caption, link, width and height; an empty link where the file is missing or not a picture."""
+    relative = PurePosixPath(str(path).replace("\\", "/"))
+    if relative.is_absolute() or PureWindowsPath(str(path)).drive or ".." in relative.parts:
+        raise ValueError(f"picture {str(path)!r} must be a path inside the run folder, relative to it")
+    try:
+        with PIL.Image.open(folder / relative) as image:
+            width, height = image.size
+    except OSError as error:
+        logger.warning("%s: picture left out of report.html: %s", folder / relative, error)
+        return caption, "", 0, 0
+    return caption, quote(relative.as_posix()), width, height
+
+
+def _configuration(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        return []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        logger.warning("%s: configuration left out of report.html: %s", path, error)
+        return []
+    return [(name, _text(value)) for name, value in _flat(content)]
+
+
+def _flat(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested dicts as (dotted name, value)."""
+    if isinstance(content, Mapping) and content:
+        for name, value in content.items():
+            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, content
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_text(item)}" for name, item in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "–"
+    return str(value)

@@ -1,0 +1,204 @@
+"""What a training run shows the network and when: batches, sizes, and how far along it is.
+
+Everything random about a sample follows from (seed, epoch, position), never from a global state: the same batches
+come back after a resume, with any number of worker processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.augment.transforms import TrainTransform, mixup
+
+
+class Request(NamedTuple):
+    """One sample of the plan: which picture, how large, and where its randomness comes from."""
+
+    epoch: int
+    position: int  # in the epoch's order
+    picture: int
+    size: int  # side of the square, pixels
+    mosaic: bool
+    mixup: bool = False
+
+
+@dataclass
+class Progress:
+    """How far a run is, by steps or, with a wall-clock budget, by seconds.
+
+    Attributes:
+        steps: number of steps of the whole run, perhaps 0; None with a budget of time.
+        seconds: length of the whole run, None with a number of steps.
+        step: steps done.
+        before: seconds that earlier sittings of a resumed run took.
+    """
+
+    steps: int | None
+    seconds: float | None
+    step: int = 0
+    before: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError("give either a number of steps or a number of seconds")
+        self.begin()
+
+    def begin(self) -> None:
+        """The clock starts now: what came before, such as a test of learning rates, is not counted."""
+        self._started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds trained so far, all sittings together."""
+        return self.before + time.monotonic() - self._started
+
+    def fraction(self) -> float:
+        """0 at the start, 1 when the run is to end."""
+        return self.fraction_at(self.step, self.elapsed())
+
+    def fraction_at(self, step: int, elapsed: float) -> float:
+        """How far a run is after so many steps and seconds."""
+        if self.seconds is not None:
+            return min(1.0, elapsed / self.seconds)
+        assert self.steps is not None
+        return min(1.0, step / self.steps) if self.steps else 1.0
+
+
+@dataclass(frozen=True)
+class SizeSchedule:
+    """Which input size and augmentation a step uses.
+
+    Attributes:
+        size: the size the model is made for, a multiple of 32.
+        smallest: with multi-scale training, the smallest of the sizes below `size`; equal to `size` without. Smaller
+            pictures cost less, so that the same minutes hold more of them.
+        hold: steps between changes of size.
+        settle: share of the run, at its end, that is trained at `size`, without mosaics and mixup, so that the last
+            thing the network sees is what it will meet.
+        mosaic: probability of a mosaic before that.
+        mixup: probability, before that, that another picture is laid over a sample, be it a mosaic or not.
+        seed: of the sizes.
+    """
+
+    size: int
+    smallest: int
+    hold: int = 10
+    settle: float = 0.3
+    mosaic: float = 0.0
+    mixup: float = 0.0
+    seed: int = 0
+
+    def at(self, step: int, fraction: float) -> tuple[int, float, float]:
+        """(size, probability of a mosaic, of mixup) of a step, `fraction` of the way through the run."""
+        if fraction >= 1 - self.settle:
+            return self.size, 0.0, 0.0
+        choices = range(self.smallest, max(self.size, self.smallest + 1), 32)
+        chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(choices))
+        return choices[int(chosen)], self.mosaic, self.mixup
+
+
+def steps_per_epoch(pictures: int, batch_size: int, world: int = 1) -> int:
+    """Whole batches in an epoch, at least one: a set smaller than a batch is repeated to fill it."""
+    return max(1, pictures // (batch_size * world))
+
+
+def epoch_order(pictures: int, batch_size: int, *, seed: int, epoch: int, world: int = 1) -> NDArray[np.int64]:
+    """The pictures of an epoch in their random order, cut or repeated to whole batches of all processes."""
+    order = np.random.default_rng((seed, 0, epoch)).permutation(pictures)
+    return np.resize(order, steps_per_epoch(pictures, batch_size, world) * batch_size * world)
+
+
+class BatchPlan:
+    """Endless batches of requests from a given step on; one process's share of them.
+
+    Args:
+        pictures: number of pictures in the set.
+        batch_size: pictures a process and step.
+        parts: each step's pictures come in so many batches of equal length.
+        sizes: which size each step has.
+        fraction: asked when a batch is planned, how far the run is then.
+        seed: of the order.
+        first_step: where to begin; a resumed run gives the number of steps done.
+        rank: this process's number.
+        world: number of processes.
+    """
+
+    def __init__(
+        self,
+        pictures: int,
+        batch_size: int,
+        sizes: SizeSchedule,
+        fraction: Callable[[int], float],
+        *,
+        seed: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+    ) -> None:
+        if pictures < 1:
+            raise ValueError("there are no pictures to train on")
+        self.part = batch_size // parts
+        self.pictures, self.batch_size, self.sizes, self.fraction = pictures, batch_size, sizes, fraction
+        self.seed, self.first_step, self.rank, self.world = seed, first_step, rank, world
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        per_epoch = steps_per_epoch(self.pictures, self.batch_size, self.world)
+        step = self.first_step
+        while True:
+            epoch, within = divmod(step, per_epoch)
+            order = epoch_order(self.pictures, self.batch_size, seed=self.seed, epoch=epoch, world=self.world)
+            for batch in range(within, per_epoch):
+                requests = self._batch(step, epoch, batch, order)
+                for first in range(0, self.batch_size, self.part):
+                    yield requests[first : first + self.part]
+                step += 1
+
+    def _batch(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:
+        size, mosaic, mixup = self.sizes.at(step, self.fraction(step))
+        first = (batch * self.world + self.rank) * self.batch_size
+        positions = range(first, first + self.batch_size)
+        draws = np.random.default_rng((self.seed, 2, epoch, first)).random((2, self.batch_size))
+        return [
+            Request(epoch, position, int(order[position]), size, bool(tile < mosaic), bool(overlay < mixup))
+            for position, tile, overlay in zip(positions, *draws, strict=True)
+        ]
+
+
+class TrainingSamples:
+    """Augmented samples by request; what a DataLoader's workers run.
+
+    Args:
+        dataset: the pictures.
+        seed: of the augmentation.
+        transform: makes the augmentation for an input size: ``transform(size)(sample, rng)``.
+    """
+
+    def __init__(self, dataset: Any, seed: int, transform: Callable[[int], Any] = TrainTransform) -> None:
+        self.dataset, self.seed, self.transform = dataset, seed, transform
+        self._transforms: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, request: Request) -> tuple[Any, list[int]]:
+        """The sample and the indices of the pictures in it: one, or four of a mosaic; with mixup one more."""
+        rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
+        if request.size not in self._transforms:
+            self._transforms[request.size] = self.transform(request.size)
+        transform = self._transforms[request.size]
+        indices = [request.picture]
+        if request.mosaic:
+            indices += rng.integers(len(self.dataset), size=3).tolist()
+            sample = transform.mosaic([self.dataset[i] for i in indices], rng)
+        else:
+            sample = transform(self.dataset[request.picture], rng)
+        if request.mixup:
+            indices.append(int(rng.integers(len(self.dataset))))
+            sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)
+        return sample, indices

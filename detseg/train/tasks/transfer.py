@@ -1,0 +1,157 @@
+"""Transfer learning: a strategy for a set of pictures, and a head solved on features that are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detseg.classify import Similarity, fit_softmax_regression, measure_similarity
+from detseg.data.augment.classification_transforms import ClassificationEval
+from detseg.data.label_dataset import ClassificationDataset
+from detseg.predict.predictor import memory_format
+from detseg.train.config import TrainClassifier
+from detseg.train.runner import Session, tell
+from detseg.train.sampler import Request, TrainingSamples
+from detseg.train.tasks.strategy import STRATEGIES, choose_strategy
+
+# Similarity is measured on so many pictures, drawn by the seed; with more, its second decimal stays the same.
+LOOK_AT = 256
+BATCH = 32
+
+
+def resolve(
+    sitting: Session[TrainClassifier], train: ClassificationDataset, architecture: Mapping[str, Any]
+) -> TrainClassifier:
+    """The settings, with what the strategy decides filled in; says which one it is and why.
+
+    What was given is kept. A resumed run has everything filled in already.
+
+    Args:
+        sitting: the sitting.
+        train: the training pictures.
+        architecture: of the model.
+
+    Raises:
+        TrainingError: the backbone's weights cannot be had.
+    """
+    config = sitting.config
+    if sitting.state is not None:
+        return config
+    # Folded batch norms would have forgotten what they have seen; those of an earlier run mostly are.
+    model = sitting.make({**architecture, "folded": False})
+    name, why = str(config.strategy), "as asked for"
+    if config.weights == "none":
+        name, why = "scratch", "there are no trained weights to build on"
+    elif name == "auto":
+        strategy, why = choose_strategy(
+            len(train), int((train.labelled.counts > 0).sum()), _similarity(sitting, model, train)
+        )
+        name = strategy.name
+    strategy = STRATEGIES[name]
+    stages = len(model.backbone.stages)
+    filled: dict[str, Any] = {
+        "freeze": round(strategy.frozen * stages),
+        "head": "first" if strategy.head_first else "together",
+        "lr": strategy.lr,
+        "backbone_lr": strategy.backbone_lr,
+        "stage_decay": strategy.stage_decay,
+    }
+    filled = {key: value for key, value in filled.items() if getattr(config, key) is None}
+    tell(sitting.console, f"strategy: {name}; {why}")
+    return replace(config, strategy=name, **filled)  # type: ignore[arg-type]
+
+
+def _similarity(sitting: Session[TrainClassifier], model: nn.Module, train: ClassificationDataset) -> Similarity | None:
+    """Of some training pictures; measured in all processes alike."""
+    config = sitting.config
+    chosen = np.random.default_rng((config.seed, 4)).permutation(len(train))[:LOOK_AT]
+    cut = ClassificationEval(config.size)
+    model.to(device=sitting.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return measure_similarity(model, (images for images, _ in _batches(model, chosen, lambda i: cut(train[i][0]))))
+
+
+def solve_head(
+    sitting: Session[TrainClassifier],
+    model: Any,
+    train: ClassificationDataset,
+    samples: TrainingSamples,
+    *,
+    label_smoothing: float,
+) -> None:
+    """Give the head of a classifier the best weights for its features as they are, in place.
+
+    The backbone looks at every view of every picture once, each process at its share of them.
+
+    Args:
+        sitting: the sitting.
+        model: the classifier.
+        train: the training pictures.
+        samples: their augmented views.
+        label_smoothing: of the loss.
+    """
+    config, accelerator = sitting.config, sitting.accelerator
+    model.to(device=accelerator.device, memory_format=torch.channels_last)
+    mine = range(accelerator.process_index, len(train), accelerator.num_processes)
+    views = [_view(train, samples, config.size, number) for number in range(config.views)]
+    share = torch.stack([extract(model, mine, view) for view in views])
+    shares = gather_object([(list(mine), share)])
+    order = torch.tensor([index for indices, _ in shares for index in indices]).argsort()
+    features = torch.cat([features for _, features in shares], 1)[:, order].to(accelerator.device)
+    labels = torch.from_numpy(train.labelled.labels).to(accelerator.device)
+    solved = fit_softmax_regression(
+        features, labels, model.num_classes, label_smoothing=label_smoothing, seed=config.seed
+    )
+    with torch.no_grad():
+        model.classifier.weight.copy_(solved.weight)
+        model.classifier.bias.copy_(solved.bias)
+    held_out = f", {solved.losses[solved.penalty]:.3f} on pictures held out" if solved.losses else ""
+    tell(
+        sitting.console,
+        f"head: solved on {features.shape[-1]} features of {config.views} x {len(train)} views; penalty "
+        f"{solved.penalty:g}{held_out}",
+    )
+
+
+@torch.inference_mode()
+def extract(model: Any, indices: Sequence[int], view: Any) -> Tensor:
+    """Pooled features (len(indices), C) float32 on the CPU.
+
+    Args:
+        model: a classifier; it is put into evaluation mode.
+        indices: of pictures.
+        view: gives the picture (size, size, 3) of an index.
+    """
+    model.eval()
+    none = torch.zeros(0, model.classifier.in_features)  # a process may have no picture
+    seen = (model.features(images).float().cpu() for images, _ in _batches(model, indices, view))
+    return torch.cat([none, *seen])
+
+
+def _batches(model: nn.Module, indices: Iterable[int], view: Any) -> Iterator[tuple[Tensor, list[int]]]:
+    """Pictures in batches, where the model is."""
+    device, layout = next(model.parameters()).device, memory_format(model)
+    left = [int(index) for index in indices]
+    for first in range(0, len(left), BATCH):
+        batch = left[first : first + BATCH]
+        images = torch.from_numpy(np.stack([view(index) for index in batch])).permute(0, 3, 1, 2)
+        yield images.to(device, memory_format=layout), batch
+
+
+def _view(train: ClassificationDataset, samples: TrainingSamples, size: int, number: int) -> Any:
+    """How to see a picture the first time, the second, …: its centre, that mirrored, then augmented."""
+    cut = ClassificationEval(size)
+
+    def view(index: int) -> NDArray[np.uint8]:
+        if number > 1:
+            return samples[Request(10**6 + number, index, index, size, False)][0][0]
+        image = cut(train[index][0])
+        return image if number == 0 else np.ascontiguousarray(image[:, ::-1])
+
+    return view

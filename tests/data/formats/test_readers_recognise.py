@@ -1,0 +1,119 @@
+"""Which format a path holds, and the law that every pair of formats round-trips."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detseg.data.annotations import AnnotationError
+from detseg.data.formats import read_annotations, read_dataset, write_coco, write_voc, write_yolo
+from tests.data.annotation_samples import by_picture, coco_content, make, write_json, write_picture
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train.json", "val.json"),
+        ("instances_train.json", "instances_val.json"),
+        ("instances_train2017.json", "instances_val2017.json"),
+        ("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
+        ("annotations/train.json", "annotations/valid.json"),
+        ("train_boxes.json", "val_boxes.json"),
+        ("annotations/instances_Train.json", "annotations/instances_Validation.json"),
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
+    ],
+)
+def test_coco_folders(tmp_path, train, val):
+    write_json(tmp_path / train, coco_content())
+    write_json(tmp_path / val, coco_content() | {"annotations": []})
+    data = read_dataset(tmp_path)
+    assert list(data) == ["train", "val"]
+    assert (len(data["train"].ids), len(data["val"].ids)) == (4, 0)
+    assert len(read_annotations(tmp_path, "train").ids) == 4
+
+
+def test_plain_names_go_before_longer_ones(tmp_path):
+    for name in ("train.json", "val.json", "instances_train.json", "train_results.json"):
+        write_json(tmp_path / name, coco_content())
+    assert read_dataset(tmp_path)["train"].source == str(tmp_path / "train.json")
+
+
+def test_a_folder_with_one_json(tmp_path):
+    write_json(tmp_path / "flowers.json", coco_content())
+    assert len(read_annotations(tmp_path).ids) == 4
+    with pytest.raises(AnnotationError, match=r"found: annotations without splits\. .* --val-share 0\.2"):
+        read_dataset(tmp_path)
+
+
+def test_ambiguous_files_are_named(tmp_path):
+    for year in (2014, 2017):
+        write_json(tmp_path / f"instances_train{year}.json", coco_content())
+    with pytest.raises(AnnotationError, match=r"instances_train2014\.json, instances_train2017\.json"):
+        read_annotations(tmp_path)
+
+
+def test_a_missing_split_and_its_remedy(tmp_path):
+    write_json(tmp_path / "train.json", coco_content())
+    with pytest.raises(AnnotationError, match=r"no split 'val'; found: train\. Give a folder"):
+        read_dataset(tmp_path)
+
+
+def test_nothing_recognised_lists_what_was_looked_for(tmp_path):
+    (tmp_path / "notes.md").write_text("hello")
+    for path in (tmp_path, tmp_path / "notes.md"):
+        with pytest.raises(AnnotationError, match=r"(?s)Looked for:.*COCO.*VOC.*YOLO"):
+            read_annotations(path)
+    with pytest.raises(AnnotationError, match="does not exist"):
+        read_annotations(tmp_path / "nowhere")
+
+
+WRITERS = {
+    "coco": lambda a, folder: write_coco(a, folder / "train.json"),
+    "voc": lambda a, folder: write_voc(a, folder, "train"),
+    "yolo": lambda a, folder: write_yolo(a, folder, "train"),
+}
+corner = st.floats(0, 40, allow_subnormal=False)
+side = st.floats(0.01, 20)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    return [str(write_picture(folder / f"{name}.png", 97, 61, seed)) for seed, name in enumerate("abc")]
+
+
+@pytest.mark.parametrize("second", list(WRITERS))
+@pytest.mark.parametrize("first", list(WRITERS))
+@settings(max_examples=8, deadline=None)
+@given(
+    objects=st.lists(
+        st.tuples(st.integers(0, 2), corner, corner, side, side, st.integers(0, 2), st.booleans()), max_size=6
+    )
+)
+def test_every_pair_of_formats_round_trips(first, second, pictures, objects):
+    objects = sorted(objects, key=lambda item: item[0])
+    crowd = [item[6] and "yolo" not in (first, second) for item in objects]
+    original = make(
+        [[x, y, x + w, y + h] for _, x, y, w, h, _, _ in objects],
+        [item[5] for item in objects],
+        [item[0] for item in objects],
+        [(97, 61)] * 3,
+        pictures,
+        iscrowd=np.array(crowd, dtype=bool),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        steps = [Path(folder) / f"{number}" for number in range(3)]
+        annotations = original
+        for step, name in zip(steps, (first, second, first), strict=True):
+            WRITERS[name](annotations, step)
+            annotations = read_annotations(step, "train")
+            assert annotations.names == original.names
+            assert by_picture(annotations).keys() == by_picture(original).keys()
+            for image in range(3):
+                ours, theirs = annotations.objects(image), original.objects(image)
+                np.testing.assert_allclose(annotations.boxes[ours], original.boxes[theirs], atol=1e-6)
+                np.testing.assert_array_equal(annotations.labels[ours], original.labels[theirs])
+                np.testing.assert_array_equal(annotations.iscrowd[ours], original.iscrowd[theirs])

@@ -1,0 +1,211 @@
+import logging
+import shutil
+
+import pytest
+
+from detseg.data.annotations import AnnotationError, Category
+from detseg.data.formats import read_annotations, read_coco, read_dataset, read_voc, write_voc
+from tests.data.annotation_samples import by_picture, make, write_coco_dataset, write_picture
+
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
+<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>
+<part><name>petal</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"""
+SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+
+
+def one(name, *corners, difficult=0):
+    return OBJECT.format(*corners, name=name, difficult=difficult)
+
+
+def write_xml(path, *objects, filename=None, size=SIZE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{path.stem}.jpg" if filename is None else filename
+    path.write_text(f"<annotation><filename>{name}</filename>{size}{''.join(objects)}</annotation>")
+    return path
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Three pictures in two splits; 'c' has no objects."""
+    write_xml(tmp_path / "Annotations/a.xml", one("rose", 1, 1, 64, 48), one("daisy", 10, 20, 30, 40, difficult=1))
+    write_xml(tmp_path / "Annotations/b.xml", one(" tulip ", 2.5, 3.5, 10.25, 20))
+    write_xml(tmp_path / "Annotations/c.xml")
+    for seed, name in enumerate("abc"):
+        write_picture(tmp_path / f"JPEGImages/{name}.jpg", seed=seed)
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nc\n")
+    (lists / "val.txt").write_text("b\n")
+    (lists / "rose_train.txt").write_text("a  1\nc -1\n")
+    return tmp_path
+
+
+def test_corners_count_from_one_and_include_the_last_pixel(voc):
+    train = read_voc(voc, "train")
+    assert train.boxes.tolist() == [[0, 0, 64, 48], [9, 19, 30, 40]]
+    assert train.iscrowd.tolist() == [False, True]
+    assert train.sizes.tolist() == [[64, 48]] * 2
+    assert [train.objects(i) for i in range(2)] == [slice(0, 2), slice(2, 2)]
+
+
+def test_categories_are_the_same_in_every_split(voc):
+    data = read_dataset(voc)
+    expected = (Category(1, "daisy"), Category(2, "rose"), Category(3, "tulip"))
+    assert data["train"].categories == data["val"].categories == expected
+    assert data["train"].labels.tolist() == [1, 0]
+    assert data["val"].labels.tolist() == [2]
+    assert [p.split("/")[-1] for p in data["train"].paths.tolist()] == ["a.jpg", "c.jpg"]
+    assert data["train"].validate() == []
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "classes.txt"])
+def test_a_class_file_sets_the_order(voc, name):
+    (voc / name).write_text("tulip\nrose\n\ndaisy\n")
+    assert read_voc(voc, "train").labels.tolist() == [1, 2]
+    (voc / name).write_text("tulip\nrose\n")
+    train = read_voc(voc, "train")
+    assert train.labels.tolist() == [1, -1]
+    (problem,) = train.read_problems
+    assert (problem.kind, problem.object) == ("unknown-category", 2)
+    assert problem.file.endswith("a.xml") and "'daisy'" in problem.what
+    assert [p.kind for p in train.validate(check_pictures=False)] == ["unknown-category"], "told once"
+    (voc / name).write_text("rose\nrose\n")
+    with pytest.raises(AnnotationError, match="given twice: rose"):
+        read_voc(voc, "train")
+
+
+def test_splits_by_list_file_or_argument(voc):
+    assert len(read_annotations(voc / "ImageSets/Main/val.txt")) == 1
+    assert len(read_annotations(voc, "train")) == 2
+    with pytest.raises(AnnotationError, match="train, val; choose one"):
+        read_annotations(voc)
+    with pytest.raises(AnnotationError, match=r"no split 'test'; found: train, val"):
+        read_annotations(voc, "test")
+    (voc / "ImageSets/Main/val.txt").write_text("b\nmissing\n")
+    with pytest.raises(AnnotationError, match=r"1 listed pictures have no XML file.*'missing'"):
+        read_annotations(voc, "val")
+
+
+def test_lists_made_per_class(voc):
+    (voc / "ImageSets/Main/train.txt").write_text("a  1\nc -1\n")
+    assert len(read_voc(voc, "train")) == 2
+
+
+def test_folder_without_lists_and_single_files(voc):
+    shutil.rmtree(voc / "ImageSets")
+    assert len(read_annotations(voc)) == 3
+    assert len(read_annotations(voc / "Annotations")) == 3
+    assert len(read_annotations(voc / "Annotations" / "a.xml").ids) == 2
+
+
+def test_xml_beside_the_pictures_under_any_name(tmp_path):
+    write_picture(tmp_path / "a.PNG")
+    write_picture(tmp_path / "other.jpg")
+    write_xml(tmp_path / "a.xml", one("rose", 1, 1, 5, 5), filename="renamed.jpg", size="")
+    write_xml(tmp_path / "b.xml", filename="C:\\photos\\other.jpg")
+    annotations = read_annotations(tmp_path)
+    assert annotations.paths.tolist() == [str(tmp_path / "a.PNG"), str(tmp_path / "other.jpg")]
+    assert annotations.sizes.tolist() == [[64, 48], [64, 48]]
+
+
+def test_a_picture_is_found_by_the_name_of_its_xml_where_filename_is_of_another(voc):
+    write_xml(voc / "Annotations/b.xml", one("tulip", 1, 1, 5, 5), filename="a.jpg")
+    data = read_annotations(voc, "val")
+    assert data.paths.tolist() == [str(voc / "JPEGImages/b.jpg")] and data.validate() == []
+
+
+def test_pictures_and_xml_in_subfolders_with_equal_names(voc):
+    shutil.rmtree(voc / "ImageSets")
+    write_picture(voc / "JPEGImages/cam2/a.jpg", width=32)
+    size = SIZE.replace("64", "32")
+    for xml, filename in (("cam2/a.xml", "a.jpg"), ("second.xml", "cam2/a.jpg")):
+        file = write_xml(voc / "Annotations" / xml, one("daisy", 1, 1, 5, 5), filename=filename, size=size)
+        data = read_annotations(voc)
+        places = [path.removeprefix(f"{voc}/JPEGImages/") for path in data.paths.tolist()]
+        assert sorted(places) == ["a.jpg", "b.jpg", "c.jpg", "cam2/a.jpg"] and data.validate() == []
+        file.unlink()
+
+
+def test_lists_with_capital_letters(voc, tmp_path):
+    for name in ("train", "val"):
+        (voc / f"ImageSets/Main/{name}.txt").rename(voc / f"ImageSets/Main/{name.title()}.txt")
+    data = read_dataset(voc)
+    assert {split: len(part) for split, part in data.items()} == {"train": 2, "val": 1}
+    write_voc(data["val"], voc, "test")  # no name of the other splits is used again
+    assert (voc / "ImageSets/Main/test.txt").read_text() != "b\n"
+
+
+def test_images_argument(voc):
+    (voc / "JPEGImages").rename(voc / "photos")
+    assert read_voc(voc, "val", images=voc / "photos").validate() == []
+    missing = read_voc(voc, "val").validate()
+    assert [p.kind for p in missing] == ["missing-picture"]
+
+
+def test_unreadable_files_name_the_place(voc):
+    file = voc / "Annotations/a.xml"
+    file.write_text("<annotation>\n<object>\n</annotation>")
+    with pytest.raises(AnnotationError, match=r"a\.xml: line 3"):
+        read_voc(voc, "train")
+    file.write_text("<html/>")
+    with pytest.raises(AnnotationError, match="no VOC annotation"):
+        read_voc(voc, "train")
+    write_xml(file, size="<size><width>wide</width></size>")
+    with pytest.raises(AnnotationError, match=r"a\.xml: <size> holds"):
+        read_voc(voc, "train")
+    file.write_text('<!DOCTYPE a [<!ENTITY e "boom">]><annotation>&e;</annotation>')
+    with pytest.raises(AnnotationError, match=r"a\.xml: cannot be read"):
+        read_voc(voc, "train")
+
+
+def test_an_object_without_box_is_named_and_left_out(voc):
+    write_xml(voc / "Annotations/a.xml", "<object><name>rose</name></object>", one("daisy", 1, 2, 3, 4))
+    train = read_voc(voc, "train")
+    assert train.boxes.tolist() == [[0, 1, 3, 4]]
+    (problem,) = train.read_problems
+    assert problem.kind == "malformed-object" and "<object> 1 (rose)" in problem.what
+
+
+def test_written_folder_reads_back_the_same(tmp_path):
+    first = read_coco(write_coco_dataset(tmp_path / "coco"))
+    write_voc(first, tmp_path / "voc", "train")
+    write_voc(first.subset([1]), tmp_path / "voc", "val", pictures="copy")
+    data = read_dataset(tmp_path / "voc")
+    assert data["train"].names == first.names, "the order of the categories is kept"
+    assert by_picture(data["train"]) == by_picture(first)
+    assert data["train"].validate() == []
+    assert (tmp_path / "voc/JPEGImages/b.jpg").is_symlink()
+    (val,) = data["val"].paths.tolist()
+    assert val.endswith("a_0.jpg"), "a name of the other split is not overwritten"
+    assert len(data["val"].ids) == 2
+
+
+def test_names_with_markup_and_pictures_of_the_same_name(tmp_path):
+    paths = [write_picture(tmp_path / d / "a.jpg", seed=i) for i, d in enumerate("xy")]
+    annotations = make(
+        [[0, 0, 5, 5], [1, 1, 6, 6]],
+        image_index=[0, 1],
+        sizes=[(64, 48)] * 2,
+        paths=[str(p) for p in paths],
+        categories=(Category(4, "<rose> & 'co'"),),
+    )
+    write_voc(annotations, tmp_path / "voc")
+    again = read_annotations(tmp_path / "voc", "train")
+    assert again.names == ("<rose> & 'co'",)
+    assert again.boxes.tolist() == annotations.boxes.tolist()
+    assert len(set(again.paths.tolist())) == 2
+
+
+def test_what_voc_cannot_hold_is_told(tmp_path, caplog):
+    first = read_coco(write_coco_dataset(tmp_path / "coco"))
+    with caplog.at_level(logging.WARNING):
+        write_voc(first, tmp_path / "voc")
+    assert "2 objects keep only their boxes" in caplog.text
+    same = make([[0, 0, 1, 1]], categories=(Category(1, "rose"), Category(2, "rose")))
+    with pytest.raises(AnnotationError, match="names must differ"):
+        write_voc(same, tmp_path / "other", pictures="leave")
+    with pytest.raises(AnnotationError, match="already holds other categories"):
+        tulips = make([[0, 0, 1, 1]], categories=(Category(1, "tulip"),))
+        write_voc(tulips, tmp_path / "voc", "val", pictures="leave")
+    with pytest.raises(ValueError, match="the picture does not exist"):
+        write_voc(make([[0, 0, 1, 1]]), tmp_path / "other")

@@ -1,0 +1,220 @@
+import logging
+
+import numpy as np
+import pytest
+import yaml
+
+from detseg.data.annotations import AnnotationError, Category
+from detseg.data.formats import read_annotations, read_coco, read_dataset, read_yolo, write_yolo
+from tests.data.annotation_samples import by_picture, make, write_coco_dataset, write_picture
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """Two training pictures (one without label file) and one for validation; pictures are 64 x 48."""
+    write_picture(tmp_path / "images/train/a.jpg", seed=0)
+    write_picture(tmp_path / "images/train/b.PNG", seed=1)
+    write_picture(tmp_path / "images/val/c.jpeg", seed=2)
+    write(tmp_path / "labels/train/a.txt", "1 0.5 0.5 0.25 0.5\n\n0 0 0 0.5 0 0.5 0.25\n")
+    write(tmp_path / "labels/val/c.txt", "0.0 0.25 0.25 0.5 0.5\n")
+    write(tmp_path / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnc: 2\nnames: [rose, daisy]\n")
+    return tmp_path
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_boxes_outlines_and_pictures_without_labels(yolo):
+    data = read_dataset(yolo)
+    train = data["train"]
+    assert [p.removeprefix(f"{yolo}/images/train/") for p in train.paths.tolist()] == ["a.jpg", "b.PNG"]
+    assert train.boxes.tolist() == [[24, 12, 40, 36], [0, 0, 32, 12]]
+    assert train.labels.tolist() == [1, 0]
+    assert train.categories == (Category(0, "rose"), Category(1, "daisy"))
+    assert train.segments.polygons(0) == []
+    assert train.segments.polygons(1)[0].tolist() == [[0, 0], [32, 0], [32, 12]]
+    assert train.objects(1) == slice(2, 2)
+    assert data["val"].boxes.tolist() == [[0, 0, 32, 24]]
+    assert train.validate(other=data["val"]) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "train: images/train\nval: images/val\nnames: {1: daisy, 0: rose}",
+        "path: ../datasets/flowers\ntrain: images/train\nval: [images/val]\nnames: [rose, daisy]",
+        "train: ../images/train\nvalid: ../images/val\nnames: [rose, daisy]",
+        "train: train_list.txt\nval: val_list.txt\nnames: [rose, daisy]",
+    ],
+)
+def test_ways_to_write_data_yaml(yolo, content):
+    write(yolo / "train_list.txt", "./images/train/a.jpg\nimages/train/b.PNG\n")
+    write(yolo / "val_list.txt", f"{yolo}/images/val/c.jpeg\n")
+    write(yolo / "data.yaml", content)
+    for path in (yolo, yolo / "data.yaml"):
+        data = read_dataset(path)
+        assert data["train"].names == ("rose", "daisy")
+        assert (len(data["train"]), len(data["train"].ids), len(data["val"].ids)) == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: images/train\nval: images/val", 'has no "names"'),
+        ("train: images/train\nnc: 3\nnames: [rose, daisy]", "nc is 3, but names lists 2"),
+        ("train: images/train\nnames: {0: rose, 2: daisy}", r"must be 0\.\.1, found \[0, 2\]"),
+        ("train: pictures\nnames: [rose]", r"data\.yaml: train: 'pictures' not found; tried"),
+        ("names: [rose]", 'neither "train" nor "val"'),
+        ("train: [", "cannot be read as YAML"),
+    ],
+)
+def test_faults_in_data_yaml_are_named(yolo, content, message):
+    write(yolo / "data.yaml", content)
+    with pytest.raises(AnnotationError, match=message):
+        read_dataset(yolo / "data.yaml")
+
+
+def test_other_layouts(yolo):
+    (yolo / "data.yaml").unlink()
+    data = read_dataset(yolo)
+    assert data["train"].names == data["val"].names == ("0", "1"), "numbers serve as names in both splits"
+    write(yolo / "classes.txt", "rose\ndaisy\ntulip\n")
+    assert read_dataset(yolo)["val"].names == ("rose", "daisy", "tulip")
+    assert len(read_annotations(write(yolo / "list.txt", "images/val/c.jpeg")).ids) == 1
+
+    flat = yolo / "flat"
+    write_picture(flat / "a.jpg")
+    write(flat / "a.txt", "0 0.5 0.5 1 1")
+    assert read_annotations(flat).boxes.tolist() == [[0, 0, 64, 48]]
+
+    roboflow = yolo / "roboflow"
+    for split in ("train", "valid"):
+        write_picture(roboflow / split / "images/a.jpg")
+        write(roboflow / split / "labels/a.txt", "0 0.5 0.5 1 1")
+    assert [len(a.ids) for a in read_dataset(roboflow).values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ("0 0.5 0.5 x 1", "malformed-object", "line 2: '0 0.5 0.5 x 1' holds something that is no number"),
+        ("0 0.5 0.5 1", "malformed-object", "4 numbers"),
+        ("0 0.5 0.5 1 1 0.9", "malformed-object", "6 numbers"),
+        ("0.5 0.5 0.5 1 1", "malformed-object", "class 0.5"),
+        ("-1 0.5 0.5 1 1", "malformed-object", "class -1"),
+        ("3000000000 0.5 0.5 1 1", "malformed-object", "class 3000000000"),
+        ("2 0.5 0.5 1 1", "unknown-category", "class 2 is not among the 2 classes"),
+        ("0 320 240 100 80", "pixel-coordinates", "320 is no share"),
+        ("0 nan 0.5 1 1", "not-finite", "NaN"),
+        ("0 inf 0.5 1 1", "not-finite", "infinity"),
+    ],
+)
+def test_one_bad_line_is_named_and_the_others_are_read(yolo, line, kind, words):
+    file = write(yolo / "labels/val/c.txt", f"1 0.5 0.5 1 1\n{line}\n")
+    val = read_annotations(yolo, "val")
+    assert val.boxes[0].tolist() == [0, 0, 64, 48]
+    (problem,) = val.validate(check_pictures=False)
+    assert problem.kind == kind
+    assert words in problem.what
+    assert problem.file == str(file) and problem.image.endswith("c.jpeg")
+
+
+def test_missing_pictures_in_a_list(yolo):
+    annotations = read_yolo([write(yolo / "list.txt", "images/val/c.jpeg\nimages/val/gone.jpg\n")])
+    assert [p.kind for p in annotations.validate()] == ["missing-picture"]
+    with pytest.raises(AnnotationError, match="no pictures with the extensions"):
+        read_yolo([yolo / "labels"])
+
+
+@pytest.mark.parametrize("line", ["data/images/val/c.jpeg", "/home/someone/set/images/val/c.jpeg"])
+def test_lists_may_name_folders_of_another_machine(yolo, line):
+    (path,) = read_yolo([write(yolo / "list.txt", f"{line}\n")]).paths
+    assert path == str(yolo / "images/val/c.jpeg")
+
+
+def test_test_pictures_that_were_not_handed_on(yolo):
+    with (yolo / "data.yaml").open("a") as file:
+        file.write("test: images/gone\n")
+    assert set(read_dataset(yolo)) == {"train", "val"}
+    write(yolo / "data.yaml", "test: images/gone\nnames: [rose, daisy]")
+    with pytest.raises(AnnotationError, match="test: 'images/gone' not found"):
+        read_dataset(yolo)
+
+
+@pytest.mark.parametrize(("shape", "points"), [("[2, 2]", ".4 .4 .6 .6"), ("[2, 3]", ".4 .4 2 .6 .6 1")])
+def test_key_points_behind_the_box_are_left_out(yolo, shape, points):
+    with (yolo / "data.yaml").open("a") as file:
+        file.write(f"kpt_shape: {shape}\n")
+    write(yolo / "labels/val/c.txt", f"1 .5 .5 .25 .5 {points}\n")
+    val = read_annotations(yolo, "val")
+    assert val.boxes.tolist() == [[24, 12, 40, 36]] and val.segments is None and val.validate() == []
+
+
+def test_images_argument_is_refused(yolo):
+    with pytest.raises(AnnotationError, match="--images is for COCO and VOC"):
+        read_annotations(yolo, "train", images=yolo)
+
+
+def test_written_folder_reads_back_the_same(tmp_path):
+    first = read_coco(write_coco_dataset(tmp_path / "coco"))
+    write_yolo(first, tmp_path / "yolo", "train", crowd="keep")
+    write_yolo(first.subset([3]), tmp_path / "yolo", "val", pictures="copy")
+    content = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())
+    assert content["names"] == {0: "rose", 1: "daisy", 2: "water lily"}
+    data = read_dataset(tmp_path / "yolo")
+    found, expected = by_picture(data["train"]), by_picture(first)
+    assert found.keys() == expected.keys()
+    for name, objects in expected.items():
+        assert [(n, b) for n, _, b in found[name]] == [(n, b) for n, _, b in objects]
+    assert [p.kind for p in data["train"].validate()] == []
+    (tmp_path / "yolo").rename(tmp_path / "moved")
+    assert len(read_dataset(tmp_path / "moved")["val"].ids) == 1, "the folder can be moved"
+
+
+def test_crowd_is_refused_dropped_or_kept(tmp_path, caplog):
+    first = read_coco(write_coco_dataset(tmp_path / "coco"))
+    with pytest.raises(AnnotationError, match="cannot mark the 1 crowd"):
+        write_yolo(first, tmp_path / "yolo")
+    assert not (tmp_path / "yolo").exists()
+    with caplog.at_level(logging.WARNING):
+        write_yolo(first, tmp_path / "yolo", crowd="drop")
+    assert "1 crowd (or difficult) objects were left out" in caplog.text
+    assert "2 objects keep only their boxes" in caplog.text
+    assert len(read_annotations(tmp_path / "yolo", "train").ids) == 3
+
+
+def test_outlines_are_written_when_asked(tmp_path):
+    annotations = make([[10, 5, 30, 35]], paths=[str(write_picture(tmp_path / "a.jpg"))])
+    points = np.array([[10, 5], [30, 5], [30, 35.0]])
+    from detseg.data.polygons import SegmentsBuilder
+
+    builder = SegmentsBuilder()
+    builder.add_polygons([points.ravel().tolist()])
+    annotations = make([[10, 5, 30, 35]], paths=annotations.paths, segments=builder.build())
+    write_yolo(annotations, tmp_path / "yolo", outlines=True)
+    again = read_annotations(tmp_path / "yolo", "train")
+    np.testing.assert_allclose(again.segments.polygons(0)[0], points)
+    np.testing.assert_allclose(again.boxes, annotations.boxes)
+
+
+def test_writer_refuses_what_would_mix_or_lose(tmp_path):
+    picture = str(write_picture(tmp_path / "a.jpg"))
+    annotations = make([[10, 5, 30, 35]], paths=[picture])
+    write_yolo(annotations, tmp_path / "yolo")
+    write_yolo(annotations, tmp_path / "yolo")  # the same again is fine
+    other = make([[10, 5, 30, 35]], paths=[picture], categories=(Category(1, "tulip"),))
+    with pytest.raises(AnnotationError, match="already holds other categories"):
+        write_yolo(other, tmp_path / "yolo", "val")
+    renamed = make([[10, 5, 30, 35]], paths=[str(write_picture(tmp_path / "b.jpg"))])
+    with pytest.raises(AnnotationError, match="already holds 1 other pictures"):
+        write_yolo(renamed, tmp_path / "yolo")
+    unmeasured = make([[10, 5, 30, 35]], paths=[picture], sizes=[(0, 0)])
+    with pytest.raises(AnnotationError, match="needs the size of every picture"):
+        write_yolo(unmeasured, tmp_path / "new")
+    with pytest.raises(ValueError, match="crowd must be"):
+        write_yolo(annotations, tmp_path / "new", crowd="maybe")
+    with pytest.raises(ValueError, match="pictures must be"):
+        write_yolo(annotations, tmp_path / "new", pictures="move")
