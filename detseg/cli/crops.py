@@ -46,7 +46,7 @@ def run(config: Crops) -> int:
     from rich.progress import track
 
     from detseg.data.crops import crops_of, folder_names
-    from detseg.data.formats.locate import write_atomically
+    from detseg.files import write_atomically
 
     require_new(config.output)
     console = Console()

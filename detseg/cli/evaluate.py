@@ -138,7 +138,7 @@ def run(config: Evaluate) -> int:
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows with the columns of all of them; empty where there is nothing to tell."""
-    from detseg.data.formats.locate import write_atomically
+    from detseg.files import write_atomically
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), restval="")

@@ -104,7 +104,7 @@ def run(config: Predict) -> int:
     from rich.progress import track
 
     from detseg.cli.predictions import Reader, find_in, write_found
-    from detseg.data.formats.locate import write_atomically
+    from detseg.files import write_atomically
     from detseg.predict import PictureClassifier, Segmenter, SlidingDetector, load
 
     console = Console()

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from detseg.cli.predict import Predict
 from detseg.cli.predictions import BATCH, Reader
-from detseg.data.formats.locate import write_atomically
+from detseg.files import write_atomically
 from detseg.predict import Classification, PictureClassifier
 
 TOLD, WRITTEN = 3, 5

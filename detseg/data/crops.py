@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
-from detseg.data.formats.locate import unique_stems, write_atomically
+from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
 from detseg.data.pack.rows import refuse_pack
+from detseg.files import write_atomically
 
 Track = Callable[[Iterable[int], int], Iterable[int]]
 Result = TypeVar("Result")

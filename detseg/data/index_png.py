@@ -16,9 +16,9 @@ from PIL import Image
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.colours import class_color
-from detseg.data.formats.locate import write_atomically
 from detseg.data.opening import open_picture
 from detseg.data.sample import IGNORE
+from detseg.files import write_atomically
 
 WHITISH = (224, 224, 224)
 """How 255 (ignore) is shown."""

@@ -18,7 +18,7 @@ from detseg.backbones import create_backbone
 from detseg.cli import COMMANDS, main
 from detseg.data.augment.transforms import mixup
 from detseg.data.formats import read_dataset, write_voc, write_yolo
-from detseg.metrics import resampling
+from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer
 from detseg.train.data import load_data

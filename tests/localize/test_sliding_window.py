@@ -13,7 +13,8 @@ from detseg.backbones.deepest import create_deepest
 from detseg.boxes import box_iou
 from detseg.data import windows
 from detseg.data.sample import PADDING
-from detseg.localize import SlidingWindowDetector, nms
+from detseg.detect import nms
+from detseg.localize import SlidingWindowDetector
 from detseg.localize.localizer import Localizer, decode
 from detseg.localize.sliding_window import AGREE, LARGEST, SURROUNDINGS, accumulate
 

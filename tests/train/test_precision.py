@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
-from detseg.backbones import Backbone, registry
+from detseg.backbones import Backbone
+from detseg.backbones import create as registry
 from detseg.train import precision
 from detseg.train.config import TrainDetector
 from detseg.train.precision import CANDIDATES, PREFERRED, Choice, choose

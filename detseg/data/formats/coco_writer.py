@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from detseg.data.annotations import Annotations
-from detseg.data.formats.locate import require_writable, write_atomically
+from detseg.data.formats.locate import require_writable
+from detseg.files import write_atomically
 
 
 def write_coco(annotations: Annotations, path: str | Path) -> None:

@@ -14,9 +14,9 @@ from detseg.data.formats.locate import (
     read_lines,
     require_writable,
     unique_stems,
-    write_atomically,
 )
 from detseg.data.formats.voc import voc_splits
+from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
 

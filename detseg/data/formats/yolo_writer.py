@@ -16,8 +16,8 @@ from detseg.data.formats.locate import (
     place_pictures,
     require_writable,
     unique_stems,
-    write_atomically,
 )
+from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
 

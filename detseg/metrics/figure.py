@@ -1,0 +1,43 @@
+"""A figure that metrics give, and what every evaluator does.
+
+A task's `FIGURES` list stands beside its formulas. Tables, CSV files, TensorBoard, plots and report pages go through
+that list, so a new figure is a function and one line:
+
+    FIGURES.append(Figure("miou", "mIoU", "mean IoU over classes", lambda metrics: metrics.miou))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+
+class Figure(NamedTuple):
+    """One number of a task's metrics."""
+
+    name: str
+    """As in CSV, JSON and TensorBoard."""
+    title: str
+    """As in tables and plots."""
+    meaning: str
+    """A few words for whoever reads it for the first time."""
+    compute: Callable[[Any], float]
+    """From the task's metrics object; NaN where there is nothing to measure by."""
+
+
+class Metric(Protocol):
+    """What every evaluator does: images in, batch by batch and in any process; metrics out."""
+
+    def update(self, predictions: Sequence[Any], targets: Sequence[Any], image_ids: Any) -> None:
+        """Add a batch of images: predictions and targets of each, and the images' ids."""
+
+    def merge(self, other: Self) -> None:
+        """Add what another evaluator, of another process say, has seen."""
+
+    def compute(self) -> Any:
+        """The task's metrics of all images so far."""
+
+
+def figures_of(metrics: Any, figures: Sequence[Figure]) -> dict[str, float]:
+    """The value of each figure by name."""
+    return {figure.name: float(figure.compute(metrics)) for figure in figures}
