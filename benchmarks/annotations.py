@@ -3,7 +3,7 @@
     python benchmarks/annotations.py [--images 100000] [--boxes 1000000] [--polygons]
 
 Writes a generated file to a temporary folder, loads it with both, and prints seconds and peak memory. The
-pictures do not exist; neither loader opens them.
+images do not exist; neither loader opens them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/data_loading.py [--size 320] [--seconds 3] [--objects 8]
 
-One thread, decoded pictures of the training size in memory, as the cache gives them. Both sides flip, zoom,
+One thread, decoded images of the training size in memory, as the cache gives them. Both sides flip, zoom,
 shift, rotate, change light and colour, blur and add noise with the same probabilities, and clip and drop
-boxes. torchvision gets its pictures padded to the square beforehand, which saves it one step.
+boxes. torchvision gets its images padded to the square beforehand, which saves it one step.
 detseg's figures always include the warp into the square, about 0.4 ms, so single cheap steps look slow.
 """
 
@@ -36,7 +36,7 @@ OFF = {
 
 
 def make_samples(size: int, objects: int, count: int = 32) -> list[Sample]:
-    """Smooth random pictures of common shapes, with boxes."""
+    """Smooth random images of common shapes, with boxes."""
     rng = np.random.default_rng(0)
     samples = []
     for i in range(count):
@@ -82,7 +82,7 @@ def torchvision_steps() -> dict[str, list[v2.Transform]]:
 
 
 class FloatNoise(v2.Transform):
-    """v2.GaussianNoise takes float pictures only, so convert there and back."""
+    """v2.GaussianNoise takes float images only, so convert there and back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--seconds", type=float, default=1.5, help="for each figure")
-    parser.add_argument("--objects", type=int, default=8, help="to a picture")
+    parser.add_argument("--objects", type=int, default=8, help="to an image")
     options = parser.parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -136,7 +136,7 @@ def main() -> None:
     padded = [to_torchvision(sample, options.size) for sample in samples]
     rng, n = np.random.default_rng(0), len(samples)
     ours, theirs = detseg_steps(options.size), torchvision_steps()
-    table = Table(title=f"pictures/s, one thread, {options.size} px, {options.objects} objects")
+    table = Table(title=f"images/s, one thread, {options.size} px, {options.objects} objects")
     for column in ("step alone", "detseg", "torchvision v2", "ratio"):
         table.add_column(column, justify="left" if column == "step alone" else "right")
     for name, transform in ours.items():
@@ -148,7 +148,7 @@ def main() -> None:
     alone = {
         "all, mosaic": lambda i: full.mosaic([samples[(i + k) % n] for k in range(4)], rng),
         "all, mixup": lambda i: mixup(full(samples[i % n], rng), full(samples[(i + 1) % n], rng), rng),
-        "letterbox of a cached picture": lambda i: plain(samples[i % n]),
+        "letterbox of a cached image": lambda i: plain(samples[i % n]),
     }
     for name, step in alone.items():
         table.add_row(name, f"{rate(step, options.seconds):.0f}", "", "")

@@ -1,11 +1,11 @@
-"""Detectors of detseg and torchvision after equal minutes: mAP on the validation pictures.
+"""Detectors of detseg and torchvision after equal minutes: mAP on the validation images.
 
     python benchmarks/detection.py [--data FOLDER] [--minutes 10] [--only NAME …]
 
 detseg trains as `detseg train detector` does. torchvision's SSD with the SSDlite head stands on the same
-EfficientNet-Lite0 with the same ImageNet weights and sees the same cached pictures at 320 px, mirrored at random, in a
+EfficientNet-Lite0 with the same ImageNet weights and sees the same cached images at 320 px, mirrored at random, in a
 plain loop: float32 in channels_last, batches of 8, AdamW with a cosine. Both are judged by the same evaluator, each in
-a process of its own, in turn. Without --data it draws 200 pictures.
+a process of its own, in turn. Without --data it draws 200 images.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def ssd_lite(classes: int) -> SSD:
 
 
 def example(data: DetectionDataset, index: int, mirrored: bool):
-    """A picture (3, H, W) in 0..1 and its objects, as torchvision takes them."""
+    """An image (3, H, W) in 0..1 and its objects, as torchvision takes them."""
     sample = EvalTransform(SIZE)(data[index])[0]
     kept = ~sample.iscrowd & ((sample.boxes[:, 2:] - sample.boxes[:, :2]).min(1) > 1)  # torchvision takes no empty ones
     image, boxes = sample.image, sample.boxes[kept].copy()
@@ -106,7 +106,7 @@ def train_peer(train: DetectionDataset, val: DetectionDataset, minutes: float, s
 
 @torch.inference_mode()
 def predict_peer(model: SSD, data: DetectionDataset, index: int) -> dict[str, np.ndarray]:
-    """Detections in a picture, in its own pixels."""
+    """Detections in an image, in its own pixels."""
     (found,) = model([example(data, index, mirrored=False)[0]])
     width, height = data.annotations.sizes[index].tolist()
     boxes = Letterbox.fit(width, height, SIZE).to_original(found["boxes"].numpy(), (width, height))

@@ -1,8 +1,8 @@
 """The 12 COCO figures: detseg against pycocotools, faster-coco-eval, hotcoco and torchmetrics.
 
-    python benchmarks/evaluation.py [--pictures 2000 5000] [--iou-types bbox segm] [--rounds 7]
+    python benchmarks/evaluation.py [--images 2000 5000] [--iou-types bbox segm] [--rounds 7]
 
-On generated data: 80 classes, 7 objects and 100 detections a picture. Libraries that are not installed are left
+On generated data: 80 classes, 7 objects and 100 detections an image. Libraries that are not installed are left
 out (`pip install faster-coco-eval hotcoco torchmetrics`). The figures are compared before the time: a library
 whose figures differ from pycocotools' by more than 1e-12 is marked.
 
@@ -49,15 +49,15 @@ MODULES = {
 class Settings:
     """What to measure."""
 
-    pictures: tuple[int, ...] = (2000, 5000)
+    images: tuple[int, ...] = (2000, 5000)
     iou_types: tuple[str, ...] = ("bbox", "segm")
     sources: tuple[str, ...] = ("memory", "files")
     libraries: tuple[str, ...] = tuple(MODULES)
     classes: int = 80
     objects: int = 7
-    """Objects a picture."""
+    """Objects an image."""
     detections: int = 100
-    """Detections a picture: some near each object, the rest anywhere."""
+    """Detections an image: some near each object, the rest anywhere."""
     rounds: int = 7
     memory: bool = True
     """Measure the peak memory too."""
@@ -76,16 +76,16 @@ class Data:
 # ------------------------------------------------------------------ the data
 
 
-def generate(settings: Settings, pictures: int, masks: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def generate(settings: Settings, images: int, masks: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Ground truth and results in COCO form; masks are outlines of 24 points."""
     rng = np.random.default_rng(0)
-    total = pictures * settings.objects
-    owners = np.repeat(np.arange(pictures), settings.objects)
+    total = images * settings.objects
+    owners = np.repeat(np.arange(images), settings.objects)
     categories = rng.integers(1, settings.classes + 1, total)
     sizes = np.exp(rng.uniform(np.log(8), np.log(300), (total, 2)))
     boxes = np.concatenate([rng.uniform(0, 340, (total, 2)), sizes], axis=1)
     truth = {
-        "images": [{"id": i + 1, "file_name": f"{i}.jpg", "width": 640, "height": 640} for i in range(pictures)],
+        "images": [{"id": i + 1, "file_name": f"{i}.jpg", "width": 640, "height": 640} for i in range(images)],
         "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(settings.classes)],
         "annotations": [
             {
@@ -102,9 +102,9 @@ def generate(settings: Settings, pictures: int, masks: bool) -> tuple[dict[str, 
     near = np.repeat(np.arange(total), settings.detections // 2 // settings.objects)
     jittered = boxes[near] + rng.normal(0, 0.1, (len(near), 4)) * boxes[near][:, [2, 3, 2, 3]]
     jittered[:, 2:] = np.abs(jittered[:, 2:])
-    rest = pictures * settings.detections - len(near)
+    rest = images * settings.detections - len(near)
     columns = (
-        np.concatenate([owners[near], rng.integers(0, pictures, rest)]) + 1,
+        np.concatenate([owners[near], rng.integers(0, images, rest)]) + 1,
         np.concatenate([categories[near], rng.integers(1, settings.classes + 1, rest)]),
         np.concatenate([jittered, rng.uniform(5, 300, (rest, 4))]),
         np.concatenate([rng.beta(4, 2, len(near)), rng.beta(1, 4, rest)]),
@@ -122,7 +122,7 @@ _ANGLES = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 
 
 def outline(box: list[float]) -> dict[str, Any]:
-    """Run lengths of the ellipse in a box, cut at the border of the picture."""
+    """Run lengths of the ellipse in a box, cut at the border of the image."""
     x, y, width, height = box
     points = np.stack([x + width / 2 * (1 + np.cos(_ANGLES)), y + height / 2 * (1 + np.sin(_ANGLES))], axis=1)
     drawn = coco_mask.frPyObjects([points.clip(0, 640).ravel().tolist()], 640, 640)[0]
@@ -205,14 +205,14 @@ def hotcoco(data: Data, source: str) -> Callable[[], Any]:
 
 
 def torchmetrics(data: Data, source: str) -> Callable[[], Any]:
-    """It takes tensors, a dict a picture, and computes in float32; it does not read files."""
+    """It takes tensors, a dict an image, and computes in float32; it does not read files."""
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
     if source == "files" or data.iou_type == "segm":
         raise NotImplementedError
 
-    def of_pictures(entries: list[dict[str, Any]], columns: dict[str, str]) -> list[dict[str, Any]]:
+    def of_images(entries: list[dict[str, Any]], columns: dict[str, str]) -> list[dict[str, Any]]:
         groups: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in data.truth["images"]}
         for entry in entries:
             groups[entry["image_id"]].append(entry)
@@ -224,8 +224,8 @@ def torchmetrics(data: Data, source: str) -> Callable[[], Any]:
             for group in groups.values()
         ]
 
-    found = of_pictures(data.results, {"scores": "score", "labels": "category_id"})
-    real = of_pictures(data.truth["annotations"], {"labels": "category_id", "iscrowd": "iscrowd", "area": "area"})
+    found = of_images(data.results, {"scores": "score", "labels": "category_id"})
+    real = of_images(data.truth["annotations"], {"labels": "category_id", "iscrowd": "iscrowd", "area": "area"})
 
     def run() -> Any:
         metric = MeanAveragePrecision(box_format="xywh")
@@ -313,14 +313,14 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def show(settings: Settings, pictures: int, iou_type: str, folder: Path) -> Table:
-    truth, results = generate(settings, pictures, iou_type == "segm")
+def show(settings: Settings, images: int, iou_type: str, folder: Path) -> Table:
+    truth, results = generate(settings, images, iou_type == "segm")
     files = (str(folder / "truth.json"), str(folder / "results.json"))
     for file, content in zip(files, (truth, results), strict=True):
         Path(file).write_text(json.dumps(content))
     data = Data(truth, results, files, iou_type)
     table = Table(
-        title=f"{iou_type}: {pictures} pictures, {len(truth['annotations'])} objects, {len(results)} detections",
+        title=f"{iou_type}: {images} images, {len(truth['annotations'])} objects, {len(results)} detections",
         caption="seconds to the 12 figures (median); ratio = seconds / detseg's",
     )
     for column in ("from", "library", "seconds", "ratio", "MB", "figures"):
@@ -349,9 +349,9 @@ def resample(data: Data) -> float:
 def main(settings: Settings) -> None:
     settings = replace(settings, libraries=tuple(dict.fromkeys(("detseg", *settings.libraries))))
     for iou_type in settings.iou_types:
-        for pictures in settings.pictures:
+        for images in settings.images:
             with tempfile.TemporaryDirectory() as folder:
-                Console().print(show(settings, pictures, iou_type, Path(folder)))
+                Console().print(show(settings, images, iou_type, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where the time of a prediction goes: read, resize, forward, decode, NMS, for one picture at a time.
+"""Where the time of a prediction goes: read, resize, forward, decode, NMS, for one image at a time.
 
-    python benchmarks/inference.py [RUN] [PICTURE …]
+    python benchmarks/inference.py [RUN] [IMAGE …]
 
-Without a run and pictures: a network with pretrained features and random head, and embedded flower pictures. Each
-part is timed alone on the same pictures; medians over all pictures and rounds.
+Without a run and images: a network with pretrained features and random head, and embedded flower images. Each
+part is timed alone on the same images; medians over all images and rounds.
 """
 
 import argparse
@@ -47,19 +47,19 @@ def untrained() -> Detector:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path)
-    parser.add_argument("pictures", nargs="*", type=Path)
+    parser.add_argument("images", nargs="*", type=Path)
     options = parser.parse_args()
     detector = load(options.run) if options.run else untrained()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = options.pictures
-        if not pictures:
+        images = options.images
+        if not images:
             data = write_flowers(Path(folder) / "flowers", train=1, val=16, seed=0)
-            pictures = sorted((data / "images").iterdir())
-        report(detector, pictures)
+            images = sorted((data / "images").iterdir())
+        report(detector, images)
 
 
 @torch.inference_mode()
-def report(detector: Detector, pictures: list[Path]) -> None:
+def report(detector: Detector, images: list[Path]) -> None:
     model: Any = detector.model
     seconds: dict[str, list[float]] = {}
 
@@ -72,7 +72,7 @@ def report(detector: Detector, pictures: list[Path]) -> None:
     for number in range(ROUNDS + 1):
         if number == 1:
             seconds.clear()  # the first round warmed up caches and kernels
-        for path in pictures:
+        for path in images:
             image = timed("read the file", lambda path=path: read_image(path))
             height, width = image.shape[:2]
             square = timed("fit into the square", lambda image=image: letterbox_image(image, detector.size)[0])
@@ -95,14 +95,14 @@ def report(detector: Detector, pictures: list[Path]) -> None:
                 lambda boxes=boxes, p=probabilities, t=tensor: model._select(boxes[0], p[0], t.shape[-2:]),
             )
             timed(
-                "back to the picture",
+                "back to the image",
                 lambda found=found, w=width, h=height: Letterbox.fit(w, h, detector.size).to_original(
                     found["boxes"], (w, h)
                 ),
             )
             timed("all of predict", lambda path=path: detector.predict([path]))
     total = statistics.median(seconds["all of predict"])
-    table = Table(title=f"one picture, {detector.size} px, {torch.get_num_threads()} threads, {len(pictures)} pictures")
+    table = Table(title=f"one image, {detector.size} px, {torch.get_num_threads()} threads, {len(images)} images")
     for column in ("part", "ms", "share of predict"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, times in seconds.items():

@@ -2,7 +2,7 @@
 
     python benchmarks/nms.py [--rounds 21] [--threads 1] [--peers torchvision lsnms]
 
-Clustered scenes (about 30 jittered boxes to an object) on a 640-px picture, without labels and with 80; sparse ones on
+Clustered scenes (about 30 jittered boxes to an object) on a 640-px image, without labels and with 80; sparse ones on
 canvases of 8 000 and 25 000 px. Installed peers take part by themselves: lsnms, powerboxes, ensemble-boxes. All take
 turns inside every round, so that a machine that slows down slows all. A turn is a call that is not timed, which brings
 a library's code and data back into the caches, and three that are; its time is their median (one call where all
@@ -39,7 +39,7 @@ class Settings:
     """What to measure."""
 
     clustered: tuple[int, ...] = (300, 1_000, 5_000, 10_000, 30_000)
-    """Numbers of boxes on a 640-px picture."""
+    """Numbers of boxes on a 640-px image."""
     sparse: tuple[int, ...] = (100_000, 1_000_000)
     """Numbers of boxes on large canvases, all at the same density."""
     labels: int = 80

@@ -1,20 +1,20 @@
-"""Reading an epoch of pictures: a packed file against a folder of JPEG files and against pictures in memory.
+"""Reading an epoch of images: a packed file against a folder of JPEG files and against images in memory.
 
-    python benchmarks/packing.py [--pictures 1000] [--size 256] [--source 640] [--repeats 2]
+    python benchmarks/packing.py [--images 1000] [--size 256] [--source 640] [--repeats 2]
                                  [--task classification|detection|segmentation]
 
 Draws JPEG files of --source pixels (and boxes, or masks as PNG files) into a temporary folder and packs them. Then
 every way reads two shuffled epochs in a process of its own, one thread: the first epoch after the files were dropped
 from the system's memory, as a set larger than the memory is always read, the second with whatever the system has kept.
-What is read are the samples that training augments: picture and label, boxes or mask. Every picture is copied once, as
+What is read are the samples that training augments: image and label, boxes or mask. Every image is copied once, as
 putting a batch together does.
 
     folder    read and decode a JPEG file, shrink it to --size; the same with its mask
-    packed    the packed file, pictures in random order, as training takes them
-    by chunk  the packed file, chunks in random order (PackedPictures.order)
+    packed    the packed file, images in random order, as training takes them
+    by chunk  the packed file, chunks in random order (PackedImages.order)
     memory    all in memory (what training does with a folder), filled once; its time is told too
 
-Memory is what the process grew by, from before the first picture to its highest.
+Memory is what the process grew by, from before the first image to its highest.
 """
 
 import argparse
@@ -49,13 +49,13 @@ from detseg.data.pack.writer import write_pack
 WAYS = ("folder", "packed", "by chunk", "memory")
 # task -> its reader, its samples, what lies beside the packed file
 TASKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
-    "classification": (read_labels, ClassificationDataset, "pictures"),
+    "classification": (read_labels, ClassificationDataset, "images"),
     "detection": (read_annotations, DetectionDataset, "boxes.json"),
     "segmentation": (read_masks, SegmentationDataset, "."),
 }
 
 
-def draw_pictures(root: Path, count: int, side: int) -> None:
+def draw_images(root: Path, count: int, side: int) -> None:
     """JPEG files of photo-like smoothness and grain in two class folders, a few boxes in each, a mask of these."""
     rng = np.random.default_rng(0)
     height = side * 3 // 4
@@ -71,9 +71,9 @@ def draw_pictures(root: Path, count: int, side: int) -> None:
             cv2.ellipse(mask, (x + w // 2, y + h // 2), (w // 2, h // 2), 0, 0, 360, 1, -1)
             box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
             objects.append(box | {"id": len(objects) + 1, "image_id": i, "category_id": 1})
-        images.append({"id": i, "file_name": f"pictures/{name}.jpg", "width": side, "height": height})
+        images.append({"id": i, "file_name": f"images/{name}.jpg", "width": side, "height": height})
         for place, values in (
-            (root / "pictures" / f"{name}.jpg", np.clip(image + grain[i % 8], 0, 255).astype(np.uint8)),
+            (root / "images" / f"{name}.jpg", np.clip(image + grain[i % 8], 0, 255).astype(np.uint8)),
             (root / "masks" / f"{name}.png", mask),
         ):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +81,12 @@ def draw_pictures(root: Path, count: int, side: int) -> None:
     content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "thing"}]}
     (root / "boxes.json").write_text(json.dumps(content))
     (root / "classes.txt").write_text("background\nthing\n")
-    (root / "images").symlink_to("pictures")
+    (root / "images").symlink_to("images")
 
 
 def drop_from_memory(root: Path) -> None:
     """Ask the system to forget what it keeps of the files."""
-    for pattern in ("*.h5", "pictures/**/*.jpg", "masks/**/*.png"):
+    for pattern in ("*.h5", "images/**/*.jpg", "masks/**/*.png"):
         for file in root.glob(pattern):
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
@@ -99,7 +99,7 @@ def megabytes() -> float:
 
 
 def decoded(data: Any, size: int) -> Callable[[int], Any]:
-    """Reads a picture, and its mask if there are masks, from their files."""
+    """Reads an image, and its mask if there are masks, from their files."""
 
     def read(index: int) -> Any:
         image = resize_long_side(read_image(str(data.paths[index])), size)
@@ -111,7 +111,7 @@ def decoded(data: Any, size: int) -> Callable[[int], Any]:
 
 
 def arrays(sample: Any) -> Iterator[NDArray[Any]]:
-    """The picture and the mask of a sample."""
+    """The image and the mask of a sample."""
     parts = sample if isinstance(sample, tuple) else (sample.image, sample.mask)
     return (part for part in parts if isinstance(part, np.ndarray))
 
@@ -130,7 +130,7 @@ def measure(way: str, root: Path, size: int, task: str) -> dict[str, float]:
     drop_from_memory(root)
     seconds, most = [], megabytes()
     for _ in range(2):
-        order = dataset.pictures.order(rng) if dataset and way == "by chunk" else rng.permutation(len(data))
+        order = dataset.images.order(rng) if dataset and way == "by chunk" else rng.permutation(len(data))
         spent = 0.0
         for some in np.array_split(order, 10):
             start = time.perf_counter()
@@ -145,7 +145,7 @@ def measure(way: str, root: Path, size: int, task: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--source", type=int, default=640)
     parser.add_argument("--repeats", type=int, default=2, help="of every way, in turn; the best counts")
@@ -158,7 +158,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        draw_pictures(root, options.pictures, options.source)
+        draw_images(root, options.images, options.source)
         read, _, place = TASKS[options.task]
         start = time.perf_counter()
         write_pack(root / "set.h5", {"train": read(root / place)}, options.size)
@@ -169,19 +169,19 @@ def main() -> None:
             done = subprocess.run([*command, "--task", options.task], check=True, capture_output=True, text=True)
             now = json.loads(done.stdout)
             found[way] = {figure: min(value, found.get(way, now)[figure]) for figure, value in now.items()}
-        files = sum(file.stat().st_size for file in (root / "pictures").rglob("*.jpg")) / 1e6
+        files = sum(file.stat().st_size for file in (root / "images").rglob("*.jpg")) / 1e6
         table = Table(
-            title=f"{options.task}: {options.pictures} pictures of {options.source} px, read at {options.size} px, "
+            title=f"{options.task}: {options.images} images of {options.source} px, read at {options.size} px, "
             "one thread",
             caption=f"packing took {packing:.1f} s, filling the memory {found['memory']['filling']:.1f} s\n"
             f"JPEG files {files:.0f} MB, packed file {(root / 'set.h5').stat().st_size / 1e6:.0f} MB",
         )
-    for column in ("", "first epoch, pictures/s", "ratio", "second epoch, pictures/s", "ratio", "memory, MB"):
+    for column in ("", "first epoch, images/s", "ratio", "second epoch, images/s", "ratio", "memory, MB"):
         table.add_column(column, justify="right" if column else "left")
     for way, row in found.items():
         cells = []
         for epoch in ("first", "second"):
-            cells += [f"{options.pictures / row[epoch]:.0f}", f"{found['folder'][epoch] / row[epoch]:.1f}"]
+            cells += [f"{options.images / row[epoch]:.0f}", f"{found['folder'][epoch] / row[epoch]:.1f}"]
         table.add_row(way, *cells, f"{row['memory']:.0f}")
     Console().print(table)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/profile_step.py [--backbone tf_efficientnet_lite0] [--batch 8] [--steps 5]
 
-The default detector at 320 px as `detseg train detector` trains it, on random pictures, after a warm-up that also
+The default detector at 320 px as `detseg train detector` trains it, on random images, after a warm-up that also
 settles the memory. Copies between number formats are told from other copies, most of which are padding.
 """
 
@@ -90,7 +90,7 @@ def main() -> None:
         for event in profiler.events():
             own[name_of(event)] += event.self_cpu_time_total
             calls[name_of(event)] += 1
-    table = Table(title=f"one training step of {options.backbone}, {options.batch} pictures of {SIZE} px")
+    table = Table(title=f"one training step of {options.backbone}, {options.batch} images of {SIZE} px")
     for column in ("operator", "ms", "share", "calls"):
         table.add_column(column, justify="left" if column == "operator" else "right")
 

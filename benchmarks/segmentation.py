@@ -3,9 +3,9 @@
     python benchmarks/segmentation.py [--data FOLDER] [--masks masks] [--minutes 8] [--only NAME …]
                                       [--peers-python /path/to/python]
 
-All stand on EfficientNet-Lite0 with the same ImageNet weights, see the same pictures through the same augmentation
+All stand on EfficientNet-Lite0 with the same ImageNet weights, see the same images through the same augmentation
 and are judged by the same evaluator, at 256 px and batches of 8. detseg's train as `detseg train segmenter` does, the
-peers by a plain loop with AdamW at 1e-3 and a cosine. Without --data it draws 200 pictures. segmentation_models.pytorch
+peers by a plain loop with AdamW at 1e-3 and a cosine. Without --data it draws 200 images. segmentation_models.pytorch
 is no dependency of detseg: install it beside detseg into an environment of its own and name that environment's Python.
 
     python benchmarks/segmentation.py --inference     # the speed of prediction alone
@@ -53,7 +53,7 @@ PEERS = ("Unet", "FPN", "DeepLabV3Plus", "torchvision FCN")
 
 
 class Peer(nn.Module):
-    """A peer's network behind detseg's interface: uint8 pictures in, logits of their size out."""
+    """A peer's network behind detseg's interface: uint8 images in, logits of their size out."""
 
     def __init__(self, name: str, classes: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Peer(nn.Module):
 
 
 def train_peer(name: str, train, val, minutes: float, seed: int, bf16: bool):
-    """Metrics and the training's pictures a second."""
+    """Metrics and the training's images a second."""
     keep_freed_memory()
     torch.manual_seed(seed)
     random.seed(seed)
@@ -105,7 +105,7 @@ def train_peer(name: str, train, val, minutes: float, seed: int, bf16: bool):
 
 
 def train_ours(name: str, options, folder: Path, minutes: float, seed: int, precision: str, out: Path):
-    """Metrics and the training's pictures a second, from its log."""
+    """Metrics and the training's images a second, from its log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = TrainSegmenter(
@@ -115,7 +115,7 @@ def train_ours(name: str, options, folder: Path, minutes: float, seed: int, prec
     run = train_segmenter(config)
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
-    rates = [event.value for event in events.Scalars("train/pictures_per_second")]
+    rates = [event.value for event in events.Scalars("train/images_per_second")]
     return run.metrics, statistics.median(rates[-max(1, len(rates) // 10) :])  # at full size, as the peers' steps
 
 
@@ -138,7 +138,7 @@ def child(options) -> None:
 
 
 def inference(names, rounds: int = 7) -> dict[str, float]:
-    """Pictures a second of each network in evaluation, in turn."""
+    """Images a second of each network in evaluation, in turn."""
     images = torch.randint(0, 256, (BATCH, SIZE, SIZE, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     models = {}
     for name in names:
@@ -202,9 +202,9 @@ def main() -> None:
 def show(results, speeds, minutes: float) -> None:
     base = "Unet"
     table = Table(title=f"{BACKBONE} at {SIZE} px" + (f", {minutes:g} minutes" if results else ""))
-    columns = ("prediction pictures/s", f"ratio to {base}")
+    columns = ("prediction images/s", f"ratio to {base}")
     if results:
-        columns = ("mIoU", "boundary IoU", "training pictures/s")
+        columns = ("mIoU", "boundary IoU", "training images/s")
     for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
     for name, found in results.items():

@@ -1,11 +1,11 @@
 """Metrics of segmentation: detseg against torchmetrics, scikit-learn and numpy.
 
-    python benchmarks/segmentation_metrics.py [--pictures 1000] [--classes 21] [--size 512]
+    python benchmarks/segmentation_metrics.py [--images 1000] [--classes 21] [--size 512]
 
-On drawn label maps, smooth areas with ragged borders and a band of ignored pixels; a hundred different pictures are
-taken again and again. One thread. Each library gets the maps one picture at a time, as uint8 and, as an argmax gives
+On drawn label maps, smooth areas with ragged borders and a band of ignored pixels; a hundred different images are
+taken again and again. One thread. Each library gets the maps one image at a time, as uint8 and, as an argmax gives
 them, as int64, and adds up a confusion matrix; the best of three rounds counts. The matrices are compared first.
-scikit-learn takes long, so it counts fewer pictures.
+scikit-learn takes long, so it counts fewer images.
 
 Then Boundary IoU: all classes at once, as detseg does, against the erosion of one class's mask after the other, as the
 authors' program does; without ignored pixels, so that the numbers are the same. torchmetrics is left out where it is
@@ -29,13 +29,13 @@ from detseg.metrics import SegmentationEvaluator
 from detseg.metrics.segmentation.boundary import boundary_counts, boundary_distance
 
 IGNORE = 255
-DIFFERENT = 100  # pictures; more would only need more memory
+DIFFERENT = 100  # images; more would only need more memory
 Maps = list[NDArray[np.integer]]
 Counter = Callable[[Maps, Maps], NDArray[np.int64]]
 
 
 def draw_maps(count: int, size: int, classes: int) -> tuple[Maps, Maps]:
-    """Predictions and targets, (size, size) uint8; a picture shows up to six classes."""
+    """Predictions and targets, (size, size) uint8; an image shows up to six classes."""
     rng = np.random.default_rng(0)
     predictions, targets = [], []
     for _ in range(count):
@@ -125,20 +125,20 @@ def confusion_table(predictions: Maps, targets: Maps, options: argparse.Namespac
         counters["torchmetrics"] = with_torchmetrics
     else:
         Console().print("torchmetrics is not installed and is left out")
-    table = Table(title=f"confusion matrix, pictures/s, {options.size} px, {options.classes} classes")
+    table = Table(title=f"confusion matrix, images/s, {options.size} px, {options.classes} classes")
     for column in ("library", "uint8", "int64", "ratio uint8", "ratio int64"):
         table.add_column(column, justify="left" if column == "library" else "right")
-    few = min(20, len(targets), options.pictures)
+    few = min(20, len(targets), options.images)
     expected = with_numpy(options.classes)(predictions[:few], targets[:few])
     rates: dict[str, list[float]] = {}
     for dtype in (np.uint8, np.int64):
         different = [[labels.astype(dtype) for labels in side] for side in (predictions, targets)]
-        sides = [[side[i % len(side)] for i in range(options.pictures)] for side in different]
+        sides = [[side[i % len(side)] for i in range(options.images)] for side in different]
         for name, make in counters.items():
             count = make(options.classes)
             if not np.array_equal(count(sides[0][:few], sides[1][:few]), expected):
                 raise SystemExit(f"{name} counts other pixels than numpy")
-            some = few if name == "scikit-learn" else options.pictures
+            some = few if name == "scikit-learn" else options.images
             best = min(seconds(lambda n=some, c=count, s=sides: c(s[0][:n], s[1][:n])))
             rates.setdefault(name, []).append(some / best)
     for name, row in rates.items():
@@ -153,8 +153,8 @@ def boundary_table(predictions: Maps, targets: Maps, options: argparse.Namespace
         ours, theirs = (f(target, prediction, options.classes) for f in (boundary_counts, class_by_class))
         if not np.array_equal(ours, theirs):
             raise SystemExit("the two ways find different boundaries")
-    table = Table(title=f"Boundary IoU, {options.size} px, up to 6 classes a picture")
-    for column in ("way", "pictures/s", "ratio"):
+    table = Table(title=f"Boundary IoU, {options.size} px, up to 6 classes an image")
+    for column in ("way", "images/s", "ratio"):
         table.add_column(column, justify="left" if column == "way" else "right")
     ways = {"detseg, all classes at once": boundary_counts, "erosion class by class": class_by_class}
     rates = {
@@ -169,13 +169,13 @@ def boundary_table(predictions: Maps, targets: Maps, options: argparse.Namespace
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=21)
     parser.add_argument("--size", type=int, default=512)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    predictions, targets = draw_maps(min(DIFFERENT, options.pictures), options.size, options.classes)
+    predictions, targets = draw_maps(min(DIFFERENT, options.images), options.size, options.classes)
     Console().print(confusion_table(predictions, targets, options))
     Console().print(boundary_table(predictions, targets, options))
 

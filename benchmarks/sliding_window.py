@@ -1,15 +1,15 @@
-"""A sliding window as convolutions against cutting every window out: seconds for a picture, and their ratio.
+"""A sliding window as convolutions against cutting every window out: seconds for an image, and their ratio.
 
     python benchmarks/sliding_window.py
     python benchmarks/sliding_window.py --backbones tf_efficientnet_lite0 resnet18 --windows 160 224
-    python benchmarks/sliding_window.py --runs runs/windows runs/detector-1 --pictures photos/*.jpg
+    python benchmarks/sliding_window.py --runs runs/windows runs/detector-1 --images photos/*.jpg
 
-One level of the pyramid, a picture of 1024 px: as many windows as fit in at the stride of the network's deepest map.
+One level of the pyramid, an image of 1024 px: as many windows as fit in at the stride of the network's deepest map.
 The crops go through the network in batches. "patches" is a network that pads nothing, where both ways must say the same
-of every window; where a network pads, crops see zeros at their border where the picture goes on, and the table says how
+of every window; where a network pads, crops see zeros at their border where the image goes on, and the table says how
 far the answers are apart. At the training size the two are always compared.
 
-With --runs it is a trained localizer that slides, beside a trained detector: all of `predict` on each picture, in turn.
+With --runs it is a trained localizer that slides, beside a trained detector: all of `predict` on each image, in turn.
 """
 
 import argparse
@@ -77,22 +77,22 @@ def seconds(work: Callable[[], Tensor], rounds: int) -> tuple[float, Tensor]:
 
 
 @torch.no_grad()
-def compare(name: str, window: int, picture: Tensor) -> list[str]:
+def compare(name: str, window: int, image: Tensor) -> list[str]:
     model = localizer(name)
     plain = model.plain()
     stride = model.backbone.strides[-1]
     network = SlidingWindowDetector(model, window).eval().to(memory_format=torch.channels_last).network
-    small = picture[..., :window, :window]
+    small = image[..., :window, :window]
     torch.testing.assert_close(network(small)[..., 0, 0], plain(small), rtol=1e-3, atol=1e-3)
 
     def cut() -> Tensor:
-        crops = picture[0].unfold(1, window, stride).unfold(2, window, stride).permute(1, 2, 0, 3, 4)
+        crops = image[0].unfold(1, window, stride).unfold(2, window, stride).permute(1, 2, 0, 3, 4)
         rows, columns = crops.shape[:2]
         answers = [plain(batch) for batch in crops.flatten(0, 1).split(BATCH)]
         return torch.cat(answers).view(rows, columns, -1).permute(2, 0, 1)
 
-    network(picture)  # warms up
-    dense, cells = seconds(lambda: network(picture)[0], 3)
+    network(image)  # warms up
+    dense, cells = seconds(lambda: network(image)[0], 3)
     cropped, answers = seconds(cut, 1)
     assert cells.shape == answers.shape
     difference = float((cells - answers).abs().mean() / answers.std())
@@ -110,19 +110,19 @@ def compare(name: str, window: int, picture: Tensor) -> list[str]:
     ]
 
 
-def against_a_detector(runs: list[Path], pictures: list[Path]) -> Table:
-    """Medians over the pictures of a localizer that slides and of a detector."""
+def against_a_detector(runs: list[Path], images: list[Path]) -> Table:
+    """Medians over the images of a localizer that slides and of a detector."""
     sliding, grid = SlidingDetector(load(runs[0])), load(runs[1])
     ways = {"windows": sliding.predict, "grid": grid.predict}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number, path in enumerate([pictures[0], *pictures]):
+    for number, path in enumerate([images[0], *images]):
         for name, predict in ways.items():
             started = time.perf_counter()
             predict([str(path)])
             if number:  # the first one warms up
                 times[name].append(time.perf_counter() - started)
     ratio = statistics.median(a / b for a, b in zip(times["windows"], times["grid"], strict=True))
-    table = Table("", "s a picture", title=f"{len(pictures)} pictures, {torch.get_num_threads()} threads")
+    table = Table("", "s an image", title=f"{len(images)} images, {torch.get_num_threads()} threads")
     for name, found in times.items():
         table.add_row(name, f"{statistics.median(found):.3f}")
     table.add_row("ratio", f"{ratio:.1f}")
@@ -135,21 +135,21 @@ def main() -> None:
     parser.add_argument("--windows", nargs="+", type=int, default=[160])
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--runs", nargs=2, type=Path, help="folders of a localizer with objectness and of a detector")
-    parser.add_argument("--pictures", nargs="+", type=Path, default=[])
+    parser.add_argument("--images", nargs="+", type=Path, default=[])
     options = parser.parse_args()
     if options.runs:
-        Console().print(against_a_detector(options.runs, options.pictures))
+        Console().print(against_a_detector(options.runs, options.images))
         return
     with tempfile.TemporaryDirectory() as folder:
         data = write_flowers(Path(folder) / "flowers", train=1, val=1, size=(options.size, options.size))
         image = read_image(next((data / "images").iterdir()))
-    picture = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255).to(memory_format=torch.channels_last)
-    table = Table(title=f"a picture of {options.size} px, {torch.get_num_threads()} threads")
+    image = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255).to(memory_format=torch.channels_last)
+    table = Table(title=f"an image of {options.size} px, {torch.get_num_threads()} threads")
     for column in ("backbone", "window", "windows", "at once, s", "cut out, s", "ratio", "mean difference"):
         table.add_column(column, justify="left" if column == "backbone" else "right")
     for name in options.backbones:
         for window in options.windows:
-            table.add_row(*compare(name, window, picture))
+            table.add_row(*compare(name, window, image))
     Console().print(table)
 
 

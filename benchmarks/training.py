@@ -4,7 +4,7 @@
 
 ultralytics is AGPL and no dependency of detseg: install it into an environment of its own and name that
 environment's Python to have it measured too. Every contender runs in a child process of its own, round after round,
-on the same pictures, batch and threads; the table shows medians over the rounds. Without augmentation and loading:
+on the same images, batch and threads; the table shows medians over the rounds. Without augmentation and loading:
 `benchmarks/data_loading.py` measures those.
 """
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 SIZE, BATCH, CLASSES, STEPS = 320, 16, 21, 12
-# Up to stride 8: what is frozen by default when the weights are pretrained and the pictures few.
+# Up to stride 8: what is frozen by default when the weights are pretrained and the images few.
 EARLY_STAGES = 3
 
 ULTRALYTICS = """
@@ -135,7 +135,7 @@ def main() -> None:
             seconds[name].append(measure(python, script))
     first = next(iter(contenders))
     table = Table(title=f"training steps at {SIZE} px, batches of {BATCH}, {os.cpu_count()} threads")
-    for column in ("", "pictures/s", f"ratio to {first}"):
+    for column in ("", "images/s", f"ratio to {first}"):
         table.add_column(column, justify="right" if column else "left")
     for name, times in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[first], times, strict=True))

@@ -2,8 +2,8 @@
 
     python benchmarks/whole_training.py [--data FOLDER] [--rounds 2] [--ultralytics-python /path/to/python]
 
-One epoch a round at one picture size and batch, on all cores, without validation; rates are medians over batches.
-Without --data it draws 200 pictures. ResNet-18 runs as it does with pretrained weights (fine stages frozen, norms
+One epoch a round at one image size and batch, on all cores, without validation; rates are medians over batches.
+Without --data it draws 200 images. ResNet-18 runs as it does with pretrained weights (fine stages frozen, norms
 folded) and from scratch; its weights are random numbers, which changes nothing about the time. ultralytics is AGPL
 and no dependency of detseg: install it into an environment of its own and name that environment's Python.
 Left to itself it computes on one core less than there are; here it gets all, and a row tells of it left to itself.
@@ -62,13 +62,13 @@ train_detector(TrainDetector(data=Path(r"{data}"), output=out, epochs=1, size={s
                              multi_scale=False, backbone="{backbone}", weights="{weights}"))
 events = EventAccumulator(str(out / "tensorboard"))
 events.Reload()
-rates = [event.value for event in events.Scalars("train/pictures_per_second")]
+rates = [event.value for event in events.Scalars("train/images_per_second")]
 print(json.dumps(statistics.median(rates[1:] or rates)))
 """
 
 
 def measure(python: str, script: str) -> float:
-    """Pictures per second of one epoch, in a child process."""
+    """Images per second of one epoch, in a child process."""
     child = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
     if child.returncode:
         raise SystemExit(child.stderr)
@@ -112,7 +112,7 @@ def main() -> None:
                 rates[contender].append(measure(python, text))
     first = next(iter(contenders))
     table = Table(title=f"whole training at {SIZE} px, batches of {BATCH}, {os.cpu_count()} cores")
-    for column in ("", "pictures/s", f"ratio to {first}"):
+    for column in ("", "images/s", f"ratio to {first}"):
         table.add_column(column, justify="right" if column else "left")
     for contender, found in rates.items():
         ratio = statistics.median(b / a for a, b in zip(rates[first], found, strict=True))

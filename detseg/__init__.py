@@ -1,7 +1,7 @@
-"""detseg: object detection and segmentation on your own annotated pictures.
+"""detseg: object detection and segmentation on your own annotated images.
 
 model = detseg.load("runs/detector-1")
-(found,) = model.predict(["picture.jpg"])
+(found,) = model.predict(["image.jpg"])
 """
 
 from typing import TYPE_CHECKING, Any

@@ -131,7 +131,7 @@ def _iou_family(a: Tensor, b: Tensor, kind: IoUKind) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy moved into a picture of `size` (height, width); dtype and device stay.
+    """Boxes (..., 4) xyxy moved into an image of `size` (height, width); dtype and device stay.
 
     A box wholly outside becomes one of zero area on the border.
     """

@@ -12,7 +12,7 @@ def flowers_det() -> Path:
     """A folder with real annotated flowers (train.json, val.json, images/), where the machine has one."""
     folder = SHARED / "flowers_det"
     if not folder.is_dir():
-        pytest.skip(f"real flower pictures are not on this machine ({folder.name} not found)")
+        pytest.skip(f"real flower images are not on this machine ({folder.name} not found)")
     return folder
 
 

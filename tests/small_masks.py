@@ -15,7 +15,7 @@ VALUES = (0, 4, 9)
 
 def write_small_masks(folder: Path, *, train=8, val=5, width=96, height=72) -> Path:
     """A folder with images/, masks/, classes.txt, train.txt and val.txt. Some pixels are ignored, and one training
-    picture has nothing in it."""
+    image has nothing in it."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     (folder / "classes.txt").write_text("".join(f"{v} {n}\n" for v, n in zip(VALUES, NAMES, strict=True)))
@@ -30,7 +30,7 @@ def write_small_masks(folder: Path, *, train=8, val=5, width=96, height=72) -> P
 
 
 def draw(seed, width, height, *, empty=False):
-    """A picture (H, W, 3) RGB with a rectangle and a disc, and its labels (H, W), 255 in the lowest two rows."""
+    """An image (H, W, 3) RGB with a rectangle and a disc, and its labels (H, W), 255 in the lowest two rows."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(90, 120, (height, width, 3), dtype=np.uint8)
     labels = np.zeros((height, width), np.uint8)

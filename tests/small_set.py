@@ -11,7 +11,7 @@ IDS = {"square": 7, "bar": 3}
 
 
 def write_small_set(folder: Path, *, train=6, val=5, width=96, height=72, prefix="") -> Path:
-    """A COCO folder. The last validation picture has nothing in it, the first training picture a crowd."""
+    """A COCO folder. The last validation image has nothing in it, the first training image a crowd."""
     (folder / "images").mkdir(parents=True)
     for split, count in (("train", train), ("val", val)):
         images, annotations = [], []

@@ -20,7 +20,7 @@ TINY = ("--size", "64", "--epochs", "1", "--batch-size", "4", "--precision", "fp
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder as the pages assume it: flowers/ in COCO form, the same with masks, pictures, ground truth, detections,
+    """A folder as the pages assume it: flowers/ in COCO form, the same with masks, images, ground truth, detections,
     trained runs."""
     from detseg.flowers.dataset import write_flowers
 
@@ -46,7 +46,7 @@ def world(tmp_path_factory):
 
 
 def write_masks(flowers, folder):
-    """The same pictures in a folder with masks."""
+    """The same images in a folder with masks."""
     from detseg.data import read_mask_dataset, write_index_png
 
     (folder / "images").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_the_readme_describes_the_demo_as_it_is():
     from detseg.cli.demo import Demo
 
     demo, readme = Demo(), " ".join(PAGES["README.md"].read_text().split())
-    others = demo.pictures // 4
-    assert f"draws {demo.pictures + others} annotated flower pictures" in readme
-    assert f"on {demo.pictures} of them for {demo.minutes:g} minutes" in readme
+    others = demo.images // 4
+    assert f"draws {demo.images + others} annotated flower images" in readme
+    assert f"on {demo.images} of them for {demo.minutes:g} minutes" in readme
     assert f"mAP on the other {others} " in readme

@@ -1,4 +1,4 @@
-"""A detector that cannot learn four pictures by heart has a fault somewhere between picture and loss."""
+"""A detector that cannot learn four images by heart has a fault somewhere between image and loss."""
 
 from functools import partial
 
@@ -23,9 +23,9 @@ PLAIN = {
 }
 
 
-def test_four_pictures_are_learnt_by_heart(tmp_path):
+def test_four_images_are_learnt_by_heart(tmp_path):
     data = read_annotations(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
-    pictures = DetectionDataset(data, SIZE)
+    images = DetectionDataset(data, SIZE)
     anchors = fit_anchors(scaled_sizes(data, SIZE), 3, 3)
     architecture = {"kind": "yolo", "backbone": "tf_efficientnet_lite0", "strides": [8, 16, 32]}
     architecture |= {"num_classes": len(data.categories), "anchors": anchors.tolist()}
@@ -34,7 +34,7 @@ def test_four_pictures_are_learnt_by_heart(tmp_path):
     best = {}
 
     def validate(model):
-        metrics = score(pictures, predict_dataset(model, pictures, range(4), SIZE))
+        metrics = score(images, predict_dataset(model, images, range(4), SIZE))
         best["map"] = max(best.get("map", 0.0), metrics.map)
         best["map50"] = max(best.get("map50", 0.0), metrics.map50)
         return {"map": metrics.map, "map50": metrics.map50}
@@ -42,7 +42,7 @@ def test_four_pictures_are_learnt_by_heart(tmp_path):
     trainer = tiny_trainer(
         tmp_path,
         model=model,
-        samples=TrainingSamples(pictures, 0, partial(TrainTransform, **PLAIN)),
+        samples=TrainingSamples(images, 0, partial(TrainTransform, **PLAIN)),
         sizes=SizeSchedule(SIZE, SIZE),
         steps=STEPS,
         batch_size=4,

@@ -1,4 +1,4 @@
-"""A segmenter that cannot learn four pictures by heart has a fault somewhere between picture and loss."""
+"""A segmenter that cannot learn four images by heart has a fault somewhere between image and loss."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ PLAIN = {
 )
 def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
     data = read_masks(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
-    pictures = SegmentationDataset(data, SIZE)
+    images = SegmentationDataset(data, SIZE)
     torch.manual_seed(0)
     architecture = {"kind": "fcn", "backbone": "tf_efficientnet_lite0", "strides": list(strides), "decoder": decoder}
     architecture |= {"num_classes": len(data.categories), "loss": "ce+dice"}
@@ -38,14 +38,14 @@ def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
     best = {"miou": 0.0}
 
     def validate(model):
-        miou = judge_masks(model, pictures, range(4), SIZE).compute().miou
+        miou = judge_masks(model, images, range(4), SIZE).compute().miou
         best["miou"] = max(best["miou"], miou)
         return {"miou": miou}
 
     trainer = tiny_trainer(
         tmp_path,
         model=model,
-        samples=TrainingSamples(pictures, 0, partial(TrainTransform, **PLAIN)),
+        samples=TrainingSamples(images, 0, partial(TrainTransform, **PLAIN)),
         collate=collate_masks,
         sizes=SizeSchedule(SIZE, SIZE),
         steps=STEPS,

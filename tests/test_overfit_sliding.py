@@ -1,4 +1,4 @@
-"""From drawn pictures to windows, to a localizer, to detections by sliding: it has to learn a few pictures by heart."""
+"""From drawn images to windows, to a localizer, to detections by sliding: it has to learn a few images by heart."""
 
 import numpy as np
 import pytest
@@ -19,17 +19,17 @@ from tests.train.runs import tiny_trainer
 WINDOW, SIDE, STEPS = 64, 160, 400
 
 
-def few_flowers(folder, seed, pictures=4):
-    """Drawn pictures of one or two flowers each, which hide little of each other."""
+def few_flowers(folder, seed, images=4):
+    """Drawn images of one or two flowers each, which hide little of each other."""
     write_flowers(folder, train=30, val=1, size=(SIDE, SIDE), seed=seed)
     data = read_annotations(folder / "train.json")
-    chosen = np.flatnonzero(np.diff(data.offsets) <= 2)[:pictures]
-    assert len(chosen) == pictures
+    chosen = np.flatnonzero(np.diff(data.offsets) <= 2)[:images]
+    assert len(chosen) == images
     return data.subset(chosen)
 
 
 def trained(folder, data, seed):
-    """A localizer with objectness that has learnt windows of the pictures; starts from random weights."""
+    """A localizer with objectness that has learnt windows of the images; starts from random weights."""
     windows_of(data, folder / "windows", "train", grid=WindowGrid(size=WINDOW), per_object=16, min_side=8, seed=seed)
     windows = DetectionDataset(read_annotations(folder / "windows/train.json"), WINDOW)
     torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def trained(folder, data, seed):
 
 
 def slid_over(folder, seed):
-    """COCO metrics of what is found in the pictures that the windows were cut from."""
+    """COCO metrics of what is found in the images that the windows were cut from."""
     data = few_flowers(folder / "flowers", seed)
     categories = [{"id": category.id, "name": category.name} for category in data.categories]
     localizer = Detector(trained(folder, data, seed), {"categories": categories, "size": WINDOW})
@@ -61,6 +61,6 @@ def slid_over(folder, seed):
 
 
 @pytest.mark.slow
-def test_a_few_pictures_are_learnt_by_heart_through_their_windows(tmp_path):
+def test_a_few_images_are_learnt_by_heart_through_their_windows(tmp_path):
     # 0.73 was measured, and 0.58 to 0.86 with the seeds 3 to 5: the margin is for CPUs on which sums round otherwise.
     assert slid_over(tmp_path, 2).map50 > 0.3

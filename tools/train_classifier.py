@@ -1,4 +1,4 @@
-"""Train a classifier on your own pictures: the same as `detseg train classifier`."""
+"""Train a classifier on your own images: the same as `detseg train classifier`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train an object detector on your own annotated pictures: the same as `detseg train detector`."""
+"""Train an object detector on your own annotated images: the same as `detseg train detector`."""
 
 import sys
 

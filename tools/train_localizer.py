@@ -1,4 +1,4 @@
-"""Train a localizer, which finds the one object of each picture: the same as `detseg train localizer`."""
+"""Train a localizer, which finds the one object of each image: the same as `detseg train localizer`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train a segmenter on your own pictures with masks: the same as `detseg train segmenter`."""
+"""Train a segmenter on your own images with masks: the same as `detseg train segmenter`."""
 
 import sys
 

@@ -21,8 +21,8 @@ class Backbone(nn.Module):
 
     The law of `forward`: for an input of shape (N, in_channels, H, W), any H and W >= 1, output i has shape
     (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i])). Where H or W is no multiple of
-    `size_multiple`, zeros (the mean colour of a normalised picture) are added at the bottom and right and the
-    surplus cells are cut off again, so cell (y, x) looks at the same pixels whatever the picture's size.
+    `size_multiple`, zeros (the mean colour of a normalised image) are added at the bottom and right and the
+    surplus cells are cut off again, so cell (y, x) looks at the same pixels whatever the image's size.
 
     Attributes:
         net: the wrapped network, without the layers that no output depends on.
@@ -144,7 +144,7 @@ def cut(x: Tensor, like: Tensor) -> Tensor:
 
 
 def unit_images(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pictures, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`, the model's own.
+    """Images, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`, the model's own.
 
     Raises:
         ValueError: other integers: nothing tells which of them is white.

@@ -1,7 +1,7 @@
 """Batch norms with fixed statistics folded into the convolutions before them.
 
 A batch norm that only applies the statistics it was trained with is a scale and a shift of each channel, and so is
-part of the convolution that feeds it: ``norm(conv(x)) == conv'(x)``. Fine-tuning on few pictures in small batches
+part of the convolution that feeds it: ``norm(conv(x)) == conv'(x)``. Fine-tuning on few images in small batches
 keeps those statistics anyway; folded, training saves the time and memory of a pass over every feature map (and
 its backward pass), and so does prediction.
 

@@ -96,9 +96,9 @@ def measure_regular(net: nn.Module, strides: tuple[int, ...], in_channels: int, 
 
 
 def _check_another_size(net: nn.Module, multiple: int, strides: tuple[int, ...], in_channels: int, name: str) -> None:
-    """Refuse networks with layers made for pictures of one size, such as attention with a weight for each cell.
+    """Refuse networks with layers made for images of one size, such as attention with a weight for each cell.
 
-    `Backbone` hands on pictures whose height and width are any multiples of `multiple`.
+    `Backbone` hands on images whose height and width are any multiples of `multiple`.
     """
     height, width = 3 * multiple, 5 * multiple
     works = f"it works on {_probe_size(strides)} x {_probe_size(strides)} pixels but not on {width} x {height}"

@@ -28,7 +28,7 @@ class Classifier(nn.Sequential):
     Attributes:
         features: the convolutional part.
         mean, std: the normalisation it is meant to be trained with; in_channels long.
-        input_size: height and width of its pictures.
+        input_size: height and width of its images.
     """
 
     features: nn.Sequential
@@ -103,7 +103,7 @@ def create_network(
     It is the network as its library makes it (auxiliary heads left out), with these attributes added:
 
         mean, std: what to normalise with, `(x - mean) / std` for x in [0, 1]; in_channels long.
-        input_size: height and width of the pictures its weights were trained on.
+        input_size: height and width of the images its weights were trained on.
         weight_report: what was copied, None with random weights.
 
     Args:

@@ -1,6 +1,6 @@
 """Zero padding that writes every number once, as networks from TensorFlow want it before convolutions of stride 2.
 
-torch's `pad` fills the whole result with zeros before it copies the picture into it: on a CPU a tenth of a training
+torch's `pad` fills the whole result with zeros before it copies the image into it: on a CPU a tenth of a training
 step of EfficientNet-Lite0 went there. Other devices are left to torch.
 """
 
@@ -28,7 +28,7 @@ def pad_zeros(x: Tensor, left: int, right: int, top: int = 0, bottom: int = 0) -
 
 def _pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
     height, width = x.shape[-2] + top + bottom, x.shape[-1] + left + right
-    # By its strides: a part of a picture in channels_last is not contiguous, but has its channels side by side.
+    # By its strides: a part of an image in channels_last is not contiguous, but has its channels side by side.
     layout = torch.channels_last if x.stride(1) == 1 < x.shape[1] else torch.contiguous_format
     result = torch.empty((*x.shape[:-2], height, width), dtype=x.dtype, device=x.device, memory_format=layout)
     rows = slice(top, height - bottom)

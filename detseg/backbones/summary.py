@@ -30,7 +30,7 @@ class NetworkSummary:
 
     Attributes:
         name: for `create_backbone` and `create_network`.
-        parameters: of the whole classifier for its usual pictures and classes, auxiliary heads left out; None if
+        parameters: of the whole classifier for its usual images and classes, auxiliary heads left out; None if
             only a backbone is registered.
         strides: of the feature maps it has, rising; empty for a network that has none.
         channels: of each of them.

@@ -282,7 +282,7 @@ def _aliases(target: str) -> list[str]:
 def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
     """A first convolution for `in_channels` from one for red, green and blue.
 
-    One channel sums the colours: a grey picture gives what the same picture in three equal channels gave.
+    One channel sums the colours: a grey image gives what the same image in three equal channels gave.
     More channels repeat the colours in turn, scaled by 3 / in_channels so that the response keeps its size.
 
     Args:

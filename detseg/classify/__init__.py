@@ -1,4 +1,4 @@
-"""Which class a picture is of: a head on pooled features, and how to give it trained ones."""
+"""Which class an image is of: a head on pooled features, and how to give it trained ones."""
 
 from detseg.classify.classifier import Classifier
 from detseg.classify.similarity import Similarity, measure_similarity

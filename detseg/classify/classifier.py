@@ -1,4 +1,4 @@
-"""One class a picture: backbone, global average pooling, a linear layer."""
+"""One class an image: backbone, global average pooling, a linear layer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         return deepest.mean((2, 3))
 
     def plain(self) -> nn.Module:
-        """This network as `dense_to_conv` can read it: float pictures (N, 3, H, W) in [0, 1] to logits (N, K)."""
+        """This network as `dense_to_conv` can read it: float images (N, 3, H, W) in [0, 1] to logits (N, K)."""
         return _Plain(self)
 
 

@@ -1,6 +1,6 @@
 """What a classifier looks at: the feature maps of its stages, and Grad-CAM.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) tells where in a picture lies what speaks for a class. Each channel
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) tells where in an image lies what speaks for a class. Each channel
 of the last feature map is weighted by how much the class's score would rise with it, and the sum of what is positive
 remains. For a network that ends in global average pooling and one linear layer this is, but for a factor, the class
 activation map of Zhou et al. (2016, arXiv:1512.04150).
@@ -22,8 +22,8 @@ class Recording(NamedTuple):
 
     logits: Tensor  # (N, K), with their graph
     maps: dict[int, Tensor]  # stride -> (N, C, h, w), the last map at it, the finest stride first
-    filters: Tensor  # (O, 3, kh, kw), the kernels that look at the picture itself
-    extent: tuple[int, int]  # height and width that the maps span: more than the pictures' where a backbone pads them
+    filters: Tensor  # (O, 3, kh, kw), the kernels that look at the image itself
+    extent: tuple[int, int]  # height and width that the maps span: more than the images' where a backbone pads them
 
     @property
     def deepest(self) -> Tensor:
@@ -32,10 +32,10 @@ class Recording(NamedTuple):
 
 
 def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
-    """Where lies what speaks for each score: Grad-CAM, before it is enlarged to the picture.
+    """Where lies what speaks for each score: Grad-CAM, before it is enlarged to the image.
 
     Args:
-        scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from picture n alone, as every
+        scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from image n alone, as every
             network does in evaluation mode.
         maps: (N, C, h, w).
 
@@ -76,13 +76,13 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be floats (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    # A backbone pads pictures at the right and below, to multiples of this.
+    # A backbone pads images at the right and below, to multiples of this.
     multiple = int(getattr(net, "size_multiple", 1))
     height, width = images.shape[-2:]
     extent = (height + -height % multiple, width + -width % multiple)
     recorder = _Recorder(net, images, extent)
     with torch.enable_grad(), recorder.watching():
-        # Weights may be frozen: the graph then hangs on the pictures.
+        # Weights may be frozen: the graph then hangs on the images.
         logits = logits_of(images.detach().requires_grad_())
     if recorder.filters is None or recorder.ends_in_tokens:
         raise ValueError(
@@ -91,7 +91,7 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
     if not recorder.maps:
         raise ValueError(
             f"{_name(net)} makes a single cell of {width} x {height} pixels: there is no place to point at. "
-            "Give larger pictures"
+            "Give larger images"
         )
     return Recording(logits, dict(sorted(recorder.maps.items())), recorder.filters.detach(), extent)
 
@@ -105,7 +105,7 @@ class _Recorder:
 
     def __init__(self, net: nn.Module, images: Tensor, extent: tuple[int, int]) -> None:
         self.net = net
-        self.pictures, self.colours = images.shape[:2]
+        self.count, self.colours = images.shape[:2]
         self.extent = extent
         self.maps: dict[int, Tensor] = {}
         self.filters: Tensor | None = None
@@ -134,13 +134,13 @@ class _Recorder:
             return
         if isinstance(module, nn.Conv2d):
             self._sizes.add(output.shape[2:])
-            # Some networks look at the picture with several layers at once: the largest kernels show most.
+            # Some networks look at the image with several layers at once: the largest kernels show most.
             if module.in_channels == self.colours and (
                 self.filters is None or module.weight[0, 0].numel() > self.filters[0, 0].numel()
             ):
                 self.filters = module.weight
         # Attention's (N, heads, L, L) and maps with their channels last have four dimensions too, but other sizes.
-        if output.ndim == 4 and len(output) == self.pictures and output.shape[2:] in self._sizes:
+        if output.ndim == 4 and len(output) == self.count and output.shape[2:] in self._sizes:
             # Gates such as squeeze-and-excitation's have a single cell, and so have heads.
             if output.shape[2:].numel() > 1:
                 stride = self._stride(output)
@@ -159,9 +159,9 @@ class _Recorder:
 
 
 def liveliest(maps: Tensor, count: int) -> Tensor:
-    """The channels that differ most from place to place, and so say most about the picture.
+    """The channels that differ most from place to place, and so say most about the image.
 
-    Not the highest values: many channels are high everywhere, whatever the picture is of.
+    Not the highest values: many channels are high everywhere, whatever the image is of.
 
     Args:
         maps: (C, h, w).

@@ -1,4 +1,4 @@
-"""Whole networks, made elsewhere, that take pictures as detseg's own models do."""
+"""Whole networks, made elsewhere, that take images as detseg's own models do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NetworkClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(network.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of RGB pictures (N, 3, H, W), uint8 or float in [0, 1]."""
+        """Logits (N, K) of RGB images (N, 3, H, W), uint8 or float in [0, 1]."""
         images = unit_images(images, self.mean.dtype)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

@@ -1,8 +1,8 @@
-"""How much pictures look, to a trained network, like those it was trained on; no picture of those is needed.
+"""How much images look, to a trained network, like those it was trained on; no image of those is needed.
 
-Batch norms remember the mean and variance that each channel had in training. Where new pictures give every channel
+Batch norms remember the mean and variance that each channel had in training. Where new images give every channel
 the same distribution, the network's features mean what they meant; the less the distributions overlap, the less the
-network knows about such pictures.
+network knows about such images.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Similarity:
     Attributes:
         value: mean overlap of the distributions, 0 (apart) to 1 (the same).
         layers: the same for each batch norm, in the order they run in.
-        pictures: number of pictures looked at.
+        images: number of images looked at.
     """
 
     value: float
     layers: tuple[float, ...]
-    pictures: int
+    images: int
 
 
 class _Moments:
@@ -48,19 +48,19 @@ class _Moments:
 
 @torch.no_grad()
 def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | None:
-    """How much pictures resemble those that the batch norms of a model have seen.
+    """How much images resemble those that the batch norms of a model have seen.
 
     For each channel of each batch norm's input, the overlap (Bhattacharyya coefficient) of two normal distributions:
-    one with the mean and variance over the new pictures, one with those that the layer remembers. The result is the
+    one with the mean and variance over the new images, one with those that the layer remembers. The result is the
     mean over channels, then over layers.
 
     Args:
         model: has `features(images)`, as `detseg.classify.Classifier`, with its batch norms not folded; it is left in
             evaluation mode.
-        batches: of pictures (N, 3, H, W), at the size they are to be learnt at.
+        batches: of images (N, 3, H, W), at the size they are to be learnt at.
 
     Returns:
-        None if the network has no batch norm that remembers, or there are no pictures.
+        None if the network has no batch norm that remembers, or there are no images.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     model.eval()
@@ -68,18 +68,18 @@ def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | No
         return None
     seen: dict[nn.Module, _Moments] = {norm: _Moments() for norm in norms}
     handles = [norm.register_forward_pre_hook(moments) for norm, moments in seen.items()]
-    pictures = 0
+    count = 0
     try:
         for images in batches:
             model.features(images)
-            pictures += len(images)
+            count += len(images)
     finally:
         for handle in handles:
             handle.remove()
     layers = tuple(_overlap(norm, moments) for norm, moments in seen.items() if moments.count)
-    if not layers or not pictures:
+    if not layers or not count:
         return None
-    return Similarity(sum(layers) / len(layers), layers, pictures)
+    return Similarity(sum(layers) / len(layers), layers, count)
 
 
 def _overlap(norm: Any, moments: _Moments) -> float:

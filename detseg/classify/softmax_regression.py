@@ -42,14 +42,14 @@ def fit_softmax_regression(
     that one penalty means the same for all of them; what is returned takes the features as they are.
 
     Args:
-        features: (N, C), or (V, N, C) for V views of each of N pictures; finite.
+        features: (N, C), or (V, N, C) for V views of each of N images; finite.
         labels: (N,) int64 in 0..K-1.
         classes: K.
-        penalties: to choose from, by the cross-entropy on held-out pictures (first view); with a single one there is
+        penalties: to choose from, by the cross-entropy on held-out images (first view); with a single one there is
             nothing to choose.
         label_smoothing: share of each target that is spread over all classes. It bounds the weights where classes can
             be told apart without a mistake, and no penalty but the weakest would be chosen.
-        folds: pictures are divided into so many parts, each held out once.
+        folds: images are divided into so many parts, each held out once.
         seed: of that division.
 
     Raises:
@@ -88,7 +88,7 @@ def _held_out_losses(
     seed: int,
     smoothing: float,
 ) -> dict[float, float]:
-    """Mean cross-entropy on the pictures held out, by penalty; the strongest first, each starts from the one before."""
+    """Mean cross-entropy on the images held out, by penalty; the strongest first, each starts from the one before."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     part = torch.empty_like(labels).scatter_(0, order, torch.arange(len(labels), device=labels.device) % folds)
     sums = dict.fromkeys(penalties, 0.0)

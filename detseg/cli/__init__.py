@@ -24,7 +24,7 @@ COMMANDS = {
     "train detector": Command(
         "detseg.train.config:TrainDetector",
         "detseg.cli.train:run_detector",
-        "train an object detector on your own annotated pictures",
+        "train an object detector on your own annotated images",
     ),
     "train segmenter": Command(
         "detseg.train.config:TrainSegmenter",
@@ -34,18 +34,18 @@ COMMANDS = {
     "train classifier": Command(
         "detseg.train.config:TrainClassifier",
         "detseg.cli.train:run_classifier",
-        "train a classifier: one class a picture",
+        "train a classifier: one class an image",
     ),
     "train localizer": Command(
         "detseg.train.config:TrainLocalizer",
         "detseg.cli.train:run_localizer",
-        "train a localizer: the one object of each picture",
+        "train a localizer: the one object of each image",
     ),
     "predict": Command(
-        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in pictures, draw them"
+        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in images, draw them"
     ),
     "explain": Command(
-        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "show why a classifier says what it says of pictures"
+        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "show why a classifier says what it says of images"
     ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",
@@ -102,7 +102,7 @@ def _listed(names: Iterable[str]) -> list[str]:
 def _overview() -> str:
     return "\n".join(
         [
-            "Object detection and segmentation on your own annotated pictures.",
+            "Object detection and segmentation on your own annotated images.",
             "",
             *_listed(COMMANDS),
             "",

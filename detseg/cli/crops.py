@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
-    """Cut the objects of an annotated data set out of their pictures, one folder for each class.
+    """Cut the objects of an annotated data set out of their images, one folder for each class.
 
     Writes OUTPUT/train, OUTPUT/val and, where there is such a split, OUTPUT/test, for `detseg train classifier`:
 
@@ -27,7 +27,7 @@ class Crops:
     output: Path
     """Folder to write to; it must be new or empty."""
     images: Path | None = None
-    """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
     margin: float = 0.1
     """What to show around each box, as a share of its width and height on each side."""
     min_side: int = 16
@@ -58,7 +58,7 @@ def run(config: Crops) -> int:
     for split, data in splits.items():
         report = crops_of(data, config.output / split, margin=config.margin, min_side=config.min_side, track=shown)
         console.print(
-            f"{split}: {report.written} crops of {len(data)} pictures; left out {report.small} small and "
+            f"{split}: {report.written} crops of {len(data)} images; left out {report.small} small and "
             f"{report.crowds} crowd or difficult objects",
             highlight=False,
             soft_wrap=True,
@@ -81,7 +81,7 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
         path: folder or data.yaml.
         mend: mend what is safely mendable, and say what was done.
         console: to say it on.
-        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
+        images: the folder of the images (COCO and VOC), where they are not found by themselves.
 
     Raises:
         ValueError: the annotations have errors.

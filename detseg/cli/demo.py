@@ -1,4 +1,4 @@
-"""`detseg demo`: the whole road on the embedded pictures, without any data of one's own."""
+"""`detseg demo`: the whole road on the embedded images, without any data of one's own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Demo:
-    """Draw annotated flower pictures, train a detector (or a segmenter) on them, show its table and pictures.
+    """Draw annotated flower images, train a detector (or a segmenter) on them, show its table and images.
 
     A first look in a minute, then the real thing, then the class of every pixel:
 
-        detseg demo --pictures 100 --minutes 0.5
+        detseg demo --images 100 --minutes 0.5
         detseg demo
         detseg demo --task segmenter
     """
@@ -22,13 +22,13 @@ class Demo:
     """What to train: boxes round the flowers, or the class of every pixel."""
 
     output: Path = Path("runs/demo")
-    """Folder for the pictures (data/) and the runs (detector-1, segmenter-1, …)."""
-    pictures: int = 400
-    """Training pictures to draw; a quarter as many for validation."""
+    """Folder for the images (data/) and the runs (detector-1, segmenter-1, …)."""
+    images: int = 400
+    """Training images to draw; a quarter as many for validation."""
     minutes: float = 5.0
     """How long to train."""
     seed: int = 0
-    """Of pictures and training."""
+    """Of images and training."""
 
 
 def run(config: Demo) -> int:
@@ -44,8 +44,8 @@ def run(config: Demo) -> int:
     from detseg.flowers.dataset import write_flowers
     from detseg.train.config import TrainDetector, TrainSegmenter
 
-    if config.pictures < 1:
-        raise ValueError(f"--pictures must be at least 1, not {config.pictures}")
+    if config.images < 1:
+        raise ValueError(f"--images must be at least 1, not {config.images}")
     data, output = config.output / "data", _free_folder(config.output, config.task)
     detector = TrainDetector(data=data, output=output, minutes=config.minutes, seed=config.seed).check()
     segmenter = TrainSegmenter(
@@ -56,12 +56,12 @@ def run(config: Demo) -> int:
         task = bar.add_task("drawing flowers", total=None)
         write_flowers(
             data,
-            train=config.pictures,
-            val=max(1, config.pictures // 4),
+            train=config.images,
+            val=max(1, config.images // 4),
             seed=config.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(f"flower pictures, drawn and annotated, are in {data}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"flower images, drawn and annotated, are in {data}", markup=False, highlight=False, soft_wrap=True)
     return run_detector(detector) if config.task == "detector" else run_segmenter(segmenter)
 
 

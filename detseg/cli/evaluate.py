@@ -36,40 +36,40 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
 class Evaluate:
     """Judge detections the COCO way, masks by IoU, classifiers by accuracy: figures, intervals, what is wrong.
 
-    A file of detections; the model of a training run, on its validation pictures (a localizer's also by mean IoU and
+    A file of detections; the model of a training run, on its validation images (a localizer's also by mean IoU and
     accuracy); is the second better?
 
         detseg evaluate --ground-truth gt.json --detections dt.json
         detseg evaluate --detections runs/detector-1
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
 
-    A localizer that slides over pictures, beside a detector:
+    A localizer that slides over images, beside a detector:
 
         detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json
         detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json --compare runs/detector-1
 
-    A segmenter, looking in two ways or at other pictures; a folder of masks, as `detseg predict` writes them:
+    A segmenter, looking in two ways or at other images; a folder of masks, as `detseg predict` writes them:
 
         detseg evaluate --predictions runs/segmenter-1
         detseg evaluate --predictions runs/segmenter-1 --flip --compare runs/segmenter-2
         detseg evaluate --predictions runs/segmenter-1 --ground-truth meadows/val.txt
         detseg evaluate --predictions predictions/ --ground-truth flowers-masks/val.txt
 
-    A classifier, by the mean of ten crops; by the test pictures that neither trained nor chose it:
+    A classifier, by the mean of ten crops; by the test images that neither trained nor chose it:
 
         detseg evaluate --predictions runs/classifier-1 --ten-crop
         detseg evaluate --predictions runs/classifier-1 --split test
     """
 
     detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"])]
-    """What is judged. The folder of a training run, whose model then looks at the pictures; or a COCO results JSON
+    """What is judged. The folder of a training run, whose model then looks at the images; or a COCO results JSON
     file, a list of image_id, category_id, bbox (x, y, width, height) and score; or a folder of masks, a NAME.png with
-    the dataset's values for each picture."""
+    the dataset's values for each image."""
     ground_truth: Path | None = None
     """For detections a COCO JSON file with images, annotations and categories; for masks any set of masks; for a run
     anything that it could be trained on. By default what the run was validated on."""
     images: Path | None = None
-    """Folder of the pictures that COCO or VOC annotations, or a table, name, where they are not found beside these; by
+    """Folder of the images that COCO or VOC annotations, or a table, name, where they are not found beside these; by
     default as in training."""
     split: Literal["train", "val", "test"] | None = None
     """Which split is judged, of --ground-truth or else of the --data of the run; by default val, where there are
@@ -77,27 +77,27 @@ class Evaluate:
     iou_type: Literal["bbox", "segm"] = "bbox"
     """Of detections: compare boxes, or masks (both files then need a segmentation for every entry)."""
     compare: Path | None = None
-    """Other predictions of the same pictures, of any of the same forms: are they better?"""
+    """Other predictions of the same images, of any of the same forms: are they better?"""
     resamples: int = 1000
-    """How often to draw the pictures anew for the 95 % intervals; 0 leaves them out."""
+    """How often to draw the images anew for the 95 % intervals; 0 leaves them out."""
     score_threshold: float | None = None
     """Of detections, for their confusion matrix: those below are left out; by default the score with the best F1."""
     voc: Literal["2007", "2012"] | None = None
     """Of detections: also average precision by the rules of the Pascal VOC challenge of that year, at an IoU of 0.5."""
     slide: bool = False
     """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
-    each picture and shrunk copies of it."""
+    each image and shrunk copies of it."""
     flip: bool = False
-    """Of segmenters: average with what is seen in the mirrored picture."""
+    """Of segmenters: average with what is seen in the mirrored image."""
     scales: tuple[float, ...] = (1.0,)
     """Of segmenters: average over these multiples of the size that the model was trained at."""
     long_side: int | None = None
-    """Of segmenters: look at each picture with this long side, in overlapping windows. With --slide: of each picture
+    """Of segmenters: look at each image with this long side, in overlapping windows. With --slide: of each image
     when the smallest objects are looked for; by default five times the size that the model was trained at."""
     masks: str | None = None
     """Of masks: the folder of true masks beside images/, where it is not called masks; by default as in training."""
     ten_crop: bool = False
-    """Of classifiers: the mean over ten crops of each picture: corners and middle, mirrored too."""
+    """Of classifiers: the mean over ten crops of each image: corners and middle, mirrored too."""
     json: bool = False
     """Print JSON instead of tables, and nothing else."""
     csv: Path | None = None
@@ -159,7 +159,7 @@ def pick_split(path: Path, splits: Collection[str], asked: str | None) -> str:
     Raises:
         ValueError: it is not there, or none is asked for and several are.
     """
-    found = ", ".join(name or "pictures without splits" for name in splits)
+    found = ", ".join(name or "images without splits" for name in splits)
     if asked is None and "val" not in splits and len(splits) > 1:
         raise ValueError(f"{path}: holds the splits {found}; choose one with --split")
     if asked is not None and asked not in splits:
@@ -176,7 +176,7 @@ def data_of_run(folder: Path, trained: TrainConfig) -> Path:
     if trained.data is None:
         raise ValueError(
             f"{folder}: was trained with --train and --val, not with --data that could have other splits; name the "
-            "pictures to judge by --ground-truth"
+            "images to judge by --ground-truth"
         )
     return trained.data
 
@@ -190,7 +190,7 @@ def settings_of(kind: type[Settings], folder: Path) -> Settings:
     settings = settings_if_there(kind, folder)
     if settings is None:
         raise ValueError(
-            f"{folder}: what its model was validated on is not known (config.json is missing); name the pictures to "
+            f"{folder}: what its model was validated on is not known (config.json is missing); name the images to "
             "judge by --ground-truth"
         )
     return settings
@@ -209,14 +209,14 @@ def own_images(kind: type[TrainAnnotated | TrainClassifier], folder: Path) -> Pa
     return None if settings is None else settings.images
 
 
-def read_with_pictures(read: Callable[[Path | None], Set], images: Path | None, own: Path | None) -> Set:
-    """A data set whose pictures are in the folder `images`; without it where they are found, else where the run has its
+def read_with_images(read: Callable[[Path | None], Set], images: Path | None, own: Path | None) -> Set:
+    """A data set whose images are in the folder `images`; without it where they are found, else where the run has its
     own.
 
     Args:
-        read: reads the set, given the folder of its pictures or None.
+        read: reads the set, given the folder of its images or None.
         images: what was asked for.
-        own: the folder of the run's pictures, if it is known.
+        own: the folder of the run's images, if it is known.
     """
     data = read(images)
     if images is not None or own is None or data.pack is not None:
@@ -260,7 +260,7 @@ def _kind_of(path: Path) -> Kind:
 
     if not path.is_dir():
         return "detections"
-    # A run that has not come to a model yet may hold pictures too.
+    # A run that has not come to a model yet may hold images too.
     if not any((path / name).exists() for name in (DESCRIPTION, SETTINGS)) and any(path.glob("*.png")):
         return "masks"
     kinds: dict[str, Kind] = {"fcn": "masks", "classifier": "classes"}

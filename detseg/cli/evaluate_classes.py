@@ -18,20 +18,20 @@ from detseg.cli.evaluate import (
     limit_columns,
     own_images,
     pick_split,
-    read_with_pictures,
+    read_with_images,
     settings_of,
 )
 from detseg.data.annotations import Category
 from detseg.data.checks.validate import raise_on_problems
 from detseg.data.formats.class_folders import read_label_splits
-from detseg.data.labels import LabelledPictures
+from detseg.data.labels import LabelledImages
 from detseg.metrics.bootstrap.draws import Comparison, difference_of, draw, mean_over_classes
 from detseg.metrics.classification import ClassificationMetrics
 from detseg.models import load_model
 from detseg.report.classification_tables import MEANINGS, classification_tables
 from detseg.report.tables import comparison_table
 from detseg.train.config import TrainClassifier
-from detseg.train.tasks.classifier import judge_pictures, load_labelled_data, matched_to, open_labelled, see_pictures
+from detseg.train.tasks.classifier import judge_images, load_labelled_data, matched_to, open_labelled, see_images
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,39 +48,39 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     sides = [path for path in (config.detections, config.compare) if path is not None]
     seen = [_look(path, config, console) for path in sides]
     labelled, probabilities = seen[0]
-    metrics = judge_pictures(labelled, probabilities, resamples=config.resamples)
+    metrics = judge_images(labelled, probabilities, resamples=config.resamples)
     content = metrics.to_dict()
     tables: list[RenderableType] = [classification_tables(metrics)]
     if len(seen) > 1:
         comparison = compare_classifiers(labelled, probabilities, _in_order_of(labelled, *seen[1]), config.resamples)
         content["comparison"] = comparison.to_dict()
         titles = {name: title for name, (title, _) in MEANINGS.items()}
-        tables.append(comparison_table(comparison, labelled.names, of="accuracy", what="pictures", titles=titles))
+        tables.append(comparison_table(comparison, labelled.names, of="accuracy", what="images", titles=titles))
     return Verdict(content, _rows(metrics), tables)
 
 
 def _rows(metrics: ClassificationMetrics) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [{"class": "", "pictures": metrics.pictures, **metrics.figures()}]
+    rows: list[dict[str, Any]] = [{"class": "", "images": metrics.images, **metrics.figures()}]
     rows[0] |= limit_columns(metrics.intervals)
     for row in metrics.per_class:
-        columns = {"class": row.name, "pictures": row.count, "predicted": row.predicted}
+        columns = {"class": row.name, "images": row.count, "predicted": row.predicted}
         rows.append(columns | {name: getattr(row, name) for name in ("precision", "recall", "f1")})
     return rows
 
 
-def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledPictures, NDArray[np.float32]]:
-    """The pictures to judge by, with the labels of a run, and what its model says of them."""
+def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledImages, NDArray[np.float32]]:
+    """The images to judge by, with the labels of a run, and what its model says of them."""
     model, description = load_model(folder)
     categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in description["categories"])
     judged = _truth(folder, categories, config, console)
     size = int(description["size"])
-    data = open_labelled(judged, size, "pictures", console)
+    data = open_labelled(judged, size, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return judged, see_pictures(model, data, range(len(data)), size, ten_crop=config.ten_crop)
+    return judged, see_images(model, data, range(len(data)), size, ten_crop=config.ten_crop)
 
 
-def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, console: Console) -> LabelledPictures:
-    """The pictures, checked, with the classes of a run: as given, or those of a split of the run's own."""
+def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, console: Console) -> LabelledImages:
+    """The images, checked, with the classes of a run: as given, or those of a split of the run's own."""
     path = config.ground_truth
     if path is None:
         trained = settings_of(TrainClassifier, folder)
@@ -88,24 +88,24 @@ def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, con
         splits = load_labelled_data(trained, console, judged=config.split or "val")
         return splits[pick_split(trained.data or folder, splits, config.split)]
 
-    def read(images: Path | None) -> LabelledPictures:
+    def read(images: Path | None) -> LabelledImages:
         splits = read_label_splits(path, images=images)
         return splits[pick_split(path, splits, config.split)]
 
-    truth = read_with_pictures(read, config.images, own_images(TrainClassifier, folder))
+    truth = read_with_images(read, config.images, own_images(TrainClassifier, folder))
     truth = matched_to(categories, truth)
     raise_on_problems(truth.validate())
     return truth
 
 
 def _in_order_of(
-    wanted: LabelledPictures, other: LabelledPictures, probabilities: NDArray[np.float32]
+    wanted: LabelledImages, other: LabelledImages, probabilities: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What another run says of the same pictures, in their order and with their classes' order."""
+    """What another run says of the same images, in their order and with their classes' order."""
     place = {path: row for row, path in enumerate(other.paths.tolist())}
     if set(place) != set(wanted.paths.tolist()) or set(other.names) != set(wanted.names):
         raise ValueError(
-            f"{other.source}: the other run was validated on other pictures or classes; give both the same by "
+            f"{other.source}: the other run was validated on other images or classes; give both the same by "
             "--ground-truth"
         )
     rows = [place[path] for path in wanted.paths.tolist()]
@@ -113,14 +113,14 @@ def _in_order_of(
 
 
 def compare_classifiers(
-    labelled: LabelledPictures, a: NDArray[np.float32], b: NDArray[np.float32], resamples: int, seed: int = 0
+    labelled: LabelledImages, a: NDArray[np.float32], b: NDArray[np.float32], resamples: int, seed: int = 0
 ) -> Comparison:
-    """Whether b classifies the pictures better than a: their accuracies on the same draws of the pictures.
+    """Whether b classifies the images better than a: their accuracies on the same draws of the images.
 
     Args:
-        labelled: N pictures of K classes.
+        labelled: N images of K classes.
         a, b: (N, K) probabilities.
-        resamples: how often the pictures are drawn.
+        resamples: how often the images are drawn.
         seed: of that.
     """
     labels = labelled.labels

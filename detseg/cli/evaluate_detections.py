@@ -17,7 +17,7 @@ from detseg.cli.evaluate import (
     limit_columns,
     own_images,
     pick_split,
-    read_with_pictures,
+    read_with_images,
     settings_if_there,
     settings_of,
 )
@@ -78,14 +78,14 @@ def judge(config: Evaluate, console: Console) -> Verdict:
 def _rows(analysis: Analysis) -> list[dict[str, Any]]:
     metrics, intervals, best = analysis.metrics, analysis.intervals, analysis.thresholds
     rows: list[dict[str, Any]] = [
-        {"class": "", "category_id": "", "objects": metrics.objects, "pictures": metrics.pictures}
+        {"class": "", "category_id": "", "objects": metrics.objects, "images": metrics.images}
         | metrics.figures()
         | _best_columns(best.overall)
     ]
     if intervals is not None:
         rows[0] |= limit_columns(intervals.figures)
     for k, row in enumerate(metrics.per_class):
-        columns = {"class": row.name, "category_id": row.category_id, "objects": row.objects, "pictures": row.pictures}
+        columns = {"class": row.name, "category_id": row.category_id, "objects": row.objects, "images": row.images}
         columns |= dict(row.figures) | _best_columns(best.per_class[k])
         if intervals is not None:
             columns |= limit_columns({"AP": intervals.per_class[k].ap, "AP50": intervals.per_class[k].ap50})
@@ -123,7 +123,7 @@ def _check(config: Evaluate) -> None:
         raise ValueError(f"{config.detections}: is judged by one file of ground truth; leave out --split")
     if config.images is not None and not runs:
         raise ValueError(
-            f"{config.detections}: is a file of detections, for which no pictures are looked at; leave out --images"
+            f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
         )
     if config.slide and not runs:
         raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
@@ -153,9 +153,9 @@ def _sides(config: Evaluate, one_object: TrainLocalizer | None, console: Console
     if any(path.is_dir() for path in paths):
         truth = _annotations(config, console)
     if one_object is not None:
-        from detseg.train.tasks.localizer import chosen_pictures
+        from detseg.train.tasks.localizer import chosen_images
 
-        truth = chosen_pictures(truth, one_object, console)
+        truth = chosen_images(truth, one_object, console)
     sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
     sides: list[Any] = []
     for path in paths:
@@ -172,7 +172,7 @@ def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
 
 
 def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
-    """The settings of the localizer that is judged, if nothing else is: by the pictures and figures of its training.
+    """The settings of the localizer that is judged, if nothing else is: by the images and figures of its training.
 
     A localizer beside a detector or a file, or one that slides, is judged like any detector.
     """
@@ -189,8 +189,8 @@ def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
 
 
 def _localization(truth: Annotations, found: Detections, resamples: int) -> LocalizationMetrics:
-    """How good a localizer's detections are, one for each picture and in their order."""
-    from detseg.train.tasks.localizer import judge_localizations, largest_of_pictures
+    """How good a localizer's detections are, one for each image and in their order."""
+    from detseg.train.tasks.localizer import judge_localizations, largest_of_images
 
     ids = [category.id for category in truth.categories]
     labels = np.array([ids.index(number) for number in found.category_ids.tolist()], np.int64)
@@ -198,11 +198,11 @@ def _localization(truth: Annotations, found: Detections, resamples: int) -> Loca
         {"boxes": found.boxes[i : i + 1], "labels": labels[i : i + 1], "scores": found.scores[i : i + 1]}
         for i in range(len(truth))
     ]
-    return judge_localizations(truth, largest_of_pictures(truth), predictions, resamples=resamples)
+    return judge_localizations(truth, largest_of_images(truth), predictions, resamples=resamples)
 
 
 def _annotations(config: Evaluate, console: Console) -> Annotations:
-    """The annotations with their pictures: as given, or those that the run was validated on."""
+    """The annotations with their images: as given, or those that the run was validated on."""
     from detseg.models import read_description
 
     if config.ground_truth is not None:
@@ -214,13 +214,13 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     if config.slide and (data.sizes == size).all():
         raise ValueError(
             f"{config.detections}: was validated on windows of {size} px, with at most one object "
-            "annotated in each; name the whole pictures to slide over by --ground-truth"
+            "annotated in each; name the whole images to slide over by --ground-truth"
         )
     return data
 
 
 def _own_data(config: Evaluate, console: Console) -> Annotations:
-    """The validation pictures of the run that is judged, or another split of its --data."""
+    """The validation images of the run that is judged, or another split of its --data."""
     from detseg.train.data import load_data
 
     trained = settings_of(_kind_of_settings(config.detections), config.detections)
@@ -240,7 +240,7 @@ def _read_split(
     own: Path | None = None,
     mend: bool = False,
 ) -> Annotations:
-    """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_pictures`."""
+    """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_images`."""
     from detseg.data.checks.validate import checked
     from detseg.data.formats.recognise import find_sources
     from detseg.train.runner import tell
@@ -249,16 +249,16 @@ def _read_split(
         sources = find_sources(path, images)
         return sources[pick_split(path, sources, config.split)]()
 
-    data = read_with_pictures(read, config.images, own)
+    data = read_with_images(read, config.images, own)
     return checked(data, None, mend=mend, tell=partial(tell, console))
 
 
 def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:
-    """What the localizer of a run finds in the pictures when it slides over them, as `detseg predict --slide` does."""
+    """What the localizer of a run finds in the images when it slides over them, as `detseg predict --slide` does."""
     from accelerate import PartialState
     from rich.progress import track
 
-    from detseg.data.dataset import full_pictures
+    from detseg.data.dataset import full_images
     from detseg.predict import SlidingDetector, load
 
     localizer = load(folder).to(PartialState().device)
@@ -267,9 +267,9 @@ def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Con
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     ids = _matched_ids(localizer.description, truth)
-    pictures = full_pictures(truth, range(len(truth)))
-    shown = track(pictures, "sliding", len(truth), console=console, transient=True, disable=not console.is_terminal)
-    predictions = [detector.predict([picture], score_threshold=0)[0] for picture in shown]
+    images = full_images(truth, range(len(truth)))
+    shown = track(images, "sliding", len(truth), console=console, transient=True, disable=not console.is_terminal)
+    predictions = [detector.predict([image], score_threshold=0)[0] for image in shown]
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 
 
@@ -277,7 +277,7 @@ def _matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int
     """Category ids of a model, by label.
 
     Raises:
-        ValueError: the pictures have other categories; the message tells the difference.
+        ValueError: the images have other categories; the message tells the difference.
     """
     categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
     match_categories(categories, truth)
@@ -285,19 +285,19 @@ def _matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int
 
 
 def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
-    """What the model of a run finds in the pictures."""
+    """What the model of a run finds in the images."""
     import torch
     from accelerate import PartialState
 
     from detseg.data.dataset import DetectionDataset
     from detseg.models import load_model
-    from detseg.train.data import open_pictures
+    from detseg.train.data import open_images
     from detseg.train.tasks.detector import predict_dataset
 
     model, description = load_model(folder)
     ids = _matched_ids(description, truth)
     size = int(description["size"])
-    pictures = open_pictures(DetectionDataset, truth, size, "pictures", console)
+    images = open_images(DetectionDataset, truth, size, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    predictions = predict_dataset(model, pictures, range(len(pictures)), size)
+    predictions = predict_dataset(model, images, range(len(images)), size)
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)

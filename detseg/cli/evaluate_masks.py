@@ -19,14 +19,14 @@ from detseg.cli.evaluate import (
     data_of_run,
     limit_columns,
     pick_split,
-    read_with_pictures,
+    read_with_images,
     settings_if_there,
     settings_of,
 )
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
 from detseg.data.checks.validate import checked
-from detseg.data.dataset import full_pictures
+from detseg.data.dataset import full_images
 from detseg.data.formats.read_masks import find_mask_sources, has_mask_files
 from detseg.data.masks import SemanticMasks, match_mask_categories
 from detseg.data.sample import IGNORE
@@ -88,12 +88,12 @@ def _tables(metrics: SegmentationMetrics, intervals: SegmentationIntervals | Non
 def _rows(
     metrics: SegmentationMetrics, intervals: SegmentationIntervals | None, categories: Sequence[Category]
 ) -> list[dict[str, Any]]:
-    counts = {"pixels": int(metrics.confusion.sum()), "pictures": len(metrics.pictures.image_ids)}
+    counts = {"pixels": int(metrics.confusion.sum()), "images": len(metrics.images.image_ids)}
     rows: list[dict[str, Any]] = [{"class": "", "category_id": "", **counts, **metrics.figures()}]
     if intervals is not None:
         rows[0] |= limit_columns(intervals.figures)
     for k, row in enumerate(metrics.per_class):
-        columns = {"class": row.name, "category_id": categories[k].id, "pixels": row.pixels, "pictures": row.pictures}
+        columns = {"class": row.name, "category_id": categories[k].id, "pixels": row.pixels, "images": row.images}
         columns |= {name: getattr(row, name) for name in ("iou", "dice", "accuracy", "precision", "boundary_iou")}
         if intervals is not None:
             columns |= limit_columns({"iou": intervals.per_class[k]})
@@ -131,7 +131,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         sources = find_mask_sources(path, masks, ignore_value, images)
         return sources[pick_split(path, sources, config.split)]()
 
-    truth = read_with_pictures(read, images, None if trained is None else trained.images)
+    truth = read_with_images(read, images, None if trained is None else trained.images)
     return checked(truth, None, mend=mend, tell=partial(tell, console))
 
 
@@ -143,7 +143,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _measure(path: Path, truth: SemanticMasks, config: Evaluate, console: Console) -> SegmentationMetrics:
-    """Figures of the predictions at a path, which come one picture after another."""
+    """Figures of the predictions at a path, which come one image after another."""
     found = _looked_at(path, truth, config) if _is_run(path) else _read_files(path, truth)
     hidden = not console.is_terminal
     shown = track(found, f"judging {path.name}", len(truth), console=console, transient=True, disable=hidden)
@@ -154,27 +154,27 @@ def _measure(path: Path, truth: SemanticMasks, config: Evaluate, console: Consol
 
 
 def _looked_at(folder: Path, truth: SemanticMasks, config: Evaluate) -> Iterator[NDArray[np.uint8]]:
-    """What the model of a run sees in the pictures, as labels of the truth."""
+    """What the model of a run sees in the images, as labels of the truth."""
     segmenter = load(folder).to(PartialState().device)
     assert isinstance(segmenter, Segmenter)
     categories = [Category(number, name) for number, name in segmenter.categories]
     match_mask_categories(categories, truth)  # tells the difference, if there is one
     labels = np.array([truth.categories.index(category) for category in categories], np.uint8)
-    images = full_pictures(truth, range(len(truth)))
+    images = full_images(truth, range(len(truth)))
     for seen in segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side):
         yield labels[seen.mask]
 
 
 def _read_files(folder: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8]]:
-    """Masks of files that are called as the pictures and have their values, as labels of the truth."""
+    """Masks of files that are called as the images and have their values, as labels of the truth."""
     names = [Path(str(path)).stem for path in truth.paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{truth.source}: several pictures are called {twice[0]}; {folder} has one mask of that name")
+        raise ValueError(f"{truth.source}: several images are called {twice[0]}; {folder} has one mask of that name")
     files = [folder / f"{name}.png" for name in names]
     missing = [file for file in files if not file.exists()]
     if missing:
-        raise ValueError(f"{missing[0]} is missing ({len(missing)} of {len(files)} pictures have no mask in {folder})")
+        raise ValueError(f"{missing[0]} is missing ({len(missing)} of {len(files)} images have no mask in {folder})")
     values = mask_values([category.id for category in truth.categories]).tolist()
     found = replace(
         truth,

@@ -1,4 +1,4 @@
-"""`detseg explain`: the likeliest classes of pictures, and on what the answer rests, as pictures."""
+"""`detseg explain`: the likeliest classes of images, and on what the answer rests, as images."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explain:
-    """Tell the likeliest classes of pictures, and show on what the answer rests.
+    """Tell the likeliest classes of images, and show on what the answer rests.
 
-    A page is written for each picture: where lies what speaks for each class (Grad-CAM), what the feature maps of each
+    A page is written for each image: where lies what speaks for each class (Grad-CAM), what the feature maps of each
     stage show, the filters of the first layer. The parts are in a folder beside it.
 
     A network with its ImageNet classes, or a classifier or localizer of your own:
@@ -34,8 +34,8 @@ class Explain:
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a training run, or the name of a network (`detseg backbones` lists them)."""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Pictures, or folders of pictures."""
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Images, or folders of images."""
     output: Path = Path("explained")
     """Folder for what is written."""
     classes: tuple[str, ...] = ()
@@ -51,13 +51,13 @@ def run(config: Explain) -> int:
     """Explain as `config` says; returns the exit code.
 
     Raises:
-        ValueError: no such run or network, or one that gives no class to the whole picture; no weights; a class that
-            there is not; a picture that cannot be read, pictures before it are written.
+        ValueError: no such run or network, or one that gives no class to the whole image; no weights; a class that
+            there is not; an image that cannot be read, images before it are written.
     """
     from accelerate import PartialState
     from rich.console import Console
 
-    from detseg.data.formats.locate import list_pictures
+    from detseg.data.formats.locate import list_images
     from detseg.data.images import read_image
     from detseg.predict.explain import explain, find_labels
     from detseg.report.pages.explanation import PARTS, write_explanation
@@ -65,23 +65,21 @@ def run(config: Explain) -> int:
     from detseg.visualize.heat import filter_sheet
 
     console = Console()
-    pictures = [
-        Path(p) for given in config.pictures for p in (list_pictures(given) if given.is_dir() else [str(given)])
-    ]
-    if not pictures:
-        raise ValueError("name pictures, or folders of pictures, after the run or network")
-    pages = _pages(pictures, config.output, list(PARTS))
+    paths = [Path(p) for given in config.sources for p in (list_images(given) if given.is_dir() else [str(given)])]
+    if not paths:
+        raise ValueError("name images, or folders of images, after the run or network")
+    pages = _pages(paths, config.output, list(PARTS))
     predictor = _load(config)
     predictor.to(PartialState().device if config.device == "auto" else config.device)
     labels = find_labels(predictor.names, config.classes) if config.classes else None
-    remark = f"{config.model}, pictures of {predictor.size} × {predictor.size} pixels"
-    for number, (picture, page) in enumerate(zip(pictures, pages, strict=True)):
-        image = read_image(picture)
+    remark = f"{config.model}, images of {predictor.size} × {predictor.size} pixels"
+    for number, (path, page) in enumerate(zip(paths, pages, strict=True)):
+        image = read_image(path)
         seen = explain(predictor, image, labels)
-        written = write_explanation(seen, image, predictor.names, page, title=picture.name, remark=remark)
+        written = write_explanation(seen, image, predictor.names, page, title=path.name, remark=remark)
         if number == 0:
             filters = write_picture(filter_sheet(seen.filters), config.output / "filters.png")
-        _say(console, f"{picture}")
+        _say(console, f"{path}")
         console.print(_table(seen, predictor.names))
         for path, what in zip(written, ("all of it on a page", *PARTS.values()), strict=True):
             _say(console, f"{path}: {what}")
@@ -107,15 +105,15 @@ def _load(config: Explain) -> Predictor:
     return load_network(config.model, config.weights)
 
 
-def _pages(pictures: Sequence[Path], folder: Path, parts: Sequence[str]) -> list[Path]:
-    """Where the page of each picture goes; equal names from several folders are numbered."""
-    originals = {picture.resolve() for picture in pictures}
+def _pages(images: Sequence[Path], folder: Path, parts: Sequence[str]) -> list[Path]:
+    """Where the page of each image goes; equal names from several folders are numbered."""
+    originals = {image.resolve() for image in images}
     taken: set[str] = set()
     pages = []
-    for picture in pictures:
-        name, number = picture.stem, 2
+    for image in images:
+        name, number = image.stem, 2
         while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
-            name, number = f"{picture.stem}-{number}", number + 1
+            name, number = f"{image.stem}-{number}", number + 1
         taken.add(name.lower())
         pages.append(folder / f"{name}.jpg")
         for file in (pages[-1], folder / "filters.png", *(folder / name / part for part in parts)):

@@ -13,10 +13,10 @@ Task = Literal["classification", "detection", "segmentation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Put a data set into one HDF5 file of resized raw pictures, to be read from disk as training goes along.
+    """Put a data set into one HDF5 file of resized raw images, to be read from disk as training goes along.
 
     For sets larger than the memory; smaller ones are kept in memory anyway. Every detseg train reads such a file as
-    its --data, or two of them as --train and --val. Nothing is divided: labelled pictures without splits are one
+    its --data, or two of them as --train and --val. Nothing is divided: labelled images without splits are one
     split, "all", which training divides by its --split.
 
         detseg pack --data flowers/ --output flowers.h5
@@ -26,23 +26,23 @@ class Pack:
     """
 
     data: Path
-    """Folder or file of the data set, as for training: labelled pictures, boxes or masks."""
+    """Folder or file of the data set, as for training: labelled images, boxes or masks."""
     output: Path
     """File to write, such as flowers.h5; it must not be there yet."""
     size: int | None = None
-    """Long side of the stored pictures, in pixels; by default what training wants by default: 400 for boxes, 320 for
+    """Long side of the stored images, in pixels; by default what training wants by default: 400 for boxes, 320 for
     masks, 288 for labels. For another --size of training 1.25 times that, to leave detail to zoom into; for
     classifiers 1.5 times."""
     task: Task | None = None
     """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
     chunk: int = 32
-    """Pictures to a chunk of the file; a batch is good."""
+    """Images to a chunk of the file; a batch is good."""
     masks: str | None = None
     """Of masks: their folder beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
     ignore_value: int | None = None
     """Of masks: the value that counts for no class; by default 255, or what the list of classes says."""
     images: Path | None = None
-    """Folder of the pictures that COCO or VOC annotations, or a table, name, where they are not found beside these."""
+    """Folder of the images that COCO or VOC annotations, or a table, name, where they are not found beside these."""
     repair: bool = False
     """Mend or leave out what has errors (and say what was done) instead of stopping."""
 
@@ -84,7 +84,7 @@ def run(config: Pack) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     classes, megabytes = len(info.categories), config.output.stat().st_size / 1e6
     tell(
-        f"{config.output}: {info.task}, {counts} pictures of {classes} classes, long side {info.size} px, "
+        f"{config.output}: {info.task}, {counts} images of {classes} classes, long side {info.size} px, "
         f"{megabytes:.0f} MB"
     )
     moments = f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}"
@@ -93,7 +93,7 @@ def run(config: Pack) -> int:
 
 
 def default_size(task: str) -> int:
-    """The long side, in pixels, of pictures that training wants by default: a detector's, of those that need boxes."""
+    """The long side, in pixels, of images that training wants by default: a detector's, of those that need boxes."""
     from detseg.train.config import TrainClassifier, TrainDetector, TrainSegmenter
     from detseg.train.tasks import classifier, detector, segmenter
 
@@ -106,7 +106,7 @@ def default_size(task: str) -> int:
 
 
 def read_any(config: Pack) -> Mapping[str, Any]:
-    """The splits of the data set, those of one list of classes; "all" stands for pictures without splits.
+    """The splits of the data set, those of one list of classes; "all" stands for images without splits.
 
     Without a task they are read as masks, boxes or labels, the first of these that is there.
 
@@ -145,7 +145,7 @@ def _task_of(path: Path) -> Task:
     from detseg.data.formats.read_masks import has_mask_files
     from detseg.data.formats.recognise import find_sources
 
-    # A VOC folder may hold boxes and masks of some pictures; there, masks have to be asked for.
+    # A VOC folder may hold boxes and masks of some images; there, masks have to be asked for.
     boxed = (path / "Annotations").is_dir()
     if path.is_dir() and not boxed and has_mask_files(path):
         return "segmentation"

@@ -1,4 +1,4 @@
-"""`detseg predict`: find objects, or the class of every pixel, in pictures; draw it, write it down."""
+"""`detseg predict`: find objects, or the class of every pixel, in images; draw it, write it down."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ OF_CLASSIFIERS = ("ten_crop",)
 
 @dataclass(frozen=True)
 class Predict:
-    """Find objects in pictures, or the class of every pixel: what the model of the run was trained for.
+    """Find objects in images, or the class of every pixel: what the model of the run was trained for.
 
-    A detector or localizer writes each picture with its boxes as NAME.jpg, and detections.json in COCO's form. A
-    segmenter writes each picture with its classes laid over as NAME.jpg, and its mask as NAME.png, whose values are the
+    A detector or localizer writes each image with its boxes as NAME.jpg, and detections.json in COCO's form. A
+    segmenter writes each image with its classes laid over as NAME.jpg, and its mask as NAME.png, whose values are the
     dataset's own. A classifier tells the likeliest classes and writes classes.csv.
 
-    Two pictures; a folder; a validation set, to measure mAP:
+    Two images; a folder; a validation set, to measure mAP:
 
         detseg predict runs/detector-1 garden.jpg meadow.png --output found
         detseg predict runs/detector-1 photos/ --score-threshold 0.5
         detseg predict runs/detector-1 --image-ids flowers/val.json
         detseg evaluate --ground-truth flowers/val.json --detections predictions/detections.json
 
-    Any number of objects with a localizer, which slides over each picture, small ones too:
+    Any number of objects with a localizer, which slides over each image, small ones too:
 
         detseg predict runs/localizer-1 photos/ --slide
         detseg predict runs/localizer-1 photos/ --slide --long-side 1600
 
-    Masks; more exact ones, in several times the time; small things in large pictures; objects from masks:
+    Masks; more exact ones, in several times the time; small things in large images; objects from masks:
 
         detseg predict runs/segmenter-1 garden.jpg --output found
         detseg predict runs/segmenter-1 photos/ --flip --scales 0.75 1 1.25
@@ -57,36 +57,36 @@ class Predict:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a training run."""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Pictures, or folders of pictures."""
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Images, or folders of images."""
     output: Path = Path("predictions")
     """Folder for what is written; what no earlier prediction wrote there is not overwritten."""
     score_threshold: float | None = None
     """Of detectors: detections below this score are left out; by default 0.3."""
     flip: bool = False
-    """Of segmenters: average with what is seen in the mirrored picture."""
+    """Of segmenters: average with what is seen in the mirrored image."""
     scales: tuple[float, ...] = (1.0,)
     """Of segmenters: average over these multiples of the size that the model was trained at."""
     slide: bool = False
     """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
-    each picture and shrunk copies of it."""
+    each image and shrunk copies of it."""
     long_side: int | None = None
-    """Of segmenters: look at each picture with this long side, in overlapping windows of the size that the model was
-    trained at. By default it is looked at as a whole, shrunk to that size. With --slide: of each picture when the
+    """Of segmenters: look at each image with this long side, in overlapping windows of the size that the model was
+    trained at. By default it is looked at as a whole, shrunk to that size. With --slide: of each image when the
     smallest objects are looked for; by default five times the size that the model was trained at."""
     boxes: bool = False
     """Of segmenters: also write detections.json, where what hangs together in a class is an object."""
     min_area: int = 16
-    """With --boxes: what has fewer pixels of the picture is a speck and no object."""
+    """With --boxes: what has fewer pixels of the image is a speck and no object."""
     ten_crop: bool = False
-    """Of classifiers: the mean over ten crops of each picture: corners and middle, mirrored too."""
+    """Of classifiers: the mean over ten crops of each image: corners and middle, mirrored too."""
     image_ids: Path | None = None
-    """Annotations of the pictures, to measure mAP with `detseg evaluate`; of a data set with several splits the
+    """Annotations of the images, to measure mAP with `detseg evaluate`; of a data set with several splits the
     validation split. detections.json then carries their image ids and every detection, however low its score (the
-    drawings keep to --score-threshold). Without pictures in the command all that the annotations list are taken.
-    Otherwise pictures are numbered from 1."""
+    drawings keep to --score-threshold). Without images in the command all that the annotations list are taken.
+    Otherwise images are numbered from 1."""
     images: Path | None = None
-    """With --image-ids: folder of the pictures that COCO or VOC annotations name, where they are not found beside
+    """With --image-ids: folder of the images that COCO or VOC annotations name, where they are not found beside
     these."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
@@ -96,7 +96,7 @@ def run(config: Predict) -> int:
     """Predict as `config` says; returns the exit code.
 
     Raises:
-        ValueError: the run holds no model, an option does not go with it, or pictures cannot be read; what is found in
+        ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
     from accelerate import PartialState
@@ -105,10 +105,10 @@ def run(config: Predict) -> int:
 
     from detseg.cli.predictions import Reader, find_in, write_found
     from detseg.files import write_atomically
-    from detseg.predict import PictureClassifier, Segmenter, SlidingDetector, load
+    from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
 
     console = Console()
-    pictures, ids = _pictures(config)
+    images, ids = _images(config)
     model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
     if config.slide:
@@ -116,26 +116,26 @@ def run(config: Predict) -> int:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
-    reader = Reader(pictures, console)
-    if isinstance(model, PictureClassifier):
+    reader = Reader(images, console)
+    if isinstance(model, ImageClassifier):
         from detseg.cli.predict_classes import write_classes
 
         write_classes(model, reader, config)
         reader.finish()
         return 0
     segments = isinstance(model, Segmenter)
-    targets = _targets(pictures, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
+    targets = _targets(images, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
     _refuse_taken(targets, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     hidden = not console.is_terminal
-    shown = track(reader, "predicting", len(pictures), console=console, transient=True, disable=hidden)
+    shown = track(reader, "predicting", len(images), console=console, transient=True, disable=hidden)
     for position, found in find_in(shown, model, config):
-        picture = pictures[position]
+        image = images[position]
         write_found(found, targets[position])
-        results += [{"image_id": ids[position], "file_name": str(picture)} | result for result in found.results]
-        console.print(f"{picture}: {found.told}", markup=False, highlight=False, soft_wrap=True)
-    written = "pictures with classes and masks" if segments else "pictures with boxes"
+        results += [{"image_id": ids[position], "file_name": str(image)} | result for result in found.results]
+        console.print(f"{image}: {found.told}", markup=False, highlight=False, soft_wrap=True)
+    written = "images with classes and masks" if segments else "images with boxes"
     if not segments or config.boxes:
         path = config.output / DETECTIONS
         write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -147,12 +147,12 @@ def run(config: Predict) -> int:
 
 def _check_options(config: Predict, model: Predictor) -> None:
     """Raise ValueError where an option means nothing to the model."""
-    from detseg.predict import Detector, PictureClassifier, Segmenter
+    from detseg.predict import Detector, ImageClassifier, Segmenter
 
     kinds = {
         Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
         Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
-        PictureClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
+        ImageClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
     }
     kind, foreign = kinds[type(model)]
     if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
@@ -166,44 +166,42 @@ def _check_options(config: Predict, model: Predictor) -> None:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 
 
-def _pictures(config: Predict) -> tuple[list[Path], list[int]]:
-    """The pictures to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
-    from detseg.data.formats.locate import list_pictures
+def _images(config: Predict) -> tuple[list[Path], list[int]]:
+    """The images to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
+    from detseg.data.formats.locate import list_images
     from detseg.data.pack.rows import refuse_pack
     from detseg.train.data import read_split
 
-    pictures = [
-        Path(p) for given in config.pictures for p in (list_pictures(given) if given.is_dir() else [str(given)])
-    ]
-    if config.pictures and not pictures:
-        raise ValueError(f"no pictures in {', '.join(map(str, config.pictures))}")
+    paths = [Path(p) for given in config.sources for p in (list_images(given) if given.is_dir() else [str(given)])]
+    if config.sources and not paths:
+        raise ValueError(f"no images in {', '.join(map(str, config.sources))}")
     if config.image_ids is None:
         if config.images is not None:
-            raise ValueError("--images is the folder of the pictures that --image-ids lists: add that, or leave it out")
-        if not pictures:
-            raise ValueError("name the pictures, or folders of pictures, after the run")
-        return pictures, list(range(1, len(pictures) + 1))
+            raise ValueError("--images is the folder of the images that --image-ids lists: add that, or leave it out")
+        if not paths:
+            raise ValueError("name the images, or folders of images, after the run")
+        return paths, list(range(1, len(paths) + 1))
     data = read_split(config.image_ids, "val", config.images)
     refuse_pack(data.pack)
-    if not pictures:
+    if not paths:
         return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist()
     known = {Path(path).resolve(): int(i) for path, i in zip(data.paths, data.image_ids, strict=True)}
-    missing = [picture for picture in pictures if picture.resolve() not in known]
+    missing = [path for path in paths if path.resolve() not in known]
     if missing:
-        raise ValueError(f"{config.image_ids}: does not list {missing[0]} ({len(missing)} pictures are not in it)")
-    return pictures, [known[picture.resolve()] for picture in pictures]
+        raise ValueError(f"{config.image_ids}: does not list {missing[0]} ({len(missing)} images are not in it)")
+    return paths, [known[path.resolve()] for path in paths]
 
 
-def _targets(pictures: Sequence[Path], folder: Path, written: Mapping[str, str]) -> list[Path]:
-    """A free name in the output folder for each picture, with the first of the endings that are written (and what is
+def _targets(images: Sequence[Path], folder: Path, written: Mapping[str, str]) -> list[Path]:
+    """A free name in the output folder for each image, with the first of the endings that are written (and what is
     written so); equal names from several folders are numbered."""
-    originals = {picture.resolve() for picture in pictures}
+    originals = {image.resolve() for image in images}
     taken: set[str] = set()
     targets = []
-    for picture in pictures:
-        name, number = picture.stem, 2
+    for image in images:
+        name, number = image.stem, 2
         while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
-            name, number = f"{picture.stem}-{number}", number + 1
+            name, number = f"{image.stem}-{number}", number + 1
         taken.add(name.lower())
         files = {folder / f"{name}{ending}": what for ending, what in written.items()}
         targets.append(next(iter(files)))
@@ -227,13 +225,13 @@ def _refuse_taken(targets: Sequence[Path], *, segments: bool) -> None:
 
 
 def _has_palette(path: Path) -> bool:
-    """Whether a file is a picture with a palette, as written masks are."""
+    """Whether a file is an image with a palette, as written masks are."""
     from PIL import UnidentifiedImageError
 
-    from detseg.data.opening import open_picture
+    from detseg.data.opening import open_image
 
     try:
-        with open_picture(path) as picture:
-            return picture.mode == "P"
+        with open_image(path) as image:
+            return image.mode == "P"
     except UnidentifiedImageError:
         return False

@@ -1,4 +1,4 @@
-"""What `detseg predict` makes of a classifier: the likeliest classes of each picture, told and written to a table."""
+"""What `detseg predict` makes of a classifier: the likeliest classes of each image, told and written to a table."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from rich.progress import track
 from detseg.cli.predict import Predict
 from detseg.cli.predictions import BATCH, Reader
 from detseg.files import write_atomically
-from detseg.predict import Classification, PictureClassifier
+from detseg.predict import Classification, ImageClassifier
 
 TOLD, WRITTEN = 3, 5
 # What rounds to nothing is not told.
 LEAST = 0.005
 
 
-def write_classes(model: PictureClassifier, reader: Reader, config: Predict) -> None:
-    """Tell the classes of each picture and write `classes.csv`: rows of picture and class, the likeliest first."""
+def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> None:
+    """Tell the classes of each image and write `classes.csv`: rows of image and class, the likeliest first."""
     config.output.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("picture", "rank", "class", "category_id", "score"))
+    table.writerow(("image", "rank", "class", "category_id", "score"))
     console, hidden = reader.console, not reader.console.is_terminal
-    shown = track(reader, "predicting", len(reader.pictures), console=console, transient=True, disable=hidden)
-    read: list[Path] = []  # some pictures ahead of what is found
+    shown = track(reader, "predicting", len(reader.images), console=console, transient=True, disable=hidden)
+    read: list[Path] = []  # some images ahead of what is found
 
-    def images() -> Iterator[NDArray[np.uint8]]:
+    def pixels() -> Iterator[NDArray[np.uint8]]:
         for position, image in shown:
-            read.append(reader.pictures[position])
+            read.append(reader.images[position])
             yield image
 
-    for index, seen in enumerate(model.stream(images(), BATCH, config.ten_crop)):
-        picture = read[index]
-        console.print(f"{picture}: {_told(seen, model.names)}", markup=False, highlight=False, soft_wrap=True)
+    for index, seen in enumerate(model.stream(pixels(), BATCH, config.ten_crop)):
+        image = read[index]
+        console.print(f"{image}: {_told(seen, model.names)}", markup=False, highlight=False, soft_wrap=True)
         best = zip(seen.labels[:WRITTEN].tolist(), seen.scores[:WRITTEN].tolist(), strict=True)
         for rank, (label, score) in enumerate(best, 1):
             number, name = model.categories[label]
-            table.writerow((picture, rank, name, number, f"{score:.5f}"))
+            table.writerow((image, rank, name, number, f"{score:.5f}"))
     path = config.output / "classes.csv"
     write_atomically(path, text.getvalue())
     console.print(f"the likeliest classes of each are in {path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `detseg predict` finds in pictures, task by task: the drawing, the words, the results, the mask."""
+"""What `detseg predict` finds in images, task by task: the drawing, the words, the results, the mask."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ from detseg.visualize import draw_boxes, draw_mask
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Pictures at a time: enough for a GPU, few enough for the memory of a laptop.
+# Images at a time: enough for a GPU, few enough for the memory of a laptop.
 BATCH = 8
 
 Numbered = tuple[int, NDArray[np.uint8]]
-"""Which of the pictures it is, and its pixels."""
+"""Which of the images it is, and its pixels."""
 
 
 class Reader:
-    """Reads pictures one after another: (position, pixels) of each; tells which cannot be read and leaves them out.
+    """Reads images one after another: (position, pixels) of each; tells which cannot be read and leaves them out.
 
     Attributes:
         problems: with those that were left out so far.
     """
 
-    def __init__(self, pictures: Sequence[Path], console: Console) -> None:
-        self.pictures, self.console = pictures, console
+    def __init__(self, images: Sequence[Path], console: Console) -> None:
+        self.images, self.console = images, console
         self.problems: list[str] = []
 
     def __iter__(self) -> Iterator[Numbered]:
-        for position, picture in enumerate(self.pictures):
+        for position, image in enumerate(self.images):
             try:
-                pixels = read_image(picture)
+                pixels = read_image(image)
             except ValueError as error:
                 self.problems.append(str(error))
                 self.console.print(f"{error}; left out", markup=False, highlight=False, soft_wrap=True)
             else:
                 yield position, pixels
-        if len(self.problems) == len(self.pictures):
+        if len(self.problems) == len(self.images):
             self.finish()  # at once: what is written of an earlier call is worth more than nothing
 
     def finish(self) -> None:
-        """Raise ValueError where pictures were left out; the message has their number and the first of them."""
+        """Raise ValueError where images were left out; the message has their number and the first of them."""
         if self.problems:
-            count = f"{len(self.problems)} of {len(self.pictures)} pictures cannot be read"
+            count = f"{len(self.problems)} of {len(self.images)} images cannot be read"
             first = "the first: " if len(self.problems) > 1 else ""
             raise ValueError(f"{count} and were left out; {first}{self.problems[0]}")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in one picture."""
+    """What was found in one image."""
 
     drawn: NDArray[np.uint8]  # (H, W, 3) RGB
     told: str
@@ -82,20 +82,20 @@ def write_found(found: Found, target: Path) -> None:
         write_index_png(target.with_suffix(".png"), found.mask, found.palette)
 
 
-def find_in(pictures: Iterable[Numbered], model: Predictor, config: Predict) -> Iterator[tuple[int, Found]]:
-    """What a model finds in each picture, with its position, in order."""
+def find_in(images: Iterable[Numbered], model: Predictor, config: Predict) -> Iterator[tuple[int, Found]]:
+    """What a model finds in each image, with its position, in order."""
     if isinstance(model, Segmenter):
-        return find_classes(model, pictures, config)
+        return find_classes(model, images, config)
     assert isinstance(model, Detector)
-    return find_objects(model, pictures, config)
+    return find_objects(model, images, config)
 
 
-def find_objects(detector: Detector, pictures: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
+def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Boxes; see `find_in`."""
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
     # What is written for mAP holds also what nobody wants to see drawn.
     lowest = 0.0 if config.image_ids is not None else threshold
-    for batch in _batches(pictures, BATCH):
+    for batch in _batches(images, BATCH):
         every = detector.predict([image for _, image in batch], score_threshold=lowest, batch_size=BATCH)
         for (position, image), found in zip(batch, every, strict=True):
             clear = {name: value[found["scores"] >= threshold] for name, value in found.items()}
@@ -106,14 +106,14 @@ def find_objects(detector: Detector, pictures: Iterable[Numbered], config: Predi
             yield position, Found(drawn, told, results)
 
 
-def find_classes(segmenter: Segmenter, pictures: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
+def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Masks; see `find_in`."""
     names = segmenter.names
     values = mask_values([number for number, _ in segmenter.categories])
     palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[values] = mask_palette(names)[: len(values)]
-    # Those who look at a picture in windows have large ones.
-    for batch in _batches(pictures, BATCH if config.long_side is None else 1):
+    # Those who look at an image in windows have large ones.
+    for batch in _batches(numbered, BATCH if config.long_side is None else 1):
         images = [image for _, image in batch]
         every = segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side)
         for (position, image), seen in zip(batch, every, strict=True):
@@ -142,15 +142,15 @@ def objects_in(seen: Segmentation, names: Sequence[str], min_area: int) -> dict[
     return {name: value.numpy() for name, value in found.items()}
 
 
-def _batches(pictures: Iterable[Numbered], at_once: int) -> Iterator[list[Numbered]]:
-    """So many pictures at a time, at the end those that are left."""
-    iterator = iter(pictures)
+def _batches(images: Iterable[Numbered], at_once: int) -> Iterator[list[Numbered]]:
+    """So many images at a time, at the end those that are left."""
+    iterator = iter(images)
     while batch := list(islice(iterator, at_once)):
         yield batch
 
 
 def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:
-    """The share of each class that is in a picture, the largest first."""
+    """The share of each class that is in an image, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=len(names))
     order = np.argsort(-counts, kind="stable")
     return ", ".join(f"{100 * counts[k] / mask.size:.1f} % {names[k]}" for k in order.tolist() if counts[k])
@@ -159,7 +159,7 @@ def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:
 def _results(
     found: dict[str, NDArray[Any]], categories: Sequence[tuple[int, str]], *, exact: bool
 ) -> list[dict[str, Any]]:
-    """COCO results of one picture; short numbers, unless they are `exact` to measure mAP by."""
+    """COCO results of one image; short numbers, unless they are `exact` to measure mAP by."""
 
     def told(value: float, digits: int) -> float:
         return value if exact else round(value, digits)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from detseg.train.task import Run
     from detseg.train.tasks.detector import DetectorRun
 
-    Shown = tuple[Sequence[tuple[str, Path]], RenderableType]  # captions and paths of pictures, and the table
+    Shown = tuple[Sequence[tuple[str, Path]], RenderableType]  # captions and paths of images, and the table
 
 
 def run_detector(config: TrainDetector) -> int:
-    """Train a detector, print its table, write pictures and report; returns the exit code."""
+    """Train a detector, print its table, write images and report; returns the exit code."""
     from detseg.report.pages.detector import analysis_of, write_pictures
     from detseg.report.tables import metrics_table
     from detseg.train.tasks.detector import train_detector
@@ -32,7 +32,7 @@ def run_detector(config: TrainDetector) -> int:
 
 
 def run_segmenter(config: TrainSegmenter) -> int:
-    """Train a segmenter, print its table, write pictures and report; returns the exit code."""
+    """Train a segmenter, print its table, write images and report; returns the exit code."""
     from detseg.report.pages.segmenter import write_pictures
     from detseg.report.segmentation_tables import segmentation_tables
     from detseg.train.tasks.segmenter import train_segmenter
@@ -41,7 +41,7 @@ def run_segmenter(config: TrainSegmenter) -> int:
 
 
 def run_classifier(config: TrainClassifier) -> int:
-    """Train a classifier, print its tables, write pictures and report; returns the exit code."""
+    """Train a classifier, print its tables, write images and report; returns the exit code."""
     from detseg.report.classification_tables import classification_tables
     from detseg.report.pages.classifier import write_pictures
     from detseg.train.tasks.classifier import train_classifier
@@ -50,7 +50,7 @@ def run_classifier(config: TrainClassifier) -> int:
 
 
 def run_localizer(config: TrainLocalizer) -> int:
-    """Train a localizer, print its table, write pictures and report; returns the exit code."""
+    """Train a localizer, print its table, write images and report; returns the exit code."""
     from detseg.report.pages.localizer import localization_table, write_pictures
     from detseg.train.tasks.localizer import train_localizer
 
@@ -58,7 +58,7 @@ def run_localizer(config: TrainLocalizer) -> int:
 
 
 def _run(config: TrainConfig, train: Callable[[Any, Console], Run[Any]], show: Callable[[Any], Shown]) -> int:
-    """Train, then show the table, where the pictures are, and what to do next; or how to go on after a stop."""
+    """Train, then show the table, where the images are, and what to do next; or how to go on after a stop."""
     from rich.console import Console
 
     from detseg.train.runner import tell
@@ -71,9 +71,9 @@ def _run(config: TrainConfig, train: Callable[[Any, Console], Run[Any]], show: C
             tell(console, f"interrupted; go on with: detseg train {config.task} --resume {folder}")
         return 130
     if run.metrics is not None:
-        pictures, table = show(run)
+        images, table = show(run)
         console.print(table)
-        for caption, path in pictures:
+        for caption, path in images:
             tell(console, f"{caption}: {path}")
-        tell(console, f"use it: detseg predict {folder} picture.jpg")
+        tell(console, f"use it: detseg predict {folder} image.jpg")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Cut windows out of annotated pictures: with an object in the middle, and without.
+    """Cut windows out of annotated images: with an object in the middle, and without.
 
     Writes a data set in COCO's form, from which a localizer learns to find what `detseg predict --slide` slides over:
 
@@ -23,7 +23,7 @@ class Windows:
     output: Path
     """Folder to write to; it must be new or empty."""
     images: Path | None = None
-    """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
     size: int = 128
     """Side of the windows, pixels; train the localizer with the same --size."""
     stride: int = 32
@@ -73,7 +73,7 @@ def run(config: Windows) -> int:
         )
         console.print(
             f"{split}: {report.objects} windows with an object and {report.background} without, of {len(data)} "
-            f"pictures; left out {report.small} small and {report.crowds} crowd or difficult objects",
+            f"images; left out {report.small} small and {report.crowds} crowd or difficult objects",
             highlight=False,
             soft_wrap=True,
         )

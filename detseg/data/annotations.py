@@ -30,8 +30,8 @@ REPAIRABLE = frozenset(
         # objects that are left out
         "not-finite", "reversed-box", "zero-size-box", "box-outside", "unknown-category", "unknown-image",
         "duplicate-object", "malformed-object",
-        # pictures that are left out, or joined
-        "missing-picture", "damaged-picture", "duplicate-image-id", "in-both-splits", "duplicate-path",
+        # images that are left out, or joined
+        "missing-image", "damaged-image", "duplicate-image-id", "in-both-splits", "duplicate-path",
         "missing-mask", "damaged-mask",
         # changed in place
         "box-over-border", "duplicate-object-id", "unrotated", "malformed-outline", "mask-size",
@@ -44,8 +44,8 @@ class Problem:
     """One thing that is wrong in a dataset, and how to mend it.
 
     Attributes:
-        file: the annotation file (for VOC and YOLO the picture's own file).
-        image: path of the picture, or "" when the problem concerns no single picture.
+        file: the annotation file (for VOC and YOLO the image's own file).
+        image: path of the image, or "" when the problem concerns no single image.
         object: annotation id, or None when the problem concerns no single object.
         what: what is wrong.
         remedy: what to do about it.
@@ -89,7 +89,7 @@ class Annotations:
 
     categories: tuple[Category, ...]
     image_ids: NDArray[np.int64]  # (N,) the dataset's own ids
-    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the pictures had
+    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the images had
     sizes: NDArray[np.int32]  # (N, 2) width, height; 0 where unknown
     image_index: NDArray[np.int32]  # (M,)
     boxes: NDArray[np.float64]  # (M, 4) xyxy
@@ -99,9 +99,9 @@ class Annotations:
     areas: NDArray[np.float64]  # (M,) pixels; of the mask where the dataset has one
     segments: Segments | None = None
     source: str = ""  # the file or folder it was read from
-    label_files: NDArray[np.str_] | None = None  # (N,) where every picture has its own annotation file
+    label_files: NDArray[np.str_] | None = None  # (N,) where every image has its own annotation file
     read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
-    pack: PackRows | None = None  # where the pictures are, if not in files
+    pack: PackRows | None = None  # where the images are, if not in files
 
     def __post_init__(self) -> None:
         images, objects = len(self.image_ids), len(self.image_index)
@@ -195,11 +195,11 @@ class Annotations:
             "segments": None if self.segments is None else self.segments.take(rows),
         }
 
-    def validate(self, check_pictures: bool = True, other: Annotations | None = None) -> list[Problem]:
+    def validate(self, check_images: bool = True, other: Annotations | None = None) -> list[Problem]:
         """Every problem of this dataset; see `detseg.data.checks.validate.validate`."""
         from detseg.data.checks.validate import validate
 
-        return validate(self, check_pictures=check_pictures, other=other)
+        return validate(self, check_images=check_images, other=other)
 
     def repair(self, problems: Iterable[Problem]) -> tuple[Annotations, list[str]]:
         """With what is safely mended; see `detseg.data.checks.validate.repair`."""

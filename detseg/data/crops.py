@@ -44,20 +44,20 @@ def crops_of(
     min_side: int = 16,
     track: Track | None = None,
 ) -> CropsReport:
-    """Write the crop of every object to folder/<class>/<picture>_<number>.jpg, at the picture's own resolution.
+    """Write the crop of every object to folder/<class>/<image>_<number>.jpg, at the image's own resolution.
 
-    Every picture is read once. Crowd or difficult objects are left out. The numbers count a picture's objects from 0,
+    Every image is read once. Crowd or difficult objects are left out. The numbers count an image's objects from 0,
     as they stand in the annotations, those left out included.
 
     Args:
-        annotations: the pictures and their boxes.
+        annotations: the images and their boxes.
         folder: to write to; a folder is made for every class, also for those without objects.
         margin: what to show around a box, as a share of its width and height on each side.
-        min_side: of the box within the picture, pixels; objects with a shorter side are left out.
-        track: shows progress over pictures, see `detseg.data.dataset.Track`.
+        min_side: of the box within the image, pixels; objects with a shorter side are left out.
+        track: shows progress over images, see `detseg.data.dataset.Track`.
 
     Raises:
-        ValueError: an option is out of range, two classes would share a folder, a picture cannot be read, or an
+        ValueError: an option is out of range, two classes would share a folder, an image cannot be read, or an
             object has no class or no finite box; the message names it.
     """
     if not 0 <= margin <= 10 or min_side < 1:
@@ -98,7 +98,7 @@ def folder_names(annotations: Annotations) -> list[str]:
 
 
 def tracked(done: Iterable[Result], total: int, track: Track) -> Iterable[Result]:
-    """The results of pictures one after another, their progress shown."""
+    """The results of images one after another, their progress shown."""
     results = iter(done)
     for _ in track(range(total), total):
         yield next(results)
@@ -107,7 +107,7 @@ def tracked(done: Iterable[Result], total: int, track: Track) -> Iterable[Result
 def _cut_one(
     annotations: Annotations, image: int, places: list[Path], stem: str, margin: float, min_side: int
 ) -> NDArray[np.int64]:
-    """Write the crops of one picture; returns how many were written, too small, and crowds."""
+    """Write the crops of one image; returns how many were written, too small, and crowds."""
     owned = annotations.objects(image)
     counts = np.zeros(3, np.int64)
     pixels = None
@@ -140,7 +140,7 @@ def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
 def crop_window(
     box: NDArray[np.floating], size: tuple[int, int], margin: float, min_side: int
 ) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of a crop in whole pixels of a picture of `size` = (width, height).
+    """Left, top, right, bottom of a crop in whole pixels of an image of `size` = (width, height).
 
     The box (4,) xyxy and its margin, grown to whole pixels and clipped; None if the clipped box has a side below
     `min_side`.

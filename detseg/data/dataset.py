@@ -1,7 +1,7 @@
-"""Annotated pictures ready for training: decoded once, kept small, handed out as samples.
+"""Annotated images ready for training: decoded once, kept small, handed out as samples.
 
-Every picture is read and resized to the training size once, into one block of memory that worker processes share
-(or one file, where memory is short). An epoch then costs no decoding. Packed pictures (`detseg.data.pack`) stay in
+Every image is read and resized to the training size once, into one block of memory that worker processes share
+(or one file, where memory is short). An epoch then costs no decoding. Packed images (`detseg.data.pack`) stay in
 their file at the size they have there.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_image
-from detseg.data.pack.packed import PackedPictures
+from detseg.data.pack.packed import PackedImages
 from detseg.data.pack.rows import PackRows
 from detseg.data.sample import Sample
 
@@ -82,8 +82,8 @@ class ArrayCache:
         return values
 
 
-class PictureCache(ArrayCache):
-    """Pictures (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
+class ImageCache(ArrayCache):
+    """Images (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
 
     def __init__(
         self,
@@ -94,17 +94,17 @@ class PictureCache(ArrayCache):
         *,
         short_side: int = 0,
     ) -> None:
-        """Read all pictures.
+        """Read all images.
 
         Args:
-            paths: the pictures.
+            paths: the images.
             sizes: (N, 2) widths and heights as `read_image` gives them.
-            long_side: pictures are shrunk or enlarged to this many pixels.
+            long_side: images are shrunk or enlarged to this many pixels.
             track: shows progress, see `Track`.
             short_side: see `fitted_shapes`.
 
         Raises:
-            ValueError: a picture cannot be read, or its size is not the given one. The message names it.
+            ValueError: an image cannot be read, or its size is not the given one. The message names it.
         """
 
         def read(index: int) -> NDArray[np.uint8]:
@@ -112,8 +112,8 @@ class PictureCache(ArrayCache):
             width, height = (int(side) for side in sizes[index])
             if image.shape[:2] != (height, width):
                 raise ValueError(
-                    f"{paths[index]}: the picture is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
-                    f"{width}x{height}; correct the size in the annotation file or the picture"
+                    f"{paths[index]}: the image is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
+                    f"{width}x{height}; correct the size in the annotation file or the image"
                 )
             return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
 
@@ -122,8 +122,8 @@ class PictureCache(ArrayCache):
         super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
 
 
-class Pictured(Protocol):
-    """What the in-memory forms of all tasks have in common: `Annotations`, `SemanticMasks`, `LabelledPictures`."""
+class Imaged(Protocol):
+    """What the in-memory forms of all tasks have in common: `Annotations`, `SemanticMasks`, `LabelledImages`."""
 
     @property
     def paths(self) -> NDArray[np.str_]: ...  # noqa: D102
@@ -133,22 +133,22 @@ class Pictured(Protocol):
     def pack(self) -> PackRows | None: ...  # noqa: D102
 
 
-def pictures_of(
-    data: Pictured, long_side: int, track: Track | None = None, *, short_side: int = 0
-) -> PictureCache | PackedPictures:
-    """The pictures of a data set by position: read once and kept, see `PictureCache`, or where they are packed.
+def images_of(
+    data: Imaged, long_side: int, track: Track | None = None, *, short_side: int = 0
+) -> ImageCache | PackedImages:
+    """The images of a data set by position: read once and kept, see `ImageCache`, or where they are packed.
 
     Raises:
-        ValueError: a picture cannot be read, or its size is not the given one; or the packed file is damaged.
+        ValueError: an image cannot be read, or its size is not the given one; or the packed file is damaged.
     """
     if data.pack is not None:
-        return PackedPictures(data.pack.file, data.pack.split, data.pack.rows)
-    return PictureCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
+        return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
+    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
 
 
-def full_pictures(data: Pictured, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
-    """Some pictures (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
-    packed = None if data.pack is None else pictures_of(data, 0)
+def full_images(data: Imaged, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
+    """Some images (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
+    packed = None if data.pack is None else images_of(data, 0)
     for index in indices:
         if packed is None:
             yield read_image(str(data.paths[index]))
@@ -158,9 +158,9 @@ def full_pictures(data: Pictured, indices: Iterable[int]) -> Iterator[NDArray[np
 
 
 def fitted_shapes(sizes: NDArray[np.int32], long_side: int, short_side: int = 0) -> NDArray[np.int64]:
-    """(N, 2) heights and widths of pictures of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
+    """(N, 2) heights and widths of images of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
 
-    Of pictures whose short side would be below `short_side` then, it is that much; but no long side is more than twice
+    Of images whose short side would be below `short_side` then, it is that much; but no long side is more than twice
     `long_side`, so that panoramas do not fill the memory.
     """
 
@@ -183,10 +183,10 @@ def _allocate(size: int) -> tuple[Tensor, str]:
     free = shutil.disk_usage(folder).free
     if size > free:  # said here, because writing into a mapped file on a full disk kills the process
         raise ValueError(
-            f"the pictures need {size * processes / 1e9:.1f} GB, too much for the memory, and {folder} has only "
+            f"the images need {size * processes / 1e9:.1f} GB, too much for the memory, and {folder} has only "
             f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or train at a smaller size"
         )
-    with tempfile.NamedTemporaryFile(prefix="detseg-pictures-", delete=os.name != "nt") as file:
+    with tempfile.NamedTemporaryFile(prefix="detseg-images-", delete=os.name != "nt") as file:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(max(1, size),))), folder
 
 
@@ -194,21 +194,21 @@ class DetectionDataset:
     """Samples of an annotated dataset, by position.
 
     Args:
-        annotations: the pictures and their objects.
-        long_side: of the cached pictures, in pixels; packed ones have the size they were packed with.
-        track: shows progress while pictures are read.
+        annotations: the images and their objects.
+        long_side: of the cached images, in pixels; packed ones have the size they were packed with.
+        track: shows progress while images are read.
     """
 
     def __init__(self, annotations: Annotations, long_side: int, track: Track | None = None) -> None:
         self.annotations = annotations
-        self.pictures = pictures_of(annotations, long_side, track)
+        self.images = images_of(annotations, long_side, track)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> Sample:
-        """The picture with its boxes in the kept picture's pixels; the image may be a view into the cache."""
-        image = self.pictures[index]
+        """The image with its boxes in the kept image's pixels; the image may be a view into the cache."""
+        image = self.images[index]
         objects = self.annotations.objects(index)
         width, height = self.annotations.sizes[index]
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
@@ -221,7 +221,7 @@ class DetectionDataset:
 
 
 def scaled_sizes(data: Annotations, long_side: int) -> NDArray[np.float64]:
-    """(M, 2) widths and heights of all objects but crowds, with every picture's long side at `long_side`."""
+    """(M, 2) widths and heights of all objects but crowds, with every image's long side at `long_side`."""
     scale = long_side / data.sizes.max(1)[data.image_index]
     sizes = (data.boxes[:, 2:] - data.boxes[:, :2]) * scale[:, None]
     return sizes[~data.iscrowd]

@@ -1,4 +1,4 @@
-"""Reading pictures: always uint8 RGB, upright, whatever the file holds."""
+"""Reading images: always uint8 RGB, upright, whatever the file holds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
-from detseg.data.opening import open_picture
+from detseg.data.opening import open_image
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
 
 
-def read_image(path: str | Path) -> Picture:
-    """Read a picture as uint8 RGB (H, W, 3).
+def read_image(path: str | Path) -> Image:
+    """Read an image as uint8 RGB (H, W, 3).
 
     The EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up, 16-bit values
     are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white.
 
     Raises:
-        ValueError: the file is missing, is no picture, or is cut short. The message names it.
+        ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
     data = _read_bytes(path)
     _, orientation, misread = _header(data, path)
@@ -37,28 +37,28 @@ def read_image(path: str | Path) -> Picture:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the picture as `read_image` returns it, from the file's header only.
+    """(width, height) of the image as `read_image` returns it, from the file's header only.
 
     Raises:
-        ValueError: the file is missing or is no picture. The message names it.
+        ValueError: the file is missing or is no image. The message names it.
     """
     (width, height), orientation, _ = _header(path, path)
     return (height, width) if orientation >= 5 else (width, height)
 
 
-class PictureInfo(NamedTuple):
-    """What a picture's header says: size as `read_image` returns it, size as stored, EXIF orientation."""
+class ImageInfo(NamedTuple):
+    """What an image's header says: size as `read_image` returns it, size as stored, EXIF orientation."""
 
     size: tuple[int, int]  # width, height
     stored_size: tuple[int, int]
     orientation: int
 
 
-def inspect_picture(path: str | Path) -> PictureInfo:
-    """Check that a picture can be read to its end, without decoding JPEG and PNG files that have an end mark.
+def inspect_image(path: str | Path) -> ImageInfo:
+    """Check that an image can be read to its end, without decoding JPEG and PNG files that have an end mark.
 
     Raises:
-        ValueError: the file is missing, is no picture, or is cut short. The message names it.
+        ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
     (width, height), orientation, _ = _header(path, path)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -66,14 +66,14 @@ def inspect_picture(path: str | Path) -> PictureInfo:
     if not whole:
         read_image(path)
     size = (height, width) if orientation >= 5 else (width, height)
-    return PictureInfo(size, (width, height), orientation)
+    return ImageInfo(size, (width, height), orientation)
 
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
+        raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
 
 
 class _Header(NamedTuple):
@@ -86,21 +86,21 @@ class _Header(NamedTuple):
 
 def _header(source: bytes | str | Path, path: str | Path) -> _Header:
     try:
-        with open_picture(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            transparent = picture.has_transparency_data
-            if picture.format == "TIFF":  # Pillow and OpenCV both turn TIFF pictures by themselves
-                # OpenCV leaves out the alpha of grey TIFF pictures and multiplies colours by theirs.
-                return _Header(picture.size, 1, transparent)
-            orientation = picture.getexif().get(ORIENTATION, 1)
+        with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            transparent = image.has_transparency_data
+            if image.format == "TIFF":  # Pillow and OpenCV both turn TIFF images by themselves
+                # OpenCV leaves out the alpha of grey TIFF images and multiplies colours by theirs.
+                return _Header(image.size, 1, transparent)
+            orientation = image.getexif().get(ORIENTATION, 1)
             # OpenCV knows of no grey level that is transparent.
-            misread = transparent and picture.mode in ("1", "L")
-            return _Header(picture.size, orientation if orientation in range(1, 9) else 1, misread)
+            misread = transparent and image.mode in ("1", "L")
+            return _Header(image.size, orientation if orientation in range(1, 9) else 1, misread)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: the picture does not exist") from error
+        raise ValueError(f"{path}: the image does not exist") from error
     except UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
-        raise ValueError(f"{path}: not a readable picture, or of an unknown format") from error
+        raise ValueError(f"{path}: not a readable image, or of an unknown format") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
-        raise ValueError(f"{path}: not a readable picture: {error}") from error
+        raise ValueError(f"{path}: not a readable image: {error}") from error
 
 
 def _has_end_mark(data: bytes | mmap.mmap) -> bool:
@@ -134,18 +134,18 @@ def _decode(data: bytes, path: str | Path) -> NDArray[Any]:
 def _decode_strictly(data: bytes, path: str | Path) -> NDArray[Any]:
     """Decode with Pillow, which refuses files that are cut short and knows more formats."""
     try:
-        with open_picture(io.BytesIO(data)) as picture:
-            transparent = picture.has_transparency_data
-            return np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+        with open_image(io.BytesIO(data)) as image:
+            transparent = image.has_transparency_data
+            return np.asarray(image.convert("RGBA" if transparent else "RGB"))
     except Exception as error:
-        raise ValueError(f"{path}: the picture is damaged or cut short: {error}") from error
+        raise ValueError(f"{path}: the image is damaged or cut short: {error}") from error
 
 
-def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Picture:
+def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Image:
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: pixels are {pixels.dtype}; save the picture with 8 or 16 bits per channel")
+        raise ValueError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
     if pixels.shape[2] == 4:
@@ -153,13 +153,13 @@ def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Picture:
     return np.ascontiguousarray(pixels)
 
 
-def _over_white(pixels: NDArray[np.uint8]) -> Picture:
+def _over_white(pixels: NDArray[np.uint8]) -> Image:
     alpha = pixels[..., 3:].astype(np.uint16)
     mixed = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     return mixed.astype(np.uint8)
 
 
-def _upright(pixels: Picture, orientation: int) -> Picture:
+def _upright(pixels: Image, orientation: int) -> Image:
     """Undo what EXIF orientation 1..8 says the camera did."""
     if orientation in (5, 6, 7, 8):
         pixels = cv2.transpose(pixels)  # type: ignore[assignment]

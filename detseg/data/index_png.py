@@ -1,6 +1,6 @@
-"""Label maps as pictures: index PNG (grey, the value is the class) and palette PNG (the same, shown in colours).
+"""Label maps as images: index PNG (grey, the value is the class) and palette PNG (the same, shown in colours).
 
-Pictures of colours are not looked up but refused: which class a colour means is not in the file.
+Images of colours are not looked up but refused: which class a colour means is not in the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.colours import class_color
-from detseg.data.opening import open_picture
+from detseg.data.opening import open_image
 from detseg.data.sample import IGNORE
 from detseg.files import write_atomically
 
@@ -36,25 +36,25 @@ class MaskError(AnnotationError):
         self.what, self.remedy, self.kind = what, remedy, kind
 
 
-def read_index_picture(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def read_index_image(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The values (H, W) of a label map as they are in the file: uint8, or uint16 from 16-bit files.
 
     Palette files give the index, not the colour; grey saved as three or four channels gives the first. An
-    EXIF orientation is not applied: a mask shows the upright picture.
+    EXIF orientation is not applied: a mask shows the upright image.
 
     Raises:
-        MaskError: the file is missing, damaged, a JPEG, or a picture of colours.
+        MaskError: the file is missing, damaged, a JPEG, or an image of colours.
     """
     try:
-        with open_picture(path) as picture:
-            lossy = picture.format == "JPEG"
-            mode, factor = picture.mode, _factor(picture)
-            values = np.asarray(picture)
+        with open_image(path) as image:
+            lossy = image.format == "JPEG"
+            mode, factor = image.mode, _factor(image)
+            values = np.asarray(image)
     except FileNotFoundError as error:
-        what, remedy = "the mask does not exist", "put it there, or remove the picture from the set"
+        what, remedy = "the mask does not exist", "put it there, or remove the image from the set"
         raise MaskError(path, what, remedy, "missing-mask") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
-        what, remedy = f"the mask cannot be read: {error}", "replace it, or remove the picture from the set"
+        what, remedy = f"the mask cannot be read: {error}", "replace it, or remove the image from the set"
         raise MaskError(path, what, remedy, "damaged-mask") from error
     if lossy:
         what, remedy = "the mask is a JPEG file, which changes the numbers", "save it anew from its source as PNG"
@@ -62,9 +62,9 @@ def read_index_picture(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint1
     return _indices(values if factor == 1 else values // factor, mode, path)
 
 
-def _factor(picture: Image.Image) -> int:
+def _factor(image: Image.Image) -> int:
     """What Pillow multiplies the values by: grey of 2 and 4 bits is stretched over 0..255. Ask before it is decoded."""
-    tiles = getattr(picture, "tile", None)  # of pictures from files
+    tiles = getattr(image, "tile", None)  # of images from files
     stored = tiles[0][3] if tiles else None
     kind = stored[0] if isinstance(stored, tuple) and stored else stored
     return {"L;2": 85, "L;4": 17}.get(str(kind), 1)
@@ -74,7 +74,7 @@ def _indices(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[np.ui
     if values.ndim == 3:
         first, colours = values[..., 0], values[..., : 3 if values.shape[2] >= 3 else 1]
         if (colours != first[..., None]).any():
-            what = f"the mask is a picture of colours ({mode}), not of class numbers"
+            what = f"the mask is an image of colours ({mode}), not of class numbers"
             remedy = "give each colour the number of its class and save that with detseg.data.write_index_png"
             raise MaskError(path, what, remedy, "colour-mask")
         values = np.ascontiguousarray(first)
@@ -107,10 +107,10 @@ def write_index_png(path: str | Path, mask: ArrayLike, palette: ArrayLike | None
     colours = mask_palette() if palette is None else np.asarray(palette)
     if colours.ndim != 2 or colours.shape[1] != 3 or not 1 <= len(colours) <= 256:
         raise ValueError(f"{path}: a palette must have shape (1 to 256, 3), got {colours.shape}")
-    picture = Image.fromarray(np.ascontiguousarray(labels, np.uint8))
-    picture.putpalette(colours.astype(np.uint8).tobytes())
+    image = Image.fromarray(np.ascontiguousarray(labels, np.uint8))
+    image.putpalette(colours.astype(np.uint8).tobytes())
     content = io.BytesIO()
-    picture.save(content, "PNG")
+    image.save(content, "PNG")
     write_atomically(Path(path), content.getvalue())
 
 

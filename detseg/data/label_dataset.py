@@ -1,4 +1,4 @@
-"""Labelled pictures ready for training: samples of a picture and its class, and batches of them."""
+"""Labelled images ready for training: samples of an image and its class, and batches of them."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.dataset import Track, pictures_of
-from detseg.data.labels import LabelledPictures
+from detseg.data.dataset import Track, images_of
+from detseg.data.labels import LabelledImages
 
 LabelledSample = tuple[NDArray[np.uint8], int]
 
 
 class ClassificationDataset:
-    """(picture, label) by position.
+    """(image, label) by position.
 
-    Picture files are read once and kept resized; a packed set stays on disk at the size it was packed with.
+    Image files are read once and kept resized; a packed set stays on disk at the size it was packed with.
 
     Args:
-        labelled: the pictures and their classes.
-        long_side: of the cached pictures, in pixels. To cut crops of `size` from them it needs to be larger: 1.5
-            times `size` leaves pictures of 4 : 3 a short side of 256 for crops of 224.
-        track: shows progress while pictures are read.
+        labelled: the images and their classes.
+        long_side: of the cached images, in pixels. To cut crops of `size` from them it needs to be larger: 1.5
+            times `size` leaves images of 4 : 3 a short side of 256 for crops of 224.
+        track: shows progress while images are read.
         short_side: of those that are longer, in pixels; their long side is at most twice `long_side`.
     """
 
     def __init__(
-        self, labelled: LabelledPictures, long_side: int, track: Track | None = None, *, short_side: int = 0
+        self, labelled: LabelledImages, long_side: int, track: Track | None = None, *, short_side: int = 0
     ) -> None:
         self.labelled = labelled
-        self.pictures = pictures_of(labelled, long_side, track, short_side=short_side)
+        self.images = images_of(labelled, long_side, track, short_side=short_side)
 
     def __len__(self) -> int:
         return len(self.labelled)
 
     def __getitem__(self, index: int) -> LabelledSample:
-        """The picture (H, W, 3) uint8, a view into the cache, and its label."""
-        return self.pictures[index], int(self.labelled.labels[index])
+        """The image (H, W, 3) uint8, a view into the cache, and its label."""
+        return self.images[index], int(self.labelled.labels[index])
 
 
 def collate_labels(samples: Sequence[LabelledSample]) -> tuple[Tensor, Tensor]:

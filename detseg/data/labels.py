@@ -1,4 +1,4 @@
-"""Pictures with one class each: the in-memory form of a classification set, its checks, and its division."""
+"""Images with one class each: the in-memory form of a classification set, its checks, and its division."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.annotations import Annotations, Category, Problem
-from detseg.data.checks.annotation_checks import equal_files, image_problem, picture_problems, sharing_problems
+from detseg.data.checks.annotation_checks import equal_files, image_problem, image_problems, sharing_problems
 from detseg.data.pack.rows import PackRows, take_rows
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledPictures:
-    """N pictures of K classes, one class to a picture.
+class LabelledImages:
+    """N images of K classes, one class to an image.
 
     `labels` count 0..K-1 in the order of `categories`.
     """
 
     categories: tuple[Category, ...]
     image_ids: NDArray[np.int64]  # (N,)
-    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the pictures had
+    paths: NDArray[np.str_]  # (N,) ready to open; of a packed set the names the images had
     sizes: NDArray[np.int32]  # (N, 2) width, height; 0 where unknown
     labels: NDArray[np.int64]  # (N,)
     source: str = ""  # the file or folder it was read from
     read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
-    pack: PackRows | None = None  # where the pictures are, if not in files
+    pack: PackRows | None = None  # where the images are, if not in files
 
     def __post_init__(self) -> None:
-        pictures = len(self.image_ids)
-        expected = {"paths": (pictures,), "sizes": (pictures, 2), "labels": (pictures,)}
+        images = len(self.image_ids)
+        expected = {"paths": (images,), "sizes": (images, 2), "labels": (images,)}
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"LabelledPictures.{name} has shape {getattr(self, name).shape}, expected {shape}")
-        if self.pack is not None and self.pack.rows.shape != (pictures,):
-            raise ValueError(f"LabelledPictures.pack has {len(self.pack.rows)} rows, expected {pictures}")
+                raise ValueError(f"LabelledImages.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if self.pack is not None and self.pack.rows.shape != (images,):
+            raise ValueError(f"LabelledImages.pack has {len(self.pack.rows)} rows, expected {images}")
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __repr__(self) -> str:
-        return f"LabelledPictures({len(self)} pictures of {len(self.categories)} classes, source={self.source!r})"
+        return f"LabelledImages({len(self)} images of {len(self.categories)} classes, source={self.source!r})"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,12 +56,12 @@ class LabelledPictures:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """(K,) pictures of each class."""
+        """(K,) images of each class."""
         known = self.labels[(self.labels >= 0) & (self.labels < len(self.categories))]
         return np.bincount(known, minlength=len(self.categories)).astype(np.int64)
 
-    def subset(self, indices: ArrayLike) -> LabelledPictures:
-        """The pictures at these positions (integers, or a boolean mask over all), in that order.
+    def subset(self, indices: ArrayLike) -> LabelledImages:
+        """The images at these positions (integers, or a boolean mask over all), in that order.
 
         Raises:
             IndexError: a position is outside 0..N-1, or the mask has another length.
@@ -89,114 +89,112 @@ class LabelledPictures:
             pack=take_rows(self.pack, chosen),
         )
 
-    def validate(self, check_pictures: bool = True, other: LabelledPictures | None = None) -> list[Problem]:
+    def validate(self, check_images: bool = True, other: LabelledImages | None = None) -> list[Problem]:
         """Every problem of this set, errors first.
 
         Args:
-            check_pictures: also open every picture: it exists, is complete and has the size that was read; and
-                find equal files. Without it no picture is touched. (Packed pictures were checked when packed.)
-            other: the training set, when this is another split: pictures in both, and classes that it has no
-                pictures of, are errors.
+            check_images: also open every image: it exists, is complete and has the size that was read; and
+                find equal files. Without it no image is touched. (Packed images were checked when packed.)
+            other: the training set, when this is another split: images in both, and classes that it has no
+                images of, are errors.
         """
         as_annotations = _without_objects(self)
         problems = [*self.read_problems, *_class_problems(self, as_annotations, other)]
         problems += _repeats(self, as_annotations)
-        if self.pack is None and check_pictures:
-            problems += picture_problems(as_annotations)
-            problems += _equal_pictures(self, as_annotations)
+        if self.pack is None and check_images:
+            problems += image_problems(as_annotations)
+            problems += _equal_images(self, as_annotations)
         if other is not None:
-            shared = sharing_problems(as_annotations, _without_objects(other), read_files=check_pictures)
-            problems += [problem for problem in shared if problem.kind != "duplicate-picture"]  # told above
+            shared = sharing_problems(as_annotations, _without_objects(other), read_files=check_images)
+            problems += [problem for problem in shared if problem.kind != "duplicate-image"]  # told above
         return sorted(problems, key=lambda problem: problem.severity != "error")
 
-    def repair(self, problems: Iterable[Problem]) -> tuple[LabelledPictures, list[str]]:
-        """Without the pictures that have errors, and a sentence about it if there are any."""
+    def repair(self, problems: Iterable[Problem]) -> tuple[LabelledImages, list[str]]:
+        """Without the images that have errors, and a sentence about it if there are any."""
         bad = {problem.image_index for problem in problems if problem.severity == "error" and problem.image_index >= 0}
         if not bad:
             return self, []
-        told = f"{self.source}: {len(bad)} of {len(self)} pictures, which have errors, left out"
+        told = f"{self.source}: {len(bad)} of {len(self)} images, which have errors, left out"
         return self.subset([row for row in range(len(self)) if row not in bad]), [told]
 
 
-def _without_objects(pictures: LabelledPictures) -> Annotations:
-    """The same pictures as annotations without objects, for the checks that look at pictures only."""
+def _without_objects(images: LabelledImages) -> Annotations:
+    """The same images as annotations without objects, for the checks that look at images only."""
     none = np.zeros(0, np.int64)
     return Annotations(
-        categories=pictures.categories,
-        image_ids=pictures.image_ids,
-        paths=pictures.paths,
-        sizes=pictures.sizes,
+        categories=images.categories,
+        image_ids=images.image_ids,
+        paths=images.paths,
+        sizes=images.sizes,
         image_index=none.astype(np.int32),
         boxes=np.zeros((0, 4)),
         labels=none.astype(np.int32),
         iscrowd=none.astype(bool),
         ids=none,
         areas=none.astype(np.float64),
-        source=pictures.source,
-        pack=pictures.pack,
+        source=images.source,
+        pack=images.pack,
     )
 
 
 def _class_problems(
-    pictures: LabelledPictures, as_annotations: Annotations, other: LabelledPictures | None
+    images: LabelledImages, as_annotations: Annotations, other: LabelledImages | None
 ) -> Iterator[Problem]:
-    """Too few classes, classes without pictures, labels of no class, classes that training has none of."""
-    classes = len(pictures.categories)
-    for row in np.flatnonzero((pictures.labels < 0) | (pictures.labels >= classes)):
-        what = f"label {pictures.labels[row]} is not among the {classes} classes"
-        yield image_problem(as_annotations, int(row), what, "add the class or remove the picture", "unknown-category")
+    """Too few classes, classes without images, labels of no class, classes that training has none of."""
+    classes = len(images.categories)
+    for row in np.flatnonzero((images.labels < 0) | (images.labels >= classes)):
+        what = f"label {images.labels[row]} is not among the {classes} classes"
+        yield image_problem(as_annotations, int(row), what, "add the class or remove the image", "unknown-category")
     if classes < 2:
         what, remedy = f"a classifier needs at least two classes, there is {classes or 'none'}", "add another class"
-        yield Problem(pictures.source, "", None, what, remedy, kind="one-class")
-    names = pictures.names
+        yield Problem(images.source, "", None, what, remedy, kind="one-class")
+    names = images.names
     for name in sorted({name for name in names if names.count(name) > 1}):
         what = f"{names.count(name)} classes are named {name!r}"
-        yield Problem(pictures.source, "", None, what, "give each its own name", "warning", "category")
+        yield Problem(images.source, "", None, what, "give each its own name", "warning", "category")
     there = None if other is None else dict(zip(other.names, other.counts.tolist(), strict=True))
-    for name, count in zip(names, pictures.counts.tolist(), strict=True):
+    for name, count in zip(names, images.counts.tolist(), strict=True):
         if not count:
-            remedy = "add pictures of it, or nothing can be learnt or told of it"
-            yield Problem(
-                pictures.source, "", None, f"there are no pictures of {name!r}", remedy, "warning", "no-pictures"
-            )
+            remedy = "add images of it, or nothing can be learnt or told of it"
+            yield Problem(images.source, "", None, f"there are no images of {name!r}", remedy, "warning", "no-images")
         elif there is not None and other is not None and not there.get(name):
-            what = f"{count} pictures of {name!r}, of which {other.source} has none"
-            yield Problem(pictures.source, "", None, what, "add it to both or remove it", kind="not-in-training")
+            what = f"{count} images of {name!r}, of which {other.source} has none"
+            yield Problem(images.source, "", None, what, "add it to both or remove it", kind="not-in-training")
 
 
-def _repeats(pictures: LabelledPictures, as_annotations: Annotations) -> Iterator[Problem]:
-    """Pictures and image ids listed twice."""
+def _repeats(images: LabelledImages, as_annotations: Annotations) -> Iterator[Problem]:
+    """Images and image ids listed twice."""
     first_id: dict[int, int] = {}
     first_path: dict[str, int] = {}
     # A packed set's paths are names only; what is not a file has no place to compare.
-    places = pictures.paths.tolist() if pictures.pack else [realpath(path) for path in pictures.paths.tolist()]
-    for row, (image_id, place) in enumerate(zip(pictures.image_ids.tolist(), places, strict=True)):
+    places = images.paths.tolist() if images.pack else [realpath(path) for path in images.paths.tolist()]
+    for row, (image_id, place) in enumerate(zip(images.image_ids.tolist(), places, strict=True)):
         if first_id.setdefault(image_id, row) != row:
-            what = f"image id {image_id} is given to an earlier picture too"
-            yield image_problem(as_annotations, row, what, "give every picture its own id", "duplicate-image-id")
+            what = f"image id {image_id} is given to an earlier image too"
+            yield image_problem(as_annotations, row, what, "give every image its own id", "duplicate-image-id")
         first = first_path.setdefault(place, row)
         if first != row:
-            yield _same_picture(pictures, as_annotations, first, row, "the picture is listed twice", "duplicate-path")
+            yield _same_image(images, as_annotations, first, row, "the image is listed twice", "duplicate-path")
 
 
-def _equal_pictures(pictures: LabelledPictures, as_annotations: Annotations) -> Iterator[Problem]:
+def _equal_images(images: LabelledImages, as_annotations: Annotations) -> Iterator[Problem]:
     """Different files with the same content."""
-    paths = pictures.paths.tolist()
+    paths = images.paths.tolist()
     for group in equal_files(paths):
         for row in group[1:]:
             if realpath(paths[row]) != realpath(paths[group[0]]):
-                what = f"the same picture as {paths[group[0]]}"
-                yield _same_picture(pictures, as_annotations, group[0], row, what, "duplicate-picture")
+                what = f"the same image as {paths[group[0]]}"
+                yield _same_image(images, as_annotations, group[0], row, what, "duplicate-image")
 
 
-def _same_picture(
-    pictures: LabelledPictures, as_annotations: Annotations, first: int, row: int, what: str, kind: str
+def _same_image(
+    images: LabelledImages, as_annotations: Annotations, first: int, row: int, what: str, kind: str
 ) -> Problem:
-    """A picture that is there twice: harmless with the same class, a contradiction with two."""
-    a, b = int(pictures.labels[first]), int(pictures.labels[row])
+    """An image that is there twice: harmless with the same class, a contradiction with two."""
+    a, b = int(images.labels[first]), int(images.labels[row])
     if a == b:
         return image_problem(as_annotations, row, what, "keep one of the two", kind, "warning")
-    names = dict(enumerate(pictures.names))
+    names = dict(enumerate(images.names))
     what += f", as {names.get(a, a)!r} and as {names.get(b, b)!r}"
     return image_problem(as_annotations, row, what, "keep the one that is right", "two-classes")
 
@@ -205,13 +203,13 @@ def _same_picture(
 
 
 def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
-    """Divide pictures into splits by rule: which split each of them belongs to.
+    """Divide images into splits by rule: which split each of them belongs to.
 
-    Stratified: every class is divided in these shares, to the nearest picture, and the rounding of one class is
-    made good in the next. Training comes first: of a class with one picture it gets that one, and no split with a
-    share goes without a class that has enough pictures for all.
+    Stratified: every class is divided in these shares, to the nearest image, and the rounding of one class is
+    made good in the next. Training comes first: of a class with one image it gets that one, and no split with a
+    share goes without a class that has enough images for all.
 
-    Which pictures of a class go where is decided by hashes of `seed` and their keys. So the same pictures are
+    Which images of a class go where is decided by hashes of `seed` and their keys. So the same images are
     divided alike on every machine, whatever the order in which its file system lists them.
 
     Args:
@@ -247,11 +245,11 @@ def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[floa
 
 
 def _leave_none_empty(counts: NDArray[np.int64]) -> None:
-    """Give each split one picture of a class, the first ones first, while another has one to spare; in place."""
+    """Give each split one image of a class, the first ones first, while another has one to spare; in place."""
     for split in range(len(counts)):
         richest = int(counts.argmax())
         if counts[split] == 0 and counts[richest] > 1:
             counts[richest] -= 1
             counts[split] += 1
-    if counts[0] == 0 and counts.sum():  # a single picture
+    if counts[0] == 0 and counts.sum():  # a single image
         counts[:] = np.eye(1, len(counts), dtype=np.int64)[0]

@@ -1,6 +1,6 @@
-"""Fit a picture of any shape into the square a detector sees, and map detections back.
+"""Fit an image of any shape into the square a detector sees, and map detections back.
 
-Training, validation and prediction share this code, so all see the same pixels for the same picture.
+Training, validation and prediction share this code, so all see the same pixels for the same image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from detseg.data.sample import IGNORE, PADDING, Sample
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Where a picture lies in the square: x' = x * scale_x + pad_x, y' = y * scale_y + pad_y.
+    """Where an image lies in the square: x' = x * scale_x + pad_x, y' = y * scale_y + pad_y.
 
-    The two scales differ by the rounding to whole pixels (visible only for very thin pictures, whose short
-    side is kept at 1 pixel). Law: `to_original(to_square(boxes), picture_size) == boxes` for boxes inside.
+    The two scales differ by the rounding to whole pixels (visible only for very thin images, whose short
+    side is kept at 1 pixel). Law: `to_original(to_square(boxes), image_size) == boxes` for boxes inside.
     """
 
     scale_x: float
@@ -30,7 +30,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, width: int, height: int, size: int) -> Letterbox:
-        """The letterbox of a `width` x `height` picture, centred in `size` x `size`."""
+        """The letterbox of a `width` x `height` image, centred in `size` x `size`."""
         new_width, new_height = fitted_size(width, height, size)
         pad_x, pad_y = (size - new_width) // 2, (size - new_height) // 2
         return cls(new_width / width, new_height / height, pad_x, pad_y)
@@ -42,15 +42,15 @@ class Letterbox:
         return replace(box, scale_x=box.scale_x * copy[0] / original[0], scale_y=box.scale_y * copy[1] / original[1])
 
     def to_square(self, boxes: Any) -> Any:
-        """Boxes (M, 4) xyxy, numpy or torch, from the picture's pixels to the square's; a new array."""
+        """Boxes (M, 4) xyxy, numpy or torch, from the image's pixels to the square's; a new array."""
         out = _copy(boxes)
         out[:, 0::2] = boxes[:, 0::2] * self.scale_x + self.pad_x
         out[:, 1::2] = boxes[:, 1::2] * self.scale_y + self.pad_y
         return out
 
-    def to_original(self, boxes: Any, picture_size: tuple[int, int]) -> Any:
-        """Boxes (M, 4) xyxy, numpy or torch, from the square to the picture, clipped to (width, height)."""
-        width, height = picture_size
+    def to_original(self, boxes: Any, image_size: tuple[int, int]) -> Any:
+        """Boxes (M, 4) xyxy, numpy or torch, from the square to the image, clipped to (width, height)."""
+        width, height = image_size
         out = _copy(boxes)
         out[:, 0::2] = ((boxes[:, 0::2] - self.pad_x) / self.scale_x).clip(0, width)
         out[:, 1::2] = ((boxes[:, 1::2] - self.pad_y) / self.scale_y).clip(0, height)
@@ -64,7 +64,7 @@ def _copy(boxes: Any) -> Any:
 def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
     """(width, height) scaled so that the long side is `size`; at least one pixel each."""
     if width < 1 or height < 1:
-        raise ValueError(f"a picture needs at least one pixel a side, this one is {width}x{height}")
+        raise ValueError(f"an image needs at least one pixel a side, this one is {width}x{height}")
     scale = size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -99,7 +99,7 @@ def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
 
 
 def letterbox_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the picture; 255 round it."""
+    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the image; 255 round it."""
     height, width = mask.shape
     box = Letterbox.fit(width, height, size)
     resized = resize_mask(mask, fitted_size(width, height, size))
@@ -122,7 +122,7 @@ def letterbox_image(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uin
 class EvalTransform:
     """Letterbox a sample: `sample, letterbox = EvalTransform(320)(sample)`; no randomness, no box dropped.
 
-    The letterbox maps detections back to the pixels of the picture that was given. For a picture that was
+    The letterbox maps detections back to the pixels of the image that was given. For an image that was
     resized before with `resize_long_side` (by a cache), `Letterbox.fit(original_width, original_height,
     size)` maps to the original: both round alike.
     """
@@ -133,7 +133,7 @@ class EvalTransform:
         self.size = size
 
     def __call__(self, sample: Sample) -> tuple[Sample, Letterbox]:
-        """Returns the sample in the square (boxes clipped to the picture, its mask 255 outside) and its letterbox."""
+        """Returns the sample in the square (boxes clipped to the image, its mask 255 outside) and its letterbox."""
         image, box = letterbox_image(sample.image, self.size)
         width, height = fitted_size(*sample.size, self.size)
         low = np.array([box.pad_x, box.pad_y] * 2, np.float32)

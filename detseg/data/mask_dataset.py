@@ -1,4 +1,4 @@
-"""Pictures with masks ready for training: decoded once, kept small, handed out as samples."""
+"""Images with masks ready for training: decoded once, kept small, handed out as samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.dataset import ArrayCache, Track, fitted_shapes, pictures_of
+from detseg.data.dataset import ArrayCache, Track, fitted_shapes, images_of
 from detseg.data.letterbox import resize_mask
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.packed import PackedMasks
@@ -17,7 +17,7 @@ from detseg.data.sample import Sample
 
 
 class MaskCache(ArrayCache):
-    """Label maps (H, W), each as large as its picture in a `PictureCache` of the same `long_side`."""
+    """Label maps (H, W), each as large as its image in a `ImageCache` of the same `long_side`."""
 
     def __init__(self, masks: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         """Read or draw all masks; raises `MaskError` (a ValueError) for one that cannot be used."""
@@ -34,23 +34,23 @@ class SegmentationDataset:
     """Samples of a set of masks, by position.
 
     Args:
-        masks: the pictures and their masks.
-        long_side: of the cached pictures, in pixels; packed ones have the size they were packed with.
-        track: shows progress, once while pictures are read and once while masks are.
+        masks: the images and their masks.
+        long_side: of the cached images, in pixels; packed ones have the size they were packed with.
+        track: shows progress, once while images are read and once while masks are.
     """
 
     def __init__(self, masks: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         self.annotations = masks
-        self.pictures = pictures_of(masks, long_side, track)
+        self.images = images_of(masks, long_side, track)
         self.masks = MaskCache(masks, long_side, track) if masks.pack is None else PackedMasks(*masks.pack)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> Sample:
-        """The picture and its mask, without boxes; they may be views into the caches."""
+        """The image and its mask, without boxes; they may be views into the caches."""
         return Sample(
-            self.pictures[index],
+            self.images[index],
             np.zeros((0, 4), np.float32),
             np.zeros(0, np.int64),
             np.zeros(0, np.bool_),

@@ -14,14 +14,14 @@ from detseg.data.sample import IGNORE
 
 
 def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[np.uint8]:
-    """The class of every pixel (H, W) of picture `index`; an object with label k gets `first_label` + k.
+    """The class of every pixel (H, W) of image `index`; an object with label k gets `first_label` + k.
 
     Pixels of no object are 0. Where objects overlap, the one with the smaller area is on top (of equal ones the
     later): it would be hidden otherwise. Crowd regions, objects without an outline (their box) and objects of
     unknown category become 255, "ignore", as far as no other object covers them.
 
     Raises:
-        MaskError: a run-length mask has another size than the picture.
+        MaskError: a run-length mask has another size than the image.
     """
     from pycocotools import mask as coco
 
@@ -35,7 +35,7 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
             continue
         if code["size"] != [height, width]:
             what = f"the mask of object {objects.ids[row]} is {code['size'][1]} x {code['size'][0]} pixels"
-            remedy = f"the picture is {width} x {height}: correct or remove the mask"
+            remedy = f"the image is {width} x {height}: correct or remove the mask"
             raise MaskError(str(objects.paths[index]), what, remedy, "mask-size")
         known = objects.labels[row] >= 0 and not objects.iscrowd[row]
         label = first_label + int(objects.labels[row]) if known else IGNORE

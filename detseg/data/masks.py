@@ -1,4 +1,4 @@
-"""The one in-memory form of a set of semantic masks: which class every pixel of every picture belongs to."""
+"""The one in-memory form of a set of semantic masks: which class every pixel of every image belongs to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from detseg.data.annotations import (
     category_difference,
     match_categories,
 )
-from detseg.data.images import inspect_picture
-from detseg.data.index_png import MaskError, is_background, read_index_picture
+from detseg.data.images import inspect_image
+from detseg.data.index_png import MaskError, is_background, read_index_image
 from detseg.data.mask_drawing import draw_labels
 from detseg.data.pack.packed import OriginalMasks
 from detseg.data.pack.rows import PackRows, take_rows
@@ -30,7 +30,7 @@ MAX_VALUE = 65535  # in a 16-bit file
 
 @dataclass(frozen=True, eq=False)
 class SemanticMasks:
-    """A whole split: N pictures, each with a map of K classes.
+    """A whole split: N images, each with a map of K classes.
 
     Labels count 0..K-1 in the order of `categories`, 255 is "ignore". A category's id is its value in the mask
     files, or, for masks that are drawn from outlines, the id its objects have. Masks are read or drawn when
@@ -39,12 +39,12 @@ class SemanticMasks:
 
     categories: tuple[Category, ...]
     image_ids: NDArray[np.int64]  # (N,)
-    paths: NDArray[np.str_]  # (N,) the pictures, ready to open; of a packed set the names they had
-    sizes: NDArray[np.int32]  # (N, 2) width, height of the upright picture; 0 where unknown
+    paths: NDArray[np.str_]  # (N,) the images, ready to open; of a packed set the names they had
+    sizes: NDArray[np.int32]  # (N, 2) width, height of the upright image; 0 where unknown
     mask_paths: NDArray[np.str_] | None = None  # (N,) the label maps
     ignore_values: tuple[int, ...] = (IGNORE,)  # values in these files that mean "ignore"
     objects: Annotations | None = None  # or the outlines that masks are drawn from
-    pack: PackRows | None = None  # or the packed file that pictures and masks are in
+    pack: PackRows | None = None  # or the packed file that images and masks are in
     source: str = ""  # the file or folder it was read from
 
     def __post_init__(self) -> None:
@@ -105,14 +105,14 @@ class SemanticMasks:
 
     @property
     def label_files(self) -> NDArray[np.str_] | None:
-        """The mask files, by the name that `Annotations` has for the pictures' own annotation files."""
+        """The mask files, by the name that `Annotations` has for the images' own annotation files."""
         return self.mask_paths if self.objects is None else self.objects.label_files
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The class of every pixel (H, W) of picture `index`: 0..K-1, or 255 for "ignore".
+        """The class of every pixel (H, W) of image `index`: 0..K-1, or 255 for "ignore".
 
         Raises:
-            MaskError: the mask is missing, damaged, of another size than the picture, or holds values that are
+            MaskError: the mask is missing, damaged, of another size than the image, or holds values that are
                 not among the classes. The message names them.
         """
         if self._packed is not None:
@@ -121,7 +121,7 @@ class SemanticMasks:
             assert self.objects is not None
             return draw_labels(self.objects, index, len(self.categories) - len(self.objects.categories))
         path = str(self.mask_paths[index])
-        values = read_index_picture(path)
+        values = read_index_image(path)
         self._check_size(index, values.shape)
         labels = np.take(self._table[:256] if values.dtype == np.uint8 else self._table, values)
         if labels.min(initial=0) < 0:
@@ -142,19 +142,19 @@ class SemanticMasks:
 
     def _check_size(self, index: int, shape: tuple[int, ...]) -> None:
         width, height = (int(side) for side in self.sizes[index])
-        if shape == (height, width) or 0 in (width, height):  # an unknown size: the picture itself is at fault
+        if shape == (height, width) or 0 in (width, height):  # an unknown size: the image itself is at fault
             return
-        what = f"the mask is {shape[1]} x {shape[0]} pixels, its picture {width} x {height}"
-        remedy = "use the picture that was annotated, or bring the mask to its size (nearest neighbour)"
-        picture = str(self.paths[index])
+        what = f"the mask is {shape[1]} x {shape[0]} pixels, its image {width} x {height}"
+        remedy = "use the image that was annotated, or bring the mask to its size (nearest neighbour)"
+        image = str(self.paths[index])
         if shape == (width, height):
             try:
-                info = inspect_picture(picture)
-            except ValueError:  # told when the picture is checked
+                info = inspect_image(image)
+            except ValueError:  # told when the image is checked
                 info = None
             if info is not None and info.stored_size == (shape[1], shape[0]):
                 what += f" once turned upright (EXIF orientation {info.orientation}): drawn on the unturned pixels"
-                remedy = "turn the mask as viewers turn the picture, or remove the picture's EXIF tag"
+                remedy = "turn the mask as viewers turn the image, or remove the image's EXIF tag"
         assert self.mask_paths is not None
         raise MaskError(str(self.mask_paths[index]), what, remedy, "mask-size-differs")
 
@@ -169,7 +169,7 @@ class SemanticMasks:
         return MaskError(path, what, remedy, "mask-values")
 
     def subset(self, indices: ArrayLike) -> SemanticMasks:
-        """The pictures at these positions (integers, or a boolean mask over all), in that order."""
+        """The images at these positions (integers, or a boolean mask over all), in that order."""
         chosen = np.asarray(indices)
         chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
         if len(chosen) and not -len(self) <= chosen.min() <= chosen.max() < len(self):
@@ -184,14 +184,14 @@ class SemanticMasks:
             pack=take_rows(self.pack, chosen),
         )
 
-    def validate(self, check_pictures: bool = True, other: SemanticMasks | None = None) -> list[Problem]:
+    def validate(self, check_images: bool = True, other: SemanticMasks | None = None) -> list[Problem]:
         """Every problem of this set; see `detseg.data.checks.mask_checks.validate_masks`."""
         from detseg.data.checks.mask_checks import validate_masks
 
-        return validate_masks(self, check_pictures=check_pictures, other=other)
+        return validate_masks(self, check_images=check_images, other=other)
 
     def repair(self, problems: Iterable[Problem]) -> tuple[SemanticMasks, list[str]]:
-        """Without the pictures that cannot be used; see `detseg.data.checks.mask_checks.repair_masks`."""
+        """Without the images that cannot be used; see `detseg.data.checks.mask_checks.repair_masks`."""
         from detseg.data.checks.mask_checks import repair_masks
 
         return repair_masks(self, problems)

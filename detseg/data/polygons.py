@@ -70,7 +70,7 @@ class Segments:
     def rle(self, index: int, height: int, width: int) -> dict[str, Any] | None:
         """The mask of one object as a compressed COCO RLE (`size`, `counts` as bytes); None without outline.
 
-        Polygons are drawn on a picture of `height` x `width`; a stored mask comes back in its own size.
+        Polygons are drawn on an image of `height` x `width`; a stored mask comes back in its own size.
         """
         first, last = self.rle_offsets[index], self.rle_offsets[index + 1]
         if last > first:

@@ -1,4 +1,4 @@
-"""One picture with its objects, and the rule that decides which objects survive a crop."""
+"""One image with its objects, and the rule that decides which objects survive a crop."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 PADDING = 114
-"""Grey level (all channels) of everything outside the picture: near the mean of natural pictures."""
+"""Grey level (all channels) of everything outside the image: near the mean of natural images."""
 
 IGNORE = 255
-"""Label of pixels that count neither for nor against any class: unlabelled ones, and all outside the picture."""
+"""Label of pixels that count neither for nor against any class: unlabelled ones, and all outside the image."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """A picture and its objects, the unit that the dataset gives and every transform returns.
+    """An image and its objects, the unit that the dataset gives and every transform returns.
 
     Attributes:
         image: uint8 (H, W, 3), RGB, contiguous.
@@ -34,7 +34,7 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the picture."""
+        """(width, height) of the image."""
         return self.image.shape[1], self.image.shape[0]
 
 
@@ -52,7 +52,7 @@ def clip_and_filter(
     The visible share of a box is its area inside the window over its whole area.
 
     - share >= `min_visible` and both clipped sides >= `min_side` pixels: stays an object;
-    - smaller share or a shorter side: stays as `iscrowd`. Its pixels are still in the picture, so it must not be
+    - smaller share or a shorter side: stays as `iscrowd`. Its pixels are still in the image, so it must not be
       taught as background, but too little is left to ask a detector for its box;
     - crowd boxes stay what they are, since they must stay ignored;
     - dropped is only that of which nothing is visible.

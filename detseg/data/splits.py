@@ -1,4 +1,4 @@
-"""Divides a set that is not divided into training and validation, picture by picture, by rule."""
+"""Divides a set that is not divided into training and validation, image by image, by rule."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError
-from detseg.data.checks.annotation_checks import Pictures, equal_pictures
+from detseg.data.checks.annotation_checks import Images, equal_images
 from detseg.data.labels import divide
 
 Set = TypeVar("Set", bound=Any)
 
 
 def divided(data: Set, val_share: float) -> dict[str, Set]:
-    """The parts "train" and "val" of a set; equal pictures, by path or content, stay together.
+    """The parts "train" and "val" of a set; equal images, by path or content, stay together.
 
-    Which picture goes where is decided by hashes of file names, see `divide`: the same on every machine.
+    Which image goes where is decided by hashes of file names, see `divide`: the same on every machine.
 
     Args:
         data: `Annotations` or `SemanticMasks`.
-        val_share: of the pictures; above 0, below 1.
+        val_share: of the images; above 0, below 1.
     """
     same = _first_of_equals(data)
     kept, group = np.unique(same, return_inverse=True)
@@ -44,9 +44,9 @@ def only_set(path: Path, sources: Mapping[str, Callable[[], Set]]) -> Set:
     return sources[names[0]]()
 
 
-def _first_of_equals(data: Pictures) -> NDArray[np.int64]:
-    """(N,) the position of the first picture that each is equal to: its own, mostly."""
+def _first_of_equals(data: Images) -> NDArray[np.int64]:
+    """(N,) the position of the first image that each is equal to: its own, mostly."""
     first = np.arange(len(data.paths))
-    for group in equal_pictures(data):
+    for group in equal_images(data):
         first[group] = group[0]
     return first

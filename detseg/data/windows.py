@@ -1,4 +1,4 @@
-"""From boxes to windows: what a sliding window sees in pictures, with and without an object that is its own.
+"""From boxes to windows: what a sliding window sees in images, with and without an object that is its own.
 
 A detector that slides a window over an image pyramid looks at every object through many windows. One of them has it
 nearest to its middle, at nearly the right size: that one is to find it, and all others are to leave it alone. So the
@@ -36,15 +36,15 @@ LARGEST = 0.75
 CLEAR = 2.0
 # Near misses go so far: a window beyond sees little of the object, and chance finds enough of those.
 FAR = 5.0
-# So many of the smallest windows lie side by side along a picture's long side.
+# So many of the smallest windows lie side by side along an image's long side.
 FINEST = 5.0
-# How often a background window is drawn before the picture is taken to have no place for one.
+# How often a background window is drawn before the image is taken to have no place for one.
 TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowGrid:
-    """How windows lie over pictures and their pyramid.
+    """How windows lie over images and their pyramid.
 
     Attributes:
         size: side of the windows, pixels.
@@ -85,9 +85,9 @@ class WindowGrid:
         return np.maximum(away, scale)
 
     def long_side(self, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-        """(M,) the long side that a picture of (width, height) = `size` is to be shown with to find each object (M, 4).
+        """(M,) the long side that an image of (width, height) = `size` is to be shown with to find each object (M, 4).
 
-        In the first level of the pyramid, which is the picture itself, the object then takes the smallest of `shares`.
+        In the first level of the pyramid, which is the image itself, the object then takes the smallest of `shares`.
         An object without extent needs an infinite one.
         """
         with np.errstate(divide="ignore"):
@@ -107,7 +107,7 @@ class WindowGrid:
 
 
 class Window(NamedTuple):
-    """A square in a picture, whose pixels it is measured in; it may reach outside."""
+    """A square in an image, whose pixels it is measured in; it may reach outside."""
 
     x: float  # of its middle
     y: float
@@ -123,11 +123,11 @@ class WindowsReport:
     small: int  # objects left out because a side was below `min_side`
     crowds: int  # crowd or difficult objects, left out too
     below: int = 0  # objects that have windows, but are smaller than a sliding window finds by default
-    long_side: int | None = None  # of pictures, pixels, with which it finds those too
+    long_side: int | None = None  # of images, pixels, with which it finds those too
 
 
 class Chosen(NamedTuple):
-    """Windows of one picture: each with the position of the object that is its own, -1 for background."""
+    """Windows of one image: each with the position of the object that is its own, -1 for background."""
 
     windows: list[Window]
     owners: list[int]
@@ -144,12 +144,12 @@ def choose_windows(
     per_object: int = 2,
     background: float = 1.0,
 ) -> Chosen:
-    """Where to cut windows in one picture.
+    """Where to cut windows in one image.
 
     Args:
         boxes: (M, 4) xyxy of all objects, pixels.
         crowds: (C, 4) boxes that no background is cut from.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         grid: size and steps of the windows.
         rng: of all that is random.
         centred: positions of the objects that windows are to be cut for.
@@ -180,7 +180,7 @@ def _near_miss(boxes: NDArray[np.float64], grid: WindowGrid, rng: np.random.Gene
 
 
 def _anywhere(size: tuple[int, int], grid: WindowGrid, rng: np.random.Generator) -> Window:
-    """A window somewhere in a picture; small ones are likelier, as a pyramid has more of them."""
+    """A window somewhere in an image; small ones are likelier, as a pyramid has more of them."""
     largest = max(size) / grid.shares[0]
     side = 1 / rng.uniform(1 / largest, FINEST / max(size))
     return Window(float(rng.uniform(0, size[0])), float(rng.uniform(0, size[1])), side)
@@ -193,12 +193,12 @@ def _touches(window: Window, boxes: NDArray[np.float64]) -> bool:
 
 
 def cut_window(pixels: NDArray[np.uint8], window: Window, size: int) -> NDArray[np.uint8]:
-    """The window of a picture uint8 (H, W, 3) as uint8 (size, size, 3), grey outside of the picture."""
+    """The window of an image uint8 (H, W, 3) as uint8 (size, size, 3), grey outside of the image."""
     return warp_image(pixels, _matrix(window, size), (size, size))
 
 
 def _matrix(window: Window, size: int) -> NDArray[np.float64]:
-    """(2, 3): from the picture's pixels to the window's."""
+    """(2, 3): from the image's pixels to the window's."""
     scale = size / window.side
     corner = np.array(window[:2]) - window.side / 2
     return np.column_stack([np.eye(2) * scale, -corner * scale])
@@ -216,25 +216,25 @@ def windows_of(
     seed: int = 0,
     track: Track | None = None,
 ) -> WindowsReport:
-    """Write windows as folder/images/<split>/<picture>_<number>.jpg and folder/<split>.json in COCO's form.
+    """Write windows as folder/images/<split>/<image>_<number>.jpg and folder/<split>.json in COCO's form.
 
     A window has the box of the object that is its own, clipped to it, and no others; background has none. The same
     seed gives the same windows.
 
     Args:
-        annotations: the pictures and their boxes.
+        annotations: the images and their boxes.
         folder: to write to.
         split: name of the set: "train", "val", …
         grid: size and steps of the windows.
         per_object: windows for each object; crowd or difficult ones get none, and no background is cut from them.
-        background: windows without an object for each window with one, and one more in every picture; half of them
+        background: windows without an object for each window with one, and one more in every image; half of them
             are near misses, the others lie anywhere. With 0 there are none.
         min_side: of objects, pixels; those with a shorter side get no windows.
         seed: of all that is random.
-        track: shows progress over pictures, see `detseg.data.dataset.Track`.
+        track: shows progress over images, see `detseg.data.dataset.Track`.
 
     Raises:
-        ValueError: an option is out of range, a picture cannot be read, or an object has no class or no finite box;
+        ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box;
             the message names it.
     """
     grid = grid or WindowGrid()
@@ -286,7 +286,7 @@ def windows_of(
 
 
 class _Cut(NamedTuple):
-    """What was cut from one picture."""
+    """What was cut from one image."""
 
     paths: list[str]
     windows: list[Window]

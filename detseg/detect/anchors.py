@@ -147,7 +147,7 @@ def _spread_start(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.
 def _distinct(sizes: Array) -> tuple[Array, NDArray[np.intp]]:
     """The sizes (D, 2) that differ by more than rounding, and how many boxes have each.
 
-    Boxes of one size in pictures of several resolutions differ in the last bits when they are scaled to one.
+    Boxes of one size in images of several resolutions differ in the last bits when they are scaled to one.
     """
     mantissa, exponent = np.frexp(sizes)
     rounded = np.ldexp(np.round(np.ldexp(mantissa, 32)), exponent)  # to 32 bits, times 2 ** 32

@@ -4,7 +4,7 @@ An object is learnt by the cells whose centre lies within `reach` cells of its o
 default of 1, as in YOLOv5; the one that holds it for 0.5, as in YOLOv2 and v3), on every level, by the anchors
 whose shape has an IoU of at least `shape_iou` with it, and by its best anchor in any case. The choice depends on the
 objects alone, not on what the network says yet: every candidate is taught from the first step on, which is what
-counts when there are few pictures and little time. (Measured against task-aligned assignment, see docs/results.md.)
+counts when there are few images and little time. (Measured against task-aligned assignment, see docs/results.md.)
 
 Only candidates are looked at, so the cost grows with the number of objects and not with the size of the grid, and
 shapes depend on the number of objects alone: nothing here waits for a GPU.

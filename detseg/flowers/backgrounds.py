@@ -41,7 +41,7 @@ def _stretch(values: Array, gain: int) -> Array:
 
 def _blades(
     stream: Stream,
-    picture: Array,
+    image: Array,
     light: Light,
     count: int,
     length: tuple[float, float],
@@ -52,8 +52,8 @@ def _blades(
     first: float = -10.0,
     samples: int = 1,  # one is enough for what is blurred afterwards
 ) -> None:
-    """Draw curved grass blades that stand between row `first` and the bottom of the picture, in place."""
-    high, wide = picture.shape[:2]
+    """Draw curved grass blades that stand between row `first` and the bottom of the image, in place."""
+    high, wide = image.shape[:2]
     rows = 4
     t = steps(rows)[None, :, None]
     x, y = stream.uniforms(-10, wide + 10, count), stream.uniforms(first, high + length[1] * 0.7, count)
@@ -76,20 +76,20 @@ def _blades(
     mesh = shapes.grid_mesh(points, colours * (0.74 + 0.3 * depth[..., None] / 110))
     sprite = shapes.render(mesh, light, (wide, high), clip=True, samples=samples)
     if sprite is not None:
-        canvas.paste(picture, sprite.rgba, sprite.left, sprite.top)
+        canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
 
 
 def _grass(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     unit = min(size) / 320
     base = _noise(stream, size, 70 * unit, 70 * unit, 4)
     dark, bright = stream.pick(_GREENS)
-    picture = _ramp(base, dark, tuple(mix(dark, bright, 0.6)))
+    image = _ramp(base, dark, tuple(mix(dark, bright, 0.6)))
     number = size[0] * size[1] / (320 * 320 * unit * unit)
     for blur, count, wide in ((2, 260, 4.6), (1, 240, 4.2)):
         length = (34 * unit, 85 * unit)
         _blades(
             stream,
-            picture,
+            image,
             light,
             int(count * number),
             length,
@@ -98,8 +98,8 @@ def _grass(stream: Stream, size: tuple[int, int], light: Light) -> Array:
             bright,
             0.55,
         )
-        picture = canvas.blur(picture, max(blur, int(blur * unit)), 1)
-    return picture
+        image = canvas.blur(image, max(blur, int(blur * unit)), 1)
+    return image
 
 
 def _soil(stream: Stream, size: tuple[int, int], light: Light) -> Array:
@@ -111,12 +111,12 @@ def _soil(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     # Light from the upper left on the clods: brightness by the slope of the fine noise.
     slope = fine.astype(np.int32) - np.roll(fine, (2, 2), (0, 1))
     clods = np.clip(mixed + slope * stream.integer(2, 5) // 8, 0, 255).astype(np.uint8)
-    picture = _ramp(_stretch(clods, 28), dark, bright)
-    _pebbles(stream, picture, light, unit, mix(dark, bright, 0.9))
+    image = _ramp(_stretch(clods, 28), dark, bright)
+    _pebbles(stream, image, light, unit, mix(dark, bright, 0.9))
     if stream.chance(0.6):
         _blades(
             stream,
-            picture,
+            image,
             light,
             stream.integer(6, 40),
             (15 * unit, 45 * unit),
@@ -125,13 +125,13 @@ def _soil(stream: Stream, size: tuple[int, int], light: Light) -> Array:
             (120, 160, 60),
             0.2,
         )
-    return canvas.blur(picture, max(1, int(unit)), 1)
+    return canvas.blur(image, max(1, int(unit)), 1)
 
 
-def _pebbles(stream: Stream, picture: Array, light: Light, unit: float, tone: Array) -> None:
-    """Scatter rounded stones over the picture, in place."""
+def _pebbles(stream: Stream, image: Array, light: Light, unit: float, tone: Array) -> None:
+    """Scatter rounded stones over the image, in place."""
     count = stream.integer(10, 60)
-    high, wide = picture.shape[:2]
+    high, wide = image.shape[:2]
     radius = stream.uniforms(0.2, 1.0, count)
     radius = (1.5 + 5 * radius * radius * radius) * unit
     places = np.stack([stream.uniforms(0, wide, count), stream.uniforms(0, high, count)], 1)
@@ -149,15 +149,15 @@ def _pebbles(stream: Stream, picture: Array, light: Light, unit: float, tone: Ar
     colours = tone * stream.uniforms(0.7, 1.25, count)[:, None, None, None]
     sprite = shapes.render(shapes.grid_mesh(points, colours), light, (wide, high), clip=True)
     if sprite is not None:
-        canvas.darken(picture, canvas.blur(sprite.rgba[..., 3:], 1), sprite.left + 1, sprite.top + 2, 150)
-        canvas.paste(picture, sprite.rgba, sprite.left, sprite.top)
+        canvas.darken(image, canvas.blur(sprite.rgba[..., 3:], 1), sprite.left + 1, sprite.top + 2, 150)
+        canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
 
 
 def _leaves(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     unit = min(size) / 320
     dark, bright = stream.pick(_GREENS)
     shade = mix(dark, bright, stream.uniform(-0.1, 0.3))
-    picture = _ramp(_noise(stream, size, 60 * unit, 60 * unit, 3), tuple(shade * 0.3), tuple(shade))
+    image = _ramp(_noise(stream, size, 60 * unit, 60 * unit, 3), tuple(shade * 0.3), tuple(shade))
     large = stream.uniform(26, 50)
     for layer in range(3):
         count = int((95 - 25 * layer) * (40 / large) * size[0] * size[1] / (320 * 320 * unit * unit))
@@ -176,30 +176,30 @@ def _leaves(stream: Stream, size: tuple[int, int], light: Light) -> Array:
             mesh, light, size, stripes=shapes.LEAF_VEINS, shadow=4 * unit, clip=True, samples=1 + layer // 2
         )
         if sprite is not None:
-            canvas.paste(picture, sprite.rgba, sprite.left, sprite.top)
-        picture = canvas.blur(picture, max(1, int((3 - layer) * unit)), 1)
-    return picture
+            canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
+        image = canvas.blur(image, max(1, int((3 - layer) * unit)), 1)
+    return image
 
 
 def _meadow(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     unit = min(size) / 320
     horizon = stream.uniform(0.1, 0.5)
-    picture = _sky(stream, size, light)
+    image = _sky(stream, size, light)
     rows = np.arange(size[1]) / size[1]
     hills = _noise(stream, size, 90 * unit, 30 * unit, 4)
     ridge = _noise(stream, (size[0], 2), 40 * unit, 4, 4)[0] / 255.0
     dark, bright = stream.pick(_GREENS)
     trees = rows[:, None] > horizon - 0.16 * ridge[None, :]
-    picture[trees] = _ramp(hills, (28, 50, 30), (84, 112, 66))[trees]
+    image[trees] = _ramp(hills, (28, 50, 30), (84, 112, 66))[trees]
     field = rows > horizon
-    picture[field] = _ramp(hills, tuple(np.asarray(dark) * 0.8 + 10), tuple(np.asarray(bright) * 0.85))[field]
-    picture = canvas.blur(picture, max(2, int(5 * unit)))
+    image[field] = _ramp(hills, tuple(np.asarray(dark) * 0.8 + 10), tuple(np.asarray(bright) * 0.85))[field]
+    image = canvas.blur(image, max(2, int(5 * unit)))
     pale, light_green = mix(dark, bright, 0.35), mix(dark, bright, 0.9)
     for share, count, long, wide, blur in ((0.12, 150, 40, 3.5, 2), (0.3, 90, 75, 5.5, 2)):
         first = size[1] * (horizon + share)
         _blades(
             stream,
-            picture,
+            image,
             light,
             int(count * size[0] / (320 * unit)),
             (0.6 * long * unit, long * unit),
@@ -209,8 +209,8 @@ def _meadow(stream: Stream, size: tuple[int, int], light: Light) -> Array:
             0.8,
             first,
         )
-        picture = canvas.blur(picture, max(1, int(blur * unit)), 1)
-    return picture
+        image = canvas.blur(image, max(1, int(blur * unit)), 1)
+    return image
 
 
 def _sky(stream: Stream, size: tuple[int, int], light: Light) -> Array:
@@ -220,14 +220,14 @@ def _sky(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     share = (np.arange(size[1]) * 256 // size[1])[:, None, None]
     base = (np.floor(np.asarray(top)).astype(np.int32) * (256 - share) + np.asarray(bottom, np.int32) * share) >> 8
     cover = np.maximum(clouds - stream.integer(110, 190), 0)[..., None]
-    picture = base + (np.array([250, 250, 250], np.int32) - base) * cover // 200
-    return canvas.blur(np.clip(picture, 0, 255).astype(np.uint8), max(1, int(2 * unit)), 1)
+    image = base + (np.array([250, 250, 250], np.int32) - base) * cover // 200
+    return canvas.blur(np.clip(image, 0, 255).astype(np.uint8), max(1, int(2 * unit)), 1)
 
 
 def _bokeh(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     unit = min(size) / 320
     dark, bright, glow = stream.pick(_GLOWS)
-    picture = _ramp(_stretch(_noise(stream, size, 150 * unit, 130 * unit, 2), 24), dark, bright)
+    image = _ramp(_stretch(_noise(stream, size, 150 * unit, 130 * unit, 2), 24), dark, bright)
     angle = steps(25)
     for _ in range(stream.integer(4, 18)):
         x, y = stream.uniform(0, size[0]), stream.uniform(0, size[1])
@@ -240,8 +240,8 @@ def _bokeh(stream: Stream, size: tuple[int, int], light: Light) -> Array:
         if sprite is not None:
             strength = stream.integer(40, 120)
             faint = (sprite.rgba.astype(np.int32) * strength // 256).astype(np.uint8)
-            canvas.paste(picture, faint, sprite.left, sprite.top)
-    return canvas.blur(picture, max(2, int(stream.integer(2, 5) * unit)))
+            canvas.paste(image, faint, sprite.left, sprite.top)
+    return canvas.blur(image, max(2, int(stream.integer(2, 5) * unit)))
 
 
 _FLAT = Light((0.0, 0.0, 1.0), 0.5, 0.5)

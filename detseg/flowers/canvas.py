@@ -1,4 +1,4 @@
-"""Integer drawing kernels and the random stream under the embedded flower pictures.
+"""Integer drawing kernels and the random stream under the embedded flower images.
 
 Everything here gives the same bytes on every machine: random numbers come from the raw output of PCG64
 (whose stream numpy guarantees), and pixels are computed in integers.
@@ -204,11 +204,11 @@ def _box_blur(source: np.ndarray, radius: int) -> np.ndarray:
     return out
 
 
-def blur(picture: np.ndarray, radius: int, passes: int = 2) -> np.ndarray:
+def blur(image: np.ndarray, radius: int, passes: int = 2) -> np.ndarray:
     """Repeated box blur of uint8 (H,W,C); the border pixels continue outside."""
     for _ in range(passes if radius > 0 else 0):
-        picture = _box_blur(np.ascontiguousarray(picture), radius)
-    return picture
+        image = _box_blur(np.ascontiguousarray(image), radius)
+    return image
 
 
 @njit(nogil=True)
@@ -260,9 +260,9 @@ def recolour(values: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True)
-def develop(picture: np.ndarray, tables: np.ndarray, dark: int, grain: int, random: np.ndarray) -> None:
+def develop(image: np.ndarray, tables: np.ndarray, dark: int, grain: int, random: np.ndarray) -> None:
     """Exposure by channel tables (3,256), a vignette and grain, in place; random holds 2 bytes a sample."""
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     column = np.empty(width, np.int64)
     for x in range(width):
         column[x] = (2 * x - width) * (2 * x - width) * 256 // (width * width)
@@ -273,8 +273,8 @@ def develop(picture: np.ndarray, tables: np.ndarray, dark: int, grain: int, rand
             for k in range(3):
                 i = ((y * width + x) * 3 + k) * 2
                 speck = ((np.int64(random[i]) + np.int64(random[i + 1]) - 255) * grain) >> 8
-                value = ((tables[k, picture[y, x, k]] * keep) >> 16) + speck
-                picture[y, x, k] = min(255, max(0, value))
+                value = ((tables[k, image[y, x, k]] * keep) >> 16) + speck
+                image[y, x, k] = min(255, max(0, value))
 
 
 @njit(nogil=True)
@@ -321,23 +321,23 @@ def mark(ids: np.ndarray, sprite: np.ndarray, left: int, top: int, value: int) -
 
 
 @njit(nogil=True)
-def paste(picture: np.ndarray, sprite: np.ndarray, left: int, top: int) -> None:
-    """Lay a premultiplied RGBA sprite over picture (H,W,3) uint8, in place."""
-    for y in range(max(0, -top), min(sprite.shape[0], picture.shape[0] - top)):
-        for x in range(max(0, -left), min(sprite.shape[1], picture.shape[1] - left)):
+def paste(image: np.ndarray, sprite: np.ndarray, left: int, top: int) -> None:
+    """Lay a premultiplied RGBA sprite over image (H,W,3) uint8, in place."""
+    for y in range(max(0, -top), min(sprite.shape[0], image.shape[0] - top)):
+        for x in range(max(0, -left), min(sprite.shape[1], image.shape[1] - left)):
             rest = 255 - sprite[y, x, 3]
             if rest < 255:
                 for k in range(3):
-                    value = sprite[y, x, k] + (picture[top + y, left + x, k] * rest + 127) // 255
-                    picture[top + y, left + x, k] = min(255, value)
+                    value = sprite[y, x, k] + (image[top + y, left + x, k] * rest + 127) // 255
+                    image[top + y, left + x, k] = min(255, value)
 
 
 @njit(nogil=True)
-def darken(picture: np.ndarray, alpha: np.ndarray, left: int, top: int, strength: int) -> None:
-    """Multiply picture by 1 - strength/256 * alpha/255, in place: a soft shadow. alpha (h,w,1) uint8."""
-    for y in range(max(0, -top), min(alpha.shape[0], picture.shape[0] - top)):
-        for x in range(max(0, -left), min(alpha.shape[1], picture.shape[1] - left)):
+def darken(image: np.ndarray, alpha: np.ndarray, left: int, top: int, strength: int) -> None:
+    """Multiply image by 1 - strength/256 * alpha/255, in place: a soft shadow. alpha (h,w,1) uint8."""
+    for y in range(max(0, -top), min(alpha.shape[0], image.shape[0] - top)):
+        for x in range(max(0, -left), min(alpha.shape[1], image.shape[1] - left)):
             keep = 65280 - strength * alpha[y, x, 0]
             if keep < 65280:
                 for k in range(3):
-                    picture[top + y, left + x, k] = (picture[top + y, left + x, k] * keep) // 65280
+                    image[top + y, left + x, k] = (image[top + y, left + x, k] * keep) // 65280

@@ -1,6 +1,6 @@
-"""Embedded pictures: annotated flower scenes drawn from a seed, for demos, tests and scaling benchmarks.
+"""Embedded images: annotated flower scenes drawn from a seed, for demos, tests and scaling benchmarks.
 
-`draw_scene(seed)` gives one picture with exact boxes, instance masks and a semantic map of what is visible;
+`draw_scene(seed)` gives one image with exact boxes, instance masks and a semantic map of what is visible;
 `write_flowers(folder)` writes a train/val set as JPEG files with COCO annotations. An object is the flower
 head only: stems and leaves belong to the background. The same seed gives the same pixels on every machine.
 """
@@ -23,13 +23,13 @@ from detseg.flowers.scenes import FlowerScene, draw_scene
 
 __all__ = ["SPECIES", "FlowerScene", "draw_scene", "scene_seed", "write_flowers"]
 
-VERSION = 1  # raise it when the drawn pictures change, so that older folders are written again
+VERSION = 1  # raise it when the drawn images change, so that older folders are written again
 MARKER = "flowers.json"
 _PER_SPLIT = 500_000
 
 
 def scene_seed(seed: int, split: str, index: int) -> int:
-    """The seed of `draw_scene` for picture `index` of a split: no two pictures of a data set share one."""
+    """The seed of `draw_scene` for image `index` of a split: no two images of a data set share one."""
     return seed * 2 * _PER_SPLIT + (0 if split == "train" else _PER_SPLIT) + index
 
 
@@ -43,17 +43,17 @@ def write_flowers(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write `train` + `val` pictures of `size` (width, height) into a folder and return it.
+    """Write `train` + `val` images of `size` (width, height) into a folder and return it.
 
     The folder holds train.json, val.json (COCO, masks as RLE), images/ and a marker file with these settings.
     A complete set with the same settings is left as it is; one with other settings is replaced. `progress` is
-    called with (pictures done, pictures in all). `workers` threads draw, by default one per usable core.
+    called with (images done, images in all). `workers` threads draw, by default one per usable core.
 
     Raises ValueError for counts out of range, FileExistsError when the folder holds something else.
     """
     for name, count in (("train", train), ("val", val)):
         if not 1 <= count <= _PER_SPLIT:
-            raise ValueError(f"write_flowers: {name}={count}; give a number of pictures from 1 to {_PER_SPLIT}")
+            raise ValueError(f"write_flowers: {name}={count}; give a number of images from 1 to {_PER_SPLIT}")
     if seed < 0:
         raise ValueError(f"write_flowers: seed={seed}; give 0 or more")
     folder = Path(folder)
@@ -98,7 +98,7 @@ def _cores() -> int:
 
 
 class _Records:
-    """The COCO records of one split, collected picture by picture."""
+    """The COCO records of one split, collected image by image."""
 
     def __init__(self) -> None:
         self.images: list[dict[str, Any]] = []
@@ -124,7 +124,7 @@ class _Records:
 
     def coco(self) -> dict[str, Any]:
         return {
-            "info": {"description": "detseg's embedded flower pictures (drawn, not photographed)"},
+            "info": {"description": "detseg's embedded flower images (drawn, not photographed)"},
             "images": self.images,
             "annotations": self.annotations,
             "categories": [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)],
@@ -134,7 +134,7 @@ class _Records:
 def _write_jpeg(path: Path, scene: FlowerScene) -> None:
     done, data = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality])
     if not done:
-        raise OSError(f"{path}: the picture could not be encoded as JPEG")
+        raise OSError(f"{path}: the image could not be encoded as JPEG")
     path.write_bytes(data.tobytes())
 
 

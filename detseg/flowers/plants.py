@@ -17,7 +17,7 @@ _GREENS = {
     "tulip": ((84, 126, 78), (132, 172, 114)),
 }
 _STEM_LEAVES = {"daisy": (0, 1), "dandelion": (0, 0), "rose": (2, 4), "sunflower": (2, 3), "tulip": (2, 3)}
-_OPEN_AIR = ("sky", "bokeh", "leaves")  # backgrounds where no ground is seen: a stem must leave the picture
+_OPEN_AIR = ("sky", "bokeh", "leaves")  # backgrounds where no ground is seen: a stem must leave the image
 
 
 def build_plant(
@@ -29,7 +29,7 @@ def build_plant(
     background: str,
     size: tuple[int, int],
 ) -> Mesh:
-    """Stem and leaves, in picture pixels, of a head that joins its stem at `start` and looks along `axis`."""
+    """Stem and leaves, in image pixels, of a head that joins its stem at `start` and looks along `axis`."""
     dark, bright = _GREENS[species]
     tone = mix(dark, bright, stream.uniform(0, 1))
     if background in ("grass", "soil") and species != "tulip":

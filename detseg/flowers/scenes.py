@@ -1,4 +1,4 @@
-"""Flower scenes: where the flowers of a picture stand, what is visible of them, and how a camera sees it.
+"""Flower scenes: where the flowers of an image stand, what is visible of them, and how a camera sees it.
 
 An object is the flower head only: stems and leaves belong to the background.
 """
@@ -16,17 +16,17 @@ from detseg.flowers.plants import build_plant
 from detseg.flowers.shapes import Array, Light, Sprite
 
 _SALT = 20240  # keeps these streams apart from others with the same seed
-MIN_SIDE = 14  # pixels of the shorter side of a head's visible box, in a picture whose short side is 320
-MIN_VISIBLE = 0.4  # share of a head that other things and the picture's border must leave free
+MIN_SIDE = 14  # pixels of the shorter side of a head's visible box, in an image whose short side is 320
+MIN_VISIBLE = 0.4  # share of a head that other things and the image's border must leave free
 
 
 @dataclass
 class FlowerScene:
-    """One drawn picture with the truth about it.
+    """One drawn image with the truth about it.
 
     image (H,W,3) uint8 RGB; boxes (M,4) float32 xyxy, tight around the visible masks; labels (M,) int64 into
     SPECIES; masks (M,H,W) bool, disjoint; semantic (H,W) uint8, 0 background and 1..5 species;
-    jpeg_quality, the compression that belongs to the picture.
+    jpeg_quality, the compression that belongs to the image.
     """
 
     image: Array
@@ -55,24 +55,24 @@ class _Flower:
 
 
 def draw_scene(seed: int, size: tuple[int, int] = (320, 320)) -> FlowerScene:
-    """The scene that belongs to a seed, as a picture of `size` (width, height), each at least 64."""
+    """The scene that belongs to a seed, as an image of `size` (width, height), each at least 64."""
     if seed < 0:
         raise ValueError(f"seed={seed}: give 0 or more")
     if min(size) < 64:
-        raise ValueError(f"size={size}: flowers need pictures of at least 64 x 64 pixels; give (width, height)")
+        raise ValueError(f"size={size}: flowers need images of at least 64 x 64 pixels; give (width, height)")
     stream = Stream(_SALT, seed)
     light = _sun(stream)
     from_side = stream.chance(0.5)
     kind = stream.pick(backgrounds.FROM_SIDE if from_side else backgrounds.FROM_ABOVE)
-    picture = backgrounds.paint(kind, stream, size, light)
+    image = backgrounds.paint(kind, stream, size, light)
     flowers = _plan(stream, size, from_side)
     for flower in flowers:
         _draw_flower(flower, Stream(_SALT, seed, flower.key), light, size, kind)
     flowers, ids = _keep_visible(flowers, size)
     for flower in flowers:
-        _paint_flower(picture, flower, light, size, from_side)
-    picture = _develop(stream, picture)
-    return _scene(picture, flowers, ids, stream.integer(72, 95))
+        _paint_flower(image, flower, light, size, from_side)
+    image = _develop(stream, image)
+    return _scene(image, flowers, ids, stream.integer(72, 95))
 
 
 def _sun(stream: Stream) -> Light:
@@ -171,10 +171,10 @@ def _map_of(flowers: list[_Flower], size: tuple[int, int]) -> Array:
     return ids
 
 
-def _paint_flower(picture: Array, flower: _Flower, light: Light, size: tuple[int, int], from_side: bool) -> None:
-    """Lay shadow, plant and head over the picture, in place."""
+def _paint_flower(image: Array, flower: _Flower, light: Light, size: tuple[int, int], from_side: bool) -> None:
+    """Lay shadow, plant and head over the image, in place."""
     for plant in flower.plants:
-        canvas.paste(picture, plant.rgba, plant.left, plant.top)
+        canvas.paste(image, plant.rgba, plant.left, plant.top)
     head = flower.head
     if head is None:
         return
@@ -183,24 +183,24 @@ def _paint_flower(picture: Array, flower: _Flower, light: Light, size: tuple[int
     pad = 2 * soft
     alpha = canvas.blur(np.pad(head.rgba[..., 3:], ((pad, pad), (pad, pad), (0, 0))), soft)
     dx, dy = int(-light.direction[0] * reach * 1.5), int(-light.direction[1] * reach * 1.5)
-    canvas.darken(picture, alpha, head.left - pad + dx, head.top - pad + dy, 70 if from_side else 140)
-    canvas.paste(picture, head.rgba, head.left, head.top)
+    canvas.darken(image, alpha, head.left - pad + dx, head.top - pad + dy, 70 if from_side else 140)
+    canvas.paste(image, head.rgba, head.left, head.top)
 
 
-def _develop(stream: Stream, picture: Array) -> Array:
+def _develop(stream: Stream, image: Array) -> Array:
     """What a camera does: softness, exposure, colour temperature, vignette and sensor noise."""
     if stream.chance(0.2):
-        picture = canvas.blur(picture, 1, 1)
+        image = canvas.blur(image, 1, 1)
     exposure, warmth = stream.uniform(0.88, 1.25), stream.uniform(-0.09, 0.09)
     gains = np.array([[1 + warmth], [1.0], [1 - warmth]]) * exposure
     tables = np.clip(np.floor(np.arange(256) * gains + 0.5), 0, 255).astype(np.int64)
-    canvas.develop(picture, tables, stream.integer(0, 60), stream.integer(2, 14), stream.bytes(2 * picture.size))
-    return picture
+    canvas.develop(image, tables, stream.integer(0, 60), stream.integer(2, 14), stream.bytes(2 * image.size))
+    return image
 
 
-def _scene(picture: Array, flowers: list[_Flower], ids: Array, quality: int) -> FlowerScene:
+def _scene(image: Array, flowers: list[_Flower], ids: Array, quality: int) -> FlowerScene:
     masks = ids[None] == np.arange(1, len(flowers) + 1, dtype=np.uint8)[:, None, None]
     labels = np.array([SPECIES.index(flower.species) for flower in flowers], np.int64)
     boxes = canvas.measure(ids, len(flowers))[:, 1:].astype(np.float32)
     semantic = np.concatenate([np.zeros(1, np.uint8), labels.astype(np.uint8) + 1])[ids]
-    return FlowerScene(picture, boxes, labels, masks, semantic, quality)
+    return FlowerScene(image, boxes, labels, masks, semantic, quality)

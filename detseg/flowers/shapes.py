@@ -59,7 +59,7 @@ class Light:
 
 @dataclass
 class Sprite:
-    """A drawn thing: premultiplied RGBA (h,w,4) uint8 and where its top-left corner lies in the picture."""
+    """A drawn thing: premultiplied RGBA (h,w,4) uint8 and where its top-left corner lies in the image."""
 
     rgba: Array
     left: int
@@ -240,7 +240,7 @@ def dome(radius: float, height: float, rise: float, inner: Colour, outer: Colour
 
 
 def ribbon(path: Array, width: Array, colours: Array, bulge: float = 1.0, columns: int = 3) -> Mesh:
-    """A stem or leaf along path (U,3) in picture pixels; width (U,); bulge 1 is round, below 0 a gutter."""
+    """A stem or leaf along path (U,3) in image pixels; width (U,); bulge 1 is round, below 0 a gutter."""
     side = steps(columns, -1, 1)
     tangent = np.concatenate([path[1:2] - path[:1], path[2:] - path[:-2], path[-1:] - path[-2:-1]])
     size = np.sqrt(tangent[:, 0] * tangent[:, 0] + tangent[:, 1] * tangent[:, 1]) + 1e-9
@@ -283,7 +283,7 @@ def turn(points: Array, matrix: Array) -> Array:
 
 
 def place(mesh: Mesh, matrix: Array, scale: float, x: float, y: float, perspective: float = 0.1) -> Mesh:
-    """The mesh rotated, scaled and moved to (x, y) in picture pixels; nearer parts come out larger."""
+    """The mesh rotated, scaled and moved to (x, y) in image pixels; nearer parts come out larger."""
     points = turn(mesh.points, matrix)
     zoom = 1 + perspective * points[:, 2]
     points = np.stack([points[:, 0] * zoom * scale + x, points[:, 1] * zoom * scale + y, points[:, 2] * scale], 1)
@@ -317,9 +317,9 @@ def render(
     clip: bool = False,
     samples: int = 0,
 ) -> Sprite | None:
-    """Draw a mesh placed in picture pixels. Shadow is the reach of self-shadowing in pixels, 0 for none.
+    """Draw a mesh placed in image pixels. Shadow is the reach of self-shadowing in pixels, 0 for none.
 
-    With clip, what lies outside the picture of `bounds` (width, height) is left out. A pixel is the mean of
+    With clip, what lies outside the image of `bounds` (width, height) is left out. A pixel is the mean of
     samples x samples points, by default more in small things. None: nothing to draw.
     """
     low, high = mesh.points.min(0), mesh.points.max(0)

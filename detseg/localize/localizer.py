@@ -1,7 +1,7 @@
-"""One object a picture: its class and, by four more outputs, its box.
+"""One object an image: its class and, by four more outputs, its box.
 
 The step between a classifier and a detector: softmax and regression on the same features. Boxes are learnt as centre
-and size in shares of the picture; of width and height the square root, as in YOLO (Redmon et al. 2016,
+and size in shares of the image; of width and height the square root, as in YOLO (Redmon et al. 2016,
 arXiv:1506.02640): ten pixels more or less matter more on a small box.
 """
 
@@ -21,14 +21,14 @@ from detseg.backbones.backbone import unit_images
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 
 BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]
-# Where smooth L1 turns from square to line: most differences, in shares of the picture, are below 1.
+# Where smooth L1 turns from square to line: most differences, in shares of the image, are below 1.
 SMOOTH_L1_BETA = 0.1
 # Of maps with more cells a side than this, parts are taken: the layer that the box is told by grows with their square.
 MOST_CELLS = 14
 
 
 class Largest(NamedTuple):
-    """The object that counts in each of N pictures."""
+    """The object that counts in each of N images."""
 
     there: Tensor  # (N,) bool, False where there is none
     boxes: Tensor  # (N, 4) float32 xyxy
@@ -37,7 +37,7 @@ class Largest(NamedTuple):
 
 
 class Localizer(nn.Module):
-    """Class and box of the one object in a picture, on any backbone.
+    """Class and box of the one object in an image, on any backbone.
 
     Args:
         backbone: its deepest map is used; `detseg.backbones.deepest.create_deepest` makes such a one.
@@ -46,7 +46,7 @@ class Localizer(nn.Module):
         loss: of the box: "mse" or "smooth_l1" of the four numbers, "giou" or "ciou" (1 minus it) of the boxes.
         square_root: learn the square roots of width and height.
         loss_weights: of the losses of class and box; objectness, where there is one, has the weight 1.
-        size: side of the pictures, pixels. The box is told from all cells of their map, at most `MOST_CELLS` a side.
+        size: side of the images, pixels. The box is told from all cells of their map, at most `MOST_CELLS` a side.
         grid: in place of that, from the map's mean in grid x grid parts. 1 is global average pooling, which knows
             places only by what channels happen to tell of them.
         width: channels that the map is reduced to before that.
@@ -105,7 +105,7 @@ class Localizer(nn.Module):
     def forward(
         self, images: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses when targets are given, one detection a picture when not; `.training` only decides on dropout.
+        """Losses when targets are given, one detection an image when not; `.training` only decides on dropout.
 
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
@@ -139,13 +139,13 @@ class Localizer(nn.Module):
         parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1).to(dtype)
         with torch.autocast(images.device.type, enabled=False):
             presence = None if self.objectness is None else self.objectness(pooled).squeeze(1).float()
-            # Bounded: a box that once is far larger than the picture gets no gradient from a loss of overlap.
+            # Bounded: a box that once is far larger than the image gets no gradient from a loss of overlap.
             return self.classifier(pooled).float(), self.box(parts).float().sigmoid(), presence
 
     def plain(self) -> nn.Module:
         """This network as `dense_to_conv` can read it.
 
-        Float pictures (N, 3, H, W) in [0, 1] to (N, K + 4): class logits and the box's numbers before the sigmoid
+        Float images (N, 3, H, W) in [0, 1] to (N, K + 4): class logits and the box's numbers before the sigmoid
         that brings them to 0..1; K + 5 with objectness, its logit last.
         """
         return _Plain(self)
@@ -170,7 +170,7 @@ class Localizer(nn.Module):
     def _box_loss(self, outputs: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """(N,)."""
         if self.loss in ("giou", "ciou"):
-            # In shares of the picture: the same for every shape, and CIoU's small numbers stay small.
+            # In shares of the image: the same for every shape, and CIoU's small numbers stay small.
             wanted = boxes / boxes.new_tensor([*size, *size])
             return 1 - paired_iou(decode(outputs, (1, 1), square_root=self.square_root), wanted, kind=self.loss)
         wanted = encode(boxes, size, square_root=self.square_root)
@@ -205,12 +205,12 @@ def encode(boxes: Tensor, size: tuple[float, float], *, square_root: bool = True
     """Boxes as the four numbers that are learnt; ``decode(encode(boxes, size), size) == boxes``.
 
     Args:
-        boxes: (N, 4) xyxy, pixels of a picture of `size`.
-        size: (width, height) of the picture.
+        boxes: (N, 4) xyxy, pixels of an image of `size`.
+        size: (width, height) of the image.
         square_root: of width and height.
 
     Returns:
-        (N, 4): centre x and y, width and height (or their square roots), in shares of the picture, 0..1 for boxes
+        (N, 4): centre x and y, width and height (or their square roots), in shares of the image, 0..1 for boxes
         inside of it.
     """
     shares = convert_boxes(boxes, "xyxy", "cxcywh") / boxes.new_tensor([*size, *size])
@@ -218,14 +218,14 @@ def encode(boxes: Tensor, size: tuple[float, float], *, square_root: bool = True
 
 
 def decode(numbers: Tensor, size: tuple[float, float], *, square_root: bool = True) -> Tensor:
-    """Inverse of `encode`: (N, 4) numbers to (N, 4) xyxy boxes in pixels of a picture of (width, height) = `size`."""
+    """Inverse of `encode`: (N, 4) numbers to (N, 4) xyxy boxes in pixels of an image of (width, height) = `size`."""
     shape = numbers[:, 2:].square() if square_root else numbers[:, 2:]
     shares = torch.cat([numbers[:, :2], shape], 1)
     return convert_boxes(shares * shares.new_tensor([*size, *size]), "cxcywh", "xyxy")
 
 
 def largest_objects(targets: Sequence[Mapping[str, Tensor]]) -> Largest:
-    """The largest object that is no crowd of each picture; zeros, and not `there`, where there is none."""
+    """The largest object that is no crowd of each image; zeros, and not `there`, where there is none."""
     boxes, labels, crowd = (
         F.pad(pad_sequence([t[name] for t in targets], batch_first=True), fill)
         for name, fill in (("boxes", (0, 0, 0, 1)), ("labels", (0, 1)), ("iscrowd", (0, 1)))

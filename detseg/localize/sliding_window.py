@@ -1,9 +1,9 @@
-"""A localizer that slides over pictures: a detector from a classifier with a box, and why it need not slide.
+"""A localizer that slides over images: a detector from a classifier with a box, and why it need not slide.
 
-A window moved over a picture and over shrunk copies of it meets every object once at about the size the localizer was
-trained on, in about the middle (Rowley et al. 1998). Cutting the windows out would compute most of every picture dozens
+A window moved over an image and over shrunk copies of it meets every object once at about the size the localizer was
+trained on, in about the middle (Rowley et al. 1998). Cutting the windows out would compute most of every image dozens
 of times, for neighbours overlap; turned into convolutions, the network says for all windows at once what it says of one
-(Sermanet et al. 2014, arXiv:1312.6229). What remains is to put the boxes back into the picture and to keep the best.
+(Sermanet et al. 2014, arXiv:1312.6229). What remains is to put the boxes back into the image and to keep the best.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from detseg.boxes import box_iou, clip_boxes
 from detseg.detect.nms.greedy import batched_nms
 from detseg.localize.localizer import Localizer, decode
 
-# The grey that pictures are surrounded with everywhere in training and prediction (114 of 255).
+# The grey that images are surrounded with everywhere in training and prediction (114 of 255).
 SURROUNDINGS = 114 / 255
 # The largest share of a window that an object of its own takes, as `detseg windows` cuts them.
 LARGEST = 0.75
@@ -77,7 +77,7 @@ class SlidingWindowDetector(nn.Module):
         super().__init__()
         if localizer.objectness is None:
             raise ValueError(
-                "this localizer takes it that there is an object in every picture, so it would find one in every "
+                "this localizer takes it that there is an object in every image, so it would find one in every "
                 "window; train one with objectness, on windows with and without objects"
             )
         stride = localizer.backbone.strides[-1]
@@ -96,7 +96,7 @@ class SlidingWindowDetector(nn.Module):
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Detections of images (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
 
-        The smallest objects that are found take 0.75 / ratio of a window in the images as they are: enlarge pictures
+        The smallest objects that are found take 0.75 / ratio of a window in the images as they are: enlarge images
         for smaller ones. The largest are as large as the image.
 
         Returns:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detseg.metrics.detection.voc_ap import VocClass, VocMetrics, evaluate_voc
     from detseg.metrics.segmentation.evaluator import SegmentationEvaluator
     from detseg.metrics.segmentation.mean_iou import (
-        PictureCounts,
+        ImageCounts,
         SegmentationClass,
         SegmentationMetrics,
         evaluate_segmentation,
@@ -47,7 +47,7 @@ _HOME = {
     "ErrorAnalysis": "detection.error_analysis",
     "Intervals": "bootstrap.detection",
     "Matches": "detection.matching",
-    "PictureCounts": "segmentation.mean_iou",
+    "ImageCounts": "segmentation.mean_iou",
     "PrecisionRecall": "detection.average_precision",
     "SegmentationClass": "segmentation.mean_iou",
     "SegmentationEvaluator": "segmentation.evaluator",
@@ -85,9 +85,9 @@ __all__ = [
     "DetectionMetrics",
     "Detections",
     "ErrorAnalysis",
+    "ImageCounts",
     "Intervals",
     "Matches",
-    "PictureCounts",
     "PrecisionRecall",
     "SegmentationClass",
     "SegmentationEvaluator",

@@ -19,7 +19,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean gap between the two, by the number of pictures."""
+        """Expected calibration error: the mean gap between the two, by the number of images."""
         there = self.counts > 0
         gaps = np.abs(self.accuracy - self.confidence)[there]
         return float(np.average(gaps, weights=self.counts[there]))

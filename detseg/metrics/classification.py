@@ -22,8 +22,8 @@ class ClassFigures:
     """One class; NaN where there is nothing to judge by."""
 
     name: str
-    count: int  # pictures of it
-    predicted: int  # pictures that were taken for it
+    count: int  # images of it
+    predicted: int  # images that were taken for it
     precision: float  # share of the latter that are of it
     recall: float  # share of the former that were found: the accuracy on this class
     f1: float  # harmonic mean of the two
@@ -34,17 +34,17 @@ class ClassificationMetrics:
     """What `ClassificationEvaluator` found.
 
     Attributes:
-        top1: accuracy: the share of pictures whose class has the highest score.
+        top1: accuracy: the share of images whose class has the highest score.
         top5: the share whose class is among the five highest; 1 where there are no more than five classes.
-        mean_class_accuracy: mean recall of the classes that have pictures (balanced accuracy).
-        macro_f1: mean F1 of the classes that have pictures.
+        mean_class_accuracy: mean recall of the classes that have images (balanced accuracy).
+        macro_f1: mean F1 of the classes that have images.
         log_loss: mean of -log of the probability of the right class.
         calibration: and its error, see there.
         per_class: (K,).
-        confusion: (K, K) pictures of class i (row) that were taken for class j (column).
-        intervals: of top1, top5 and mean_class_accuracy, by drawing the pictures again; empty if not asked for.
+        confusion: (K, K) images of class i (row) that were taken for class j (column).
+        intervals: of top1, top5 and mean_class_accuracy, by drawing the images again; empty if not asked for.
         level: of the intervals.
-        pictures: number of pictures.
+        images: number of images.
     """
 
     top1: float
@@ -57,7 +57,7 @@ class ClassificationMetrics:
     confusion: NDArray[np.int64]
     intervals: dict[str, Interval]
     level: float
-    pictures: int
+    images: int
 
     @property
     def calibration_error(self) -> float:
@@ -86,7 +86,7 @@ class ClassificationMetrics:
         return none_for_nan(
             self.figures()
             | {
-                "pictures": self.pictures,
+                "images": self.images,
                 "level": self.level,
                 "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
                 "per_class": [asdict(row) for row in self.per_class],
@@ -97,14 +97,14 @@ class ClassificationMetrics:
 
 
 class ClassificationEvaluator:
-    """Collect what a classifier says of pictures, batch by batch, and judge it.
+    """Collect what a classifier says of images, batch by batch, and judge it.
 
         evaluator = ClassificationEvaluator(["rose", "tulip"])
         evaluator.update(logits, labels, image_ids)
         metrics = evaluator.compute()
 
-    In several processes each has an evaluator of its own; it can be pickled, and `merge` joins them. A picture that
-    came more than once, as distributed samplers repeat some, counts once. A few numbers are kept of each picture,
+    In several processes each has an evaluator of its own; it can be pickled, and `merge` joins them. An image that
+    came more than once, as distributed samplers repeat some, counts once. A few numbers are kept of each image,
     whatever the number of classes.
 
     Args:
@@ -124,20 +124,20 @@ class ClassificationEvaluator:
         self._parts: list[State] = []
 
     def __len__(self) -> int:
-        """Pictures seen so far, each counted once."""
+        """Images seen so far, each counted once."""
         return len(np.unique(self._joined()["image_ids"]))
 
     def update(self, scores: Any, labels: Any, image_ids: Any) -> None:
-        """Add some pictures.
+        """Add some images.
 
         Args:
             scores: (N, K) logits, or probabilities that sum to 1; torch on any device, or numpy.
             labels: (N,) in 0..K-1.
-            image_ids: (N,) whole numbers, each picture's own.
+            image_ids: (N,) whole numbers, each image's own.
 
         Raises:
             ValueError: shapes do not fit, a score is NaN or infinite, probabilities are none, or a label is
-                outside 0..K-1; the message names the picture.
+                outside 0..K-1; the message names the image.
         """
         values = as_numpy(scores).astype(np.float64)
         right, ids = (whole_numbers(as_numpy(v), n) for v, n in ((labels, "labels"), (image_ids, "image_ids")))
@@ -170,12 +170,12 @@ class ClassificationEvaluator:
         """The metrics of everything that came so far; more may follow.
 
         Args:
-            resamples: how often to draw the pictures again for the intervals; 0 leaves them out.
+            resamples: how often to draw the images again for the intervals; 0 leaves them out.
             level: how much of the spread lies within the limits.
             seed: of the draws.
 
         Raises:
-            ValueError: no picture came, or an option is out of range.
+            ValueError: no image came, or an option is out of range.
         """
         if resamples < 0 or not 0 < level < 1:
             raise ValueError(f"resamples must not be negative, level between 0 and 1; got {resamples}, {level}")
@@ -183,7 +183,7 @@ class ClassificationEvaluator:
         once = np.sort(np.unique(state["image_ids"], return_index=True)[1])
         state = {name: values[once] for name, values in state.items()}
         if not len(once):
-            raise ValueError("no pictures to judge: call update first")
+            raise ValueError("no images to judge: call update first")
         confusion = _confusion(state, len(self.names))
         per_class = _per_class(confusion, self.names)
         there = [row for row in per_class if row.count]
@@ -201,7 +201,7 @@ class ClassificationEvaluator:
             confusion=confusion,
             intervals=_intervals(state, metrics, len(self.names), resamples, level, seed) if resamples else {},
             level=level,
-            pictures=len(once),
+            images=len(once),
         )
 
     def state(self) -> State:
@@ -226,7 +226,7 @@ class ClassificationEvaluator:
         self._parts.append(without_labels(other, names=self.names))
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         self._parts = []
 
     def _check(self, values: NDArray[np.float64], labels: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
@@ -274,22 +274,22 @@ def _per_class(confusion: NDArray[np.int64], names: Sequence[str]) -> tuple[Clas
 def _intervals(
     state: State, values: dict[str, float], classes: int, resamples: int, level: float, seed: int
 ) -> dict[str, Interval]:
-    """Percentile intervals by the bootstrap over pictures.
+    """Percentile intervals by the bootstrap over images.
 
     A resample counts how often each combination of class and outcome was drawn, so the counts are drawn at once from
-    their multinomial distribution: the same as drawing the pictures one by one. A class that a resample has no
-    pictures of is left out of its mean. If all outcomes are the same, resampling says nothing: the limits are NaN.
+    their multinomial distribution: the same as drawing the images one by one. A class that a resample has no
+    images of is left out of its mean. If all outcomes are the same, resampling says nothing: the limits are NaN.
     """
     outcome = np.digitize(state["ranks"], (1, 5))  # 0: first, 1: among the first five, 2: later
     cells = np.bincount(state["labels"] * 3 + outcome, minlength=3 * classes)
-    pictures = int(cells.sum())
+    images = int(cells.sum())
     rng = np.random.default_rng(seed)
     top1, top5, recall = np.empty(resamples), np.empty(resamples), np.empty(resamples)
     block = max(1, 10**6 // (3 * classes))  # resamples at a time; bounds the memory
     for start in range(0, resamples, block):
         rows = slice(start, min(start + block, resamples))
-        drawn = rng.multinomial(pictures, cells / pictures, rows.stop - rows.start).reshape(-1, classes, 3)
-        top1[rows], top5[rows] = drawn[:, :, 0].sum(1) / pictures, drawn[:, :, :2].sum((1, 2)) / pictures
+        drawn = rng.multinomial(images, cells / images, rows.stop - rows.start).reshape(-1, classes, 3)
+        top1[rows], top5[rows] = drawn[:, :, 0].sum(1) / images, drawn[:, :, :2].sum((1, 2)) / images
         counts = drawn.sum(axis=2)
         recall[rows] = (drawn[:, :, 0] / np.maximum(counts, 1)).sum(1) / (counts > 0).sum(1)
     ends = [(1 - level) / 2, (1 + level) / 2]

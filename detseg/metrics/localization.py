@@ -1,4 +1,4 @@
-"""How good a localizer is: does it name the one object of a picture, how well does its box fit, is there one at all?"""
+"""How good a localizer is: does it name the one object of an image, how well does its box fit, is there one at all?"""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from detseg.metrics.detection.records import none_for_nan
 
 LEVEL = 0.95
 FIGURES = ("mean_iou", "accuracy", "localized", "iou50", "iou75")
-# Where pictures without an object were judged too.
+# Where images without an object were judged too.
 PRESENCE_FIGURES = ("objectness", "quality")
 
 
 @dataclass(frozen=True)
 class LocalizationClass:
-    """One class; NaN without pictures."""
+    """One class; NaN without images."""
 
     name: str
-    count: int  # pictures of it
+    count: int  # images of it
     mean_iou: float
     accuracy: float
 
@@ -35,17 +35,17 @@ class LocalizationMetrics:
 
     Attributes:
         mean_iou: mean IoU of the predicted with the true box, whatever the class.
-        accuracy: share of pictures whose class is right.
+        accuracy: share of images whose class is right.
         localized: share whose class is right and whose IoU is at least 0.5 (ImageNet's localisation accuracy).
         iou50, iou75: share whose IoU is at least 0.5, 0.75.
         per_class: (K,).
-        ious: (N,) of each picture.
+        ious: (N,) of each image.
         right: (N,) bool, whether its class is right.
-        intervals: of mean_iou and accuracy, by drawing the pictures again.
-        pictures: N.
-        without: how many pictures without an object were judged.
-        objectness: area under the ROC curve of the scores: how often a picture with an object scores higher than one
-            without, equal scores counting half. 0.5 is chance; NaN without pictures of both kinds.
+        intervals: of mean_iou and accuracy, by drawing the images again.
+        images: N.
+        without: how many images without an object were judged.
+        objectness: area under the ROC curve of the scores: how often an image with an object scores higher than one
+            without, equal scores counting half. 0.5 is chance; NaN without images of both kinds.
     """
 
     mean_iou: float
@@ -57,7 +57,7 @@ class LocalizationMetrics:
     ious: NDArray[np.float64]
     right: NDArray[np.bool_]
     intervals: dict[str, Interval]
-    pictures: int
+    images: int
     without: int = 0
     objectness: float = math.nan
 
@@ -72,10 +72,10 @@ class LocalizationMetrics:
         return {name: float(getattr(self, name)) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but what is known of single pictures, as plain Python for `json.dump`, NaN as None."""
+        """Everything but what is known of single images, as plain Python for `json.dump`, NaN as None."""
         rows = [vars(row) for row in self.per_class]
         intervals = {name: vars(interval) for name, interval in self.intervals.items()}
-        counts = {"pictures": self.pictures, "without": self.without}
+        counts = {"images": self.images, "without": self.without}
         return none_for_nan(self.figures() | counts | {"intervals": intervals, "per_class": rows})
 
 
@@ -91,7 +91,7 @@ def evaluate_localization(
     resamples: int = 1000,
     seed: int = 0,
 ) -> LocalizationMetrics:
-    """Judge one class and one box a picture.
+    """Judge one class and one box an image.
 
     Args:
         boxes: (N, 4) xyxy, predicted.
@@ -100,7 +100,7 @@ def evaluate_localization(
         true_labels: (N,) in 0..K-1.
         names: (K,) of the classes.
         scores: (N,) of the predictions, and
-        scores_without: (E,) of those in pictures without an object: to judge objectness by.
+        scores_without: (E,) of those in images without an object: to judge objectness by.
         resamples: for the 95 % intervals; 0 leaves them out.
         seed: of these.
 
@@ -119,9 +119,9 @@ def evaluate_localization(
         ("scores_without", absent, (absent.size,)),
     ):
         if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one for each picture")
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one for each image")
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} of picture {int(np.argwhere(~np.isfinite(array))[0, 0])} is not finite")
+            raise ValueError(f"{name} of image {int(np.argwhere(~np.isfinite(array))[0, 0])} is not finite")
     if count and not 0 <= true_labels.min() <= true_labels.max() < len(names):
         raise ValueError(f"true labels must lie in 0..{len(names) - 1}")
     ious = paired_iou(torch.from_numpy(boxes), torch.from_numpy(true_boxes)).numpy()
@@ -141,7 +141,7 @@ def evaluate_localization(
         ious=ious,
         right=right,
         intervals=intervals,
-        pictures=count,
+        images=count,
         without=len(absent),
         objectness=area_under_roc(present, absent),
     )
@@ -161,7 +161,7 @@ def _mean(values: NDArray[Any]) -> float:
 
 
 def _intervals(values: dict[str, NDArray[np.float64]], resamples: int, seed: int) -> dict[str, Interval]:
-    """95 % intervals of means, by drawing the pictures anew; NaN limits where all values are equal."""
+    """95 % intervals of means, by drawing the images anew; NaN limits where all values are equal."""
     table = np.column_stack(list(values.values()))
     if not resamples or not len(table):
         return {}

@@ -1,7 +1,7 @@
 """Trained models at work.
 
 model = detseg.load("runs/detector-1")
-(found,) = model.predict(["picture.jpg"])
+(found,) = model.predict(["image.jpg"])
 found["boxes"], found["scores"], found["labels"]
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.models import load_model
-from detseg.predict.classifier import Classification, PictureClassifier, classify
+from detseg.predict.classifier import Classification, ImageClassifier, classify
 from detseg.predict.detector import Detector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
@@ -19,7 +19,7 @@ from detseg.predict.sliding import SlidingDetector
 __all__ = [
     "Classification",
     "Detector",
-    "PictureClassifier",
+    "ImageClassifier",
     "Predictor",
     "Segmentation",
     "Segmenter",
@@ -30,12 +30,12 @@ __all__ = [
     "segment",
 ]
 
-# A localizer finds boxes, one a picture: it predicts as any detector does.
+# A localizer finds boxes, one an image: it predicts as any detector does.
 _KINDS: dict[str, type[Predictor]] = {
     "yolo": Detector,
     "localizer": Detector,
     "fcn": Segmenter,
-    "classifier": PictureClassifier,
+    "classifier": ImageClassifier,
 }
 
 

@@ -1,7 +1,7 @@
-"""Trained detectors at work: pictures in, boxes in the pictures' own pixels out.
+"""Trained detectors at work: images in, boxes in the images' own pixels out.
 
 model = detseg.load("runs/detector-1")
-(found,) = model.predict(["picture.jpg"])
+(found,) = model.predict(["image.jpg"])
 found["boxes"], found["scores"], found["labels"]
 """
 
@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image
-from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
+from detseg.predict.predictor import Image, Predictor, memory_format, open_all
 
 
 @torch.inference_mode()
 def detect(
     model: nn.Module,
-    pictures: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
+    images: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
     size: int,
     *,
     batch_size: int = 8,
 ) -> Iterator[dict[str, Tensor]]:
-    """Detections of pictures, in order, batch by batch.
+    """Detections of images, in order, batch by batch.
 
     Args:
         model: ``model(images)`` gives detections; it is put into evaluation mode.
-        pictures: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the
+        images: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the
             size that boxes are wanted in.
-        size: of the square that pictures are fitted into.
-        batch_size: pictures at a time.
+        size: of the square that images are fitted into.
+        batch_size: images at a time.
 
     Yields:
         ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,) and ``labels`` (D,) on the CPU, best first.
@@ -48,16 +48,16 @@ def detect(
 
     def flush() -> Iterator[dict[str, Tensor]]:
         squares = np.stack([letterbox_image(pixels, size)[0] for pixels, _ in batch])
-        images = torch.from_numpy(squares).permute(0, 3, 1, 2)
-        results = model(images.to(parameter.device, memory_format=layout))
+        inputs = torch.from_numpy(squares).permute(0, 3, 1, 2)
+        results = model(inputs.to(parameter.device, memory_format=layout))
         for found, (pixels, wanted) in zip(results, batch, strict=True):
             box = Letterbox.fit_copy((pixels.shape[1], pixels.shape[0]), wanted, size)
             boxes = box.to_original(found["boxes"].cpu(), wanted)
             yield {"boxes": boxes, "scores": found["scores"].cpu(), "labels": found["labels"].cpu()}
         batch.clear()
 
-    for picture in pictures:
-        batch.append(picture)
+    for image in images:
+        batch.append(image)
         if len(batch) == batch_size:
             yield from flush()
     if batch:
@@ -68,24 +68,24 @@ class Detector(Predictor):
     """A trained detector and what it was trained for; see `Predictor`."""
 
     def predict(
-        self, pictures: Sequence[Picture], *, score_threshold: float = 0.3, batch_size: int = 8
+        self, images: Sequence[Image], *, score_threshold: float = 0.3, batch_size: int = 8
     ) -> list[dict[str, NDArray[Any]]]:
-        """Find objects in pictures.
+        """Find objects in images.
 
         Args:
-            pictures: paths, or uint8 RGB arrays (H, W, 3).
+            images: paths, or uint8 RGB arrays (H, W, 3).
             score_threshold: detections below are left out; 0.001 gives all that mAP is computed from.
-            batch_size: pictures at a time.
+            batch_size: images at a time.
 
         Returns:
-            For each picture ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32 and ``labels``
+            For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32 and ``labels``
             (D,) int64, best first; label i is called ``names[i]``.
 
         Raises:
-            ValueError: a file is no picture, an array is not uint8 (H, W, 3), or one picture was given instead of
+            ValueError: a file is no image, an array is not uint8 (H, W, 3), or one image was given instead of
                 a list; the message says which.
         """
-        loaded = ((image, (image.shape[1], image.shape[0])) for image in open_all(pictures))
+        loaded = ((image, (image.shape[1], image.shape[0])) for image in open_all(images))
         found = detect(self.model, loaded, self.size, batch_size=batch_size)
         return [_above(detections, score_threshold) for detections in found]
 

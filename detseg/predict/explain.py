@@ -1,7 +1,7 @@
-"""Why a trained classifier says what it says of a picture: probabilities, feature maps, Grad-CAM.
+"""Why a trained classifier says what it says of an image: probabilities, feature maps, Grad-CAM.
 
 model = load_network("tf_efficientnet_lite0")  # or detseg.load("runs/classifier-1")
-seen = explain(model, read_image("picture.jpg"))
+seen = explain(model, read_image("image.jpg"))
 seen.labels, seen.heat
 """
 
@@ -42,17 +42,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found in one picture.
+    """What `explain` found in one image.
 
     Attributes:
         seen: (S, S, 3) uint8, the square that the network was given.
-        area: xyxy of that square in the picture's pixels; where the square has a border, it sticks out.
+        area: xyxy of that square in the image's pixels; where the square has a border, it sticks out.
         scores: (K,) probabilities; of a localizer with objectness times that of there being an object.
         labels: (T,) the classes explained.
         heat: (T, S, S) Grad-CAM of each over the square, at least 0; all 0 where nothing speaks for a class.
         cells: (height, width) of the map that it was taken from.
         stages: feature maps, the finest stride first.
-        filters: (O, 3, kh, kw) the kernels that look at the picture itself.
+        filters: (O, 3, kh, kw) the kernels that look at the image itself.
     """
 
     seen: NDArray[np.uint8]
@@ -73,7 +73,7 @@ class Explanation:
 def explain(
     predictor: Predictor, image: NDArray[np.uint8], labels: Sequence[int] | None = None, *, channels: int = CHANNELS
 ) -> Explanation:
-    """Look at a picture as `predict` does, and note on what the answer rests.
+    """Look at an image as `predict` does, and note on what the answer rests.
 
     Args:
         predictor: a classifier or localizer of `detseg.load`, or a network of `load_network`.
@@ -82,7 +82,7 @@ def explain(
         channels: how many feature maps of each stage to keep.
 
     Raises:
-        ValueError: the model gives no class to the whole picture, there is no such label, `image` is no picture, or
+        ValueError: the model gives no class to the whole image, there is no such label, `image` is no image, or
             the network has no feature maps.
     """
     (image,) = open_all([image])
@@ -138,7 +138,7 @@ def find_labels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
 def _parts(
     predictor: Predictor,
 ) -> tuple[Callable[[Tensor], Tensor], nn.Module, Callable[[NDArray[np.uint8], int], tuple[NDArray[np.uint8], Box]]]:
-    """From pictures to logits; what makes the feature maps; the square it is given of a picture."""
+    """From images to logits; what makes the feature maps; the square it is given of an image."""
     model = predictor.model
     if isinstance(model, NetworkClassifier):
         return model, model.network, _middle
@@ -147,7 +147,7 @@ def _parts(
     if isinstance(model, Localizer):
         return lambda images: model.outputs(images)[0], model.backbone, _whole
     raise ValueError(
-        f"only models that give the whole picture a class can be explained so, not a {type(model).__name__}; "
+        f"only models that give the whole image a class can be explained so, not a {type(model).__name__}; "
         "give the run of a classifier or localizer, or the name of a network"
     )
 
@@ -162,7 +162,7 @@ def _presence(model: nn.Module, images: Tensor) -> float:
 
 
 def _middle(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Box]:
-    """What classifiers see of a picture and where that is."""
+    """What classifiers see of an image and where that is."""
     height, width = image.shape[:2]
     new_height, new_width = resize_short_side(image, round(size * RESIZE)).shape[:2]
     # As `centre_crop` rounds.
@@ -186,7 +186,7 @@ def _enlarge(cam: NDArray[np.float32], extent: tuple[int, int], seen: NDArray[np
 
 
 def _stage(stride: int, maps: Tensor, seen: NDArray[np.uint8], count: int) -> Stage:
-    # Cells that lie beyond the picture, in what a backbone pads, are cut off.
+    # Cells that lie beyond the image, in what a backbone pads, are cut off.
     maps = maps[:, : -(-seen.shape[0] // stride), : -(-seen.shape[1] // stride)]
     chosen = liveliest(maps, count)
     return Stage(stride, len(maps), chosen.cpu().numpy(), maps[chosen].float().cpu().numpy())

@@ -1,4 +1,4 @@
-"""Networks by name, with their ImageNet weights, as classifiers of pictures."""
+"""Networks by name, with their ImageNet weights, as classifiers of images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from detseg.backbones.network import OWN_NETWORKS, create_network, imagenet_clas
 from detseg.backbones.pretrained import is_timm, is_torchvision
 from detseg.backbones.sources import WEIGHT_PACKAGES, weights_at_hand
 from detseg.classify.network import NetworkClassifier
-from detseg.predict.classifier import PictureClassifier
+from detseg.predict.classifier import ImageClassifier
 
 
-def load_network(name: str, weights: str | Path | None = None) -> PictureClassifier:
+def load_network(name: str, weights: str | Path | None = None) -> ImageClassifier:
     """The classifier `name` with its 1000 ImageNet classes, ready to predict.
 
     Args:
@@ -21,7 +21,7 @@ def load_network(name: str, weights: str | Path | None = None) -> PictureClassif
 
     Example:
         >>> model = load_network("tf_efficientnet_lite0")
-        >>> (seen,) = model.predict(["picture.jpg"])
+        >>> (seen,) = model.predict(["image.jpg"])
         >>> print(model.names[seen.labels[0]])
 
     Raises:
@@ -42,7 +42,7 @@ def load_network(name: str, weights: str | Path | None = None) -> PictureClassif
     height, width = network.input_size  # type: ignore[misc]
     categories = [{"id": number, "name": text} for number, text in enumerate(names)]
     network.name = name  # type: ignore[assignment]
-    return PictureClassifier(NetworkClassifier(network), {"categories": categories, "size": min(height, width)})
+    return ImageClassifier(NetworkClassifier(network), {"categories": categories, "size": min(height, width)})
 
 
 def _check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What trained models of all tasks have in common when they look at pictures."""
+"""What trained models of all tasks have in common when they look at images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from detseg.data.images import read_image
 
-Picture = str | Path | NDArray[np.uint8]
+Image = str | Path | NDArray[np.uint8]
 
 
 class Predictor:
@@ -22,7 +22,7 @@ class Predictor:
     Attributes:
         model: the network.
         categories: (id, name) of each label, with the ids of the dataset it was trained on.
-        size: side of the square that pictures are fitted into.
+        size: side of the square that images are fitted into.
         description: everything `model.json` says.
     """
 
@@ -50,26 +50,26 @@ class Predictor:
         return self
 
 
-def open_all(pictures: Sequence[Picture]) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of pictures, uint8 RGB (H, W, 3), one after another.
+def open_all(images: Sequence[Image]) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of images, uint8 RGB (H, W, 3), one after another.
 
     Raises:
-        ValueError: a file is no picture, an array is not uint8 (H, W, 3), or one picture was given instead of a
+        ValueError: a file is no image, an array is not uint8 (H, W, 3), or one image was given instead of a
             list; the message says which.
     """
-    if isinstance(pictures, (str, Path)):
-        raise ValueError(f"give a list of pictures: predict([{str(pictures)!r}])")
-    return map(_open, pictures)
+    if isinstance(images, (str, Path)):
+        raise ValueError(f"give a list of images: predict([{str(images)!r}])")
+    return map(_open, images)
 
 
-def _open(picture: Picture) -> NDArray[np.uint8]:
-    if not isinstance(picture, np.ndarray):
-        return read_image(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+def _open(image: Image) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray):
+        return read_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
-            f"a picture must be a path or a uint8 array of shape (H, W, 3), got {picture.dtype} {picture.shape}"
+            f"an image must be a path or a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
         )
-    return picture
+    return image
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

@@ -1,4 +1,4 @@
-"""Trained segmenters at work: pictures in, the class of every pixel of the picture's own out."""
+"""Trained segmenters at work: images in, the class of every pixel of the image's own out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resize_long_side, resize_mask
 from detseg.data.sample import PADDING
-from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
+from detseg.predict.predictor import Image, Predictor, memory_format, open_all
 
 # Share of a sliding window that its neighbour sees too: the border of a window knows little of what surrounds it.
 OVERLAP = 0.25
@@ -22,11 +22,11 @@ OVERLAP = 0.25
 CELLS = 2**25
 
 Network = Callable[[Tensor], Tensor]
-"""Pictures (N, 3, H, W) uint8 to class probabilities (N, K, s·H, s·W) float32; s is the model's output_scale."""
+"""Images (N, 3, H, W) uint8 to class probabilities (N, K, s·H, s·W) float32; s is the model's output_scale."""
 
 
 class Segmentation(NamedTuple):
-    """What is seen in one picture."""
+    """What is seen in one image."""
 
     mask: NDArray[np.uint8]  # (H, W) the label of every pixel
     confidence: NDArray[np.float32]  # (H, W) the probability of that label
@@ -35,22 +35,22 @@ class Segmentation(NamedTuple):
 @torch.inference_mode()
 def segment(
     model: nn.Module,
-    pictures: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
+    images: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
     size: int,
     *,
     batch_size: int = 8,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> Iterator[Segmentation]:
-    """Masks of pictures, in order, batch by batch.
+    """Masks of images, in order, batch by batch.
 
     Args:
         model: ``model(images)`` gives logits; it is put into evaluation mode.
-        pictures: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the size that
+        images: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the size that
             the mask is wanted in.
-        size: of the square that pictures are fitted into.
-        batch_size: pictures at a time.
-        flip: average with what is seen in the mirrored picture.
+        size: of the square that images are fitted into.
+        batch_size: images at a time.
+        flip: average with what is seen in the mirrored image.
         scales: average over these multiples of `size`, rounded to multiples of 32.
     """
     _check(batch_size, scales)
@@ -65,8 +65,8 @@ def segment(
             yield _decide([_inside(view[i], shown, side) for view, side in zip(views, sides, strict=True)], wanted)
         batch.clear()
 
-    for picture in pictures:
-        batch.append(picture)
+    for image in images:
+        batch.append(image)
         if len(batch) == batch_size:
             yield from flush()
     if batch:
@@ -88,13 +88,13 @@ def _network(model: nn.Module, flip: bool) -> Network:
     return network
 
 
-def _squares(network: Network, pictures: Sequence[NDArray[np.uint8]], side: int) -> Tensor:
-    squares = np.stack([letterbox_image(pixels, side)[0] for pixels in pictures])
+def _squares(network: Network, images: Sequence[NDArray[np.uint8]], side: int) -> Tensor:
+    squares = np.stack([letterbox_image(pixels, side)[0] for pixels in images])
     return network(torch.from_numpy(squares).permute(0, 3, 1, 2))
 
 
 def _inside(square: Tensor, shown: tuple[int, int], side: int) -> Tensor:
-    """Of (K, s·side, s·side), the part that a picture of (width, height) = `shown` fills."""
+    """Of (K, s·side, s·side), the part that an image of (width, height) = `shown` fills."""
     box, finer = Letterbox.fit(*shown, side), square.shape[-1] // side
     left, top, width, height = (finer * n for n in (box.pad_x, box.pad_y, *fitted_size(*shown, side)))
     return square[:, top : top + height, left : left + width]
@@ -103,7 +103,7 @@ def _inside(square: Tensor, shown: tuple[int, int], side: int) -> Tensor:
 def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
     """The likeliest class at (width, height) = `wanted`, of views (K, h, w) of whatever size, and its probability.
 
-    A few classes at a time: all of them at the size of a large picture would need gigabytes.
+    A few classes at a time: all of them at the size of a large image would need gigabytes.
     """
     shape = wanted[::-1]
     best = views[0].new_full(shape, -1.0)
@@ -120,29 +120,29 @@ def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
 
 @torch.inference_mode()
 def segment_in_windows(
-    model: nn.Module, picture: NDArray[np.uint8], window: int, *, batch_size: int = 8, flip: bool = False
+    model: nn.Module, image: NDArray[np.uint8], window: int, *, batch_size: int = 8, flip: bool = False
 ) -> Segmentation:
-    """The mask of a large picture at its own size, from overlapping windows.
+    """The mask of a large image at its own size, from overlapping windows.
 
     Where windows overlap their probabilities are averaged, each weighted by how far a pixel lies inside of it. Only
-    the rows that windows still have to come to are kept: memory grows with the picture's width, not with its height.
+    the rows that windows still have to come to are kept: memory grows with the image's width, not with its height.
 
     Args:
         model: ``model(images)`` gives logits; it is put into evaluation mode.
-        picture: uint8 RGB (H, W, 3).
-        window: side of the windows, pixels; as large as the pictures that the model was trained on.
+        image: uint8 RGB (H, W, 3).
+        window: side of the windows, pixels; as large as the images that the model was trained on.
         batch_size: windows at a time.
         flip: average with what is seen in the mirrored windows.
     """
     _check(batch_size, (1.0,))
     network = _network(model, flip)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows, columns = _starts(height, window), _starts(width, window)
     tent = _tent(window)
     mask, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
     band: Tensor | None = None  # sums of the rows from `top` on
     for number, top in enumerate(rows):
-        tiles = np.stack([_tile(picture, top, left, window) for left in columns])
+        tiles = np.stack([_tile(image, top, left, window) for left in columns])
         for first in range(0, len(columns), batch_size):
             found = network(torch.from_numpy(tiles[first : first + batch_size]).permute(0, 3, 1, 2))
             found = F.avg_pool2d(found, found.shape[-1] // window)  # windows meet pixel by pixel
@@ -168,9 +168,9 @@ def _starts(length: int, window: int) -> list[int]:
     return [round(i * (length - window) / (count - 1)) for i in range(count)]
 
 
-def _tile(picture: NDArray[np.uint8], top: int, left: int, window: int) -> NDArray[np.uint8]:
-    """A window of the picture (window, window, 3), grey where the picture ends."""
-    inside = picture[top : top + window, left : left + window]
+def _tile(image: NDArray[np.uint8], top: int, left: int, window: int) -> NDArray[np.uint8]:
+    """A window of the image (window, window, 3), grey where the image ends."""
+    inside = image[top : top + window, left : left + window]
     if inside.shape[:2] == (window, window):
         return inside
     tile = np.full((window, window, 3), PADDING, np.uint8)
@@ -196,31 +196,31 @@ class Segmenter(Predictor):
 
     def predict(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[Image],
         *,
         batch_size: int = 8,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         long_side: int | None = None,
     ) -> list[Segmentation]:
-        """The class of every pixel of pictures.
+        """The class of every pixel of images.
 
         Args:
-            pictures: paths, or uint8 RGB arrays (H, W, 3).
-            batch_size: pictures, or windows, at a time.
-            flip: average with what is seen in the mirrored pictures.
+            images: paths, or uint8 RGB arrays (H, W, 3).
+            batch_size: images, or windows, at a time.
+            flip: average with what is seen in the mirrored images.
             scales: average over these multiples of the size the model was trained at.
-            long_side: look at pictures with this long side, in overlapping windows of the size the model was trained
-                at: for small things in large pictures.
+            long_side: look at images with this long side, in overlapping windows of the size the model was trained
+                at: for small things in large images.
 
         Returns:
-            For each picture its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
+            For each image its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
 
         Raises:
-            ValueError: a file is no picture, an array is not uint8 (H, W, 3), one picture was given instead of a
+            ValueError: a file is no image, an array is not uint8 (H, W, 3), one image was given instead of a
                 list, or `long_side` goes with `scales`; the message says which.
         """
-        return list(self.stream(open_all(pictures), batch_size, flip, scales, long_side))
+        return list(self.stream(open_all(images), batch_size, flip, scales, long_side))
 
     def stream(
         self,
@@ -230,7 +230,7 @@ class Segmenter(Predictor):
         scales: Sequence[float] = (1.0,),
         long_side: int | None = None,
     ) -> Iterator[Segmentation]:
-        """As `predict`, one picture after another."""
+        """As `predict`, one image after another."""
         if long_side is None:
             sized = ((image, (image.shape[1], image.shape[0])) for image in images)
             yield from segment(self.model, sized, self.size, batch_size=batch_size, flip=flip, scales=scales)

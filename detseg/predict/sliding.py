@@ -1,7 +1,7 @@
-"""Trained localizers as detectors: a window that slides over each picture, from one as a whole to small parts of it.
+"""Trained localizers as detectors: a window that slides over each image, from one as a whole to small parts of it.
 
 detector = SlidingDetector(detseg.load("runs/localizer-1"))
-(found,) = detector.predict(["picture.jpg"])
+(found,) = detector.predict(["image.jpg"])
 found["boxes"], found["scores"], found["labels"]
 """
 
@@ -19,14 +19,14 @@ from detseg.data.windows import FINEST
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.detector import Detector
-from detseg.predict.predictor import Picture, Predictor, memory_format, open_all
+from detseg.predict.predictor import Image, Predictor, memory_format, open_all
 
 
 class SlidingDetector(Detector):
     """A localizer that was trained with objectness, on windows, at work as a detector; see `Predictor`.
 
     Attributes:
-        long_side: of pictures as they are looked at first, pixels; then they are shrunk from level to level.
+        long_side: of images as they are looked at first, pixels; then they are shrunk from level to level.
     """
 
     def __init__(self, localizer: Predictor, *, long_side: int | None = None) -> None:
@@ -41,7 +41,7 @@ class SlidingDetector(Detector):
         """
         if not isinstance(localizer.model, Localizer):
             raise ValueError(
-                "only a localizer can slide over pictures; train one with `detseg train localizer --objectness` on "
+                "only a localizer can slide over images; train one with `detseg train localizer --objectness` on "
                 "what `detseg windows` cuts"
             )
         if long_side is not None and long_side < 1:
@@ -51,24 +51,24 @@ class SlidingDetector(Detector):
 
     @torch.inference_mode()
     def predict(
-        self, pictures: Sequence[Picture], *, score_threshold: float = 0.3, batch_size: int = 1
+        self, images: Sequence[Image], *, score_threshold: float = 0.3, batch_size: int = 1
     ) -> list[dict[str, NDArray[Any]]]:
-        """Find objects in pictures.
+        """Find objects in images.
 
         Args:
-            pictures: paths, or uint8 RGB arrays (H, W, 3).
+            images: paths, or uint8 RGB arrays (H, W, 3).
             score_threshold: detections below are left out; 0.001 gives all that mAP is computed from.
-            batch_size: is that of other detectors; pictures have shapes of their own here, so they come one by one.
+            batch_size: is that of other detectors; images have shapes of their own here, so they come one by one.
 
         Returns:
-            For each picture ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32 and ``labels``
+            For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32 and ``labels``
             (D,) int64, best first; label i is called ``names[i]``.
 
         Raises:
             ValueError: as `detseg.predict.Detector.predict`.
         """
         self.model.eval()
-        return [self._find(image, score_threshold) for image in open_all(pictures)]
+        return [self._find(image, score_threshold) for image in open_all(images)]
 
     def _find(self, image: NDArray[np.uint8], score_threshold: float) -> dict[str, NDArray[Any]]:
         shown = resize_long_side(image, self.long_side)

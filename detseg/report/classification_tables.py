@@ -35,7 +35,7 @@ def classification_figures_table(metrics: ClassificationMetrics) -> Table:
     """A row for each figure, with its interval where there is one. Of up to five classes top-5 says nothing."""
     shown = {name: limits for name, limits in metrics.intervals.items() if not math.isnan(limits.low)}
     table = Table(title="Classification", title_justify="left", caption_justify="left")
-    table.caption = f"pictures: {metrics.pictures}, classes: {len(metrics.per_class)}"
+    table.caption = f"pictures: {metrics.images}, classes: {len(metrics.per_class)}"
     if shown:
         table.caption += f"\nfrom, to: {100 * metrics.level:.3g} % interval, the pictures drawn anew by chance"
     table.add_column("")

@@ -47,7 +47,7 @@ def segmentation_figures_table(
 ) -> Table:
     """A row for each figure, with its interval where there is one."""
     shown = intervals if intervals is not None and intervals.known else None
-    table = _table("Segmentation", f"pictures: {len(metrics.pictures.image_ids)}, pixels: {metrics.confusion.sum():,}")
+    table = _table("Segmentation", f"pictures: {len(metrics.images.image_ids)}, pixels: {metrics.confusion.sum():,}")
     table.add_column("")
     for column in ("value", *(("from", "to") if shown else ())):
         table.add_column(column, justify="right")
@@ -68,7 +68,7 @@ def segmentation_class_table(metrics: "SegmentationMetrics", intervals: "Segment
     (Precision is left out: with IoU and recall it is known, and 80 columns are few.)
     """
     shown = intervals if intervals is not None and intervals.known else None
-    bounded = metrics.pictures.boundary is not None
+    bounded = metrics.images.boundary is not None
     table = _table("Per class", "pixels: share of all in truth; recall: share of them that is right")
     if shown:
         table.caption = f"{table.caption}\nfrom, to: {100 * shown.level:.3g} % interval of IoU"
@@ -82,7 +82,7 @@ def segmentation_class_table(metrics: "SegmentationMetrics", intervals: "Segment
         if shown:
             figures[1:1] = [shown.per_class[k].low, shown.per_class[k].high]
         share = f"{100 * row.pixels / total:.1f} %"
-        table.add_row(Text(row.name), share, str(row.pictures), *map(_number, figures))
+        table.add_row(Text(row.name), share, str(row.images), *map(_number, figures))
     return table
 
 

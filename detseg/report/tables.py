@@ -66,7 +66,7 @@ def figures_table(metrics: DetectionMetrics, intervals: "Intervals | None" = Non
     table = Table(
         title=f"Average precision and recall of {kind}",
         caption=(
-            f"pictures: {metrics.pictures}, objects: {metrics.objects}, detections: {metrics.detections}\n"
+            f"pictures: {metrics.images}, objects: {metrics.objects}, detections: {metrics.detections}\n"
             "AP, AR: mean over IoU 0.50 to 0.95; AP50, AP75: at that IoU\n"
             "AR n: with at most n detections a picture and class"
             + ("\nfrom, to: how far the pictures, drawn anew by chance, move it" if shown else "")
@@ -105,7 +105,7 @@ def class_table(metrics: DetectionMetrics, intervals: "Intervals | None" = None)
         figures = [row.ap, row.ap50, row.ar]
         if shown is not None:
             figures[1:1] = [shown.per_class[k].ap.low, shown.per_class[k].ap.high]
-        table.add_row(Text(row.name), str(row.objects), str(row.pictures), *map(_number, figures))
+        table.add_row(Text(row.name), str(row.objects), str(row.images), *map(_number, figures))
     return table
 
 

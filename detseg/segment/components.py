@@ -13,7 +13,7 @@ from detseg.segment.losses import IGNORE_INDEX
 def masks_to_boxes(
     labels: Tensor, probabilities: Tensor | None = None, *, background: int | None = 0, min_area: int = 1
 ) -> dict[str, Tensor]:
-    """The bounding box of every connected component of every class of one picture.
+    """The bounding box of every connected component of every class of one image.
 
     Pixels that touch by a side or a corner are connected. Touching objects of one class are one component: a semantic
     mask does not tell them apart.

@@ -1,7 +1,7 @@
 """Decoders: from the backbone's maps to class scores at the finest of their strides.
 
 Both have the same form: ``decoder(maps)`` takes one map per stride, finest first, and returns (N, K, H, W) scores at
-`decoder.stride`. Maps of pictures whose size is no multiple of a stride reach over their border, so a coarse map made
+`decoder.stride`. Maps of images whose size is no multiple of a stride reach over their border, so a coarse map made
 finer is cut to the finer map's size, at the bottom and right.
 """
 
@@ -61,9 +61,9 @@ class ScoreDecoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """A light decoder that knows the whole picture: bilinear skip fusion, top down, of maps of one width.
+    """A light decoder that knows the whole image: bilinear skip fusion, top down, of maps of one width.
 
-        coarsest map -> 1x1 + what the whole picture says -> residual -> twice as fine -> + 1x1 of the skip -> …
+        coarsest map -> 1x1 + what the whole image says -> residual -> twice as fine -> + 1x1 of the skip -> …
 
     The ideas are those of feature pyramids (Lin et al. 2017, arXiv:1612.03144), their segmentation form (Kirillov et
     al. 2019, arXiv:1901.02446), and the global context of ParseNet (Liu et al. 2015, arXiv:1506.04579).
@@ -82,7 +82,7 @@ class PyramidDecoder(nn.Module):
         self.lateral = nn.ModuleList(conv_norm_act(c, width) for c in channels)
         self.smooth = nn.ModuleList(ResidualSeparable(width, 3) for _ in channels)
         self.finer = nn.ModuleList(BilinearUpsample(width, factor) for factor in factors)
-        # No batch norm in it: a picture has one such vector, and a batch of one would have nothing to average.
+        # No batch norm in it: an image has one such vector, and a batch of one would have nothing to average.
         self.context = nn.Linear(channels[-1], width)
         self.score = nn.Conv2d(width, num_classes, 1)
         nn.init.normal_(self.score.weight, std=0.01)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from detseg.options import given, option
 
 SETTINGS = "config.json"
-# Settings of how labelled pictures are divided, where they are not.
+# Settings of how labelled images are divided, where they are not.
 OF_DIVISION = ("split", "split_seed")
 
 
@@ -37,13 +37,13 @@ class TrainConfig:
     weights: str = "pretrained"
     """Where the backbone's weights come from: pretrained, none, or a file."""
     size: int = 320
-    """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
+    """Side of the square that images are fitted into, pixels; a multiple of 32."""
     epochs: int | None = None
-    """How often to go through the training pictures; 30 unless --minutes is given."""
+    """How often to go through the training images; 30 unless --minutes is given."""
     minutes: float | None = None
     """Train for this long instead: the schedule ends on time."""
     batch_size: int = 8
-    """Pictures a step (and process)."""
+    """Images a step (and process)."""
     accumulate: int = 1
     """Batches whose gradients are added up before a step: --batch-size 4 --accumulate 4 learns like 16, in the memory
     of 4; a segmenter not exactly so, as each batch's loss is a mean over its own labelled pixels."""
@@ -64,7 +64,7 @@ class TrainConfig:
     """How the learning rate runs."""
     freeze: int | Literal["all", "none"] | None = None
     """Stages of the backbone, from the stem on, that keep their weights; by default chosen by the number of
-    pictures when the weights are pretrained, else none."""
+    images when the weights are pretrained, else none."""
     multi_scale: bool = True
     """Train at smaller sizes, from 60 % of --size up and another every 10 steps, in the first 70 % of the run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -72,7 +72,7 @@ class TrainConfig:
     seed: int = 0
     """Of everything random; the same seed on the same machine gives the same weights."""
     workers: int | None = None
-    """Processes that augment pictures; by default none on a CPU, where they would compete with training."""
+    """Processes that augment images; by default none on a CPU, where they would compete with training."""
     resume: Path | None = None
     """Go on with an interrupted run: its folder. All other settings come from there."""
 
@@ -159,9 +159,9 @@ class TrainAnnotated(TrainConfig):
     """What is the same for all that learn from annotations of objects or pixels."""
 
     images: Path | None = None
-    """Folder of the pictures that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
     val_share: float | None = None
-    """Share of the pictures that are validated on, 0.2 say, where --data is one set that is not divided; the same ones
+    """Share of the images that are validated on, 0.2 say, where --data is one set that is not divided; the same ones
     in every run."""
     repair: bool = False
     """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
@@ -179,13 +179,13 @@ class TrainAnnotated(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDetector(TrainAnnotated):
-    """Train an object detector on your own annotated pictures.
+    """Train an object detector on your own annotated images.
 
     Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
     YOLO form, or an HDF5 file of detseg pack) or as two (--train and --val). The run folder gets the model, curves,
-    pictures and an HTML report.
+    images and an HTML report.
 
-    Half an hour on your own pictures, then go on after Ctrl-C or a crash:
+    Half an hour on your own images, then go on after Ctrl-C or a crash:
 
         detseg train detector --data flowers/ --minutes 30 --output runs/flowers
         detseg train detector --resume runs/flowers
@@ -200,9 +200,9 @@ class TrainDetector(TrainAnnotated):
     reach: float = 1.0
     """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
     mosaic: float = 0.0
-    """Share of training pictures that are mosaics of four (none in the last 30 % of the run)."""
+    """Share of training images that are mosaics of four (none in the last 30 % of the run)."""
     mixup: float = 0.0
-    """Share of training pictures, mosaics too, that have another one laid over them (none in the last 30 %)."""
+    """Share of training images, mosaics too, that have another one laid over them (none in the last 30 %)."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -219,7 +219,7 @@ class TrainDetector(TrainAnnotated):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSegmenter(TrainAnnotated):
-    """Train a segmenter: the class of every pixel, from your own pictures with masks.
+    """Train a segmenter: the class of every pixel, from your own images with masks.
 
     Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
     with a training and a validation split, or an HDF5 file of detseg pack) or as two (--train and --val). By default
@@ -236,7 +236,7 @@ class TrainSegmenter(TrainAnnotated):
     task: ClassVar[str] = "segmenter"
 
     size: int = 256
-    """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
+    """Side of the square that images are fitted into, pixels; a multiple of 32."""
     masks: str | None = None
     """The folder of masks beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
     ignore_value: int | None = None
@@ -257,7 +257,7 @@ class TrainSegmenter(TrainAnnotated):
     start_from: Path | None = None
     """Run of a coarser FCN (--strides 32 or 16 32) whose weights this one begins with; new skips begin at zero."""
     repair: bool = False
-    """Leave out pictures and masks that cannot be used (and say which) instead of stopping."""
+    """Leave out images and masks that cannot be used (and say which) instead of stopping."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -291,11 +291,11 @@ class TrainSegmenter(TrainAnnotated):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainClassifier(TrainConfig):
-    """Train a classifier: one class a picture.
+    """Train a classifier: one class an image.
 
     Give the data as one path (--data: class folders, a CSV table, an HDF5 file of detseg pack) or as two (--train and
     --val). What is not divided into training and validation is divided by rule. By default what is learnt, and how
-    fast, is chosen by how many pictures there are and how much they look like ImageNet's, and it is told why.
+    fast, is chosen by how many images there are and how much they look like ImageNet's, and it is told why.
 
     Half an hour; only a linear layer on the features of ImageNet, in seconds; LeNet-5's convolutions, from nothing:
 
@@ -308,11 +308,11 @@ class TrainClassifier(TrainConfig):
     smallest_size: ClassVar[int] = 32
 
     size: int = 192
-    """Side of the square that is cut out of pictures, pixels; a multiple of 32."""
+    """Side of the square that is cut out of images, pixels; a multiple of 32."""
     batch_size: int = 16
-    """Pictures a step (and process)."""
+    """Images a step (and process)."""
     images: Path | None = None
-    """Folder of the pictures that a table names, where they are not beside it."""
+    """Folder of the images that a table names, where they are not beside it."""
     split: tuple[float, ...] = (0.75, 0.15, 0.10)
     """Shares of training, validation and test of data that are not divided."""
     split_seed: int = 0
@@ -325,7 +325,7 @@ class TrainClassifier(TrainConfig):
     """Two phases: solve the head on features that are computed once, first; then train. Or all together from the
     start. By default first, where the weights are pretrained."""
     views: int = 2
-    """Views of every picture that the head is solved on: its centre, that mirrored, then augmented ones."""
+    """Views of every image that the head is solved on: its centre, that mirrored, then augmented ones."""
     augment: tuple[str, ...] | None = None
     """Augmentations: of patch, scale, flip, flip-vertical, rotate, zoom, warp, light, colour, blur and noise; by
     default all but patch, flip-vertical and zoom."""
@@ -334,7 +334,7 @@ class TrainClassifier(TrainConfig):
     label_smoothing: float = 0.1
     """Share of each target that is spread over all classes."""
     repair: bool = False
-    """Leave out pictures that have errors (and say so) instead of stopping."""
+    """Leave out images that have errors (and say so) instead of stopping."""
     ten_crop: bool = False
     """Judge the model by the mean of ten crops (corners and centre, mirrored too): ten times the work."""
 
@@ -354,16 +354,16 @@ class TrainClassifier(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLocalizer(TrainAnnotated):
-    """Train a localizer: the class and the box of the one object in each picture.
+    """Train a localizer: the class and the box of the one object in each image.
 
-    Takes the data of detseg train detector. Of several objects in a picture the largest counts.
+    Takes the data of detseg train detector. Of several objects in an image the largest counts.
 
-    Half an hour; only pictures with exactly one object:
+    Half an hour; only images with exactly one object:
 
         detseg train localizer --data flowers/ --minutes 30
         detseg train localizer --data flowers/ --objects single
 
-    Also whether there is one, from pictures with and without objects:
+    Also whether there is one, from images with and without objects:
 
         detseg windows --data flowers/ --output windows
         detseg train localizer --data windows --objectness --size 128 --zoom 1 1
@@ -372,15 +372,15 @@ class TrainLocalizer(TrainAnnotated):
     task: ClassVar[str] = "localizer"
 
     size: int = 224
-    """Side of the square that pictures are fitted into, pixels; a multiple of 32."""
+    """Side of the square that images are fitted into, pixels; a multiple of 32."""
     batch_size: int = 16
-    """Pictures a step (and process)."""
+    """Images a step (and process)."""
     objects: Literal["largest", "single"] = "largest"
-    """Which object of a picture counts: the largest; or only pictures with exactly one are used, with --objectness
+    """Which object of an image counts: the largest; or only images with exactly one are used, with --objectness
     those without an object too."""
     objectness: bool = False
-    """Also learn to tell whether there is an object; without, pictures without objects are left out. The best model is
-    then the one with the highest mean of mean IoU and of how well its scores tell pictures with and without apart."""
+    """Also learn to tell whether there is an object; without, images without objects are left out. The best model is
+    then the one with the highest mean of mean IoU and of how well its scores tell images with and without apart."""
     loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
     """Loss of the box: of its four numbers, or of the overlap."""
     square_root: bool = True
@@ -390,7 +390,7 @@ class TrainLocalizer(TrainAnnotated):
     multi_scale: bool = False
     """Also train on smaller sizes; the box is learnt from places in the map, which are others then."""
     zoom: tuple[float, float] = (0.6, 1.4)
-    """Pictures are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
+    """Images are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
     are, for windows of detseg windows."""
 
     def check(self) -> Self:

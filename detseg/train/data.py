@@ -1,4 +1,4 @@
-"""The data of a run: annotations found, checked and mended; pictures read once, or from a packed file as needed."""
+"""The data of a run: annotations found, checked and mended; images read once, or from a packed file as needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
     train = checked(train, None, mend=config.repair, tell=partial(tell, console))
     val = checked(val, train, mend=config.repair, tell=partial(tell, console))
     if train.iscrowd.all():
-        raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} pictures")
+        raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} images")
     return train, val
 
 
@@ -50,7 +50,7 @@ def read_split(path: Path, split: str, images: Path | None = None) -> Annotation
     Args:
         path: an annotation file or a dataset.
         split: "train", "val" or "test".
-        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
+        images: the folder of the images (COCO and VOC), where they are not found by themselves.
 
     Raises:
         AnnotationError: nothing readable is there, or it holds several splits and none of that name.
@@ -71,13 +71,13 @@ def own_split(path: Path, splits: Mapping[str, T], name: str) -> T:
 
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     """Say how much there is, and which label each category id gets."""
-    counts = f"{len(train)} pictures with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
+    counts = f"{len(train)} images with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
     tell(console, f"training on {counts}")
     tell(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
 
 
-def open_pictures(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:
-    """The dataset of a kind with its pictures read and kept at `long_side` pixels; packed ones stay in their file.
+def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:
+    """The dataset of a kind with its images read and kept at `long_side` pixels; packed ones stay in their file.
 
     A warning tells when these are smaller.
     """
@@ -87,11 +87,11 @@ def open_pictures(kind: Callable[..., Dataset], data: Any, long_side: int, what:
         return track(items, f"reading {what}", total, console=console, transient=True, disable=hidden)
 
     dataset = kind(data, long_side, shown)
-    kept = dataset.pictures
+    kept = dataset.images
     tell(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
     if kept.long_side < long_side:
         log.warning(
-            "%s: its pictures have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "
+            "%s: its images have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "
             "them with --size %d, or train at a smaller --size",
             *(kept.place, kept.long_side, what, long_side, long_side),
         )

@@ -11,25 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Category
-from detseg.data.dataset import Pictured
-from detseg.data.pack.packed import PackedPictures
+from detseg.data.dataset import Imaged
+from detseg.data.pack.packed import PackedImages
 
 
 def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) -> str:
-    """Equal for equal annotations, wherever their pictures lie."""
+    """Equal for equal annotations, wherever their images lie."""
     digest = hashlib.sha256(repr(tuple(categories)).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
 
-def picture_marks(data: Pictured, pictures: object) -> NDArray[Any]:
-    """What differs if a picture does: of packed ones their digests and size, of files their lengths, which nearly do.
+def image_marks(data: Imaged, images: object) -> NDArray[Any]:
+    """What differs if an image does: of packed ones their digests and size, of files their lengths, which nearly do.
 
     Args:
-        data: the pictures' annotations.
-        pictures: as the data set keeps them.
+        data: the images' annotations.
+        images: as the data set keeps them.
     """
-    if isinstance(pictures, PackedPictures):
-        return np.append(pictures.digests, np.uint64(pictures.long_side))
+    if isinstance(images, PackedImages):
+        return np.append(images.digests, np.uint64(images.long_side))
     return np.array([Path(path).stat().st_size for path in data.paths.tolist()], np.int64)

@@ -12,7 +12,7 @@ import cv2
 from torch import Tensor
 
 Batch = tuple[Tensor, Any, list[int]]
-"""Images, the model's targets, and which pictures they are."""
+"""Images, the model's targets, and which images they are."""
 
 
 def groups_of(count: int, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
@@ -27,7 +27,7 @@ def worker_options(workers: int) -> dict[str, Any]:
     if not workers:
         return {"num_workers": 0}
     cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and a worker is one thread anyhow
-    # Forked processes see the pictures in this one's memory.
+    # Forked processes see the images in this one's memory.
     context = "fork" if sys.platform == "linux" else None
     return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_interrupts}
 
@@ -40,6 +40,6 @@ def _ignore_interrupts(worker: int) -> None:
 def collate_with_index(
     collate: Callable[[list[Any]], tuple[Tensor, Any]], batch: list[tuple[Any, list[int]]]
 ) -> tuple[Tensor, Any, list[int]]:
-    """A batch of (sample, indices of its pictures): images and targets as `collate` makes them, and all indices."""
+    """A batch of (sample, indices of its images): images and targets as `collate` makes them, and all indices."""
     images, targets = collate([sample for sample, _ in batch])
     return images, targets, [index for _, indices in batch for index in indices]

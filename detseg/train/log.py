@@ -89,18 +89,18 @@ class RunLog:
         if "_board" in vars(self):
             self._board.close()
 
-    def step(self, step: int, fraction: float, losses: Mapping[str, float], pictures: int) -> None:
-        """Move the bar; `losses` are means since the last validation, `pictures` counts those since the last call."""
+    def step(self, step: int, fraction: float, losses: Mapping[str, float], images: int) -> None:
+        """Move the bar; `losses` are means since the last validation, `images` counts those since the last call."""
         now = time.monotonic()
-        rate = pictures / max(1e-9, now - self._seen)
+        rate = images / max(1e-9, now - self._seen)
         self._seen = now
         if not self._visible:
             return
         total = sum(losses.values())
         self._bar.update(
-            self._task, completed=fraction, description=f"loss {total:.3f}{self._goal} · {rate:.1f} pictures/s"
+            self._task, completed=fraction, description=f"loss {total:.3f}{self._goal} · {rate:.1f} images/s"
         )
-        for name, value in {"loss": total, **losses, "pictures_per_second": rate}.items():
+        for name, value in {"loss": total, **losses, "images_per_second": rate}.items():
             self._board.add_scalar(f"train/{name}", value, step)
 
     def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:

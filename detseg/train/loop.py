@@ -38,7 +38,7 @@ CHECK_EVERY = 10
 class Log(Protocol):
     """Where a trainer tells how it goes; see `detseg.train.log.RunLog`."""
 
-    def step(self, step: int, fraction: float, losses: Mapping[str, float], pictures: int) -> None:
+    def step(self, step: int, fraction: float, losses: Mapping[str, float], images: int) -> None:
         """After a step whose losses were read."""
 
     def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
@@ -64,7 +64,7 @@ class Settings:
 
     @property
     def step_size(self) -> int:
-        """Pictures a step and process."""
+        """Images a step and process."""
         return self.batch_size * self.accumulate
 
 
@@ -74,7 +74,7 @@ class Trainer:
 
     Attributes:
         model: returns losses for (images, targets), predictions for (images).
-        samples: the training pictures.
+        samples: the training images.
         collate: makes a batch of samples: images (N, 3, H, W) and the model's targets.
         optimizer: of the model's parameters.
         accelerator: devices and processes.
@@ -87,7 +87,7 @@ class Trainer:
         validate: scores a model.
         goal: the score that decides which model is the best.
         describe: content of `model.json`, from the metrics; called when the model is the best so far.
-        names: of the pictures, for messages.
+        names: of the images, for messages.
         log: is told how it goes.
         fingerprint: marks of the parts of the data, by what they are called; a run only resumes with the same.
     """
@@ -258,8 +258,8 @@ class Trainer:
     def _tell(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
             means = {name: float(value) / self._summed for name, value in self._sums.items()}
-            pictures = self.settings.step_size * CHECK_EVERY * self._world
-            self.log.step(self.progress.step, self._fraction, means, pictures)
+            images = self.settings.step_size * CHECK_EVERY * self._world
+            self.log.step(self.progress.step, self._fraction, means, images)
 
     def _agree(self) -> None:
         """Take stock of time and signals, alike in all processes so that none waits for one that has left."""

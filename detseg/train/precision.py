@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 CANDIDATES = tuple(Choice(p, c) for c in (True, False) for p in ("fp32", "bf16"))
 # The rest are tried only where these fail: contiguous memory is seldom faster, and each trial delays the start.
 PREFERRED = CANDIDATES[:2]
-# A candidate that takes so many times as long as another on two tiny pictures is not timed on large ones: where a
+# A candidate that takes so many times as long as another on two tiny images is not timed on large ones: where a
 # processor has no instructions for bfloat16, a few steps would cost minutes. Its time is reckoned from the tiny ones.
 HOPELESS = 4
 
@@ -108,7 +108,7 @@ def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> 
 
 
 def _targets(kind: str, count: int, size: int, device: torch.device) -> Any:
-    """Something to learn for a batch of pictures, in the form that a kind of model wants."""
+    """Something to learn for a batch of images, in the form that a kind of model wants."""
     if kind == "fcn":
         return torch.zeros(count, size, size, dtype=torch.uint8, device=device)
     if kind == "classifier":
@@ -154,7 +154,7 @@ def _run(spec: dict[str, Any]) -> None:
 def _step(
     model: torch.nn.Module, kind: str, device: torch.device, bf16: bool, count: int, size: int
 ) -> tuple[float, bool]:
-    """Seconds of a training step of so many pictures, and whether its loss was finite."""
+    """Seconds of a training step of so many images, and whether its loss was finite."""
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     targets = _targets(kind, count, size, device)
     started = time.perf_counter()

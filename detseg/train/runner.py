@@ -33,8 +33,8 @@ from detseg.train.task import Config, Run
 
 DEFAULT_EPOCHS = 30
 LR, BACKBONE_LR = 1e-3, 0.1
-# Fewer pictures than this teach the stages up to stride 8 nothing that ImageNet's million did not.
-FEW_PICTURES, EARLY_STRIDE = 5000, 8
+# Fewer images than this teach the stages up to stride 8 nothing that ImageNet's million did not.
+FEW_IMAGES, EARLY_STRIDE = 5000, 8
 
 
 @dataclass
@@ -70,12 +70,12 @@ class Session(Generic[Config]):
         except RuntimeError as error:  # no network and no installed weights
             raise TrainingError(f"{self.config.backbone}: {error}") from error
 
-    def build(self, architecture: Mapping[str, Any], pictures: int) -> tuple[Any, int]:
+    def build(self, architecture: Mapping[str, Any], images: int) -> tuple[Any, int]:
         """The model, and how many stages of its backbone are to be frozen.
 
         Args:
             architecture: see `build_model`.
-            pictures: number of pictures to train on.
+            images: number of images to train on.
         """
         config, model = self.config, self.make(architecture)
         if config.weights not in ("pretrained", "none") and self.state is None:
@@ -84,7 +84,7 @@ class Session(Generic[Config]):
         freeze = {"all": stages, "none": 0}.get(str(config.freeze), config.freeze)
         if freeze is None:
             freeze = 0
-            if config.weights != "none" and pictures < FEW_PICTURES:
+            if config.weights != "none" and images < FEW_IMAGES:
                 freeze = sum(stride <= EARLY_STRIDE for stride in model.backbone.stage_strides)
         assert isinstance(freeze, int)
         if freeze > stages:
@@ -150,7 +150,7 @@ class Session(Generic[Config]):
             return f"; not timed, as {self.config.backbone} is no backbone of detseg's own: --precision chooses"
         best = times[choice]
         others = ", ".join(f"{o} {best / t:.2f} x as fast" for o, t in times.items() if o != choice)
-        return f", {self.config.batch_size / best:.1f} pictures/s" + (f" ({others})" if others else "")
+        return f", {self.config.batch_size / best:.1f} images/s" + (f" ({others})" if others else "")
 
     def fit(
         self,
@@ -176,7 +176,7 @@ class Session(Generic[Config]):
             architecture: what `build_model` made it from.
             freeze: stages of the backbone that keep their weights.
             choice: number format and layout.
-            samples: training pictures.
+            samples: training images.
             collate: samples to a batch and its targets.
             mosaic: share of mosaics.
             mixup: share of samples with another laid over them.
@@ -244,11 +244,11 @@ class Session(Generic[Config]):
         for group in trainer.optimizer.param_groups:
             group["initial_lr"] *= found[0]
 
-    def _length(self, pictures: int) -> Progress:
+    def _length(self, images: int) -> Progress:
         config = self.config
         if config.minutes is not None:
             return Progress(None, config.minutes * 60)
-        per_epoch = steps_per_epoch(pictures, config.batch_size * config.accumulate, self.accelerator.num_processes)
+        per_epoch = steps_per_epoch(images, config.batch_size * config.accumulate, self.accelerator.num_processes)
         return Progress((config.epochs or DEFAULT_EPOCHS) * per_epoch, None)
 
     def _groups(self, model: Any) -> list[dict[str, Any]]:

@@ -18,11 +18,11 @@ from detseg.data.augment.transforms import TrainTransform, mixup
 
 
 class Request(NamedTuple):
-    """One sample of the plan: which picture, how large, and where its randomness comes from."""
+    """One sample of the plan: which image, how large, and where its randomness comes from."""
 
     epoch: int
     position: int  # in the epoch's order
-    picture: int
+    image: int
     size: int  # side of the square, pixels
     mosaic: bool
     mixup: bool = False
@@ -76,12 +76,12 @@ class SizeSchedule:
     Attributes:
         size: the size the model is made for, a multiple of 32.
         smallest: with multi-scale training, the smallest of the sizes below `size`; equal to `size` without. Smaller
-            pictures cost less, so that the same minutes hold more of them.
+            images cost less, so that the same minutes hold more of them.
         hold: steps between changes of size.
         settle: share of the run, at its end, that is trained at `size`, without mosaics and mixup, so that the last
             thing the network sees is what it will meet.
         mosaic: probability of a mosaic before that.
-        mixup: probability, before that, that another picture is laid over a sample, be it a mosaic or not.
+        mixup: probability, before that, that another image is laid over a sample, be it a mosaic or not.
         seed: of the sizes.
     """
 
@@ -102,24 +102,24 @@ class SizeSchedule:
         return choices[int(chosen)], self.mosaic, self.mixup
 
 
-def steps_per_epoch(pictures: int, batch_size: int, world: int = 1) -> int:
+def steps_per_epoch(images: int, batch_size: int, world: int = 1) -> int:
     """Whole batches in an epoch, at least one: a set smaller than a batch is repeated to fill it."""
-    return max(1, pictures // (batch_size * world))
+    return max(1, images // (batch_size * world))
 
 
-def epoch_order(pictures: int, batch_size: int, *, seed: int, epoch: int, world: int = 1) -> NDArray[np.int64]:
-    """The pictures of an epoch in their random order, cut or repeated to whole batches of all processes."""
-    order = np.random.default_rng((seed, 0, epoch)).permutation(pictures)
-    return np.resize(order, steps_per_epoch(pictures, batch_size, world) * batch_size * world)
+def epoch_order(images: int, batch_size: int, *, seed: int, epoch: int, world: int = 1) -> NDArray[np.int64]:
+    """The images of an epoch in their random order, cut or repeated to whole batches of all processes."""
+    order = np.random.default_rng((seed, 0, epoch)).permutation(images)
+    return np.resize(order, steps_per_epoch(images, batch_size, world) * batch_size * world)
 
 
 class BatchPlan:
     """Endless batches of requests from a given step on; one process's share of them.
 
     Args:
-        pictures: number of pictures in the set.
-        batch_size: pictures a process and step.
-        parts: each step's pictures come in so many batches of equal length.
+        images: number of images in the set.
+        batch_size: images a process and step.
+        parts: each step's images come in so many batches of equal length.
         sizes: which size each step has.
         fraction: asked when a batch is planned, how far the run is then.
         seed: of the order.
@@ -130,7 +130,7 @@ class BatchPlan:
 
     def __init__(
         self,
-        pictures: int,
+        images: int,
         batch_size: int,
         sizes: SizeSchedule,
         fraction: Callable[[int], float],
@@ -141,18 +141,18 @@ class BatchPlan:
         world: int = 1,
         parts: int = 1,
     ) -> None:
-        if pictures < 1:
-            raise ValueError("there are no pictures to train on")
+        if images < 1:
+            raise ValueError("there are no images to train on")
         self.part = batch_size // parts
-        self.pictures, self.batch_size, self.sizes, self.fraction = pictures, batch_size, sizes, fraction
+        self.images, self.batch_size, self.sizes, self.fraction = images, batch_size, sizes, fraction
         self.seed, self.first_step, self.rank, self.world = seed, first_step, rank, world
 
     def __iter__(self) -> Iterator[list[Request]]:
-        per_epoch = steps_per_epoch(self.pictures, self.batch_size, self.world)
+        per_epoch = steps_per_epoch(self.images, self.batch_size, self.world)
         step = self.first_step
         while True:
             epoch, within = divmod(step, per_epoch)
-            order = epoch_order(self.pictures, self.batch_size, seed=self.seed, epoch=epoch, world=self.world)
+            order = epoch_order(self.images, self.batch_size, seed=self.seed, epoch=epoch, world=self.world)
             for batch in range(within, per_epoch):
                 requests = self._batch(step, epoch, batch, order)
                 for first in range(0, self.batch_size, self.part):
@@ -174,7 +174,7 @@ class TrainingSamples:
     """Augmented samples by request; what a DataLoader's workers run.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         seed: of the augmentation.
         transform: makes the augmentation for an input size: ``transform(size)(sample, rng)``.
     """
@@ -187,17 +187,17 @@ class TrainingSamples:
         return len(self.dataset)
 
     def __getitem__(self, request: Request) -> tuple[Any, list[int]]:
-        """The sample and the indices of the pictures in it: one, or four of a mosaic; with mixup one more."""
+        """The sample and the indices of the images in it: one, or four of a mosaic; with mixup one more."""
         rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
         if request.size not in self._transforms:
             self._transforms[request.size] = self.transform(request.size)
         transform = self._transforms[request.size]
-        indices = [request.picture]
+        indices = [request.image]
         if request.mosaic:
             indices += rng.integers(len(self.dataset), size=3).tolist()
             sample = transform.mosaic([self.dataset[i] for i in indices], rng)
         else:
-            sample = transform(self.dataset[request.picture], rng)
+            sample = transform(self.dataset[request.image], rng)
         if request.mixup:
             indices.append(int(rng.integers(len(self.dataset))))
             sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)

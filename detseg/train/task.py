@@ -23,7 +23,7 @@ from torch import nn
 import detseg
 from detseg.models import load_model
 from detseg.train.config import TrainConfig
-from detseg.train.fingerprint import fingerprint, picture_marks
+from detseg.train.fingerprint import fingerprint, image_marks
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -35,11 +35,11 @@ class Run(ABC, Generic[Config]):
     Attributes:
         folder: the run folder.
         config: its settings.
-        train, val: the datasets, with their `.pictures` and `.annotations`.
-        drawn: captions and paths of the pictures of what is trained on, which are written before training begins.
+        train, val: the datasets, with their `.images` and `.annotations`.
+        drawn: captions and paths of the images of what is trained on, which are written before training begins.
         main: this process is the one that reports (the only one, unless there are several).
         interrupted: stopped by a signal before the end.
-        metrics: of the best model on the validation pictures; None in other processes than the main one.
+        metrics: of the best model on the validation images; None in other processes than the main one.
         predictions: of the best model, what the task makes of them.
         seconds: of training, validation during it included.
     """
@@ -61,15 +61,15 @@ class Run(ABC, Generic[Config]):
 
     @property
     def data(self) -> Any:
-        """What is known of the training pictures: their `paths` and `categories`."""
+        """What is known of the training images: their `paths` and `categories`."""
         return self.annotations_of(self.train)
 
     def annotations_of(self, dataset: Any) -> Any:
-        """What is known of the pictures of `train` or `val`."""
+        """What is known of the images of `train` or `val`."""
         return dataset.annotations
 
     def contents(self, dataset: Any) -> Sequence[NDArray[Any]]:
-        """What is learnt from, or judged by, in `train` or `val`, pictures apart: boxes, if a task has nothing else."""
+        """What is learnt from, or judged by, in `train` or `val`, images apart: boxes, if a task has nothing else."""
         data = dataset.annotations
         return data.image_ids, data.sizes, data.image_index, data.boxes, data.labels, data.iscrowd
 
@@ -79,7 +79,7 @@ class Run(ABC, Generic[Config]):
         for split, dataset in (("training", self.train), ("validation", self.val)):
             data = self.annotations_of(dataset)
             marks[f"{split} annotations"] = fingerprint(data.categories, self.contents(dataset))
-            marks[f"{split} pictures"] = fingerprint((), [picture_marks(data, dataset.pictures)])
+            marks[f"{split} images"] = fingerprint((), [image_marks(data, dataset.images)])
         return marks
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Run(ABC, Generic[Config]):
 
     @abstractmethod
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
-        """What this process finds out about its share of the validation pictures, in a form that can be pickled."""
+        """What this process finds out about its share of the validation images, in a form that can be pickled."""
 
     @abstractmethod
     def combine(self, shares: Sequence[Any]) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ class Run(ABC, Generic[Config]):
         """The numbers of `FIGURES`, finite."""
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """How good a model is, each process looking at its share of the validation pictures."""
+        """How good a model is, each process looking at its share of the validation images."""
         mine = range(accelerator.process_index, len(self.val), accelerator.num_processes)
         shares = gather_object([self.judge(model, mine)])
         if not accelerator.is_main_process:
@@ -129,7 +129,7 @@ class Run(ABC, Generic[Config]):
             "categories": [{"id": c.id, "name": c.name} for c in self.data.categories],
             "size": self.config.size,
             "training": {
-                "pictures": len(self.train),
+                "images": len(self.train),
                 "date": time.strftime("%Y-%m-%d"),
                 **{k: row[k] for k in ("epoch", "step", "seconds", *self.FIGURES)},
             },

@@ -1,4 +1,4 @@
-"""Losses and gradients that must be finite: the first that is not is reported with the pictures it came from."""
+"""Losses and gradients that must be finite: the first that is not is reported with the images it came from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detseg.train.errors import TrainingError
 class _Entry(NamedTuple):
     what: str  # "loss" or "gradient"
     step: int
-    indices: list[int]  # of the batch's pictures
+    indices: list[int]  # of the batch's images
     value: Tensor  # a scalar
 
 
@@ -24,7 +24,7 @@ class FiniteWatch:
     """Keeps the latest losses and gradient norms, unread, until it is asked to look at them: a GPU need not wait.
 
     Args:
-        names: of the training pictures, for the message.
+        names: of the training images, for the message.
         latest: how many values are kept.
         world: number of processes.
     """
@@ -34,14 +34,14 @@ class FiniteWatch:
         self._recent: deque[_Entry] = deque(maxlen=latest)
 
     def add(self, what: str, step: int, indices: list[int], value: Tensor) -> None:
-        """Keep a value: the "loss" of a batch, of the pictures `indices`, or the norm of a step's "gradient"."""
+        """Keep a value: the "loss" of a batch, of the images `indices`, or the norm of a step's "gradient"."""
         self._recent.append(_Entry(what, step, indices, value))
 
     def check(self) -> None:
         """Look at all that is kept.
 
         Raises:
-            TrainingError: something is NaN or infinite; names the pictures of the first such batch.
+            TrainingError: something is NaN or infinite; names the images of the first such batch.
         """
         if not self._recent:
             return
@@ -49,15 +49,15 @@ class FiniteWatch:
         if all(finite):
             return
         what, step, indices, value = self._first([e for e, fine in zip(self._recent, finite, strict=True) if not fine])
-        pictures = "\n  ".join(self._names[i] for i in dict.fromkeys(indices))
+        images = "\n  ".join(self._names[i] for i in dict.fromkeys(indices))
         raise TrainingError(
-            f"the {what} became {value} at step {step}; the pictures of that batch are\n  {pictures}\n"
+            f"the {what} became {value} at step {step}; the images of that batch are\n  {images}\n"
             "Look at their annotations; if they are fine, lower --lr or use --precision fp32. The checkpoints "
             "written so far are untouched."
         )
 
     def _first(self, wrong: Sequence[_Entry]) -> tuple[str, int, list[int], float]:
-        """What was the first that is not finite, at which step, in which pictures, and its value.
+        """What was the first that is not finite, at which step, in which images, and its value.
 
         Of several processes, those whose own loss it was are to blame: the gradient is the mean of all.
         """

@@ -56,7 +56,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 def shapes(backbone: Backbone, height: int, width: int) -> list[tuple[int, ...]]:
-    """What the contract promises for one picture."""
+    """What the contract promises for one image."""
     pairs = zip(backbone.channels, backbone.strides, strict=True)
     return [(1, c, math.ceil(height / s), math.ceil(width / s)) for c, s in pairs]
 
@@ -191,7 +191,7 @@ def test_one_pixel() -> None:
 
 
 def test_a_cell_sees_the_same_whatever_the_size() -> None:
-    """A picture alone and the same picture padded with zeros into a larger batch give the same cells."""
+    """An image alone and the same image padded with zeros into a larger batch give the same cells."""
     backbone = create_backbone("tf_efficientnet_lite0").eval()
     x = torch.randn(1, 3, 97, 131)
     padded = torch.zeros(1, 3, 128, 160)
@@ -206,7 +206,7 @@ def test_padding_inception_moves_its_cells_but_not_what_they_compute() -> None:
     """Oracle: timm's own, unpadded network.
 
     Its cell i at stride 8 is centred on pixel 13 + 8i (the offsets of the unpadded layers add up to 13), ours
-    on 8i. On the picture without its first 3 rows and columns, its cell i is our cell i + 2, wherever neither
+    on 8i. On the image without its first 3 rows and columns, its cell i is our cell i + 2, wherever neither
     sees a border.
     """
     import timm

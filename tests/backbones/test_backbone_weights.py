@@ -154,7 +154,7 @@ def test_the_report_is_logged(
 # --- input channels ---
 
 
-def test_grey_pictures_give_what_colour_pictures_gave(resnet_state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_grey_images_give_what_colour_images_gave(resnet_state: dict[str, Tensor], tmp_path: Path) -> None:
     path = save(resnet_state, tmp_path / "a.safetensors")
     grey, colour = (create_backbone("resnet18", pretrained=path, in_channels=c).eval() for c in (1, 3))
     assert grey.weight_report.reshaped == ("net.conv1.weight",)

@@ -187,7 +187,7 @@ def test_a_trained_classifier_gives_its_backbone_its_weights(tmp_path):
     backbone = create_backbone("lenet5", strides=(2, 4), in_channels=1, pretrained=tmp_path / "lenet.pt")
     assert {name.split(".")[0] for name in backbone.weight_report.skipped} == {"classifier"}
     assert len(backbone.weight_report.copied) == 6
-    # ... and on the picture without its first 2 rows and columns, cell i of the unpadded network is cell i + 4 of the
+    # ... and on the image without its first 2 rows and columns, cell i of the unpadded network is cell i + 4 of the
     # padded one at either stride.
     x = torch.randn(1, 1, 64, 64)
     fine, coarse = backbone(x)

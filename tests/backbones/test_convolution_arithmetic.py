@@ -10,7 +10,7 @@ from detseg.backbones.padding import pad_same
 
 
 def test_parameters_of_a_convolution():
-    """(5 * 5 * 3 + 1) * 200, whatever the picture's size; fully connected, the same maps of 150 x 100 need 135 G."""
+    """(5 * 5 * 3 + 1) * 200, whatever the image's size; fully connected, the same maps of 150 x 100 need 135 G."""
     assert sum(p.numel() for p in nn.Conv2d(3, 200, 5).parameters()) == 15_200
 
 

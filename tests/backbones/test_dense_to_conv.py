@@ -144,13 +144,13 @@ def test_every_cell_is_the_answer_for_its_crop(name: str) -> None:
     converted = dense_to_conv(model, (height, width))
     channels = 1 if name == "sequential" else 3
     rows, columns = 5, 4
-    picture = torch.randn(2, channels, height + (rows - 1) * stride, width + (columns - 1) * stride)
+    image = torch.randn(2, channels, height + (rows - 1) * stride, width + (columns - 1) * stride)
     with torch.no_grad():
-        cells = converted(picture)
+        cells = converted(image)
         assert cells.shape[-2:] == (rows, columns)
         for y in range(rows):
             for x in range(columns):
-                crop = picture[..., y * stride : y * stride + height, x * stride : x * stride + width]
+                crop = image[..., y * stride : y * stride + height, x * stride : x * stride + width]
                 torch.testing.assert_close(cells[..., y, x], model(crop), rtol=1e-4, atol=1e-5)
 
 
@@ -163,10 +163,10 @@ def test_448_pixels_through_a_network_of_224_are_64_crops() -> None:
     model = nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(392, 16), nn.ReLU(), nn.Linear(16, 3)
     )
-    picture = torch.randn(1, 3, 448, 448)
-    crops = picture.unfold(2, 224, 32).unfold(3, 224, 32)[0].permute(1, 2, 0, 3, 4)
+    image = torch.randn(1, 3, 448, 448)
+    crops = image.unfold(2, 224, 32).unfold(3, 224, 32)[0].permute(1, 2, 0, 3, 4)
     with torch.no_grad():
-        cells = dense_to_conv(model, (224, 224))(picture)
+        cells = dense_to_conv(model, (224, 224))(image)
         assert cells.shape == (1, 3, 8, 8) == (1, 3, *crops.shape[:2])
         expected = model(crops.flatten(0, 1)).view(8, 8, 3).permute(2, 0, 1)
     torch.testing.assert_close(cells[0], expected, rtol=1e-4, atol=1e-6)
@@ -177,13 +177,13 @@ def test_padding_is_what_crops_differ_by() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 2))
     converted = dense_to_conv(model, (8, 8))
-    picture = torch.zeros(1, 3, 12, 12)
-    picture[..., 3:9, 3:9] = torch.randn(3, 6, 6)
+    image = torch.zeros(1, 3, 12, 12)
+    image[..., 3:9, 3:9] = torch.randn(3, 6, 6)
     with torch.no_grad():
-        cells = converted(picture)
-        crop = picture[..., 2:10, 2:10]  # there is nothing around it: the padding tells the truth
+        cells = converted(image)
+        crop = image[..., 2:10, 2:10]  # there is nothing around it: the padding tells the truth
         torch.testing.assert_close(cells[..., 2, 2], model(crop))
-        assert not torch.allclose(cells[..., 0, 0], model(picture[..., :8, :8]))
+        assert not torch.allclose(cells[..., 0, 0], model(image[..., :8, :8]))
 
 
 QUICK = ["torchvision/alexnet", "torchvision/googlenet", "torchvision/resnet18", "torchvision/squeezenet1_1"]
@@ -370,7 +370,7 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
             "between batch norm of a flattened map and",
         ),
         (behind_a_convolution(nn.Flatten(), nn.LayerNorm(144), nn.Linear(144, 2)), (8, 8), r"2 \(LayerNorm"),
-        (behind_a_convolution(nn.Flatten(), nn.Linear(144, 2)), (9, 9), "cannot run on pictures of"),
+        (behind_a_convolution(nn.Flatten(), nn.Linear(144, 2)), (9, 9), "cannot run on images of"),
         (behind_a_convolution(nn.AdaptiveAvgPool2d(2), nn.Conv2d(4, 4, 2), nn.Flatten()), (10, 10), "between pooling"),
         (behind_a_convolution(), (9, 9), r"gives \(N, K\)"),
         (nn.Sequential(nn.Flatten()), (9, 9), "neither a convolution"),
@@ -415,7 +415,7 @@ def test_an_overflow_is_told_from_bad_weights() -> None:
         dense_to_conv(model, (32, 32))
 
 
-def test_pictures_that_are_too_small() -> None:
+def test_images_that_are_too_small() -> None:
     converted = dense_to_conv(lenet(), (32, 32))
     assert isinstance(converted, Convolutional)
     with pytest.raises(ValueError, match="at least 32 x 32"):
@@ -431,7 +431,7 @@ def test_a_map_that_is_flattened_rows_first() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.dense(self.conv(x).permute(0, 2, 3, 1).flatten(1))
 
-    with pytest.raises(ValueError, match=r"a picture twice as wide gives .* flattened in another order"):
+    with pytest.raises(ValueError, match=r"an image twice as wide gives .* flattened in another order"):
         dense_to_conv(RowsFirst(), (32, 32))
 
 
@@ -445,14 +445,14 @@ def test_trained_models_of_detseg(kind: str) -> None:
         if kind == "classifier"
         else Localizer(backbone, 3, objectness=kind == "localizer with objectness")
     ).eval()
-    picture = torch.randint(256, (1, 3, 160, 160), dtype=torch.uint8)
+    image = torch.randint(256, (1, 3, 160, 160), dtype=torch.uint8)
     converted = dense_to_conv(model, (160, 160))
     with torch.no_grad():
-        cell = converted(picture / 255)[..., 0, 0]
+        cell = converted(image / 255)[..., 0, 0]
         if isinstance(model, Classifier):
-            expected = model(picture)
+            expected = model(image)
         else:
-            logits, numbers, presence = model.outputs(picture)
+            logits, numbers, presence = model.outputs(image)
             expected = torch.cat([logits, numbers, *([] if presence is None else [presence[:, None]])], 1)
             cell[:, 3:7] = cell[:, 3:7].sigmoid()
     torch.testing.assert_close(cell, expected, rtol=1e-4, atol=1e-5)

@@ -29,7 +29,7 @@ def test_equals_torch(sides, memory_format, dtype):
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_a_part_of_a_picture_keeps_its_layout(memory_format):
+def test_a_part_of_an_image_keeps_its_layout(memory_format):
     part = torch.randn(2, 3, 5, 6).contiguous(memory_format=memory_format)[..., 1:5]
     padded = pad_zeros(part, 0, 2)
     assert torch.equal(padded, F.pad(part, (0, 2)))

@@ -17,53 +17,53 @@ def model():
     return Classifier(create_deepest("test_efficientnet"), 5)
 
 
-def images(count=3, size=64):
+def make_images(count=3, size=64):
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
 
 
 def test_logits_and_losses(model):
     model.eval()
-    pictures, labels = images(), torch.tensor([0, 4, 2])
-    logits = model(pictures)
+    images, labels = make_images(), torch.tensor([0, 4, 2])
+    logits = model(images)
     assert logits.shape == (3, 5)
-    losses = model(pictures, labels)
+    losses = model(images, labels)
     assert losses.keys() == {"loss_class"}
     assert torch.allclose(losses["loss_class"], F.cross_entropy(logits, labels))
     model.train()
-    assert isinstance(model(pictures), torch.Tensor)
+    assert isinstance(model(images), torch.Tensor)
 
 
-def test_uint8_and_float_pictures_are_the_same(model):
+def test_uint8_and_float_images_are_the_same(model):
     model.eval()
-    pictures = images()
+    images = make_images()
     network = NetworkClassifier(create_network("lenet5", num_classes=4)).eval()
-    for each, given in ((model, pictures), (network, images(2, 32))):
+    for each, given in ((model, images), (network, make_images(2, 32))):
         for dtype in (torch.float32, torch.float64):
             assert torch.allclose(each(given), each(given.to(dtype) / 255), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_models_of_other_types_answer_in_float32(model, dtype):
-    pictures = images()
-    expected = model.eval()(pictures)
-    logits = model.to(dtype)(pictures)
+    images = make_images()
+    expected = model.eval()(images)
+    logits = model.to(dtype)(images)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, expected, atol=0.02)
-    model(pictures, torch.tensor([0, 4, 2]))["loss_class"].backward()
+    model(images, torch.tensor([0, 4, 2]))["loss_class"].backward()
     assert model.classifier.weight.grad.dtype == dtype
 
 
 def test_the_features_are_what_the_head_sees(model):
     model.eval()
-    pictures = images()
-    features = model.features(pictures)
+    images = make_images()
+    features = model.features(images)
     assert features.shape == (3, model.backbone.channels[-1])
-    assert torch.allclose(model.classifier(features), model(pictures))
+    assert torch.allclose(model.classifier(features), model(images))
 
 
 @pytest.mark.parametrize("size", [33, 64, 100])
 def test_any_size(model, size):
-    assert model.eval()(images(2, size)).shape == (2, 5)
+    assert model.eval()(make_images(2, size)).shape == (2, 5)
 
 
 def test_label_smoothing_keeps_the_best_answer_and_raises_its_loss():
@@ -74,25 +74,25 @@ def test_label_smoothing_keeps_the_best_answer_and_raises_its_loss():
         smooth.load_state_dict(plain.state_dict())
         plain.classifier.bias.copy_(torch.tensor([9.0, 0, 0]))
         smooth.classifier.bias.copy_(torch.tensor([9.0, 0, 0]))
-    pictures, labels = images(), torch.zeros(3, dtype=torch.int64)
-    assert float(plain(pictures, labels)["loss_class"]) < 0.01
+    images, labels = make_images(), torch.zeros(3, dtype=torch.int64)
+    assert float(plain(images, labels)["loss_class"]) < 0.01
     # 0.3 / 3 of the target lies on each of two classes that are 9 less likely, in logs.
-    assert float(smooth(pictures, labels)["loss_class"]) == pytest.approx(0.3 * 2 / 3 * 9, rel=0.02)
+    assert float(smooth(images, labels)["loss_class"]) == pytest.approx(0.3 * 2 / 3 * 9, rel=0.02)
 
 
 def test_dropout_only_while_training(model):
-    pictures = images()
+    images = make_images()
     model.train()
     for module in model.backbone.modules():
         module.eval()
-    assert not torch.equal(model(pictures), model(pictures))
+    assert not torch.equal(model(images), model(images))
     model.eval()
-    assert torch.equal(model(pictures), model(pictures))
+    assert torch.equal(model(images), model(images))
 
 
 def test_every_part_learns(model):
     model.train()
-    model(images(), torch.tensor([0, 1, 2]))["loss_class"].backward()
+    model(make_images(), torch.tensor([0, 1, 2]))["loss_class"].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -114,9 +114,9 @@ def test_mistakes(options, message):
 def test_on_another_device():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
         model = Classifier(create_deepest("test_efficientnet"), 4)
-        pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="cuda")
-        assert model(pictures).device.type == "cuda"
-        losses = model(pictures, torch.zeros(2, dtype=torch.int64, device="cuda"))
+        images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="cuda")
+        assert model(images).device.type == "cuda"
+        losses = model(images, torch.zeros(2, dtype=torch.int64, device="cuda"))
         assert losses["loss_class"].device.type == "cuda"
 
 

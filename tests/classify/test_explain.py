@@ -152,7 +152,7 @@ def test_networks_that_do_not_end_in_maps(name):
         record(network, network, images)
 
 
-def test_mistakes_of_pictures():
+def test_mistakes_of_images():
     network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(ValueError, match="Sequential makes a single cell of 8 x 8 pixels"):
         record(network, network, torch.rand(1, 3, 8, 8))
@@ -194,7 +194,7 @@ def count_hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def test_a_backbone_pads_pictures():
+def test_a_backbone_pads_images():
     model = Classifier(create_deepest("resnet18"), 3).eval()
     recording = record(model, model.backbone, torch.rand(1, 3, 70, 96))
     assert recording.extent == (96, 96)

@@ -8,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from detseg.classify import fit_softmax_regression
 
 
-def clouds(pictures=60, channels=8, classes=3, seed=0, spread=1.0):
+def clouds(images=60, channels=8, classes=3, seed=0, spread=1.0):
     """Features around a centre for each class, the channels of very different scales."""
     rng = np.random.default_rng(seed)
-    labels = np.arange(pictures) % classes
+    labels = np.arange(images) % classes
     centres = rng.normal(size=(classes, channels))
-    features = centres[labels] + spread * rng.normal(size=(pictures, channels))
+    features = centres[labels] + spread * rng.normal(size=(images, channels))
     features = features * np.geomspace(0.01, 100, channels) + 5
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
@@ -40,7 +40,7 @@ def test_the_scale_of_a_channel_makes_no_difference():
     assert torch.allclose(features @ a.weight.T + a.bias, other @ b.weight.T + b.bias, atol=1e-2)
 
 
-def test_the_penalty_with_the_lowest_loss_on_pictures_held_out_is_taken():
+def test_the_penalty_with_the_lowest_loss_on_images_held_out_is_taken():
     # Noise without a class in it: the more it is penalised the better.
     noise = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(60) % 3
@@ -62,7 +62,7 @@ def test_smoothing_bounds_what_can_be_told_apart():
     assert float((features @ plain.weight.T + plain.bias).softmax(1).amax(1).min()) > 0.99
 
 
-def test_views_count_like_pictures():
+def test_views_count_like_images():
     features, labels = clouds()
     twice = torch.stack([features, features + 0.1])
     flat = fit_softmax_regression(twice.flatten(0, 1), labels.repeat(2), 3, penalties=[0.1])
@@ -71,7 +71,7 @@ def test_views_count_like_pictures():
     assert torch.allclose(views.bias, flat.bias)
 
 
-def test_channels_that_never_change_and_classes_without_pictures():
+def test_channels_that_never_change_and_classes_without_images():
     features, labels = clouds()
     features[:, 2] = 7.0
     found = fit_softmax_regression(features, labels, 5, penalties=[0.1])
@@ -82,7 +82,7 @@ def test_channels_that_never_change_and_classes_without_pictures():
     assert ((features @ found.weight.T + found.bias).argmax(1) < 3).all()
 
 
-def test_one_picture():
+def test_one_image():
     found = fit_softmax_regression(torch.ones(1, 4), torch.tensor([1]), 2)
     assert int((torch.ones(1, 4) @ found.weight.T + found.bias).argmax()) == 1
 

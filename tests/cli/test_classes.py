@@ -42,41 +42,41 @@ def world(tmp_path_factory):
 
 
 def test_predict_tells_and_writes_the_likeliest_classes(world, tmp_path, capsys):
-    pictures = world / "crops/val/square"
-    assert main(["predict", str(world / "good"), str(pictures), "--output", str(tmp_path)]) == 0
+    images = world / "crops/val/square"
+    assert main(["predict", str(world / "good"), str(images), "--output", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    paths = sorted(map(str, pictures.iterdir()))
+    paths = sorted(map(str, images.iterdir()))
     assert all(line.startswith(f"{path}: square ") for line, path in zip(lines, paths, strict=False))
     assert lines[-1] == f"the likeliest classes of each are in {tmp_path}/classes.csv"
     with (tmp_path / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["picture"] for row in rows] == [path for path in paths for _ in range(2)]
+    assert [row["image"] for row in rows] == [path for path in paths for _ in range(2)]
     assert [row["class"] for row in rows if row["rank"] == "1"] == ["square"] * len(paths)
     assert sum(float(row["score"]) for row in rows) == pytest.approx(len(paths), abs=1e-3)
     assert [path.name for path in tmp_path.iterdir()] == ["classes.csv"]
-    assert main(["predict", str(world / "good"), str(pictures), "--output", str(tmp_path / "ten"), "--ten-crop"]) == 0
+    assert main(["predict", str(world / "good"), str(images), "--output", str(tmp_path / "ten"), "--ten-crop"]) == 0
     assert (tmp_path / "ten/classes.csv").read_text() != (tmp_path / "classes.csv").read_text()
 
 
-def test_the_classes_of_all_but_a_broken_picture_are_written(world, tmp_path, capsys):
+def test_the_classes_of_all_but_a_broken_image_are_written(world, tmp_path, capsys):
     for i, kind in enumerate(("square", "bar", "square")):
         shutil.copy(next((world / "crops/val" / kind).iterdir()), tmp_path / f"{i}.png")
-    (tmp_path / "1.png").write_bytes(b"no picture")
-    pictures = [str(tmp_path / f"{i}.png") for i in range(3)]
-    assert main(["predict", str(world / "good"), *pictures, "--output", str(tmp_path)]) == 1
+    (tmp_path / "1.png").write_bytes(b"no image")
+    images = [str(tmp_path / f"{i}.png") for i in range(3)]
+    assert main(["predict", str(world / "good"), *images, "--output", str(tmp_path)]) == 1
     told = capsys.readouterr()
-    assert f"1 of 3 pictures cannot be read and were left out; {pictures[1]}: " in told.err
-    assert [line.split(":")[0] for line in told.out.splitlines() if line.endswith("; left out")] == pictures[1:2]
+    assert f"1 of 3 images cannot be read and were left out; {images[1]}: " in told.err
+    assert [line.split(":")[0] for line in told.out.splitlines() if line.endswith("; left out")] == images[1:2]
     with (tmp_path / "classes.csv").open() as file:
-        best = [(row["picture"], row["class"]) for row in csv.DictReader(file) if row["rank"] == "1"]
-    assert best == [(pictures[0], "square"), (pictures[2], "square")]
+        best = [(row["image"], row["class"]) for row in csv.DictReader(file) if row["rank"] == "1"]
+    assert best == [(images[0], "square"), (images[2], "square")]
 
 
 def test_options_of_other_models_are_refused(world, capsys):
-    picture = str(next((world / "crops/val/square").iterdir()))
-    assert main(["predict", str(world / "good"), picture, "--flip"]) == 1
+    image = str(next((world / "crops/val/square").iterdir()))
+    assert main(["predict", str(world / "good"), image, "--flip"]) == 1
     assert "good: holds a classifier, for which there is no --flip" in capsys.readouterr().err
-    assert main(["predict", str(world / "localizer"), picture, "--ten-crop"]) == 1
+    assert main(["predict", str(world / "localizer"), image, "--ten-crop"]) == 1
     assert "holds a detector, for which there is no --ten-crop" in capsys.readouterr().err
     assert main(["evaluate", "--predictions", str(world / "good"), "--iou-type", "segm"]) == 1
     assert "classes are judged, for which there is no --iou-type" in capsys.readouterr().err
@@ -94,15 +94,15 @@ def evaluated(capsys, *arguments):
 def test_evaluate_gives_what_training_gave(world, capsys):
     found = evaluated(capsys, world / "good")
     assert found["top1"] == json.loads((world / "good/model.json").read_text())["training"]["top1"]
-    assert (found["pictures"], len(found["per_class"])) == (8, 2)
+    assert (found["images"], len(found["per_class"])) == (8, 2)
     ten = evaluated(capsys, world / "good", "--ten-crop")
     assert ten["log_loss"] != found["log_loss"]
     assert evaluated(capsys, world / "good", "--resamples", 0)["intervals"] == {}
 
 
-def test_other_pictures_and_tables(world, tmp_path, capsys):
+def test_other_images_and_tables(world, tmp_path, capsys):
     found = evaluated(capsys, world / "good", "--ground-truth", world / "crops/train")
-    assert found["pictures"] == 19
+    assert found["images"] == 19
     shutil.copytree(world / "crops/val/bar", tmp_path / "only" / "bar")
     (tmp_path / "only" / "square").mkdir()
     shutil.copy(next((world / "crops/val/square").iterdir()), tmp_path / "only" / "square" / "one.jpg")
@@ -112,7 +112,7 @@ def test_other_pictures_and_tables(world, tmp_path, capsys):
     assert "Classification" in capsys.readouterr().out
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["class"], row["pictures"]) for row in rows] == [("", "5"), ("bar", "4"), ("square", "1")]
+    assert [(row["class"], row["images"]) for row in rows] == [("", "5"), ("bar", "4"), ("square", "1")]
 
 
 def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(world, tmp_path, capsys):
@@ -121,8 +121,8 @@ def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(world
     for truth in (world / "crops", tmp_path / "all.h5"):
         assert evaluated(capsys, world / "good", "--ground-truth", truth)["top1"] == own["top1"]
         train = evaluated(capsys, world / "good", "--ground-truth", truth, "--split", "train")
-        assert (own["pictures"], train["pictures"]) == (8, 19)
-    assert evaluated(capsys, world / "good", "--split", "train")["pictures"] == 19
+        assert (own["images"], train["images"]) == (8, 19)
+    assert evaluated(capsys, world / "good", "--split", "train")["images"] == 19
     assert main(["evaluate", "--predictions", str(world / "good"), "--split", "test"]) == 1
     assert "crops: has no split 'test' for --split; found: train, val" in capsys.readouterr().err
 
@@ -140,7 +140,7 @@ def test_the_test_share_of_a_divided_set_is_told_and_judged(world, tmp_path, cap
         shutil.copy(path, tmp_path / "test" / path.parent.name)
     found = evaluated(capsys, folder, "--split", "test")
     assert found == evaluated(capsys, folder, "--ground-truth", tmp_path / "test")
-    assert found["pictures"] == len(test) == 4
+    assert found["images"] == len(test) == 4
 
 
 def test_copied_models_are_judged_by_ground_truth(world, tmp_path, capsys):
@@ -151,15 +151,15 @@ def test_copied_models_are_judged_by_ground_truth(world, tmp_path, capsys):
         found = evaluated(capsys, tmp_path / kind, "--ground-truth", world / truth)
         assert found == evaluated(capsys, world / kind, "--ground-truth", world / truth)
         assert main(["evaluate", "--predictions", str(tmp_path / kind)]) == 1
-        assert "(config.json is missing); name the pictures to judge by --ground-truth" in capsys.readouterr().err
+        assert "(config.json is missing); name the images to judge by --ground-truth" in capsys.readouterr().err
 
 
-def test_a_table_with_pictures_from_elsewhere(world, tmp_path, capsys):
+def test_a_table_with_images_from_elsewhere(world, tmp_path, capsys):
     rows = [f"{path.parent.name}/{path.name},{path.parent.name}" for path in (world / "crops/val").glob("*/*.jpg")]
     (tmp_path / "birds.csv").write_text("\n".join(["id,species", *rows]))
     words = [world / "good", "--ground-truth", tmp_path / "birds.csv"]
     found = evaluated(capsys, *words, "--images", world / "crops/val")
-    assert found["pictures"] == len(rows)
+    assert found["images"] == len(rows)
     run = shutil.copytree(world / "good", tmp_path / "run")
     settings = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(settings | {"images": str(world / "crops/val")}))
@@ -177,7 +177,7 @@ def test_two_classifiers_compared(world, capsys):
     same = evaluated(capsys, world / "good", "--compare", world / "good")["comparison"]["figures"]["top1"]
     assert (same["difference"], same["low"]) == (0, None)
     assert main(["evaluate", "--predictions", str(world / "bad"), "--compare", str(world / "good")]) == 0
-    assert "Compared with the other pictures" in capsys.readouterr().out.replace("\n", " ")
+    assert "Compared with the other images" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_the_comparison_by_hand(world):
@@ -194,7 +194,7 @@ def test_the_comparison_by_hand(world):
     assert [row.b for row in found.per_class] == [1, 1]
 
 
-def test_runs_on_other_pictures_are_not_compared(world, tmp_path, capsys):
+def test_runs_on_other_images_are_not_compared(world, tmp_path, capsys):
     shutil.copytree(world / "good", tmp_path / "moved")
     settings = json.loads((tmp_path / "moved/config.json").read_text())
     settings |= {"data": None, "train": str(world / "crops/train"), "val": str(tmp_path / "val")}
@@ -202,14 +202,14 @@ def test_runs_on_other_pictures_are_not_compared(world, tmp_path, capsys):
     shutil.copytree(world / "crops/val", tmp_path / "val")
     words = ["evaluate", "--predictions", str(world / "good"), "--compare", str(tmp_path / "moved")]
     assert main(words) == 1
-    assert "was validated on other pictures or classes" in capsys.readouterr().err
+    assert "was validated on other images or classes" in capsys.readouterr().err
 
 
-def test_a_localizer_is_judged_by_the_pictures_and_figures_of_its_training(world, tmp_path, capsys):
-    """Only pictures with an object, by mean IoU and accuracy, and by AP."""
+def test_a_localizer_is_judged_by_the_images_and_figures_of_its_training(world, tmp_path, capsys):
+    """Only images with an object, by mean IoU and accuracy, and by AP."""
     found = evaluated(capsys, world / "localizer")
     trained = json.loads((world / "localizer/model.json").read_text())["training"]
-    assert (found["pictures"], found["detections"], found["localization"]["pictures"]) == (4, 4, 4)
+    assert (found["images"], found["detections"], found["localization"]["images"]) == (4, 4, 4)
     for name in ("mean_iou", "accuracy"):
         assert found["localization"][name] == pytest.approx(trained[name], abs=1e-6)
     limits = found["localization"]["intervals"]["mean_iou"]
@@ -219,9 +219,9 @@ def test_a_localizer_is_judged_by_the_pictures_and_figures_of_its_training(world
     words = ["--ground-truth", str(world / "boxes"), "--csv", str(table)]
     assert main(["evaluate", "--detections", str(world / "localizer"), *words]) == 0
     printed = capsys.readouterr()
-    assert "1 pictures without an object are left out" in printed.err.replace("\n", " ")
+    assert "1 images without an object are left out" in printed.err.replace("\n", " ")
     text = " ".join(printed.out.split())
-    assert text.index("Localisation, one object in each of 4 pictures") < text.index("Average precision and recall")
+    assert text.index("Localisation, one object in each of 4 images") < text.index("Average precision and recall")
     with table.open() as file:
         everything, *classes = csv.DictReader(file)
     assert float(everything["mean_iou"]) == found["localization"]["mean_iou"]
@@ -231,9 +231,9 @@ def test_a_localizer_is_judged_by_the_pictures_and_figures_of_its_training(world
 
 def test_a_localizer_of_single_objects_is_judged_by_these(world, tmp_path, capsys):
     folder = shutil.copytree(world / "boxes", tmp_path / "single")
-    for split, pictures in (("train", 4), ("val", 2)):
+    for split, images in (("train", 4), ("val", 2)):
         content = json.loads((folder / f"{split}.json").read_text())
-        bare = {image["id"] for image in content["images"][:pictures]}
+        bare = {image["id"] for image in content["images"][:images]}
         content["annotations"] = [
             a for a in content["annotations"] if a["category_id"] == 7 or a["image_id"] not in bare
         ]
@@ -242,12 +242,12 @@ def test_a_localizer_of_single_objects_is_judged_by_these(world, tmp_path, capsy
     assert main(["train", "localizer", *words, *QUICK]) == 0
     assert "validating on 2 with 2" in capsys.readouterr().out
     found = evaluated(capsys, tmp_path / "run")
-    assert (found["pictures"], found["objects"], found["localization"]["pictures"]) == (2, 2, 2)
+    assert (found["images"], found["objects"], found["localization"]["images"]) == (2, 2, 2)
 
 
 def test_a_localizer_beside_other_detections_is_judged_like_any_detector(world, tmp_path, capsys):
     (tmp_path / "nothing.json").write_text("[]")
     truth = ["--ground-truth", world / "boxes/val.json"]
     found = evaluated(capsys, world / "localizer", "--compare", tmp_path / "nothing.json", *truth)
-    assert (found["pictures"], found["detections"]) == (5, 5)
+    assert (found["images"], found["detections"]) == (5, 5)
     assert "localization" not in found

@@ -32,7 +32,7 @@ def write(folder: Path, **contents) -> dict[str, Path]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Two pictures with a rose each; the second is missed."""
+    """Two images with a rose each; the second is missed."""
     truth = {
         "images": [{"id": i, "width": 200, "height": 200} for i in (5, 6)],
         "categories": [{"id": 2, "name": "rose"}, {"id": 3, "name": "tulip [white]"}],
@@ -48,7 +48,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def scene(tmp_path: Path) -> dict[str, Path]:
     """A random data set and two sets of detections, the other one without its best tenth."""
-    truth, results = random_scene(0, pictures=20)
+    truth, results = random_scene(0, images=20)
     paths = write(tmp_path, gt=truth, dt=results, other=[r for r in results if r["score"] < 0.9])
     return {"ground_truth": paths["gt"], "detections": paths["dt"], "other": paths["other"]}
 
@@ -95,7 +95,7 @@ def test_tables(files, capsys, monkeypatch) -> None:
     assert ["rose", "2", "2", "0.252", *(row[1] for row in rows[start + 1 : start + 3]), "0.505", "0.250"] in rows
     # Brackets in a name are not markup.
     assert ["tulip [white]", "0", "0", "–", "–", "–", "–", "–"] in rows
-    assert "pictures: 2, objects: 2, detections: 1" in text
+    assert "images: 2, objects: 2, detections: 1" in text
     assert ["missed", "0.495", "1", "objects with nothing near"] in rows
     assert ["background", "0.000", "0", "nothing there"] in rows
     assert ["rose", "0.900", "1.000", "0.500", "0.667"] in rows, "best threshold: score, precision, recall, F1"
@@ -206,14 +206,14 @@ def test_a_run_is_judged_on_its_own_validation_data(run, small, capfd) -> None:
     content = told(capfd, detections=run.folder)
     trained = json.loads((run.folder / "model.json").read_text())["training"]
     assert content["figures"]["AP"] == pytest.approx(trained["map"], abs=0.005)
-    assert content["pictures"] == 5
+    assert content["images"] == 5
     assert told(capfd, detections=run.folder, ground_truth=small / "val.json")["figures"] == content["figures"]
 
 
 def test_a_run_on_other_data_and_as_the_other_side(run, small, tmp_path, capfd) -> None:
     truth = small / "train.json"
     content = told(capfd, detections=run.folder, ground_truth=truth, compare=run.folder)
-    assert content["pictures"] == 8
+    assert content["images"] == 8
     assert content["comparison"]["figures"]["AP"]["difference"] == 0
     nothing = tmp_path / "nothing.json"
     nothing.write_text("[]")
@@ -226,11 +226,11 @@ def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(run, 
     write_pack(tmp_path / "all.h5", read_dataset(small), 96)
     for truth in (small, tmp_path / "all.h5"):
         content = told(capfd, detections=run.folder, ground_truth=truth)
-        assert (content["pictures"], content["objects"]) == (own["pictures"], own["objects"]) == (5, 8)
-        assert told(capfd, detections=run.folder, ground_truth=truth, split="train")["pictures"] == 8
+        assert (content["images"], content["objects"]) == (own["images"], own["objects"]) == (5, 8)
+        assert told(capfd, detections=run.folder, ground_truth=truth, split="train")["images"] == 8
     assert told(capfd, detections=run.folder, ground_truth=small)["figures"] == own["figures"]
     assert told(capfd, detections=run.folder, split="val")["figures"] == own["figures"]
-    assert told(capfd, detections=run.folder, split="train")["pictures"] == 8
+    assert told(capfd, detections=run.folder, split="train")["images"] == 8
 
 
 def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
@@ -250,18 +250,18 @@ def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
             evaluate(Evaluate(**options))
 
 
-def test_pictures_from_elsewhere(run, small, files, tmp_path, capfd) -> None:
+def test_images_from_elsewhere(run, small, files, tmp_path, capfd) -> None:
     shutil.copy(small / "val.json", tmp_path)
-    shutil.copytree(small / "images", tmp_path / "elsewhere/pictures")
+    shutil.copytree(small / "images", tmp_path / "elsewhere/images")
     asked = {"detections": run.folder, "ground_truth": tmp_path / "val.json"}
     with pytest.raises(ValueError, match=r"val0\.png"):
         evaluate(Evaluate(**asked))
-    figures = told(capfd, **asked, images=tmp_path / "elsewhere/pictures")["figures"]
+    figures = told(capfd, **asked, images=tmp_path / "elsewhere/images")["figures"]
     assert figures == told(capfd, detections=run.folder)["figures"]
-    # As in training, where nothing is said; but not for pictures that are beside their annotations.
+    # As in training, where nothing is said; but not for images that are beside their annotations.
     asked["detections"] = shutil.copytree(run.folder, tmp_path / "run")
     settings = json.loads((tmp_path / "run/config.json").read_text())
-    (tmp_path / "run/config.json").write_text(json.dumps(settings | {"images": str(tmp_path / "elsewhere/pictures")}))
+    (tmp_path / "run/config.json").write_text(json.dumps(settings | {"images": str(tmp_path / "elsewhere/images")}))
     assert told(capfd, **asked)["figures"] == figures
     shutil.rmtree(tmp_path / "elsewhere")
     assert told(capfd, **asked | {"ground_truth": small / "val.json"})["figures"] == figures
@@ -272,8 +272,8 @@ def test_pictures_from_elsewhere(run, small, files, tmp_path, capfd) -> None:
 def test_a_copied_model_is_judged_by_ground_truth(run, small, tmp_path, capfd) -> None:
     for name in ("model.json", "model.safetensors"):
         shutil.copy(run.folder / name, tmp_path)
-    assert told(capfd, detections=tmp_path, ground_truth=small / "val.json")["pictures"] == 5
-    with pytest.raises(ValueError, match=r"not known \(config\.json is missing\); name the pictures .* --ground-truth"):
+    assert told(capfd, detections=tmp_path, ground_truth=small / "val.json")["images"] == 5
+    with pytest.raises(ValueError, match=r"not known \(config\.json is missing\); name the images .* --ground-truth"):
         evaluate(Evaluate(detections=tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""`detseg explain`: the table, the pictures, and one clear line for every mistake."""
+"""`detseg explain`: the table, the images, and one clear line for every mistake."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ def write_run(folder, kind="classifier", **architecture):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with the runs classifier/ and localizer/ and three pictures, two of them of one name."""
+    """A folder with the runs classifier/ and localizer/ and three images, two of them of one name."""
     folder = tmp_path_factory.mktemp("explain")
     write_run(folder / "classifier")
     write_run(folder / "localizer", "localizer")
@@ -59,20 +59,20 @@ def test_a_run_of_ones_own(world, kind, tmp_path, capsys):
     page, *sheets = (read_image(tmp_path / name) for name in ("a.jpg", "a/maps.jpg", "a/classes.jpg", "filters.png"))
     assert {sheet.shape[1] for sheet in sheets} == {page.shape[1]}
     assert page.shape[0] > sum(sheet.shape[0] for sheet in sheets)
-    assert read_image(tmp_path / "a/gradcam.jpg").shape[1] == 90, "as large as the picture"
+    assert read_image(tmp_path / "a/gradcam.jpg").shape[1] == 90, "as large as the image"
 
 
-def test_several_pictures_and_chosen_classes(world, tmp_path, capsys):
-    pictures = [str(world / "more"), str(world / "a.jpg")]
+def test_several_images_and_chosen_classes(world, tmp_path, capsys):
+    images = [str(world / "more"), str(world / "a.jpg")]
     words = ["--classes", "Daisy", "rose", "--output", str(tmp_path)]
-    assert main(["explain", str(world / "classifier"), *pictures, *words]) == 0
+    assert main(["explain", str(world / "classifier"), *images, *words]) == 0
     lines = told(capsys)
     assert sum(line.endswith("all of it on a page") for line in lines) == 3
     assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["a-2.jpg", "a.jpg", "b.jpg"]
     two = read_image(tmp_path / "b/classes.jpg")
-    assert main(["explain", str(world / "classifier"), pictures[0], "--output", str(tmp_path / "all")]) == 0
+    assert main(["explain", str(world / "classifier"), images[0], "--output", str(tmp_path / "all")]) == 0
     three = read_image(tmp_path / "all/b/classes.jpg")
-    assert three.shape[0] > 1.5 * two.shape[0], "two classes beside the picture, three in two rows"
+    assert three.shape[0] > 1.5 * two.shape[0], "two classes beside the image, three in two rows"
 
 
 def test_a_trained_network_by_name(tmp_path, capsys):
@@ -103,8 +103,8 @@ def test_the_file_of_weights_is_taken(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{world}/classifier"], "name pictures, or folders of pictures, after the run or network"),
-        (["{world}/classifier", "{world}/none.jpg"], "none.jpg: the picture cannot be read"),
+        (["{world}/classifier"], "name images, or folders of images, after the run or network"),
+        (["{world}/classifier", "{world}/none.jpg"], "none.jpg: the image cannot be read"),
         (["{world}/classifier", "{world}/a.jpg", "--classes", "rsoe"], "no class is named 'rsoe'; did you mean rose"),
         (["{world}/classifier", "{world}/a.jpg", "--weights", "w.pth"], "the run {world}/classifier has its own"),
         (["{world}/more", "{world}/a.jpg"], "no trained model here"),
@@ -124,12 +124,12 @@ def test_mistakes_are_told_in_a_line(world, arguments, message, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_before_one_that_cannot_be_read_are_written(world, tmp_path, capsys):
+def test_images_before_one_that_cannot_be_read_are_written(world, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes((world / "a.jpg").read_bytes()[:700])
-    pictures = [str(world / "a.jpg"), str(tmp_path / "broken.jpg")]
-    assert main(["explain", str(world / "classifier"), *pictures, "--output", str(tmp_path / "out")]) == 1
+    images = [str(world / "a.jpg"), str(tmp_path / "broken.jpg")]
+    assert main(["explain", str(world / "classifier"), *images, "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "broken.jpg: the picture is damaged or cut short" in error
+    assert error.count("\n") == 1 and "broken.jpg: the image is damaged or cut short" in error
     assert (tmp_path / "out/a/maps.jpg").is_file() and not (tmp_path / "out/broken").exists()
 
 
@@ -145,7 +145,7 @@ def test_detectors_are_refused(world, tmp_path, capsys):
     run = write_run(tmp_path / "fcn", "fcn", strides=[8, 16, 32])
     assert main(["explain", run, str(world / "a.jpg"), "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert "only models that give the whole picture a class can be explained so, not a FCN" in error
+    assert "only models that give the whole image a class can be explained so, not a FCN" in error
     assert not (tmp_path / "out").exists()
 
 

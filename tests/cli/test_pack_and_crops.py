@@ -44,7 +44,7 @@ def crops(boxes, tmp_path_factory):
 def test_crops_are_a_classification_set(crops, boxes):
     splits = read_labelled_dataset(crops)
     annotations = read_dataset(boxes)
-    # The order of the classes is the data set's own, not the alphabet's; the crowd of the first picture is left out.
+    # The order of the classes is the data set's own, not the alphabet's; the crowd of the first image is left out.
     assert splits["train"].names == annotations["train"].names == ("square", "bar")
     assert splits["train"].counts.tolist() == [4, 3] and splits["val"].counts.tolist() == [2, 2]
     assert splits["train"].validate() == []
@@ -54,16 +54,14 @@ def test_crops_are_a_classification_set(crops, boxes):
 def test_crops_say_what_they_did(boxes, tmp_path, capsys):
     assert run_crops(Crops(data=boxes, output=tmp_path / "out", min_side=17)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(
-        r"train: \d+ crops of 4 pictures; left out \d+ small and 1 crowd or difficult objects", lines[0]
-    )
+    assert re.fullmatch(r"train: \d+ crops of 4 images; left out \d+ small and 1 crowd or difficult objects", lines[0])
     assert lines[1].startswith("val: ")
     with pytest.raises(ValueError, match="is there already and not empty"):
         run_crops(Crops(data=boxes, output=tmp_path / "out"))
 
 
 @pytest.mark.parametrize("command", ["crops", "windows"])
-def test_cut_from_pictures_elsewhere(boxes, tmp_path, command):
+def test_cut_from_images_elsewhere(boxes, tmp_path, command):
     (tmp_path / "annotations").mkdir()
     for split in ("train", "val"):
         shutil.copy(boxes / f"{split}.json", tmp_path / "annotations")
@@ -79,14 +77,14 @@ def test_errors_in_the_annotations_stop_or_are_mended(tmp_path, capsys):
         run_crops(Crops(data=folder, output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert run_crops(Crops(data=folder, output=tmp_path / "out", repair=True)) == 0
-    assert "mended: left out 1 pictures that do not exist" in capsys.readouterr().out
+    assert "mended: left out 1 images that do not exist" in capsys.readouterr().out
 
 
 def test_labels_are_packed(crops, tmp_path, capsys):
     file = tmp_path / "set.h5"
     assert run_pack(Pack(data=crops, output=file, size=32, chunk=2)) == 0
     out = capsys.readouterr().out
-    assert "classification, 7 train, 4 val pictures of 2 classes, long side 32 px" in out
+    assert "classification, 7 train, 4 val images of 2 classes, long side 32 px" in out
     assert "means of the channels 0." in out
     packed = read_labelled_dataset(file)
     assert packed["train"].counts.tolist() == [4, 3]
@@ -128,11 +126,11 @@ def test_of_several_splits_of_labels_each_side_takes_its_own(crops, tmp_path):
         load_labelled_data(TrainClassifier(train=table, val=crops), Console(quiet=True))
 
 
-def test_a_table_is_packed_with_pictures_from_elsewhere(crops, tmp_path):
-    pictures = sorted((crops / "train").glob("*/*.jpg"))
-    for path in pictures:
+def test_a_table_is_packed_with_images_from_elsewhere(crops, tmp_path):
+    images = sorted((crops / "train").glob("*/*.jpg"))
+    for path in images:
         shutil.copy(path, tmp_path / f"{path.parent.name}-{path.name}")
-    rows = [f"{path.parent.name}-{path.name},{path.parent.name}" for path in pictures]
+    rows = [f"{path.parent.name}-{path.name},{path.parent.name}" for path in images]
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/birds.csv").write_text("\n".join(["id,species", *rows]))
     words = ["--data", str(tmp_path / "tables/birds.csv"), "--images", str(tmp_path), "--size", "32"]
@@ -170,7 +168,7 @@ def test_masks_are_packed(tmp_path):
     ("task", "kind", "size"),
     [("classification", "classifier", 288), ("detection", "detector", 400), ("segmentation", "segmenter", 320)],
 )
-def test_by_default_pictures_are_as_large_as_training_wants_them(
+def test_by_default_images_are_as_large_as_training_wants_them(
     task, kind, size, boxes, crops, tmp_path, caplog, capsys, monkeypatch
 ):
     data = {"detection": boxes, "classification": crops}.get(task) or write_small_masks(tmp_path / "m", train=4, val=3)
@@ -179,7 +177,7 @@ def test_by_default_pictures_are_as_large_as_training_wants_them(
     assert (read_pack_info(file).task, read_pack_info(file).size) == (task, size)
 
     def enough(*_):
-        raise ValueError("the pictures are opened, enough of it")
+        raise ValueError("the images are opened, enough of it")
 
     monkeypatch.setattr("detseg.train.runner.Session.open_folder", enough)
     with caplog.at_level(logging.WARNING, "detseg"):
@@ -200,7 +198,7 @@ def test_sets_without_splits_and_sets_with_a_test_split(boxes, tmp_path, capsys)
     (folder / "val.json").write_text(json.dumps(content))
     (folder / "test.json").write_text(json.dumps(content | {"images": left, "annotations": []}))
     assert run_pack(Pack(data=folder, output=tmp_path / "three.h5", size=32)) == 0
-    assert "detection, 4 train, 2 val, 1 test pictures of 2 classes" in capsys.readouterr().out
+    assert "detection, 4 train, 2 val, 1 test images of 2 classes" in capsys.readouterr().out
     packed, plain = read_dataset(tmp_path / "three.h5")["val"], read_dataset(folder)["val"]
     assert packed.categories == plain.categories == read_dataset(folder)["train"].categories
     assert sorted(zip(packed.ids, packed.labels, strict=True)) == sorted(zip(plain.ids, plain.labels, strict=True))
@@ -212,7 +210,7 @@ def test_errors_are_mended_if_asked_for(tmp_path, capsys):
     with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):
         run_pack(Pack(data=folder, output=tmp_path / "x.h5"))
     assert run_pack(Pack(data=folder, output=tmp_path / "x.h5", size=16, repair=True)) == 0
-    assert "mended: left out 1 pictures that do not exist" in capsys.readouterr().out
+    assert "mended: left out 1 images that do not exist" in capsys.readouterr().out
     assert read_pack_info(tmp_path / "x.h5").splits == {"train": 2, "val": 2}
 
 
@@ -251,6 +249,6 @@ def test_errors_in_the_data_stop(crops, tmp_path):
     copy = shutil.copytree(crops, tmp_path / "copy")
     first = next((copy / "train/square").glob("*.jpg"))
     shutil.copy(first, copy / "val/square/again.jpg")
-    with pytest.raises(AnnotationError, match=r"the picture is in .*train too"):
+    with pytest.raises(AnnotationError, match=r"the image is in .*train too"):
         run_pack(Pack(data=copy, output=tmp_path / "x.h5"))
     assert not (tmp_path / "x.h5").exists()

@@ -10,7 +10,7 @@ from PIL import Image
 
 import detseg
 from detseg.cli import main
-from detseg.cli.predict import Predict, _pictures
+from detseg.cli.predict import Predict, _images
 from detseg.data.formats import read_dataset, write_yolo
 from detseg.predict import detect
 
@@ -24,11 +24,11 @@ def predict(run, *arguments):
     return main(["predict", str(run.folder), *map(str, arguments)])
 
 
-def test_pictures_and_folders(run, small, tmp_path, capsys):
+def test_images_and_folders(run, small, tmp_path, capsys):
     folder = tmp_path / "photos" / "deep"
     folder.mkdir(parents=True)
     shutil.copy(small / "images/val0.png", folder)
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     single = small / "images/val1.png"
     assert predict(run, single, tmp_path / "photos", "--output", tmp_path / "out", "--score-threshold", 0.05) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["detections.json", "val0.jpg", "val1.jpg"]
@@ -43,12 +43,12 @@ def test_pictures_and_folders(run, small, tmp_path, capsys):
         assert 0 <= y <= y + h <= 72.01
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{single}: ")
-    assert lines[-1] == f"pictures with boxes and detections.json are in {tmp_path / 'out'}"
+    assert lines[-1] == f"images with boxes and detections.json are in {tmp_path / 'out'}"
     assert len(lines) == 3
     assert all(lines)
 
 
-def test_a_picture_with_nothing_in_it(run, tmp_path, capsys):
+def test_an_image_with_nothing_in_it(run, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50, 3), 100, np.uint8))
     assert predict(run, tmp_path / "grey.png", "--output", tmp_path / "out", "--score-threshold", 0.99) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'grey.png'}: nothing\n")
@@ -56,16 +56,16 @@ def test_a_picture_with_nothing_in_it(run, tmp_path, capsys):
     assert (tmp_path / "out/grey.jpg").is_file()
 
 
-def test_a_broken_picture_is_left_out_and_told(run, small, tmp_path, capsys):
+def test_a_broken_image_is_left_out_and_told(run, small, tmp_path, capsys):
     names = [f"{i:02}.png" for i in range(11)]  # more than are looked at together
     for name in names:
         shutil.copy(small / "images/val0.png", tmp_path / name)
     broken = tmp_path / names[4]
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     words = [*(tmp_path / name for name in names), "--output", tmp_path / "out", "--score-threshold", 0.05]
     assert predict(run, *words) == 1
     told = capsys.readouterr()
-    assert told.err.startswith(f"error: 1 of 11 pictures cannot be read and were left out; {broken}: not a readable")
+    assert told.err.startswith(f"error: 1 of 11 images cannot be read and were left out; {broken}: not a readable")
     assert "BytesIO" not in told.err + told.out
     lines = told.out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1] if "left out" in line] == [str(broken)]
@@ -78,22 +78,22 @@ def test_a_broken_picture_is_left_out_and_told(run, small, tmp_path, capsys):
     }, "each with its own number"
 
 
-def test_where_no_picture_can_be_read_nothing_is_overwritten(run, tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(b"no picture")
+def test_where_no_image_can_be_read_nothing_is_overwritten(run, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/detections.json").write_text("of yesterday")
     assert predict(run, tmp_path / "a.png", tmp_path / "b.png", "--output", tmp_path / "out") == 1
-    assert "2 of 2 pictures cannot be read and were left out; the first: " in capsys.readouterr().err
+    assert "2 of 2 images cannot be read and were left out; the first: " in capsys.readouterr().err
     assert (tmp_path / "out/detections.json").read_text() == "of yesterday"
 
 
 def test_equal_names_from_several_folders_do_not_meet(run, small, tmp_path):
-    pictures = []
+    images = []
     for name in ("a/x.png", "b/x.png", "c/X.png"):
-        pictures.append(tmp_path / name)
-        pictures[-1].parent.mkdir()
-        shutil.copy(small / "images/val0.png", pictures[-1])
-    assert predict(run, *pictures, "--output", tmp_path / "out") == 0
+        images.append(tmp_path / name)
+        images[-1].parent.mkdir()
+        shutil.copy(small / "images/val0.png", images[-1])
+    assert predict(run, *images, "--output", tmp_path / "out") == 0
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"detections.json"}
     assert names == {"x.jpg", "x-2.jpg", "X-3.jpg"}
 
@@ -115,15 +115,15 @@ def test_validation_and_prediction_see_the_same(run, small, tmp_path, capsys):
     assert figures["AP50"] == pytest.approx(reported["map50"], abs=1e-3)
 
 
-def test_ids_of_some_pictures(run, small, tmp_path):
-    picture = small / "images" / ".." / "images" / "val2.png"
-    assert predict(run, picture, "--image-ids", small / "val.json", "--output", tmp_path) == 0
+def test_ids_of_some_images(run, small, tmp_path):
+    image = small / "images" / ".." / "images" / "val2.png"
+    assert predict(run, image, "--image-ids", small / "val.json", "--output", tmp_path) == 0
     assert {r["image_id"] for r in json.loads((tmp_path / "detections.json").read_text())} == {98}
 
 
-def test_of_a_data_set_the_validation_pictures_are_meant(small, tmp_path):
+def test_of_a_data_set_the_validation_images_are_meant(small, tmp_path):
     def listed(source):
-        return _pictures(Predict(tmp_path, image_ids=source))
+        return _images(Predict(tmp_path, image_ids=source))
 
     assert listed(small) == listed(small / "val.json")
     assert len(listed(small)[1]) == 5
@@ -146,29 +146,29 @@ def test_originals_are_not_overwritten(run, tmp_path, capsys):
 
 
 def test_only_what_an_earlier_prediction_wrote_is_overwritten(run, small, tmp_path, capsys):
-    picture = shutil.copy(small / "images/val0.png", tmp_path / "a.png")
+    image = shutil.copy(small / "images/val0.png", tmp_path / "a.png")
     (tmp_path / "a.jpg").write_bytes(b"of another camera")
-    assert predict(run, picture, "--output", tmp_path) == 1
+    assert predict(run, image, "--output", tmp_path) == 1
     error = f"{tmp_path / 'a.jpg'}: is there already, and not from an earlier prediction; name another --output"
     assert error in capsys.readouterr().err
     assert (tmp_path / "a.jpg").read_bytes() == b"of another camera"
     for _ in range(2):
-        assert predict(run, picture, "--output", tmp_path / "out") == 0
+        assert predict(run, image, "--output", tmp_path / "out") == 0
 
 
-def test_ids_of_pictures_from_elsewhere(run, small, tmp_path):
+def test_ids_of_images_from_elsewhere(run, small, tmp_path):
     shutil.copy(small / "val.json", tmp_path)
     config = Predict(tmp_path, image_ids=tmp_path / "val.json", images=small / "images")
-    assert [path.resolve() for path in _pictures(config)[0]] == [small / f"images/val{i}.png" for i in range(5)]
-    with pytest.raises(ValueError, match="--images is the folder of the pictures that --image-ids lists"):
-        _pictures(Predict(tmp_path, (small / "images",), images=small / "images"))
+    assert [path.resolve() for path in _images(config)[0]] == [small / f"images/val{i}.png" for i in range(5)]
+    with pytest.raises(ValueError, match="--images is the folder of the images that --image-ids lists"):
+        _images(Predict(tmp_path, (small / "images",), images=small / "images"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "name the pictures"),
-        ("EMPTY", "no pictures in"),
+        ("", "name the images"),
+        ("EMPTY", "no images in"),
         ("none.jpg", "none.jpg"),
         ("EMPTY/../text.jpg", "text.jpg"),
         ("DATA/images/train0.png --image-ids DATA/val.json", "does not list"),
@@ -211,12 +211,12 @@ def test_the_python_interface(detector, small):
 
 
 def test_the_best_detection_is_a_drawn_object(detector, small):
-    """Boxes come back in the picture's own pixels: the best one fits an object, also in a picture twice as large."""
+    """Boxes come back in the image's own pixels: the best one fits an object, also in an image twice as large."""
     truth = json.loads((small / "val.json").read_text())["annotations"]
     x, y, w, h = next(a["bbox"] for a in truth if a["image_id"] == 100 and a["category_id"] == 7)
-    picture = cv2.cvtColor(cv2.imread(str(small / "images/val0.png")), cv2.COLOR_BGR2RGB)
-    large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    for factor, pixels in ((1, picture), (2, large)):
+    image = cv2.cvtColor(cv2.imread(str(small / "images/val0.png")), cv2.COLOR_BGR2RGB)
+    large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    for factor, pixels in ((1, image), (2, large)):
         (found,) = detector.predict([pixels], score_threshold=0)
         best = found["boxes"][found["labels"] == 0][0] / factor
         expected = np.array([x, y, x + w, y + h])
@@ -235,7 +235,7 @@ def test_arrays_and_paths_and_batches_give_the_same(detector, small):
         np.testing.assert_allclose(one["boxes"], other["boxes"], atol=0.05)
 
 
-def test_pictures_of_any_kind(detector, tmp_path):
+def test_images_of_any_kind(detector, tmp_path):
     rng = np.random.default_rng(0)
     shapes = {"grey": (30, 40), "rgba": (30, 40, 4), "thin": (1, 200, 3)}
     paths = [tmp_path / f"{name}.png" for name in shapes]
@@ -244,23 +244,23 @@ def test_pictures_of_any_kind(detector, tmp_path):
     assert len(detector.predict(paths)) == 3
 
 
-def test_no_pictures_no_detections(detector):
+def test_no_images_no_detections(detector):
     assert detector.predict([]) == []
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
-        ("a.jpg", r"give a list of pictures: predict\(\['a.jpg'\]\)"),
+        ("a.jpg", r"give a list of images: predict\(\['a.jpg'\]\)"),
         ([np.zeros((4, 4), np.uint8)], r"uint8 array of shape \(H, W, 3\), got uint8 \(4, 4\)"),
         ([np.zeros((4, 4, 3))], "got float64"),
         ([np.zeros((0, 4, 3), np.uint8)], "at least one pixel"),
         (["no.jpg"], "no.jpg"),
     ],
 )
-def test_wrong_pictures_are_told(detector, pictures, message):
+def test_wrong_images_are_told(detector, images, message):
     with pytest.raises(ValueError, match=message):
-        detector.predict(pictures)
+        detector.predict(images)
 
 
 def test_a_batch_of_none_is_refused(detector):

@@ -13,7 +13,7 @@ from detseg.cli.evaluate import run as evaluate
 from detseg.cli.predictions import mask_values
 from detseg.data import write_index_png
 from detseg.data.formats.read_masks import read_masks
-from detseg.data.index_png import read_index_picture
+from detseg.data.index_png import read_index_image
 from detseg.metrics import evaluate_segmentation
 from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
 from tests.data.annotation_samples import write_json, write_picture
@@ -22,10 +22,10 @@ from tests.small_masks import VALUES
 
 @pytest.fixture(scope="module")
 def files(masked, tmp_path_factory):
-    """Masks that are all right but for one picture, which is all background."""
+    """Masks that are all right but for one image, which is all background."""
     folder = tmp_path_factory.mktemp("files")
     for path in (masked / "masks").glob("val*.png"):
-        values = read_index_picture(path).copy()
+        values = read_index_image(path).copy()
         values[values == 255] = 4
         write_index_png(folder / path.name, values * 0 if path.stem == "val2" else values)
     return folder
@@ -33,7 +33,7 @@ def files(masked, tmp_path_factory):
 
 @pytest.fixture
 def small_outlines(tmp_path):
-    """COCO outlines, masks of the same, and the folder of their picture, which lies elsewhere."""
+    """COCO outlines, masks of the same, and the folder of their image, which lies elsewhere."""
     write_picture(tmp_path / "elsewhere/a.png", 16, 8)
     outline = {"bbox": [4, 1, 3, 5], "segmentation": [[4, 1, 7, 1, 7, 6, 4, 6]]}
     content = {
@@ -56,11 +56,11 @@ def test_a_segmenter_is_judged_on_its_own_validation_set(segmenter, masked, capf
     content = told(capfd, detections=segmenter.folder)
     trained = json.loads((segmenter.folder / "model.json").read_text())["training"]
     assert content["figures"]["miou"] == pytest.approx(trained["miou"], abs=1e-6), "as training reported"
-    assert content["pictures"] == 5
+    assert content["images"] == 5
     assert content["intervals"]["figures"]["miou"]["low"] <= content["figures"]["miou"]
     for path in (masked, masked / "val.txt"):
         assert told(capfd, detections=segmenter.folder, ground_truth=path)["figures"] == content["figures"]
-    assert told(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["pictures"] == 8
+    assert told(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["images"] == 8
 
 
 def test_a_copied_segmenter_is_judged_by_ground_truth(segmenter, masked, tmp_path, capfd):
@@ -68,23 +68,23 @@ def test_a_copied_segmenter_is_judged_by_ground_truth(segmenter, masked, tmp_pat
         shutil.copy(segmenter.folder / name, tmp_path)
     expected = told(capfd, detections=segmenter.folder)["figures"]
     assert told(capfd, detections=tmp_path, ground_truth=masked)["figures"] == expected
-    with pytest.raises(ValueError, match=r"config\.json is missing\); name the pictures to judge by --ground-truth"):
+    with pytest.raises(ValueError, match=r"config\.json is missing\); name the images to judge by --ground-truth"):
         evaluate(Evaluate(detections=tmp_path))
 
 
-def test_outlines_whose_pictures_are_elsewhere(small_outlines, tmp_path, capfd):
-    truth, masks, pictures = small_outlines
+def test_outlines_whose_images_are_elsewhere(small_outlines, tmp_path, capfd):
+    truth, masks, images = small_outlines
     with pytest.raises(ValueError, match="does not exist"):
         evaluate(Evaluate(detections=masks, ground_truth=truth))
-    assert told(capfd, detections=masks, ground_truth=truth, images=pictures)["figures"]["miou"] == 1
+    assert told(capfd, detections=masks, ground_truth=truth, images=images)["figures"]["miou"] == 1
 
 
 def test_another_split_of_masks(segmenter, files, masked, tmp_path, capfd):
     own = told(capfd, detections=segmenter.folder, split="train")
-    assert own["pictures"] == 8
+    assert own["images"] == 8
     given = told(capfd, detections=segmenter.folder, ground_truth=masked, split="train")
     assert given["figures"] == own["figures"]
-    assert told(capfd, detections=files, ground_truth=masked, split="val")["pictures"] == 5
+    assert told(capfd, detections=files, ground_truth=masked, split="val")["images"] == 5
     with pytest.raises(ValueError, match="masked: has no split 'test' for --split; found: train, val"):
         evaluate(Evaluate(detections=segmenter.folder, split="test"))
 
@@ -96,8 +96,8 @@ def test_other_ways_of_looking_give_other_figures(segmenter, capfd):
 
 
 def test_what_predict_writes_is_what_evaluate_judges(segmenter, masked, tmp_path, capfd):
-    pictures = [str(masked / f"images/val{i}.png") for i in range(5)]
-    assert main(["predict", str(segmenter.folder), *pictures, "--flip", "--output", str(tmp_path)]) == 0
+    images = [str(masked / f"images/val{i}.png") for i in range(5)]
+    assert main(["predict", str(segmenter.folder), *images, "--flip", "--output", str(tmp_path)]) == 0
     capfd.readouterr()
     of_files = told(capfd, detections=tmp_path, ground_truth=masked / "val.txt")
     of_run = told(capfd, detections=segmenter.folder, flip=True)
@@ -190,7 +190,7 @@ def test_csv_of_masks(files, masked, tmp_path, capsys):
     assert (overall["class"], background["class"], box["category_id"]) == ("", "background", str(VALUES[1]))
     assert float(overall["miou_low"]) <= float(overall["miou"])
     assert float(box["iou_low"]) <= float(box["iou"]) <= float(box["iou_high"])
-    assert (overall["iou"], box["miou"], overall["pictures"]) == ("", "", "5")
+    assert (overall["iou"], box["miou"], overall["images"]) == ("", "", "5")
 
 
 def test_the_option_is_called_predictions_too(files, masked, capsys):
@@ -209,7 +209,7 @@ def test_mistakes_with_masks_are_one_line(files, masked, segmenter, run, small, 
     truth = {"ground_truth": masked}
     for options, message in (
         ({"detections": files}, "--ground-truth is missing: .* is a folder of masks"),
-        ({"detections": part, **truth}, r"val1\.png is missing \(4 of 5 pictures have no mask in"),
+        ({"detections": part, **truth}, r"val1\.png is missing \(4 of 5 images have no mask in"),
         ({"detections": odd, **truth}, r"val1\.png: values that are no class: 7"),
         ({"detections": files, "flip": True, **truth}, "holds masks that are made already"),
         ({"detections": files, "iou_type": "segm", **truth}, "masks are judged, for which there is no --iou-type"),

@@ -29,13 +29,13 @@ def values(path):
     return np.asarray(Image.open(path))
 
 
-def test_a_picture_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, masked, tmp_path, capsys):
-    picture = masked / "images/val0.png"
+def test_an_image_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, masked, tmp_path, capsys):
+    image = masked / "images/val0.png"
     large = tmp_path / "large.png"
-    cv2.imwrite(str(large), cv2.resize(cv2.imread(str(picture)), (301, 217)))
-    assert predict(segmenter, picture, large, "--output", tmp_path / "out") == 0
+    cv2.imwrite(str(large), cv2.resize(cv2.imread(str(image)), (301, 217)))
+    assert predict(segmenter, image, large, "--output", tmp_path / "out") == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["large.jpg", "large.png", "val0.jpg", "val0.png"]
-    for path in (picture, large):
+    for path in (image, large):
         image, (seen,) = read_image(path), model.predict([path])
         found = values(tmp_path / "out" / f"{path.stem}.png")
         assert found.shape == image.shape[:2] == seen.mask.shape
@@ -45,9 +45,9 @@ def test_a_picture_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, 
     assert palette[0].tolist() == [0, 0, 0]
     assert palette[4].tolist() == list(detseg.visualize.class_color(0)), "as a detector would colour the first object"
     lines = capsys.readouterr().out.splitlines()
-    shares = np.bincount(model.predict([picture])[0].mask.ravel(), minlength=3) / (96 * 72)
-    assert lines[0].startswith(f"{picture}: {100 * shares[0]:.1f} % background, ")
-    assert lines[-1] == f"pictures with classes and masks are in {tmp_path / 'out'}"
+    shares = np.bincount(model.predict([image])[0].mask.ravel(), minlength=3) / (96 * 72)
+    assert lines[0].startswith(f"{image}: {100 * shares[0]:.1f} % background, ")
+    assert lines[-1] == f"images with classes and masks are in {tmp_path / 'out'}"
 
 
 def test_the_truth_is_found(segmenter, model, masked):
@@ -59,12 +59,12 @@ def test_the_truth_is_found(segmenter, model, masked):
     assert np.mean(right) > 0.9
 
 
-def test_the_masks_of_all_but_a_broken_picture_are_written(segmenter, masked, tmp_path, capsys):
+def test_the_masks_of_all_but_a_broken_image_are_written(segmenter, masked, tmp_path, capsys):
     names = [f"{i:02}.png" for i in range(11)]  # more than are looked at together
     for name in names:
         shutil.copy(masked / "images/val0.png", tmp_path / name)
     broken = names.pop(9)
-    (tmp_path / broken).write_bytes(b"no picture")
+    (tmp_path / broken).write_bytes(b"no image")
     assert predict(segmenter, *(sorted(tmp_path.glob("*.png"))), "--output", tmp_path / "out") == 1
     assert str(tmp_path / broken) in capsys.readouterr().err
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == names
@@ -72,17 +72,17 @@ def test_the_masks_of_all_but_a_broken_picture_are_written(segmenter, masked, tm
 
 @pytest.mark.parametrize("there", ["out/a.png", "out/a.jpg"])
 def test_only_what_an_earlier_segmentation_wrote_is_overwritten(segmenter, masked, tmp_path, capsys, there):
-    picture = shutil.copy(sorted((masked / "images").iterdir())[0], tmp_path / "a.png")
+    image = shutil.copy(sorted((masked / "images").iterdir())[0], tmp_path / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / there).write_bytes(b"drawn by hand")
-    assert predict(segmenter, picture, "--output", tmp_path / "out") == 1
+    assert predict(segmenter, image, "--output", tmp_path / "out") == 1
     assert f"{tmp_path / there}: is there already" in capsys.readouterr().err
     (tmp_path / there).unlink()
     for _ in range(2):
-        assert predict(segmenter, picture, "--output", tmp_path / "out") == 0
+        assert predict(segmenter, image, "--output", tmp_path / "out") == 0
 
 
-def test_a_picture_is_not_overwritten_by_its_mask(segmenter, masked, tmp_path, capsys):
+def test_an_image_is_not_overwritten_by_its_mask(segmenter, masked, tmp_path, capsys):
     shutil.copy(masked / "images/val0.png", tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     assert predict(segmenter, tmp_path / "a.png", "--output", tmp_path) == 1
@@ -92,19 +92,19 @@ def test_a_picture_is_not_overwritten_by_its_mask(segmenter, masked, tmp_path, c
 
 @pytest.mark.parametrize("options", ["--flip", "--scales 0.75 1 1.25", "--flip --long-side 150"])
 def test_other_ways_of_looking(segmenter, model, masked, tmp_path, options):
-    picture = masked / "images/val1.png"
-    assert predict(segmenter, picture, "--output", tmp_path, *options.split()) == 0
+    image = masked / "images/val1.png"
+    assert predict(segmenter, image, "--output", tmp_path, *options.split()) == 0
     given = {
         "flip": "--flip" in options,
         "scales": (0.75, 1, 1.25) if "--scales" in options else (1.0,),
         "long_side": 150 if "--long-side" in options else None,
     }
-    (seen,) = model.predict([picture], **given)
+    (seen,) = model.predict([image], **given)
     assert np.array_equal(values(tmp_path / "val1.png"), np.array(VALUES, np.uint8)[seen.mask])
     assert seen.confidence.shape == seen.mask.shape
     assert (seen.confidence >= 1 / 3 - 1e-5).all()
     assert (seen.confidence <= 1 + 1e-5).all()
-    (plain,) = model.predict([picture])
+    (plain,) = model.predict([image])
     assert not np.array_equal(plain.confidence, seen.confidence)
     assert (plain.mask == seen.mask).mean() > 0.9
 
@@ -127,7 +127,7 @@ def test_a_segmenter_is_scored_as_a_detector(segmenter, masked, tmp_path, capsys
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     out = tmp_path / "out"
     assert predict(segmenter, "--image-ids", tmp_path / "boxes.json", "--boxes", "--output", out) == 0
-    assert "pictures with classes and masks and detections.json are in" in capsys.readouterr().out
+    assert "images with classes and masks and detections.json are in" in capsys.readouterr().out
     found = json.loads((out / "detections.json").read_text())
     assert {r["image_id"] for r in found} == {10, 11, 12, 13, 14}
     assert {r["category_id"] for r in found} == {4, 9}, "no background"
@@ -164,8 +164,8 @@ def test_specks_are_no_objects(segmenter, masked, tmp_path, monkeypatch):
     seen = Segmentation(mask, np.ones(mask.shape, np.float32))
     monkeypatch.setattr(Segmenter, "stream", lambda self, images, *options: (seen for _ in images))
     for options, counts in ((), 1), (("--min-area", "15"), 2), (("--min-area", "1"), 3):
-        picture = masked / "images/val0.png"
-        assert predict(segmenter, picture, "--boxes", *options, "--output", tmp_path) == 0
+        image = masked / "images/val0.png"
+        assert predict(segmenter, image, "--boxes", *options, "--output", tmp_path) == 0
         assert len(json.loads((tmp_path / "detections.json").read_text())) == counts
 
 
@@ -197,8 +197,8 @@ def test_options_that_do_not_fit_a_segmenter(segmenter, masked, small, tmp_path,
 
 
 def test_options_that_do_not_fit_a_detector(run, small, tmp_path, capsys):
-    picture = str(small / "images/val0.png")
-    assert main(["predict", str(run.folder), picture, "--flip", "--boxes", "--output", str(tmp_path)]) == 1
+    image = str(small / "images/val0.png")
+    assert main(["predict", str(run.folder), image, "--flip", "--boxes", "--output", str(tmp_path)]) == 1
     assert "holds a detector, for which there is no --flip, --boxes; leave it out" in capsys.readouterr().err
 
 

@@ -42,12 +42,12 @@ def error_of(capsys, *arguments):
 
 def test_what_a_segmenters_run_leaves(segmenter):
     files = "config.json model.safetensors model.json metrics.csv resume.pt report.html tensorboard"
-    pictures = "worst.jpg samples.jpg class_iou.png confusion.png history.png"
-    assert {path.name for path in segmenter.folder.iterdir()} == {*files.split(), *pictures.split()}
+    images = "worst.jpg samples.jpg class_iou.png confusion.png history.png"
+    assert {path.name for path in segmenter.folder.iterdir()} == {*files.split(), *images.split()}
     page = (segmenter.folder / "report.html").read_text()
-    for picture in pictures.split():
-        assert f'src="{picture}"' in page
-    assert cv2.imread(str(segmenter.folder / "worst.jpg")).shape[1] > 6 * 200, "two rows of three pictures"
+    for image in images.split():
+        assert f'src="{image}"' in page
+    assert cv2.imread(str(segmenter.folder / "worst.jpg")).shape[1] > 6 * 200, "two rows of three images"
 
 
 def test_metrics_description_and_report_agree(segmenter):
@@ -66,13 +66,13 @@ def test_metrics_description_and_report_agree(segmenter):
 
 def test_what_a_segmenters_run_says(segmenter):
     lines = segmenter.output.split("\n")
-    assert lines[0] == "training on 8 pictures with masks, validating on 5"
+    assert lines[0] == "training on 8 images with masks, validating on 5"
     assert lines[1] == "labels: 0=background (value 0), 1=box (value 4), 2=disc (value 9)"
     assert any(re.match(r"epoch +25\.0 .* mIoU 0\.\d+  pixel accuracy 0\.\d", line) for line in lines)
     description = json.loads((segmenter.folder / "model.json").read_text())
     assert f"{description['training']['miou']:.3f}" in next(line for line in lines if "│ mIoU" in line)
     assert f"report: {segmenter.folder}/report.html" in lines
-    assert lines[-2] == f"use it: detseg predict '{segmenter.folder}' picture.jpg"
+    assert lines[-2] == f"use it: detseg predict '{segmenter.folder}' image.jpg"
 
 
 def test_a_segmenter_stopped_and_resumed_ends_with_the_same_weights(masked, tmp_path, capsys, at_once, monkeypatch):
@@ -150,7 +150,7 @@ def test_options_of_the_network_come_back_with_the_model(masked, tmp_path, at_on
 
 def test_class_weights_by_hand():
     masks = [np.array([[0, 0, 0, 1]], np.uint8), np.array([[0, 0, 255, 255]], np.uint8)]
-    # Of class 0 there are 5 of the 6 pixels of its two pictures, of class 1 one of 4: the median is 13 / 24.
+    # Of class 0 there are 5 of the 6 pixels of its two images, of class 1 one of 4: the median is 13 / 24.
     assert balanced_weights(masks, 3) == [0.65, 2.167, 0.0]
 
 
@@ -198,15 +198,15 @@ def test_mask_files_that_do_not_fit_are_named(masked, tmp_path, capsys):
         ("--data D --strides 0 8", "not 0 8; 8 do"),
         ("--data D --atrous --strides 8 16 32", "which --strides has already; give --strides 8 32"),
         ("--data D --weights nowhere.pth", "no file of weights at nowhere.pth"),
-        ("--data D --images D", "says itself where its pictures are; --images is for COCO and VOC"),
+        ("--data D --images D", "says itself where its images are; --images is for COCO and VOC"),
         ("--data D --val-share 0.2", "is divided already, into train, val; leave out --val-share"),
     ],
 )
-def test_mistakes_of_a_segmenters_options_are_told_before_pictures_are_read(
+def test_mistakes_of_a_segmenters_options_are_told_before_images_are_read(
     masked, tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detseg.train.tasks.segmenter.open_pictures", None)
+    monkeypatch.setattr("detseg.train.tasks.segmenter.open_images", None)
     assert message in error_of(capsys, *QUICK, *arguments.replace("D", str(masked), 1).split())
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 

@@ -54,15 +54,15 @@ def error_of(capsys, *arguments):
 def test_what_a_run_leaves(run, small):
     names = {path.name for path in run.folder.iterdir()}
     files = "config.json model.safetensors model.json metrics.csv resume.pt report.html tensorboard"
-    pictures = "worst.jpg samples.jpg precision_recall.png history.png anchors.png class_ap.png confusion.png"
-    assert names == {*files.split(), *pictures.split()}
+    images = "worst.jpg samples.jpg precision_recall.png history.png anchors.png class_ap.png confusion.png"
+    assert names == {*files.split(), *images.split()}
     config = json.loads((run.folder / "config.json").read_text())
     assert config["data"] == str(small)
     assert config["epochs"] == 40
     assert list((run.folder / "tensorboard").iterdir())
     page = (run.folder / "report.html").read_text()
-    for picture in pictures.split():
-        assert f'src="{picture}"' in page
+    for image in images.split():
+        assert f'src="{image}"' in page
 
 
 def test_metrics_and_description_agree(run):
@@ -81,14 +81,14 @@ def test_metrics_and_description_agree(run):
 
 def test_what_a_run_says(run):
     lines = run.output.split("\n")
-    assert lines[0] == "training on 8 pictures with 16 objects, validating on 5 with 8"
+    assert lines[0] == "training on 8 images with 16 objects, validating on 5 with 8"
     assert lines[1] == "labels: 0=square (id 7), 1=bar (id 3)"
     assert any(line.startswith("precision: ") for line in lines)
     assert any(re.match(r"epoch +40\.0 .* mAP@\[\.5:\.95\] 0\.\d", line) for line in lines)
     description = json.loads((run.folder / "model.json").read_text())
     assert f"{description['training']['map']:.3f}" in next(line for line in lines if "│ all" in line)
     assert f"report: {run.folder}/report.html" in lines
-    assert lines[-2] == f"use it: detseg predict '{run.folder}' picture.jpg"
+    assert lines[-2] == f"use it: detseg predict '{run.folder}' image.jpg"
     # Not a terminal: no bars, no cursor movements, no blank lines but the one between the two tables.
     assert "\x1b" not in run.output
     assert "\r" not in run.output
@@ -114,7 +114,7 @@ def test_what_a_run_says(run):
         ("--train D --val D --val-share 0.2", "--val-share divides --data; leave it out where --val is given"),
         ("--data D --val-share 0.2", "is divided already, into train, val; leave out --val-share"),
         ("--data D/train.json", "or let training divide one set by --val-share 0.2"),
-        ("--data D --images D/nowhere", "nowhere: the folder of pictures (--images) does not exist"),
+        ("--data D --images D/nowhere", "nowhere: the folder of images (--images) does not exist"),
         ("--data D --seed -1", "--seed must not be negative"),
         ("--data D --workers -1", "--workers must not be negative"),
         ("--data D --freeze 99 --backbone test_efficientnet --weights none", "has 5 stages"),
@@ -230,7 +230,7 @@ def test_auto_tells_what_it_measured(small):
     with session(config, console) as sitting:
         choice = sitting.choose_precision(ARCHITECTURE, 0)
     told = console.file.getvalue()
-    assert re.fullmatch(rf"precision: {choice}, \d+\.\d pictures/s( \(\w.* \d\.\d\d x as fast\))?\n", told)
+    assert re.fullmatch(rf"precision: {choice}, \d+\.\d images/s( \(\w.* \d\.\d\d x as fast\))?\n", told)
 
 
 def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
@@ -247,7 +247,7 @@ def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [("train", "no objects to learn in 8 pictures"), ("val", "no objects to judge a model by in 5")],
+    [("train", "no objects to learn in 8 images"), ("val", "no objects to judge a model by in 5")],
 )
 @pytest.mark.parametrize("crowds", [False, True])
 def test_a_set_without_objects_is_refused(small, tmp_path, capsys, split, message, crowds):
@@ -270,7 +270,7 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
 
 @pytest.mark.parametrize(("option", "count"), [((), 0), (("--mixup", "1"), 12)])
 def test_mixup_reaches_the_samples(option, count, small, tmp_path, at_once, monkeypatch):
-    """In three of four steps of four pictures: it ends with the last third of the run."""
+    """In three of four steps of four images: it ends with the last third of the run."""
     mixed = []
     monkeypatch.setattr("detseg.train.sampler.mixup", lambda *pair: mixed.append(1) or mixup(*pair))
     monkeypatch.setattr("detseg.cli.train._run", lambda config, train, show: train(config) and 0)
@@ -309,7 +309,7 @@ def test_every_form_of_data_trains(kind, small, tmp_path, at_once):
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
     run = train_detector(TrainDetector(output=tmp_path / "run", **where, **settings))
     assert run.train.annotations.names == run.val.annotations.names == ("square", "bar")
-    assert run.metrics.pictures == 5
+    assert run.metrics.images == 5
     assert run.metrics.objects == 8
     assert len(run.predictions) == 5
     assert state_of(tmp_path / "run")["step"] == 1
@@ -318,7 +318,7 @@ def test_every_form_of_data_trains(kind, small, tmp_path, at_once):
 
 
 @pytest.mark.parametrize("divided", [True, False])
-def test_pictures_away_from_their_annotations(divided, small, tmp_path, capsys):
+def test_images_away_from_their_annotations(divided, small, tmp_path, capsys):
     shutil.copytree(small / "images", tmp_path / "far/pics")
     (tmp_path / "ann").mkdir()
     for split in ("train", "val"):
@@ -327,7 +327,7 @@ def test_pictures_away_from_their_annotations(divided, small, tmp_path, capsys):
     where = {"data": tmp_path / "ann"} if divided else files
     error = error_of(capsys, *(word for name, path in where.items() for word in (f"--{name}", path)))
     assert "name the folder (--images of detseg train and detseg pack)" in error
-    assert error.endswith("--repair would leave no picture: correct what is told above.\n")
+    assert error.endswith("--repair would leave no image: correct what is told above.\n")
     for config in (TrainDetector, TrainLocalizer):
         given = config(**where, images=tmp_path / "far/pics")
         assert [len(data) for data in load_data(given, Console(quiet=True))] == [8, 5]
@@ -342,7 +342,7 @@ def test_an_undivided_set_is_divided_by_a_share(small):
 
 
 def stop_after(samples, monkeypatch):
-    """SIGTERM when so many pictures were taken in training, not for the sheet that is drawn before."""
+    """SIGTERM when so many images were taken in training, not for the sheet that is drawn before."""
     from detseg.data.dataset import DetectionDataset
 
     take, taken = DetectionDataset.__getitem__, []
@@ -405,8 +405,8 @@ def move_box(folder, split):
     (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def change_picture(folder, split):
-    """Another picture, drawn into the file of the first."""
+def change_image(folder, split):
+    """Another image, drawn into the file of the first."""
     path = folder / "images" / f"{split}0.png"
     cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
 
@@ -416,8 +416,8 @@ def change_picture(folder, split):
     [
         ("train", move_box, "the training annotations have changed since this run was started; put them back"),
         ("val", move_box, "the validation annotations have changed"),
-        ("train", change_picture, "the training pictures have changed"),
-        ("val", change_picture, "the validation pictures have changed"),
+        ("train", change_image, "the training images have changed"),
+        ("val", change_image, "the validation images have changed"),
     ],
 )
 def test_resuming_with_other_data_is_refused(run, small, tmp_path, capsys, split, change, message):
@@ -489,20 +489,20 @@ def test_the_demo_draws_and_trains(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("detseg.cli.train.run_detector", lambda config: seen.append(config) or 0)
     (tmp_path / "detector-1").mkdir()
-    words = ["demo", "--output", str(tmp_path), "--pictures", "2", "--minutes", "0.1", "--seed", "3"]
+    words = ["demo", "--output", str(tmp_path), "--images", "2", "--minutes", "0.1", "--seed", "3"]
     assert main(words) == 0
     (config,) = seen
     assert config.output == tmp_path / "detector-2"
     assert (config.minutes, config.seed) == (0.1, 3)
     sizes = {split: len(data) for split, data in read_dataset(config.data).items()}
     assert sizes == {"train": 2, "val": 1}
-    assert capsys.readouterr().out == f"flower pictures, drawn and annotated, are in {tmp_path}/data\n"
+    assert capsys.readouterr().out == f"flower images, drawn and annotated, are in {tmp_path}/data\n"
 
 
 def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("detseg.cli.train.run_segmenter", lambda config: seen.append(config) or 0)
-    assert main(["demo", "--task", "segmenter", "--output", str(tmp_path), "--pictures", "1"]) == 0
+    assert main(["demo", "--task", "segmenter", "--output", str(tmp_path), "--images", "1"]) == 0
     (config,) = seen
     assert config.output == tmp_path / "segmenter-1"
     train, val = load_mask_data(config, Console(quiet=True))
@@ -512,5 +512,5 @@ def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
 
 def test_the_demo_checks_before_it_draws(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path), "--minutes", "-1"]) == 1
-    assert main(["demo", "--output", str(tmp_path), "--pictures", "0"]) == 1
+    assert main(["demo", "--output", str(tmp_path), "--images", "0"]) == 1
     assert list(tmp_path.iterdir()) == []

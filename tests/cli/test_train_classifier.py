@@ -22,10 +22,10 @@ from detseg.data.images import read_image
 from detseg.data.label_dataset import ClassificationDataset
 from detseg.data.pack.writer import write_pack
 from detseg.models import build_model, load_model
-from detseg.predict import PictureClassifier
+from detseg.predict import ImageClassifier
 from detseg.train.config import TrainClassifier
 from detseg.train.sampler import TrainingSamples
-from detseg.train.tasks.classifier import judge_pictures, open_labelled, see_pictures, train_classifier
+from detseg.train.tasks.classifier import judge_images, open_labelled, see_images, train_classifier
 from detseg.train.tasks.transfer import extract
 from tests.data.annotation_samples import write_picture
 from tests.small_set import write_small_set
@@ -81,16 +81,16 @@ def test_the_whole_command(crops, tmp_path, capsys):
     words = ["--data", str(crops), *QUICK, "--epochs", "12", "--lr", "0.02", "--accumulate", "2", "--find-lr"]
     assert main(["train", "classifier", *words, "--output", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "training on 19 pictures of 2 classes, validating on 8"
+    assert lines[0] == "training on 19 images of 2 classes, validating on 8"
     assert lines[1] == "labels: 0=bar, 1=square"
     assert "strategy: scratch; there are no trained weights to build on" in lines
     assert any("batches of 4 x 2, 0 of 5 backbone stages frozen" in line for line in lines)
     assert any(line.startswith("learning rate: ") for line in lines)
-    assert lines[-1] == f"use it: detseg predict {folder} picture.jpg"
-    pictures = {"worst.jpg", "samples.jpg", "confusion.png", "class_accuracy.png", "history.png", "learning_rate.png"}
-    assert pictures < {path.name for path in folder.iterdir()}
+    assert lines[-1] == f"use it: detseg predict {folder} image.jpg"
+    images = {"worst.jpg", "samples.jpg", "confusion.png", "class_accuracy.png", "history.png", "learning_rate.png"}
+    assert images < {path.name for path in folder.iterdir()}
     page = (folder / "report.html").read_text()
-    assert all(f'src="{picture}"' in page for picture in pictures)
+    assert all(f'src="{image}"' in page for image in images)
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     description = json.loads((folder / "model.json").read_text())
@@ -101,7 +101,7 @@ def test_the_whole_command(crops, tmp_path, capsys):
 def test_a_trained_classifier_predicts(crops, tmp_path, at_once):
     run = train_classifier(config(crops, tmp_path, epochs=10, lr=0.02))
     model = detseg.load(run.folder)
-    assert isinstance(model, PictureClassifier)
+    assert isinstance(model, ImageClassifier)
     val = read_labelled_dataset(crops)["val"]
     found = model.predict([str(path) for path in val.paths])
     assert [model.names[one.labels[0]] for one in found] == [val.names[label] for label in val.labels]
@@ -177,12 +177,12 @@ def test_strategies_fill_in_what_was_not_given(
     assert (kept.freeze, kept.head, kept.backbone_lr, kept.stage_decay) == ("none", "together", 0.5, stage_decay)
 
 
-def test_auto_looks_at_the_pictures_and_says_why(crops, weights, tmp_path, capsys, at_once):
+def test_auto_looks_at_the_images_and_says_why(crops, weights, tmp_path, capsys, at_once):
     words = ["--data", str(crops), "--backbone", "test_efficientnet", "--weights", str(weights), "--size", "64"]
     assert main(["train", "classifier", *words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("strategy: ")]
-    # 10 flat pictures a class are few, and unlike the noise that the norms have seen.
-    assert line.startswith("strategy: partial; 10 pictures a class are few")
+    # 10 flat images a class are few, and unlike the noise that the norms have seen.
+    assert line.startswith("strategy: partial; 10 images a class are few")
     assert "they are unlike those of the pretraining" in line
 
 
@@ -262,15 +262,15 @@ def test_every_form_of_data_trains(kind, crops, tmp_path, at_once):
     assert run.data.names == ("bar", "square")
     assert len(run.train) == (11 if kind == "undivided" else 19)
     assert run.predictions.shape == (8, 2)
-    again = see_pictures(load_model(run.folder)[0], run.val, range(8), 64)
-    assert judge_pictures(run.val.labelled, again).top1 == run.metrics.top1
+    again = see_images(load_model(run.folder)[0], run.val, range(8), 64)
+    assert judge_images(run.val.labelled, again).top1 == run.metrics.top1
 
 
 def test_ten_crops_judge(crops, tmp_path, at_once):
     run = train_classifier(config(crops, tmp_path, ten_crop=True))
     model = load_model(run.folder)[0]
-    assert np.allclose(run.predictions, see_pictures(model, run.val, range(8), 64, ten_crop=True), atol=1e-5)
-    assert not np.allclose(run.predictions, see_pictures(model, run.val, range(8), 64), atol=1e-5)
+    assert np.allclose(run.predictions, see_images(model, run.val, range(8), 64, ten_crop=True), atol=1e-5)
+    assert not np.allclose(run.predictions, see_images(model, run.val, range(8), 64), atol=1e-5)
 
 
 def test_lenet5_is_trained_at_its_own_size(crops, tmp_path, at_once, monkeypatch):
@@ -302,7 +302,7 @@ def test_augmentations_by_name(crops, tmp_path, at_once):
         ("--data D --weights none --augment flipp", "no augmentation 'flipp'; did you mean flip"),
         ("--data D --weights none --backbone test_efficientnet --freeze 9", "has 5 stages"),
         ("--data nowhere", "nowhere: does not exist"),
-        ("--data D/train/bar", "no labelled pictures"),
+        ("--data D/train/bar", "no labelled images"),
         ("--train D/train --val D/train", "move it from one of the two"),
         ("--data D --split 0.5 0.2", "together 1"),
     ],
@@ -320,7 +320,7 @@ def test_mistakes_are_told_in_a_line(crops, tmp_path, monkeypatch, capsys, argum
     [
         ("--data D --split 0.5 0.5", "D: is divided already, into train, val; leave out --split"),
         ("--train D/train --val D/val --split-seed 3", "--split-seed: for --data that are not divided; leave it out"),
-        ("--data FEW", "FEW: the val split has no pictures to judge a model by"),
+        ("--data FEW", "FEW: the val split has no images to judge a model by"),
     ],
 )
 def test_divisions_that_come_to_nothing_are_told(crops, tmp_path, capsys, data, message):
@@ -334,24 +334,24 @@ def test_divisions_that_come_to_nothing_are_told(crops, tmp_path, capsys, data, 
     assert message in error_of(capsys, *words, *QUICK, "--output", tmp_path / "run")
 
 
-def test_a_process_without_pictures_has_nothing_to_give(crops):
+def test_a_process_without_images_has_nothing_to_give(crops):
     model = build_model({"kind": "classifier", "backbone": "test_efficientnet", "num_classes": 2}).eval()
-    data = open_labelled(read_labelled_dataset(crops)["val"], 64, "pictures", Console(quiet=True))
-    assert see_pictures(model, data, [], 64).shape == (0, 2)
+    data = open_labelled(read_labelled_dataset(crops)["val"], 64, "images", Console(quiet=True))
+    assert see_images(model, data, [], 64).shape == (0, 2)
     assert extract(model, [], None).shape == (0, model.classifier.in_features)
 
 
-def test_pictures_with_errors_are_left_out_if_asked_for(crops, tmp_path, capsys, at_once):
+def test_images_with_errors_are_left_out_if_asked_for(crops, tmp_path, capsys, at_once):
     data = tmp_path / "data"
     shutil.copytree(crops, data)
     broken = next((data / "train" / "bar").iterdir())
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     words = ["--data", data, *QUICK, "--epochs", "1"]
     assert str(broken) in error_of(capsys, *words)
     assert main(["train", "classifier", *map(str, words), "--repair", "--output", str(tmp_path / "run")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"mended: {data}/train: 1 of 19 pictures, which have errors, left out" in lines
-    assert lines[1] == "training on 18 pictures of 2 classes, validating on 8"
+    assert f"mended: {data}/train: 1 of 19 images, which have errors, left out" in lines
+    assert lines[1] == "training on 18 images of 2 classes, validating on 8"
 
 
 def test_classes_that_training_does_not_have_are_refused(crops, tmp_path, capsys):
@@ -364,7 +364,7 @@ def test_classes_that_training_does_not_have_are_refused(crops, tmp_path, capsys
 def test_validation_folders_without_some_class_are_matched_by_name(crops, tmp_path, at_once):
     shutil.copytree(crops / "train", tmp_path / "train")
     shutil.copytree(crops / "train" / "bar", tmp_path / "train" / "aaa")
-    for path in (tmp_path / "train" / "aaa").iterdir():  # other pictures, or they would be there twice
+    for path in (tmp_path / "train" / "aaa").iterdir():  # other images, or they would be there twice
         path.write_bytes(path.read_bytes() + b"\0")
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
     run = train_classifier(
@@ -375,9 +375,9 @@ def test_validation_folders_without_some_class_are_matched_by_name(crops, tmp_pa
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 128), (110, 260), (200, 150)])
-def test_long_pictures_are_judged_as_they_are_predicted(tmp_path, width, height):
-    """What is cut from the kept picture is what is cut from its file."""
+def test_long_images_are_judged_as_they_are_predicted(tmp_path, width, height):
+    """What is cut from the kept image is what is cut from its file."""
     path, _ = (write_picture(tmp_path / "data" / name / "long.png", width, height) for name in ("bar", "square"))
-    data = open_labelled(read_labels(tmp_path / "data"), 64, "pictures", Console(quiet=True))
+    data = open_labelled(read_labels(tmp_path / "data"), 64, "images", Console(quiet=True))
     seen, wanted = (ClassificationEval(64)(image) for image in (data[0][0], read_image(str(path))))
     np.testing.assert_array_equal(seen, wanted)

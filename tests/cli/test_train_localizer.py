@@ -16,7 +16,7 @@ from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset
 from detseg.predict import Detector
 from detseg.train.config import TrainLocalizer
-from detseg.train.tasks.localizer import largest_of_pictures, train_localizer
+from detseg.train.tasks.localizer import largest_of_images, train_localizer
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -41,7 +41,7 @@ def boxes(tmp_path_factory):
 
 @pytest.fixture
 def single(boxes, tmp_path):
-    """The same with one object in every picture but the first of each split, and none in the last of validation."""
+    """The same with one object in every image but the first of each split, and none in the last of validation."""
     folder = tmp_path / "single"
     shutil.copytree(boxes, folder)
     for split in ("train", "val"):
@@ -76,12 +76,12 @@ def test_the_whole_command(single, tmp_path, capsys):
     ]
     assert main(["train", "localizer", *words, "--output", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"{single}/train.json: 1 pictures without exactly one object are left out" in lines
-    assert f"{single}/val.json: 2 pictures without exactly one object are left out" in lines
-    assert "training on 7 pictures with 7 objects, validating on 3 with 3" in lines
-    assert lines[-1] == f"use it: detseg predict {folder} picture.jpg"
+    assert f"{single}/train.json: 1 images without exactly one object are left out" in lines
+    assert f"{single}/val.json: 2 images without exactly one object are left out" in lines
+    assert "training on 7 images with 7 objects, validating on 3 with 3" in lines
+    assert lines[-1] == f"use it: detseg predict {folder} image.jpg"
     page = (folder / "report.html").read_text()
-    assert all(f'src="{picture}"' in page for picture in ("worst.jpg", "samples.jpg", "history.png"))
+    assert all(f'src="{image}"' in page for image in ("worst.jpg", "samples.jpg", "history.png"))
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     best = json.loads((folder / "model.json").read_text())["training"]
@@ -99,7 +99,7 @@ def test_it_predicts_like_a_detector(boxes, tmp_path, at_once):
     found = model.predict([str(path) for path in data.paths], score_threshold=0)
     for one, seen, (width, height) in zip(found, run.predictions, data.sizes, strict=True):
         assert one["boxes"].shape == (1, 4)
-        assert np.allclose(one["boxes"], seen["boxes"], atol=1.0)  # the cache has the pictures shrunk
+        assert np.allclose(one["boxes"], seen["boxes"], atol=1.0)  # the cache has the images shrunk
         x1, y1, x2, y2 = one["boxes"][0]
         assert 0 <= x1 <= x2 <= width
         assert 0 <= y1 <= y2 <= height
@@ -107,17 +107,17 @@ def test_it_predicts_like_a_detector(boxes, tmp_path, at_once):
 
 def test_the_largest_object_that_is_no_crowd(boxes):
     data = read_dataset(boxes)["train"]
-    rows = largest_of_pictures(data)
-    for picture, row in enumerate(rows):
-        mine = range(data.objects(picture).start, data.objects(picture).stop)
+    rows = largest_of_images(data)
+    for image, row in enumerate(rows):
+        mine = range(data.objects(image).start, data.objects(image).stop)
         areas = {r: np.prod(data.boxes[r, 2:] - data.boxes[r, :2]) for r in mine if not data.iscrowd[r]}
         assert row == max(areas, key=areas.get)
     assert data.iscrowd.any()
-    assert largest_of_pictures(read_dataset(boxes)["val"])[-1] == -1
+    assert largest_of_images(read_dataset(boxes)["val"])[-1] == -1
 
 
 def without_objects_from(folder, split, first):
-    """Take all objects of the pictures of a split from the one at position `first` on."""
+    """Take all objects of the images of a split from the one at position `first` on."""
     path = folder / f"{split}.json"
     content = json.loads(path.read_text())
     kept = {image["id"] for image in content["images"][:first]}
@@ -127,26 +127,26 @@ def without_objects_from(folder, split, first):
 
 @pytest.fixture
 def half(boxes, tmp_path):
-    """The set with objects in the first four training and the first three of five validation pictures only."""
+    """The set with objects in the first four training and the first three of five validation images only."""
     folder = shutil.copytree(boxes, tmp_path / "half")
     without_objects_from(folder, "train", 4)
     without_objects_from(folder, "val", 3)
     return folder
 
 
-def test_objectness_keeps_pictures_without_objects(boxes, tmp_path, at_once):
+def test_objectness_keeps_images_without_objects(boxes, tmp_path, at_once):
     run = train_localizer(config(boxes, tmp_path, objectness=True, loss="mse", square_root=False))
     assert len(run.val) == len(run.predictions) == 5
-    assert (run.metrics.pictures, run.metrics.without) == (4, 1)
+    assert (run.metrics.images, run.metrics.without) == (4, 1)
     architecture = json.loads((run.folder / "model.json").read_text())["architecture"]
     assert (architecture["objectness"], architecture["loss"], architecture["square_root"]) == (True, "mse", False)
 
 
-def test_objectness_with_single_objects_keeps_pictures_without(single, tmp_path, at_once):
+def test_objectness_with_single_objects_keeps_images_without(single, tmp_path, at_once):
     without_objects_from(single, "train", 6)
     run = train_localizer(config(single, tmp_path, objectness=True, objects="single"))
     counts = [np.diff(data.annotations.offsets) for data in (run.train, run.val)]
-    # The first picture of each has two objects.
+    # The first image of each has two objects.
     assert [sorted(count.tolist()) for count in counts] == [[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1]]
 
 
@@ -162,7 +162,7 @@ def test_objectness_is_judged_and_decides_on_the_best_model(half, tmp_path, at_o
     assert best["quality"] == max(row["quality"] for row in rows)
     assert best["objectness"] in [row["objectness"] for row in rows] and 0 <= best["objectness"] <= 1
     out = capsys.readouterr().out
-    assert "Localisation, one object in each of 3 pictures, none in 2" in " ".join(out.split())
+    assert "Localisation, one object in each of 3 images, none in 2" in " ".join(out.split())
     assert f"objectness {best['objectness']:.3f}" in " ".join(re.sub("[│┃]", " ", out).split())
     assert "objectness" in (folder / "report.html").read_text()
     assert "--objectness" not in caplog.text, "there is nothing to warn of"
@@ -181,7 +181,7 @@ def test_crowds_alone_are_not_judged_as_none(half, tmp_path, at_once):
     crowd = content["annotations"][0] | {"id": 99, "image_id": content["images"][4]["id"], "iscrowd": 1}
     (half / "val.json").write_text(json.dumps(content | {"annotations": [*content["annotations"], crowd]}))
     run = train_localizer(config(half, tmp_path, objectness=True))
-    assert (len(run.val), run.metrics.pictures, run.metrics.without) == (5, 3, 1)
+    assert (len(run.val), run.metrics.images, run.metrics.without) == (5, 3, 1)
 
 
 def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path, at_once, caplog):
@@ -189,7 +189,7 @@ def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path
     content = json.loads((folder / "val.json").read_text())
     (folder / "val.json").write_text(json.dumps(content | {"images": content["images"][:4]}))
     run = train_localizer(config(folder, tmp_path, objectness=True))
-    learnt, judged = [record.getMessage() for record in caplog.records if "in every picture" in record.getMessage()]
+    learnt, judged = [record.getMessage() for record in caplog.records if "in every image" in record.getMessage()]
     assert learnt.startswith(f"{folder}/train.json: ") and "learns nothing" in learnt and "detseg windows" in learnt
     assert judged.startswith(f"{folder}/val.json: ") and "cannot be judged" in judged and "mean IoU" in judged
     assert "objectness" not in run.metrics.figures() and run.metrics.mean_iou > 0
@@ -200,7 +200,7 @@ def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path
 @pytest.mark.parametrize("objectness", [False, True])
 def test_a_validation_without_objects_is_told(half, tmp_path, objectness):
     without_objects_from(half, "val", 0)
-    with pytest.raises(ValueError, match=r"val\.json: there is no picture with an object"):
+    with pytest.raises(ValueError, match=r"val\.json: there is no image with an object"):
         train_localizer(config(half, tmp_path, objectness=objectness))
 
 
@@ -245,8 +245,8 @@ def test_stopped_and_resumed_is_the_same(boxes, tmp_path, at_once, monkeypatch):
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
 
 
-def test_no_picture_that_fits_is_told(boxes, tmp_path, capsys):
+def test_no_image_that_fits_is_told(boxes, tmp_path, capsys):
     assert main(["train", "localizer", "--data", str(boxes), *QUICK, "--objects", "single"]) == 1
     error = capsys.readouterr().err
-    # The crowd beside it does not count: one training picture has a single object, no validation picture has.
-    assert error == f"error: {boxes}/val.json: there is no picture with exactly one object\n"
+    # The crowd beside it does not count: one training image has a single object, no validation image has.
+    assert error == f"error: {boxes}/val.json: there is no image with exactly one object\n"

@@ -57,7 +57,7 @@ def error_of(capsys, task, *arguments):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, at_once, monkeypatch):
-    """Bit for bit, where both have the pictures in one size and order."""
+    """Bit for bit, where both have the images in one size and order."""
     train, config, load = TASKS[task]
     monkeypatch.setattr(f"detseg.train.{task}.CACHE_ZOOM", 1)
     file = packs / ("masks.h5" if task == "segmenter" else "boxes.h5")
@@ -75,14 +75,14 @@ def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs,
     states = [state_of(tmp_path / name) for name in ("packed", "plain")]
     marks = [state.pop("fingerprint") for state in states]
     equal = {part for part in marks[0] if marks[0][part] == marks[1][part]}
-    # Of pictures and masks a pack tells digests only.
+    # Of images and masks a pack tells digests only.
     assert equal == (set() if task == "segmenter" else {"training annotations", "validation annotations"})
     assert differences(*states) == []
     assert differences(*(dict(load_model(tmp_path / name)[0].state_dict()) for name in ("packed", "plain"))) == []
     assert packed.figures(packed.metrics) == plain.figures(plain.metrics)
     if task == "segmenter":  # counted in the pixels of the original masks
         np.testing.assert_array_equal(packed.metrics.confusion, plain.metrics.confusion)
-    else:  # in the pixels of the original pictures
+    else:  # in the pixels of the original images
         for a, b in zip(packed.predictions, plain.predictions, strict=True):
             assert differences({k: v.tolist() for k, v in a.items()}, {k: v.tolist() for k, v in b.items()}) == []
 
@@ -95,10 +95,10 @@ def test_the_whole_command(task, packs, tmp_path, capsys, at_once, monkeypatch):
     assert main(["train", task, *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     for what in ("training", "validation"):
-        assert any(line.startswith(f"{what} pictures: kept at 64 px, 0 MB in {file.name}") for line in lines)
+        assert any(line.startswith(f"{what} images: kept at 64 px, 0 MB in {file.name}") for line in lines)
     page = (folder / "report.html").read_text()
-    for picture in ("worst.jpg", "samples.jpg", "history.png"):
-        assert (folder / picture).stat().st_size > 2000 and f'src="{picture}"' in page
+    for image in ("worst.jpg", "samples.jpg", "history.png"):
+        assert (folder / image).stat().st_size > 2000 and f'src="{image}"' in page
     if task == "localizer":
         return
     monkeypatch.chdir(tmp_path)
@@ -107,7 +107,7 @@ def test_the_whole_command(task, packs, tmp_path, capsys, at_once, monkeypatch):
     trained = json.loads((folder / "model.json").read_text())["training"]
     if task == "detector":
         assert found["figures"]["AP"] == pytest.approx(trained["map"], abs=1e-6)
-    assert found["pictures"] == 5
+    assert found["images"] == 5
 
 
 def stopped_after(samples, monkeypatch):
@@ -135,7 +135,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, at_once
 
 
 def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
-    """Another mask of the same size, of the same picture."""
+    """Another mask of the same size, of the same image."""
     file, splits = tmp_path / "set.h5", read_mask_dataset(masked)
     write_pack(file, splits, SIZE)
     train_segmenter(TrainSegmenter(data=file, output=tmp_path / "run", **SETTINGS | {"epochs": 1}))
@@ -149,32 +149,32 @@ def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_two_files(task, small, masked, tmp_path, at_once):
-    """One of training and one of validation pictures, of other sizes and other names of the splits."""
+    """One of training and one of validation images, of other sizes and other names of the splits."""
     (train, config, _), settings = TASKS[task], SETTINGS | {"epochs": 1}
     splits = read_mask_dataset(masked) if task == "segmenter" else read_dataset(small)
     write_pack(tmp_path / "a.h5", {"train": splits["train"]}, SIZE)
     write_pack(tmp_path / "b.h5", {"all": splits["val"]}, 48)
     run = train(config(train=tmp_path / "a.h5", val=tmp_path / "b.h5", output=tmp_path / "run", **settings))
     assert len(run.train) == 8 and len(run.val) == (4 if task == "localizer" else 5)
-    assert run.train.pictures.long_side == SIZE and run.val.pictures.long_side == 48
+    assert run.train.images.long_side == SIZE and run.val.images.long_side == 48
 
 
 def test_a_file_and_a_folder(masked, packs, tmp_path, at_once):
     settings = SETTINGS | {"epochs": 1}
     config = TrainSegmenter(train=packs / "masks.h5", val=masked / "val.txt", output=tmp_path / "run", **settings)
     run = train_segmenter(config)
-    assert run.train.pictures.place == str(packs / "masks.h5") and run.val.pictures.place == "memory"
-    assert len(run.val) == run.metrics.pictures.image_ids.size == 5
+    assert run.train.images.place == str(packs / "masks.h5") and run.val.images.place == "memory"
+    assert len(run.val) == run.metrics.images.image_ids.size == 5
 
 
-def test_pictures_that_are_too_small_are_warned_of(packs, tmp_path, at_once, caplog):
+def test_images_that_are_too_small_are_warned_of(packs, tmp_path, at_once, caplog):
     settings = SETTINGS | {"size": 96, "epochs": 1}
     with caplog.at_level(logging.WARNING, "detseg"):
         train_detector(TrainDetector(data=packs / "boxes.h5", output=tmp_path / "run", **settings))
     warned = [record.getMessage() for record in caplog.records if "long side" in record.getMessage()]
-    assert len(warned) == 2, "training pictures to zoom into, validation pictures"
-    assert "boxes.h5: its pictures have a long side of 64 px, the training pictures are wanted at 120 px" in warned[0]
-    assert "pack them with --size 120" in warned[0] and "validation pictures are wanted at 96 px" in warned[1]
+    assert len(warned) == 2, "training images to zoom into, validation images"
+    assert "boxes.h5: its images have a long side of 64 px, the training images are wanted at 120 px" in warned[0]
+    assert "pack them with --size 120" in warned[0] and "validation images are wanted at 96 px" in warned[1]
 
 
 def test_mistakes_are_told_in_a_line(packs, tmp_path, capsys):
@@ -203,7 +203,7 @@ def test_mistakes_are_told_in_a_line(packs, tmp_path, capsys):
     one = tmp_path / "one.h5"
     assert "no split 'val'; found: train" in error_of(capsys, "detector", "--data", one)
     error = error_of(capsys, "detector", "--train", one, "--val", one)
-    assert "the picture is in" in error and error.count("one.h5 (train), ") == 8
+    assert "the image is in" in error and error.count("one.h5 (train), ") == 8
     with h5py.File(one, "a") as file:
         file["train/boxes"][0] = (90, 10, 20, 30)
     error = error_of(capsys, "detector", "--train", one, "--val", boxes)

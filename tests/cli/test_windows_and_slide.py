@@ -64,7 +64,7 @@ def test_windows_say_what_they_did(boxes, tmp_path, capsys):
     assert main(words) == 0
     line = capsys.readouterr().out.splitlines()[0]
     assert re.fullmatch(
-        r"train: \d+ windows with an object and \d+ without, of 4 pictures; left out \d+ small and 1 crowd or "
+        r"train: \d+ windows with an object and \d+ without, of 4 images; left out \d+ small and 1 crowd or "
         "difficult objects",
         line,
     )
@@ -75,10 +75,10 @@ def test_windows_say_what_they_did(boxes, tmp_path, capsys):
 
 
 def test_small_objects_are_told_with_what_finds_them(boxes, tmp_path, capsys):
-    """By the pyramid that really slides over the pictures."""
+    """By the pyramid that really slides over the images."""
     folder = shutil.copytree(boxes, tmp_path / "boxes")
     content = json.loads((folder / "train.json").read_text())
-    # Of pictures of 96 x 72, a window of 64 finds objects from 96 * 0.53 / 5 = 10.2 pixels on.
+    # Of images of 96 x 72, a window of 64 finds objects from 96 * 0.53 / 5 = 10.2 pixels on.
     for number, (width, height) in enumerate([(9, 7), (6, 8), (11, 6), (6, 10.5)]):
         entry = {"id": 50 + number, "bbox": [number * 20, 5, width, height], "area": width * height, "iscrowd": 0}
         content["annotations"].append(entry | {"category_id": 7, "image_id": content["images"][number]["id"]})
@@ -192,7 +192,7 @@ def test_evaluate_slides_as_predict_does(localizer, boxes, tmp_path, monkeypatch
     corners = np.array([entry["bbox"] for entry in expected])
     corners[:, 2:] += corners[:, :2]
     np.testing.assert_allclose(slid.boxes, corners, atol=1e-3)
-    assert len(whole) == 4 < len(slid), "without sliding it finds one in each picture"
+    assert len(whole) == 4 < len(slid), "without sliding it finds one in each image"
 
 
 def test_evaluate_compares_a_localizer_that_slides_with_a_detector(localizer, run, boxes, capfd):
@@ -234,22 +234,22 @@ def test_from_python(localizer, boxes):
         best = detections["scores"][0]
     assert all(len(f["scores"]) == 0 for f in detector.predict([str(data.paths[0])], score_threshold=1.01))
     assert len(detector.predict([str(data.paths[-1])], score_threshold=float(best))[0]["scores"]) == 1
-    # Looked at in another size, boxes still are in the picture's own pixels.
+    # Looked at in another size, boxes still are in the image's own pixels.
     small = SlidingDetector(detseg.load(localizer), long_side=48)
     (one,) = small.predict([np.zeros((300, 600, 3), np.uint8)], score_threshold=0)
     assert one["boxes"][:, 2].max() > 48
 
 
 def test_what_cannot_slide(localizer, windows, run, boxes, tmp_path, capsys):
-    picture = str(read_dataset(boxes)["val"].paths[0])
+    image = str(read_dataset(boxes)["val"].paths[0])
     plain = trained(windows, tmp_path / "plain")
     for folder, message in ((plain, "train one with objectness"), (run.folder, "only a localizer can slide")):
-        assert main(["predict", str(folder), picture, "--slide", "--output", str(tmp_path / "no")]) == 1
+        assert main(["predict", str(folder), image, "--slide", "--output", str(tmp_path / "no")]) == 1
         error = capsys.readouterr().err
         assert message in error and str(folder) in error.replace("\n", "")
-    assert main(["predict", str(localizer), picture, "--long-side", "500"]) == 1
+    assert main(["predict", str(localizer), image, "--long-side", "500"]) == 1
     assert "there is no --long-side" in capsys.readouterr().err
-    assert main(["predict", str(localizer), picture, "--slide", "--long-side", "0"]) == 1
+    assert main(["predict", str(localizer), image, "--slide", "--long-side", "0"]) == 1
     assert "at least 1 pixel" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ CATEGORIES = [{"id": 7, "name": "rose"}, {"id": 0, "name": "daisy"}, {"id": 90, 
 
 
 def write_picture(path: Path, width: int = 64, height: int = 48, seed: int = 0, **options: Any) -> Path:
-    """A picture of coarse random blocks, so that JPEG keeps its colours."""
+    """An image of coarse random blocks, so that JPEG keeps its colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     pixels = np.kron(blocks, np.ones((8, 8, 1), np.uint8))[:height, :width]
@@ -65,7 +65,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def write_coco_dataset(folder: Path, name: str = "train.json") -> Path:
-    """`coco_content` with its pictures in images/; returns the JSON file."""
+    """`coco_content` with its images in images/; returns the JSON file."""
     content = coco_content()
     for seed, image in enumerate(content["images"]):
         write_picture(folder / "images" / image["file_name"], image["width"], image["height"], seed)
@@ -100,7 +100,7 @@ def make(
     return Annotations(**(values | fields))
 
 
-def by_picture(annotations: Annotations) -> dict[str, list[tuple[str, bool, list[float]]]]:
+def by_image(annotations: Annotations) -> dict[str, list[tuple[str, bool, list[float]]]]:
     """File name -> its objects as (category name, crowd, box), sorted: what every format keeps."""
     found = {}
     for image, path in enumerate(annotations.paths.tolist()):

@@ -1,4 +1,4 @@
-"""Small sets of pictures with masks for the tests."""
+"""Small sets of images with masks for the tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def save_mask(path: Path, mask: np.ndarray) -> Path:
 
 
 def write_mask_set(folder: Path, *, train: int = 3, val: int = 2, classes: tuple[str, ...] = ("soil", "daisy")) -> Path:
-    """images/, masks/, train.txt, val.txt, classes.txt; pictures of several sizes."""
+    """images/, masks/, train.txt, val.txt, classes.txt; images of several sizes."""
     for split, count in (("train", train), ("val", val)):
         names = [f"{split}{i}" for i in range(count)]
         for i, name in enumerate(names):
@@ -54,7 +54,7 @@ def write_grey_png(path: Path, width: int, height: int, bits: int, rows: bytes) 
     return path
 
 
-def write_turned_picture(path: Path, stored: tuple[int, int], orientation: int, seed: int = 0) -> Path:
+def write_turned_image(path: Path, stored: tuple[int, int], orientation: int, seed: int = 0) -> Path:
     """A JPEG of `stored` = (width, height) pixels with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation

@@ -42,7 +42,7 @@ def test_no_images_and_no_objects():
     empty = make(sizes=())
     assert len(empty) == 0
     assert len(empty.subset([])) == 0
-    assert empty.validate(check_pictures=False)[0].kind == "empty"
+    assert empty.validate(check_images=False)[0].kind == "empty"
 
 
 def test_subset_keeps_order_and_objects():
@@ -98,7 +98,7 @@ def test_match_categories_names_the_difference():
         match_categories(reference, make(BOXES))
 
 
-def test_problem_names_file_picture_object_and_remedy():
+def test_problem_names_file_image_object_and_remedy():
     text = str(Problem("train.json", "images/a.jpg", 17, "the box is empty", "remove it"))
     assert text == "train.json, images/a.jpg, object 17: the box is empty (remove it)"
 

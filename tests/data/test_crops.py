@@ -1,4 +1,4 @@
-"""Objects cut out of their pictures into class folders."""
+"""Objects cut out of their images into class folders."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from tests.data.annotation_samples import make, write_picture
 
 @pytest.fixture
 def annotations(tmp_path):
-    """Two pictures of the same name; objects: three fine ones, a crowd, a thin one, one over the border."""
+    """Two images of the same name; objects: three fine ones, a crowd, a thin one, one over the border."""
     paths = [write_picture(tmp_path / place / "a.png", 64, 48, seed) for seed, place in enumerate("xy")]
     boxes = [[8, 8, 40, 40], [0, 0, 30, 30], [5, 5, 35, 9], [40, 20, 90, 48], [16, 16, 36, 46]]
     return make(
@@ -69,7 +69,7 @@ def test_windows(box, margin, wanted):
     assert crop_window(np.array(box, np.float64), (100, 50), margin, 5) == wanted
 
 
-def test_pictures_are_read_once_and_not_for_nothing(annotations, tmp_path, monkeypatch):
+def test_images_are_read_once_and_not_for_nothing(annotations, tmp_path, monkeypatch):
     read = []
 
     def reader(path):
@@ -84,7 +84,7 @@ def test_pictures_are_read_once_and_not_for_nothing(annotations, tmp_path, monke
     assert read == []
 
 
-def test_progress_sees_every_picture(annotations, tmp_path):
+def test_progress_sees_every_image(annotations, tmp_path):
     seen = []
 
     def track(items, total):

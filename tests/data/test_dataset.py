@@ -1,4 +1,4 @@
-"""Cached pictures and the samples made of them."""
+"""Cached images and the samples made of them."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detseg.data import dataset as module
-from detseg.data.dataset import DetectionDataset, PictureCache, collate, fitted_shapes, scaled_sizes
+from detseg.data.dataset import DetectionDataset, ImageCache, collate, fitted_shapes, scaled_sizes
 from detseg.data.letterbox import resize_long_side
 from detseg.data.sample import Sample
 from tests.data.annotation_samples import make, write_picture
@@ -27,7 +27,7 @@ def annotations(paths, **changes):
     return make(boxes, **({"sizes": SIZES, "paths": paths} | fields | changes))
 
 
-def test_long_pictures_keep_a_short_side_within_bounds():
+def test_long_images_keep_a_short_side_within_bounds():
     sizes = np.array([[100, 100], [100, 140], [200, 100], [1000, 100], [3, 1]], np.int32)
     shapes = fitted_shapes(sizes, 96, 73)
     assert shapes.tolist() == [[96, 96], [102, 73], [73, 146], [19, 192], [64, 192]]  # heights and widths
@@ -41,19 +41,19 @@ def no_memory(monkeypatch):
 
 @pytest.mark.parametrize("place", ["memory", "file"])
 @pytest.mark.parametrize("long_side", [32, 100])
-def test_pictures_are_kept_resized(paths, monkeypatch, tmp_path, place, long_side):
+def test_images_are_kept_resized(paths, monkeypatch, tmp_path, place, long_side):
     if place == "file":
         no_memory(monkeypatch)
         monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())
     data = annotations(paths)
-    cache = PictureCache(paths, data.sizes, long_side)
+    cache = ImageCache(paths, data.sizes, long_side)
     assert cache.place == ("memory" if place == "memory" else str(tmp_path))
     assert len(cache) == 3
     total = 0
     for index, path in enumerate(paths):
-        picture = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
-        np.testing.assert_array_equal(cache[index], resize_long_side(picture, long_side))
+        image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        np.testing.assert_array_equal(cache[index], resize_long_side(image, long_side))
         assert max(cache[index].shape) == long_side
         total += cache[index].size
     assert cache.megabytes == pytest.approx(total / 1e6)
@@ -62,21 +62,21 @@ def test_pictures_are_kept_resized(paths, monkeypatch, tmp_path, place, long_sid
 
 def test_several_processes_share_what_memory_there_is(paths, monkeypatch):
     sizes = annotations(paths).sizes
-    needed = PictureCache(paths, sizes, 64).megabytes * 1e6
+    needed = ImageCache(paths, sizes, 64).megabytes * 1e6
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=int(needed * 3)))
-    assert PictureCache(paths, sizes, 64).place == "memory"
+    assert ImageCache(paths, sizes, 64).place == "memory"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert PictureCache(paths, sizes, 64).place != "memory"
+    assert ImageCache(paths, sizes, 64).place != "memory"
 
 
 def test_neither_memory_nor_disk(paths, monkeypatch):
     no_memory(monkeypatch)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(ValueError, match=r"too much for the memory, and .* has only 0.0 GB left; set TMPDIR"):
-        PictureCache(paths, annotations(paths).sizes, 64)
+        ImageCache(paths, annotations(paths).sizes, 64)
 
 
-def test_boxes_follow_the_picture(paths):
+def test_boxes_follow_the_image(paths):
     data = DetectionDataset(annotations(paths), 32)
     first, second = data[0], data[1]
     assert first.image.shape == (24, 32, 3)
@@ -89,7 +89,7 @@ def test_boxes_follow_the_picture(paths):
     assert second.iscrowd.tolist() == [False, True]
 
 
-def test_a_picture_without_objects(paths):
+def test_an_image_without_objects(paths):
     sample = DetectionDataset(annotations(paths), 32)[2]
     assert sample.boxes.shape == (0, 4)
     assert sample.labels.shape == sample.iscrowd.shape == (0,)
@@ -99,18 +99,18 @@ def test_sizes_are_scaled_and_crowds_left_out(paths):
     np.testing.assert_allclose(scaled_sizes(annotations(paths), 32), [[32, 24], [4, 8], [14.4, 28.8]])
 
 
-def test_a_picture_of_another_size_is_named(paths):
+def test_an_image_of_another_size_is_named(paths):
     data = annotations(paths, sizes=np.array([(64, 48), (60, 30), (128, 128)], np.int32))
-    with pytest.raises(ValueError, match=r"1\.png: the picture is 30x60 pixels but its annotations say 60x30"):
+    with pytest.raises(ValueError, match=r"1\.png: the image is 30x60 pixels but its annotations say 60x30"):
         DetectionDataset(data, 32)
 
 
-def test_a_picture_that_cannot_be_read_is_named(paths):
+def test_an_image_that_cannot_be_read_is_named(paths):
     with pytest.raises(ValueError, match=r"none\.png"):
         DetectionDataset(annotations([*paths[:2], "none.png"]), 32)
 
 
-def test_progress_sees_every_picture(paths):
+def test_progress_sees_every_image(paths):
     seen = []
 
     def track(items, total):

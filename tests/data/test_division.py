@@ -30,11 +30,11 @@ def test_a_set_is_divided_alike_whatever_its_order(small):
     assert names(divided(data.subset(np.arange(20)[::-1]), 0.2)) == names(parts)
 
 
-def test_equal_pictures_stay_together(small, tmp_path):
+def test_equal_images_stay_together(small, tmp_path):
     twins = write_small_set(tmp_path / "twins", train=20, val=2)
     for i in range(10):
-        picture = (twins / f"images/train{i}.png").read_bytes()
-        (twins / f"images/train{i + 10}.png").write_bytes(picture)
+        image = (twins / f"images/train{i}.png").read_bytes()
+        (twins / f"images/train{i + 10}.png").write_bytes(image)
     data = read_annotations(twins / "train.json")
     write_pack(tmp_path / "twins.h5", {"train": data}, 96)
     for source in (data, read_annotations(tmp_path / "twins.h5")):
@@ -63,6 +63,6 @@ def test_what_is_divided_is_not_divided_again(small):
         only_set(small, {"val": lambda: 1, "test": lambda: 2})
 
 
-def test_one_picture_is_for_training(small):
+def test_one_image_is_for_training(small):
     parts = divided(read_annotations(small / "train.json").subset([0]), 0.9)
     assert [len(parts[split]) for split in ("train", "val")] == [1, 0]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detseg.data.images import ORIENTATION, image_size, inspect_picture, read_image
+from detseg.data.images import ORIENTATION, image_size, inspect_image, read_image
 from tests.data.annotation_samples import write_picture
 from tests.data.mask_samples import write_grey_png
 
 
 def save(path, pixels, mode=None, **options):
-    picture = Image.fromarray(pixels)
-    (picture if mode is None else picture.convert(mode)).save(path, **options)
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path, **options)
     return path
 
 
@@ -40,15 +40,15 @@ def test_exif_orientation_as_pillow_turns_it(tmp_path, blocks, extension, orient
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = save(tmp_path / f"a.{extension}", blocks, exif=exif)
-    with Image.open(path) as picture:
-        expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB")).astype(int)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
     found = read_image(str(path))
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
     assert image_size(path) == (found.shape[1], found.shape[0])
-    assert inspect_picture(path).size == image_size(path)
+    assert inspect_image(path).size == image_size(path)
     if orientation >= 5 and extension != "tif":
-        assert inspect_picture(path).stored_size == (24, 40)
+        assert inspect_image(path).stored_size == (24, 40)
 
 
 @pytest.mark.parametrize("value", [0, 9, 77])
@@ -92,36 +92,36 @@ def test_transparency_is_laid_over_white(tmp_path):
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_transparency_as_pillow_lays_it_over_white(tmp_path, extension, mode):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 10, len(mode)), dtype=np.uint8)
-    picture = Image.merge(mode, [Image.fromarray(channel) for channel in np.moveaxis(pixels, 2, 0)])
-    picture.save(tmp_path / f"a.{extension}", **({"lossless": True, "exact": True} if extension == "webp" else {}))
+    image = Image.merge(mode, [Image.fromarray(channel) for channel in np.moveaxis(pixels, 2, 0)])
+    image.save(tmp_path / f"a.{extension}", **({"lossless": True, "exact": True} if extension == "webp" else {}))
     found = read_image(tmp_path / f"a.{extension}").astype(int)
-    assert np.abs(found - over_white(picture)).max() <= 1
+    assert np.abs(found - over_white(image)).max() <= 1
 
 
 @pytest.mark.parametrize(("mode", "key"), [("1", 0), ("L", 100), ("RGB", (100, 100, 100)), ("P", 3)])
 def test_a_transparent_colour_is_white(tmp_path, mode, key):
     grey = np.arange(120, dtype=np.uint8).reshape(10, 12)
-    picture = Image.fromarray(grey).convert(mode)
-    picture.save(tmp_path / "a.png", transparency=key)
+    image = Image.fromarray(grey).convert(mode)
+    image.save(tmp_path / "a.png", transparency=key)
     with Image.open(tmp_path / "a.png") as saved:
         expected = over_white(saved)
-    assert (expected != np.asarray(picture.convert("RGB"))).any()
+    assert (expected != np.asarray(image.convert("RGB"))).any()
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
 
-def over_white(picture):
+def over_white(image):
     """What Pillow makes of transparent pixels, as whole numbers."""
-    white = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")).astype(int)
+    white = Image.new("RGBA", image.size, "white")
+    return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")).astype(int)
 
 
 def test_palettes_are_looked_up(tmp_path, blocks):
-    picture = Image.fromarray(blocks).convert("P", palette=Image.Palette.ADAPTIVE)
+    image = Image.fromarray(blocks).convert("P", palette=Image.Palette.ADAPTIVE)
     for name in ("a.png", "a.gif", "a.bmp"):
-        picture.save(tmp_path / name)
-        np.testing.assert_array_equal(read_image(tmp_path / name), np.asarray(picture.convert("RGB")))
-    picture.save(tmp_path / "clear.png", transparency=0)
-    first = np.asarray(picture) == 0
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name), np.asarray(image.convert("RGB")))
+    image.save(tmp_path / "clear.png", transparency=0)
+    first = np.asarray(image) == 0
     assert (read_image(tmp_path / "clear.png")[first] == 255).all()
 
 
@@ -137,7 +137,7 @@ def test_cmyk_jpeg(tmp_path, blocks):
     assert np.abs(found.astype(int) - blocks).max() < 6
 
 
-def test_floating_point_pictures_are_refused(tmp_path):
+def test_floating_point_images_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "a.tiff"), np.zeros((4, 4), np.float32))
     with pytest.raises(ValueError, match=r"a\.tiff: pixels are float32"):
         read_image(tmp_path / "a.tiff")
@@ -147,17 +147,17 @@ def test_names_beyond_ascii(tmp_path):
     assert read_image(write_picture(tmp_path / "Gänseblümchen 雛菊.jpg")).shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("function", [read_image, image_size, inspect_picture])
+@pytest.mark.parametrize("function", [read_image, image_size, inspect_image])
 def test_missing_empty_and_foreign_files_are_named(tmp_path, function):
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
         with pytest.raises(ValueError, match=f"^{tmp_path / name}: ") as error:
             function(tmp_path / name)
         assert "BytesIO" not in str(error.value)
 
 
-def test_pictures_larger_than_pillows_limit(tmp_path):
+def test_images_larger_than_pillows_limit(tmp_path):
     path = tmp_path / "large.png"
     for side, words in ((14_000, "truncated"), (2**15 + 1, "more than 1073741824"), (2**16, "more than 1073741824")):
         write_grey_png(path, side, side, 1, b"")
@@ -172,26 +172,26 @@ def test_pictures_larger_than_pillows_limit(tmp_path):
 def test_files_cut_short_are_named(tmp_path, extension, share):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save(tmp_path / f"a.{extension}", noise)
-    assert inspect_picture(path).size == (64, 64)
+    assert inspect_image(path).size == (64, 64)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    for function in (read_image, inspect_picture):
+    for function in (read_image, inspect_image):
         with pytest.raises(ValueError, match=f"^{path}: "):
             function(path)
 
 
-def test_a_whole_preview_does_not_hide_a_cut_picture(tmp_path):
+def test_a_whole_preview_does_not_hide_a_cut_image(tmp_path):
     """A camera's preview inside the header has an end mark of its own."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    preview, picture = io.BytesIO(), io.BytesIO()
+    preview, image = io.BytesIO(), io.BytesIO()
     Image.fromarray(noise).save(preview, "JPEG")
-    Image.fromarray(noise).save(picture, "JPEG", quality=30)
-    data = picture.getvalue()
+    Image.fromarray(noise).save(image, "JPEG", quality=30)
+    data = image.getvalue()
     block = b"\xff\xe2" + (len(preview.getvalue()) + 2).to_bytes(2, "big") + preview.getvalue()
     whole = data[:2] + block + data[2:]
     (tmp_path / "a.jpg").write_bytes(whole)
     assert read_image(tmp_path / "a.jpg").shape == (96, 96, 3)
     (tmp_path / "a.jpg").write_bytes(whole[: -len(data) // 2])
-    for function in (read_image, inspect_picture):
+    for function in (read_image, inspect_image):
         with pytest.raises(ValueError, match="cut short"):
             function(tmp_path / "a.jpg")
 
@@ -199,10 +199,10 @@ def test_a_whole_preview_does_not_hide_a_cut_picture(tmp_path):
 def test_bytes_after_the_end_mark_are_harmless(tmp_path, blocks):
     path = save(tmp_path / "a.jpg", blocks)
     path.write_bytes(path.read_bytes() + b"\0" * 100_000)
-    assert inspect_picture(path).size == (24, 40)
+    assert inspect_image(path).size == (24, 40)
     assert read_image(path).shape == (40, 24, 3)
 
 
-def test_real_pictures_have_the_size_their_header_says(flowers_det):
+def test_real_images_have_the_size_their_header_says(flowers_det):
     for path in sorted((flowers_det / "images").iterdir())[::40]:
         assert image_size(path) == read_image(path).shape[1::-1]

@@ -1,4 +1,4 @@
-"""Label maps in files: what is read from each kind of picture, what is refused, what is written."""
+"""Label maps in files: what is read from each kind of image, what is refused, what is written."""
 
 import warnings
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from detseg.data.colours import class_color
-from detseg.data.index_png import MaskError, mask_palette, read_index_picture, write_index_png
+from detseg.data.index_png import MaskError, mask_palette, read_index_image, write_index_png
 from tests.data.annotation_samples import write_picture
 from tests.data.mask_samples import blobs, write_grey_png
 
@@ -16,9 +16,9 @@ MASK = blobs(23, 17, 5)
 
 
 def as_palette(mask):
-    picture = Image.fromarray(mask)
-    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    return picture
+    image = Image.fromarray(mask)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    return image
 
 
 KINDS = {
@@ -41,7 +41,7 @@ FORMS += [(kind, ".bmp") for kind in ("grey", "palette", "grey as RGB")]
 def test_the_values_are_read_as_they_are(tmp_path, kind, suffix):
     path = tmp_path / f"mask{suffix}"
     KINDS[kind](MASK).save(path)
-    values = read_index_picture(path)
+    values = read_index_image(path)
     np.testing.assert_array_equal(values, MASK)
     assert values.dtype in (np.uint8, np.uint16) and values.flags.c_contiguous
 
@@ -49,9 +49,9 @@ def test_the_values_are_read_as_they_are(tmp_path, kind, suffix):
 def test_large_values_and_two_of_them(tmp_path):
     large = np.array([[0, 300, 65535]], np.uint16)
     Image.fromarray(large).save(tmp_path / "large.png")
-    np.testing.assert_array_equal(read_index_picture(tmp_path / "large.png"), large)
+    np.testing.assert_array_equal(read_index_image(tmp_path / "large.png"), large)
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "bits.png")
-    assert read_index_picture(tmp_path / "bits.png").tolist() == [[1, 0]]
+    assert read_index_image(tmp_path / "bits.png").tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -61,7 +61,7 @@ def test_few_bits_hold_the_values_that_were_written(tmp_path, bits):
     digits = (values[:, None] >> np.arange(bits - 1, -1, -1)) & 1
     row = b"\0" + np.packbits(digits.ravel()).tobytes()  # no filter
     write_grey_png(tmp_path / "mask.png", len(values), 1, bits, row)
-    assert read_index_picture(tmp_path / "mask.png").tolist() == [values.tolist()]
+    assert read_index_image(tmp_path / "mask.png").tolist() == [values.tolist()]
 
 
 def test_masks_larger_than_pillows_limit(tmp_path):
@@ -69,21 +69,21 @@ def test_masks_larger_than_pillows_limit(tmp_path):
         write_grey_png(tmp_path / "mask.png", side, side, 1, b"")
         with warnings.catch_warnings(), pytest.raises(MaskError, match=f"cannot be read: .*{words}"):
             warnings.simplefilter("error" if side == 14_000 else "ignore")
-            read_index_picture(tmp_path / "mask.png")
+            read_index_image(tmp_path / "mask.png")
 
 
 def test_a_mask_is_not_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(MASK).save(tmp_path / "a.png", exif=exif.tobytes())
-    np.testing.assert_array_equal(read_index_picture(tmp_path / "a.png"), MASK)
+    np.testing.assert_array_equal(read_index_image(tmp_path / "a.png"), MASK)
 
 
 @pytest.mark.parametrize(
     ("make", "kind", "words"),
     [
         (lambda path: None, "missing-mask", "does not exist"),
-        (lambda path: path.write_text("no picture"), "damaged-mask", "cannot be read"),
+        (lambda path: path.write_text("no image"), "damaged-mask", "cannot be read"),
         (lambda path: path.mkdir(), "damaged-mask", "cannot be read"),
         (lambda path: write_picture(path, format="PNG"), "colour-mask", r"colours \(RGB\).*write_index_png"),
         (lambda path: write_picture(path, format="JPEG"), "lossy-mask", "JPEG"),
@@ -95,7 +95,7 @@ def test_what_is_no_mask_is_refused(tmp_path, make, kind, words):
     path = tmp_path / "mask.png"
     make(path)
     with pytest.raises(MaskError, match=f"mask.png: .*{words}") as caught:
-        read_index_picture(path)
+        read_index_image(path)
     assert caught.value.kind == kind
     assert isinstance(caught.value, ValueError)
     assert str(caught.value) == f"{path}: {caught.value.what} ({caught.value.remedy})"
@@ -106,14 +106,14 @@ def test_a_file_that_is_cut_short(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(MaskError, match="cannot be read"):
-        read_index_picture(path)
+        read_index_image(path)
 
 
 @pytest.mark.parametrize("mask", [MASK, MASK.astype(np.int64), np.array([[255]], np.uint8), MASK > 0])
 def test_what_is_written_is_read_again(tmp_path, mask):
     path = tmp_path / "new" / "mask.png"
     write_index_png(path, mask)
-    np.testing.assert_array_equal(read_index_picture(path), mask)
+    np.testing.assert_array_equal(read_index_image(path), mask)
     assert [p.name for p in path.parent.iterdir()] == ["mask.png"]
 
 

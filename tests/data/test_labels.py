@@ -10,7 +10,7 @@ from detseg.data.annotations import AnnotationError, Category
 from detseg.data.checks.validate import checked
 from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
 from detseg.data.formats.label_table import read_label_table
-from detseg.data.labels import LabelledPictures, divide
+from detseg.data.labels import LabelledImages, divide
 from detseg.flowers.dataset import write_flowers
 from tests.data.annotation_samples import write_picture
 
@@ -25,16 +25,16 @@ def write_classes(folder, counts=(4, 4, 4), names=CLASSES, seed=0):
     return folder
 
 
-def labels_of(pictures, root):
+def labels_of(images, root):
     return {
-        path.removeprefix(f"{root}/"): pictures.names[label]
-        for path, label in zip(pictures.paths.tolist(), pictures.labels.tolist(), strict=True)
+        path.removeprefix(f"{root}/"): images.names[label]
+        for path, label in zip(images.paths.tolist(), images.labels.tolist(), strict=True)
     }
 
 
-def write_table(folder, text, name="labels.csv", pictures=("a.jpg", "b.jpg", "c.jpg")):
-    for seed, picture in enumerate(pictures):
-        write_picture(folder / picture, seed=seed)
+def write_table(folder, text, name="labels.csv", images=("a.jpg", "b.jpg", "c.jpg")):
+    for seed, image in enumerate(images):
+        write_picture(folder / image, seed=seed)
     (folder / name).write_text(text)
     return folder / name
 
@@ -87,7 +87,7 @@ def test_a_missing_validation_part_is_taken_from_training(tmp_path):
     assert [part.counts.tolist() for part in splits.values()] == [[5] * 3, [1] * 3, [2] * 3]
 
 
-def test_what_is_in_class_folders_but_no_picture_or_class_is_left_out(tmp_path):
+def test_what_is_in_class_folders_but_no_image_or_class_is_left_out(tmp_path):
     write_classes(tmp_path, (2, 2, 2))
     (tmp_path / "rose/notes.txt").write_text("x")
     write_picture(tmp_path / ".cache/x.png")
@@ -97,10 +97,10 @@ def test_what_is_in_class_folders_but_no_picture_or_class_is_left_out(tmp_path):
     found = read_labels(tmp_path)
     assert found.names == CLASSES
     assert found.counts.tolist() == [2, 3, 2]
-    assert "1 pictures lie beside the class folders, the first is loose.png" in str(found.validate()[0])
+    assert "1 images lie beside the class folders, the first is loose.png" in str(found.validate()[0])
 
 
-def test_a_class_file_gives_the_order_and_classes_without_pictures(tmp_path):
+def test_a_class_file_gives_the_order_and_classes_without_images(tmp_path):
     write_classes(tmp_path, (1, 2, 3))
     (tmp_path / "classes.txt").write_text("tulip\nrose\nlily\ndaisy\n")
     found = read_labels(tmp_path)
@@ -157,7 +157,7 @@ def test_nothing_to_read(tmp_path):
 )
 @pytest.mark.parametrize("place", [".", "images"])
 def test_tables(tmp_path, text, place):
-    file = write_table(tmp_path, text, pictures=[f"{place}/{name}.jpg" for name in "abc"])
+    file = write_table(tmp_path, text, images=[f"{place}/{name}.jpg" for name in "abc"])
     found = read_labels(file)
     assert found.names == ("daisy", "rose")
     assert found.labels.tolist() == [1, 0, 1]
@@ -169,11 +169,11 @@ def test_a_table_with_a_column_of_splits(tmp_path):
     names = [f"{n}.jpg" for n in "abcdef"]
     splits = ("train", "Validation", "train", "TEST", "val", "train")
     rows = [f"{n},{'xy'[i % 2]},{s}" for i, (n, s) in enumerate(zip(names, splits, strict=True))]
-    file = write_table(tmp_path, "\n".join(["name,class,split", *rows]), pictures=names)
+    file = write_table(tmp_path, "\n".join(["name,class,split", *rows]), images=names)
     found = read_labelled_dataset(file)
     assert {split: len(part) for split, part in found.items()} == {"train": 3, "val": 2, "test": 1}
     assert found["val"].labels.tolist() == [1, 0]
-    without_heading = write_table(tmp_path, "\n".join(rows), pictures=names)
+    without_heading = write_table(tmp_path, "\n".join(rows), images=names)
     assert {split: len(part) for split, part in read_labelled_dataset(without_heading).items()} == {
         "train": 3,
         "val": 2,
@@ -200,7 +200,7 @@ def test_numbers_with_a_class_file_count_its_lines(tmp_path):
 def test_a_table_is_divided_by_rule(tmp_path):
     names = [f"{i}.jpg" for i in range(20)]
     rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names)]
-    file = write_table(tmp_path, "\n".join(rows), pictures=names)
+    file = write_table(tmp_path, "\n".join(rows), images=names)
     found = read_labelled_dataset(file)
     assert {split: len(part) for split, part in found.items()} == {"train": 15, "val": 3, "test": 2}
     file.write_text("\n".join(rows[::-1]))
@@ -215,11 +215,11 @@ def test_a_table_is_divided_by_rule(tmp_path):
     [
         ("", "the table is empty"),
         ("path,label\n", "a heading and nothing below"),
-        ("x,y,z\n1,2,3\n", r"line 1: no columns of pictures and classes in \(x, y, z\)"),
+        ("x,y,z\n1,2,3\n", r"line 1: no columns of images and classes in \(x, y, z\)"),
         ("path,label\na.jpg,rose\nb.jpg\n", "line 3: 1 cells where the first row has 2"),
         ("path,label\na.jpg,rose,x\n", "line 2: 3 cells where the first row has 2"),
         ("path,label\na.jpg,\n", "line 2: there is no class"),
-        ("path,label\n,rose\n", "line 2: there is no name of a picture"),
+        ("path,label\n,rose\n", "line 2: there is no name of an image"),
         ("path,label,split\na.jpg,rose,later\n", "line 2: 'later' is no split"),
         ("a.jpg,rose,later\n", "line 1: 'later' is no split"),
     ],
@@ -236,13 +236,13 @@ def test_a_table_that_is_no_text(tmp_path):
         read_label_table(tmp_path / "t.csv")
 
 
-def test_pictures_in_a_folder_that_is_named(tmp_path):
-    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", pictures=["far/off/a.jpg", "far/off/b.jpg"])
-    assert {p.kind for p in read_labels(file).validate()} == {"missing-picture"}
+def test_images_in_a_folder_that_is_named(tmp_path):
+    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", images=["far/off/a.jpg", "far/off/b.jpg"])
+    assert {p.kind for p in read_labels(file).validate()} == {"missing-image"}
     assert not read_labels(file, images=tmp_path / "far/off").validate()
 
 
-def test_a_table_beside_split_folders_full_of_pictures(tmp_path):
+def test_a_table_beside_split_folders_full_of_images(tmp_path):
     for split in ("train", "test"):
         for i in range(3):
             write_picture(tmp_path / f"{split}/{split}{i}.jpg", seed=i)
@@ -259,15 +259,15 @@ def test_a_table_beside_split_folders_full_of_pictures(tmp_path):
     assert read_labels(tmp_path, "train").names == CLASSES, "folders of classes go before a table"
 
 
-def test_a_table_whose_pictures_are_elsewhere_is_told_how_to_name_them(tmp_path, caplog):
+def test_a_table_whose_images_are_elsewhere_is_told_how_to_name_them(tmp_path, caplog):
     write_picture(tmp_path / "far/a.jpg")
-    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", pictures=[])
+    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", images=[])
     for mend in (False, True):
         with pytest.raises(AnnotationError) as error:
             checked(read_labels(file), None, mend=mend, tell=print)
         assert str(error.value).startswith("2 errors in the annotations:")
         assert "name the folder (--images of detseg train and detseg pack)" in str(error.value)
-        assert str(error.value).endswith("--repair would leave no picture: correct what is told above.")
+        assert str(error.value).endswith("--repair would leave no image: correct what is told above.")
     assert not caplog.records
     with pytest.raises(AnnotationError, match="--repair mends all of them"):
         checked(read_labels(file, images=tmp_path / "far"), None, mend=False, tell=print)
@@ -313,7 +313,7 @@ def test_division_of_nothing_and_wrong_shares():
             divide(["a"], np.zeros(1, np.int64), shares, 0)
 
 
-# Sorted by the beginnings of blake2b("0/rose/<i>.jpg"), as b2sum gives them: 9 + 2 + 1 pictures.
+# Sorted by the beginnings of blake2b("0/rose/<i>.jpg"), as b2sum gives them: 9 + 2 + 1 images.
 PINNED = [0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1]
 
 
@@ -340,54 +340,54 @@ def test_a_sound_set_has_no_problems(sound, tmp_path):
     assert val.validate(other=sound) == []
 
 
-def test_missing_and_damaged_pictures(sound, tmp_path):
+def test_missing_and_damaged_images(sound, tmp_path):
     (tmp_path / "train/daisy/0.png").unlink()
     damaged = tmp_path / "train/rose/0.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
     found = sound.validate()
-    assert kinds(found) == [("error", "missing-picture"), ("error", "damaged-picture")]
+    assert kinds(found) == [("error", "missing-image"), ("error", "damaged-image")]
     assert [problem.image_index for problem in found] == [0, 2]
-    assert sound.validate(check_pictures=False) == []
+    assert sound.validate(check_images=False) == []
 
 
-def test_pictures_of_another_size(sound):
+def test_images_of_another_size(sound):
     sizes = sound.sizes.copy()
     sizes[1] = 99, 99
     assert kinds(replace(sound, sizes=sizes).validate()) == [("error", "size-differs")]
 
 
-def test_the_same_picture_twice(sound, tmp_path):
+def test_the_same_image_twice(sound, tmp_path):
     shutil.copy(tmp_path / "train/rose/0.png", tmp_path / "train/rose/copy.png")
     shutil.copy(tmp_path / "train/tulip/1.png", tmp_path / "train/daisy/copy.png")
     found = read_labels(tmp_path / "train").validate()
-    assert kinds(found) == [("error", "two-classes"), ("warning", "duplicate-picture")]
+    assert kinds(found) == [("error", "two-classes"), ("warning", "duplicate-image")]
     assert "as 'daisy' and as 'tulip'" in str(found[0])
     twice = sound.subset([0, 0, 3])
     assert kinds(twice.validate()) == [
         ("error", "duplicate-image-id"),
-        ("warning", "no-pictures"),
+        ("warning", "no-images"),
         ("warning", "duplicate-path"),
     ]
 
 
-def test_pictures_in_both_splits(sound, tmp_path):
+def test_images_in_both_splits(sound, tmp_path):
     write_classes(tmp_path / "val", (1, 1, 1), seed=5)
     shutil.copy(tmp_path / "train/rose/0.png", tmp_path / "val/rose/other.png")
     val = read_labels(tmp_path / "val")
     found = val.validate(other=sound)
     assert kinds(found) == [("error", "in-both-splits")]
     assert found[0].image.endswith("val/rose/other.png")
-    assert val.validate(check_pictures=False, other=sound) == []
+    assert val.validate(check_images=False, other=sound) == []
 
 
-def test_classes_without_pictures(sound, tmp_path):
+def test_classes_without_images(sound, tmp_path):
     write_classes(tmp_path / "val", (1, 1, 1, 2), names=(*CLASSES, "lily"), seed=5)
     val = read_labels(tmp_path / "val")
     found = val.validate(other=sound)
     assert kinds(found) == [("error", "not-in-training")]
-    assert "2 pictures of 'lily'" in str(found[0]) and "train has none" in str(found[0])
+    assert "2 images of 'lily'" in str(found[0]) and "train has none" in str(found[0])
     both = read_labelled_dataset(tmp_path)
-    assert kinds(both["train"].validate()) == [("warning", "no-pictures")]
+    assert kinds(both["train"].validate()) == [("warning", "no-images")]
     assert kinds(both["val"].validate(other=both["train"])) == [("error", "not-in-training")]
 
 
@@ -411,5 +411,5 @@ def test_subsets(sound):
 
 
 def test_arrays_must_fit():
-    with pytest.raises(ValueError, match=r"LabelledPictures\.labels has shape \(2,\), expected \(1,\)"):
-        LabelledPictures((), np.zeros(1, np.int64), np.array(["a"]), np.zeros((1, 2), np.int32), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match=r"LabelledImages\.labels has shape \(2,\), expected \(1,\)"):
+        LabelledImages((), np.zeros(1, np.int64), np.array(["a"]), np.zeros((1, 2), np.int32), np.zeros(2, np.int64))

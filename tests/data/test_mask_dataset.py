@@ -1,4 +1,4 @@
-"""Cached pictures with masks, and batches of them."""
+"""Cached images with masks, and batches of them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_long_side, resize_mask
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.sample import Sample
-from tests.data.mask_samples import save_mask, write_mask_set, write_turned_picture
+from tests.data.mask_samples import save_mask, write_mask_set, write_turned_image
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def masks(tmp_path):
 
 
 @pytest.mark.parametrize("long_side", [20, 56, 100])
-def test_pictures_and_masks_are_kept_resized(masks, long_side):
+def test_images_and_masks_are_kept_resized(masks, long_side):
     data = SegmentationDataset(masks, long_side)
     assert len(data) == 3 and data.annotations is masks
     for i in range(3):
@@ -33,12 +33,12 @@ def test_pictures_and_masks_are_kept_resized(masks, long_side):
         assert sample.boxes.shape == (0, 4) and len(sample.labels) == len(sample.iscrowd) == 0
     pixels = sum(data[i].mask.size for i in range(3))
     assert data.masks.megabytes == pytest.approx(pixels / 1e6)
-    assert data.pictures.megabytes == pytest.approx(3 * pixels / 1e6)
-    assert data.masks.place == data.pictures.place == "memory"
+    assert data.images.megabytes == pytest.approx(3 * pixels / 1e6)
+    assert data.masks.place == data.images.place == "memory"
 
 
-def test_turned_pictures_keep_their_masks(tmp_path):
-    write_turned_picture(tmp_path / "images/a.jpg", (40, 24), 6)
+def test_turned_images_keep_their_masks(tmp_path):
+    write_turned_image(tmp_path / "images/a.jpg", (40, 24), 6)
     mask = np.zeros((40, 24), np.uint8)
     mask[:10] = 1
     save_mask(tmp_path / "masks/a.png", mask)
@@ -57,11 +57,11 @@ def test_masks_drawn_from_outlines(tmp_path):
 
 def test_a_mask_that_cannot_be_used_is_named(masks):
     save_mask(Path(masks.mask_paths[1]), np.zeros((5, 5), np.uint8))
-    with pytest.raises(ValueError, match=r"train1\.png: the mask is 5 x 5 pixels, its picture 48 x 32"):
+    with pytest.raises(ValueError, match=r"train1\.png: the mask is 5 x 5 pixels, its image 48 x 32"):
         SegmentationDataset(masks, 20)
 
 
-def test_progress_sees_pictures_and_masks(masks):
+def test_progress_sees_images_and_masks(masks):
     seen = []
 
     def track(items, total):
@@ -73,7 +73,7 @@ def test_progress_sees_pictures_and_masks(masks):
     assert seen == [(i, 3) for i in range(3)] * 2
 
 
-def test_no_pictures(masks):
+def test_no_images(masks):
     assert len(SegmentationDataset(masks.subset([]), 20)) == 0
 
 

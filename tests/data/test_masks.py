@@ -13,11 +13,11 @@ from detseg.data.polygons import SegmentsBuilder
 from detseg.flowers.dataset import SPECIES, scene_seed, write_flowers
 from detseg.flowers.scenes import draw_scene
 from tests.data.annotation_samples import make, write_picture
-from tests.data.mask_samples import save_mask, write_turned_picture
+from tests.data.mask_samples import save_mask, write_turned_image
 
 
 def files(tmp_path, masks, categories, **fields):
-    """A set of mask files with pictures of their sizes."""
+    """A set of mask files with images of their sizes."""
     paths = [write_picture(tmp_path / f"{i}.jpg", m.shape[1], m.shape[0], i) for i, m in enumerate(masks)]
     found = [save_mask(tmp_path / f"{i}.png", m) for i, m in enumerate(masks)]
     values = {
@@ -62,14 +62,14 @@ def test_values_that_are_no_class_are_named_with_their_counts(tmp_path):
 
 def test_a_mask_of_another_size(tmp_path):
     masks = files(tmp_path, [np.zeros((20, 30), np.uint8)], [(0, "a")], sizes=np.array([[31, 20]], np.int32))
-    with pytest.raises(MaskError, match=r"0\.png: the mask is 30 x 20 pixels, its picture 31 x 20 \(use the picture"):
+    with pytest.raises(MaskError, match=r"0\.png: the mask is 30 x 20 pixels, its image 31 x 20 \(use the image"):
         masks.mask(0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_show_the_upright_picture(tmp_path, orientation):
+def test_masks_show_the_upright_image(tmp_path, orientation):
     turned = orientation >= 5
-    path = write_turned_picture(tmp_path / "a.jpg", (40, 24), orientation)
+    path = write_turned_image(tmp_path / "a.jpg", (40, 24), orientation)
     size = (24, 40) if turned else (40, 24)
     fields = {"paths": np.array([str(path)]), "sizes": np.array([size], np.int32)}
     upright = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]) % 3
@@ -120,7 +120,7 @@ def test_classes_are_brought_into_the_order_of_training(tmp_path):
 
 
 def outlined(kinds, boxes=None, **fields):
-    """One picture of 64 x 48; each kind is polygons, a boolean mask, or None with the box (4, 4, 12.5, 10)."""
+    """One image of 64 x 48; each kind is polygons, a boolean mask, or None with the box (4, 4, 12.5, 10)."""
     builder = SegmentsBuilder()
     for kind in kinds:
         if kind is None:
@@ -188,7 +188,7 @@ def test_a_box_that_is_not_finite_marks_nothing():
 
 def test_a_run_length_mask_of_another_size_is_named():
     masks = SemanticMasks.from_annotations(outlined([np.ones((10, 10), bool)]))
-    with pytest.raises(MaskError, match=r"0\.jpg: the mask of object 1 is 10 x 10 pixels \(the picture is 64 x 48"):
+    with pytest.raises(MaskError, match=r"0\.jpg: the mask of object 1 is 10 x 10 pixels \(the image is 64 x 48"):
         masks.mask(0)
 
 
@@ -219,7 +219,7 @@ def test_the_order_of_outlined_classes_follows_training():
         match_mask_categories((*rest, background), masks)
 
 
-def test_a_subset_of_outlined_pictures():
+def test_a_subset_of_outlined_images():
     builder = SegmentsBuilder()
     for x in (5, 9):
         builder.add_polygons(rectangle(0, 0, x, x))
@@ -231,7 +231,7 @@ def test_a_subset_of_outlined_pictures():
     assert part.mask(0)[4, 4] == 2
 
 
-def test_the_embedded_pictures_have_the_masks_that_were_drawn(tmp_path):
+def test_the_embedded_images_have_the_masks_that_were_drawn(tmp_path):
     write_flowers(tmp_path / "flowers", train=3, val=2, size=(96, 80), seed=3)
     data = read_mask_dataset(tmp_path / "flowers")
     for split, masks in data.items():
@@ -239,7 +239,7 @@ def test_the_embedded_pictures_have_the_masks_that_were_drawn(tmp_path):
         for i in range(len(masks)):
             scene = draw_scene(scene_seed(3, split, i), (96, 80))
             np.testing.assert_array_equal(masks.mask(i), scene.semantic)
-        assert {p.kind for p in masks.validate()} <= {"absent-class"}  # not all five species are in so few pictures
+        assert {p.kind for p in masks.validate()} <= {"absent-class"}  # not all five species are in so few images
 
 
 def test_annotation_files_with_crowds(tmp_path):

@@ -1,4 +1,4 @@
-"""Windows cut from pictures: what is an object's own, what is background, what is written."""
+"""Windows cut from images: what is an object's own, what is background, what is written."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_a_window_is_as_far_off_as_it_was_asked_to_be():
         assert GRID.misfit(box[None], window)[0] == pytest.approx(np.abs(steps).max())
         assert GRID.misfit(box[None] * 3 + 7, Window(window.x * 3 + 7, window.y * 3 + 7, window.side * 3)) == (
             pytest.approx(np.abs(steps).max())
-        ), "in a larger copy of the picture the same"
+        ), "in a larger copy of the image the same"
 
 
 def test_every_object_is_some_windows_own():
@@ -92,7 +92,7 @@ def test_windows_have_their_object_and_background_none():
     assert sides.max() > 1.5 * sides.min()
 
 
-def test_background_keeps_off_crowds_and_within_the_picture():
+def test_background_keeps_off_crowds_and_within_the_image():
     _, chosen = choose([[50, 60, 90, 100]], np.array([[240.0, 0, 480, 360]]), per_object=60)
     background = [window for window, owner in zip(chosen.windows, chosen.owners, strict=True) if owner < 0]
     assert len(background) > 10
@@ -117,7 +117,7 @@ def test_the_long_side_that_finds_an_object_by_hand():
     np.testing.assert_allclose(GRID.long_side(boxes[:1] * 2, (700, 960)), 480, rtol=1e-5)
 
 
-def test_a_picture_without_objects_is_background():
+def test_an_image_without_objects_is_background():
     _, chosen = choose([])
     assert len(chosen.windows) == 1 and chosen.owners == [-1]
     assert 480 / FINEST <= chosen.windows[0].side <= 480 / GRID.shares[0]
@@ -150,7 +150,7 @@ def test_the_pixels_of_a_window():
 
 @pytest.fixture
 def annotations(tmp_path):
-    """Two pictures of the same name; objects: two fine ones, a crowd, a thin one."""
+    """Two images of the same name; objects: two fine ones, a crowd, a thin one."""
     paths = [write_picture(tmp_path / place / "a.png", 96, 80, seed) for seed, place in enumerate("xy")]
     boxes = [[8, 8, 40, 40], [60, 0, 80, 20], [5, 50, 35, 54], [40, 20, 90, 70]]
     return make(

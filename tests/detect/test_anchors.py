@@ -133,15 +133,15 @@ def test_of_many_sizes_a_part_finds_the_way_and_all_decide(monkeypatch, data):
     assert kmeans_anchors(distinct, len(distinct), restarts=1).mean_iou == 1.0  # more than are enough otherwise
 
 
-def full_pictures_of_one_shape():
-    """As `scaled_sizes` gives boxes that fill pictures of 4 to 3: sizes that differ by rounding alone."""
+def full_images_of_one_shape():
+    """As `scaled_sizes` gives boxes that fill images of 4 to 3: sizes that differ by rounding alone."""
     widths = np.arange(100, 3000, 7) * 4.0
     boxes = np.stack([widths, widths * 0.75], 1)
     return boxes * (320 / boxes.max(1))[:, None]
 
 
 def test_sizes_that_differ_by_rounding_alone_are_one():
-    sizes = full_pictures_of_one_shape()
+    sizes = full_images_of_one_shape()
     assert len(np.unique(sizes, axis=0)) > 2
     anchors = fit_anchors(sizes, 3, 3).reshape(-1, 2)
     assert np.isclose(anchors, [320, 240], rtol=1e-9).all(1).sum() == 1

@@ -1,4 +1,4 @@
-"""The feature pyramid: levels lie on each other, whatever their strides and the picture's size."""
+"""The feature pyramid: levels lie on each other, whatever their strides and the image's size."""
 
 import pytest
 import torch

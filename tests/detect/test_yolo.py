@@ -34,7 +34,7 @@ def target(boxes: list[list[float]], labels: list[int], crowd: list[bool] | None
     return result if crowd is None else {**result, "iscrowd": torch.tensor(crowd, dtype=torch.bool)}
 
 
-def pictures(count: int = 2, height: int = 96, width: int = 96) -> Tensor:
+def make_images(count: int = 2, height: int = 96, width: int = 96) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -42,15 +42,15 @@ def pictures(count: int = 2, height: int = 96, width: int = 96) -> Tensor:
 def test_targets_decide_not_the_mode(model: YoloDetector) -> None:
     for mode in (True, False):
         model.train(mode)
-        losses = model(pictures(), [target([[5, 5, 40, 40]], [1]), target([], [])])
+        losses = model(make_images(), [target([[5, 5, 40, 40]], [1]), target([], [])])
         assert set(losses) == {"loss_box", "loss_objectness", "loss_class"}
         assert all(value.ndim == 0 and value.isfinite() for value in losses.values())
-        assert isinstance(model(pictures()), list)
+        assert isinstance(model(make_images()), list)
 
 
 def test_detections_keep_the_contract(model: YoloDetector) -> None:
     model.eval()
-    for found in model(pictures(3, 90, 130)):
+    for found in model(make_images(3, 90, 130)):
         assert found["boxes"].shape == (len(found["scores"]), 4)
         assert found["boxes"].dtype == found["scores"].dtype == torch.float32
         assert found["labels"].dtype == torch.int64
@@ -63,9 +63,9 @@ def test_detections_keep_the_contract(model: YoloDetector) -> None:
             assert (box_iou(same, same).fill_diagonal_(0) <= model.iou_threshold).all()
 
 
-def test_uint8_and_unit_floats_are_the_same_picture(model: YoloDetector) -> None:
+def test_uint8_and_unit_floats_are_the_same_image(model: YoloDetector) -> None:
     model.eval()
-    images = pictures()
+    images = make_images()
     for dtype in (torch.float32, torch.float64):
         for a, b in zip(model(images), model(images.to(dtype) / 255), strict=True):
             torch.testing.assert_close(a["scores"], b["scores"])
@@ -73,10 +73,10 @@ def test_uint8_and_unit_floats_are_the_same_picture(model: YoloDetector) -> None
         model(images.long())
 
 
-def test_no_pictures(model: YoloDetector) -> None:
+def test_no_images(model: YoloDetector) -> None:
     model.eval()
-    assert model(pictures(0)) == []
-    _, boxes, objectness, classes = model.predictions(pictures(0))
+    assert model(make_images(0)) == []
+    _, boxes, objectness, classes = model.predictions(make_images(0))
     assert (boxes.shape, objectness.shape, classes.shape) == ((0, 567, 4), (0, 567), (0, 567, 3))
 
 
@@ -90,12 +90,12 @@ def test_decoded_targets_give_zero_box_loss(model: YoloDetector, monkeypatch) ->
         (torch.cat((level, torch.zeros(len(level), 1)), 1)[None], torch.zeros(1, len(level), 3)) for level in per_level
     )
     monkeypatch.setattr(model.head, "forward", lambda x: next(outputs))
-    losses = model(pictures(1), [target([box.tolist()], [1])])
+    losses = model(make_images(1), [target([box.tolist()], [1])])
     assert float(losses["loss_box"]) == pytest.approx(0, abs=1e-4)
 
 
 def test_images_without_objects_train(model: YoloDetector) -> None:
-    losses = model.train()(pictures(), [target([], []), target([], [])])
+    losses = model.train()(make_images(), [target([], []), target([], [])])
     assert float(losses["loss_box"]) == float(losses["loss_class"]) == 0.0
     sum(losses.values()).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -105,7 +105,7 @@ def test_images_without_objects_train(model: YoloDetector) -> None:
 
 def test_a_crowd_region_is_not_background(model: YoloDetector) -> None:
     model.eval()
-    images = pictures(1)
+    images = make_images(1)
     plain = model(images, [target([], [], [])])
     whole = model(images, [target([[0, 0, 96, 96]], [0], [True])])
     half = model(images, [target([[0, 0, 48, 96]], [0], [True])])
@@ -148,7 +148,7 @@ def test_a_thin_crowd_region_is_ignored_along_its_length() -> None:
 def test_images_do_not_influence_each_other(model: YoloDetector) -> None:
     """Losses of a batch follow from those of its images: pairs and sums add up."""
     model.eval()
-    images = pictures()
+    images = make_images()
     targets = [target([[5, 5, 40, 40]], [1]), target([], [])]
     together = model(images, targets)
     alone = model(images[:1], targets[:1])
@@ -160,19 +160,19 @@ def test_one_level_with_five_anchors_is_yolov2() -> None:
     backbone = create_backbone("resnet18", pretrained=False, strides=(32,))
     anchors = torch.tensor(fit_anchors(SIZES, 1, 5))
     model = YoloDetector(backbone, 3, anchors, width=16, reach=0.5)
-    grid, boxes, objectness, classes = model.predictions(pictures())
+    grid, boxes, objectness, classes = model.predictions(make_images())
     assert boxes.shape == (2, 3 * 3 * 5, 4) and objectness.shape == (2, 45) and classes.shape == (2, 45, 3)
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     assert ((centres >= grid.corners) & (centres <= grid.corners + grid.stride)).all(), "centres stay in their cells"
-    losses = model(pictures(), [target([[5, 5, 40, 40]], [1]), target([[50, 50, 90, 80]], [2])])
+    losses = model(make_images(), [target([[5, 5, 40, 40]], [1]), target([[50, 50, 90, 80]], [2])])
     assert all(float(v) > 0 for v in losses.values())
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 64)])
 def test_any_input_size(model: YoloDetector, size: tuple[int, int]) -> None:
     model.eval()
-    assert len(model(pictures(1, *size))) == 1
-    losses = model(pictures(1, *size), [target([[1, 1, 20, 20]], [0])])
+    assert len(model(make_images(1, *size))) == 1
+    losses = model(make_images(1, *size), [target([[1, 1, 20, 20]], [0])])
     assert all(v.isfinite() for v in losses.values())
 
 
@@ -210,8 +210,8 @@ def test_losses_and_decoding_stay_on_the_device_of_their_inputs(model: YoloDetec
 def test_half_precision_inside_float32_outside(model: YoloDetector) -> None:
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        losses = model(pictures(), [target([[5, 5, 40, 40]], [1]), target([], [])])
-        found = model(pictures())
+        losses = model(make_images(), [target([[5, 5, 40, 40]], [1]), target([], [])])
+        found = model(make_images())
     assert all(v.dtype == torch.float32 for v in losses.values())
     assert found[0]["boxes"].dtype == torch.float32
 
@@ -228,4 +228,4 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="reach"):
         YoloDetector(backbone, 3, good, reach=0.2)
     with pytest.raises(ValueError, match="2 images but 1 targets"):
-        YoloDetector(backbone, 3, good)(pictures(), [target([], [])])
+        YoloDetector(backbone, 3, good)(make_images(), [target([], [])])

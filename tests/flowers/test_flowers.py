@@ -1,4 +1,4 @@
-"""The embedded pictures: exact truth, the same bytes everywhere, and files others can read."""
+"""The embedded images: exact truth, the same bytes everywhere, and files others can read."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from detseg.flowers.dataset import SPECIES, FlowerScene, draw_scene, scene_seed,
 DISABLED = " ".join(getattr(np._core._multiarray_umath, "__cpu_dispatch__", []))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# SHA-256 over the picture and its truth. When drawing is changed on purpose: print them anew with
+# SHA-256 over the image and its truth. When drawing is changed on purpose: print them anew with
 # `python tests/data/test_flowers.py` and raise VERSION in detseg/flowers/dataset.py.
 PINNED = {
     0: "5939979aa53b84cd9a10ad9d354fa665",
@@ -85,7 +85,7 @@ def test_nothing_tiny_is_annotated(scenes):
 
 
 def test_masks_lie_on_flower_colours():
-    """A picture's heads look different from what surrounds them: the truth belongs to the picture."""
+    """An image's heads look different from what surrounds them: the truth belongs to the image."""
     for seed in range(10):
         scene = draw_scene(seed)
         for mask in scene.masks:
@@ -178,11 +178,11 @@ def test_triangles_cover_what_they_should():
 
 @pytest.mark.parametrize("radius", [1, 3, 20])
 def test_blur_against_a_slow_box_filter(radius):
-    picture = Stream(1).bytes(13 * 17 * 3).reshape(13, 17, 3)
-    padded = np.pad(picture.astype(float), ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    image = Stream(1).bytes(13 * 17 * 3).reshape(13, 17, 3)
+    padded = np.pad(image.astype(float), ((radius, radius), (radius, radius), (0, 0)), mode="edge")
     size = 2 * radius + 1
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (0, 1))
-    assert np.abs(canvas.blur(picture, radius, 1) - windows.mean((-2, -1))).max() <= 1.5
+    assert np.abs(canvas.blur(image, radius, 1) - windows.mean((-2, -1))).max() <= 1.5
 
 
 def test_rotation_is_orthogonal_and_tips_the_axis():
@@ -219,7 +219,7 @@ def test_written_files_hold_the_scenes(written):
         assert min(ids) == 1 and len(set(ids)) == len(ids)
 
 
-def test_train_and_val_share_no_picture(written):
+def test_train_and_val_share_no_image(written):
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (written / "images").iterdir()]
     assert len(digests) == 10 == len(set(digests))
 

@@ -33,7 +33,7 @@ def model():
     return Localizer(create_deepest("test_efficientnet"), 3)
 
 
-def images(count=2, height=64, width=64):
+def make_images(count=2, height=64, width=64):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -59,7 +59,7 @@ def test_decoding_undoes_encoding(square_root):
     )
 
 
-def test_the_size_of_the_picture_makes_no_difference():
+def test_the_size_of_the_image_makes_no_difference():
     given = boxes()
     assert torch.allclose(encode(given * 3, (600, 300)), encode(given, SIZE), atol=1e-6)
 
@@ -110,8 +110,8 @@ def test_no_objects_at_all():
 # ------------------------------------------------------------------ the model
 
 
-def test_one_detection_a_picture(model):
-    found = model.eval()(images(3, 64, 96))
+def test_one_detection_an_image(model):
+    found = model.eval()(make_images(3, 64, 96))
     assert len(found) == 3
     for one in found:
         assert one["boxes"].shape == (1, 4)
@@ -128,10 +128,10 @@ def test_losses_by_hand(loss, square_root):
     torch.manual_seed(0)
     backbone = create_deepest("test_efficientnet")
     model = Localizer(backbone, 3, loss=loss, square_root=square_root, loss_weights=(2.0, 3.0)).eval()
-    pictures, wanted = images(2, 100, 200), torch.tensor([[20.0, 10, 70, 46], [0, 0, 200, 100]])
+    images, wanted = make_images(2, 100, 200), torch.tensor([[20.0, 10, 70, 46], [0, 0, 200, 100]])
     with torch.no_grad():
-        losses = model(pictures, [target((20, 10, 70, 46, 1, 0)), target((0, 0, 200, 100, 2, 0))])
-        logits, numbers, presence = model.outputs(pictures)
+        losses = model(images, [target((20, 10, 70, 46, 1, 0)), target((0, 0, 200, 100, 2, 0))])
+        logits, numbers, presence = model.outputs(images)
     assert losses.keys() == {"loss_class", "loss_box"}
     assert presence is None
     assert float(losses["loss_class"]) == pytest.approx(
@@ -149,16 +149,16 @@ def test_losses_by_hand(loss, square_root):
     assert float(losses["loss_box"]) == pytest.approx(3 * float(value), rel=1e-4)
 
 
-def test_pictures_without_an_object_teach_only_objectness():
+def test_images_without_an_object_teach_only_objectness():
     torch.manual_seed(0)
     model = Localizer(create_deepest("test_efficientnet"), 3, objectness=True).eval()
-    pictures = images(2)
-    none = model(pictures, [target(), target()])
+    images = make_images(2)
+    none = model(images, [target(), target()])
     assert none["loss_class"].tolist() == none["loss_box"].tolist() == 0
     assert float(none["loss_objectness"].detach()) == pytest.approx(math.log(2), abs=0.1)
     one = target((5, 5, 40, 40, 1, 0))
-    both = model(pictures, [one, target()])
-    alone = model(pictures[:1], [one])
+    both = model(images, [one, target()])
+    alone = model(images[:1], [one])
     assert torch.allclose(both["loss_class"], alone["loss_class"], rtol=1e-4)
     assert torch.allclose(both["loss_box"], alone["loss_box"], rtol=1e-4)
     torch.stack(list(none.values())).sum().backward()
@@ -169,17 +169,17 @@ def test_pictures_without_an_object_teach_only_objectness():
 def test_crowds_alone_are_neither_an_object_nor_none():
     torch.manual_seed(0)
     model = Localizer(create_deepest("test_efficientnet"), 3, objectness=True).eval()
-    pictures, one, crowd = images(3), target((5, 5, 40, 40, 1, 0)), target((5, 5, 60, 60, 1, 1))
+    images, one, crowd = make_images(3), target((5, 5, 40, 40, 1, 0)), target((5, 5, 60, 60, 1, 1))
     with torch.no_grad():
         model.objectness.bias.fill_(2.0)  # what is taken for an object and for none costs differently
-        everything = model(pictures, [one, crowd, target()])
-        without = model(pictures[[0, 2]], [one, target()])
-        beside = model(pictures[:1], [target((5, 5, 40, 40, 1, 0), (0, 0, 60, 60, 1, 1))])
-        alone = model(pictures[:1], [one])
+        everything = model(images, [one, crowd, target()])
+        without = model(images[[0, 2]], [one, target()])
+        beside = model(images[:1], [target((5, 5, 40, 40, 1, 0), (0, 0, 60, 60, 1, 1))])
+        alone = model(images[:1], [one])
     for name, value in everything.items():
         assert float(value) == pytest.approx(float(without[name]), rel=1e-4), name
         assert float(beside[name]) == float(alone[name]), name
-    nothing = model(pictures, [crowd, crowd, crowd])
+    nothing = model(images, [crowd, crowd, crowd])
     assert [float(value.detach()) for value in nothing.values()] == [0, 0, 0]
     torch.stack(list(nothing.values())).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -190,7 +190,7 @@ def test_objectness_lowers_the_scores():
     model = Localizer(create_deepest("test_efficientnet"), 3, objectness=True).eval()
     with torch.no_grad():
         model.objectness.bias.fill_(-10.0)
-    assert all(float(found["scores"]) < 1e-3 for found in model(images()))
+    assert all(float(found["scores"]) < 1e-3 for found in model(make_images()))
 
 
 @pytest.mark.parametrize(
@@ -206,14 +206,14 @@ def test_the_box_is_told_from_the_cells_of_the_map(stride, size, grid):
 @pytest.mark.parametrize("grid", [1, 2, 5])
 def test_any_grid(grid):
     model = Localizer(create_deepest("test_efficientnet"), 3, grid=grid).eval()
-    assert model.outputs(images(2, 70, 50))[1].shape == (2, 4)
+    assert model.outputs(make_images(2, 70, 50))[1].shape == (2, 4)
 
 
 @pytest.mark.parametrize("loss", ["mse", "smooth_l1", "giou", "ciou"])
 def test_every_part_learns(loss):
     torch.manual_seed(0)
     model = Localizer(create_deepest("test_efficientnet"), 3, loss=loss, objectness=True)
-    losses = model(images(), [target((5, 5, 40, 40, 1, 0)), target()])
+    losses = model(make_images(), [target((5, 5, 40, 40, 1, 0)), target()])
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -235,10 +235,10 @@ def test_mistakes(options, message):
         Localizer(create_deepest("test_efficientnet"), **({"num_classes": 3} | options))
 
 
-def test_uint8_and_float_pictures_are_the_same(model):
+def test_uint8_and_float_images_are_the_same(model):
     model.eval()
     for dtype in (torch.float32, torch.float64):
-        for a, b in zip(model(images()), model(images().to(dtype) / 255), strict=True):
+        for a, b in zip(model(make_images()), model(make_images().to(dtype) / 255), strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -246,23 +246,23 @@ def test_uint8_and_float_pictures_are_the_same(model):
 def test_models_of_other_types_answer_in_float32(dtype):
     torch.manual_seed(0)
     model = Localizer(create_deepest("test_efficientnet"), 3, objectness=True).eval()
-    expected = model.outputs(images())
-    got = model.to(dtype).outputs(images())
+    expected = model.outputs(make_images())
+    got = model.to(dtype).outputs(make_images())
     assert {value.dtype for value in got} == {torch.float32}
     torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
-    sum(model(images(), [target((5, 5, 40, 40, 1, 0)), target()]).values()).backward()
+    sum(model(make_images(), [target((5, 5, 40, 40, 1, 0)), target()]).values()).backward()
 
 
 def test_on_another_device():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
         model = Localizer(create_deepest("test_efficientnet"), 4, objectness=True, loss="ciou")
-        pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="cuda")
-        found = model(pictures)
+        images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8, device="cuda")
+        found = model(images)
         assert all(value.device.type == "cuda" for one in found for value in one.values())
         wanted = {
             "boxes": torch.ones(1, 4, device="cuda"),
             "labels": torch.zeros(1, dtype=torch.int64, device="cuda"),
             "iscrowd": torch.zeros(1, dtype=torch.bool, device="cuda"),
         }
-        losses = model(pictures, [wanted, wanted])
+        losses = model(images, [wanted, wanted])
         assert all(value.device.type == "cuda" for value in losses.values())

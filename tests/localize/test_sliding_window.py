@@ -46,7 +46,7 @@ def localizer(backbone: Backbone | None = None, **options) -> Localizer:
 @pytest.mark.parametrize("square_root", [True, False])
 @pytest.mark.parametrize(("grid", "window"), [(1, 40), (2, 40), (3, 64), (4, 40), (4, 64), (5, 16)])
 def test_every_window_is_the_crop_of_it(grid: int, window: int, square_root: bool) -> None:
-    """Parts that divide the map, that do not, and more parts than cells; on two levels of a picture of odd sides."""
+    """Parts that divide the map, that do not, and more parts than cells; on two levels of an image of odd sides."""
     model = localizer(grid=grid, square_root=square_root)
     detector = SlidingWindowDetector(model, window).eval()
     images = torch.rand(2, 3, window + 5, window - 3)
@@ -174,12 +174,12 @@ def test_uint8_is_what_float_is() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     assert SlidingWindowDetector(localizer(), 40)(torch.zeros(0, 3, 50, 45)) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (8, 8)])
-def test_pictures_of_any_size(size: tuple[int, int]) -> None:
+def test_images_of_any_size(size: tuple[int, int]) -> None:
     detector = SlidingWindowDetector(localizer(), 40, score_threshold=0)
     (found,) = detector(torch.rand(1, 3, *size))
     assert len(found["boxes"]) > 0
@@ -296,10 +296,10 @@ def test_classic_networks_without_their_padding_are_their_crops(name: str) -> No
         if name != "lenet5":  # without padding the map is smaller, and 4096 neurons would take seconds
             model.classifier = nn.Sequential(nn.Linear(maps[1:].numel(), 32), nn.ReLU(), nn.Linear(32, 10))
         network = dense_to_conv(model, (size, size))
-        picture = torch.randn(1, 3, size + stride, size + 2 * stride)
-        cells = network(picture)
+        image = torch.randn(1, 3, size + stride, size + 2 * stride)
+        cells = network(image)
         assert cells.shape == (1, 10, 2, 3)
         for y in range(2):
             for x in range(3):
-                crop = picture[..., y * stride : y * stride + size, x * stride : x * stride + size]
+                crop = image[..., y * stride : y * stride + size, x * stride : x * stride + size]
                 torch.testing.assert_close(cells[..., y, x], model(crop), rtol=1e-4, atol=1e-5)

@@ -14,10 +14,10 @@ from detseg.data.polygons import SegmentsBuilder
 from detseg.metrics import Detections
 
 
-def scene(seed: int, *, pictures: int = 12, categories=(3, 1, 90, 7), detections: int = 40) -> tuple[dict, list]:
-    """Random ground truth and results: crowds, ties, id holes, pictures and classes without objects."""
+def scene(seed: int, *, images: int = 12, categories=(3, 1, 90, 7), detections: int = 40) -> tuple[dict, list]:
+    """Random ground truth and results: crowds, ties, id holes, images and classes without objects."""
     rng = np.random.default_rng(seed)
-    image_ids = rng.choice(1000, pictures, replace=False).tolist()
+    image_ids = rng.choice(1000, images, replace=False).tolist()
     truth = {
         "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in image_ids],
         "categories": [{"id": c, "name": f"class {c}"} for c in categories],
@@ -80,7 +80,7 @@ def pycocotools_evaluation(truth: dict, results: list, iou_type: str = "bbox", *
 
 def mask_scene(seed: int) -> tuple[dict, list]:
     """The random scene with an ellipse-like mask in every box: polygons, plain and compressed run lengths."""
-    truth, results = scene(seed, pictures=5, detections=8)
+    truth, results = scene(seed, images=5, detections=8)
     grid_y, grid_x = np.mgrid[:480, :640]
 
     def ellipse(box: list[float]) -> np.ndarray:

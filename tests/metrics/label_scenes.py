@@ -12,11 +12,11 @@ def label_map(rng, height, width, classes, grain=6):
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, -1).argmax(2)
 
 
-def label_scene(seed, pictures=5, classes=4, ignored=0.1, height=40, width=57):
+def label_scene(seed, images=5, classes=4, ignored=0.1, height=40, width=57):
     """Predictions and targets, lists of (H, W) int64 of different sizes."""
     rng = np.random.default_rng(seed)
     predictions, targets = [], []
-    for i in range(pictures):
+    for i in range(images):
         h, w = height + 3 * i, width - 2 * i
         truth = label_map(rng, h, w, classes)
         wrong = label_map(rng, h, w, 3) == 0

@@ -11,10 +11,10 @@ from pycocotools.cocoeval import COCOeval
 CATEGORIES = (3, 1, 90, 7)  # the last one has no objects
 
 
-def random_scene(seed: int, *, pictures: int = 15, crowd: float = 0.15, distinct: bool = True) -> tuple[dict, list]:
+def random_scene(seed: int, *, images: int = 15, crowd: float = 0.15, distinct: bool = True) -> tuple[dict, list]:
     """Ground truth and results with every kind of mistake in them; all scores differ if they are to be `distinct`."""
     rng = np.random.default_rng(seed)
-    images = rng.choice(1000, pictures, replace=False).tolist()
+    images = rng.choice(1000, images, replace=False).tolist()
     annotations, results = [], []
 
     def find(image, category, box):
@@ -89,7 +89,7 @@ def coco_ap50(truth: dict, results: list, iou_type: str = "bbox") -> float:
 
 
 def repeated(truth: dict, results: list, counts: list[int]) -> tuple[dict, list]:
-    """The data set with each picture in it as often as `counts` says; copies follow each other by id."""
+    """The data set with each image in it as often as `counts` says; copies follow each other by id."""
     order = sorted(image["id"] for image in truth["images"])
     count = {image["id"]: n for image, n in zip(truth["images"], counts, strict=True)}
 
@@ -107,17 +107,15 @@ def repeated(truth: dict, results: list, counts: list[int]) -> tuple[dict, list]
     )
 
 
-def one_class(objects: list[tuple], found: list[tuple], pictures: int = 2) -> tuple[dict, list]:
-    """Objects (picture, box) and detections (picture, box, score) of a single class, by hand."""
-    return classes_of([(i, 1, box) for i, box in objects], [(i, 1, box, s) for i, box, s in found], ("rose",), pictures)
+def one_class(objects: list[tuple], found: list[tuple], images: int = 2) -> tuple[dict, list]:
+    """Objects (image, box) and detections (image, box, score) of a single class, by hand."""
+    return classes_of([(i, 1, box) for i, box in objects], [(i, 1, box, s) for i, box, s in found], ("rose",), images)
 
 
-def classes_of(
-    objects: list[tuple], found: list[tuple], names: tuple[str, ...], pictures: int = 1
-) -> tuple[dict, list]:
-    """Objects (picture, class, box[, crowd]) and detections (picture, class, box, score); both count from 1."""
+def classes_of(objects: list[tuple], found: list[tuple], names: tuple[str, ...], images: int = 1) -> tuple[dict, list]:
+    """Objects (image, class, box[, crowd]) and detections (image, class, box, score); both count from 1."""
     truth = {
-        "images": [{"id": i, "width": 400, "height": 400} for i in range(1, pictures + 1)],
+        "images": [{"id": i, "width": 400, "height": 400} for i in range(1, images + 1)],
         "categories": [{"id": k, "name": name} for k, name in enumerate(names, start=1)],
         "annotations": [
             {"id": n, "image_id": i, "category_id": k, "bbox": list(box), "iscrowd": int(bool(crowd))}

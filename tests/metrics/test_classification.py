@@ -22,7 +22,7 @@ def softmax(logits):
 
 @pytest.fixture(scope="module")
 def answers():
-    """Logits and labels of 300 pictures, right in about half of the cases; no picture of class 5, none taken for 6."""
+    """Logits and labels of 300 images, right in about half of the cases; no image of class 5, none taken for 6."""
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 2, 3, 4, 6, 7], 300)
     logits = rng.normal(0, 1, (300, 8))
@@ -41,10 +41,10 @@ def test_figures_are_those_of_scikit_learn(answers):
     logits, labels = answers
     predicted, probabilities = logits.argmax(1), softmax(logits)
     found = evaluated(logits, labels)
-    assert found.pictures == 300
+    assert found.images == 300
     assert found.top1 == pytest.approx(oracle.accuracy_score(labels, predicted))
     assert found.top5 == pytest.approx(oracle.top_k_accuracy_score(labels, logits, k=5, labels=range(8)))
-    with pytest.warns(UserWarning):  # class 5 is predicted and has no pictures
+    with pytest.warns(UserWarning):  # class 5 is predicted and has no images
         assert found.mean_class_accuracy == pytest.approx(oracle.balanced_accuracy_score(labels, predicted))
     assert found.log_loss == pytest.approx(oracle.log_loss(labels, probabilities, labels=range(8)))
     assert np.array_equal(found.confusion, oracle.confusion_matrix(labels, predicted, labels=range(8)))
@@ -131,7 +131,7 @@ def test_batches_order_merging_and_repeats_make_no_difference(answers):
     first.merge(second.state())
     assert len(first) == 300
     found = first.compute()
-    assert found.pictures == 300
+    assert found.images == 300
     assert found.figures() == pytest.approx(whole.figures())
     assert np.array_equal(found.confusion, whole.confusion)
     with pytest.raises(ValueError, match="of an evaluator with other classes"):
@@ -145,7 +145,7 @@ def test_half_precision_is_taken(answers):
     found = evaluated(torch.from_numpy(logits).bfloat16(), torch.from_numpy(labels))
     assert found.log_loss == pytest.approx(evaluated(logits, labels).log_loss, rel=1e-2)
     halves = torch.from_numpy(softmax(logits)).bfloat16()
-    assert evaluated(halves, labels, scores="probabilities").pictures == 300
+    assert evaluated(halves, labels, scores="probabilities").images == 300
 
 
 def test_a_class_that_was_ruled_out_costs_much_but_not_infinitely():
@@ -184,7 +184,7 @@ def test_intervals_repeat_and_can_be_left_out(answers):
     assert evaluated(*answers, resamples=0).intervals == {}
 
 
-def test_intervals_are_unknown_where_all_pictures_are_right():
+def test_intervals_are_unknown_where_all_images_are_right():
     found = evaluated(np.eye(8), np.arange(8))
     assert found.top1 == 1
     assert math.isnan(found.intervals["top1"].low)
@@ -203,7 +203,7 @@ def test_everything_as_json(answers):
     assert sum(content["calibration"]["counts"]) == 300
 
 
-def test_one_picture_of_one_class():
+def test_one_image_of_one_class():
     found = evaluated(np.array([[3.0]]), [0], ("only",))
     assert found.figures() == dict.fromkeys(FIGURES, 0.0) | {
         "top1": 1.0,
@@ -243,7 +243,7 @@ def test_wrong_use():
         ClassificationEvaluator(("a",), "scores")
     evaluator = ClassificationEvaluator(("a", "b"))
     evaluator.update(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0, int))
-    with pytest.raises(ValueError, match="no pictures to judge"):
+    with pytest.raises(ValueError, match="no images to judge"):
         evaluator.compute()
     with pytest.raises(ValueError, match="other classes"):
         evaluator.merge(ClassificationEvaluator(("b", "a")))

@@ -46,7 +46,7 @@ def test_nothing_to_judge():
     none = np.zeros(0, np.int64)
     found = evaluate_localization(np.zeros((0, 4)), none, np.zeros((0, 4)), none, ["a"])
     assert math.isnan(found.mean_iou)
-    assert found.pictures == 0
+    assert found.images == 0
     assert found.intervals == {}
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -63,7 +63,7 @@ def test_objectness_by_hand():
     found = judged([0.9, 0.5, 0.2], [0.5, 0.1])  # of six pairs four are in order, one is equal
     assert found.objectness == pytest.approx(4.5 / 6)
     assert found.quality == pytest.approx((1 + 4.5 / 6) / 2)
-    assert (found.pictures, found.without) == (3, 2)
+    assert (found.images, found.without) == (3, 2)
     assert found.figures()["objectness"] == found.objectness and found.to_dict()["without"] == 2
     assert judged([0.9, 0.8], [0.1]).objectness == 1 and judged([0.1], [0.2]).objectness == 0
     assert judged([0.5], [0.5, 0.5]).objectness == 0.5, "chance"
@@ -82,7 +82,7 @@ def test_objectness_is_the_area_under_the_roc_curve(digits):
         assert judged(present, absent).objectness == pytest.approx(expected)
 
 
-def test_without_pictures_of_both_kinds_objectness_is_unknown():
+def test_without_images_of_both_kinds_objectness_is_unknown():
     for found in (judged([0.5], []), judged([], [0.5])):
         assert math.isnan(found.objectness) and math.isnan(found.quality)
         assert "objectness" not in found.figures()
@@ -101,12 +101,12 @@ def test_all_alike_has_no_limits():
     [
         ({"boxes": FOUND[:3]}, "boxes has shape"),
         ({"labels": np.zeros(3)}, "labels has shape"),
-        ({"boxes": np.where(FOUND > 20, np.nan, FOUND)}, "boxes of picture 3 is not finite"),
+        ({"boxes": np.where(FOUND > 20, np.nan, FOUND)}, "boxes of image 3 is not finite"),
         ({"true_labels": np.array([0, 0, 0, 3])}, r"0\.\.2"),
         ({"scores": np.zeros(3)}, "scores has shape"),
-        ({"scores": np.array([0, 0, np.nan, 0])}, "scores of picture 2 is not finite"),
+        ({"scores": np.array([0, 0, np.nan, 0])}, "scores of image 2 is not finite"),
         ({"scores_without": np.zeros((2, 2))}, "scores_without has shape"),
-        ({"scores_without": np.array([np.inf])}, "scores_without of picture 0 is not finite"),
+        ({"scores_without": np.array([np.inf])}, "scores_without of image 0 is not finite"),
     ],
 )
 def test_mistakes(changes, message):

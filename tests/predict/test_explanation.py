@@ -1,4 +1,4 @@
-"""Explanations of single pictures: the same view and answer as in prediction, the heat where the cause is."""
+"""Explanations of single images: the same view and answer as in prediction, the heat where the cause is."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from detseg.backbones import Backbone, create_backbone
 from detseg.backbones.deepest import create_deepest
 from detseg.classify import Classifier
 from detseg.localize.localizer import Localizer
-from detseg.predict import Detector, PictureClassifier
+from detseg.predict import Detector, ImageClassifier
 from detseg.predict.explain import explain, find_labels
 from detseg.predict.network import load_network
 
@@ -20,7 +20,7 @@ def description(classes, size):
 
 def classifier(classes=6, size=64):
     torch.manual_seed(0)
-    return PictureClassifier(Classifier(create_deepest("test_efficientnet"), classes), description(classes, size))
+    return ImageClassifier(Classifier(create_deepest("test_efficientnet"), classes), description(classes, size))
 
 
 def localizer(classes=2, size=64, **options):
@@ -63,7 +63,7 @@ def test_a_localizer_gives_the_class_of_its_detections(objectness):
 
 @pytest.mark.parametrize("model", [classifier(), localizer()])
 @pytest.mark.parametrize(("height", "width"), [(60, 200), (201, 100), (150, 150)])
-def test_the_area_is_where_the_square_lies_in_the_picture(model, height, width):
+def test_the_area_is_where_the_square_lies_in_the_image(model, height, width):
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.arange(width)
     image[..., 1] = np.arange(height)[:, None]
@@ -99,7 +99,7 @@ def test_the_heat_lies_on_the_cause(size):
         model.classifier.weight.copy_(torch.tensor([[-1.0], [1.0]]))
     image = np.full((100, 140, 3), 128, np.uint8)
     image[64:82, 84:102] = (255, 0, 0)
-    seen = explain(PictureClassifier(model, description(2, size)), image, labels=[1, 0])
+    seen = explain(ImageClassifier(model, description(2, size)), image, labels=[1, 0])
     x1, y1, x2, y2 = seen.area
     # Averages over cells keep the middle of what they average.
     shares = seen.heat[0] / seen.heat[0].sum()

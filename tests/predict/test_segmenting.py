@@ -1,4 +1,4 @@
-"""Masks from pictures: whole, mirrored, in several sizes, in windows."""
+"""Masks from images: whole, mirrored, in several sizes, in windows."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ class Placed(Pointwise):
         return super().forward(images) + self.noise
 
 
-def picture(height, width, seed=0):
+def make_image(height, width, seed=0):
     """Coarse coloured noise, uint8 RGB."""
     rng = np.random.default_rng((seed, height, width))
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -68,11 +68,11 @@ def pixels_of(model, image):
     return model(torch.from_numpy(image).permute(2, 0, 1)[None]).softmax(1)[0]
 
 
-# ------------------------------------------------------------------ whole pictures
+# ------------------------------------------------------------------ whole images
 
 
 def test_what_is_seen_is_the_likeliest_class_and_its_probability():
-    image = picture(32, 32)
+    image = make_image(32, 32)
     seen = look(Pointwise(), image, 32)
     expected = pixels_of(Pointwise(), image)
     assert seen.mask.dtype == np.uint8
@@ -82,8 +82,8 @@ def test_what_is_seen_is_the_likeliest_class_and_its_probability():
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 80), (81, 33), (7, 200), (1, 1), (200, 3), (64, 64)])
-def test_masks_have_the_pictures_size_and_place(height, width):
-    """A picture dark above a line: the mask changes there, to the pixel or the one that the square's pixels allow."""
+def test_masks_have_the_images_size_and_place(height, width):
+    """An image dark above a line: the mask changes there, to the pixel or the one that the square's pixels allow."""
     model = Pointwise(2)
     model.score.weight.data = torch.tensor([-20.0, 20.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1).clone()
     model.score.bias.data = torch.tensor([30.0, -30.0])
@@ -99,7 +99,7 @@ def test_masks_have_the_pictures_size_and_place(height, width):
 
 def test_order_and_batches_do_not_matter():
     model = network()
-    images = [picture(40, 60, 1), picture(64, 64, 2), picture(30, 20, 3)]
+    images = [make_image(40, 60, 1), make_image(64, 64, 2), make_image(30, 20, 3)]
     sized = [(image, (image.shape[1], image.shape[0])) for image in images]
     together = list(segment(model, sized, 64))
     for batch_size in (1, 2):
@@ -108,22 +108,22 @@ def test_order_and_batches_do_not_matter():
             assert (one.mask == other.mask).mean() > 0.999
 
 
-def test_pictures_are_taken_a_batch_at_a_time():
+def test_images_are_taken_a_batch_at_a_time():
     taken = []
 
-    def pictures():
+    def make_images():
         for index in range(7):
             taken.append(index)
-            yield picture(16, 16, index), (16, 16)
+            yield make_image(16, 16, index), (16, 16)
 
-    seen = segment(Pointwise(), pictures(), 32, batch_size=3)
+    seen = segment(Pointwise(), make_images(), 32, batch_size=3)
     next(seen)
     assert taken == [0, 1, 2]
     assert len(list(seen)) == 6
 
 
 def test_a_shrunk_copy_gives_a_mask_of_the_size_that_is_wanted():
-    image = picture(16, 24)
+    image = make_image(16, 24)
     (seen,) = segment(Pointwise(), [(image, (240, 160))], 24)
     assert seen.mask.shape == (160, 240)
     assert (seen.mask[5::10, 5::10] == look(Pointwise(), image, 24).mask).mean() > 0.9
@@ -140,8 +140,8 @@ def test_options_without_sense_are_refused(options):
 # ------------------------------------------------------------------ mirrored, in several sizes
 
 
-def test_with_flip_the_mirrored_picture_gives_the_mirrored_mask():
-    model, image = network(), picture(64, 64)
+def test_with_flip_the_mirrored_image_gives_the_mirrored_mask():
+    model, image = network(), make_image(64, 64)
     mirrored = np.ascontiguousarray(image[:, ::-1])
     assert not np.allclose(look(model, image, 64).confidence, look(model, mirrored, 64).confidence[:, ::-1], atol=1e-3)
     one, other = look(model, image, 64, flip=True), look(model, mirrored, 64, flip=True)
@@ -150,7 +150,7 @@ def test_with_flip_the_mirrored_picture_gives_the_mirrored_mask():
 
 
 def test_scales_are_averaged_as_probabilities():
-    model, image = network(), picture(64, 64)
+    model, image = network(), make_image(64, 64)
     seen = look(model, image, 64, scales=(1.0, 1.5))
     larger = pixels_of(model, module.letterbox_image(image, 96)[0])
     larger = F.interpolate(larger[None], (64, 64), mode="bilinear", align_corners=False)[0]
@@ -167,19 +167,19 @@ def test_sizes_stay_multiples_of_32():
             seen.append(tuple(images.shape[2:]))
             return super().forward(images)
 
-    look(Noting(), picture(50, 70), 96, scales=(0.1, 0.75, 1.0, 1.25))
+    look(Noting(), make_image(50, 70), 96, scales=(0.1, 0.75, 1.0, 1.25))
     assert seen == [(32, 32), (64, 64), (96, 96), (128, 128)]
 
 
 @pytest.mark.parametrize("options", [{}, {"flip": True}, {"scales": (0.5, 1, 2)}, {"flip": True, "scales": (1.5,)}])
 def test_confidence_is_a_probability(options):
-    seen = look(network(), picture(37, 90), 64, **options)
+    seen = look(network(), make_image(37, 90), 64, **options)
     assert seen.confidence.max() <= 1 + 1e-6
     assert seen.confidence.min() >= 1 / CLASSES - 1e-6, "the likeliest of K classes"
 
 
 def test_a_network_that_sees_finer_than_pixels():
-    model, image = network(output_scale=2), picture(64, 64)
+    model, image = network(output_scale=2), make_image(64, 64)
     (finer,) = segment(model, [(image, (128, 128))], 64)
     assert np.array_equal(finer.mask, pixels_of(model, image).argmax(0).numpy()), "nothing is averaged away"
     (padded,) = segment(model, [(image[:32], (128, 64))], 64)
@@ -223,8 +223,8 @@ SIZES = [(100, 100), (33, 97), (97, 33), (32, 32), (20, 150), (7, 5), (1, 1), (3
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("flip", [False, True])
-def test_windows_see_what_the_whole_picture_shows(height, width, flip):
-    image, model = picture(height, width), Pointwise()
+def test_windows_see_what_the_whole_image_shows(height, width, flip):
+    image, model = make_image(height, width), Pointwise()
     seen = segment_in_windows(model, image, 32, batch_size=3, flip=flip)
     expected = pixels_of(model, image)
     np.testing.assert_allclose(seen.confidence, expected.amax(0).numpy(), atol=1e-5)
@@ -235,8 +235,8 @@ def test_windows_see_what_the_whole_picture_shows(height, width, flip):
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_windows_are_averaged_by_how_far_inside_a_pixel_lies(height, width):
-    """Against sums over the whole picture at once."""
-    image, model, window = picture(height, width), Placed(32), 32
+    """Against sums over the whole image at once."""
+    image, model, window = make_image(height, width), Placed(32), 32
     line = [min(i + 1, window - i) for i in range(window)]
     weight = torch.tensor([[float(a * b) for a in line] for b in line])
     sums, weights = torch.zeros(CLASSES, height + 64, width + 64), torch.zeros(height + 64, width + 64)
@@ -253,7 +253,7 @@ def test_windows_are_averaged_by_how_far_inside_a_pixel_lies(height, width):
 
 
 def test_there_are_no_seams():
-    """What windows say of a plain picture differs by place; their average changes slowly."""
+    """What windows say of a plain image differs by place; their average changes slowly."""
 
     class Tilted(Pointwise):
         def forward(self, images):
@@ -289,7 +289,7 @@ def test_only_a_band_is_kept(monkeypatch):
         return decide(views, wanted)
 
     monkeypatch.setattr(module, "_decide", noting)
-    segment_in_windows(Pointwise(), picture(500, 40), 32)
+    segment_in_windows(Pointwise(), make_image(500, 40), 32)
     assert sum(rows) == 500, "every row once"
     assert max(rows) <= 32
 
@@ -302,7 +302,7 @@ def test_windows_are_taken_a_batch_at_a_time():
             counts.append(len(images))
             return super().forward(images)
 
-    segment_in_windows(Counting(), picture(40, 120), 32, batch_size=2)
+    segment_in_windows(Counting(), make_image(40, 120), 32, batch_size=2)
     assert max(counts) == 2
     assert sum(counts) == len(module._starts(40, 32)) * len(module._starts(120, 32))
 
@@ -310,7 +310,7 @@ def test_windows_are_taken_a_batch_at_a_time():
 def test_the_long_side_of_a_segmenter():
     description = {"categories": [{"id": k, "name": str(k)} for k in range(CLASSES)], "size": 32, "architecture": {}}
     model = Segmenter(Pointwise(), description)
-    image = picture(50, 75)
+    image = make_image(50, 75)
     (seen,) = model.predict([image], long_side=150)
     assert seen.mask.shape == seen.confidence.shape == (50, 75)
     large = segment_in_windows(Pointwise(), module.resize_long_side(image, 150), 32)

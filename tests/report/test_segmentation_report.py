@@ -45,7 +45,7 @@ def cells_of(text):
 
 @pytest.fixture(scope="module")
 def metrics():
-    predictions, targets = label_scene(0, pictures=8)
+    predictions, targets = label_scene(0, images=8)
     return evaluate_segmentation(targets, predictions, NAMES)
 
 

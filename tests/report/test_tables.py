@@ -36,7 +36,7 @@ def rows_of(text):
 
 @pytest.fixture(scope="module")
 def scene():
-    return random_scene(0, pictures=20)
+    return random_scene(0, images=20)
 
 
 def test_intervals_are_shown_by_default(scene):

@@ -30,7 +30,7 @@ def scored(model: FCN) -> FCN:
     return model
 
 
-def pictures(count: int = 2, height: int = 64, width: int = 96) -> Tensor:
+def make_images(count: int = 2, height: int = 64, width: int = 96) -> Tensor:
     generator = torch.Generator().manual_seed(height * 1000 + width)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -50,23 +50,23 @@ def model(request: pytest.FixtureRequest) -> FCN:
 def test_targets_decide_not_the_mode(model: FCN) -> None:
     for mode in (True, False):
         model.train(mode)
-        losses = model(pictures(), truth())
+        losses = model(make_images(), truth())
         assert set(losses) == {"loss_ce"} and losses["loss_ce"].ndim == 0
-        logits = model(pictures())
+        logits = model(make_images())
         assert logits.shape == (2, 3, 64, 96) and logits.dtype == torch.float32
     model.eval()
-    expected = F.cross_entropy(model(pictures()), truth().long(), ignore_index=IGNORE_INDEX)
-    torch.testing.assert_close(model(pictures(), truth())["loss_ce"], expected)
-    torch.testing.assert_close(model(pictures(), truth().long())["loss_ce"], expected)
+    expected = F.cross_entropy(model(make_images()), truth().long(), ignore_index=IGNORE_INDEX)
+    torch.testing.assert_close(model(make_images(), truth())["loss_ce"], expected)
+    torch.testing.assert_close(model(make_images(), truth().long())["loss_ce"], expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 67), (31, 33), (32, 32), (33, 5), (47, 64), (65, 17), (67, 67)])
 def test_any_size(model: FCN, size: tuple[int, int]) -> None:
     model.eval()
-    assert model(pictures(1, *size)).shape == (1, 3, *size)
+    assert model(make_images(1, *size)).shape == (1, 3, *size)
     model.train()
     model.zero_grad()
-    losses = model(pictures(2, *size), truth(2, *size))
+    losses = model(make_images(2, *size), truth(2, *size))
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -83,10 +83,10 @@ def test_every_size_is_cut_from_whole_cells(model: FCN) -> None:
         assert model.decoder(maps).shape == (1, 3, *sizes[0])
 
 
-def test_uint8_and_unit_floats_are_the_same_picture(model: FCN) -> None:
+def test_uint8_and_unit_floats_are_the_same_image(model: FCN) -> None:
     model.eval()
     for dtype in (torch.float32, torch.float64):
-        torch.testing.assert_close(model(pictures()), model(pictures().to(dtype) / 255))
+        torch.testing.assert_close(model(make_images()), model(make_images().to(dtype) / 255))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -94,26 +94,26 @@ def test_uint8_and_unit_floats_are_the_same_picture(model: FCN) -> None:
 def test_models_of_other_types_answer_in_float32(decoder: str, dtype: torch.dtype) -> None:
     options = {"learn_upsampling": decoder == "fcn", "loss": "ce+dice+focal", "class_weights": [1, 2, 3]}
     model = network(decoder, backbone="resnet10t", **options).eval()
-    expected = model(pictures())
-    logits, losses = model.to(dtype)(pictures()), model(pictures(), truth())
+    expected = model(make_images())
+    logits, losses = model.to(dtype)(make_images()), model(make_images(), truth())
     assert {logits.dtype, *(loss.dtype for loss in losses.values())} == {torch.float32}
     torch.testing.assert_close(logits, expected, rtol=0.1, atol=0.1)
     sum(losses.values()).backward()
 
 
-def test_a_picture_that_is_all_ignored_trains(model: FCN) -> None:
+def test_an_image_that_is_all_ignored_trains(model: FCN) -> None:
     model.train()
     model.zero_grad()
-    losses = model(pictures(), torch.full((2, 64, 96), IGNORE_INDEX))
+    losses = model(make_images(), torch.full((2, 64, 96), IGNORE_INDEX))
     assert losses["loss_ce"].item() == 0
     losses["loss_ce"].backward()
     gradients = [p.grad for p in model.parameters()]
     assert all(g is not None and (g == 0).all() for g in gradients)
 
 
-def test_pictures_do_not_influence_each_other(model: FCN) -> None:
+def test_images_do_not_influence_each_other(model: FCN) -> None:
     model.eval()
-    images = pictures(3)
+    images = make_images(3)
     together = model(images)
     for i in (2, 0, 1):
         torch.testing.assert_close(together[i : i + 1], model(images[i : i + 1]), rtol=1e-4, atol=1e-4)
@@ -162,7 +162,7 @@ def test_a_spot_keeps_its_place(strides: tuple[int, ...], learnt: bool) -> None:
 @pytest.mark.parametrize("decoder", ["fcn", "pyramid"])
 @pytest.mark.parametrize("shift", [(32, 0), (0, 32), (32, 64)])
 def test_a_shift_by_one_stride_shifts_the_output(decoder: str, shift: tuple[int, int]) -> None:
-    """Where neither sees the border, and the picture as a whole stays the same (pyramid)."""
+    """Where neither sees the border, and the image as a whole stays the same (pyramid)."""
     down, right = shift
     options = {"learn_upsampling": True} if decoder == "fcn" else {}
     model = FCN(Cells(STRIDES[decoder]), 3, decoder=decoder, width=8, **options).eval()
@@ -183,7 +183,7 @@ def test_fcn8s_by_hand() -> None:
     """Scores of three strides, added after interpolation, against the formula written out."""
     model = FCN8s(create_backbone("resnet18", strides=(8, 16, 32)), 3).eval()
     scored(model)
-    images = pictures(1, 70, 90)
+    images = make_images(1, 70, 90)
     maps = model.backbone((images / 255 - model.mean) / model.std)
     s8, s16, s32 = (model.decoder.score[str(s)](m) for s, m in zip((8, 16, 32), maps, strict=True))
 
@@ -199,7 +199,7 @@ def test_output_scale(decoder: str) -> None:
     """Twice as fine: the same scores, interpolated by twice the factor; targets of that size."""
     once, twice = network(decoder).eval(), network(decoder, output_scale=2).eval()
     twice.load_state_dict(once.state_dict())
-    images = pictures(1, 45, 70)
+    images = make_images(1, 45, 70)
     fine = twice(images)
     assert fine.shape == (1, 3, 90, 140)
     # Fine pixels 2i and 2i + 1 lie a quarter pixel to either side of pixel i; inside of a linear piece their mean is
@@ -218,7 +218,7 @@ def test_staged_training_starts_where_the_last_stage_ended() -> None:
         FCN8s(create_backbone("resnet18", strides=(8, 16, 32)), 3),
     ]
     scored(stages[0])
-    images = pictures(1, 96, 128)
+    images = make_images(1, 96, 128)
     for earlier, later in pairwise(stages):
         later.start_from(earlier)
         earlier.eval(), later.eval()
@@ -264,11 +264,11 @@ def test_training_from_zero_scores_gets_going() -> None:
     """The first step moves the scores, the second the backbone."""
     torch.manual_seed(0)
     model = FCN8s(create_backbone("resnet10t", strides=(8, 16, 32)), 3)
-    assert (model(pictures()) == 0).all()
+    assert (model(make_images()) == 0).all()
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(2):
         model.zero_grad()
-        model(pictures(), truth())["loss_ce"].backward()
+        model(make_images(), truth())["loss_ce"].backward()
         optimiser.step()
     assert all(p.grad is not None and (p.grad != 0).any() for p in model.decoder.parameters())
     assert any((p.grad != 0).any() for p in model.backbone.parameters())
@@ -277,7 +277,7 @@ def test_training_from_zero_scores_gets_going() -> None:
 @pytest.mark.parametrize("options", [{"loss": "ce+dice"}, {"loss": {"focal": 0.5}, "class_weights": [1.0, 2.0, 0.5]}])
 def test_losses_are_options(options: dict) -> None:
     model = network(**options).eval()
-    losses = model(pictures(), truth())
+    losses = model(make_images(), truth())
     assert set(losses) == ({"loss_ce", "loss_dice"} if options["loss"] == "ce+dice" else {"loss_focal"})
     assert "class_weights" not in model.state_dict()
 
@@ -306,16 +306,16 @@ def test_everything_stays_on_the_device_of_its_inputs(model: FCN, precision: str
 def test_half_precision_inside_float32_outside(model: FCN) -> None:
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        logits, losses = model(pictures()), model(pictures(), truth())
+        logits, losses = model(make_images()), model(make_images(), truth())
     assert logits.dtype == losses["loss_ce"].dtype == torch.float32
-    torch.testing.assert_close(logits, model(pictures()), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(logits, model(make_images()), rtol=0.1, atol=0.1)
 
 
 def test_weights_make_the_round_trip(model: FCN) -> None:
     decoder = "fcn" if isinstance(model.decoder, ScoreDecoder) else "pyramid"
     other = FCN(create_backbone("resnet18", strides=STRIDES[decoder]), 3, decoder=decoder, width=16)
     other.load_state_dict(model.state_dict())
-    torch.testing.assert_close(other.eval()(pictures()), model.eval()(pictures()))
+    torch.testing.assert_close(other.eval()(make_images()), model.eval()(make_images()))
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -114,7 +114,7 @@ def test_ignored_pixels_get_no_gradient_and_others_do() -> None:
     assert (gradient.permute(0, 2, 3, 1)[~ignored] != 0).all()
 
 
-def test_the_order_of_pictures_and_of_classes_does_not_matter() -> None:
+def test_the_order_of_images_and_of_classes_does_not_matter() -> None:
     logits, targets = scene()
     expected = segmentation_losses(logits, targets, ALL)
     order = torch.tensor([2, 0, 1])
@@ -197,7 +197,7 @@ def test_wrong_targets() -> None:
             segmentation_losses(logits, targets.clamp(max=4).clamp(min=4), {name: 1.0})
 
 
-def test_dice_of_large_pictures_is_that_of_double_precision() -> None:
+def test_dice_of_large_images_is_that_of_double_precision() -> None:
     """One sum over millions of float32 numbers, one after the other, would be off by percents."""
     generator = torch.Generator().manual_seed(0)
     log_probabilities = torch.randn(4, 2, 1024, 1024, generator=generator).log_softmax(1)

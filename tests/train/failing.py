@@ -1,6 +1,6 @@
 """One of two processes of which the second meets a loss that is not finite: torchrun -m tests.train.failing FOLDER.
 
-Each writes what it was told, and which pictures it had seen last, to FOLDER-RANK.json.
+Each writes what it was told, and which images it had seen last, to FOLDER-RANK.json.
 """
 
 import json
@@ -46,7 +46,7 @@ def main(folder):
     try:
         trainer.run()
     except TrainingError as error:
-        told = {"error": str(error), "pictures": [trainer.names[i] for i in seen[-BATCH:]]}
+        told = {"error": str(error), "images": [trainer.names[i] for i in seen[-BATCH:]]}
         Path(f"{folder}-{accelerator.process_index}.json").write_text(json.dumps(told))
 
 

@@ -24,19 +24,19 @@ from detseg.train.optim import create_optimizer, parameter_groups
 from detseg.train.precision import Choice
 from detseg.train.sampler import Progress, SizeSchedule, TrainingSamples
 
-PICTURES, BATCH = 6, 2
-PER_EPOCH = PICTURES // BATCH
+IMAGES, BATCH = 6, 2
+PER_EPOCH = IMAGES // BATCH
 EPOCHS = 4
 
 
 class Drawn:
-    """Pictures of a bright box each, by position; `at(index)` is called before each is given out."""
+    """Images of a bright box each, by position; `at(index)` is called before each is given out."""
 
-    def __init__(self, at=lambda index: None, pictures=PICTURES):
-        self.at, self.pictures = at, pictures
+    def __init__(self, at=lambda index: None, images=IMAGES):
+        self.at, self.images = at, images
 
     def __len__(self):
-        return self.pictures
+        return self.images
 
     def __getitem__(self, index):
         self.at(index)
@@ -54,7 +54,7 @@ class Silent:
     def __init__(self):
         self.steps, self.rows, self.rewound = [], [], []
 
-    def step(self, step, fraction, losses, pictures):
+    def step(self, step, fraction, losses, images):
         self.steps.append(step)
 
     def validated(self, row, took=0.0):
@@ -94,7 +94,7 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
         "validate": lambda model: {"map": 0.5, "map50": 0.5},
         "goal": "map",
         "describe": lambda row: {"architecture": {}, "row": dict(row)},
-        "names": [f"picture-{i}.jpg" for i in range(PICTURES)],
+        "names": [f"image-{i}.jpg" for i in range(IMAGES)],
         "log": Silent(),
         "fingerprint": {"annotations": "tiny"},
     }

@@ -7,15 +7,15 @@ from torch import nn
 from detseg.train.loading import groups_of
 from detseg.train.optim import create_optimizer
 from detseg.train.sampler import SizeSchedule
-from tests.train.runs import EPOCHS, PER_EPOCH, PICTURES, differences, resumed, state_of, stop_at, tiny_trainer
+from tests.train.runs import EPOCHS, IMAGES, PER_EPOCH, differences, resumed, state_of, stop_at, tiny_trainer
 
-# Together the two pictures a step of the other tests; a norm needs more than one cell of a single picture.
+# Together the two images a step of the other tests; a norm needs more than one cell of a single image.
 HALVES = {"batch_size": 1, "accumulate": 2}
 SIZES = SizeSchedule(96, 64, hold=2, mosaic=0.5, seed=5)
 
 
 class Mean(nn.Module):
-    """A loss that is a mean over pictures, without norms."""
+    """A loss that is a mean over images, without norms."""
 
     def __init__(self):
         super().__init__()
@@ -63,12 +63,12 @@ def test_stopped_and_resumed_is_the_same_to_the_last_bit(whole, tmp_path, step):
     assert state_of(whole)["step"] == EPOCHS * PER_EPOCH
 
 
-def test_every_picture_is_seen_once_an_epoch(tmp_path):
+def test_every_image_is_seen_once_an_epoch(tmp_path):
     seen = []
     trainer = tiny_trainer(tmp_path, at=seen.append, sizes=SizeSchedule(64, 64), model=Mean(), **HALVES)
     trainer.run()
-    epochs = [sorted(seen[i : i + PICTURES]) for i in range(0, PICTURES * EPOCHS, PICTURES)]
-    assert epochs == [list(range(PICTURES))] * EPOCHS
+    epochs = [sorted(seen[i : i + IMAGES]) for i in range(0, IMAGES * EPOCHS, IMAGES)]
+    assert epochs == [list(range(IMAGES))] * EPOCHS
 
 
 def test_groups():

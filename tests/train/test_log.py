@@ -74,7 +74,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
         log.validated(row(3))
         log.step(10, 0.5, {"loss_box": 1.0, "loss_class": 0.5}, 80)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
-    assert re.search(r"loss 1\.500 · mAP 0\.250 · [0-9.]+ pictures/s .* 50% .* gone, .* left", shown)
+    assert re.search(r"loss 1\.500 · mAP 0\.250 · [0-9.]+ images/s .* 50% .* gone, .* left", shown)
 
 
 def test_other_processes_are_silent(tmp_path):

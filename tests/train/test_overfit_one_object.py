@@ -1,4 +1,4 @@
-"""What cannot learn a few pictures by heart has a fault somewhere between picture and loss."""
+"""What cannot learn a few images by heart has a fault somewhere between image and loss."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from detseg.train.optim import create_optimizer, parameter_groups
 from detseg.train.sampler import SizeSchedule, TrainingSamples
 from tests.train.runs import tiny_trainer
 
-SIZE, PICTURES = 64, 8
+SIZE, IMAGES = 64, 8
 
 
-def picture(index):
+def make_image(index):
     """A bright rectangle somewhere on noise, wide or high."""
     rng = np.random.default_rng(index)
     image = rng.integers(60, 120, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -26,17 +26,17 @@ def picture(index):
     return image, index % 2, [x, y, x + sides[0], y + sides[1]]
 
 
-class Pictures:
-    """The same pictures, as samples of a task."""
+class Images:
+    """The same images, as samples of a task."""
 
     def __init__(self, boxes):
         self.boxes = boxes
 
     def __len__(self):
-        return PICTURES
+        return IMAGES
 
     def __getitem__(self, index):
-        image, label, box = picture(index)
+        image, label, box = make_image(index)
         if not self.boxes:
             return image, label
         return Sample(image, np.array([box], np.float32), np.array([label]), np.zeros(1, bool))
@@ -50,21 +50,21 @@ def learnt(tmp_path, architecture, boxes, steps):
         tmp_path,
         model=model,
         optimizer=create_optimizer("adamw", groups),
-        samples=TrainingSamples(Pictures(boxes), 0, lambda size: lambda sample, rng: sample),
+        samples=TrainingSamples(Images(boxes), 0, lambda size: lambda sample, rng: sample),
         collate=collate if boxes else collate_labels,
         sizes=SizeSchedule(SIZE, SIZE),
         steps=steps,
-        batch_size=PICTURES,
+        batch_size=IMAGES,
     )
     trainer.run()
-    images = torch.from_numpy(np.stack([picture(i)[0] for i in range(PICTURES)])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([make_image(i)[0] for i in range(IMAGES)])).permute(0, 3, 1, 2)
     with torch.no_grad():
         return trainer.average.module.eval()(images)
 
 
 def test_a_classifier_learns_by_heart(tmp_path):
     logits = learnt(tmp_path, {"kind": "classifier"}, False, 60)
-    assert logits.argmax(1).tolist() == [0, 1] * (PICTURES // 2)
+    assert logits.argmax(1).tolist() == [0, 1] * (IMAGES // 2)
     assert float(logits.softmax(1).amax(1).min()) > 0.8
 
 
@@ -73,7 +73,7 @@ def test_a_localizer_learns_by_heart(tmp_path, loss):
     found = learnt(tmp_path, {"kind": "localizer", "size": SIZE, "loss": loss, "loss_weights": [1.0, 3.0]}, True, 200)
     boxes = np.concatenate([one["boxes"].numpy() for one in found])
     labels = np.concatenate([one["labels"].numpy() for one in found])
-    truth = np.array([picture(i)[2] for i in range(PICTURES)])
-    metrics = evaluate_localization(boxes, labels, truth, np.arange(PICTURES) % 2, ["high", "wide"])
+    truth = np.array([make_image(i)[2] for i in range(IMAGES)])
+    metrics = evaluate_localization(boxes, labels, truth, np.arange(IMAGES) % 2, ["high", "wide"])
     assert metrics.accuracy == 1.0
     assert metrics.mean_iou > 0.8

@@ -8,22 +8,22 @@ from detseg.train.sampler import BatchPlan, Progress, SizeSchedule, TrainingSamp
 from tests.train.runs import Drawn
 
 
-def plan(pictures, batch_size, count, **options):
+def plan(images, batch_size, count, **options):
     sizes = options.pop("sizes", SizeSchedule(64, 64))
     fraction = options.pop("fraction", lambda step: 0.0)
-    batches = iter(BatchPlan(pictures, batch_size, sizes, fraction, seed=options.pop("seed", 0), **options))
+    batches = iter(BatchPlan(images, batch_size, sizes, fraction, seed=options.pop("seed", 0), **options))
     return [next(batches) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch_size", "world", "expected"), [(10, 3, 1, 3), (12, 3, 2, 2), (2, 8, 1, 1), (1, 1, 4, 1)]
+    ("images", "batch_size", "world", "expected"), [(10, 3, 1, 3), (12, 3, 2, 2), (2, 8, 1, 1), (1, 1, 4, 1)]
 )
-def test_steps_of_an_epoch(pictures, batch_size, world, expected):
-    assert steps_per_epoch(pictures, batch_size, world) == expected
-    assert len(epoch_order(pictures, batch_size, seed=0, epoch=0, world=world)) == expected * batch_size * world
+def test_steps_of_an_epoch(images, batch_size, world, expected):
+    assert steps_per_epoch(images, batch_size, world) == expected
+    assert len(epoch_order(images, batch_size, seed=0, epoch=0, world=world)) == expected * batch_size * world
 
 
-def test_every_epoch_has_its_own_order_of_different_pictures():
+def test_every_epoch_has_its_own_order_of_different_images():
     orders = [epoch_order(10, 3, seed=1, epoch=e) for e in range(5)]
     assert all(len(set(order.tolist())) == 9 for order in orders)
     assert len({tuple(order) for order in orders}) == 5
@@ -32,7 +32,7 @@ def test_every_epoch_has_its_own_order_of_different_pictures():
 
 def test_a_set_smaller_than_a_batch_is_repeated():
     (batch,) = plan(3, 8, 1)
-    counts = np.bincount([request.picture for request in batch])
+    counts = np.bincount([request.image for request in batch])
     assert sorted(counts.tolist()) == [2, 3, 3]
     assert len({request.position for request in batch}) == 8, "copies must be augmented differently"
 
@@ -46,11 +46,11 @@ def test_a_plan_begun_in_the_midst_goes_on_as_the_whole_one():
 
 def test_processes_share_an_epoch_without_overlap():
     shares = [plan(12, 2, 3, rank=rank, world=2) for rank in (0, 1)]
-    seen = [request.picture for share in shares for batch in share for request in batch]
+    seen = [request.image for share in shares for batch in share for request in batch]
     assert sorted(seen) == list(range(12))
     alone = plan(12, 4, 3)  # the same order as one process with batches twice as large
-    joined = [[r.picture for r in a + b] for a, b in zip(*shares, strict=True)]
-    assert joined == [[r.picture for r in batch] for batch in alone]
+    joined = [[r.image for r in a + b] for a, b in zip(*shares, strict=True)]
+    assert joined == [[r.image for r in batch] for batch in alone]
 
 
 def test_sizes_change_every_so_many_steps_and_settle_at_the_end():
@@ -97,31 +97,31 @@ def test_samples_depend_on_seed_epoch_and_position_only():
     for other in (request._replace(epoch=1), request._replace(position=9)):
         assert not np.array_equal(samples[other][0].image, first.image)
     assert not np.array_equal(TrainingSamples(Drawn(), 2)[request][0].image, first.image)
-    assert indices[0] == request.picture
+    assert indices[0] == request.image
 
 
-def test_a_mosaic_names_all_its_pictures():
+def test_a_mosaic_names_all_its_images():
     seen = []
     request = plan(6, 2, 1)[0][0]._replace(mosaic=True)
     sample, indices = TrainingSamples(Drawn(seen.append), 0)[request]
     assert sample.image.shape == (64, 64, 3)
     assert len(indices) == 4
     assert indices == seen
-    assert indices[0] == request.picture
+    assert indices[0] == request.image
 
 
 def test_a_mixed_sample_is_two_samples_laid_over_each_other():
     request = plan(6, 2, 1)[0][0]
-    pictures = Drawn()
-    mixed, indices = TrainingSamples(pictures, 4)[request._replace(mixup=True)]
+    images = Drawn()
+    mixed, indices = TrainingSamples(images, 4)[request._replace(mixup=True)]
     rng, transform = np.random.default_rng((4, 3, request.epoch, request.position)), TrainTransform(64)
-    first = transform(pictures[request.picture], rng)
-    other = int(rng.integers(len(pictures)))
-    expected = mixup(first, transform(pictures[other], rng), rng)
+    first = transform(images[request.image], rng)
+    other = int(rng.integers(len(images)))
+    expected = mixup(first, transform(images[other], rng), rng)
     np.testing.assert_array_equal(mixed.image, expected.image)
     np.testing.assert_array_equal(mixed.boxes, expected.boxes)
-    assert mixed.labels.tolist() == [request.picture % 2, other % 2]
-    assert indices == [request.picture, other]
+    assert mixed.labels.tolist() == [request.image % 2, other % 2]
+    assert indices == [request.image, other]
 
 
 def test_a_mosaic_can_be_mixed_too():
@@ -133,8 +133,8 @@ def test_a_mosaic_can_be_mixed_too():
     np.testing.assert_array_equal(mixed.boxes[: len(alone.boxes)], alone.boxes)
 
 
-def test_no_pictures_is_an_error():
-    with pytest.raises(ValueError, match="no pictures"):
+def test_no_images_is_an_error():
+    with pytest.raises(ValueError, match="no images"):
         plan(0, 2, 1)
 
 

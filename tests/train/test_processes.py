@@ -73,7 +73,7 @@ def test_one_of_them_writes(together):
     assert state["step"] == 6
 
 
-def test_every_validation_picture_is_predicted_once_by_the_model_that_is_saved(together):
+def test_every_validation_image_is_predicted_once_by_the_model_that_is_saved(together):
     folder, (first, second) = together
     assert second["predictions"] is None
     assert len(first["predictions"]) == VAL
@@ -86,13 +86,13 @@ def test_every_validation_picture_is_predicted_once_by_the_model_that_is_saved(t
 
 
 @pytest.mark.slow
-def test_all_name_the_pictures_of_the_one_whose_loss_it_was_and_the_state_is_saved_now_and_then(tmp_path):
+def test_all_name_the_images_of_the_one_whose_loss_it_was_and_the_state_is_saved_now_and_then(tmp_path):
     launch("-m", "tests.train.failing", tmp_path / "run")
     first, second = (json.loads((tmp_path / f"run-{rank}.json").read_text()) for rank in (0, 1))
     assert first["error"] == second["error"]
     assert f"the loss became nan at step {BAD_STEP};" in first["error"]
     named = [line.strip() for line in first["error"].splitlines() if line.endswith(".jpg")]
-    assert named == second["pictures"] != first["pictures"]
+    assert named == second["images"] != first["images"]
     # Processes agree on saving every ten steps; a validation, at which one is saved too, comes much later.
     assert state_of(tmp_path / "run")["step"] == 10
 

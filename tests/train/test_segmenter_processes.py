@@ -49,12 +49,12 @@ def test_both_end_with_the_same_segmenter(both):
     assert differences(first["average"], second["average"]) == []
 
 
-def test_pictures_that_both_judged_are_counted_together(both):
+def test_images_that_both_judged_are_counted_together(both):
     """Five are shared out to two processes; the figures are those of one process with the saved model."""
     folder, (first, second) = both
     assert second["metrics"] is None
     data = SegmentationDataset(read_masks(folder.parent / "data", "val"), SETTINGS["size"])
     model = load_model(folder)[0].to(memory_format=torch.channels_last)
     expected = judge_masks(model, data, range(VAL), SETTINGS["size"]).compute()
-    assert first["metrics"].pictures.image_ids.tolist() == data.annotations.image_ids.tolist()
+    assert first["metrics"].images.image_ids.tolist() == data.annotations.image_ids.tolist()
     assert np.abs(first["metrics"].confusion - expected.confusion).sum() <= 0.002 * expected.confusion.sum()

@@ -17,7 +17,7 @@ from tests.small_set import write_small_set
 
 
 def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixture) -> None:
-    """20 px in pictures of 2000 px are 0.96 px at 96; 4 px of them are had at 400, and 416 divides by 32."""
+    """20 px in images of 2000 px are 0.96 px at 96; 4 px of them are had at 400, and 416 divides by 32."""
     with caplog.at_level(logging.WARNING):
         warn_of_specks(np.array([[0.96, 30], [40, 50], [0.96, 0.96], [4, 4]]), 96)
     assert len(caplog.messages) == 1
@@ -26,7 +26,7 @@ def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_anchors_come_with_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Bars 12 px high and squares of 18 to 31 px, in pictures 960 px wide, are 0.8 to 2.1 px at 64."""
+    """Bars 12 px high and squares of 18 to 31 px, in images 960 px wide, are 0.8 to 2.1 px at 64."""
     data = read_dataset(write_small_set(tmp_path / "set", width=960, height=72))["train"]
     with caplog.at_level(logging.WARNING):
         _architecture(TrainDetector(data=tmp_path / "set", size=64), data, Console(file=io.StringIO()))

@@ -18,7 +18,7 @@ from detseg.train.tasks.strategy import ALIKE, MANY, STRATEGIES, choose_strategy
 def test_the_four_cases(each, similarity, name, words):
     strategy, why = choose_strategy(each * 7, 7, Similarity(similarity, (similarity,), 10))
     assert strategy is STRATEGIES[name]
-    assert f"{each} pictures a class are {words[0]}" in why
+    assert f"{each} images a class are {words[0]}" in why
     assert f"they are {words[1]} those" in why
     assert f"{similarity:.2f}" in why
 

@@ -21,8 +21,8 @@ from detseg.train.sampler import SizeSchedule, TrainingSamples
 from tests.train.runs import (
     BATCH,
     EPOCHS,
+    IMAGES,
     PER_EPOCH,
-    PICTURES,
     Drawn,
     differences,
     resumed,
@@ -150,7 +150,7 @@ def test_signal_handlers_are_put_back(tmp_path):
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_pictures(tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_images(tmp_path):
     bad = 4
     trainer = tiny_trainer(
         tmp_path,
@@ -162,17 +162,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_pictures(tmp_path
     with pytest.raises(TrainingError, match=r"became nan at step") as error:
         trainer.run()
     named = [line.strip() for line in str(error.value).splitlines() if line.endswith(".jpg")]
-    assert f"picture-{bad}.jpg" in named
+    assert f"image-{bad}.jpg" in named
     assert len(named) == 2  # the batch, and nothing but the batch
     assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path, accumulate):
-    trainer = steep_trainer(tmp_path, steps=1, batch_size=PICTURES // accumulate, accumulate=accumulate)
+    trainer = steep_trainer(tmp_path, steps=1, batch_size=IMAGES // accumulate, accumulate=accumulate)
     with pytest.raises(TrainingError, match=r"the gradient became nan at step 1;") as error:
         trainer.run()
-    assert str(error.value).count(".jpg") == PICTURES
+    assert str(error.value).count(".jpg") == IMAGES
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     assert not (tmp_path / "model.safetensors").exists()
     assert load_state(tmp_path / RESUME)["step"] == 0
@@ -185,7 +185,7 @@ def test_a_gradient_that_is_read_late_is_still_the_first_that_is_named_and_nothi
     trainer._check_finite = lambda: None
     with pytest.raises(TrainingError, match="the gradient became nan at step") as error:
         trainer.run()
-    assert "picture-4.jpg" in str(error.value)
+    assert "image-4.jpg" in str(error.value)
     assert str(error.value).count(".jpg") == BATCH
     assert trainer.progress.step == PER_EPOCH
     assert load_state(tmp_path / RESUME)["model"]["backbone.weight"].isfinite().all()
@@ -218,7 +218,7 @@ def steep_trainer(folder, **changes):
 
 
 class Numbered(Drawn):
-    """Every picture has its position as label."""
+    """Every image has its position as label."""
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -303,7 +303,7 @@ def test_frozen_stages_and_resting_norms_do_not_change(tmp_path):
 
 
 class Clock:
-    """A second passes for every picture that is read."""
+    """A second passes for every image that is read."""
 
     def __init__(self):
         self.now = 1000.0
@@ -326,7 +326,7 @@ def test_a_budget_of_time_ends_on_time_and_the_schedule_with_it(tmp_path, monkey
     trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.run()
     assert trainer.progress.elapsed() == pytest.approx(60, abs=4)
-    assert len(rates) in (30, 31)  # of two pictures each
+    assert len(rates) in (30, 31)  # of two images each
     assert rates[-1] < 0.05 * max(rates)
     assert trainer.log.rows[-1]["seconds"] == pytest.approx(60, abs=4)
     assert 5 <= len(trainer.log.rows) <= 11
@@ -375,9 +375,9 @@ def test_bfloat16_and_contiguous_train_too(tmp_path):
     assert trainer.log.rows[-1]["loss"] > 0
 
 
-def test_every_picture_is_seen_once_an_epoch(tmp_path):
+def test_every_image_is_seen_once_an_epoch(tmp_path):
     seen = []
     trainer = tiny_trainer(tmp_path, at=seen.append, sizes=SizeSchedule(64, 64), model=Fragile(-1))
     trainer.run()
-    epochs = [sorted(seen[i : i + PICTURES]) for i in range(0, PICTURES * EPOCHS, PICTURES)]
-    assert epochs == [list(range(PICTURES))] * EPOCHS
+    epochs = [sorted(seen[i : i + IMAGES]) for i in range(0, IMAGES * EPOCHS, IMAGES)]
+    assert epochs == [list(range(IMAGES))] * EPOCHS

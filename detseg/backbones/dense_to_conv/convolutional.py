@@ -1,4 +1,4 @@
-"""Classifiers as convolutional networks, which run on pictures of any size and answer for every place in them.
+"""Classifiers as convolutional networks, which run on images of any size and answer for every place in them.
 
 A fully connected layer on a flattened map of (C, h, w) and a convolution of kernel (h, w) are the same numbers in the
 same order, (O, C·h·w) and (O, C, h, w); layers behind it become 1x1 convolutions (Long et al. 2015, arXiv:1411.4038,
@@ -6,10 +6,10 @@ section 3.1; Sermanet et al. 2014, arXiv:1312.6229). What pools the whole map be
 at the training size, moved by one cell.
 
 What a cell of the result says. At the training size there is one, and it is the classifier's answer. On a larger
-picture cell (y, x) is the answer for the crop of the training size whose corner is at (stride · y, stride · x), exactly
+image cell (y, x) is the answer for the crop of the training size whose corner is at (stride · y, stride · x), exactly
 so for networks that pad nothing inside and have no layer that looks at its whole map (squeeze and excitation, group
-norm, attention: such a layer looks at the whole larger picture now). Where a network pads, a crop's border looks at
-zeros and the same place inside of a larger picture looks at the picture: both are answers of the same weights, but not
+norm, attention: such a layer looks at the whole larger image now). Where a network pads, a crop's border looks at
+zeros and the same place inside of a larger image looks at the image: both are answers of the same weights, but not
 equal (docs/backbones.md).
 """
 
@@ -44,7 +44,7 @@ class Convolutional(nn.Module):
         """(N, C, H, W), no smaller than `input_size`, normalised as the classifier wants it, to (N, K, h, w).
 
         Raises:
-            ValueError: pictures smaller than `input_size`.
+            ValueError: images smaller than `input_size`.
         """
         height, width = self.input_size
         if images.ndim != 4 or images.shape[-2] < height or images.shape[-1] < width:
@@ -58,13 +58,13 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
 
     Handled are fully connected layers, flattening, norms, dropout and activations behind it, adaptive and global
     pooling; so `nn.Sequential`s of such layers, detseg's, torchvision's and most of timm's classifiers, and detseg's
-    localizers. The result is checked: at `input_size` it says what the classifier says, and on a picture
+    localizers. The result is checked: at `input_size` it says what the classifier says, and on an image
     twice as wide there is one row of cells.
 
     Args:
         model: (N, C, H, W) to (N, K), a network that `torch.fx` can trace; or one with a method `plain` that gives
             such a form of it, as detseg's trained classifiers and localizers have. It is left as it is.
-        input_size: height and width of the pictures it was trained with.
+        input_size: height and width of the images it was trained with.
 
     Returns:
         The network in evaluation mode, on the device and in the dtype of `model`.
@@ -91,7 +91,7 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
 
 
 def _example(model: nn.Module, input_size: tuple[int, int]) -> Tensor:
-    """One picture of noise of the size, channels, device and dtype that `model` takes."""
+    """One image of noise of the size, channels, device and dtype that `model` takes."""
     height, width = input_size
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
@@ -125,11 +125,11 @@ def _check_same(model: nn.Module, result: Convolutional, example: Tensor, unknow
             f"{type(model).__name__} cannot be converted: the result differs by {float(difference):.3g} at its "
             "training size; a layer does something that is not in its graph"
         )
-    # Rows and columns that changed places before the flattening show only in pictures of another shape.
+    # Rows and columns that changed places before the flattening show only in images of another shape.
     cells = tuple(result(torch.cat([example, example], -1)).shape[-2:])
     if cells[0] != 1 or cells[1] < 2:
         raise ValueError(
-            f"{type(model).__name__} cannot be converted: a picture twice as wide gives {cells[0]} x {cells[1]} cells, "
+            f"{type(model).__name__} cannot be converted: an image twice as wide gives {cells[0]} x {cells[1]} cells, "
             "not one row of several; is the map flattened in another order than channels, rows, columns?"
         )
 

@@ -310,7 +310,7 @@ class _ChannelNorm(nn.LayerNorm):
 
 def _with_norm(layout: Layout, norm: nn.BatchNorm1d) -> Layout:
     """`layout` with a batch norm of all its numbers, as it is in evaluation."""
-    # Without, it would not have run on the one picture of the trace.
+    # Without, it would not have run on the one image of the trace.
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
     shift = (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale

@@ -27,7 +27,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
         whole = _whole_modules(model, example)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise ValueError(
-            f"{type(model).__name__} cannot run on pictures of {tuple(example.shape[1:])}: "
+            f"{type(model).__name__} cannot run on images of {tuple(example.shape[1:])}: "
             f"{first_line(error)}; give the input_size it was trained with"
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Squeeze and excitation: a stage learns which of its maps matter in this picture (Hu et al., 2017)."""
+"""Squeeze and excitation: a stage learns which of its maps matter in this image (Hu et al., 2017)."""
 
 from __future__ import annotations
 

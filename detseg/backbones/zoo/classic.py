@@ -15,7 +15,7 @@ MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 
 
 class LeNet5(Classifier):
-    """LeNet-5 for pictures of 32 x 32 (LeCun et al., Gradient-based learning applied to document recognition, 1998).
+    """LeNet-5 for images of 32 x 32 (LeCun et al., Gradient-based learning applied to document recognition, 1998).
 
     The form it is built in today: each map of C3 sees all of S2's (61 706 parameters; the paper's table of
     connections, a saving of its time, had 60 000), pooling is the plain average, and the output is linear, for a
@@ -53,7 +53,7 @@ def lenet5_features(in_channels: int = 1) -> nn.Sequential:
 
 
 class AlexNet(Classifier):
-    """AlexNet for pictures of 227 x 227 (Krizhevsky et al., ImageNet classification with deep CNNs, 2012).
+    """AlexNet for images of 227 x 227 (Krizhevsky et al., ImageNet classification with deep CNNs, 2012).
 
     (The paper says 224; its own sizes need 227.)
 
@@ -117,7 +117,7 @@ def alexnet_features(
 
 
 class ZFNet(Classifier):
-    """ZF Net for pictures of 224 x 224 (Zeiler & Fergus, Visualizing and understanding CNNs, 2013, figure 3).
+    """ZF Net for images of 224 x 224 (Zeiler & Fergus, Visualizing and understanding CNNs, 2013, figure 3).
 
     AlexNet with a finer first layer (7 x 7 at stride 2), so that fewer of its filters die; whole convolutions
     (62 357 608 parameters); normalised after the pooling.

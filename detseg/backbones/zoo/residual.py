@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detseg.backbones.network import Classifier, register_network
 
-# How many units work with how many maps; the first with more maps than the one before halves the picture.
+# How many units work with how many maps; the first with more maps than the one before halves the image.
 RESNET34_UNITS = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
@@ -47,7 +47,7 @@ class ResidualUnit(nn.Module):
 
 
 class ResNet34(Classifier):
-    """ResNet-34 for pictures of 224 x 224: a stem, 16 residual units, the mean over the picture, one linear layer.
+    """ResNet-34 for images of 224 x 224: a stem, 16 residual units, the mean over the image, one linear layer.
 
     21 797 672 parameters for 1000 classes. Its tensors are in the order and shapes of torchvision's `resnet34`.
     """

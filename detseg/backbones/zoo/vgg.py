@@ -22,7 +22,7 @@ def convolutional_vgg(
 ) -> Backbone:
     """A backbone of a VGG classifier, trained or not: its poolings 3 and 4 and, at stride 32, its fc7.
 
-    fc6, a convolution of 7 x 7 now, pads its map by 3 cells to keep its size; the paper pads the picture by 100 pixels
+    fc6, a convolution of 7 x 7 now, pads its map by 3 cells to keep its size; the paper pads the image by 100 pixels
     and crops later.
 
     Args:

@@ -1,4 +1,4 @@
-"""From a picture to what a classifier sees: random for training, a centre crop or ten crops for judging.
+"""From an image to what a classifier sees: random for training, a centre crop or ten crops for judging.
 
     transform = ClassificationTransform(224)
     transform = ClassificationTransform.by_name(224, ("patch", "flip"))
@@ -7,7 +7,7 @@
     images = TenCrop(224)(image)  # (10, 224, 224, 3)
 
 Subtracting means is the model's own work, so it is done alike everywhere. Geometry is one warp: the four corners
-of a window are chosen in the picture, turned and shifted, and what lies between them is drawn as a square.
+of a window are chosen in the image, turned and shifted, and what lies between them is drawn as a square.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 
 RESIZE = 256 / 224
-"""Short side of the resized picture over the side of the crop: AlexNet's 256 and 224, kept ever since."""
+"""Short side of the resized image over the side of the crop: AlexNet's 256 and 224, kept ever since."""
 
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "patch": {"patch": True},
@@ -57,22 +57,22 @@ OFF: dict[str, Any] = {
 
 
 class ClassificationTransform:
-    """Random augmentation of one picture (H, W, 3) uint8 to `size` x `size`.
+    """Random augmentation of one image (H, W, 3) uint8 to `size` x `size`.
 
-    The result depends on the picture and the state of `rng` only. Use one instance per thread.
+    The result depends on the image and the state of `rng` only. Use one instance per thread.
 
     With neither `area` nor `patch` the window is the centre crop of `ClassificationEval`.
 
     Args:
         size: side of the result, pixels.
-        area: "scale": the window has a share of the picture's area in this range and a width : height of up to
-            4 : 3 either way, anywhere in the picture (Szegedy et al. 2015). A window that would be wider or higher
-            than the picture is cut to it.
-        patch: a window anywhere in the picture as resized for the centre crop, without scaling (Krizhevsky et al.
+        area: "scale": the window has a share of the image's area in this range and a width : height of up to
+            4 : 3 either way, anywhere in the image (Szegedy et al. 2015). A window that would be wider or higher
+            than the image is cut to it.
+        patch: a window anywhere in the image as resized for the centre crop, without scaling (Krizhevsky et al.
             2012). Excludes `area`.
         flip: probability of mirroring left-right.
         flip_vertical: probability of mirroring upside down.
-        rotate: largest angle, degrees. What lies beyond the picture is mirrored in.
+        rotate: largest angle, degrees. What lies beyond the image is mirrored in.
         zoom: largest magnification; 1.25 shows as little as 1 / 1.25 of the window's sides.
         warp: largest shift of each corner of the window, as a share of its sides: looking from aside.
         light: largest change of brightness and contrast, 0..1.
@@ -138,7 +138,7 @@ class ClassificationTransform:
         return cls(size, **options)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
-        """Augment one picture; the input is not changed.
+        """Augment one image; the input is not changed.
 
         Returns:
             uint8 (size, size, 3), contiguous.
@@ -147,9 +147,9 @@ class ClassificationTransform:
         return self.photometric(warp_corners(image, corners, self.size), rng)
 
     def corners(self, width: int, height: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw a window (4, 2): where in a picture the top left, top right, bottom right and bottom left come from.
+        """Draw a window (4, 2): where in an image the top left, top right, bottom right and bottom left come from.
 
-        In pixels; the picture covers 0..width and 0..height. The window itself lies in the picture; turned or
+        In pixels; the image covers 0..width and 0..height. The window itself lies in the image; turned or
         warped, its corners may lie outside.
         """
         draws = rng.random(16)
@@ -165,25 +165,25 @@ class ClassificationTransform:
         turned: NDArray[np.float64] = (unit * mirror * half) @ np.array([[cos, sin], [-sin, cos]])
         return centre + turned
 
-    def _window(self, picture: NDArray[np.float64], draws: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Sides (2,) and top left corner (2,) of an upright window within a picture of these sides."""
+    def _window(self, image: NDArray[np.float64], draws: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Sides (2,) and top left corner (2,) of an upright window within an image of these sides."""
         if self.area is not None:
             low, high = self.area
-            area = (low + (high - low) * draws[0]) * picture.prod()
+            area = (low + (high - low) * draws[0]) * image.prod()
             ratio = math.exp(self.RATIO * (2 * draws[1] - 1))
-            sides = np.minimum(np.sqrt(area * np.array([ratio, 1 / ratio])), picture)
-            return sides, (picture - sides) * draws[2:4]
-        sides = np.full(2, picture.min() / RESIZE)
-        return sides, (picture - sides) * (draws[2:4] if self.patch else 0.5)
+            sides = np.minimum(np.sqrt(area * np.array([ratio, 1 / ratio])), image)
+            return sides, (image - sides) * draws[2:4]
+        sides = np.full(2, image.min() / RESIZE)
+        return sides, (image - sides) * (draws[2:4] if self.patch else 0.5)
 
 
 def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image:
-    """What lies between four corners of a picture, as a square.
+    """What lies between four corners of an image, as a square.
 
     Args:
         image: uint8 (H, W, 3).
         corners: (4, 2) x, y in pixels, in the order of the square's corners: top left, top right, bottom right,
-            bottom left. They may lie outside: the picture goes on there as its own mirror image.
+            bottom left. They may lie outside: the image goes on there as its own mirror image.
         size: side of the square.
 
     Returns:
@@ -246,17 +246,17 @@ def resize_short_side(image: Image, side: int) -> Image:
 
 
 def centre_crop(image: Image, size: int) -> Image:
-    """The middle of a picture, (size, size, 3), contiguous.
+    """The middle of an image, (size, size, 3), contiguous.
 
     Raises:
-        ValueError: the picture is smaller.
+        ValueError: the image is smaller.
     """
     top, left = _middle(image, size)
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
 def ten_crop(image: Image, size: int) -> Image:
-    """The four corners and the middle of a picture, then the same of its mirror image (Krizhevsky et al. 2012).
+    """The four corners and the middle of an image, then the same of its mirror image (Krizhevsky et al. 2012).
 
     Args:
         image: uint8 (H, W, 3), at least `size` a side.
@@ -266,7 +266,7 @@ def ten_crop(image: Image, size: int) -> Image:
         uint8 (10, size, size, 3): top left, top right, bottom left, bottom right, middle; mirrored in that order.
 
     Raises:
-        ValueError: the picture is smaller.
+        ValueError: the image is smaller.
     """
     top, left = _middle(image, size)
     bottom, right = image.shape[0] - size, image.shape[1] - size
@@ -278,7 +278,7 @@ def ten_crop(image: Image, size: int) -> Image:
 def _middle(image: Image, size: int) -> tuple[int, int]:
     height, width = image.shape[:2]
     if min(height, width) < size:
-        raise ValueError(f"a crop of {size} x {size} does not fit a picture of {width} x {height}; enlarge it first")
+        raise ValueError(f"a crop of {size} x {size} does not fit an image of {width} x {height}; enlarge it first")
     return round((height - size) / 2), round((width - size) / 2)
 
 

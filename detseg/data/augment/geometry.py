@@ -1,7 +1,7 @@
 """Flip, scale, aspect jitter, rotation, translation and letterbox of a sample in one affine warp.
 
-albumentations can do each of these, but as a chain: every step resamples the picture (softer each time), and
-a Compose with boxes takes about 1.8 ms for a 320-pixel picture, most of it bookkeeping. One matrix and one
+albumentations can do each of these, but as a chain: every step resamples the image (softer each time), and
+a Compose with boxes takes about 1.8 ms for a 320-pixel image, most of it bookkeeping. One matrix and one
 cv2.warpAffine take about 0.5 ms and resample once, so the geometry is our own.
 """
 
@@ -37,7 +37,7 @@ def warp_boxes(
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Image (H, W, 3) through x' = matrix @ (x, y, 1) into a (height, width, 3) picture, grey outside.
+    """Image (H, W, 3) through x' = matrix @ (x, y, 1) into a (height, width, 3) image, grey outside.
 
     `size` is (width, height). Coordinates are continuous: the first pixel covers 0..1 and has its centre at
     0.5, as boxes have it; OpenCV puts the centre at 0, which is corrected here.
@@ -103,9 +103,9 @@ class Geometry:
     ) -> Sample:
         """Warp a sample into a window of `size` = (width, height).
 
-        Zoom 1 makes the picture's long side `unit` pixels (default: the longer side of the window). A picture
+        Zoom 1 makes the image's long side `unit` pixels (default: the longer side of the window). An image
         smaller than the window lands anywhere in it; of a larger one a window is cut that never leaves
-        the picture and keeps one randomly chosen object (all of it, if it fits). A mask moves with the picture.
+        the image and keeps one randomly chosen object (all of it, if it fits). A mask moves with the image.
         """
         draws = rng.random(7)
         linear = self._linear(sample, unit or max(size), draws)
@@ -141,17 +141,17 @@ def _translation(
     size: tuple[int, int],
     draws: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Shift (2,) that places the warped picture in the window; `boxes` are warped without a shift."""
+    """Shift (2,) that places the warped image in the window; `boxes` are warped without a shift."""
     window = np.asarray(size, np.float64)
     half = np.asarray(sample.size, np.float64) / 2
     centre, reach = linear @ half, np.abs(linear) @ half
-    first, last = reach - centre, window - reach - centre  # picture at the window's left, right edge
+    first, last = reach - centre, window - reach - centre  # image at the window's left, right edge
     low, high = np.minimum(first, last), np.maximum(first, last)
     objects = np.flatnonzero(~sample.iscrowd)
     if len(objects):
         box = boxes[objects[int(draws[4] * len(objects))]]
         left, right = -box[:2], window - box[2:]
-        # The two ranges always meet when the box lies in the picture; clip for boxes that reach outside.
+        # The two ranges always meet when the box lies in the image; clip for boxes that reach outside.
         low, high = (
             np.clip(np.minimum(left, right), low, high),
             np.clip(np.maximum(left, right), low, high),

@@ -1,4 +1,4 @@
-"""Mosaic (four pictures in one) and mixup (two pictures laid over each other).
+"""Mosaic (four images in one) and mixup (two images laid over each other).
 
 Mosaic follows YOLOv4 (Bochkovskiy et al. 2020), mixup for detection Zhang et al. 2019 ("Bag of Freebies").
 """
@@ -14,17 +14,17 @@ from detseg.data.augment.geometry import Geometry
 from detseg.data.sample import IGNORE, PADDING, Sample
 
 MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
-"""At 0.5 a picture fits its quadrant; above, each quadrant shows a part of it."""
+"""At 0.5 an image fits its quadrant; above, each quadrant shows a part of it."""
 
 
 def mosaic(
     samples: Sequence[Sample], size: int, rng: np.random.Generator, geometry: Geometry = MOSAIC_GEOMETRY
 ) -> Sample:
-    """Four samples around a random centre of a `size` x `size` picture.
+    """Four samples around a random centre of a `size` x `size` image.
 
     Each is warped once, straight into its quadrant, so nothing is resampled twice: do not send the result
     through `Geometry` again (`TrainTransform.mosaic` adds only light, colour, blur and noise). Zoom 1 of
-    `geometry` makes a picture's long side `size`. Objects come in the order of the samples.
+    `geometry` makes an image's long side `size`. Objects come in the order of the samples.
 
     Raises:
         ValueError: not exactly four samples, or only some of them have a mask.
@@ -54,18 +54,18 @@ def mosaic(
 
 
 def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
-    """The weighted mean of two pictures of one size, with the objects of both (a's first).
+    """The weighted mean of two images of one size, with the objects of both (a's first).
 
     The weight is drawn from Beta(8, 8), so that both stay recognisable: each object is asked for in full.
 
     Raises:
-        ValueError: the pictures differ in size, or have masks: a pixel of a mask has one class, not two.
+        ValueError: the images differ in size, or have masks: a pixel of a mask has one class, not two.
     """
     if a.mask is not None or b.mask is not None:
-        raise ValueError("mixup is for boxes: a pixel of a mask cannot have the classes of two pictures; use mosaic")
+        raise ValueError("mixup is for boxes: a pixel of a mask cannot have the classes of two images; use mosaic")
     if a.image.shape != b.image.shape:
         raise ValueError(
-            f"mixup needs two pictures of one size, got {a.size} and {b.size} (width, height); transform both first"
+            f"mixup needs two images of one size, got {a.size} and {b.size} (width, height); transform both first"
         )
     weight = float(rng.beta(8.0, 8.0))
     image = np.asarray(cv2.addWeighted(a.image, weight, b.image, 1 - weight, 0.0), np.uint8)

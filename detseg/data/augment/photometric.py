@@ -1,6 +1,6 @@
 """Light, colour, blur and noise; the one module that imports albumentations.
 
-Import it only where pictures are augmented: it pulls in scipy and pydantic.
+Import it only where images are augmented: it pulls in scipy and pydantic.
 
 Measured for 320 x 320 x 3, one thread: albumentations' brightness and contrast 45 us, gamma 30 us, blurs
 400-500 us (used rarely): good. HueSaturationValue takes 470 us, ColorJitter 650 us, and GaussNoise 7 ms, more
@@ -94,11 +94,11 @@ class TableNoise(A.ImageOnlyTransform):
 
 
 class Photometric:
-    """`photometric(image, rng)`: uint8 (H, W, 3) in and out; the same rng state gives the same picture.
+    """`photometric(image, rng)`: uint8 (H, W, 3) in and out; the same rng state gives the same image.
 
     Args:
         light: largest change of brightness (of the full range) and contrast; half the
-            pictures get a random gamma in 1 / (1 + light) to 1 + light too.
+            images get a random gamma in 1 / (1 + light) to 1 + light too.
         colour: largest relative change of saturation; hue turns up to 15 degrees times it, channels gain
             up to a fifth of it.
         blur: probability of a Gaussian or a motion blur.
@@ -122,7 +122,7 @@ class Photometric:
         self._random = random.Random()
 
     def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Returns a new picture, or `image` itself when all is switched off."""
+        """Returns a new image, or `image` itself when all is switched off."""
         if self.compose is None:
             return image
         # albumentations draws from one numpy and one Python generator. Handing over ours and reseeding one

@@ -1,4 +1,4 @@
-"""From a cached picture to what the network sees: random for training, plain for validation and prediction.
+"""From a cached image to what the network sees: random for training, plain for validation and prediction.
 
     transform = TrainTransform(320)
     sample = transform(sample, np.random.default_rng([seed, epoch, index]))
@@ -7,7 +7,7 @@
     sample, letterbox = EvalTransform(320)(sample)
     boxes = letterbox.to_original(boxes, (width, height))
 
-Every result is a contiguous uint8 (size, size, 3) picture with its boxes, and its mask, in the same pixels.
+Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its mask, in the same pixels.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class TrainTransform:
     Args:
         size: side of the result, pixels.
         flip: probability of mirroring left-right.
-        scale: range of the zoom; at 1 the picture's long side is `size`.
+        scale: range of the zoom; at 1 the image's long side is `size`.
         aspect: largest relative change of width : height.
         rotate: largest angle, degrees.
         light: largest change of brightness and contrast, 0..1.
         colour: strength of the changes of saturation, hue and white balance, 0..1.
         blur: probability of blur.
         noise: probability of noise.
-        mosaic_scale: as `scale`, for pictures of a mosaic (0.5 fits a quadrant).
+        mosaic_scale: as `scale`, for images of a mosaic (0.5 fits a quadrant).
         min_visible: objects of which less is left become `iscrowd`, see `clip_and_filter`.
         min_side: objects with a shorter side, in pixels, become `iscrowd` too.
     """

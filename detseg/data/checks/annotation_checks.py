@@ -1,4 +1,4 @@
-"""The checks behind `validate`: first those that need only the arrays, then those that open the pictures."""
+"""The checks behind `validate`: first those that need only the arrays, then those that open the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, Problem
-from detseg.data.images import PictureInfo, inspect_picture
+from detseg.data.images import ImageInfo, inspect_image
 from detseg.data.pack.rows import PackRows, file_digest
 
 MIN_SIDE = 1e-3  # pixels; thinner boxes vanish in float32 and have no area to learn
@@ -24,7 +24,7 @@ BORDER = 1.0 + 1e-6  # pixels; whole pixels and counting from 1 put boxes this f
 SAMPLE = 4096  # bytes read from both ends of files of equal size before they are compared whole
 
 
-class Pictures(Protocol):
+class Images(Protocol):
     """What `Annotations` and `SemanticMasks` have in common."""
 
     @property
@@ -63,26 +63,26 @@ def object_problem(
 
 
 def image_problem(
-    annotations: Pictures,
+    annotations: Images,
     image: int,
     what: str,
     remedy: str,
     kind: str,
     severity: Literal["error", "warning"] = "error",
 ) -> Problem:
-    """A problem of the picture at position `image`."""
+    """A problem of the image at position `image`."""
     path = str(annotations.paths[image])
     return Problem(file_of(annotations, image), path, None, what, remedy, severity, kind, image_index=image)
 
 
-def file_of(annotations: Pictures, image: int) -> str:
-    """The annotation file that describes the picture at position `image`."""
+def file_of(annotations: Images, image: int) -> str:
+    """The annotation file that describes the image at position `image`."""
     files = annotations.label_files
     return annotations.source if files is None else str(files[image])
 
 
 def box_problems(a: Annotations) -> Iterator[Problem]:
-    """Boxes that are not finite, reversed, empty, or not inside the picture."""
+    """Boxes that are not finite, reversed, empty, or not inside the image."""
     width, height = a.sizes[a.image_index].T.astype(np.float64)
     finite = np.asarray(np.isfinite(a.boxes).all(axis=1))
     x1, y1, x2, y2 = np.where(finite[:, None], a.boxes, 0).T
@@ -97,16 +97,14 @@ def box_problems(a: Annotations) -> Iterator[Problem]:
         (~finite, "the box {box} holds NaN or infinity", "correct or remove the object", "not-finite"),
         (reversed_, "the box {box} is reversed", "its x2 must be above x1, y2 above y1", "reversed-box"),
         (empty, "the box {box} has no area", "correct or remove the object", "zero-size-box"),
-        (outside, "the box {box} lies outside the picture of {size}", "remove the object", "box-outside"),
+        (outside, "the box {box} lies outside the image of {size}", "remove the object", "box-outside"),
     ):
         for row in np.flatnonzero(rows):
             yield object_problem(a, int(row), _describe(a, row, what), remedy, kind)
     for row in np.flatnonzero(crossing):
-        what = f"the box {{box}} reaches {over[row]:.4g} px over the border of the picture of {{size}}"
+        what = f"the box {{box}} reaches {over[row]:.4g} px over the border of the image of {{size}}"
         severity: Literal["error", "warning"] = "warning" if over[row] <= BORDER else "error"
-        yield object_problem(
-            a, int(row), _describe(a, row, what), "clip it to the picture", "box-over-border", severity
-        )
+        yield object_problem(a, int(row), _describe(a, row, what), "clip it to the image", "box-over-border", severity)
 
 
 def _describe(a: Annotations, row: Any, what: str) -> str:
@@ -131,20 +129,20 @@ def category_problems(a: Annotations) -> Iterator[Problem]:
 
 
 def duplicate_problems(a: Annotations) -> Iterator[Problem]:
-    """Objects, object ids, image ids and pictures that occur twice."""
+    """Objects, object ids, image ids and images that occur twice."""
     for row in repeats(a.image_ids):
         what = f"image id {a.image_ids[row]} is given to an earlier image too"
         yield image_problem(a, row, what, "give every image its own id", "duplicate-image-id")
     doubled_ids = set(repeats(a.image_ids))
     for row in repeats(np.array([os.path.normpath(path) for path in a.paths.tolist()])):
         if row not in doubled_ids:
-            what = "the picture is listed twice, so each entry lacks the objects of the other"
+            what = "the image is listed twice, so each entry lacks the objects of the other"
             yield image_problem(a, row, what, "join the two entries", "duplicate-path")
     for row in repeats(a.ids):
         what = f"annotation id {a.ids[row]} is given to an earlier object too"
         yield object_problem(a, row, what, "give every object its own id", "duplicate-object-id", "warning")
     for row in _repeated_objects(a):
-        what = _describe(a, row, "the same box {box} with the same category is listed twice in this picture")
+        what = _describe(a, row, "the same box {box} with the same category is listed twice in this image")
         yield object_problem(a, row, what, "remove one of the two", "duplicate-object", "warning")
 
 
@@ -165,7 +163,7 @@ def _repeated_objects(a: Annotations) -> list[int]:
 
 
 def outline_problems(a: Annotations) -> Iterator[Problem]:
-    """Polygons that are not finite and masks of another size than the picture."""
+    """Polygons that are not finite and masks of another size than the image."""
     if a.segments is None:
         return
     bad_points = np.flatnonzero(~np.isfinite(a.segments.points).all(axis=1))
@@ -177,61 +175,61 @@ def outline_problems(a: Annotations) -> Iterator[Problem]:
     differs = a.segments.has_rle & (sizes > 0).all(axis=1) & (a.segments.rle_sizes != sizes).any(axis=1)
     for row in np.flatnonzero(differs):
         (mask_height, mask_width), (height, width) = a.segments.rle_sizes[row], sizes[row]
-        what = f"its mask is {mask_width} x {mask_height}, the picture {width} x {height}"
+        what = f"its mask is {mask_width} x {mask_height}, the image {width} x {height}"
         yield object_problem(a, int(row), what, "correct or remove the mask", "mask-size")
 
 
-def picture_problems(a: Pictures) -> Iterator[Problem]:
-    """Pictures that are missing or damaged, or whose size is not the one in the annotation file.
+def image_problems(a: Images) -> Iterator[Problem]:
+    """Images that are missing or damaged, or whose size is not the one in the annotation file.
 
-    Packed pictures were checked when they were packed.
+    Packed images were checked when they were packed.
     """
     if a.pack is not None:
         return
     results = in_threads(_inspect, a.paths.tolist())
     for image, found in enumerate(results):
-        if isinstance(found, PictureInfo):
+        if isinstance(found, ImageInfo):
             yield from _size_problems(a, image, found)
         elif not Path(str(a.paths[image])).is_file():
             folder = "name the folder (--images of detseg train and detseg pack) unless it is a YOLO set, which says it"
             remedy = f"put it there, {folder}, or remove the entry"
-            yield image_problem(a, image, "the picture does not exist", remedy, "missing-picture")
+            yield image_problem(a, image, "the image does not exist", remedy, "missing-image")
         else:
-            remedy = "replace the picture or remove the entry"
-            yield image_problem(a, image, found, remedy, "damaged-picture")
+            remedy = "replace the image or remove the entry"
+            yield image_problem(a, image, found, remedy, "damaged-image")
 
 
-def _inspect(path: str) -> PictureInfo | str:
+def _inspect(path: str) -> ImageInfo | str:
     try:
-        return inspect_picture(path)
+        return inspect_image(path)
     except (ValueError, OSError) as error:
         return str(error).removeprefix(f"{path}: ")
 
 
-def _size_problems(a: Pictures, image: int, found: PictureInfo) -> Iterator[Problem]:
+def _size_problems(a: Images, image: int, found: ImageInfo) -> Iterator[Problem]:
     width, height = (int(side) for side in a.sizes[image])
     if (width, height) == found.size:
         return
-    what = f"the annotation file says {width} x {height}, the picture is {found.size[0]} x {found.size[1]}"
+    what = f"the annotation file says {width} x {height}, the image is {found.size[0]} x {found.size[1]}"
     if (width, height) == found.stored_size:
         what += f" once turned upright (EXIF orientation {found.orientation}): annotated on the unturned pixels"
         yield image_problem(a, image, what, "turn the boxes, or remove the EXIF tag", "unrotated")
         return
     if (height, width) == found.size:
-        remedy = "swap width and height in the annotation file if the boxes fit the picture"
+        remedy = "swap width and height in the annotation file if the boxes fit the image"
     elif min(width, height) > 0 and abs(width * found.size[1] / (height * found.size[0]) - 1) < 0.01:
-        remedy = f"the picture was resized: scale its boxes by {found.size[0] / width:.4g}, or restore it"
+        remedy = f"the image was resized: scale its boxes by {found.size[0] / width:.4g}, or restore it"
     else:
-        remedy = "use the picture that was annotated, or annotate this one"
+        remedy = "use the image that was annotated, or annotate this one"
     yield image_problem(a, image, what, remedy, "size-differs")
 
 
-def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> Iterator[Problem]:
-    """Pictures of `a` that are in `other` too, by path or by content, and equal files within `a`.
+def sharing_problems(a: Images, other: Images | None, read_files: bool) -> Iterator[Problem]:
+    """Images of `a` that are in `other` too, by path or by content, and equal files within `a`.
 
-    Packed pictures are compared by what their files held when they were packed.
+    Packed images are compared by what their files held when they were packed.
     """
-    packed = any(pictures is not None and pictures.pack is not None for pictures in (a, other))
+    packed = any(images is not None and images.pack is not None for images in (a, other))
     shared: dict[int, str] = {}
     if a.pack is None:
         mine, theirs = a.paths.tolist(), [] if other is None or packed else other.paths.tolist()
@@ -242,8 +240,8 @@ def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> I
             foreign = [row - len(mine) for row in group if row >= len(mine)]
             for row in own[1:]:
                 if realpath(mine[row]) != realpath(mine[own[0]]):
-                    what, remedy = f"the same picture as {mine[own[0]]}", "keep one of the two"
-                    yield image_problem(a, row, what, remedy, "duplicate-picture", "warning")
+                    what, remedy = f"the same image as {mine[own[0]]}", "keep one of the two"
+                    yield image_problem(a, row, what, remedy, "duplicate-image", "warning")
             for row in own if foreign else []:
                 shared.setdefault(row, theirs[foreign[0]])
     if packed and other is not None:
@@ -251,10 +249,10 @@ def sharing_problems(a: Pictures, other: Pictures | None, read_files: bool) -> I
     yield from _told_as_shared(a, other, shared)
 
 
-def _packed_in_both(a: Pictures, other: Pictures, read_files: bool) -> dict[int, str]:
-    """Position in `a` -> path in `other` of pictures that are in both, where one of the two is packed, or both.
+def _packed_in_both(a: Images, other: Images, read_files: bool) -> dict[int, str]:
+    """Position in `a` -> path in `other` of images that are in both, where one of the two is packed, or both.
 
-    Without leave to read files, packed pictures can only be compared with packed ones.
+    Without leave to read files, packed images can only be compared with packed ones.
     """
     if not read_files and (a.pack is None or other.pack is None):
         return {}
@@ -262,25 +260,25 @@ def _packed_in_both(a: Pictures, other: Pictures, read_files: bool) -> dict[int,
     return {row: there[key] for row, key in enumerate(_digests(a)) if key is not None and key in there}
 
 
-def _digests(pictures: Pictures) -> list[int | None]:
-    """What packed files keep of a picture's file, for each; None where a file cannot be read."""
-    if pictures.pack is None:
-        return list(in_threads(file_digest, pictures.paths.tolist()))
+def _digests(images: Images) -> list[int | None]:
+    """What packed files keep of an image's file, for each; None where a file cannot be read."""
+    if images.pack is None:
+        return list(in_threads(file_digest, images.paths.tolist()))
     from detseg.data.pack.packed import picture_digests
 
-    return picture_digests(pictures.pack).tolist()
+    return picture_digests(images.pack).tolist()
 
 
-def _told_as_shared(a: Pictures, other: Pictures | None, shared: dict[int, str]) -> Iterator[Problem]:
+def _told_as_shared(a: Images, other: Images | None, shared: dict[int, str]) -> Iterator[Problem]:
     for row, path in sorted(shared.items()):
         assert other is not None
-        what = f"the picture is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
+        what = f"the image is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
         remedy = "remove it from one of the two, or the measured accuracy is too high"
         yield image_problem(a, row, what, remedy, "in-both-splits")
 
 
-def equal_pictures(a: Pictures) -> list[list[int]]:
-    """Groups of two or more positions with the same picture, packed ones by what their files held when packed."""
+def equal_images(a: Images) -> list[list[int]]:
+    """Groups of two or more positions with the same image, packed ones by what their files held when packed."""
     if a.pack is None:
         return equal_files(a.paths.tolist())
     groups: dict[int | None, list[int]] = defaultdict(list)

@@ -11,41 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Problem
-from detseg.data.checks.annotation_checks import image_problem, in_threads, picture_problems, repeats, sharing_problems
+from detseg.data.checks.annotation_checks import image_problem, image_problems, in_threads, repeats, sharing_problems
 from detseg.data.checks.validate import repair, validate
 from detseg.data.index_png import MaskError
 from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
 
 DROPPED = {
-    "missing-picture": "pictures that do not exist",
-    "damaged-picture": "damaged pictures",
-    "missing-mask": "pictures without a mask",
-    "damaged-mask": "pictures with a damaged mask",
-    "duplicate-path": "pictures listed twice",
-    "in-both-splits": "pictures that are in the other split too",
+    "missing-image": "images that do not exist",
+    "damaged-image": "damaged images",
+    "missing-mask": "images without a mask",
+    "damaged-mask": "images with a damaged mask",
+    "duplicate-path": "images listed twice",
+    "in-both-splits": "images that are in the other split too",
 }
 
 
 def validate_masks(
-    masks: SemanticMasks, check_pictures: bool = True, other: SemanticMasks | None = None
+    masks: SemanticMasks, check_images: bool = True, other: SemanticMasks | None = None
 ) -> list[Problem]:
     """Every problem of a set of masks, errors first.
 
     Args:
         masks: the set.
-        check_pictures: also open every picture and every mask file: it exists, is complete, has the size of its
-            picture and holds classes only; and find equal pictures. Without it no file is touched.
-        other: the other split; pictures that are in both are errors.
+        check_images: also open every image and every mask file: it exists, is complete, has the size of its
+            image and holds classes only; and find equal images. Without it no file is touched.
+        other: the other split; images that are in both are errors.
     """
     if masks.objects is not None:
-        problems = [*validate(masks.objects, check_pictures, other), *_outline_problems(masks)]
+        problems = [*validate(masks.objects, check_images, other), *_outline_problems(masks)]
     else:
         problems = [*_list_problems(masks)]
-        if check_pictures:
-            problems += picture_problems(masks)
+        if check_images:
+            problems += image_problems(masks)
             problems += _mask_problems(masks)
-        problems += sharing_problems(masks, other, read_files=check_pictures)
+        problems += sharing_problems(masks, other, read_files=check_images)
     names = list(masks.names)
     for name in sorted({name for name in names if names.count(name) > 1}):
         what = f"{names.count(name)} classes are named {name!r}"
@@ -56,9 +56,9 @@ def validate_masks(
 def _list_problems(masks: SemanticMasks) -> Iterator[Problem]:
     if not len(masks):
         remedy = "check that this is the right folder"
-        yield Problem(masks.source, "", None, "there is not a single picture", remedy, "warning", "empty")
+        yield Problem(masks.source, "", None, "there is not a single image", remedy, "warning", "empty")
     for row in repeats(np.array([os.path.normpath(path) for path in masks.paths.tolist()])):
-        yield image_problem(masks, row, "the picture is listed twice", "remove one of the two", "duplicate-path")
+        yield image_problem(masks, row, "the image is listed twice", "remove one of the two", "duplicate-path")
 
 
 def _mask_problems(masks: SemanticMasks) -> Iterator[Problem]:
@@ -88,7 +88,7 @@ def _absent(masks: SemanticMasks, absent: list[str], ignored: int = 0) -> Iterat
     if not absent:
         return
     shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
-    what = f"no pixel of {len(absent)} of the {len(masks.categories)} classes ({shown}) in {len(masks)} pictures"
+    what = f"no pixel of {len(absent)} of the {len(masks.categories)} classes ({shown}) in {len(masks)} images"
     remedy = "nothing is learnt or measured of them here"
     if ignored and len(masks.categories) - len(absent) <= 1:
         values = ", ".join(map(str, masks.ignore_values))
@@ -117,7 +117,7 @@ def _outline_problems(masks: SemanticMasks) -> Iterator[Problem]:
 def repair_masks(masks: SemanticMasks, problems: Iterable[Problem]) -> tuple[SemanticMasks, list[str]]:
     """Mend the problems that `validate_masks` found in this set, as far as that is safe.
 
-    Masks that are drawn from outlines: as `detseg.data.repair` does. Mask files are not changed: pictures that
+    Masks that are drawn from outlines: as `detseg.data.repair` does. Mask files are not changed: images that
     have none, a damaged one, or are themselves missing, damaged or listed elsewhere are left out.
 
     Returns:

@@ -18,15 +18,15 @@ DROPPED_OBJECTS = {
     "not-finite": "boxes that were not finite",
     "reversed-box": "reversed boxes",
     "zero-size-box": "boxes without area",
-    "box-outside": "boxes outside their picture",
+    "box-outside": "boxes outside their image",
     "unknown-category": "objects of unknown categories",
     "duplicate-object": "objects listed twice",
 }
 DROPPED_IMAGES = {
-    "missing-picture": "pictures that do not exist",
-    "damaged-picture": "damaged pictures",
+    "missing-image": "images that do not exist",
+    "damaged-image": "damaged images",
     "duplicate-image-id": "images whose id was taken (with their objects)",
-    "in-both-splits": "pictures that are in the other split too",
+    "in-both-splits": "images that are in the other split too",
 }
 DROPPED_BY_READER = {
     "malformed-object": "malformed objects",
@@ -37,8 +37,8 @@ DROPPED_BY_READER = {
 def repair(annotations: Annotations, problems: Iterable[Problem]) -> tuple[Annotations, list[str]]:
     """Mend the problems that `validate` found in these annotations, as far as that is safe.
 
-    Boxes over the border are clipped; objects and pictures that cannot be used are left out; entries of the
-    same picture are joined; boxes drawn on unturned pixels are turned; broken outlines are removed; repeated
+    Boxes over the border are clipped; objects and images that cannot be used are left out; entries of the
+    same image are joined; boxes drawn on unturned pixels are turned; broken outlines are removed; repeated
     object ids are renumbered. Problems whose `repairable` is False stay.
 
     Returns:
@@ -73,7 +73,7 @@ def _rows(problems: Iterable[Problem]) -> NDArray[np.int64]:
 
 
 def _turn(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
-    from detseg.data.images import inspect_picture
+    from detseg.data.images import inspect_image
 
     found = by_kind.get("unrotated", [])
     if not found:
@@ -82,7 +82,7 @@ def _turn(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) ->
     points = None if segments is None else segments.points.copy()
     for problem in found:
         image = problem.image_index
-        orientation = inspect_picture(problem.image).orientation
+        orientation = inspect_image(problem.image).orientation
         width, height = (int(side) for side in a.sizes[image])
         owned = a.objects(image)
         corners = turn_points(boxes[owned].reshape(-1, 2), width, height, orientation).reshape(-1, 2, 2)
@@ -96,12 +96,12 @@ def _turn(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) ->
     if segments is not None and points is not None:
         segments = replace(segments, points=points).without(masks)
     lost = f" ({int(masks.sum())} run-length masks were removed)" if masks.any() else ""
-    done.append(f"turned the boxes of {len(found)} pictures upright{lost}, the first is {_name(found[0])}")
+    done.append(f"turned the boxes of {len(found)} images upright{lost}, the first is {_name(found[0])}")
     return replace(a, boxes=boxes, sizes=sizes, segments=segments)
 
 
 def turn_points(points: NDArray[np.float64], width: int, height: int, orientation: int) -> NDArray[np.float64]:
-    """Move points (n, 2) from a stored picture of width x height to the upright one (orientation 5..8)."""
+    """Move points (n, 2) from a stored image of width x height to the upright one (orientation 5..8)."""
     x, y = points.T
     across, down = {
         5: (y, x),
@@ -135,7 +135,7 @@ def _clip(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) ->
     boxes[rows] = np.clip(boxes[rows], 0, limits)
     plain = rows if a.segments is None else rows[~_outlined(a.segments)[rows]]
     areas[plain] = np.prod(boxes[plain, 2:] - boxes[plain, :2], axis=1)
-    done.append(f"clipped {len(rows)} boxes to their picture, the first is {_name(found[0])}")
+    done.append(f"clipped {len(rows)} boxes to their image, the first is {_name(found[0])}")
     return replace(a, boxes=boxes, areas=areas)
 
 
@@ -156,7 +156,7 @@ def _renumber(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]
 
 
 def _leave_out(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
-    """Without the objects and pictures that cannot be used; entries of one picture joined."""
+    """Without the objects and images that cannot be used; entries of one image joined."""
     keep_images, keep_objects = np.ones(len(a), bool), np.ones(len(a.ids), bool)
     for kind, name in DROPPED_OBJECTS.items():
         found = by_kind.get(kind, [])
@@ -188,7 +188,7 @@ def _joined(a: Annotations, found: list[Problem], keep_images: NDArray[np.bool_]
         elif keep_images[image]:
             first_of.setdefault(path, image)
     if found:
-        done.append(f"joined {len(found)} repeated entries of a picture, the first is {_name(found[0])}")
+        done.append(f"joined {len(found)} repeated entries of an image, the first is {_name(found[0])}")
     return target
 
 

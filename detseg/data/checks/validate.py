@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from detseg.data.annotations import AnnotationError, Annotations, Problem
 from detseg.data.checks.annotation_checks import (
-    Pictures,
+    Images,
     box_problems,
     category_problems,
     duplicate_problems,
+    image_problems,
     outline_problems,
-    picture_problems,
     sharing_problems,
 )
 from detseg.data.checks.repair import repair
@@ -27,14 +27,14 @@ Set = TypeVar("Set", bound=Any)
 SHOWN = 10  # problems named in a summary
 
 
-def validate(annotations: Annotations, check_pictures: bool = True, other: Pictures | None = None) -> list[Problem]:
+def validate(annotations: Annotations, check_images: bool = True, other: Images | None = None) -> list[Problem]:
     """Every problem of a dataset, errors first.
 
     Args:
         annotations: the dataset.
-        check_pictures: also open every picture: it exists, is complete, and has the size the annotations say;
-            and find equal files. Without it no picture is touched.
-        other: the other split; pictures that are in both are errors.
+        check_images: also open every image: it exists, is complete, and has the size the annotations say;
+            and find equal files. Without it no image is touched.
+        other: the other split; images that are in both are errors.
     """
     problems = [
         *annotations.read_problems,
@@ -43,9 +43,9 @@ def validate(annotations: Annotations, check_pictures: bool = True, other: Pictu
         *outline_problems(annotations),
         *duplicate_problems(annotations),
     ]
-    if check_pictures:
-        problems += picture_problems(annotations)
-    problems += sharing_problems(annotations, other, read_files=check_pictures)
+    if check_images:
+        problems += image_problems(annotations)
+    problems += sharing_problems(annotations, other, read_files=check_images)
     if not len(annotations.image_index):
         what = f"{len(annotations)} images and not a single object"
         remedy = "check that this is the right file"
@@ -57,19 +57,19 @@ def checked(data: Set, other: Set | None, *, mend: bool, tell: Callable[[str], N
     """The annotations, masks or labels of a split, without errors.
 
     Args:
-        data: `Annotations`, `SemanticMasks` or `LabelledPictures`.
+        data: `Annotations`, `SemanticMasks` or `LabelledImages`.
         other: the training split, when this is another one.
         mend: mend what can be mended, and tell what was done.
         tell: is given a sentence for each kind of change.
 
     Raises:
-        AnnotationError: there are errors, or no pictures; the message names file, item and remedy.
+        AnnotationError: there are errors, or no images; the message names file, item and remedy.
     """
     problems = data.validate(other=other)
     errors = [problem for problem in problems if problem.severity == "error"]
     mended, done = data.repair(problems) if errors or mend else (data, [])
     if errors and len(data) and not len(mended):
-        raise_on_problems(problems, "--repair would leave no picture: correct what is told above.")
+        raise_on_problems(problems, "--repair would leave no image: correct what is told above.")
     if mend:
         data = mended
         for sentence in done:
@@ -77,7 +77,7 @@ def checked(data: Set, other: Set | None, *, mend: bool, tell: Callable[[str], N
         problems = data.validate(other=other)
     raise_on_problems(problems)
     if len(data) == 0:
-        raise AnnotationError(f"{data.source}: there are no pictures in it")
+        raise AnnotationError(f"{data.source}: there are no images in it")
     return data
 
 

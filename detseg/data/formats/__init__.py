@@ -29,10 +29,10 @@ def read_annotations(path: str | Path, split: str | None = None, images: str | P
     """Read annotations; the format is recognised from the path.
 
     Args:
-        path: a COCO JSON file, a VOC XML file, a YOLO data.yaml, a text file that lists pictures with YOLO
+        path: a COCO JSON file, a VOC XML file, a YOLO data.yaml, a text file that lists images with YOLO
             labels, or a folder of one of these formats.
         split: "train", "val" or "test", where the path holds several.
-        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
+        images: the folder of the images (COCO and VOC), where they are not found by themselves.
 
     Raises:
         AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
@@ -57,8 +57,8 @@ def read_dataset(
 
     Args:
         path: the dataset.
-        images: the folder of the pictures (COCO and VOC), where they are not found by themselves.
-        val_share: share of the pictures that becomes "val", of a set that is not divided; see `detseg.data.splits`.
+        images: the folder of the images (COCO and VOC), where they are not found by themselves.
+        val_share: share of the images that becomes "val", of a set that is not divided; see `detseg.data.splits`.
 
     Raises:
         AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.

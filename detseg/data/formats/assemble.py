@@ -1,4 +1,4 @@
-"""Puts the objects of formats with one annotation file per picture (VOC, YOLO) into `Annotations`."""
+"""Puts the objects of formats with one annotation file per image (VOC, YOLO) into `Annotations`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detseg.data.polygons import SegmentsBuilder
 
 
 class Assembler:
-    """Collects pictures one after another, each with its objects, and builds `Annotations`."""
+    """Collects images one after another, each with its objects, and builds `Annotations`."""
 
     def __init__(self) -> None:
         self.segments = SegmentsBuilder()
@@ -28,14 +28,14 @@ class Assembler:
         self._labels = array("i")
         self._iscrowd = array("b")
 
-    def add_picture(self, path: str, file: str, size: tuple[int, int]) -> None:
-        """Add a picture: its path, the annotation file it may have, its width and height."""
+    def add_image(self, path: str, file: str, size: tuple[int, int]) -> None:
+        """Add an image: its path, the annotation file it may have, its width and height."""
         self._paths.append(path)
         self._files.append(file)
         self._sizes.append(size)
 
     def add_object(self, box: Sequence[float], label: int, iscrowd: bool = False) -> None:
-        """Add an object to the latest picture. The caller adds its outline, or nothing, to `segments`."""
+        """Add an object to the latest image. The caller adds its outline, or nothing, to `segments`."""
         self._image_index.append(len(self._paths) - 1)
         self._boxes.extend(box)
         self._labels.append(label)
@@ -50,7 +50,7 @@ class Assembler:
         severity: Literal["error", "warning"] = "error",
         of_next_object: bool = False,
     ) -> None:
-        """Note something wrong with the latest picture, or with the object that is added to it next."""
+        """Note something wrong with the latest image, or with the object that is added to it next."""
         row = len(self._paths) - 1
         number = len(self._image_index) + 1 if of_next_object else None
         self.problems.append(

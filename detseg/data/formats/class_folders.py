@@ -1,7 +1,7 @@
 """Reading classification sets: folders with one folder a class, CSV tables of names and classes, packed files.
 
     splits = read_labelled_dataset("birds")  # {"train": ..., "val": ..., maybe "test": ...}
-    pictures = read_labels("birds/train")
+    images = read_labels("birds/train")
 
 What is not divided into train and val is divided by rule, see `detseg.data.labels.divide`.
 """
@@ -17,30 +17,30 @@ import numpy as np
 from detseg.data.annotations import AnnotationError, Category, Problem
 from detseg.data.formats.label_table import SPLIT_NAMES, TABLE_EXTENSIONS, LabelTable, read_label_table
 from detseg.data.formats.locate import (
-    PICTURE_EXTENSIONS,
+    IMAGE_EXTENSIONS,
     FolderCache,
-    list_pictures,
-    locate_pictures,
-    measure_pictures,
+    list_images,
+    locate_images,
+    measure_images,
     read_lines,
 )
-from detseg.data.labels import SPLITS, LabelledPictures, divide
+from detseg.data.labels import SPLITS, LabelledImages, divide
 from detseg.data.pack.rows import UNDIVIDED, is_pack
 from detseg.data.pack.sources import read_packed_labels
 
-__all__ = ["SHARES", "LabelledPictures", "read_label_splits", "read_labelled_dataset", "read_labels"]
+__all__ = ["SHARES", "LabelledImages", "read_label_splits", "read_labelled_dataset", "read_labels"]
 
 SHARES = (0.75, 0.15, 0.10)
 CLASS_FILES = ("classes.txt", "labels.txt")
 LOOKED_FOR = """
-  folders: train/, val/ (and test/) with a folder of pictures for each class; or such class folders alone
-  tables:  train.csv and val.csv; a .csv file with the names of the pictures and their classes
+  folders: train/, val/ (and test/) with a folder of images for each class; or such class folders alone
+  tables:  train.csv and val.csv; a .csv file with the names of the images and their classes
   packed:  an .h5 file that `detseg pack` wrote"""
 
 
 def read_labelled_dataset(
     path: str | Path, *, split: Sequence[float] = SHARES, seed: int = 0, images: str | Path | None = None
-) -> dict[str, LabelledPictures]:
+) -> dict[str, LabelledImages]:
     """Read a classification set as "train", "val" and, where there is one, "test".
 
     All splits share one list of classes. Its order is that of classes.txt or labels.txt (a name a line) where the
@@ -51,7 +51,7 @@ def read_labelled_dataset(
         split: shares of training, validation and, if there are three, test, for data that are not divided. If only
             the validation part is missing, training is divided between the two in proportion.
         seed: of that division.
-        images: the folder of the pictures of a table, where they are not found by themselves.
+        images: the folder of the images of a table, where they are not found by themselves.
 
     Raises:
         AnnotationError: nothing readable is there, or a table is malformed; the message names file and line.
@@ -72,13 +72,13 @@ def read_labelled_dataset(
     return {name: splits[name] for name in SPLITS if name in splits}
 
 
-def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledPictures:
-    """Read the labelled pictures of one folder, table or split.
+def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledImages:
+    """Read the labelled images of one folder, table or split.
 
     Args:
         path: as for `read_labelled_dataset`; also the folder or table of one split.
         split: "train", "val" or "test", where the path holds several.
-        images: the folder of the pictures of a table.
+        images: the folder of the images of a table.
 
     Raises:
         AnnotationError: nothing readable is there, or the split is missing.
@@ -89,28 +89,28 @@ def read_labels(path: str | Path, split: str | None = None, *, images: str | Pat
             raise AnnotationError(f"{path}: holds the splits {', '.join(splits)}; choose one with split=")
         return next(iter(splits.values()))
     if split not in splits:
-        found = ", ".join(name or "pictures without splits" for name in splits)
+        found = ", ".join(name or "images without splits" for name in splits)
         raise AnnotationError(f"{path}: has no split {split!r}; found: {found}")
     return splits[split]
 
 
 def _divided(
-    path: Path, pictures: LabelledPictures, names: Sequence[str], shares: Sequence[float], seed: int
-) -> dict[str, LabelledPictures]:
-    keys = pictures.paths.tolist()
-    if pictures.pack is None:  # else they are the pictures' names, of no folder on this machine
+    path: Path, images: LabelledImages, names: Sequence[str], shares: Sequence[float], seed: int
+) -> dict[str, LabelledImages]:
+    keys = images.paths.tolist()
+    if images.pack is None:  # else they are the images' names, of no folder on this machine
         root = path if path.is_dir() else path.parent
         keys = [Path(os.path.relpath(key, root)).as_posix() for key in keys]
-    part = divide(keys, pictures.labels, shares, seed)
-    return {name: pictures.subset(part == position) for position, name in enumerate(names)}
+    part = divide(keys, images.labels, shares, seed)
+    return {name: images.subset(part == position) for position, name in enumerate(names)}
 
 
-def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> dict[str, LabelledPictures]:
-    """The splits of a path as they are, nothing divided by rule; "" stands for pictures without splits.
+def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> dict[str, LabelledImages]:
+    """The splits of a path as they are, nothing divided by rule; "" stands for images without splits.
 
     Args:
         path: as for `read_labelled_dataset`; also the folder or table of one split.
-        images: the folder of the pictures of a table.
+        images: the folder of the images of a table.
 
     Raises:
         AnnotationError: nothing readable is there, or a table is malformed; the message names file and line.
@@ -125,12 +125,12 @@ def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> 
         if is_pack(path):
             packed = read_packed_labels(path)
             return {"": packed[UNDIVIDED]} if list(packed) == [UNDIVIDED] else packed
-        raise AnnotationError(f"{path}: no labelled pictures recognised. Looked for:{LOOKED_FOR}")
+        raise AnnotationError(f"{path}: no labelled images recognised. Looked for:{LOOKED_FOR}")
     tables = _tables(path)
     if "train" in tables:
         return _from_tables(tables, images)
     divided = _split_folders(path)
-    # A table may lie beside train/ and test/ that hold nothing but pictures.
+    # A table may lie beside train/ and test/ that hold nothing but images.
     if "train" in divided and (_class_folders(divided["train"]) or not tables):
         return _from_folders(path, divided)
     if len(_class_folders(path).keys() - {folder.name for folder in divided.values()}) > 1 or not tables:
@@ -154,14 +154,14 @@ def _class_folders(root: Path) -> dict[str, Path]:
     return {e.name: e for e in root.iterdir() if e.is_dir() and not e.name.startswith((".", "__"))}
 
 
-def _from_folders(root: Path, places: dict[str, Path]) -> dict[str, LabelledPictures]:
+def _from_folders(root: Path, places: dict[str, Path]) -> dict[str, LabelledImages]:
     classes = {split: _class_folders(place) for split, place in places.items()}
     names = {name for folders in classes.values() for name in folders}
-    pictures = {
-        split: [(name, picture) for name in sorted(folders) for picture in list_pictures(folders[name])]
+    images = {
+        split: [(name, image) for name in sorted(folders) for image in list_images(folders[name])]
         for split, folders in classes.items()
     }
-    if len({name for found in pictures.values() for name, _ in found}) < 2:
+    if len({name for found in images.values() for name, _ in found}) < 2:
         raise AnnotationError(f"{root}: {_what_else(root)}")
     categories = _categories(names, root)
     return {
@@ -172,15 +172,15 @@ def _from_folders(root: Path, places: dict[str, Path]) -> dict[str, LabelledPict
             str(places[split]),
             _outside_classes(places[split]),
         )
-        for split, found in pictures.items()
+        for split, found in images.items()
     }
 
 
 def _outside_classes(folder: Path) -> tuple[Problem, ...]:
-    loose = sorted(e.name for e in folder.iterdir() if e.is_file() and e.name.lower().endswith(PICTURE_EXTENSIONS))
+    loose = sorted(e.name for e in folder.iterdir() if e.is_file() and e.name.lower().endswith(IMAGE_EXTENSIONS))
     if not loose:
         return ()
-    what = f"{len(loose)} pictures lie beside the class folders, the first is {loose[0]}"
+    what = f"{len(loose)} images lie beside the class folders, the first is {loose[0]}"
     return (Problem(str(folder), "", None, what, "move them into their class's folder", "warning", "no-class"),)
 
 
@@ -191,9 +191,9 @@ def _what_else(root: Path) -> str:
     try:
         find_sources(root)
     except AnnotationError:
-        return f"no labelled pictures of two or more classes recognised. Looked for:{LOOKED_FOR}"
+        return f"no labelled images of two or more classes recognised. Looked for:{LOOKED_FOR}"
     return (
-        "holds pictures with boxes, not with one class each. Cut its objects out first: "
+        "holds images with boxes, not with one class each. Cut its objects out first: "
         f"detseg crops --data {root} --output crops"
     )
 
@@ -212,7 +212,7 @@ def _tables(folder: Path) -> dict[str, Path]:
     return splits if "train" in splits else {file.name: file for file in files}
 
 
-def _from_tables(files: dict[str, Path], images: str | Path | None) -> dict[str, LabelledPictures]:
+def _from_tables(files: dict[str, Path], images: str | Path | None) -> dict[str, LabelledImages]:
     tables = {split: read_label_table(file) for split, file in files.items()}
     root = next(iter(files.values())).parent
     categories = _categories({label for table in tables.values() for label in table.labels}, root)
@@ -224,22 +224,22 @@ def _from_tables(files: dict[str, Path], images: str | Path | None) -> dict[str,
 
 def _from_table(
     file: Path, table: LabelTable, categories: tuple[Category, ...], images: str | Path | None
-) -> LabelledPictures:
-    beside = ("images", file.stem, "pictures", "train")
+) -> LabelledImages:
+    beside = ("images", file.stem, "images", "train")
     folders = [Path(images)] if images is not None else [file.parent, *(file.parent / name for name in beside)]
     cache = FolderCache()
     names = [_with_extension(name, folders, cache) for name in table.names]
-    return _assembled(locate_pictures(names, folders), _labels(table.labels, categories), categories, str(file))
+    return _assembled(locate_images(names, folders), _labels(table.labels, categories), categories, str(file))
 
 
 def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> str:
-    """The name as it is, or with the extension of a picture that is there: some tables leave it out."""
-    if name.lower().endswith(PICTURE_EXTENSIONS):
+    """The name as it is, or with the extension of an image that is there: some tables leave it out."""
+    if name.lower().endswith(IMAGE_EXTENSIONS):
         return name
     above, _, bare = name.replace("\\", "/").rpartition("/")
     for folder in folders:
         there = cache.names(str(folder / above))
-        for extension in PICTURE_EXTENSIONS:
+        for extension in IMAGE_EXTENSIONS:
             for written in (extension, extension.upper()):
                 if f"{bare}{written}" in there:
                     return f"{name}{written}"
@@ -296,12 +296,12 @@ def _assembled(
     categories: tuple[Category, ...],
     source: str,
     problems: tuple[Problem, ...] = (),
-) -> LabelledPictures:
-    return LabelledPictures(
+) -> LabelledImages:
+    return LabelledImages(
         categories=categories,
         image_ids=np.arange(len(paths), dtype=np.int64),
         paths=np.array(paths, dtype=np.str_),
-        sizes=measure_pictures(paths, np.zeros((len(paths), 2), np.int32)),
+        sizes=measure_images(paths, np.zeros((len(paths), 2), np.int32)),
         labels=np.array(labels, dtype=np.int64),
         source=source,
         read_problems=problems,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats.locate import read_lines
-from detseg.data.index_png import MaskError, read_index_picture
+from detseg.data.index_png import MaskError, read_index_image
 from detseg.data.masks import BACKGROUND, MAX_VALUE
 from detseg.data.sample import IGNORE
 
@@ -94,7 +94,7 @@ def _values(path: str) -> set[int]:
     import numpy as np
 
     try:
-        values = read_index_picture(path)
+        values = read_index_image(path)
     except MaskError:
         return set()  # validation reports it
     return set(np.flatnonzero(np.bincount(values.ravel())).tolist())

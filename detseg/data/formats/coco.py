@@ -27,7 +27,7 @@ from detseg.data.formats.coco_json import (
     load_file,
     parse_chunk,
 )
-from detseg.data.formats.locate import locate_pictures, measure_pictures
+from detseg.data.formats.locate import locate_images, measure_images
 from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
@@ -39,7 +39,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
 
     Args:
         path: the JSON file.
-        images: the folder of the pictures. Without it they are looked for beside the JSON file, in `images/`,
+        images: the folder of the images. Without it they are looked for beside the JSON file, in `images/`,
             and in folders named after the split ("train2017" for instances_train2017.json), here and one up.
 
     Raises:
@@ -52,8 +52,8 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
     image_ids = _int64([image.id for image in content.images], f"{path}: images[].id")
     columns, segments = _read_objects(content.annotations, parse, image_ids, labels, path, problems)
 
-    paths = locate_pictures([image.file_name for image in content.images], picture_folders(path, images))
-    sizes = _int64([(i.width or 0, i.height or 0) for i in content.images], f"{path}: picture sizes")
+    paths = locate_images([image.file_name for image in content.images], image_folders(path, images))
+    sizes = _int64([(i.width or 0, i.height or 0) for i in content.images], f"{path}: image sizes")
     categories = tuple(Category(c.id, c.name) for c in content.categories)
     del content  # the whole file; the arrays that follow take its place in memory
     order = np.argsort(columns["image_index"], kind="stable")
@@ -66,12 +66,12 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         categories=categories,
         image_ids=image_ids,
         paths=np.array(paths, dtype=np.str_),
-        sizes=measure_pictures(paths, sizes.astype(np.int32).reshape(-1, 2)),
+        sizes=measure_images(paths, sizes.astype(np.int32).reshape(-1, 2)),
         segments=outlines,
         source=str(path),
         **columns,
     )
-    return replace(_fill_gaps(annotations), read_problems=_with_pictures(problems, annotations))
+    return replace(_fill_gaps(annotations), read_problems=_with_images(problems, annotations))
 
 
 def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
@@ -160,12 +160,12 @@ def _with_image(
 
 def _problem(path: Path, annotation: CocoAnnotation, what: str, remedy: str, kind: str) -> Problem:
     number = None if annotation.id == MISSING else annotation.id
-    # The image id is kept until the pictures' paths are known, see `_with_pictures`.
+    # The image id is kept until the images' paths are known, see `_with_images`.
     return Problem(str(path), "", number, what, remedy, kind=kind, image_index=annotation.image_id)
 
 
-def _with_pictures(problems: list[Problem], annotations: Annotations) -> tuple[Problem, ...]:
-    """Name the picture in problems that know only its image id."""
+def _with_images(problems: list[Problem], annotations: Annotations) -> tuple[Problem, ...]:
+    """Name the image in problems that know only its image id."""
     where = {int(number): row for row, number in enumerate(annotations.image_ids)} if problems else {}
     named = []
     for problem in problems:
@@ -272,11 +272,11 @@ def _measure_outline(annotations: Annotations, row: int) -> tuple[Any, float]:
     return (x, y, x + w, y + h), area
 
 
-def picture_folders(path: Path, images: str | Path | None) -> list[Path]:
-    """Where the pictures of a COCO file may lie, likeliest first."""
+def image_folders(path: Path, images: str | Path | None) -> list[Path]:
+    """Where the images of a COCO file may lie, likeliest first."""
     if images is not None:
         if not Path(images).is_dir():
-            raise AnnotationError(f"{images}: the folder of pictures (--images) does not exist")
+            raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
         return [Path(images)]
     here = path.parent
     split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)

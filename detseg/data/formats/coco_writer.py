@@ -17,7 +17,7 @@ from detseg.files import write_atomically
 def write_coco(annotations: Annotations, path: str | Path) -> None:
     """Write a COCO JSON file: boxes, polygons, masks, crowd, ids and areas, in one step.
 
-    Pictures stay where they are; their names are written relative to the JSON file when they lie near it.
+    Images stay where they are; their names are written relative to the JSON file when they lie near it.
 
     Raises:
         AnnotationError: a box is not finite or an object has no category.
@@ -39,7 +39,7 @@ def write_coco(annotations: Annotations, path: str | Path) -> None:
 
 
 def _relative(name: str, here: Path) -> str:
-    """Relative to the JSON file's folder for pictures under the folder above it, absolute otherwise."""
+    """Relative to the JSON file's folder for images under the folder above it, absolute otherwise."""
     full = os.path.abspath(name)  # noqa: PTH100 - keeps links as they are
     if here.parent != here and full.startswith(f"{here.parent}{os.sep}"):
         return Path(os.path.relpath(full, here)).as_posix()

@@ -1,4 +1,4 @@
-"""What the readers and writers share: finding pictures, measuring them, writing files in one step."""
+"""What the readers and writers share: finding images, measuring them, writing files in one step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
 
-PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-PlacePictures = Literal["link", "copy", "leave"]
+PlaceImages = Literal["link", "copy", "leave"]
 
 
 class FolderCache:
@@ -40,11 +40,11 @@ class FolderCache:
         return name in self.names(folder)
 
 
-def locate_pictures(file_names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Find each picture in the first of `folders` that has it.
+def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Find each image in the first of `folders` that has it.
 
     A name may hold folders of its own ("train2017/1.jpg", or an absolute path from another machine); when
-    nothing matches as it stands, the bare name is looked for. Pictures found nowhere get the path they
+    nothing matches as it stands, the bare name is looked for. Images found nowhere get the path they
     would have in the folder where most of the others are, for validation to report.
     """
     cache = FolderCache()
@@ -61,7 +61,7 @@ def locate_pictures(file_names: Sequence[str], folders: Sequence[Path]) -> list[
 
 
 def _locate(name: str, bases: list[str], cache: FolderCache) -> tuple[str | None, str]:
-    """The folder that has the picture, None if no folder has it, and the form of its name that fits."""
+    """The folder that has the image, None if no folder has it, and the form of its name that fits."""
     above, _, bare = name.rpartition("/")
     for base in bases if above and bare else ():
         if bare in cache.names(_join(base, above)):
@@ -78,26 +78,26 @@ def _join(folder: str, name: str) -> str:
     return os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 - pathlib is five times slower
 
 
-def list_pictures(folder: Path) -> list[str]:
-    """All pictures in a folder and the folders below it, sorted by path."""
+def list_images(folder: Path) -> list[str]:
+    """All images in a folder and the folders below it, sorted by path."""
     found = [
         os.path.join(where, name)  # noqa: PTH118 - speed
         for where, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if name.lower().endswith(PICTURE_EXTENSIONS) and not name.startswith(".")
+        if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
     ]
     return sorted(found)
 
 
-def measure_pictures(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Fill in the unknown sizes (rows of zeros) from the picture headers; unreadable pictures stay zero."""
+def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Fill in the unknown sizes (rows of zeros) from the image headers; unreadable images stay zero."""
     from detseg.data.images import image_size
 
     def measure(row: int) -> tuple[int, int]:
         try:
             return image_size(paths[row])
         except ValueError:
-            return 0, 0  # validation reports the picture
+            return 0, 0  # validation reports the image
 
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     if not len(unknown):
@@ -119,9 +119,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
-    """A file name without extension for every picture, none of them in `taken`.
+    """A file name without extension for every image, none of them in `taken`.
 
-    Pictures that share a name, in different folders or with different extensions, get their image id added.
+    Images that share a name, in different folders or with different extensions, get their image id added.
     """
     stems = [Path(path).stem for path in annotations.paths.tolist()]
     counts, used = Counter(stems), set(taken)
@@ -135,10 +135,10 @@ def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
     return stems
 
 
-def place_pictures(sources: Iterable[str], targets: Iterable[Path], how: PlacePictures) -> None:
-    """Bring pictures into a dataset folder by link (copied where links are impossible) or by copy."""
+def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImages) -> None:
+    """Bring images into a dataset folder by link (copied where links are impossible) or by copy."""
     if how not in ("link", "copy", "leave"):
-        raise ValueError(f'pictures must be "link", "copy" or "leave", not {how!r}')
+        raise ValueError(f'images must be "link", "copy" or "leave", not {how!r}')
     if how == "leave":
         return
     for name, target in zip(sources, targets, strict=True):
@@ -146,7 +146,7 @@ def place_pictures(sources: Iterable[str], targets: Iterable[Path], how: PlacePi
         if target.resolve() == source:
             continue
         if not source.is_file():
-            raise ValueError(f"{name}: the picture does not exist, so it cannot be placed in {target.parent}")
+            raise ValueError(f"{name}: the image does not exist, so it cannot be placed in {target.parent}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if how == "link":

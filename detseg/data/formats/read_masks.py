@@ -9,9 +9,9 @@ from pathlib import Path
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats import recognise
 from detseg.data.formats.mask_folders import (
-    PICTURES,
+    IMAGES,
+    VOC_IMAGES,
     VOC_LISTS,
-    VOC_PICTURES,
     Layout,
     MaskSources,
     find_layout,
@@ -52,9 +52,9 @@ def find_mask_sources(
     if masks is not None:
         root = _root(path)
         folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-        pictures = VOC_PICTURES if (root / VOC_PICTURES).is_dir() else PICTURES
+        folder = VOC_IMAGES if (root / VOC_IMAGES).is_dir() else IMAGES
         raise AnnotationError(
-            f"{path}: has no {pictures}/ with a folder {masks!r} of masks beside it; the folders there are: "
+            f"{path}: has no {folder}/ with a folder {masks!r} of masks beside it; the folders there are: "
             f"{', '.join(folders) or 'none'}"
         )
     try:
@@ -87,14 +87,14 @@ def read_masks(
     """Read semantic masks; the form is recognised from the path.
 
     Args:
-        path: a folder with images/ and masks/ or of VOC's form, a list of pictures in it (train.txt), or anything
+        path: a folder with images/ and masks/ or of VOC's form, a list of images in it (train.txt), or anything
             `read_annotations` reads that has outlines.
         split: "train", "val" or "test", where the path holds several.
         masks: the folder of masks beside images/ or JPEGImages/, where it is not "masks" or "SegmentationClass". Of
             "masks_species" the classes are those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
-        images: the folder of the pictures that COCO or VOC annotations name, where they are not found by themselves.
+        images: the folder of the images that COCO or VOC annotations name, where they are not found by themselves.
 
     Raises:
         AnnotationError: nothing readable is there, the split is missing, a file is malformed, or `masks` or
@@ -121,7 +121,7 @@ def read_mask_dataset(
 ) -> dict[str, SemanticMasks]:
     """Read the splits "train" and "val" of a set of masks; both get the class order of "train".
 
-    Arguments are those of `read_masks`, and `val_share`: the share of the pictures that becomes "val", of a set that is
+    Arguments are those of `read_masks`, and `val_share`: the share of the images that becomes "val", of a set that is
     not divided; see `detseg.data.splits`.
 
     Raises:
@@ -146,15 +146,15 @@ def read_mask_dataset(
 
 
 def _root(path: Path) -> Path:
-    """The folder of the set that a path means: itself, or what a list of pictures lies in."""
+    """The folder of the set that a path means: itself, or what a list of images lies in."""
     if path.is_dir():
         return path
     return path.parents[2] if path.parent.as_posix().endswith(VOC_LISTS) else path.parent
 
 
 def _layout(path: Path, masks: str | None) -> Layout | None:
-    pictures = path if path.is_file() and path.suffix.lower() == ".txt" else None
-    return find_layout(_root(path), masks, pictures) if path.is_dir() or pictures else None
+    images = path if path.is_file() and path.suffix.lower() == ".txt" else None
+    return find_layout(_root(path), masks, images) if path.is_dir() or images else None
 
 
 def _drawn(read: Callable[[], Annotations]) -> SemanticMasks:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.coco import read_coco
-from detseg.data.formats.locate import PICTURE_EXTENSIONS
+from detseg.data.formats.locate import IMAGE_EXTENSIONS
 from detseg.data.formats.voc import read_voc, voc_splits
 from detseg.data.formats.yolo import SPLITS, find_yaml, folder_splits, names_nearby, read_yaml, read_yolo
 from detseg.data.pack.rows import is_pack
@@ -21,7 +21,7 @@ LOOKED_FOR = """
         train/_annotations.coco.json; a single .json file
   VOC:  Annotations/*.xml with JPEGImages/ (and ImageSets/Main/train.txt, val.txt); .xml files
   YOLO: data.yaml; train.txt and val.txt; images/train with labels/train; images/ with labels/;
-        pictures with .txt files beside them
+        images with .txt files beside them
   packed: an .h5 file that `detseg pack` wrote"""
 
 
@@ -120,7 +120,7 @@ def _yolo_splits(folder: Path) -> dict[str, list[Path]]:
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
         return {"": [folder / "images"]}
     beside = any(
-        file.suffix.lower() in PICTURE_EXTENSIONS and file.with_suffix(".txt").is_file() for file in folder.iterdir()
+        file.suffix.lower() in IMAGE_EXTENSIONS and file.with_suffix(".txt").is_file() for file in folder.iterdir()
     )
     return {"": [folder]} if beside else {}
 
@@ -145,6 +145,6 @@ def _yolo_sources(splits: dict[str, list[Path]], source: Path, images: str | Pat
 
 
 def refuse_images(path: Path, images: str | Path | None) -> None:
-    """Raise AnnotationError where a folder of pictures is given for a form that names its own."""
+    """Raise AnnotationError where a folder of images is given for a form that names its own."""
     if images is not None:
-        raise AnnotationError(f"{path}: says itself where its pictures are; --images is for COCO and VOC")
+        raise AnnotationError(f"{path}: says itself where its images are; --images is for COCO and VOC")

@@ -19,15 +19,15 @@ from defusedxml.common import DefusedXmlException
 from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler
 from detseg.data.formats.locate import (
-    PICTURE_EXTENSIONS,
+    IMAGE_EXTENSIONS,
     FolderCache,
-    measure_pictures,
+    measure_images,
     read_lines,
 )
 
 CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
-PICTURE_FOLDERS = ("JPEGImages", "images", "")
-EXTENSIONS = tuple(e for extension in PICTURE_EXTENSIONS for e in (extension, extension.upper()))
+IMAGE_FOLDERS = ("JPEGImages", "images", "")
+EXTENSIONS = tuple(e for extension in IMAGE_EXTENSIONS for e in (extension, extension.upper()))
 
 
 def voc_splits(folder: Path) -> dict[str, Path]:
@@ -60,8 +60,8 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
     Args:
         path: a VOC folder (Annotations/ with its subfolders, JPEGImages/, ImageSets/Main/), a folder of XML files,
             or one file.
-        split: read the pictures that ImageSets/Main/<split>.txt lists; None reads every XML file.
-        images: the folder of the pictures; without it JPEGImages/, images/ and the XML's folder are tried.
+        split: read the images that ImageSets/Main/<split>.txt lists; None reads every XML file.
+        images: the folder of the images; without it JPEGImages/, images/ and the XML's folder are tried.
 
     Raises:
         AnnotationError: a file is no VOC annotation; the message names it and the line.
@@ -81,28 +81,28 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
         found = {item.name for record in chain(records.values(), others) for item in record.objects}
         names = sorted(found - {""})
 
-    folders = [Path(images)] if images is not None else [root / f for f in PICTURE_FOLDERS] + [xml_folder]
+    folders = [Path(images)] if images is not None else [root / f for f in IMAGE_FOLDERS] + [xml_folder]
     cache = FolderCache()
-    pictures = [
-        _picture(file, file.parent.relative_to(xml_folder), record, folders, cache) for file, record in records.items()
+    located = [
+        _image(file, file.parent.relative_to(xml_folder), record, folders, cache) for file, record in records.items()
     ]
     declared = np.array([record.size for record in records.values()], dtype=np.int32).reshape(-1, 2)
-    sizes = measure_pictures(pictures, declared).tolist()
+    sizes = measure_images(located, declared).tolist()
     categories = [Category(number, name) for number, name in enumerate(names, 1)]
-    return _assemble(records, pictures, sizes, categories, path)
+    return _assemble(records, located, sizes, categories, path)
 
 
 def _assemble(
     records: dict[Path, _Record],
-    pictures: list[str],
+    images: list[str],
     sizes: list[tuple[int, int]],
     categories: list[Category],
     source: Path,
 ) -> Annotations:
     assembler = Assembler()
     labels = {category.name: label for label, category in enumerate(categories)}
-    for (file, record), picture, size in zip(records.items(), pictures, sizes, strict=True):
-        assembler.add_picture(picture, str(file), size)
+    for (file, record), image, size in zip(records.items(), images, sizes, strict=True):
+        assembler.add_image(image, str(file), size)
         for number, item in enumerate(record.objects, 1):
             _add_object(item, number, labels, assembler)
     return assembler.build(categories, source)
@@ -124,8 +124,8 @@ def _listed(root: Path, xml_folder: Path, split: str) -> list[Path]:
             chosen.append(xml)
     if absent:
         raise AnnotationError(
-            f"{file}: {len(absent)} listed pictures have no XML file in {xml_folder}, "
-            f"the first is {absent[0]!r}. Remove these lines, or add the files (pictures without objects "
+            f"{file}: {len(absent)} listed images have no XML file in {xml_folder}, "
+            f"the first is {absent[0]!r}. Remove these lines, or add the files (images without objects "
             "have one without <object>)"
         )
     return chosen
@@ -185,8 +185,8 @@ def _distinct(file: Path) -> list[str]:
     return names
 
 
-def _picture(file: Path, place: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
-    """The picture of an XML file, which lies at `place` among the XML files: the one of its name, or its <filename>.
+def _image(file: Path, place: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
+    """The image of an XML file, which lies at `place` among the XML files: the one of its name, or its <filename>.
 
     Its name counts for more where the two differ: files are renamed, and nobody corrects what is written in them.
     """

@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.locate import (
-    PlacePictures,
-    place_pictures,
+    PlaceImages,
+    place_images,
     read_lines,
     require_writable,
     unique_stems,
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def write_voc(
-    annotations: Annotations, folder: str | Path, split: str = "train", *, pictures: PlacePictures = "link"
+    annotations: Annotations, folder: str | Path, split: str = "train", *, images: PlaceImages = "link"
 ) -> None:
     """Write one split of a VOC folder: Annotations/, ImageSets/Main/<split>.txt, JPEGImages/, labels.txt.
 
@@ -30,7 +30,7 @@ def write_voc(
     are lost, and lost outlines are counted in a logged warning. Fractions of pixels are kept.
 
     Args:
-        pictures: "link" puts links to the pictures into JPEGImages (copies where links are impossible),
+        images: "link" puts links to the images into JPEGImages (copies where links are impossible),
             "copy" copies them, "leave" only notes their path in the XML.
 
     Raises:
@@ -45,7 +45,7 @@ def write_voc(
     stems = unique_stems(annotations, _taken(folder, split))
     extensions = [Path(path).suffix for path in annotations.paths.tolist()]
     targets = [folder / "JPEGImages" / f"{s}{e}" for s, e in zip(stems, extensions, strict=True)]
-    place_pictures(annotations.paths.tolist(), targets, pictures)
+    place_images(annotations.paths.tolist(), targets, images)
     for row, (stem, target) in enumerate(zip(stems, targets, strict=True)):
         write_atomically(folder / "Annotations" / f"{stem}.xml", _xml(annotations, row, target.name))
     write_atomically(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{s}\n" for s in stems))

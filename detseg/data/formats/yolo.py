@@ -1,7 +1,7 @@
 """YOLO text labels: reader and writer.
 
-One text file per picture, one object per line: "class x_centre y_centre width height", or
-"class x1 y1 x2 y2 ..." for an outline, all as shares of the picture. data.yaml names the classes and splits.
+One text file per image, one object per line: "class x_centre y_centre width height", or
+"class x1 y1 x2 y2 ..." for an outline, all as shares of the image. data.yaml names the classes and splits.
 Format: https://docs.ultralytics.com/datasets/detect/
 """
 
@@ -18,9 +18,9 @@ import yaml
 from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler
 from detseg.data.formats.locate import (
-    PICTURE_EXTENSIONS,
-    list_pictures,
-    measure_pictures,
+    IMAGE_EXTENSIONS,
+    list_images,
+    measure_images,
     read_lines,
 )
 
@@ -28,11 +28,11 @@ YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "labels.txt", "obj.names")
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 MOST_CLASSES = 2**31
-PIXELS = 1.5  # a share of the picture above this was surely meant in pixels
+PIXELS = 1.5  # a share of the image above this was surely meant in pixels
 
 
 class YoloData(NamedTuple):
-    """What a data.yaml says: where each split's pictures are listed, the class names in order, key points."""
+    """What a data.yaml says: where each split's images are listed, the class names in order, key points."""
 
     file: Path
     splits: dict[str, list[Path]]
@@ -53,7 +53,7 @@ def read_yaml(file: Path) -> YoloData:
     """Read a data.yaml.
 
     Raises:
-        AnnotationError: it is no such file, its names do not fit its `nc`, or its pictures are not found.
+        AnnotationError: it is no such file, its names do not fit its `nc`, or its images are not found.
     """
     content = _load_yaml(file)
     names = _yaml_names(content, file)
@@ -69,10 +69,10 @@ def read_yaml(file: Path) -> YoloData:
             try:
                 splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
             except AnnotationError:
-                if split != "test" or not splits:  # test pictures are often named there and not handed on
+                if split != "test" or not splits:  # test images are often named there and not handed on
                     raise
     if not splits:
-        raise AnnotationError(f'{file}: has neither "train" nor "val"; a YOLO data.yaml names their pictures')
+        raise AnnotationError(f'{file}: has neither "train" nor "val"; a YOLO data.yaml names their images')
     shape = content.get("kpt_shape")  # key points, and the numbers each of them has
     return YoloData(file, splits, names, int(np.prod(shape)) if shape else 0)
 
@@ -116,12 +116,12 @@ def folder_splits(folder: Path) -> dict[str, list[Path]]:
     splits = {}
     for split, spellings in SPLITS.items():
         for name in spellings:
-            for pictures, labels in (
+            for images, labels in (
                 ("images/" + name, "labels/" + name),
                 (name + "/images", name + "/labels"),
             ):
-                if (folder / pictures).is_dir() and (folder / labels).is_dir():
-                    splits[split] = [folder / pictures]
+                if (folder / images).is_dir() and (folder / labels).is_dir():
+                    splits[split] = [folder / images]
     return splits
 
 
@@ -131,30 +131,30 @@ def read_yolo(
     source: str | Path | None = None,
     keypoint_numbers: int = 0,
 ) -> Annotations:
-    """Read YOLO labels of pictures.
+    """Read YOLO labels of images.
 
-    Label files are looked for where `images` in the picture's path is replaced by `labels`, and beside the
-    picture. A picture without label file has no objects. Category ids are the class numbers 0..K-1.
+    Label files are looked for where `images` in the image's path is replaced by `labels`, and beside the
+    image. An image without label file has no objects. Category ids are the class numbers 0..K-1.
 
     Args:
-        places: folders of pictures, text files that list pictures, or pictures.
+        places: folders of images, text files that list images, or images.
         names: class names; without them classes.txt is looked for nearby, else the numbers serve as names.
         source: what to call the dataset in messages.
         keypoint_numbers: how many numbers of key points follow the box in lines for poses; they are left out.
 
     Raises:
-        AnnotationError: there are no pictures or a file is not text; the message names it.
+        AnnotationError: there are no images or a file is not text; the message names it.
     """
-    pictures = [picture for place in places for picture in _pictures(place)]
-    if not pictures:
+    images = [image for place in places for image in _images(place)]
+    if not images:
         looked = ", ".join(str(place) for place in places)
-        raise AnnotationError(f"{looked}: no pictures with the extensions {' '.join(PICTURE_EXTENSIONS)}")
-    rows = [_label_file(picture) for picture in pictures]
-    sizes = measure_pictures(pictures, np.zeros((len(pictures), 2), np.int32)).tolist()
+        raise AnnotationError(f"{looked}: no images with the extensions {' '.join(IMAGE_EXTENSIONS)}")
+    rows = [_label_file(image) for image in images]
+    sizes = measure_images(images, np.zeros((len(images), 2), np.int32)).tolist()
     assembler, highest = Assembler(), -1
     known = names if names is not None else names_nearby(places)
-    for picture, file, size in zip(pictures, rows, sizes, strict=True):
-        assembler.add_picture(picture, file, size)
+    for image, file, size in zip(images, rows, sizes, strict=True):
+        assembler.add_image(image, file, size)
         if Path(file).is_file():
             highest = max(highest, _read_labels(Path(file), size, known, keypoint_numbers, assembler))
     if known is None:
@@ -163,16 +163,16 @@ def read_yolo(
     return assembler.build(categories, Path(source if source is not None else places[0]))
 
 
-def _pictures(place: Path) -> list[str]:
+def _images(place: Path) -> list[str]:
     if place.is_dir():
-        return list_pictures(place)
+        return list_images(place)
     if place.suffix.lower() != ".txt":
         return [str(place)]
     return [_listed(line, place.parent) for line in read_lines(place)]
 
 
 def _listed(line: str, folder: Path) -> str:
-    """The picture that a line of a list in `folder` means."""
+    """The image that a line of a list in `folder` means."""
     beside = os.path.normpath(folder / line)
     if Path(beside).is_file():
         return beside
@@ -184,8 +184,8 @@ def _listed(line: str, folder: Path) -> str:
     return next((str(path) for path in shorter if path.is_file()), beside)
 
 
-def _label_file(picture: str) -> str:
-    stem = os.path.splitext(picture)[0]  # noqa: PTH122 - pathlib is slow for 100 k names
+def _label_file(image: str) -> str:
+    stem = os.path.splitext(image)[0]  # noqa: PTH122 - pathlib is slow for 100 k names
     before, images, after = f"{os.sep}{stem}".rpartition(f"{os.sep}images{os.sep}")
     beside = f"{stem}.txt"
     if not images:
@@ -195,7 +195,7 @@ def _label_file(picture: str) -> str:
 
 
 def names_nearby(places: Sequence[Path]) -> list[str] | None:
-    """The classes of a data.yaml or classes.txt in the pictures' folder or up to two folders above."""
+    """The classes of a data.yaml or classes.txt in the images' folder or up to two folders above."""
     here = places[0].absolute()
     for folder in [here, *here.parents][:4]:
         if not folder.is_dir():
@@ -213,7 +213,7 @@ def names_nearby(places: Sequence[Path]) -> list[str] | None:
 def _read_labels(
     file: Path, size: tuple[int, int], names: Sequence[str] | None, keypoint_numbers: int, assembler: Assembler
 ) -> int:
-    """Add the objects of a label file to the latest picture; returns the highest class number."""
+    """Add the objects of a label file to the latest image; returns the highest class number."""
     highest = -1
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         words = line.split()
@@ -232,8 +232,8 @@ def _read_labels(
         elif not label.is_integer() or not 0 <= label < MOST_CLASSES:
             _bad_line(assembler, number, f"the class {words[0][:20]} is not a whole number from 0 on")
         elif PIXELS < max(values) < np.inf:
-            what = f"line {number}: {max(values):g} is no share of the picture; the line seems to be in pixels"
-            remedy = "divide x and width by the picture's width, y and height by its height"
+            what = f"line {number}: {max(values):g} is no share of the image; the line seems to be in pixels"
+            remedy = "divide x and width by the image's width, y and height by its height"
             assembler.add_problem(what, remedy, "pixel-coordinates")
         else:
             highest = max(highest, int(label))
@@ -258,7 +258,7 @@ def _add_object(
         remedy = "add its name to data.yaml, correct the class, or remove the line"
         assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
         label = -1
-    # The size of a picture that cannot be read is unknown: its boxes stay shares, validation reports it.
+    # The size of an image that cannot be read is unknown: its boxes stay shares, validation reports it.
     width, height = (max(side, 1) for side in size)
     if len(values) == 4:
         x, y, w, h = values

@@ -11,9 +11,9 @@ import yaml
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.locate import (
-    PlacePictures,
-    list_pictures,
-    place_pictures,
+    PlaceImages,
+    list_images,
+    place_images,
     require_writable,
     unique_stems,
 )
@@ -27,7 +27,7 @@ def write_yolo(
     folder: str | Path,
     split: str = "train",
     *,
-    pictures: PlacePictures = "link",
+    images: PlaceImages = "link",
     crowd: Literal["error", "drop", "keep"] = "error",
     outlines: bool = False,
 ) -> None:
@@ -36,7 +36,7 @@ def write_yolo(
     Category ids become 0..K-1, image and annotation ids are lost.
 
     Args:
-        pictures: "link" puts links to the pictures into images/ (copies where links are impossible), "copy"
+        images: "link" puts links to the images into images/ (copies where links are impossible), "copy"
             copies them, "leave" expects them to be put there by other means.
         crowd: YOLO cannot say "ignore this". "error" refuses, "drop" leaves crowd objects out (they become
             background), "keep" writes them as ordinary objects; both log how many.
@@ -44,7 +44,7 @@ def write_yolo(
 
     Raises:
         AnnotationError: crowd objects with crowd="error", a box that is not finite, an object without
-            category, a picture of unknown size, or a folder that holds other categories.
+            category, an image of unknown size, or a folder that holds other categories.
     """
     folder = Path(folder)
     require_writable(annotations, folder)
@@ -59,7 +59,7 @@ def write_yolo(
         folder / "images" / split / f"{stem}{Path(source).suffix}" for stem, source in zip(stems, sources, strict=True)
     ]
     _refuse_leftovers(folder / "images" / split, targets)
-    place_pictures(sources, targets, pictures)
+    place_images(sources, targets, images)
     for row, stem in enumerate(stems):
         owned = annotations.objects(row)
         lines = [_line(annotations, row, o, outlines) for o in range(owned.start, owned.stop) if written[o]]
@@ -71,7 +71,7 @@ def _require_sizes(annotations: Annotations, folder: Path) -> None:
     unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
     if len(unknown):
         raise AnnotationError(
-            f"{folder}: not written, YOLO needs the size of every picture and {len(unknown)} are unknown; "
+            f"{folder}: not written, YOLO needs the size of every image and {len(unknown)} are unknown; "
             f"the first is {annotations.paths[unknown[0]]}"
         )
 
@@ -117,10 +117,10 @@ def _yaml_with(annotations: Annotations, file: Path, split: str) -> dict[str, An
 
 
 def _refuse_leftovers(folder: Path, targets: list[Path]) -> None:
-    """Pictures of an earlier export would silently join the split."""
-    extra = sorted(set(list_pictures(folder)) - {str(target) for target in targets})
+    """Images of an earlier export would silently join the split."""
+    extra = sorted(set(list_images(folder)) - {str(target) for target in targets})
     if extra:
-        raise AnnotationError(f"{folder}: already holds {len(extra)} other pictures, the first is {extra[0]}")
+        raise AnnotationError(f"{folder}: already holds {len(extra)} other images, the first is {extra[0]}")
 
 
 def _line(annotations: Annotations, row: int, position: int, outlines: bool) -> str:

@@ -1,16 +1,16 @@
 """The form of packed data sets, and opening them with distrust: what others wrote is checked, not believed.
 
-The file, written by `write_pack` (K classes, N pictures, M objects, side S, chunks of B pictures):
+The file, written by `write_pack` (K classes, N images, M objects, side S, chunks of B images):
 
     attributes        format = "detseg pack", version, task, size = S, mean (3,), std (3,) of training, 0..1
     category_ids      (K,) the data set's own ids; category_names (K,)
     <split>/pixels    (N, S * S * 3) uint8, chunks (B, S * S * 3): rows of height * width * 3 values, then nothing
-    <split>/shapes    (N, 2) height and width of the stored picture, long side S
-    <split>/sizes     (N, 2) width and height of the picture it was made from
+    <split>/shapes    (N, 2) height and width of the stored image, long side S
+    <split>/sizes     (N, 2) width and height of the image it was made from
     <split>/image_ids (N,), names (N,) paths within the data set
-    <split>/picture_digests (N,) uint64: equal for pictures whose files are equal
+    <split>/picture_digests (N,) uint64: equal for images whose files are equal
     classification:   <split>/labels (N,)
-    detection:        <split>/offsets (N + 1,): picture i has the rows offsets[i] up to offsets[i + 1] of
+    detection:        <split>/offsets (N + 1,): image i has the rows offsets[i] up to offsets[i + 1] of
                       boxes (M, 4) xyxy in pixels of the original, labels, iscrowd, ids, areas (M,)
     segmentation:     <split>/masks (N, S * S) uint8, as pixels with one channel: 0..K-1, 255 is "ignore"
                       <split>/mask_digests (N,) uint64: equal for masks that are equal
@@ -36,7 +36,7 @@ from detseg.data.letterbox import fitted_size
 FORMAT, VERSION = "detseg pack", 1
 TASKS = ("classification", "detection", "segmentation")
 MAX_SIDE = 16384  # pixels
-MAX_PIXELS = 2**30  # of an original; no larger picture is read from a file
+MAX_PIXELS = 2**30  # of an original; no larger image is read from a file
 
 _REMEDY = "Pack the data again: detseg pack"
 # name -> kind of numbers (numpy), columns or None
@@ -61,11 +61,11 @@ class PackInfo:
 
     file: str
     task: str  # one of TASKS
-    size: int  # long side of the pictures, pixels
+    size: int  # long side of the images, pixels
     categories: tuple[Category, ...]
-    mean: tuple[float, float, float]  # of the training pictures' channels, 0..1
+    mean: tuple[float, float, float]  # of the training images' channels, 0..1
     std: tuple[float, float, float]
-    splits: dict[str, int]  # name -> number of pictures
+    splits: dict[str, int]  # name -> number of images
 
 
 def read_pack_info(path: str | Path) -> PackInfo:
@@ -147,7 +147,7 @@ def checked_info(file: Any, path: Path) -> PackInfo:
 
 
 def checked_common(file: Any, info: PackInfo, split: str) -> dict[str, NDArray[Any]]:
-    """The checked arrays over the pictures of a split."""
+    """The checked arrays over the images of a split."""
     count = info.splits[split]
     arrays: dict[str, NDArray[Any]] = {}
     for name, (kind, columns) in _COMMON.items():
@@ -171,7 +171,7 @@ def checked_common(file: Any, info: PackInfo, split: str) -> dict[str, NDArray[A
 
 
 def checked_offsets(file: Any, info: PackInfo, place: str) -> NDArray[np.int64]:
-    """(N + 1,) where the entries of each picture begin and end."""
+    """(N + 1,) where the entries of each image begin and end."""
     count = info.splits[place.split("/")[0]]
     offsets = checked_array(file, info, place, "i", (count + 1,)).astype(np.int64)
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():

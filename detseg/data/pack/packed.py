@@ -1,7 +1,7 @@
-"""Packed data sets: one HDF5 file with resized raw pictures, read from disk as they are needed.
+"""Packed data sets: one HDF5 file with resized raw images, read from disk as they are needed.
 
-    pictures = PackedPictures("flowers.h5", "train")
-    pictures[7]  # uint8 (H, W, 3)
+    images = PackedImages("flowers.h5", "train")
+    images[7]  # uint8 (H, W, 3)
 
 The form of the file is told in `detseg.data.pack.file`, whose `read_pack_info` tells what is in it; its annotations are
 read by `detseg.data.pack.sources`.
@@ -69,12 +69,12 @@ class PackedRows:
 
     @property
     def place(self) -> str:
-        """Where the arrays are, as in `PictureCache`."""
+        """Where the arrays are, as in `ImageCache`."""
         return self.path
 
     @property
     def long_side(self) -> int:
-        """Of the arrays, in pixels, as in `PictureCache`."""
+        """Of the arrays, in pixels, as in `ImageCache`."""
         return self.info.size
 
     @property
@@ -83,11 +83,11 @@ class PackedRows:
         return float(self._shapes.prod(1).sum()) * self.CHANNELS / 1e6
 
     def content(self) -> NDArray[np.generic]:
-        """What differs if an array does, as in `PictureCache`; nothing large is read for it."""
+        """What differs if an array does, as in `ImageCache`; nothing large is read for it."""
         return self.digests
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """The array at a position, (H, W, 3) for pictures, (H, W) for masks."""
+        """The array at a position, (H, W, 3) for images, (H, W) for masks."""
         height, width = (int(side) for side in self._shapes[index])
         stop = height * width * self.CHANNELS
         values = self._reader.rows(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
@@ -96,7 +96,7 @@ class PackedRows:
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """(N,) positions in random order, chunk by chunk: for files on disks that are slow at jumping about.
 
-        The chunks come in random order, and within each its pictures. Less random than a permutation of all: a
+        The chunks come in random order, and within each its images. Less random than a permutation of all: a
         set whose rows are sorted by class gives batches of few classes (`detseg pack` mixes them).
         """
         chunks = self.rows // self.chunk
@@ -108,8 +108,8 @@ class PackedRows:
         self._reader.close()
 
 
-class PackedPictures(PackedRows):
-    """The pictures of a split, uint8 (H, W, 3), in place of a `PictureCache`."""
+class PackedImages(PackedRows):
+    """The images of a split, uint8 (H, W, 3), in place of a `ImageCache`."""
 
 
 class PackedMasks(PackedRows):
@@ -138,7 +138,7 @@ class PackedMasks(PackedRows):
 
 
 class OriginalMasks:
-    """The label maps (H, W) of a split in the sizes of the original pictures, to judge predictions by.
+    """The label maps (H, W) of a split in the sizes of the original images, to judge predictions by.
 
     Args:
         path, split, rows, labels: as of `PackedMasks`.
@@ -179,13 +179,13 @@ class OriginalMasks:
         except zlib.error as error:
             raise damaged(self.info, f"{place}, mask {row}: {error}") from error
         if len(values) != height * width:
-            raise damaged(self.info, f"{place}, mask {row} does not have the {width} x {height} pixels of its picture")
+            raise damaged(self.info, f"{place}, mask {row} does not have the {width} x {height} pixels of its image")
         mask = np.frombuffer(values, np.uint8).reshape(height, width)
         return _meaning(mask, self.labels, self.info, place, row)
 
 
 def picture_digests(pack: PackRows) -> NDArray[np.uint64]:
-    """(N,) of pictures in a packed file: equal where their original files were."""
+    """(N,) of images in a packed file: equal where their original files were."""
     with opened(pack.file) as file:
         info = _info_with(file, pack.file, pack.split)
         found = checked_array(file, info, f"{pack.split}/picture_digests", "u", (info.splits[pack.split],))

@@ -1,4 +1,4 @@
-"""Where the pictures of a data set are if not in files of their own: the link from its arrays to a packed file."""
+"""Where the images of a data set are if not in files of their own: the link from its arrays to a packed file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXTENSIONS = (".h5", ".hdf5")
-UNDIVIDED = "all"  # the one split of a packed file whose pictures had no splits
+UNDIVIDED = "all"  # the one split of a packed file whose images had no splits
 
 
 def is_pack(path: str | Path) -> bool:
@@ -19,31 +19,31 @@ def is_pack(path: str | Path) -> bool:
 
 
 class PackRows(NamedTuple):
-    """Rows of a split of a packed file, one for each of N pictures; see `detseg.data.pack.file`."""
+    """Rows of a split of a packed file, one for each of N images; see `detseg.data.pack.file`."""
 
     file: str
     split: str
     rows: NDArray[np.int64]  # (N,)
     labels: NDArray[np.uint8] | None = None  # (256,) of masks: the label that a stored one means, if not itself
 
-    def take(self, pictures: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows:
-        """The rows of the pictures at these positions."""
-        return self._replace(rows=self.rows[pictures])
+    def take(self, images: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows:
+        """The rows of the images at these positions."""
+        return self._replace(rows=self.rows[images])
 
 
 def refuse_pack(pack: PackRows | None) -> None:
-    """Raise ValueError if pictures are packed, where the files they were made from are needed."""
+    """Raise ValueError if images are packed, where the files they were made from are needed."""
     if pack is not None:
-        raise ValueError(f"{pack.file}: holds resized pictures, not their files; give the data that it was made from")
+        raise ValueError(f"{pack.file}: holds resized images, not their files; give the data that it was made from")
 
 
-def take_rows(pack: PackRows | None, pictures: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows | None:
+def take_rows(pack: PackRows | None, images: NDArray[np.integer] | NDArray[np.bool_]) -> PackRows | None:
     """`PackRows.take` of a data set that may be packed."""
-    return None if pack is None else pack.take(pictures)
+    return None if pack is None else pack.take(images)
 
 
 def content_digest(content: bytes) -> int:
-    """What a packed file keeps of a picture's file, or of a mask: equal where the contents are."""
+    """What a packed file keeps of an image's file, or of a mask: equal where the contents are."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 

@@ -1,6 +1,6 @@
-"""Reads what `detseg pack` wrote: annotations into memory; pictures and masks stay in the file.
+"""Reads what `detseg pack` wrote: annotations into memory; images and masks stay in the file.
 
-The `paths` of what is read are the names that the pictures had; their pixels come from `detseg.data.pack.packed`.
+The `paths` of what is read are the names that the images had; their pixels come from `detseg.data.pack.packed`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from detseg.data.annotations import Annotations
-from detseg.data.labels import LabelledPictures
+from detseg.data.labels import LabelledImages
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.file import (
     PackInfo,
@@ -37,7 +37,7 @@ _OBJECTS = {"boxes": ("f", 4), "labels": ("i", None), "iscrowd": ("b", None), "i
 def packed_annotation_sources(path: str | Path) -> dict[str, Callable[[], Annotations]]:
     """The splits of a packed detection set, each with a function that reads it.
 
-    Boxes are in the pixels of the original pictures.
+    Boxes are in the pixels of the original images.
 
     Raises:
         AnnotationError: as `read_pack_info`; or the file is of another task. The functions raise it for damage.
@@ -50,7 +50,7 @@ def packed_mask_sources(path: str | Path) -> dict[str, Callable[[], SemanticMask
     return _sources(path, "segmentation", _read_masks)
 
 
-def read_packed_labels(path: str | Path) -> dict[str, LabelledPictures]:
+def read_packed_labels(path: str | Path) -> dict[str, LabelledImages]:
     """The splits of a packed classification set.
 
     Raises:
@@ -65,7 +65,7 @@ def _sources(path: str | Path, task: str, read: Callable[[PackInfo, str], Set]) 
 
 
 def _common(file: Any, info: PackInfo, split: str) -> dict[str, Any]:
-    """What all tasks keep of the pictures."""
+    """What all tasks keep of the images."""
     arrays = checked_common(file, info, split)
     return {
         "categories": info.categories,
@@ -77,11 +77,11 @@ def _common(file: Any, info: PackInfo, split: str) -> dict[str, Any]:
     }
 
 
-def _read_labels(info: PackInfo, split: str) -> LabelledPictures:
+def _read_labels(info: PackInfo, split: str) -> LabelledImages:
     with opened(info.file) as file:
         labels = checked_array(file, info, f"{split}/labels", "i", (info.splits[split],))
         check_labels(labels, len(info.categories), info, f"{split}/labels")
-        return LabelledPictures(labels=labels.astype(np.int64), **_common(file, info, split))
+        return LabelledImages(labels=labels.astype(np.int64), **_common(file, info, split))
 
 
 def _read_annotations(info: PackInfo, split: str) -> Annotations:

@@ -1,7 +1,7 @@
 """Writing a data set of any task into one HDF5 file, see `detseg.data.pack.file` for its form.
 
 A folder of JPEG files costs reading and decoding in every epoch; a packed file costs reading of what is needed. It
-is for sets that are larger than the memory; smaller ones are kept in memory anyway (`PictureCache`).
+is for sets that are larger than the memory; smaller ones are kept in memory anyway (`ImageCache`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
-from detseg.data.labels import LabelledPictures
+from detseg.data.labels import LabelledImages
 from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.pack.file import FORMAT, MAX_SIDE, VERSION, PackInfo, read_pack_info
 from detseg.data.pack.rows import content_digest
@@ -28,12 +28,12 @@ from detseg.data.pack.rows import content_digest
 if TYPE_CHECKING:
     from detseg.data.masks import SemanticMasks
 
-    Split = Annotations | LabelledPictures | SemanticMasks
+    Split = Annotations | LabelledImages | SemanticMasks
 
 Track = Callable[[Iterable[int], int], Iterable[int]]
 
 CHUNK = 32
-"""Pictures of a chunk: a batch, so that reading in the file's order reads whole chunks."""
+"""Images of a chunk: a batch, so that reading in the file's order reads whole chunks."""
 
 
 def write_pack(
@@ -47,15 +47,15 @@ def write_pack(
 ) -> PackInfo:
     """Write the splits of a data set into one file, which is either complete or not there.
 
-    Pictures are resized to a long side of `size`, as `PictureCache` does, and stored in random order, so that
+    Images are resized to a long side of `size`, as `ImageCache` does, and stored in random order, so that
     neighbours are of different classes. Masks are also stored in the sizes of the originals, to judge by them.
     Outlines of objects are not stored.
 
     Args:
         path: the file to write; replaced if it is there.
         splits: "train" and others, all of one kind and with the same categories.
-        size: long side of the pictures, pixels.
-        chunk: pictures to a chunk.
+        size: long side of the images, pixels.
+        chunk: images to a chunk.
         seed: of the order.
         track: shows progress, see `detseg.data.dataset.Track`.
 
@@ -63,7 +63,7 @@ def write_pack(
         What the file says of itself.
 
     Raises:
-        ValueError: a picture cannot be read or has another size than the annotations say, the splits do not fit
+        ValueError: an image cannot be read or has another size than the annotations say, the splits do not fit
             together, or there is no room for the file.
     """
     path = Path(path)
@@ -81,7 +81,7 @@ def write_pack(
 
 def task_of(data: Split) -> str:
     """The task that a split is for."""
-    kinds = {LabelledPictures: "classification", Annotations: "detection"}
+    kinds = {LabelledImages: "classification", Annotations: "detection"}
     return next((task for kind, task in kinds.items() if isinstance(data, kind)), "segmentation")
 
 
@@ -89,7 +89,7 @@ def _check(path: Path, splits: Mapping[str, Split], size: int, chunk: int) -> No
     if not 1 <= size <= MAX_SIDE:
         raise ValueError(f"size must lie in 1..{MAX_SIDE} pixels, not {size}")
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 picture, not {chunk}")
+        raise ValueError(f"chunk must be at least 1 image, not {chunk}")
     if not splits:
         raise ValueError(f"{path}: there are no splits to write")
     kinds = {(task_of(data), data.categories) for data in splits.values()}
@@ -97,7 +97,7 @@ def _check(path: Path, splits: Mapping[str, Split], size: int, chunk: int) -> No
         raise ValueError(f"{path}: the splits {', '.join(splits)} must be of one task and have the same categories")
     for name, data in splits.items():
         if not len(data):
-            raise ValueError(f"{path}: the split {name!r} has no pictures")
+            raise ValueError(f"{path}: the split {name!r} has no images")
         if data.pack is not None:
             raise ValueError(f"{data.pack.file}: is packed already")
         if not name.isidentifier() or name.startswith("category_"):
@@ -136,7 +136,7 @@ def _write(path: Path, splits: Mapping[str, Split], size: int, chunk: int, seed:
 
 
 class _Prepared(NamedTuple):
-    """One picture as it is written."""
+    """One image as it is written."""
 
     image: NDArray[np.uint8]  # at its new size
     size: tuple[int, int]  # width and height of the original
@@ -147,17 +147,17 @@ class _Prepared(NamedTuple):
 class _PreparedMask(NamedTuple):
     """Its mask, where the task has them."""
 
-    mask: NDArray[np.uint8]  # at the picture's new size
+    mask: NDArray[np.uint8]  # at the image's new size
     original: bytes  # packed, at the original's
     digest: int
 
 
 def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Iterator[int]) -> list[NDArray[np.float64]]:
-    """Write one split; returns the `_moments` of its pictures."""
+    """Write one split; returns the `_moments` of its images."""
     count = len(data)
     group["image_ids"] = np.asarray(data.image_ids, np.int64)
     _write_strings(group, "names", _names(data.paths.tolist()))
-    if isinstance(data, LabelledPictures):
+    if isinstance(data, LabelledImages):
         group["labels"] = data.labels.astype(np.int64)
     elif isinstance(data, Annotations):
         group["offsets"] = data.offsets
@@ -173,12 +173,12 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
             members = range(start, min(start + chunk, count))
             pixels = np.zeros((len(members), size * size * 3), np.uint8)
             found = []
-            for row, picture in enumerate(pool.map(lambda i: _prepared(data, i, size), members)):
-                image, index = picture.image, members[row]
-                sizes[index], shapes[index], digests[index] = picture.size, image.shape[:2], picture.digest
+            for row, prepared in enumerate(pool.map(lambda i: _prepared(data, i, size), members)):
+                image, index = prepared.image, members[row]
+                sizes[index], shapes[index], digests[index] = prepared.size, image.shape[:2], prepared.digest
                 pixels[row, : image.size] = image.reshape(-1)
                 moments.append(_moments(image))
-                found.append(picture.mask)
+                found.append(prepared.mask)
                 next(progress, None)
             rows[members.start : members.stop] = pixels
             if masks is not None:
@@ -190,7 +190,7 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
 
 
 class _MaskWriter:
-    """Writes masks, resized in rows like the pictures and packed in their original sizes one after another."""
+    """Writes masks, resized in rows like the images and packed in their original sizes one after another."""
 
     def __init__(self, group: Any, count: int, size: int, chunk: int) -> None:
         self.rows = _create_rows(group, "masks", count, size * size, chunk)
@@ -198,7 +198,7 @@ class _MaskWriter:
         self.digests, self.offsets = np.zeros(count, np.uint64), np.zeros(count + 1, np.int64)
 
     def write(self, start: int, masks: Sequence[_PreparedMask]) -> None:
-        """Write the masks of the pictures from `start` on."""
+        """Write the masks of the images from `start` on."""
         stop = start + len(masks)
         values = np.zeros((len(masks), self.rows.shape[1]), np.uint8)
         for row, mask in enumerate(masks):
@@ -217,19 +217,19 @@ def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> A
 
 
 def _prepared(data: Split, index: int, size: int) -> _Prepared:
-    """A picture and its mask, read and resized."""
+    """An image and its mask, read and resized."""
     path = str(data.paths[index])
     image = read_image(path)
     height, width = image.shape[:2]
     said = tuple(int(side) for side in data.sizes[index])
     if min(said) > 0 and said != (width, height):
         raise ValueError(
-            f"{path}: the picture is {width}x{height} pixels but its annotations say {said[0]}x{said[1]}; correct "
-            "the size in the annotation file or the picture"
+            f"{path}: the image is {width}x{height} pixels but its annotations say {said[0]}x{said[1]}; correct "
+            "the size in the annotation file or the image"
         )
     resized = resize_long_side(image, size)
     mask = None
-    if not isinstance(data, Annotations | LabelledPictures):
+    if not isinstance(data, Annotations | LabelledImages):
         labels = data.mask(index)
         shrunk = resize_mask(labels, (resized.shape[1], resized.shape[0]))
         mask = _PreparedMask(shrunk, zlib.compress(labels.tobytes()), content_digest(labels.tobytes()))
@@ -250,7 +250,7 @@ def _mean_and_std(moments: list[NDArray[np.float64]]) -> tuple[NDArray[np.float6
 
 
 def _names(paths: list[str]) -> list[str]:
-    """Paths within the folder that all pictures lie in: where it is on this machine is nobody else's business."""
+    """Paths within the folder that all images lie in: where it is on this machine is nobody else's business."""
     absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - links are kept, and speed
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120 - speed
     return [Path(path).relative_to(root).as_posix() for path in absolute]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from detseg.detect.nms.checks import name_bad_value, numbers, whole_labels
 
 # Comparing all boxes is faster than looking for neighbours when there are few of them, or when so few fit beside
-# each other on the picture that few will be kept (benchmarks/nms.py).
+# each other on the image that few will be kept (benchmarks/nms.py).
 _FEW_BOXES, _FEW_BESIDE = 500, 400
 
 Order = NDArray[np.int64]

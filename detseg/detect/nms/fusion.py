@@ -25,13 +25,13 @@ def weighted_boxes_fusion(
     score_threshold: float = 0.0,
     score: Literal["mean", "max"] = "mean",
 ) -> tuple[Array, Array, Array]:
-    """Boxes (D, 4) float32, scores (D,) float32 and labels (D,) of all models' detections of one picture, best first.
+    """Boxes (D, 4) float32, scores (D,) float32 and labels (D,) of all models' detections of one image, best first.
 
     Boxes go by falling score, each into the cluster of its label whose mean box it overlaps most, if by more than the
     threshold, or into a new one. Torch in (any device), torch out; numpy in, numpy out.
 
     Args:
-        boxes: of each model (or view) (N, 4) xyxy, all in the pixels of one picture.
+        boxes: of each model (or view) (N, 4) xyxy, all in the pixels of one image.
         scores: of each model (N,), none negative.
         labels: of each model (N,) whole numbers.
         weights: how much each model counts; 1 by default.

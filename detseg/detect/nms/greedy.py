@@ -71,7 +71,7 @@ def batched_nms(
     Args:
         boxes: (N, 4) xyxy, as in `nms`.
         scores: (N,).
-        labels: (N,) class, or any other group such as class x picture; `max_detections` counts all together.
+        labels: (N,) class, or any other group such as class x image; `max_detections` counts all together.
         iou_threshold, score_threshold, max_detections, metric: as in `nms`.
 
     Raises:

@@ -1,21 +1,21 @@
-"""How sure is this number? Intervals of AP by drawing the pictures again (the bootstrap, Efron 1979).
+"""How sure is this number? Intervals of AP by drawing the images again (the bootstrap, Efron 1979).
 
-The pictures at hand are one draw from all that could have been taken. As many are drawn from them again, with
+The images at hand are one draw from all that could have been taken. As many are drawn from them again, with
 replacement, a thousand times over: so far does AP move by that chance alone.
 
-Matching is done once. A resample only gives each picture a weight, how often it was drawn, and AP with weights is
-exactly AP of the data set in which the pictures are repeated that often, the copies of a picture following each
-other. (Only where one picture has equal scores in a class can the order inside its copies differ.)
+Matching is done once. A resample only gives each image a weight, how often it was drawn, and AP with weights is
+exactly AP of the data set in which the images are repeated that often, the copies of an image following each
+other. (Only where one image has equal scores in a class can the order inside its copies differ.)
 
-The spread from the 2.5th to the 97.5th percentile (for a level of 0.95) is laid around the AP of the pictures as
+The spread from the 2.5th to the 97.5th percentile (for a level of 0.95) is laid around the AP of the images as
 they are, its mean on that AP. The plain percentiles would lie too high: AP takes the best precision at each recall
 or beyond, which favours chance, the more so the fewer different objects a class has, and a resample has fewer. On
-drawn data sets of 181 pictures with 14 objects a class the plain limits held the expected AP of such a set in 86 %
+drawn data sets of 181 images with 14 objects a class the plain limits held the expected AP of such a set in 86 %
 of the cases, these in 96 %.
 
 A class without objects in a resample is left out of the mean over the classes in that resample, as COCO does with
 classes without objects. A resample without any objects is left out altogether. Where the objects of a class, or
-all of them, lie in a single picture, resampling says nothing and the limits are NaN.
+all of them, lie in a single image, resampling says nothing and the limits are NaN.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def bootstrap(matches: Matches, *, resamples: int = 1000, level: float = 0.95, s
 
     Args:
         matches: from `match`; their area range "all", the first, is used.
-        resamples: how often to draw the pictures again.
+        resamples: how often to draw the images again.
         level: how much of the spread lies within the limits.
         seed: of the draws. The same one gives the same limits, on any number of threads.
 
@@ -118,13 +118,13 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Is b better than a, or was it the choice of pictures? A paired bootstrap of the difference.
+    """Is b better than a, or was it the choice of images? A paired bootstrap of the difference.
 
-    Both are judged on the same resamples, so what makes a picture hard for both cancels out.
+    Both are judged on the same resamples, so what makes an image hard for both cancels out.
 
     Args:
         ground_truth, iou_type: as in `evaluate_detections`.
-        detections_a, detections_b: of the same pictures, each as in `evaluate_detections`.
+        detections_a, detections_b: of the same images, each as in `evaluate_detections`.
         resamples, level, seed: as in `bootstrap`.
 
     Raises:
@@ -171,15 +171,15 @@ class _Aps(NamedTuple):
 
 
 def _resample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple[_Aps, _Aps]]:
-    """For each side the APs of the pictures as they are, and those of the resamples, the same for all sides."""
-    pictures = sides[0].pictures
+    """For each side the APs of the images as they are, and those of the resamples, the same for all sides."""
+    images = sides[0].num_images
     events = [events_of(side) for side in sides]
 
     def block(first: int) -> list[_Aps]:
-        weights = draw(pictures, range(first, min(first + _BLOCK, resamples)), seed)
+        weights = draw(images, range(first, min(first + _BLOCK, resamples)), seed)
         return [_summary(weighted_aps(e, weights), side) for e, side in zip(events, sides, strict=True)]
 
-    once = np.ones((1, pictures), np.int32)
+    once = np.ones((1, images), np.int32)
     points = [_summary(weighted_aps(e, once), side) for e, side in zip(events, sides, strict=True)]
     threads: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # NUMBA_NUM_THREADS, or the CPUs
     with ThreadPoolExecutor(threads) as pool:
@@ -200,15 +200,15 @@ def _summary(aps: NDArray[np.float64], matches: Matches) -> _Aps:
 
 
 def _can_tell(matches: Matches) -> tuple[bool, NDArray[np.bool_]]:
-    """Whether objects lie in more than one picture: all together, and of each class (K,)."""
+    """Whether objects lie in more than one image: all together, and of each class (K,)."""
     images, labels = matches.object_images[matches.counted[0]], matches.object_labels[matches.counted[0]]
-    pairs = np.unique(labels.astype(np.int64) * matches.pictures + images)
-    return len(np.unique(images)) > 1, np.bincount(pairs // matches.pictures, minlength=matches.classes) > 1
+    pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
+    return len(np.unique(images)) > 1, np.bincount(pairs // matches.num_images, minlength=matches.classes) > 1
 
 
 def _check_same_truth(a: Matches, b: Matches) -> None:
     same = {
-        "pictures": a.pictures == b.pictures,
+        "images": a.num_images == b.num_images,
         "classes": a.classes == b.classes,
         "objects": np.array_equal(a.object_images, b.object_images)
         and np.array_equal(a.object_labels, b.object_labels)

@@ -1,4 +1,4 @@
-"""What bootstraps of all tasks share: draws of pictures, and limits and differences told by them.
+"""What bootstraps of all tasks share: draws of images, and limits and differences told by them.
 
 How the limits are laid and why stands in `detseg.metrics.bootstrap.detection`.
 """
@@ -16,7 +16,7 @@ from detseg.metrics.detection.records import none_for_nan
 class Interval:
     """A figure and its limits, NaN where they cannot be told."""
 
-    value: float  # of the pictures as they are
+    value: float  # of the images as they are
     low: float
     high: float
 
@@ -35,9 +35,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two sets of predictions of the same pictures differ.
+    """How two sets of predictions of the same images differ.
 
-    A difference whose interval leaves out 0 is hardly due to the choice of pictures.
+    A difference whose interval leaves out 0 is hardly due to the choice of images.
     """
 
     level: float
@@ -59,12 +59,12 @@ def check_options(resamples: int, level: float) -> None:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level}")
 
 
-def draw(pictures: int, rows: range, seed: int) -> NDArray[np.int32]:
-    """(len(rows), pictures) how often each picture was drawn; row by row its own generator, whoever draws it."""
-    weights = np.empty((len(rows), pictures), np.int32)
+def draw(images: int, rows: range, seed: int) -> NDArray[np.int32]:
+    """(len(rows), images) how often each image was drawn; row by row its own generator, whoever draws it."""
+    weights = np.empty((len(rows), images), np.int32)
     for i, row in enumerate(rows):
-        drawn = np.random.default_rng((seed, row)).integers(0, pictures, pictures)
-        weights[i] = np.bincount(drawn, minlength=pictures)
+        drawn = np.random.default_rng((seed, row)).integers(0, images, images)
+        weights[i] = np.bincount(drawn, minlength=images)
     return weights
 
 

@@ -1,11 +1,11 @@
-"""How sure are figures of segmentation? Intervals by drawing the pictures again, as for detection.
+"""How sure are figures of segmentation? Intervals by drawing the images again, as for detection.
 
-A resample gives each picture a weight, how often it was drawn. The counts of pixels are added up with these weights,
-and every figure is computed from the sums, exactly as for the pictures themselves. Drawing pixels instead of
-pictures would make the limits far too narrow, as the pixels of a picture go wrong together.
+A resample gives each image a weight, how often it was drawn. The counts of pixels are added up with these weights,
+and every figure is computed from the sums, exactly as for the images themselves. Drawing pixels instead of
+images would make the limits far too narrow, as the pixels of an image go wrong together.
 
 A class that a resample has no pixels of is left out of its means. Where the pixels of a class, or all of them, lie in
-a single picture, resampling says nothing and the limits are NaN.
+a single image, resampling says nothing and the limits are NaN.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detseg.metrics.bootstrap.draws import Comparison, Interval, check_options, difference_of, draw, interval_of
 from detseg.metrics.detection.records import none_for_nan
-from detseg.metrics.segmentation.mean_iou import PictureCounts, SegmentationMetrics, iou_of, summaries
+from detseg.metrics.segmentation.mean_iou import ImageCounts, SegmentationMetrics, iou_of, summaries
 
 _BLOCK = 64  # resamples at a time; bounds the memory that their weights take
 
@@ -50,8 +50,8 @@ def bootstrap_segmentation(
     """Intervals of all figures and of each class's IoU.
 
     Args:
-        metrics: of N pictures; the order in which they came does not matter.
-        resamples: how often to draw the pictures again.
+        metrics: of N images; the order in which they came does not matter.
+        resamples: how often to draw the images again.
         level: how much of the spread lies within the limits.
         seed: of the draws. The same one gives the same limits.
 
@@ -59,8 +59,8 @@ def bootstrap_segmentation(
         ValueError: `resamples` is less than 1, or `level` is not between 0 and 1.
     """
     check_options(resamples, level)
-    (spread,) = _resample([metrics.pictures], resamples, seed)
-    told, told_per_class, told_boundary = _can_tell(metrics.pictures)
+    (spread,) = _resample([metrics.images], resamples, seed)
+    told, told_per_class, told_boundary = _can_tell(metrics.images)
     figures = {
         name: interval_of(value, spread[name], level, told_boundary if name == "boundary_iou" else told)
         for name, value in metrics.figures().items()
@@ -75,21 +75,21 @@ def bootstrap_segmentation(
 def compare_segmentation(
     a: SegmentationMetrics, b: SegmentationMetrics, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Comparison:
-    """Is b better than a, or was it the choice of pictures? A paired bootstrap of the differences.
+    """Is b better than a, or was it the choice of images? A paired bootstrap of the differences.
 
-    Both are judged on the same resamples, so what makes a picture hard for both cancels out.
+    Both are judged on the same resamples, so what makes an image hard for both cancels out.
 
     Args:
-        a, b: metrics of two predictions of the same pictures.
+        a, b: metrics of two predictions of the same images.
         resamples, level, seed: as in `bootstrap_segmentation`.
 
     Raises:
-        ValueError: the pictures, their truth or the classes differ; or as `bootstrap_segmentation`.
+        ValueError: the images, their truth or the classes differ; or as `bootstrap_segmentation`.
     """
     check_options(resamples, level)
     _check_same_truth(a, b)
-    spread_a, spread_b = _resample([a.pictures, b.pictures], resamples, seed)
-    told, told_per_class, told_boundary = _can_tell(a.pictures)
+    spread_a, spread_b = _resample([a.images, b.images], resamples, seed)
+    told, told_per_class, told_boundary = _can_tell(a.images)
     of_a, of_b = a.figures(), b.figures()
     figures = {
         name: difference_of(
@@ -110,30 +110,30 @@ def compare_segmentation(
     return Comparison(level, resamples, figures, per_class)
 
 
-def _resample(sides: Sequence[PictureCounts], resamples: int, seed: int) -> list[Spread]:
+def _resample(sides: Sequence[ImageCounts], resamples: int, seed: int) -> list[Spread]:
     """For each side its figures in the resamples, which are the same for all sides."""
-    pictures = len(sides[0].image_ids)
+    images = len(sides[0].image_ids)
     tables = [_tables(side) for side in sides]
     blocks: list[list[Spread]] = [[] for _ in sides]
     for first in range(0, resamples, _BLOCK):
         # Products of float64 matrices are fast, and exact for whole numbers up to 2^53.
-        weights = draw(pictures, range(first, min(first + _BLOCK, resamples)), seed).astype(np.float64)
+        weights = draw(images, range(first, min(first + _BLOCK, resamples)), seed).astype(np.float64)
         for table, done in zip(tables, blocks, strict=True):
             counts = (weights @ table).reshape(len(weights), 6, -1).transpose(1, 0, 2)
             done.append({**summaries(*counts), "iou": iou_of(*counts[:3])})
     return [{name: np.concatenate([block[name] for block in done]) for name in done[0]} for done in blocks]
 
 
-def _tables(side: PictureCounts) -> NDArray[np.float64]:
-    """(N, 6 K) the six counts of each picture and class side by side, in the order of `summaries`."""
+def _tables(side: ImageCounts) -> NDArray[np.float64]:
+    """(N, 6 K) the six counts of each image and class side by side, in the order of `summaries`."""
     pixels = np.stack([side.truth, side.predicted, side.hits])
     boundary = np.zeros_like(pixels) if side.boundary is None else side.boundary
     counts = np.concatenate([pixels, boundary]).transpose(1, 0, 2)
     return counts.reshape(len(counts), -1).astype(np.float64)
 
 
-def _can_tell(side: PictureCounts) -> tuple[bool, NDArray[np.bool_], bool]:
-    """Whether more than one picture tells of all classes together, of each class (K,), and of boundaries."""
+def _can_tell(side: ImageCounts) -> tuple[bool, NDArray[np.bool_], bool]:
+    """Whether more than one image tells of all classes together, of each class (K,), and of boundaries."""
     edges = np.zeros_like(side.truth) if side.boundary is None else side.boundary[0]
     some, some_edges = (np.sum(counts.any(axis=1)) > 1 for counts in (side.truth, edges))
     return bool(some), np.sum(side.truth > 0, axis=0) > 1, bool(some_edges)
@@ -142,8 +142,8 @@ def _can_tell(side: PictureCounts) -> tuple[bool, NDArray[np.bool_], bool]:
 def _check_same_truth(a: SegmentationMetrics, b: SegmentationMetrics) -> None:
     same = {
         "classes": a.names == b.names,
-        "pictures": np.array_equal(a.pictures.image_ids, b.pictures.image_ids),
-        "true pixels": np.array_equal(a.pictures.truth, b.pictures.truth),
+        "images": np.array_equal(a.images.image_ids, b.images.image_ids),
+        "true pixels": np.array_equal(a.images.truth, b.images.truth),
     }
     differing = [name for name, equal in same.items() if not equal]
     if differing:

@@ -1,4 +1,4 @@
-"""AP of a data set in which every picture counts as often as its weight says, without matching anything again."""
+"""AP of a data set in which every image counts as often as its weight says, without matching anything again."""
 
 from typing import Any, NamedTuple
 
@@ -25,17 +25,17 @@ class Events(NamedTuple):
 
 
 def average_precisions(matches: Matches, weights: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """AP of weighted pictures: (R, T, K), NaN where a class has no objects.
+    """AP of weighted images: (R, T, K), NaN where a class has no objects.
 
     Args:
-        matches: of N pictures, T IoU thresholds and K classes; their first area range is used.
-        weights: (R, N) how often each picture counts, not negative.
+        matches: of N images, T IoU thresholds and K classes; their first area range is used.
+        weights: (R, N) how often each image counts, not negative.
 
     Raises:
         ValueError: the weights have another shape, or one is negative.
     """
-    if weights.ndim != 2 or weights.shape[1] != matches.pictures:
-        raise ValueError(f"weights must have shape (R, {matches.pictures}), a column a picture, got {weights.shape}")
+    if weights.ndim != 2 or weights.shape[1] != matches.num_images:
+        raise ValueError(f"weights must have shape (R, {matches.num_images}), a column an image, got {weights.shape}")
     if weights.size and weights.min() < 0:
         raise ValueError(f"weights must not be negative, got {weights.min()}")
     return weighted_aps(events_of(matches), np.ascontiguousarray(weights, dtype=np.int32))
@@ -52,7 +52,7 @@ def events_of(matches: Matches) -> Events:
     after = np.append(detections + 1, 0)[start[:, 1:] - 1]
     some = start[:, 1:] > start[:, :-1]
     return Events(
-        images=matches.images,
+        images=matches.num_images,
         label_start=label_start,
         needed=np.where(some, after - label_start[:-1], 0).max(axis=0),
         places=(detections - first[detections]).astype(np.int32),

@@ -37,7 +37,7 @@ def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
 
 
 # The 12 figures in COCO's order. AP: mean over IoU 0.50, 0.55, … 0.95; AR1, AR10, AR100: recall with at most
-# so many detections a picture and class; small up to 32², medium up to 96² square pixels.
+# so many detections an image and class; small up to 32², medium up to 96² square pixels.
 FIGURES = figure_names(MAX_DETECTIONS)
 RECALL_LEVELS = np.linspace(0, 1, 101)
 
@@ -50,9 +50,9 @@ class ClassMetrics:
     category_id: int
     ap: float  # mean over the IoU thresholds
     ap50: float
-    ar: float  # mean recall with the most detections a picture, COCO: 100
+    ar: float  # mean recall with the most detections an image, COCO: 100
     objects: int
-    pictures: int  # pictures with at least one of the objects
+    images: int  # images with at least one of the objects
     figures: Mapping[str, float] = field(default_factory=dict)  # of this class, by the names of the 12
 
 
@@ -85,7 +85,7 @@ class DetectionMetrics:
     per_class: tuple[ClassMetrics, ...]  # (K,) in the order of the ground truth's categories
     precision_recall: PrecisionRecall
     iou_thresholds: NDArray[np.float64]  # (T,)
-    pictures: int
+    images: int
     objects: int  # without crowd regions
     detections: int
     matches: Matches = field(repr=False)  # which detection found an object; not in `to_dict`
@@ -115,7 +115,7 @@ class DetectionMetrics:
         curve = self.precision_recall
         content: dict[str, Any] = {
             "iou_type": self.iou_type,
-            "pictures": self.pictures,
+            "images": self.images,
             "objects": self.objects,
             "detections": self.detections,
             "stats": list(self.stats),
@@ -150,7 +150,7 @@ def evaluate_detections(
             all is fine and gives zeros.
         iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
         iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
-        max_detections: AR is told for each of these numbers of detections a picture and class, the largest
+        max_detections: AR is told for each of these numbers of detections an image and class, the largest
             holds for everything else.
         class_agnostic: leave the classes out: how well are objects found, whatever they are taken for?
 
@@ -213,7 +213,7 @@ def measure(
             mean=curves.mean(axis=1) if curves.size else np.full(precision.shape[1::2], np.nan),
         ),
         iou_thresholds=matches.iou_thresholds,
-        pictures=matches.pictures,
+        images=matches.num_images,
         objects=int((~truth.iscrowd).sum()),
         detections=len(found.scores),
         matches=matches,
@@ -261,8 +261,8 @@ def _per_class(
     real = ~truth.iscrowd
     labels, images = matches.object_labels[real], matches.object_images[real]
     objects = np.bincount(labels, minlength=len(names))
-    pairs = np.unique(labels.astype(np.int64) * matches.pictures + images)
-    pictures = np.bincount(pairs // matches.pictures, minlength=len(names))
+    pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
+    counts = np.bincount(pairs // matches.num_images, minlength=len(names))
     rows = []
     for k, (name, category) in enumerate(zip(names, ids, strict=True)):
         figures = dict(zip(figure, table[:, k].tolist(), strict=True))
@@ -274,7 +274,7 @@ def _per_class(
                 ap50=figures["AP50"],
                 ar=figures[f"AR{matches.max_detections[-1]}"],
                 objects=int(objects[k]),
-                pictures=int(pictures[k]),
+                images=int(counts[k]),
                 figures=figures,
             )
         )

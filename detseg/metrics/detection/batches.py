@@ -1,4 +1,4 @@
-"""Predictions and targets of a batch, one dict a picture, brought to flat arrays and checked."""
+"""Predictions and targets of a batch, one dict an image, brought to flat arrays and checked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from detseg.metrics.detection.records import Rle, as_numpy, check_boxes, check_k
 
 Rows = Sequence[Mapping[str, Any]]
 Columns = dict[str, Any]  # arrays by name; `masks` is a list
-Place = Callable[[int], str]  # what a message calls picture i
+Place = Callable[[int], str]  # what a message calls image i
 
 
 def prediction_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, iou_type: IoUType) -> Columns:
-    """counts (n,) of n pictures, and of all D detections boxes (D, 4) xyxy, labels, scores and maybe masks.
+    """counts (n,) of n images, and of all D detections boxes (D, 4) xyxy, labels, scores and maybe masks.
 
     Raises:
         ValueError: something is missing, has the wrong shape, is not finite or out of range; the message names
-            the picture.
+            the image.
     """
     batch = _Batch(rows, image_ids, "prediction")
     columns = _boxes_and_labels(batch, classes, iou_type)
@@ -43,7 +43,7 @@ def target_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, iou_t
 
 
 class _Batch:
-    """The dicts of some pictures and how a message calls their parts."""
+    """The dicts of some images and how a message calls their parts."""
 
     def __init__(self, rows: Rows, image_ids: NDArray[np.int64], what: str) -> None:
         self.rows, self._image_ids, self._what = rows, image_ids, what
@@ -70,7 +70,7 @@ class _Batch:
         return row[name]
 
     def flat(self, name: str, *shape: int) -> NDArray[Any]:
-        """(sum of M, *shape) the entries of all pictures."""
+        """(sum of M, *shape) the entries of all images."""
         values = [self.entry(i, name) for i in range(len(self.rows))]
         for i, (value, count) in enumerate(zip(values, self.counts.tolist(), strict=True)):
             got = tuple(np.shape(value))
@@ -84,7 +84,7 @@ class _Batch:
         if all(hasattr(value, "detach") for value in values):
             import torch
 
-            return np.asarray(as_numpy(torch.cat(values)))  # one transfer from a GPU, not one a picture
+            return np.asarray(as_numpy(torch.cat(values)))  # one transfer from a GPU, not one an image
         return np.concatenate([as_numpy(value) for value in values])
 
 
@@ -98,7 +98,7 @@ def _boxes_and_labels(batch: _Batch, classes: int, iou_type: IoUType) -> Columns
     check_known(columns["labels"], np.arange(classes), batch.label, "label", f"it is outside 0..{classes - 1}")
     if iou_type == "segm":
         masks = [_masks(batch.entry(i, "masks"), int(n), batch.place(i)) for i, n in enumerate(batch.counts)]
-        columns["masks"] = [mask for of_picture in masks for mask in of_picture]
+        columns["masks"] = [mask for of_image in masks for mask in of_image]
     return columns
 
 

@@ -82,7 +82,7 @@ def confusion_matrix(
 ) -> Confusion:
     """Match detections with objects whatever their classes, and count which class was detected as which.
 
-    In each picture the pair with the highest IoU is matched first, then the next of those still free; of equal
+    In each image the pair with the highest IoU is matched first, then the next of those still free; of equal
     ones the better scored detection. Detections that match nothing but lie in a crowd region of their class are
     not counted, nor are crowd regions.
 
@@ -90,7 +90,7 @@ def confusion_matrix(
         ground_truth, detections, iou_type: as in `evaluate_detections`.
         score_threshold: detections below are left out. A low one fills the last row with weak detections.
         iou_threshold: pairs below are not matched; above 0.
-        max_detections: the best so many of each picture and class take part.
+        max_detections: the best so many of each image and class take part.
 
     Raises:
         ValueError: as `evaluate_detections`; or `iou_threshold` is not in (0, 1].

@@ -28,7 +28,7 @@ The authors' own program (tidecv 1.0.1) differs in these ways:
   a recall of exactly 0.35 reaches the level there and not here.
 - A class without objects in which something is found counts as AP 0; here, as in COCO, it does not count. A class left
   without objects and detections by putting an error right leaves its mean; here it counts as 1.
-- Its limit of detections is for a picture, not for each class of a picture, and gains below 0 are set to 0.
+- Its limit of detections is for an image, not for each class of an image, and gains below 0 are set to 0.
 """
 
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ def analyse_errors(
         ground_truth, detections, iou_type: as in `evaluate_detections`.
         foreground: t_f, the IoU from which on an object is found.
         background: t_b, the IoU below which a detection has nothing to do with an object.
-        max_detections: the best so many of each picture and class are judged, as COCO does.
+        max_detections: the best so many of each image and class are judged, as COCO does.
 
     Raises:
         ValueError: as `evaluate_detections`; or not 0 < background < foreground <= 1.

@@ -17,9 +17,9 @@ State = dict[str, Any]  # arrays by name, and lists of masks
 
 
 class DetectionEvaluator:
-    """Collect what a detector found in pictures and judge it as `evaluate_detections` does.
+    """Collect what a detector found in images and judge it as `evaluate_detections` does.
 
-    With the ground truth known from the start, tell which pictures the predictions belong to:
+    With the ground truth known from the start, tell which images the predictions belong to:
 
         evaluator = DetectionEvaluator(annotations)
         evaluator.update(predictions, image_ids)
@@ -29,7 +29,7 @@ class DetectionEvaluator:
 
     In several processes each has an evaluator of its own. It can be pickled, so
     `torch.distributed.all_gather_object` brings them, or the smaller `state()`, together, and `merge` joins
-    them. A picture that came more than once, as distributed samplers repeat some to fill the last batch,
+    them. An image that came more than once, as distributed samplers repeat some to fill the last batch,
     counts once.
 
     Args:
@@ -67,27 +67,27 @@ class DetectionEvaluator:
         self._parts: list[State] = []
 
     def __len__(self) -> int:
-        """Pictures seen so far, each counted once."""
+        """Images seen so far, each counted once."""
         return len(np.unique(np.concatenate([np.zeros(0, np.int64), *(p["image_ids"] for p in self._parts)])))
 
     def update(self, predictions: Iterable[Mapping[str, Any]], targets: Iterable[Any]) -> None:
-        """Add the predictions of some pictures.
+        """Add the predictions of some images.
 
         Args:
-            predictions: for each picture a dict of `boxes` (M, 4) xyxy in the picture's own pixels, `scores`
+            predictions: for each image a dict of `boxes` (M, 4) xyxy in the image's own pixels, `scores`
                 (M,), `labels` (M,) in 0..K-1, and for iou_type="segm" `masks`, (M, H, W) bool or M COCO run
                 lengths. Torch on any device, or numpy.
-            targets: for each picture its id; or a dict of `image_id` and, where the ground truth is not known
+            targets: for each image its id; or a dict of `image_id` and, where the ground truth is not known
                 from the start, `boxes`, `labels`, `iscrowd` (False if missing), `area` (if missing: of the box
                 or mask) and `masks`, in the same pixels as the predictions.
 
         Raises:
             ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or a
-                picture is unknown; the message names the picture.
+                image is unknown; the message names the image.
         """
         found, given = list(predictions), list(targets)
         if len(found) != len(given):
-            raise ValueError(f"{len(found)} predictions for {len(given)} targets: give one for each picture")
+            raise ValueError(f"{len(found)} predictions for {len(given)} targets: give one for each image")
         part = self._read(found, given)
         self._check_images(part["image_ids"], "targets")
         if len(given):
@@ -97,20 +97,20 @@ class DetectionEvaluator:
         """The metrics of everything that came so far; more may follow.
 
         Args:
-            partial: judge only the pictures that came. Otherwise, where the ground truth is known from the
-                start, all of its pictures must have come, so that none is forgotten silently.
+            partial: judge only the images that came. Otherwise, where the ground truth is known from the
+                start, all of its images must have come, so that none is forgotten silently.
 
         Raises:
-            ValueError: no picture came, or some are missing.
+            ValueError: no image came, or some are missing.
         """
         state = _once(self._joined())
         if not len(state["image_ids"]):
-            raise ValueError("no pictures to judge: call update first")
+            raise ValueError("no images to judge: call update first")
         truth = self._truth_of(state)
         missing = truth.image_ids[positions(truth.image_ids, state["image_ids"]) < 0]
         if len(missing) and not partial:
             raise ValueError(
-                f"{len(missing)} of {len(truth.image_ids)} pictures of the ground truth had no update, the first is "
+                f"{len(missing)} of {len(truth.image_ids)} images of the ground truth had no update, the first is "
                 f"image {missing[0]}; give predictions for all (empty ones where nothing was found), or "
                 "compute(partial=True) to judge only the others"
             )
@@ -135,7 +135,7 @@ class DetectionEvaluator:
         """Add what another evaluator, or the `state()` of one, has seen.
 
         Raises:
-            ValueError: the other evaluator has other categories, options or pictures. A state does not know its
+            ValueError: the other evaluator has other categories, options or images. A state does not know its
                 evaluator's options.
         """
         if isinstance(other, DetectionEvaluator):
@@ -161,11 +161,11 @@ class DetectionEvaluator:
         self._parts.append(dict(other))
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         self._parts = []
 
     def _read(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Any]) -> State:
-        """The state of these pictures alone."""
+        """The state of these images alone."""
         image_ids, classes = _image_ids(targets), len(self._names)
         part = {"image_ids": image_ids} | prediction_columns(predictions, image_ids, classes, self.iou_type)
         if self._truth is None:
@@ -174,7 +174,7 @@ class DetectionEvaluator:
         return part
 
     def _check_images(self, image_ids: NDArray[np.int64], place: str) -> None:
-        """Stop at a picture that the ground truth does not list: compiled loops would read beyond their arrays."""
+        """Stop at an image that the ground truth does not list: compiled loops would read beyond their arrays."""
         if self._truth is not None:
             remedy = "the ground truth lists no such image"
             check_known(image_ids, self._truth.image_ids, lambda i: f"{place}[{i}]", "image id", remedy)
@@ -257,7 +257,7 @@ def _image_ids(targets: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def _once(state: State) -> State:
-    """The state with only the first appearance of each picture."""
+    """The state with only the first appearance of each image."""
     image_ids = state["image_ids"]
     first = np.zeros(len(image_ids), bool)
     first[np.unique(image_ids, return_index=True)[1]] = True
@@ -279,13 +279,13 @@ def _once(state: State) -> State:
 
 
 def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
-    """The ground truth of some pictures."""
-    pictures = np.flatnonzero(positions(truth.image_ids, image_ids) >= 0)
+    """The ground truth of some images."""
+    images = np.flatnonzero(positions(truth.image_ids, image_ids) >= 0)
     objects = np.flatnonzero(positions(truth.object_images, image_ids) >= 0)
     return replace(
         truth,
-        image_ids=truth.image_ids[pictures],
-        sizes=[truth.sizes[i] for i in pictures],
+        image_ids=truth.image_ids[images],
+        sizes=[truth.sizes[i] for i in images],
         object_images=truth.object_images[objects],
         object_categories=truth.object_categories[objects],
         boxes=truth.boxes[objects],
@@ -298,7 +298,7 @@ def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
 def _sizes(
     image_ids: NDArray[np.int64], sides: Sequence[tuple[NDArray[np.int64], list[Rle] | None]]
 ) -> list[tuple[int, int]]:
-    """(height, width) of pictures by their masks; zeros for those without."""
+    """(height, width) of images by their masks; zeros for those without."""
     sizes = [(0, 0)] * len(image_ids)
     for counts, masks in sides:
         for i, mask in zip(np.repeat(np.arange(len(sizes)), counts).tolist(), masks or (), strict=False):

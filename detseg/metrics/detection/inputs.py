@@ -38,9 +38,9 @@ IoUType = Literal["bbox", "segm"]
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a detector found in many pictures, as flat arrays over D detections, in any order.
+    """What a detector found in many images, as flat arrays over D detections, in any order.
 
-    `image_ids` and `category_ids` are the dataset's own ids, not positions; boxes are xyxy in the pictures'
+    `image_ids` and `category_ids` are the dataset's own ids, not positions; boxes are xyxy in the images'
     pixels. Lists and torch tensors are turned into arrays.
 
     Raises:
@@ -78,11 +78,11 @@ class Detections:
         image_ids: Iterable[int],
         category_ids: Sequence[int],
     ) -> "Detections":
-        """From one prediction a picture: a dict of `boxes` (M, 4), `scores` (M,) and `labels` (M,).
+        """From one prediction an image: a dict of `boxes` (M, 4), `scores` (M,) and `labels` (M,).
 
         Args:
             predictions: what a model returns (torch or numpy), in the order of `image_ids`.
-            image_ids: the dataset's own id of each picture.
+            image_ids: the dataset's own id of each image.
             category_ids: (K,) the dataset's own id of each label 0..K-1.
 
         Raises:
@@ -91,7 +91,7 @@ class Detections:
         ids = list(image_ids)
         rows = [[as_numpy(p[name]) for name in ("boxes", "scores", "labels")] for p in predictions]
         if len(rows) != len(ids):
-            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each picture")
+            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
         counts = [len(scores) for _, scores, _ in rows]
         labels = np.concatenate([np.zeros(0, np.int64), *(row[2] for row in rows)]).astype(np.int64)
         owners = np.repeat(np.array(ids, dtype=np.int64), counts)

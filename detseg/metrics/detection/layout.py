@@ -12,23 +12,23 @@ from detseg.metrics.detection.records import positions
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """D detections and M objects of K classes in N pictures; pictures are numbered by rising id here."""
+    """D detections and M objects of K classes in N images; images are numbered by rising id here."""
 
-    by_id: NDArray[np.int64]  # (N,) position in Truth.image_ids of the picture with each number
+    by_id: NDArray[np.int64]  # (N,) position in Truth.image_ids of the image with each number
     source: NDArray[np.int32]  # (D,) position in Found; sorted by class, then falling score
     label_start: NDArray[np.int64]  # (K + 1,) class k owns source[label_start[k]:label_start[k + 1]]
-    pictures: NDArray[np.int32]  # (D,) of source
-    rank: NDArray[np.int32]  # (D,) of source: position among those of its class and picture
-    places: NDArray[np.int32]  # (D,) positions in source, sorted by class, picture, falling score
-    objects: NDArray[np.int32]  # (M,) position in Truth; sorted by class, picture, then as given
+    image_positions: NDArray[np.int32]  # (D,) of source
+    rank: NDArray[np.int32]  # (D,) of source: position among those of its class and image
+    places: NDArray[np.int32]  # (D,) positions in source, sorted by class, image, falling score
+    objects: NDArray[np.int32]  # (M,) position in Truth; sorted by class, image, then as given
     object_start: NDArray[np.int64]  # (K + 1,)
-    object_pictures: NDArray[np.int32]  # (M,) of objects
+    object_positions: NDArray[np.int32]  # (M,) of objects
     object_labels: NDArray[np.int32]  # (M,) in the order of Truth
 
     def object_images(self) -> NDArray[np.int32]:
         """(M,) position in Truth.image_ids, in the order of Truth."""
         images = np.empty(len(self.objects), np.int32)
-        images[self.objects] = self.by_id[self.object_pictures]
+        images[self.objects] = self.by_id[self.object_positions]
         return images
 
 
@@ -38,53 +38,53 @@ def lay_out(
     *,
     most: int | None = None,
     class_agnostic: bool = False,
-    ties_by_picture: bool = True,
+    ties_by_image: bool = True,
 ) -> Layout:
     """Sort detections and objects.
 
     Args:
         truth, found: checked input.
-        most: keep so many detections a picture and class, the best ones; None keeps all.
+        most: keep so many detections an image and class, the best ones; None keeps all.
         class_agnostic: take all categories for one class.
-        ties_by_picture: equal scores of a class go by the pictures' ids, as in pycocotools; otherwise as given.
+        ties_by_image: equal scores of a class go by the images' ids, as in pycocotools; otherwise as given.
     """
     by_id = np.argsort(truth.image_ids)
     count = len(by_id)
-    pictures = positions(found.image_ids, truth.image_ids[by_id])
-    object_pictures = positions(truth.object_images, truth.image_ids[by_id])
+    image_positions = positions(found.image_ids, truth.image_ids[by_id])
+    object_positions = positions(truth.object_images, truth.image_ids[by_id])
     categories = positions(found.category_ids, truth.category_ids)
     object_categories = positions(truth.object_categories, truth.category_ids)
-    order = np.arange(len(pictures), dtype=np.int32)
-    objects = np.arange(len(object_pictures), dtype=np.int32)
+    order = np.arange(len(image_positions), dtype=np.int32)
+    objects = np.arange(len(object_positions), dtype=np.int32)
     classes, labels, object_labels = len(truth.category_ids), categories, object_categories
     if class_agnostic:
-        # pycocotools lists a picture's boxes category after category, by rising id.
+        # pycocotools lists an image's boxes category after category, by rising id.
         place = np.argsort(np.argsort(truth.category_ids)).astype(np.int32)
         order = sorting.sort_groups(order, place[categories], classes)
         objects = sorting.sort_groups(objects, place[object_categories], classes)
         classes, labels, object_labels = 1, np.zeros_like(categories), np.zeros_like(object_categories)
-    if ties_by_picture:
-        order = sorting.sort_groups(order, pictures, count)
+    if ties_by_image:
+        order = sorting.sort_groups(order, image_positions, count)
     source = sorting.sort_groups(sorting.sort_falling(order, found.scores + 0.0), labels, classes)  # no -0.0
-    objects = sorting.sort_groups(sorting.sort_groups(objects, object_pictures, count), object_labels, classes)
+    objects = sorting.sort_groups(sorting.sort_groups(objects, object_positions, count), object_labels, classes)
 
     start = starts(labels, classes)
-    rank = sorting.rank_in_picture(start, pictures[source], count)
+    rank = sorting.rank_in_image(start, image_positions[source], count)
     if most is not None and (rank >= most).any():
         kept = rank < most
         start = np.concatenate([[0], np.cumsum(kept)])[start]
         source, rank = source[kept], rank[kept]
-    places = sorting.sort_groups(np.arange(len(source), dtype=np.int32), pictures[source], count)
+    places = sorting.sort_groups(np.arange(len(source), dtype=np.int32), image_positions[source], count)
     return Layout(
         by_id=by_id,
         source=source,
         label_start=start,
-        pictures=pictures[source],
+        image_positions=image_positions[source],
         rank=rank,
         places=sorting.sort_groups(places, labels[source], classes),
         objects=objects,
         object_start=starts(object_labels, classes),
-        object_pictures=object_pictures[objects],
+        object_positions=object_positions[objects],
         object_labels=object_labels,
     )
 

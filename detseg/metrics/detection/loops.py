@@ -1,10 +1,10 @@
 """The compiled loops of the detection metrics, over flat arrays: box IoU, matching, accumulation.
 
 `matching.py`, `detection.py` and `voc.py` call them and see to shapes, types and contiguity. D detections,
-M objects, N pictures, K classes, T IoU thresholds, A area ranges, R levels of recall.
+M objects, N images, K classes, T IoU thresholds, A area ranges, R levels of recall.
 
-"By class and picture" means: detections sorted by label, then picture, then falling score. Objects are sorted
-by label, then picture. Then one step through both finds every pair of the same class and picture.
+"By class and image" means: detections sorted by label, then image, then falling score. Objects are sorted
+by label, then image. Then one step through both finds every pair of the same class and image.
 """
 
 from collections.abc import Callable
@@ -44,15 +44,15 @@ def box_pairs(
     crowd: NDArray[np.bool_],
     lowest: float,
 ) -> tuple[NDArray[np.int64], Ints, Floats]:
-    """IoU of every detection with the objects of its class and picture, as far as it reaches `lowest`.
+    """IoU of every detection with the objects of its class and image, as far as it reaches `lowest`.
 
     Args:
         label_start: (K + 1,) of the detections.
-        images: (D,) pictures of the detections, which are sorted by class and picture.
+        images: (D,) images of the detections, which are sorted by class and image.
         sources: (D,) rows of `boxes`, of the detections in the same order.
         boxes: (n, 4) xywh.
         object_start: (K + 1,) of the objects.
-        object_images: (M,) pictures of the objects, which are sorted by class and picture.
+        object_images: (M,) images of the objects, which are sorted by class and image.
         object_boxes: (M, 4) xywh, in the same order.
         crowd: (M,) for a crowd region the overlap is divided by the detection's area alone.
         lowest: smaller IoUs are left out.
@@ -161,7 +161,7 @@ def match_pairs(
     count only when no other is left. Crowd regions are never used up.
 
     Args:
-        label_start, images: detections sorted by class and picture.
+        label_start, images: detections sorted by class and image.
         places: (D,) their position along the last axis of `status`.
         pair_start, objects, ious: from `box_pairs` or `mask_pairs`.
         crowd: (M,)
@@ -241,10 +241,10 @@ def accumulate(
     Args:
         status: (A, T, D) of detections sorted by class and falling score.
         label_start: (K + 1,)
-        rank: (D,) position among the detections of the same class and picture.
+        rank: (D,) position among the detections of the same class and image.
         counts: (A, K) objects that count.
         levels: (R,) rising levels of recall.
-        limits: (L,) most detections a picture and class.
+        limits: (L,) most detections an image and class.
 
     Returns:
         precision: (A, T, K, R) the best at this recall or beyond, with all detections.

@@ -1,6 +1,6 @@
-"""IoU of run-length masks, for detections and objects of the same class and picture.
+"""IoU of run-length masks, for detections and objects of the same class and image.
 
-The compressed run lengths are unpacked picture by picture into the borders of their runs, counted down the
+The compressed run lengths are unpacked image by image into the borders of their runs, counted down the
 columns: foreground lies between borders 0 and 1, 2 and 3, and so on. Areas and overlaps are whole numbers, so
 the IoU is pycocotools' own to the last digit. Most pairs never meet: their areas and extents already show that
 the IoU stays below what is asked for.
@@ -34,10 +34,10 @@ def find_mask_pairs(
     texts, text_start = _joined(found.masks)
     object_texts, object_text_start = _joined(truth.masks)
     sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
-    detections = layout.label_start, layout.pictures[layout.places], sources, texts, text_start
-    real = layout.object_start, layout.object_pictures, layout.objects, object_texts, object_text_start
+    detections = layout.label_start, layout.image_positions[layout.places], sources, texts, text_start
+    real = layout.object_start, layout.object_positions, layout.objects, object_texts, object_text_start
     crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
-    # Room for the borders of one detection, and of the objects of one picture and class: never more than characters.
+    # Room for the borders of one detection, and of the objects of one image and class: never more than characters.
     room = (
         np.empty(int(np.diff(text_start).max(initial=0)), np.int64),
         np.empty(len(object_texts), np.int64),
@@ -200,7 +200,7 @@ def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes
         area += stop - start
         low = start - column * height
         high = low + (stop - start) - 1
-        if high >= height:  # it goes on in the next column, from one border of the picture to the other
+        if high >= height:  # it goes on in the next column, from one border of the image to the other
             low, high = 0, height - 1
             right = (stop - 1) // height
         top, bottom = min(top, low), max(bottom, high)

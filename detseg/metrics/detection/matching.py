@@ -1,6 +1,6 @@
 """Which detections found an object, the COCO way: computed once, all figures follow from it.
 
-The rules are pycocotools' own, to the last tie. In each picture and class the detections choose in order of
+The rules are pycocotools' own, to the last tie. In each image and class the detections choose in order of
 falling score (equal scores: as given). A detection takes the free object with the highest IoU, if that reaches
 the threshold; of equal IoUs the later object. Crowd regions, and objects of another size than the area range
 asks for, are only taken when nothing else is left, and whoever takes one is not judged; nor is a detection
@@ -45,21 +45,21 @@ MAX_DETECTIONS = (1, 10, 100)
 class Matches:
     """What became of every detection, for T IoU thresholds and A area ranges.
 
-    D detections sorted by label, then falling score; equal scores in pycocotools' order: pictures by rising
-    id, then as given. Each picture and class is cut to the largest of `max_detections`. M objects in the
-    order of the ground truth, N pictures, K classes (one, if the classes were ignored).
+    D detections sorted by label, then falling score; equal scores in pycocotools' order: images by rising
+    id, then as given. Each image and class is cut to the largest of `max_detections`. M objects in the
+    order of the ground truth, N images, K classes (one, if the classes were ignored).
     """
 
     iou_thresholds: NDArray[np.float64]  # (T,)
     area_ranges: NDArray[np.float64]  # (A, 2)
     max_detections: tuple[int, ...]  # rising
-    pictures: int  # N
+    num_images: int  # N
     classes: int  # K
     source: NDArray[np.int64]  # (D,) position in Found
     images: NDArray[np.int32]  # (D,) position in Truth.image_ids
     label_start: NDArray[np.int64]  # (K + 1,) class k owns the detections label_start[k]:label_start[k + 1]
     scores: NDArray[np.float64]  # (D,)
-    rank: NDArray[np.int32]  # (D,) position among the detections of its picture and class, best first
+    rank: NDArray[np.int32]  # (D,) position among the detections of its image and class, best first
     status: NDArray[np.int8]  # (A, T, D) HIT, MISS or UNJUDGED
     object_images: NDArray[np.int32]  # (M,) position in Truth.image_ids
     object_labels: NDArray[np.int32]  # (M,) position in Truth.category_ids
@@ -88,7 +88,7 @@ def match(
         iou_type: "bbox" compares boxes, "segm" masks.
         iou_thresholds: (T,) rising, in [0, 1].
         area_ranges: (A, 2) lowest and highest area in square pixels, both included.
-        max_detections: numbers of detections that may count in a picture and class.
+        max_detections: numbers of detections that may count in an image and class.
         class_agnostic: leave the classes out: any detection may find any object.
 
     Raises:
@@ -97,7 +97,7 @@ def match(
     thresholds, ranges = _checked_thresholds(iou_thresholds), _checked_ranges(area_ranges)
     limits = _checked_limits(max_detections)
     layout = lay_out(truth, found, most=limits[-1], class_agnostic=class_agnostic)
-    images = layout.by_id[layout.pictures].astype(np.int32)
+    images = layout.by_id[layout.image_positions].astype(np.int32)
     in_range = [(truth.areas >= low) & (truth.areas <= high) & ~truth.iscrowd for low, high in ranges]
     counted = np.array(in_range, dtype=bool)
 
@@ -107,7 +107,7 @@ def match(
         rows[:] = np.where(outside, np.int8(UNJUDGED), np.int8(MISS))[layout.source]
     kernels.match_pairs(
         layout.label_start,
-        layout.pictures[layout.places],
+        layout.image_positions[layout.places],
         layout.places,
         *find_pairs(truth, found, iou_type, layout, min(float(thresholds[0]), 1 - 1e-10)),
         truth.iscrowd[layout.objects],
@@ -119,7 +119,7 @@ def match(
         iou_thresholds=thresholds,
         area_ranges=ranges,
         max_detections=limits,
-        pictures=len(truth.image_ids),
+        num_images=len(truth.image_ids),
         classes=len(layout.label_start) - 1,
         source=layout.source.astype(np.int64),
         images=images,
@@ -134,7 +134,7 @@ def match(
 
 
 def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lowest: float) -> Pairs:
-    """IoUs of `lowest` and more between detections and objects of the same class and picture.
+    """IoUs of `lowest` and more between detections and objects of the same class and image.
 
     Detection d is `layout.places[d]`, object g is `layout.objects[g]`; the pairs of d are
     pair_start[d]:pair_start[d + 1].
@@ -153,11 +153,11 @@ def find_box_pairs(truth: Truth, found: Found, layout: Layout, crowd: NDArray[np
     """`find_pairs` of boxes; `crowd` (M,) tells the objects whose overlap is divided by the detection's area."""
     pairs: Pairs = kernels.box_pairs(
         layout.label_start,
-        layout.pictures[layout.places],
+        layout.image_positions[layout.places],
         layout.source[layout.places],
         np.ascontiguousarray(found.boxes),
         layout.object_start,
-        layout.object_pictures,
+        layout.object_positions,
         np.ascontiguousarray(truth.boxes[layout.objects]),
         crowd,
         lowest,

@@ -1,4 +1,4 @@
-"""Which detections and objects of a picture overlap, whatever their classes: errors and confusions are told by it."""
+"""Which detections and objects of an image overlap, whatever their classes: errors and confusions are told by it."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from detseg.metrics.detection.matching import find_pairs
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """D detections, sorted by picture and then by falling score, and P pairs of them with overlapping objects.
+    """D detections, sorted by image and then by falling score, and P pairs of them with overlapping objects.
 
-    Pictures come by rising id and equal scores in the order given, as everywhere in COCO's evaluation. The pairs
+    Images come by rising id and equal scores in the order given, as everywhere in COCO's evaluation. The pairs
     of detection d are `start[d]:start[d + 1]`, in the order of the objects. For a crowd region the IoU is the
     share of the detection that lies in it.
     """
@@ -38,14 +38,14 @@ class Overlaps:
 def find_overlaps(
     truth: Truth, found: Found, iou_type: IoUType, *, at_least: float = 0.1, max_detections: int = 100
 ) -> Overlaps:
-    """The pairs of a detection and an object of one picture whose IoU is `at_least` that.
+    """The pairs of a detection and an object of one image whose IoU is `at_least` that.
 
     Args:
         truth: checked ground truth.
         found: checked detections of it.
         iou_type: "bbox" compares boxes, "segm" masks.
         at_least: above 0.
-        max_detections: the best so many of each picture and class take part.
+        max_detections: the best so many of each image and class take part.
 
     Raises:
         ValueError: `at_least` is not in (0, 1], or `max_detections` is less than 1.
@@ -57,7 +57,7 @@ def find_overlaps(
     layout = lay_out(truth, found, most=max_detections)
     labels = np.repeat(np.arange(len(truth.names), dtype=np.int32), np.diff(layout.label_start))
     scores = found.scores[layout.source]
-    order = np.lexsort((layout.source, -scores, layout.pictures))
+    order = np.lexsort((layout.source, -scores, layout.image_positions))
     together = _as_one_class(layout, order)
     start, objects, ious = find_pairs(truth, found, iou_type, together, min(at_least, 1 - 1e-10))
     return Overlaps(
@@ -75,17 +75,17 @@ def find_overlaps(
 
 
 def _as_one_class(layout: Layout, order: NDArray[np.int64]) -> Layout:
-    """The layout with all classes together: detections in this order, objects by picture, then as given."""
-    by_picture = np.lexsort((layout.objects, layout.object_pictures))
+    """The layout with all classes together: detections in this order, objects by image, then as given."""
+    by_image = np.lexsort((layout.objects, layout.object_positions))
     return Layout(
         by_id=layout.by_id,
         source=layout.source[order],
         label_start=np.array([0, len(order)]),
-        pictures=layout.pictures[order],
+        image_positions=layout.image_positions[order],
         rank=layout.rank[order],
         places=np.arange(len(order), dtype=np.int32),
-        objects=layout.objects[by_picture],
-        object_start=np.array([0, len(by_picture)]),
-        object_pictures=layout.object_pictures[by_picture],
+        objects=layout.objects[by_image],
+        object_start=np.array([0, len(by_image)]),
+        object_positions=layout.object_positions[by_image],
         object_labels=layout.object_labels,
     )

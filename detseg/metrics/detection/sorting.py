@@ -77,15 +77,15 @@ def _sort_groups(order: Ints, groups: Ints, start: Starts, result: Ints) -> None
         start[group] += 1
 
 
-def rank_in_picture(label_start: Starts, images: Ints, pictures: int) -> Ints:
-    """(D,) how many earlier detections of the same class lie in the same picture; `images` (D,) by class."""
+def rank_in_image(label_start: Starts, images: Ints, count: int) -> Ints:
+    """(D,) how many earlier detections of the same class lie in the same image; `images` (D,) by class."""
     rank = np.empty(len(images), np.int32)
-    _rank_in_picture(label_start, images, *np.zeros((2, pictures), np.int32), rank)
+    _rank_in_image(label_start, images, *np.zeros((2, count), np.int32), rank)
     return rank
 
 
 @compiled
-def _rank_in_picture(label_start: Starts, images: Ints, seen: Ints, counted_for: Ints, rank: Ints) -> None:
+def _rank_in_image(label_start: Starts, images: Ints, seen: Ints, counted_for: Ints, rank: Ints) -> None:
     """Fill `rank`; `seen` (N,) counts for the class, from 1, that `counted_for` (N,) tells. Both hold zeros."""
     for label in range(len(label_start) - 1):
         for i in range(label_start[label], label_start[label + 1]):

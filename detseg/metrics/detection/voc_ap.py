@@ -1,7 +1,7 @@
 """Average precision as the Pascal VOC challenges measured it, by the rules of their development kit.
 
-One IoU threshold. Detections of a class are taken from the highest score down, all pictures together, equal
-scores as given. Each is compared with the object of its class and picture that it overlaps most, and with no
+One IoU threshold. Detections of a class are taken from the highest score down, all images together, equal
+scores as given. Each is compared with the object of its class and image that it overlaps most, and with no
 other: below the threshold it is false; if the object is `difficult` it is not judged; if the object was found
 before it is false; otherwise it is right. Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC)
 Challenge"; Everingham et al. 2015 for the area under the curve, in use since 2010.
@@ -101,7 +101,7 @@ def evaluate_voc(
     found = read_found(detections, truth, "bbox")
     if plus_one:
         truth, found = _one_larger(truth), _one_larger(found)
-    layout = lay_out(truth, found, ties_by_picture=False)
+    layout = lay_out(truth, found, ties_by_image=False)
     status = _judge(truth, found, layout, iou_threshold)
     objects = np.bincount(layout.object_labels[~truth.iscrowd], minlength=len(truth.names))
     difficult = np.bincount(layout.object_labels[truth.iscrowd], minlength=len(truth.names))
@@ -162,7 +162,7 @@ def _judge_pairs(
     difficult: NDArray[np.bool_],
     status: NDArray[np.int8],
 ) -> None:
-    """Write the status of every detection that overlaps an object enough; best score first in each picture."""
+    """Write the status of every detection that overlaps an object enough; best score first in each image."""
     seen = np.zeros(len(difficult), np.bool_)
     for d in range(len(places)):
         best, best_iou = -1, 0.0

@@ -2,7 +2,7 @@
 Image Segmentation Evaluation", CVPR 2021, arXiv:2103.16562).
 
 The boundary region of a class in a label map are its pixels that have a pixel of another class, or the edge of the
-picture, at most d pixels away; d is 2 % of the picture's diagonal, and distances count diagonal steps as one, as in
+image, at most d pixels away; d is 2 % of the image's diagonal, and distances count diagonal steps as one, as in
 the authors' program. Boundary IoU is the IoU of this region in truth and of the one in the prediction.
 
 Ignored pixels are of no class: they are no boundary and make none, neither in truth nor in the prediction. So what

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from detseg.metrics.detection.records import as_numpy, whole_numbers, without_labels
 from detseg.metrics.segmentation.boundary import boundary_counts
 from detseg.metrics.segmentation.label_maps import check_classes, count_pairs, read_prediction, read_target
-from detseg.metrics.segmentation.mean_iou import PictureCounts, SegmentationMetrics, measure_segmentation
+from detseg.metrics.segmentation.mean_iou import ImageCounts, SegmentationMetrics, measure_segmentation
 
 State = dict[str, NDArray[Any]]  # arrays by name; see `_empty`
 
@@ -17,15 +17,15 @@ _MOST_PARTS = 1000  # of more, the small arrays would take more memory than what
 
 
 class SegmentationEvaluator:
-    """Count which class the pixels of pictures are and which one was predicted.
+    """Count which class the pixels of images are and which one was predicted.
 
         evaluator = SegmentationEvaluator(["background", "flower"])
         evaluator.update(predictions, targets, image_ids)
         metrics = evaluator.compute()
 
-    Of each picture it keeps how often each pair of a true and a predicted class that meet in it does so, a few
-    numbers; never the maps. So a picture that came more than once, as distributed samplers repeat some to fill the
-    last batch, counts once, and the metrics know each picture.
+    Of each image it keeps how often each pair of a true and a predicted class that meet in it does so, a few
+    numbers; never the maps. So an image that came more than once, as distributed samplers repeat some to fill the
+    last batch, counts once, and the metrics know each image.
 
     In several processes each has an evaluator of its own. It can be pickled, so `torch.distributed.all_gather_object`
     brings them, or the smaller `state()`, together, and `merge` joins them.
@@ -46,27 +46,27 @@ class SegmentationEvaluator:
         self._seen: set[int] = set()
 
     def __len__(self) -> int:
-        """Pictures seen so far, each counted once."""
+        """Images seen so far, each counted once."""
         return len(self._seen)
 
     def update(self, predictions: Sequence[Any], targets: Sequence[Any], image_ids: Sequence[int]) -> None:
-        """Add some pictures.
+        """Add some images.
 
         Args:
-            predictions: for each picture its label map (H, W) of whole numbers 0..K-1, or all as one array
+            predictions: for each image its label map (H, W) of whole numbers 0..K-1, or all as one array
                 (N, H, W). Torch on any device, or numpy.
-            targets: for each picture the true label map of the same size, 0..K-1 or `ignore_index`.
-            image_ids: for each picture a number of its own.
+            targets: for each image the true label map of the same size, 0..K-1 or `ignore_index`.
+            image_ids: for each image a number of its own.
 
         Raises:
-            ValueError: lengths or sizes do not fit, or a value is no class; the message names picture and pixel.
+            ValueError: lengths or sizes do not fit, or a value is no class; the message names image and pixel.
                 Nothing of this call is kept then.
         """
         ids = whole_numbers(as_numpy(image_ids), "image_ids").tolist()
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(
                 f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} image ids: "
-                "give one of each for each picture"
+                "give one of each for each image"
             )
         rows: dict[int, State] = {}
         for i, (prediction, target, image_id) in enumerate(zip(predictions, targets, ids, strict=True)):
@@ -81,10 +81,10 @@ class SegmentationEvaluator:
         """The metrics of everything that came so far; more may follow. The order in which it came does not matter.
 
         Raises:
-            ValueError: no picture came.
+            ValueError: no image came.
         """
         if not self._seen:
-            raise ValueError("no pictures to judge: call update first")
+            raise ValueError("no images to judge: call update first")
         state, classes = self._joined(), len(self.names)
         order = np.argsort(state["image_ids"])
         place = np.empty_like(order)
@@ -101,14 +101,14 @@ class SegmentationEvaluator:
         if self.boundary:
             at = np.repeat(place, state["edge_counts"]) * classes + state["edge_labels"]
             edges = np.stack([table(at, column, len(order)) for column in state["edge_pixels"].T])
-        pictures = PictureCounts(
+        images = ImageCounts(
             image_ids=state["image_ids"][order],
             truth=table(row + true, pixels, len(order)),
             predicted=table(row + found, pixels, len(order)),
             hits=table((row + true)[hit], pixels[hit], len(order)),
             boundary=edges,
         )
-        return measure_segmentation(self.names, table(true * classes + found, pixels, classes), pictures)
+        return measure_segmentation(self.names, table(true * classes + found, pixels, classes), images)
 
     def state(self) -> State:
         """Everything that came, as one dict of flat arrays."""
@@ -140,11 +140,11 @@ class SegmentationEvaluator:
         self._seen.update(new["image_ids"].tolist())
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         self._parts, self._seen = [], set()
 
     def _count(self, prediction: Any, target: Any, i: int, image_id: int) -> State:
-        """The state of one picture."""
+        """The state of one image."""
         classes, place = len(self.names), f"[{i}] (image {image_id})"
         found = read_prediction(prediction, classes, f"predictions{place}")
         true = read_target(target, classes, self.ignore_index, f"targets{place}")
@@ -173,16 +173,16 @@ class SegmentationEvaluator:
 
 
 def _empty(boundary: bool) -> State:
-    """The state of no pictures: N pictures have P pairs and E classes with a boundary, in the pictures' order."""
+    """The state of no images: N images have P pairs and E classes with a boundary, in the images' order."""
     state: State = {
         "image_ids": np.zeros(0, np.int64),  # (N,)
-        "pair_counts": np.zeros(0, np.int64),  # (N,) pairs of each picture
+        "pair_counts": np.zeros(0, np.int64),  # (N,) pairs of each image
         "pairs": np.zeros(0, np.uint16),  # (P,) 256 · true class + predicted class
         "pixels": np.zeros(0, np.int64),  # (P,)
     }
     if boundary:
         state |= {
-            "edge_counts": np.zeros(0, np.int64),  # (N,) classes of each picture
+            "edge_counts": np.zeros(0, np.int64),  # (N,) classes of each image
             "edge_labels": np.zeros(0, np.uint8),  # (E,)
             "edge_pixels": np.zeros((0, 3), np.int64),  # (E, 3) see `boundary_counts`
         }
@@ -190,7 +190,7 @@ def _empty(boundary: bool) -> State:
 
 
 def _without(state: State, seen: set[int]) -> State:
-    """The state without the pictures that were seen, and with only the first appearance of the others."""
+    """The state without the images that were seen, and with only the first appearance of the others."""
     ids = state["image_ids"]
     kept = np.zeros(len(ids), bool)
     kept[np.unique(ids, return_index=True)[1]] = True

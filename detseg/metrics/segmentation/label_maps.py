@@ -40,7 +40,7 @@ def read_prediction(values: Any, classes: int, label: str) -> LabelMap:
 
 
 def read_target(values: Any, classes: int, ignore_index: int, label: str) -> LabelMap:
-    """The truth of a picture as (H, W) bytes: 0..K-1, and `MOST_CLASSES` where it is `ignore_index`.
+    """The truth of an image as (H, W) bytes: 0..K-1, and `MOST_CLASSES` where it is `ignore_index`.
 
     Args:
         values: (H, W) whole numbers, numpy or torch on any device.

@@ -10,10 +10,10 @@ With n_ij pixels of class i predicted as j, t_i of class i, p_i predicted as i:
     Dice of a class            2 n_ii / (t_i + p_i)
     frequency-weighted IoU     Σ t_i IoU_i / Σ t_i
 
-The pixels of all pictures are counted together before anything is divided. Means over classes are over those that
+The pixels of all images are counted together before anything is divided. Means over classes are over those that
 occur in truth. A class that does not is NaN, even where it is predicted: it has no pixels to be right about, and what
 is wrongly predicted as it is missing from the class it really is. Boundary IoU is the IoU formula on the pixels of
-the boundary regions (`boundary.py`), also summed over the pictures first, and its mean is over classes
+the boundary regions (`boundary.py`), also summed over the images first, and its mean is over classes
 with a boundary in truth. Ignored pixels count nowhere.
 """
 
@@ -42,12 +42,12 @@ class SegmentationClass:
     precision: float  # share of the pixels predicted as it that are it; NaN where nothing is
     boundary_iou: float  # NaN also where it was not asked for
     pixels: int  # in truth
-    pictures: int  # with such pixels
+    images: int  # with such pixels
 
 
 @dataclass(frozen=True, eq=False)
-class PictureCounts:
-    """Pixels of each class in each of N pictures, which are sorted by their ids."""
+class ImageCounts:
+    """Pixels of each class in each of N images, which are sorted by their ids."""
 
     image_ids: NDArray[np.int64]  # (N,) rising
     truth: NDArray[np.int64]  # (N, K)
@@ -57,16 +57,16 @@ class PictureCounts:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """(N, K), NaN for classes that are not in the picture."""
+        """(N, K), NaN for classes that are not in the image."""
         return iou_of(self.truth, self.predicted, self.hits)
 
     @property
     def miou(self) -> NDArray[np.float64]:
-        """(N,) mean over the classes that are in the picture, NaN where all is ignored."""
+        """(N,) mean over the classes that are in the image, NaN where all is ignored."""
         return mean_over_classes(self.iou)
 
     def worst(self, most: int) -> NDArray[np.int64]:
-        """Places of the pictures with the lowest `miou`, the worst first; those without pixels to judge never."""
+        """Places of the images with the lowest `miou`, the worst first; those without pixels to judge never."""
         miou = self.miou
         order = np.argsort(miou, kind="stable")  # NaN last
         return order[: min(most, int(np.sum(~np.isnan(miou))))]
@@ -84,7 +84,7 @@ class SegmentationMetrics:
     dice: float  # mean over classes
     boundary_iou: float  # mean over classes; NaN also where it was not asked for
     per_class: tuple[SegmentationClass, ...]  # (K,)
-    pictures: PictureCounts = field(repr=False)  # not in `to_dict`
+    images: ImageCounts = field(repr=False)  # not in `to_dict`
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,13 +93,13 @@ class SegmentationMetrics:
 
     def figures(self) -> dict[str, float]:
         """The figures of all classes together by name; `boundary_iou` only where it was asked for."""
-        asked = FIGURES if self.pictures.boundary is not None else FIGURES[:-1]
+        asked = FIGURES if self.images.boundary is not None else FIGURES[:-1]
         return {name: getattr(self, name) for name in asked}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the single pictures, as plain Python for `json.dump`, NaN as None."""
+        """Everything but the single images, as plain Python for `json.dump`, NaN as None."""
         content = {
-            "pictures": len(self.pictures.image_ids),
+            "images": len(self.images.image_ids),
             "pixels": int(self.confusion.sum()),
             "figures": self.figures(),
             "per_class": [asdict(row) for row in self.per_class],
@@ -118,18 +118,18 @@ def evaluate_segmentation(
     ignore_index: int = 255,
     boundary: bool = True,
 ) -> SegmentationMetrics:
-    """Judge predicted label maps; generators are taken picture by picture.
+    """Judge predicted label maps; generators are taken image by image.
 
     Args:
         targets: (H, W) label maps, 0..K-1 or `ignore_index`.
-        predictions: of the same pictures in the same order and size, 0..K-1.
+        predictions: of the same images in the same order and size, 0..K-1.
         names: of the K classes.
-        image_ids: of the pictures, 0, 1, … if not given. A picture that comes twice counts once.
+        image_ids: of the images, 0, 1, … if not given. An image that comes twice counts once.
         ignore_index: of target pixels that are not judged.
         boundary: also Boundary IoU, which takes most of the time.
 
     Raises:
-        ValueError: more of one than of the others, no picture, or as `SegmentationEvaluator.update`.
+        ValueError: more of one than of the others, no image, or as `SegmentationEvaluator.update`.
     """
     from detseg.metrics.segmentation.evaluator import SegmentationEvaluator
 
@@ -150,7 +150,7 @@ def _triples(predictions: Iterable[Any], targets: Iterable[Any], image_ids: Iter
             return
         if any(ended):
             short = ("predictions", "targets", "image_ids")[ended.index(True)]
-            raise ValueError(f"{short} end after {count}, there are more of the others: give one for each picture")
+            raise ValueError(f"{short} end after {count}, there are more of the others: give one for each image")
         yield (*row, count) if image_ids is None else row
         count += 1
 
@@ -159,15 +159,15 @@ def _triples(predictions: Iterable[Any], targets: Iterable[Any], image_ids: Iter
 
 
 def measure_segmentation(
-    names: Sequence[str], confusion: NDArray[np.int64], pictures: PictureCounts
+    names: Sequence[str], confusion: NDArray[np.int64], images: ImageCounts
 ) -> SegmentationMetrics:
     """All figures from the counts."""
     truth, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diagonal(confusion)
-    boundary = np.zeros((3, len(names)), np.int64) if pictures.boundary is None else pictures.boundary.sum(axis=1)
+    boundary = np.zeros((3, len(names)), np.int64) if images.boundary is None else images.boundary.sum(axis=1)
     iou, dice = iou_of(truth, predicted, hits), dice_of(truth, predicted, hits)
     accuracy, precision = divide(hits, truth), divide(hits, predicted)
     boundary_iou = iou_of(*boundary)
-    seen = np.sum(pictures.truth > 0, axis=0)
+    seen = np.sum(images.truth > 0, axis=0)
     rows = tuple(
         SegmentationClass(
             name=name,
@@ -177,13 +177,13 @@ def measure_segmentation(
             precision=float(precision[k]),
             boundary_iou=float(boundary_iou[k]),
             pixels=int(truth[k]),
-            pictures=int(seen[k]),
+            images=int(seen[k]),
         )
         for k, name in enumerate(names)
     )
     counts = (truth, predicted, hits)
     figures = {name: float(value[0]) for name, value in summaries(*(c[None] for c in (*counts, *boundary))).items()}
-    return SegmentationMetrics(confusion=confusion, **figures, per_class=rows, pictures=pictures)
+    return SegmentationMetrics(confusion=confusion, **figures, per_class=rows, images=images)
 
 
 def summaries(
@@ -194,7 +194,7 @@ def summaries(
     boundary_predicted: NDArray[Any],
     boundary_hits: NDArray[Any],
 ) -> dict[str, NDArray[np.float64]]:
-    """Each of `FIGURES` (R,) from pixels by class (R, K) of R sets of pictures."""
+    """Each of `FIGURES` (R,) from pixels by class (R, K) of R sets of images."""
     iou = iou_of(truth, predicted, hits)
     total = truth.sum(axis=1)
     return {

@@ -119,7 +119,7 @@ def confusion_figure(metrics: ClassificationMetrics) -> Figure:
         np.where(counts > 0, counts.astype(str), ""),
         metrics.names,
         metrics.names,
-        title=f"{wrong} of {metrics.pictures} pictures taken for another class",
+        title=f"{wrong} of {metrics.images} pictures taken for another class",
         subtitle="numbers are pictures, colours their share of the row",
         row_axis="in truth",
         column_axis="taken for",
@@ -147,7 +147,7 @@ def _worst(run: ClassifierRun) -> Path:
             captions.append(f"{names[guess]}: {run.predictions[i, guess]:.0%}")
         else:
             captions.append(f"{names[guess]}: {run.predictions[i, guess]:.0%} — is {names[labels[i]]}: {own[i]:.0%}")
-    sheet = contact_sheet([cut(run.val.pictures[int(i)]) for i in chosen], 4, captions=captions)
+    sheet = contact_sheet([cut(run.val.images[int(i)]) for i in chosen], 4, captions=captions)
     return write_picture(sheet, run.folder / "worst.jpg")
 
 

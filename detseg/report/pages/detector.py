@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detseg.data.dataset import full_pictures, scaled_sizes
+from detseg.data.dataset import full_images, scaled_sizes
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
 from detseg.report.pages.detector_page import write_report
@@ -90,7 +90,7 @@ def _worst(run: DetectorRun) -> Path:
     ]
     chosen = worst_pictures(truths, run.predictions, SHOWN)
     sheet = compare_sheet(
-        list(full_pictures(data, chosen)),
+        list(full_images(data, chosen)),
         [truths[i] for i in chosen],
         [run.predictions[i] for i in chosen],
         data.names,

@@ -120,7 +120,7 @@ def _classes(metrics: "DetectionMetrics", intervals: "Intervals | None", analysi
         if analysis is not None:
             threshold = analysis.thresholds.per_class[k]
             figures += [threshold.score, threshold.f1]
-        rows.append((row.name, figure_cells(figures) + count_cells((row.objects, row.pictures))))
+        rows.append((row.name, figure_cells(figures) + count_cells((row.objects, row.images))))
     return ClassTable(["Class", "AP", *limits, "AP50", "AR 100", *best, "Objects", "Pictures"], rows)
 
 

@@ -109,7 +109,7 @@ def write_page(run_folder: str | Path, page: Page) -> Path:
     """
     folder = Path(run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [_picture(folder, caption, path) for caption, path in page.pictures]
+    pictures = [_image(folder, caption, path) for caption, path in page.pictures]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -158,7 +158,7 @@ def count_cells(counts: Iterable[int]) -> list[Cell]:
     return [Cell(float(count), str(count)) for count in counts]
 
 
-def _picture(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
+def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
     """Caption, link, width and height; an empty link where the file is missing or not a picture."""
     relative = PurePosixPath(str(path).replace("\\", "/"))
     if relative.is_absolute() or PureWindowsPath(str(path)).drive or ".." in relative.parts:

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from detseg.data.dataset import full_pictures
+from detseg.data.dataset import full_images
 from detseg.report.pages.html import (
     Card,
     ClassTable,
@@ -54,7 +54,7 @@ print(found["boxes"], found["scores"], found["labels"])  # one: xyxy in the pict
 
 def localization_table(metrics: LocalizationMetrics) -> Group:
     """Figures and, below, a row for each class: `rich.print(localization_table(metrics))`."""
-    title = f"Localisation, one object in each of {metrics.pictures} pictures"
+    title = f"Localisation, one object in each of {metrics.images} pictures"
     title += f", none in {metrics.without}" if metrics.without else ""
     figures = Grid(title=title, title_justify="left")
     figures.add_column("")
@@ -131,7 +131,7 @@ def _worst(run: LocalizerRun) -> Path:
     chosen = there[np.argsort(run.metrics.ious, kind="stable")[:SHOWN]]
     rows = [slice(int(row), int(row) + 1) for row in run.objects[chosen]]
     sheet = compare_sheet(
-        list(full_pictures(data, chosen)),
+        list(full_images(data, chosen)),
         [{"boxes": data.boxes[s], "labels": data.labels[s], "iscrowd": data.iscrowd[s]} for s in rows],
         [run.predictions[i] for i in chosen],
         data.names,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate import PartialState
 
-from detseg.data.dataset import full_pictures
+from detseg.data.dataset import full_images
 from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
 from detseg.predict import Segmenter, load
 from detseg.report.pages.segmenter_page import write_segmenter_report
@@ -61,13 +61,13 @@ def write_pictures(run: SegmenterRun) -> list[tuple[str, Path]]:
 
 def _worst(run: SegmenterRun) -> Path:
     """The validation pictures with the lowest IoU, in full size and looked at again."""
-    counts, data = run.metrics.pictures, run.val.annotations
+    counts, data = run.metrics.images, run.val.annotations
     worst = counts.worst(SHOWN)
     place = {int(image_id): i for i, image_id in enumerate(data.image_ids)}
     chosen = [place[int(image_id)] for image_id in counts.image_ids[worst]]
     segmenter = load(run.folder).to(PartialState().device)
     assert isinstance(segmenter, Segmenter)
-    images = list(full_pictures(data, chosen))
+    images = list(full_images(data, chosen))
     seen = segmenter.stream(images)
     pictures = ((image, data.mask(i), s.mask) for image, i, s in zip(images, chosen, seen, strict=True))
     captions = [

@@ -85,7 +85,7 @@ def _classes(metrics: SegmentationMetrics, intervals: SegmentationIntervals | No
     for k, row in enumerate(metrics.per_class):
         limits = [] if intervals is None else [intervals.per_class[k].low, intervals.per_class[k].high]
         figures = figure_cells([row.iou, *limits, row.dice, row.accuracy, row.precision, row.boundary_iou])
-        rows.append((row.name, figures + count_cells((row.pixels, row.pictures))))
+        rows.append((row.name, figures + count_cells((row.pixels, row.images))))
     limits_heads = [] if intervals is None else ["From", "To"]
     heads = ["Class", "IoU", *limits_heads, "Dice", "Recall", "Precision", "Boundary IoU", "Pixels", "Pictures"]
     return ClassTable(heads, rows)

@@ -1,4 +1,4 @@
-"""Train a classifier: from labelled pictures to a run folder with the best model in it."""
+"""Train a classifier: from labelled images to a run folder with the best model in it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from detseg.data.augment.classification_transforms import RESIZE, Classification
 from detseg.data.checks.validate import checked
 from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
 from detseg.data.label_dataset import ClassificationDataset, LabelledSample, collate_labels
-from detseg.data.labels import LabelledPictures
+from detseg.data.labels import LabelledImages
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.options import given
 from detseg.predict.classifier import classify
 from detseg.train.config import OF_DIVISION, TrainClassifier
-from detseg.train.data import open_pictures, own_split
+from detseg.train.data import open_images, own_split
 from detseg.train.precision import Choice
 from detseg.train.runner import Session, session, tell
 from detseg.train.sampler import TrainingSamples
 from detseg.train.task import Run
 from detseg.train.tasks.transfer import resolve, solve_head
 
-# The long side of cached pictures over the input size, of those that are not much longer than wide.
+# The long side of cached images over the input size, of those that are not much longer than wide.
 CACHE_ZOOM = 1.5
 # Settings that mean nothing where the head alone learns, which is solved and not trained.
 OF_STEPS = (
@@ -40,14 +40,14 @@ OF_STEPS = (
 
 
 class Augmentation:
-    """`ClassificationTransform` for samples: (picture, label) in and out."""
+    """`ClassificationTransform` for samples: (image, label) in and out."""
 
     def __init__(self, size: int, names: Sequence[str] | None = None) -> None:
         make = ClassificationTransform if names is None else partial(ClassificationTransform.by_name, names=names)
         self.transform: ClassificationTransform = make(size)
 
     def __call__(self, sample: LabelledSample, rng: np.random.Generator) -> LabelledSample:
-        """Augment the picture; the label stays."""
+        """Augment the image; the label stays."""
         return self.transform(sample[0], rng), sample[1]
 
 
@@ -56,14 +56,14 @@ class ClassifierRun(Run[TrainClassifier]):
     """A classifier's run.
 
     Attributes:
-        metrics: `ClassificationMetrics` of the best model on the validation pictures.
+        metrics: `ClassificationMetrics` of the best model on the validation images.
         predictions: of the best model, (N, K) float32 probabilities.
     """
 
     FIGURES: ClassVar[Mapping[str, str]] = {"top1": "accuracy", "mean_class_accuracy": "mean class accuracy"}
 
-    def annotations_of(self, dataset: ClassificationDataset) -> LabelledPictures:
-        """The labels of the pictures of `train` or `val`."""
+    def annotations_of(self, dataset: ClassificationDataset) -> LabelledImages:
+        """The labels of the images of `train` or `val`."""
         return dataset.labelled
 
     def contents(self, dataset: ClassificationDataset) -> Sequence[NDArray[Any]]:
@@ -78,17 +78,17 @@ class ClassifierRun(Run[TrainClassifier]):
         return draw_training(self)
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
-        """Probabilities of some of the validation pictures."""
-        return list(indices), see_pictures(model, self.val, indices, self.config.size, ten_crop=self.config.ten_crop)
+        """Probabilities of some of the validation images."""
+        return list(indices), see_images(model, self.val, indices, self.config.size, ten_crop=self.config.ten_crop)
 
     def combine(self, shares: Sequence[Any]) -> tuple[ClassificationMetrics, NDArray[np.float32]]:
-        """Metrics of all pictures, and their probabilities in order."""
+        """Metrics of all images, and their probabilities in order."""
         order = np.argsort(np.concatenate([np.array(indices, np.int64) for indices, _ in shares]))
         probabilities = np.concatenate([share for _, share in shares])[order]
-        return judge_pictures(self.val.labelled, probabilities), probabilities
+        return judge_images(self.val.labelled, probabilities), probabilities
 
     def figures(self, metrics: ClassificationMetrics) -> dict[str, float]:
-        """Accuracy over pictures and over classes."""
+        """Accuracy over images and over classes."""
         return {name: float(np.nan_to_num(getattr(metrics, name))) for name in self.FIGURES}
 
 
@@ -114,11 +114,11 @@ def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
     splits = load_labelled_data(sitting.config, console)
     print_labelled_data(console, splits)
     train_data, val_data = splits["train"], splits["val"]
-    # Made here, so that a wrong name is told before pictures are read.
+    # Made here, so that a wrong name is told before images are read.
     augmentation = augmentation_of(sitting.config)
     augmentation(sitting.config.size)
-    train = open_labelled(train_data, sitting.config.size, "training pictures", console)
-    val = open_labelled(val_data, sitting.config.size, "validation pictures", console)
+    train = open_labelled(train_data, sitting.config.size, "training images", console)
+    val = open_labelled(val_data, sitting.config.size, "validation images", console)
     asked = sitting.config
     config = sitting.config = resolve(sitting, train, _architecture(sitting.config, len(train_data.categories)))
     architecture = _architecture(config, len(train_data.categories))
@@ -163,7 +163,7 @@ def _architecture(config: TrainClassifier, classes: int) -> dict[str, Any]:
     return {
         "kind": "classifier",
         "backbone": config.backbone,
-        # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
+        # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
         "folded": config.weights != "none",
         "num_classes": classes,
         "dropout": config.dropout,
@@ -183,12 +183,10 @@ def _refuse_idle_shares(config: TrainClassifier) -> None:
         raise ValueError(f"{config.data}: is divided already, into {', '.join(splits)}; leave out {', '.join(asked)}")
 
 
-def load_labelled_data(
-    config: TrainClassifier, console: Console, *, judged: str = "val"
-) -> dict[str, LabelledPictures]:
-    """The pictures of a run: "train", "val" and, where there is one, "test".
+def load_labelled_data(config: TrainClassifier, console: Console, *, judged: str = "val") -> dict[str, LabelledImages]:
+    """The images of a run: "train", "val" and, where there is one, "test".
 
-    Training pictures and those of the split `judged` are checked, and mended if asked for; others are as read.
+    Training images and those of the split `judged` are checked, and mended if asked for; others are as read.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
@@ -203,7 +201,7 @@ def load_labelled_data(
         )
         splits = {"train": train, "val": matched_to(train.categories, val)}
     if judged in splits and not len(splits[judged]):
-        raise ValueError(f"{splits[judged].source}: the {judged} split has no pictures to judge a model by; add some")
+        raise ValueError(f"{splits[judged].source}: the {judged} split has no images to judge a model by; add some")
     check = partial(checked, mend=config.repair, tell=partial(tell, console))
     splits["train"] = check(splits["train"], None)
     if judged in splits and judged != "train":
@@ -211,11 +209,11 @@ def load_labelled_data(
     return splits
 
 
-def matched_to(categories: tuple[Category, ...], data: LabelledPictures) -> LabelledPictures:
+def matched_to(categories: tuple[Category, ...], data: LabelledImages) -> LabelledImages:
     """`data` with the classes of training, matched by name: folders number them by what happens to be there.
 
     Raises:
-        AnnotationError: it has pictures of another class.
+        AnnotationError: it has images of another class.
     """
     names = [category.name for category in categories]
     found = zip(data.names, data.counts.tolist(), strict=True)
@@ -225,23 +223,23 @@ def matched_to(categories: tuple[Category, ...], data: LabelledPictures) -> Labe
     return replace(data, categories=categories, labels=table[data.labels])
 
 
-def open_labelled(data: LabelledPictures, size: int, what: str, console: Console) -> ClassificationDataset:
-    """The pictures read and kept, see `open_pictures`, large enough to see what `predict` sees of their files.
+def open_labelled(data: LabelledImages, size: int, what: str, console: Console) -> ClassificationDataset:
+    """The images read and kept, see `open_images`, large enough to see what `predict` sees of their files.
 
     Args:
-        data: the pictures and their classes.
+        data: the images and their classes.
         size: of the model's input.
-        what: the pictures are.
+        what: the images are.
         console: where progress is shown.
     """
     kind = partial(ClassificationDataset, short_side=round(size * RESIZE))
-    return open_pictures(kind, data, round(size * CACHE_ZOOM), what, console)
+    return open_images(kind, data, round(size * CACHE_ZOOM), what, console)
 
 
-def print_labelled_data(console: Console, splits: Mapping[str, LabelledPictures]) -> None:
+def print_labelled_data(console: Console, splits: Mapping[str, LabelledImages]) -> None:
     """Say how much there is of each split, and which label each class gets."""
     train, val = splits["train"], splits["val"]
-    line = f"training on {len(train)} pictures of {len(train.categories)} classes, validating on {len(val)}"
+    line = f"training on {len(train)} images of {len(train.categories)} classes, validating on {len(val)}"
     if len(splits.get("test", ())):
         line += f"; {len(splits['test'])} are left for detseg evaluate --split test"
     tell(console, line)
@@ -251,18 +249,18 @@ def print_labelled_data(console: Console, splits: Mapping[str, LabelledPictures]
 # ------------------------------------------------------------------ judging
 
 
-def see_pictures(
+def see_images(
     model: nn.Module, data: ClassificationDataset, indices: Sequence[int], size: int, *, ten_crop: bool = False
 ) -> NDArray[np.float32]:
-    """(len(indices), K) class probabilities of some pictures of a dataset."""
-    seen = classify(model, (data.pictures[i] for i in indices), size, ten_crop=ten_crop)
+    """(len(indices), K) class probabilities of some images of a dataset."""
+    seen = classify(model, (data.images[i] for i in indices), size, ten_crop=ten_crop)
     return np.array(list(seen), np.float32).reshape(len(indices), len(data.labelled.categories))
 
 
-def judge_pictures(
-    labelled: LabelledPictures, probabilities: NDArray[np.float32], *, resamples: int = 1000
+def judge_images(
+    labelled: LabelledImages, probabilities: NDArray[np.float32], *, resamples: int = 1000
 ) -> ClassificationMetrics:
-    """Metrics of one prediction for each picture of a set; `resamples` for the intervals."""
+    """Metrics of one prediction for each image of a set; `resamples` for the intervals."""
     evaluator = ClassificationEvaluator(labelled.names, "probabilities")
     evaluator.update(probabilities, labelled.labels, labelled.image_ids)
     return evaluator.compute(resamples=resamples)

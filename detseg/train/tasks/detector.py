@@ -19,7 +19,7 @@ from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.metrics import DetectionMetrics, Detections, evaluate_detections
 from detseg.predict import detect
 from detseg.train.config import TrainDetector
-from detseg.train.data import load_data, open_pictures, print_data
+from detseg.train.data import load_data, open_images, print_data
 from detseg.train.runner import Session, session, tell
 from detseg.train.sampler import TrainingSamples
 from detseg.train.task import Run
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Objects with a shorter side, pixels at the training size, leave too little on the finest grid to be told by.
 LEAST_SIDE = 4
-# Cached pictures are this much larger than the training size, so that zooming in finds detail.
+# Cached images are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
 
 
@@ -38,8 +38,8 @@ class DetectorRun(Run[TrainDetector]):
 
     Attributes:
         anchors: (A, 2) widths and heights, pixels at the training size.
-        metrics: `DetectionMetrics` of the best model on the validation pictures.
-        predictions: of the best model, one dict a validation picture, boxes in the pictures' own pixels.
+        metrics: `DetectionMetrics` of the best model on the validation images.
+        predictions: of the best model, one dict a validation image, boxes in the images' own pixels.
     """
 
     FIGURES: ClassVar[Mapping[str, str]] = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
@@ -53,12 +53,12 @@ class DetectorRun(Run[TrainDetector]):
         return draw_training(self)
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
-        """Detections in some of the validation pictures."""
+        """Detections in some of the validation images."""
         return list(indices), predict_dataset(model, self.val, indices, self.config.size)
 
     def combine(self, shares: Sequence[Any]) -> tuple[DetectionMetrics, list[dict[str, np.ndarray]]]:
-        """Metrics of all detections, and the detections in the order of the pictures."""
-        found = {index: picture for indices, share in shares for index, picture in zip(indices, share, strict=True)}
+        """Metrics of all detections, and the detections in the order of the images."""
+        found = {index: image for indices, share in shares for index, image in zip(indices, share, strict=True)}
         ordered = [found[i] for i in range(len(self.val))]
         return score(self.val, ordered), ordered
 
@@ -87,14 +87,14 @@ def _train(sitting: Session[TrainDetector]) -> DetectorRun:
     train_data, val_data = load_data(config, console)
     if val_data.iscrowd.all():
         raise ValueError(
-            f"{val_data.source}: there are no objects to judge a model by in {len(val_data)} pictures; validate on "
-            "pictures with objects"
+            f"{val_data.source}: there are no objects to judge a model by in {len(val_data)} images; validate on "
+            "images with objects"
         )
     print_data(console, train_data, val_data)
     architecture = _architecture(config, train_data, console)
     model, freeze = sitting.build(architecture, len(train_data))
-    train = open_pictures(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training pictures", console)
-    val = open_pictures(DetectionDataset, val_data, config.size, "validation pictures", console)
+    train = open_images(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training images", console)
+    val = open_images(DetectionDataset, val_data, config.size, "validation images", console)
     folder = sitting.open_folder()
     choice = sitting.choose_precision(architecture, freeze)
     anchors = model.anchors.reshape(-1, 2).numpy().copy()
@@ -124,7 +124,7 @@ def _architecture(config: TrainDetector, data: Annotations, console: Console) ->
         "kind": "yolo",
         "backbone": config.backbone,
         "strides": list(config.strides),
-        # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
+        # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
         "folded": config.weights != "none",
         "num_classes": len(data.categories),
         "anchors": anchors.round(2).tolist(),
@@ -149,15 +149,13 @@ def warn_of_specks(sizes: np.ndarray, size: int) -> None:
 def predict_dataset(
     model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int
 ) -> list[dict[str, np.ndarray]]:
-    """Detections of some pictures of a dataset, boxes in the pictures' own pixels."""
-    pictures = (
-        (data.pictures[i], (int(data.annotations.sizes[i, 0]), int(data.annotations.sizes[i, 1]))) for i in indices
-    )
-    return [{k: v.numpy() for k, v in found.items()} for found in detect(model, pictures, size)]
+    """Detections of some images of a dataset, boxes in the images' own pixels."""
+    images = ((data.images[i], (int(data.annotations.sizes[i, 0]), int(data.annotations.sizes[i, 1]))) for i in indices)
+    return [{k: v.numpy() for k, v in found.items()} for found in detect(model, images, size)]
 
 
 def score(data: DetectionDataset, predictions: list[dict[str, np.ndarray]]) -> DetectionMetrics:
-    """COCO metrics of one prediction for each picture of a dataset."""
+    """COCO metrics of one prediction for each image of a dataset."""
     annotations = data.annotations
     ids = [category.id for category in annotations.categories]
     return evaluate_detections(

@@ -1,4 +1,4 @@
-"""Train a segmenter: from pictures with masks to a run folder with the best model in it."""
+"""Train a segmenter: from images with masks to a run folder with the best model in it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from detseg.models import load_model
 from detseg.predict import Segmentation, segment
 from detseg.segment import FCN, IGNORE_INDEX
 from detseg.train.config import TrainSegmenter
-from detseg.train.data import open_pictures, own_split
+from detseg.train.data import open_images, own_split
 from detseg.train.runner import Session, session, tell
 from detseg.train.sampler import TrainingSamples
 from detseg.train.task import Run
 
 # Turned further than for boxes, which fit turned objects badly; masks fit them as well as ever.
 AUGMENTATION = partial(TrainTransform, rotate=15.0, scale=(0.7, 1.6))
-# Cached pictures are this much larger than the training size, so that zooming in finds detail.
+# Cached images are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
 
 
@@ -53,11 +53,11 @@ class SegmenterRun(Run[TrainSegmenter]):
         return draw_training(self)
 
     def judge(self, model: nn.Module, indices: Sequence[int]) -> SegmentationEvaluator:
-        """What is counted in some of the validation pictures."""
+        """What is counted in some of the validation images."""
         return judge_masks(model, self.val, indices, self.config.size)
 
     def combine(self, shares: Sequence[SegmentationEvaluator]) -> tuple[SegmentationMetrics, None]:
-        """Metrics of all pictures."""
+        """Metrics of all images."""
         together = shares[0]
         for share in shares[1:]:
             together.merge(share)
@@ -91,13 +91,13 @@ def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
     train_data, val_data = load_mask_data(config, console)
     _print_data(console, train_data, val_data)
     architecture = _architecture(config, len(train_data.categories))
-    # Before the pictures, which take long to read: what does not go together is told at once.
+    # Before the images, which take long to read: what does not go together is told at once.
     model, freeze = sitting.build(architecture, len(train_data))
     if config.start_from is not None and sitting.state is None:
         _start_from(model, config.start_from, train_data)
     larger = round(config.size * CACHE_ZOOM)
-    train = open_pictures(SegmentationDataset, train_data, larger, "training pictures", console)
-    val = open_pictures(SegmentationDataset, val_data, config.size, "validation pictures", console)
+    train = open_images(SegmentationDataset, train_data, larger, "training images", console)
+    val = open_images(SegmentationDataset, val_data, config.size, "validation images", console)
     if config.balance:
         architecture["class_weights"] = _balance(model, train)
     folder = sitting.open_folder()
@@ -137,7 +137,7 @@ def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMa
 
 
 def _print_data(console: Console, train: SemanticMasks, val: SemanticMasks) -> None:
-    tell(console, f"training on {len(train)} pictures with masks, validating on {len(val)}")
+    tell(console, f"training on {len(train)} images with masks, validating on {len(val)}")
     tell(console, "labels: " + ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories)))
 
 
@@ -148,7 +148,7 @@ def _architecture(config: TrainSegmenter, classes: int) -> dict[str, Any]:
         "backbone": config.backbone,
         "strides": list(config.used_strides),
         "atrous": config.atrous,
-        # Pretrained statistics are kept: batches are too small, and pictures too few, for better ones.
+        # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
         "folded": config.weights != "none",
         "num_classes": classes,
         "decoder": config.decoder,
@@ -172,7 +172,7 @@ def balanced_weights(masks: Iterable[np.ndarray], classes: int) -> list[float]:
     """Median frequency balancing (Eigen & Fergus 2015, arXiv:1411.4734, section 6.2).
 
     A class weighs the median of all classes' frequencies over its own, where the frequency of a class is its share of
-    the pixels of the pictures that it is in. A class without pixels weighs 0.
+    the pixels of the images that it is in. A class without pixels weighs 0.
 
     Args:
         masks: (H, W) labels, `IGNORE_INDEX` left out.
@@ -215,13 +215,13 @@ def _start_from(model: FCN, folder: Path, train: SemanticMasks) -> None:
 def judge_masks(
     model: nn.Module, data: SegmentationDataset, indices: Sequence[int], size: int, **options: Any
 ) -> SegmentationEvaluator:
-    """What is counted when a model looks at some pictures of a dataset, at the pictures' own size.
+    """What is counted when a model looks at some images of a dataset, at the images' own size.
 
     Args:
         model: the model.
-        data: pictures and masks.
+        data: images and masks.
         indices: which of them.
-        size: of the square that pictures are fitted into.
+        size: of the square that images are fitted into.
         options: of `detseg.predict.segment`.
     """
     masks = data.annotations
@@ -234,7 +234,7 @@ def judge_masks(
 def see_dataset(
     model: nn.Module, data: SegmentationDataset, indices: Sequence[int], size: int, **options: Any
 ) -> Iterable[Segmentation]:
-    """Masks of some pictures of a dataset, at the pictures' own size; arguments as for `judge_masks`."""
+    """Masks of some images of a dataset, at the images' own size; arguments as for `judge_masks`."""
     sizes = data.annotations.sizes
-    pictures = ((data.pictures[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
-    return segment(model, pictures, size, **options)
+    images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
+    return segment(model, images, size, **options)

@@ -1,8 +1,8 @@
-"""What to learn of a trained network, by how many new pictures there are and how much they look like the old ones.
+"""What to learn of a trained network, by how many new images there are and how much they look like the old ones.
 
 The four classic cases of transfer learning (Yosinski et al. 2014, arXiv:1411.1792; Stanford's CS231n notes):
 
-                 like the old pictures              unlike them
+                 like the old images              unlike them
     few          probe: a linear layer only         partial: early stages stay
     many         finetune: all, early ones slowly   full: all, at the full rate
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from detseg.classify.similarity import Similarity
 
-# Training pictures a class from which on there are many: a rule of thumb, docs/results.md has both sides of it.
+# Training images a class from which on there are many: a rule of thumb, docs/results.md has both sides of it.
 MANY = 20
-# Similarity from which on pictures are alike: between photos and drawings or letters, see docs/classify.md.
+# Similarity from which on images are alike: between photos and drawings or letters, see docs/classify.md.
 ALIKE = 0.94
 
 
@@ -49,20 +49,20 @@ STRATEGIES = {
 }
 
 
-def choose_strategy(pictures: int, classes: int, similarity: Similarity | None) -> tuple[Strategy, str]:
+def choose_strategy(images: int, classes: int, similarity: Similarity | None) -> tuple[Strategy, str]:
     """The strategy for a set, and why, in a sentence.
 
     Args:
-        pictures: to train on.
+        images: to train on.
         classes: number of classes.
-        similarity: of the pictures to those that the network was trained on; None where it cannot be measured, which
+        similarity: of the images to those that the network was trained on; None where it cannot be measured, which
             counts as alike.
     """
-    each = pictures / classes
+    each = images / classes
     many = each >= MANY
     alike = similarity is None or similarity.value >= ALIKE
     name = ("finetune" if alike else "full") if many else ("probe" if alike else "partial")
-    amount = f"{each:.0f} pictures a class are {'many' if many else 'few'} (from {MANY} on)"
+    amount = f"{each:.0f} images a class are {'many' if many else 'few'} (from {MANY} on)"
     if similarity is None:
         looks = "how much they look like those of the pretraining is not known, without batch norms that remember it"
     else:

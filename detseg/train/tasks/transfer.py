@@ -1,4 +1,4 @@
-"""Transfer learning: a strategy for a set of pictures, and a head solved on features that are computed once."""
+"""Transfer learning: a strategy for a set of images, and a head solved on features that are computed once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detseg.train.runner import Session, tell
 from detseg.train.sampler import Request, TrainingSamples
 from detseg.train.tasks.strategy import STRATEGIES, choose_strategy
 
-# Similarity is measured on so many pictures, drawn by the seed; with more, its second decimal stays the same.
+# Similarity is measured on so many images, drawn by the seed; with more, its second decimal stays the same.
 LOOK_AT = 256
 BATCH = 32
 
@@ -35,7 +35,7 @@ def resolve(
 
     Args:
         sitting: the sitting.
-        train: the training pictures.
+        train: the training images.
         architecture: of the model.
 
     Raises:
@@ -69,7 +69,7 @@ def resolve(
 
 
 def _similarity(sitting: Session[TrainClassifier], model: nn.Module, train: ClassificationDataset) -> Similarity | None:
-    """Of some training pictures; measured in all processes alike."""
+    """Of some training images; measured in all processes alike."""
     config = sitting.config
     chosen = np.random.default_rng((config.seed, 4)).permutation(len(train))[:LOOK_AT]
     cut = ClassificationEval(config.size)
@@ -87,12 +87,12 @@ def solve_head(
 ) -> None:
     """Give the head of a classifier the best weights for its features as they are, in place.
 
-    The backbone looks at every view of every picture once, each process at its share of them.
+    The backbone looks at every view of every image once, each process at its share of them.
 
     Args:
         sitting: the sitting.
         model: the classifier.
-        train: the training pictures.
+        train: the training images.
         samples: their augmented views.
         label_smoothing: of the loss.
     """
@@ -111,7 +111,7 @@ def solve_head(
     with torch.no_grad():
         model.classifier.weight.copy_(solved.weight)
         model.classifier.bias.copy_(solved.bias)
-    held_out = f", {solved.losses[solved.penalty]:.3f} on pictures held out" if solved.losses else ""
+    held_out = f", {solved.losses[solved.penalty]:.3f} on images held out" if solved.losses else ""
     tell(
         sitting.console,
         f"head: solved on {features.shape[-1]} features of {config.views} x {len(train)} views; penalty "
@@ -125,17 +125,17 @@ def extract(model: Any, indices: Sequence[int], view: Any) -> Tensor:
 
     Args:
         model: a classifier; it is put into evaluation mode.
-        indices: of pictures.
-        view: gives the picture (size, size, 3) of an index.
+        indices: of images.
+        view: gives the image (size, size, 3) of an index.
     """
     model.eval()
-    none = torch.zeros(0, model.classifier.in_features)  # a process may have no picture
+    none = torch.zeros(0, model.classifier.in_features)  # a process may have no image
     seen = (model.features(images).float().cpu() for images, _ in _batches(model, indices, view))
     return torch.cat([none, *seen])
 
 
 def _batches(model: nn.Module, indices: Iterable[int], view: Any) -> Iterator[tuple[Tensor, list[int]]]:
-    """Pictures in batches, where the model is."""
+    """Images in batches, where the model is."""
     device, layout = next(model.parameters()).device, memory_format(model)
     left = [int(index) for index in indices]
     for first in range(0, len(left), BATCH):
@@ -145,7 +145,7 @@ def _batches(model: nn.Module, indices: Iterable[int], view: Any) -> Iterator[tu
 
 
 def _view(train: ClassificationDataset, samples: TrainingSamples, size: int, number: int) -> Any:
-    """How to see a picture the first time, the second, …: its centre, that mirrored, then augmented."""
+    """How to see an image the first time, the second, …: its centre, that mirrored, then augmented."""
     cut = ClassificationEval(size)
 
     def view(index: int) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from detseg.data.augment.classification_transforms import (
 )
 
 
-def picture(height, width, seed=0, smooth=8):
+def make_image(height, width, seed=0, smooth=8):
     small = np.random.default_rng(seed).integers(0, 256, (height // smooth + 2, width // smooth + 2, 3), np.uint8)
     return np.ascontiguousarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))
 
@@ -40,7 +40,7 @@ def rng(seed=0):
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (7, 8), (9, 8), (13, 20), (40, 7)])
 @pytest.mark.parametrize("size", [1, 4, 7])
 def test_ten_crop_is_that_of_torchvision(height, width, size):
-    image = picture(height, width)
+    image = make_image(height, width)
     wanted = oracle.ten_crop(torch.from_numpy(image).permute(2, 0, 1), [size, size])
     found = ten_crop(image, size)
     assert found.dtype == np.uint8 and found.shape == (10, size, size, 3)
@@ -49,21 +49,21 @@ def test_ten_crop_is_that_of_torchvision(height, width, size):
 
 
 def test_ten_crop_is_symmetric():
-    image = picture(20, 30)
+    image = make_image(20, 30)
     a, b = ten_crop(image, 12), ten_crop(np.ascontiguousarray(image[:, ::-1]), 12)
     np.testing.assert_array_equal(a[:5], b[5:])
 
 
-def test_a_crop_larger_than_the_picture():
-    with pytest.raises(ValueError, match="a crop of 8 x 8 does not fit a picture of 20 x 7; enlarge it first"):
-        ten_crop(picture(7, 20), 8)
+def test_a_crop_larger_than_the_image():
+    with pytest.raises(ValueError, match="a crop of 8 x 8 does not fit an image of 20 x 7; enlarge it first"):
+        ten_crop(make_image(7, 20), 8)
     with pytest.raises(ValueError, match="does not fit"):
-        centre_crop(picture(20, 7), 8)
+        centre_crop(make_image(20, 7), 8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (500, 256), (256, 256), (31, 17), (1, 1), (3, 200)])
-def test_pictures_of_all_shapes_come_out_square(height, width):
-    image = picture(height, width)
+def test_images_of_all_shapes_come_out_square(height, width):
+    image = make_image(height, width)
     assert ClassificationEval(224)(image).shape == (224, 224, 3)
     assert TenCrop(56)(image).shape == (10, 56, 56, 3)
     transform = ClassificationTransform(48)
@@ -73,21 +73,21 @@ def test_pictures_of_all_shapes_come_out_square(height, width):
 
 
 def test_the_short_side_is_resized():
-    assert resize_short_side(picture(60, 90), 30).shape == (30, 45, 3)
-    assert resize_short_side(picture(90, 60), 120).shape == (180, 120, 3)
-    image = picture(30, 50)
+    assert resize_short_side(make_image(60, 90), 30).shape == (30, 45, 3)
+    assert resize_short_side(make_image(90, 60), 120).shape == (180, 120, 3)
+    image = make_image(30, 50)
     assert resize_short_side(image, 30) is image
     np.testing.assert_array_equal(
         resize_short_side(image, 15), cv2.resize(image, (25, 15), interpolation=cv2.INTER_AREA)
     )
-    assert ClassificationEval(224)(picture(256, 300)).tobytes() == picture(256, 300)[16:240, 38:262].tobytes()
+    assert ClassificationEval(224)(make_image(256, 300)).tobytes() == make_image(256, 300)[16:240, 38:262].tobytes()
 
 
 # ------------------------------------------------------------------ the warp
 
 
 def test_whole_pixels_are_copied():
-    image = picture(40, 50, smooth=1)
+    image = make_image(40, 50, smooth=1)
     x, y, side = 7, 5, 24
     corners = np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]], np.float64)
     np.testing.assert_array_equal(warp_corners(image, corners, side), image[y : y + side, x : x + side])
@@ -99,7 +99,7 @@ def test_whole_pixels_are_copied():
 
 
 def test_what_lies_outside_is_the_mirror_image():
-    image = picture(16, 16, smooth=1)
+    image = make_image(16, 16, smooth=1)
     corners = np.array([[-4, 0], [12, 0], [12, 16], [-4, 16]], np.float64)
     wanted = np.pad(image, ((0, 0), (4, 0), (0, 0)), mode="reflect")[:, :16]
     np.testing.assert_array_equal(warp_corners(image, corners, 16), wanted)
@@ -107,7 +107,7 @@ def test_what_lies_outside_is_the_mirror_image():
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
 def test_shrinking_averages(factor):
-    image = picture(24 * factor, 24 * factor, smooth=1)
+    image = make_image(24 * factor, 24 * factor, smooth=1)
     side = 24 * factor
     corners = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float64)
     wanted = cv2.resize(image, (24, 24), interpolation=cv2.INTER_AREA)
@@ -132,16 +132,16 @@ def test_perspective_maps_the_corners_where_they_belong():
 
 
 def test_with_all_off_it_is_the_centre_crop():
-    image = picture(128, 160)
+    image = make_image(128, 160)
     found, wanted = alone(112)(image, rng()), ClassificationEval(112)(image)
     np.testing.assert_array_equal(found, wanted)
-    large = picture(300, 376, smooth=20)
+    large = make_image(300, 376, smooth=20)
     difference = alone(112)(large, rng()).astype(int) - ClassificationEval(112)(large)
     assert np.abs(difference).mean() < 1, "the same up to how pixels are averaged"
 
 
 def test_a_patch_is_a_window_without_scaling():
-    image = picture(128, 160, smooth=1)
+    image = make_image(128, 160, smooth=1)
     transform = alone(112, patch=True)
     lefts, tops = [], []
     for seed in range(200):
@@ -166,7 +166,7 @@ def test_windows_of_random_area():
         assert 3 / 4 - 1e-9 <= width / height <= 4 / 3 + 1e-9
 
 
-def test_windows_of_thin_pictures_are_cut_to_them():
+def test_windows_of_thin_images_are_cut_to_them():
     transform = alone(32, area=(0.9, 1.0))
     for seed in range(50):
         corners = transform.corners(500, 20, rng(seed))
@@ -175,7 +175,7 @@ def test_windows_of_thin_pictures_are_cut_to_them():
 
 @pytest.mark.parametrize(("option", "axis"), [("flip", 1), ("flip_vertical", 0)])
 def test_flips(option, axis):
-    image = picture(128, 128)
+    image = make_image(128, 128)
     plain, mirrored = alone(112)(image, rng()), alone(112, **{option: 1.0})(image, rng())
     np.testing.assert_array_equal(mirrored, np.flip(plain, axis))
     half = alone(112, **{option: 0.5})
@@ -217,7 +217,7 @@ def test_warp_moves_each_corner_by_itself():
 
 
 def test_light_and_the_like_leave_the_place_alone():
-    image = picture(128, 128)
+    image = make_image(128, 128)
     plain = alone(112)(image, rng())
     for options in ({"light": 0.3}, {"colour": 0.5}, {"blur": 1.0}, {"noise": 1.0}):
         found = alone(112, **options)(image, rng(3))
@@ -225,13 +225,13 @@ def test_light_and_the_like_leave_the_place_alone():
         assert np.corrcoef(found.ravel(), plain.ravel())[0, 1] > 0.5
 
 
-def test_the_same_state_gives_the_same_picture():
-    transform, image = ClassificationTransform(64), picture(90, 120)
+def test_the_same_state_gives_the_same_image():
+    transform, image = ClassificationTransform(64), make_image(90, 120)
     before = image.copy()
-    pictures = [transform(image, rng(seed)) for seed in range(20)]
+    images = [transform(image, rng(seed)) for seed in range(20)]
     for seed in (3, 0, 19):
-        np.testing.assert_array_equal(transform(image, rng(seed)), pictures[seed])
-    assert len({p.tobytes() for p in pictures}) == 20
+        np.testing.assert_array_equal(transform(image, rng(seed)), images[seed])
+    assert len({p.tobytes() for p in images}) == 20
     np.testing.assert_array_equal(image, before)
 
 
@@ -240,7 +240,7 @@ def test_the_same_state_gives_the_same_picture():
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_each_by_its_name(name):
-    image = picture(100, 130)
+    image = make_image(100, 130)
     transform = ClassificationTransform.by_name(64, (name,))
     plain = ClassificationTransform.by_name(64, ())(image, rng())
     assert any(not np.array_equal(transform(image, rng(seed)), plain) for seed in range(60))

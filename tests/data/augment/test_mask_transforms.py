@@ -1,4 +1,4 @@
-"""Masks move with their pictures: each is compared with the picture of the same shapes after every transform."""
+"""Masks move with their images: each is compared with the image of the same shapes after every transform."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def draw(width: int, height: int, seed: int = 0) -> Sample:
 
 
 def check(out: Sample, size: int) -> None:
-    """Where the picture shows one class unmixed, the mask says that class; grey padding is ignored."""
+    """Where the image shows one class unmixed, the mask says that class; grey padding is ignored."""
     assert out.mask is not None
     assert out.mask.shape == (size, size) and out.mask.dtype == np.uint8 and out.mask.flags.c_contiguous
     for label, colour in enumerate([(0, 0, 0), (255, 0, 0), (0, 255, 0)]):
@@ -50,7 +50,7 @@ def check(out: Sample, size: int) -> None:
 
 @pytest.mark.parametrize("options", GEOMETRY.values(), ids=GEOMETRY)
 @pytest.mark.parametrize(("width", "height"), SHAPES)
-def test_the_mask_moves_with_the_picture(options, width, height):
+def test_the_mask_moves_with_the_image(options, width, height):
     transform = TrainTransform(160, **{**OFF, **options})
     for seed in range(6):
         sample = draw(width, height, seed)
@@ -60,8 +60,8 @@ def test_the_mask_moves_with_the_picture(options, width, height):
 
 
 @pytest.mark.parametrize("options", GEOMETRY.values(), ids=GEOMETRY)
-def test_the_mask_is_not_shifted_against_the_picture(options):
-    # The centre of gravity of the shape, in the mask and in the picture as grey levels, to a tenth of a pixel.
+def test_the_mask_is_not_shifted_against_the_image(options):
+    # The centre of gravity of the shape, in the mask and in the image as grey levels, to a tenth of a pixel.
     transform = TrainTransform(200, **{**OFF, **options})
     shifts = []
     for seed in range(30):
@@ -149,7 +149,7 @@ def test_samples_without_masks_stay_so():
     assert EvalTransform(32)(sample)[0].mask is None
 
 
-def test_a_mask_does_not_change_what_happens_to_the_picture():
+def test_a_mask_does_not_change_what_happens_to_the_image():
     sample = draw(120, 90)
     for seed in range(5):
         alone = TrainTransform(96)(replace(sample, mask=None), np.random.default_rng(seed))

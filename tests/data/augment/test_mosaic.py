@@ -10,7 +10,7 @@ COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
 
 
 def tile(index: int, seed: int, crowd: bool = False) -> Sample:
-    """A black picture with three rectangles of one colour, labels 10 * index + 0, 1, 2."""
+    """A black image with three rectangles of one colour, labels 10 * index + 0, 1, 2."""
     rng = np.random.default_rng([index, seed])
     width, height = (int(v) for v in rng.integers(90, 161, 2))
     image = np.zeros((height, width, 3), np.uint8)
@@ -65,7 +65,7 @@ def test_zoom_is_relative_to_the_whole_mosaic() -> None:
     np.testing.assert_allclose(out.boxes[:, 2:] - out.boxes[:, :2], source / 4, rtol=0.02)
 
 
-def test_each_picture_keeps_one_object_and_the_scraps_are_ignored() -> None:
+def test_each_image_keeps_one_object_and_the_scraps_are_ignored() -> None:
     scraps = 0
     for seed in range(20):
         out = mosaic([tile(i, seed) for i in range(4)], 160, np.random.default_rng(seed))
@@ -97,7 +97,7 @@ def test_the_generator_decides() -> None:
     assert len(images) == 10
 
 
-def test_mosaic_of_pictures_without_objects_and_of_tiny_size() -> None:
+def test_mosaic_of_images_without_objects_and_of_tiny_size() -> None:
     nothing = Sample(np.zeros((1, 50, 3), np.uint8), *no_objects())
     for size in (1, 2, 3, 64):
         out = mosaic([nothing] * 4, size, np.random.default_rng(size))
@@ -116,7 +116,7 @@ def flat(value: int, label: int, side: int = 40) -> Sample:
     return Sample(image, np.array([[1, 2, 30, 20]], np.float32), np.array([label]), np.array([label == 7]))
 
 
-def test_mixup_weighs_pictures_and_keeps_all_objects() -> None:
+def test_mixup_weighs_images_and_keeps_all_objects() -> None:
     weights = []
     for seed in range(50):
         out = mixup(flat(200, 7), flat(100, 3), np.random.default_rng(seed))

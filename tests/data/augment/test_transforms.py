@@ -105,7 +105,7 @@ def test_geometry_moves_boxes_with_their_pixels(options: dict, width: int, heigh
         for label in set(range(3)) - set(out.labels.tolist()):
             truth = mask_box(out.image, label)
             assert truth is None or (truth[2:] - truth[:2]).min() < 4  # only slivers are dropped
-    assert seen >= 12  # each picture keeps one object at least
+    assert seen >= 12  # each image keeps one object at least
 
 
 @pytest.mark.parametrize("degrees", [5.0, 20.0, 45.0])
@@ -183,14 +183,14 @@ def test_flip_probability() -> None:
     assert 70 < flips < 130
 
 
-def test_every_picture_keeps_an_object_however_far_it_zooms_in() -> None:
+def test_every_image_keeps_an_object_however_far_it_zooms_in() -> None:
     transform = TrainTransform(160, **{**OFF, "scale": (3.0, 6.0)}, min_visible=0.05)
     for seed in range(40):
         out = transform(draw(160, 100, seed), np.random.default_rng(seed))
         assert (~out.iscrowd).any()
 
 
-def test_extreme_pictures_and_many_objects() -> None:
+def test_extreme_images_and_many_objects() -> None:
     transform = TrainTransform(64)
     rng = np.random.default_rng(0)
     for width, height in [(1, 1), (1, 500), (700, 1), (2, 3), (64, 64)]:
@@ -309,7 +309,7 @@ def test_letterbox_round_trip(width: int, height: int, size: int, seed: int) -> 
 
 @given(sides, sides, st.integers(1, 200))
 @settings(max_examples=50, deadline=None)
-def test_letterbox_says_where_the_picture_lies(width: int, height: int, size: int) -> None:
+def test_letterbox_says_where_the_image_lies(width: int, height: int, size: int) -> None:
     image = np.full((height, width, 3), 255, np.uint8)
     sample = Sample(image, np.array([[0, 0, width, height]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
     out, box = EvalTransform(size)(sample)
@@ -335,7 +335,7 @@ def test_eval_transform_moves_boxes_with_their_pixels(width: int, height: int) -
 
 @given(sides, sides, st.integers(1, 320))
 @settings(max_examples=50, deadline=None)
-def test_a_cached_picture_gives_the_same_square(width: int, height: int, size: int) -> None:
+def test_a_cached_image_gives_the_same_square(width: int, height: int, size: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     sample = replace(empty(width, height), image=image)
     cached = replace(sample, image=resize_long_side(image, size))

@@ -11,7 +11,7 @@ from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats import read_coco
 from detseg.data.masks import SemanticMasks
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
-from tests.data.mask_samples import save_mask, write_mask_set, write_turned_picture
+from tests.data.mask_samples import save_mask, write_mask_set, write_turned_image
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def cut(path):
     [
         (lambda p, m: m.unlink(), "missing-mask", "does not exist", True),
         (lambda p, m: m.write_text("no mask"), "damaged-mask", "cannot be read", True),
-        (lambda p, m: p.unlink(), "missing-picture", "the picture does not exist", True),
-        (lambda p, m: cut(p), "damaged-picture", "cut short", True),
+        (lambda p, m: p.unlink(), "missing-image", "the image does not exist", True),
+        (lambda p, m: cut(p), "damaged-image", "cut short", True),
         (lambda p, m: save_mask(m, np.zeros((9, 48), np.uint8)), "mask-size-differs", "is 48 x 9 pixels", False),
         (lambda p, m: save_mask(m, np.full((32, 48), 7, np.uint8)), "mask-values", r"7 \(1536 pixels\)", False),
         (lambda p, m: write_picture(m, 48, 32), "colour-mask", "colours .RGB.*write_index_png", False),
         (lambda p, m: write_picture(m, 48, 32, format="JPEG"), "lossy-mask", "JPEG", False),
     ],
 )
-def test_what_makes_a_picture_unusable(folder, spoil, kind, words, repairable):
+def test_what_makes_an_image_unusable(folder, spoil, kind, words, repairable):
     spoil(folder / "images/train1.jpg", folder / "masks/train1.png")
     masks = read_masks(folder, "train")
     (problem,) = masks.validate()
@@ -52,49 +52,49 @@ def test_what_makes_a_picture_unusable(folder, spoil, kind, words, repairable):
     mended, done = masks.repair([problem])
     if repairable:
         assert [path[-10:] for path in mended.paths.tolist()] == ["train0.jpg", "train2.jpg"]
-        assert len(done) == 1 and "left out 1 pictures" in done[0].replace("damaged p", "p") and "train1.jpg" in done[0]
+        assert len(done) == 1 and "left out 1 images" in done[0].replace("damaged p", "p") and "train1.jpg" in done[0]
         assert mended.validate() == []
     else:
         assert (mended, done) == (masks, [])
-    assert masks.validate(check_pictures=False) == [], "no file is opened"
+    assert masks.validate(check_images=False) == [], "no file is opened"
 
 
-def test_a_mask_drawn_on_the_unturned_picture(folder):
-    write_turned_picture(folder / "images/train0.jpg", (40, 32), 6)
+def test_a_mask_drawn_on_the_unturned_image(folder):
+    write_turned_image(folder / "images/train0.jpg", (40, 32), 6)
     (problem,) = read_masks(folder, "train").validate()
     assert problem.what == (
-        "the mask is 40 x 32 pixels, its picture 32 x 40 once turned upright (EXIF orientation 6): drawn on the "
+        "the mask is 40 x 32 pixels, its image 32 x 40 once turned upright (EXIF orientation 6): drawn on the "
         "unturned pixels"
     )
-    assert problem.remedy == "turn the mask as viewers turn the picture, or remove the picture's EXIF tag"
+    assert problem.remedy == "turn the mask as viewers turn the image, or remove the image's EXIF tag"
     turned = np.rot90(np.asarray(Image.open(folder / "masks/train0.png")), -1)
     save_mask(folder / "masks/train0.png", np.ascontiguousarray(turned))
     assert read_masks(folder, "train").validate() == []
 
 
-def test_pictures_in_both_splits(folder):
+def test_images_in_both_splits(folder):
     (folder / "val.txt").write_text("val0\ntrain2\nval1\n")
     data = read_mask_dataset(folder)
     problems = data["val"].validate(other=data["train"])
     assert kinds(problems) == [("in-both-splits", "error", "train2.jpg")]
-    assert data["val"].validate(check_pictures=False, other=data["train"]) == problems
+    assert data["val"].validate(check_images=False, other=data["train"]) == problems
     mended, done = data["val"].repair(problems)
     assert [p[-8:] for p in mended.paths.tolist()] == ["val0.jpg", "val1.jpg"]
     assert "the other split" in done[0]
 
 
-def test_equal_pictures_under_other_names(folder):
+def test_equal_images_under_other_names(folder):
     (folder / "images/val1.jpg").write_bytes((folder / "images/train1.jpg").read_bytes())
     data = read_mask_dataset(folder)
     (problem,) = data["val"].validate(other=data["train"])
     assert problem.kind == "in-both-splits" and "as " in problem.what
-    assert data["val"].validate(check_pictures=False, other=data["train"]) == []
+    assert data["val"].validate(check_images=False, other=data["train"]) == []
 
 
-def test_a_picture_listed_twice(folder):
+def test_an_image_listed_twice(folder):
     (folder / "train.txt").write_text("train0\ntrain1\ntrain0.jpg\n")
     masks = read_masks(folder, "train")
-    problems = masks.validate(check_pictures=False)
+    problems = masks.validate(check_images=False)
     assert kinds(problems) == [("duplicate-path", "error", "train0.jpg")]
     assert len(masks.repair(problems)[0]) == 2
 
@@ -104,8 +104,8 @@ def test_many_problems_at_once_and_errors_first(folder):
     (folder / "images/train1.jpg").unlink()
     save_mask(folder / "masks/train2.png", np.zeros((32, 56), np.uint8))
     problems = read_masks(folder, "train").validate()
-    # The mask of the missing picture is looked at all the same, and has classes 1 and 2.
-    assert kinds(problems) == [("missing-picture", "error", "train1.jpg"), ("missing-mask", "error", "train0.jpg")]
+    # The mask of the missing image is looked at all the same, and has classes 1 and 2.
+    assert kinds(problems) == [("missing-image", "error", "train1.jpg"), ("missing-mask", "error", "train0.jpg")]
     mended, done = read_masks(folder, "train").repair(problems)
     assert len(mended) == 1 and len(done) == 2
     assert [p.kind for p in mended.validate()] == ["absent-class"]
@@ -116,7 +116,7 @@ def test_classes_without_a_pixel(folder):
         save_mask(folder / f"masks/{name}.png", np.full((32, width), 2, np.uint8))
     (problem,) = read_masks(folder, "val").validate()
     assert (problem.kind, problem.severity) == ("absent-class", "warning")
-    assert problem.what == "no pixel of 2 of the 3 classes (soil, daisy) in 2 pictures"
+    assert problem.what == "no pixel of 2 of the 3 classes (soil, daisy) in 2 images"
     assert "nothing is learnt or measured" in problem.remedy
 
 
@@ -137,7 +137,7 @@ def test_an_empty_list_and_a_repeated_name(folder):
     assert kinds(read_masks(folder, "train").validate()) == [("empty", "warning", "")]
     masks = read_masks(folder, "val")
     doubled = replace(masks, categories=(*masks.categories, Category(7, "rose")))
-    assert [p.what for p in doubled.validate(check_pictures=False)] == ["2 classes are named 'rose'"]
+    assert [p.what for p in doubled.validate(check_images=False)] == ["2 classes are named 'rose'"]
 
 
 # -- masks drawn from outlines -------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_outlines_are_checked_as_annotations_are(tmp_path):
     assert {(p.kind, p.severity) for p in problems} == {("no-outline", "warning"), ("absent-class", "warning")}
     texts = {p.kind: p.what for p in problems}
     assert texts["no-outline"].startswith("2 of 4 objects have no outline: their boxes are ignored")
-    assert texts["absent-class"] == "no pixel of 2 of the 4 classes (rose, daisy) in 4 pictures"
+    assert texts["absent-class"] == "no pixel of 2 of the 4 classes (rose, daisy) in 4 images"
 
 
 def test_a_background_of_the_file_needs_no_object(tmp_path):
@@ -170,7 +170,7 @@ def test_outlines_are_mended_as_annotations_are(tmp_path):
     (tmp_path / "images/c.jpg").unlink()
     problems = masks.validate(other=masks.subset([2]))
     errors = {p.kind for p in problems if p.severity == "error"}
-    assert errors == {"unknown-category", "missing-picture", "in-both-splits"}
+    assert errors == {"unknown-category", "missing-image", "in-both-splits"}
     mended, done = masks.repair(problems)
     assert [p[-5:] for p in mended.paths.tolist()] == ["b.jpg", "a.jpg"]
     assert len(mended) == len(mended.objects) == len(mended.sizes) == 2

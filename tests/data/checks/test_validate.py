@@ -47,7 +47,7 @@ def kinds(problems):
     ],
 )
 def test_boxes(box, expected):
-    problems = validate(make([GOOD, box]), check_pictures=False)
+    problems = validate(make([GOOD, box]), check_images=False)
     assert kinds(problems) == ([] if expected is None else [(*expected, 2)])
     for problem in problems:
         assert (problem.file, problem.image, problem.object_index) == ("sample.json", "0.jpg", 1)
@@ -55,17 +55,17 @@ def test_boxes(box, expected):
 
 
 def test_a_box_over_the_border_says_how_far():
-    (problem,) = validate(make([[10, 10, 70.5, 20]]), check_pictures=False)
-    assert problem.what == "the box (10, 10, 70.5, 20) reaches 6.5 px over the border of the picture of 64 x 48"
+    (problem,) = validate(make([[10, 10, 70.5, 20]]), check_images=False)
+    assert problem.what == "the box (10, 10, 70.5, 20) reaches 6.5 px over the border of the image of 64 x 48"
 
 
-def test_boxes_of_pictures_of_unknown_size_are_not_compared_with_it():
-    assert validate(make([[10, 10, 900, 900]], sizes=[(0, 0)]), check_pictures=False) == []
+def test_boxes_of_images_of_unknown_size_are_not_compared_with_it():
+    assert validate(make([[10, 10, 900, 900]], sizes=[(0, 0)]), check_images=False) == []
 
 
 def test_labels_and_names():
     annotations = make([GOOD, [1, 1, 5, 5]], [0, 3], categories=(Category(1, "rose"),) * 3)
-    found = validate(annotations, check_pictures=False)
+    found = validate(annotations, check_images=False)
     assert kinds(found) == [("unknown-category", "error", 2), ("category", "warning", None)]
     assert "3 categories are named 'rose'" in found[1].what
 
@@ -79,7 +79,7 @@ def test_duplicates():
         paths=["a.jpg", "b.jpg", "./a.jpg", "c.jpg"],
         image_ids=np.array([4, 4, 5, 6]),
     )
-    found = {(p.kind, p.image, p.object) for p in validate(annotations, check_pictures=False)}
+    found = {(p.kind, p.image, p.object) for p in validate(annotations, check_images=False)}
     assert found == {
         ("duplicate-image-id", "b.jpg", None),
         ("duplicate-path", "./a.jpg", None),
@@ -89,7 +89,7 @@ def test_duplicates():
 
 
 def test_errors_come_first():
-    severities = [p.severity for p in validate(make([[-0.5, 0, 5, 5], [5, 5, 1, 1]]), check_pictures=False)]
+    severities = [p.severity for p in validate(make([[-0.5, 0, 5, 5], [5, 5, 1, 1]]), check_images=False)]
     assert severities == ["error", "warning"]
 
 
@@ -101,11 +101,11 @@ def test_outlines():
     builder.add_rle(48, 64, [48 * 64])
     boxes = [[i, i, 9 + i, 9 + i] for i in range(4)]
     annotations = make(boxes, segments=builder.build())
-    problems = validate(annotations, check_pictures=False)
+    problems = validate(annotations, check_images=False)
     assert kinds(problems) == [("malformed-outline", "error", 2), ("mask-size", "error", 3)]
-    assert problems[1].what == "its mask is 10 x 10, the picture 64 x 48"
+    assert problems[1].what == "its mask is 10 x 10, the image 64 x 48"
     mended, done = repair(annotations, problems)
-    assert validate(mended, check_pictures=False) == []
+    assert validate(mended, check_images=False) == []
     assert mended.segments.has_polygons.tolist() == [True, False, False, False]
     assert mended.segments.has_rle.tolist() == [False, False, False, True]
     assert done == ["removed 2 broken outlines, the first is of 0.jpg, object 2"]
@@ -120,23 +120,23 @@ def test_a_sound_dataset_has_no_problems(dataset):
     assert validate(dataset) == []
 
 
-def test_missing_and_damaged_pictures(dataset, tmp_path):
+def test_missing_and_damaged_images(dataset, tmp_path):
     (tmp_path / "images/a.jpg").unlink()
     cut = tmp_path / "images/c.jpg"
     cut.write_bytes(cut.read_bytes()[:-60])
-    (tmp_path / "images/empty.jpg").write_text("no picture")
+    (tmp_path / "images/empty.jpg").write_text("no image")
     found = validate(dataset)
     assert [(p.kind, p.image[-9:]) for p in found] == [
-        ("missing-picture", "ges/a.jpg"),
-        ("damaged-picture", "empty.jpg"),
-        ("damaged-picture", "ges/c.jpg"),
+        ("missing-image", "ges/a.jpg"),
+        ("damaged-image", "empty.jpg"),
+        ("damaged-image", "ges/c.jpg"),
     ]
     assert "cut short" in found[2].what
-    assert validate(dataset, check_pictures=False) == [], "no picture is opened"
+    assert validate(dataset, check_images=False) == [], "no image is opened"
     mended, done = repair(dataset, found)
     assert mended.image_ids.tolist() == [5]
     assert mended.ids.tolist() == [4]
-    assert len(done) == 2 and "left out 1 pictures that do not exist" in done[0]
+    assert len(done) == 2 and "left out 1 images that do not exist" in done[0]
     assert validate(mended) == []
 
 
@@ -145,16 +145,16 @@ def test_missing_and_damaged_pictures(dataset, tmp_path):
     [
         ((128, 96), "scale its boxes by 0.5"),
         ((48, 64), "swap width and height"),
-        ((64, 50), "use the picture that was annotated"),
+        ((64, 50), "use the image that was annotated"),
     ],
 )
-def test_size_of_the_file_against_size_of_the_picture(dataset, size, words):
+def test_size_of_the_file_against_size_of_the_image(dataset, size, words):
     sizes = dataset.sizes.copy()
     sizes[0] = size
     wrong = dataclasses.replace(dataset, sizes=sizes)
     found = [p for p in validate(wrong) if p.kind == "size-differs"]
     assert len(found) == 1
-    assert f"the annotation file says {size[0]} x {size[1]}, the picture is 64 x 48" in found[0].what
+    assert f"the annotation file says {size[0]} x {size[1]}, the image is 64 x 48" in found[0].what
     assert words in found[0].remedy
     assert repair(wrong, found)[1] == [], "guessing is not repairing"
     with pytest.raises(AnnotationError, match="--repair cannot mend these"):
@@ -186,7 +186,7 @@ def test_boxes_drawn_on_unturned_pixels_are_turned(tmp_path, orientation):
     assert "1 run-length masks were removed" in done[0]
 
 
-def test_pictures_in_both_splits_by_path_and_by_content(tmp_path):
+def test_images_in_both_splits_by_path_and_by_content(tmp_path):
     for seed, name in enumerate(["a", "b", "c", "d"]):
         write_picture(tmp_path / f"{name}.jpg", seed=seed)
     (tmp_path / "copy_of_c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes())
@@ -202,7 +202,7 @@ def test_pictures_in_both_splits_by_path_and_by_content(tmp_path):
     assert {(p.kind, p.severity) for p in found} == {("in-both-splits", "error")}
     assert [p.image.rsplit("/", 1)[1] for p in found] == ["b.jpg", "copy_of_c.jpg", "link_to_d.jpg"]
     assert "is in val too, as" in found[1].what and "c.jpg" in found[1].what
-    by_path = validate(train, check_pictures=False, other=val)
+    by_path = validate(train, check_images=False, other=val)
     assert [p.image.rsplit("/", 1)[1] for p in by_path] == ["b.jpg", "link_to_d.jpg"]
     mended, _ = repair(train, found)
     assert [p.rsplit("/", 1)[1] for p in mended.paths.tolist()] == ["a.jpg"]
@@ -212,7 +212,7 @@ def test_pictures_in_both_splits_by_path_and_by_content(tmp_path):
 def test_equal_files_within_a_split_are_told(dataset, tmp_path):
     (tmp_path / "images/a.jpg").write_bytes((tmp_path / "images/b.jpg").read_bytes())
     found = validate(dataset)
-    assert [(p.kind, p.severity, p.image[-5:]) for p in found] == [("duplicate-picture", "warning", "a.jpg")]
+    assert [(p.kind, p.severity, p.image[-5:]) for p in found] == [("duplicate-image", "warning", "a.jpg")]
     assert "b.jpg" in found[0].what
 
 
@@ -235,9 +235,9 @@ def test_repair_clips_drops_joins_and_renumbers(tmp_path):
         ["a.jpg", "b.jpg", "a.jpg"],
         ids=np.array([1, 1, 2, 3, 4, 5]),
     )
-    problems = validate(annotations, check_pictures=False)
+    problems = validate(annotations, check_images=False)
     mended, done = repair(annotations, problems)
-    assert validate(mended, check_pictures=False) == []
+    assert validate(mended, check_images=False) == []
     assert mended.paths.tolist() == ["a.jpg", "b.jpg"]
     assert mended.image_index.tolist() == [0, 0, 1]
     assert mended.boxes.tolist() == [[0, 0, 20, 20], [30, 30, 40, 40], GOOD]
@@ -257,9 +257,9 @@ def test_repair_clips_drops_joins_and_renumbers(tmp_path):
 
 def test_repair_of_repaired_changes_nothing():
     annotations = make([[-3, -4, 20, 20], GOOD])
-    mended, done = repair(annotations, validate(annotations, check_pictures=False))
+    mended, done = repair(annotations, validate(annotations, check_images=False))
     assert len(done) == 1
-    again, nothing = repair(mended, validate(mended, check_pictures=False))
+    again, nothing = repair(mended, validate(mended, check_images=False))
     assert nothing == []
     assert again.boxes.tolist() == mended.boxes.tolist()
     assert annotations.boxes[0, 0] == -3, "the input is not changed"
@@ -271,7 +271,7 @@ def test_repair_leaves_out_what_the_reader_reported(tmp_path):
     content["annotations"][1]["bbox"] = [1]
     content["annotations"][3]["image_id"] = 77
     annotations = read_annotations(write_json(tmp_path / "train.json", content))
-    problems = validate(annotations, check_pictures=False)
+    problems = validate(annotations, check_images=False)
     assert kinds(problems) == [
         ("malformed-object", "error", 4),
         ("unknown-image", "error", 11),
@@ -280,12 +280,12 @@ def test_repair_leaves_out_what_the_reader_reported(tmp_path):
     mended, done = repair(annotations, problems)
     assert mended.ids.tolist() == [2]
     assert len(done) == 3
-    assert validate(mended, check_pictures=False) == []
+    assert validate(mended, check_images=False) == []
 
 
 def test_summary_names_ten_and_counts_all():
     annotations = make([[i, 5, i, 9] for i in range(25)])
-    problems = validate(annotations, check_pictures=False)
+    problems = validate(annotations, check_images=False)
     with pytest.raises(AnnotationError) as caught:
         raise_on_problems(problems)
     lines = str(caught.value).splitlines()
@@ -304,14 +304,14 @@ def test_repair_is_not_advised_where_it_would_leave_nothing(dataset):
     paths = [str(path) for path in dataset.paths]
     assert "--repair mends all" in advice(replace(dataset, paths=np.array(["gone.jpg", *paths[1:]])))
     gone = replace(dataset, paths=np.array([f"gone/{i}.jpg" for i in range(len(paths))]))
-    assert advice(gone) == "--repair would leave no picture: correct what is told above."
-    with pytest.raises(AnnotationError, match="--repair would leave no picture"):
+    assert advice(gone) == "--repair would leave no image: correct what is told above."
+    with pytest.raises(AnnotationError, match="--repair would leave no image"):
         checked(gone, None, mend=True, tell=print)
 
 
 def test_warnings_are_logged_and_do_not_stop(caplog):
     with caplog.at_level(logging.WARNING):
-        raise_on_problems(validate(make([[-0.5, 0, 5, 5]]), check_pictures=False))
+        raise_on_problems(validate(make([[-0.5, 0, 5, 5]]), check_images=False))
     assert "1 warning in the annotations" in caplog.text
     raise_on_problems([])
 
@@ -326,17 +326,17 @@ def test_many_boxes_are_checked_in_seconds():
     boxes = np.concatenate([corners, corners + 50], axis=1)
     index = np.sort(draw.integers(0, 1000, count))
     start = time.process_time()
-    assert validate(make(boxes, None, index, [(640, 480)] * 1000), check_pictures=False) == []
+    assert validate(make(boxes, None, index, [(640, 480)] * 1000), check_images=False) == []
     assert time.process_time() - start < 5
 
 
 def test_real_flowers_have_no_errors(flowers_det):
     data = read_dataset(flowers_det)
     train = validate(data["train"], other=data["val"])
-    assert [(p.kind, p.severity) for p in train] == [("duplicate-picture", "warning")] * 2
+    assert [(p.kind, p.severity) for p in train] == [("duplicate-image", "warning")] * 2
     assert validate(data["val"], other=data["train"]) == []
     for split in ("train", "val"):
-        assert validate(read_annotations(flowers_det / f"instances_{split}.json"), check_pictures=False) == []
+        assert validate(read_annotations(flowers_det / f"instances_{split}.json"), check_images=False) == []
 
 
 def test_problem_list_is_plain_data(dataset, tmp_path):
@@ -354,8 +354,8 @@ def test_objects_of_unknown_category_are_left_out_whatever_their_ids(tmp_path, i
         for row, (number, image, category) in enumerate(zip(ids, (5, 0, 0), (7, 99, 7), strict=True))
     ]
     found = read_coco(write_json(tmp_path / "train.json", content))
-    problems = validate(found, check_pictures=False)
+    problems = validate(found, check_images=False)
     assert [problem.kind for problem in problems].count("unknown-category") == 1
     mended, _ = repair(found, problems)
     assert mended.labels.tolist() == [0, 0] and mended.boxes[:, 3].tolist() == [10, 12]
-    assert all(problem.severity == "warning" for problem in validate(mended, check_pictures=False))
+    assert all(problem.severity == "warning" for problem in validate(mended, check_images=False))

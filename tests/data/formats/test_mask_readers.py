@@ -118,7 +118,7 @@ def test_another_folder_of_masks_has_its_own_list_of_classes(tmp_path):
         read_masks(tmp_path / "train.txt", masks="other")
 
 
-def test_pngs_go_before_other_pictures_of_a_mask(tmp_path):
+def test_pngs_go_before_other_images_of_a_mask(tmp_path):
     write_mask_set(tmp_path)
     for end in ("jpg", "bmp", "tif"):
         write_picture(tmp_path / f"masks/train0.{end}")
@@ -218,17 +218,17 @@ def test_the_value_to_ignore(tmp_path):
 
 
 def write_voc_masks(folder, lists=True):
-    """Two pictures with masks (palette PNGs) and one without, as detection's pictures are."""
+    """Two images with masks (palette PNGs) and one without, as detection's images are."""
     for i, name in enumerate(("2007_000001", "2007_000002", "2007_000003")):
         write_picture(folder / f"JPEGImages/{name}.jpg", 30, 20 + i)
     for i, split in enumerate(("train", "val")):
         mask = np.zeros((20 + i, 30), np.uint8)
         mask[5:10, 5:15], mask[4:11, 4] = 20 - i, 255
-        picture = Image.fromarray(mask)
-        picture.putpalette([v % 256 for v in range(0, 768 * 5, 5)])
+        image = Image.fromarray(mask)
+        image.putpalette([v % 256 for v in range(0, 768 * 5, 5)])
         path = folder / f"SegmentationClass/2007_00000{i + 1}.png"
         path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        image.save(path)
         if lists:
             (folder / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
             (folder / f"ImageSets/Segmentation/{split}.txt").write_text(f"2007_00000{i + 1}\n")

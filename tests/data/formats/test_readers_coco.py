@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats import read_annotations, read_coco, read_dataset, write_coco
 from tests.data.annotation_samples import (
-    by_picture,
+    by_image,
     coco_content,
     write_coco_dataset,
     write_json,
@@ -139,7 +139,7 @@ def test_missing_ids_do_not_collide_with_given_ones(tmp_path):
     assert sorted(ids) == [2, 4, 11, 12]
 
 
-def test_missing_sizes_are_read_from_the_pictures(tmp_path):
+def test_missing_sizes_are_read_from_the_images(tmp_path):
     path = write_coco_dataset(tmp_path)
     content = coco_content()
     for image in content["images"]:
@@ -154,7 +154,7 @@ def test_nan_and_infinity_are_read_and_reported(tmp_path, value):
     content["annotations"][1]["bbox"][2] = value
     annotations = read_coco(write_json(tmp_path / "train.json", content))
     assert len(annotations.ids) == 4
-    problems = [p for p in annotations.validate(check_pictures=False) if p.kind == "not-finite"]
+    problems = [p for p in annotations.validate(check_images=False) if p.kind == "not-finite"]
     assert [p.object for p in problems] == [4]
     assert problems[0].image.endswith("b.jpg")
 
@@ -183,7 +183,7 @@ def test_one_bad_object_is_named_and_the_others_are_read(tmp_path, spoil, kind, 
     assert len(annotations.ids) == 4 - dropped
     if not dropped:
         assert problem.image.endswith("b.jpg")
-        assert by_picture(annotations)["b.jpg"][0][2] == [10, 5, 30, 35]
+        assert by_image(annotations)["b.jpg"][0][2] == [10, 5, 30, 35]
 
 
 def test_numbers_written_as_text_and_true_are_understood(tmp_path):
@@ -233,7 +233,7 @@ def test_a_category_id_given_twice_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("json_path", "picture", "file_name"),
+    ("json_path", "image", "file_name"),
     [
         ("d/train.json", "d/a.jpg", "a.jpg"),
         ("d/train.json", "d/images/a.jpg", "a.jpg"),
@@ -247,15 +247,15 @@ def test_a_category_id_given_twice_is_reported(tmp_path):
         ("d/train/_annotations.coco.json", "d/train/a.jpg", "a.jpg"),
     ],
 )
-def test_pictures_are_found(tmp_path, json_path, picture, file_name):
-    write_picture(tmp_path / picture)
+def test_images_are_found(tmp_path, json_path, image, file_name):
+    write_picture(tmp_path / image)
     content = {"images": [{"id": 1, "file_name": file_name}], "annotations": [], "categories": []}
     annotations = read_coco(write_json(tmp_path / json_path, content))
-    assert annotations.paths.tolist() == [str(tmp_path / picture)]
+    assert annotations.paths.tolist() == [str(tmp_path / image)]
     assert annotations.sizes.tolist() == [[64, 48]]
 
 
-def test_pictures_relative_to_the_working_folder(tmp_path, monkeypatch):
+def test_images_relative_to_the_working_folder(tmp_path, monkeypatch):
     write_coco_dataset(tmp_path)
     monkeypatch.chdir(tmp_path)
     annotations = read_coco("train.json")
@@ -289,7 +289,7 @@ def test_written_file_reads_back_the_same(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.json", "images", "train.json"], "no leftovers"
 
 
-def test_writing_in_another_place_keeps_the_pictures_reachable(tmp_path):
+def test_writing_in_another_place_keeps_the_images_reachable(tmp_path):
     annotations = read_coco(write_coco_dataset(tmp_path / "data"))
     for target in (tmp_path / "data" / "annotations" / "t.json", tmp_path / "x" / "y" / "t.json"):
         write_coco(annotations, target)

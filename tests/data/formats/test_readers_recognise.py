@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats import read_annotations, read_dataset, write_coco, write_voc, write_yolo
-from tests.data.annotation_samples import by_picture, coco_content, make, write_json, write_picture
+from tests.data.annotation_samples import by_image, coco_content, make, write_json, write_picture
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ side = st.floats(0.01, 20)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def make_images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     return [str(write_picture(folder / f"{name}.png", 97, 61, seed)) for seed, name in enumerate("abc")]
 
 
@@ -93,7 +93,7 @@ def pictures(tmp_path_factory):
         st.tuples(st.integers(0, 2), corner, corner, side, side, st.integers(0, 2), st.booleans()), max_size=6
     )
 )
-def test_every_pair_of_formats_round_trips(first, second, pictures, objects):
+def test_every_pair_of_formats_round_trips(first, second, images, objects):
     objects = sorted(objects, key=lambda item: item[0])
     crowd = [item[6] and "yolo" not in (first, second) for item in objects]
     original = make(
@@ -101,7 +101,7 @@ def test_every_pair_of_formats_round_trips(first, second, pictures, objects):
         [item[5] for item in objects],
         [item[0] for item in objects],
         [(97, 61)] * 3,
-        pictures,
+        images,
         iscrowd=np.array(crowd, dtype=bool),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def test_every_pair_of_formats_round_trips(first, second, pictures, objects):
             WRITERS[name](annotations, step)
             annotations = read_annotations(step, "train")
             assert annotations.names == original.names
-            assert by_picture(annotations).keys() == by_picture(original).keys()
+            assert by_image(annotations).keys() == by_image(original).keys()
             for image in range(3):
                 ours, theirs = annotations.objects(image), original.objects(image)
                 np.testing.assert_allclose(annotations.boxes[ours], original.boxes[theirs], atol=1e-6)

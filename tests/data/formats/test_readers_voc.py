@@ -5,7 +5,7 @@ import pytest
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats import read_annotations, read_coco, read_dataset, read_voc, write_voc
-from tests.data.annotation_samples import by_picture, make, write_coco_dataset, write_picture
+from tests.data.annotation_samples import by_image, make, write_coco_dataset, write_picture
 
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
 <xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>
@@ -26,7 +26,7 @@ def write_xml(path, *objects, filename=None, size=SIZE):
 
 @pytest.fixture
 def voc(tmp_path):
-    """Three pictures in two splits; 'c' has no objects."""
+    """Three images in two splits; 'c' has no objects."""
     write_xml(tmp_path / "Annotations/a.xml", one("rose", 1, 1, 64, 48), one("daisy", 10, 20, 30, 40, difficult=1))
     write_xml(tmp_path / "Annotations/b.xml", one(" tulip ", 2.5, 3.5, 10.25, 20))
     write_xml(tmp_path / "Annotations/c.xml")
@@ -68,7 +68,7 @@ def test_a_class_file_sets_the_order(voc, name):
     (problem,) = train.read_problems
     assert (problem.kind, problem.object) == ("unknown-category", 2)
     assert problem.file.endswith("a.xml") and "'daisy'" in problem.what
-    assert [p.kind for p in train.validate(check_pictures=False)] == ["unknown-category"], "told once"
+    assert [p.kind for p in train.validate(check_images=False)] == ["unknown-category"], "told once"
     (voc / name).write_text("rose\nrose\n")
     with pytest.raises(AnnotationError, match="given twice: rose"):
         read_voc(voc, "train")
@@ -82,7 +82,7 @@ def test_splits_by_list_file_or_argument(voc):
     with pytest.raises(AnnotationError, match=r"no split 'test'; found: train, val"):
         read_annotations(voc, "test")
     (voc / "ImageSets/Main/val.txt").write_text("b\nmissing\n")
-    with pytest.raises(AnnotationError, match=r"1 listed pictures have no XML file.*'missing'"):
+    with pytest.raises(AnnotationError, match=r"1 listed images have no XML file.*'missing'"):
         read_annotations(voc, "val")
 
 
@@ -98,7 +98,7 @@ def test_folder_without_lists_and_single_files(voc):
     assert len(read_annotations(voc / "Annotations" / "a.xml").ids) == 2
 
 
-def test_xml_beside_the_pictures_under_any_name(tmp_path):
+def test_xml_beside_the_images_under_any_name(tmp_path):
     write_picture(tmp_path / "a.PNG")
     write_picture(tmp_path / "other.jpg")
     write_xml(tmp_path / "a.xml", one("rose", 1, 1, 5, 5), filename="renamed.jpg", size="")
@@ -108,13 +108,13 @@ def test_xml_beside_the_pictures_under_any_name(tmp_path):
     assert annotations.sizes.tolist() == [[64, 48], [64, 48]]
 
 
-def test_a_picture_is_found_by_the_name_of_its_xml_where_filename_is_of_another(voc):
+def test_an_image_is_found_by_the_name_of_its_xml_where_filename_is_of_another(voc):
     write_xml(voc / "Annotations/b.xml", one("tulip", 1, 1, 5, 5), filename="a.jpg")
     data = read_annotations(voc, "val")
     assert data.paths.tolist() == [str(voc / "JPEGImages/b.jpg")] and data.validate() == []
 
 
-def test_pictures_and_xml_in_subfolders_with_equal_names(voc):
+def test_images_and_xml_in_subfolders_with_equal_names(voc):
     shutil.rmtree(voc / "ImageSets")
     write_picture(voc / "JPEGImages/cam2/a.jpg", width=32)
     size = SIZE.replace("64", "32")
@@ -139,7 +139,7 @@ def test_images_argument(voc):
     (voc / "JPEGImages").rename(voc / "photos")
     assert read_voc(voc, "val", images=voc / "photos").validate() == []
     missing = read_voc(voc, "val").validate()
-    assert [p.kind for p in missing] == ["missing-picture"]
+    assert [p.kind for p in missing] == ["missing-image"]
 
 
 def test_unreadable_files_name_the_place(voc):
@@ -169,10 +169,10 @@ def test_an_object_without_box_is_named_and_left_out(voc):
 def test_written_folder_reads_back_the_same(tmp_path):
     first = read_coco(write_coco_dataset(tmp_path / "coco"))
     write_voc(first, tmp_path / "voc", "train")
-    write_voc(first.subset([1]), tmp_path / "voc", "val", pictures="copy")
+    write_voc(first.subset([1]), tmp_path / "voc", "val", images="copy")
     data = read_dataset(tmp_path / "voc")
     assert data["train"].names == first.names, "the order of the categories is kept"
-    assert by_picture(data["train"]) == by_picture(first)
+    assert by_image(data["train"]) == by_image(first)
     assert data["train"].validate() == []
     assert (tmp_path / "voc/JPEGImages/b.jpg").is_symlink()
     (val,) = data["val"].paths.tolist()
@@ -180,7 +180,7 @@ def test_written_folder_reads_back_the_same(tmp_path):
     assert len(data["val"].ids) == 2
 
 
-def test_names_with_markup_and_pictures_of_the_same_name(tmp_path):
+def test_names_with_markup_and_images_of_the_same_name(tmp_path):
     paths = [write_picture(tmp_path / d / "a.jpg", seed=i) for i, d in enumerate("xy")]
     annotations = make(
         [[0, 0, 5, 5], [1, 1, 6, 6]],
@@ -203,9 +203,9 @@ def test_what_voc_cannot_hold_is_told(tmp_path, caplog):
     assert "2 objects keep only their boxes" in caplog.text
     same = make([[0, 0, 1, 1]], categories=(Category(1, "rose"), Category(2, "rose")))
     with pytest.raises(AnnotationError, match="names must differ"):
-        write_voc(same, tmp_path / "other", pictures="leave")
+        write_voc(same, tmp_path / "other", images="leave")
     with pytest.raises(AnnotationError, match="already holds other categories"):
         tulips = make([[0, 0, 1, 1]], categories=(Category(1, "tulip"),))
-        write_voc(tulips, tmp_path / "voc", "val", pictures="leave")
-    with pytest.raises(ValueError, match="the picture does not exist"):
+        write_voc(tulips, tmp_path / "voc", "val", images="leave")
+    with pytest.raises(ValueError, match="the image does not exist"):
         write_voc(make([[0, 0, 1, 1]]), tmp_path / "other")

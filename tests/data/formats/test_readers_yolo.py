@@ -6,12 +6,12 @@ import yaml
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats import read_annotations, read_coco, read_dataset, read_yolo, write_yolo
-from tests.data.annotation_samples import by_picture, make, write_coco_dataset, write_picture
+from tests.data.annotation_samples import by_image, make, write_coco_dataset, write_picture
 
 
 @pytest.fixture
 def yolo(tmp_path):
-    """Two training pictures (one without label file) and one for validation; pictures are 64 x 48."""
+    """Two training images (one without label file) and one for validation; images are 64 x 48."""
     write_picture(tmp_path / "images/train/a.jpg", seed=0)
     write_picture(tmp_path / "images/train/b.PNG", seed=1)
     write_picture(tmp_path / "images/val/c.jpeg", seed=2)
@@ -27,7 +27,7 @@ def write(path, text):
     return path
 
 
-def test_boxes_outlines_and_pictures_without_labels(yolo):
+def test_boxes_outlines_and_images_without_labels(yolo):
     data = read_dataset(yolo)
     train = data["train"]
     assert [p.removeprefix(f"{yolo}/images/train/") for p in train.paths.tolist()] == ["a.jpg", "b.PNG"]
@@ -66,7 +66,7 @@ def test_ways_to_write_data_yaml(yolo, content):
         ("train: images/train\nval: images/val", 'has no "names"'),
         ("train: images/train\nnc: 3\nnames: [rose, daisy]", "nc is 3, but names lists 2"),
         ("train: images/train\nnames: {0: rose, 2: daisy}", r"must be 0\.\.1, found \[0, 2\]"),
-        ("train: pictures\nnames: [rose]", r"data\.yaml: train: 'pictures' not found; tried"),
+        ("train: images\nnames: [rose]", r"data\.yaml: train: 'images' not found; tried"),
         ("names: [rose]", 'neither "train" nor "val"'),
         ("train: [", "cannot be read as YAML"),
     ],
@@ -116,16 +116,16 @@ def test_one_bad_line_is_named_and_the_others_are_read(yolo, line, kind, words):
     file = write(yolo / "labels/val/c.txt", f"1 0.5 0.5 1 1\n{line}\n")
     val = read_annotations(yolo, "val")
     assert val.boxes[0].tolist() == [0, 0, 64, 48]
-    (problem,) = val.validate(check_pictures=False)
+    (problem,) = val.validate(check_images=False)
     assert problem.kind == kind
     assert words in problem.what
     assert problem.file == str(file) and problem.image.endswith("c.jpeg")
 
 
-def test_missing_pictures_in_a_list(yolo):
+def test_missing_images_in_a_list(yolo):
     annotations = read_yolo([write(yolo / "list.txt", "images/val/c.jpeg\nimages/val/gone.jpg\n")])
-    assert [p.kind for p in annotations.validate()] == ["missing-picture"]
-    with pytest.raises(AnnotationError, match="no pictures with the extensions"):
+    assert [p.kind for p in annotations.validate()] == ["missing-image"]
+    with pytest.raises(AnnotationError, match="no images with the extensions"):
         read_yolo([yolo / "labels"])
 
 
@@ -135,7 +135,7 @@ def test_lists_may_name_folders_of_another_machine(yolo, line):
     assert path == str(yolo / "images/val/c.jpeg")
 
 
-def test_test_pictures_that_were_not_handed_on(yolo):
+def test_test_images_that_were_not_handed_on(yolo):
     with (yolo / "data.yaml").open("a") as file:
         file.write("test: images/gone\n")
     assert set(read_dataset(yolo)) == {"train", "val"}
@@ -161,11 +161,11 @@ def test_images_argument_is_refused(yolo):
 def test_written_folder_reads_back_the_same(tmp_path):
     first = read_coco(write_coco_dataset(tmp_path / "coco"))
     write_yolo(first, tmp_path / "yolo", "train", crowd="keep")
-    write_yolo(first.subset([3]), tmp_path / "yolo", "val", pictures="copy")
+    write_yolo(first.subset([3]), tmp_path / "yolo", "val", images="copy")
     content = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())
     assert content["names"] == {0: "rose", 1: "daisy", 2: "water lily"}
     data = read_dataset(tmp_path / "yolo")
-    found, expected = by_picture(data["train"]), by_picture(first)
+    found, expected = by_image(data["train"]), by_image(first)
     assert found.keys() == expected.keys()
     for name, objects in expected.items():
         assert [(n, b) for n, _, b in found[name]] == [(n, b) for n, _, b in objects]
@@ -201,20 +201,20 @@ def test_outlines_are_written_when_asked(tmp_path):
 
 
 def test_writer_refuses_what_would_mix_or_lose(tmp_path):
-    picture = str(write_picture(tmp_path / "a.jpg"))
-    annotations = make([[10, 5, 30, 35]], paths=[picture])
+    image = str(write_picture(tmp_path / "a.jpg"))
+    annotations = make([[10, 5, 30, 35]], paths=[image])
     write_yolo(annotations, tmp_path / "yolo")
     write_yolo(annotations, tmp_path / "yolo")  # the same again is fine
-    other = make([[10, 5, 30, 35]], paths=[picture], categories=(Category(1, "tulip"),))
+    other = make([[10, 5, 30, 35]], paths=[image], categories=(Category(1, "tulip"),))
     with pytest.raises(AnnotationError, match="already holds other categories"):
         write_yolo(other, tmp_path / "yolo", "val")
     renamed = make([[10, 5, 30, 35]], paths=[str(write_picture(tmp_path / "b.jpg"))])
-    with pytest.raises(AnnotationError, match="already holds 1 other pictures"):
+    with pytest.raises(AnnotationError, match="already holds 1 other images"):
         write_yolo(renamed, tmp_path / "yolo")
-    unmeasured = make([[10, 5, 30, 35]], paths=[picture], sizes=[(0, 0)])
-    with pytest.raises(AnnotationError, match="needs the size of every picture"):
+    unmeasured = make([[10, 5, 30, 35]], paths=[image], sizes=[(0, 0)])
+    with pytest.raises(AnnotationError, match="needs the size of every image"):
         write_yolo(unmeasured, tmp_path / "new")
     with pytest.raises(ValueError, match="crowd must be"):
         write_yolo(annotations, tmp_path / "new", crowd="maybe")
-    with pytest.raises(ValueError, match="pictures must be"):
-        write_yolo(annotations, tmp_path / "new", pictures="move")
+    with pytest.raises(ValueError, match="images must be"):
+        write_yolo(annotations, tmp_path / "new", images="move")

@@ -12,7 +12,7 @@ import pytest
 from detseg.data.annotations import AnnotationError, Category, match_categories
 from detseg.data.augment.transforms import EvalTransform, TrainTransform
 from detseg.data.crops import crops_of
-from detseg.data.dataset import DetectionDataset, full_pictures
+from detseg.data.dataset import DetectionDataset, full_images
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labels
 from detseg.data.formats.read_masks import read_mask_dataset, read_masks
@@ -20,14 +20,14 @@ from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_mask
 from detseg.data.mask_dataset import SegmentationDataset
 from detseg.data.masks import match_mask_categories
-from detseg.data.pack.packed import OriginalMasks, PackedMasks, PackedPictures, picture_digests
+from detseg.data.pack.packed import OriginalMasks, PackedImages, PackedMasks, picture_digests
 from detseg.data.pack.writer import write_pack
 from detseg.train.sampler import Request, TrainingSamples
 from tests.data.annotation_samples import write_picture
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
-SIZE = 80  # long side of the packs; the pictures have 96 x 72 pixels
+SIZE = 80  # long side of the packs; the images have 96 x 72 pixels
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def masks_pack(masks):
 
 
 def in_order_of(packed, plain):
-    """The pictures of a set in files in the order in which they are packed."""
+    """The images of a set in files in the order in which they are packed."""
     place = {int(image_id): row for row, image_id in enumerate(plain.image_ids)}
     return plain.subset([place[int(image_id)] for image_id in packed.image_ids])
 
@@ -102,7 +102,7 @@ def test_samples_with_masks_are_those_of_the_files(masks, masks_pack):
     assert (b[0].mask == 255).any()
 
 
-def test_boxes_are_in_the_packed_pictures_pixels(boxes_pack):
+def test_boxes_are_in_the_packed_images_pixels(boxes_pack):
     packed = read_annotations(boxes_pack, "train")
     for i in range(len(packed)):
         sample = DetectionDataset(packed, 999)[i]
@@ -123,16 +123,16 @@ def test_masks_to_judge_by_are_those_of_the_originals(masks, masks_pack):
         np.testing.assert_array_equal(small[i], resize_mask(originals[i], fitted_size(96, 72, SIZE)))
 
 
-def test_pictures_in_full_size(boxes, boxes_pack, tmp_path):
+def test_images_in_full_size(boxes, boxes_pack, tmp_path):
     plain = read_annotations(boxes, "val")
     write_pack(tmp_path / "full.h5", {"val": plain}, 96)
     for path, exact in ((tmp_path / "full.h5", True), (boxes_pack, False)):
         packed = read_annotations(path, "val")
-        files = full_pictures(in_order_of(packed, plain), [2, 0])
-        for found, wanted in zip(full_pictures(packed, [2, 0]), files, strict=True):
+        files = full_images(in_order_of(packed, plain), [2, 0])
+        for found, wanted in zip(full_images(packed, [2, 0]), files, strict=True):
             assert found.shape == wanted.shape == (72, 96, 3)
             assert np.array_equal(found, wanted) == exact
-    assert np.array_equal(next(full_pictures(plain, [1])), read_image(str(plain.paths[1])))
+    assert np.array_equal(next(full_images(plain, [1])), read_image(str(plain.paths[1])))
 
 
 def test_odd_shapes_get_their_own_size_back(tmp_path):
@@ -140,14 +140,14 @@ def test_odd_shapes_get_their_own_size_back(tmp_path):
     write_pack(tmp_path / "odd.h5", read_dataset(folder), 31)
     packed = read_annotations(tmp_path / "odd.h5", "train")
     assert DetectionDataset(packed, 31)[0].image.shape == (19, 31, 3)
-    assert next(full_pictures(packed, [0])).shape == (61, 97, 3)
+    assert next(full_images(packed, [0])).shape == (61, 97, 3)
 
 
 def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
     asked = []
 
     def refuse(*_):
-        raise AssertionError("the pictures stay in their file")
+        raise AssertionError("the images stay in their file")
 
     monkeypatch.setattr("detseg.data.dataset.ArrayCache.__init__", refuse)
     monkeypatch.setattr("detseg.data.dataset.read_image", refuse)
@@ -157,9 +157,9 @@ def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
     monkeypatch.setattr(PackReader, "rows", lambda self, *place: asked.append(place) or rows(self, *place))
     data = DetectionDataset(read_annotations(boxes_pack, "train"), SIZE)
     masked = SegmentationDataset(read_masks(masks_pack, "train"), SIZE)
-    assert masked.pictures.content().dtype == masked.masks.content().dtype == np.uint64
-    assert asked == [], "opening reads no pictures"
-    assert data.pictures.place == str(boxes_pack) and data.pictures.long_side == SIZE
+    assert masked.images.content().dtype == masked.masks.content().dtype == np.uint64
+    assert asked == [], "opening reads no images"
+    assert data.images.place == str(boxes_pack) and data.images.long_side == SIZE
     row = int(np.flatnonzero(data.annotations.image_ids == 98)[0])
     data[row], masked[1]
     pixels = 80 * 60
@@ -169,7 +169,7 @@ def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
 # ------------------------------------------------------------------ subsets, orders, mending
 
 
-def test_subsets_keep_their_pictures(boxes_pack, masks_pack):
+def test_subsets_keep_their_images(boxes_pack, masks_pack):
     packed, masked = read_annotations(boxes_pack, "train"), read_masks(masks_pack, "train")
     chosen = [4, 1]
     some, whole = DetectionDataset(packed.subset(chosen), SIZE), DetectionDataset(packed, SIZE)
@@ -204,8 +204,8 @@ def test_classes_in_another_order_are_relabelled(boxes, boxes_pack, masks_pack, 
         match_mask_categories((*wanted[:2], Category(77, "other")), masked)
 
 
-def test_mending_a_pack_keeps_pictures_and_objects_together(boxes_pack, tmp_path):
-    """A box that is not finite, and a picture without the room it says, as another program might write them."""
+def test_mending_a_pack_keeps_images_and_objects_together(boxes_pack, tmp_path):
+    """A box that is not finite, and an image without the room it says, as another program might write them."""
     copy = tmp_path / "copy.h5"
     copy.write_bytes(boxes_pack.read_bytes())
     with h5py.File(copy, "a") as file:
@@ -235,7 +235,7 @@ def test_packs_pass_the_checks_without_their_files(boxes_pack, masks_pack):
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks"])
-def test_the_same_picture_in_two_packs_is_found(kind, boxes, masks, tmp_path):
+def test_the_same_image_in_two_packs_is_found(kind, boxes, masks, tmp_path):
     """In packs of different sizes, under another name."""
     read = read_annotations if kind == "boxes" else read_masks
     folder = boxes if kind == "boxes" else masks
@@ -249,7 +249,7 @@ def test_the_same_picture_in_two_packs_is_found(kind, boxes, masks, tmp_path):
     a, b = read(tmp_path / "a.h5"), read(tmp_path / "b.h5")
     (problem,) = (p for p in b.validate(other=a) if p.severity == "error")
     assert problem.kind == "in-both-splits"
-    assert f"the picture is in {tmp_path}/a.h5 (train) too, as " in problem.what
+    assert f"the image is in {tmp_path}/a.h5 (train) too, as " in problem.what
     assert str(b.paths[problem.image_index]).endswith("renamed.png")
     assert [p for p in b.repair([problem])[0].validate(other=a) if p.severity == "error"] == []
 
@@ -266,7 +266,7 @@ def write_labelled(folder):
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_the_same_picture_in_a_pack_and_a_folder_is_found(kind, boxes, masks, tmp_path):
+def test_the_same_image_in_a_pack_and_a_folder_is_found(kind, boxes, masks, tmp_path):
     """Either way round, under another name; but only where files may be read."""
 
     def shared(data, other, **options):
@@ -284,8 +284,8 @@ def test_the_same_picture_in_a_pack_and_a_folder_is_found(kind, boxes, masks, tm
     for data, other in ((mixed, packed_train), (packed_mixed, train)):
         (problem,) = shared(data, other)
         assert problem.severity == "error" and problem.image.endswith("renamed.png")
-        assert f"the picture is in {other.source} too, as " in problem.what
-        assert shared(data, other, check_pictures=False) == []
+        assert f"the image is in {other.source} too, as " in problem.what
+        assert shared(data, other, check_images=False) == []
     assert shared(val, packed_train) == shared(packed_mixed, val.subset([1])) == []
 
 
@@ -296,10 +296,10 @@ def test_beside_a_pack_files_are_checked_as_ever(boxes, boxes_pack, tmp_path):
     shutil.copy(val.paths[0], val.paths[1])
     Path(val.paths[2]).unlink()
     found = {p.kind for p in val.validate(other=read_annotations(boxes_pack, "train"))}
-    assert found == {"duplicate-picture", "missing-picture"}
+    assert found == {"duplicate-image", "missing-image"}
 
 
-def test_digests_tell_pictures_and_masks_apart(masks, masks_pack, tmp_path):
+def test_digests_tell_images_and_masks_apart(masks, masks_pack, tmp_path):
     plain = read_masks(masks, "train")
     digests = picture_digests(read_masks(masks_pack, "train").pack)
     assert len(set(digests.tolist())) == 6
@@ -329,7 +329,7 @@ def test_what_cannot_be_asked_of_a_pack(boxes_pack, masks_pack, tmp_path):
             read(path)
         with pytest.raises(AnnotationError, match="has no split 'test'; found: train, val"):
             read(path, "test")
-    with pytest.raises(ValueError, match=r"boxes\.h5: holds resized pictures, not their files"):
+    with pytest.raises(ValueError, match=r"boxes\.h5: holds resized images, not their files"):
         crops_of(read_annotations(boxes_pack, "train"), tmp_path / "crops")
     for data in (read_annotations(boxes_pack, "train"), read_masks(masks_pack, "train")):
         with pytest.raises(ValueError, match="is packed already"):
@@ -368,10 +368,10 @@ def test_damaged_masks_are_named(masks_pack, tmp_path, damage):
 def test_damage_of_a_file_in_use_is_named(boxes_pack, tmp_path):
     copy = tmp_path / "copy.h5"
     copy.write_bytes(boxes_pack.read_bytes())
-    pictures = PackedPictures(copy, "train")
+    images = PackedImages(copy, "train")
     copy.write_bytes(boxes_pack.read_bytes()[:3000])
     with pytest.raises(AnnotationError, match=r"copy\.h5: damaged"):
-        pictures[0]
+        images[0]
 
 
 def test_a_coco_file_still_reads_beside_a_pack(boxes, boxes_pack):

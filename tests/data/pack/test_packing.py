@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from detseg.data.annotations import AnnotationError
-from detseg.data.dataset import PictureCache
+from detseg.data.dataset import ImageCache
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
 from detseg.data.images import read_image
 from detseg.data.label_dataset import ClassificationDataset, collate_labels
 from detseg.data.pack.file import read_pack_info
-from detseg.data.pack.packed import PackedMasks, PackedPictures
+from detseg.data.pack.packed import PackedImages, PackedMasks
 from detseg.data.pack.sources import read_packed_labels
 from detseg.data.pack.writer import write_pack
 from detseg.flowers.dataset import write_flowers
@@ -28,7 +28,7 @@ SIZE = 40
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Class folders with pictures of several shapes, one of them thin."""
+    """Class folders with images of several shapes, one of them thin."""
     root = tmp_path_factory.mktemp("classes")
     for split, count in (("train", 5), ("val", 2)):
         for number, name in enumerate(("daisy", "rose", "water lily")):
@@ -58,26 +58,26 @@ def test_what_the_file_says_of_itself(packed, folder):
     assert (info.task, info.size, info.splits) == ("classification", SIZE, {"train": 15, "val": 6})
     assert [tuple(category) for category in info.categories] == [(0, "daisy"), (1, "rose"), (2, "water lily")]
     train = read_labels(folder / "train")
-    cache = PictureCache(train.paths.tolist(), train.sizes, SIZE)
+    cache = ImageCache(train.paths.tolist(), train.sizes, SIZE)
     pixels = np.concatenate([cache[i].reshape(-1, 3) for i in range(15)]) / 255
     np.testing.assert_allclose(info.mean, pixels.mean(0), rtol=1e-9)
     np.testing.assert_allclose(info.std, pixels.std(0), rtol=1e-9)
 
 
-def test_pictures_are_those_of_the_cache(packed, folder):
+def test_images_are_those_of_the_cache(packed, folder):
     plain = read_labelled_dataset(folder)
     for split, data in read_labelled_dataset(packed).items():
-        cache = PictureCache(plain[split].paths.tolist(), plain[split].sizes, SIZE)
-        pictures = PackedPictures(packed, split)
-        assert len(pictures) == len(data) == len(cache)
+        cache = ImageCache(plain[split].paths.tolist(), plain[split].sizes, SIZE)
+        images = PackedImages(packed, split)
+        assert len(images) == len(data) == len(cache)
         assert sorted(data.image_ids.tolist()) == plain[split].image_ids.tolist()
         for row, image_id in enumerate(data.image_ids):  # ids are positions there
-            np.testing.assert_array_equal(pictures[row], cache[image_id])
+            np.testing.assert_array_equal(images[row], cache[image_id])
             assert data.labels[row] == plain[split].labels[image_id]
             assert data.sizes[row].tolist() == plain[split].sizes[image_id].tolist()
             assert plain[split].paths[image_id].endswith(str(data.paths[row]))
-        assert pictures.megabytes == pytest.approx(cache.megabytes)
-        assert pictures.place == str(packed)
+        assert images.megabytes == pytest.approx(cache.megabytes)
+        assert images.place == str(packed)
 
 
 def test_names_are_within_the_data_set(packed):
@@ -94,17 +94,17 @@ def test_rows_are_mixed_and_the_mix_depends_on_the_seed(folder, packed, tmp_path
     )
 
 
-def test_a_subset_reads_its_own_pictures(packed):
+def test_a_subset_reads_its_own_images(packed):
     data = read_labels(packed, "train")
     some = data.subset(data.labels == 2).subset([3, 0])
     dataset = ClassificationDataset(some, 999)
-    everything = PackedPictures(packed, "train")
+    everything = PackedImages(packed, "train")
     for position, row in enumerate(np.flatnonzero(data.labels == 2)[[3, 0]]):
         image, label = dataset[position]
         assert label == 2 and isinstance(label, int)
         np.testing.assert_array_equal(image, everything[row])
     with pytest.raises(IndexError, match=r"0\.\.14"):
-        PackedPictures(packed, "train", np.array([15]))
+        PackedImages(packed, "train", np.array([15]))
 
 
 def test_packed_and_plain_sets_are_read_alike_by_the_data_set(packed, folder):
@@ -133,17 +133,17 @@ def test_packed_sets_pass_the_checks(packed):
 
 
 def test_order_is_a_permutation_chunk_by_chunk(packed):
-    pictures = PackedPictures(packed, "train")
-    assert pictures.chunk == 4
-    order = pictures.order(np.random.default_rng(0))
+    images = PackedImages(packed, "train")
+    assert images.chunk == 4
+    order = images.order(np.random.default_rng(0))
     assert sorted(order.tolist()) == list(range(15))
     chunks = order // 4
     assert (np.diff(chunks) != 0).sum() == 3, "each of the 4 chunks is visited once"
-    assert order.tolist() != pictures.order(np.random.default_rng(1)).tolist()
+    assert order.tolist() != images.order(np.random.default_rng(1)).tolist()
     assert (np.diff(order[chunks == 1]) < 0).any() or (np.diff(order[chunks == 2]) < 0).any()
-    some = PackedPictures(packed, "train", np.array([14, 0, 13, 1]))
+    some = PackedImages(packed, "train", np.array([14, 0, 13, 1]))
     assert sorted(some.order(np.random.default_rng(0)).tolist()) == [0, 1, 2, 3]
-    assert PackedPictures(packed, "train", np.zeros(0, np.int64)).order(np.random.default_rng(0)).shape == (0,)
+    assert PackedImages(packed, "train", np.zeros(0, np.int64)).order(np.random.default_rng(0)).shape == (0,)
 
 
 # ------------------------------------------------------------------ other tasks
@@ -160,16 +160,16 @@ def test_boxes_come_back_as_they_were(flowers, tmp_path):
     assert info.task == "detection" and info.categories == plain["train"].categories
     for split, found in read_dataset(tmp_path / "boxes.h5").items():
         wanted = plain[split]
-        pictures = PackedPictures(tmp_path / "boxes.h5", split)
+        images = PackedImages(tmp_path / "boxes.h5", split)
         order = [wanted.image_ids.tolist().index(i) for i in found.image_ids.tolist()]
         expected = wanted.subset(order)
         for name in ("sizes", "image_index", "boxes", "labels", "iscrowd", "ids", "areas"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
             assert getattr(found, name).dtype == getattr(expected, name).dtype
-        cache = PictureCache(expected.paths.tolist(), expected.sizes, 48)
+        cache = ImageCache(expected.paths.tolist(), expected.sizes, 48)
         for row in range(len(found)):
-            np.testing.assert_array_equal(pictures[row], cache[row])
-        assert found.validate(check_pictures=False) == []
+            np.testing.assert_array_equal(images[row], cache[row])
+        assert found.validate(check_images=False) == []
 
 
 def test_a_split_without_objects(flowers, tmp_path):
@@ -191,25 +191,25 @@ def test_masks(flowers, tmp_path):
     with h5py.File(tmp_path / "masks.h5") as file:
         order = [plain["train"].image_ids.tolist().index(i) for i in file["train/image_ids"][()]]
     wanted = datasets.MaskCache(plain["train"].subset(order), 48)
-    pictures, found = PackedPictures(tmp_path / "masks.h5", "train"), PackedMasks(tmp_path / "masks.h5", "train")
+    images, found = PackedImages(tmp_path / "masks.h5", "train"), PackedMasks(tmp_path / "masks.h5", "train")
     for row in range(5):
         np.testing.assert_array_equal(found[row], wanted[row])
-        assert found[row].shape == pictures[row].shape[:2]
+        assert found[row].shape == images[row].shape[:2]
 
 
 # ------------------------------------------------------------------ processes
 
 
-def _sum_of(pictures, index):
-    return int(pictures[index].sum())
+def _sum_of(images, index):
+    return int(images[index].sum())
 
 
 def test_processes_open_the_file_for_themselves(packed):
-    pictures = PackedPictures(packed, "train")
-    expected = [_sum_of(pictures, i) for i in range(15)]  # the file is open here before the processes start
+    images = PackedImages(packed, "train")
+    expected = [_sum_of(images, i) for i in range(15)]  # the file is open here before the processes start
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.starmap(_sum_of, [(pictures, i) for i in range(15)]) == expected
-    assert pictures[0].sum() == expected[0]
+        assert pool.starmap(_sum_of, [(images, i) for i in range(15)]) == expected
+    assert images[0].sum() == expected[0]
 
 
 def test_forked_loader_workers_that_inherit_the_open_file(packed):
@@ -227,31 +227,31 @@ def _sums(samples):
 
 
 def test_closing_and_pickling(packed):
-    pictures = PackedPictures(packed, "train")
-    first = pictures[0]
-    pictures.close()
-    np.testing.assert_array_equal(pictures[0], first)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(pictures))[0], first)
+    images = PackedImages(packed, "train")
+    first = images[0]
+    images.close()
+    np.testing.assert_array_equal(images[0], first)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(images))[0], first)
 
 
 # ------------------------------------------------------------------ what cannot be packed
 
 
-def test_a_picture_that_cannot_be_read_leaves_no_file(folder, tmp_path):
+def test_an_image_that_cannot_be_read_leaves_no_file(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     splits = read_labelled_dataset(tmp_path / "copy")
-    (tmp_path / "copy/train/rose/1.png").write_bytes(b"no picture")
+    (tmp_path / "copy/train/rose/1.png").write_bytes(b"no image")
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match=r"rose/1\.png"):
         write_pack(tmp_path / "out/set.h5", splits, SIZE)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_picture_of_another_size_than_said(folder, tmp_path):
+def test_an_image_of_another_size_than_said(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     splits = read_labelled_dataset(tmp_path / "copy")
     write_picture(tmp_path / "copy/val/rose/0.png", 20, 10)
-    with pytest.raises(ValueError, match=r"rose/0\.png: the picture is 20x10 pixels but its annotations say 64x48"):
+    with pytest.raises(ValueError, match=r"rose/0\.png: the image is 20x10 pixels but its annotations say 64x48"):
         write_pack(tmp_path / "set.h5", splits, SIZE)
 
 
@@ -264,7 +264,7 @@ def test_wrong_requests(folder, packed, tmp_path, flowers):
         write_pack(tmp_path / "x.h5", splits, 8, chunk=0)
     with pytest.raises(ValueError, match="no splits to write"):
         write_pack(tmp_path / "x.h5", {}, 8)
-    with pytest.raises(ValueError, match="'val' has no pictures"):
+    with pytest.raises(ValueError, match="'val' has no images"):
         write_pack(tmp_path / "x.h5", {"val": splits["val"].subset([])}, 8)
     with pytest.raises(ValueError, match=r"a split cannot be named 'a/b'"):
         write_pack(tmp_path / "x.h5", {"a/b": splits["val"]}, 8)
@@ -281,7 +281,7 @@ def test_no_room(folder, tmp_path, monkeypatch):
         write_pack(tmp_path / "deep/set.h5", read_labelled_dataset(folder), SIZE)
 
 
-def test_progress_sees_every_picture_and_is_ended(folder, tmp_path):
+def test_progress_sees_every_image_and_is_ended(folder, tmp_path):
     seen = []
 
     def track(items, total):
@@ -318,7 +318,7 @@ def test_other_versions_and_tasks(copy, flowers, tmp_path):
     with pytest.raises(AnnotationError, match=r"train/masks is missing"):
         PackedMasks(copy, "train")
     with pytest.raises(AnnotationError, match="no split 'test', only train, val"):
-        PackedPictures(copy, "test")
+        PackedImages(copy, "test")
     with h5py.File(copy, "a") as file:
         file.attrs["version"] = 2
     with pytest.raises(AnnotationError, match="version 2 of the format; this detseg reads 1"):
@@ -387,7 +387,7 @@ def test_data_that_lie_elsewhere_are_refused(copy, packed, tmp_path, kind):
             layout[:] = h5py.VirtualSource(str(packed), "train/pixels", shape)
             file["train"].create_virtual_dataset("pixels", layout)
     with pytest.raises(AnnotationError, match=r"train/pixels (is a link|must be a data set of this file)"):
-        PackedPictures(copy, "train")
+        PackedImages(copy, "train")
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_pixels_of_another_kind(copy, values, message):
     with h5py.File(copy, "a") as file:
         _replace(file, "train/pixels", values)
     with pytest.raises(AnnotationError, match=message):
-        PackedPictures(copy, "train")
+        PackedImages(copy, "train")
 
 
 def test_offsets_that_make_no_sense(flowers, tmp_path):
@@ -408,9 +408,9 @@ def test_offsets_that_make_no_sense(flowers, tmp_path):
         read_annotations(tmp_path / "boxes.h5", "train")
 
 
-def test_enlarged_pictures_are_smooth(folder, packed):
-    """The 7 x 5 picture is enlarged to 40 pixels, as the cache does."""
-    data, pictures = read_labels(packed, "train"), PackedPictures(packed, "train")
+def test_enlarged_images_are_smooth(folder, packed):
+    """The 7 x 5 image is enlarged to 40 pixels, as the cache does."""
+    data, images = read_labels(packed, "train"), PackedImages(packed, "train")
     row = int(np.flatnonzero((data.sizes == (7, 5)).all(1))[0])
     image = read_image(folder / "train" / str(data.paths[row]).removeprefix("train/"))
-    np.testing.assert_array_equal(pictures[row], cv2.resize(image, (40, 29), interpolation=cv2.INTER_LINEAR))
+    np.testing.assert_array_equal(images[row], cv2.resize(image, (40, 29), interpolation=cv2.INTER_LINEAR))

@@ -1,4 +1,4 @@
-"""Intervals of AP: weights against really repeated pictures, the spread against theory, comparisons."""
+"""Intervals of AP: weights against really repeated images, the spread against theory, comparisons."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def coco_aps(truth, results, iou_type="bbox"):
 
 
 def test_weights_by_hand():
-    # Picture 1: found. Picture 2: its object is missed, and something better scored is found beside it.
+    # Image 1: found. Image 2: its object is missed, and something better scored is found beside it.
     truth, results = one_class([(1, BOX), (2, BOX)], [(1, BOX, 0.5), (2, ASIDE, 0.8)])
     aps = average_precisions(matches_of(truth, results), np.array([[1, 0], [1, 1], [2, 1], [0, 1], [0, 0]]))
     assert aps.shape == (5, 10, 1)
@@ -44,7 +44,7 @@ def test_weights_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_weights_are_repeated_pictures(seed):
+def test_weights_are_repeated_images(seed):
     truth, results = random_scene(seed)
     rng = np.random.default_rng(seed)
     weights = np.concatenate([rng.multinomial(15, np.full(15, 1 / 15), 3), rng.integers(0, 5, (1, 15))])
@@ -55,8 +55,8 @@ def test_weights_are_repeated_pictures(seed):
         assert np.isnan(row[:, 3]).all() and 0 < np.nanmean(row) < 1
 
 
-def test_weights_are_repeated_pictures_with_masks():
-    truth, results = with_masks(*random_scene(9, pictures=8))
+def test_weights_are_repeated_images_with_masks():
+    truth, results = with_masks(*random_scene(9, images=8))
     counts = [2, 0, 1, 3, 1, 0, 1, 2]
     (aps,) = average_precisions(matches_of(truth, results, "segm"), np.array([counts]))
     np.testing.assert_allclose(aps, coco_aps(*repeated(truth, results, counts), "segm"), rtol=0, atol=1e-12)
@@ -71,7 +71,7 @@ def test_equal_weights_are_the_data_set(seed):
     np.testing.assert_allclose(thrice, once, rtol=0, atol=1e-12)
 
 
-def test_weight_0_is_a_picture_less():
+def test_weight_0_is_an_image_less():
     truth, results = random_scene(5)
     image = truth["images"][4]["id"]
     weights = np.ones((1, 15), int)
@@ -85,7 +85,7 @@ def test_weight_0_is_a_picture_less():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones((1, 3), int), r"shape \(R, 2\), a column a picture, got \(1, 3\)"),
+        (np.ones((1, 3), int), r"shape \(R, 2\), a column an image, got \(1, 3\)"),
         (np.ones(2, int), r"got \(2,\)"),
         (np.array([[1, -1]]), "must not be negative, got -1"),
     ],
@@ -99,19 +99,19 @@ def test_wrong_weights(weights, message):
 
 
 def test_the_spread_of_recall_is_the_binomial_one():
-    # One object a picture, 70 % found, nothing falsely: AP50 is the recall, up to the 101 levels.
-    pictures = 400
-    objects = [(i, BOX) for i in range(1, pictures + 1)]
-    found = [(i, BOX, 0.5 + i / 1000) for i in range(1, pictures + 1) if i % 10 < 7]
-    intervals = bootstrap(matches_of(*one_class(objects, found, pictures)), resamples=2000)
+    # One object an image, 70 % found, nothing falsely: AP50 is the recall, up to the 101 levels.
+    images = 400
+    objects = [(i, BOX) for i in range(1, images + 1)]
+    found = [(i, BOX, 0.5 + i / 1000) for i in range(1, images + 1) if i % 10 < 7]
+    intervals = bootstrap(matches_of(*one_class(objects, found, images)), resamples=2000)
     interval = intervals.figures["AP50"]
-    deviation = math.sqrt(0.7 * 0.3 / pictures)
+    deviation = math.sqrt(0.7 * 0.3 / images)
     assert interval.value == pytest.approx(0.7, abs=0.01)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * deviation, rel=0.12)
     assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.01)
     for other in ("AP", "AP75"):
         assert dataclasses.astuple(intervals.figures[other]) == pytest.approx(dataclasses.astuple(interval))
-    narrow = bootstrap(matches_of(*one_class(objects, found, pictures)), resamples=2000, level=0.5).figures["AP50"]
+    narrow = bootstrap(matches_of(*one_class(objects, found, images)), resamples=2000, level=0.5).figures["AP50"]
     assert narrow.high - narrow.low == pytest.approx(2 * 0.674 * deviation, rel=0.2)
 
 
@@ -170,7 +170,7 @@ def test_the_seed_decides(monkeypatch):
     assert bootstrap(matches, resamples=200, seed=6).figures != first.figures
 
 
-def test_one_picture_tells_nothing():
+def test_one_image_tells_nothing():
     intervals = bootstrap(matches_of(*one_class([(1, BOX), (1, ASIDE)], [(1, BOX, 0.5), (2, BOX, 0.4)])))
     interval = intervals.figures["AP"]
     assert interval.value == pytest.approx(51 / 101)
@@ -220,7 +220,7 @@ def test_nothing_differs_from_itself():
 
 
 def test_the_better_one_is_told_and_the_sides_are_symmetric():
-    truth, results = random_scene(7, pictures=60)
+    truth, results = random_scene(7, images=60)
     worse = jittered(results, 0, 6)
     there, back = compare(truth, worse, results, resamples=300), compare(truth, results, worse, resamples=300)
     row, reverse = there.figures["AP"], back.figures["AP"]
@@ -233,7 +233,7 @@ def test_the_better_one_is_told_and_the_sides_are_symmetric():
 
 
 def test_pairs_tell_more_than_each_side_alone():
-    truth, results = random_scene(8, pictures=40)
+    truth, results = random_scene(8, images=40)
     slightly = jittered(results, 1, 1.0)
     row = compare(truth, results, slightly, resamples=400).figures["AP"]
     alone = bootstrap(matches_of(truth, results), resamples=400).figures["AP"]

@@ -1,4 +1,4 @@
-"""Intervals of segmentation figures: weights against really repeated pictures, theory, comparisons."""
+"""Intervals of segmentation figures: weights against really repeated images, theory, comparisons."""
 
 import json
 import math
@@ -17,14 +17,14 @@ from tests.metrics.label_scenes import IGNORE, label_scene
 NAMES = ["sky", "grass", "flower", "path"]
 
 
-def metrics_of(seed=0, pictures=12, **options):
-    predictions, targets = label_scene(seed, pictures, height=30, width=40)
+def metrics_of(seed=0, images=12, **options):
+    predictions, targets = label_scene(seed, images, height=30, width=40)
     return evaluate_segmentation(targets, predictions, NAMES, **options)
 
 
-def test_a_resample_is_the_pictures_repeated():
+def test_a_resample_is_the_images_repeated():
     predictions, targets = label_scene(0, 6)
-    targets[2][:] = 1  # now the classes are not in all pictures
+    targets[2][:] = 1  # now the classes are not in all images
     targets[3][targets[3] == 3] = IGNORE
     m = evaluate_segmentation(targets, predictions, NAMES)
     spread = []
@@ -45,7 +45,7 @@ def test_a_resample_is_the_pictures_repeated():
 
 
 def test_the_limits_of_a_mean_are_those_of_theory():
-    # Pictures of equal size, each right in a share of its pixels: pixel accuracy is the mean of these shares.
+    # Images of equal size, each right in a share of its pixels: pixel accuracy is the mean of these shares.
     rng = np.random.default_rng(0)
     shares = rng.integers(20, 81, 200)
     targets = [np.zeros((10, 10), int)] * 200
@@ -57,7 +57,7 @@ def test_the_limits_of_a_mean_are_those_of_theory():
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.06)
 
 
-def test_the_seed_decides_and_the_order_of_pictures_does_not(monkeypatch):
+def test_the_seed_decides_and_the_order_of_images_does_not(monkeypatch):
     predictions, targets = label_scene(1, 9)
     m = evaluate_segmentation(targets, predictions, NAMES)
     backwards = SegmentationEvaluator(NAMES)
@@ -69,7 +69,7 @@ def test_the_seed_decides_and_the_order_of_pictures_does_not(monkeypatch):
     assert bootstrap_segmentation(m, resamples=100, seed=5) == first
 
 
-def test_what_one_picture_shows_is_unknown():
+def test_what_one_image_shows_is_unknown():
     predictions, targets = label_scene(2, 4)
     for target in targets[1:]:
         target[target == 3] = IGNORE
@@ -103,7 +103,7 @@ def test_perfect_predictions_have_no_spread():
 
 @pytest.mark.parametrize(("options", "message"), [({"resamples": 0}, "resamples"), ({"level": 95}, "level")])
 def test_wrong_options(options, message):
-    m = metrics_of(pictures=2)
+    m = metrics_of(images=2)
     for call in (lambda: bootstrap_segmentation(m, **options), lambda: compare_segmentation(m, m, **options)):
         with pytest.raises(ValueError, match=message):
             call()
@@ -145,5 +145,5 @@ def test_figures_that_only_one_side_has_are_left_out():
 def test_other_truth_cannot_be_compared():
     with pytest.raises(ValueError, match=r"differ in true pixels$"):
         compare_segmentation(metrics_of(0), metrics_of(1))
-    with pytest.raises(ValueError, match=r"differ in pictures, true pixels$"):
-        compare_segmentation(metrics_of(0), metrics_of(0, pictures=3))
+    with pytest.raises(ValueError, match=r"differ in images, true pixels$"):
+        compare_segmentation(metrics_of(0), metrics_of(0, images=3))

@@ -13,7 +13,7 @@ from tests.metrics.scenes import random_scene
 
 
 def unknown():
-    """One picture with one object of two classes, and nothing found: there is no interval, and no best score."""
+    """One image with one object of two classes, and nothing found: there is no interval, and no best score."""
     truth = {
         "images": [{"id": 1, "width": 640, "height": 480}],
         "categories": [{"id": 1, "name": "rose"}, {"id": 2, "name": "tulip"}],

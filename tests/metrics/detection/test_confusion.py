@@ -18,12 +18,12 @@ NAMES = ("rose", "tulip")
 
 
 def matrix(objects, found, score_threshold=0.0, **options):
-    truth, results = classes_of(objects, found, NAMES, pictures=2)
+    truth, results = classes_of(objects, found, NAMES, images=2)
     return confusion_matrix(truth, results, score_threshold=score_threshold, **options)
 
 
 def thresholds_of(objects, found, **options):
-    truth, results = classes_of(objects, found, NAMES, pictures=2)
+    truth, results = classes_of(objects, found, NAMES, images=2)
     truth = read_truth(truth, "bbox")
     return best_thresholds(match(truth, read_found(results, truth, "bbox"), "bbox"), **options)
 
@@ -115,7 +115,7 @@ def looped(truth, results, score_threshold, iou_type):
 @pytest.mark.parametrize(("seed", "iou_type"), [(0, "bbox"), (1, "bbox"), (2, "bbox"), (5, "segm")])
 @pytest.mark.parametrize("score_threshold", [0.0, 0.4])
 def test_matrix_equals_plain_loops(seed, iou_type, score_threshold):
-    truth, results = random_scene(seed, pictures=25)
+    truth, results = random_scene(seed, images=25)
     if iou_type == "segm":
         truth, results = with_masks(truth, results)
     confusion = confusion_matrix(truth, results, iou_type, score_threshold=score_threshold)
@@ -178,7 +178,7 @@ def test_detections_in_crowd_regions_do_not_count():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_thresholds_equal_trying_every_score(seed):
-    truth, results = random_scene(seed, pictures=40, distinct=False)
+    truth, results = random_scene(seed, images=40, distinct=False)
     checked = read_truth(truth, "bbox")
 
     def counts(kept):

@@ -100,7 +100,7 @@ def test_crowd_is_neither_object_nor_mistake() -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_equals_pycocotools(seed: int) -> None:
     truth, results = scene(seed, detections=200 if seed == 0 else 40)
-    if seed == 0:  # more than 100 of one class in one picture
+    if seed == 0:  # more than 100 of one class in one image
         results = [r | {"category_id": 3} for r in results]
     expected = pycocotools_stats(truth, results)
     metrics = evaluate_detections(truth, results)
@@ -113,7 +113,7 @@ def test_whole_numbers_equal_pycocotools(seed: int) -> None:
     # Boxes on a coarse grid: many equal IoUs, IoUs that are exactly a threshold, areas exactly 32² and 96²,
     # boxes without area, scores of 0, -0.0 and below.
     rng = np.random.default_rng(seed)
-    truth, results = scene(seed, pictures=8, categories=(5, 2), detections=60)
+    truth, results = scene(seed, images=8, categories=(5, 2), detections=60)
     for record in (*truth["annotations"], *results):
         record["bbox"] = [*(16.0 * rng.integers(0, 4, 2)), *rng.choice([0.0, 16, 32, 48, 96], 2)]
         record["area"] = record["bbox"][2] * record["bbox"][3]
@@ -167,7 +167,7 @@ def test_other_options_equal_pycocotools(seed: int) -> None:
 
 
 def test_published_check_of_the_coco_api() -> None:
-    """The figures that the COCO API's own demo prints for its fake results (100 pictures of val2014).
+    """The figures that the COCO API's own demo prints for its fake results (100 images of val2014).
 
     DETSEG_COCO_CHECK names a folder with instances_val2014.json and instances_val2014_fakebbox100_results.json.
     """
@@ -203,7 +203,7 @@ def test_per_class_equals_evaluating_the_class_alone() -> None:
         stats = pycocotools_stats(alone, [r for r in results if r["category_id"] == row.category_id])
         real = [a for a in alone["annotations"] if not a["iscrowd"]]
         assert row.name == f"class {row.category_id}"
-        assert (row.objects, row.pictures) == (len(real), len({a["image_id"] for a in real}))
+        assert (row.objects, row.images) == (len(real), len({a["image_id"] for a in real}))
         if row.category_id == 7:
             assert math.isnan(row.ap)
             assert math.isnan(row.ap50)
@@ -325,7 +325,7 @@ def test_to_dict_is_json_without_nan() -> None:
     assert content["figures"]["AP"] == metrics.map
     assert content["stats"] == list(metrics.stats)
     assert content["per_class"][3] == {
-        "name": "class 7", "category_id": 7, "ap": None, "ap50": None, "ar": None, "objects": 0, "pictures": 0,
+        "name": "class 7", "category_id": 7, "ap": None, "ap50": None, "ar": None, "objects": 0, "images": 0,
         "figures": dict.fromkeys(FIGURES),
     }  # fmt: skip
     assert content["per_class"][0]["figures"]["AP"] == content["per_class"][0]["ap"]
@@ -343,7 +343,7 @@ def test_real_flowers_against_themselves(flowers_det) -> None:
     results = [{k: a[k] for k in keys} | {"score": 0.5} for a in truth["annotations"] if not a.get("iscrowd")]
     metrics = evaluate_detections(path, results)
     assert metrics.map == pytest.approx(1)
-    assert (metrics.pictures, len(metrics.per_class)) == (181, 21)
+    assert (metrics.images, len(metrics.per_class)) == (181, 21)
     without = evaluate_detections(path, [])
     assert without.map == 0
 

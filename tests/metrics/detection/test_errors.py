@@ -241,7 +241,7 @@ def put_right(truth, results, kind, kinds, targets, unfound, missed, iou_type):
 
 @pytest.mark.parametrize(("seed", "iou_type"), [(0, "bbox"), (1, "bbox"), (2, "bbox"), (3, "bbox"), (0, "segm")])
 def test_equals_plain_loops_and_pycocotools(seed, iou_type):
-    truth, results = random_scene(seed, pictures=20)
+    truth, results = random_scene(seed, images=20)
     if iou_type == "segm":
         truth, results = with_masks(truth, results)
     kinds, targets, unfound, missed = looped(truth, results, iou_type)
@@ -260,7 +260,7 @@ def test_equals_plain_loops_and_pycocotools(seed, iou_type):
 
 @pytest.mark.parametrize("seed", range(10, 16))
 def test_laws(seed):
-    truth, results = random_scene(seed, pictures=30, distinct=False)
+    truth, results = random_scene(seed, images=30, distinct=False)
     analysis = analyse_errors(truth, results)
     assert analysis.ap == pytest.approx(evaluate_detections(truth, results).map50, abs=1e-12)
     assert all(cost.gain >= 0 for cost in analysis.errors.values())

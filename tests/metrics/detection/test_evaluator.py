@@ -1,4 +1,4 @@
-"""DetectionEvaluator: equals evaluate_detections however the pictures come, and names mistakes."""
+"""DetectionEvaluator: equals evaluate_detections however the images come, and names mistakes."""
 
 import pickle
 import subprocess
@@ -22,8 +22,8 @@ def xyxy(boxes: list) -> np.ndarray:
     return array
 
 
-def by_picture(truth: dict, results: list, *, masks: bool = False) -> tuple[list, list, list]:
-    """Image ids, predictions and targets, one dict a picture, in the order of the ground truth."""
+def by_image(truth: dict, results: list, *, masks: bool = False) -> tuple[list, list, list]:
+    """Image ids, predictions and targets, one dict an image, in the order of the ground truth."""
     labels = {category["id"]: label for label, category in enumerate(truth["categories"])}
     ids, predictions, targets = [], [], []
     for image in (entry["id"] for entry in truth["images"]):
@@ -81,7 +81,7 @@ def categories(truth: dict) -> list:
 @pytest.mark.parametrize("known", [True, False])
 def test_equals_evaluate_detections(kind: str, known: bool) -> None:
     truth, results = scene(11)
-    ids, predictions, targets = by_picture(truth, results)
+    ids, predictions, targets = by_image(truth, results)
     if kind == "torch":
         predictions, targets = as_torch(predictions), as_torch(targets)
     evaluator = DetectionEvaluator(as_annotations(truth) if known else categories(truth))
@@ -92,17 +92,17 @@ def test_equals_evaluate_detections(kind: str, known: bool) -> None:
     metrics, expected = evaluator.compute(), evaluate_detections(truth, results)
     np.testing.assert_allclose(metrics.stats, expected.stats, rtol=0, atol=1e-12)
     for row, other in zip(metrics.per_class, expected.per_class, strict=True):
-        assert (row.name, row.category_id, row.objects, row.pictures) == (
-            other.name, other.category_id, other.objects, other.pictures
+        assert (row.name, row.category_id, row.objects, row.images) == (
+            other.name, other.category_id, other.objects, other.images
         )  # fmt: skip
-    assert (metrics.pictures, metrics.objects, metrics.detections) == (
-        expected.pictures, expected.objects, expected.detections
+    assert (metrics.images, metrics.objects, metrics.detections) == (
+        expected.images, expected.objects, expected.detections
     )  # fmt: skip
 
 
-def test_every_order_of_the_pictures_gives_the_same() -> None:
+def test_every_order_of_the_images_gives_the_same() -> None:
     truth, results = scene(12)
-    ids, predictions, targets = by_picture(truth, results)
+    ids, predictions, targets = by_image(truth, results)
     expected = evaluate_detections(truth, results).stats
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(ids))
@@ -114,11 +114,11 @@ def test_every_order_of_the_pictures_gives_the_same() -> None:
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("by_state", [True, False])
 def test_parts_of_several_processes_are_exact(known: bool, by_state: bool) -> None:
-    truth, results = scene(13, pictures=11)
-    ids, predictions, targets = by_picture(truth, results)
+    truth, results = scene(13, images=11)
+    ids, predictions, targets = by_image(truth, results)
     given = ids if known else targets
     ranks = [DetectionEvaluator(as_annotations(truth) if known else categories(truth)) for _ in range(4)]
-    # As a distributed sampler has it: every fourth picture, the first one repeated to fill up.
+    # As a distributed sampler has it: every fourth image, the first one repeated to fill up.
     for rank, evaluator in enumerate(ranks):
         mine = [i % len(ids) for i in range(rank, 12, 4)]
         for i in mine:
@@ -133,9 +133,9 @@ def test_parts_of_several_processes_are_exact(known: bool, by_state: bool) -> No
     np.testing.assert_allclose(metrics.stats, evaluate_detections(truth, results).stats, rtol=0, atol=1e-12)
 
 
-def test_a_process_without_pictures_can_be_merged() -> None:
+def test_a_process_without_images_can_be_merged() -> None:
     truth, results = scene(14)
-    ids, predictions, _ = by_picture(truth, results)
+    ids, predictions, _ = by_image(truth, results)
     full, idle = DetectionEvaluator(truth), DetectionEvaluator(truth)
     full.update(predictions, ids)
     idle.update([], [])
@@ -151,7 +151,7 @@ def test_a_process_without_pictures_can_be_merged() -> None:
 @pytest.mark.parametrize("form", ["run lengths", "bitmaps", "tensor"])
 def test_masks(known: bool, form: str) -> None:
     truth, results = mask_scene(15)
-    ids, predictions, targets = by_picture(truth, results, masks=True)
+    ids, predictions, targets = by_image(truth, results, masks=True)
     for annotation in truth["annotations"]:
         annotation["segmentation"] = run_lengths(annotation["segmentation"])
     if form != "run lengths":
@@ -172,7 +172,7 @@ def decode(mask: dict) -> np.ndarray:
 
 def test_options_are_passed_on() -> None:
     truth, results = scene(16)
-    ids, predictions, _ = by_picture(truth, results)
+    ids, predictions, _ = by_image(truth, results)
     options = {"iou_thresholds": [0.3, 0.5], "max_detections": (2, 5), "class_agnostic": True}
     evaluator = DetectionEvaluator(truth, **options)
     evaluator.update(predictions, torch.tensor(ids))
@@ -190,7 +190,7 @@ def test_half_precision_scores_are_accepted() -> None:
 
 def test_more_may_follow_after_compute() -> None:
     truth, results = scene(17)
-    ids, predictions, _ = by_picture(truth, results)
+    ids, predictions, _ = by_image(truth, results)
     evaluator = DetectionEvaluator(truth)
     evaluator.update(predictions[:4], ids[:4])
     some = evaluator.compute(partial=True)
@@ -199,7 +199,7 @@ def test_more_may_follow_after_compute() -> None:
         "annotations": [a for a in truth["annotations"] if a["image_id"] in ids[:4]],
     }
     assert some.stats == evaluate_detections(few, [r for r in results if r["image_id"] in ids[:4]]).stats
-    with pytest.raises(ValueError, match=rf"8 of 12 pictures .* had no update, the first is image {ids[4]}"):
+    with pytest.raises(ValueError, match=rf"8 of 12 images .* had no update, the first is image {ids[4]}"):
         evaluator.compute()
     evaluator.update(predictions[4:], ids[4:])
     np.testing.assert_allclose(evaluator.compute().stats, evaluate_detections(truth, results).stats, rtol=0, atol=1e-12)
@@ -208,7 +208,7 @@ def test_more_may_follow_after_compute() -> None:
 @pytest.mark.gpu
 def test_gpu_tensors() -> None:
     truth, results = scene(18)
-    ids, predictions, _ = by_picture(truth, results)
+    ids, predictions, _ = by_image(truth, results)
     evaluator = DetectionEvaluator(truth)
     moved = [{key: value.cuda() for key, value in row.items()} for row in as_torch(predictions)]
     evaluator.update(moved, torch.tensor(ids, device="cuda"))
@@ -220,12 +220,12 @@ def test_two_processes_gather_what_one_would_see(tmp_path) -> None:
     code = """
 import sys, torch.distributed as dist
 from tests.metrics.coco_scenes import scene
-from tests.metrics.test_evaluator import by_picture, categories
+from tests.metrics.test_evaluator import by_image, categories
 from detseg.metrics import DetectionEvaluator, evaluate_detections
 rank, file = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-truth, results = scene(19, pictures=7)
-ids, predictions, targets = by_picture(truth, results)
+truth, results = scene(19, images=7)
+ids, predictions, targets = by_image(truth, results)
 evaluator = DetectionEvaluator(categories(truth))
 for i in ([0, 2, 4, 6], [1, 3, 5, 0])[rank]:
     evaluator.update([predictions[i]], [targets[i]])
@@ -296,7 +296,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="image 3: the prediction has no 'scores'"):
         unknown.update([{k: v for k, v in GOOD.items() if k != "scores"}], [GOOD | {"image_id": 3}])
     for evaluator in (known, unknown):
-        with pytest.raises(ValueError, match="no pictures to judge: call update first"):
+        with pytest.raises(ValueError, match="no images to judge: call update first"):
             evaluator.compute()
     with pytest.raises(ValueError, match="other categories"):
         unknown.merge(DetectionEvaluator(["a", "b"]))
@@ -310,7 +310,7 @@ def test_mistakes_are_named() -> None:
 
 def test_what_is_merged_must_be_of_the_same_ground_truth() -> None:
     truth, results = scene(3)
-    ids, predictions, targets = by_picture(truth, results)
+    ids, predictions, targets = by_image(truth, results)
     others = truth | {
         "images": [image | {"id": image["id"] + 5000} for image in truth["images"]],
         "annotations": [a | {"image_id": a["image_id"] + 5000} for a in truth["annotations"]],
@@ -356,7 +356,7 @@ def test_categories_in_their_forms() -> None:
 )
 def test_what_is_merged_must_have_the_same_options(option: dict) -> None:
     truth, results = scene(3)
-    ids, predictions, _ = by_picture(truth, results)
+    ids, predictions, _ = by_image(truth, results)
     whole, other = DetectionEvaluator(truth, **option), DetectionEvaluator(truth)
     other.update(predictions, ids)
     with pytest.raises(ValueError, match="other options"):

@@ -20,8 +20,8 @@ def matches_of(truth: dict, results: list, iou_type: str = "bbox", **options):
     return match(checked, read_found(results, checked, iou_type), iou_type, **options)
 
 
-def picture(objects: list, *, image: int = 4) -> dict:
-    """Ground truth of one picture: (xywh, category, crowd) of each object."""
+def make_image(objects: list, *, image: int = 4) -> dict:
+    """Ground truth of one image: (xywh, category, crowd) of each object."""
     return {
         "images": [{"id": image, "width": 500, "height": 500}],
         "categories": [{"id": 9, "name": "b"}, {"id": 2, "name": "a"}],
@@ -39,8 +39,8 @@ def found(box, score: float, category: int = 9, image: int = 4) -> dict:
 # ------------------------------------------------------------------ by hand
 
 
-def test_one_picture_by_hand() -> None:
-    truth = picture(
+def test_one_image_by_hand() -> None:
+    truth = make_image(
         [([0, 0, 20, 20], 9, 0), ([100, 0, 50, 50], 9, 0), ([200, 0, 100, 100], 9, 1), ([0, 0, 20, 20], 2, 0)]
     )
     results = [
@@ -57,7 +57,7 @@ def test_one_picture_by_hand() -> None:
     assert found_all.rank.tolist() == [0, 1, 2, 3, 4, 0]
     assert found_all.scores.tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert found_all.images.tolist() == [0] * 6
-    assert (found_all.pictures, found_all.classes) == (1, 2)
+    assert (found_all.images, found_all.classes) == (1, 2)
     hit, miss, out = HIT, MISS, UNJUDGED
     assert found_all.status[0].tolist() == [
         [hit, hit, out, out, miss, miss],
@@ -83,25 +83,25 @@ def test_one_picture_by_hand() -> None:
 
 
 def test_a_real_object_goes_before_a_better_crowd() -> None:
-    truth = picture([([0, 0, 40, 40], 9, 1), ([0, 0, 40, 30], 9, 0)])
+    truth = make_image([([0, 0, 40, 40], 9, 1), ([0, 0, 40, 30], 9, 0)])
     results = [found([0, 0, 40, 40], 0.9)]  # IoU 1 with the crowd, 0.75 with the object
     assert matches_of(truth, results, iou_thresholds=[0.5, 0.75, 0.9]).status[0, :, 0].tolist() == [HIT, HIT, UNJUDGED]
 
 
 def test_of_equal_overlaps_the_later_object_is_taken() -> None:
     # Both objects have IoU 1/2 with the first detection; the second detection only fits the first object.
-    truth = picture([([0, 0, 20, 20], 9, 0), ([20, 0, 20, 20], 9, 0)])
+    truth = make_image([([0, 0, 20, 20], 9, 0), ([20, 0, 20, 20], 9, 0)])
     results = [found([0, 0, 40, 20], 0.9), found([0, 0, 20, 20], 0.8), found([20, 0, 20, 20], 0.7)]
     assert matches_of(truth, results, iou_thresholds=[0.5]).status[0, 0].tolist() == [HIT, HIT, MISS]
 
 
 def test_an_overlap_of_exactly_one_passes_the_threshold_one() -> None:
-    truth = picture([([0.1, 0.2, 0.3, 0.7], 9, 0)])
+    truth = make_image([([0.1, 0.2, 0.3, 0.7], 9, 0)])
     assert matches_of(truth, [found([0.1, 0.2, 0.3, 0.7], 0.9)], iou_thresholds=[1.0]).status[0, 0, 0] == HIT
 
 
-def test_ties_go_by_picture_id_then_as_given() -> None:
-    truth = picture([])
+def test_ties_go_by_image_id_then_as_given() -> None:
+    truth = make_image([])
     truth["images"] = [{"id": i, "width": 9, "height": 9} for i in (8, 3, 5)]
     results = [found([0, 0, 1, 1], 0.5, image=i) for i in (5, 8, 3, 5, 8, 3)] + [found([0, 0, 1, 1], 0.7, image=8)]
     assert matches_of(truth, results).source.tolist() == [6, 2, 5, 0, 3, 1, 4]
@@ -110,7 +110,7 @@ def test_ties_go_by_picture_id_then_as_given() -> None:
 
 
 def test_without_classes() -> None:
-    truth = picture([([0, 0, 20, 20], 9, 0), ([100, 0, 20, 20], 2, 0)])
+    truth = make_image([([0, 0, 20, 20], 9, 0), ([100, 0, 20, 20], 2, 0)])
     results = [found([100, 0, 20, 20], 0.9, category=9), found([0, 0, 20, 20], 0.8, category=2)]
     assert (matches_of(truth, results).status[0] == MISS).all()
     without = matches_of(truth, results, class_agnostic=True)
@@ -124,11 +124,11 @@ def test_without_classes() -> None:
 )
 def test_bad_area_ranges_are_named(ranges, message: str) -> None:
     with pytest.raises(ValueError, match=f"area_ranges.*{message}"):
-        matches_of(picture([]), [], area_ranges=ranges)
+        matches_of(make_image([]), [], area_ranges=ranges)
 
 
 def test_nothing_at_all() -> None:
-    empty = matches_of(picture([]), [])
+    empty = matches_of(make_image([]), [])
     assert empty.status.shape == (4, 10, 0)
     assert empty.counted.shape == (4, 0)
     assert empty.label_start.tolist() == [0, 0, 0]
@@ -211,7 +211,7 @@ def test_random_bitmaps_overlap_as_counted(seed: int, height: int, width: int, d
     rng = np.random.default_rng(seed)
     bitmaps = [rng.random((height, width)) < density for _ in range(2)]
     real, one = ({"size": [height, width], "counts": _counts(bitmap)} for bitmap in bitmaps)
-    truth = picture([([0, 0, 1, 1], 9, 0)])
+    truth = make_image([([0, 0, 1, 1], 9, 0)])
     truth["images"][0] |= {"height": height, "width": width}
     truth["annotations"][0]["segmentation"] = real
     checked = read_truth(truth, "segm")
@@ -268,7 +268,7 @@ def test_positions(spread: int) -> None:
 
 
 def test_many_pairs_outgrow_the_first_arrays() -> None:
-    truth = picture([([0, 0, 50, 50], 9, 0)] * 60)
+    truth = make_image([([0, 0, 50, 50], 9, 0)] * 60)
     results = [found([0, 0, 50, 50], 0.5)] * 60
     checked = read_truth(truth, "bbox")
     detections = read_found(results, checked, "bbox")

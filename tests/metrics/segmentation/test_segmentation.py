@@ -22,7 +22,7 @@ def same(a, b):
     """Whether two metrics are equal to the last bit, NaN equal to NaN."""
     assert a.to_dict() == b.to_dict()
     for name in ("image_ids", "truth", "predicted", "hits", "boundary"):
-        np.testing.assert_array_equal(getattr(a.pictures, name), getattr(b.pictures, name))
+        np.testing.assert_array_equal(getattr(a.images, name), getattr(b.images, name))
 
 
 def judged(predictions, targets):
@@ -44,7 +44,7 @@ def test_by_hand():
     assert m.miou == pytest.approx((3 / 5 + 2 / 3) / 2)  # "c" does not occur in truth: not in the mean
     assert m.frequency_weighted_iou == pytest.approx((5 * 3 / 5 + 2 * 2 / 3) / 7)
     assert m.dice == pytest.approx((6 / 8 + 4 / 5) / 2)
-    assert [row.pixels for row in m.per_class] == [5, 2, 0] and [row.pictures for row in m.per_class] == [1, 1, 0]
+    assert [row.pixels for row in m.per_class] == [5, 2, 0] and [row.images for row in m.per_class] == [1, 1, 0]
     a, b, c = m.per_class
     assert (a.iou, a.dice, a.accuracy, a.precision) == (3 / 5, 6 / 8, 3 / 5, 1)
     assert (b.iou, b.precision) == (2 / 3, 2 / 3)
@@ -82,24 +82,24 @@ def test_classes_that_are_only_predicted_are_not_in_the_means():
     assert [math.isnan(row.boundary_iou) for row in m.per_class] == [False] * 3 + [True] * 3
 
 
-def test_pictures_are_known_one_by_one():
+def test_images_are_known_one_by_one():
     predictions, targets = label_scene(1)
     m = evaluate_segmentation(targets, predictions, NAMES, image_ids=[50, 40, 30, 20, 10])
-    assert m.pictures.image_ids.tolist() == [10, 20, 30, 40, 50]
+    assert m.images.image_ids.tolist() == [10, 20, 30, 40, 50]
     for i, (prediction, target) in enumerate(zip(predictions[::-1], targets[::-1], strict=True)):
         alone = evaluate_segmentation([target], [prediction], NAMES)
-        assert m.pictures.miou[i] == pytest.approx(alone.miou, abs=1e-12)
-        np.testing.assert_array_equal(m.pictures.boundary[:, i], alone.pictures.boundary[:, 0])
-    worst = m.pictures.worst(2).tolist()
-    assert worst == np.argsort(m.pictures.miou)[:2].tolist()
+        assert m.images.miou[i] == pytest.approx(alone.miou, abs=1e-12)
+        np.testing.assert_array_equal(m.images.boundary[:, i], alone.images.boundary[:, 0])
+    worst = m.images.worst(2).tolist()
+    assert worst == np.argsort(m.images.miou)[:2].tolist()
 
 
 def test_worst_leaves_out_what_cannot_be_judged():
     ignored, right, wrong = np.full((4, 4), 255), np.zeros((4, 4), int), np.ones((4, 4), int)
     m = evaluate_segmentation([ignored, right, right], [right, right, wrong], ["a", "b"])
-    assert m.pictures.worst(10).tolist() == [2, 1] and m.pictures.worst(1).tolist() == [2]
-    assert m.pictures.worst(0).tolist() == []
-    assert math.isnan(m.pictures.miou[0])
+    assert m.images.worst(10).tolist() == [2, 1] and m.images.worst(1).tolist() == [2]
+    assert m.images.worst(0).tolist() == []
+    assert math.isnan(m.images.miou[0])
 
 
 # ------------------------------------------------------------------ laws
@@ -127,18 +127,18 @@ def test_any_maps(pairs):
     np.testing.assert_array_equal(m.confusion, confusion_matrix(true, found, labels=range(4)))
     expected = jaccard_score(true, found, labels=np.unique(true), average="macro")
     assert m.miou == pytest.approx(expected, abs=1e-12)
-    assert m.pictures.truth.sum() == len(true) == m.confusion.sum()
-    assert (m.pictures.boundary[2] <= m.pictures.boundary[:2]).all()
+    assert m.images.truth.sum() == len(true) == m.confusion.sum()
+    assert (m.images.boundary[2] <= m.images.boundary[:2]).all()
 
 
 @pytest.mark.parametrize("boundary", [True, False])
 def test_order_and_parts_do_not_matter(boundary):
-    predictions, targets = label_scene(2, pictures=7)
+    predictions, targets = label_scene(2, images=7)
     whole = SegmentationEvaluator(NAMES, boundary=boundary)
     whole.update(predictions, targets, range(7))
     order = [3, 0, 6, 5, 1, 4, 2]
     first, second = (SegmentationEvaluator(NAMES, boundary=boundary) for _ in range(2))
-    # Both have pictures 0 and 5, the first has 3 twice, in one call and in two.
+    # Both have images 0 and 5, the first has 3 twice, in one call and in two.
     for evaluator, parts in ((first, ([3, 0, 3], [6, 5, 3])), (second, ([1, 0], [4], [2, 5]))):
         for part in parts:
             evaluator.update([predictions[i] for i in part], [targets[i] for i in part], part)
@@ -158,7 +158,7 @@ def test_order_and_parts_do_not_matter(boundary):
 
 def test_many_small_parts_are_joined(monkeypatch):
     monkeypatch.setattr("detseg.metrics.segmentation.evaluator._MOST_PARTS", 2)
-    predictions, targets = label_scene(4, pictures=7)
+    predictions, targets = label_scene(4, images=7)
     evaluator = SegmentationEvaluator(NAMES)
     for i in range(7):
         evaluator.update([predictions[i]], [targets[i]], [i])
@@ -215,7 +215,7 @@ def test_torch_and_numpy_of_any_width(dtype):
 
 
 def test_slices_flips_and_read_only_arrays():
-    predictions, targets = label_scene(8, pictures=1, height=41, width=53)
+    predictions, targets = label_scene(8, images=1, height=41, width=53)
     p, t = predictions[0].astype(np.uint8), targets[0].astype(np.uint8)
     m = evaluate_segmentation([t[::-1, 1:].copy()], [p[::-1, 1:].copy()], NAMES)
     same(evaluate_segmentation([t[::-1, 1:]], [p[::-1, 1:]], NAMES), m)
@@ -225,7 +225,7 @@ def test_slices_flips_and_read_only_arrays():
     batch = np.stack([p, p])  # 41 · 53 is odd: the second begins at an odd address
     evaluator = SegmentationEvaluator(NAMES)
     evaluator.update(torch.from_numpy(batch), np.stack([t, t]), torch.tensor([7, 8]))
-    np.testing.assert_array_equal(*evaluator.compute().pictures.hits)
+    np.testing.assert_array_equal(*evaluator.compute().images.hits)
 
 
 def test_two_classes_as_truth_values():
@@ -274,11 +274,11 @@ def test_generators_are_taken_one_by_one():
 
 def test_as_json():
     nothing = evaluate_segmentation([np.full((3, 3), 255)], [np.zeros((3, 3), int)], NAMES).to_dict()
-    assert set(nothing["figures"].values()) == {None} and nothing["pixels"] == 0 and nothing["pictures"] == 1
+    assert set(nothing["figures"].values()) == {None} and nothing["pixels"] == 0 and nothing["images"] == 1
     assert json.loads(json.dumps(nothing)) == nothing
 
 
-def test_a_picture_without_pixels():
+def test_an_image_without_pixels():
     m = evaluate_segmentation([np.zeros((0, 5), int)], [np.zeros((0, 5), int)], NAMES)
     assert m.confusion.sum() == 0 and math.isnan(m.miou)
 
@@ -314,7 +314,7 @@ def test_a_wrong_batch_leaves_nothing():
     with pytest.raises(ValueError, match=r"predictions\[1\] \(image 2\)"):
         evaluator.update([good, good + 4], [good, good], [1, 2])
     assert len(evaluator) == 0
-    with pytest.raises(ValueError, match="no pictures to judge"):
+    with pytest.raises(ValueError, match="no images to judge"):
         evaluator.compute()
 
 
@@ -329,7 +329,7 @@ def test_wrong_lengths_and_ids():
         evaluate_segmentation([good], [good, good], NAMES)
     with pytest.raises(ValueError, match="image_ids end after 0"):
         evaluate_segmentation([good], [good], NAMES, image_ids=[])
-    with pytest.raises(ValueError, match="no pictures to judge"):
+    with pytest.raises(ValueError, match="no images to judge"):
         evaluate_segmentation([], [], NAMES)
 
 

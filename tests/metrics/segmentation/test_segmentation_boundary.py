@@ -13,12 +13,12 @@ from tests.metrics.label_scenes import IGNORE, label_map, label_scene
 
 
 def eroded(mask, distance):
-    """What is left of a mask (H, W) when `distance` pixels are taken off, also along the picture's edge."""
+    """What is left of a mask (H, W) when `distance` pixels are taken off, also along the image's edge."""
     return ndimage.binary_erosion(mask, np.ones((3, 3), bool), iterations=distance, border_value=0)
 
 
 def plain_counts(target, prediction, classes):
-    """(3, K) of one picture, class by class; ignored pixels take nothing off and are dropped at the end."""
+    """(3, K) of one image, class by class; ignored pixels take nothing off and are dropped at the end."""
     distance = max(1, round(0.02 * math.sqrt(target.shape[0] ** 2 + target.shape[1] ** 2)))
     ignored = target == IGNORE
     rows = []
@@ -68,9 +68,9 @@ def test_shifted_square_by_hand():
 
 
 def test_small_objects_are_all_boundary():
-    predictions, targets = label_scene(0, pictures=3, height=3, width=10)
+    predictions, targets = label_scene(0, images=3, height=3, width=10)
     m = evaluate_segmentation([t[:2] for t in targets], [p[:2] for p in predictions], list("abcd"))
-    np.testing.assert_array_equal(m.pictures.boundary, [m.pictures.truth, m.pictures.predicted, m.pictures.hits])
+    np.testing.assert_array_equal(m.images.boundary, [m.images.truth, m.images.predicted, m.images.hits])
     assert m.boundary_iou == m.miou
 
 
@@ -100,7 +100,7 @@ def test_a_boundary_in_an_ignored_band_is_no_error():
     m = evaluate_segmentation([target], [found], ["a", "b"])
     assert m.boundary_iou < 0.9 < m.miou
     # Across the band 2 pixels of each side are near enough to the other class; the rest is along the edge.
-    counts = m.pictures.boundary[:, 0]
+    counts = m.images.boundary[:, 0]
     edge = 200 * 98 - 188 * 92
     assert counts[0, 0] == edge + 188 * 2
 
@@ -120,7 +120,7 @@ def test_nothing_but_ignored():
     assert boundary_region(np.zeros((0, 4), np.uint8)).shape == (0, 4)
 
 
-def test_pictures_are_added_before_dividing():
+def test_images_are_added_before_dividing():
     predictions, targets = label_scene(3)
     m = evaluate_segmentation(targets, predictions, list("abcd"))
     true, found, both = sum(plain_counts(t, p, 4) for p, t in zip(predictions, targets, strict=True))
