@@ -1,6 +1,7 @@
-"""Models on disk: `model.safetensors` with the weights, `model.json` with everything else; no code in either.
+"""Models by name, built, saved and loaded.
 
-The resume state lies beside them in `resume.pt` and is only ever read by torch's weights-only loader.
+A model is a class with `@register_model`; `Model` is its contract. On disk it is a folder: `model.safetensors` with the
+weights, `model.json` with everything else; no code is in either.
 """
 
 from __future__ import annotations
@@ -8,68 +9,99 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import detseg.classify
+import detseg.detect
+import detseg.localize
+import detseg.segment  # noqa: F401  # each registers its models
 from detseg.backbones import create_backbone
 from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.deepest import create_deepest
 from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_backbone
 from detseg.backbones.padding import quicken_padding
-from detseg.classify.classifier import Classifier
-from detseg.detect.yolo import YoloDetector
-from detseg.localize.localizer import Localizer
-from detseg.segment import FCN
+from detseg.files import replacing, write_atomically
+from detseg.registry import MODELS, register_model
 
-WEIGHTS, DESCRIPTION, RESUME = "model.safetensors", "model.json", "resume.pt"
-FORMAT, STATE_FORMAT = 1, 2  # of a model, and of what a run resumes from
+__all__ = ["MODELS", "Model", "build_model", "load_model", "models_of", "read_description", "register_model"]
 
-Model = YoloDetector | FCN | Classifier | Localizer
-KINDS: dict[str, type[Model]] = {
-    "yolo": YoloDetector,
-    "fcn": FCN,
-    "classifier": Classifier,
-    "localizer": Localizer,
-}
-# These look at a network's deepest map alone, at whatever stride it has.
-_POOLED = ("classifier", "localizer")
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+FORMAT = 1
 _ENTRIES = {"architecture": dict, "categories": list, "size": int}
 
 
-def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Path = False) -> Model:
+class Model(Protocol):
+    """What every registered model is: an `nn.Module` made as ``Model(backbone, num_classes=K, **options)``.
+
+    `detseg.backbones.ImageModel` has all but `forward` and `example_targets`. A class may also hold a dataclass
+    `Options`: its fields are options of the command line of the model's task, and `options_for` reads them.
+    """
+
+    name: ClassVar[str]
+    task: ClassVar[str]
+    backbone: nn.Module
+
+    def __call__(self, images: Tensor, targets: Any = None) -> Any:
+        """Named losses, whose sum is the loss, where targets are given; predictions where not.
+
+        Args:
+            images: (N, C, H, W) RGB, uint8 or float in [0, 1].
+            targets: of the form of the task.
+        """
+
+    @classmethod
+    def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
+        """The arguments of the class that follow from the training data and the settings, as JSON holds them.
+
+        With "strides" the backbone gives these maps, without only its deepest one.
+        """
+
+    @staticmethod
+    def example_targets(count: int, size: int, device: Any) -> Any:
+        """Targets of `count` images of `size` x `size` pixels, to time a training step and to test the model."""
+
+    def exportable(self) -> nn.Module:
+        """A module of plain tensors in and out, for exporters."""
+
+
+def models_of(task: str) -> list[str]:
+    """Names of the models of a task ("detect", "segment", …), in the order of their registration."""
+    return [name for name, model in MODELS.items() if model.task == task]
+
+
+def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Path = False) -> Any:
     """The model that an architecture describes.
 
     Args:
-        architecture: the entry "architecture" of `model.json`: "kind", "backbone", "strides", "atrous" (its last stage
-            is dilated), "folded" (its batch norms are part of its convolutions) and the arguments of the model's
-            class.
+        architecture: the entry "architecture" of `model.json`: "kind" (the model's name), "backbone", "strides"
+            (without them the deepest map alone), "atrous" (the last stage is dilated), "folded" (batch norms are part
+            of the convolutions) and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
-        ValueError: an unknown kind, or entries that are missing or wrong.
+        ValueError: an unknown model, or entries that are missing or wrong.
     """
     entries = dict(architecture)
     kind = entries.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, KINDS))}")
+    if kind not in MODELS:
+        raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, MODELS))}")
     try:
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
-        name = entries.pop("backbone")
-        backbone = (
-            create_deepest(name, pretrained=pretrained)
-            if kind in _POOLED
-            else create_backbone(name, pretrained=pretrained, strides=tuple(entries.pop("strides")))
-        )
+        name, strides = entries.pop("backbone"), entries.pop("strides", None)
+        if strides is None:
+            backbone = create_deepest(name, pretrained=pretrained)
+        else:
+            backbone = create_backbone(name, pretrained=pretrained, strides=tuple(strides))
         if atrous:
             backbone = dilate_last_stage(backbone)
         if folded:
             fold_backbone(backbone)
-        model = KINDS[kind](backbone, **entries)
+        model = MODELS[kind](backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken_depthwise(model)
@@ -85,18 +117,14 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
         model: its state dict is written as contiguous CPU tensors.
         description: JSON-able; gets the entry "format".
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
-    weights_tmp, text_tmp = folder / f"{WEIGHTS}.tmp", folder / f"{DESCRIPTION}.tmp"
-    save_file(state, weights_tmp)
-    text_tmp.write_text(text, encoding="utf-8")
-    weights_tmp.chmod(text_tmp.stat().st_mode)  # safetensors makes files that only the owner may read
-    weights_tmp.replace(folder / WEIGHTS)
-    text_tmp.replace(folder / DESCRIPTION)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(state, temporary)
+    write_atomically(folder / DESCRIPTION, text)
 
 
-def load_model(folder: str | Path) -> tuple[Model, dict[str, Any]]:
+def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """The model of a run folder, in evaluation mode on the CPU, and its description.
 
     Raises:
@@ -136,47 +164,3 @@ def read_description(folder: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{path}: not a model description (wrong or missing: {', '.join(wrong)})")
     return dict(description)
-
-
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resume state so that a crash leaves the old one whole."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    torch.save({"format": STATE_FORMAT, **state}, temporary)
-    temporary.replace(path)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a resume state; the file cannot run code.
-
-    Raises:
-        ValueError: it is missing, damaged, of another version, or holds more than data; the message names it.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no state to resume from; was this run started with detseg train?")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        version = state["format"]
-    except Exception as error:  # torch raises many kinds, from EOFError to UnpicklingError
-        detail = str(error).splitlines()[:1]
-        raise ValueError(f"{path}: not a readable resume state ({type(error).__name__}: {''.join(detail)})") from error
-    if version != STATE_FORMAT:
-        raise ValueError(
-            f"{path}: format {version!r} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
-            "with the version that started it, or start a new one"
-        )
-    return dict(state)
-
-
-def random_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's random generators: of the host and, where it has one, of the device."""
-    states = {"host": torch.get_rng_state()}
-    if hasattr(torch.get_device_module(device), "get_rng_state"):
-        states["device"] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Inverse of `random_states`; a state of a device of another kind is left out."""
-    torch.set_rng_state(states["host"])
-    if "device" in states and hasattr(torch.get_device_module(device), "set_rng_state"):
-        torch.get_device_module(device).set_rng_state(states["device"])

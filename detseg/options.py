@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 
@@ -16,3 +17,29 @@ def given(config: Any, names: Iterable[str]) -> list[str]:
     """Those of the settings `names` of a dataclass that differ from their default, as options."""
     default = {field.name: field.default for field in fields(config)}
     return [option(name) for name in names if getattr(config, name) != default[name]]
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise ValueError where one of these settings is there and not positive."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{option(name)} must be positive, not {value}")
+
+
+def require_share(config: Any, *names: str, below: bool = False) -> None:
+    """Raise ValueError where one of these settings is no share from 0 to 1, or `below` 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1 or (below and value == 1):
+            span = "of at least 0 and below 1" if below else "between 0 and 1"
+            raise ValueError(f"{option(name)} is a share {span}, not {value}")
+
+
+def require_rising_strides(strides: tuple[int, ...]) -> None:
+    """Raise ValueError where --strides are not positive and rising."""
+    if not strides or strides[0] < 1 or any(a >= b for a, b in pairwise(strides)):
+        good = " ".join(map(str, sorted({stride for stride in strides if stride > 0}) or (8, 16, 32)))
+        raise ValueError(
+            f"--strides are positive and rise, the finest first, not {' '.join(map(str, strides))}; {good} do"
+        )

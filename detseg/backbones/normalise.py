@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ImageModel(nn.Module):
-    """Base of the models that take images; subclasses call `normalise` first.
+    """Base of the models that take images; subclasses call `normalise` first. `detseg.models.Model` is the contract.
 
     Attributes:
         mean, std: (C, 1, 1) buffers, which are not saved: the backbone declares them.
@@ -23,6 +23,15 @@ class ImageModel(nn.Module):
         super().__init__()
         for name in ("mean", "std"):
             self.register_buffer(name, torch.as_tensor(getattr(source, name)).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
+        """Arguments of the class that follow from training data and settings; none, if a model has none."""
+        return {}
+
+    def exportable(self) -> nn.Module:
+        """This model as a module of plain tensors in and out."""
+        return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8 or float in [0, 1], as ``(x - mean) / std`` of x in [0, 1], in the model's dtype.

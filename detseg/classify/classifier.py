@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import Backbone
-from detseg.backbones.normalise import unit_images
+from detseg.backbones.normalise import ImageModel
+from detseg.options import require_share
+from detseg.registry import register_model
 
 
-class Classifier(nn.Module):
+@register_model("classifier", task="classify")
+class Classifier(ImageModel):
     """A classifier on any backbone.
 
     Args:
@@ -25,13 +31,33 @@ class Classifier(nn.Module):
         >>> probabilities = model(images).softmax(1)      # (N, K)
     """
 
-    mean: Tensor
-    std: Tensor
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of the classifier."""
+
+        dropout: float = 0.2
+        """Share of the pooled features that are zeroed at random."""
+        label_smoothing: float = 0.1
+        """Share of each target that is spread over all classes."""
+
+        def check_model(self) -> None:
+            """Raise ValueError where options make no sense."""
+            require_share(self, "dropout", "label_smoothing", below=True)
+
+    @classmethod
+    def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
+        """The options as set."""
+        return {"dropout": config.dropout, "label_smoothing": config.label_smoothing}
+
+    @staticmethod
+    def example_targets(count: int, size: int, device: torch.device | str) -> Tensor:
+        """Class 0 for each of `count` images."""
+        return torch.zeros(count, dtype=torch.int64, device=device)
 
     def __init__(
         self, backbone: Backbone, num_classes: int, *, dropout: float = 0.2, label_smoothing: float = 0.0
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least two classes, not {num_classes}")
         for name, value in (("dropout", dropout), ("label_smoothing", label_smoothing)):
@@ -44,8 +70,6 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(backbone.channels[-1], num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Losses when targets are given, logits when not; `.training` only decides on dropout.
@@ -66,8 +90,7 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the linear layer sees: (N, C), the mean of the deepest map over all cells."""
-        images = unit_images(images, self.mean.dtype)
-        deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
+        deepest: Tensor = self.backbone(self.normalise(images))[-1]
         return deepest.mean((2, 3))
 
     def plain(self) -> nn.Module:
@@ -75,17 +98,12 @@ class Classifier(nn.Module):
         return _Plain(self)
 
 
-class _Plain(nn.Module):
+class _Plain(ImageModel):
     """A classifier that decides nothing by what its input is."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Classifier) -> None:
-        super().__init__()
+        super().__init__(model)
         self.backbone, self.classifier = model.backbone, model.classifier
-        self.register_buffer("mean", model.mean, persistent=False)
-        self.register_buffer("std", model.std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, K)."""

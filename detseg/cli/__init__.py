@@ -9,38 +9,24 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from detseg.tasks import TASKS
 
 
 class Command(NamedTuple):
     """Where a command lives; nothing of it is imported before it is asked for."""
 
-    config: str  # module:dataclass of its options
+    config: str  # module:dataclass of its options, or a function that gives it for the command's name and words
     run: str  # module:function that takes them and returns the exit code
     about: str
 
 
 COMMANDS = {
-    "train detector": Command(
-        "detseg.train.config:TrainDetector",
-        "detseg.cli.train:run_detector",
-        "train an object detector on your own annotated images",
-    ),
-    "train segmenter": Command(
-        "detseg.train.config:TrainSegmenter",
-        "detseg.cli.train:run_segmenter",
-        "train a segmenter: the class of every pixel",
-    ),
-    "train classifier": Command(
-        "detseg.train.config:TrainClassifier",
-        "detseg.cli.train:run_classifier",
-        "train a classifier: one class an image",
-    ),
-    "train localizer": Command(
-        "detseg.train.config:TrainLocalizer",
-        "detseg.cli.train:run_localizer",
-        "train a localizer: the one object of each image",
-    ),
+    **{
+        f"train {task}": Command("detseg.cli.train:options", "detseg.cli.train:run", entry.about)
+        for task, entry in TASKS.items()
+    },
     "predict": Command(
         "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in images, draw them"
     ),
@@ -64,6 +50,9 @@ COMMANDS = {
     "backbones": Command(
         "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "which networks there are, and their weights"
     ),
+    "export": Command(
+        "detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model for engines without detseg"
+    ),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
 }
 
@@ -77,7 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 for an unknown or unfinished command or options, with 0 after the help of a command.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -90,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     name = _command(words)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.WARNING)  # what is logged below is printed where a command wants it
     return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))
 
 
@@ -142,12 +143,14 @@ def _options(name: str, words: Sequence[str]) -> object:
     import tyro
 
     config = _find(COMMANDS[name].config)
+    if inspect.isfunction(config):
+        config = config(name, words)
     # Cleaned here: an indented docstring would come out as one ragged paragraph.
     description = inspect.cleandoc(config.__doc__ or "")
     return tyro.cli(config, prog=f"detseg {name}", description=description, args=words)
 
 
-def _find(place: str) -> type:
+def _find(place: str) -> Any:
     module, name = place.split(":")
     return getattr(import_module(module), name)
 

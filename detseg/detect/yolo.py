@@ -6,23 +6,26 @@ The head is shared by all levels; an anchor's prediction is four box numbers, an
 See `detseg.detect.grid` for what the four numbers mean.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detseg.backbones import Backbone
 from detseg.backbones.blocks import ResidualSeparable
-from detseg.backbones.normalise import unit_images
-from detseg.boxes import clip_boxes
+from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
-from detseg.detect.nms.greedy import batched_nms
+from detseg.detect.model import DetectionModel, Targets, flatten_targets, select
 from detseg.detect.pyramid import FeaturePyramid
+from detseg.options import require_positive, require_rising_strides
+from detseg.registry import register_model
 
-Targets = Sequence[dict[str, Tensor]]
+logger = logging.getLogger(__name__)
 
 # Objectness starts at 1 %: background is nearly everything, and a head that starts at 50 % spends its first
 # steps on unlearning that (Lin et al. 2017, arXiv:1708.02002, section 4.1).
@@ -57,7 +60,8 @@ class GridHead(nn.Module):
         )
 
 
-class YoloDetector(nn.Module):
+@register_model("yolo", task="detect")
+class YoloDetector(DetectionModel):
     """Grid detector: backbone, feature pyramid and a head shared by all levels.
 
     Args:
@@ -78,8 +82,36 @@ class YoloDetector(nn.Module):
     """
 
     anchors: Tensor
-    mean: Tensor
-    std: Tensor
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of the grid detector."""
+
+        strides: tuple[int, ...] = (8, 16, 32)
+        """Pixels a cell of each level of the grid, finest first; 32 alone, with --anchors 5 and --reach 0.5, is
+        YOLOv2."""
+        anchors: int = 3
+        """Anchors of each level; their shapes are fitted to the training boxes."""
+        reach: float = 1.0
+        """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
+
+        def check_model(self) -> None:
+            """Raise ValueError where options make no sense."""
+            require_positive(self, "anchors")
+            require_rising_strides(self.strides)
+            if not self.reach >= 0.5:
+                raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
+
+    @classmethod
+    def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
+        """Strides and reach as set, and anchors fitted to the boxes of the training data."""
+        from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
+
+        sizes = scaled_sizes(data, config.size)
+        anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
+        fit = fit_of(sizes, anchors.reshape(-1, 2))
+        logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
+        return {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
 
     def __init__(
         self,
@@ -93,7 +125,7 @@ class YoloDetector(nn.Module):
         iou_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         anchors = torch.as_tensor(anchors, dtype=torch.float32)
         if anchors.ndim != 3 or len(anchors) != len(backbone.strides) or anchors.shape[-1] != 2:
             raise ValueError(
@@ -115,8 +147,6 @@ class YoloDetector(nn.Module):
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.register_buffer("anchors", anchors)
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses when targets are given, detections when not; `.training` plays no part in the choice.
@@ -133,8 +163,13 @@ class YoloDetector(nn.Module):
         grid, boxes, objectness, classes = self.predictions(images)
         if targets is not None:
             return self._losses(grid, boxes, objectness, classes, targets)
-        probabilities = _probabilities(objectness, classes)
-        return [self._select(b, p, images.shape[-2:]) for b, p in zip(boxes, probabilities, strict=True)]
+        scores = _probabilities(objectness, classes)
+        return [self._select(b, s, images.shape[-2:]) for b, s in zip(boxes, scores, strict=True)]
+
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions."""
+        _, boxes, objectness, classes = self.predictions(images)
+        return boxes, _probabilities(objectness, classes)
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
         """Everything the grid says, before any selection.
@@ -143,7 +178,7 @@ class YoloDetector(nn.Module):
             The grid of P predictions, boxes (N, P, 4) xyxy in pixels, objectness logits (N, P) and class
             logits (N, P, K), all float32.
         """
-        features = self.neck(self.backbone(self._normalise(images)))
+        features = self.neck(self.backbone(self.normalise(images)))
         outputs = [self.head(x) for x in features]
         sizes = [(x.shape[-2], x.shape[-1]) for x in features]
         grid = make_grid(sizes, self.backbone.strides, list(self.anchors))
@@ -153,35 +188,25 @@ class YoloDetector(nn.Module):
             classes = torch.cat([c for _, c in outputs], 1).float()
             return grid, decode(box[..., :4], grid, self.reach), box[..., 4], classes
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        images = unit_images(images, self.mean.dtype)
-        return (images - self.mean) / self.std
-
     def _losses(
         self, grid: Grid, predicted: Tensor, objectness: Tensor, classes: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
-        if len(targets) != len(predicted):
-            raise ValueError(f"{len(predicted)} images but {len(targets)} targets")
         with torch.autocast(predicted.device.type, enabled=False):
-            boxes = torch.cat([t["boxes"].float().reshape(-1, 4) for t in targets])
-            labels = torch.cat([t["labels"].reshape(-1) for t in targets])
-            crowd = torch.cat(
-                [t["iscrowd"] if "iscrowd" in t else torch.zeros_like(t["labels"], dtype=torch.bool) for t in targets]
-            )
-            image = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
-            pairs = assign(grid, boxes, image, ~crowd, len(targets), reach=self.reach)
-            ignore = ignored_places(grid, boxes, image, crowd, len(targets))
-            return grid_losses(predicted, objectness, classes, pairs, boxes, labels, ignore)
+            flat = flatten_targets(targets, len(predicted))
+            pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, flat.images, reach=self.reach)
+            ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, flat.images)
+            return grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
 
-    def _select(self, boxes: Tensor, probabilities: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
-        """Detections of one image from boxes (P, 4) and probabilities (P, K)."""
-        scores, index = probabilities.flatten().topk(min(1000, probabilities.numel()))
-        keep = scores >= self.score_threshold
-        scores, index = scores[keep], index[keep]
-        boxes = clip_boxes(boxes[index // self.num_classes], (int(size[0]), int(size[1])))
-        labels = index % self.num_classes
-        kept = batched_nms(boxes, scores, labels, self.iou_threshold, max_detections=self.max_detections)
-        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    def _select(self, boxes: Tensor, scores: Tensor, size: torch.Size) -> dict[str, Tensor]:
+        found = select(
+            boxes,
+            scores,
+            size,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            max_detections=self.max_detections,
+        )
+        return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
 
 
 def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
-from detseg.backbones.normalise import unit_images
+from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
+from detseg.detect.model import DetectionModel
+from detseg.registry import register_model
 
 BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]
 # Where smooth L1 turns from square to line: most differences, in shares of the image, are below 1.
@@ -36,7 +39,8 @@ class Largest(NamedTuple):
     known: Tensor  # (N,) bool, False where there are only crowds: neither an object nor none
 
 
-class Localizer(nn.Module):
+@register_model("localizer", task="localize")
+class Localizer(DetectionModel):
     """Class and box of the one object in an image, on any backbone.
 
     Args:
@@ -60,8 +64,31 @@ class Localizer(nn.Module):
         >>> (found, *others) = model(images)  # boxes (1, 4), scores (1,), labels (1,)
     """
 
-    mean: Tensor
-    std: Tensor
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of the localizer."""
+
+        objectness: bool = False
+        """Also learn to tell whether there is an object; without, images without objects are left out. The best model
+        is then the one with the highest mean of mean IoU and of how well its scores tell images with and without
+        apart."""
+        loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
+        """Loss of the box: of its four numbers, or of the overlap."""
+        square_root: bool = True
+        """The four numbers hold the square roots of width and height: a pixel matters more on small objects."""
+        loss_weights: tuple[float, float] = (0.8, 0.2)
+        """Weights of the losses of class and box."""
+
+    @classmethod
+    def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
+        """The options as set; the box head is made for maps of `config.size`."""
+        return {
+            "objectness": config.objectness,
+            "loss": config.loss,
+            "square_root": config.square_root,
+            "loss_weights": list(config.loss_weights),
+            "size": config.size,
+        }
 
     def __init__(
         self,
@@ -78,7 +105,7 @@ class Localizer(nn.Module):
         hidden: int = 256,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if grid is None:
             grid = min(MOST_CELLS, max(1, math.ceil(size / backbone.strides[-1])))
         _check(num_classes, loss, loss_weights, grid)
@@ -99,8 +126,6 @@ class Localizer(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
 
     def forward(
         self, images: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None
@@ -132,8 +157,7 @@ class Localizer(nn.Module):
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits (N, K), box numbers (N, 4) in 0..1 and objectness logits (N,) or None, all float32."""
-        images = unit_images(images, self.mean.dtype)
-        deepest: Tensor = self.backbone((images - self.mean) / self.std)[-1]
+        deepest: Tensor = self.backbone(self.normalise(images))[-1]
         dtype = self.classifier.weight.dtype
         pooled = F.dropout(deepest.mean((2, 3)), self.dropout, self.training).to(dtype)
         parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1).to(dtype)
@@ -141,6 +165,14 @@ class Localizer(nn.Module):
             presence = None if self.objectness is None else self.objectness(pooled).squeeze(1).float()
             # Bounded: a box that once is far larger than the image gets no gradient from a loss of overlap.
             return self.classifier(pooled).float(), self.box(parts).float().sigmoid(), presence
+
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, 1, 4) xyxy in pixels and scores (N, 1, K)."""
+        logits, outputs, presence = self.outputs(images)
+        scores = logits.softmax(1) if presence is None else logits.softmax(1) * presence.sigmoid()[:, None]
+        height, width = images.shape[-2:]
+        boxes = decode(outputs, (width, height), square_root=self.square_root)
+        return clip_boxes(boxes, (height, width))[:, None], scores[:, None]
 
     def plain(self) -> nn.Module:
         """This network as `dense_to_conv` can read it.
@@ -179,18 +211,13 @@ class Localizer(nn.Module):
         return F.smooth_l1_loss(outputs, wanted, reduction="none", beta=SMOOTH_L1_BETA).mean(1)
 
 
-class _Plain(nn.Module):
+class _Plain(ImageModel):
     """A localizer that decides nothing by what its input is."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Localizer) -> None:
-        super().__init__()
+        super().__init__(model)
         self.backbone, self.reduce, self.grid = model.backbone, model.reduce, model.grid
         self.classifier, self.box, self.objectness = model.classifier, model.box, model.objectness
-        self.register_buffer("mean", model.mean, persistent=False)
-        self.register_buffer("std", model.std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, K + 4) or (N, K + 5)."""

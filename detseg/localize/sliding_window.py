@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from detseg.backbones import dense_to_conv
 from detseg.backbones.normalise import unit_images
 from detseg.boxes import box_iou, clip_boxes
-from detseg.detect.nms.greedy import batched_nms
+from detseg.detect.model import select
 from detseg.localize.localizer import Localizer, decode
 
 # The grey that images are surrounded with everywhere in training and prediction (114 of 255).
@@ -27,8 +27,6 @@ SURROUNDINGS = 114 / 255
 LARGEST = 0.75
 # Windows whose boxes have at least this IoU mean the same object.
 AGREE = 0.5
-# Only so many of an image's best pairs of window and class are looked at.
-CANDIDATES = 1000
 
 
 class Windows(NamedTuple):
@@ -151,16 +149,18 @@ class SlidingWindowDetector(nn.Module):
 
     def _select(self, boxes: Tensor, scores: Tensor, size: torch.Size) -> dict[str, Tensor]:
         """Detections of one image from boxes (P, 4) and scores (P, K)."""
-        best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
-        keep = best >= self.score_threshold
-        best, index = best[keep], index[keep]
-        labels = index % self.num_classes
-        chosen = clip_boxes(boxes[index // self.num_classes], (int(size[0]), int(size[1])))
-        kept = batched_nms(chosen, best, labels, self.iou_threshold, max_detections=self.max_detections)
-        merged, evidence = accumulate(chosen, best, labels, kept)
+        found = select(
+            boxes,
+            scores,
+            size,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            max_detections=self.max_detections,
+        )
+        merged, evidence = accumulate(*found.candidates, found.kept)
         evidence, order = evidence.sort(descending=True, stable=True)
         merged = clip_boxes(merged[order], (int(size[0]), int(size[1])))  # a mean may be a rounding error outside
-        return {"boxes": merged, "scores": evidence, "labels": labels[kept][order]}
+        return {"boxes": merged, "scores": evidence, "labels": found.labels[order]}
 
 
 def accumulate(boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.models import load_model
+from detseg.models import load_model
 from detseg.predict.classifier import Classification, ImageClassifier, classify
 from detseg.predict.detector import Detector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
 from detseg.predict.sliding import SlidingDetector
+from detseg.tasks import part, task_of
 
 __all__ = [
     "Classification",
@@ -30,15 +32,6 @@ __all__ = [
     "segment",
 ]
 
-# A localizer finds boxes, one an image: it predicts as any detector does.
-_KINDS: dict[str, type[Predictor]] = {
-    "yolo": Detector,
-    "localizer": Detector,
-    "fcn": Segmenter,
-    "classifier": ImageClassifier,
-}
-
-
 def load(run: str | Path) -> Predictor:
     """The model in a run folder, ready to predict; runs no code from the files.
 
@@ -46,4 +39,5 @@ def load(run: str | Path) -> Predictor:
         ValueError: there is no model in the folder, or it is damaged.
     """
     model, description = load_model(run)
-    return _KINDS[description["architecture"]["kind"]](model, description)
+    predictor: Predictor = part(task_of(model.task), "predict")(model, description)
+    return predictor

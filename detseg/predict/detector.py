@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from detseg.data.letterbox import Letterbox, letterbox_image
+from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image
 from detseg.predict.predictor import Image, Predictor, memory_format, open_all
 
 
@@ -37,7 +38,8 @@ def detect(
         batch_size: images at a time.
 
     Yields:
-        ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,) and ``labels`` (D,) on the CPU, best first.
+        ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,), ``labels`` (D,) and, of models that find them, ``masks``
+        (D, H, W) bool, all on the CPU, best first.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -53,7 +55,10 @@ def detect(
         for found, (pixels, wanted) in zip(results, batch, strict=True):
             box = Letterbox.fit_copy((pixels.shape[1], pixels.shape[0]), wanted, size)
             boxes = box.to_original(found["boxes"].cpu(), wanted)
-            yield {"boxes": boxes, "scores": found["scores"].cpu(), "labels": found["labels"].cpu()}
+            result = {"boxes": boxes, "scores": found["scores"].cpu(), "labels": found["labels"].cpu()}
+            if "masks" in found:
+                result["masks"] = original_masks(found["masks"], (pixels.shape[1], pixels.shape[0]), wanted)
+            yield result
         batch.clear()
 
     for image in images:
@@ -62,6 +67,26 @@ def detect(
             yield from flush()
     if batch:
         yield from flush()
+
+
+def original_masks(masks: Tensor, shown: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """Masks of a square, as masks of the image that was fitted into it.
+
+    Args:
+        masks: (D, size, size), True or above 0.5 inside.
+        shown: (width, height) of the pixels that were fitted.
+        wanted: (width, height) of the image.
+
+    Returns:
+        (D, height, width) bool on the CPU.
+    """
+    size = masks.shape[-1]
+    box, (width, height) = Letterbox.fit(*shown, size), fitted_size(*shown, size)
+    inside = masks[:, box.pad_y : box.pad_y + height, box.pad_x : box.pad_x + width]
+    result = torch.zeros(len(masks), wanted[1], wanted[0], dtype=torch.bool)
+    for i, mask in enumerate(inside):  # one by one: hundreds of masks at the size of a photo need gigabytes
+        result[i] = (F.interpolate(mask[None, None].float(), wanted[::-1], mode="bilinear")[0, 0] > 0.5).cpu()
+    return result
 
 
 class Detector(Predictor):
@@ -78,8 +103,8 @@ class Detector(Predictor):
             batch_size: images at a time.
 
         Returns:
-            For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32 and ``labels``
-            (D,) int64, best first; label i is called ``names[i]``.
+            For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32, ``labels`` (D,) int64
+            and, of models that find them, ``masks`` (D, H, W) bool, best first; label i is called ``names[i]``.
 
         Raises:
             ValueError: a file is no image, an array is not uint8 (H, W, 3), or one image was given instead of

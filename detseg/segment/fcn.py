@@ -8,13 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from detseg.backbones import Backbone
 from detseg.backbones.normalise import ImageModel
+from detseg.options import require_rising_strides
+from detseg.registry import register_model
 from detseg.segment.decoder import PyramidDecoder, ScoreDecoder
 from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses
 from detseg.segment.upsampling import BilinearUpsample
@@ -22,6 +25,7 @@ from detseg.segment.upsampling import BilinearUpsample
 DECODERS = ("fcn", "pyramid")
 
 
+@register_model("fcn", task="segment")
 class FCN(ImageModel):
     """Semantic segmentation on any backbone.
 
@@ -43,6 +47,64 @@ class FCN(ImageModel):
     """
 
     class_weights: Tensor | None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of the segmenter."""
+
+        decoder: Literal["fcn", "pyramid"] = "fcn"
+        """From features to classes: fcn is FCN-8s; pyramid fuses the features themselves, down to stride 4."""
+        strides: tuple[int, ...] | None = None
+        """Feature maps that are used, finest first; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32, with --atrous
+        without 16. 16 32 is FCN-16s, 32 is FCN-32s."""
+        atrous: bool = False
+        """Keep the size of the map in the last stage, with dilated kernels: the same weights, twice as fine, slower."""
+        learn_upsampling: bool = False
+        """Let the transposed convolutions of fcn learn; they begin as bilinear interpolation, and stay so otherwise."""
+        loss: str = "ce"
+        """ce (cross-entropy), dice, focal, or several joined by +."""
+
+        def check_model(self) -> None:
+            """Raise ValueError where options contradict each other or make no sense."""
+            if self.learn_upsampling and self.decoder != "fcn":
+                raise ValueError(
+                    "--learn-upsampling is for --decoder fcn: the other has no kernels of upsampling to learn"
+                )
+            require_rising_strides(self.used_strides)
+            *others, last = self.used_strides
+            if self.atrous and last // 2 in others:
+                left = " ".join(str(stride) for stride in (*others, last) if stride != last // 2)
+                raise ValueError(
+                    f"--atrous makes the map of stride {last} one of stride {last // 2}, which --strides has already; "
+                    f"give --strides {left}"
+                )
+            parse_loss(self.loss)
+
+        @property
+        def used_strides(self) -> tuple[int, ...]:
+            """`strides`, or what is usual for the decoder."""
+            if self.strides is not None:
+                return self.strides
+            finest = (8,) if self.decoder == "fcn" else (4, 8)
+            # The last stage of an atrous network takes the place of the map of stride 16.
+            return (*finest, 32) if self.atrous else (*finest, 16, 32)
+
+    @classmethod
+    def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
+        """The options as set; weights of the classes come with `--balance`."""
+        return {
+            "strides": list(config.used_strides),
+            "atrous": config.atrous,
+            "decoder": config.decoder,
+            "learn_upsampling": config.learn_upsampling,
+            "loss": config.loss,
+            "class_weights": None,
+        }
+
+    @staticmethod
+    def example_targets(count: int, size: int, device: torch.device | str) -> Tensor:
+        """Class 0 for every pixel of `count` images."""
+        return torch.zeros(count, size, size, dtype=torch.uint8, device=device)
 
     def __init__(
         self,

@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track
 
+from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
 from detseg.data.checks.validate import checked
 from detseg.data.formats import read_dataset
 from detseg.data.formats.recognise import find_sources
-from detseg.train.config import TrainDetector, TrainLocalizer
-from detseg.train.runner import tell
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Dataset = TypeVar("Dataset", bound=Any)
 T = TypeVar("T")
 
 
-def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple[Annotations, Annotations]:
+def load_data(config: Any, console: Console) -> tuple[Annotations, Annotations]:
     """Training and validation annotations, checked, mended if asked for.
 
     Raises:
@@ -34,11 +32,10 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
         splits = read_dataset(config.data, config.images, config.val_share)
         train, val = splits["train"], splits["val"]
     else:
-        assert config.train is not None and config.val is not None
         train = read_split(config.train, "train", config.images)
         val = match_categories(train.categories, read_split(config.val, "val", config.images))
-    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
-    val = checked(val, train, mend=config.repair, tell=partial(tell, console))
+    train = checked(train, None, mend=config.repair, tell=partial(print_line, console))
+    val = checked(val, train, mend=config.repair, tell=partial(print_line, console))
     if train.iscrowd.all():
         raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} images")
     return train, val
@@ -72,8 +69,8 @@ def own_split(path: Path, splits: Mapping[str, T], name: str) -> T:
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     """Say how much there is, and which label each category id gets."""
     counts = f"{len(train)} images with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
-    tell(console, f"training on {counts}")
-    tell(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
+    print_line(console, f"training on {counts}")
+    print_line(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
 
 
 def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:
@@ -83,14 +80,13 @@ def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: s
     """
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        hidden = not console.is_terminal
-        return track(items, f"reading {what}", total, console=console, transient=True, disable=hidden)
+        return track(items, f"reading {what}", total, console)
 
     dataset = kind(data, long_side, shown)
     kept = dataset.images
-    tell(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
+    print_line(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
     if kept.long_side < long_side:
-        log.warning(
+        logger.warning(
             "%s: its images have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "
             "them with --size %d, or train at a smaller --size",
             *(kept.place, kept.long_side, what, long_side, long_side),

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detseg.models import random_states, restore_random_states
 from detseg.train.errors import TrainingError
+from detseg.train.resume import random_states, restore_random_states
 
 STEPS = 60
 # Where the test begins and ends, as factors on the rates it starts from.

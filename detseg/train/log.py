@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from detseg.console import print_line
 from detseg.files import write_atomically
 
 if TYPE_CHECKING:
@@ -35,7 +39,8 @@ class RunLog:
     Args:
         folder: the run folder.
         console: where the bar is shown; a terminal gets a bar, anything else a line for each validation.
-        figures: what validation gives, and how it is called; the bar shows the first.
+        figures: columns and titles of what validation gives, those that are printed first; the bar shows the first.
+        printed: how many of them are printed.
         visible: False in all processes but the first.
         begun: share of the run that is done already, when it resumes.
     """
@@ -46,11 +51,12 @@ class RunLog:
         console: Console,
         figures: Mapping[str, str],
         *,
+        printed: int = 2,
         visible: bool = True,
         begun: float = 0.0,
     ) -> None:
         self.csv = folder / METRICS
-        self._figures = figures
+        self._figures, self._printed = figures, list(figures.items())[:printed]
         self._folder, self._console, self._visible = folder, console, visible
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -110,20 +116,29 @@ class RunLog:
         self._seen += took  # validation is no training time
         if not self._visible:
             return
-        new = not self.csv.exists()
+        columns = self._columns() or list(row)
         with self.csv.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
+            # A run that an earlier version began keeps its columns.
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
+            if not file.tell():
                 writer.writeheader()
             writer.writerow(row)
         self._console.print(
             f"epoch {row['epoch']:5.1f}  {row['seconds'] / 60:5.1f} min  loss {row['loss']:.3f}"
-            + "".join(f"  {title} {row[name]:.3f}" for name, title in self._figures.items()),
+            + "".join(f"  {title} {row[name]:.3f}" for name, title in self._printed),
             highlight=False,
             soft_wrap=True,
         )
         for name in (*self._figures, "lr"):
-            self._board.add_scalar(f"val/{name}", row[name], int(row["step"]))
+            if not math.isnan(row[name]):
+                self._board.add_scalar(f"val/{name}", row[name], int(row["step"]))
+
+    def _columns(self) -> list[str]:
+        """Those of the file, none where there is none yet."""
+        if not self.csv.exists():
+            return []
+        with self.csv.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file).fieldnames or ())
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again."""
@@ -147,3 +162,24 @@ class RunLog:
 def _is_kept(row: Mapping[str, str | None], step: int) -> bool:
     """Whether a row is whole (a crash may have cut the last one) and not after `step`."""
     return None not in row.values() and float(row["step"] or "inf") <= step
+
+
+@contextmanager
+def printed_messages(console: Console) -> Iterator[None]:
+    """Print what detseg logs at the level INFO as lines of the console; warnings go where they always go."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == logging.INFO:
+                print_line(console, record.getMessage())
+
+    logger, handler = logging.getLogger("detseg"), Lines()
+    before = logger.level
+    logger.addHandler(handler)
+    if before < logging.ERROR:  # of several processes only the first one prints
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -31,6 +31,11 @@ class Choice(NamedTuple):
     precision: Precision
     channels_last: bool
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Torch's name of the layout."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def __str__(self) -> str:
         name = "bfloat16 autocast" if self.precision == "bf16" else "float32"
         return f"{name}, {'channels_last' if self.channels_last else 'contiguous'}"
@@ -107,17 +112,6 @@ def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> 
     return min(times, key=lambda choice: times[choice]), times
 
 
-def _targets(kind: str, count: int, size: int, device: torch.device) -> Any:
-    """Something to learn for a batch of images, in the form that a kind of model wants."""
-    if kind == "fcn":
-        return torch.zeros(count, size, size, dtype=torch.uint8, device=device)
-    if kind == "classifier":
-        return torch.zeros(count, dtype=torch.int64, device=device)
-    box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
-    label, crowd = (torch.zeros(1, dtype=kind, device=device) for kind in (torch.int64, torch.bool))
-    return [{"boxes": box, "labels": label, "iscrowd": crowd}] * count
-
-
 def _run(spec: dict[str, Any]) -> None:
     """Time every candidate of a spec and print a line of JSON for each."""
     from detseg.models import build_model
@@ -137,8 +131,8 @@ def _run(spec: dict[str, Any]) -> None:
     train_mode(model, [*frozen, *norms(model.backbone)] if spec["norms_rest"] else frozen)
     best = small_best = float("inf")
     for precision, channels_last in spec["candidates"]:
-        model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        step = partial(_step, model, spec["architecture"]["kind"], device, precision == "bf16")
+        model.to(memory_format=Choice(precision, channels_last).memory_format)
+        step = partial(_step, model, device, precision == "bf16")
         small = min(step(2, 64)[0] for _ in range(2))
         if small > HOPELESS * small_best:
             seconds, finite = best * small / small_best, True
@@ -151,12 +145,10 @@ def _run(spec: dict[str, Any]) -> None:
         print(json.dumps({"seconds": seconds if finite else None}), flush=True)
 
 
-def _step(
-    model: torch.nn.Module, kind: str, device: torch.device, bf16: bool, count: int, size: int
-) -> tuple[float, bool]:
+def _step(model: Any, device: torch.device, bf16: bool, count: int, size: int) -> tuple[float, bool]:
     """Seconds of a training step of so many images, and whether its loss was finite."""
     images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-    targets = _targets(kind, count, size, device)
+    targets = model.example_targets(count, size, device)
     started = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         loss = torch.stack(list(model(images, targets).values())).sum()

@@ -6,15 +6,28 @@ come back after a resume, with any number of worker processes.
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from detseg.data.augment.transforms import TrainTransform, mixup
+
+Batch = tuple[Tensor, Any, list[int]]
+"""Images, the model's targets, and which images they are."""
 
 
 class Request(NamedTuple):
@@ -202,3 +215,93 @@ class TrainingSamples:
             indices.append(int(rng.integers(len(self.dataset))))
             sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)
         return sample, indices
+
+
+@dataclass
+class Batches:
+    """The batches of a run.
+
+    Attributes:
+        samples: training images.
+        collate: makes a batch of samples: images (N, 3, H, W) and the model's targets.
+        sizes: input sizes over the run.
+        batch_size: images per batch and process.
+        accumulate: batches per step.
+        seed: of their order.
+        workers: processes that augment images.
+        memory_format: of the images.
+    """
+
+    samples: TrainingSamples
+    collate: Callable[[list[Any]], tuple[Tensor, Any]]
+    sizes: SizeSchedule
+    batch_size: int = 8
+    accumulate: int = 1
+    seed: int = 0
+    workers: int = 0
+    memory_format: torch.memory_format = torch.channels_last
+
+    @property
+    def step_size(self) -> int:
+        """Images per step and process."""
+        return self.batch_size * self.accumulate
+
+    def per_epoch(self, world: int) -> int:
+        """Steps of an epoch with so many processes."""
+        return steps_per_epoch(len(self.samples), self.step_size, world)
+
+    def stream(self, accelerator: Accelerator, step: int, fraction: Callable[[int], float]) -> Iterator[Batch]:
+        """Endless batches on the device, from a step on; `fraction` tells how far the run will be at a step."""
+        device = accelerator.device
+        plan = BatchPlan(
+            len(self.samples),
+            self.step_size,
+            self.sizes,
+            fraction,
+            seed=self.seed,
+            first_step=step,
+            rank=accelerator.process_index,
+            world=int(accelerator.num_processes),
+            parts=self.accumulate,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            self.samples,  # type: ignore[arg-type]
+            batch_sampler=plan,
+            collate_fn=partial(collate_with_index, self.collate),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its own, so that making a loader leaves torch's random state alone
+            **worker_options(self.workers),
+        )
+        for images, targets, indices in loader:
+            images = images.to(device, non_blocking=True, memory_format=self.memory_format)
+            yield images, send_to_device(targets, device, non_blocking=True), indices
+
+
+def groups_of(count: int, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Lists of so many batches that follow each other; what is left at the end is dropped."""
+    iterator = iter(batches)
+    while len(group := list(islice(iterator, count))) == count:
+        yield group
+
+
+def worker_options(workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader with so many processes."""
+    if not workers:
+        return {"num_workers": 0}
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and a worker is one thread anyhow
+    # Forked processes see the images in this one's memory.
+    context = "fork" if sys.platform == "linux" else None
+    return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _ignore_interrupts}
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; only the first is to act on it, and it ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def collate_with_index(
+    collate: Callable[[list[Any]], tuple[Tensor, Any]], batch: list[tuple[Any, list[int]]]
+) -> tuple[Tensor, Any, list[int]]:
+    """A batch of (sample, indices of its images): images and targets as `collate` makes them, and all indices."""
+    images, targets = collate([sample for sample, _ in batch])
+    return images, targets, [index for _, indices in batch for index in indices]

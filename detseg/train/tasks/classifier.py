@@ -1,35 +1,38 @@
-"""Train a classifier: from labelled images to a run folder with the best model in it."""
+"""The classifier's task: one class an image, by transfer learning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
+from detseg.console import print_line
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.checks.validate import checked
 from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
 from detseg.data.label_dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.labels import LabelledImages
-from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
-from detseg.options import given
+from detseg.metrics import ClassificationEvaluator
+from detseg.metrics.classification import FIGURES
+from detseg.options import given, require_positive
 from detseg.predict.classifier import classify
-from detseg.train.config import OF_DIVISION, TrainClassifier
+from detseg.train.config import TrainConfig
 from detseg.train.data import open_images, own_split
-from detseg.train.precision import Choice
-from detseg.train.runner import Session, session, tell
+from detseg.train.process import Process
 from detseg.train.sampler import TrainingSamples
-from detseg.train.task import Run
+from detseg.train.task import Task
 from detseg.train.tasks.transfer import resolve, solve_head
 
+# Options of how labelled images are split, where they are not.
+OF_SPLITTING = ("split", "split_seed")
 # The long side of cached images over the input size, of those that are not much longer than wide.
 CACHE_ZOOM = 1.5
 # Settings that mean nothing where the head alone learns, which is solved and not trained.
@@ -39,10 +42,68 @@ OF_STEPS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(TrainConfig):
+    """Train a classifier: one class an image.
+
+    Give the data as one path (--data: class folders, a CSV table, an HDF5 file of detseg pack) or as two (--train and
+    --val). What is not divided into training and validation is divided by rule. By default what is learnt, and how
+    fast, is chosen by how many images there are and how much they look like ImageNet's, and it is told why.
+
+    Half an hour; only a linear layer on the features of ImageNet, in seconds; LeNet-5's convolutions, from nothing:
+
+        detseg train classifier --data species/ --minutes 30
+        detseg train classifier --data species/ --strategy probe
+        detseg train classifier --data species/ --backbone lenet5 --weights none --size 32 --epochs 50
+    """
+
+    task: ClassVar[str] = "classifier"
+    smallest_size: ClassVar[int] = 32
+
+    model: str = "classifier"
+    """Classifier, by name; each adds options of its own: detseg train classifier --model NAME --help."""
+    size: int = 192
+    """Side of the square that is cut out of images, pixels; a multiple of 32."""
+    batch_size: int = 16
+    """Images a step (and process)."""
+    images: Path | None = None
+    """Folder of the images that a table names, where they are not beside it."""
+    split: tuple[float, ...] = (0.75, 0.15, 0.10)
+    """Shares of training, validation and test of data that are not divided."""
+    split_seed: int = 0
+    """Of that division."""
+    strategy: Literal["auto", "probe", "partial", "finetune", "full", "scratch"] = "auto"
+    """What learns: probe (a linear layer on ImageNet's features), partial (also the later half of the stages),
+    finetune (everything, early stages slowly), full (everything at the full rate), scratch. --freeze, --lr,
+    --backbone-lr, --stage-decay and --head change parts of it."""
+    head: Literal["first", "together"] | None = None
+    """Two phases: solve the head on features that are computed once, first; then train. Or all together from the
+    start. By default first, where the weights are pretrained."""
+    views: int = 2
+    """Views of every image that the head is solved on: its centre, that mirrored, then augmented ones."""
+    augment: tuple[str, ...] | None = None
+    """Augmentations: of patch, scale, flip, flip-vertical, rotate, zoom, warp, light, colour, blur and noise; by
+    default all but patch, flip-vertical and zoom."""
+    repair: bool = False
+    """Leave out images that have errors (and say so) instead of stopping."""
+    ten_crop: bool = False
+    """Judge the model by the mean of ten crops (corners and centre, mirrored too): ten times the work."""
+
+    def check(self) -> Self:
+        """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        super().check()
+        require_positive(self, "views")
+        if self.data is None and self.resume is None and (asked := ", ".join(given(self, OF_SPLITTING))):
+            raise ValueError(f"{asked}: for --data that are not divided; leave it out where --val is given")
+        if self.weights == "none" and self.strategy not in ("auto", "scratch"):
+            raise ValueError(f"--strategy {self.strategy} builds on trained weights; leave out --weights none")
+        return self
+
+
 class Augmentation:
     """`ClassificationTransform` for samples: (image, label) in and out."""
 
-    def __init__(self, size: int, names: Sequence[str] | None = None) -> None:
+    def __init__(self, size: int, names: Sequence[str] | None = None, flip: str = "horizontal") -> None:
         make = ClassificationTransform if names is None else partial(ClassificationTransform.by_name, names=names)
         self.transform: ClassificationTransform = make(size)
 
@@ -51,19 +112,33 @@ class Augmentation:
         return self.transform(sample[0], rng), sample[1]
 
 
-@dataclass
-class ClassifierRun(Run[TrainClassifier]):
-    """A classifier's run.
+class ClassifierTask(Task):
+    """Classifiers: labelled images in, accuracy out."""
 
-    Attributes:
-        metrics: `ClassificationMetrics` of the best model on the validation images.
-        predictions: of the best model, (N, K) float32 probabilities.
-    """
+    name: ClassVar[str] = "classifier"
+    Options = ClassifierOptions
+    FIGURES = FIGURES
+    collate = staticmethod(collate_labels)
 
-    FIGURES: ClassVar[Mapping[str, str]] = {"top1": "accuracy", "mean_class_accuracy": "mean class accuracy"}
+    @property
+    def headline(self) -> Sequence[str]:
+        """Accuracy over images and over classes."""
+        return ("top1", "mean_class_accuracy")
+
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        """Training and validation images."""
+        _refuse_idle_shares(self.config)
+        splits = load_labelled_data(self.config, self.console)
+        print_labelled_data(self.console, splits)
+        augmentation_of(self.config)(self.config.size)  # a wrong name is told before images are read
+        return splits["train"], splits["val"]
+
+    def open(self, data: LabelledImages, split: str) -> ClassificationDataset:
+        """The images, large enough to see what `predict` sees of their files."""
+        return open_labelled(data, self.config.size, f"{split} images", self.console)
 
     def annotations_of(self, dataset: ClassificationDataset) -> LabelledImages:
-        """The labels of the images of `train` or `val`."""
+        """The labels of the images of a dataset."""
         return dataset.labelled
 
     def contents(self, dataset: ClassificationDataset) -> Sequence[NDArray[Any]]:
@@ -71,119 +146,68 @@ class ClassifierRun(Run[TrainClassifier]):
         data = dataset.labelled
         return data.image_ids, data.sizes, data.labels
 
-    def draw(self) -> dict[str, Path]:
-        """Training samples."""
-        from detseg.report.pages.classifier import draw_training
+    def samples(self, dataset: ClassificationDataset, config: Any) -> TrainingSamples:
+        """Augmented images."""
+        return TrainingSamples(dataset, config.seed, augmentation_of(config))
 
-        return draw_training(self)
+    def resolved(self, process: Process, model: Any, architecture: dict[str, Any], train: Any) -> Any:
+        """What the strategy of transfer decides, filled in."""
+        self._asked = self.config
+        return resolve(process, train, architecture)
 
-    def judge(self, model: nn.Module, indices: Sequence[int]) -> tuple[list[int], NDArray[np.float32]]:
-        """Probabilities of some of the validation images."""
-        return list(indices), see_images(model, self.val, indices, self.config.size, ten_crop=self.config.ten_crop)
+    def head_only(self, all_frozen: bool) -> bool:
+        """A solved head on a frozen backbone leaves nothing to train."""
+        return all_frozen and self.config.head == "first"
 
-    def combine(self, shares: Sequence[Any]) -> tuple[ClassificationMetrics, NDArray[np.float32]]:
-        """Metrics of all images, and their probabilities in order."""
-        order = np.argsort(np.concatenate([np.array(indices, np.int64) for indices, _ in shares]))
-        probabilities = np.concatenate([share for _, share in shares])[order]
-        return judge_images(self.val.labelled, probabilities), probabilities
+    def prepared(self, process: Process, model: Any, samples: TrainingSamples, head_only: bool) -> None:
+        """Solve the head."""
+        if head_only:
+            line = f"only the head learns, and it is solved at once{_without_effect(self._asked)}"
+            print_line(self.console, line)
+        if self.config.head == "first":
+            # With the loss that training goes on with, so that the head is where that would lead it. A head that is
+            # all there is has no need of it, and its probabilities are the better for it.
+            smoothing = 0.0 if head_only else self.config.label_smoothing
+            solve_head(process, model, samples.dataset, samples, label_smoothing=smoothing)
 
-    def figures(self, metrics: ClassificationMetrics) -> dict[str, float]:
-        """Accuracy over images and over classes."""
-        return {name: float(np.nan_to_num(getattr(metrics, name))) for name in self.FIGURES}
+    def evaluator(self, dataset: ClassificationDataset) -> ClassificationEvaluator:
+        """Metrics of probabilities."""
+        return ClassificationEvaluator(dataset.labelled.names, "probabilities")
 
+    def predict(self, model: nn.Module, dataset: ClassificationDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """(K,) class probabilities of each image."""
+        images = (dataset.images[i] for i in indices)
+        return classify(model, images, self.config.size, ten_crop=self.config.ten_crop)
 
-def train_classifier(config: TrainClassifier, console: Console | None = None) -> ClassifierRun:
-    """Train as `config` says.
-
-    Args:
-        config: the settings.
-        console: where progress is shown; none is shown without.
-
-    Raises:
-        ValueError: wrong settings or data; the message names file, item and remedy.
-        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
-    """
-    with session(config, console) as sitting:
-        return _train(sitting)
-
-
-def _train(sitting: Session[TrainClassifier]) -> ClassifierRun:
-    console = sitting.console
-    if sitting.state is None:
-        _refuse_idle_shares(sitting.config)
-    splits = load_labelled_data(sitting.config, console)
-    print_labelled_data(console, splits)
-    train_data, val_data = splits["train"], splits["val"]
-    # Made here, so that a wrong name is told before images are read.
-    augmentation = augmentation_of(sitting.config)
-    augmentation(sitting.config.size)
-    train = open_labelled(train_data, sitting.config.size, "training images", console)
-    val = open_labelled(val_data, sitting.config.size, "validation images", console)
-    asked = sitting.config
-    config = sitting.config = resolve(sitting, train, _architecture(sitting.config, len(train_data.categories)))
-    architecture = _architecture(config, len(train_data.categories))
-    model, freeze = sitting.build(architecture, len(train))
-    folder = sitting.open_folder()
-    only_head = config.head == "first" and freeze == len(model.backbone.stages)
-    choice = Choice("fp32", True) if only_head else sitting.choose_precision(architecture, freeze)
-    run = ClassifierRun(folder, config, train, val, sitting.accelerator.is_main_process)
-    samples = TrainingSamples(train, config.seed, augmentation)
-    if only_head and sitting.state is None:
-        tell(console, f"only the head learns, and it is solved at once{_without_effect(asked)}")
-    if config.head == "first" and sitting.state is None:
-        # With the loss that training goes on with, so that the head is where that would lead it. A head that is all
-        # there is has no need of it, and its probabilities are the better for it.
-        solve_head(sitting, model, train, samples, label_smoothing=0.0 if only_head else config.label_smoothing)
-    sitting.fit(
-        run,
-        model,
-        architecture,
-        freeze=freeze,
-        choice=choice,
-        samples=samples,
-        collate=collate_labels,
-        trained=only_head,
-    )
-    return run
+    def target(self, dataset: ClassificationDataset, index: int) -> int:
+        """The label."""
+        return int(dataset.labelled.labels[index])
 
 
-def _without_effect(config: TrainClassifier) -> str:
+def _without_effect(config: Any) -> str:
     """What was set of the steps of training, where there are none."""
     ignored = given(config, OF_STEPS)
     return f"; without effect: {', '.join(ignored)}" if ignored else ""
 
 
-def augmentation_of(config: TrainClassifier) -> partial[Augmentation]:
+def augmentation_of(config: Any) -> partial[Augmentation]:
     """Makes the augmentation of an input size."""
-    return partial(Augmentation, names=config.augment)
-
-
-def _architecture(config: TrainClassifier, classes: int) -> dict[str, Any]:
-    """What `build_model` needs."""
-    return {
-        "kind": "classifier",
-        "backbone": config.backbone,
-        # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
-        "folded": config.weights != "none",
-        "num_classes": classes,
-        "dropout": config.dropout,
-        "label_smoothing": config.label_smoothing,
-    }
+    return partial(Augmentation, names=config.augment, flip=config.flip)
 
 
 # ------------------------------------------------------------------ data
 
 
-def _refuse_idle_shares(config: TrainClassifier) -> None:
+def _refuse_idle_shares(config: Any) -> None:
     """Raise ValueError where shares are given and there is nothing to divide by them."""
-    if config.data is None or not (asked := given(config, OF_DIVISION)):
+    if config.data is None or not (asked := given(config, OF_SPLITTING)):
         return
     splits = read_label_splits(config.data, images=config.images)
     if "val" in splits:
         raise ValueError(f"{config.data}: is divided already, into {', '.join(splits)}; leave out {', '.join(asked)}")
 
 
-def load_labelled_data(config: TrainClassifier, console: Console, *, judged: str = "val") -> dict[str, LabelledImages]:
+def load_labelled_data(config: Any, console: Console, *, judged: str = "val") -> dict[str, LabelledImages]:
     """The images of a run: "train", "val" and, where there is one, "test".
 
     Training images and those of the split `judged` are checked, and mended if asked for; others are as read.
@@ -202,7 +226,7 @@ def load_labelled_data(config: TrainClassifier, console: Console, *, judged: str
         splits = {"train": train, "val": matched_to(train.categories, val)}
     if judged in splits and not len(splits[judged]):
         raise ValueError(f"{splits[judged].source}: the {judged} split has no images to judge a model by; add some")
-    check = partial(checked, mend=config.repair, tell=partial(tell, console))
+    check = partial(checked, mend=config.repair, tell=partial(print_line, console))
     splits["train"] = check(splits["train"], None)
     if judged in splits and judged != "train":
         splits[judged] = check(splits[judged], splits["train"])
@@ -242,25 +266,5 @@ def print_labelled_data(console: Console, splits: Mapping[str, LabelledImages]) 
     line = f"training on {len(train)} images of {len(train.categories)} classes, validating on {len(val)}"
     if len(splits.get("test", ())):
         line += f"; {len(splits['test'])} are left for detseg evaluate --split test"
-    tell(console, line)
-    tell(console, "labels: " + ", ".join(f"{k}={name}" for k, name in enumerate(train.names)))
-
-
-# ------------------------------------------------------------------ judging
-
-
-def see_images(
-    model: nn.Module, data: ClassificationDataset, indices: Sequence[int], size: int, *, ten_crop: bool = False
-) -> NDArray[np.float32]:
-    """(len(indices), K) class probabilities of some images of a dataset."""
-    seen = classify(model, (data.images[i] for i in indices), size, ten_crop=ten_crop)
-    return np.array(list(seen), np.float32).reshape(len(indices), len(data.labelled.categories))
-
-
-def judge_images(
-    labelled: LabelledImages, probabilities: NDArray[np.float32], *, resamples: int = 1000
-) -> ClassificationMetrics:
-    """Metrics of one prediction for each image of a set; `resamples` for the intervals."""
-    evaluator = ClassificationEvaluator(labelled.names, "probabilities")
-    evaluator.update(probabilities, labelled.labels, labelled.image_ids)
-    return evaluator.compute(resamples=resamples)
+    print_line(console, line)
+    print_line(console, "labels: " + ", ".join(f"{k}={name}" for k, name in enumerate(train.names)))

@@ -1,30 +1,30 @@
-"""Train a detector: from annotation files to a run folder with the best model in it."""
+"""The detector's task: boxes of any number of objects an image."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from rich.console import Console
 from torch import nn
 
 from detseg.data.annotations import Annotations
+from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
-from detseg.detect.anchors import fit_anchors, fit_of
-from detseg.metrics import DetectionMetrics, Detections, evaluate_detections
-from detseg.predict import detect
-from detseg.train.config import TrainDetector
+from detseg.metrics import DetectionEvaluator
+from detseg.metrics.detection import FIGURES
+from detseg.options import require_share
+from detseg.predict.detector import detect
+from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data
-from detseg.train.runner import Session, session, tell
 from detseg.train.sampler import TrainingSamples
-from detseg.train.task import Run
+from detseg.train.task import Task
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Objects with a shorter side, pixels at the training size, leave too little on the finest grid to be told by.
 LEAST_SIDE = 4
@@ -32,132 +32,97 @@ LEAST_SIDE = 4
 CACHE_ZOOM = 1.25
 
 
-@dataclass
-class DetectorRun(Run[TrainDetector]):
-    """A detector's run.
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions(TrainAnnotated):
+    """Train an object detector on your own annotated images.
 
-    Attributes:
-        anchors: (A, 2) widths and heights, pixels at the training size.
-        metrics: `DetectionMetrics` of the best model on the validation images.
-        predictions: of the best model, one dict a validation image, boxes in the images' own pixels.
+    Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
+    YOLO form, or an HDF5 file of detseg pack) or as two (--train and --val). The run folder gets the model, curves,
+    images and an HTML report.
+
+    Half an hour on your own images, then go on after Ctrl-C or a crash:
+
+        detseg train detector --data flowers/ --minutes 30 --output runs/flowers
+        detseg train detector --resume runs/flowers
     """
 
-    FIGURES: ClassVar[Mapping[str, str]] = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
+    task: ClassVar[str] = "detector"
 
-    anchors: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    model: str = "yolo"
+    """Detector, by name; each adds options of its own: detseg train detector --model NAME --help."""
+    mosaic: float = 0.0
+    """Share of training images that are mosaics of four (none in the last 30 % of the run)."""
+    mixup: float = 0.0
+    """Share of training images, mosaics too, that have another one laid over them (none in the last 30 %)."""
 
-    def draw(self) -> dict[str, Path]:
-        """Training samples and anchors."""
-        from detseg.report.pages.detector import draw_training
-
-        return draw_training(self)
-
-    def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
-        """Detections in some of the validation images."""
-        return list(indices), predict_dataset(model, self.val, indices, self.config.size)
-
-    def combine(self, shares: Sequence[Any]) -> tuple[DetectionMetrics, list[dict[str, np.ndarray]]]:
-        """Metrics of all detections, and the detections in the order of the images."""
-        found = {index: image for indices, share in shares for index, image in zip(indices, share, strict=True)}
-        ordered = [found[i] for i in range(len(self.val))]
-        return score(self.val, ordered), ordered
-
-    def figures(self, metrics: DetectionMetrics) -> dict[str, float]:
-        """mAP, and mAP at IoU 0.50; 0 where there are no objects to judge by."""
-        return {"map": float(np.nan_to_num(metrics.map)), "map50": float(np.nan_to_num(metrics.map50))}
+    def check(self) -> Self:
+        """Raise ValueError where options contradict each other or make no sense; returns itself."""
+        super().check()
+        require_share(self, "mosaic", "mixup")
+        return self
 
 
-def train_detector(config: TrainDetector, console: Console | None = None) -> DetectorRun:
-    """Train as `config` says.
+class DetectorTask(Task):
+    """Detectors: COCO boxes in, mAP out."""
 
-    Args:
-        config: the settings.
-        console: where progress is shown; none is shown without.
+    name: ClassVar[str] = "detector"
+    Options = DetectorOptions
+    FIGURES = FIGURES
+    columns: ClassVar[dict[str, str]] = {"AP": "map", "AP50": "map50"}
+    collate = staticmethod(collate)
 
-    Raises:
-        ValueError: wrong settings or data; the message names file, item and remedy.
-        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
-    """
-    with session(config, console) as sitting:
-        return _train(sitting)
+    def load(self) -> tuple[Annotations, Annotations]:
+        """Training and validation annotations, both with objects."""
+        train, val = load_data(self.config, self.console)
+        if val.iscrowd.all():
+            raise ValueError(
+                f"{val.source}: there are no objects to evaluate a model by in {len(val)} images; validate on images "
+                "with objects"
+            )
+        print_data(self.console, train, val)
+        warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
+        return train, val
 
+    def open(self, data: Annotations, split: str) -> DetectionDataset:
+        """The images, those of training a little larger than the network sees them."""
+        zoom = CACHE_ZOOM if split == "training" else 1
+        return open_images(DetectionDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
 
-def _train(sitting: Session[TrainDetector]) -> DetectorRun:
-    config, console = sitting.config, sitting.console
-    train_data, val_data = load_data(config, console)
-    if val_data.iscrowd.all():
-        raise ValueError(
-            f"{val_data.source}: there are no objects to judge a model by in {len(val_data)} images; validate on "
-            "images with objects"
-        )
-    print_data(console, train_data, val_data)
-    architecture = _architecture(config, train_data, console)
-    model, freeze = sitting.build(architecture, len(train_data))
-    train = open_images(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training images", console)
-    val = open_images(DetectionDataset, val_data, config.size, "validation images", console)
-    folder = sitting.open_folder()
-    choice = sitting.choose_precision(architecture, freeze)
-    anchors = model.anchors.reshape(-1, 2).numpy().copy()
-    run = DetectorRun(folder, config, train, val, sitting.accelerator.is_main_process, anchors=anchors)
-    sitting.fit(
-        run,
-        model,
-        architecture,
-        freeze=freeze,
-        choice=choice,
-        samples=TrainingSamples(train, config.seed),
-        collate=collate,
-        mosaic=config.mosaic,
-        mixup=config.mixup,
-    )
-    return run
+    def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
+        """Augmented images."""
+        return TrainingSamples(dataset, config.seed, partial(TrainTransform, flip=config.flip))
 
+    def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator:
+        """COCO's metrics, by the annotations of the dataset."""
+        return DetectionEvaluator(dataset.annotations)
 
-def _architecture(config: TrainDetector, data: Annotations, console: Console) -> dict[str, Any]:
-    """What `build_model` needs, with anchors fitted to the data."""
-    sizes = scaled_sizes(data, config.size)
-    anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
-    fit = fit_of(sizes, anchors.reshape(-1, 2))
-    tell(console, f"anchors: mean best IoU {fit.mean_iou:.3f}, {fit.best_recall:.1%} of objects above 0.5")
-    warn_of_specks(sizes, config.size)
-    return {
-        "kind": "yolo",
-        "backbone": config.backbone,
-        "strides": list(config.strides),
-        # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
-        "folded": config.weights != "none",
-        "num_classes": len(data.categories),
-        "anchors": anchors.round(2).tolist(),
-        "reach": config.reach,
-    }
+    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """Detections, boxes in the images' own pixels."""
+        return predict_dataset(model, dataset, indices, self.config.size)
 
-
-def warn_of_specks(sizes: np.ndarray, size: int) -> None:
-    """Tell how many of the objects, (M, 2) widths and heights at `--size`, are too small there to be learnt."""
-    sides = sizes.min(1)
-    specks = sides[sides < LEAST_SIDE]
-    if not len(specks):
-        return
-    wanted = size * LEAST_SIDE / max(float(np.quantile(specks, 0.1)), 1e-3)
-    log.warning(
-        "%d of %d objects (%.1f %%) are less than %d px wide or high at --size %d, too little to be learnt or found; "
-        "--size %d would give nine in ten of them that much",
-        *(len(specks), len(sides), 100 * len(specks) / len(sides), LEAST_SIDE, size, 32 * math.ceil(wanted / 32)),
-    )
+    def target(self, dataset: DetectionDataset, index: int) -> int:
+        """The image's id: the evaluator has its objects."""
+        return int(dataset.annotations.image_ids[index])
 
 
 def predict_dataset(
     model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int
-) -> list[dict[str, np.ndarray]]:
+) -> Iterable[dict[str, np.ndarray]]:
     """Detections of some images of a dataset, boxes in the images' own pixels."""
-    images = ((data.images[i], (int(data.annotations.sizes[i, 0]), int(data.annotations.sizes[i, 1]))) for i in indices)
-    return [{k: v.numpy() for k, v in found.items()} for found in detect(model, images, size)]
+    sizes = data.annotations.sizes
+    images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
+    return ({name: value.numpy() for name, value in found.items()} for found in detect(model, images, size))
 
 
-def score(data: DetectionDataset, predictions: list[dict[str, np.ndarray]]) -> DetectionMetrics:
-    """COCO metrics of one prediction for each image of a dataset."""
-    annotations = data.annotations
-    ids = [category.id for category in annotations.categories]
-    return evaluate_detections(
-        annotations, Detections.from_predictions(predictions, annotations.image_ids.tolist(), ids)
+def warn_of_small_objects(sizes: np.ndarray, size: int) -> None:
+    """Warn how many of the objects, (M, 2) widths and heights at `--size`, are too small there to be learnt."""
+    sides = sizes.min(1)
+    small = sides[sides < LEAST_SIDE]
+    if not len(small):
+        return
+    wanted = size * LEAST_SIDE / max(float(np.quantile(small, 0.1)), 1e-3)
+    logger.warning(
+        "%d of %d objects (%.1f %%) are less than %d px wide or high at --size %d, too little to be learnt or found; "
+        "--size %d would give nine in ten of them that much",
+        *(len(small), len(sides), 100 * len(small) / len(sides), LEAST_SIDE, size, 32 * math.ceil(wanted / 32)),
     )

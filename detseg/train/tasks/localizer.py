@@ -1,139 +1,121 @@
-"""Train a localizer: from boxes, one object an image, to a run folder with the best model in it."""
+"""The localizer's task: the class and the box of the one object in each image."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from rich.console import Console
 from torch import nn
 
+from detseg.console import print_line
 from detseg.data.annotations import Annotations
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset, collate
-from detseg.metrics.localization import LocalizationMetrics, evaluate_localization
-from detseg.train.config import TrainLocalizer
+from detseg.metrics.localization import FIGURES, LocalizationEvaluator
+from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data
-from detseg.train.runner import Session, session, tell
 from detseg.train.sampler import TrainingSamples
-from detseg.train.task import Run
+from detseg.train.task import Task
 from detseg.train.tasks.detector import CACHE_ZOOM, predict_dataset
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class LocalizerRun(Run[TrainLocalizer]):
-    """A localizer's run.
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions(TrainAnnotated):
+    """Train a localizer: the class and the box of the one object in each image.
 
-    Attributes:
-        objects: (N,) row of the validation annotations' object that counts in each image; -1 without one.
-        metrics: `LocalizationMetrics` of the best model: boxes and classes of the validation images with an object,
-            objectness of these and those without.
-        predictions: of the best model, one dict a validation image, boxes in the images' own pixels.
+    Takes the data of detseg train detector. Of several objects in an image the largest counts.
+
+    Half an hour; only images with exactly one object:
+
+        detseg train localizer --data flowers/ --minutes 30
+        detseg train localizer --data flowers/ --objects single
+
+    Also whether there is one, from images with and without objects:
+
+        detseg windows --data flowers/ --output windows
+        detseg train localizer --data windows --objectness --size 128 --zoom 1 1
     """
 
-    FIGURES: ClassVar[Mapping[str, str]] = {"mean_iou": "mean IoU", "accuracy": "accuracy"}
+    task: ClassVar[str] = "localizer"
 
-    objects: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    model: str = "localizer"
+    """Localizer, by name; each adds options of its own: detseg train localizer --model NAME --help."""
+    size: int = 224
+    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    batch_size: int = 16
+    """Images a step (and process)."""
+    objects: Literal["largest", "single"] = "largest"
+    """Which object of an image counts: the largest; or only images with exactly one are used, with --objectness
+    those without an object too."""
+    multi_scale: bool = False
+    """Also train on smaller sizes; the box is learnt from places in the map, which are others then."""
+    zoom: tuple[float, float] = (0.6, 1.4)
+    """Images are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
+    are, for windows of detseg windows."""
 
-    def draw(self) -> dict[str, Path]:
-        """Training samples."""
-        from detseg.report.pages.localizer import draw_training
-
-        return draw_training(self)
-
-    def judge(self, model: nn.Module, indices: Sequence[int]) -> Any:
-        """Classes and boxes in some of the validation images."""
-        return list(indices), predict_dataset(model, self.val, indices, self.config.size)
-
-    def combine(self, shares: Sequence[Any]) -> tuple[LocalizationMetrics, list[dict[str, np.ndarray]]]:
-        """Metrics of all images, and what was found in their order."""
-        found = {index: image for indices, share in shares for index, image in zip(indices, share, strict=True)}
-        ordered = [found[i] for i in range(len(self.val))]
-        return judge_localizations(self.val.annotations, self.objects, ordered), ordered
-
-    def figures(self, metrics: LocalizationMetrics) -> dict[str, float]:
-        """Those of `FIGURES`."""
-        return {name: float(getattr(metrics, name)) for name in self.FIGURES}
-
-
-class ObjectnessRun(LocalizerRun):
-    """The run of a localizer with objectness: the best model has the highest mean of mean IoU and objectness."""
-
-    FIGURES: ClassVar[Mapping[str, str]] = {
-        "quality": "quality",
-        **LocalizerRun.FIGURES,
-        "objectness": "objectness",
-    }
+    def check(self) -> Self:
+        """Raise ValueError where options contradict each other or make no sense; returns itself."""
+        super().check()
+        low, high = self.zoom
+        if not 0 < low <= high < float("inf"):
+            raise ValueError(f"--zoom is the smallest and the largest factor, both positive, not {low} {high}")
+        return self
 
 
-def train_localizer(config: TrainLocalizer, console: Console | None = None) -> LocalizerRun:
-    """Train as `config` says.
+class LocalizerTask(Task):
+    """Localizers: COCO boxes in, mean IoU and accuracy out."""
 
-    Args:
-        config: the settings.
-        console: where progress is shown; none is shown without.
+    name: ClassVar[str] = "localizer"
+    Options = LocalizerOptions
+    FIGURES = FIGURES
+    collate = staticmethod(collate)
 
-    Raises:
-        ValueError: wrong settings or data; the message names file, item and remedy.
-        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
-    """
-    with session(config, console) as sitting:
-        return _train(sitting)
+    _with_objectness = False
 
+    @property
+    def headline(self) -> Sequence[str]:
+        """With objectness that can be measured, the mean of mean IoU and objectness decides."""
+        located = ("mean_iou", "accuracy")
+        return ("quality", *located, "objectness") if self._with_objectness else located
 
-def _train(sitting: Session[TrainLocalizer]) -> LocalizerRun:
-    config, console = sitting.config, sitting.console
-    train_data, val_data = (chosen_images(data, config, console) for data in load_data(config, console))
-    print_data(console, train_data, val_data)
-    kind = _kind_of_run(config, train_data, val_data)
-    architecture = _architecture(config, len(train_data.categories))
-    model, freeze = sitting.build(architecture, len(train_data))
-    train = open_images(DetectionDataset, train_data, round(config.size * CACHE_ZOOM), "training images", console)
-    val = open_images(DetectionDataset, val_data, config.size, "validation images", console)
-    folder = sitting.open_folder()
-    choice = sitting.choose_precision(architecture, freeze)
-    run = kind(folder, config, train, val, sitting.accelerator.is_main_process, objects=largest_of_images(val_data))
-    sitting.fit(
-        run,
-        model,
-        architecture,
-        freeze=freeze,
-        choice=choice,
-        samples=training_samples(train, config),
-        collate=collate,
-    )
-    return run
+    def load(self) -> tuple[Annotations, Annotations]:
+        """Training and validation annotations of the images with the object that counts."""
+        train, val = (chosen_images(data, self.config, self.console) for data in load_data(self.config, self.console))
+        print_data(self.console, train, val)
+        self._with_objectness = self.config.objectness and can_measure_objectness(train, val)
+        return train, val
 
+    def open(self, data: Annotations, split: str) -> DetectionDataset:
+        """The images, those of training a little larger than the network sees them."""
+        zoom = CACHE_ZOOM if split == "training" else 1
+        return open_images(DetectionDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
 
-def training_samples(dataset: DetectionDataset, config: TrainLocalizer) -> TrainingSamples:
-    """Images as they are trained on."""
-    return TrainingSamples(dataset, config.seed, partial(TrainTransform, scale=config.zoom))
+    def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
+        """Augmented images."""
+        return TrainingSamples(dataset, config.seed, partial(TrainTransform, scale=config.zoom, flip=config.flip))
 
+    def evaluator(self, dataset: DetectionDataset) -> LocalizationEvaluator:
+        """Metrics of one object an image."""
+        return LocalizationEvaluator(dataset.annotations.names)
 
-def _architecture(config: TrainLocalizer, classes: int) -> dict[str, Any]:
-    """What `build_model` needs."""
-    return {
-        "kind": "localizer",
-        "backbone": config.backbone,
-        "folded": config.weights != "none",
-        "num_classes": classes,
-        "objectness": config.objectness,
-        "loss": config.loss,
-        "square_root": config.square_root,
-        "loss_weights": list(config.loss_weights),
-        "size": config.size,
-    }
+    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """One box an image, in the image's own pixels."""
+        return predict_dataset(model, dataset, indices, self.config.size)
+
+    def target(self, dataset: DetectionDataset, index: int) -> dict[str, np.ndarray]:
+        """The object that counts; see `counted_object`."""
+        return counted_object(dataset.annotations, index)
 
 
-def chosen_images(data: Annotations, config: TrainLocalizer, console: Console) -> Annotations:
-    """The images that have the object that the settings ask for; with objectness also those that have none.
+def chosen_images(data: Annotations, config: Any, console: Console) -> Annotations:
+    """The images that have the object that the options ask for; with objectness also those that have none.
 
     Raises:
         ValueError: no image has such an object.
@@ -146,28 +128,26 @@ def chosen_images(data: Annotations, config: TrainLocalizer, console: Console) -
     keep = fits | ((counts == 0) & config.objectness)
     if not keep.all():
         rule += " or none" if config.objectness else ""
-        tell(console, f"{data.source}: {int((~keep).sum())} images without {rule} are left out")
+        print_line(console, f"{data.source}: {int((~keep).sum())} images without {rule} are left out")
     return data if keep.all() else data.subset(keep)
 
 
-def _kind_of_run(config: TrainLocalizer, train: Annotations, val: Annotations) -> type[LocalizerRun]:
-    """How the model is to be judged; warns where there are no images without an object to learn or judge by."""
-    if not config.objectness:
-        return LocalizerRun
+def can_measure_objectness(train: Annotations, val: Annotations) -> bool:
+    """Whether validation images tell it; warns where there are no images without an object to learn or measure by."""
     if not without_objects(train).any():
-        log.warning(
+        logger.warning(
             "%s: there is an object in every image, so --objectness learns nothing but to say yes; add images "
             "without objects, or cut windows with and without them by detseg windows",
             train.source,
         )
     if not without_objects(val).any():
-        log.warning(
-            "%s: there is an object in every image, so objectness cannot be judged, and the best model is the one "
+        logger.warning(
+            "%s: there is an object in every image, so objectness cannot be measured, and the best model is the one "
             "with the highest mean IoU; add images without objects",
             val.source,
         )
-        return LocalizerRun
-    return ObjectnessRun
+        return False
+    return True
 
 
 def without_objects(data: Annotations) -> np.ndarray:
@@ -175,41 +155,14 @@ def without_objects(data: Annotations) -> np.ndarray:
     return np.bincount(data.image_index, minlength=len(data)) == 0
 
 
-def largest_of_images(data: Annotations) -> np.ndarray:
-    """(N,) row of the largest object that is no crowd in each image, the first of equals; -1 without one."""
-    sides = np.clip(data.boxes[:, 2:] - data.boxes[:, :2], 0, None)
-    area = np.where(data.iscrowd, -1.0, sides.prod(1))
-    rows = np.full(len(data), -1, np.int64)
-    # Written from small to large, the last in each image stays.
-    order = np.lexsort((-np.arange(len(area)), area))
-    order = order[~data.iscrowd[order]]
-    rows[data.image_index[order]] = order
-    return rows
+def counted_object(data: Annotations, index: int) -> dict[str, np.ndarray]:
+    """The largest object that is no crowd of an image, the first of equals, as a target of the evaluator.
 
-
-def judge_localizations(
-    data: Annotations,
-    objects: np.ndarray,
-    predictions: Sequence[Mapping[str, np.ndarray]],
-    *,
-    resamples: int = 1000,
-) -> LocalizationMetrics:
-    """Metrics of one prediction for each image; those without an object (-1) only tell of objectness.
-
-    `resamples` are for the intervals; 0 leaves them out.
+    Returns:
+        ``boxes`` (1, 4) and ``labels`` (1,); without such an object (0, 4) and (0,), and ``iscrowd`` of the crowds.
     """
-    there = np.flatnonzero(objects >= 0).tolist()
-    boxes = np.array([predictions[i]["boxes"][0] for i in there], np.float64).reshape(-1, 4)
-    labels = np.array([predictions[i]["labels"][0] for i in there], np.int64)
-    rows = objects[there]
-    scores = np.array([found["scores"][0] for found in predictions], np.float64)
-    return evaluate_localization(
-        boxes,
-        labels,
-        data.boxes[rows],
-        data.labels[rows],
-        data.names,
-        scores=scores[there],
-        scores_without=scores[without_objects(data)],
-        resamples=resamples,
-    )
+    mine = data.objects(index)
+    boxes, crowd = data.boxes[mine], data.iscrowd[mine]
+    area = np.where(crowd, -1.0, np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1))
+    chosen = [int(area.argmax())] if not crowd.all() else []
+    return {"boxes": boxes[chosen], "labels": data.labels[mine][chosen], "iscrowd": crowd if not chosen else crowd[:0]}

@@ -1,8 +1,8 @@
-"""Train a segmenter: from images with masks to a run folder with the best model in it."""
+"""The segmenter's task: the class of every pixel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,23 +11,23 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import nn
 
+from detseg.console import print_line
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.checks.validate import checked
 from detseg.data.formats.read_masks import find_mask_sources, read_mask_dataset
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
+from detseg.metrics import SegmentationEvaluator
+from detseg.metrics.segmentation import FIGURES
 from detseg.models import load_model
-from detseg.predict import Segmentation, segment
+from detseg.predict.segmenter import segment
 from detseg.segment import FCN, IGNORE_INDEX
-from detseg.train.config import TrainSegmenter
+from detseg.train.config import TrainAnnotated
 from detseg.train.data import open_images, own_split
-from detseg.train.runner import Session, session, tell
 from detseg.train.sampler import TrainingSamples
-from detseg.train.task import Run
+from detseg.train.task import Task
 
 # Turned further than for boxes, which fit turned objects badly; masks fit them as well as ever.
 AUGMENTATION = partial(TrainTransform, rotate=15.0, scale=(0.7, 1.6))
@@ -35,88 +35,101 @@ AUGMENTATION = partial(TrainTransform, rotate=15.0, scale=(0.7, 1.6))
 CACHE_ZOOM = 1.25
 
 
-@dataclass
-class SegmenterRun(Run[TrainSegmenter]):
-    """A segmenter's run; `metrics` are `SegmentationMetrics` of the best model, predictions are not kept."""
+@dataclass(frozen=True, kw_only=True)
+class SegmenterOptions(TrainAnnotated):
+    """Train a segmenter: the class of every pixel, from your own images with masks.
 
-    FIGURES: ClassVar[Mapping[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+    Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
+    with a training and a validation split, or an HDF5 file of detseg pack) or as two (--train and --val). By default
+    the network is FCN-8s; --decoder pyramid also uses maps of stride 4.
+
+    Half an hour; small things in few classes; FCN-32s first and FCN-8s from there:
+
+        detseg train segmenter --data flowers/ --minutes 30
+        detseg train segmenter --data flowers/ --decoder pyramid --loss ce+dice
+        detseg train segmenter --data flowers/ --strides 32 --output runs/fcn32s
+        detseg train segmenter --data flowers/ --start-from runs/fcn32s
+    """
+
+    task: ClassVar[str] = "segmenter"
+
+    model: str = "fcn"
+    """Segmenter, by name; each adds options of its own: detseg train segmenter --model NAME --help."""
+    size: int = 256
+    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    masks: str | None = None
+    """The folder of masks beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
+    ignore_value: int | None = None
+    """The value in mask files that counts for no class; by default 255, or what the list of classes says."""
+    balance: bool = False
+    """Weigh each class by the inverse of how many pixels it has (median frequency balancing)."""
+    start_from: Path | None = None
+    """Run of a coarser FCN (--strides 32 or 16 32) whose weights this one begins with; new skips begin at zero."""
+    repair: bool = False
+    """Leave out images and masks that cannot be used (and say which) instead of stopping."""
+
+
+class SegmenterTask(Task):
+    """Segmenters: masks in, mIoU out."""
+
+    name: ClassVar[str] = "segmenter"
+    Options = SegmenterOptions
+    FIGURES = FIGURES
+    collate = staticmethod(collate_masks)
+
+    def load(self) -> tuple[SemanticMasks, SemanticMasks]:
+        """Training and validation masks."""
+        train, val = load_mask_data(self.config, self.console)
+        print_line(self.console, f"training on {len(train)} images with masks, validating on {len(val)}")
+        labels = ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories))
+        print_line(self.console, f"labels: {labels}")
+        return train, val
+
+    def open(self, data: SemanticMasks, split: str) -> SegmentationDataset:
+        """The images and masks, those of training a little larger than the network sees them."""
+        zoom = CACHE_ZOOM if split == "training" else 1
+        return open_images(SegmentationDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
 
     def contents(self, dataset: SegmentationDataset) -> Sequence[NDArray[Any]]:
         """The masks, and whose they are."""
         data = dataset.annotations
         return data.image_ids, data.sizes, dataset.masks.content()
 
-    def draw(self) -> dict[str, Path]:
-        """Training samples."""
-        from detseg.report.pages.segmenter import draw_training
+    def samples(self, dataset: SegmentationDataset, config: Any) -> TrainingSamples:
+        """Augmented images and masks."""
+        return TrainingSamples(dataset, config.seed, partial(AUGMENTATION, flip=config.flip))
 
-        return draw_training(self)
+    def started(self, model: Any, data: SemanticMasks) -> None:
+        """Take over the weights of a coarser network."""
+        if self.config.start_from is not None:
+            _start_from(model, self.config.start_from, data)
 
-    def judge(self, model: nn.Module, indices: Sequence[int]) -> SegmentationEvaluator:
-        """What is counted in some of the validation images."""
-        return judge_masks(model, self.val, indices, self.config.size)
+    def resolved(self, process: Any, model: Any, architecture: dict[str, Any], train: SegmentationDataset) -> Any:
+        """Weights of the classes, by their pixels in the training masks."""
+        if self.config.balance:
+            architecture["class_weights"] = _balance(model, train)
+        return self.config
 
-    def combine(self, shares: Sequence[SegmentationEvaluator]) -> tuple[SegmentationMetrics, None]:
-        """Metrics of all images."""
-        together = shares[0]
-        for share in shares[1:]:
-            together.merge(share)
-        return together.compute(), None
+    def evaluator(self, dataset: SegmentationDataset) -> SegmentationEvaluator:
+        """Metrics of label maps of the dataset's classes."""
+        return SegmentationEvaluator(dataset.annotations.names, ignore_index=IGNORE_INDEX)
 
-    def figures(self, metrics: SegmentationMetrics) -> dict[str, float]:
-        """Mean IoU and pixel accuracy; 0 where there are no pixels to judge by."""
-        return {
-            "miou": float(np.nan_to_num(metrics.miou)),
-            "pixel_accuracy": float(np.nan_to_num(metrics.pixel_accuracy)),
-        }
+    def predict(self, model: nn.Module, dataset: SegmentationDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """Label maps of the images' own size."""
+        sizes = dataset.annotations.sizes
+        images = ((dataset.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
+        return (found.mask for found in segment(model, images, self.config.size))
 
+    def target(self, dataset: SegmentationDataset, index: int) -> NDArray[np.uint8]:
+        """The true label map."""
+        return dataset.annotations.mask(index)
 
-def train_segmenter(config: TrainSegmenter, console: Console | None = None) -> SegmenterRun:
-    """Train as `config` says.
-
-    Args:
-        config: the settings.
-        console: where progress is shown; none is shown without.
-
-    Raises:
-        ValueError: wrong settings or data; the message names file, item and remedy.
-        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
-    """
-    with session(config, console) as sitting:
-        return _train(sitting)
+    def kept(self, prediction: Any) -> None:
+        """Nothing: label maps are large."""
 
 
-def _train(sitting: Session[TrainSegmenter]) -> SegmenterRun:
-    config, console = sitting.config, sitting.console
-    train_data, val_data = load_mask_data(config, console)
-    _print_data(console, train_data, val_data)
-    architecture = _architecture(config, len(train_data.categories))
-    # Before the images, which take long to read: what does not go together is told at once.
-    model, freeze = sitting.build(architecture, len(train_data))
-    if config.start_from is not None and sitting.state is None:
-        _start_from(model, config.start_from, train_data)
-    larger = round(config.size * CACHE_ZOOM)
-    train = open_images(SegmentationDataset, train_data, larger, "training images", console)
-    val = open_images(SegmentationDataset, val_data, config.size, "validation images", console)
-    if config.balance:
-        architecture["class_weights"] = _balance(model, train)
-    folder = sitting.open_folder()
-    choice = sitting.choose_precision(architecture, freeze)
-    run = SegmenterRun(folder, config, train, val, sitting.accelerator.is_main_process)
-    sitting.fit(
-        run,
-        model,
-        architecture,
-        freeze=freeze,
-        choice=choice,
-        samples=TrainingSamples(train, config.seed, AUGMENTATION),
-        collate=collate_masks,
-    )
-    return run
-
-
-def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMasks, SemanticMasks]:
-    """Training and validation masks, checked, mended if asked for.
+def load_mask_data(config: Any, console: Any) -> tuple[SemanticMasks, SemanticMasks]:
+    """Training and validation masks, checked, and repaired if asked for.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
@@ -126,36 +139,13 @@ def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMa
         splits = read_mask_dataset(config.data, **options, val_share=config.val_share)
         train, val = splits["train"], splits["val"]
     else:
-        assert config.train is not None and config.val is not None
         train, val = (
             own_split(path, find_mask_sources(path, **options), split)()
             for path, split in ((config.train, "train"), (config.val, "val"))
         )
         val = match_mask_categories(train.categories, val)
-    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
-    return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
-
-
-def _print_data(console: Console, train: SemanticMasks, val: SemanticMasks) -> None:
-    tell(console, f"training on {len(train)} images with masks, validating on {len(val)}")
-    tell(console, "labels: " + ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories)))
-
-
-def _architecture(config: TrainSegmenter, classes: int) -> dict[str, Any]:
-    """What `build_model` needs; the weights of classes are known once the masks are."""
-    return {
-        "kind": "fcn",
-        "backbone": config.backbone,
-        "strides": list(config.used_strides),
-        "atrous": config.atrous,
-        # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
-        "folded": config.weights != "none",
-        "num_classes": classes,
-        "decoder": config.decoder,
-        "learn_upsampling": config.learn_upsampling,
-        "loss": config.loss,
-        "class_weights": None,
-    }
+    check = partial(checked, mend=config.repair, tell=partial(print_line, console))
+    return check(train, None), check(val, train)
 
 
 def _balance(model: FCN, train: SegmentationDataset) -> list[float]:
@@ -210,31 +200,3 @@ def _start_from(model: FCN, folder: Path, train: SemanticMasks) -> None:
         model.start_from(other)
     except ValueError as error:
         raise ValueError(f"--start-from {folder}: {error}") from error
-
-
-def judge_masks(
-    model: nn.Module, data: SegmentationDataset, indices: Sequence[int], size: int, **options: Any
-) -> SegmentationEvaluator:
-    """What is counted when a model looks at some images of a dataset, at the images' own size.
-
-    Args:
-        model: the model.
-        data: images and masks.
-        indices: which of them.
-        size: of the square that images are fitted into.
-        options: of `detseg.predict.segment`.
-    """
-    masks = data.annotations
-    evaluator = SegmentationEvaluator(masks.names, ignore_index=IGNORE_INDEX)
-    for index, seen in zip(indices, see_dataset(model, data, indices, size, **options), strict=True):
-        evaluator.update([seen.mask], [masks.mask(index)], [int(masks.image_ids[index])])
-    return evaluator
-
-
-def see_dataset(
-    model: nn.Module, data: SegmentationDataset, indices: Sequence[int], size: int, **options: Any
-) -> Iterable[Segmentation]:
-    """Masks of some images of a dataset, at the images' own size; arguments as for `judge_masks`."""
-    sizes = data.annotations.sizes
-    images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
-    return segment(model, images, size, **options)

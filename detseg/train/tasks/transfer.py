@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detseg.classify import Similarity, fit_softmax_regression, measure_similarity
+from detseg.console import print_line
 from detseg.data.augment.classification_transforms import ClassificationEval
 from detseg.data.label_dataset import ClassificationDataset
 from detseg.predict.predictor import memory_format
-from detseg.train.config import TrainClassifier
-from detseg.train.runner import Session, tell
+from detseg.train.process import Process
 from detseg.train.sampler import Request, TrainingSamples
 from detseg.train.tasks.strategy import STRATEGIES, choose_strategy
 
@@ -26,32 +26,30 @@ LOOK_AT = 256
 BATCH = 32
 
 
-def resolve(
-    sitting: Session[TrainClassifier], train: ClassificationDataset, architecture: Mapping[str, Any]
-) -> TrainClassifier:
+def resolve(process: Process, train: ClassificationDataset, architecture: Mapping[str, Any]) -> Any:
     """The settings, with what the strategy decides filled in; says which one it is and why.
 
     What was given is kept. A resumed run has everything filled in already.
 
     Args:
-        sitting: the sitting.
+        process: the process.
         train: the training images.
         architecture: of the model.
 
     Raises:
         TrainingError: the backbone's weights cannot be had.
     """
-    config = sitting.config
-    if sitting.state is not None:
+    config = process.config
+    if process.state is not None:
         return config
     # Folded batch norms would have forgotten what they have seen; those of an earlier run mostly are.
-    model = sitting.make({**architecture, "folded": False})
+    model = process.make({**architecture, "folded": False})
     name, why = str(config.strategy), "as asked for"
     if config.weights == "none":
         name, why = "scratch", "there are no trained weights to build on"
     elif name == "auto":
         strategy, why = choose_strategy(
-            len(train), int((train.labelled.counts > 0).sum()), _similarity(sitting, model, train)
+            len(train), int((train.labelled.counts > 0).sum()), _similarity(process, model, train)
         )
         name = strategy.name
     strategy = STRATEGIES[name]
@@ -64,21 +62,21 @@ def resolve(
         "stage_decay": strategy.stage_decay,
     }
     filled = {key: value for key, value in filled.items() if getattr(config, key) is None}
-    tell(sitting.console, f"strategy: {name}; {why}")
+    print_line(process.console, f"strategy: {name}; {why}")
     return replace(config, strategy=name, **filled)  # type: ignore[arg-type]
 
 
-def _similarity(sitting: Session[TrainClassifier], model: nn.Module, train: ClassificationDataset) -> Similarity | None:
+def _similarity(process: Process, model: nn.Module, train: ClassificationDataset) -> Similarity | None:
     """Of some training images; measured in all processes alike."""
-    config = sitting.config
+    config = process.config
     chosen = np.random.default_rng((config.seed, 4)).permutation(len(train))[:LOOK_AT]
     cut = ClassificationEval(config.size)
-    model.to(device=sitting.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device=process.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return measure_similarity(model, (images for images, _ in _batches(model, chosen, lambda i: cut(train[i][0]))))
 
 
 def solve_head(
-    sitting: Session[TrainClassifier],
+    process: Process,
     model: Any,
     train: ClassificationDataset,
     samples: TrainingSamples,
@@ -90,13 +88,13 @@ def solve_head(
     The backbone looks at every view of every image once, each process at its share of them.
 
     Args:
-        sitting: the sitting.
+        process: the process.
         model: the classifier.
         train: the training images.
         samples: their augmented views.
         label_smoothing: of the loss.
     """
-    config, accelerator = sitting.config, sitting.accelerator
+    config, accelerator = process.config, process.accelerator
     model.to(device=accelerator.device, memory_format=torch.channels_last)
     mine = range(accelerator.process_index, len(train), accelerator.num_processes)
     views = [_view(train, samples, config.size, number) for number in range(config.views)]
@@ -112,8 +110,8 @@ def solve_head(
         model.classifier.weight.copy_(solved.weight)
         model.classifier.bias.copy_(solved.bias)
     held_out = f", {solved.losses[solved.penalty]:.3f} on images held out" if solved.losses else ""
-    tell(
-        sitting.console,
+    print_line(
+        process.console,
         f"head: solved on {features.shape[-1]} features of {config.views} x {len(train)} views; penalty "
         f"{solved.penalty:g}{held_out}",
     )

@@ -1,0 +1,113 @@
+"""What all detectors share: flat targets, the selection of detections, examples, the form that exporters take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detseg.backbones.normalise import ImageModel
+from detseg.boxes import clip_boxes
+from detseg.detect.nms import batched_nms
+
+Targets = Sequence[Mapping[str, Tensor]]
+
+# Only so many of an image's best pairs of box and class are looked at by non-max suppression.
+CANDIDATES = 1000
+
+
+class FlatTargets(NamedTuple):
+    """The M objects of N images one after another."""
+
+    boxes: Tensor  # (M, 4) float32 xyxy
+    labels: Tensor  # (M,) int64
+    iscrowd: Tensor  # (M,) bool
+    image: Tensor  # (M,) position of the object's image in the batch
+    images: int  # N
+
+
+def flatten_targets(targets: Targets, images: int) -> FlatTargets:
+    """The targets of `images` images in flat tensors; objects without `iscrowd` are no crowds.
+
+    Raises:
+        ValueError: there is not one target for each image.
+    """
+    if len(targets) != images:
+        raise ValueError(f"{images} images but {len(targets)} targets")
+    labels = [t["labels"].reshape(-1) for t in targets]
+    crowd = [t["iscrowd"] if "iscrowd" in t else torch.zeros_like(t["labels"], dtype=torch.bool) for t in targets]
+    return FlatTargets(
+        torch.cat([t["boxes"].float().reshape(-1, 4) for t in targets]),
+        torch.cat(labels),
+        torch.cat(crowd),
+        torch.cat([torch.full_like(numbers, i) for i, numbers in enumerate(labels)]),
+        images,
+    )
+
+
+class Selected(NamedTuple):
+    """The detections of one image, best first, and what they were selected from."""
+
+    boxes: Tensor  # (D, 4)
+    scores: Tensor  # (D,)
+    labels: Tensor  # (D,)
+    kept: Tensor  # (D,) positions of the detections among the candidates
+    candidates: tuple[Tensor, Tensor, Tensor]  # boxes, scores and labels of the candidates
+
+
+def select(
+    boxes: Tensor,
+    scores: Tensor,
+    size: Sequence[int],
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> Selected:
+    """Detections of one image: its best candidates, clipped to it, after non-max suppression within each class.
+
+    Args:
+        boxes: (P, 4) xyxy.
+        scores: (P, K).
+        size: (height, width) of the image.
+        score_threshold: candidates below are left out.
+        iou_threshold: of non-max suppression.
+        max_detections: at most this many.
+    """
+    best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+    keep = best >= score_threshold
+    best, index = best[keep], index[keep]
+    chosen = clip_boxes(boxes[index // scores.shape[1]], (int(size[0]), int(size[1])))
+    labels = index % scores.shape[1]
+    kept = batched_nms(chosen, best, labels, iou_threshold, max_detections=max_detections)
+    return Selected(chosen[kept], best[kept], labels[kept], kept, (chosen, best, labels))
+
+
+class DetectionModel(ImageModel):
+    """Base of detectors; a subclass has `predictions` or its own `exportable`."""
+
+    @staticmethod
+    def example_targets(count: int, size: int, device: torch.device | str) -> Targets:
+        """One object in each of `count` images of `size` x `size` pixels."""
+        box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
+        label, crowd = (torch.zeros(1, dtype=kind, device=device) for kind in (torch.int64, torch.bool))
+        return [{"boxes": box, "labels": label, "iscrowd": crowd}] * count
+
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K), before any selection."""
+        raise AttributeError(f"{type(self).__name__} has no raw outputs to export")
+
+    def exportable(self) -> nn.Module:
+        """Images (N, C, H, W) to boxes (N, P, 4) and scores (N, P, K), before any selection."""
+        return _Raw(self)
+
+
+class _Raw(nn.Module):
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.raw(images)

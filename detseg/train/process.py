@@ -1,0 +1,193 @@
+"""One process's share of a run, fresh or resumed: options, devices, the run folder, the model, its number format."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from rich.console import Console
+
+from detseg.console import print_line
+from detseg.models import DESCRIPTION, WEIGHTS, build_model
+from detseg.train.config import SETTINGS
+from detseg.train.errors import TrainingError
+from detseg.train.log import METRICS, printed_messages
+from detseg.train.memory import keep_freed_memory
+from detseg.train.precision import Choice, choose
+from detseg.train.resume import RESUME, load_state
+
+
+@dataclass
+class Process:
+    """One process's share of a run.
+
+    Attributes:
+        config: the options; of a resumed run those it was started with.
+        accelerator: devices and processes.
+        console: where progress is shown.
+        folder: of the run that is resumed; of a new one None until `open_folder`.
+        state: to resume from.
+        claimed: the folder was made this run's own, by its `config.json`.
+    """
+
+    config: Any
+    accelerator: Accelerator
+    console: Console
+    folder: Path | None
+    state: dict[str, Any] | None
+    claimed: bool = False
+
+    def make(self, architecture: Mapping[str, Any]) -> Any:
+        """The model of an architecture, with trained weights if the run begins with such.
+
+        Raises:
+            TrainingError: they cannot be had.
+        """
+        weights = self.config.weights
+        pretrained: bool | str = {"pretrained": True, "none": False}.get(weights, weights)
+        try:
+            return build_model(architecture, pretrained=pretrained if self.state is None else False)
+        except RuntimeError as error:  # no network and no installed weights
+            raise TrainingError(f"{self.config.backbone}: {error}") from error
+
+    def build(self, architecture: Mapping[str, Any]) -> Any:
+        """As `make`; prints which weights of a file were used."""
+        model = self.make(architecture)
+        if self.config.weights not in ("pretrained", "none") and self.state is None:
+            print_line(self.console, str(model.backbone.weight_report))
+        return model
+
+    def open_folder(self) -> Path:
+        """The run folder, made and with the options in it if the run is new; the same in all processes.
+
+        Raises:
+            ValueError: another run has been started there meanwhile.
+        """
+        if self.folder is None:
+            chosen: list[Any] = [None]
+            if self.accelerator.is_main_process:
+                folder = self.config.output or _numbered_folder(Path("runs"), self.config.task)
+                folder.mkdir(parents=True, exist_ok=True)
+                self._claim(folder)
+                chosen = [str(folder)]
+            broadcast_object_list(chosen)
+            self.folder = Path(chosen[0])
+        return self.folder
+
+    def _claim(self, folder: Path) -> None:
+        """Write the options: of two runs that are started at once, only one can make that file."""
+        try:
+            self.config.save(folder)
+        except FileExistsError:
+            _refuse_taken(folder)
+            raise
+        self.claimed = True
+
+    def release(self) -> None:
+        """Leave a folder in which nothing was saved to the next try."""
+        if self.claimed and self.folder is not None and not (self.folder / RESUME).exists():
+            (self.folder / SETTINGS).unlink(missing_ok=True)
+
+    def choose_precision(self, architecture: Mapping[str, Any], freeze: int) -> Choice:
+        """Number format and layout: measured in the first process, or what the resumed run has used."""
+        if self.state is not None:
+            return Choice(*self.state["choice"])
+        spec = {
+            "architecture": architecture,
+            "freeze": freeze,
+            "norms_rest": self.config.weights != "none",
+            "size": self.config.size,
+            "batch_size": self.config.batch_size,
+            "device": self.accelerator.device.type,
+        }
+        result: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            console = self.console
+            with console.status("timing a few training steps") if console.is_terminal else contextlib.nullcontext():
+                choice, times = choose(spec, self.config.precision)
+            print_line(console, f"precision: {choice}{self._timed(choice, times)}")
+            result = [(choice.precision, choice.channels_last)]
+        broadcast_object_list(result)
+        return Choice(*result[0])
+
+    def _timed(self, choice: Choice, times: Mapping[Choice, float]) -> str:
+        """How fast a choice is, and others beside it."""
+        if not times:
+            unknown = f"{self.config.model} on {self.config.backbone}"
+            return f"; not timed, as {unknown} is registered by code of your own: --precision chooses"
+        best = times[choice]
+        others = ", ".join(f"{o} {best / t:.2f} x as fast" for o, t in times.items() if o != choice)
+        return f", {self.config.batch_size / best:.1f} images/s" + (f" ({others})" if others else "")
+
+
+@contextmanager
+def process(config: Any, console: Console | None = None) -> Iterator[Process]:
+    """This process's share of the run that `config` asks for, new or resumed.
+
+    Args:
+        config: the options.
+        console: where progress is shown; none is shown without.
+
+    Raises:
+        ValueError: options that contradict each other, or a run that cannot be resumed or would be overwritten.
+    """
+    config.check()
+    folder, state = config.resume, None
+    if folder is not None:
+        config = type(config).load(folder).check()
+        state = load_state(folder / RESUME)
+    if folder is None and config.output is not None:
+        _refuse_taken(config.output)  # before the processes meet, after which the first one writes there
+    accelerator = _accelerator()
+    if not accelerator.is_main_process:
+        logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
+    console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
+    keep_freed_memory()
+    set_seed(config.seed)
+    this = Process(config, accelerator, console, folder, state)
+    with printed_messages(console):
+        try:
+            yield this
+        finally:
+            this.release()
+            accelerator.end_training()
+
+
+def _accelerator() -> Accelerator:
+    """Devices and processes; --precision decides the number format, not the launcher's settings."""
+    # One of several processes on a machine without a GPU has to say so: else each would believe it is alone.
+    launched = "LOCAL_RANK" in os.environ
+    return Accelerator(mixed_precision="no", cpu=launched and not torch.accelerator.is_available())
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise ValueError where a run would be overwritten."""
+    taken = [name for name in (RESUME, WEIGHTS, DESCRIPTION, METRICS, SETTINGS) if (folder / name).exists()]
+    if RESUME in taken:
+        raise ValueError(f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output")
+    if taken == [SETTINGS]:
+        raise ValueError(
+            f"{folder}: holds a {SETTINGS} already, of a run that has saved nothing yet or of something else; give "
+            "another --output, or delete that file"
+        )
+    if taken:
+        raise ValueError(f"{folder}: holds {taken[0]} of an earlier run, without {RESUME}; give another --output")
+
+
+def _numbered_folder(parent: Path, name: str) -> Path:
+    """Make the next free of name-1, name-2, …; two runs that start together get two folders."""
+    number = 1
+    while True:
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{number}").mkdir(parents=True)
+            return parent / f"{name}-{number}"
+        number += 1

@@ -1,0 +1,58 @@
+"""The state that a run resumes from: `resume.pt`, read by torch's weights-only loader, so no code runs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detseg.files import replacing
+
+RESUME = "resume.pt"
+STATE_FORMAT = 2
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resume state so that a crash leaves the old one whole."""
+    with replacing(path) as temporary:
+        torch.save({"format": STATE_FORMAT, **state}, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a resume state; the file cannot run code.
+
+    Raises:
+        ValueError: it is missing, damaged, of another version, or holds more than data; the message names it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no state to resume from; was this run started with detseg train?")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version = state["format"]
+    except Exception as error:  # torch raises many kinds, from EOFError to UnpicklingError
+        detail = str(error).splitlines()[:1]
+        raise ValueError(f"{path}: not a readable resume state ({type(error).__name__}: {''.join(detail)})") from error
+    if version != STATE_FORMAT:
+        raise ValueError(
+            f"{path}: format {version!r} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
+            "with the version that started it, or start a new one"
+        )
+    return dict(state)
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's random generators: of the host and, where it has one, of the device."""
+    states = {"host": torch.get_rng_state()}
+    if hasattr(torch.get_device_module(device), "get_rng_state"):
+        states["device"] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Inverse of `random_states`; a state of a device of another kind is left out."""
+    torch.set_rng_state(states["host"])
+    if "device" in states and hasattr(torch.get_device_module(device), "set_rng_state"):
+        torch.get_device_module(device).set_rng_state(states["device"])
