@@ -22,28 +22,28 @@ TASKS = {
         "detseg.train.tasks.detector:DetectorTask",
         "detseg.predict.detector:Detector",
         "detseg.report.pages.detector:DetectorPage",
-        "train an object detector on your own annotated images",
+        "train an object detector",
     ),
     "segmenter": Entry(
         "segment",
         "detseg.train.tasks.segmenter:SegmenterTask",
         "detseg.predict.segmenter:Segmenter",
         "detseg.report.pages.segmenter:SegmenterPage",
-        "train a segmenter: the class of every pixel",
+        "train a semantic segmenter: a class for every pixel",
     ),
     "classifier": Entry(
         "classify",
         "detseg.train.tasks.classifier:ClassifierTask",
         "detseg.predict.classifier:ImageClassifier",
         "detseg.report.pages.classifier:ClassifierPage",
-        "train a classifier: one class an image",
+        "train an image classifier: one class per image",
     ),
     "localizer": Entry(
         "localize",
         "detseg.train.tasks.localizer:LocalizerTask",
         "detseg.predict.detector:Detector",
         "detseg.report.pages.localizer:LocalizerPage",
-        "train a localizer: the one object of each image",
+        "train a localizer: class and box of the one object per image",
     ),
 }
 

@@ -36,9 +36,9 @@ class Classifier(ImageModel):
         """Options of the classifier."""
 
         dropout: float = 0.2
-        """Share of the pooled features that are zeroed at random."""
+        """Dropout before the last layer."""
         label_smoothing: float = 0.1
-        """Share of each target that is spread over all classes."""
+        """Label smoothing."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""

@@ -28,32 +28,32 @@ COMMANDS = {
         for task, entry in TASKS.items()
     },
     "predict": Command(
-        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in images, draw them"
+        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "run a trained model on images: boxes, masks or classes"
     ),
     "explain": Command(
-        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "show why a classifier says what it says of images"
+        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "explain a classification by Grad-CAM and feature maps"
     ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",
         "detseg.cli.evaluate:run",
-        "how good detections are, how sure that is, what goes wrong",
+        "evaluate predictions: metrics, confidence intervals, error analysis",
     ),
     "crops": Command(
-        "detseg.cli.crops:Crops", "detseg.cli.crops:run", "cut annotated objects out, a folder for each class"
+        "detseg.cli.crops:Crops", "detseg.cli.crops:run", "crop annotated objects into one folder per class"
     ),
     "windows": Command(
-        "detseg.cli.windows:Windows", "detseg.cli.windows:run", "cut windows with and without objects, to slide later"
+        "detseg.cli.windows:Windows", "detseg.cli.windows:run", "cut windows to train a sliding-window detector"
     ),
     "pack": Command(
-        "detseg.cli.pack:Pack", "detseg.cli.pack:run", "put a data set into one file, for sets larger than the memory"
+        "detseg.cli.pack:Pack", "detseg.cli.pack:run", "pack a data set larger than memory into one HDF5 file"
     ),
     "backbones": Command(
-        "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "which networks there are, and their weights"
+        "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "list backbones and their weights"
     ),
     "export": Command(
-        "detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model for engines without detseg"
+        "detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model in another format"
     ),
-    "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
+    "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "train on generated flower images; no data needed"),
 }
 
 

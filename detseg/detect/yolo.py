@@ -88,12 +88,12 @@ class YoloDetector(DetectionModel):
         """Options of the grid detector."""
 
         strides: tuple[int, ...] = (8, 16, 32)
-        """Pixels a cell of each level of the grid, finest first; 32 alone, with --anchors 5 and --reach 0.5, is
-        YOLOv2."""
+        """Strides of the output grids in pixels, finest first."""
         anchors: int = 3
-        """Anchors of each level; their shapes are fitted to the training boxes."""
+        """Anchors per stride; their sizes are fitted to the training boxes by k-means."""
         reach: float = 1.0
-        """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
+        """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell that contains
+        it."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""

@@ -69,15 +69,13 @@ class Localizer(DetectionModel):
         """Options of the localizer."""
 
         objectness: bool = False
-        """Also learn to tell whether there is an object; without, images without objects are left out. The best model
-        is then the one with the highest mean of mean IoU and of how well its scores tell images with and without
-        apart."""
+        """Also predict whether there is an object; otherwise images without objects are left out."""
         loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
-        """Loss of the box: of its four numbers, or of the overlap."""
+        """Box loss: on the four numbers (mse, smooth_l1) or on the overlap (giou, ciou)."""
         square_root: bool = True
-        """The four numbers hold the square roots of width and height: a pixel matters more on small objects."""
+        """Predict square roots of width and height: errors on small boxes weigh more."""
         loss_weights: tuple[float, float] = (0.8, 0.2)
-        """Weights of the losses of class and box."""
+        """Weights of the class loss and the box loss."""
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:

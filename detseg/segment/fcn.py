@@ -53,16 +53,16 @@ class FCN(ImageModel):
         """Options of the segmenter."""
 
         decoder: Literal["fcn", "pyramid"] = "fcn"
-        """From features to classes: fcn is FCN-8s; pyramid fuses the features themselves, down to stride 4."""
+        """Decoder: fcn (FCN-8s) or pyramid (feature pyramid down to stride 4)."""
         strides: tuple[int, ...] | None = None
-        """Feature maps that are used, finest first; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32, with --atrous
-        without 16. 16 32 is FCN-16s, 32 is FCN-32s."""
+        """Strides of the feature maps used; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32; 32 alone is FCN-32s."""
         atrous: bool = False
-        """Keep the size of the map in the last stage, with dilated kernels: the same weights, twice as fine, slower."""
+        """Dilated (atrous) convolutions in the last backbone stage: same weights, a map twice as fine, slower."""
         learn_upsampling: bool = False
-        """Let the transposed convolutions of fcn learn; they begin as bilinear interpolation, and stay so otherwise."""
+        """Learn the transposed convolutions of fcn, which start as bilinear interpolation; otherwise they stay
+        fixed."""
         loss: str = "ce"
-        """ce (cross-entropy), dice, focal, or several joined by +."""
+        """Loss: ce (cross-entropy), dice, focal, or a sum such as ce+dice."""
 
         def check_model(self) -> None:
             """Raise ValueError where options contradict each other or make no sense."""

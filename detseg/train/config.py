@@ -23,65 +23,62 @@ class TrainConfig:
     """What is the same for all tasks."""
 
     task: ClassVar[str]
-    """What is trained, in a word: `detseg train TASK`, `runs/TASK-1`."""
+    """Name of the task, as in `detseg train TASK` and `runs/TASK-1`."""
     smallest_size: ClassVar[int] = 64
-    """Of `size`, in pixels."""
+    """Smallest allowed `size`, in pixels."""
 
     data: Path | None = None
-    """Folder or file that holds both splits."""
+    """Data set with a training and a validation split: a folder or file."""
     train: Path | None = None
-    """Annotations to train on, instead of --data."""
+    """Training data, with --val, in place of --data."""
     val: Path | None = None
-    """Annotations to validate on, instead of --data."""
+    """Validation data, with --train, in place of --data."""
     output: Path | None = None
-    """Run folder; by default the next free one of runs/."""
+    """Run folder; by default the next free one, runs/TASK-1, runs/TASK-2, …."""
     model: str = ""
     """What to train, by name; each model adds options of its own: --model NAME --help."""
     backbone: str = "tf_efficientnet_lite0"
-    """Feature network: a name from `detseg backbones`."""
+    """Backbone: a name listed by `detseg backbones`."""
     weights: str = "pretrained"
-    """Where the backbone's weights come from: pretrained, none, or a file."""
+    """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
     size: int = 320
-    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     epochs: int | None = None
-    """How often to go through the training images; 30 unless --minutes is given."""
+    """Number of epochs; by default 30, unless --minutes is given."""
     minutes: float | None = None
-    """Train for this long instead: the schedule ends on time."""
+    """Training time in minutes, in place of --epochs; the schedule ends on time."""
     batch_size: int = 8
-    """Images a step (and process)."""
+    """Images per batch, per process."""
     accumulate: int = 1
-    """Batches whose gradients are added up before a step: --batch-size 4 --accumulate 4 learns like 16, in the memory
-    of 4; a segmenter not exactly so, as each batch's loss is a mean over its own labelled pixels."""
+    """Gradient accumulation: batches per optimizer step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Which optimiser."""
+    """Optimizer."""
     lr: float | None = None
-    """Highest learning rate of what is new; by default 0.001 (sgd wants about 0.01)."""
+    """Peak learning rate of the newly added layers; by default 0.001 (for sgd try 0.01)."""
     find_lr: bool = False
-    """Find --lr by a test of a few dozen steps with rising rates; its curve is written to learning_rate.png."""
+    """Run a learning-rate finder before training and use its rate as --lr; plot: learning_rate.png."""
     backbone_lr: float | None = None
-    """Factor on it for the backbone; by default 0.1."""
+    """Learning-rate multiplier for the backbone; by default 0.1."""
     stage_decay: float | None = None
-    """Further factor for each stage of the backbone before the last: 0.7 lets early stages learn slowly; by default
-    1."""
+    """Layer-wise learning-rate decay: multiplier per backbone stage, counted from the last; by default 1."""
     weight_decay: float = 0.01
-    """Of kernels; norms and biases are never decayed."""
+    """Weight decay; not applied to norm layers or biases."""
     schedule: Literal["cosine", "onecycle"] = "cosine"
-    """How the learning rate runs."""
+    """Learning-rate schedule."""
     freeze: int | Literal["all", "none"] | None = None
-    """Stages of the backbone, from the stem on, that keep their weights; by default chosen by the number of
-    images when the weights are pretrained, else none."""
+    """Backbone stages to freeze, from the stem on; or all, none. By default chosen by the number of images."""
     multi_scale: bool = True
-    """Train at smaller sizes, from 60 % of --size up and another every 10 steps, in the first 70 % of the run."""
+    """Multi-scale training: vary the input size from 60 % of --size upwards in the first 70 % of the run."""
     flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
     """Mirror training images at random; none where left and right differ: text, hands, arrows."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of training; auto times both at the start and takes the faster."""
+    """Training precision; auto times both at the start and takes the faster."""
     seed: int = 0
-    """Of everything random; the same seed on the same machine gives the same weights."""
+    """Random seed; the same seed on the same machine gives the same weights."""
     workers: int | None = None
-    """Processes that augment images; by default none on a CPU, where they would compete with training."""
+    """Data-loading processes; by default 0 on CPU (they would compete with training), up to 8 with a GPU."""
     resume: Path | None = None
-    """Go on with an interrupted run: its folder. All other settings come from there."""
+    """Resume an interrupted run from this folder; all other settings come from there."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -161,12 +158,11 @@ class TrainAnnotated(TrainConfig):
     """What is the same for all that learn from annotations of objects or pixels."""
 
     images: Path | None = None
-    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images, where they are not beside the COCO or VOC annotations."""
     val_share: float | None = None
-    """Share of the images that are validated on, 0.2 say, where --data is one set that is not divided; the same ones
-    in every run."""
+    """Fraction of --data used for validation, such as 0.2, if --data has no splits; the same images in every run."""
     repair: bool = False
-    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
+    """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""

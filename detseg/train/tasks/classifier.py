@@ -44,13 +44,13 @@ OF_STEPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions(TrainConfig):
-    """Train a classifier: one class an image.
+    """Train an image classifier: one class per image.
 
-    Give the data as one path (--data: class folders, a CSV table, an HDF5 file of detseg pack) or as two (--train and
-    --val). What is not divided into training and validation is divided by rule. By default what is learnt, and how
-    fast, is chosen by how many images there are and how much they look like ImageNet's, and it is told why.
+    Data: --data (a folder per class, a CSV table, or an HDF5 file of `detseg pack`; split automatically if it has no
+    splits), or --train and --val. By default the training strategy is chosen by the number of images and their
+    similarity to ImageNet, and printed.
 
-    Half an hour; only a linear layer on the features of ImageNet, in seconds; LeNet-5's convolutions, from nothing:
+    Train for 30 minutes; train only a linear layer, in seconds; train LeNet-5 from scratch:
 
         detseg train classifier --data species/ --minutes 30
         detseg train classifier --data species/ --strategy probe
@@ -63,31 +63,27 @@ class ClassifierOptions(TrainConfig):
     model: str = "classifier"
     """Classifier, by name; each adds options of its own: detseg train classifier --model NAME --help."""
     size: int = 192
-    """Side of the square that is cut out of images, pixels; a multiple of 32."""
+    """Input size: side of the square crop, in pixels; a multiple of 32."""
     batch_size: int = 16
-    """Images a step (and process)."""
+    """Images per batch, per process."""
     images: Path | None = None
-    """Folder of the images that a table names, where they are not beside it."""
+    """Folder of the images that a CSV table names, where they are not beside it."""
     split: tuple[float, ...] = (0.75, 0.15, 0.10)
-    """Shares of training, validation and test of data that are not divided."""
+    """Fractions of training, validation and test images, if the data have no splits."""
     split_seed: int = 0
-    """Of that division."""
+    """Random seed of that split."""
     strategy: Literal["auto", "probe", "partial", "finetune", "full", "scratch"] = "auto"
-    """What learns: probe (a linear layer on ImageNet's features), partial (also the later half of the stages),
-    finetune (everything, early stages slowly), full (everything at the full rate), scratch. --freeze, --lr,
-    --backbone-lr, --stage-decay and --head change parts of it."""
+    """probe: a linear layer only; partial: later stages too; finetune: all, early stages slowly; full, scratch: all."""
     head: Literal["first", "together"] | None = None
-    """Two phases: solve the head on features that are computed once, first; then train. Or all together from the
-    start. By default first, where the weights are pretrained."""
+    """Solve the head on frozen features first, or train all together. By default first if pretrained."""
     views: int = 2
-    """Views of every image that the head is solved on: its centre, that mirrored, then augmented ones."""
+    """Views per image on which the head is solved: centre crop, its mirror image, then augmented ones."""
     augment: tuple[str, ...] | None = None
-    """Augmentations: of patch, scale, flip, flip-vertical, rotate, zoom, warp, light, colour, blur and noise; by
-    default all but patch, flip-vertical and zoom."""
+    """Of patch*, scale, flip, flip-vertical*, rotate, zoom*, warp, light, colour, blur, noise (*: off unless named)."""
     repair: bool = False
-    """Leave out images that have errors (and say so) instead of stopping."""
+    """Leave out images that have errors, and list them; otherwise errors stop."""
     ten_crop: bool = False
-    """Judge the model by the mean of ten crops (corners and centre, mirrored too): ten times the work."""
+    """Evaluate on the average of ten crops (corners and centre, and mirrored): ten times slower."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""

@@ -36,14 +36,14 @@ CACHE_ZOOM = 1.25
 class DetectorOptions(TrainAnnotated):
     """Train an object detector on your own annotated images.
 
-    Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
-    YOLO form, or an HDF5 file of detseg pack) or as two (--train and --val). The run folder gets the model, curves,
-    images and an HTML report.
+    Data: --data with a training and a validation split (COCO, VOC, YOLO, or an HDF5 file of `detseg pack`), or --train
+    and --val. The run folder receives the model, metrics, plots and an HTML report.
 
-    Half an hour on your own images, then go on after Ctrl-C or a crash:
+    Train for 30 minutes, resume after an interruption, train YOLOv2's single grid:
 
         detseg train detector --data flowers/ --minutes 30 --output runs/flowers
         detseg train detector --resume runs/flowers
+        detseg train detector --data flowers/ --strides 32 --anchors 5 --reach 0.5
     """
 
     task: ClassVar[str] = "detector"
@@ -51,9 +51,9 @@ class DetectorOptions(TrainAnnotated):
     model: str = "yolo"
     """Detector, by name; each adds options of its own: detseg train detector --model NAME --help."""
     mosaic: float = 0.0
-    """Share of training images that are mosaics of four (none in the last 30 % of the run)."""
+    """Fraction of training images that are mosaics of four; off in the last 30 % of the run."""
     mixup: float = 0.0
-    """Share of training images, mosaics too, that have another one laid over them (none in the last 30 %)."""
+    """Fraction of training images blended with another one; off in the last 30 % of the run."""
 
     def check(self) -> Self:
         """Raise ValueError where options contradict each other or make no sense; returns itself."""

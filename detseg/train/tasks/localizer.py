@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerOptions(TrainAnnotated):
-    """Train a localizer: the class and the box of the one object in each image.
+    """Train a localizer: the class and box of the one object in each image.
 
-    Takes the data of detseg train detector. Of several objects in an image the largest counts.
+    Data: as for `detseg train detector`. Of several objects in an image the largest counts.
 
-    Half an hour; only images with exactly one object:
+    Train for 30 minutes; use only images with exactly one object:
 
         detseg train localizer --data flowers/ --minutes 30
         detseg train localizer --data flowers/ --objects single
 
-    Also whether there is one, from images with and without objects:
+    Also predict whether there is an object, to slide over images later:
 
         detseg windows --data flowers/ --output windows
         detseg train localizer --data windows --objectness --size 128 --zoom 1 1
@@ -48,17 +48,15 @@ class LocalizerOptions(TrainAnnotated):
     model: str = "localizer"
     """Localizer, by name; each adds options of its own: detseg train localizer --model NAME --help."""
     size: int = 224
-    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     batch_size: int = 16
-    """Images a step (and process)."""
+    """Images per batch, per process."""
     objects: Literal["largest", "single"] = "largest"
-    """Which object of an image counts: the largest; or only images with exactly one are used, with --objectness
-    those without an object too."""
+    """Use the largest object of each image, or only images with a single object (or none, with --objectness)."""
     multi_scale: bool = False
-    """Also train on smaller sizes; the box is learnt from places in the map, which are others then."""
+    """Multi-scale training: also train at smaller input sizes."""
     zoom: tuple[float, float] = (0.6, 1.4)
-    """Images are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
-    are, for windows of detseg windows."""
+    """Smallest and largest random zoom; use 1 1 for windows cut by `detseg windows`."""
 
     def check(self) -> Self:
         """Raise ValueError where options contradict each other or make no sense; returns itself."""

@@ -37,13 +37,12 @@ CACHE_ZOOM = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterOptions(TrainAnnotated):
-    """Train a segmenter: the class of every pixel, from your own images with masks.
+    """Train a semantic segmenter (a class for every pixel) on your own images with masks.
 
-    Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
-    with a training and a validation split, or an HDF5 file of detseg pack) or as two (--train and --val). By default
-    the network is FCN-8s; --decoder pyramid also uses maps of stride 4.
+    Data: --data with a training and a validation split (images/ and masks/, VOC, COCO JSON with polygons, or an HDF5
+    file of `detseg pack`), or --train and --val. The run folder receives the model, metrics, plots and an HTML report.
 
-    Half an hour; small things in few classes; FCN-32s first and FCN-8s from there:
+    Train for 30 minutes; small objects or rare classes; FCN-32s first, then FCN-8s from it:
 
         detseg train segmenter --data flowers/ --minutes 30
         detseg train segmenter --data flowers/ --decoder pyramid --loss ce+dice
@@ -56,17 +55,17 @@ class SegmenterOptions(TrainAnnotated):
     model: str = "fcn"
     """Segmenter, by name; each adds options of its own: detseg train segmenter --model NAME --help."""
     size: int = 256
-    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     masks: str | None = None
-    """The folder of masks beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
+    """Name of the mask folder beside images/ (or JPEGImages/); by default masks (or SegmentationClass)."""
     ignore_value: int | None = None
-    """The value in mask files that counts for no class; by default 255, or what the list of classes says."""
+    """Mask value to ignore in loss and metrics; by default 255, or as the class list says."""
     balance: bool = False
-    """Weigh each class by the inverse of how many pixels it has (median frequency balancing)."""
+    """Weight classes by inverse frequency (median frequency balancing)."""
     start_from: Path | None = None
-    """Run of a coarser FCN (--strides 32 or 16 32) whose weights this one begins with; new skips begin at zero."""
+    """Run of a coarser FCN (--strides 32 or 16 32) to start from; new skip connections start at zero."""
     repair: bool = False
-    """Leave out images and masks that cannot be used (and say which) instead of stopping."""
+    """Leave out images and masks that cannot be used, and list them; otherwise errors stop."""
 
 
 class SegmenterTask(Task):
