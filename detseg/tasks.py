@@ -13,6 +13,7 @@ class Entry(NamedTuple):
     train: str  # a `detseg.train.task.Task`
     predict: str  # a `detseg.predict.predictor.Predictor`
     page: str  # a `detseg.report.pages.base.RunPage`
+    evaluate: str  # a `detseg.cli.evaluate.Evaluator`
     about: str
 
 
@@ -22,6 +23,7 @@ TASKS = {
         "detseg.train.tasks.detector:DetectorTask",
         "detseg.predict.detector:Detector",
         "detseg.report.pages.detector:DetectorPage",
+        "detseg.cli.evaluate_detections:DETECTIONS",
         "train an object detector",
     ),
     "segmenter": Entry(
@@ -29,6 +31,7 @@ TASKS = {
         "detseg.train.tasks.segmenter:SegmenterTask",
         "detseg.predict.segmenter:Segmenter",
         "detseg.report.pages.segmenter:SegmenterPage",
+        "detseg.cli.evaluate_masks:MASKS",
         "train a semantic segmenter: a class for every pixel",
     ),
     "classifier": Entry(
@@ -36,6 +39,7 @@ TASKS = {
         "detseg.train.tasks.classifier:ClassifierTask",
         "detseg.predict.classifier:ImageClassifier",
         "detseg.report.pages.classifier:ClassifierPage",
+        "detseg.cli.evaluate_classes:CLASSES",
         "train an image classifier: one class per image",
     ),
     "localizer": Entry(
@@ -43,6 +47,7 @@ TASKS = {
         "detseg.train.tasks.localizer:LocalizerTask",
         "detseg.predict.detector:Detector",
         "detseg.report.pages.localizer:LocalizerPage",
+        "detseg.cli.evaluate_detections:DETECTIONS",
         "train a localizer: class and box of the one object per image",
     ),
 }

@@ -50,9 +50,7 @@ COMMANDS = {
     "backbones": Command(
         "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "list backbones and their weights"
     ),
-    "export": Command(
-        "detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model in another format"
-    ),
+    "export": Command("detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model in another format"),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "train on generated flower images; no data needed"),
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from detseg.console import print_line
     from detseg.data.annotations import Annotations
 
 
@@ -43,8 +44,8 @@ def run(config: Crops) -> int:
         ValueError: the annotations have errors, the output is not empty, or an option is out of range.
     """
     from rich.console import Console
-    from rich.progress import track
 
+    from detseg.console import track
     from detseg.data.crops import crops_of, folder_names
     from detseg.files import write_atomically
 
@@ -53,7 +54,7 @@ def run(config: Crops) -> int:
     splits = checked_splits(config.data, config.repair, console, config.images)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, "cutting", total, console=console, transient=True, disable=not console.is_terminal)
+        return track(items, "cutting", total, console)
 
     for split, data in splits.items():
         report = crops_of(data, config.output / split, margin=config.margin, min_side=config.min_side, track=shown)
@@ -100,7 +101,7 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
         if mend:
             splits[split], done = repair(data, problems)
             for line in done:
-                console.print(f"mended: {line}", markup=False, highlight=False, soft_wrap=True)
+                print_line(console, f"mended: {line}")
             problems = validate(splits[split], other=other)
         raise_on_problems(problems)
     return splits

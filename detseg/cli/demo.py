@@ -40,7 +40,8 @@ def run(config: Demo) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from detseg.cli.train import run_detector, run_segmenter
+    from detseg.cli.train import run as run_training
+    from detseg.console import print_line
     from detseg.flowers.dataset import write_flowers
     from detseg.train.config import TrainDetector, TrainSegmenter
 
@@ -61,8 +62,8 @@ def run(config: Demo) -> int:
             seed=config.seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(f"flower images, drawn and annotated, are in {data}", markup=False, highlight=False, soft_wrap=True)
-    return run_detector(detector) if config.task == "detector" else run_segmenter(segmenter)
+    print_line(console, f"flower images, drawn and annotated, are in {data}")
+    return run_training(detector if config.task == "detector" else segmenter)
 
 
 def _free_folder(output: Path, name: str) -> Path:

@@ -8,28 +8,20 @@ import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import tyro
 
 from detseg.options import given
+from detseg.tasks import TASKS, part, task_of
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
-    from detseg.train.config import TrainAnnotated, TrainClassifier, TrainConfig
+    from detseg.train.config import TrainConfig
 
 Set = TypeVar("Set", bound=Any)
-Settings = TypeVar("Settings", bound="TrainConfig")
-Kind = Literal["detections", "masks", "classes"]
-# Options that mean nothing where another kind is judged.
-OPTIONS: dict[Kind, tuple[str, ...]] = {
-    "detections": ("iou_type", "score_threshold", "voc", "slide"),
-    "masks": ("flip", "scales", "long_side", "masks"),
-    "classes": ("ten_crop",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +97,14 @@ class Verdict:
     tables: Sequence[RenderableType]
 
 
+class Evaluator(NamedTuple):
+    """How predictions of a kind are evaluated."""
+
+    kind: str  # "detections"
+    evaluate: Callable[[Evaluate, Console], Verdict]
+    options: tuple[str, ...]  # that mean nothing for other kinds
+
+
 def run(config: Evaluate) -> int:
     """Print the metrics; returns the exit code.
 
@@ -114,8 +114,7 @@ def run(config: Evaluate) -> int:
     from rich.console import Console
 
     _check(config)
-    judge = import_module(f"detseg.cli.evaluate_{_judged(config)}").judge
-    verdict: Verdict = judge(config, Console(stderr=True))
+    verdict = _evaluator(config).evaluate(config, Console(stderr=True))
     # Printed first: where the file cannot be written, the figures are not lost.
     if config.json:
         print(json.dumps(verdict.content, indent=2, allow_nan=False))
@@ -173,31 +172,31 @@ def data_of_run(folder: Path, trained: TrainConfig) -> Path:
     return trained.data
 
 
-def settings_of(kind: type[Settings], folder: Path) -> Settings:
+def settings_of(folder: Path) -> Any:
     """The settings of a run, which tell what it was validated on.
 
     Raises:
         ValueError: they are missing, as where the model alone was copied.
     """
-    settings = settings_if_there(kind, folder)
+    settings = settings_if_there(folder)
     if settings is None:
         raise ValueError(
             f"{folder}: what its model was validated on is not known (config.json is missing); name the images to "
-            "judge by --ground-truth"
+            "evaluate by with --ground-truth"
         )
     return settings
 
 
-def settings_if_there(kind: type[Settings], folder: Path) -> Settings | None:
+def settings_if_there(folder: Path) -> Any:
     """The settings of a run; None where its folder holds the model alone."""
-    from detseg.train.config import SETTINGS
+    from detseg.train.config import SETTINGS, load_config
 
-    return kind.load(folder) if (folder / SETTINGS).is_file() else None
+    return load_config(folder, _task_of(folder)) if (folder / SETTINGS).is_file() else None
 
 
-def own_images(kind: type[TrainAnnotated | TrainClassifier], folder: Path) -> Path | None:
+def own_images(folder: Path) -> Path | None:
     """The --images that a run was trained with, if that is known."""
-    settings = settings_if_there(kind, folder)
+    settings = settings_if_there(folder)
     return None if settings is None else settings.images
 
 
@@ -226,34 +225,36 @@ def _check(config: Evaluate) -> None:
         raise ValueError("--compare draws resamples; leave out --resamples 0")
 
 
-def _judged(config: Evaluate) -> Kind:
-    """What is judged.
+def _evaluator(config: Evaluate) -> Evaluator:
+    """How the predictions are evaluated.
 
     Raises:
         ValueError: the two sides are of different kinds, or an option is for another kind.
     """
-    kinds = {path: _kind_of(path) for path in (config.detections, config.compare) if path is not None}
-    if len(set(kinds.values())) > 1:
-        told = " and ".join(f"{path} ({kind})" for path, kind in kinds.items())
+    sides = {path: part(_task_of(path), "evaluate") for path in (config.detections, config.compare) if path is not None}
+    if len({side.kind for side in sides.values()}) > 1:
+        told = " and ".join(f"{path} ({side.kind})" for path, side in sides.items())
         raise ValueError(f"{told} cannot be compared with each other")
-    judged = kinds[config.detections]
-    foreign = [name for kind, names in OPTIONS.items() if kind != judged for name in names]
-    if config.slide and judged == "detections":
-        foreign.remove("long_side")
-    if options := ", ".join(given(config, foreign)):
-        raise ValueError(f"{config.detections}: {judged} are judged, for which there is no {options}; leave it out")
-    return judged
+    mine: Evaluator = sides[config.detections]
+    foreign = {name for task in TASKS for name in part(task, "evaluate").options} - set(mine.options)
+    if config.slide:
+        foreign.discard("long_side")
+    if options := ", ".join(given(config, sorted(foreign))):
+        raise ValueError(
+            f"{config.detections}: {mine.kind} are evaluated, for which there is no {options}; leave it out"
+        )
+    return mine
 
 
-def _kind_of(path: Path) -> Kind:
-    """What is at a path: the run of a segmenter or classifier, a folder of masks, or else detections."""
-    from detseg.models import DESCRIPTION, read_description
+def _task_of(path: Path) -> str:
+    """What a path holds predictions of: a run of its task, a folder of masks a segmenter's, a file a detector's."""
+    from detseg.models import DESCRIPTION, MODELS, read_description
     from detseg.train.config import SETTINGS
 
     if not path.is_dir():
-        return "detections"
-    # A run that has not come to a model yet may hold images too.
+        return "detector"
+    # A run that has not come to a model yet may hold drawings too.
     if not any((path / name).exists() for name in (DESCRIPTION, SETTINGS)) and any(path.glob("*.png")):
-        return "masks"
-    kinds: dict[str, Kind] = {"fcn": "masks", "classifier": "classes"}
-    return kinds.get(read_description(path)["architecture"]["kind"], "detections")
+        return "segmenter"
+    kind = read_description(path)["architecture"].get("kind")
+    return task_of(MODELS[kind].task) if kind in MODELS else "detector"

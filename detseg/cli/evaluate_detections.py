@@ -12,6 +12,7 @@ import numpy as np
 
 from detseg.cli.evaluate import (
     Evaluate,
+    Evaluator,
     Verdict,
     data_of_run,
     limit_columns,
@@ -21,6 +22,7 @@ from detseg.cli.evaluate import (
     settings_if_there,
     settings_of,
 )
+from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection.analysis import Analysis, analyse
@@ -33,13 +35,12 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from detseg.metrics.localization import LocalizationMetrics
-    from detseg.train.config import TrainDetector, TrainLocalizer
 
 VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
 
-def judge(config: Evaluate, console: Console) -> Verdict:
-    """Judge as `config` says; `console` shows what takes time.
+def evaluate(config: Evaluate, console: Console) -> Verdict:
+    """Evaluate as `config` says; `console` shows what takes time.
 
     Raises:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
@@ -135,18 +136,12 @@ def _paths(config: Evaluate) -> list[Path]:
 
 
 def _is_localizer(run: Path) -> bool:
-    from detseg.models import read_description
+    from detseg.models import MODELS, read_description
 
-    return bool(read_description(run)["architecture"]["kind"] == "localizer")
-
-
-def _kind_of_settings(run: Path) -> type[TrainDetector | TrainLocalizer]:
-    from detseg.train.config import TrainDetector, TrainLocalizer
-
-    return TrainLocalizer if _is_localizer(run) else TrainDetector
+    return bool(MODELS[read_description(run)["architecture"]["kind"]].task == "localize")
 
 
-def _sides(config: Evaluate, one_object: TrainLocalizer | None, console: Console) -> tuple[Any, Any, Any]:
+def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, Any, Any]:
     """Ground truth, detections and, or None, the other detections."""
     paths = _paths(config)
     truth: Any = config.ground_truth
@@ -171,7 +166,7 @@ def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
     return [run for run in runs if _is_localizer(run)] or runs
 
 
-def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
+def _one_object_each(config: Evaluate) -> Any:
     """The settings of the localizer that is judged, if nothing else is: by the images and figures of its training.
 
     A localizer beside a detector or a file, or one that slides, is judged like any detector.
@@ -182,15 +177,16 @@ def _one_object_each(config: Evaluate) -> TrainLocalizer | None:
     if config.slide or not all(path.is_dir() and _is_localizer(path) for path in _paths(config)):
         return None
     if config.ground_truth is None:
-        return settings_of(TrainLocalizer, config.detections)
+        return settings_of(config.detections)
     architecture = read_description(config.detections)["architecture"]
     known = TrainLocalizer(objectness=bool(architecture.get("objectness", False)))
-    return settings_if_there(TrainLocalizer, config.detections) or known
+    return settings_if_there(config.detections) or known
 
 
 def _localization(truth: Annotations, found: Detections, resamples: int) -> LocalizationMetrics:
     """How good a localizer's detections are, one for each image and in their order."""
-    from detseg.train.tasks.localizer import judge_localizations, largest_of_images
+    from detseg.metrics.localization import LocalizationEvaluator
+    from detseg.train.tasks.localizer import counted_object
 
     ids = [category.id for category in truth.categories]
     labels = np.array([ids.index(number) for number in found.category_ids.tolist()], np.int64)
@@ -198,7 +194,9 @@ def _localization(truth: Annotations, found: Detections, resamples: int) -> Loca
         {"boxes": found.boxes[i : i + 1], "labels": labels[i : i + 1], "scores": found.scores[i : i + 1]}
         for i in range(len(truth))
     ]
-    return judge_localizations(truth, largest_of_images(truth), predictions, resamples=resamples)
+    evaluator = LocalizationEvaluator(truth.names)
+    evaluator.update(predictions, [counted_object(truth, i) for i in range(len(truth))], truth.image_ids)
+    return evaluator.compute(resamples=resamples)
 
 
 def _annotations(config: Evaluate, console: Console) -> Annotations:
@@ -207,8 +205,7 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
 
     if config.ground_truth is not None:
         run = next(path for path in _paths(config) if path.is_dir())
-        kind = _kind_of_settings(run)
-        return _read_split(config.ground_truth, config, console, own=own_images(kind, run))
+        return _read_split(config.ground_truth, config, console, own=own_images(run))
     data = _own_data(config, console)
     size = read_description(config.detections)["size"]
     if config.slide and (data.sizes == size).all():
@@ -223,7 +220,7 @@ def _own_data(config: Evaluate, console: Console) -> Annotations:
     """The validation images of the run that is judged, or another split of its --data."""
     from detseg.train.data import load_data
 
-    trained = settings_of(_kind_of_settings(config.detections), config.detections)
+    trained = settings_of(config.detections)
     trained = replace(trained, images=config.images or trained.images)
     if config.split != "test":
         train, val = load_data(trained, console)
@@ -243,20 +240,18 @@ def _read_split(
     """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_images`."""
     from detseg.data.checks.validate import checked
     from detseg.data.formats.recognise import find_sources
-    from detseg.train.runner import tell
 
     def read(images: Path | None) -> Annotations:
         sources = find_sources(path, images)
         return sources[pick_split(path, sources, config.split)]()
 
     data = read_with_images(read, config.images, own)
-    return checked(data, None, mend=mend, tell=partial(tell, console))
+    return checked(data, None, mend=mend, tell=partial(print_line, console))
 
 
 def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:
     """What the localizer of a run finds in the images when it slides over them, as `detseg predict --slide` does."""
     from accelerate import PartialState
-    from rich.progress import track
 
     from detseg.data.dataset import full_images
     from detseg.predict import SlidingDetector, load
@@ -268,7 +263,7 @@ def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Con
         raise ValueError(f"{folder}: {error}") from error
     ids = _matched_ids(localizer.description, truth)
     images = full_images(truth, range(len(truth)))
-    shown = track(images, "sliding", len(truth), console=console, transient=True, disable=not console.is_terminal)
+    shown = track(images, "sliding", len(truth), console)
     predictions = [detector.predict([image], score_threshold=0)[0] for image in shown]
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 
@@ -298,6 +293,9 @@ def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
     ids = _matched_ids(description, truth)
     size = int(description["size"])
     images = open_images(DetectionDataset, truth, size, "images", console)
-    model.to(device=PartialState().device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    predictions = predict_dataset(model, images, range(len(images)), size)
+    model.to(device=PartialState().device, memory_format=torch.channels_last)
+    predictions = list(predict_dataset(model, images, range(len(images)), size))
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
+
+
+DETECTIONS = Evaluator("detections", evaluate, ("iou_type", "score_threshold", "voc", "slide"))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
-from rich.progress import track
 
 from detseg.cli.evaluate import (
     Evaluate,
+    Evaluator,
     Verdict,
     data_of_run,
     limit_columns,
@@ -24,6 +24,7 @@ from detseg.cli.evaluate import (
     settings_of,
 )
 from detseg.cli.predictions import BATCH, mask_values
+from detseg.console import print_line, track
 from detseg.data.annotations import Category
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import full_images
@@ -46,16 +47,14 @@ from detseg.report.segmentation_tables import (
     segmentation_tables,
 )
 from detseg.report.tables import comparison_table
-from detseg.train.config import TrainSegmenter
-from detseg.train.runner import tell
 from detseg.train.tasks.segmenter import load_mask_data
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
-def judge(config: Evaluate, console: Console) -> Verdict:
-    """Judge as `config` says; `console` shows what takes time.
+def evaluate(config: Evaluate, console: Console) -> Verdict:
+    """Evaluate as `config` says; `console` shows what takes time.
 
     Raises:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
@@ -106,7 +105,7 @@ def _rows(
 
 def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     """The true masks, checked: as given, or those that the run was validated on."""
-    trained = settings_if_there(TrainSegmenter, config.detections) if _is_run(config.detections) else None
+    trained = settings_if_there(config.detections) if _is_run(config.detections) else None
     path, masks, ignore_value, mend, images = config.ground_truth, config.masks, None, False, config.images
     if path is None:
         if not _is_run(config.detections):
@@ -114,7 +113,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
                 f"--ground-truth is missing: {config.detections} is a folder of masks (only the folder of a run knows "
                 "what it was validated on)"
             )
-        trained = settings_of(TrainSegmenter, config.detections)
+        trained = settings_of(config.detections)
         asked = replace(trained, masks=masks or trained.masks, images=config.images or trained.images)
         if config.split != "test":
             train, val = load_mask_data(asked, console)
@@ -132,7 +131,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         return sources[pick_split(path, sources, config.split)]()
 
     truth = read_with_images(read, images, None if trained is None else trained.images)
-    return checked(truth, None, mend=mend, tell=partial(tell, console))
+    return checked(truth, None, mend=mend, tell=partial(print_line, console))
 
 
 # ------------------------------------------------------------------ predictions
@@ -145,8 +144,7 @@ def _is_run(path: Path) -> bool:
 def _measure(path: Path, truth: SemanticMasks, config: Evaluate, console: Console) -> SegmentationMetrics:
     """Figures of the predictions at a path, which come one image after another."""
     found = _looked_at(path, truth, config) if _is_run(path) else _read_files(path, truth)
-    hidden = not console.is_terminal
-    shown = track(found, f"judging {path.name}", len(truth), console=console, transient=True, disable=hidden)
+    shown = track(found, f"evaluating {path.name}", len(truth), console)
     evaluator = SegmentationEvaluator(truth.names, ignore_index=IGNORE)
     for i, mask in enumerate(shown):
         evaluator.update([mask], [truth.mask(i)], [int(truth.image_ids[i])])
@@ -185,3 +183,6 @@ def _read_files(folder: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8
         ignore_values=(),  # a prediction says something of every pixel
     )
     return map(found.mask, range(len(found)))
+
+
+MASKS = Evaluator("masks", evaluate, ("flip", "scales", "long_side", "masks"))

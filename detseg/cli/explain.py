@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from detseg.predict import Predictor
@@ -55,6 +54,7 @@ def run(config: Explain) -> int:
     from accelerate import PartialState
     from rich.console import Console
 
+    from detseg.console import print_line
     from detseg.data.formats.locate import list_images
     from detseg.data.images import read_image
     from detseg.predict.explain import explain, find_labels
@@ -77,16 +77,12 @@ def run(config: Explain) -> int:
         written = write_explanation(seen, image, predictor.names, page, title=path.name, remark=remark)
         if number == 0:
             filters = write_picture(filter_sheet(seen.filters), config.output / "filters.png")
-        _say(console, f"{path}")
+        print_line(console, f"{path}")
         console.print(_table(seen, predictor.names))
         for path, what in zip(written, ("all of it on a page", *PARTS.values()), strict=True):
-            _say(console, f"{path}: {what}")
-    _say(console, f"{filters}: filters of the first layer")
+            print_line(console, f"{path}: {what}")
+    print_line(console, f"{filters}: filters of the first layer")
     return 0
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _load(config: Explain) -> Predictor:

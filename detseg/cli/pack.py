@@ -51,8 +51,8 @@ def run(config: Pack) -> int:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
     from rich.console import Console
-    from rich.progress import track
 
+    from detseg.console import print_line, track
     from detseg.data.checks.validate import checked
     from detseg.data.pack.rows import is_pack
     from detseg.data.pack.writer import task_of, write_pack
@@ -66,7 +66,7 @@ def run(config: Pack) -> int:
     console = Console()
 
     def tell(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
     splits = dict(read_any(config))
     for split, data in splits.items():
@@ -74,7 +74,7 @@ def run(config: Pack) -> int:
         splits[split] = checked(data, train, mend=config.repair, tell=tell)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, "packing", total, console=console, transient=True, disable=not console.is_terminal)
+        return track(items, "packing", total, console)
 
     size = default_size(task_of(next(iter(splits.values())))) if config.size is None else config.size
     info = write_pack(config.output, splits, size, chunk=config.chunk, track=shown)

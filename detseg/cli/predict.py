@@ -15,7 +15,6 @@ from detseg.options import given
 if TYPE_CHECKING:
     from detseg.predict import Predictor
 
-SCORE_THRESHOLD = 0.3
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes", "min_area")
@@ -94,9 +93,9 @@ def run(config: Predict) -> int:
     """
     from accelerate import PartialState
     from rich.console import Console
-    from rich.progress import track
 
     from detseg.cli.predictions import Reader, find_in, write_found
+    from detseg.console import print_line, track
     from detseg.files import write_atomically
     from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
 
@@ -121,19 +120,18 @@ def run(config: Predict) -> int:
     _refuse_taken(targets, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
-    hidden = not console.is_terminal
-    shown = track(reader, "predicting", len(images), console=console, transient=True, disable=hidden)
+    shown = track(reader, "predicting", len(images), console)
     for position, found in find_in(shown, model, config):
         image = images[position]
         write_found(found, targets[position])
         results += [{"image_id": ids[position], "file_name": str(image)} | result for result in found.results]
-        console.print(f"{image}: {found.told}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{image}: {found.told}")
     written = "images with classes and masks" if segments else "images with boxes"
     if not segments or config.boxes:
         path = config.output / DETECTIONS
         write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         written += f" and {path.name}"
-    console.print(f"{written} are in {config.output}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"{written} are in {config.output}")
     reader.finish()
     return 0
 

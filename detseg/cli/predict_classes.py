@@ -6,15 +6,18 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
-from detseg.cli.predict import Predict
 from detseg.cli.predictions import BATCH, Reader
+from detseg.console import print_line, track
 from detseg.files import write_atomically
 from detseg.predict import Classification, ImageClassifier
+
+if TYPE_CHECKING:
+    from detseg.cli.predict import Predict
 
 TOLD, WRITTEN = 3, 5
 # What rounds to nothing is not told.
@@ -27,8 +30,8 @@ def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> No
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("image", "rank", "class", "category_id", "score"))
-    console, hidden = reader.console, not reader.console.is_terminal
-    shown = track(reader, "predicting", len(reader.images), console=console, transient=True, disable=hidden)
+    console = reader.console
+    shown = track(reader, "predicting", len(reader.images), console)
     read: list[Path] = []  # some images ahead of what is found
 
     def pixels() -> Iterator[NDArray[np.uint8]]:
@@ -38,14 +41,14 @@ def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> No
 
     for index, seen in enumerate(model.stream(pixels(), BATCH, config.ten_crop)):
         image = read[index]
-        console.print(f"{image}: {_told(seen, model.names)}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{image}: {_told(seen, model.names)}")
         best = zip(seen.labels[:WRITTEN].tolist(), seen.scores[:WRITTEN].tolist(), strict=True)
         for rank, (label, score) in enumerate(best, 1):
             number, name = model.categories[label]
             table.writerow((image, rank, name, number, f"{score:.5f}"))
     path = config.output / "classes.csv"
     write_atomically(path, text.getvalue())
-    console.print(f"the likeliest classes of each are in {path}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"the likeliest classes of each are in {path}")
 
 
 def _told(seen: Classification, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.cli.predict import SCORE_THRESHOLD, Predict
+from detseg.console import print_line
 from detseg.data.images import read_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png
 from detseg.data.sample import IGNORE
@@ -25,6 +25,9 @@ from detseg.visualize import draw_boxes, draw_mask
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from detseg.cli.predict import Predict
+
+SCORE_THRESHOLD = 0.3
 # Images at a time: enough for a GPU, few enough for the memory of a laptop.
 BATCH = 8
 
@@ -49,7 +52,7 @@ class Reader:
                 pixels = read_image(image)
             except ValueError as error:
                 self.problems.append(str(error))
-                self.console.print(f"{error}; left out", markup=False, highlight=False, soft_wrap=True)
+                print_line(self.console, f"{error}; left out")
             else:
                 yield position, pixels
         if len(self.problems) == len(self.images):

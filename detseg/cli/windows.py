@@ -47,9 +47,9 @@ def run(config: Windows) -> int:
         ValueError: the annotations have errors, the output is not empty, or an option is out of range.
     """
     from rich.console import Console
-    from rich.progress import track
 
     from detseg.cli.crops import checked_splits, require_new
+    from detseg.console import track
     from detseg.data.windows import WindowGrid, windows_of
 
     require_new(config.output)
@@ -57,7 +57,7 @@ def run(config: Windows) -> int:
     grid = WindowGrid(size=config.size, stride=config.stride)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, "cutting", total, console=console, transient=True, disable=not console.is_terminal)
+        return track(items, "cutting", total, console)
 
     for split, data in checked_splits(config.data, config.repair, console, config.images).items():
         report = windows_of(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.models import load_model
-from detseg.models import load_model
 from detseg.predict.classifier import Classification, ImageClassifier, classify
 from detseg.predict.detector import Detector, detect
 from detseg.predict.predictor import Predictor
@@ -31,6 +30,7 @@ __all__ = [
     "load",
     "segment",
 ]
+
 
 def load(run: str | Path) -> Predictor:
     """The model in a run folder, ready to predict; runs no code from the files.

@@ -123,34 +123,15 @@ class TrainConfig:
             file.write(text)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read `config.json` of a run of this task, with the options of its model.
-
-        Raises:
-            ValueError: it is missing, of another task or not of this version.
-        """
-        path = folder / SETTINGS
-        if not path.is_file():
-            raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
-        try:
-            content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-            task = content.pop("task", cls.task)  # older runs do not tell
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: not the settings of a run ({error})") from error
-        if task != cls.task:
+    def load(cls, folder: Path) -> Any:
+        """The options of a run of this task; see `load_config`."""
+        config = load_config(folder, cls.task)
+        if config.task != cls.task:
             raise ValueError(
-                f"{folder}: this is the run of a {task}; resume it with detseg train {task} --resume {folder}"
+                f"{folder}: this is the run of a {config.task}; resume it with detseg train {config.task} "
+                f"--resume {folder}"
             )
-        kind = config_for(task, content.get("model"))
-        if unknown := set(content) - {f.name for f in fields(kind)}:
-            raise ValueError(
-                f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?"
-            )
-        content = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
-        for field in fields(kind):
-            if "Path" in str(field.type) and content.get(field.name) is not None:
-                content[field.name] = Path(content[field.name])
-        return kind(**content)
+        return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +156,33 @@ class TrainAnnotated(TrainConfig):
         return self
 
 
+def load_config(folder: Path, task: str | None = None) -> Any:
+    """Read `config.json` of a run, with the options of its model.
+
+    Args:
+        folder: of the run.
+        task: of runs that do not name theirs, as early ones.
+
+    Raises:
+        ValueError: it is missing or not of this version; the message names the file.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
+    try:
+        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        kind = config_for(content.pop("task", task), content.get("model"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not the settings of a run ({error})") from error
+    if unknown := set(content) - {f.name for f in fields(kind)}:
+        raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?")
+    content = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
+    for field in fields(kind):
+        if "Path" in str(field.type) and content.get(field.name) is not None:
+            content[field.name] = Path(content[field.name])
+    return kind(**content)
+
+
 @cache
 def config_for(task: str, model: str | None = None) -> type[Any]:
     """The options of a task together with those of a model, as one dataclass.
@@ -188,7 +196,7 @@ def config_for(task: str, model: str | None = None) -> type[Any]:
     """
     import detseg.models  # noqa: F401  # registers the models
 
-    base = part(task, "train").config
+    base = part(task, "train").Options
     name = model or base.model
     chosen, wanted = MODELS[name], TASKS[task].models
     if chosen.task != wanted:

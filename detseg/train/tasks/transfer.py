@@ -71,7 +71,7 @@ def _similarity(process: Process, model: nn.Module, train: ClassificationDataset
     config = process.config
     chosen = np.random.default_rng((config.seed, 4)).permutation(len(train))[:LOOK_AT]
     cut = ClassificationEval(config.size)
-    model.to(device=process.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device=process.accelerator.device, memory_format=torch.channels_last)
     return measure_similarity(model, (images for images, _ in _batches(model, chosen, lambda i: cut(train[i][0]))))
 
 
