@@ -34,7 +34,8 @@ from detseg.data.formats import read_dataset
 from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainDetector
 from detseg.train.memory import keep_freed_memory
-from detseg.train.tasks.detector import score, train_detector
+from detseg.train.runner import train
+from detseg.train.tasks.detector import score
 
 SIZE, BATCH, BACKBONE = 320, 8, "tf_efficientnet_lite0"
 RATE, WARM_UP = 5e-4, 50
@@ -116,7 +117,7 @@ def predict_peer(model: SSD, data: DetectionDataset, index: int) -> dict[str, np
 def train_ours(data: Path, minutes: float, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
-        run = train_detector(TrainDetector(data=data, output=out, minutes=minutes, size=SIZE, seed=seed))
+        run = train(TrainDetector(data=data, output=out, minutes=minutes, size=SIZE, seed=seed))
         with (out / "metrics.csv").open() as file:
             epochs = float(list(csv.DictReader(file))[-1]["epoch"])
         return {"map": run.metrics.map, "map50": run.metrics.map50, "epochs": epochs}

@@ -40,7 +40,8 @@ from detseg.metrics import bootstrap_segmentation
 from detseg.models import build_model
 from detseg.train.config import TrainSegmenter
 from detseg.train.memory import keep_freed_memory
-from detseg.train.tasks.segmenter import AUGMENTATION, CACHE_ZOOM, judge_masks, train_segmenter
+from detseg.train.runner import train
+from detseg.train.tasks.segmenter import AUGMENTATION, CACHE_ZOOM, judge_masks
 
 SIZE, BATCH, BACKBONE = 256, 8, "tf_efficientnet_lite0"
 OURS = {
@@ -112,7 +113,7 @@ def train_ours(name: str, options, folder: Path, minutes: float, seed: int, prec
         data=folder, masks=options, output=out, minutes=minutes, size=SIZE, batch_size=BATCH, seed=seed,
         precision=precision, **OURS[name],
     )  # fmt: skip
-    run = train_segmenter(config)
+    run = train(config)
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     rates = [event.value for event in events.Scalars("train/images_per_second")]

@@ -24,7 +24,6 @@ from detseg.data.formats.class_folders import read_labelled_dataset
 from detseg.data.labels import LabelledImages
 from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainClassifier
-from detseg.train.tasks.classifier import train_classifier
 
 STRATEGIES = ("scratch", "probe", "partial", "finetune", "full", "auto")
 
@@ -88,7 +87,7 @@ def accuracy(
             precision="fp32",
             seed=options.seed,
         )
-        metrics = train_classifier(config, console).metrics
+        metrics = train(config, console).metrics
     return float(metrics.top1)
 
 

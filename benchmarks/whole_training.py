@@ -55,10 +55,10 @@ DETSEG = """
 import json, statistics, sys
 from pathlib import Path
 from detseg.train.config import TrainDetector
-from detseg.train.tasks.detector import train_detector
+from detseg.train.runner import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 out = Path(r"{out}")
-train_detector(TrainDetector(data=Path(r"{data}"), output=out, epochs=1, size={size}, batch_size={batch},
+train(TrainDetector(data=Path(r"{data}"), output=out, epochs=1, size={size}, batch_size={batch},
                              multi_scale=False, backbone="{backbone}", weights="{weights}"))
 events = EventAccumulator(str(out / "tensorboard"))
 events.Reload()

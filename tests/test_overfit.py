@@ -13,7 +13,7 @@ from detseg.models import build_model
 from detseg.train.optim import norms
 from detseg.train.precision import Choice
 from detseg.train.sampler import SizeSchedule, TrainingSamples
-from detseg.train.tasks.detector import predict_dataset, score
+from tests.evaluating import evaluate
 from tests.train.runs import tiny_trainer
 
 SIZE, STEPS = 128, 120
@@ -34,7 +34,7 @@ def test_four_images_are_learnt_by_heart(tmp_path):
     best = {}
 
     def validate(model):
-        metrics = score(images, predict_dataset(model, images, range(4), SIZE))
+        metrics = evaluate("detector", model, images, SIZE)[0]
         best["map"] = max(best.get("map", 0.0), metrics.map)
         best["map50"] = max(best.get("map50", 0.0), metrics.map50)
         return {"map": metrics.map, "map50": metrics.map50}

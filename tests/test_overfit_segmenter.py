@@ -13,7 +13,7 @@ from detseg.models import build_model
 from detseg.train.optim import norms
 from detseg.train.precision import Choice
 from detseg.train.sampler import SizeSchedule, TrainingSamples
-from detseg.train.tasks.segmenter import judge_masks
+from tests.evaluating import evaluate
 from tests.train.runs import tiny_trainer
 
 SIZE, STEPS = 128, 110
@@ -38,7 +38,7 @@ def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
     best = {"miou": 0.0}
 
     def validate(model):
-        miou = judge_masks(model, images, range(4), SIZE).compute().miou
+        miou = evaluate("segmenter", model, images, SIZE)[0].miou
         best["miou"] = max(best["miou"], miou)
         return {"miou": miou}
 

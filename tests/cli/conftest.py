@@ -61,4 +61,4 @@ def no_timing(monkeypatch):
     from detseg.train.precision import Choice
 
     choice = Choice("fp32", True)
-    monkeypatch.setattr("detseg.train.runner.choose", lambda spec, precision: (choice, {choice: 1.0}))
+    monkeypatch.setattr("detseg.train.process.choose", lambda spec, precision: (choice, {choice: 1.0}))

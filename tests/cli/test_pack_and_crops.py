@@ -179,7 +179,7 @@ def test_by_default_images_are_as_large_as_training_wants_them(
     def enough(*_):
         raise ValueError("the images are opened, enough of it")
 
-    monkeypatch.setattr("detseg.train.runner.Session.open_folder", enough)
+    monkeypatch.setattr("detseg.train.process.Process.open_folder", enough)
     with caplog.at_level(logging.WARNING, "detseg"):
         words = ("--backbone", "test_efficientnet", "--weights", "none", "--output", str(tmp_path / "run"))
         assert main(["train", kind, "--data", str(file), *words]) == 1

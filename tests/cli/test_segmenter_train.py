@@ -21,9 +21,11 @@ from detseg.models import load_model
 from detseg.segment.decoder import PyramidDecoder
 from detseg.segment.losses import segmentation_losses
 from detseg.segment.upsampling import bilinear_kernel
+from detseg.train import runner
 from detseg.train.config import TrainSegmenter
-from detseg.train.runner import Session
-from detseg.train.tasks.segmenter import balanced_weights, judge_masks, train_segmenter
+from detseg.train.runner import train
+from detseg.train.tasks.segmenter import balanced_weights
+from tests.evaluating import evaluate
 from tests.train.runs import differences, state_of
 
 QUICK = (
@@ -113,8 +115,8 @@ def test_a_finished_segmenter_resumed_shows_its_best_model(segmenter, tmp_path, 
 def test_a_finer_network_starts_from_a_coarser_one(masked, tmp_path, capsys, at_once):
     settings = {"data": masked, "backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1}
     coarse, fine = tmp_path / "fcn16s", tmp_path / "fcn8s"
-    train_segmenter(TrainSegmenter(strides=(16, 32), output=coarse, **settings))
-    train_segmenter(TrainSegmenter(start_from=coarse, lr=1e-9, output=fine, **settings))
+    train(TrainSegmenter(strides=(16, 32), output=coarse, **settings))
+    train(TrainSegmenter(start_from=coarse, lr=1e-9, output=fine, **settings))
     before, after = (load_model(folder)[0].state_dict() for folder in (coarse, fine))
     name = next(n for n in before if n.startswith("backbone.") and n.endswith("conv_stem.weight"))
     assert (before[name] - after[name]).abs().max() < 1e-4, "begun where the other ended"
@@ -134,9 +136,9 @@ def test_options_of_the_network_come_back_with_the_model(masked, tmp_path, at_on
     chosen = {"decoder": "pyramid"} if option == "pyramid" else {option: True}
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "batch_size": 4, "epochs": 2}
     rates = {"lr": 0.02, "weight_decay": 0.0}
-    run = train_segmenter(TrainSegmenter(data=masked, output=tmp_path / "run", **settings, **rates, **chosen))
+    run = train(TrainSegmenter(data=masked, output=tmp_path / "run", **settings, **rates, **chosen))
     model, description = load_model(tmp_path / "run")
-    again = judge_masks(model, run.val, range(len(run.val)), 64).compute()
+    again = evaluate("segmenter", model, run.val, 64)[0]
     assert again.miou == pytest.approx(description["training"]["miou"], abs=1e-6)
     assert model.backbone.strides == {"atrous": (8, 16), "pyramid": (4, 8, 16, 32)}.get(option, (8, 16, 32))
     assert isinstance(model.decoder, PyramidDecoder) == (option == "pyramid")
@@ -157,9 +159,15 @@ def test_class_weights_by_hand():
 def test_balance_reaches_the_loss(masked, tmp_path, at_once, monkeypatch):
     """The weights are known only once the model is made."""
     seen = []
-    monkeypatch.setattr(Session, "fit", lambda self, run, model, *args, **options: seen.append(model))
+    make = runner.make_trainer
+
+    def untrained(this, run, model, samples, **options):
+        seen.append(model)
+        return make(this, run, model, samples, **options | {"head_only": True})
+
+    monkeypatch.setattr(runner, "make_trainer", untrained)
     settings = {"data": masked, "backbone": "test_efficientnet", "weights": "none", "size": 64}
-    train_segmenter(TrainSegmenter(output=tmp_path / "a", balance=True, **settings))
+    train(TrainSegmenter(output=tmp_path / "a", balance=True, **settings))
     (model,) = seen
     weights = model.class_weights.tolist()
     assert weights[0] < 1 < max(weights), "the background is common"
@@ -215,6 +223,6 @@ def test_the_same_with_outlines_in_place_of_mask_files(tmp_path, at_once):
     """COCO's run lengths are drawn to masks; the background comes first."""
     data = write_flowers(tmp_path / "flowers", train=2, val=2, size=(64, 64))
     settings = {"data": data, "backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1}
-    run = train_segmenter(TrainSegmenter(output=tmp_path / "run", **settings))
+    run = train(TrainSegmenter(output=tmp_path / "run", **settings))
     names = [c["name"] for c in json.loads((tmp_path / "run/model.json").read_text())["categories"]]
     assert names == ["background", *read_annotations(data / "val.json").names] == list(run.metrics.names)

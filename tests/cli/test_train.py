@@ -22,8 +22,8 @@ from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer
 from detseg.train.data import load_data
-from detseg.train.runner import session
-from detseg.train.tasks.detector import train_detector
+from detseg.train.process import process
+from detseg.train.runner import train
 from detseg.train.tasks.segmenter import load_mask_data
 from tests.train.runs import differences, state_of
 
@@ -190,14 +190,14 @@ def test_settings_that_are_not_this_runs_are_not_overwritten(small, tmp_path, ca
 def test_of_two_runs_that_start_at_once_one_gets_the_folder(small, tmp_path):
     """Both have looked before either writes."""
     config = TrainDetector(data=small, output=tmp_path / "run")
-    with session(config) as first, session(config) as second:
+    with process(config) as first, process(config) as second:
         folder = first.open_folder()
         with pytest.raises(ValueError, match=r"holds a config\.json already, of a run that has saved nothing yet"):
             second.open_folder()
         second.release()
         assert TrainDetector.load(folder).data == small, "the other's are left alone"
         (folder / "resume.pt").write_bytes(b"")
-        with pytest.raises(ValueError, match="holds a run already"), session(config):
+        with pytest.raises(ValueError, match="holds a run already"), process(config):
             pass
 
 
@@ -209,10 +209,10 @@ def test_a_run_that_ends_before_it_saves_anything_leaves_its_place_to_the_next(s
         data=small, output=tmp_path / "run", backbone="test_efficientnet", weights="none", size=64, epochs=1
     )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("detseg.train.runner.choose", interrupted)
-        train_detector(config)
+        patch.setattr("detseg.train.process.choose", interrupted)
+        train(config)
     assert list((tmp_path / "run").iterdir()) == []
-    train_detector(config)
+    train(config)
     assert TrainDetector.load(tmp_path / "run") == config
 
 
@@ -227,8 +227,8 @@ def test_auto_tells_what_it_measured(small):
     console = Console(file=io.StringIO(), width=200)
     config = TrainDetector(data=small, backbone="test_efficientnet", weights="none", size=64, batch_size=2)
     assert config.precision == "auto"
-    with session(config, console) as sitting:
-        choice = sitting.choose_precision(ARCHITECTURE, 0)
+    with process(config, console) as this:
+        choice = this.choose_precision(ARCHITECTURE, 0)
     told = console.file.getvalue()
     assert re.fullmatch(rf"precision: {choice}, \d+\.\d images/s( \(\w.* \d\.\d\d x as fast\))?\n", told)
 
@@ -239,8 +239,8 @@ def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
     torch.save(tensors | {"head.weight": torch.zeros(3)}, file)
     console = Console(file=io.StringIO(), width=60)
     config = TrainDetector(data=small, backbone="test_efficientnet", weights=str(file), size=64)
-    with session(config, console) as sitting:
-        sitting.build(ARCHITECTURE, 8)
+    with process(config, console) as this:
+        this.build(ARCHITECTURE, 8)
     told = console.file.getvalue()
     assert told == f"weights from {file}: {len(tensors)} tensors copied, 1 skipped (head.weight)\n"
 
@@ -263,7 +263,7 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
     def unreachable(*_, **__):
         raise RuntimeError("the hub cannot be reached")
 
-    monkeypatch.setattr("detseg.train.runner.build_model", unreachable)
+    monkeypatch.setattr("detseg.train.process.build_model", unreachable)
     error = error_of(capsys, "--data", small, "--backbone", "test_efficientnet")
     assert error == "error: test_efficientnet: the hub cannot be reached\n"
 
@@ -307,7 +307,7 @@ def test_every_form_of_data_trains(kind, small, tmp_path, at_once):
     shutil.copytree(small, tmp_path / "source")
     where = form(kind, tmp_path / "source", tmp_path / "data")
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
-    run = train_detector(TrainDetector(output=tmp_path / "run", **where, **settings))
+    run = train(TrainDetector(output=tmp_path / "run", **where, **settings))
     assert run.train.annotations.names == run.val.annotations.names == ("square", "bar")
     assert run.metrics.images == 5
     assert run.metrics.objects == 8
@@ -372,9 +372,9 @@ def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, at_once, mo
     assert last == f"interrupted; go on with: detseg train detector --resume {tmp_path / 'parts'}"
 
     def refuse(*_):
-        raise AssertionError("the number format of the first sitting is kept")
+        raise AssertionError("the number format of the first this is kept")
 
-    monkeypatch.setattr("detseg.train.runner.choose", refuse)
+    monkeypatch.setattr("detseg.train.process.choose", refuse)
     monkeypatch.chdir(tmp_path)  # relative paths of the first command must not matter
     assert main(last.split("detseg ")[1].split()) == 0
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
@@ -440,7 +440,7 @@ def test_runs_are_numbered(small, tmp_path, monkeypatch, at_once):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "detector-1").mkdir(parents=True)
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
-    assert train_detector(TrainDetector(data=small, **settings)).folder.name == "detector-2"
+    assert train(TrainDetector(data=small, **settings)).folder.name == "detector-2"
 
 
 def test_help_teaches_by_example(capsys):

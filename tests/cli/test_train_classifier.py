@@ -23,11 +23,14 @@ from detseg.data.label_dataset import ClassificationDataset
 from detseg.data.pack.writer import write_pack
 from detseg.models import build_model, load_model
 from detseg.predict import ImageClassifier
+from detseg.predict.classifier import classify
 from detseg.train.config import TrainClassifier
+from detseg.train.runner import train
 from detseg.train.sampler import TrainingSamples
-from detseg.train.tasks.classifier import judge_images, open_labelled, see_images, train_classifier
+from detseg.train.tasks.classifier import open_labelled
 from detseg.train.tasks.transfer import extract
 from tests.data.annotation_samples import write_picture
+from tests.evaluating import evaluate
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -99,7 +102,7 @@ def test_the_whole_command(crops, tmp_path, capsys):
 
 
 def test_a_trained_classifier_predicts(crops, tmp_path, at_once):
-    run = train_classifier(config(crops, tmp_path, epochs=10, lr=0.02))
+    run = train(config(crops, tmp_path, epochs=10, lr=0.02))
     model = detseg.load(run.folder)
     assert isinstance(model, ImageClassifier)
     val = read_labelled_dataset(crops)["val"]
@@ -164,7 +167,7 @@ def test_settings_without_effect_are_named(crops, weights, tmp_path, capsys):
 def test_strategies_fill_in_what_was_not_given(
     crops, weights, tmp_path, at_once, strategy, frozen, head, backbone_lr, stage_decay
 ):
-    run = train_classifier(config(crops, tmp_path, weights=str(weights), strategy=strategy))
+    run = train(config(crops, tmp_path, weights=str(weights), strategy=strategy))
     filled = run.config
     assert (filled.freeze, filled.head) == (frozen, head)
     assert (filled.lr, filled.backbone_lr, filled.stage_decay) == (3e-4, backbone_lr, stage_decay)
@@ -173,7 +176,7 @@ def test_strategies_fill_in_what_was_not_given(
     given = config(
         crops, tmp_path, weights=str(weights), strategy=strategy, freeze="none", head="together", backbone_lr=0.5
     )
-    kept = train_classifier(given).config
+    kept = train(given).config
     assert (kept.freeze, kept.head, kept.backbone_lr, kept.stage_decay) == ("none", "together", 0.5, stage_decay)
 
 
@@ -188,7 +191,7 @@ def test_auto_looks_at_the_images_and_says_why(crops, weights, tmp_path, capsys,
 
 def test_frozen_stages_stay_and_early_ones_learn_slowly(crops, weights, tmp_path, at_once):
     settings = {"weights": str(weights), "strategy": "finetune", "freeze": 2, "stage_decay": 0.1, "lr": 1e-3}
-    run = train_classifier(config(crops, tmp_path, epochs=2, **settings))
+    run = train(config(crops, tmp_path, epochs=2, **settings))
     architecture = json.loads((run.folder / "model.json").read_text())["architecture"]
     before, after = build_model(architecture, pretrained=weights).backbone, load_model(run.folder)[0].backbone
     moved = []
@@ -258,19 +261,18 @@ def form(kind, crops, folder):
 @pytest.mark.parametrize("kind", ["folders", "two folders", "table", "packed", "undivided"])
 def test_every_form_of_data_trains(kind, crops, tmp_path, at_once):
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
-    run = train_classifier(TrainClassifier(output=tmp_path / "run", **form(kind, crops, tmp_path), **settings))
+    run = train(TrainClassifier(output=tmp_path / "run", **form(kind, crops, tmp_path), **settings))
     assert run.data.names == ("bar", "square")
     assert len(run.train) == (11 if kind == "undivided" else 19)
     assert run.predictions.shape == (8, 2)
-    again = see_images(load_model(run.folder)[0], run.val, range(8), 64)
-    assert judge_images(run.val.labelled, again).top1 == run.metrics.top1
+    assert evaluate("classifier", load_model(run.folder)[0], run.val, 64)[0].top1 == run.metrics.top1
 
 
 def test_ten_crops_judge(crops, tmp_path, at_once):
-    run = train_classifier(config(crops, tmp_path, ten_crop=True))
+    run = train(config(crops, tmp_path, ten_crop=True))
     model = load_model(run.folder)[0]
-    assert np.allclose(run.predictions, see_images(model, run.val, range(8), 64, ten_crop=True), atol=1e-5)
-    assert not np.allclose(run.predictions, see_images(model, run.val, range(8), 64), atol=1e-5)
+    assert np.allclose(run.predictions, evaluate("classifier", model, run.val, 64, ten_crop=True)[1], atol=1e-5)
+    assert not np.allclose(run.predictions, evaluate("classifier", model, run.val, 64)[1], atol=1e-5)
 
 
 def test_lenet5_is_trained_at_its_own_size(crops, tmp_path, at_once, monkeypatch):
@@ -278,13 +280,13 @@ def test_lenet5_is_trained_at_its_own_size(crops, tmp_path, at_once, monkeypatch
     monkeypatch.setattr(
         TrainingSamples, "__getitem__", lambda self, request: (sizes.add(request.size), take(self, request))[1]
     )
-    run = train_classifier(config(crops, tmp_path, backbone="lenet5", size=32))
+    run = train(config(crops, tmp_path, backbone="lenet5", size=32))
     assert sizes == {32}
     assert detseg.load(run.folder).size == 32
 
 
 def test_augmentations_by_name(crops, tmp_path, at_once):
-    assert train_classifier(config(crops, tmp_path, augment=("flip", "patch"))).config.augment == ("flip", "patch")
+    assert train(config(crops, tmp_path, augment=("flip", "patch"))).config.augment == ("flip", "patch")
 
 
 @pytest.mark.parametrize(
@@ -336,8 +338,7 @@ def test_divisions_that_come_to_nothing_are_told(crops, tmp_path, capsys, data, 
 
 def test_a_process_without_images_has_nothing_to_give(crops):
     model = build_model({"kind": "classifier", "backbone": "test_efficientnet", "num_classes": 2}).eval()
-    data = open_labelled(read_labelled_dataset(crops)["val"], 64, "images", Console(quiet=True))
-    assert see_images(model, data, [], 64).shape == (0, 2)
+    assert list(classify(model, [], 64)) == []
     assert extract(model, [], None).shape == (0, model.classifier.in_features)
 
 
@@ -367,9 +368,7 @@ def test_validation_folders_without_some_class_are_matched_by_name(crops, tmp_pa
     for path in (tmp_path / "train" / "aaa").iterdir():  # other images, or they would be there twice
         path.write_bytes(path.read_bytes() + b"\0")
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "batch_size": 8}
-    run = train_classifier(
-        TrainClassifier(train=tmp_path / "train", val=crops / "val", output=tmp_path / "run", **settings)
-    )
+    run = train(TrainClassifier(train=tmp_path / "train", val=crops / "val", output=tmp_path / "run", **settings))
     assert run.val.labelled.names == ("aaa", "bar", "square")
     assert sorted(set(run.val.labelled.labels.tolist())) == [1, 2]
 

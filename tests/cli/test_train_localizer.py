@@ -16,7 +16,8 @@ from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset
 from detseg.predict import Detector
 from detseg.train.config import TrainLocalizer
-from detseg.train.tasks.localizer import largest_of_images, train_localizer
+from detseg.train.runner import train
+from detseg.train.tasks.localizer import largest_of_images
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -92,7 +93,7 @@ def test_the_whole_command(single, tmp_path, capsys):
 
 
 def test_it_predicts_like_a_detector(boxes, tmp_path, at_once):
-    run = train_localizer(config(boxes, tmp_path))
+    run = train(config(boxes, tmp_path))
     model = detseg.load(run.folder)
     assert isinstance(model, Detector)
     data = run.val.annotations
@@ -135,7 +136,7 @@ def half(boxes, tmp_path):
 
 
 def test_objectness_keeps_images_without_objects(boxes, tmp_path, at_once):
-    run = train_localizer(config(boxes, tmp_path, objectness=True, loss="mse", square_root=False))
+    run = train(config(boxes, tmp_path, objectness=True, loss="mse", square_root=False))
     assert len(run.val) == len(run.predictions) == 5
     assert (run.metrics.images, run.metrics.without) == (4, 1)
     architecture = json.loads((run.folder / "model.json").read_text())["architecture"]
@@ -144,7 +145,7 @@ def test_objectness_keeps_images_without_objects(boxes, tmp_path, at_once):
 
 def test_objectness_with_single_objects_keeps_images_without(single, tmp_path, at_once):
     without_objects_from(single, "train", 6)
-    run = train_localizer(config(single, tmp_path, objectness=True, objects="single"))
+    run = train(config(single, tmp_path, objectness=True, objects="single"))
     counts = [np.diff(data.annotations.offsets) for data in (run.train, run.val)]
     # The first image of each has two objects.
     assert [sorted(count.tolist()) for count in counts] == [[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1]]
@@ -169,7 +170,7 @@ def test_objectness_is_judged_and_decides_on_the_best_model(half, tmp_path, at_o
 
 
 def test_objectness_is_that_of_the_scores(half, tmp_path, at_once):
-    run = train_localizer(config(half, tmp_path, objectness=True, epochs=2))
+    run = train(config(half, tmp_path, objectness=True, epochs=2))
     scores = [float(found["scores"][0]) for found in run.predictions]
     pairs = [(a > b) + (a == b) / 2 for a in scores[:3] for b in scores[3:]]
     assert run.metrics.objectness == pytest.approx(np.mean(pairs))
@@ -180,7 +181,7 @@ def test_crowds_alone_are_not_judged_as_none(half, tmp_path, at_once):
     content = json.loads((half / "val.json").read_text())
     crowd = content["annotations"][0] | {"id": 99, "image_id": content["images"][4]["id"], "iscrowd": 1}
     (half / "val.json").write_text(json.dumps(content | {"annotations": [*content["annotations"], crowd]}))
-    run = train_localizer(config(half, tmp_path, objectness=True))
+    run = train(config(half, tmp_path, objectness=True))
     assert (len(run.val), run.metrics.images, run.metrics.without) == (5, 3, 1)
 
 
@@ -188,7 +189,7 @@ def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path
     folder = shutil.copytree(boxes, tmp_path / "all")
     content = json.loads((folder / "val.json").read_text())
     (folder / "val.json").write_text(json.dumps(content | {"images": content["images"][:4]}))
-    run = train_localizer(config(folder, tmp_path, objectness=True))
+    run = train(config(folder, tmp_path, objectness=True))
     learnt, judged = [record.getMessage() for record in caplog.records if "in every image" in record.getMessage()]
     assert learnt.startswith(f"{folder}/train.json: ") and "learns nothing" in learnt and "detseg windows" in learnt
     assert judged.startswith(f"{folder}/val.json: ") and "cannot be judged" in judged and "mean IoU" in judged
@@ -201,21 +202,22 @@ def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path
 def test_a_validation_without_objects_is_told(half, tmp_path, objectness):
     without_objects_from(half, "val", 0)
     with pytest.raises(ValueError, match=r"val\.json: there is no image with an object"):
-        train_localizer(config(half, tmp_path, objectness=objectness))
+        train(config(half, tmp_path, objectness=objectness))
 
 
 @pytest.mark.parametrize("zoom", [(1.0, 1.0), (2.0, 3.0)])
 def test_samples_are_drawn_as_they_are_trained_on(boxes, tmp_path, at_once, monkeypatch, zoom):
+    from detseg.report.pages.localizer import LocalizerPage
     from detseg.report.pictures import some_of
-    from detseg.train.runner import Session
+    from detseg.train import runner
     from detseg.train.sampler import Request
 
-    given, drawn, fit = [], [], Session.fit
-    monkeypatch.setattr(Session, "fit", lambda *args, **names: (given.append(names["samples"]), fit(*args, **names)))
+    given, drawn, make = [], [], runner.make_trainer
+    monkeypatch.setattr(runner, "make_trainer", lambda *args, **names: (given.append(args[3]), make(*args, **names))[1])
     monkeypatch.setattr(
         "detseg.report.pages.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image
     )
-    run = train_localizer(config(boxes, tmp_path, zoom=zoom))
+    run = train(config(boxes, tmp_path, zoom=zoom), draw=lambda run: LocalizerPage(run).draw_training())
     assert len(drawn) == len(run.train) == 8
     for position, (index, image) in enumerate(zip(some_of(8, run.config.seed), drawn, strict=True)):
         sample, _ = given[0][Request(0, position, index, 64, False)]

@@ -18,9 +18,7 @@ from detseg.data.formats.read_masks import read_mask_dataset
 from detseg.data.pack.writer import write_pack
 from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer, TrainSegmenter
-from detseg.train.tasks.detector import train_detector
-from detseg.train.tasks.localizer import train_localizer
-from detseg.train.tasks.segmenter import train_segmenter
+from detseg.train.runner import train
 from tests.train.runs import differences, state_of
 
 SIZE = 64
@@ -31,9 +29,9 @@ QUICK = (
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": SIZE, "epochs": 2, "batch_size": 4}
 # task -> what trains it, its settings, where it gets its data from
 TASKS = {
-    "detector": (train_detector, partial(TrainDetector, mosaic=0.5), "detector.load_data"),
-    "localizer": (train_localizer, TrainLocalizer, "localizer.load_data"),
-    "segmenter": (train_segmenter, TrainSegmenter, "segmenter.load_mask_data"),
+    "detector": (partial(TrainDetector, mosaic=0.5), "detector.load_data"),
+    "localizer": (TrainLocalizer, "localizer.load_data"),
+    "segmenter": (TrainSegmenter, "segmenter.load_mask_data"),
 }
 
 
@@ -58,8 +56,8 @@ def error_of(capsys, task, *arguments):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, at_once, monkeypatch):
     """Bit for bit, where both have the images in one size and order."""
-    train, config, load = TASKS[task]
-    monkeypatch.setattr(f"detseg.train.{task}.CACHE_ZOOM", 1)
+    config, load = TASKS[task]
+    monkeypatch.setattr(f"detseg.train.tasks.{task}.CACHE_ZOOM", 1)
     file = packs / ("masks.h5" if task == "segmenter" else "boxes.h5")
     packed = train(config(data=file, output=tmp_path / "packed", **SETTINGS))
     read, folder = (read_mask_dataset, masked) if task == "segmenter" else (read_dataset, small)
@@ -70,7 +68,7 @@ def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs,
             place = {int(image_id): row for row, image_id in enumerate(files[split].image_ids)}
             yield files[split].subset([place[int(image_id)] for image_id in packs_order[split].image_ids])
 
-    monkeypatch.setattr(f"detseg.train.{load}", lambda *_: tuple(in_packed_order()))
+    monkeypatch.setattr(f"detseg.train.tasks.{load}", lambda *_: tuple(in_packed_order()))
     plain = train(config(data=folder, output=tmp_path / "plain", **SETTINGS))
     states = [state_of(tmp_path / name) for name in ("packed", "plain")]
     marks = [state.pop("fingerprint") for state in states]
@@ -79,7 +77,7 @@ def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs,
     assert equal == (set() if task == "segmenter" else {"training annotations", "validation annotations"})
     assert differences(*states) == []
     assert differences(*(dict(load_model(tmp_path / name)[0].state_dict()) for name in ("packed", "plain"))) == []
-    assert packed.figures(packed.metrics) == plain.figures(plain.metrics)
+    assert packed.metrics.figures() == plain.metrics.figures()
     if task == "segmenter":  # counted in the pixels of the original masks
         np.testing.assert_array_equal(packed.metrics.confusion, plain.metrics.confusion)
     else:  # in the pixels of the original images
@@ -125,12 +123,12 @@ def stopped_after(samples, monkeypatch):
 
 def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, at_once, monkeypatch):
     config = partial(TrainDetector, data=packs / "boxes.h5", **SETTINGS)
-    train_detector(config(output=tmp_path / "whole"))
+    train(config(output=tmp_path / "whole"))
     with monkeypatch.context() as patch:
         stopped_after(10, patch)
-        assert train_detector(config(output=tmp_path / "parts")).interrupted
+        assert train(config(output=tmp_path / "parts")).interrupted
     assert 1 <= state_of(tmp_path / "parts")["step"] < 4
-    train_detector(TrainDetector(resume=tmp_path / "parts"))
+    train(TrainDetector(resume=tmp_path / "parts"))
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
 
 
@@ -138,13 +136,13 @@ def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
     """Another mask of the same size, of the same image."""
     file, splits = tmp_path / "set.h5", read_mask_dataset(masked)
     write_pack(file, splits, SIZE)
-    train_segmenter(TrainSegmenter(data=file, output=tmp_path / "run", **SETTINGS | {"epochs": 1}))
+    train(TrainSegmenter(data=file, output=tmp_path / "run", **SETTINGS | {"epochs": 1}))
     paths = splits["train"].mask_paths.copy()
     paths[0] = paths[2]
     splits["train"] = replace(splits["train"], mask_paths=paths)
     write_pack(file, splits, SIZE)
     with pytest.raises(ValueError, match="the training annotations have changed"):
-        train_segmenter(TrainSegmenter(resume=tmp_path / "run"))
+        train(TrainSegmenter(resume=tmp_path / "run"))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -162,7 +160,7 @@ def test_two_files(task, small, masked, tmp_path, at_once):
 def test_a_file_and_a_folder(masked, packs, tmp_path, at_once):
     settings = SETTINGS | {"epochs": 1}
     config = TrainSegmenter(train=packs / "masks.h5", val=masked / "val.txt", output=tmp_path / "run", **settings)
-    run = train_segmenter(config)
+    run = train(config)
     assert run.train.images.place == str(packs / "masks.h5") and run.val.images.place == "memory"
     assert len(run.val) == run.metrics.images.image_ids.size == 5
 
@@ -170,7 +168,7 @@ def test_a_file_and_a_folder(masked, packs, tmp_path, at_once):
 def test_images_that_are_too_small_are_warned_of(packs, tmp_path, at_once, caplog):
     settings = SETTINGS | {"size": 96, "epochs": 1}
     with caplog.at_level(logging.WARNING, "detseg"):
-        train_detector(TrainDetector(data=packs / "boxes.h5", output=tmp_path / "run", **settings))
+        train(TrainDetector(data=packs / "boxes.h5", output=tmp_path / "run", **settings))
     warned = [record.getMessage() for record in caplog.records if "long side" in record.getMessage()]
     assert len(warned) == 2, "training images to zoom into, validation images"
     assert "boxes.h5: its images have a long side of 64 px, the training images are wanted at 120 px" in warned[0]

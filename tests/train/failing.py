@@ -46,7 +46,7 @@ def main(folder):
     try:
         trainer.run()
     except TrainingError as error:
-        told = {"error": str(error), "images": [trainer.names[i] for i in seen[-BATCH:]]}
+        told = {"error": str(error), "images": [trainer.job.names[i] for i in seen[-BATCH:]]}
         Path(f"{folder}-{accelerator.process_index}.json").write_text(json.dumps(told))
 
 

@@ -6,17 +6,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from detseg.train import runner as session
-from detseg.train.config import TrainDetector, TrainSegmenter
+from detseg.train import process, runner
+from detseg.train.config import config_for
 from detseg.train.loop import Trainer
 from detseg.train.precision import Choice
-from detseg.train.tasks import detector, segmenter
 
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
-TASKS = {
-    "detector": (detector.train_detector, TrainDetector),
-    "segmenter": (segmenter.train_segmenter, TrainSegmenter),
-}
 
 
 def main(data, output, task="detector"):
@@ -28,10 +23,9 @@ def main(data, output, task="detector"):
             kept.append(self)
 
     choice = Choice("fp32", True)
-    session.Trainer = Kept
-    session.choose = lambda spec, precision: (choice, {choice: 1.0})
-    train, config = TASKS[task]
-    run = train(config(data=Path(data), output=Path(output), **SETTINGS))
+    runner.Trainer = Kept
+    process.choose = lambda spec, precision: (choice, {choice: 1.0})
+    run = runner.train(config_for(task)(data=Path(data), output=Path(output), **SETTINGS))
     trainer = kept[0]
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
     result = {"weights": weights, "average": trainer.average.state_dict(), "predictions": run.predictions}

@@ -7,6 +7,8 @@ python -m tests.train.runs FOLDER wait      # trains until interrupted; prints a
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,11 @@ from detseg.backbones import create_backbone
 from detseg.data.dataset import collate
 from detseg.data.sample import Sample
 from detseg.detect.yolo import YoloDetector
-from detseg.models import RESUME, load_state
 from detseg.train.loop import Settings, Trainer
 from detseg.train.optim import create_optimizer, parameter_groups
 from detseg.train.precision import Choice
-from detseg.train.sampler import Progress, SizeSchedule, TrainingSamples
+from detseg.train.resume import RESUME, load_state
+from detseg.train.sampler import Batches, Progress, SizeSchedule, TrainingSamples
 
 IMAGES, BATCH = 6, 2
 PER_EPOCH = IMAGES // BATCH
@@ -73,32 +75,61 @@ def tiny_model():
     return model
 
 
+@dataclass
+class Job:
+    """What a trainer knows of its run."""
+
+    folder: Path
+    validate_: Callable
+    names: list
+    marks: dict
+    goal: str = "map"
+
+    def validate(self, model, accelerator):
+        return self.validate_(model)
+
+    def describe(self, row):
+        return {"architecture": {}, "row": dict(row)}
+
+    def keep_latest(self):
+        pass
+
+    def fingerprint(self):
+        return self.marks
+
+    def image_names(self):
+        return self.names
+
+
 def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, seconds=None, **changes):
-    """A trainer with mosaics, mixup and changing sizes; `changes` replace its attributes, or entries of settings."""
+    """A trainer with mosaics, mixup and changing sizes; `changes` replace what it is made of."""
+
+    def given(kind, **defaults):
+        names = {field.name for field in fields(kind)} & changes.keys()
+        return kind(**(defaults | {name: changes.pop(name) for name in names}))
+
     model = changes.pop("model", None) or tiny_model()
-    settings = {"batch_size": BATCH, "seed": 5, "warmup": 2, "ema_decay": 0.9}
-    settings |= {name: changes.pop(name) for name in list(changes) if name in Settings.__dataclass_fields__}
-    groups = parameter_groups(model, lr=0.01, weight_decay=0.01, backbone_lr=0.5)
-    given = {
-        "model": model,
-        "samples": TrainingSamples(Drawn(at), 5),
-        "collate": collate,
-        "optimizer": create_optimizer("adamw", groups),
-        "accelerator": Accelerator(),
-        "folder": Path(folder),
-        "progress": Progress(None if seconds else steps, seconds),
-        "sizes": SizeSchedule(96, 32, hold=2, mosaic=0.5, mixup=0.3, seed=5),
-        "choice": Choice("fp32", True),
-        "settings": Settings(**settings),
-        "in_eval": [],
-        "validate": lambda model: {"map": 0.5, "map50": 0.5},
-        "goal": "map",
-        "describe": lambda row: {"architecture": {}, "row": dict(row)},
-        "names": [f"image-{i}.jpg" for i in range(IMAGES)],
-        "log": Silent(),
-        "fingerprint": {"annotations": "tiny"},
-    }
-    return Trainer(**(given | changes))
+    choice = changes.get("choice", Choice("fp32", True))
+    job = Job(
+        Path(folder),
+        changes.pop("validate", lambda model: {"map": 0.5, "map50": 0.5}),
+        changes.pop("names", [f"image-{i}.jpg" for i in range(IMAGES)]),
+        changes.pop("fingerprint", {"annotations": "tiny"}),
+    )
+    batches = given(
+        Batches,
+        samples=TrainingSamples(Drawn(at), 5),
+        collate=collate,
+        sizes=SizeSchedule(96, 32, hold=2, mosaic=0.5, mixup=0.3, seed=5),
+        batch_size=BATCH,
+        seed=5,
+        memory_format=choice.memory_format,
+    )
+    settings = given(Settings, warmup=2, ema_decay=0.9)
+    optimizer = create_optimizer("adamw", parameter_groups(model, lr=0.01, weight_decay=0.01, backbone_lr=0.5))
+    progress = Progress(None if seconds else steps, seconds)
+    parts = {"optimizer": optimizer, "accelerator": Accelerator(), "log": Silent()} | changes
+    return Trainer(model=model, batches=batches, job=job, progress=progress, settings=settings, **parts)
 
 
 def stop_at(folder, step, **changes):

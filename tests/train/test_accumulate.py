@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.train.loading import groups_of
 from detseg.train.optim import create_optimizer
-from detseg.train.sampler import SizeSchedule
+from detseg.train.sampler import SizeSchedule, groups_of
 from tests.train.runs import EPOCHS, IMAGES, PER_EPOCH, differences, resumed, state_of, stop_at, tiny_trainer
 
 # Together the two images a step of the other tests; a norm needs more than one cell of a single image.
@@ -35,7 +34,7 @@ def test_it_learns_like_one_large_batch(tmp_path, batch_size, accumulate):
         trainer = tiny_trainer(
             tmp_path / folder, model=model, optimizer=optimizer, steps=4, sizes=SizeSchedule(64, 64), **settings
         )
-        trainer.folder.mkdir()
+        trainer.job.folder.mkdir()
         trainer.run()
         return trainer
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import detseg
-from detseg.models import build_model, load_model, load_state, save_model, save_state
+from detseg.models import build_model, load_model, save_model
+from detseg.train.resume import load_state, save_state
 from tests.train.runs import differences
 
 ARCHITECTURE = {

@@ -12,7 +12,8 @@ from detseg.train.config import TrainDetector
 from detseg.train.errors import TrainingError
 from detseg.train.finder import RateCurve, find_rate, read_curve, smoothed
 from detseg.train.optim import create_optimizer
-from detseg.train.runner import Session
+from detseg.train.process import Process
+from detseg.train.runner import find_rates
 from tests.train.runs import differences, tiny_trainer
 
 
@@ -78,7 +79,7 @@ def test_a_trainer_that_was_tested_trains_the_same(tmp_path):
     assert len(curve.rates) > 10
     for trainer in (plainly, tested):
         torch.manual_seed(3)
-        trainer.folder.mkdir(exist_ok=True)
+        trainer.job.folder.mkdir(exist_ok=True)
         trainer.run()
     assert differences(dict(plainly.model.state_dict()), dict(tested.model.state_dict())) == []
 
@@ -92,7 +93,7 @@ def test_the_found_rate_is_that_of_lr_though_the_backbone_learns_faster(tmp_path
     highest = max(group["initial_lr"] for group in trainer.optimizer.param_groups)
     curve = RateCurve(highest * np.array([1.0, 2, 4]), np.ones(3), np.ones(3), 2 * highest)  # twice what it begins with
     monkeypatch.setattr(trainer, "test_rates", lambda: curve)
-    Session(config, trainer.accelerator, Console(file=lines), None, None)._find_rate(trainer, tmp_path)
+    assert find_rates(Process(config, trainer.accelerator, Console(file=lines), None, None), trainer) is not None
     assert "learning rate: 0.02, where" in lines.getvalue()
     rates = [group["initial_lr"] for group in trainer.optimizer.param_groups[:2]]
     assert rates == pytest.approx([0.02, 0.02 * factor])

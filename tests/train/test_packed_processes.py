@@ -13,7 +13,7 @@ from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.pack.writer import write_pack
 from detseg.models import load_model
-from detseg.train.tasks.detector import predict_dataset
+from tests.evaluating import evaluate
 from tests.small_set import write_small_set
 from tests.train.processes import SETTINGS
 from tests.train.runs import differences
@@ -43,6 +43,6 @@ def test_two_processes_read_one_pack(tmp_path):
     assert len(first["predictions"]) == VAL and second["predictions"] is None
     data = DetectionDataset(read_annotations(file, "val"), SETTINGS["size"])
     model = load_model(tmp_path / "run")[0].to(memory_format=torch.channels_last)
-    expected = predict_dataset(model, data, range(VAL), SETTINGS["size"])
+    expected = evaluate("detector", model, data, SETTINGS["size"])[1]
     for found, wanted in zip(first["predictions"], expected, strict=True):
         np.testing.assert_allclose(found["scores"][:20], wanted["scores"][:20], atol=1e-4)

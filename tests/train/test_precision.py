@@ -14,7 +14,7 @@ from detseg.backbones import create as registry
 from detseg.train import precision
 from detseg.train.config import TrainDetector
 from detseg.train.precision import CANDIDATES, PREFERRED, Choice, choose
-from detseg.train.runner import Session
+from detseg.train.process import Process
 
 FP32, BF16 = PREFERRED
 
@@ -111,8 +111,8 @@ def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
 
 
 def test_what_is_not_timed_is_told(monkeypatch):
-    monkeypatch.setattr("detseg.train.runner.choose", lambda spec, precision: (FP32, {}))
+    monkeypatch.setattr("detseg.train.process.choose", lambda spec, precision: (FP32, {}))
     lines = StringIO()
-    sitting = Session(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None)
-    assert sitting.choose_precision({}, 0) == FP32
-    assert "float32, channels_last; not timed, as my_net is no backbone of detseg's own" in lines.getvalue()
+    process = Process(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None)
+    assert process.choose_precision({}, 0) == FP32
+    assert "float32, channels_last; not timed, as yolo on my_net is registered by code of your own" in lines.getvalue()

@@ -16,7 +16,7 @@ from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations
 from detseg.models import load_model
-from detseg.train.tasks.detector import predict_dataset
+from tests.evaluating import evaluate
 from tests.small_set import write_small_set
 from tests.train.failing import BAD_STEP
 from tests.train.processes import SETTINGS
@@ -80,7 +80,7 @@ def test_every_validation_image_is_predicted_once_by_the_model_that_is_saved(tog
     data = DetectionDataset(read_annotations(folder.parent / "data" / "val.json"), SETTINGS["size"])
     model = load_model(folder)[0].to(memory_format=torch.channels_last)
     for found, expected in zip(
-        first["predictions"], predict_dataset(model, data, range(VAL), SETTINGS["size"]), strict=True
+        first["predictions"], evaluate("detector", model, data, SETTINGS["size"])[1], strict=True
     ):
         np.testing.assert_allclose(found["scores"][:20], expected["scores"][:20], atol=1e-4)
 

@@ -12,7 +12,7 @@ import torch
 from detseg.data.formats.read_masks import read_masks
 from detseg.data.mask_dataset import SegmentationDataset
 from detseg.models import load_model
-from detseg.train.tasks.segmenter import judge_masks
+from tests.evaluating import evaluate
 from tests.small_masks import write_small_masks
 from tests.train.processes import SETTINGS
 from tests.train.runs import differences
@@ -55,6 +55,6 @@ def test_images_that_both_judged_are_counted_together(both):
     assert second["metrics"] is None
     data = SegmentationDataset(read_masks(folder.parent / "data", "val"), SETTINGS["size"])
     model = load_model(folder)[0].to(memory_format=torch.channels_last)
-    expected = judge_masks(model, data, range(VAL), SETTINGS["size"]).compute()
+    expected = evaluate("segmenter", model, data, SETTINGS["size"])[0]
     assert first["metrics"].images.image_ids.tolist() == data.annotations.image_ids.tolist()
     assert np.abs(first["metrics"].confusion - expected.confusion).sum() <= 0.002 * expected.confusion.sum()

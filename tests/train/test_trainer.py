@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from detseg.models import RESUME, load_state
 from detseg.train.errors import TrainingError
 from detseg.train.optim import freeze_stages, norms
 from detseg.train.precision import Choice
+from detseg.train.resume import RESUME, load_state
 from detseg.train.sampler import SizeSchedule, TrainingSamples
 from tests.train.runs import (
     BATCH,
@@ -359,7 +359,7 @@ def test_a_resumed_budget_of_time_uses_what_is_left(tmp_path, monkeypatch):
 def test_worker_processes_give_the_same_batches(tmp_path):
     def batches(workers):
         trainer = tiny_trainer(tmp_path, workers=workers)
-        return [list(batch) for batch in itertools.islice(trainer.batches(), 2 * PER_EPOCH)]
+        return [list(batch) for batch in itertools.islice(trainer.stream(), 2 * PER_EPOCH)]
 
     alone, helped = batches(0), batches(2)
     assert differences(alone, helped) == []

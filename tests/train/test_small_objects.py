@@ -9,17 +9,16 @@ import pytest
 from rich.console import Console
 
 from detseg.data.augment.transforms import TrainTransform
-from detseg.data.formats import read_dataset
 from detseg.data.sample import Sample
 from detseg.train.config import TrainDetector
-from detseg.train.tasks.detector import _architecture, warn_of_specks
+from detseg.train.tasks.detector import DetectorTask, warn_of_small_objects
 from tests.small_set import write_small_set
 
 
 def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixture) -> None:
     """20 px in images of 2000 px are 0.96 px at 96; 4 px of them are had at 400, and 416 divides by 32."""
     with caplog.at_level(logging.WARNING):
-        warn_of_specks(np.array([[0.96, 30], [40, 50], [0.96, 0.96], [4, 4]]), 96)
+        warn_of_small_objects(np.array([[0.96, 30], [40, 50], [0.96, 0.96], [4, 4]]), 96)
     assert len(caplog.messages) == 1
     assert "2 of 4 objects (50.0 %) are less than 4 px wide or high at --size 96" in caplog.text
     assert "--size 416 would" in caplog.text
@@ -27,22 +26,22 @@ def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixtu
 
 def test_the_anchors_come_with_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Bars 12 px high and squares of 18 to 31 px, in images 960 px wide, are 0.8 to 2.1 px at 64."""
-    data = read_dataset(write_small_set(tmp_path / "set", width=960, height=72))["train"]
+    write_small_set(tmp_path / "set", width=960, height=72)
     with caplog.at_level(logging.WARNING):
-        _architecture(TrainDetector(data=tmp_path / "set", size=64), data, Console(file=io.StringIO()))
+        DetectorTask(TrainDetector(data=tmp_path / "set", size=64), Console(file=io.StringIO())).load()
     assert "objects (100.0 %) are less than 4 px wide or high at --size 64" in caplog.text
 
 
 @pytest.mark.parametrize("sizes", [np.zeros((0, 2)), np.array([[4.0, 4.0], [90.0, 5.0]])])
 def test_no_word_where_there_are_none(caplog: pytest.LogCaptureFixture, sizes: np.ndarray) -> None:
     with caplog.at_level(logging.WARNING):
-        warn_of_specks(sizes, 320)
+        warn_of_small_objects(sizes, 320)
     assert not caplog.messages
 
 
 def test_objects_without_any_size_are_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        warn_of_specks(np.array([[0.0, 5.0]]), 320)
+        warn_of_small_objects(np.array([[0.0, 5.0]]), 320)
     assert "1 of 1 objects" in caplog.text
 
 
