@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from detseg.data.annotations import Category
 from detseg.data.checks.validate import raise_on_problems
 from detseg.data.formats.class_folders import read_label_splits
 from detseg.data.labels import LabelledImages
-from detseg.metrics.bootstrap.draws import Comparison, difference_of, draw, mean_over_classes
+from detseg.metrics.bootstrap.classification import compare_classification
 from detseg.metrics.classification import ClassificationMetrics
 from detseg.models import load_model
 from detseg.report.classification_tables import MEANINGS, classification_tables
@@ -35,8 +34,6 @@ from detseg.train.tasks.classifier import judge_images, load_labelled_data, matc
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-LEVEL = 0.95
 
 
 def judge(config: Evaluate, console: Console) -> Verdict:
@@ -52,7 +49,8 @@ def judge(config: Evaluate, console: Console) -> Verdict:
     content = metrics.to_dict()
     tables: list[RenderableType] = [classification_tables(metrics)]
     if len(seen) > 1:
-        comparison = compare_classifiers(labelled, probabilities, _in_order_of(labelled, *seen[1]), config.resamples)
+        other = _in_order_of(labelled, *seen[1])
+        comparison = compare_classification(labelled.labels, probabilities, other, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
         titles = {name: title for name, (title, _) in MEANINGS.items()}
         tables.append(comparison_table(comparison, labelled.names, of="accuracy", what="images", titles=titles))
@@ -110,38 +108,3 @@ def _in_order_of(
         )
     rows = [place[path] for path in wanted.paths.tolist()]
     return probabilities[rows][:, [other.names.index(name) for name in wanted.names]]
-
-
-def compare_classifiers(
-    labelled: LabelledImages, a: NDArray[np.float32], b: NDArray[np.float32], resamples: int, seed: int = 0
-) -> Comparison:
-    """Whether b classifies the images better than a: their accuracies on the same draws of the images.
-
-    Args:
-        labelled: N images of K classes.
-        a, b: (N, K) probabilities.
-        resamples: how often the images are drawn.
-        seed: of that.
-    """
-    labels = labelled.labels
-    member = np.eye(len(labelled.names))[labels]  # (N, K)
-    right = [(side.argmax(1) == labels).astype(np.float64) for side in (a, b)]
-    weights = draw(len(labels), range(resamples), seed)
-    with np.errstate(invalid="ignore"):
-        spreads = [(weights @ (member * side[:, None])) / (weights @ member) for side in right]  # (R, K)
-        recalls = [(side @ member) / member.sum(0) for side in right]
-    tell = bool((right[0] != right[1]).any())
-    top1 = [side.mean() for side in right]
-    gain = weights @ (right[1] - right[0]) / len(labels)
-    means: Sequence[NDArray[np.float64]] = [mean_over_classes(spread) for spread in spreads]
-    figures = {
-        "top1": difference_of(float(top1[0]), float(top1[1]), gain, LEVEL, tell),
-        "mean_class_accuracy": difference_of(
-            float(np.nanmean(recalls[0])), float(np.nanmean(recalls[1])), means[1] - means[0], LEVEL, tell
-        ),
-    }
-    per_class = tuple(
-        difference_of(float(recalls[0][k]), float(recalls[1][k]), spreads[1][:, k] - spreads[0][:, k], LEVEL, tell)
-        for k in range(len(labelled.names))
-    )
-    return Comparison(LEVEL, resamples, figures, per_class)

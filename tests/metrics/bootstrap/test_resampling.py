@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import bootstrap, compare, compare_matches
+from detseg.metrics.bootstrap.detection import bootstrap_detection as bootstrap
+from detseg.metrics.bootstrap.detection import compare_detection as compare
+from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.bootstrap.weighted_ap import average_precisions
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.matching import match

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import compare, compare_matches
+from detseg.metrics.bootstrap.detection import compare_detection as compare
+from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection.analysis import analyse
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.matching import match

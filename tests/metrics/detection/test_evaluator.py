@@ -220,7 +220,7 @@ def test_two_processes_gather_what_one_would_see(tmp_path) -> None:
     code = """
 import sys, torch.distributed as dist
 from tests.metrics.coco_scenes import scene
-from tests.metrics.test_evaluator import by_image, categories
+from tests.metrics.detection.test_evaluator import by_image, categories
 from detseg.metrics import DetectionEvaluator, evaluate_detections
 rank, file = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)

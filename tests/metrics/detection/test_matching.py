@@ -57,7 +57,7 @@ def test_one_image_by_hand() -> None:
     assert found_all.rank.tolist() == [0, 1, 2, 3, 4, 0]
     assert found_all.scores.tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert found_all.images.tolist() == [0] * 6
-    assert (found_all.images, found_all.classes) == (1, 2)
+    assert (found_all.num_images, found_all.classes) == (1, 2)
     hit, miss, out = HIT, MISS, UNJUDGED
     assert found_all.status[0].tolist() == [
         [hit, hit, out, out, miss, miss],
