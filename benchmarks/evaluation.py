@@ -337,12 +337,12 @@ def show(settings: Settings, images: int, iou_type: str, folder: Path) -> Table:
 
 def resample(data: Data) -> float:
     """Seconds that intervals by 1000 resamples take, once detections are matched."""
-    from detseg.metrics import bootstrap, evaluate_detections
+    from detseg.metrics import bootstrap_detection, evaluate_detections
 
     matches = evaluate_detections(data.truth, data.results, data.iou_type).matches
-    bootstrap(matches, resamples=10)  # compiles
+    bootstrap_detection(matches, resamples=10)  # compiles
     begun = time.perf_counter()
-    bootstrap(matches)
+    bootstrap_detection(matches)
     return time.perf_counter() - begun
 
 

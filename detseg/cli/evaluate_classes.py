@@ -25,6 +25,7 @@ from detseg.data.annotations import Category
 from detseg.data.checks.validate import raise_on_problems
 from detseg.data.formats.class_folders import read_label_splits
 from detseg.data.labels import LabelledImages
+from detseg.metrics.bootstrap.classification import compare_classification
 from detseg.metrics.classification import ClassificationEvaluator, ClassificationMetrics
 from detseg.models import load_model
 from detseg.predict.classifier import classify
@@ -34,8 +35,6 @@ from detseg.train.tasks.classifier import load_labelled_data, matched_to, open_l
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-LEVEL = 0.95
 
 
 def evaluate(config: Evaluate, console: Console) -> Verdict:
@@ -51,7 +50,8 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     content = metrics.to_dict()
     tables: list[RenderableType] = [classification_tables(metrics)]
     if len(seen) > 1:
-        comparison = compare_classifiers(labelled, probabilities, _in_order_of(labelled, *seen[1]), config.resamples)
+        other = _in_order_of(labelled, *seen[1])
+        comparison = compare_classification(labelled.labels, probabilities, other, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
         titles = {name: title for name, (title, _) in MEANINGS.items()}
         tables.append(comparison_table(comparison, labelled.names, of="accuracy", what="images", titles=titles))

@@ -186,7 +186,7 @@ def _one_object_each(config: Evaluate) -> Any:
 def _localization(truth: Annotations, found: Detections, resamples: int) -> LocalizationMetrics:
     """How good a localizer's detections are, one for each image and in their order."""
     from detseg.metrics.localization import LocalizationEvaluator
-    from detseg.train.tasks.localizer import counted_object
+    from detseg.train.tasks.localizer import objects_of
 
     ids = [category.id for category in truth.categories]
     labels = np.array([ids.index(number) for number in found.category_ids.tolist()], np.int64)
@@ -195,7 +195,7 @@ def _localization(truth: Annotations, found: Detections, resamples: int) -> Loca
         for i in range(len(truth))
     ]
     evaluator = LocalizationEvaluator(truth.names)
-    evaluator.update(predictions, [counted_object(truth, i) for i in range(len(truth))], truth.image_ids)
+    evaluator.update(predictions, [objects_of(truth, i) for i in range(len(truth))], truth.image_ids)
     return evaluator.compute(resamples=resamples)
 
 

@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy, per class too, what is taken for what, and whether its confidence is right."""
+"""Metrics of classifiers: accuracy, figures of each class, the confusion matrix, and calibration."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.arrays import as_numpy, none_for_nan
+from detseg.metrics.bootstrap.classification import bootstrap_classification
 from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.calibration import Calibration, calibrate
-from detseg.metrics.detection.records import as_numpy, none_for_nan, whole_numbers, without_labels
+from detseg.metrics.detection.records import whole_numbers
+from detseg.metrics.evaluator import Evaluator, State
 from detseg.metrics.figure import Figure, figures_of
 
 FIGURES: list[Figure] = [
@@ -28,12 +31,10 @@ FIGURES: list[Figure] = [
     ),
 ]
 
-State = dict[str, NDArray[Any]]
-
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """One class; NaN where there is nothing to judge by."""
+    """One class; NaN where no images count."""
 
     name: str
     count: int  # images of it
@@ -114,16 +115,12 @@ class ClassificationMetrics:
         )
 
 
-class ClassificationEvaluator:
-    """Collect what a classifier says of images, batch by batch, and judge it.
+class ClassificationEvaluator(Evaluator):
+    """Collect the scores of images batch by batch and evaluate them; a few numbers are kept of each image.
 
         evaluator = ClassificationEvaluator(["rose", "tulip"])
         evaluator.update(logits, labels, image_ids)
         metrics = evaluator.compute()
-
-    In several processes each has an evaluator of its own; it can be pickled, and `merge` joins them. An image that
-    came more than once, as distributed samplers repeat some, counts once. A few numbers are kept of each image,
-    whatever the number of classes.
 
     Args:
         names: of the classes, in label order.
@@ -134,32 +131,28 @@ class ClassificationEvaluator:
     """
 
     def __init__(self, names: Sequence[str], scores: Literal["logits", "probabilities"] = "logits") -> None:
+        super().__init__()
         if not names:
             raise ValueError("the list of names is empty: give one for each class")
         if scores not in ("logits", "probabilities"):
             raise ValueError(f"scores must be 'logits' or 'probabilities', not {scores!r}")
         self.names, self.scores = tuple(names), scores
-        self._parts: list[State] = []
 
-    def __len__(self) -> int:
-        """Images seen so far, each counted once."""
-        return len(np.unique(self._joined()["image_ids"]))
-
-    def update(self, scores: Any, labels: Any, image_ids: Any) -> None:
+    def update(self, predictions: Any, targets: Any, image_ids: Any) -> None:
         """Add some images.
 
         Args:
-            scores: (N, K) logits, or probabilities that sum to 1; torch on any device, or numpy.
-            labels: (N,) in 0..K-1.
+            predictions: (N, K) logits, or probabilities that sum to 1; torch on any device, or numpy.
+            targets: (N,) labels in 0..K-1.
             image_ids: (N,) whole numbers, each image's own.
 
         Raises:
             ValueError: shapes do not fit, a score is NaN or infinite, probabilities are none, or a label is
                 outside 0..K-1; the message names the image.
         """
-        values = as_numpy(scores).astype(np.float64)
-        right, ids = (whole_numbers(as_numpy(v), n) for v, n in ((labels, "labels"), (image_ids, "image_ids")))
-        self._check(values, right, ids)
+        values = as_numpy(predictions).astype(np.float64)
+        right, ids = (whole_numbers(as_numpy(v), n) for v, n in ((targets, "labels"), (image_ids, "image_ids")))
+        self._check_batch(values, right, ids)
         if not len(ids):
             return
         if self.scores == "logits":
@@ -173,7 +166,7 @@ class ClassificationEvaluator:
         # Among equal scores the lower label comes first, as argmax has it.
         before = (values > own) | ((values == own) & (np.arange(values.shape[1]) < right[:, None]))
         predicted = values.argmax(axis=1)
-        self._parts.append(
+        self._add(
             {
                 "image_ids": ids,
                 "labels": right,
@@ -185,7 +178,7 @@ class ClassificationEvaluator:
         )
 
     def compute(self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> ClassificationMetrics:
-        """The metrics of everything that came so far; more may follow.
+        """The metrics of all images so far; more may follow.
 
         Args:
             resamples: how often to draw the images again for the intervals; 0 leaves them out.
@@ -195,59 +188,37 @@ class ClassificationEvaluator:
         Raises:
             ValueError: no image came, or an option is out of range.
         """
-        if resamples < 0 or not 0 < level < 1:
-            raise ValueError(f"resamples must not be negative, level between 0 and 1; got {resamples}, {level}")
-        state = self._joined()
-        once = np.sort(np.unique(state["image_ids"], return_index=True)[1])
-        state = {name: values[once] for name, values in state.items()}
-        if not len(once):
-            raise ValueError("no images to judge: call update first")
+        state = self._collected()
         confusion = _confusion(state, len(self.names))
         per_class = _per_class(confusion, self.names)
         there = [row for row in per_class if row.count]
-        metrics = {
-            "top1": float((state["ranks"] < 1).mean()),
-            "top5": float((state["ranks"] < 5).mean()),
-            "mean_class_accuracy": float(np.mean([row.recall for row in there])),
-        }
+        right = state["ranks"] < 1
+        intervals = {}
+        if resamples:
+            options: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
+            intervals = bootstrap_classification(state["labels"], state["ranks"], len(self.names), **options)
         return ClassificationMetrics(
-            **metrics,
+            top1=float(right.mean()),
+            top5=float((state["ranks"] < 5).mean()),
+            mean_class_accuracy=float(np.mean([row.recall for row in there])),
             macro_f1=float(np.mean([row.f1 for row in there])),
             log_loss=float(state["losses"].mean()),
-            calibration=calibrate(state["confidence"], state["ranks"] < 1),
+            calibration=calibrate(state["confidence"], right),
             per_class=per_class,
             confusion=confusion,
-            intervals=_intervals(state, metrics, len(self.names), resamples, level, seed) if resamples else {},
+            intervals=intervals,
             level=level,
-            images=len(once),
+            images=len(right),
         )
 
-    def state(self) -> State:
-        """Everything that came, as one dict of flat arrays."""
-        return {"names": np.array(self.names)} | self._joined()
+    def _settings(self) -> State:
+        return {"names": self.names}
 
-    def _joined(self) -> State:
-        kinds = dict.fromkeys(("image_ids", "labels", "predicted", "ranks"), np.int64)
-        empty: State = {name: np.zeros(0, kinds.get(name)) for name in (*kinds, "confidence", "losses")}
-        return {name: np.concatenate([none, *(part[name] for part in self._parts)]) for name, none in empty.items()}
+    def _empty(self) -> State:
+        whole, real = ("image_ids", "labels", "predicted", "ranks"), ("confidence", "losses")
+        return dict.fromkeys(whole, np.zeros(0, np.int64)) | dict.fromkeys(real, np.zeros(0))
 
-    def merge(self, other: "ClassificationEvaluator | State") -> None:
-        """Add what another evaluator, or the `state()` of one, has seen.
-
-        Raises:
-            ValueError: it has other classes.
-        """
-        if isinstance(other, ClassificationEvaluator):
-            if other.names != self.names:
-                raise ValueError("the other evaluator has other classes")
-            other = other.state()
-        self._parts.append(without_labels(other, names=self.names))
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._parts = []
-
-    def _check(self, values: NDArray[np.float64], labels: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+    def _check_batch(self, values: NDArray[np.float64], labels: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
         classes = len(self.names)
         if values.shape != (len(ids), classes) or labels.shape != ids.shape or ids.ndim != 1:
             raise ValueError(
@@ -287,32 +258,3 @@ def _per_class(confusion: NDArray[np.int64], names: Sequence[str]) -> tuple[Clas
         ClassFigures(name, n, p, ratio(hit, p), ratio(hit, n), ratio(2 * hit, n + p))
         for name, hit, n, p in zip(names, hits, counts, predicted, strict=True)
     )
-
-
-def _intervals(
-    state: State, values: dict[str, float], classes: int, resamples: int, level: float, seed: int
-) -> dict[str, Interval]:
-    """Percentile intervals by the bootstrap over images.
-
-    A resample counts how often each combination of class and outcome was drawn, so the counts are drawn at once from
-    their multinomial distribution: the same as drawing the images one by one. A class that a resample has no
-    images of is left out of its mean. If all outcomes are the same, resampling says nothing: the limits are NaN.
-    """
-    outcome = np.digitize(state["ranks"], (1, 5))  # 0: first, 1: among the first five, 2: later
-    cells = np.bincount(state["labels"] * 3 + outcome, minlength=3 * classes)
-    images = int(cells.sum())
-    rng = np.random.default_rng(seed)
-    top1, top5, recall = np.empty(resamples), np.empty(resamples), np.empty(resamples)
-    block = max(1, 10**6 // (3 * classes))  # resamples at a time; bounds the memory
-    for start in range(0, resamples, block):
-        rows = slice(start, min(start + block, resamples))
-        drawn = rng.multinomial(images, cells / images, rows.stop - rows.start).reshape(-1, classes, 3)
-        top1[rows], top5[rows] = drawn[:, :, 0].sum(1) / images, drawn[:, :, :2].sum((1, 2)) / images
-        counts = drawn.sum(axis=2)
-        recall[rows] = (drawn[:, :, 0] / np.maximum(counts, 1)).sum(1) / (counts > 0).sum(1)
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    result = {}
-    for name, spread in (("top1", top1), ("top5", top5), ("mean_class_accuracy", recall)):
-        low, high = np.quantile(spread, ends) if 0 < values[name] < 1 else (math.nan, math.nan)
-        result[name] = Interval(values[name], float(low), float(high))
-    return result

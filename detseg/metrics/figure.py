@@ -1,4 +1,4 @@
-"""A figure that metrics give, and what every evaluator does.
+"""The form of a figure, and of what every evaluator does.
 
 A task's `FIGURES` list stands beside its formulas. Tables, CSV files, TensorBoard, plots and report pages go through
 that list, so a new figure is a function and one line:
@@ -9,7 +9,7 @@ that list, so a new figure is a function and one line:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 
 class Figure(NamedTuple):
@@ -25,14 +25,15 @@ class Figure(NamedTuple):
     """From the task's metrics object; NaN where there is nothing to measure by."""
 
 
+@runtime_checkable
 class Metric(Protocol):
-    """What every evaluator does: images in, batch by batch and in any process; metrics out."""
+    """Images in, batch by batch and in any process; metrics out. `evaluator.Evaluator` is the base of detseg's own."""
 
-    def update(self, predictions: Sequence[Any], targets: Sequence[Any], image_ids: Any) -> None:
-        """Add a batch of images: predictions and targets of each, and the images' ids."""
+    def update(self, predictions: Any, targets: Any, image_ids: Any) -> None:
+        """Add a batch of images: predictions and targets of each, and for each a whole number of its own."""
 
     def merge(self, other: Self) -> None:
-        """Add what another evaluator, of another process say, has seen."""
+        """Add the images of another evaluator, such as that of another process."""
 
     def compute(self) -> Any:
         """The task's metrics of all images so far."""

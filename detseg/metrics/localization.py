@@ -1,7 +1,7 @@
-"""How good a localizer is: does it name the one object of an image, how well does its box fit, is there one at all?"""
+"""Metrics of localizers: the class and the box of the one object of an image, and whether there is one at all."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -11,8 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.boxes import paired_iou
-from detseg.metrics.bootstrap.draws import Interval, draw, interval_of
-from detseg.metrics.detection.records import none_for_nan
+from detseg.metrics.arrays import as_numpy, none_for_nan
+from detseg.metrics.bootstrap.draws import Interval, Sample, draw, interval_of
+from detseg.metrics.detection.batches import prediction_columns, target_columns
+from detseg.metrics.detection.records import whole_numbers
+from detseg.metrics.evaluator import Evaluator, State
 from detseg.metrics.figure import Figure, figures_of
 
 LEVEL = 0.95
@@ -30,7 +33,9 @@ FIGURES: list[Figure] = [
     ),
     Figure("quality", "quality", "mean of mean IoU and objectness", attrgetter("quality")),
 ]
-_OF_PRESENCE = ("objectness", "quality")  # only where images without an object were judged too
+_OF_PRESENCE = ("objectness", "quality")  # only where images without an object were evaluated too
+
+_NOTHING, _CROWD = -1, -2  # in place of the true label: no objects at all, nothing but crowd regions
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class LocalizationMetrics:
         right: (N,) bool, whether its class is right.
         intervals: of mean_iou and accuracy, by drawing the images again.
         images: N.
-        without: how many images without an object were judged.
+        without: how many images without an object were evaluated.
         objectness: area under the ROC curve of the scores: how often an image with an object scores higher than one
             without, equal scores counting half. 0.5 is chance; NaN without images of both kinds.
     """
@@ -89,11 +94,96 @@ class LocalizationMetrics:
         return figures_of(self, self.shown())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but what is known of single images, as plain Python for `json.dump`, NaN as None."""
+        """Everything but the figures of single images, as plain Python for `json.dump`, NaN as None."""
         rows = [vars(row) for row in self.per_class]
         intervals = {name: vars(interval) for name, interval in self.intervals.items()}
         counts = {"images": self.images, "without": self.without}
         return none_for_nan(self.figures() | counts | {"intervals": intervals, "per_class": rows})
+
+
+class LocalizationEvaluator(Evaluator):
+    """Collect the boxes, classes and scores of images batch by batch and evaluate them by `evaluate_localization`.
+
+        evaluator = LocalizationEvaluator(["rose", "tulip"])
+        evaluator.update(model(images), targets, image_ids)
+        metrics = evaluator.compute()
+
+    Args:
+        names: of the classes, in label order.
+
+    Raises:
+        ValueError: there are no names.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        if not names:
+            raise ValueError("the list of names is empty: give one for each class")
+        self.names = tuple(names)
+
+    def update(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Any], image_ids: Any) -> None:
+        """Add some images.
+
+        Args:
+            predictions: for each image a dict of `boxes` (1, 4) xyxy, `labels` (1,) and `scores` (1,). Torch on any
+                device, or numpy.
+            targets: for each image a dict of `boxes` (M, 4), `labels` (M,) and `iscrowd` (M,; False if missing). Its
+                object is the largest that is no crowd, the first of equals. Without any objects the image counts for
+                objectness only; with nothing but crowd regions it does not count.
+            image_ids: for each image a number of its own.
+
+        Raises:
+            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or there is
+                not exactly one box; the message names the image. Nothing of this call is kept then.
+        """
+        ids = whole_numbers(as_numpy(image_ids), "image_ids")
+        if not len(predictions) == len(targets) == len(ids):
+            raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} image ids")
+        found = prediction_columns(predictions, ids, len(self.names), "bbox")
+        wrong = np.flatnonzero(found["counts"] != 1)
+        if len(wrong):
+            raise ValueError(f"image {ids[wrong[0]]}: give one box an image, got {found['counts'][wrong[0]]}")
+        real = target_columns(targets, ids, len(self.names), "bbox")
+        owners = np.repeat(np.arange(len(ids)), real["counts"])
+        area = (real["boxes"][:, 2:] - real["boxes"][:, :2]).prod(axis=1)
+        # Written from small to large, the largest of each image stays.
+        order = np.lexsort((-np.arange(len(area)), area))
+        order = order[~real["iscrowd"][order]]
+        true_boxes, true_labels = np.zeros((len(ids), 4)), np.where(real["counts"] > 0, _CROWD, _NOTHING)
+        true_boxes[owners[order]], true_labels[owners[order]] = real["boxes"][order], real["labels"][order]
+        part = {"image_ids": ids, "true_boxes": true_boxes, "true_labels": true_labels}
+        self._add(part | {name: found[name] for name in ("boxes", "labels", "scores")})
+
+    def compute(self, *, resamples: int = 1000, seed: int = 0) -> LocalizationMetrics:
+        """The metrics of all images so far; more may follow. Options as for `evaluate_localization`.
+
+        Raises:
+            ValueError: no image came.
+        """
+        state = self._collected()
+        # In the order of their ids, so that the intervals do not depend on the order in which they came.
+        order = np.argsort(state["image_ids"])
+        state = {name: values[order] for name, values in state.items()}
+        there = state["true_labels"] >= 0
+        return evaluate_localization(
+            state["boxes"][there],
+            state["labels"][there],
+            state["true_boxes"][there],
+            state["true_labels"][there],
+            self.names,
+            scores=state["scores"][there],
+            scores_without=state["scores"][state["true_labels"] == _NOTHING],
+            resamples=resamples,
+            seed=seed,
+        )
+
+    def _settings(self) -> State:
+        return {"names": self.names}
+
+    def _empty(self) -> State:
+        whole, boxes = ("image_ids", "labels", "true_labels"), ("boxes", "true_boxes")
+        columns = dict.fromkeys(whole, np.zeros(0, np.int64)) | dict.fromkeys(boxes, np.zeros((0, 4)))
+        return columns | {"scores": np.zeros(0)}
 
 
 def evaluate_localization(
@@ -108,7 +198,7 @@ def evaluate_localization(
     resamples: int = 1000,
     seed: int = 0,
 ) -> LocalizationMetrics:
-    """Judge one class and one box an image.
+    """Evaluate one class and one box an image.
 
     Args:
         boxes: (N, 4) xyxy, predicted.
@@ -117,7 +207,7 @@ def evaluate_localization(
         true_labels: (N,) in 0..K-1.
         names: (K,) of the classes.
         scores: (N,) of the predictions, and
-        scores_without: (E,) of those in images without an object: to judge objectness by.
+        scores_without: (E,) of those in images without an object: for objectness.
         resamples: for the 95 % intervals; 0 leaves them out.
         seed: of these.
 
@@ -183,7 +273,6 @@ def _intervals(values: dict[str, NDArray[np.float64]], resamples: int, seed: int
     if not resamples or not len(table):
         return {}
     spread = draw(len(table), range(resamples), seed) @ table / len(table)
-    return {
-        name: interval_of(_mean(column), spread[:, i], LEVEL, bool(np.ptp(column) > 0))
-        for i, (name, column) in enumerate(values.items())
-    }
+    columns = zip(values.items(), spread.T, strict=True)
+    samples = {name: Sample(_mean(column), drawn, bool(np.ptp(column) > 0)) for (name, column), drawn in columns}
+    return {name: interval_of(sample, LEVEL) for name, sample in samples.items()}

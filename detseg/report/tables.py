@@ -12,7 +12,7 @@ from rich.text import Text
 from detseg.metrics.detection.average_precision import DetectionMetrics
 
 if TYPE_CHECKING:
-    from detseg.metrics.bootstrap.detection import Comparison, Difference, Intervals
+    from detseg.metrics.bootstrap.draws import Comparison, Difference, Intervals
     from detseg.metrics.detection.analysis import Analysis
     from detseg.metrics.detection.confusion import BestThreshold, BestThresholds, Confusion
     from detseg.metrics.detection.error_analysis import ErrorAnalysis
@@ -39,9 +39,9 @@ def metrics_table(metrics: DetectionMetrics, intervals: "Intervals | None" = Non
     With intervals of 95 %, unless others are given. (`figures_table` and `class_table` can do without.)
     """
     if intervals is None:
-        from detseg.metrics.bootstrap.detection import bootstrap
+        from detseg.metrics.bootstrap.detection import bootstrap_detection
 
-        intervals = bootstrap(metrics.matches)
+        intervals = bootstrap_detection(metrics.matches)
     return Group(figures_table(metrics, intervals), "", class_table(metrics, intervals))
 
 

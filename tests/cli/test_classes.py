@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from detseg.cli import main
-from detseg.cli.evaluate_classes import compare_classifiers
 from detseg.data.crops import crops_of
 from detseg.data.formats import read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset
 from detseg.data.pack.writer import write_pack
+from detseg.metrics.bootstrap.classification import compare_classification
 from tests.small_set import write_small_set
 
 QUICK = [
@@ -185,7 +185,7 @@ def test_the_comparison_by_hand(world):
     sure = np.eye(2, dtype=np.float32)[labelled.labels]
     wrong = sure[:, ::-1].copy()
     half = np.where(np.arange(8)[:, None] % 2 == 0, sure, wrong)
-    found = compare_classifiers(labelled, half, sure, 500)
+    found = compare_classification(labelled.labels, half, sure, resamples=500)
     assert (found.figures["top1"].a, found.figures["top1"].b) == (0.5, 1.0)
     # The share of the four wrong ones among eight draws: binomial with a deviation of 0.177.
     limits = found.figures["top1"]

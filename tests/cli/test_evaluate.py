@@ -18,7 +18,7 @@ from detseg.cli.evaluate import run as evaluate
 from detseg.data.formats import read_dataset
 from detseg.data.pack.writer import write_pack
 from detseg.metrics import evaluate_detections, evaluate_voc
-from detseg.metrics.bootstrap.detection import bootstrap, compare
+from detseg.metrics.bootstrap.detection import bootstrap_detection, compare_detection
 from detseg.metrics.detection.analysis import analyse
 from detseg.train.config import TrainDetector
 from tests.metrics.scenes import random_scene
@@ -88,7 +88,9 @@ def test_tables(files, capsys, monkeypatch) -> None:
     # Found at 5 of the 10 thresholds, which gives recall up to 0.50 of 1: 51 of 101 levels.
     start = rows.index(["all", "0.252", "0.505", "0.000", "0.250", "0.250", "0.250"])
     assert [row[0] for row in rows[start + 1 : start + 3]] == ["95 % from", "to"]
-    limits = bootstrap(evaluate_detections(files["ground_truth"], files["detections"]).matches).figures.values()
+    limits = bootstrap_detection(
+        evaluate_detections(files["ground_truth"], files["detections"]).matches
+    ).figures.values()
     assert rows[start + 1][1:4] == [f"{interval.low:.3f}" for interval in limits]
     assert rows[start + 2][1:4] == [f"{interval.high:.3f}" for interval in limits]
     assert rows[start + 3] == ["small (to 32²)", "–", "", "", "", "", "–"]
@@ -126,7 +128,7 @@ def test_a_comparison(scene, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     other = scene.pop("other")
     assert evaluate(Evaluate(**scene, compare=other, resamples=100)) == 0
-    expected = compare(scene["ground_truth"], scene["detections"], other, resamples=100)
+    expected = compare_detection(scene["ground_truth"], scene["detections"], other, resamples=100)
     row = expected.figures["AP50"]
     cells = [f"{row.a:.3f}", f"{row.b:.3f}", *(f"{v:+.3f}" for v in (row.difference, row.low, row.high))]
     rows = rows_of(capsys.readouterr().out)
@@ -175,7 +177,7 @@ def test_csv(files, tmp_path, capsys) -> None:
     metrics = evaluate_detections(files["ground_truth"], files["detections"])
     assert (overall["class"], rose["class"], tulip["class"]) == ("", "rose", "tulip [white]")
     assert float(overall["AP"]) == float(rose["AP"]) == metrics.map
-    limits = bootstrap(metrics.matches).figures["AP50"]
+    limits = bootstrap_detection(metrics.matches).figures["AP50"]
     assert (float(overall["AP50_low"]), float(rose["AP50_high"])) == (limits.low, limits.high)
     assert float(rose["best_score"]) == 0.9
     assert (overall["AP_small"], tulip["AP"], tulip["best_f1"], tulip["objects"]) == ("", "", "", "0")

@@ -388,8 +388,8 @@ def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys, mon
     (folder / "report.html").unlink()
     shutil.copy(folder / "history.png", folder / "learning_rate.png")
     weights = (folder / "model.safetensors").read_bytes()
-    resample, calls = resampling._resample, []
-    monkeypatch.setattr(resampling, "_resample", lambda *given: calls.append(given) or resample(*given))
+    resample, calls = resampling._sample, []
+    monkeypatch.setattr(resampling, "_sample", lambda *given: calls.append(given) or resample(*given))
     assert main(["train", "detector", "--resume", str(folder)]) == 0
     assert len(calls) == 1, "one analysis for the table and the report"
     assert (folder / "model.safetensors").read_bytes() == weights

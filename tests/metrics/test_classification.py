@@ -9,8 +9,10 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
+from detseg.metrics.bootstrap.classification import compare_classification
 from detseg.metrics.calibration import calibrate
 from detseg.metrics.classification import FIGURES, ClassificationEvaluator
+from tests.metrics.cases import case
 
 NAMES = tuple(f"class {k}" for k in range(8))
 
@@ -134,7 +136,7 @@ def test_batches_order_merging_and_repeats_make_no_difference(answers):
     assert found.images == 300
     assert found.figures() == pytest.approx(whole.figures())
     assert np.array_equal(found.confusion, whole.confusion)
-    with pytest.raises(ValueError, match="of an evaluator with other classes"):
+    with pytest.raises(ValueError, match="differ in names"):
         first.merge(ClassificationEvaluator(NAMES[::-1]).state())
     first.reset()
     assert len(first) == 0
@@ -190,6 +192,30 @@ def test_intervals_are_unknown_where_all_images_are_right():
     assert math.isnan(found.intervals["top1"].low)
 
 
+def test_comparison_of_two_classifiers(answers):
+    logits, labels = answers
+    better = logits.copy()
+    better[np.arange(60), labels[:60]] += 9
+    comparison = compare_classification(labels, logits, better, resamples=4000)
+    a, b = evaluated(logits, labels), evaluated(better, labels)
+    for name in ("top1", "mean_class_accuracy"):
+        figure = comparison.figures[name]
+        assert (figure.a, figure.b) == (a.figures()[name], pytest.approx(b.figures()[name]))
+        assert 0 < figure.low < figure.difference < figure.high and figure.b_better == 1
+    for row, first, second in zip(comparison.per_class, a.per_class, b.per_class, strict=True):
+        assert (row.a, row.b) == pytest.approx((first.recall, second.recall), nan_ok=True)
+    # The plain bootstrap: the images that only b has right, drawn again.
+    gain = (better.argmax(1) == labels).astype(int) - (logits.argmax(1) == labels)
+    drawn = gain[np.random.default_rng(0).integers(0, 300, (4000, 300))].mean(axis=1)
+    top1 = comparison.figures["top1"]
+    np.testing.assert_allclose([top1.low, top1.high], np.quantile(drawn, [0.025, 0.975]), atol=0.006)
+    same = compare_classification(labels, logits, logits, resamples=10).figures["top1"]
+    assert same.difference == 0 and math.isnan(same.low) and math.isnan(same.b_better)
+    json.dumps(comparison.to_dict(), allow_nan=False)
+    with pytest.raises(ValueError, match=r"labels \(300,\), a \(300, 8\) and b \(299, 8\) do not fit"):
+        compare_classification(labels, logits, logits[1:])
+
+
 # ------------------------------------------------------------------ edges
 
 
@@ -213,9 +239,8 @@ def test_one_image_of_one_class():
     }
 
 
-@pytest.mark.parametrize(
-    ("scores", "labels", "ids", "message"),
-    [
+def test_wrong_input_is_named():
+    for scores, labels, ids, message in [
         (np.zeros((2, 3)), [0, 1], [0, 1], r"scores \(2, 3\).*expected \(N, 2\)"),
         (np.zeros((2, 2)), [0], [0, 1], r"labels \(1,\)"),
         (np.zeros((2, 2)), [0, 2], [5, 9], r"image 9: label 2 is not in 0\.\.1"),
@@ -223,17 +248,15 @@ def test_one_image_of_one_class():
         (np.array([[0, np.nan]]), [0], [7], "image 7: its scores hold NaN"),
         (np.array([[0, np.inf]]), [0], [7], "image 7: its scores hold NaN or infinity"),
         (np.zeros((1, 2)), [0.5], [7], "labels.*whole number"),
-    ],
-)
-def test_wrong_input_is_named(scores, labels, ids, message):
-    with pytest.raises(ValueError, match=message):
-        ClassificationEvaluator(("a", "b")).update(scores, labels, ids)
+    ]:
+        with case(scores, labels, ids, message), pytest.raises(ValueError, match=message):
+            ClassificationEvaluator(("a", "b")).update(scores, labels, ids)
 
 
-@pytest.mark.parametrize("row", [[0.5, 0.2], [1.5, -0.5], [3.0, 1.0]])
-def test_what_are_no_probabilities(row):
-    with pytest.raises(ValueError, match="image 3: no probabilities"):
-        ClassificationEvaluator(("a", "b"), "probabilities").update(np.array([row]), [0], [3])
+def test_what_are_no_probabilities():
+    for row in [[0.5, 0.2], [1.5, -0.5], [3.0, 1.0]]:
+        with case(row), pytest.raises(ValueError, match="image 3: no probabilities"):
+            ClassificationEvaluator(("a", "b"), "probabilities").update(np.array([row]), [0], [3])
 
 
 def test_wrong_use():
@@ -243,9 +266,11 @@ def test_wrong_use():
         ClassificationEvaluator(("a",), "scores")
     evaluator = ClassificationEvaluator(("a", "b"))
     evaluator.update(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0, int))
-    with pytest.raises(ValueError, match="no images to judge"):
+    with pytest.raises(ValueError, match="no images to evaluate"):
         evaluator.compute()
-    with pytest.raises(ValueError, match="other classes"):
+    with pytest.raises(ValueError, match="differ in names"):
         evaluator.merge(ClassificationEvaluator(("b", "a")))
-    with pytest.raises(ValueError, match="level between 0 and 1"):
-        evaluator.compute(level=1.0)
+    evaluator.update(np.zeros((1, 2)), [0], [0])
+    for options, message in (({"level": 1.0}, "level must be between 0 and 1"), ({"resamples": -1}, "at least 1")):
+        with pytest.raises(ValueError, match=message):
+            evaluator.compute(**options)

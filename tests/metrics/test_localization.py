@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from detseg.metrics.localization import evaluate_localization
+from detseg.metrics.localization import LocalizationEvaluator, evaluate_localization
+from tests.metrics.cases import case
 
 TRUE = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 15, 15.0]])
 # IoU 1, 0.6, 0.25, 0
@@ -69,17 +71,18 @@ def test_objectness_by_hand():
     assert judged([0.5], [0.5, 0.5]).objectness == 0.5, "chance"
 
 
-@pytest.mark.parametrize("digits", [1, 9])  # with many equal scores and with none
-def test_objectness_is_the_area_under_the_roc_curve(digits):
-    from sklearn.metrics import roc_auc_score
+def test_objectness_is_the_area_under_the_roc_curve():
+    for digits in [1, 9]:
+        with case(digits):
+            from sklearn.metrics import roc_auc_score
 
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        present, absent = rng.normal(0.6, 0.2, rng.integers(1, 60)), rng.normal(0.4, 0.2, rng.integers(1, 60))
-        present, absent = present.round(digits), absent.round(digits)
-        truth = np.repeat([1, 0], [len(present), len(absent)])
-        expected = roc_auc_score(truth, np.concatenate([present, absent]))
-        assert judged(present, absent).objectness == pytest.approx(expected)
+            rng = np.random.default_rng(0)
+            for _ in range(20):
+                present, absent = rng.normal(0.6, 0.2, rng.integers(1, 60)), rng.normal(0.4, 0.2, rng.integers(1, 60))
+                present, absent = present.round(digits), absent.round(digits)
+                truth = np.repeat([1, 0], [len(present), len(absent)])
+                expected = roc_auc_score(truth, np.concatenate([present, absent]))
+                assert judged(present, absent).objectness == pytest.approx(expected)
 
 
 def test_without_images_of_both_kinds_objectness_is_unknown():
@@ -96,9 +99,8 @@ def test_all_alike_has_no_limits():
     assert math.isnan(found.intervals["accuracy"].low)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_mistakes():
+    for changes, message in [
         ({"boxes": FOUND[:3]}, "boxes has shape"),
         ({"labels": np.zeros(3)}, "labels has shape"),
         ({"boxes": np.where(FOUND > 20, np.nan, FOUND)}, "boxes of image 3 is not finite"),
@@ -107,9 +109,59 @@ def test_all_alike_has_no_limits():
         ({"scores": np.array([0, 0, np.nan, 0])}, "scores of image 2 is not finite"),
         ({"scores_without": np.zeros((2, 2))}, "scores_without has shape"),
         ({"scores_without": np.array([np.inf])}, "scores_without of image 0 is not finite"),
-    ],
-)
-def test_mistakes(changes, message):
-    given = {"boxes": FOUND, "labels": np.zeros(4), "true_boxes": TRUE, "true_labels": np.zeros(4, np.int64)}
-    with pytest.raises(ValueError, match=message):
-        evaluate_localization(**(given | changes), names=["a", "b", "c"])
+    ]:
+        with case(changes, message):
+            given = {"boxes": FOUND, "labels": np.zeros(4), "true_boxes": TRUE, "true_labels": np.zeros(4, np.int64)}
+            with pytest.raises(ValueError, match=message):
+                evaluate_localization(**(given | changes), names=["a", "b", "c"])
+
+
+# ------------------------------------------------------------------ batch by batch
+
+
+def prediction(box, label=0, score=0.5):
+    return {"boxes": torch.tensor([box], dtype=torch.float32), "labels": torch.tensor([label]), "scores": [score]}
+
+
+def target(*objects):
+    """Objects (box, label, crowd)."""
+    boxes, labels, crowd = zip(*objects, strict=True) if objects else ([], [], [])
+    return {"boxes": np.array(boxes, float).reshape(-1, 4), "labels": np.array(labels, int), "iscrowd": list(crowd)}
+
+
+def test_the_evaluator_takes_the_largest_object_of_each_image():
+    small, large = (0, 0, 5, 5), (0, 0, 10, 10)
+    evaluator = LocalizationEvaluator(["a", "b"])
+    predictions = [prediction(large, 1, 0.9), prediction(small, 0, 0.8), prediction(small, 0, 0.1), prediction(large)]
+    targets = [
+        target((small, 0, False), (large, 1, False)),  # the large one is found
+        target((small, 0, False), (large, 1, True)),  # the crowd region is none
+        target(),  # counts for objectness
+        target((large, 0, True)),  # does not count
+    ]
+    evaluator.update(predictions, targets, [4, 3, 2, 1])
+    found = evaluator.compute()
+    assert (found.images, found.without) == (2, 1)
+    assert (found.mean_iou, found.accuracy, found.objectness) == (1, 1, 1)
+    expected = evaluate_localization(
+        np.array([small, large]), np.array([0, 1]), np.array([small, large]), np.array([0, 1]), ["a", "b"],
+        scores=np.array([0.8, 0.9]), scores_without=np.array([0.1]),
+    )  # fmt: skip
+    assert found.to_dict() == expected.to_dict()
+
+
+def test_mistakes_in_a_batch_are_named():
+    evaluator = LocalizationEvaluator(["a"])
+    two = {"boxes": np.ones((2, 4)), "labels": np.zeros(2, int), "scores": np.ones(2)}
+    good, real = prediction((0, 0, 1, 1)), target(((0, 0, 1, 1), 0, False))
+    for arguments, message in (
+        (([good, two], [real, real], [5, 6]), "image 6: give one box an image, got 2"),
+        (([prediction((0, 0, 1, 1), 3)], [real], [5]), "image 5: the prediction, entry 0: label 3"),
+        (([good], [target(((0, 0, 1, 1), 2, False))], [5]), "image 5: the target, entry 0: label 2"),
+        (([good], [real, real], [5]), "1 predictions, 2 targets and 1 image ids"),
+    ):
+        with case(message), pytest.raises(ValueError, match=message):
+            evaluator.update(*arguments)
+    assert len(evaluator) == 0
+    with pytest.raises(ValueError, match="list of names is empty"):
+        LocalizationEvaluator([])

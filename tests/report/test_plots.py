@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import bootstrap
+from detseg.metrics.bootstrap.detection import bootstrap_detection
 from detseg.metrics.detection.confusion import Confusion
 from detseg.report import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
 from detseg.report.plots.detection import (
@@ -112,7 +112,7 @@ def test_odd_class_names_are_drawn(tmp_path, recwarn):
 
 def test_class_ap_with_its_intervals():
     metrics = evaluate(3, found=lambda k, i: i >= 2 * k)  # class k misses 2 k of 10
-    intervals = bootstrap(metrics.matches)
+    intervals = bootstrap_detection(metrics.matches)
     (axes,) = class_ap_figure(metrics, intervals).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["class 0", "class 1", "class 2"]
     bars, dots = axes.lines[::2], axes.lines[1::2]

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import bootstrap, compare
+from detseg.metrics.bootstrap.detection import bootstrap_detection, compare_detection
 from detseg.metrics.detection.analysis import analyse
 from detseg.metrics.detection.confusion import BestThreshold, BestThresholds, Confusion
 from detseg.report import (
@@ -41,7 +41,7 @@ def scene():
 
 def test_intervals_are_shown_by_default(scene):
     metrics = evaluate_detections(*scene)
-    intervals = bootstrap(metrics.matches)
+    intervals = bootstrap_detection(metrics.matches)
     rows = rows_of(printed(metrics_table(metrics)))
     assert rows["95 % from"][:3] == [f"{limits.low:.3f}" for limits in intervals.figures.values()]
     assert rows["to"][:3] == [f"{limits.high:.3f}" for limits in intervals.figures.values()]
@@ -52,7 +52,7 @@ def test_intervals_are_shown_by_default(scene):
 
 def test_other_intervals_and_none(scene):
     metrics = evaluate_detections(*scene)
-    wide = bootstrap(metrics.matches, level=0.9, resamples=50)
+    wide = bootstrap_detection(metrics.matches, level=0.9, resamples=50)
     text = printed(metrics_table(metrics, wide))
     assert "90 % from" in text and "90 % interval of AP" in text
     assert "from" not in printed(figures_table(metrics))
@@ -107,7 +107,7 @@ def test_of_many_classes_the_commonest_confusions_are_listed():
 
 def test_comparison(scene):
     truth, results = scene
-    comparison = compare(truth, results, results[::2], resamples=50)
+    comparison = compare_detection(truth, results, results[::2], resamples=50)
     rows = rows_of(printed(comparison_table(comparison, [f"class {c['id']}" for c in truth["categories"]])))
     row = comparison.figures["AP"]
     assert rows["AP"][:3] == [f"{row.a:.3f}", f"{row.b:.3f}", f"{row.difference:+.3f}"]

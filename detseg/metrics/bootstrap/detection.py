@@ -1,17 +1,8 @@
-"""How sure is this number? Intervals of AP by drawing the images again (the bootstrap, Efron 1979).
-
-The images at hand are one draw from all that could have been taken. As many are drawn from them again, with
-replacement, a thousand times over: so far does AP move by that chance alone.
+"""Confidence intervals of AP, and paired comparisons, by drawing the images again; see `draws`.
 
 Matching is done once. A resample only gives each image a weight, how often it was drawn, and AP with weights is
 exactly AP of the data set in which the images are repeated that often, the copies of an image following each
 other. (Only where one image has equal scores in a class can the order inside its copies differ.)
-
-The spread from the 2.5th to the 97.5th percentile (for a level of 0.95) is laid around the AP of the images as
-they are, its mean on that AP. The plain percentiles would lie too high: AP takes the best precision at each recall
-or beyond, which favours chance, the more so the fewer different objects a class has, and a resample has fewer. On
-drawn data sets of 181 images with 14 objects a class the plain limits held the expected AP of such a set in 86 %
-of the cases, these in 96 %.
 
 A class without objects in a resample is left out of the mean over the classes in that resample, as COCO does with
 classes without objects. A resample without any objects is left out altogether. Where the objects of a class, or
@@ -20,27 +11,30 @@ all of them, lie in a single image, resampling says nothing and the limits are N
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.arrays import mean_over_classes
 from detseg.metrics.bootstrap.draws import (
     Comparison,
-    Difference,
     Interval,
+    Intervals,
+    Sample,
+    Samples,
     check_options,
-    difference_of,
+    check_same,
+    compare_samples,
     draw,
     interval_of,
-    mean_over_classes,
+    samples_of,
 )
 from detseg.metrics.bootstrap.weighted_ap import events_of, weighted_aps
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.matching import Matches, match
-from detseg.metrics.detection.records import none_for_nan
 
 FIGURES = ("AP", "AP50", "AP75")
 
@@ -55,28 +49,10 @@ class ClassIntervals:
     ap50: Interval
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """What `bootstrap` found."""
-
-    level: float
-    resamples: int
-    figures: dict[str, Interval]  # AP, AP50, AP75; NaN for an IoU threshold without matches
-    per_class: tuple[ClassIntervals, ...]  # (K,)
-
-    @property
-    def known(self) -> bool:
-        """Whether there is an interval of AP."""
-        return not np.isnan(self.figures["AP"].low)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain Python, NaN as None."""
-        content: dict[str, Any] = none_for_nan(asdict(self))
-        return content
-
-
-def bootstrap(matches: Matches, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Intervals:
-    """Intervals of AP, AP50, AP75 and of each class's AP and AP50.
+def bootstrap_detection(
+    matches: Matches, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Intervals[ClassIntervals]:
+    """Intervals of AP, AP50, AP75 and of each class's AP and AP50; unknown for IoU thresholds without matches.
 
     Args:
         matches: from `match`; their area range "all", the first, is used.
@@ -88,27 +64,16 @@ def bootstrap(matches: Matches, *, resamples: int = 1000, level: float = 0.95, s
         ValueError: `resamples` is less than 1, or `level` is not between 0 and 1.
     """
     check_options(resamples, level)
-    ((point, spread),) = _resample([matches], resamples, seed)
-    told, told_per_class = _can_tell(matches)
-
-    def interval(value: np.float64, spread: NDArray[np.float64], can_tell: bool) -> Interval:
-        return interval_of(float(value), spread, level, can_tell)
-
-    return Intervals(
-        level,
-        resamples,
-        {name: interval(point.figures[0, i], spread.figures[:, i], told) for i, name in enumerate(FIGURES)},
-        tuple(
-            ClassIntervals(
-                interval(point.ap[0, k], spread.ap[:, k], bool(told_per_class[k])),
-                interval(point.ap50[0, k], spread.ap50[:, k], bool(told_per_class[k])),
-            )
-            for k in range(matches.classes)
-        ),
-    )
+    ((samples, ap50),) = _sample([matches], resamples, seed)
+    per_class = [
+        ClassIntervals(*(interval_of(sample, level) for sample in pair))
+        for pair in zip(samples.per_class, ap50, strict=True)
+    ]
+    figures = {name: interval_of(sample, level) for name, sample in samples.figures.items()}
+    return Intervals(level, resamples, figures, tuple(per_class))
 
 
-def compare(
+def compare_detection(
     ground_truth: Any,
     detections_a: Any,
     detections_b: Any,
@@ -120,15 +85,15 @@ def compare(
 ) -> Comparison:
     """Is b better than a, or was it the choice of images? A paired bootstrap of the difference.
 
-    Both are judged on the same resamples, so what makes an image hard for both cancels out.
+    Both are evaluated on the same resamples, so what makes an image hard for both cancels out.
 
     Args:
         ground_truth, iou_type: as in `evaluate_detections`.
         detections_a, detections_b: of the same images, each as in `evaluate_detections`.
-        resamples, level, seed: as in `bootstrap`.
+        resamples, level, seed: as in `bootstrap_detection`.
 
     Raises:
-        ValueError: as `evaluate_detections` and `bootstrap`.
+        ValueError: as `evaluate_detections` and `bootstrap_detection`.
     """
     truth = read_truth(ground_truth, iou_type)
     a, b = (match(truth, read_found(side, truth, iou_type), iou_type) for side in (detections_a, detections_b))
@@ -136,30 +101,24 @@ def compare(
 
 
 def compare_matches(a: Matches, b: Matches, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Comparison:
-    """`compare` for matches with the same ground truth.
+    """`compare_detection` for matches with the same ground truth.
 
     Raises:
-        ValueError: they are of different ground truth or IoU thresholds; or as `bootstrap`.
+        ValueError: they are of different ground truth or IoU thresholds; or as `bootstrap_detection`.
     """
     check_options(resamples, level)
-    _check_same_truth(a, b)
-    (point_a, spread_a), (point_b, spread_b) = _resample([a, b], resamples, seed)
-    told, told_per_class = _can_tell(a)
-
-    def difference(part: Literal["figures", "ap"], column: int, can_tell: bool) -> Difference:
-        first, second = (float(getattr(point, part)[0, column]) for point in (point_a, point_b))
-        gain = getattr(spread_b, part)[:, column] - getattr(spread_a, part)[:, column]
-        return difference_of(first, second, gain, level, can_tell)
-
-    return Comparison(
-        level,
-        resamples,
-        {name: difference("figures", i, told) for i, name in enumerate(FIGURES)},
-        tuple(difference("ap", k, bool(told_per_class[k])) for k in range(a.classes)),
+    check_same(
+        {
+            "images": a.num_images == b.num_images,
+            "classes": a.classes == b.classes,
+            "objects": np.array_equal(a.object_images, b.object_images)
+            and np.array_equal(a.object_labels, b.object_labels)
+            and np.array_equal(a.counted[0], b.counted[0]),
+            "IoU thresholds": np.array_equal(a.iou_thresholds, b.iou_thresholds),
+        }
     )
-
-
-# ------------------------------------------------------------------ resampling
+    (samples_a, _), (samples_b, _) = _sample([a, b], resamples, seed)
+    return compare_samples(samples_a, samples_b, resamples=resamples, level=level)
 
 
 class _Aps(NamedTuple):
@@ -170,8 +129,8 @@ class _Aps(NamedTuple):
     ap50: NDArray[np.float64]  # (R, K)
 
 
-def _resample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple[_Aps, _Aps]]:
-    """For each side the APs of the images as they are, and those of the resamples, the same for all sides."""
+def _sample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple[Samples, list[Sample]]]:
+    """For each side its samples, of AP by class, and those of AP50 by class; the resamples are the same for all."""
     images = sides[0].num_images
     events = [events_of(side) for side in sides]
 
@@ -179,13 +138,19 @@ def _resample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple
         weights = draw(images, range(first, min(first + _BLOCK, resamples)), seed)
         return [_summary(weighted_aps(e, weights), side) for e, side in zip(events, sides, strict=True)]
 
-    once = np.ones((1, images), np.int32)
-    points = [_summary(weighted_aps(e, once), side) for e, side in zip(events, sides, strict=True)]
     threads: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # NUMBA_NUM_THREADS, or the CPUs
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(block, range(0, resamples, _BLOCK)))
-    spreads = [_Aps(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*blocks, strict=True)]
-    return list(zip(points, spreads, strict=True))
+    once = np.ones((1, images), np.int32)
+    known, class_known = _known(sides[0])
+    result = []
+    for side, event, parts in zip(sides, events, zip(*blocks, strict=True), strict=True):
+        point = _summary(weighted_aps(event, once), side)
+        spread = _Aps(*map(np.concatenate, zip(*parts, strict=True)))
+        figures = samples_of(point.figures[0], spread.figures, np.full(len(FIGURES), known))
+        ap, ap50 = (samples_of(p[0], s, class_known) for p, s in zip(point[1:], spread[1:], strict=True))
+        result.append((Samples(dict(zip(FIGURES, figures, strict=True)), ap), ap50))
+    return result
 
 
 def _summary(aps: NDArray[np.float64], matches: Matches) -> _Aps:
@@ -199,22 +164,8 @@ def _summary(aps: NDArray[np.float64], matches: Matches) -> _Aps:
     return _Aps(np.stack([mean_over_classes(values) for values in (ap, at_50, at_75)], axis=1), ap, at_50)
 
 
-def _can_tell(matches: Matches) -> tuple[bool, NDArray[np.bool_]]:
+def _known(matches: Matches) -> tuple[bool, NDArray[np.bool_]]:
     """Whether objects lie in more than one image: all together, and of each class (K,)."""
     images, labels = matches.object_images[matches.counted[0]], matches.object_labels[matches.counted[0]]
     pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
     return len(np.unique(images)) > 1, np.bincount(pairs // matches.num_images, minlength=matches.classes) > 1
-
-
-def _check_same_truth(a: Matches, b: Matches) -> None:
-    same = {
-        "images": a.num_images == b.num_images,
-        "classes": a.classes == b.classes,
-        "objects": np.array_equal(a.object_images, b.object_images)
-        and np.array_equal(a.object_labels, b.object_labels)
-        and np.array_equal(a.counted[0], b.counted[0]),
-        "IoU thresholds": np.array_equal(a.iou_thresholds, b.iou_thresholds),
-    }
-    differing = [name for name, equal in same.items() if not equal]
-    if differing:
-        raise ValueError(f"a and b cannot be compared: they were matched with different {', '.join(differing)}")

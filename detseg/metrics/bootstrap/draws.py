@@ -1,24 +1,54 @@
-"""What bootstraps of all tasks share: draws of images, and limits and differences told by them.
+"""What the bootstraps of all tasks share (Efron 1979): draws of images, and intervals and differences from them.
 
-How the limits are laid and why stands in `detseg.metrics.bootstrap.detection`.
+The images at hand are one draw from all that could have been taken. As many are drawn from them again, with
+replacement, a thousand times over: so far does a figure move by chance.
+
+The spread from the 2.5th to the 97.5th percentile (for a level of 0.95) is laid around the figure of the images as
+they are, its mean on that figure. For AP the plain percentiles would lie too high: AP takes the best precision at
+each recall or beyond, which favours chance, the more so the fewer different objects a class has, and a resample has
+fewer. On drawn data sets of 181 images with 14 objects a class the plain limits held the expected AP of such a set
+in 86 % of the cases, these in 96 %.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.detection.records import none_for_nan
+from detseg.metrics.arrays import none_for_nan
+
+PerClass = TypeVar("PerClass")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its limits, NaN where they cannot be told."""
+    """A figure and its limits, NaN where they are unknown."""
 
     value: float  # of the images as they are
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Intervals(Generic[PerClass]):
+    """The intervals of all figures."""
+
+    level: float
+    resamples: int
+    figures: dict[str, Interval]  # by name, the main one first
+    per_class: tuple[PerClass, ...]  # (K,)
+
+    @property
+    def known(self) -> bool:
+        """Whether the main figure has an interval."""
+        return not np.isnan(next(iter(self.figures.values())).low)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python, NaN as None."""
+        content: dict[str, Any] = none_for_nan(asdict(self))
+        return content
 
 
 @dataclass(frozen=True)
@@ -43,12 +73,32 @@ class Comparison:
     level: float
     resamples: int
     figures: dict[str, Difference]  # by name
-    per_class: tuple[Difference, ...]  # (K,) of AP, or of IoU
+    per_class: tuple[Difference, ...]  # (K,) of AP, IoU or recall
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python, NaN as None."""
         content: dict[str, Any] = none_for_nan(asdict(self))
         return content
+
+
+class Sample(NamedTuple):
+    """One figure of the images as they are and of R resamples."""
+
+    value: float
+    spread: NDArray[np.float64]  # (R,) NaN where a resample has nothing to measure by
+    known: bool  # False where a single image decides it, so that resampling says nothing
+
+
+class Samples(NamedTuple):
+    """The figures of a task."""
+
+    figures: dict[str, Sample]
+    per_class: list[Sample]  # (K,)
+
+
+def samples_of(values: NDArray[np.float64], spreads: NDArray[np.float64], known: NDArray[np.bool_]) -> list[Sample]:
+    """The samples of K classes from values (K,), spreads (R, K) and whether they are known (K,)."""
+    return [Sample(float(v), column, bool(k)) for v, column, k in zip(values, spreads.T, known, strict=True)]
 
 
 def check_options(resamples: int, level: float) -> None:
@@ -57,6 +107,13 @@ def check_options(resamples: int, level: float) -> None:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level}")
+
+
+def check_same(same: Mapping[str, bool]) -> None:
+    """Stop where two sides that are to be compared are not of the same images; `same` says what is equal."""
+    differing = [name for name, equal in same.items() if not equal]
+    if differing:
+        raise ValueError(f"a and b cannot be compared: they differ in {', '.join(differing)}")
 
 
 def draw(images: int, rows: range, seed: int) -> NDArray[np.int32]:
@@ -68,30 +125,30 @@ def draw(images: int, rows: range, seed: int) -> NDArray[np.int32]:
     return weights
 
 
-def interval_of(value: float, spread: NDArray[np.float64], level: float, can_tell: bool) -> Interval:
-    """The value with its limits by the spread (R,), which stay within 0 and 1; NaN if it `can_tell` nothing."""
-    low, high = _limits(value, spread, level, can_tell)
-    return Interval(value, float(np.maximum(low, 0)), float(np.minimum(high, 1)))
+def interval_of(sample: Sample, level: float) -> Interval:
+    """The value with its limits, which stay within 0 and 1."""
+    low, high = _limits(sample.value, sample.spread, level, sample.known)
+    return Interval(sample.value, float(np.maximum(low, 0)), float(np.minimum(high, 1)))
 
 
-def difference_of(a: float, b: float, gain: NDArray[np.float64], level: float, can_tell: bool) -> Difference:
-    """How much better b is than a, by the gain (R,) in each resample."""
-    known = gain[~np.isnan(gain)]
-    better = float(np.mean((known > 0) + 0.5 * (known == 0))) if can_tell and len(known) else float("nan")
-    return Difference(a, b, b - a, *_limits(b - a, gain, level, can_tell), better)
+def compare_samples(a: Samples, b: Samples, *, resamples: int, level: float) -> Comparison:
+    """How much better b is than a on the same resamples, in the figures that both have."""
+    figures = {name: _difference(a.figures[name], b.figures[name], level) for name in a.figures if name in b.figures}
+    per_class = tuple(_difference(*pair, level) for pair in zip(a.per_class, b.per_class, strict=True))
+    return Comparison(level, resamples, figures, per_class)
 
 
-def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R,) from (R, K), NaN left out, NaN where nothing is left."""
-    there = ~np.isnan(values)
-    count = there.sum(axis=1)
-    return np.where(count, np.where(there, values, 0).sum(axis=1) / np.maximum(count, 1), np.nan)
+def _difference(a: Sample, b: Sample, level: float) -> Difference:
+    gain, spread = b.value - a.value, b.spread - a.spread
+    drawn = spread[~np.isnan(spread)]
+    better = float(np.mean((drawn > 0) + 0.5 * (drawn == 0))) if a.known and len(drawn) else float("nan")
+    return Difference(a.value, b.value, gain, *_limits(gain, spread, level, a.known), better)
 
 
-def _limits(value: float, spread: NDArray[np.float64], level: float, can_tell: bool) -> tuple[float, float]:
+def _limits(value: float, spread: NDArray[np.float64], level: float, known: bool) -> tuple[float, float]:
     """The percentiles of the spread (R,), moved so that its mean comes to lie on the value."""
-    known = spread[~np.isnan(spread)]
-    if not can_tell or not len(known):
+    drawn = spread[~np.isnan(spread)]
+    if not known or not len(drawn):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) - known.mean() + value
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) - drawn.mean() + value
     return float(low), float(high)

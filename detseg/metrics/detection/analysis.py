@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from detseg.metrics.bootstrap.detection import Intervals, bootstrap
+from detseg.metrics.bootstrap.detection import bootstrap_detection
+from detseg.metrics.bootstrap.draws import Intervals
 from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.confusion import BestThresholds, Confusion, best_thresholds, confusion_of
 from detseg.metrics.detection.error_analysis import ErrorAnalysis, errors_of
@@ -57,14 +58,14 @@ def analyse(
         metrics: of the same detections, where they have been computed already.
 
     Raises:
-        ValueError: as `evaluate_detections` and `bootstrap`.
+        ValueError: as `evaluate_detections` and `bootstrap_detection`.
     """
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
     if metrics is None:
         metrics = measure(truth, found, iou_type)
     matches = metrics.matches
-    intervals = bootstrap(matches, resamples=resamples, level=level, seed=seed) if resamples else None
+    intervals = bootstrap_detection(matches, resamples=resamples, level=level, seed=seed) if resamples else None
     thresholds = best_thresholds(matches, _IOU)
     if score_threshold is None:
         best = thresholds.overall.score

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
 from detseg.metrics.detection.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
-from detseg.metrics.detection.records import none_for_nan
 from detseg.metrics.figure import Figure, figures_of
 
 __all__ = [

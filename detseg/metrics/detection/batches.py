@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.inputs import IoUType
-from detseg.metrics.detection.records import Rle, as_numpy, check_boxes, check_known, mask_areas, read_numbers, to_xywh
+from detseg.metrics.detection.records import check_boxes, check_known, read_numbers, to_xywh
+from detseg.metrics.detection.run_lengths import encode_masks, mask_areas
 
 Rows = Sequence[Mapping[str, Any]]
 Columns = dict[str, Any]  # arrays by name; `masks` is a list
@@ -97,26 +99,6 @@ def _boxes_and_labels(batch: _Batch, classes: int, iou_type: IoUType) -> Columns
     columns["labels"] = labels.astype(np.int64)
     check_known(columns["labels"], np.arange(classes), batch.label, "label", f"it is outside 0..{classes - 1}")
     if iou_type == "segm":
-        masks = [_masks(batch.entry(i, "masks"), int(n), batch.place(i)) for i, n in enumerate(batch.counts)]
+        masks = [encode_masks(batch.entry(i, "masks"), int(n), batch.place(i)) for i, n in enumerate(batch.counts)]
         columns["masks"] = [mask for of_image in masks for mask in of_image]
     return columns
-
-
-def _masks(masks: Any, count: int, place: str) -> list[Rle]:
-    """Run lengths of `count` masks (M, H, W), or those given."""
-    if len(masks) != count:
-        raise ValueError(f"{place}: {len(masks)} masks for {count} labels")
-    if count == 0:
-        return []
-    from pycocotools import mask as coco_mask
-
-    if isinstance(masks, list | tuple) and isinstance(masks[0], Mapping):
-        plain = [isinstance(mask["counts"], list) for mask in masks]
-        return [dict(coco_mask.frPyObjects(m, *m["size"]) if p else m) for m, p in zip(masks, plain, strict=True)]
-    array = np.stack([as_numpy(mask) for mask in masks]) if isinstance(masks, list | tuple) else as_numpy(masks)
-    if array.ndim != 3 or array.dtype.kind not in "biu":
-        raise ValueError(
-            f"{place}: masks must be bool of shape (M, height, width), got {array.dtype} {array.shape}; cut "
-            "probabilities at a threshold first, such as masks[:, 0] > 0.5"
-        )
-    return list(coco_mask.encode(np.asfortranarray((array != 0).astype(np.uint8).transpose(1, 2, 0))))

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.loops import compiled
 from detseg.metrics.detection.matching import Matches
 from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
-from detseg.metrics.detection.records import none_for_nan
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,30 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.batches import prediction_columns, target_columns
 from detseg.metrics.detection.inputs import Found, IoUType, Truth, read_truth
 from detseg.metrics.detection.matching import IOU_THRESHOLDS, MAX_DETECTIONS
-from detseg.metrics.detection.records import Rle, as_numpy, check_known, positions, read_masks, to_xywh, without_labels
+from detseg.metrics.detection.records import Rle, check_known, positions, read_masks, to_xywh, whole_numbers
+from detseg.metrics.evaluator import Evaluator, State
 
-State = dict[str, Any]  # arrays by name, and lists of masks
 
+class DetectionEvaluator(Evaluator):
+    """Collect the detections of images and evaluate them as `evaluate_detections` does.
 
-class DetectionEvaluator:
-    """Collect what a detector found in images and judge it as `evaluate_detections` does.
-
-    With the ground truth known from the start, tell which images the predictions belong to:
+    With the ground truth known from the start:
 
         evaluator = DetectionEvaluator(annotations)
         evaluator.update(predictions, image_ids)
         metrics = evaluator.compute()
 
-    Or give it along: `DetectionEvaluator(["rose", "tulip"])`, then `update(predictions, targets)`.
-
-    In several processes each has an evaluator of its own. It can be pickled, so
-    `torch.distributed.all_gather_object` brings them, or the smaller `state()`, together, and `merge` joins
-    them. An image that came more than once, as distributed samplers repeat some to fill the last batch,
-    counts once.
+    Or give it along: `DetectionEvaluator(["rose", "tulip"])`, then `update(predictions, targets, image_ids)`.
 
     Args:
         ground_truth: `detseg.data.Annotations` or anything else that `evaluate_detections` takes; or the
@@ -41,6 +36,10 @@ class DetectionEvaluator:
         ValueError: the ground truth is at fault; the message names the item.
     """
 
+    _counted_by = dict.fromkeys(("boxes", "labels", "scores", "masks"), "counts") | dict.fromkeys(
+        [f"object_{name}" for name in ("boxes", "labels", "iscrowd", "areas", "masks")], "object_counts"
+    )
+
     def __init__(
         self,
         ground_truth: Any,
@@ -50,6 +49,7 @@ class DetectionEvaluator:
         max_detections: Sequence[int] = MAX_DETECTIONS,
         class_agnostic: bool = False,
     ) -> None:
+        super().__init__()
         if iou_type not in ("bbox", "segm"):
             raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
         self.iou_type: IoUType = iou_type
@@ -64,111 +64,79 @@ class DetectionEvaluator:
         else:
             self._truth = read_truth(ground_truth, iou_type)
             self._category_ids, self._names = self._truth.category_ids, self._truth.names
-        self._parts: list[State] = []
 
-    def __len__(self) -> int:
-        """Images seen so far, each counted once."""
-        return len(np.unique(np.concatenate([np.zeros(0, np.int64), *(p["image_ids"] for p in self._parts)])))
-
-    def update(self, predictions: Iterable[Mapping[str, Any]], targets: Iterable[Any]) -> None:
+    def update(self, predictions: Iterable[Mapping[str, Any]], targets: Any, image_ids: Any = None) -> None:
         """Add the predictions of some images.
 
         Args:
             predictions: for each image a dict of `boxes` (M, 4) xyxy in the image's own pixels, `scores`
                 (M,), `labels` (M,) in 0..K-1, and for iou_type="segm" `masks`, (M, H, W) bool or M COCO run
                 lengths. Torch on any device, or numpy.
-            targets: for each image its id; or a dict of `image_id` and, where the ground truth is not known
-                from the start, `boxes`, `labels`, `iscrowd` (False if missing), `area` (if missing: of the box
-                or mask) and `masks`, in the same pixels as the predictions.
+            targets: for each image a dict of `boxes`, `labels`, `iscrowd` (False if missing), `area` (if missing: of
+                the box or mask) and `masks`, in the same pixels as the predictions. Where the ground truth is known
+                from the start they are not looked at, and may be None.
+            image_ids: for each image its id. Where it is None, the targets are the ids, or have one as `image_id`.
 
         Raises:
-            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or a
-                image is unknown; the message names the image.
+            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or an
+                image is unknown; the message names the image. Nothing of this call is kept then.
         """
-        found, given = list(predictions), list(targets)
-        if len(found) != len(given):
-            raise ValueError(f"{len(found)} predictions for {len(given)} targets: give one for each image")
-        part = self._read(found, given)
-        self._check_images(part["image_ids"], "targets")
-        if len(given):
-            self._parts.append(part)
+        rows = list(predictions)
+        if targets is not None:
+            targets = list(targets)
+            if len(rows) != len(targets):
+                raise ValueError(f"{len(rows)} predictions for {len(targets)} targets: give one for each image")
+        ids = _ids_of(targets or ()) if image_ids is None else whole_numbers(as_numpy(image_ids), "image_ids")
+        if len(rows) != len(ids):
+            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
+        part = self._read(rows, targets, ids)
+        self._check_images(ids, "targets" if image_ids is None else "image_ids")
+        self._add(part)
 
     def compute(self, *, partial: bool = False) -> DetectionMetrics:
-        """The metrics of everything that came so far; more may follow.
+        """The metrics of all images so far; more may follow.
 
         Args:
-            partial: judge only the images that came. Otherwise, where the ground truth is known from the
+            partial: evaluate only the images that came. Otherwise, where the ground truth is known from the
                 start, all of its images must have come, so that none is forgotten silently.
 
         Raises:
             ValueError: no image came, or some are missing.
         """
-        state = _once(self._joined())
-        if not len(state["image_ids"]):
-            raise ValueError("no images to judge: call update first")
+        state = self._collected()
         truth = self._truth_of(state)
         missing = truth.image_ids[positions(truth.image_ids, state["image_ids"]) < 0]
         if len(missing) and not partial:
             raise ValueError(
                 f"{len(missing)} of {len(truth.image_ids)} images of the ground truth had no update, the first is "
                 f"image {missing[0]}; give predictions for all (empty ones where nothing was found), or "
-                "compute(partial=True) to judge only the others"
+                "compute(partial=True) to evaluate only the others"
             )
         if len(missing):
             truth = _subset(truth, state["image_ids"])
         return measure(truth, self._found_of(state, truth), self.iou_type, **self._options)
 
-    def state(self) -> State:
-        """Everything that came, as one dict of flat arrays (and lists of run-length masks)."""
-        return {"names": np.array(self._names), "category_ids": self._category_ids} | self._joined()
+    def _settings(self) -> State:
+        own = {"names": self._names, "category_ids": self._category_ids, "iou_type": self.iou_type}
+        return own | self._options | {"known_ground_truth": self._truth is not None}
 
-    def _joined(self) -> State:
-        if not self._parts:
-            return {"image_ids": np.zeros(0, np.int64)}
-        state: State = {}
-        for name, first in self._parts[0].items():
-            values = [part[name] for part in self._parts]
-            state[name] = [m for v in values for m in v] if isinstance(first, list) else np.concatenate(values)
-        return state
+    def _empty(self) -> State:
+        return self._read([], [], np.zeros(0, np.int64))
 
-    def merge(self, other: "DetectionEvaluator | State") -> None:
-        """Add what another evaluator, or the `state()` of one, has seen.
+    def _check(self, state: State) -> None:
+        self._check_images(state["image_ids"], "the other state's image_ids")
+        for name in [name for name in ("labels", "object_labels") if name in state]:
+            remedy = f"it is outside 0..{len(self._names) - 1}"
+            place = f"the other state's {name}"
+            check_known(state[name], np.arange(len(self._names)), lambda i, p=place: f"{p}[{i}]", "label", remedy)  # type: ignore[misc]
 
-        Raises:
-            ValueError: the other evaluator has other categories, options or images. A state does not know its
-                evaluator's options.
-        """
-        if isinstance(other, DetectionEvaluator):
-            same = (
-                self._names == other._names
-                and np.array_equal(self._category_ids, other._category_ids)
-                and (self._truth is None) == (other._truth is None)
-                and self.iou_type == other.iou_type
-                and all(np.array_equal(value, other._options[name]) for name, value in self._options.items())
-            )
-            if not same:
-                raise ValueError("the other evaluator has other categories, other options or no ground truth")
-            other = other.state()
-        other = without_labels(other, names=self._names, category_ids=self._category_ids)
-        if not len(other["image_ids"]):
-            return
-        wanted = self._read([], [])
-        if wanted.keys() != other.keys():
-            raise ValueError(f"the other state holds {', '.join(other)}; this evaluator has {', '.join(wanted)}")
-        self._check_images(other["image_ids"], "the other state's image_ids")
-        for name in [name for name in ("labels", "object_labels") if name in other]:
-            _check_labels(other[name], len(self._names), f"the other state's {name}")
-        self._parts.append(dict(other))
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._parts = []
-
-    def _read(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Any]) -> State:
-        """The state of these images alone."""
-        image_ids, classes = _image_ids(targets), len(self._names)
+    def _read(self, predictions: Sequence[Mapping[str, Any]], targets: Any, image_ids: NDArray[np.int64]) -> State:
+        """The columns of these images alone."""
+        classes = len(self._names)
         part = {"image_ids": image_ids} | prediction_columns(predictions, image_ids, classes, self.iou_type)
         if self._truth is None:
+            if targets is None:
+                raise ValueError("targets are None, but the ground truth is not known from the start: give both")
             objects = target_columns(targets, image_ids, classes, self.iou_type)
             part |= {f"object_{name}": values for name, values in objects.items()}
         return part
@@ -199,7 +167,6 @@ class DetectionEvaluator:
         """The ground truth: known from the start, or what came with the targets."""
         if self._truth is not None:
             return self._truth
-        boxes = to_xywh(state["object_boxes"])
         images, counts = state["image_ids"], state["object_counts"]
         masks = state.get("object_masks")
         return Truth(
@@ -209,7 +176,7 @@ class DetectionEvaluator:
             names=self._names,
             object_images=np.repeat(images, counts),
             object_categories=self._category_ids[state["object_labels"]],
-            boxes=boxes,
+            boxes=to_xywh(state["object_boxes"]),
             areas=state["object_areas"],
             iscrowd=state["object_iscrowd"],
             masks=masks,
@@ -238,12 +205,7 @@ def _category(label: int, entry: Any) -> tuple[int, str]:
     raise ValueError(f"categories[{label}] = {entry!r:.80} is no name, no pair of id and name, and no dict of both")
 
 
-def _check_labels(labels: NDArray[np.int64], classes: int, place: str) -> None:
-    remedy = f"it is outside 0..{classes - 1}"
-    check_known(labels, np.arange(classes), lambda i: f"{place}[{i}]", "label", remedy)
-
-
-def _image_ids(targets: Sequence[Any]) -> NDArray[np.int64]:
+def _ids_of(targets: Sequence[Any]) -> NDArray[np.int64]:
     """Ids from numbers, tensors of one number, or dicts that hold one as `image_id`."""
     ids = []
     for i, target in enumerate(targets):
@@ -256,41 +218,16 @@ def _image_ids(targets: Sequence[Any]) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def _once(state: State) -> State:
-    """The state with only the first appearance of each image."""
-    image_ids = state["image_ids"]
-    first = np.zeros(len(image_ids), bool)
-    first[np.unique(image_ids, return_index=True)[1]] = True
-    if first.all():
-        return state
-    kept = {"": first, "object_": first}
-    for side in [side for side in kept if f"{side}counts" in state]:
-        kept[side] = np.repeat(first, state[f"{side}counts"])
-    result: State = {}
-    for name, values in state.items():
-        rows = kept["object_" if name.startswith("object_") else ""]
-        if name in ("image_ids", "counts", "object_counts"):
-            rows = first
-        if isinstance(values, list):
-            result[name] = [value for value, keep in zip(values, rows, strict=True) if keep]
-        else:
-            result[name] = values[rows]
-    return result
-
-
 def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
     """The ground truth of some images."""
     images = np.flatnonzero(positions(truth.image_ids, image_ids) >= 0)
     objects = np.flatnonzero(positions(truth.object_images, image_ids) >= 0)
+    columns = ("object_images", "object_categories", "boxes", "areas", "iscrowd")
     return replace(
         truth,
         image_ids=truth.image_ids[images],
         sizes=[truth.sizes[i] for i in images],
-        object_images=truth.object_images[objects],
-        object_categories=truth.object_categories[objects],
-        boxes=truth.boxes[objects],
-        areas=truth.areas[objects],
-        iscrowd=truth.iscrowd[objects],
+        **{name: getattr(truth, name)[objects] for name in columns},
         masks=None if truth.masks is None else [truth.masks[int(i)] for i in objects],
     )
 

@@ -14,14 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.columns import FoundColumns, TruthColumns, quick_results, quick_truth
 from detseg.metrics.detection.records import (
     Label,
     Rle,
-    as_numpy,
     check_boxes,
     check_known,
-    mask_areas,
     parse_json,
     read_boxes,
     read_bytes,
@@ -32,6 +31,7 @@ from detseg.metrics.detection.records import (
     to_xywh,
     whole_numbers,
 )
+from detseg.metrics.detection.run_lengths import encode_masks, mask_areas
 
 IoUType = Literal["bbox", "segm"]
 
@@ -73,27 +73,26 @@ class Detections:
 
     @classmethod
     def from_predictions(
-        cls,
-        predictions: Iterable[Mapping[str, Any]],
-        image_ids: Iterable[int],
-        category_ids: Sequence[int],
+        cls, predictions: Iterable[Mapping[str, Any]], image_ids: Iterable[int], category_ids: Sequence[int]
     ) -> "Detections":
-        """From one prediction an image: a dict of `boxes` (M, 4), `scores` (M,) and `labels` (M,).
+        """From one prediction an image, as a model returns it (torch or numpy).
 
         Args:
-            predictions: what a model returns (torch or numpy), in the order of `image_ids`.
+            predictions: dicts of `boxes` (M, 4) xyxy, `scores` (M,), `labels` (M,) in 0..K-1 and, for all images with
+                detections or for none, `masks`: (M, H, W) bool or whole numbers, or M COCO run lengths.
             image_ids: the dataset's own id of each image.
-            category_ids: (K,) the dataset's own id of each label 0..K-1.
+            category_ids: (K,) the dataset's own id of each label.
 
         Raises:
-            ValueError: not as many predictions as image ids, or a label outside 0..K-1.
+            ValueError: not as many predictions as image ids, a label outside 0..K-1, or masks that are missing or
+                of another number or form; the message names the image.
         """
-        ids = list(image_ids)
-        rows = [[as_numpy(p[name]) for name in ("boxes", "scores", "labels")] for p in predictions]
-        if len(rows) != len(ids):
-            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
-        counts = [len(scores) for _, scores, _ in rows]
-        labels = np.concatenate([np.zeros(0, np.int64), *(row[2] for row in rows)]).astype(np.int64)
+        ids, given = list(image_ids), list(predictions)
+        if len(given) != len(ids):
+            raise ValueError(f"{len(given)} predictions for {len(ids)} image ids: give one for each image")
+        columns = {name: [as_numpy(row[name]) for row in given] for name in ("boxes", "scores", "labels")}
+        counts = [len(scores) for scores in columns["scores"]]
+        labels = np.concatenate([np.zeros(0, np.int64), *columns["labels"]]).astype(np.int64)
         owners = np.repeat(np.array(ids, dtype=np.int64), counts)
         outside = (labels < 0) | (labels >= len(category_ids))
         if outside.any():
@@ -102,8 +101,9 @@ class Detections:
         return cls(
             image_ids=owners,
             category_ids=np.array(category_ids, dtype=np.int64)[labels],
-            boxes=np.concatenate([np.zeros((0, 4)), *(row[0].astype(np.float64) for row in rows)]),
-            scores=np.concatenate([np.zeros(0), *(row[1].astype(np.float64) for row in rows)]),
+            boxes=np.concatenate([np.zeros((0, 4)), *(boxes.astype(np.float64) for boxes in columns["boxes"])]),
+            scores=np.concatenate([np.zeros(0), *(scores.astype(np.float64) for scores in columns["scores"])]),
+            masks=_masks_of(given, counts, ids),
         )
 
     def to_results(self) -> list[dict[str, Any]]:
@@ -118,6 +118,20 @@ class Detections:
             text = counts.decode("ascii") if isinstance(counts, bytes) else counts
             result["segmentation"] = {"size": list(mask["size"]), "counts": text}
         return results
+
+
+def _masks_of(
+    predictions: Sequence[Mapping[str, Any]], counts: Sequence[int], image_ids: Sequence[int]
+) -> list[Rle] | None:
+    """Run lengths of all masks; None where no prediction has any."""
+    if not any("masks" in row for row in predictions):
+        return None
+    masks = []
+    for row, count, image_id in zip(predictions, counts, image_ids, strict=True):
+        if count and "masks" not in row:
+            raise ValueError(f"image {image_id}: its prediction has no 'masks', others have them; give all or none")
+        masks += encode_masks(row.get("masks", ()), count, f"image {image_id}: the prediction")
+    return masks
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ the IoU is pycocotools' own to the last digit. Most pairs never meet: their area
 the IoU stays below what is asked for.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from detseg.metrics.detection.inputs import Found, Truth
 from detseg.metrics.detection.layout import Layout
 from detseg.metrics.detection.loops import Floats, Ints, Starts, collect_pairs, compiled, helper
-from detseg.metrics.detection.records import Rle
+from detseg.metrics.detection.run_lengths import joined
 
 Texts = NDArray[np.uint8]
 Wholes = NDArray[np.int64]
@@ -31,8 +30,8 @@ def find_mask_pairs(
     """
     assert truth.masks is not None and found.masks is not None
     sources = layout.source[layout.places]
-    texts, text_start = _joined(found.masks)
-    object_texts, object_text_start = _joined(truth.masks)
+    texts, text_start = joined(found.masks)
+    object_texts, object_text_start = joined(truth.masks)
     sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
     detections = layout.label_start, layout.image_positions[layout.places], sources, texts, text_start
     real = layout.object_start, layout.object_positions, layout.objects, object_texts, object_text_start
@@ -59,15 +58,6 @@ def find_mask_pairs(
                 "not stay inside the image; write the mask again with pycocotools.mask.encode"
             )
     return pair_start, objects, ious
-
-
-def _joined(masks: Sequence[Rle]) -> tuple[Texts, NDArray[np.int64]]:
-    """All compressed run lengths one after another, and where each starts (n + 1,)."""
-    counts = [mask["counts"] for mask in masks]
-    texts = [text.encode("ascii", "replace") if isinstance(text, str) else text for text in counts]
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    # A bytearray, because an array over bytes is read-only, which to numba is another type.
-    return np.frombuffer(bytearray(b"".join(texts)), np.uint8), np.concatenate([[0], np.cumsum(lengths)])
 
 
 @compiled

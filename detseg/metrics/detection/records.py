@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -209,49 +208,9 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
     return dict(rle)
 
 
-def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
-    """(n,) square pixels."""
-    from pycocotools import mask as coco_mask
-
-    return np.asarray(coco_mask.area(list(masks)) if masks else [], dtype=np.float64)
-
-
 # ------------------------------------------------------------------ small things
-
-
-def none_for_nan(value: Any) -> Any:
-    """The same nested dicts and lists (tuples too) with None in place of NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: none_for_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [none_for_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def without_labels(state: Mapping[str, Any], **own: Any) -> dict[str, Any]:
-    """The `state()` of another evaluator without what it calls its classes.
-
-    Args:
-        state: of the other one.
-        own: what this evaluator calls its classes, by the state's keys.
-
-    Raises:
-        ValueError: the two differ.
-    """
-    if not all(np.array_equal(state.get(name, ()), values) for name, values in own.items()):
-        raise ValueError("the other state is of an evaluator with other classes")
-    return {name: values for name, values in state.items() if name not in own}
 
 
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 4) from xyxy."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def as_numpy(values: Any) -> Any:
-    """A torch tensor on any device as numpy; anything else as it is."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        # numpy has no bfloat16
-        return values.float().numpy() if values.is_floating_point() and values.itemsize < 4 else values.numpy()
-    return np.asarray(values)

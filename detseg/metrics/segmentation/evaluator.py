@@ -1,22 +1,21 @@
 """`SegmentationEvaluator`: figures of predicted label maps that come batch by batch, from any process."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import count, zip_longest
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from detseg.metrics.detection.records import as_numpy, whole_numbers, without_labels
+from detseg.metrics.arrays import as_numpy
+from detseg.metrics.detection.records import whole_numbers
+from detseg.metrics.evaluator import Evaluator, State
 from detseg.metrics.segmentation.boundary import boundary_counts
 from detseg.metrics.segmentation.label_maps import check_classes, count_pairs, read_prediction, read_target
 from detseg.metrics.segmentation.mean_iou import ImageCounts, SegmentationMetrics, measure_segmentation
 
-State = dict[str, NDArray[Any]]  # arrays by name; see `_empty`
 
-_MOST_PARTS = 1000  # of more, the small arrays would take more memory than what is in them
-
-
-class SegmentationEvaluator:
+class SegmentationEvaluator(Evaluator):
     """Count which class the pixels of images are and which one was predicted.
 
         evaluator = SegmentationEvaluator(["background", "flower"])
@@ -24,30 +23,28 @@ class SegmentationEvaluator:
         metrics = evaluator.compute()
 
     Of each image it keeps how often each pair of a true and a predicted class that meet in it does so, a few
-    numbers; never the maps. So an image that came more than once, as distributed samplers repeat some to fill the
-    last batch, counts once, and the metrics know each image.
-
-    In several processes each has an evaluator of its own. It can be pickled, so `torch.distributed.all_gather_object`
-    brings them, or the smaller `state()`, together, and `merge` joins them.
+    numbers; never the maps. So the metrics know each image.
 
     Args:
         names: of the classes 0..K-1, at most 255.
-        ignore_index: of target pixels that are not judged; any whole number.
+        ignore_index: of target pixels that do not count; any whole number.
         boundary: also Boundary IoU, which takes most of the time.
 
     Raises:
         ValueError: no names, or more than 255.
     """
 
+    _counted_by: ClassVar = {
+        "pairs": "pair_counts",
+        "pixels": "pair_counts",
+        "edge_labels": "edge_counts",
+        "edge_pixels": "edge_counts",
+    }
+
     def __init__(self, names: Sequence[str], *, ignore_index: int = 255, boundary: bool = True) -> None:
+        super().__init__()
         check_classes(len(names))
         self.names, self.ignore_index, self.boundary = tuple(map(str, names)), int(ignore_index), bool(boundary)
-        self._parts: list[State] = []
-        self._seen: set[int] = set()
-
-    def __len__(self) -> int:
-        """Images seen so far, each counted once."""
-        return len(self._seen)
 
     def update(self, predictions: Sequence[Any], targets: Sequence[Any], image_ids: Sequence[int]) -> None:
         """Add some images.
@@ -72,10 +69,8 @@ class SegmentationEvaluator:
         for i, (prediction, target, image_id) in enumerate(zip(predictions, targets, ids, strict=True)):
             if image_id not in self._seen and image_id not in rows:
                 rows[image_id] = self._count(prediction, target, i, image_id)
-        self._parts.extend(rows.values())
-        self._seen.update(rows)
-        if len(self._parts) > _MOST_PARTS:
-            self._joined()
+        for row in rows.values():
+            self._add(row)
 
     def compute(self) -> SegmentationMetrics:
         """The metrics of everything that came so far; more may follow. The order in which it came does not matter.
@@ -83,9 +78,7 @@ class SegmentationEvaluator:
         Raises:
             ValueError: no image came.
         """
-        if not self._seen:
-            raise ValueError("no images to judge: call update first")
-        state, classes = self._joined(), len(self.names)
+        state, classes = self._collected(), len(self.names)
         order = np.argsort(state["image_ids"])
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -110,38 +103,24 @@ class SegmentationEvaluator:
         )
         return measure_segmentation(self.names, table(true * classes + found, pixels, classes), images)
 
-    def state(self) -> State:
-        """Everything that came, as one dict of flat arrays."""
-        return {"names": np.array(self.names)} | self._joined()
+    def _settings(self) -> State:
+        return {"names": self.names, "ignore_index": self.ignore_index, "boundary": self.boundary}
 
-    def _joined(self) -> State:
-        if len(self._parts) != 1:
-            parts = [_empty(self.boundary), *self._parts]
-            self._parts = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}]
-        return self._parts[0]
-
-    def merge(self, other: "SegmentationEvaluator | State") -> None:
-        """Add what another evaluator, or the `state()` of one, has seen.
-
-        Raises:
-            ValueError: the other evaluator has other classes or options. A state does not know which pixels its
-                evaluator ignored.
-        """
-        if isinstance(other, SegmentationEvaluator):
-            if (self.names, self.ignore_index) != (other.names, other.ignore_index):
-                raise ValueError("the other evaluator has other classes or another ignore_index")
-            other = other.state()
-        other = without_labels(other, names=self.names)
-        wanted = _empty(self.boundary)
-        if wanted.keys() != other.keys():
-            raise ValueError(f"the other state holds {', '.join(other)}; this evaluator has {', '.join(wanted)}")
-        new = _without(other, self._seen)
-        self._parts.append(new)
-        self._seen.update(new["image_ids"].tolist())
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._parts, self._seen = [], set()
+    def _empty(self) -> State:
+        """N images have P pairs and E classes with a boundary, in the images' order."""
+        state: State = {
+            "image_ids": np.zeros(0, np.int64),  # (N,)
+            "pair_counts": np.zeros(0, np.int64),  # (N,) pairs of each image
+            "pairs": np.zeros(0, np.uint16),  # (P,) 256 · true class + predicted class
+            "pixels": np.zeros(0, np.int64),  # (P,)
+        }
+        if self.boundary:
+            state |= {
+                "edge_counts": np.zeros(0, np.int64),  # (N,) classes of each image
+                "edge_labels": np.zeros(0, np.uint8),  # (E,)
+                "edge_pixels": np.zeros((0, 3), np.int64),  # (E, 3) see `boundary_counts`
+            }
+        return state
 
     def _count(self, prediction: Any, target: Any, i: int, image_id: int) -> State:
         """The state of one image."""
@@ -172,30 +151,35 @@ class SegmentationEvaluator:
         return state
 
 
-def _empty(boundary: bool) -> State:
-    """The state of no images: N images have P pairs and E classes with a boundary, in the images' order."""
-    state: State = {
-        "image_ids": np.zeros(0, np.int64),  # (N,)
-        "pair_counts": np.zeros(0, np.int64),  # (N,) pairs of each image
-        "pairs": np.zeros(0, np.uint16),  # (P,) 256 · true class + predicted class
-        "pixels": np.zeros(0, np.int64),  # (P,)
-    }
-    if boundary:
-        state |= {
-            "edge_counts": np.zeros(0, np.int64),  # (N,) classes of each image
-            "edge_labels": np.zeros(0, np.uint8),  # (E,)
-            "edge_pixels": np.zeros((0, 3), np.int64),  # (E, 3) see `boundary_counts`
-        }
-    return state
+def evaluate_segmentation(
+    targets: Iterable[ArrayLike],
+    predictions: Iterable[ArrayLike],
+    names: Sequence[str],
+    *,
+    image_ids: Iterable[int] | None = None,
+    ignore_index: int = 255,
+    boundary: bool = True,
+) -> SegmentationMetrics:
+    """Evaluate predicted label maps; generators are taken image by image.
 
+    Args:
+        targets: (H, W) label maps, 0..K-1 or `ignore_index`.
+        predictions: of the same images in the same order and size, 0..K-1.
+        names, ignore_index, boundary: as for `SegmentationEvaluator`.
+        image_ids: of the images, 0, 1, … if not given. An image that comes twice counts once.
 
-def _without(state: State, seen: set[int]) -> State:
-    """The state without the images that were seen, and with only the first appearance of the others."""
-    ids = state["image_ids"]
-    kept = np.zeros(len(ids), bool)
-    kept[np.unique(ids, return_index=True)[1]] = True
-    kept &= np.array([image_id not in seen for image_id in ids.tolist()], bool)
-    rows = {"image": kept}
-    rows |= {kind: np.repeat(kept, state[f"{kind}_counts"]) for kind in ("pair", "edge") if f"{kind}_counts" in state}
-    kinds = {"pairs": "pair", "pixels": "pair", "edge_labels": "edge", "edge_pixels": "edge"}
-    return {name: values[rows[kinds.get(name, "image")]] for name, values in state.items()}
+    Raises:
+        ValueError: more of one than of the others, no image, or as `SegmentationEvaluator.update`.
+    """
+    evaluator = SegmentationEvaluator(names, ignore_index=ignore_index, boundary=boundary)
+    ids = count() if image_ids is None else image_ids
+    sides: dict[str, Iterable[Any]] = {"predictions": predictions, "targets": targets, "image_ids": ids}
+    nothing = object()
+    for number, row in enumerate(zip_longest(*sides.values(), fillvalue=nothing)):
+        ended = [name for name, entry in zip(sides, row, strict=True) if entry is nothing]
+        if image_ids is None and len(ended) == 2:
+            break
+        if ended:
+            raise ValueError(f"{ended[0]} end after {number}, there are more of the others: give one for each image")
+        evaluator.update(row[:1], row[1:2], row[2:])
+    return evaluator.compute()

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.loops import compiled
-from detseg.metrics.detection.records import as_numpy
 
 LabelMap = NDArray[np.uint8]  # (H, W)
 

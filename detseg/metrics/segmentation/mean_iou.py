@@ -1,4 +1,4 @@
-"""How good semantic segmentation is: the figures of a confusion matrix of pixels (Long, Shelhamer and Darrell, CVPR
+"""Metrics of semantic segmentation: the figures of a confusion matrix of pixels (Long, Shelhamer and Darrell, CVPR
 2015), Dice, and Boundary IoU (Cheng et al., CVPR 2021).
 
 With n_ij pixels of class i predicted as j, t_i of class i, p_i predicted as i:
@@ -18,16 +18,15 @@ with a boundary in truth. Ignored pixels count nowhere.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from detseg.metrics.bootstrap.draws import mean_over_classes
-from detseg.metrics.detection.records import none_for_nan
+from detseg.metrics.arrays import mean_over_classes, none_for_nan
 from detseg.metrics.figure import Figure, figures_of
 
 FIGURES: list[Figure] = [
@@ -54,7 +53,7 @@ class SegmentationClass:
     dice: float
     accuracy: float  # share of its pixels that are predicted as it: its recall
     precision: float  # share of the pixels predicted as it that are it; NaN where nothing is
-    boundary_iou: float  # NaN also where it was not asked for
+    boundary_iou: float  # NaN also where it was not computed
     pixels: int  # in truth
     images: int  # with such pixels
 
@@ -80,7 +79,7 @@ class ImageCounts:
         return mean_over_classes(self.iou)
 
     def worst(self, most: int) -> NDArray[np.int64]:
-        """Places of the images with the lowest `miou`, the worst first; those without pixels to judge never."""
+        """Places of the images with the lowest `miou`, the worst first; those without pixels that count never."""
         miou = self.miou
         order = np.argsort(miou, kind="stable")  # NaN last
         return order[: min(most, int(np.sum(~np.isnan(miou))))]
@@ -88,7 +87,7 @@ class ImageCounts:
 
 @dataclass(frozen=True, eq=False)
 class SegmentationMetrics:
-    """What `SegmentationEvaluator` found; NaN where there is nothing to judge by."""
+    """Metrics of a set of images; NaN where no pixels count."""
 
     confusion: NDArray[np.int64]  # (K, K) pixels, rows: truth, columns: prediction
     pixel_accuracy: float
@@ -96,7 +95,7 @@ class SegmentationMetrics:
     miou: float
     frequency_weighted_iou: float
     dice: float  # mean over classes
-    boundary_iou: float  # mean over classes; NaN also where it was not asked for
+    boundary_iou: float  # mean over classes; NaN also where it was not computed
     per_class: tuple[SegmentationClass, ...]  # (K,)
     images: ImageCounts = field(repr=False)  # not in `to_dict`
 
@@ -115,61 +114,15 @@ class SegmentationMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single images, as plain Python for `json.dump`, NaN as None."""
-        content = {
-            "images": len(self.images.image_ids),
-            "pixels": int(self.confusion.sum()),
-            "figures": self.figures(),
-            "per_class": [asdict(row) for row in self.per_class],
-            "confusion": self.confusion.tolist(),
-        }
-        plain: dict[str, Any] = none_for_nan(content)
-        return plain
-
-
-def evaluate_segmentation(
-    targets: Iterable[ArrayLike],
-    predictions: Iterable[ArrayLike],
-    names: Sequence[str],
-    *,
-    image_ids: Iterable[int] | None = None,
-    ignore_index: int = 255,
-    boundary: bool = True,
-) -> SegmentationMetrics:
-    """Judge predicted label maps; generators are taken image by image.
-
-    Args:
-        targets: (H, W) label maps, 0..K-1 or `ignore_index`.
-        predictions: of the same images in the same order and size, 0..K-1.
-        names: of the K classes.
-        image_ids: of the images, 0, 1, … if not given. An image that comes twice counts once.
-        ignore_index: of target pixels that are not judged.
-        boundary: also Boundary IoU, which takes most of the time.
-
-    Raises:
-        ValueError: more of one than of the others, no image, or as `SegmentationEvaluator.update`.
-    """
-    from detseg.metrics.segmentation.evaluator import SegmentationEvaluator
-
-    evaluator = SegmentationEvaluator(names, ignore_index=ignore_index, boundary=boundary)
-    for prediction, target, image_id in _triples(predictions, targets, image_ids):
-        evaluator.update([prediction], [target], [image_id])
-    return evaluator.compute()
-
-
-def _triples(predictions: Iterable[Any], targets: Iterable[Any], image_ids: Iterable[int] | None) -> Iterable[Any]:
-    nothing = object()
-    sources = [iter(predictions), iter(targets), *([] if image_ids is None else [iter(image_ids)])]
-    count = 0
-    while True:
-        row = [next(source, nothing) for source in sources]
-        ended = [value is nothing for value in row]
-        if all(ended):
-            return
-        if any(ended):
-            short = ("predictions", "targets", "image_ids")[ended.index(True)]
-            raise ValueError(f"{short} end after {count}, there are more of the others: give one for each image")
-        yield (*row, count) if image_ids is None else row
-        count += 1
+        return none_for_nan(
+            {
+                "images": len(self.images.image_ids),
+                "pixels": int(self.confusion.sum()),
+                "figures": self.figures(),
+                "per_class": [asdict(row) for row in self.per_class],
+                "confusion": self.confusion.tolist(),
+            }
+        )
 
 
 # ------------------------------------------------------------------ formulas
@@ -185,21 +138,11 @@ def measure_segmentation(
     accuracy, precision = divide(hits, truth), divide(hits, predicted)
     boundary_iou = iou_of(*boundary)
     seen = np.sum(images.truth > 0, axis=0)
-    rows = tuple(
-        SegmentationClass(
-            name=name,
-            iou=float(iou[k]),
-            dice=float(dice[k]),
-            accuracy=float(accuracy[k]),
-            precision=float(precision[k]),
-            boundary_iou=float(boundary_iou[k]),
-            pixels=int(truth[k]),
-            images=int(seen[k]),
-        )
-        for k, name in enumerate(names)
-    )
-    counts = (truth, predicted, hits)
-    figures = {name: float(value[0]) for name, value in summaries(*(c[None] for c in (*counts, *boundary))).items()}
+    ratios = [values.tolist() for values in (iou, dice, accuracy, precision, boundary_iou)]
+    columns = zip(names, *ratios, truth.tolist(), seen.tolist(), strict=True)
+    rows = tuple(SegmentationClass(*column) for column in columns)
+    counts = (c[None] for c in (truth, predicted, hits, *boundary))
+    figures = {name: float(value[0]) for name, value in summaries(*counts).items()}
     return SegmentationMetrics(confusion=confusion, **figures, per_class=rows, images=images)
 
 

@@ -20,7 +20,7 @@ from detseg.report.pages.html import (
 from detseg.report.tables import error_meaning
 
 if TYPE_CHECKING:
-    from detseg.metrics.bootstrap.detection import Intervals
+    from detseg.metrics.bootstrap.draws import Intervals
     from detseg.metrics.detection.analysis import Analysis
     from detseg.metrics.detection.average_precision import DetectionMetrics
 

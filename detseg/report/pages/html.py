@@ -16,7 +16,7 @@ from urllib.parse import quote
 import jinja2
 import PIL.Image
 
-from detseg.metrics.bootstrap.detection import Interval
+from detseg.metrics.bootstrap.draws import Interval
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from detseg.metrics.bootstrap.detection import Intervals
+    from detseg.metrics.bootstrap.draws import Intervals
     from detseg.metrics.detection.average_precision import DetectionMetrics
     from detseg.metrics.detection.confusion import Confusion
 

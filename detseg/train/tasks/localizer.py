@@ -108,8 +108,8 @@ class LocalizerTask(Task):
         return predict_dataset(model, dataset, indices, self.config.size)
 
     def target(self, dataset: DetectionDataset, index: int) -> dict[str, np.ndarray]:
-        """The object that counts; see `counted_object`."""
-        return counted_object(dataset.annotations, index)
+        """The image's objects."""
+        return objects_of(dataset.annotations, index)
 
 
 def chosen_images(data: Annotations, config: Any, console: Console) -> Annotations:
@@ -153,14 +153,7 @@ def without_objects(data: Annotations) -> np.ndarray:
     return np.bincount(data.image_index, minlength=len(data)) == 0
 
 
-def counted_object(data: Annotations, index: int) -> dict[str, np.ndarray]:
-    """The largest object that is no crowd of an image, the first of equals, as a target of the evaluator.
-
-    Returns:
-        ``boxes`` (1, 4) and ``labels`` (1,); without such an object (0, 4) and (0,), and ``iscrowd`` of the crowds.
-    """
+def objects_of(data: Annotations, index: int) -> dict[str, np.ndarray]:
+    """The objects of an image as the evaluator takes them: boxes, labels, iscrowd."""
     mine = data.objects(index)
-    boxes, crowd = data.boxes[mine], data.iscrowd[mine]
-    area = np.where(crowd, -1.0, np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1))
-    chosen = [int(area.argmax())] if not crowd.all() else []
-    return {"boxes": boxes[chosen], "labels": data.labels[mine][chosen], "iscrowd": crowd if not chosen else crowd[:0]}
+    return {"boxes": data.boxes[mine], "labels": data.labels[mine], "iscrowd": data.iscrowd[mine]}

@@ -66,7 +66,7 @@ def resolve(process: Process, train: ClassificationDataset, architecture: Mappin
     return replace(config, strategy=name, **filled)  # type: ignore[arg-type]
 
 
-def _similarity(process: Process, model: nn.Module, train: ClassificationDataset) -> Similarity | None:
+def _similarity(process: Process, model: Any, train: ClassificationDataset) -> Similarity | None:
     """Of some training images; measured in all processes alike."""
     config = process.config
     chosen = np.random.default_rng((config.seed, 4)).permutation(len(train))[:LOOK_AT]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import bootstrap, compare, compare_matches
+from detseg.metrics.bootstrap.detection import bootstrap_detection, compare_detection, compare_matches
 from detseg.metrics.bootstrap.weighted_ap import average_precisions
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.matching import match
+from tests.metrics.cases import case
 from tests.metrics.scenes import CATEGORIES, classes_of, coco_precision, one_class, random_scene, repeated, with_masks
 
 BOX, ASIDE = (10, 10, 50, 50), (200, 200, 50, 50)
@@ -43,16 +44,17 @@ def test_weights_by_hand():
     np.testing.assert_array_equal(aps, np.broadcast_to(aps[:, :1], aps.shape))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_weights_are_repeated_images(seed):
-    truth, results = random_scene(seed)
-    rng = np.random.default_rng(seed)
-    weights = np.concatenate([rng.multinomial(15, np.full(15, 1 / 15), 3), rng.integers(0, 5, (1, 15))])
-    aps = average_precisions(matches_of(truth, results), weights)
-    for row, counts in zip(aps, weights.tolist(), strict=True):
-        expected = coco_aps(*repeated(truth, results, counts))
-        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-12)
-        assert np.isnan(row[:, 3]).all() and 0 < np.nanmean(row) < 1
+def test_weights_are_repeated_images():
+    for seed in range(4):
+        with case(seed):
+            truth, results = random_scene(seed)
+            rng = np.random.default_rng(seed)
+            weights = np.concatenate([rng.multinomial(15, np.full(15, 1 / 15), 3), rng.integers(0, 5, (1, 15))])
+            aps = average_precisions(matches_of(truth, results), weights)
+            for row, counts in zip(aps, weights.tolist(), strict=True):
+                expected = coco_aps(*repeated(truth, results, counts))
+                np.testing.assert_allclose(row, expected, rtol=0, atol=1e-12)
+                assert np.isnan(row[:, 3]).all() and 0 < np.nanmean(row) < 1
 
 
 def test_weights_are_repeated_images_with_masks():
@@ -62,13 +64,14 @@ def test_weights_are_repeated_images_with_masks():
     np.testing.assert_allclose(aps, coco_aps(*repeated(truth, results, counts), "segm"), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_equal_weights_are_the_data_set(seed):
-    truth, results = random_scene(seed, distinct=False)
-    metrics = evaluate_detections(truth, results)
-    once, thrice = average_precisions(metrics.matches, np.array([[1] * 15, [3] * 15]))
-    np.testing.assert_allclose(once, metrics.precision_recall.precision.mean(axis=2), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(thrice, once, rtol=0, atol=1e-12)
+def test_equal_weights_are_the_data_set():
+    for seed in range(3):
+        with case(seed):
+            truth, results = random_scene(seed, distinct=False)
+            metrics = evaluate_detections(truth, results)
+            once, thrice = average_precisions(metrics.matches, np.array([[1] * 15, [3] * 15]))
+            np.testing.assert_allclose(once, metrics.precision_recall.precision.mean(axis=2), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(thrice, once, rtol=0, atol=1e-12)
 
 
 def test_weight_0_is_an_image_less():
@@ -82,17 +85,14 @@ def test_weight_0_is_an_image_less():
     np.testing.assert_allclose(aps, expected.precision_recall.precision.mean(axis=2), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
+def test_wrong_weights():
+    for weights, message in [
         (np.ones((1, 3), int), r"shape \(R, 2\), a column an image, got \(1, 3\)"),
         (np.ones(2, int), r"got \(2,\)"),
         (np.array([[1, -1]]), "must not be negative, got -1"),
-    ],
-)
-def test_wrong_weights(weights, message):
-    with pytest.raises(ValueError, match=message):
-        average_precisions(matches_of(*one_class([(1, BOX)], [])), weights)
+    ]:
+        with case(weights, message), pytest.raises(ValueError, match=message):
+            average_precisions(matches_of(*one_class([(1, BOX)], [])), weights)
 
 
 # ------------------------------------------------------------------ intervals
@@ -103,7 +103,7 @@ def test_the_spread_of_recall_is_the_binomial_one():
     images = 400
     objects = [(i, BOX) for i in range(1, images + 1)]
     found = [(i, BOX, 0.5 + i / 1000) for i in range(1, images + 1) if i % 10 < 7]
-    intervals = bootstrap(matches_of(*one_class(objects, found, images)), resamples=2000)
+    intervals = bootstrap_detection(matches_of(*one_class(objects, found, images)), resamples=2000)
     interval = intervals.figures["AP50"]
     deviation = math.sqrt(0.7 * 0.3 / images)
     assert interval.value == pytest.approx(0.7, abs=0.01)
@@ -111,14 +111,16 @@ def test_the_spread_of_recall_is_the_binomial_one():
     assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.01)
     for other in ("AP", "AP75"):
         assert dataclasses.astuple(intervals.figures[other]) == pytest.approx(dataclasses.astuple(interval))
-    narrow = bootstrap(matches_of(*one_class(objects, found, images)), resamples=2000, level=0.5).figures["AP50"]
+    narrow = bootstrap_detection(matches_of(*one_class(objects, found, images)), resamples=2000, level=0.5).figures[
+        "AP50"
+    ]
     assert narrow.high - narrow.low == pytest.approx(2 * 0.674 * deviation, rel=0.2)
 
 
 def test_the_values_are_those_of_the_metrics():
     truth, results = random_scene(1)
     metrics = evaluate_detections(truth, results)
-    intervals = bootstrap(metrics.matches, resamples=300)
+    intervals = bootstrap_detection(metrics.matches, resamples=300)
     figures = metrics.figures()
     assert (intervals.level, intervals.resamples) == (0.95, 300)
     for name, interval in intervals.figures.items():
@@ -140,7 +142,7 @@ def test_the_resamples_are_those_of_the_definition():
     weights = [np.bincount(np.random.default_rng((7, r)).integers(0, 15, 15), minlength=15) for r in range(50)]
     aps = average_precisions(matches, np.array(weights))
     ap50 = np.nanmean(aps[:, 0], axis=1)
-    interval = bootstrap(matches, resamples=50, level=0.8, seed=7).figures["AP50"]
+    interval = bootstrap_detection(matches, resamples=50, level=0.8, seed=7).figures["AP50"]
     assert [interval.low, interval.high] == pytest.approx(np.quantile(ap50, [0.1, 0.9]) - ap50.mean() + interval.value)
 
 
@@ -154,7 +156,7 @@ def test_the_limits_lie_about_the_value():
     matches = matches_of(truth, results)
     weights = rng.multinomial(60, np.full(60, 1 / 60), 200)
     plain = np.nanmean(average_precisions(matches, weights)[:, 0], axis=1)
-    interval = bootstrap(matches, resamples=500).figures["AP50"]
+    interval = bootstrap_detection(matches, resamples=500).figures["AP50"]
     assert np.quantile(plain, 0.1) > interval.value
     assert interval.low < interval.value < interval.high
     assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.1 * (interval.high - interval.low))
@@ -164,30 +166,31 @@ def test_the_limits_lie_about_the_value():
 
 def test_the_seed_decides(monkeypatch):
     matches = matches_of(*random_scene(3))
-    first = bootstrap(matches, resamples=200, seed=5)
+    first = bootstrap_detection(matches, resamples=200, seed=5)
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 3)
-    assert bootstrap(matches, resamples=200, seed=5).figures == first.figures
-    assert bootstrap(matches, resamples=200, seed=6).figures != first.figures
+    assert bootstrap_detection(matches, resamples=200, seed=5).figures == first.figures
+    assert bootstrap_detection(matches, resamples=200, seed=6).figures != first.figures
 
 
 def test_one_image_tells_nothing():
-    intervals = bootstrap(matches_of(*one_class([(1, BOX), (1, ASIDE)], [(1, BOX, 0.5), (2, BOX, 0.4)])))
+    intervals = bootstrap_detection(matches_of(*one_class([(1, BOX), (1, ASIDE)], [(1, BOX, 0.5), (2, BOX, 0.4)])))
     interval = intervals.figures["AP"]
     assert interval.value == pytest.approx(51 / 101)
     assert math.isnan(interval.low) and math.isnan(interval.high) and not intervals.known
 
 
-@pytest.mark.parametrize("found", [[], [(1, BOX, 0.5)]])
-def test_no_objects_and_no_detections(found):
-    empty = bootstrap(matches_of(*one_class([], found)), resamples=10)
-    assert all(math.isnan(v) for interval in empty.figures.values() for v in (interval.value, interval.low))
-    missed = bootstrap(matches_of(*one_class([(1, BOX), (2, BOX)], [])), resamples=10).figures["AP"]
-    assert (missed.value, missed.low, missed.high) == (0, 0, 0)
+def test_no_objects_and_no_detections():
+    for found in [[], [(1, BOX, 0.5)]]:
+        with case(found):
+            empty = bootstrap_detection(matches_of(*one_class([], found)), resamples=10)
+            assert all(math.isnan(v) for interval in empty.figures.values() for v in (interval.value, interval.low))
+            missed = bootstrap_detection(matches_of(*one_class([(1, BOX), (2, BOX)], [])), resamples=10).figures["AP"]
+            assert (missed.value, missed.low, missed.high) == (0, 0, 0)
 
 
 def test_thresholds_that_are_not_there_are_unknown():
     matches = matches_of(*random_scene(4), iou_thresholds=[0.3, 0.75])
-    figures = bootstrap(matches, resamples=20).figures
+    figures = bootstrap_detection(matches, resamples=20).figures
     assert math.isnan(figures["AP50"].value) and math.isnan(figures["AP50"].low)
     assert figures["AP75"].value < figures["AP"].value
 
@@ -198,7 +201,7 @@ def test_thresholds_that_are_not_there_are_unknown():
 )
 def test_wrong_options(options, message):
     matches = matches_of(*one_class([(1, BOX)], []))
-    for call in (lambda: bootstrap(matches, **options), lambda: compare_matches(matches, matches, **options)):
+    for call in (lambda: bootstrap_detection(matches, **options), lambda: compare_matches(matches, matches, **options)):
         with pytest.raises(ValueError, match=message):
             call()
 
@@ -213,7 +216,7 @@ def jittered(results, seed, spread):
 
 def test_nothing_differs_from_itself():
     truth, results = random_scene(6)
-    comparison = compare(truth, results, results, resamples=50)
+    comparison = compare_detection(truth, results, results, resamples=50)
     for row in (*comparison.figures.values(), *comparison.per_class[:3]):
         assert (row.difference, row.low, row.high, row.b_better) == (0, 0, 0, 0.5)
     assert math.isnan(comparison.per_class[3].b_better)
@@ -222,7 +225,10 @@ def test_nothing_differs_from_itself():
 def test_the_better_one_is_told_and_the_sides_are_symmetric():
     truth, results = random_scene(7, images=60)
     worse = jittered(results, 0, 6)
-    there, back = compare(truth, worse, results, resamples=300), compare(truth, results, worse, resamples=300)
+    there, back = (
+        compare_detection(truth, worse, results, resamples=300),
+        compare_detection(truth, results, worse, resamples=300),
+    )
     row, reverse = there.figures["AP"], back.figures["AP"]
     assert row.a == pytest.approx(evaluate_detections(truth, worse).map)
     assert row.b == pytest.approx(evaluate_detections(truth, results).map)
@@ -235,15 +241,15 @@ def test_the_better_one_is_told_and_the_sides_are_symmetric():
 def test_pairs_tell_more_than_each_side_alone():
     truth, results = random_scene(8, images=40)
     slightly = jittered(results, 1, 1.0)
-    row = compare(truth, results, slightly, resamples=400).figures["AP"]
-    alone = bootstrap(matches_of(truth, results), resamples=400).figures["AP"]
+    row = compare_detection(truth, results, slightly, resamples=400).figures["AP"]
+    alone = bootstrap_detection(matches_of(truth, results), resamples=400).figures["AP"]
     assert row.high - row.low < 0.5 * (alone.high - alone.low)
 
 
 def test_other_ground_truth_cannot_be_compared():
     truth, results = random_scene(0)
     less = truth | {"annotations": truth["annotations"][1:]}
-    with pytest.raises(ValueError, match=r"matched with different objects$"):
+    with pytest.raises(ValueError, match=r"they differ in objects$"):
         compare_matches(matches_of(truth, results), matches_of(less, results))
-    with pytest.raises(ValueError, match=r"matched with different IoU thresholds$"):
+    with pytest.raises(ValueError, match=r"they differ in IoU thresholds$"):
         compare_matches(matches_of(truth, results), matches_of(truth, results, iou_thresholds=[0.5]))

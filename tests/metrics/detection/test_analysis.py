@@ -5,7 +5,7 @@ import json
 import pytest
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import compare, compare_matches
+from detseg.metrics.bootstrap.detection import compare_detection, compare_matches
 from detseg.metrics.detection.analysis import analyse
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.matching import match
@@ -32,7 +32,7 @@ def nothing():
 def test_every_part_is_json_with_none_for_what_is_unknown(scene):
     truth, found = scene()
     analysis = analyse(truth, found, resamples=5)
-    comparison = compare(truth, found, found, resamples=5)
+    comparison = compare_detection(truth, found, found, resamples=5)
     parts = [analysis, analysis.metrics, analysis.intervals, analysis.errors, analysis.thresholds, comparison]
     told = [json.loads(json.dumps(part.to_dict(), allow_nan=False)) for part in parts]
     assert told[2]["figures"]["AP"]["low"] is None
@@ -53,4 +53,4 @@ def test_ground_truth_that_is_read_already_gives_the_same():
     assert evaluate_detections(truth, found).stats == evaluate_detections(coco, found).stats
     sides = [match(truth, read_found(side, truth, "bbox"), "bbox") for side in (found, found[::2])]
     again = compare_matches(*sides, resamples=9).to_dict()
-    assert again == compare(coco, found, found[::2], resamples=9).to_dict()
+    assert again == compare_detection(coco, found, found[::2], resamples=9).to_dict()

@@ -12,6 +12,7 @@ import torch
 
 from detseg.metrics import Detections, evaluate_detections
 from detseg.metrics.detection.average_precision import FIGURES
+from tests.metrics.cases import case
 from tests.metrics.coco_scenes import (
     as_annotations,
     as_arrays,
@@ -72,10 +73,11 @@ def test_precision_by_hand() -> None:
     assert curve.scores[0, 0, [0, 50, 51, 100]].tolist() == [0.9, 0.9, 0.7, 0.7]
 
 
-@pytest.mark.parametrize("annotation_id", [0, 1, 17])
-def test_annotation_ids_play_no_part(annotation_id: int) -> None:
-    metrics = evaluate_detections(one_box(annotation_id=annotation_id), [found([10, 10, 50, 50])])
-    assert metrics.map == pytest.approx(1)
+def test_annotation_ids_play_no_part() -> None:
+    for annotation_id in [0, 1, 17]:
+        with case(annotation_id):
+            metrics = evaluate_detections(one_box(annotation_id=annotation_id), [found([10, 10, 50, 50])])
+            assert metrics.map == pytest.approx(1)
 
 
 def test_pycocotools_is_wrong_on_annotation_id_0() -> None:
@@ -97,73 +99,78 @@ def test_crowd_is_neither_object_nor_mistake() -> None:
 # ------------------------------------------------------------------ oracle
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_equals_pycocotools(seed: int) -> None:
-    truth, results = scene(seed, detections=200 if seed == 0 else 40)
-    if seed == 0:  # more than 100 of one class in one image
-        results = [r | {"category_id": 3} for r in results]
-    expected = pycocotools_stats(truth, results)
-    metrics = evaluate_detections(truth, results)
-    np.testing.assert_allclose(metrics.stats, expected, rtol=0, atol=1e-12)
-    assert 0 < metrics.map < 1
+def test_equals_pycocotools() -> None:
+    for seed in range(30):
+        with case(seed):
+            truth, results = scene(seed, detections=200 if seed == 0 else 40)
+            if seed == 0:  # more than 100 of one class in one image
+                results = [r | {"category_id": 3} for r in results]
+            expected = pycocotools_stats(truth, results)
+            metrics = evaluate_detections(truth, results)
+            np.testing.assert_allclose(metrics.stats, expected, rtol=0, atol=1e-12)
+            assert 0 < metrics.map < 1
 
 
-@pytest.mark.parametrize("seed", range(100, 112))
-def test_whole_numbers_equal_pycocotools(seed: int) -> None:
-    # Boxes on a coarse grid: many equal IoUs, IoUs that are exactly a threshold, areas exactly 32² and 96²,
-    # boxes without area, scores of 0, -0.0 and below.
-    rng = np.random.default_rng(seed)
-    truth, results = scene(seed, images=8, categories=(5, 2), detections=60)
-    for record in (*truth["annotations"], *results):
-        record["bbox"] = [*(16.0 * rng.integers(0, 4, 2)), *rng.choice([0.0, 16, 32, 48, 96], 2)]
-        record["area"] = record["bbox"][2] * record["bbox"][3]
-        if "score" in record:
-            record["score"] = float(rng.choice([0.5, 0.0, -0.0, -1.5, 2.0]))
-    metrics = evaluate_detections(truth, results)
-    np.testing.assert_allclose(metrics.stats, pycocotools_stats(truth, results), rtol=0, atol=1e-12)
+def test_whole_numbers_equal_pycocotools() -> None:
+    for seed in range(100, 112):
+        with case(seed):
+            # Boxes on a coarse grid: many equal IoUs, IoUs that are exactly a threshold, areas exactly 32² and 96²,
+            # boxes without area, scores of 0, -0.0 and below.
+            rng = np.random.default_rng(seed)
+            truth, results = scene(seed, images=8, categories=(5, 2), detections=60)
+            for record in (*truth["annotations"], *results):
+                record["bbox"] = [*(16.0 * rng.integers(0, 4, 2)), *rng.choice([0.0, 16, 32, 48, 96], 2)]
+                record["area"] = record["bbox"][2] * record["bbox"][3]
+                if "score" in record:
+                    record["score"] = float(rng.choice([0.5, 0.0, -0.0, -1.5, 2.0]))
+            metrics = evaluate_detections(truth, results)
+            np.testing.assert_allclose(metrics.stats, pycocotools_stats(truth, results), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", [40, 41])
-def test_curves_equal_pycocotools(seed: int) -> None:
-    truth, results = scene(seed)
-    theirs = pycocotools_evaluation(truth, results)
-    curve = evaluate_detections(truth, results).precision_recall
-    order = np.argsort(np.argsort([c["id"] for c in truth["categories"]]))
-    for name, ours in (("precision", curve.precision), ("scores", curve.scores)):
-        expected = theirs.eval[name][:, :, order, 0, 2].transpose(0, 2, 1)
-        np.testing.assert_allclose(np.where(np.isnan(ours), -1, ours), expected, rtol=0, atol=1e-12)
+def test_curves_equal_pycocotools() -> None:
+    for seed in [40, 41]:
+        with case(seed):
+            truth, results = scene(seed)
+            theirs = pycocotools_evaluation(truth, results)
+            curve = evaluate_detections(truth, results).precision_recall
+            order = np.argsort(np.argsort([c["id"] for c in truth["categories"]]))
+            for name, ours in (("precision", curve.precision), ("scores", curve.scores)):
+                expected = theirs.eval[name][:, :, order, 0, 2].transpose(0, 2, 1)
+                np.testing.assert_allclose(np.where(np.isnan(ours), -1, ours), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", [50, 51, 52])
-def test_class_agnostic_equals_pycocotools(seed: int) -> None:
-    truth, results = scene(seed)
-    metrics = evaluate_detections(truth, results, class_agnostic=True)
-    expected = pycocotools_evaluation(truth, results, useCats=0).stats
-    np.testing.assert_allclose(metrics.stats, expected, rtol=0, atol=1e-12)
-    (row,) = metrics.per_class
-    assert (row.name, row.category_id, row.objects) == ("all classes", -1, metrics.objects)
-    assert row.ap == metrics.map != evaluate_detections(truth, results).map
+def test_class_agnostic_equals_pycocotools() -> None:
+    for seed in [50, 51, 52]:
+        with case(seed):
+            truth, results = scene(seed)
+            metrics = evaluate_detections(truth, results, class_agnostic=True)
+            expected = pycocotools_evaluation(truth, results, useCats=0).stats
+            np.testing.assert_allclose(metrics.stats, expected, rtol=0, atol=1e-12)
+            (row,) = metrics.per_class
+            assert (row.name, row.category_id, row.objects) == ("all classes", -1, metrics.objects)
+            assert row.ap == metrics.map != evaluate_detections(truth, results).map
 
 
-@pytest.mark.parametrize("seed", [60, 61])
-def test_other_options_equal_pycocotools(seed: int) -> None:
-    truth, results = scene(seed)
-    thresholds = [0.3, 0.5, 1.0]
-    metrics = evaluate_detections(truth, results, iou_thresholds=thresholds, max_detections=(5, 2))
-    theirs = pycocotools_evaluation(truth, results, iouThrs=np.array(thresholds), maxDets=[2, 5, 5])
-    assert list(metrics.figures())[6:8] == ["AR2", "AR5"]
-    for area, name in enumerate(("", "_small", "_medium", "_large")):
-        precision, recall = theirs.eval["precision"][..., area, -1], theirs.eval["recall"][:, :, area]
-        figures = metrics.figures()
-        assert figures[f"AP{name}"] == pytest.approx(precision[precision > -1].mean(), abs=1e-12)
-        last = recall[..., -1]
-        assert figures[f"AR{name or 5}"] == pytest.approx(last[last > -1].mean(), abs=1e-12)
-    first = theirs.eval["recall"][:, :, 0, 0]
-    assert metrics.figures()["AR2"] == pytest.approx(first[first > -1].mean(), abs=1e-12)
-    at = theirs.eval["precision"][1, ..., 0, -1]
-    assert metrics.map50 == pytest.approx(at[at > -1].mean(), abs=1e-12)
-    assert math.isnan(metrics.map75)
-    assert len(metrics.stats) == 11
+def test_other_options_equal_pycocotools() -> None:
+    for seed in [60, 61]:
+        with case(seed):
+            truth, results = scene(seed)
+            thresholds = [0.3, 0.5, 1.0]
+            metrics = evaluate_detections(truth, results, iou_thresholds=thresholds, max_detections=(5, 2))
+            theirs = pycocotools_evaluation(truth, results, iouThrs=np.array(thresholds), maxDets=[2, 5, 5])
+            assert list(metrics.figures())[6:8] == ["AR2", "AR5"]
+            for area, name in enumerate(("", "_small", "_medium", "_large")):
+                precision, recall = theirs.eval["precision"][..., area, -1], theirs.eval["recall"][:, :, area]
+                figures = metrics.figures()
+                assert figures[f"AP{name}"] == pytest.approx(precision[precision > -1].mean(), abs=1e-12)
+                last = recall[..., -1]
+                assert figures[f"AR{name or 5}"] == pytest.approx(last[last > -1].mean(), abs=1e-12)
+            first = theirs.eval["recall"][:, :, 0, 0]
+            assert metrics.figures()["AR2"] == pytest.approx(first[first > -1].mean(), abs=1e-12)
+            at = theirs.eval["precision"][1, ..., 0, -1]
+            assert metrics.map50 == pytest.approx(at[at > -1].mean(), abs=1e-12)
+            assert math.isnan(metrics.map75)
+            assert len(metrics.stats) == 11
 
 
 def test_published_check_of_the_coco_api() -> None:
@@ -184,13 +191,14 @@ def test_published_check_of_the_coco_api() -> None:
     assert [round(value, 3) for value in stats] == list(expected)
 
 
-@pytest.mark.parametrize("start", [0, 1])
-def test_renumbered_annotations_equal_pycocotools(start: int) -> None:
-    truth, results = scene(3)
-    expected = pycocotools_stats(truth, results)
-    for number, annotation in enumerate(truth["annotations"], start=start):
-        annotation["id"] = number
-    np.testing.assert_allclose(evaluate_detections(truth, results).stats, expected, rtol=0, atol=1e-12)
+def test_renumbered_annotations_equal_pycocotools() -> None:
+    for start in [0, 1]:
+        with case(start):
+            truth, results = scene(3)
+            expected = pycocotools_stats(truth, results)
+            for number, annotation in enumerate(truth["annotations"], start=start):
+                annotation["id"] = number
+            np.testing.assert_allclose(evaluate_detections(truth, results).stats, expected, rtol=0, atol=1e-12)
 
 
 def test_per_class_equals_evaluating_the_class_alone() -> None:
@@ -286,13 +294,14 @@ def test_detections_from_predictions() -> None:
     assert len(Detections.from_predictions([], [], [1])) == 0
 
 
-@pytest.mark.parametrize("none", [[], Detections([], [], [], [])])
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_no_detections_give_zeros(none, iou_type: str) -> None:
-    truth, _ = mask_scene(1)
-    metrics = evaluate_detections(truth, none, iou_type)
-    assert set(metrics.stats) == {0.0}
-    assert metrics.detections == 0
+def test_no_detections_give_zeros() -> None:
+    for none in [[], Detections([], [], [], [])]:
+        for iou_type in ["bbox", "segm"]:
+            with case(none, iou_type):
+                truth, _ = mask_scene(1)
+                metrics = evaluate_detections(truth, none, iou_type)
+                assert set(metrics.stats) == {0.0}
+                assert metrics.detections == 0
 
 
 def test_no_objects_give_nothing_to_judge_by() -> None:
@@ -311,11 +320,12 @@ def test_area_and_iscrowd_may_be_missing() -> None:
     assert metrics.figures()["AP_medium"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("crowd", "figure"), [("0", 1.0), (None, 1.0), (False, 1.0), ("1", math.nan)])
-def test_iscrowd_in_other_words(crowd, figure: float) -> None:
-    truth = one_box()
-    truth["annotations"][0]["iscrowd"] = crowd
-    assert evaluate_detections(truth, [found((10, 10, 50, 50))]).map == pytest.approx(figure, nan_ok=True)
+def test_iscrowd_in_other_words() -> None:
+    for crowd, figure in [("0", 1.0), (None, 1.0), (False, 1.0), ("1", math.nan)]:
+        with case(crowd, figure):
+            truth = one_box()
+            truth["annotations"][0]["iscrowd"] = crowd
+            assert evaluate_detections(truth, [found((10, 10, 50, 50))]).map == pytest.approx(figure, nan_ok=True)
 
 
 def test_to_dict_is_json_without_nan() -> None:
@@ -358,9 +368,8 @@ def without(record: dict, key: str) -> dict:
 GOOD = found([10, 10, 50, 50])
 
 
-@pytest.mark.parametrize(
-    ("results", "message"),
-    [
+def test_bad_detections_are_named() -> None:
+    for results, message in [
         (
             [GOOD, GOOD | {"image_id": 99}],
             r"detections\[1\]: image_id 99: the ground truth lists no such image",
@@ -387,16 +396,13 @@ GOOD = found([10, 10, 50, 50])
         ([GOOD | {"image_id": 5.5}], r"detections\[0\]: image_id must be a whole number, got 5.5"),
         ([GOOD, 3], r"detections\[1\] must be a dict, got 3"),
         ({"annotations": []}, r"detections must hold a list of COCO results .* got dict"),
-    ],
-)
-def test_bad_detections_are_named(results, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluate_detections(one_box(), results)
+    ]:
+        with case(results, message), pytest.raises(ValueError, match=message):
+            evaluate_detections(one_box(), results)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_bad_ground_truth_is_named() -> None:
+    for change, message in [
         ({"images": []}, "ground truth: it lists no images"),
         ({"categories": []}, "ground truth: it lists no categories"),
         (
@@ -417,11 +423,9 @@ def test_bad_detections_are_named(results, message: str) -> None:
             {"annotations": [{"id": 3, "image_id": 5, "category_id": 2, "bbox": [1, 1, 5, 5], "iscrowd": "yes"}]},
             r"annotations\[0\] \(id 3\): iscrowd must be 0 or 1, got 'yes'",
         ),
-    ],
-)
-def test_bad_ground_truth_is_named(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluate_detections(one_box() | change, [])
+    ]:
+        with case(change, message), pytest.raises(ValueError, match=message):
+            evaluate_detections(one_box() | change, [])
 
 
 def test_bad_boxes_in_the_ground_truth_are_named() -> None:
@@ -429,22 +433,20 @@ def test_bad_boxes_in_the_ground_truth_are_named() -> None:
         evaluate_detections(one_box(box=(0, math.nan, 5, 5)), [])
 
 
-@pytest.mark.parametrize(
-    ("outline", "message"),
-    [
+def test_bad_masks_are_named() -> None:
+    for outline, message in [
         (None, r"detections\[0\]: no 'segmentation'"),
         ([[1, 2]], r"detections\[0\]: segmentation is neither polygons nor"),
         ({"size": [4, 4]}, r"detections\[0\]: segmentation is neither polygons nor"),
         ([[1, 2, math.nan, 4, 5, 6]], r"detections\[0\]: .* holds NaN"),
         ([[1, 2, 1e12, 4, 5, 6]], r"detections\[0\]: .* numbers beyond 1,000,000"),
         ({"size": [4, 4], "counts": [16]}, r"detections\[0\]: the mask is \[4, 4\] .*its image \[200, 200\]"),
-    ],
-)
-def test_bad_masks_are_named(outline, message: str) -> None:
-    truth = one_box()
-    truth["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 60]]
-    with pytest.raises(ValueError, match=message):
-        evaluate_detections(truth, [GOOD | {"segmentation": outline}], "segm")
+    ]:
+        with case(outline, message):
+            truth = one_box()
+            truth["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 60]]
+            with pytest.raises(ValueError, match=message):
+                evaluate_detections(truth, [GOOD | {"segmentation": outline}], "segm")
 
 
 def test_bad_files_are_named(tmp_path) -> None:
@@ -471,9 +473,8 @@ def test_bad_files_are_named(tmp_path) -> None:
         evaluate_detections(3, [])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_bad_options_are_named() -> None:
+    for options, message in [
         ({"iou_thresholds": []}, "iou_thresholds must be a list of numbers"),
         ({"iou_thresholds": 0.5}, "iou_thresholds must be a list of numbers"),
         ({"iou_thresholds": [0.75, 0.5]}, r"iou_thresholds must rise and lie in \[0, 1\], got \[0.75, 0.5\]"),
@@ -481,22 +482,21 @@ def test_bad_files_are_named(tmp_path) -> None:
         ({"max_detections": ()}, "max_detections must be whole numbers from 1"),
         ({"max_detections": (0, 10)}, "max_detections must be whole numbers from 1"),
         ({"max_detections": (1.5,)}, "max_detections must be whole numbers from 1"),
-    ],
-)
-def test_bad_options_are_named(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluate_detections(one_box(), [GOOD], **options)
+    ]:
+        with case(options, message), pytest.raises(ValueError, match=message):
+            evaluate_detections(one_box(), [GOOD], **options)
 
 
-@pytest.mark.parametrize("counts", ["o", "P" * 20, "oooo0"])
-def test_damaged_masks_are_named(counts: str) -> None:
-    truth = one_box()
-    truth["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 60]]
-    right = {"size": [200, 200], "counts": [5, 10, 39985]}
-    wrong = {"size": [200, 200], "counts": counts}
-    results = [GOOD | {"segmentation": right}, GOOD | {"segmentation": wrong}]
-    with pytest.raises(ValueError, match=r"image \d+: detection 1 .*run lengths of its mask are damaged"):
-        evaluate_detections(truth, results, "segm")
+def test_damaged_masks_are_named() -> None:
+    for counts in ["o", "P" * 20, "oooo0"]:
+        with case(counts):
+            truth = one_box()
+            truth["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 60]]
+            right = {"size": [200, 200], "counts": [5, 10, 39985]}
+            wrong = {"size": [200, 200], "counts": counts}
+            results = [GOOD | {"segmentation": right}, GOOD | {"segmentation": wrong}]
+            with pytest.raises(ValueError, match=r"image \d+: detection 1 .*run lengths of its mask are damaged"):
+                evaluate_detections(truth, results, "segm")
 
 
 def test_annotations_without_outlines_are_named() -> None:

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from detseg.metrics import evaluate_detections
 from detseg.metrics.detection.error_analysis import CORRECT, KINDS, NOT_JUDGED, analyse_errors
+from tests.metrics.cases import case
 from tests.metrics.scenes import classes_of, coco_ap50, random_scene, with_masks
 
 # IoU of BOX with NEAR: 50 x 20 of 50 x 80, 0.25. With CLOSE: 50 x 40 of 50 x 60, 0.67. With TOUCH: 250 of 4750, 0.05.
@@ -34,9 +35,8 @@ def told(analysis):
 # ------------------------------------------------------------------ one error of each kind
 
 
-@pytest.mark.parametrize(
-    ("kind", "objects", "found", "before"),
-    [
+def test_one_error_of_each_kind():
+    for kind, objects, found, before in [
         # The wrong one comes first, so one hit of one object has precision 1/2.
         ("background", [(1, ROSE, BOX)], [(1, ROSE, ASIDE, 0.9), (1, ROSE, BOX, 0.8)], 0.5),
         ("background", [(1, ROSE, BOX)], [(1, ROSE, TOUCH, 0.9), (1, ROSE, BOX, 0.8)], 0.5),
@@ -57,16 +57,15 @@ def told(analysis):
         ("localisation", [(1, ROSE, BOX)], [(1, ROSE, NEAR, 0.9)], 0),
         ("classification", [(1, TULIP, BOX)], [(1, ROSE, CLOSE, 0.9)], 0),
         ("missed", [(1, ROSE, BOX), (1, ROSE, ASIDE)], [(1, ROSE, BOX, 0.9)], 51 / 101),
-    ],
-)
-def test_one_error_of_each_kind(kind, objects, found, before):
-    analysis = analysis_of(objects, found)
-    assert told(analysis) == {kind: 1}
-    assert analysis.ap == pytest.approx(before)
-    for name, cost in analysis.errors.items():
-        assert cost.gain == pytest.approx(1 - before if name == kind else 0), name
-    assert [KINDS[k] for k in analysis.kinds if k >= 0] == ([] if kind == "missed" else [kind])
-    assert analysis.missed.tolist() == ([1] if kind == "missed" else [])
+    ]:
+        with case(kind, objects, found, before):
+            analysis = analysis_of(objects, found)
+            assert told(analysis) == {kind: 1}
+            assert analysis.ap == pytest.approx(before)
+            for name, cost in analysis.errors.items():
+                assert cost.gain == pytest.approx(1 - before if name == kind else 0), name
+            assert [KINDS[k] for k in analysis.kinds if k >= 0] == ([] if kind == "missed" else [kind])
+            assert analysis.missed.tolist() == ([1] if kind == "missed" else [])
 
 
 def test_totals():
@@ -123,17 +122,18 @@ def test_what_a_crowd_region_excuses_is_no_error_and_mends_nothing():
     assert told(analysis) == {"missed": 1} and analysis.missed.tolist() == [0]
 
 
-@pytest.mark.parametrize("found", [5, 7])
-def test_levels_of_recall_are_cocos_to_the_last_digit(found):
-    # Recall 0.25 reaches the level 25; recall 0.35 is a rounding below COCO's level 35.
-    places = [(20 * n, 10, 15, 15) for n in range(20)]
-    truth, results = classes_of(
-        [(1, ROSE, box) for box in places], [(1, ROSE, box, 0.9) for box in places[:found]], NAMES
-    )
-    truth["annotations"] = [a | {"area": 15 * 15} for a in truth["annotations"]]
-    analysis = analyse_errors(truth, results)
-    assert analysis.ap == pytest.approx({5: 26, 7: 35}[found] / 101, abs=1e-12)
-    assert analysis.ap == pytest.approx(coco_ap50(truth, results), abs=1e-12)
+def test_levels_of_recall_are_cocos_to_the_last_digit():
+    for found in [5, 7]:
+        with case(found):
+            # Recall 0.25 reaches the level 25; recall 0.35 is a rounding below COCO's level 35.
+            places = [(20 * n, 10, 15, 15) for n in range(20)]
+            truth, results = classes_of(
+                [(1, ROSE, box) for box in places], [(1, ROSE, box, 0.9) for box in places[:found]], NAMES
+            )
+            truth["annotations"] = [a | {"area": 15 * 15} for a in truth["annotations"]]
+            analysis = analyse_errors(truth, results)
+            assert analysis.ap == pytest.approx({5: 26, 7: 35}[found] / 101, abs=1e-12)
+            assert analysis.ap == pytest.approx(coco_ap50(truth, results), abs=1e-12)
 
 
 def test_classes_without_objects_do_not_count():
@@ -141,10 +141,11 @@ def test_classes_without_objects_do_not_count():
     assert analysis.ap == 1 and analysis.errors["background"].gain == 0 and told(analysis) == {"background": 1}
 
 
-@pytest.mark.parametrize(("found", "after"), [([], 1), ([(1, ROSE, (300, 10, 50, 50), 0.9)], 0)])
-def test_a_class_of_which_everything_is_missed(found, after):
-    analysis = analysis_of([(1, ROSE, BOX)], found)
-    assert analysis.ap == 0 and analysis.errors["missed"].gain == after
+def test_a_class_of_which_everything_is_missed():
+    for found, after in [([], 1), ([(1, ROSE, (300, 10, 50, 50), 0.9)], 0)]:
+        with case(found, after):
+            analysis = analysis_of([(1, ROSE, BOX)], found)
+            assert analysis.ap == 0 and analysis.errors["missed"].gain == after
 
 
 def test_nothing_to_judge_by():
@@ -239,23 +240,24 @@ def put_right(truth, results, kind, kinds, targets, unfound, missed, iou_type):
     return truth, left
 
 
-@pytest.mark.parametrize(("seed", "iou_type"), [(0, "bbox"), (1, "bbox"), (2, "bbox"), (3, "bbox"), (0, "segm")])
-def test_equals_plain_loops_and_pycocotools(seed, iou_type):
-    truth, results = random_scene(seed, images=20)
-    if iou_type == "segm":
-        truth, results = with_masks(truth, results)
-    kinds, targets, unfound, missed = looped(truth, results, iou_type)
-    analysis = analyse_errors(truth, results, iou_type)
-    names = {CORRECT: "correct", NOT_JUDGED: "not judged"} | dict(enumerate(KINDS))
-    assert [names[int(kind)] for kind in analysis.kinds] == [kinds[n] for n in range(len(results))]
-    assert {truth["annotations"][m]["id"] for m in analysis.missed} == missed
-    before = coco_ap50(truth, results, iou_type)
-    assert analysis.ap == pytest.approx(before, abs=1e-12)
-    totals = {"false_positives": analysis.false_positives, "false_negatives": analysis.false_negatives}
-    for kind, cost in (analysis.errors | totals).items():
-        right = put_right(truth, results, kind, kinds, targets, unfound, missed, iou_type)
-        assert cost.gain == pytest.approx(coco_ap50(*right, iou_type) - before, abs=1e-12), kind
-        assert cost.count > 0, "the scene should hold every kind"
+def test_equals_plain_loops_and_pycocotools():
+    for seed, iou_type in [(0, "bbox"), (1, "bbox"), (2, "bbox"), (3, "bbox"), (0, "segm")]:
+        with case(seed, iou_type):
+            truth, results = random_scene(seed, images=20)
+            if iou_type == "segm":
+                truth, results = with_masks(truth, results)
+            kinds, targets, unfound, missed = looped(truth, results, iou_type)
+            analysis = analyse_errors(truth, results, iou_type)
+            names = {CORRECT: "correct", NOT_JUDGED: "not judged"} | dict(enumerate(KINDS))
+            assert [names[int(kind)] for kind in analysis.kinds] == [kinds[n] for n in range(len(results))]
+            assert {truth["annotations"][m]["id"] for m in analysis.missed} == missed
+            before = coco_ap50(truth, results, iou_type)
+            assert analysis.ap == pytest.approx(before, abs=1e-12)
+            totals = {"false_positives": analysis.false_positives, "false_negatives": analysis.false_negatives}
+            for kind, cost in (analysis.errors | totals).items():
+                right = put_right(truth, results, kind, kinds, targets, unfound, missed, iou_type)
+                assert cost.gain == pytest.approx(coco_ap50(*right, iou_type) - before, abs=1e-12), kind
+                assert cost.count > 0, "the scene should hold every kind"
 
 
 @pytest.mark.parametrize("seed", range(10, 16))

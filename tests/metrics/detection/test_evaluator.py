@@ -11,6 +11,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from detseg.metrics import DetectionEvaluator, evaluate_detections
+from tests.metrics.cases import case
 from tests.metrics.coco_scenes import as_annotations, mask_scene, scene
 
 EMPTY = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, dtype=np.int64)}
@@ -77,97 +78,96 @@ def categories(truth: dict) -> list:
 # ------------------------------------------------------------------ equal to evaluate_detections
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("known", [True, False])
-def test_equals_evaluate_detections(kind: str, known: bool) -> None:
-    truth, results = scene(11)
-    ids, predictions, targets = by_image(truth, results)
-    if kind == "torch":
-        predictions, targets = as_torch(predictions), as_torch(targets)
-    evaluator = DetectionEvaluator(as_annotations(truth) if known else categories(truth))
-    for start in range(0, len(ids), 5):
-        batch = slice(start, start + 5)
-        evaluator.update(predictions[batch], ids[batch] if known else targets[batch])
-    assert len(evaluator) == len(ids)
-    metrics, expected = evaluator.compute(), evaluate_detections(truth, results)
-    np.testing.assert_allclose(metrics.stats, expected.stats, rtol=0, atol=1e-12)
-    for row, other in zip(metrics.per_class, expected.per_class, strict=True):
-        assert (row.name, row.category_id, row.objects, row.images) == (
-            other.name, other.category_id, other.objects, other.images
-        )  # fmt: skip
-    assert (metrics.images, metrics.objects, metrics.detections) == (
-        expected.images, expected.objects, expected.detections
-    )  # fmt: skip
-
-
-def test_every_order_of_the_images_gives_the_same() -> None:
-    truth, results = scene(12)
-    ids, predictions, targets = by_image(truth, results)
-    expected = evaluate_detections(truth, results).stats
-    for seed in range(3):
-        order = np.random.default_rng(seed).permutation(len(ids))
-        evaluator = DetectionEvaluator(categories(truth))
-        evaluator.update([predictions[i] for i in order], [targets[i] for i in order])
-        np.testing.assert_allclose(evaluator.compute().stats, expected, rtol=0, atol=1e-12)
+def test_equals_evaluate_detections(known: bool) -> None:
+    for kind in ["numpy", "torch"]:
+        with case(kind):
+            truth, results = scene(11)
+            ids, predictions, targets = by_image(truth, results)
+            if kind == "torch":
+                predictions, targets = as_torch(predictions), as_torch(targets)
+            evaluator = DetectionEvaluator(as_annotations(truth) if known else categories(truth))
+            for start in range(0, len(ids), 5):
+                batch = slice(start, start + 5)
+                evaluator.update(predictions[batch], ids[batch] if known else targets[batch])
+            assert len(evaluator) == len(ids)
+            metrics, expected = evaluator.compute(), evaluate_detections(truth, results)
+            np.testing.assert_allclose(metrics.stats, expected.stats, rtol=0, atol=1e-12)
+            for row, other in zip(metrics.per_class, expected.per_class, strict=True):
+                assert (row.name, row.category_id, row.objects, row.images) == (
+                    other.name, other.category_id, other.objects, other.images
+                )  # fmt: skip
+            assert (metrics.images, metrics.objects, metrics.detections) == (
+                expected.images, expected.objects, expected.detections
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("by_state", [True, False])
-def test_parts_of_several_processes_are_exact(known: bool, by_state: bool) -> None:
-    truth, results = scene(13, images=11)
-    ids, predictions, targets = by_image(truth, results)
-    given = ids if known else targets
-    ranks = [DetectionEvaluator(as_annotations(truth) if known else categories(truth)) for _ in range(4)]
-    # As a distributed sampler has it: every fourth image, the first one repeated to fill up.
-    for rank, evaluator in enumerate(ranks):
-        mine = [i % len(ids) for i in range(rank, 12, 4)]
-        for i in mine:
-            evaluator.update([predictions[i]], [given[i]])
-    whole, *others = ranks
-    for other in others:
-        sent = pickle.loads(pickle.dumps(other.state() if by_state else other))
-        whole.merge(sent)
-    assert len(whole) == 11
-    metrics = whole.compute()
-    assert metrics.detections == len(results)
-    np.testing.assert_allclose(metrics.stats, evaluate_detections(truth, results).stats, rtol=0, atol=1e-12)
-
-
-def test_a_process_without_images_can_be_merged() -> None:
-    truth, results = scene(14)
-    ids, predictions, _ = by_image(truth, results)
-    full, idle = DetectionEvaluator(truth), DetectionEvaluator(truth)
-    full.update(predictions, ids)
-    idle.update([], [])
-    expected = full.compute().stats
-    full.merge(idle)
-    idle.merge(full)
-    assert full.compute().stats == idle.compute().stats == expected
-    idle.reset()
-    assert len(idle) == 0
+def test_parts_of_several_processes_are_exact(known: bool) -> None:
+    for by_state in [True, False]:
+        with case(by_state):
+            truth, results = scene(13, images=11)
+            ids, predictions, targets = by_image(truth, results)
+            given = ids if known else targets
+            ranks = [DetectionEvaluator(as_annotations(truth) if known else categories(truth)) for _ in range(4)]
+            # As a distributed sampler has it: every fourth image, the first one repeated to fill up.
+            for rank, evaluator in enumerate(ranks):
+                mine = [i % len(ids) for i in range(rank, 12, 4)]
+                for i in mine:
+                    evaluator.update([predictions[i]], [given[i]])
+            whole, *others = ranks
+            for other in others:
+                sent = pickle.loads(pickle.dumps(other.state() if by_state else other))
+                whole.merge(sent)
+            assert len(whole) == 11
+            metrics = whole.compute()
+            assert metrics.detections == len(results)
+            np.testing.assert_allclose(metrics.stats, evaluate_detections(truth, results).stats, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("form", ["run lengths", "bitmaps", "tensor"])
-def test_masks(known: bool, form: str) -> None:
-    truth, results = mask_scene(15)
-    ids, predictions, targets = by_image(truth, results, masks=True)
-    for annotation in truth["annotations"]:
-        annotation["segmentation"] = run_lengths(annotation["segmentation"])
-    if form != "run lengths":
-        for row in (*predictions, *targets):
-            row["masks"] = np.stack([np.zeros((480, 640), bool), *(decode(mask) for mask in row["masks"])])[1:]
-            if form == "tensor":
-                row["masks"] = torch.from_numpy(row["masks"])
-    evaluator = DetectionEvaluator(truth if known else categories(truth), "segm")
-    evaluator.update(predictions, ids if known else targets)
-    expected = evaluate_detections(truth, results, "segm").stats
-    np.testing.assert_allclose(evaluator.compute().stats, expected, rtol=0, atol=1e-12)
+def test_masks(known: bool) -> None:
+    for form in ["run lengths", "bitmaps", "tensor"]:
+        with case(form):
+            truth, results = mask_scene(15)
+            ids, predictions, targets = by_image(truth, results, masks=True)
+            for annotation in truth["annotations"]:
+                annotation["segmentation"] = run_lengths(annotation["segmentation"])
+            if form != "run lengths":
+                for row in (*predictions, *targets):
+                    row["masks"] = np.stack([np.zeros((480, 640), bool), *(decode(mask) for mask in row["masks"])])[1:]
+                    if form == "tensor":
+                        row["masks"] = torch.from_numpy(row["masks"])
+            evaluator = DetectionEvaluator(truth if known else categories(truth), "segm")
+            evaluator.update(predictions, ids if known else targets)
+            expected = evaluate_detections(truth, results, "segm").stats
+            np.testing.assert_allclose(evaluator.compute().stats, expected, rtol=0, atol=1e-12)
 
 
 def decode(mask: dict) -> np.ndarray:
     plain = isinstance(mask["counts"], list)
     return coco_mask.decode(coco_mask.frPyObjects(mask, 480, 640) if plain else mask).astype(bool)
+
+
+def test_ids_may_be_given_beside_the_targets() -> None:
+    truth, results = scene(20)
+    ids, predictions, targets = by_image(truth, results)
+    expected = evaluate_detections(truth, results).stats
+    without_ids = [{name: values for name, values in target.items() if name != "image_id"} for target in targets]
+    for evaluator, given in (
+        (DetectionEvaluator(truth), None),
+        (DetectionEvaluator(truth), targets),
+        (DetectionEvaluator(categories(truth)), without_ids),
+        (DetectionEvaluator(categories(truth)), targets),
+    ):
+        evaluator.update(predictions, given, ids)
+        np.testing.assert_allclose(evaluator.compute().stats, expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="2 predictions for 1 image ids"):
+        DetectionEvaluator(truth).update(predictions[:2], None, ids[:1])
+    with pytest.raises(ValueError, match="targets are None, but the ground truth is not known"):
+        DetectionEvaluator(categories(truth)).update(predictions, None, ids)
+    with pytest.raises(ValueError, match=r"image_ids\[0\]: image id 100000: the ground truth lists no such image"):
+        DetectionEvaluator(truth).update(predictions[:1], None, [100000])
 
 
 def test_options_are_passed_on() -> None:
@@ -220,7 +220,7 @@ def test_two_processes_gather_what_one_would_see(tmp_path) -> None:
     code = """
 import sys, torch.distributed as dist
 from tests.metrics.coco_scenes import scene
-from tests.metrics.test_evaluator import by_image, categories
+from tests.metrics.detection.test_evaluator import by_image, categories
 from detseg.metrics import DetectionEvaluator, evaluate_detections
 rank, file = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
@@ -253,9 +253,8 @@ print(len(whole), max(difference) < 1e-12)
 GOOD = {"boxes": np.array([[0.0, 0, 9, 9]]), "scores": np.array([0.5]), "labels": np.array([0])}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_bad_predictions_are_named() -> None:
+    for change, message in [
         (
             {"boxes": np.zeros((2, 4))},
             r"image 4: the prediction: boxes must have shape \(1, 4\) like the labels, got \(2, 4\)",
@@ -268,14 +267,13 @@ GOOD = {"boxes": np.array([[0.0, 0, 9, 9]]), "scores": np.array([0.5]), "labels"
         ({"scores": np.array([np.nan])}, r"image 4: the prediction, entry 0: score must be finite, got nan"),
         ({"boxes": np.array([[0, 0, np.inf, 9]])}, r"image 4: the prediction, entry 0: the box must be finite"),
         ({"boxes": np.array([[5, 5, 2, 9.0]])}, r"image 4: the prediction, entry 0: .*negative width"),
-    ],
-)
-def test_bad_predictions_are_named(change: dict, message: str) -> None:
-    evaluator = DetectionEvaluator(["a", "b"])
-    good = GOOD | {"image_id": 3}
-    with pytest.raises(ValueError, match=message):
-        evaluator.update([GOOD, GOOD | change], [good, good | {"image_id": 4}])
-    assert len(evaluator) == 0  # nothing of a bad batch stays
+    ]:
+        with case(change, message):
+            evaluator = DetectionEvaluator(["a", "b"])
+            good = GOOD | {"image_id": 3}
+            with pytest.raises(ValueError, match=message):
+                evaluator.update([GOOD, GOOD | change], [good, good | {"image_id": 4}])
+            assert len(evaluator) == 0  # nothing of a bad batch stays
 
 
 def test_mistakes_are_named() -> None:
@@ -296,9 +294,9 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="image 3: the prediction has no 'scores'"):
         unknown.update([{k: v for k, v in GOOD.items() if k != "scores"}], [GOOD | {"image_id": 3}])
     for evaluator in (known, unknown):
-        with pytest.raises(ValueError, match="no images to judge: call update first"):
+        with pytest.raises(ValueError, match="no images to evaluate: call update first"):
             evaluator.compute()
-    with pytest.raises(ValueError, match="other categories"):
+    with pytest.raises(ValueError, match="differ in category_ids"):
         unknown.merge(DetectionEvaluator(["a", "b"]))
     with pytest.raises(ValueError, match="the list of categories is empty"):
         DetectionEvaluator([])
@@ -331,7 +329,7 @@ def test_what_is_merged_must_be_of_the_same_ground_truth() -> None:
     collected = DetectionEvaluator(categories(truth))
     collected.update(predictions, targets)
     state = collected.state()
-    with pytest.raises(ValueError, match=r"the other state holds image_ids, .*object_labels.*; this evaluator has"):
+    with pytest.raises(ValueError, match="differ in known_ground_truth"):
         whole.merge(state)
     state["object_labels"] = state["object_labels"] + 100
     with pytest.raises(ValueError, match=r"the other state's object_labels\[0\]: label 10\d"):
@@ -339,7 +337,7 @@ def test_what_is_merged_must_be_of_the_same_ground_truth() -> None:
     renamed = DetectionEvaluator([(id, f"other {name}") for id, name in categories(truth)])
     renumbered = DetectionEvaluator([(id + 1, name) for id, name in categories(truth)])
     for stranger in (renamed, renumbered):
-        with pytest.raises(ValueError, match="of an evaluator with other classes"):
+        with pytest.raises(ValueError, match=r"differ in (names|category_ids) cannot be merged"):
             collected.merge(stranger.state())
     assert len(whole) == 0
 
@@ -351,19 +349,18 @@ def test_categories_in_their_forms() -> None:
         DetectionEvaluator(["rose", 7])
 
 
-@pytest.mark.parametrize(
-    "option", [{"iou_thresholds": [0.5]}, {"max_detections": (1, 10, 300)}, {"class_agnostic": True}]
-)
-def test_what_is_merged_must_have_the_same_options(option: dict) -> None:
-    truth, results = scene(3)
-    ids, predictions, _ = by_image(truth, results)
-    whole, other = DetectionEvaluator(truth, **option), DetectionEvaluator(truth)
-    other.update(predictions, ids)
-    with pytest.raises(ValueError, match="other options"):
-        whole.merge(other)
-    same = DetectionEvaluator(truth, iou_thresholds=np.linspace(0.5, 0.95, 10))
-    same.merge(other)
-    assert same.compute().stats == other.compute().stats
+def test_what_is_merged_must_have_the_same_options() -> None:
+    for option in [{"iou_thresholds": [0.5]}, {"max_detections": (1, 10, 300)}, {"class_agnostic": True}]:
+        with case(option):
+            truth, results = scene(3)
+            ids, predictions, _ = by_image(truth, results)
+            whole, other = DetectionEvaluator(truth, **option), DetectionEvaluator(truth)
+            other.update(predictions, ids)
+            with pytest.raises(ValueError, match=f"differ in {next(iter(option))} cannot be merged"):
+                whole.merge(other)
+            same = DetectionEvaluator(truth, iou_thresholds=np.linspace(0.5, 0.95, 10))
+            same.merge(other)
+            assert same.compute().stats == other.compute().stats
 
 
 def test_masks_of_other_sizes_are_named() -> None:

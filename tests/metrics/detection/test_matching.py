@@ -12,6 +12,7 @@ from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.layout import lay_out
 from detseg.metrics.detection.matching import AREAS, HIT, MISS, UNJUDGED, find_pairs, match
 from detseg.metrics.detection.records import positions
+from tests.metrics.cases import case
 from tests.metrics.coco_scenes import mask_scene, pycocotools_evaluation, scene
 
 
@@ -57,7 +58,7 @@ def test_one_image_by_hand() -> None:
     assert found_all.rank.tolist() == [0, 1, 2, 3, 4, 0]
     assert found_all.scores.tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert found_all.images.tolist() == [0] * 6
-    assert (found_all.images, found_all.classes) == (1, 2)
+    assert (found_all.num_images, found_all.classes) == (1, 2)
     hit, miss, out = HIT, MISS, UNJUDGED
     assert found_all.status[0].tolist() == [
         [hit, hit, out, out, miss, miss],
@@ -161,20 +162,21 @@ def test_every_match_equals_pycocotools(seed: int, most: int) -> None:
     assert {HIT, MISS, UNJUDGED} == set(ours.status.ravel().tolist())
 
 
-@pytest.mark.parametrize("seed", [3, 4])
-def test_laws_of_matches(seed: int) -> None:
-    truth, results = scene(seed)
-    found_all = matches_of(truth, results)
-    for k in range(found_all.classes):
-        of_class = slice(found_all.label_start[k], found_all.label_start[k + 1])
-        assert (np.diff(found_all.scores[of_class]) <= 0).all()
-        hits = (found_all.status[:, :, of_class] == HIT).sum(axis=2)  # (A, T)
-        assert (hits <= found_all.object_counts()[:, k, None]).all()
-    order = np.random.default_rng(seed).permutation(len(results))
-    distinct = [r | {"score": 0.1 + n / 1e4} for n, r in enumerate(results)]
-    straight, mixed = matches_of(truth, distinct), matches_of(truth, [distinct[i] for i in order])
-    assert (order[mixed.source] == straight.source).all()
-    assert (mixed.status == straight.status).all()
+def test_laws_of_matches() -> None:
+    for seed in [3, 4]:
+        with case(seed):
+            truth, results = scene(seed)
+            found_all = matches_of(truth, results)
+            for k in range(found_all.classes):
+                of_class = slice(found_all.label_start[k], found_all.label_start[k + 1])
+                assert (np.diff(found_all.scores[of_class]) <= 0).all()
+                hits = (found_all.status[:, :, of_class] == HIT).sum(axis=2)  # (A, T)
+                assert (hits <= found_all.object_counts()[:, k, None]).all()
+            order = np.random.default_rng(seed).permutation(len(results))
+            distinct = [r | {"score": 0.1 + n / 1e4} for n, r in enumerate(results)]
+            straight, mixed = matches_of(truth, distinct), matches_of(truth, [distinct[i] for i in order])
+            assert (order[mixed.source] == straight.source).all()
+            assert (mixed.status == straight.status).all()
 
 
 def test_mask_overlaps_equal_pycocotools() -> None:
@@ -257,14 +259,15 @@ def test_sort_groups_is_stable() -> None:
     assert (sorting.sort_groups(order, groups, 7) == order[np.argsort(groups[order], kind="stable")]).all()
 
 
-@pytest.mark.parametrize("spread", [1, 10**15])
-def test_positions(spread: int) -> None:
-    known = np.array([7, -3, 12, 0]) * spread
-    ids = np.array([12, 5, -3, 7, 100, -100, 0]) * spread
-    assert positions(ids, known).tolist() == [2, -1, 1, 0, -1, -1, 3]
-    assert positions(ids[:0], known).tolist() == []
-    assert positions(ids, known[:0]).tolist() == [-1] * 7
-    assert positions(known, known).tolist() == [0, 1, 2, 3]
+def test_positions() -> None:
+    for spread in [1, 10**15]:
+        with case(spread):
+            known = np.array([7, -3, 12, 0]) * spread
+            ids = np.array([12, 5, -3, 7, 100, -100, 0]) * spread
+            assert positions(ids, known).tolist() == [2, -1, 1, 0, -1, -1, 3]
+            assert positions(ids[:0], known).tolist() == []
+            assert positions(ids, known[:0]).tolist() == [-1] * 7
+            assert positions(known, known).tolist() == [0, 1, 2, 3]
 
 
 def test_many_pairs_outgrow_the_first_arrays() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
 from detseg.metrics import SegmentationEvaluator, evaluate_segmentation
+from tests.metrics.cases import case
 from tests.metrics.label_scenes import IGNORE, label_scene
 
 NAMES = ["sky", "grass", "flower", "path"]
@@ -53,23 +53,24 @@ def test_by_hand():
     assert m.names == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_scikit_learn_says_the_same(seed):
-    predictions, targets = label_scene(seed)
-    m = evaluate_segmentation(targets, predictions, NAMES)
-    true, found = judged(predictions, targets)
-    expected = confusion_matrix(true, found, labels=range(4))
-    np.testing.assert_array_equal(m.confusion, expected)
-    assert (expected > 0).all() and expected.trace() < expected.sum()
-    assert m.miou == pytest.approx(jaccard_score(true, found, average="macro"), abs=1e-12)
-    assert m.dice == pytest.approx(f1_score(true, found, average="macro"), abs=1e-12)
-    assert m.mean_accuracy == pytest.approx(recall_score(true, found, average="macro"), abs=1e-12)
-    assert m.pixel_accuracy == pytest.approx((true == found).mean(), abs=1e-12)
-    weighted = jaccard_score(true, found, average="weighted")
-    assert m.frequency_weighted_iou == pytest.approx(weighted, abs=1e-12)
-    for name, score in (("iou", jaccard_score), ("precision", precision_score), ("accuracy", recall_score)):
-        values = [getattr(row, name) for row in m.per_class]
-        np.testing.assert_allclose(values, score(true, found, average=None), atol=1e-12)
+def test_scikit_learn_says_the_same():
+    for seed in range(4):
+        with case(seed):
+            predictions, targets = label_scene(seed)
+            m = evaluate_segmentation(targets, predictions, NAMES)
+            true, found = judged(predictions, targets)
+            expected = confusion_matrix(true, found, labels=range(4))
+            np.testing.assert_array_equal(m.confusion, expected)
+            assert (expected > 0).all() and expected.trace() < expected.sum()
+            assert m.miou == pytest.approx(jaccard_score(true, found, average="macro"), abs=1e-12)
+            assert m.dice == pytest.approx(f1_score(true, found, average="macro"), abs=1e-12)
+            assert m.mean_accuracy == pytest.approx(recall_score(true, found, average="macro"), abs=1e-12)
+            assert m.pixel_accuracy == pytest.approx((true == found).mean(), abs=1e-12)
+            weighted = jaccard_score(true, found, average="weighted")
+            assert m.frequency_weighted_iou == pytest.approx(weighted, abs=1e-12)
+            for name, score in (("iou", jaccard_score), ("precision", precision_score), ("accuracy", recall_score)):
+                values = [getattr(row, name) for row in m.per_class]
+                np.testing.assert_allclose(values, score(true, found, average=None), atol=1e-12)
 
 
 def test_classes_that_are_only_predicted_are_not_in_the_means():
@@ -131,41 +132,6 @@ def test_any_maps(pairs):
     assert (m.images.boundary[2] <= m.images.boundary[:2]).all()
 
 
-@pytest.mark.parametrize("boundary", [True, False])
-def test_order_and_parts_do_not_matter(boundary):
-    predictions, targets = label_scene(2, images=7)
-    whole = SegmentationEvaluator(NAMES, boundary=boundary)
-    whole.update(predictions, targets, range(7))
-    order = [3, 0, 6, 5, 1, 4, 2]
-    first, second = (SegmentationEvaluator(NAMES, boundary=boundary) for _ in range(2))
-    # Both have images 0 and 5, the first has 3 twice, in one call and in two.
-    for evaluator, parts in ((first, ([3, 0, 3], [6, 5, 3])), (second, ([1, 0], [4], [2, 5]))):
-        for part in parts:
-            evaluator.update([predictions[i] for i in part], [targets[i] for i in part], part)
-    assert len(first) == 4 and len(second) == 5
-    sent = pickle.loads(pickle.dumps(second))
-    by_state = SegmentationEvaluator(NAMES, boundary=boundary)
-    by_state.merge(first.state())
-    by_state.merge(second.state())
-    first.merge(sent)
-    assert len(first) == len(by_state) == 7 == len(order)
-    same(first.compute(), whole.compute())
-    same(by_state.compute(), whole.compute())
-    assert whole.compute().figures() == whole.compute().figures()
-    whole.reset()
-    assert len(whole) == 0
-
-
-def test_many_small_parts_are_joined(monkeypatch):
-    monkeypatch.setattr("detseg.metrics.segmentation.evaluator._MOST_PARTS", 2)
-    predictions, targets = label_scene(4, images=7)
-    evaluator = SegmentationEvaluator(NAMES)
-    for i in range(7):
-        evaluator.update([predictions[i]], [targets[i]], [i])
-        assert len(evaluator._parts) <= 3
-    same(evaluator.compute(), evaluate_segmentation(targets, predictions, NAMES))
-
-
 def test_classes_may_be_named_in_another_order():
     predictions, targets = label_scene(3)
     there = np.array([2, 0, 3, 1])
@@ -204,14 +170,15 @@ def test_what_is_ignored_changes_nothing():
 # ------------------------------------------------------------------ forms
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_torch_and_numpy_of_any_width(dtype):
-    predictions, targets = label_scene(7)
-    m = evaluate_segmentation(targets, predictions, NAMES)
-    as_torch = [[torch.from_numpy(x.copy()).to(dtype) for x in side] for side in (targets, predictions)]
-    same(evaluate_segmentation(*as_torch, NAMES), m)
-    as_numpy = [[x.numpy() for x in side] for side in as_torch]
-    same(evaluate_segmentation(*as_numpy, NAMES), m)
+def test_torch_and_numpy_of_any_width():
+    for dtype in [torch.uint8, torch.int16, torch.int32, torch.int64]:
+        with case(dtype):
+            predictions, targets = label_scene(7)
+            m = evaluate_segmentation(targets, predictions, NAMES)
+            as_torch = [[torch.from_numpy(x.copy()).to(dtype) for x in side] for side in (targets, predictions)]
+            same(evaluate_segmentation(*as_torch, NAMES), m)
+            as_numpy = [[x.numpy() for x in side] for side in as_torch]
+            same(evaluate_segmentation(*as_numpy, NAMES), m)
 
 
 def test_slices_flips_and_read_only_arrays():
@@ -234,15 +201,16 @@ def test_two_classes_as_truth_values():
     assert m.confusion.tolist() == [[0, 1], [1, 2]]
 
 
-@pytest.mark.parametrize("ignore_index", [-100, -1, 254, 1000])
-def test_other_ignore_indices(ignore_index):
-    predictions, targets = label_scene(9)
-    m = evaluate_segmentation(targets, predictions, NAMES)
-    other = [np.where(t == IGNORE, ignore_index, t) for t in targets]
-    same(evaluate_segmentation(other, predictions, NAMES, ignore_index=ignore_index), m)
-    if ignore_index != 254:
-        with pytest.raises(ValueError, match="value 255 at row"):
-            evaluate_segmentation(targets, predictions, NAMES, ignore_index=ignore_index)
+def test_other_ignore_indices():
+    for ignore_index in [-100, -1, 254, 1000]:
+        with case(ignore_index):
+            predictions, targets = label_scene(9)
+            m = evaluate_segmentation(targets, predictions, NAMES)
+            other = [np.where(t == IGNORE, ignore_index, t) for t in targets]
+            same(evaluate_segmentation(other, predictions, NAMES, ignore_index=ignore_index), m)
+            if ignore_index != 254:
+                with pytest.raises(ValueError, match="value 255 at row"):
+                    evaluate_segmentation(targets, predictions, NAMES, ignore_index=ignore_index)
 
 
 def test_a_class_may_be_the_ignored_one():
@@ -286,9 +254,8 @@ def test_an_image_without_pixels():
 # ------------------------------------------------------------------ mistakes
 
 
-@pytest.mark.parametrize(
-    ("prediction", "target", "message"),
-    [
+def test_wrong_maps_are_named():
+    for prediction, target, message in [
         ([[0, 4]], [[0, 0]], r"predictions\[0\] \(image 5\): value 4 at row 0, column 1; .*classes 0 to 3"),
         ([[0, -1], [-1, 0]], [[0, 0]] * 2, r"value -1 at row 0, column 1 \(2 such pixels in all\)"),
         ([[0, 300]], [[0, 0]], "value 300 at"),
@@ -299,13 +266,12 @@ def test_an_image_without_pixels():
         (torch.zeros(1, 2), [[0, 0]], "whole numbers, got float32"),
         (torch.zeros(4, 1, 2), [[0, 0]], r"got float32 \(4, 1, 2\): for logits .* logits.argmax\(0\)"),
         ([0, 1], [[0, 0]], r"\(H, W\)"),
-    ],
-)
-def test_wrong_maps_are_named(prediction, target, message):
-    evaluator = SegmentationEvaluator(NAMES)
-    with pytest.raises(ValueError, match=message):
-        evaluator.update([prediction], [target], [5])
-    assert len(evaluator) == 0
+    ]:
+        with case(prediction, target, message):
+            evaluator = SegmentationEvaluator(NAMES)
+            with pytest.raises(ValueError, match=message):
+                evaluator.update([prediction], [target], [5])
+            assert len(evaluator) == 0
 
 
 def test_a_wrong_batch_leaves_nothing():
@@ -314,7 +280,7 @@ def test_a_wrong_batch_leaves_nothing():
     with pytest.raises(ValueError, match=r"predictions\[1\] \(image 2\)"):
         evaluator.update([good, good + 4], [good, good], [1, 2])
     assert len(evaluator) == 0
-    with pytest.raises(ValueError, match="no images to judge"):
+    with pytest.raises(ValueError, match="no images to evaluate"):
         evaluator.compute()
 
 
@@ -329,23 +295,24 @@ def test_wrong_lengths_and_ids():
         evaluate_segmentation([good], [good, good], NAMES)
     with pytest.raises(ValueError, match="image_ids end after 0"):
         evaluate_segmentation([good], [good], NAMES, image_ids=[])
-    with pytest.raises(ValueError, match="no images to judge"):
+    with pytest.raises(ValueError, match="no images to evaluate"):
         evaluate_segmentation([], [], NAMES)
 
 
 def test_others_that_do_not_fit():
     evaluator = SegmentationEvaluator(NAMES)
-    for other in (SegmentationEvaluator(["a"]), SegmentationEvaluator(NAMES, ignore_index=0)):
-        with pytest.raises(ValueError, match="other classes or another ignore_index"):
-            evaluator.merge(other)
-    with pytest.raises(ValueError, match=r"this evaluator has image_ids, .*edge_pixels"):
-        evaluator.merge(SegmentationEvaluator(NAMES, boundary=False))
     more = SegmentationEvaluator([*NAMES, "sea"])
     more.update([np.full((2, 2), 4)], [np.zeros((2, 2), int)], [0])
-    renamed = SegmentationEvaluator([*NAMES[1:], NAMES[0]])
-    for state in (more.state(), renamed.state()):
-        with pytest.raises(ValueError, match="of an evaluator with other classes"):
-            evaluator.merge(state)
+    for other, differing in (
+        (SegmentationEvaluator(["a"]), "names"),
+        (SegmentationEvaluator(NAMES, ignore_index=0), "ignore_index"),
+        (SegmentationEvaluator(NAMES, boundary=False), "boundary"),
+        (SegmentationEvaluator([*NAMES[1:], NAMES[0]]), "names"),
+        (more, "names"),
+    ):
+        for side in (other, other.state()):
+            with pytest.raises(ValueError, match=f"evaluators that differ in {differing} cannot be merged"):
+                evaluator.merge(side)
 
 
 def test_16_bits_without_a_sign():

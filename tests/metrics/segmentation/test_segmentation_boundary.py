@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from detseg.metrics import evaluate_segmentation
 from detseg.metrics.segmentation.boundary import boundary_counts, boundary_distance, boundary_region
+from tests.metrics.cases import case
 from tests.metrics.label_scenes import IGNORE, label_map, label_scene
 
 
@@ -28,15 +29,16 @@ def plain_counts(target, prediction, classes):
     return np.array(rows).T
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 3), (37, 50), (130, 211), (512, 384)])
-@pytest.mark.parametrize("ignored", [0.0, 0.05, 0.9])
-def test_erosion_of_each_class_finds_the_same(size, ignored):
-    rng = np.random.default_rng(0)
-    target, prediction = (label_map(rng, *size, 5, grain=25) for _ in range(2))
-    band = label_map(rng, *size, 12, grain=9) < 12 * ignored
-    target = np.where(band, IGNORE, target)
-    counts = boundary_counts(target.astype(np.uint8), prediction.astype(np.uint8), 5)
-    np.testing.assert_array_equal(counts, plain_counts(target, prediction, 5))
+def test_erosion_of_each_class_finds_the_same():
+    for size in [(1, 1), (1, 40), (3, 3), (37, 50), (130, 211), (512, 384)]:
+        for ignored in [0.0, 0.05, 0.9]:
+            with case(size, ignored):
+                rng = np.random.default_rng(0)
+                target, prediction = (label_map(rng, *size, 5, grain=25) for _ in range(2))
+                band = label_map(rng, *size, 12, grain=9) < 12 * ignored
+                target = np.where(band, IGNORE, target)
+                counts = boundary_counts(target.astype(np.uint8), prediction.astype(np.uint8), 5)
+                np.testing.assert_array_equal(counts, plain_counts(target, prediction, 5))
 
 
 def test_the_authors_way_of_eroding():
@@ -74,15 +76,16 @@ def test_small_objects_are_all_boundary():
     assert m.boundary_iou == m.miou
 
 
-@pytest.mark.parametrize("found", [0, 1])
-def test_one_pixel(found):
-    target, prediction = np.zeros((2, 60, 60), int)
-    target[30, 30], prediction[30, 30] = 1, found
-    m = evaluate_segmentation([target], [prediction], ["ground", "dot"])
-    assert m.per_class[1].boundary_iou == found and m.per_class[1].pixels == 1
-    # d is 2: the ground's boundary is its 2 pixels along the edge and, in truth, 24 around the dot.
-    edge = 60 * 60 - 56 * 56
-    assert m.per_class[0].boundary_iou == pytest.approx(1 if found else edge / (edge + 24))
+def test_one_pixel():
+    for found in [0, 1]:
+        with case(found):
+            target, prediction = np.zeros((2, 60, 60), int)
+            target[30, 30], prediction[30, 30] = 1, found
+            m = evaluate_segmentation([target], [prediction], ["ground", "dot"])
+            assert m.per_class[1].boundary_iou == found and m.per_class[1].pixels == 1
+            # d is 2: the ground's boundary is its 2 pixels along the edge and, in truth, 24 around the dot.
+            edge = 60 * 60 - 56 * 56
+            assert m.per_class[0].boundary_iou == pytest.approx(1 if found else edge / (edge + 24))
 
 
 def test_a_boundary_in_an_ignored_band_is_no_error():

@@ -1,0 +1,32 @@
+"""Small things about arrays that metrics of all tasks need."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def as_numpy(values: Any) -> Any:
+    """A torch tensor on any device as numpy; anything else as an array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # numpy has no bfloat16
+        return values.float().numpy() if values.is_floating_point() and values.itemsize < 4 else values.numpy()
+    return np.asarray(values)
+
+
+def none_for_nan(value: Any) -> Any:
+    """The same nested dicts and lists (tuples too) with None in place of NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: none_for_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [none_for_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R,) from (R, K), NaN left out, NaN where nothing is left."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=1)
+    return np.where(count, np.where(there, values, 0).sum(axis=1) / np.maximum(count, 1), np.nan)

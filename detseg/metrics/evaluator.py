@@ -1,0 +1,121 @@
+"""What the evaluators of all tasks share: they collect a few numbers of each image, in any process, and merge them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+State = dict[str, Any]  # settings, then arrays by name and lists of run-length masks
+
+_MOST_PARTS = 1000  # of more, the small arrays would take more memory than what is in them
+
+
+class Evaluator(ABC):
+    """Base of the evaluators; see `detseg.metrics.figure.Metric` for what they do.
+
+    In several processes each has an evaluator of its own. It can be pickled, so
+    `torch.distributed.all_gather_object` brings them, or the smaller `state()`, together, and `merge` joins them.
+    An image that came more than once, as distributed samplers repeat some to fill the last batch, counts once.
+
+    A subclass gives `update`, `compute`, `_settings` and `_empty`; its state is columns with a row for each image,
+    beginning with `image_ids`, and columns with any number of rows for each, which `_counted_by` lists.
+    """
+
+    _counted_by: ClassVar[Mapping[str, str]] = {}  # of a column: the column with its numbers of rows an image
+
+    def __init__(self) -> None:
+        self._parts: list[State] = []
+        self._seen: set[int] = set()
+
+    @abstractmethod
+    def update(self, predictions: Any, targets: Any, image_ids: Any) -> None:
+        """Add some images: predictions and targets of each, and for each a whole number of its own."""
+
+    @abstractmethod
+    def compute(self) -> Any:
+        """The metrics of all images so far; more may follow."""
+
+    @abstractmethod
+    def _settings(self) -> State:
+        """What evaluators must have in common to be merged, such as the names of the classes."""
+
+    @abstractmethod
+    def _empty(self) -> State:
+        """The columns of no images."""
+
+    def _check(self, state: State) -> None:
+        """Stop at columns of another evaluator that do not fit; here none is refused."""
+        return
+
+    def __len__(self) -> int:
+        """Images so far, each counted once."""
+        return len(self._seen)
+
+    def state(self) -> State:
+        """Settings and everything that came, as one dict of flat arrays (and lists of run-length masks)."""
+        return self._settings() | self._joined()
+
+    def merge(self, other: Self | State) -> None:
+        """Add the images of another evaluator, given itself or by its `state()`.
+
+        Raises:
+            ValueError: it is of another task, or has other classes, options or images.
+        """
+        state = other.state() if isinstance(other, Evaluator) else dict(other)
+        own, missing = self._settings(), object()
+        theirs = {name: state.pop(name, missing) for name in own}
+        differing = [name for name, value in own.items() if not np.array_equal(theirs[name], value)]
+        if differing:
+            raise ValueError(f"evaluators that differ in {', '.join(differing)} cannot be merged")
+        wanted = self._empty()
+        if wanted.keys() != state.keys():
+            raise ValueError(f"the other state has {', '.join(state)}; this evaluator has {', '.join(wanted)}")
+        self._check(state)
+        self._add(state)
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._parts, self._seen = [], set()
+
+    def _add(self, state: State) -> None:
+        """Keep these columns, without the images that were seen before."""
+        ids = state["image_ids"].tolist()
+        new = set(ids) - self._seen
+        if len(new) < len(ids):
+            first = np.zeros(len(ids), bool)
+            first[np.unique(state["image_ids"], return_index=True)[1]] = True
+            state = self._select(state, first & np.array([i in new for i in ids], bool))
+        if new:
+            self._parts.append(state)
+            self._seen |= new
+        if len(self._parts) > _MOST_PARTS:
+            self._joined()
+
+    def _joined(self) -> State:
+        """All columns."""
+        if len(self._parts) != 1:
+            parts = [self._empty(), *self._parts]
+            self._parts = [{name: _concatenate([part[name] for part in parts]) for name in parts[0]}]
+        return self._parts[0]
+
+    def _collected(self) -> State:
+        """All columns; raises ValueError where no image came."""
+        if not self._seen:
+            raise ValueError("no images to evaluate: call update first")
+        return self._joined()
+
+    def _select(self, state: State, kept: NDArray[np.bool_]) -> State:
+        """The columns of the images (N,) that are kept."""
+        result: State = {}
+        for name, values in state.items():
+            counts = self._counted_by.get(name)
+            rows = kept if counts is None else np.repeat(kept, state[counts])
+            chosen = [value for value, keep in zip(values, rows, strict=True) if keep] if type(values) is list else None
+            result[name] = values[rows] if chosen is None else chosen
+        return result
+
+
+def _concatenate(values: list[Any]) -> Any:
+    return [entry for part in values for entry in part] if isinstance(values[0], list) else np.concatenate(values)
