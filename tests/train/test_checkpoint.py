@@ -138,8 +138,8 @@ def test_wrong_architectures(run, change, message):
 
 
 def test_a_missing_entry_of_the_architecture(run):
-    edit(run / "model.json", lambda c: c["architecture"].pop("strides"))
-    assert "incomplete or wrong: 'strides'" in message_of(run)
+    edit(run / "model.json", lambda c: c["architecture"].pop("anchors"))
+    assert "incomplete or wrong" in message_of(run) and "anchors" in message_of(run)
 
 
 STATE = {"step": 3, "sums": {"a": torch.tensor(1.5)}, "nested": [(1, "x"), None]}

@@ -63,7 +63,7 @@ def resolve(process: Process, train: ClassificationDataset, architecture: Mappin
     }
     filled = {key: value for key, value in filled.items() if getattr(config, key) is None}
     print_line(process.console, f"strategy: {name}; {why}")
-    return replace(config, strategy=name, **filled)  # type: ignore[arg-type]
+    return replace(config, strategy=name, **filled)
 
 
 def _similarity(process: Process, model: Any, train: ClassificationDataset) -> Similarity | None:
