@@ -32,10 +32,10 @@ from detseg.data.augment.transforms import EvalTransform, Letterbox
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset
 from detseg.flowers.dataset import write_flowers
+from detseg.metrics import Detections, evaluate_detections
 from detseg.train.config import TrainDetector
 from detseg.train.memory import keep_freed_memory
 from detseg.train.runner import train
-from detseg.train.tasks.detector import score
 
 SIZE, BATCH, BACKBONE = 320, 8, "tf_efficientnet_lite0"
 RATE, WARM_UP = 5e-4, 50
@@ -101,7 +101,10 @@ def train_peer(train: DetectionDataset, val: DetectionDataset, minutes: float, s
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         steps += 1
-    metrics = score(val, [predict_peer(model.eval(), val, index) for index in range(len(val))])
+    found = [predict_peer(model.eval(), val, index) for index in range(len(val))]
+    ids = [category.id for category in val.annotations.categories]
+    detections = Detections.from_predictions(found, val.annotations.image_ids.tolist(), ids)
+    metrics = evaluate_detections(val.annotations, detections)
     return {"map": metrics.map, "map50": metrics.map50, "epochs": steps * BATCH / len(train)}
 
 

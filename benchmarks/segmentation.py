@@ -41,7 +41,7 @@ from detseg.models import build_model
 from detseg.train.config import TrainSegmenter
 from detseg.train.memory import keep_freed_memory
 from detseg.train.runner import train
-from detseg.train.tasks.segmenter import AUGMENTATION, CACHE_ZOOM, judge_masks
+from detseg.train.tasks.segmenter import AUGMENTATION, CACHE_ZOOM, SegmenterTask
 
 SIZE, BATCH, BACKBONE = 256, 8, "tf_efficientnet_lite0"
 OURS = {
@@ -102,7 +102,8 @@ def train_peer(name: str, train, val, minutes: float, seed: int, bf16: bool):
         optimizer.step()
         steps += 1
         rates.append(BATCH / (time.monotonic() - begun))
-    return judge_masks(model, val, range(len(val)), SIZE).compute(), statistics.median(rates)
+    metric, _ = SegmenterTask(TrainSegmenter(size=SIZE), Console(quiet=True)).evaluate(model, val, range(len(val)))
+    return metric.compute(), statistics.median(rates)
 
 
 def train_ours(name: str, options, folder: Path, minutes: float, seed: int, precision: str, out: Path):
