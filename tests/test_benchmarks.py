@@ -4,21 +4,20 @@ import ast
 import importlib.util
 from pathlib import Path
 
-import pytest
-
 from detseg.data.formats.class_folders import read_labelled_dataset
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_no_argument_is_required(script):
-    for call in ast.walk(ast.parse(script.read_text())):
-        if not isinstance(call, ast.Call) or getattr(call.func, "attr", "") != "add_argument":
-            continue
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        named = ast.literal_eval(call.args[0]).startswith("-")
-        assert given.get("required", "False") == "False" if named else given.get("nargs") in ("'?'", "'*'"), call.lineno
+def test_no_argument_is_required():
+    for script in SCRIPTS:
+        for call in ast.walk(ast.parse(script.read_text())):
+            if not isinstance(call, ast.Call) or getattr(call.func, "attr", "") != "add_argument":
+                continue
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            named = ast.literal_eval(call.args[0]).startswith("-")
+            optional = given.get("required", "False") == "False" if named else given.get("nargs") in ("'?'", "'*'")
+            assert optional, f"{script.name}:{call.lineno}"
 
 
 def test_transfer_draws_its_data(tmp_path):
