@@ -3,16 +3,32 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.bootstrap.detection import Interval
+from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.calibration import Calibration, calibrate
 from detseg.metrics.detection.records import as_numpy, none_for_nan, whole_numbers, without_labels
+from detseg.metrics.figure import Figure, figures_of
 
-FIGURES = ("top1", "top5", "mean_class_accuracy", "macro_f1", "log_loss", "calibration_error")
+FIGURES: list[Figure] = [
+    Figure("top1", "accuracy", "right at the first guess", attrgetter("top1")),
+    Figure("top5", "top-5 accuracy", "among the first five guesses", attrgetter("top5")),
+    Figure(
+        "mean_class_accuracy", "mean class accuracy", "every class counts alike", attrgetter("mean_class_accuracy")
+    ),
+    Figure("macro_f1", "macro F1", "precision and recall, every class alike", attrgetter("macro_f1")),
+    Figure("log_loss", "log loss", "lower is better", attrgetter("log_loss")),
+    Figure(
+        "calibration_error",
+        "calibration error",
+        "how far confidence is from accuracy",
+        attrgetter("calibration_error"),
+    ),
+]
 
 State = dict[str, NDArray[Any]]
 
@@ -69,9 +85,13 @@ class ClassificationMetrics:
         """Class names in label order."""
         return tuple(row.name for row in self.per_class)
 
+    def shown(self) -> list[Figure]:
+        """`FIGURES` without what says nothing: of up to five classes the right one is always among the first five."""
+        return [f for f in FIGURES if f.name != "top5" or len(self.per_class) > 5]
+
     def figures(self) -> dict[str, float]:
-        """The figures by name."""
-        return {name: float(getattr(self, name)) for name in FIGURES}
+        """All figures by name."""
+        return figures_of(self, FIGURES)
 
     def most_confused(self, most: int = 10) -> list[tuple[str, str, int]]:
         """(true class, class it was taken for, count) of the commonest mix-ups, the commonest first."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,24 @@ from numpy.typing import NDArray
 from detseg.boxes import paired_iou
 from detseg.metrics.bootstrap.draws import Interval, draw, interval_of
 from detseg.metrics.detection.records import none_for_nan
+from detseg.metrics.figure import Figure, figures_of
 
 LEVEL = 0.95
-FIGURES = ("mean_iou", "accuracy", "localized", "iou50", "iou75")
-# Where images without an object were judged too.
-PRESENCE_FIGURES = ("objectness", "quality")
+FIGURES: list[Figure] = [
+    Figure("mean_iou", "mean IoU", "of the predicted with the true box", attrgetter("mean_iou")),
+    Figure("accuracy", "accuracy", "share of images whose class is right", attrgetter("accuracy")),
+    Figure("localized", "localised", "class right and IoU at least 0.5", attrgetter("localized")),
+    Figure("iou50", "IoU 0.50", "share of boxes with that IoU or more", attrgetter("iou50")),
+    Figure("iou75", "IoU 0.75", "the same", attrgetter("iou75")),
+    Figure(
+        "objectness",
+        "objectness",
+        "how often an image with an object scores higher than one without; 0.5 is chance",
+        attrgetter("objectness"),
+    ),
+    Figure("quality", "quality", "mean of mean IoU and objectness", attrgetter("quality")),
+]
+_OF_PRESENCE = ("objectness", "quality")  # only where images without an object were judged too
 
 
 @dataclass(frozen=True)
@@ -66,10 +80,13 @@ class LocalizationMetrics:
         """Mean of mean IoU and objectness."""
         return (self.mean_iou + self.objectness) / 2
 
+    def shown(self) -> list[Figure]:
+        """`FIGURES`, those of objectness where it was judged."""
+        return [f for f in FIGURES if f.name not in _OF_PRESENCE or not math.isnan(self.objectness)]
+
     def figures(self) -> dict[str, float]:
-        """The figures by name; those of objectness where it was judged."""
-        names = FIGURES if math.isnan(self.objectness) else FIGURES + PRESENCE_FIGURES
-        return {name: float(getattr(self, name)) for name in names}
+        """The figures by name."""
+        return figures_of(self, self.shown())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but what is known of single images, as plain Python for `json.dump`, NaN as None."""

@@ -64,6 +64,7 @@ def bootstrap_segmentation(
     figures = {
         name: interval_of(value, spread[name], level, told_boundary if name == "boundary_iou" else told)
         for name, value in metrics.figures().items()
+        if name in spread
     }
     per_class = tuple(
         interval_of(row.iou, spread["iou"][:, k], level, bool(told_per_class[k]))
@@ -100,7 +101,7 @@ def compare_segmentation(
             told_boundary if name == "boundary_iou" else told,
         )
         for name in of_a
-        if name in of_b
+        if name in of_b and name in spread_a
     }
     gain = spread_b["iou"] - spread_a["iou"]
     per_class = tuple(

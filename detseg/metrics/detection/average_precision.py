@@ -7,6 +7,7 @@ matched", so that even perfect detections of it count as false; here the ids pla
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
 from detseg.metrics.detection.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 from detseg.metrics.detection.records import none_for_nan
+from detseg.metrics.figure import Figure, figures_of
 
 __all__ = [
     "FIGURES",
@@ -36,9 +38,26 @@ def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
     return (*precisions, *(f"AR{most}" for most in max_detections), *(f"AR_{size}" for size in AREAS[1:]))
 
 
-# The 12 figures in COCO's order. AP: mean over IoU 0.50, 0.55, … 0.95; AR1, AR10, AR100: recall with at most
-# so many detections an image and class; small up to 32², medium up to 96² square pixels.
-FIGURES = figure_names(MAX_DETECTIONS)
+def coco_figures(max_detections: Sequence[int] = MAX_DETECTIONS) -> list[Figure]:
+    """COCO's figures in its order; the sizes are areas in square pixels."""
+    most = max_detections[-1]
+    texts = {
+        "AP": ("mAP@[.5:.95]", "mean AP of the classes over IoU .50 to .95"),
+        "AP50": ("mAP@.50", "at IoU .50"),
+        "AP75": ("mAP@.75", "at IoU .75"),
+        "AP_small": ("AP small", "objects to 32² pixels"),
+        "AP_medium": ("AP medium", "to 96² pixels"),
+        "AP_large": ("AP large", "above"),
+        **{f"AR{n}": (f"AR {n}", f"recall with at most {n} detections per image and class") for n in max_detections},
+        "AR_small": ("AR small", f"with {most}, objects to 32² pixels"),
+        "AR_medium": ("AR medium", "to 96² pixels"),
+        "AR_large": ("AR large", "above"),
+    }
+    return [Figure(name, *texts[name], methodcaller("coco", name)) for name in figure_names(max_detections)]
+
+
+FIGURES: list[Figure] = coco_figures()
+_COCO = frozenset(figure_names(MAX_DETECTIONS))
 RECALL_LEVELS = np.linspace(0, 1, 101)
 
 
@@ -81,7 +100,7 @@ class DetectionMetrics:
     """
 
     iou_type: IoUType
-    stats: tuple[float, ...]  # (12,), see FIGURES
+    stats: tuple[float, ...]  # (12,), see `figure_names`
     per_class: tuple[ClassMetrics, ...]  # (K,) in the order of the ground truth's categories
     precision_recall: PrecisionRecall
     iou_thresholds: NDArray[np.float64]  # (T,)
@@ -93,22 +112,31 @@ class DetectionMetrics:
     @property
     def map(self) -> float:
         """mAP@[.5:.95], the mean over classes and IoU thresholds."""
-        return self.figures()["AP"]
+        return self.coco("AP")
 
     @property
     def map50(self) -> float:
         """mAP at IoU 0.50."""
-        return self.figures()["AP50"]
+        return self.coco("AP50")
 
     @property
     def map75(self) -> float:
         """mAP at IoU 0.75."""
-        return self.figures()["AP75"]
+        return self.coco("AP75")
+
+    def coco(self, name: str) -> float:
+        """One of COCO's figures; NaN where there is nothing to judge by, and for `max_detections` not asked for."""
+        stats = dict(zip(figure_names(self.matches.max_detections), self.stats, strict=True))
+        value = stats.get(name, -1.0)
+        return math.nan if value == -1 else value
+
+    def shown(self) -> list[Figure]:
+        """COCO's figures with the AR of these `max_detections`, then what `FIGURES` has beyond COCO's."""
+        return coco_figures(self.matches.max_detections) + [f for f in FIGURES if f.name not in _COCO]
 
     def figures(self) -> dict[str, float]:
-        """The 12 figures by name; NaN where there is nothing to judge by."""
-        names = figure_names(self.matches.max_detections)
-        return {n: math.nan if v == -1 else v for n, v in zip(names, self.stats, strict=True)}
+        """COCO's 12 figures and any added ones by name; NaN where there is nothing to judge by."""
+        return figures_of(self, self.shown())
 
     def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
         """Everything as plain Python for `json.dump`, NaN as None; `curves` adds those of every class."""

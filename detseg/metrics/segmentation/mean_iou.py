@@ -20,6 +20,7 @@ with a boundary in truth. Ignored pixels count nowhere.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.metrics.bootstrap.draws import mean_over_classes
 from detseg.metrics.detection.records import none_for_nan
+from detseg.metrics.figure import Figure, figures_of
 
-FIGURES = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice", "boundary_iou")
+FIGURES: list[Figure] = [
+    Figure("miou", "mIoU", "mean IoU of the classes", attrgetter("miou")),
+    Figure("pixel_accuracy", "pixel accuracy", "share of the pixels that are right", attrgetter("pixel_accuracy")),
+    Figure("mean_accuracy", "mean accuracy", "the same of each class, then the mean", attrgetter("mean_accuracy")),
+    Figure(
+        "frequency_weighted_iou",
+        "frequency-weighted IoU",
+        "large classes count more",
+        attrgetter("frequency_weighted_iou"),
+    ),
+    Figure("dice", "Dice", "mean of the classes", attrgetter("dice")),
+    Figure("boundary_iou", "boundary IoU", "IoU along the borders alone", attrgetter("boundary_iou")),
+]
 
 
 @dataclass(frozen=True)
@@ -91,10 +105,13 @@ class SegmentationMetrics:
         """(K,) of the classes."""
         return tuple(row.name for row in self.per_class)
 
+    def shown(self) -> list[Figure]:
+        """`FIGURES`, boundary IoU only where it was asked for."""
+        return [f for f in FIGURES if f.name != "boundary_iou" or self.images.boundary is not None]
+
     def figures(self) -> dict[str, float]:
-        """The figures of all classes together by name; `boundary_iou` only where it was asked for."""
-        asked = FIGURES if self.images.boundary is not None else FIGURES[:-1]
-        return {name: getattr(self, name) for name in asked}
+        """The figures of all classes together by name."""
+        return figures_of(self, self.shown())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single images, as plain Python for `json.dump`, NaN as None."""
@@ -194,7 +211,7 @@ def summaries(
     boundary_predicted: NDArray[Any],
     boundary_hits: NDArray[Any],
 ) -> dict[str, NDArray[np.float64]]:
-    """Each of `FIGURES` (R,) from pixels by class (R, K) of R sets of images."""
+    """Each figure (R,) from pixels by class (R, K) of R sets of images."""
     iou = iou_of(truth, predicted, hits)
     total = truth.sum(axis=1)
     return {

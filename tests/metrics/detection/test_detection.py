@@ -301,7 +301,7 @@ def test_no_objects_give_nothing_to_judge_by() -> None:
     assert set(metrics.stats) == {-1.0}
     assert math.isnan(metrics.map)
     assert np.isnan(metrics.precision_recall.mean).all()
-    assert metrics.to_dict()["figures"] == dict.fromkeys(FIGURES)
+    assert metrics.to_dict()["figures"] == dict.fromkeys(figure.name for figure in FIGURES)
 
 
 def test_area_and_iscrowd_may_be_missing() -> None:
@@ -326,7 +326,7 @@ def test_to_dict_is_json_without_nan() -> None:
     assert content["stats"] == list(metrics.stats)
     assert content["per_class"][3] == {
         "name": "class 7", "category_id": 7, "ap": None, "ap50": None, "ar": None, "objects": 0, "images": 0,
-        "figures": dict.fromkeys(FIGURES),
+        "figures": dict.fromkeys(figure.name for figure in FIGURES),
     }  # fmt: skip
     assert content["per_class"][0]["figures"]["AP"] == content["per_class"][0]["ap"]
     assert "matches" not in content
