@@ -17,9 +17,7 @@ from detseg.metrics.figure import Figure, figures_of
 FIGURES: list[Figure] = [
     Figure("top1", "accuracy", "right at the first guess", attrgetter("top1")),
     Figure("top5", "top-5 accuracy", "among the first five guesses", attrgetter("top5")),
-    Figure(
-        "mean_class_accuracy", "mean class accuracy", "every class counts alike", attrgetter("mean_class_accuracy")
-    ),
+    Figure("mean_class_accuracy", "mean class accuracy", "every class counts alike", attrgetter("mean_class_accuracy")),
     Figure("macro_f1", "macro F1", "precision and recall, every class alike", attrgetter("macro_f1")),
     Figure("log_loss", "log loss", "lower is better", attrgetter("log_loss")),
     Figure(

@@ -1,0 +1,96 @@
+"""Precision against recall, of the mean over classes and of single classes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.report.plots.style import (
+    BLUE,
+    GREEN,
+    LINES,
+    ORANGE,
+    QUIET,
+    add_axes,
+    font_families,
+    new_figure,
+    set_title,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from detseg.metrics.detection.average_precision import DetectionMetrics
+
+_EXTREMES = 3  # so many best and worst classes are shown
+
+
+def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
+    """Left: mean over classes, at IoU 0.50, 0.75 and over all IoU. Right: best and worst classes at IoU 0.50.
+
+    The area under each curve is the AP in its legend.
+    """
+    curves = metrics.precision_recall
+    figure = new_figure(10.4, 5.2)
+    left, right = (add_axes(figure, "recall", "precision", position=position) for position in (121, 122))
+    mean = [
+        (
+            f"IoU {threshold:.2f}",
+            color,
+            curves.mean[int(np.argmin(np.abs(metrics.iou_thresholds - threshold)))],
+        )
+        for threshold, color in ((0.5, ORANGE), (0.75, GREEN))
+        if np.isclose(metrics.iou_thresholds, threshold).any()
+    ]
+    mean.append(("IoU .50 to .95", BLUE, curves.mean.mean(axis=0)))
+    for label, color, precision in mean:
+        _curve(left, curves.recall, precision, label, color, "-")
+    set_title(left, "Mean over classes")
+
+    at = int(np.argmin(np.abs(metrics.iou_thresholds - 0.5)))
+    ranked = [(float(curves.precision[at, k].mean()), k) for k in range(len(metrics.per_class))]
+    ranked = sorted(((ap, k) for ap, k in ranked if not math.isnan(ap)), key=lambda pair: (-pair[0], pair[1]))
+    few = len(ranked) <= 2 * _EXTREMES
+    chosen = ranked if few else ranked[:_EXTREMES] + ranked[-_EXTREMES:]
+    for rank, (_, k) in enumerate(chosen):
+        dash = "-" if rank < _EXTREMES else "--"
+        _curve(right, curves.recall, curves.precision[at, k], metrics.per_class[k].name, LINES[rank], dash)
+    threshold = f"IoU {metrics.iou_thresholds[at]:.2f}"
+    ends = f"{_EXTREMES} best and {_EXTREMES} worst of {len(ranked)} classes"
+    set_title(right, f"{'Each class' if few else ends} at {threshold}")
+    for axes in (left, right):
+        if axes.lines:
+            legend = axes.legend(
+                title="AP",
+                title_fontsize=8,
+                alignment="left",
+                frameon=False,
+                ncols=3,
+                prop={"family": font_families(), "size": 8},
+                loc="upper left",
+                bbox_to_anchor=(-0.03, -0.13),
+            )
+            legend.get_title().set_color(QUIET)
+        else:
+            axes.text(0.5, 0.5, "no objects to judge by", ha="center", va="center", color=QUIET)
+        axes.set(xlim=(0, 1.005), ylim=(0, 1.02))
+    return figure
+
+
+def _curve(
+    axes: Axes,
+    recall: NDArray[np.float64],
+    precision: NDArray[np.float64],
+    name: str,
+    color: str,
+    dash: str,
+) -> None:
+    if np.isfinite(precision).all():
+        # The number comes first: a label that begins with "_" would be left out. "$" would be mathematics.
+        label = f"{precision.mean():.3f}  {shortened(name)}"
+        axes.plot(recall, precision, color=color, linestyle=dash, lw=2, label=label, drawstyle="steps-pre")
