@@ -80,16 +80,15 @@ def draw_objects(image: Image, masks: ArrayLike, colors: ArrayLike) -> Image:
         colors: (M, 3) RGB.
 
     Raises:
-        ValueError: the masks have another size than the image.
+        ValueError: the masks are not one for each colour, or have another size than the image.
     """
-    objects = np.asarray(masks)
-    if objects.ndim != 3 or objects.shape[1:] != image.shape[:2]:
-        raise ValueError(f"masks must have shape (M, {image.shape[0]}, {image.shape[1]}), got {objects.shape}")
+    objects, palette = np.asarray(masks), np.asarray([(0, 0, 0), *np.reshape(colors, (-1, 3))], np.uint8)
+    expected = (len(palette) - 1, *image.shape[:2])
+    if objects.shape != expected:
+        raise ValueError(f"masks must have shape {expected}, got {objects.shape}")
     owner = np.zeros(image.shape[:2], np.uint16)
     for i in reversed(range(len(objects))):
         owner[objects[i] != 0] = i + 1
-    palette = np.zeros((len(objects) + 1, 3), np.uint8)
-    palette[1:] = np.asarray(colors, np.uint8).reshape(-1, 3)
     return _tinted(image, owner, palette, owner > 0, owner > 0)
 
 
