@@ -13,7 +13,6 @@ from detseg.data.index_png import is_background, mask_palette
 from detseg.data.letterbox import resize_mask
 from detseg.data.sample import IGNORE
 from detseg.visualize.sheets import (
-    INK,
     PAPER,
     check_count,
     grid,
@@ -22,17 +21,9 @@ from detseg.visualize.sheets import (
     scaled,
     sheet_letter_size,
     side_by_side,
+    swatch_width,
 )
-from detseg.visualize.text import (
-    Color,
-    Image,
-    checked_image,
-    fit_text,
-    letter_size,
-    paste,
-    text_mask,
-    text_patch,
-)
+from detseg.visualize.text import Color, Image, checked_image, fit_text, letter_size, paste, text_mask
 
 OPACITY = 0.5  # of a class's colour
 LEGEND_SHARE = 0.5  # of the image's height and width, at most
@@ -192,19 +183,15 @@ def _draw_legend(image: Image, entries: Sequence[Entry], covered: NDArray[np.boo
     if not entries or room < 1:
         return
     if len(entries) > room:
-        entries = [*entries[: room - 1], (PAPER, f"{len(entries) - room + 1} more")]
-    indent = round(size * 0.8) + size // 3
-    wide = int(image.shape[1] * LEGEND_SHARE) - indent - 2 * padding
+        entries = [*entries[: room - 1], (None, f"{len(entries) - room + 1} more")]
+    wide = int(image.shape[1] * LEGEND_SHARE) - swatch_width(size) - 2 * padding
     texts = [fit_text(text, size, wide) for _, text in entries]
     if not all(texts):
         return
-    width = indent + max(text_mask(text, size).shape[1] for text in texts)
-    panel = np.full((line * len(entries) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
-    square = round(size * 0.8)
-    for i, ((color, _), text) in enumerate(zip(entries, texts, strict=True)):
-        top = padding + i * line
-        paste(panel, np.full((square, square, 3), color, np.uint8), padding, top + (line - square) // 2)
-        paste(panel, text_patch(text, size, INK, PAPER), padding + indent, top)
+    width = swatch_width(size) + max(text_mask(text, size).shape[1] for text in texts)
+    rows = np.vstack([legend_strip([entry], width, size) for entry in entries])
+    panel = np.full((len(rows) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
+    paste(panel, rows, padding, padding)
     height, width = panel.shape[:2]
     bottom, right = image.shape[0] - height, image.shape[1] - width
     corners = [(0, bottom), (right, bottom), (0, 0), (right, 0)]

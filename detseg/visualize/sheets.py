@@ -91,7 +91,7 @@ def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: 
     rows = [np.full((height, width, 3), PAPER, np.uint8)]
     x = 0
     for color, text in entries:
-        indent = 0 if color is None else square + size // 3
+        indent = 0 if color is None else swatch_width(size)
         text = fit_text(text, size, width - indent)
         patch = text_patch(text, size, QUIET if color is None else INK, PAPER)
         if x and x + indent + patch.shape[1] > width:
@@ -103,6 +103,11 @@ def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: 
         paste(rows[-1], patch, x + indent, 0)
         x += indent + patch.shape[1] + round(1.6 * size)
     return np.vstack(rows)
+
+
+def swatch_width(size: int) -> int:
+    """Pixels from the left of a legend's colour to its words."""
+    return round(size * 0.8) + size // 3
 
 
 def sheet_letter_size(tile: int) -> int:

@@ -45,19 +45,9 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> Figure:
     for rank, a in enumerate(order.tolist()):
         color = hex_color(rank)
         mine = shown[nearest[shown] == a]
-        axes.scatter(size[mine, 0], size[mine, 1], s=9, color=color, alpha=alpha, linewidths=0)
-        axes.scatter(
-            anchor[a, 0],
-            anchor[a, 1],
-            s=70,
-            marker="s",
-            color=color,
-            edgecolors=INK,
-            linewidths=1.2,
-            zorder=3,
-            clip_on=False,
-        )
-    for a in order.tolist():
+        axes.scatter(*size[mine].T, s=9, color=color, alpha=alpha, linewidths=0)
+        square = {"s": 70, "marker": "s", "edgecolors": INK, "linewidths": 1.2}
+        axes.scatter(*anchor[a], color=color, zorder=3, clip_on=False, **square)
         text = f"{anchor[a, 0]:.0f}×{anchor[a, 1]:.0f}"
         label = axes.annotate(text, anchor[a], (7, 5), textcoords="offset points", fontsize=8, color=INK)
         label.set(zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")])
@@ -85,13 +75,8 @@ def _log_axes(axes: Axes, points: NDArray[np.float64]) -> None:
 
     low, high = float(points.min()) / 1.25, float(points.max()) * 1.25
     ticks = 2.0 ** np.arange(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
-    for axis, limit, scale in (
-        (axes.xaxis, axes.set_xlim, axes.set_xscale),
-        (axes.yaxis, axes.set_ylim, axes.set_yscale),
-    ):
-        scale("log")
-        limit(low, high)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(ticks.tolist()))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(ScalarFormatter())
-    axes.set_aspect("equal")

@@ -38,26 +38,18 @@ def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
     curves = metrics.precision_recall
     figure = new_figure(10.4, 5.2)
     left, right = (add_axes(figure, "recall", "precision", position=position) for position in (121, 122))
-    mean = [
-        (
-            f"IoU {threshold:.2f}",
-            color,
-            curves.mean[int(np.argmin(np.abs(metrics.iou_thresholds - threshold)))],
-        )
-        for threshold, color in ((0.5, ORANGE), (0.75, GREEN))
-        if np.isclose(metrics.iou_thresholds, threshold).any()
-    ]
-    mean.append(("IoU .50 to .95", BLUE, curves.mean.mean(axis=0)))
-    for label, color, precision in mean:
-        _curve(left, curves.recall, precision, label, color, "-")
+    for threshold, color in ((0.5, ORANGE), (0.75, GREEN)):
+        for at in np.flatnonzero(np.isclose(metrics.iou_thresholds, threshold)):
+            _curve(left, curves.recall, curves.mean[at], f"IoU {threshold:.2f}", color)
+    _curve(left, curves.recall, curves.mean.mean(axis=0), "IoU .50 to .95", BLUE)
     set_title(left, "Mean over classes")
 
     at = int(np.argmin(np.abs(metrics.iou_thresholds - 0.5)))
-    ranked = [(float(curves.precision[at, k].mean()), k) for k in range(len(metrics.per_class))]
-    ranked = sorted(((ap, k) for ap, k in ranked if not math.isnan(ap)), key=lambda pair: (-pair[0], pair[1]))
+    aps = curves.precision[at].mean(axis=1)  # (K,)
+    ranked = [k for k in np.argsort(-aps, kind="stable").tolist() if not math.isnan(aps[k])]
     few = len(ranked) <= 2 * _EXTREMES
     chosen = ranked if few else ranked[:_EXTREMES] + ranked[-_EXTREMES:]
-    for rank, (_, k) in enumerate(chosen):
+    for rank, k in enumerate(chosen):
         dash = "-" if rank < _EXTREMES else "--"
         _curve(right, curves.recall, curves.precision[at, k], metrics.per_class[k].name, LINES[rank], dash)
     threshold = f"IoU {metrics.iou_thresholds[at]:.2f}"
@@ -88,7 +80,7 @@ def _curve(
     precision: NDArray[np.float64],
     name: str,
     color: str,
-    dash: str,
+    dash: str = "-",
 ) -> None:
     if np.isfinite(precision).all():
         # The number comes first: a label that begins with "_" would be left out. "$" would be mathematics.
