@@ -26,11 +26,11 @@ from detseg.data.checks.validate import raise_on_problems
 from detseg.data.formats.class_folders import read_label_splits
 from detseg.data.labels import LabelledImages
 from detseg.metrics.bootstrap.classification import compare_classification
-from detseg.metrics.classification import ClassificationEvaluator, ClassificationMetrics
+from detseg.metrics.classification import FIGURES, ClassificationEvaluator, ClassificationMetrics
 from detseg.models import load_model
 from detseg.predict.classifier import classify
-from detseg.report.classification_tables import MEANINGS, classification_tables
-from detseg.report.tables import comparison_table
+from detseg.report.tables import classification
+from detseg.report.tables.builders import comparison_table
 from detseg.train.tasks.classifier import load_labelled_data, matched_to, open_labelled
 
 if TYPE_CHECKING:
@@ -48,13 +48,12 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     labelled, probabilities = seen[0]
     metrics = _measure(labelled, probabilities, config.resamples)
     content = metrics.to_dict()
-    tables: list[RenderableType] = [classification_tables(metrics)]
+    tables: list[RenderableType] = [classification.tables(metrics)]
     if len(seen) > 1:
         other = _in_order_of(labelled, *seen[1])
         comparison = compare_classification(labelled.labels, probabilities, other, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
-        titles = {name: title for name, (title, _) in MEANINGS.items()}
-        tables.append(comparison_table(comparison, labelled.names, of="accuracy", what="images", titles=titles))
+        tables.append(comparison_table(comparison, labelled.names, FIGURES, of="accuracy", what="images"))
     return Verdict(content, _rows(metrics), tables)
 
 

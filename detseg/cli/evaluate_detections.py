@@ -25,11 +25,13 @@ from detseg.cli.evaluate import (
 from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.metrics.bootstrap.detection import compare_matches
+from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections, read_found, read_truth
 from detseg.metrics.detection.matching import match
 from detseg.metrics.detection.voc_ap import VocMethod, evaluate_voc
-from detseg.report.tables import analysis_tables, comparison_table, voc_table
+from detseg.report.tables import detection
+from detseg.report.tables.builders import comparison_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -54,25 +56,26 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
         truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
     )
     content, rows = analysis.to_dict(), _rows(analysis)
-    tables: list[RenderableType] = [analysis_tables(analysis)]
+    tables: list[RenderableType] = [detection.analysis_tables(analysis)]
     if localization is not None:
         from rich.console import Group
 
-        from detseg.report.pages.localizer import localization_table
+        from detseg.report.tables import localization as localization_tables
 
         content["localization"] = localization.to_dict()
         rows = [row | more for row, more in zip(rows, _localization_columns(localization), strict=True)]
-        tables.insert(0, Group(localization_table(localization), ""))
+        tables.insert(0, Group(localization_tables.tables(localization), ""))
     if config.voc is not None:
         voc = evaluate_voc(truth, detections, method=VOC_METHODS[config.voc])
         content["voc"] = voc.to_dict()
         rows = [row | {"VOC AP": ap} for row, ap in zip(rows, [voc.map, *(c.ap for c in voc.per_class)], strict=True)]
-        tables.append(voc_table(voc, config.voc))
+        tables.append(detection.voc_table(voc, config.voc))
     if other is not None:
         matches = match(truth, read_found(other, truth, config.iou_type), config.iou_type)
         comparison = compare_matches(analysis.metrics.matches, matches, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
-        tables.append(comparison_table(comparison, [row.name for row in analysis.metrics.per_class]))
+        names = [row.name for row in analysis.metrics.per_class]
+        tables.append(comparison_table(comparison, names, FIGURES, of="AP", what="detections"))
     return Verdict(content, rows, tables)
 
 

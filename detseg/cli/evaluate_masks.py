@@ -37,16 +37,11 @@ from detseg.metrics.bootstrap.segmentation import (
     bootstrap_segmentation,
     compare_segmentation,
 )
+from detseg.metrics.segmentation import FIGURES
 from detseg.models import DESCRIPTION
 from detseg.predict import Segmenter, load
-from detseg.report.segmentation_tables import (
-    MEANINGS,
-    pixel_confusion_table,
-    segmentation_class_table,
-    segmentation_figures_table,
-    segmentation_tables,
-)
-from detseg.report.tables import comparison_table
+from detseg.report.tables import segmentation
+from detseg.report.tables.builders import comparison_table
 from detseg.train.tasks.segmenter import load_mask_data
 
 if TYPE_CHECKING:
@@ -69,19 +64,12 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     content = metrics[0].to_dict()
     intervals = bootstrap_segmentation(metrics[0], resamples=config.resamples) if config.resamples else None
     content["intervals"] = None if intervals is None else intervals.to_dict()
-    tables = _tables(metrics[0], intervals)
+    tables: list[RenderableType] = [segmentation.tables(metrics[0], intervals)]
     if len(metrics) > 1:
         comparison = compare_segmentation(*metrics, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
-        titles = {name: title for name, (title, _) in MEANINGS.items()}
-        tables.append(comparison_table(comparison, truth.names, of="IoU", what="masks", titles=titles))
+        tables.append(comparison_table(comparison, truth.names, FIGURES, of="IoU", what="masks"))
     return Verdict(content, _rows(metrics[0], intervals, truth.categories), tables)
-
-
-def _tables(metrics: SegmentationMetrics, intervals: SegmentationIntervals | None) -> list[RenderableType]:
-    if intervals is not None:
-        return [segmentation_tables(metrics, intervals)]
-    return [segmentation_figures_table(metrics), segmentation_class_table(metrics), pixel_confusion_table(metrics)]
 
 
 def _rows(

@@ -16,12 +16,6 @@ def write_picture(image: np.ndarray, path: Path) -> Path:
     return path
 
 
-def rate_curve(folder: Path) -> dict[str, Path]:
-    """Caption and path of the curve of a run's learning-rate test, where there was one."""
-    path = folder / "learning_rate.png"
-    return {"learning-rate test": path} if path.is_file() else {}
-
-
-def some_of(pictures: int, seed: int) -> list[int]:
-    """At most `SHOWN` of so many pictures, at random: in the order of their names they are often of one class."""
-    return np.random.default_rng(seed).permutation(pictures)[:SHOWN].tolist()
+def some_of(images: int, seed: int) -> list[int]:
+    """At most `SHOWN` of so many images, at random: in the order of their names they are often of one class."""
+    return np.random.default_rng(seed).permutation(images)[:SHOWN].tolist()

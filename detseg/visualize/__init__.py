@@ -1,4 +1,4 @@
-"""Pictures people look at: boxes and masks drawn on an image, contact sheets, ground truth beside predictions.
+"""Drawings: boxes and masks on an image, contact sheets, ground truth beside predictions.
 
 Images are uint8 (H, W, 3) RGB numpy arrays and are never modified: every function returns a new array. Boxes
 are xyxy in the image's pixels, half-open. Targets and detections may hold numpy arrays or tensors on the CPU.
@@ -6,8 +6,8 @@ are xyxy in the image's pixels, half-open. Targets and detections may hold numpy
 
 from detseg.data.colours import class_color
 from detseg.visualize.boxes import draw_boxes
-from detseg.visualize.compare import Match, compare_sheet, match_objects, worst_pictures
-from detseg.visualize.overlay import draw_mask, mask_sheet
+from detseg.visualize.compare import Match, compare_sheet, match_objects, worst_images
+from detseg.visualize.overlay import draw_mask, draw_objects, mask_sheet
 from detseg.visualize.sheets import contact_sheet
 
 __all__ = [
@@ -17,7 +17,8 @@ __all__ = [
     "contact_sheet",
     "draw_boxes",
     "draw_mask",
+    "draw_objects",
     "mask_sheet",
     "match_objects",
-    "worst_pictures",
+    "worst_images",
 ]

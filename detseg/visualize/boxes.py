@@ -1,4 +1,4 @@
-"""Boxes and their labels drawn on a picture."""
+"""Boxes, masks and labels of objects drawn on an image."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.colours import Color, class_color
+from detseg.visualize.overlay import draw_objects
 from detseg.visualize.text import (
     Image,
+    checked_image,
     fit_text,
     letter_size,
     paste,
@@ -28,12 +30,13 @@ def draw_boxes(
     colors: ArrayLike | None = None,
     iscrowd: ArrayLike | None = None,
     line_width: int | None = None,
+    masks: ArrayLike | None = None,
 ) -> Image:
-    """A copy of `image` with boxes and their labels; lines and letters grow with the picture.
+    """A copy of `image` with boxes and their labels; lines and letters grow with the image.
 
-    Lines lie inside the boxes, so without labels no pixel outside a box changes. Where boxes overlap,
-    the first is on top (detections come best first). Boxes without a visible area (empty, reversed, NaN,
-    outside the picture) are left out.
+    Lines lie inside the boxes, so without labels and masks no pixel outside a box changes. Where boxes overlap, the
+    first is on top (detections come best first). Boxes without a visible area (empty, reversed, NaN, outside the
+    image) are left out.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -43,7 +46,8 @@ def draw_boxes(
         scores: (M,) shown with two digits behind the name.
         colors: (M, 3) RGB, or (3,) for all; the default is `class_color` of the label.
         iscrowd: (M,) bool; True (a crowd, or "difficult") is drawn dashed and thin.
-        line_width: in pixels; None follows the size of the picture.
+        line_width: in pixels; None follows the size of the image.
+        masks: (M, H, W), not 0 where the object is; laid under the boxes in their colours.
 
     Raises:
         ValueError: if a shape does not fit, or a label has no name.
@@ -57,7 +61,7 @@ def draw_boxes(
     palette = _box_colors(colors, label, count)
     texts = [_label_text(i, label, names, score) for i in range(count)]
 
-    result = image.copy()
+    result = image.copy() if masks is None else draw_objects(image, masks, palette)
     side = float(np.sqrt(image.shape[0] * image.shape[1]))
     width = max(1 if side < 150 else 2, round(side / 240)) if line_width is None else max(1, int(line_width))
     visible = [(i, p) for i, p in enumerate(_pixel_boxes(box, *image.shape[:2])) if p is not None]
@@ -67,14 +71,6 @@ def draw_boxes(
     for i, pixels in visible:
         _draw_label(result, pixels, texts[i], palette[i], letter_size(image), taken)
     return result
-
-
-def checked_image(image: Image) -> Image:
-    """`image` itself, or ValueError if it is not uint8 (H, W, 3)."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"an image must be a uint8 array (height, width, 3) in RGB, got {got}")
-    return image
 
 
 def _per_box(name: str, values: ArrayLike, count: int, columns: int | None = None) -> NDArray[np.float64]:
@@ -117,7 +113,7 @@ def _label_text(
 
 
 def _pixel_boxes(boxes: NDArray[np.float64], height: int, width: int) -> list[PixelBox | None]:
-    """Whole pixels (x1, y1, x2, y2), half-open and inside the picture; None where nothing is to be seen."""
+    """Whole pixels (x1, y1, x2, y2), half-open and inside the image; None where nothing is to be seen."""
     pixels: list[PixelBox | None] = []
     for x1, y1, x2, y2 in boxes.tolist():
         if not (x2 > x1 and y2 > y1 and x2 > 0 and y2 > 0 and x1 < width and y1 < height):  # catches NaN too
@@ -155,9 +151,9 @@ def _draw_label(
     size: int,
     taken: list[PixelBox],
 ) -> None:
-    """Write name and score at the first place by the box that is free and in the picture; note it in `taken`.
+    """Write name and score at the first place by the box that is free and in the image; note it in `taken`.
 
-    A name too long for the picture is shortened, its score is not.
+    A name too long for the image is shortened, its score is not.
     """
     padding = max(2, size // 4)
     name, score = text

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.data.letterbox import resize_mask
 from detseg.visualize.boxes import draw_boxes
 from detseg.visualize.sheets import (
     check_count,
@@ -29,7 +30,7 @@ IGNORED: Color = (190, 190, 190)
 
 @dataclass(frozen=True)
 class Match:
-    """The fate of each object of one picture; `kept` are the detections good enough to be looked at."""
+    """The fate of each object of one image; `kept` are the detections good enough to be looked at."""
 
     found: NDArray[np.bool_]  # (M,) ground truth with a detection
     ignored_truth: NDArray[np.bool_]  # (M,) crowd regions, neither found nor missed
@@ -73,6 +74,8 @@ def match_objects(
         iou_threshold: least IoU of a hit.
         score_threshold: least score of a detection that is looked at.
     """
+    from detseg.boxes import box_iou, crowd_iou  # loads torch
+
     boxes, labels = _boxes(truth), np.asarray(truth["labels"]).reshape(-1)
     crowd = np.asarray(truth.get("iscrowd", np.zeros(len(boxes))), dtype=bool).reshape(-1)
     scores = np.asarray(prediction["scores"], dtype=np.float64).reshape(-1)
@@ -80,11 +83,9 @@ def match_objects(
     kept = kept[scores[kept] >= score_threshold]
     detected, classes = _boxes(prediction)[kept], np.asarray(prediction["labels"]).reshape(-1)[kept]
 
-    shared = _intersection(detected, boxes)  # (D, M)
-    area, truth_area = _area(detected)[:, None], _area(boxes)[None]
-    same = classes[:, None] == labels[None]
-    iou = np.where(same & ~crowd, shared / np.maximum(area + truth_area - shared, 1e-9), -1.0)
-    inside = np.where(same & crowd, shared / np.maximum(area, 1e-9), -1.0)
+    same = classes[:, None] == labels[None]  # (D, M)
+    iou = np.where(same & ~crowd, box_iou(detected, boxes), -1.0)
+    inside = np.where(same & crowd, crowd_iou(detected, boxes), -1.0)
 
     found, right = np.zeros(len(boxes), bool), np.zeros(len(kept), bool)
     for d in range(len(kept)):
@@ -99,18 +100,7 @@ def _boxes(objects: Objects) -> NDArray[np.float64]:
     return np.asarray(objects["boxes"], dtype=np.float64).reshape(-1, 4)
 
 
-def _intersection(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shared areas (D, M) of boxes `a` (D, 4) and `b` (M, 4)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.prod(np.maximum(high - low, 0), axis=2)
-
-
-def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-
-
-def worst_pictures(
+def worst_images(
     truths: Sequence[Objects],
     predictions: Sequence[Objects],
     count: int | None = None,
@@ -118,7 +108,7 @@ def worst_pictures(
     iou_threshold: float = 0.5,
     score_threshold: float = 0.3,
 ) -> list[int]:
-    """Indices of pictures, the worst first (lowest F1, then most mistakes); `count` of them, None for all."""
+    """Indices of images, the worst first (lowest F1, then most mistakes); `count` of them, None for all."""
     check_count("predictions", predictions, len(truths), of="truths")
     badness = []
     for i, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
@@ -139,7 +129,7 @@ def compare_sheet(
     iou_threshold: float = 0.5,
     score_threshold: float = 0.3,
 ) -> Image:
-    """Pairs of pictures, ground truth left and predictions right, `columns` pairs to a row, with a legend.
+    """Pairs of images, ground truth left and predictions right, `columns` pairs to a row, with a legend.
 
     Green objects were found: a detection of their class has IoU >= `iou_threshold` (see `match_objects`).
     Yellow ones were missed, orange detections are wrong; grey ones are ignored: crowd regions and what lies
@@ -147,11 +137,13 @@ def compare_sheet(
 
     Args:
         images: (H, W, 3) uint8 RGB.
-        truths: for each image `boxes` (M, 4) xyxy in its pixels, `labels` (M,), optional `iscrowd` (M,).
-        predictions: for each image `boxes`, `labels`, `scores`; only scores >= `score_threshold` are shown.
+        truths: for each image `boxes` (M, 4) xyxy in its pixels, `labels` (M,), optional `iscrowd` (M,), `masks`
+            (M, H, W).
+        predictions: for each image `boxes`, `labels`, `scores`, optional `masks`; only scores >= `score_threshold`
+            are shown.
         names: the K class names.
         columns: pairs in a row.
-        tile: long side of one picture in pixels; a pair is twice as wide.
+        tile: long side of one image in pixels; a pair is twice as wide.
         captions: a line under each pair, before its counts.
         iou_threshold: least IoU of a hit.
         score_threshold: least score of a detection that is shown.
@@ -183,6 +175,7 @@ def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str
         names,
         colors=truth_colors,
         iscrowd=match.ignored_truth,
+        masks=_masks(truth, slice(None), small),
     )
     right = draw_boxes(
         small,
@@ -191,8 +184,17 @@ def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str
         names,
         scores=_rows(prediction["scores"], kept),
         colors=_colors([match.ignored, match.right], [IGNORED, FOUND], WRONG),
+        masks=_masks(prediction, kept, small),
     )
     return side_by_side([left, right], tile)
+
+
+def _masks(objects: Objects, rows: Any, small: Image) -> NDArray[np.uint8] | None:
+    """The objects' masks, if they have some, at the size of the scaled image."""
+    if objects.get("masks") is None:
+        return None
+    masks = [np.asarray(mask, np.uint8) for mask in np.asarray(objects["masks"])[rows]]
+    return np.array([resize_mask(mask, small.shape[1::-1]) for mask in masks], np.uint8).reshape(-1, *small.shape[:2])
 
 
 def _rows(values: ArrayLike, indices: NDArray[np.int64]) -> NDArray[Any]:

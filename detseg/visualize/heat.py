@@ -1,4 +1,4 @@
-"""What a network looked at, drawn: heat over pictures, feature maps, the filters of the first layer.
+"""What a network looked at, drawn: heat over images, feature maps, the filters of the first layer.
 
 All sheets are `WIDTH` pixels wide, so that `stack` makes one page of them.
 """
@@ -11,9 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.visualize.boxes import checked_image
 from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, scaled, sheet_letter_size
-from detseg.visualize.text import Color, Image, fit_text, letter_size, paste, text_mask, text_patch
+from detseg.visualize.text import (
+    Color,
+    Image,
+    checked_image,
+    fit_text,
+    letter_size,
+    paste,
+    text_mask,
+    text_patch,
+)
 
 Box = tuple[float, float, float, float]
 Floats = NDArray[np.floating]
@@ -22,13 +30,13 @@ WIDTH = 1280
 TEXT = 400  # letters and gaps are those of sheets with tiles of this width
 GAP = TEXT // 40
 HEAT, VALUES = cv2.COLORMAP_INFERNO, cv2.COLORMAP_VIRIDIS
-# So much of the picture the strongest heat hides, from this share of the highest heat on.
+# So much of the image the strongest heat hides, from this share of the highest heat on.
 OPACITY, FULL_FROM = 0.72, 0.6
-# So much of the colours of the picture is taken away: orange petals do not look like heat then.
+# So much of the colours of the image is taken away: orange petals do not look like heat then.
 FADING = 0.8
 # So bright is what the network was not given.
 UNSEEN = 0.4
-# Rows at a time: pictures of cameras are large, and numbers between 0 and 1 take eight times their memory.
+# Rows at a time: images of cameras are large, and numbers between 0 and 1 take eight times their memory.
 BLOCK = 256
 BAR: Color = (0, 114, 178)
 TRACK: Color = (232, 232, 228)
@@ -53,13 +61,13 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     Args:
         image: (H, W, 3) uint8 RGB.
         heat: (h, w), at least 0.
-        area: xyxy in pixels of `image` that `heat` spans, may stick out; by default the whole picture.
+        area: xyxy in pixels of `image` that `heat` spans, may stick out; by default the whole image.
     """
     image = checked_image(image)
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (0, 0, width, height) if area is None else area
     rows, columns = heat.shape
-    # Pixels count from their centres: x of the picture lies at (x + 0.5 - x1) * columns / (x2 - x1) - 0.5 of the heat.
+    # Pixels count from their centres: x of the image lies at (x + 0.5 - x1) * columns / (x2 - x1) - 0.5 of the heat.
     scale_x, scale_y = columns / (x2 - x1), rows / (y2 - y1)
     place = np.array([[scale_x, 0, (0.5 - x1) * scale_x - 0.5], [0, scale_y, (0.5 - y1) * scale_y - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -79,7 +87,7 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
 
 
 def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = None) -> Image:
-    """`draw_heat` in the picture's own size, over a line with the caption and what the colours mean."""
+    """`draw_heat` in the image's own size, over a line with the caption and what the colours mean."""
     drawn = draw_heat(image, heat, area)
     size, width = letter_size(image), image.shape[1]
     legend = _legend(size, HEAT, "little", "much")
@@ -96,7 +104,7 @@ def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = No
 def heat_sheet(
     image: Image, heat: Sequence[Floats], captions: Sequence[str], area: Box | None = None, *, note: str = ""
 ) -> Image:
-    """A picture as it is, then with the heat of each class.
+    """An image as it is, then with the heat of each class.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -112,7 +120,7 @@ def heat_sheet(
     place = None if area is None else (area[0] * factor_x, area[1] * factor_y, area[2] * factor_x, area[3] * factor_y)
     cells = [small, *(draw_heat(small, one, place) for one in heat)]
     title = _heading("What speaks for each class", note, legend=_legend(_size(), HEAT, "little", "much"))
-    return stack([title, grid(cells, columns, tile, ["the picture", *captions], text=TEXT)])
+    return stack([title, grid(cells, columns, tile, ["the image", *captions], text=TEXT)])
 
 
 def class_bars(names: Sequence[str], scores: Sequence[float]) -> Image:
@@ -153,7 +161,7 @@ def map_sheet(stages: Sequence[tuple[str, Floats]]) -> Image:
 
 
 def filter_sheet(filters: Floats) -> Image:
-    """The kernels of a first layer as tiny pictures: grey is 0, bright red wants red.
+    """The kernels of a first layer as tiny images: grey is 0, bright red wants red.
 
     Args:
         filters: (O, 3, kh, kw).
@@ -164,7 +172,7 @@ def filter_sheet(filters: Floats) -> Image:
     tile = _tile(FILTER_COLUMNS)
     cells = [_enlarged(picture, tile) for picture in pictures]
     note = f"{len(filters)} of {filters.shape[3]} × {filters.shape[2]} pixels; grey is 0"
-    heading = _heading("The filters that look at the picture itself", note)
+    heading = _heading("The filters that look at the image itself", note)
     return stack([heading, grid(cells, FILTER_COLUMNS, tile, None, text=TEXT)])
 
 

@@ -1,8 +1,9 @@
-"""Semantic masks laid over pictures; truth beside prediction."""
+"""Masks laid over images: semantic ones, and those of single objects; truth beside prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,9 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.data.index_png import is_background, mask_palette
 from detseg.data.letterbox import resize_mask
 from detseg.data.sample import IGNORE
-from detseg.visualize.boxes import checked_image
 from detseg.visualize.sheets import (
-    INK,
     PAPER,
     check_count,
     grid,
@@ -22,13 +21,12 @@ from detseg.visualize.sheets import (
     scaled,
     sheet_letter_size,
     side_by_side,
+    swatch_width,
 )
-from detseg.visualize.text import Color, Image, fit_text, letter_size, paste, text_mask, text_patch
+from detseg.visualize.text import Color, Image, checked_image, fit_text, letter_size, paste, text_mask
 
-# How much of a class's colour covers the picture.
-OPACITY = 0.5
-# So much of the picture's height and width the legend may take.
-LEGEND_SHARE = 0.5
+OPACITY = 0.5  # of a class's colour
+LEGEND_SHARE = 0.5  # of the image's height and width, at most
 
 Entry = tuple[Color | None, str]
 
@@ -46,31 +44,47 @@ def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bo
         legend: name the classes that are there, the largest first, in the corner where that hides least of them.
 
     Raises:
-        ValueError: the mask has another size than the picture, or holds a label without a name.
+        ValueError: the mask has another size than the image, or holds a label without a name.
     """
     image = checked_image(image)
     labels = _checked_mask(mask, image.shape[:2], len(names))
     colors = mask_palette(names)
     covered = labels != 0 if names and is_background(names[0]) else np.ones(labels.shape, bool)
-    shade = colors[labels]
-    result = image.copy()
-    tinted = cv2.addWeighted(image, 1 - OPACITY, shade, OPACITY, 0)
-    result[covered] = tinted[covered]
     ignored = labels == IGNORE
-    line = max(1, round(float(np.sqrt(labels.size)) / 480))
+    result = _tinted(image, labels, colors, covered, covered & ~ignored)
+    line = _border_width(labels)
     if ignored.any():
         rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
         gap = ignored & ((rows + columns) % (8 * line) >= 3 * line)
         result[gap] = image[gap] // 2  # dark gaps keep the hatching visible on any ground
-    border = _borders(labels, line) & covered & ~ignored
-    result[border] = shade[border]
     if legend:
         _draw_legend(result, _entries(np.bincount(labels.ravel(), minlength=IGNORE + 1), names), covered & ~ignored)
     return result
 
 
+def draw_objects(image: Image, masks: ArrayLike, colors: ArrayLike) -> Image:
+    """A copy of `image` with the masks of single objects laid over it; where they overlap, the first is on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (M, H, W), not 0 where the object is.
+        colors: (M, 3) RGB.
+
+    Raises:
+        ValueError: the masks are not one for each colour, or have another size than the image.
+    """
+    objects, palette = np.asarray(masks), np.asarray([(0, 0, 0), *np.reshape(colors, (-1, 3))], np.uint8)
+    expected = (len(palette) - 1, *image.shape[:2])
+    if objects.shape != expected:
+        raise ValueError(f"masks must have shape {expected}, got {objects.shape}")
+    owner = np.zeros(image.shape[:2], np.uint16)
+    for i in reversed(range(len(objects))):
+        owner[objects[i] != 0] = i + 1
+    return _tinted(image, owner, palette, owner > 0, owner > 0)
+
+
 def mask_sheet(
-    pictures: Iterable[tuple[Image, *tuple[ArrayLike, ...]]],
+    images: Iterable[tuple[Image, *tuple[ArrayLike, ...]]],
     names: Sequence[str],
     *,
     captions: Sequence[str] | None = None,
@@ -79,21 +93,21 @@ def mask_sheet(
     columns: int = 2,
     tile: int = 240,
 ) -> Image:
-    """Pictures with masks laid over them, those of one picture side by side, under a legend.
+    """Images with masks laid over them, those of one image side by side, under a legend.
 
     Args:
-        pictures: (image (H, W, 3), labels (H, W), …), as many masks for each; a generator is taken one by one.
+        images: (image (H, W, 3), labels (H, W), …), as many masks for each; a generator is taken one by one.
         names: of the K classes.
-        captions: a line under each picture.
+        captions: a line under each image.
         remark: before the legend.
-        bare: each picture is also shown as it is, first.
-        columns: pictures in a row, each with all its masks.
-        tile: long side of one picture in pixels.
+        bare: each image is also shown as it is, first.
+        columns: images in a row, each with all its masks.
+        tile: long side of one image in pixels.
     """
     cells = []
     counts = np.zeros(IGNORE + 1, np.int64)
     across = 1
-    for image, *masks in pictures:
+    for image, *masks in images:
         small = scaled(checked_image(image), tile)[0]  # drawn after scaling: lines fit the tile
         shown = [small] if bare else []
         for mask in masks:
@@ -102,18 +116,38 @@ def mask_sheet(
             shown.append(draw_mask(small, labels, names, legend=False))
         across = len(shown)
         cells.append(side_by_side(shown, tile))
-    check_count("captions", captions, len(cells), of="pictures")
+    check_count("captions", captions, len(cells))
     width = row_width(across, tile)
     entries = ([(None, remark)] if remark else []) + _entries(counts, names)
     header = legend_strip(entries, min(columns, max(1, len(cells))) * width, sheet_letter_size(tile))
     return grid(cells, columns, width, captions, header=header, text=tile)
 
 
+def _tinted(
+    image: Image,
+    labels: NDArray[np.unsignedinteger],
+    colors: NDArray[np.uint8],
+    covered: NDArray[np.bool_],
+    bordered: NDArray[np.bool_],
+) -> Image:
+    """A copy with the colour of each label where `covered`, half transparent, and full along borders in `bordered`."""
+    shade = colors[labels]
+    result = image.copy()
+    result[covered] = cv2.addWeighted(image, 1 - OPACITY, shade, OPACITY, 0)[covered]
+    border = _borders(labels, _border_width(labels)) & bordered
+    result[border] = shade[border]
+    return result
+
+
+def _border_width(labels: NDArray[Any]) -> int:
+    return max(1, round(float(np.sqrt(labels.size)) / 480))
+
+
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], classes: int) -> NDArray[np.uint8]:
     labels = np.asarray(mask)
     if labels.shape != shape or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"a mask must hold whole numbers and be as large as its picture {shape}, got {labels.dtype} {labels.shape}"
+            f"a mask must hold whole numbers and be as large as its image {shape}, got {labels.dtype} {labels.shape}"
         )
     wrong = (labels != IGNORE) & ((labels < 0) | (labels >= classes))
     if wrong.any():
@@ -121,8 +155,8 @@ def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], classes: int) -> NDAr
     return labels.astype(np.uint8, copy=False)
 
 
-def _borders(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
-    """Pixels up to `width` away from another label; the picture's edge is no border."""
+def _borders(labels: NDArray[np.unsignedinteger], width: int) -> NDArray[np.bool_]:
+    """Pixels up to `width` away from another label; the image's edge is no border."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     return np.asarray(cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))
 
@@ -149,19 +183,15 @@ def _draw_legend(image: Image, entries: Sequence[Entry], covered: NDArray[np.boo
     if not entries or room < 1:
         return
     if len(entries) > room:
-        entries = [*entries[: room - 1], (PAPER, f"{len(entries) - room + 1} more")]
-    indent = round(size * 0.8) + size // 3
-    wide = int(image.shape[1] * LEGEND_SHARE) - indent - 2 * padding
+        entries = [*entries[: room - 1], (None, f"{len(entries) - room + 1} more")]
+    wide = int(image.shape[1] * LEGEND_SHARE) - swatch_width(size) - 2 * padding
     texts = [fit_text(text, size, wide) for _, text in entries]
     if not all(texts):
         return
-    width = indent + max(text_mask(text, size).shape[1] for text in texts)
-    panel = np.full((line * len(entries) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
-    square = round(size * 0.8)
-    for i, ((color, _), text) in enumerate(zip(entries, texts, strict=True)):
-        top = padding + i * line
-        paste(panel, np.full((square, square, 3), color, np.uint8), padding, top + (line - square) // 2)
-        paste(panel, text_patch(text, size, INK, PAPER), padding + indent, top)
+    width = swatch_width(size) + max(text_mask(text, size).shape[1] for text in texts)
+    rows = np.vstack([legend_strip([entry], width, size) for entry in entries])
+    panel = np.full((len(rows) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
+    paste(panel, rows, padding, padding)
     height, width = panel.shape[:2]
     bottom, right = image.shape[0] - height, image.shape[1] - width
     corners = [(0, bottom), (right, bottom), (0, 0), (right, 0)]

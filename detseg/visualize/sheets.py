@@ -1,4 +1,4 @@
-"""Contact sheets: many pictures on one."""
+"""Contact sheets: many images on one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detseg.visualize.boxes import checked_image
-from detseg.visualize.text import Color, Image, fit_text, paste, text_mask, text_patch
+from detseg.visualize.text import Color, Image, checked_image, fit_text, paste, text_mask, text_patch
 
 PAPER: Color = (250, 250, 248)
 INK: Color = (34, 34, 34)
@@ -17,10 +16,9 @@ QUIET: Color = (110, 110, 110)
 def contact_sheet(
     images: Sequence[Image], columns: int, tile: int = 320, captions: Sequence[str] | None = None
 ) -> Image:
-    """Pictures side by side, `columns` to a row, each scaled to fit a square of `tile` pixels.
+    """Images side by side, `columns` to a row, each scaled to fit a square of `tile` pixels.
 
-    Rows are as high as their highest picture. Captions stand below the pictures, shortened where they do not
-    fit. No images give a small sheet that says so.
+    Captions stand below the images, shortened where they do not fit. No images give a small sheet that says so.
     """
     if columns < 1 or tile < 1:
         raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
@@ -57,7 +55,7 @@ def grid(
 ) -> Image:
     """Cells at most `width` wide in rows on paper, each centred over its caption, under an optional header.
 
-    Letters and gaps follow `text`, the width of one picture (default `width`).
+    Letters and gaps follow `text`, the width of one image (default `width`).
     """
     gap = max(4, round((text or width) / 40))
     size = sheet_letter_size(text or width)
@@ -65,7 +63,7 @@ def grid(
     sheet_width = columns * (width + gap) + gap
     strips = [] if header is None else [header]
     if not cells:
-        strips.append(text_patch(fit_text("no pictures", size, width), size, QUIET, PAPER))
+        strips.append(text_patch(fit_text("no images", size, width), size, QUIET, PAPER))
     for start in range(0, len(cells), columns):
         row = cells[start : start + columns]
         height = max(cell.shape[0] for cell in row)
@@ -93,7 +91,7 @@ def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: 
     rows = [np.full((height, width, 3), PAPER, np.uint8)]
     x = 0
     for color, text in entries:
-        indent = 0 if color is None else square + size // 3
+        indent = 0 if color is None else swatch_width(size)
         text = fit_text(text, size, width - indent)
         patch = text_patch(text, size, QUIET if color is None else INK, PAPER)
         if x and x + indent + patch.shape[1] > width:
@@ -107,13 +105,18 @@ def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: 
     return np.vstack(rows)
 
 
+def swatch_width(size: int) -> int:
+    """Pixels from the left of a legend's colour to its words."""
+    return round(size * 0.8) + size // 3
+
+
 def sheet_letter_size(tile: int) -> int:
-    """Height of letters on a sheet of pictures that are `tile` pixels wide."""
+    """Height of letters on a sheet of images that are `tile` pixels wide."""
     return max(10, min(28, round(tile / 24)))
 
 
 def side_by_side(images: Sequence[Image], tile: int) -> Image:
-    """Pictures of one size that belong together, each in the middle of a tile; see `row_width`."""
+    """Images of one size that belong together, each in the middle of a tile; see `row_width`."""
     row = np.full((images[0].shape[0], row_width(len(images), tile), 3), PAPER, np.uint8)
     for i, image in enumerate(images):
         paste(row, image, i * (tile + _tile_gap(tile)) + (tile - image.shape[1]) // 2, 0)

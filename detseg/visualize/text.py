@@ -1,4 +1,4 @@
-"""Text in any script written into numpy pictures."""
+"""Text in any script written into images."""
 
 import bisect
 import importlib.util
@@ -17,6 +17,14 @@ from detseg.data.colours import Color, luminance
 Image = NDArray[np.uint8]
 
 
+def checked_image(image: Image) -> Image:
+    """`image` itself, or ValueError if it is not uint8 (H, W, 3)."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"an image must be a uint8 array (height, width, 3) in RGB, got {got}")
+    return image
+
+
 def text_color(background: Color) -> Color:
     """Black or white, whichever has the higher WCAG contrast on `background`."""
     # The contrasts (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white are equal at L = 0.179.
@@ -24,7 +32,7 @@ def text_color(background: Color) -> Color:
 
 
 def letter_size(image: Image) -> int:
-    """Height of letters, in pixels, that can be read on a picture of this size."""
+    """Height of letters, in pixels, that can be read on an image of this size."""
     return max(10, round(5 + float(np.sqrt(image.shape[0] * image.shape[1])) * 0.017))
 
 
@@ -82,7 +90,7 @@ def fit_text(text: str, size: int, width: int) -> str:
 
 
 def paste(target: NDArray[np.uint8], patch: NDArray[np.uint8], x: int, y: int) -> None:
-    """Copy `patch` into `target` at (x, y) in place; what leaves the picture is cut off."""
+    """Copy `patch` into `target` at (x, y) in place; what leaves it is cut off."""
     x1, y1 = max(0, x), max(0, y)
     x2, y2 = min(target.shape[1], x + patch.shape[1]), min(target.shape[0], y + patch.shape[0])
     if x2 > x1 and y2 > y1:
@@ -90,7 +98,7 @@ def paste(target: NDArray[np.uint8], patch: NDArray[np.uint8], x: int, y: int) -
 
 
 def text_patch(text: str, size: int, color: Color, background: Color, padding: int = 0) -> Image:
-    """One line of text as a small picture, with `padding` pixels of background left and right."""
+    """One line of text as a small image, with `padding` pixels of background left and right."""
     mask = np.pad(text_mask(text, size), ((0, 0), (padding, padding)))
     share = mask[:, :, None].astype(np.float32) / 255
     blend = share * np.array(color, np.float32) + (1 - share) * np.array(background, np.float32)

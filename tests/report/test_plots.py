@@ -8,21 +8,24 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.metrics import evaluate_detections
-from detseg.metrics.bootstrap.detection import bootstrap_detection
+from detseg.metrics import bootstrap_segmentation, evaluate_detections, evaluate_segmentation
+from detseg.metrics.detection.analysis import analyse
 from detseg.metrics.detection.confusion import Confusion
-from detseg.report import plot_anchors, plot_class_ap, plot_confusion, plot_history, plot_precision_recall
-from detseg.report.plots.detection import (
-    anchors_figure,
-    class_ap_figure,
-    confusion_figure,
-    history_figure,
-    precision_recall_figure,
-    read_history,
-)
+from detseg.report.columns import Confusions
+from detseg.report.plots.anchors import anchors_figure
+from detseg.report.plots.classes import confusion_figure, ranked_figure
+from detseg.report.plots.history import history_figure, plot_history, read_history
+from detseg.report.plots.precision_recall import precision_recall_figure
+from detseg.report.plots.rates import plot_rates
+from detseg.report.plots.style import save
+from detseg.report.tables import detection, segmentation
+from detseg.train.finder import RateCurve
+from tests.metrics.label_scenes import label_scene
+
+FIGURES = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
 
 
-def evaluate(classes, found=lambda k, i: i >= k):
+def sides(classes, found=lambda k, i: i >= k):
     """Classes with ten objects each; class k finds those for which `found(k, i)`. Later classes are worse."""
     truth = {
         "images": [{"id": i, "width": 100, "height": 100} for i in range(10)],
@@ -46,7 +49,11 @@ def evaluate(classes, found=lambda k, i: i >= k):
         for i in range(10)
         if found(k, i)
     ]
-    return evaluate_detections(truth, detections)
+    return truth, detections
+
+
+def evaluate(classes, **options):
+    return evaluate_detections(*sides(classes, **options))
 
 
 def legend(axes):
@@ -61,7 +68,7 @@ def is_picture(path):
 # ------------------------------------------------------------------------------------- precision, recall
 
 
-def test_precision_recall_shows_mean_and_the_extremes(tmp_path):
+def test_precision_recall_shows_mean_and_the_extremes():
     figure = precision_recall_figure(evaluate(9))
     mean, classes = figure.axes
     assert [label.split("  ")[1] for label in legend(mean)] == ["IoU 0.50", "IoU 0.75", "IoU .50 to .95"]
@@ -81,13 +88,13 @@ def test_area_under_a_curve_is_the_ap_of_its_legend():
     assert worst.get_xdata()[np.array(worst.get_ydata()) > 0].max() == pytest.approx(0.2)  # 2 of 10 found
 
 
-@pytest.mark.parametrize("classes", [1, 6])
-def test_few_classes_are_all_shown_once(classes):
-    _, right = precision_recall_figure(evaluate(classes)).axes
-    assert len(right.lines) == classes and "Each class" in right.get_title(loc="left")
+def test_few_classes_are_all_shown_once():
+    for classes in (1, 6):
+        _, right = precision_recall_figure(evaluate(classes)).axes
+        assert len(right.lines) == classes and "Each class" in right.get_title(loc="left")
 
 
-def test_nothing_found_and_nothing_to_find(tmp_path):
+def test_nothing_found_and_nothing_to_find():
     nothing_found = precision_recall_figure(evaluate(2, found=lambda k, i: False))
     assert legend(nothing_found.axes[0])[0].startswith("0.000")
     truth = {"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1, "name": "a"}]}
@@ -101,7 +108,7 @@ def test_odd_class_names_are_drawn(tmp_path, recwarn):
     names = ["_hidden", "$a$ \\frac", "牡丹", "x" * 300]
     for row, name in zip(metrics.per_class, names, strict=True):
         object.__setattr__(row, "name", name)
-    assert is_picture(plot_precision_recall(metrics, tmp_path / "curves.png"))
+    assert is_picture(save(precision_recall_figure(metrics), tmp_path / "curves.png"))
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
     labels = legend(precision_recall_figure(metrics).axes[1])
     assert len(labels) == 4 and max(map(len, labels)) < 40
@@ -110,35 +117,51 @@ def test_odd_class_names_are_drawn(tmp_path, recwarn):
 # ---------------------------------------------------------------------------------------------- classes
 
 
-def test_class_ap_with_its_intervals():
-    metrics = evaluate(3, found=lambda k, i: i >= 2 * k)  # class k misses 2 k of 10
-    intervals = bootstrap_detection(metrics.matches)
-    (axes,) = class_ap_figure(metrics, intervals).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 0", "class 1", "class 2"]
-    bars, dots = axes.lines[::2], axes.lines[1::2]
-    for k, (bar, dot) in enumerate(zip(bars, dots, strict=True)):
-        limits = intervals.per_class[k].ap
-        assert list(bar.get_xdata()) == [limits.low, limits.high] and list(bar.get_ydata()) == [k, k]
-        assert dot.get_xdata()[0] == metrics.per_class[k].ap
-    assert any("bars: 95 % interval" in text.get_text() for text in axes.texts)
+def class_ap(metrics, intervals=None):
+    names = [row.name for row in metrics.per_class]
+    return ranked_figure(names, detection.class_columns(metrics, intervals), 0.95).axes[0]
 
 
-def test_class_ap_of_many_classes_and_of_none():
+def test_class_figures_with_their_intervals():
+    found = analyse(*sides(3, lambda k, i: i >= 2 * k))  # class k misses 2 k of 10
+    predictions, targets = label_scene(0, images=8)
+    names = ["sky", "grass", "flower", "path", "nowhere"]
+    masks = evaluate_segmentation(targets, predictions, names)
+    told = bootstrap_segmentation(masks)
+    order = sorted(range(4), key=lambda k: -masks.per_class[k].iou)
+    iou = ranked_figure(names, segmentation.class_columns(masks, told), 0.95).axes[0]
+    for axes, title, rows in (
+        (
+            class_ap(found.metrics, found.intervals),
+            "AP of each class",
+            [(f"class {k}", found.metrics.per_class[k].ap, found.intervals.per_class[k].ap) for k in range(3)],
+        ),
+        (iou, "IoU of each class", [(names[k], masks.per_class[k].iou, told.per_class[k]) for k in order]),
+    ):
+        assert axes.get_title(loc="left") == title
+        assert [label.get_text() for label in axes.get_yticklabels()] == [name for name, _, _ in rows], title
+        bars, dots = axes.lines[::2], axes.lines[1::2]
+        for place, ((_, value, limits), bar, dot) in enumerate(zip(rows, bars, dots, strict=True)):
+            assert list(bar.get_xdata()) == [limits.low, limits.high] and list(bar.get_ydata()) == [place, place]
+            assert dot.get_xdata()[0] == value, title
+        assert any("bars: 95 % confidence intervals" in text.get_text() for text in axes.texts), title
+
+
+def test_figures_of_many_classes_and_of_none():
     metrics = evaluate(40, found=lambda k, i: k != 39 and i >= k % 10)
-    (axes,) = class_ap_figure(metrics).axes
-    assert len(axes.lines) == 30
+    axes = class_ap(metrics)
     shown = [line.get_xdata()[0] for line in axes.lines]
     everything = sorted((row.ap for row in metrics.per_class), reverse=True)
     assert shown == everything[:15] + everything[-15:]
     assert any("the best and the worst of 40 classes" in text.get_text() for text in axes.texts)
     truth = {"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1, "name": "a"}], "annotations": []}
-    (axes,) = class_ap_figure(evaluate_detections(truth, [])).axes
-    assert not axes.lines
+    assert not class_ap(evaluate_detections(truth, [])).lines
 
 
 def test_confusion_matrix():
     counts = np.array([[6, 2, 2], [0, 0, 0], [1, 0, 0]])
-    (axes,) = confusion_figure(Confusion(counts, ("rose", "$tulip"), 0.25, 0.5)).axes
+    confusions = detection.confusions_of(Confusion(counts, ("rose", "$tulip"), 0.25, 0.5))
+    (axes,) = confusion_figure(confusions).axes
     image = axes.images[0].get_array()
     assert image.tolist() == [[0.6, 0.2, 0.2], [0, 0, 0], [1, 0, 0]]
     assert {t.get_text() for t in axes.texts} == {"6", "2", "1", "score from 0.25, IoU from 0.50"}
@@ -147,8 +170,18 @@ def test_confusion_matrix():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("detected as", "in truth")
 
 
+def test_confusion_matrix_in_percent():
+    counts = np.array([[300, 100, 0], [0, 0, 0], [1, 0, 999]])
+    (axes,) = confusion_figure(Confusions(counts, list("abc"), "pixels", "predicted as", percent=True)).axes
+    assert np.asarray(axes.images[0].get_array()).sum(axis=1).tolist() == [1, 0, 1]
+    texts = {text.get_position(): text.get_text() for text in axes.texts if len(text.get_text()) < 4}
+    assert texts == {(0, 0): "75", (1, 0): "25", (2, 2): "100"}
+    assert any(text.get_text() == "percent of the row" for text in axes.texts)
+
+
 def test_a_large_confusion_matrix_has_no_numbers():
-    (axes,) = confusion_figure(Confusion(np.ones((301, 301), int), tuple(map(str, range(300))), 0.25, 0.5)).axes
+    confusion = Confusion(np.ones((301, 301), int), tuple(map(str, range(300))), 0.25, 0.5)
+    (axes,) = confusion_figure(detection.confusions_of(confusion)).axes
     assert len(axes.texts) == 1 and len(axes.get_yticklabels()) <= 100
 
 
@@ -207,29 +240,35 @@ epoch,step,seconds,lr,loss,loss_box,loss_class,map,map50
 def test_history_lines(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(CSV)
-    loss, ap, rate = history_figure(read_history(path)).axes
+    loss, ap, rate = history_figure(read_history(path), FIGURES).axes
     assert legend(loss) == ["total", "box", "class"]
     assert loss.lines[0].get_ydata().tolist() == [3.0, 2.0, 1.5]
     assert ap.lines[0].get_xdata().tolist() == [2, 3], "epochs without a validation are left out"
     assert legend(ap) == ["mAP@[.5:.95]", "mAP@.50"]
     assert loss.get_title(loc="left") == "Best mAP@[.5:.95] 0.300 after epoch 2"
-    assert [a.get_ylabel() for a in (loss, ap, rate)] == ["loss", "AP on validation", "learning rate"]
+    assert [a.get_ylabel() for a in (loss, ap, rate)] == ["loss", "on validation", "learning rate"]
     assert rate.get_xlabel() == "epoch"
 
 
-def test_history_takes_any_loss_columns_and_misses_none():
-    figure = history_figure({"epoch": [1, 2], "loss": [2, 1], **{f"loss_{i}": [1, 1] for i in range(9)}})
-    (loss,) = figure.axes
+def test_history_of_any_losses_and_figures():
+    (loss,) = history_figure({"epoch": [1, 2], "loss": [2, 1], **{f"loss_{i}": [1, 1] for i in range(9)}}, {}).axes
     assert len(loss.lines) == 10 and loss.get_title(loc="left") == "Training"
+    history = {"epoch": [1, 2], "step": [3, 6], "seconds": [1, 2], "lr": [1, 1], "loss": [2, 1], "loss_ce": [2, 1]}
+    history |= {"empty": [np.nan] * 2, "miou": [0.2, 0.6], "other": [0, 1], "accuracy": [0.7, 0.9], "third": [1, 1]}
+    titles = {"gone": "G", "empty": "E", "miou": "mIoU", "accuracy": "pixel accuracy", "third": "T"}
+    loss, judged, _ = history_figure(history, titles).axes
+    assert len(loss.lines) == 1, "a single part is the total"
+    assert legend(judged) == ["mIoU", "pixel accuracy"], "the first two with numbers"
+    assert loss.get_title(loc="left") == "Best mIoU 0.600 after epoch 2"
 
 
-@pytest.mark.parametrize("content", ["", "epoch,loss,map\n", "epoch,loss,map\n1,nan,\n"])
-def test_history_of_a_run_that_has_just_begun(tmp_path, content):
+def test_history_of_a_run_that_has_just_begun(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text(content)
-    figure = history_figure(read_history(path))
-    assert not figure.axes and figure.texts[0].get_text() == "no epochs yet"
-    assert plot_history(path, tmp_path / "history.png").stat().st_size > 0
+    for content in ("", "epoch,loss,map\n", "epoch,loss,map\n1,nan,\n"):
+        path.write_text(content)
+        figure = history_figure(read_history(path), FIGURES)
+        assert not figure.axes and figure.texts[0].get_text() == "no epochs yet", content
+        assert plot_history(path, tmp_path / "history.png", FIGURES).stat().st_size > 0
 
 
 def test_history_names_a_bad_cell(tmp_path):
@@ -250,28 +289,35 @@ def test_history_survives_a_line_cut_short(tmp_path):
 
 
 def test_files_are_pictures(tmp_path):
-    csv = tmp_path / "metrics.csv"
+    csv, folder = tmp_path / "metrics.csv", tmp_path / "plots"
     csv.write_text(CSV)
+    rates = np.geomspace(1e-5, 1, 20)
+    curve = RateCurve(rates, rates[::-1], rates[::-1], 0.01)
+    confusion = Confusion(np.eye(3, dtype=int), ("牡丹", "b"), 0.3, 0.5)
     written = [
-        plot_history(csv, tmp_path / "plots" / "history.png"),
-        plot_precision_recall(evaluate(3), tmp_path / "plots" / "curves.png"),
-        plot_anchors([[10, 20], [30, 30]], [[10, 10]], str(tmp_path / "plots" / "anchors.png")),
-        plot_class_ap(evaluate(3), None, tmp_path / "plots" / "classes.png"),
-        plot_confusion(Confusion(np.eye(3, dtype=int), ("牡丹", "b"), 0.3, 0.5), tmp_path / "plots" / "confusion.png"),
+        plot_history(csv, folder / "history.png", FIGURES),
+        plot_rates(curve, folder / "rates.png"),
+        save(precision_recall_figure(evaluate(3)), folder / "curves.png"),
+        save(anchors_figure([[10, 20], [30, 30]], [[10, 10]]), str(folder / "anchors.png")),
+        save(ranked_figure(list("abc"), detection.class_columns(evaluate(3)), 0.95), folder / "classes.png"),
+        save(confusion_figure(detection.confusions_of(confusion)), folder / "confusion.png"),
     ]
-    assert all(isinstance(path, Path) and is_picture(path) for path in written)
+    for path in written:
+        assert isinstance(path, Path) and is_picture(path), path
 
 
 def test_matplotlib_is_lazy_and_its_state_untouched(tmp_path):
     code = f"""
 import sys
-import detseg.report
+import detseg.report.pages.detector
+from detseg.report.plots.anchors import anchors_figure
+from detseg.report.plots.style import save
 assert "matplotlib" not in sys.modules
 import matplotlib
 def state():  # asking for the backend would choose one
     return {{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}}
 before = state()
-detseg.report.plot_anchors([[10, 20]], [[10, 10]], {str(tmp_path / "a.png")!r})
+save(anchors_figure([[10, 20]], [[10, 10]]), {str(tmp_path / "a.png")!r})
 assert state() == before
 assert "matplotlib.pyplot" not in sys.modules
 """

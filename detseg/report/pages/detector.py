@@ -1,115 +1,91 @@
-"""The pictures and the report of a detector's run."""
+"""The page of a detector's run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
-from detseg.data.dataset import full_images, scaled_sizes
+import numpy as np
+
+from detseg.data.dataset import scaled_sizes
+from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
-from detseg.report.pages.detector_page import write_report
-from detseg.report.pictures import SHOWN, rate_curve, some_of, write_picture
-from detseg.report.plots.detection import (
-    plot_anchors,
-    plot_class_ap,
-    plot_confusion,
-    plot_history,
-    plot_precision_recall,
-)
-from detseg.train.sampler import Request, TrainingSamples
-from detseg.visualize import compare_sheet, contact_sheet, draw_boxes, worst_pictures
-
-if TYPE_CHECKING:
-    from detseg.train.tasks.detector import DetectorRun
+from detseg.report.columns import Column, Confusions
+from detseg.report.pages.boxes import BoxPage
+from detseg.report.pages.html import Row, Table
+from detseg.report.pictures import SHOWN
+from detseg.report.plots.anchors import anchors_figure
+from detseg.report.plots.precision_recall import precision_recall_figure
+from detseg.report.plots.style import save
+from detseg.report.tables import detection
+from detseg.visualize import worst_images
+from detseg.visualize.compare import Objects
 
 
-def draw_training(run: DetectorRun) -> dict[str, Path]:
-    """Write pictures of what is trained on into the run folder; returns their captions and paths."""
-    sizes = scaled_sizes(run.train.annotations, run.config.size)
-    return {
-        "training samples as the network sees them": _samples(run),
-        "anchors among the box sizes": plot_anchors(sizes, run.anchors, run.folder / "anchors.png"),
-    }
+class DetectorPage(BoxPage):
+    """Truth beside predictions, curves, errors and best thresholds of a detector."""
 
+    title = "Detector"
+    predicts = "draws the detections and writes them as COCO results"
+    usage = """\
+(found,) = model.predict(["image.jpg"])
+print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's pixels, best first
+"""
+    worst_caption = "ground truth beside predictions, the worst images first"
+    class_plot = "class_ap.png"
+    tables: ClassVar[Any] = detection
 
-def write_pictures(run: DetectorRun, analysis: Analysis | None = None) -> list[tuple[str, Path]]:
-    """Write all other pictures and `report.html` into the run folder; returns (caption, path), the report first.
+    @cached_property
+    def analysis(self) -> Analysis:
+        """What the metrics do not say by themselves: confidence intervals, errors, thresholds, confusions."""
+        data = self.run.val.annotations
+        ids = [category.id for category in data.categories]
+        found = Detections.from_predictions(self.run.predictions, data.image_ids.tolist(), ids)
+        return analyse(data, found, metrics=self.run.metrics)
 
-    Args:
-        run: with metrics and predictions.
-        analysis: of the run, where there is one already; see `analysis_of`.
-    """
-    if run.metrics is None or run.predictions is None:
-        raise ValueError(f"{run.folder}: the run has no metrics to report on")
-    analysis = analysis_of(run) if analysis is None else analysis
-    pictures = {
-        "ground truth beside predictions, the worst pictures first": _worst(run),
-        **run.drawn,
-        "precision and recall": plot_precision_recall(run.metrics, run.folder / "precision_recall.png"),
-        "AP of each class, and how sure it is": plot_class_ap(
-            run.metrics, analysis.intervals, run.folder / "class_ap.png"
-        ),
-        "which class was taken for which": plot_confusion(analysis.confusion, run.folder / "confusion.png"),
-        "losses and mAP": plot_history(run.folder / "metrics.csv", run.folder / "history.png"),
-        **rate_curve(run.folder),
-    }
-    report = write_report(
-        run.folder,
-        title="Detector",
-        summary={
-            "Backbone": run.config.backbone,
-            "Training pictures": len(run.train),
-            "Validation pictures": len(run.val),
-            "Input size": f"{run.config.size} px",
-            "Training time": f"{run.seconds / 60:.1f} min",
-        },
-        metrics=run.metrics,
-        pictures=[(caption, path.relative_to(run.folder)) for caption, path in pictures.items()],
-        analysis=analysis,
-    )
-    return [("report", report), *pictures.items()]
+    @property
+    def measured(self) -> tuple[Any, ...]:
+        """Metrics and confidence intervals."""
+        return self.run.metrics, self.analysis.intervals
 
+    @property
+    def limits(self) -> tuple[float, Mapping[str, Interval]]:
+        """Those of AP, AP50 and AP75."""
+        intervals = self.analysis.intervals
+        return (0.0, {}) if intervals is None or not intervals.known else (intervals.level, intervals.figures)
 
-def analysis_of(run: DetectorRun) -> Analysis:
-    """What the metrics do not tell by themselves: how sure they are, and what is wrong."""
-    assert run.predictions is not None
-    data = run.val.annotations
-    ids = [category.id for category in data.categories]
-    found = Detections.from_predictions(run.predictions, data.image_ids.tolist(), ids)
-    return analyse(data, found, metrics=run.metrics)
+    def draw_training(self) -> dict[str, Path]:
+        """Training samples and, of a model that has some, the anchors among the box sizes."""
+        drawn = super().draw_training()
+        if "anchors" in self.run.options:
+            sizes = scaled_sizes(self.run.train.annotations, self.run.config.size)
+            anchors = np.reshape(self.run.options["anchors"], (-1, 2))
+            drawn["anchors among the box sizes"] = save(anchors_figure(sizes, anchors), self.folder / "anchors.png")
+        return drawn
 
+    def worst(self, truths: Sequence[Objects]) -> Sequence[int]:
+        """Those with the lowest F1."""
+        return worst_images(truths, self.run.predictions, SHOWN)
 
-def _worst(run: DetectorRun) -> Path:
-    """The validation pictures with the worst predictions, in full size."""
-    assert run.predictions is not None
-    data = run.val.annotations
-    truths = [
-        {"boxes": data.boxes[s], "labels": data.labels[s], "iscrowd": data.iscrowd[s]}
-        for s in (data.objects(i) for i in range(len(data)))
-    ]
-    chosen = worst_pictures(truths, run.predictions, SHOWN)
-    sheet = compare_sheet(
-        list(full_images(data, chosen)),
-        [truths[i] for i in chosen],
-        [run.predictions[i] for i in chosen],
-        data.names,
-        captions=[Path(str(data.paths[i])).name for i in chosen],
-    )
-    return write_picture(sheet, run.folder / "worst.jpg")
+    def class_columns(self) -> list[Column]:
+        """AP, best threshold and counts."""
+        return detection.class_columns(self.run.metrics, self.analysis.intervals, self.analysis.thresholds)
 
+    def confusions(self) -> Confusions:
+        """Which class was detected as which."""
+        return detection.confusions_of(self.analysis.confusion)
 
-def _samples(run: DetectorRun) -> Path:
-    """Augmented training pictures with their boxes."""
-    samples = TrainingSamples(run.train, run.config.seed)
-    order = some_of(len(run.train), run.config.seed)
-    size, count = run.config.size, len(order)
-    mosaics, mixed = run.config.mosaic * count, run.config.mixup * count
-    shown = []
-    for position, i in enumerate(order):
-        # Mosaics come first and mixed pictures last, so that small shares of both are seen apart.
-        sample, _ = samples[Request(0, position, i, size, position < mosaics, count - position <= mixed)]
-        shown.append(
-            draw_boxes(sample.image, sample.boxes, sample.labels, run.train.annotations.names, iscrowd=sample.iscrowd)
-        )
-    return write_picture(contact_sheet(shown, 4), run.folder / "samples.jpg")
+    def plots(self) -> dict[str, Path]:
+        """Precision and recall."""
+        curves = precision_recall_figure(self.run.metrics)
+        return {"precision and recall": save(curves, self.folder / "precision_recall.png")}
+
+    def more_tables(self) -> list[Table]:
+        """What the errors cost: the costliest kinds first, the totals last."""
+        rows = [Row(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
+        kinds = sorted(rows[:-2], key=lambda row: row.cells[0], reverse=True)
+        note = "Gain in AP50 if the errors of one kind, and no others, were corrected."
+        return [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]

@@ -1,11 +1,12 @@
-"""The page of a run: `report.html` in its folder, the pictures beside it, nothing from the network.
+"""The page of a run: `report.html` in its folder, the drawings beside it, nothing from the network.
 
-A module for each task (`detseg.report.pages.detector_page` and its siblings) says what is on it.
+`detseg.report.pages.base` says what is on it.
 """
+
+from __future__ import annotations
 
 import json
 import logging
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from urllib.parse import quote
 import jinja2
 import PIL.Image
 
-from detseg.metrics.bootstrap.draws import Interval
+from detseg.files import write_atomically
+from detseg.report.columns import Column
 
 logger = logging.getLogger(__name__)
 
@@ -47,24 +49,25 @@ class Table:
     note: str = ""
 
 
-class Cell(NamedTuple):
-    """A number of a class: what it is sorted by, and how it is written."""
+class ClassTable(NamedTuple):
+    """A row for each class, sorted by the first column, the best first; a click on a head sorts anew."""
 
-    value: float
-    text: str
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """A row for each class, sorted by its first figure, the best first; a click on a head sorts anew."""
-
-    heads: Sequence[str]  # that of the names first
-    rows: Sequence[tuple[str, Sequence[Cell]]]
+    names: Sequence[str]
+    columns: Sequence[Column]
 
     @property
-    def ranked(self) -> list[tuple[str, Sequence[Cell]]]:
-        """The rows in their order; those without a figure last."""
-        return sorted(self.rows, key=lambda row: -row[1][0].value)
+    def heads(self) -> list[str]:
+        """What stands above the columns."""
+        return ["Class", *(column.title for column in self.columns)]
+
+    @property
+    def ranked(self) -> list[tuple[str, list[tuple[float, str]]]]:
+        """Name of each class, and value to sort by and text of each cell; NaN is below everything."""
+        rows = [
+            (name, [(-1.0 if c.values[k] != c.values[k] else c.values[k], c.write(c.values[k])) for c in self.columns])
+            for k, name in enumerate(self.names)
+        ]
+        return sorted(rows, key=lambda row: -row[1][0][0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Page:
         cards: the figures that matter most.
         figures: all figures.
         classes: of each class.
-        tables: what else there is to tell, under the classes.
+        tables: what else there is, under the classes.
         predicts: what `detseg predict` does with such a model, in a sentence.
         snippet: how to use it from Python, with {run} in place of its folder.
     """
@@ -108,7 +111,6 @@ def write_page(run_folder: str | Path, page: Page) -> Path:
         ValueError: if a picture's path is absolute or leads out of the run folder.
     """
     folder = Path(run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = [_image(folder, caption, path) for caption, path in page.pictures]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -121,41 +123,13 @@ def write_page(run_folder: str | Path, page: Page) -> Path:
         page=page,
         summary=[(name, _text(value)) for name, value in page.summary.items()],
         pictures=pictures,
-        command=f"detseg predict {shlex.quote(str(run_folder))} picture.jpg",
+        command=f"detseg predict {shlex.quote(str(run_folder))} image.jpg",
         snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
         configuration=_configuration(folder / "config.json"),
     )
     path = folder / "report.html"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
     return path
-
-
-def number(value: float) -> str:
-    """Three decimals; a dash for NaN, a figure without anything to judge by."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def range_text(interval: Interval) -> str:
-    """The limits, or a dash where they cannot be told."""
-    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
-
-
-def interval_note(level: float, resamples: int) -> str:
-    """What the ranges on the page are."""
-    return (
-        f"Ranges are {100 * level:.3g} % intervals: how far a figure moves when the validation pictures are drawn "
-        f"anew, {resamples} times."
-    )
-
-
-def figure_cells(values: Iterable[float]) -> list[Cell]:
-    """Cells of a class table; NaN comes last when sorted."""
-    return [Cell(-1.0 if math.isnan(value) else value, number(value)) for value in values]
-
-
-def count_cells(counts: Iterable[int]) -> list[Cell]:
-    """Cells of whole numbers."""
-    return [Cell(float(count), str(count)) for count in counts]
 
 
 def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:

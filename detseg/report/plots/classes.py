@@ -1,100 +1,80 @@
-"""Plots of classes, whatever the task: a figure of each with its interval, and which was taken for which."""
+"""Plots of classes in any task: a figure of each with its confidence interval, and the confusion matrix."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detseg.report.plots.style import BLUE, INK, add_axes, font_families, new_figure, set_title
+from detseg.report.columns import Column, Confusions
+from detseg.report.plots.style import BLUE, INK, add_axes, font_families, new_figure, set_title, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from detseg.metrics.bootstrap.draws import Interval
-
 _MOST_CLASSES = 30  # so many bars, and rows of a matrix with numbers in them, can be read
 
 
-def ranked_figure(
-    names: Sequence[str],
-    values: Sequence[float],
-    intervals: "Sequence[Interval] | None",
-    *,
-    level: float,
-    title: str,
-    axis: str,
-) -> "Figure":
-    """A figure of each class, best first, as a dot with its interval as a bar; classes with NaN are left out.
+def ranked_figure(names: Sequence[str], columns: Sequence[Column], level: float) -> Figure:
+    """The first column of class figures, best first, as a dot with its interval as a bar; NaN is left out.
 
     Of many classes the best and the worst are shown.
 
     Args:
-        names, values, intervals: (K,) of the classes, values in 0..1; None for no intervals.
+        names: (K,) of the classes.
+        columns: the first one in 0..1; where the next one is "from", it and the one behind it are the limits.
         level: of the intervals.
-        title, axis: what stands above the plot and below its axis.
     """
+    values = columns[0].values
+    bounded = len(columns) > 2 and columns[1].head == "from"
     order = sorted((k for k, value in enumerate(values) if not math.isnan(value)), key=lambda k: -values[k])
     count = len(order)
     if count > _MOST_CLASSES:
         order = order[: _MOST_CLASSES // 2] + order[-_MOST_CLASSES // 2 :]
     figure = new_figure(6.4, 1.3 + 0.24 * max(4, len(order)))
-    axes = add_axes(figure, axis, "")
+    axes = add_axes(figure, columns[0].head, "")
     for place, k in enumerate(order):
-        if intervals is not None:
-            limits = [intervals[k].low, intervals[k].high]
-            axes.plot(limits, [place, place], color=BLUE, lw=5, alpha=0.3, solid_capstyle="butt")
+        if bounded:
+            ends = [column.values[k] for column in columns[1:3]]
+            axes.plot(ends, [place, place], color=BLUE, lw=5, alpha=0.3, solid_capstyle="butt")
         axes.plot(values[k], place, "o", ms=5, color=BLUE)
     axes.set(xlim=(0, 1.005), ylim=(len(order) - 0.4, -0.6))
     _name_ticks(axes, "y", [names[k] for k in order])
     shown = f"the best and the worst of {count} classes" if len(order) < count else ""
-    bars = "" if intervals is None else f"bars: {100 * level:.3g} % interval"
-    set_title(axes, title, "; ".join(filter(None, (shown, bars))))
+    bars = f"bars: {100 * level:.3g} % confidence intervals" if bounded else ""
+    set_title(axes, f"{columns[0].title} of each class", "; ".join(filter(None, (shown, bars))))
     return figure
 
 
-def matrix_figure(
-    share: NDArray[np.float64],
-    texts: NDArray[np.str_],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    title: str,
-    subtitle: str,
-    row_axis: str,
-    column_axis: str,
-) -> "Figure":
-    """Which class was taken for which.
-
-    Args:
-        share: (R, C) in 0..1, the colour of each field.
-        texts: (R, C) what stands in it; of more than 30 rows it is left out.
-        rows, columns: names of the rows and columns.
-        title, subtitle, row_axis, column_axis: what stands above the plot and along its axes.
-    """
+def confusion_figure(confusions: Confusions) -> Figure:
+    """The confusion matrix, coloured by the share of each row; of more than 30 rows without numbers."""
+    share, rows = confusions.share, confusions.rows
     side = float(np.clip(1.5 + 0.42 * len(rows), 4.2, 14))
     figure = new_figure(side + 0.9, side)
-    axes = add_axes(figure, column_axis, row_axis)
+    axes = add_axes(figure, confusions.verb, "in truth")
     axes.grid(visible=False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(rows) <= _MOST_CLASSES:
-        for (row, column), text in np.ndenumerate(texts):
-            if text:
+        numbers = np.rint(100 * share).astype(int) if confusions.percent else confusions.counts
+        for (row, column), value in np.ndenumerate(numbers):
+            if value:
                 color = "white" if share[row, column] > 0.6 else INK
-                axes.text(column, row, str(text), ha="center", va="center", fontsize=7, color=color)
+                axes.text(column, row, str(value), ha="center", va="center", fontsize=7, color=color)
     _name_ticks(axes, "y", rows)
-    _name_ticks(axes, "x", columns)
-    set_title(axes, title, subtitle)
+    _name_ticks(axes, "x", confusions.columns)
+    percent = "percent of the row" if confusions.percent else ""
+    set_title(axes, f"Confusion matrix of {confusions.unit}", confusions.remark or percent)
     return figure
 
 
-def _name_ticks(axes: "Axes", axis: str, names: Sequence[str]) -> None:
+def _name_ticks(axes: Axes, axis: str, names: Sequence[str]) -> None:
     """A name at each of 0, 1, …; of very many only every second, third, …"""
     step = max(1, math.ceil(len(names) / 100))
-    short = [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in names]
     rotation = 90 if axis == "x" else 0
     small = 8 if len(names) <= _MOST_CLASSES else 5
     setter = axes.set_xticks if axis == "x" else axes.set_yticks
-    setter(range(0, len(names), step), short[::step], family=font_families(), fontsize=small, rotation=rotation)
+    short = [shortened(name) for name in names[::step]]
+    setter(range(0, len(names), step), short, family=font_families(), fontsize=small, rotation=rotation)

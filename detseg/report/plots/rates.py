@@ -1,4 +1,4 @@
-"""The curve of a learning-rate test."""
+"""The curve of a learning-rate finder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,11 @@ import numpy as np
 from detseg.report.plots.style import BLUE, ORANGE, QUIET, add_axes, new_figure, save, set_title
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from detseg.train.finder import RateCurve
 
 
 def plot_rates(curve: RateCurve, path: str | Path) -> Path:
-    """Write `rates_figure`; returns the path."""
-    return save(rates_figure(curve), path)
-
-
-def rates_figure(curve: RateCurve) -> Figure:
-    """Loss over learning rate, and where it falls fastest."""
+    """Write the loss over the learning rate, and where it falls fastest; returns the path."""
     figure = new_figure(7.2, 3.6)
     axes = add_axes(figure, "learning rate", "loss")
     axes.plot(curve.rates, curve.losses, color=QUIET, lw=0.8, alpha=0.6, label="of each step")
@@ -33,4 +26,4 @@ def rates_figure(curve: RateCurve) -> Figure:
     axes.set_ylim(low - margin, high + margin)
     axes.legend(frameon=False, fontsize=8)
     set_title(axes, f"Learning rate {curve.suggestion:.2g}", "where the smoothed loss falls fastest")
-    return figure
+    return save(figure, path)

@@ -57,8 +57,13 @@ def font_families() -> list[str]:
     return ["DejaVu Sans", *(family for family in _CJK_FAMILIES if family in installed)]
 
 
+def shortened(name: str) -> str:
+    """A class name as matplotlib can draw it: not too long, and without mathematics."""
+    return (name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$")
+
+
 def hex_color(label: int) -> str:
-    """The colour that a label has in pictures, as #rrggbb."""
+    """The colour that a label has in drawings, as #rrggbb."""
     return "#{:02x}{:02x}{:02x}".format(*class_color(label))
 
 

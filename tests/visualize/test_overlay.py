@@ -1,4 +1,4 @@
-"""Masks laid over pictures: which pixels change, and to what."""
+"""Masks laid over images: which pixels change, and to what."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_the_legend_names_the_classes_and_keeps_out_of_their_way():
     assert np.nonzero(changed)[1].min() >= 200, "in the free corner"
 
 
-def test_a_picture_of_background_alone_and_tiny_ones_have_no_legend():
+def test_an_image_of_background_alone_and_tiny_ones_have_no_legend():
     assert np.array_equal(draw_mask(grey(), np.zeros((60, 80), np.uint8), NAMES), grey())
     for shape in ((1, 1), (3, 200), (9, 9)):
         mask = np.ones(shape, np.uint8)
@@ -75,35 +75,32 @@ def test_many_classes_are_not_all_in_the_legend():
     assert changed.any(2).mean() < 0.3, "at most half of the height and width"
 
 
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.zeros((60, 81), np.uint8), r"as large as its picture \(60, 80\), got uint8 \(60, 81\)"),
+def test_masks_that_do_not_fit():
+    for mask, message in (
+        (np.zeros((60, 81), np.uint8), r"as large as its image \(60, 80\), got uint8 \(60, 81\)"),
         (np.zeros((60, 80)), "whole numbers .* got float64"),
         (np.full((60, 80), 3), "the label 3, but there are 3 names"),
         (np.full((60, 80), -1), "the label -1"),
         (np.full((60, 80), 300), "the label 300"),
-    ],
-)
-def test_masks_that_do_not_fit(mask, message):
-    with pytest.raises(ValueError, match=message):
-        draw_mask(grey(), mask, NAMES)
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw_mask(grey(), mask, NAMES)
 
 
-def test_a_sheet_takes_pictures_one_by_one():
+def test_a_sheet_takes_images_one_by_one():
     held = []
 
-    def pictures(count):
+    def images(count):
         for index in range(count):
             held.append(index)
             yield grey(), scene(), scene() * (scene() != 255)
 
-    sheet = mask_sheet(pictures(3), NAMES, captions=["a", "b", "c"], remark="picture, truth, prediction", bare=True)
+    sheet = mask_sheet(images(3), NAMES, captions=["a", "b", "c"], remark="image, truth, prediction", bare=True)
     assert held == [0, 1, 2]
     assert sheet.shape[1] > 2 * 3 * 240
     assert sheet.shape[0] > 2 * 180
     single = mask_sheet([(grey(), scene())], NAMES)
     assert 240 <= single.shape[1] < 300
     assert mask_sheet([], NAMES).size > 0, "a sheet that says so"
-    with pytest.raises(ValueError, match="3 pictures but 1 captions"):
-        mask_sheet(pictures(3), NAMES, captions=["a"])
+    with pytest.raises(ValueError, match="3 images but 1 captions"):
+        mask_sheet(images(3), NAMES, captions=["a"])

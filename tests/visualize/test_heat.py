@@ -1,4 +1,4 @@
-"""Heat over pictures and the sheets of an explanation: which pixels change, and to what."""
+"""Heat over images and the sheets of an explanation: which pixels change, and to what."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,14 @@ def spot(y, x, shape=(8, 8)):
     return heat
 
 
-@pytest.mark.parametrize("scale", [HEAT, VALUES])
-def test_colours_rise_evenly_from_dark_to_bright(scale):
-    colours = value_colors(np.linspace(0, 1, 11), scale)
-    light = [116 * np.cbrt(luminance(tuple(c))) - 16 for c in colours[1:].tolist()]  # CIE L*
-    steps = np.diff(light)
-    assert (steps > 0).all() and steps.max() < 2.5 * steps.min()
+def test_colours_rise_evenly_from_dark_to_bright():
+    for scale in (HEAT, VALUES):
+        colours = value_colors(np.linspace(0, 1, 11), scale)
+        light = [116 * np.cbrt(luminance(tuple(c))) - 16 for c in colours[1:].tolist()]  # CIE L*
+        steps = np.diff(light)
+        assert (steps > 0).all() and steps.max() < 2.5 * steps.min(), scale
+        assert (value_colors(np.array([-1.0, np.nan, 0]), scale) == colours[0]).all(), scale
     assert value_colors(np.array([[-1.0, np.nan], [0, 2]])).shape == (2, 2, 3)
-    assert (value_colors(np.array([-1.0, np.nan, 0]), scale) == colours[0]).all()
 
 
 def test_heat_lies_where_it_is():
@@ -55,11 +55,11 @@ def test_heat_lies_where_it_is():
 
 
 def hottest():
-    """The colour of the highest heat, for every pixel of a picture of 80 x 80."""
+    """The colour of the highest heat, for every pixel of an image of 80 x 80."""
     return value_colors(np.ones((80, 80)), HEAT).astype(float)
 
 
-def test_large_pictures_are_drawn_part_by_part():
+def test_large_images_are_drawn_part_by_part():
     heat = np.random.default_rng(0).random((9, 9))
     large = draw_heat(grey(600, 40), heat)
     for top in (0, 200, 500):
@@ -67,7 +67,7 @@ def test_large_pictures_are_drawn_part_by_part():
         np.testing.assert_allclose(large[top : top + 100].astype(int), part.astype(int), atol=1)
 
 
-def test_heat_of_a_part_of_the_picture():
+def test_heat_of_a_part_of_the_image():
     image = grey(60, 100)
     drawn = draw_heat(image, spot(4, 4), (20, 0, 80, 60))
     outside = np.ones((60, 100), bool)
@@ -89,21 +89,19 @@ def test_only_shares_of_the_highest_heat_count():
     assert draw_heat(grey(1, 1), np.ones((7, 7))).shape == (1, 1, 3)
 
 
-def test_colours_of_the_picture_fade():
+def test_colours_of_the_image_fade():
     image = np.zeros((10, 10, 3), np.uint8)
     image[...] = (255, 128, 0)
     drawn = draw_heat(image, np.zeros((4, 4)))
     assert np.ptp(drawn[5, 5].astype(int)) < 60
 
 
-@pytest.mark.parametrize(
-    ("share", "text"), [(1, "100.0 %"), (0.0531, "5.3 %"), (0.0005, "0.1 %"), (0.0004, "< 0.1 %"), (0, "< 0.1 %")]
-)
-def test_percent(share, text):
-    assert percent(share) == text
+def test_percent():
+    for share, text in [(1, "100.0 %"), (0.0531, "5.3 %"), (0.0005, "0.1 %"), (0.0004, "< 0.1 %"), (0, "< 0.1 %")]:
+        assert percent(share) == text
 
 
-def test_a_picture_keeps_its_size_over_the_caption():
+def test_an_image_keeps_its_size_over_the_caption():
     image = grey(300, 500)
     drawn = heat_picture(image, spot(1, 1), "53.1 % daisy")
     assert drawn.shape[1] == 500 and 300 < drawn.shape[0] < 340
@@ -115,7 +113,7 @@ def test_sheets_fit_on_one_page():
     rng = np.random.default_rng(0)
     maps = [("fine", rng.random((8, 40, 40))), ("coarse", rng.random((3, 7, 5))), ("flat", np.ones((1, 2, 2)))]
     sheets = [
-        title_strip("a picture", "a network"),
+        title_strip("an image", "a network"),
         class_bars(["rose", "tulip"], [0.9, 0.1]),
         heat_sheet(grey(300, 200), [spot(0, 0)] * 5, list("abcde"), (0, 50, 200, 250), note="of the last maps"),
         heat_sheet(grey(3, 200), [], []),

@@ -1,0 +1,204 @@
+"""What a run leaves to look at, in any task: samples, worst images, plots, and the page that shows them all."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from detseg.report.columns import Column, Confusions, interval_note, number
+from detseg.report.pages.html import Card, ClassTable, Page, Row, Table, write_page
+from detseg.report.pictures import some_of, write_picture
+from detseg.report.plots.classes import confusion_figure, ranked_figure
+from detseg.report.plots.history import plot_history
+from detseg.report.plots.rates import plot_rates
+from detseg.report.plots.style import save
+from detseg.train.sampler import Request
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from detseg.metrics.bootstrap.draws import Interval
+    from detseg.visualize.text import Image
+
+CARDS = 3  # figures in large letters: the first ones of the task
+RATES = "learning_rate.png"
+
+_SNIPPET = """\
+import detseg
+
+model = detseg.load({run})
+"""
+
+
+class RunPage(ABC):
+    """The drawings, the page and the table of a run; a task's own class says what is particular to it.
+
+    Args:
+        run: a `detseg.train.task.Run`.
+    """
+
+    title: ClassVar[str]
+    predicts: ClassVar[str]
+    """What `detseg predict` does with such a model, in a sentence."""
+    usage: ClassVar[str]
+    """How to use `model` in Python."""
+    worst_caption: ClassVar[str]
+    class_plot: ClassVar[str]
+    """File with the first class figure of each class."""
+    tables: ClassVar[Any]
+    """The task's module of `detseg.report.tables`."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.folder: Path = run.folder
+
+    # ------------------------------------------------------------------ what a task says
+
+    @abstractmethod
+    def draw_samples(self, samples: list[Any]) -> Image:
+        """A sheet of training samples."""
+
+    @abstractmethod
+    def draw_worst(self) -> Image:
+        """A sheet of the validation images with the worst predictions."""
+
+    @property
+    def measured(self) -> tuple[Any, ...]:
+        """Metrics and, unless they hold their own, confidence intervals."""
+        return (self.run.metrics,)
+
+    @property
+    def limits(self) -> tuple[float, Mapping[str, Interval]]:
+        """Level of the confidence intervals, and those of the figures that have one."""
+        return self.run.metrics.level, self.run.metrics.intervals
+
+    def facts(self) -> dict[str, Any]:
+        """What else is to be known of the run."""
+        return {}
+
+    def class_columns(self) -> list[Column]:
+        """What is known of each class."""
+        columns: list[Column] = self.tables.class_columns(*self.measured)
+        return columns
+
+    def confusions(self) -> Confusions | None:
+        """The confusion matrix, where the task has one."""
+        confusions: Confusions = self.tables.confusions_of(self.run.metrics)
+        return confusions
+
+    def plots(self) -> dict[str, Path]:
+        """Write the task's own plots; captions and paths."""
+        return {}
+
+    def more_tables(self) -> list[Table]:
+        """The task's own tables on the page."""
+        return []
+
+    # ------------------------------------------------------------------ what all tasks share
+
+    def table(self) -> RenderableType:
+        """What is printed when training ends."""
+        table: RenderableType = self.tables.tables(*self.measured)
+        return table
+
+    def draw_training(self) -> dict[str, Path]:
+        """Write drawings of what is trained on into the run folder; returns their captions and paths."""
+        if self.run.rates is not None:
+            plot_rates(self.run.rates, self.folder / RATES)
+        sheet = self.draw_samples(self._samples())
+        return {"training samples as the network sees them": write_picture(sheet, self.folder / "samples.jpg")}
+
+    def write(self) -> list[tuple[str, Path]]:
+        """Write all other drawings and `report.html` into the run folder; returns (caption, path), the report first.
+
+        Raises:
+            ValueError: the run has no metrics.
+        """
+        run = self.run
+        if run.metrics is None:
+            raise ValueError(f"{self.folder}: the run has no metrics to report on")
+        drawings = self._drawings()
+        page = Page(
+            title=self.title,
+            summary=self._summary(),
+            pictures=[(caption, path.relative_to(self.folder)) for caption, path in drawings.items()],
+            cards=self._cards(),
+            figures=self._figures(),
+            classes=ClassTable(self._names, self.class_columns()),
+            tables=self.more_tables(),
+            predicts=self.predicts,
+            snippet=_SNIPPET + self.usage,
+        )
+        return [("report", write_page(self.folder, page)), *drawings.items()]
+
+    @property
+    def _names(self) -> list[str]:
+        return [row.name for row in self.run.metrics.per_class]
+
+    def _drawings(self) -> dict[str, Path]:
+        """Write all drawings but those of training; captions and paths of all."""
+        run, folder, columns, confusions = self.run, self.folder, self.class_columns(), self.confusions()
+        ranked = ranked_figure(self._names, columns, self.limits[0])
+        drawings = {
+            self.worst_caption: write_picture(self.draw_worst(), folder / "worst.jpg"),
+            **run.drawn,
+            **self.plots(),
+            f"{columns[0].head} of each class": save(ranked, folder / self.class_plot),
+        }
+        if confusions is not None:
+            path = save(confusion_figure(confusions), folder / "confusion.png")
+            drawings[f"confusion matrix of {confusions.unit}"] = path
+        history = plot_history(folder / "metrics.csv", folder / "history.png", run.figures)
+        drawings["losses, validation and learning rate"] = history
+        if (folder / RATES).is_file():
+            drawings["learning-rate finder"] = folder / RATES
+        return drawings
+
+    def _samples(self) -> list[Any]:
+        """Some training images as the network sees them."""
+        run = self.run
+        samples = run.task.samples(run.train, run.config)
+        order = some_of(len(run.train), run.config.seed)
+        # Only detectors have these. Mosaics come first and mixed images last, so that small shares of both are seen.
+        mosaics, mixed = (len(order) * getattr(run.config, name, 0.0) for name in ("mosaic", "mixup"))
+        return [
+            samples[Request(0, place, i, run.config.size, place < mosaics, len(order) - place <= mixed)][0]
+            for place, i in enumerate(order)
+        ]
+
+    def _summary(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "Backbone": run.config.backbone,
+            **self.facts(),
+            "Training images": len(run.train),
+            "Validation images": len(run.val),
+            "Input size": f"{run.config.size} px",
+            "Training time": f"{run.seconds / 60:.1f} min",
+        }
+
+    def _cards(self) -> list[Card]:
+        metrics = self.run.metrics
+        _, limits = self.limits
+        return [
+            Card(f.title, number(f.compute(metrics)), range_text(limits.get(f.name))) for f in metrics.shown()[:CARDS]
+        ]
+
+    def _figures(self) -> Table:
+        level, limits = self.limits
+        rows = []
+        for figure in self.run.metrics.shown():
+            cells = [number(figure.compute(self.run.metrics))]
+            cells += [range_text(limits.get(figure.name))] if limits else []
+            rows.append(Row(figure.title, figure.meaning, cells))
+        return Table("Figures", rows, note=f"Ranges: {interval_note(level)}." if limits else "")
+
+
+def range_text(interval: Interval | None) -> str:
+    """The limits, a dash where they are not known, nothing where there are none."""
+    if interval is None:
+        return ""
+    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"

@@ -1,0 +1,47 @@
+"""What pages of models that find boxes share: samples with their boxes, truth beside predictions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detseg.data.dataset import full_images
+from detseg.report.pages.base import RunPage
+from detseg.visualize import compare_sheet, contact_sheet, draw_boxes
+from detseg.visualize.compare import Objects
+from detseg.visualize.text import Image
+
+
+class BoxPage(RunPage):
+    """The page of a run whose predictions are boxes."""
+
+    @abstractmethod
+    def worst(self, truths: Sequence[Objects]) -> Sequence[int]:
+        """The validation images to be shown, the worst first."""
+
+    def truth(self, index: int) -> Objects:
+        """The objects of a validation image."""
+        data = self.run.val.annotations
+        mine = data.objects(index)
+        return {"boxes": data.boxes[mine], "labels": data.labels[mine], "iscrowd": data.iscrowd[mine]}
+
+    def draw_samples(self, samples: list[Any]) -> Image:
+        """Training images with their boxes."""
+        names = self.run.train.annotations.names
+        drawn = [draw_boxes(s.image, s.boxes, s.labels, names, iscrowd=s.iscrowd) for s in samples]
+        return contact_sheet(drawn, 4)
+
+    def draw_worst(self) -> Image:
+        """Truth beside predictions in full size."""
+        run, data = self.run, self.run.val.annotations
+        truths = [self.truth(i) for i in range(len(run.val))]
+        chosen = self.worst(truths)
+        return compare_sheet(
+            list(full_images(data, chosen)),
+            [truths[i] for i in chosen],
+            [run.predictions[i] for i in chosen],
+            data.names,
+            captions=[Path(str(data.paths[i])).name for i in chosen],
+        )

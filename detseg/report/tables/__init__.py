@@ -1,0 +1,1 @@
+"""Metrics as tables for the terminal (rich renderables), a module for each task; nothing here prints."""

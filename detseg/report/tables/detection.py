@@ -1,0 +1,164 @@
+"""Tables of detections: COCO's figures, classes, errors, score thresholds, confusions, Pascal VOC."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from detseg.metrics.detection.average_precision import DetectionMetrics, figure_names
+from detseg.report.columns import Column, Confusions, interval_note, limit_columns, number, whole
+from detseg.report.tables.builders import below_each_other, class_table, confusion_table, new_table
+
+if TYPE_CHECKING:
+    from detseg.metrics.bootstrap.draws import Intervals
+    from detseg.metrics.detection.analysis import Analysis
+    from detseg.metrics.detection.confusion import BestThreshold, BestThresholds, Confusion
+    from detseg.metrics.detection.error_analysis import ErrorAnalysis
+    from detseg.metrics.detection.voc_ap import VocMetrics
+
+# The last words of the figures' names by row of their table.
+_SIZES = {"small (to 32²)": "small", "medium (to 96²)": "medium", "large": "large"}
+_ERRORS = {
+    "classification": "in place, but of another class",
+    "localisation": "right class, IoU {low:g} to {high:g}",
+    "both": "another class, IoU {low:g} to {high:g}",
+    "duplicate": "object already found",
+    "background": "nothing there",
+    "missed": "objects with nothing near",
+    "false_positives": "all false detections",
+    "false_negatives": "all objects not found",
+}
+
+
+def tables(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Group:
+    """The figures and, below, a row for each class: `rich.print(tables(metrics, bootstrap(metrics.matches)))`."""
+    caption = f"from, to: {interval_note(intervals.level)}, of AP" if intervals and intervals.known else ""
+    names = [row.name for row in metrics.per_class]
+    classes = class_table(names, class_columns(metrics, intervals), caption)
+    return Group(coco_table(metrics, intervals), "", classes)
+
+
+def analysis_tables(analysis: Analysis) -> Group:
+    """All that `analyse` found."""
+    return below_each_other(
+        tables(analysis.metrics, analysis.intervals),
+        errors_table(analysis.errors),
+        thresholds_table(analysis.thresholds, [row.name for row in analysis.metrics.per_class]),
+        confusion_table(confusions_of(analysis.confusion)),
+    )
+
+
+def coco_table(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Table:
+    """COCO's figures, a row for each range of object sizes, "–" where there are no such objects; then added ones."""
+    coco = figure_names(metrics.matches.max_detections)
+    kind = "boxes" if metrics.iou_type == "bbox" else "masks"
+    names = [name for name in coco if "_" not in name]
+    caption = (
+        f"images: {metrics.images}, objects: {metrics.objects}, detections: {metrics.detections}\n"
+        "AP, AR: mean over IoU 0.50 to 0.95; AP50, AP75: at that IoU\n"
+        "AR n: with at most n detections per image and class"
+    )
+    shown = intervals if intervals is not None and intervals.known else None
+    if shown is not None:
+        caption += f"\nfrom, to: {interval_note(shown.level)}"
+    heads = ("objects", *(name.replace("AR", "AR ") for name in names))
+    table = new_table(f"Average precision and recall of {kind}", heads, caption)
+    table.add_row("all", *(number(metrics.coco(name)) for name in names), style="bold")
+    if shown is not None:
+        limits = shown.figures.values()
+        table.add_row(f"  {100 * shown.level:.3g} % from", *(number(limit.low) for limit in limits))
+        table.add_row("       to", *(number(limit.high) for limit in limits))
+    for row, size in _SIZES.items():
+        between = [""] * (len(names) - 2)
+        table.add_row(row, number(metrics.coco(f"AP_{size}")), *between, number(metrics.coco(f"AR_{size}")))
+    for figure in metrics.shown()[len(coco) :]:
+        table.add_row(figure.title, number(figure.compute(metrics)))
+        table.caption = f"{table.caption}\n{figure.title}: {figure.meaning}"
+    return table
+
+
+def class_columns(
+    metrics: DetectionMetrics, intervals: Intervals | None = None, thresholds: BestThresholds | None = None
+) -> list[Column]:
+    """What is known of each class."""
+    rows = metrics.per_class
+    limits = [row.ap for row in intervals.per_class] if intervals is not None and intervals.known else []
+    best = () if thresholds is None else thresholds.per_class
+    return [
+        Column("AP", [row.ap for row in rows]),
+        *limit_columns(limits),
+        Column("AP50", [row.ap50 for row in rows]),
+        Column(f"AR {metrics.matches.max_detections[-1]}", [row.ar for row in rows]),
+        *([Column("best score", [b.score for b in best]), Column("F1", [b.f1 for b in best])] if best else []),
+        Column("objects", [row.objects for row in rows], whole),
+        Column("images", [row.images for row in rows], whole),
+    ]
+
+
+def confusions_of(confusion: Confusion) -> Confusions:
+    """The confusion matrix of objects."""
+    remark = f"score from {confusion.score_threshold:.2f}, IoU from {confusion.iou_threshold:.2f}"
+    return Confusions(confusion.counts, confusion.names, "objects", "detected as", remark)
+
+
+def error_rows(errors: ErrorAnalysis) -> list[tuple[str, str, str, str]]:
+    """Name, meaning, gain and number of each kind of error; the totals are the last two."""
+    totals = {"false_positives": errors.false_positives, "false_negatives": errors.false_negatives}
+    return [
+        (
+            name.replace("_", " "),
+            _ERRORS[name].format(low=errors.background, high=errors.foreground),
+            number(cost.gain),
+            str(cost.count),
+        )
+        for name, cost in (errors.errors | totals).items()
+    ]
+
+
+def errors_table(errors: ErrorAnalysis) -> Table:
+    """What each kind of error costs."""
+    table = new_table(
+        f"What the errors cost (AP at IoU {errors.foreground:.2f}: {number(errors.ap)})",
+        ("error", "gain", "number", ""),
+        "gain: of this AP, if the errors of one kind alone were corrected",
+    )
+    rows = error_rows(errors)
+    for place, (name, meaning, gain, count) in enumerate(rows):
+        table.add_row(name, gain, count, meaning, end_section=place == len(rows) - 3)
+    return table
+
+
+def thresholds_table(thresholds: BestThresholds, names: list[str]) -> Table:
+    """From which score on to believe detections."""
+    table = new_table(
+        "Best score threshold",
+        ("class", "score from", "precision", "recall", "F1"),
+        f"the score with the best F1, at IoU {thresholds.iou_threshold:.2f}",
+    )
+
+    def add(name: Text, best: BestThreshold, style: str | None = None) -> None:
+        # Rounded up, the threshold would leave out the very detection that it was taken from.
+        score = best.score if math.isnan(best.score) else math.floor(best.score * 1000) / 1000
+        table.add_row(name, *map(number, (score, best.precision, best.recall, best.f1)), style=style)
+
+    add(Text("all together"), thresholds.overall, "bold")
+    for name, best in zip(names, thresholds.per_class, strict=True):
+        add(Text(name), best)
+    return table
+
+
+def voc_table(metrics: VocMetrics, year: str) -> Table:
+    """Average precision by the rules of a Pascal VOC challenge, the classes with objects."""
+    caption = f"AP at an IoU of {metrics.iou_threshold:g}; difficult objects do not count"
+    table = new_table(f"Pascal VOC {year}", ("class", "AP", "objects", "difficult"), caption)
+    rows = [row for row in metrics.per_class if row.objects]
+    for row in rows:
+        table.add_row(Text(row.name), number(row.ap), str(row.objects), str(row.difficult))
+    table.add_section()
+    totals = (sum(row.objects for row in rows), sum(row.difficult for row in rows))
+    table.add_row("mean", number(metrics.map), *map(str, totals))
+    return table
