@@ -250,7 +250,7 @@ def _read_split(
         return sources[pick_split(path, sources, config.split)]()
 
     data = read_with_images(read, config.images, own)
-    return checked(data, None, mend=mend, tell=partial(tell, console))
+    return checked(data, None, repairing=mend, print_line=partial(tell, console))
 
 
 def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:

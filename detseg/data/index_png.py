@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from detseg.data.annotations import AnnotationError
+from detseg.data.checks.problems import AnnotationError
 from detseg.data.colours import class_color
-from detseg.data.opening import open_image
+from detseg.data.images import open_image
 from detseg.data.sample import IGNORE
 from detseg.files import write_atomically
 

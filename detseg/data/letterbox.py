@@ -98,12 +98,12 @@ def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
-def letterbox_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the image; 255 round it."""
+def letterbox_mask(mask: NDArray[np.uint8], size: int, outside: int = IGNORE) -> NDArray[np.uint8]:
+    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the image; `outside` around it."""
     height, width = mask.shape
     box = Letterbox.fit(width, height, size)
     resized = resize_mask(mask, fitted_size(width, height, size))
-    out = np.full((size, size), IGNORE, np.uint8)
+    out = np.full((size, size), outside, np.uint8)
     out[box.pad_y : box.pad_y + resized.shape[0], box.pad_x : box.pad_x + resized.shape[1]] = resized
     return out
 
@@ -119,6 +119,12 @@ def letterbox_image(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uin
     return out, box
 
 
+def check_size(size: int) -> None:
+    """Raise ValueError for a size, in pixels, that is none."""
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
+
+
 class EvalTransform:
     """Letterbox a sample: `sample, letterbox = EvalTransform(320)(sample)`; no randomness, no box dropped.
 
@@ -128,15 +134,19 @@ class EvalTransform:
     """
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {size}")
+        check_size(size)
         self.size = size
 
     def __call__(self, sample: Sample) -> tuple[Sample, Letterbox]:
-        """Returns the sample in the square (boxes clipped to the image, its mask 255 outside) and its letterbox."""
+        """Returns the sample in the square (boxes clipped to the image, masks 255 or 0 outside) and its letterbox."""
         image, box = letterbox_image(sample.image, self.size)
         width, height = fitted_size(*sample.size, self.size)
         low = np.array([box.pad_x, box.pad_y] * 2, np.float32)
         boxes = np.clip(box.to_square(sample.boxes), low, low + np.array([width, height] * 2, np.float32))
         mask = None if sample.mask is None else letterbox_mask(sample.mask, self.size)
-        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask), box
+        masks = None
+        if sample.masks is not None:
+            masks = np.zeros((len(sample.masks), self.size, self.size), np.uint8)
+            for placed, one in zip(masks, sample.masks, strict=True):
+                placed[:] = letterbox_mask(one, self.size, outside=0)
+        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask, masks=masks), box

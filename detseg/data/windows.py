@@ -10,9 +10,7 @@ better. It is the latter that make the peak over an object sharp (Sermanet et al
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +20,11 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.augment.geometry import warp_image
-from detseg.data.crops import Track, tracked, write_jpeg
+from detseg.data.base import Track, refuse_pack
+from detseg.data.crops import map_images, require_boxes, write_jpeg
 from detseg.data.formats.coco_writer import write_coco
 from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
-from detseg.data.pack.rows import refuse_pack
 
 # The largest share of a window that its object takes: in one of 128 pixels with a stride of 32, an object that lies
 # half a step off the middle is just seen whole.
@@ -231,7 +229,7 @@ def windows_of(
             are near misses, the others lie anywhere. With 0 there are none.
         min_side: of objects, pixels; those with a shorter side get no windows.
         seed: of all that is random.
-        track: shows progress over images, see `detseg.data.dataset.Track`.
+        track: shows progress over images, see `detseg.data.base.Track`.
 
     Raises:
         ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box;
@@ -250,7 +248,7 @@ def windows_of(
 
     def cut(image: int) -> _Cut:
         rows = np.arange(annotations.offsets[image], annotations.offsets[image + 1])
-        _require_boxes(annotations, image, rows)
+        require_boxes(annotations, image)
         crowds, rows = rows[annotations.iscrowd[rows]], rows[~annotations.iscrowd[rows]]
         boxes = annotations.boxes[rows]
         size = (int(annotations.sizes[image, 0]), int(annotations.sizes[image, 1]))
@@ -268,9 +266,7 @@ def windows_of(
         wanted = grid.long_side(boxes[centred], size)
         return _Cut(paths, chosen.windows, owners, len(rows) - len(centred), len(crowds), wanted)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(cut, range(len(annotations)))
-        cuts = list(done if track is None else tracked(done, len(annotations), track))
+    cuts = map_images(cut, len(annotations), track)
     written = _annotations(annotations, cuts, grid.size)
     write_coco(written, Path(folder) / f"{split}.json")
     wanted = np.concatenate([np.zeros(0), *(cut.long_sides for cut in cuts)])
@@ -294,13 +290,6 @@ class _Cut(NamedTuple):
     small: int
     crowds: int
     long_sides: NDArray[np.float64]  # as `WindowGrid.long_side`, of the objects that have windows
-
-
-def _require_boxes(annotations: Annotations, image: int, rows: NDArray[np.int64]) -> None:
-    fine = np.isfinite(annotations.boxes[rows]).all(1) & (annotations.labels[rows] >= 0)
-    if not fine.all():
-        number = annotations.ids[rows[~fine][0]]
-        raise ValueError(f"{annotations.paths[image]}: object {number} has no class or no finite box; repair the data")
 
 
 def _annotations(source: Annotations, cuts: Sequence[_Cut], size: int) -> Annotations:

@@ -37,8 +37,8 @@ def load_data(config: TrainDetector | TrainLocalizer, console: Console) -> tuple
         assert config.train is not None and config.val is not None
         train = read_split(config.train, "train", config.images)
         val = match_categories(train.categories, read_split(config.val, "val", config.images))
-    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
-    val = checked(val, train, mend=config.repair, tell=partial(tell, console))
+    train = checked(train, None, repairing=config.repair, print_line=partial(tell, console))
+    val = checked(val, train, repairing=config.repair, print_line=partial(tell, console))
     if train.iscrowd.all():
         raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} images")
     return train, val

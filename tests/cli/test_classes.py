@@ -15,7 +15,7 @@ from detseg.cli.evaluate_classes import compare_classifiers
 from detseg.data.crops import crops_of
 from detseg.data.formats import read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 from tests.small_set import write_small_set
 
 QUICK = [

@@ -17,6 +17,7 @@ from detseg.cli.crops import run as run_crops
 from detseg.cli.pack import Pack
 from detseg.cli.pack import run as run_pack
 from detseg.data.annotations import AnnotationError
+from detseg.data.checks.validate import validate
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
@@ -47,8 +48,8 @@ def test_crops_are_a_classification_set(crops, boxes):
     # The order of the classes is the data set's own, not the alphabet's; the crowd of the first image is left out.
     assert splits["train"].names == annotations["train"].names == ("square", "bar")
     assert splits["train"].counts.tolist() == [4, 3] and splits["val"].counts.tolist() == [2, 2]
-    assert splits["train"].validate() == []
-    assert splits["val"].validate(other=splits["train"]) == []
+    assert validate(splits["train"]) == []
+    assert validate(splits["val"], other=splits["train"]) == []
 
 
 def test_crops_say_what_they_did(boxes, tmp_path, capsys):

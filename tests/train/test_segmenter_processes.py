@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from detseg.data.dataset import SegmentationDataset
 from detseg.data.formats.read_masks import read_masks
-from detseg.data.mask_dataset import SegmentationDataset
 from detseg.models import load_model
 from detseg.train.tasks.segmenter import judge_masks
 from tests.small_masks import write_small_masks

@@ -7,7 +7,7 @@
     sample, letterbox = EvalTransform(320)(sample)
     boxes = letterbox.to_original(boxes, (width, height))
 
-Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its mask, in the same pixels.
+Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its masks, in the same pixels.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from detseg.data.augment.geometry import Geometry
+from detseg.data.augment.geometry import Flip, Geometry
 from detseg.data.augment.mosaic import mixup, mosaic
 from detseg.data.letterbox import (
     EvalTransform,
     Letterbox,
+    check_size,
     fitted_size,
     letterbox_image,
     letterbox_mask,
@@ -55,7 +56,7 @@ class TrainTransform:
 
     Args:
         size: side of the result, pixels.
-        flip: probability of mirroring left-right.
+        flip: see `Flip`.
         scale: range of the zoom; at 1 the image's long side is `size`.
         aspect: largest relative change of width : height.
         rotate: largest angle, degrees.
@@ -72,7 +73,7 @@ class TrainTransform:
         self,
         size: int,
         *,
-        flip: float = 0.5,
+        flip: Flip = "horizontal",
         scale: tuple[float, float] = (0.6, 1.4),
         aspect: float = 0.1,
         rotate: float = 5.0,
@@ -84,8 +85,7 @@ class TrainTransform:
         min_visible: float = 0.3,
         min_side: float = 2.0,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {size}")
+        check_size(size)
         strengths = {"light": light, "colour": colour, "blur": blur, "noise": noise}
         for name, value in strengths.items():
             if not 0 <= value <= 1:

@@ -1,4 +1,4 @@
-"""The form of packed data sets, and opening them with distrust: what others wrote is checked, not believed.
+"""The form of packed data sets: HDF5 files that are opened with distrust, since others may have written them.
 
 The file, written by `write_pack` (K classes, N images, M objects, side S, chunks of B images):
 
@@ -15,12 +15,12 @@ The file, written by `write_pack` (K classes, N images, M objects, side S, chunk
     segmentation:     <split>/masks (N, S * S) uint8, as pixels with one channel: 0..K-1, 255 is "ignore"
                       <split>/mask_digests (N,) uint64: equal for masks that are equal
                       <split>/mask_offsets (N + 1,): of original_masks uint8, the bytes from offsets[i] up to
-                      offsets[i + 1] are mask i in the size of its original, zlib, to judge predictions by
+                      offsets[i + 1] are mask i in the size of its original, zlib, to evaluate predictions by
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,15 +30,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError, Category
-from detseg.data.letterbox import fitted_size
+from detseg.data.base import Category, PackRows
+from detseg.data.checks.problems import AnnotationError
 
 FORMAT, VERSION = "detseg pack", 1
+EXTENSIONS = (".h5", ".hdf5")
+UNDIVIDED = "all"  # the one split of a packed file whose images had no splits
 TASKS = ("classification", "detection", "segmentation")
 MAX_SIDE = 16384  # pixels
-MAX_PIXELS = 2**30  # of an original; no larger image is read from a file
 
-_REMEDY = "Pack the data again: detseg pack"
+REMEDY = "Pack the data again: detseg pack"
 # name -> kind of numbers (numpy), columns or None
 _COMMON = {
     "shapes": ("i", 2),
@@ -50,7 +51,7 @@ _COMMON = {
 # task of a file -> what to do with it when another one is wanted
 _OTHERWISE = {
     "classification": "it can train a classifier",
-    "detection": "it can train a detector or a localizer (if its data have outlines, --task segmentation packs masks)",
+    "detection": "it can train a detector or a localizer (if its data have polygons, --task segmentation packs masks)",
     "segmentation": "it can train a segmenter (if its data have boxes, --task detection packs them)",
 }
 
@@ -85,7 +86,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     try:
         yield file
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError) as error:
-        raise AnnotationError(f"{path}: damaged, cannot be read: {error}. {_REMEDY}") from error
+        raise AnnotationError(f"{path}: damaged, cannot be read: {error}. {REMEDY}") from error
     finally:
         file.close()
 
@@ -101,12 +102,12 @@ def open_file(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise AnnotationError(f"{path}: does not exist")
     if not h5py.is_hdf5(path):
-        raise AnnotationError(f"{path}: not an HDF5 file. {_REMEDY}")
+        raise AnnotationError(f"{path}: not an HDF5 file. {REMEDY}")
     try:
         # Chunks are not compressed, so any row can be read by itself; the cache would read whole chunks instead.
         return h5py.File(path, "r", rdcc_nbytes=0, locking="best-effort")
     except OSError as error:
-        raise AnnotationError(f"{path}: damaged or cut short: {error}. {_REMEDY}") from error
+        raise AnnotationError(f"{path}: damaged or cut short: {error}. {REMEDY}") from error
 
 
 def checked_info(file: Any, path: Path) -> PackInfo:
@@ -118,7 +119,7 @@ def checked_info(file: Any, path: Path) -> PackInfo:
         raise AnnotationError(f"{path}: an HDF5 file, but not one that `detseg pack` wrote")
     if attributes.get("version") != VERSION:
         raise AnnotationError(
-            f"{path}: version {attributes.get('version')} of the format; this detseg reads {VERSION}. {_REMEDY}"
+            f"{path}: version {attributes.get('version')} of the format; this detseg reads {VERSION}. {REMEDY}"
         )
     task, size = attributes.get("task"), attributes.get("size")
     mean, std = (np.asarray(attributes.get(name, ()), np.float64) for name in ("mean", "std"))
@@ -148,6 +149,9 @@ def checked_info(file: Any, path: Path) -> PackInfo:
 
 def checked_common(file: Any, info: PackInfo, split: str) -> dict[str, NDArray[Any]]:
     """The checked arrays over the images of a split."""
+    from detseg.data.images import MAX_PIXELS  # here: they need OpenCV
+    from detseg.data.letterbox import fitted_size
+
     count = info.splits[split]
     arrays: dict[str, NDArray[Any]] = {}
     for name, (kind, columns) in _COMMON.items():
@@ -233,42 +237,38 @@ def of_task(info: PackInfo, task: str) -> PackInfo:
 
 def damaged(info: PackInfo, what: str) -> AnnotationError:
     """An error that says so."""
-    return AnnotationError(f"{info.file}: damaged: {what}. {_REMEDY}")
+    return AnnotationError(f"{info.file}: damaged: {what}. {REMEDY}")
 
 
-class PackReader:
-    """A packed file from which data sets are read as they are asked for, by whatever process asks.
+def is_pack(path: str | Path) -> bool:
+    """Whether a path looks like a packed file, by its ending."""
+    return Path(path).suffix.lower() in EXTENSIONS
 
-    Every process opens the file for itself, because HDF5's handles must not be shared over a fork; so objects with a
-    reader can be used in forked workers, and be pickled.
-    """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self._open: tuple[int, Any, dict[str, Any]] | None = None  # process id, file, data sets by place
+def content_digest(content: bytes) -> int:
+    """What a packed file keeps of an image's file, or of a mask: equal where the contents are."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
-    def rows(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
-        """`[index]`, or `[index, :stop]`, of a data set.
 
-        Raises:
-            AnnotationError: the file is damaged there.
-        """
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), open_file(self.path), {})
-        _, file, known = self._open
-        try:
-            if place not in known:
-                known[place] = file[place]
-            found: NDArray[np.uint8] = known[place][index if stop is None else (index, slice(stop))]
-        except (OSError, KeyError) as error:
-            raise AnnotationError(f"{self.path}: damaged, cannot be read: {error}. {_REMEDY}") from error
-        return found
+def file_digest(path: str) -> int | None:
+    """`content_digest` of a file; None if it cannot be read."""
+    try:
+        return content_digest(Path(path).read_bytes())
+    except OSError:
+        return None
 
-    def close(self) -> None:
-        """Close the file; the next access opens it again."""
-        if self._open is not None and self._open[0] == os.getpid():
-            self._open[1].close()
-        self._open = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None}
+def info_with(file: Any, path: str | Path, split: str) -> PackInfo:
+    """What a file that has to have a split says of itself."""
+    info = checked_info(file, Path(path))
+    if split not in info.splits:
+        raise AnnotationError(f"{path}: has no split {split!r}, only {', '.join(info.splits)}")
+    return info
+
+
+def image_digests(pack: PackRows) -> NDArray[np.uint64]:
+    """(N,) of images in a packed file: equal where their original files were."""
+    with opened(pack.file) as file:
+        info = info_with(file, pack.file, pack.split)
+        found = checked_array(file, info, f"{pack.split}/picture_digests", "u", (info.splits[pack.split],))
+    return np.asarray(found[pack.rows], np.uint64)

@@ -16,8 +16,8 @@ from torch import nn
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.checks.validate import checked
+from detseg.data.dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
-from detseg.data.label_dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.labels import LabelledImages
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics
 from detseg.options import given
@@ -202,7 +202,7 @@ def load_labelled_data(config: TrainClassifier, console: Console, *, judged: str
         splits = {"train": train, "val": matched_to(train.categories, val)}
     if judged in splits and not len(splits[judged]):
         raise ValueError(f"{splits[judged].source}: the {judged} split has no images to judge a model by; add some")
-    check = partial(checked, mend=config.repair, tell=partial(tell, console))
+    check = partial(checked, repairing=config.repair, print_line=partial(tell, console))
     splits["train"] = check(splits["train"], None)
     if judged in splits and judged != "train":
         splits[judged] = check(splits[judged], splits["train"])

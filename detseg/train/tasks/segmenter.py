@@ -15,10 +15,11 @@ from rich.console import Console
 from torch import nn
 
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.base import match_categories
 from detseg.data.checks.validate import checked
+from detseg.data.dataset import SegmentationDataset, collate_masks
 from detseg.data.formats.read_masks import find_mask_sources, read_mask_dataset
-from detseg.data.mask_dataset import SegmentationDataset, collate_masks
-from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.masks import SemanticMasks
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
 from detseg.models import load_model
 from detseg.predict import Segmentation, segment
@@ -131,9 +132,9 @@ def load_mask_data(config: TrainSegmenter, console: Console) -> tuple[SemanticMa
             own_split(path, find_mask_sources(path, **options), split)()
             for path, split in ((config.train, "train"), (config.val, "val"))
         )
-        val = match_mask_categories(train.categories, val)
-    train = checked(train, None, mend=config.repair, tell=partial(tell, console))
-    return train, checked(val, train, mend=config.repair, tell=partial(tell, console))
+        val = match_categories(train.categories, val)
+    train = checked(train, None, repairing=config.repair, print_line=partial(tell, console))
+    return train, checked(val, train, repairing=config.repair, print_line=partial(tell, console))
 
 
 def _print_data(console: Console, train: SemanticMasks, val: SemanticMasks) -> None:

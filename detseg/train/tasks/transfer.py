@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detseg.classify import Similarity, fit_softmax_regression, measure_similarity
 from detseg.data.augment.classification_transforms import ClassificationEval
-from detseg.data.label_dataset import ClassificationDataset
+from detseg.data.dataset import ClassificationDataset
 from detseg.predict.predictor import memory_format
 from detseg.train.config import TrainClassifier
 from detseg.train.runner import Session, tell

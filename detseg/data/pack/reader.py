@@ -1,41 +1,76 @@
-"""Packed data sets: one HDF5 file with resized raw images, read from disk as they are needed.
+"""Images and masks of a packed file by position, read from disk as they are needed.
 
-    images = PackedImages("flowers.h5", "train")
-    images[7]  # uint8 (H, W, 3)
-
-The form of the file is told in `detseg.data.pack.file`, whose `read_pack_info` tells what is in it; its annotations are
-read by `detseg.data.pack.sources`.
+images = PackedImages("flowers.h5", "train")
+images[7]  # uint8 (H, W, 3)
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError
+from detseg.data.checks.problems import AnnotationError
 from detseg.data.pack.file import (
+    REMEDY,
     PackInfo,
-    PackReader,
     checked_array,
     checked_common,
     checked_dataset,
-    checked_info,
     checked_offsets,
     damaged,
+    info_with,
     of_task,
+    open_file,
     opened,
 )
-from detseg.data.pack.rows import PackRows
 from detseg.data.sample import IGNORE
+
+
+class PackReader:
+    """A packed file from which data sets are read as they are asked for, by whatever process asks.
+
+    Every process opens the file for itself, because HDF5's handles must not be shared over a fork; so objects with a
+    reader can be used in forked workers, and be pickled.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self._open: tuple[int, Any, dict[str, Any]] | None = None  # process id, file, data sets by place
+
+    def rows(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
+        """`[index]`, or `[index, :stop]`, of a data set.
+
+        Raises:
+            AnnotationError: the file is damaged there.
+        """
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), open_file(self.path), {})
+        _, file, known = self._open
+        try:
+            if place not in known:
+                known[place] = file[place]
+            found: NDArray[np.uint8] = known[place][index if stop is None else (index, slice(stop))]
+        except (OSError, KeyError) as error:
+            raise AnnotationError(f"{self.path}: damaged, cannot be read: {error}. {REMEDY}") from error
+        return found
+
+    def close(self) -> None:
+        """Close the file; the next access opens it again."""
+        if self._open is not None and self._open[0] == os.getpid():
+            self._open[1].close()
+        self._open = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
 
 
 class PackedRows:
     """Arrays of different shapes in one data set of a packed file; each is read when it is asked for.
-
-    Every process opens the file for itself, so instances can be used in forked workers, and be pickled.
 
     Args:
         path: the packed file.
@@ -51,13 +86,12 @@ class PackedRows:
     def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
         self.path, self.split = str(path), split
         with opened(path) as file:
-            self.info = _info_with(file, path, split)
+            self.info = info_with(file, path, split)
             count, size = self.info.splits[split], self.info.size
             shapes = checked_common(file, self.info, split)["shapes"].astype(np.int64)
             stored = checked_dataset(file, self.info, f"{split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
             if stored.dtype != np.uint8:
                 raise damaged(self.info, f"{split}/{self.NAME} must be uint8, it is {stored.dtype}")
-            self.chunk = int(stored.chunks[0]) if stored.chunks else count
             digests = checked_array(file, self.info, f"{split}/{self.DIGESTS}", "u", (count,))
         self.rows = _checked_rows(rows, count)
         self.digests: NDArray[np.uint64] = digests[self.rows]
@@ -92,16 +126,6 @@ class PackedRows:
         stop = height * width * self.CHANNELS
         values = self._reader.rows(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
         return values.reshape((height, width, self.CHANNELS) if self.CHANNELS > 1 else (height, width))
-
-    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(N,) positions in random order, chunk by chunk: for files on disks that are slow at jumping about.
-
-        The chunks come in random order, and within each its images. Less random than a permutation of all: a
-        set whose rows are sorted by class gives batches of few classes (`detseg pack` mixes them).
-        """
-        chunks = self.rows // self.chunk
-        places = rng.permutation(int(chunks.max(initial=0)) + 1)[chunks]
-        return np.lexsort((rng.random(len(self)), places)).astype(np.int64)
 
     def close(self) -> None:
         """Close the file; the next access opens it again."""
@@ -138,7 +162,7 @@ class PackedMasks(PackedRows):
 
 
 class OriginalMasks:
-    """The label maps (H, W) of a split in the sizes of the original images, to judge predictions by.
+    """The label maps (H, W) of a split in the sizes of the original images, to evaluate predictions by.
 
     Args:
         path, split, rows, labels: as of `PackedMasks`.
@@ -156,7 +180,7 @@ class OriginalMasks:
     ) -> None:
         self.split, self.labels = split, labels
         with opened(path) as file:
-            self.info = of_task(_info_with(file, path, split), "segmentation")
+            self.info = of_task(info_with(file, path, split), "segmentation")
             self._sizes = checked_common(file, self.info, split)["sizes"]
             self._offsets = checked_offsets(file, self.info, f"{split}/mask_offsets")
             checked_dataset(file, self.info, f"{split}/original_masks", "u", (int(self._offsets[-1]),))
@@ -182,23 +206,6 @@ class OriginalMasks:
             raise damaged(self.info, f"{place}, mask {row} does not have the {width} x {height} pixels of its image")
         mask = np.frombuffer(values, np.uint8).reshape(height, width)
         return _meaning(mask, self.labels, self.info, place, row)
-
-
-def picture_digests(pack: PackRows) -> NDArray[np.uint64]:
-    """(N,) of images in a packed file: equal where their original files were."""
-    with opened(pack.file) as file:
-        info = _info_with(file, pack.file, pack.split)
-        found = checked_array(file, info, f"{pack.split}/picture_digests", "u", (info.splits[pack.split],))
-    digests: NDArray[np.uint64] = found[pack.rows]
-    return digests
-
-
-def _info_with(file: object, path: str | Path, split: str) -> PackInfo:
-    """What a file that has to have a split says of itself."""
-    info = checked_info(file, Path(path))
-    if split not in info.splits:
-        raise AnnotationError(f"{path}: has no split {split!r}, only {', '.join(info.splits)}")
-    return info
 
 
 def _checked_rows(rows: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
