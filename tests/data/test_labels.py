@@ -269,7 +269,7 @@ def test_a_table_whose_images_are_elsewhere_is_told_how_to_name_them(tmp_path, c
         assert "name the folder (--images of detseg train and detseg pack)" in str(error.value)
         assert str(error.value).endswith("--repair would leave no image: correct what is listed above.")
     assert not caplog.records
-    with pytest.raises(AnnotationError, match="--repair mends all of them"):
+    with pytest.raises(AnnotationError, match="--repair repairs all of them"):
         checked(read_labels(file, images=tmp_path / "far"), None, repairing=False, print_line=print)
 
 

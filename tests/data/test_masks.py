@@ -83,7 +83,7 @@ def test_masks_show_the_upright_image(tmp_path_factory):
             stored = files(tmp_path, [np.zeros((24, 40), np.uint8)], classes, **fields)
             if turned:
                 with pytest.raises(
-                    MaskError, match=f"EXIF orientation {orientation}.: drawn on the unturned.*turn the mask"
+                    MaskError, match=f"orientation {orientation}.: drawn on the unturned.*turn the mask"
                 ):
                     stored.mask(0)
             else:

@@ -362,3 +362,27 @@ def test_objects_of_unknown_category_are_left_out_whatever_their_ids(tmp_path_fa
             repaired, _ = repair(found, problems)
             assert repaired.labels.tolist() == [0, 0] and repaired.boxes[:, 3].tolist() == [10, 12]
             assert all(problem.severity == "warning" for problem in validate(repaired, check_images=False))
+
+
+def test_repair_goes_on_until_nothing_changes():
+    """A box that is clipped to nothing, and two copies of everything: what comes of a repair is repaired too."""
+    sizes, paths = [(128, 96)] * 4, ["a.jpg", "b.jpg"] * 2
+    sliver = make([GOOD, [127.9995, 10, 157.9995, 30]], sizes=sizes[:1])
+    twice = make([GOOD, [1, 1, 5, 5]] * 2, None, [0, 1, 2, 3], sizes, paths, ids=np.arange(4))
+    for data, sentences in ((sliver, ["clipped 1", "left out 1 boxes without"]), (twice, ["joined 2", "left out 2"])):
+        repaired, done = repair(data, validate(data, check_images=False))
+        assert [line.startswith(words) for line, words in zip(done, sentences, strict=True)] == [True, True]
+        assert validate(repaired, check_images=False) == []
+    assert repaired.boxes.tolist() == [GOOD, [1, 1, 5, 5]] and repaired.paths.tolist() == ["a.jpg", "b.jpg"]
+
+
+def test_a_set_is_repaired_only_when_asked(dataset, tmp_path, monkeypatch):
+    lines = []
+    assert checked(dataset, None, repairing=False, print_line=lines.append) is dataset and lines == []
+    over = replace(dataset, boxes=dataset.boxes * [1, 1, 100, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr("detseg.data.checks.validate.repair_once", lambda *_: pytest.fail("not asked for"))
+        with pytest.raises(AnnotationError, match="--repair repairs all of them"):
+            checked(over, None, repairing=False, print_line=lines.append)
+    assert len(checked(over, None, repairing=True, print_line=lines.append)) == 4
+    assert lines[0].startswith("repaired: clipped 4 boxes to their image")
