@@ -258,7 +258,7 @@ def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Con
     from accelerate import PartialState
     from rich.progress import track
 
-    from detseg.data.dataset import full_images
+    from detseg.data.cache import full_images
     from detseg.predict import SlidingDetector, load
 
     localizer = load(folder).to(PartialState().device)

@@ -12,24 +12,12 @@ from torch import Tensor
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import Set, Track
-from detseg.data.cache import MaskCache, full_images, images_of
+from detseg.data.cache import MaskCache, images_of
 from detseg.data.labels import LabelledImages
 from detseg.data.mask_drawing import draw_objects
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.reader import PackedMasks
 from detseg.data.sample import Sample
-
-__all__ = [
-    "ClassificationDataset",
-    "DetectionDataset",
-    "LabelledSample",
-    "SegmentationDataset",
-    "collate",
-    "collate_labels",
-    "collate_masks",
-    "full_images",
-    "scaled_sizes",
-]
 
 LabelledSample = tuple[NDArray[np.uint8], int]
 

@@ -72,8 +72,8 @@ def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
 def resize_long_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Image (H, W, 3) resized so that its long side is `size` pixels.
 
-    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging. Returns the
-    input itself when nothing changes.
+    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging; the input itself when
+    nothing changes.
     """
     return resize_image(image, fitted_size(image.shape[1], image.shape[0], size))
 
@@ -88,10 +88,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Label map (H, W) resized to `size` = (width, height): each pixel gets the label under its centre.
-
-    Returns the input itself when nothing changes.
-    """
+    """Label map (H, W) resized to `size` = (width, height): each pixel gets the label under its centre."""
     if size == (mask.shape[1], mask.shape[0]):
         return mask
     # Not INTER_NEAREST, which looks at corners instead of centres and moves the map by half a pixel.
@@ -101,22 +98,20 @@ def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
 def letterbox_mask(mask: NDArray[np.uint8], size: int, outside: int = IGNORE) -> NDArray[np.uint8]:
     """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the image; `outside` around it."""
     height, width = mask.shape
-    box = Letterbox.fit(width, height, size)
     resized = resize_mask(mask, fitted_size(width, height, size))
-    out = np.full((size, size), outside, np.uint8)
-    out[box.pad_y : box.pad_y + resized.shape[0], box.pad_x : box.pad_x + resized.shape[1]] = resized
-    return out
+    return _padded(resized, Letterbox.fit(width, height, size), size, outside)
 
 
 def letterbox_image(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Letterbox]:
     """Image (H, W, 3) of any shape -> (size, size, 3) with grey padding, and where it lies in it."""
-    height, width = image.shape[:2]
-    box = Letterbox.fit(width, height, size)
-    resized = resize_long_side(image, size)
-    new_height, new_width = resized.shape[:2]
-    out = np.full((size, size, 3), PADDING, np.uint8)
-    out[box.pad_y : box.pad_y + new_height, box.pad_x : box.pad_x + new_width] = resized
-    return out, box
+    box = Letterbox.fit(image.shape[1], image.shape[0], size)
+    return _padded(resize_long_side(image, size), box, size, PADDING), box
+
+
+def _padded(array: NDArray[np.uint8], box: Letterbox, size: int, value: int) -> NDArray[np.uint8]:
+    out = np.full((size, size, *array.shape[2:]), value, np.uint8)
+    out[box.pad_y : box.pad_y + array.shape[0], box.pad_x : box.pad_x + array.shape[1]] = array
+    return out
 
 
 def check_size(size: int) -> None:
@@ -128,9 +123,8 @@ def check_size(size: int) -> None:
 class EvalTransform:
     """Letterbox a sample: `sample, letterbox = EvalTransform(320)(sample)`; no randomness, no box dropped.
 
-    The letterbox maps detections back to the pixels of the image that was given. For an image that was
-    resized before with `resize_long_side` (by a cache), `Letterbox.fit(original_width, original_height,
-    size)` maps to the original: both round alike.
+    The letterbox maps detections back to the image that was given; of one that a cache resized before, `Letterbox.fit`
+    of the original's size maps to the original: both round alike.
     """
 
     def __init__(self, size: int) -> None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.augment.transforms import TrainTransform, mixup
+from detseg.data.augment.mosaic import mixup
+from detseg.data.augment.transforms import TrainTransform
 
 
 class Request(NamedTuple):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from detseg.backbones import create_backbone
 from detseg.cli import COMMANDS, main
-from detseg.data.augment.transforms import mixup
+from detseg.data.augment.mosaic import mixup
 from detseg.data.formats import read_dataset, write_voc, write_yolo
 from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model

@@ -1,11 +1,8 @@
-"""From a cached image to what the network sees: random for training, plain for validation and prediction.
+"""From a cached image to what the network sees in training; `EvalTransform` is the plain one, for all else.
 
     transform = TrainTransform(320)
     sample = transform(sample, np.random.default_rng([seed, epoch, index]))
     sample = transform.mosaic([a, b, c, d], rng)
-    sample = mixup(sample, transform(other, rng), rng)
-    sample, letterbox = EvalTransform(320)(sample)
-    boxes = letterbox.to_original(boxes, (width, height))
 
 Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its masks, in the same pixels.
 """
@@ -18,34 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from detseg.data.augment.geometry import Flip, Geometry
-from detseg.data.augment.mosaic import mixup, mosaic
-from detseg.data.letterbox import (
-    EvalTransform,
-    Letterbox,
-    check_size,
-    fitted_size,
-    letterbox_image,
-    letterbox_mask,
-    resize_long_side,
-)
-from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
-
-__all__ = [
-    "IGNORE",
-    "PADDING",
-    "EvalTransform",
-    "Geometry",
-    "Letterbox",
-    "Sample",
-    "TrainTransform",
-    "clip_and_filter",
-    "fitted_size",
-    "letterbox_image",
-    "letterbox_mask",
-    "mixup",
-    "mosaic",
-    "resize_long_side",
-]
+from detseg.data.augment.mosaic import mosaic
+from detseg.data.letterbox import check_size
+from detseg.data.sample import Sample
 
 
 class TrainTransform:

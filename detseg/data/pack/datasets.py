@@ -30,14 +30,9 @@ from detseg.data.pack.file import (
     FORMAT,
     MAX_SIDE,
     VERSION,
+    OpenPack,
     PackInfo,
-    check_labels,
-    checked_array,
-    checked_common,
-    checked_dataset,
-    checked_offsets,
     content_digest,
-    of_task,
     opened,
     read_pack_info,
 )
@@ -45,9 +40,6 @@ from detseg.files import replacing
 
 Set = TypeVar("Set")
 Split = Annotations | LabelledImages | SemanticMasks
-
-# name -> kind of numbers (numpy), columns or None
-_OBJECTS = {"boxes": ("f", 4), "labels": ("i", None), "iscrowd": ("b", None), "ids": ("i", None), "areas": ("f", None)}
 
 CHUNK = 32
 """Images of a chunk: a batch, so that reading in the file's order reads whole chunks."""
@@ -167,7 +159,7 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
         group["labels"] = data.labels.astype(np.int64)
     elif isinstance(data, Annotations):
         group["offsets"] = data.offsets
-        for name in _OBJECTS:
+        for name in ("boxes", "labels", "iscrowd", "ids", "areas"):
             group[name] = getattr(data, name)
     rows = _create_rows(group, "pixels", count, size * size * 3, chunk)
     masks = originals = None
@@ -284,52 +276,47 @@ def read_packed_labels(path: str | Path) -> dict[str, LabelledImages]:
     return {split: read() for split, read in _sources(path, "classification", _read_labels).items()}
 
 
-def _sources(path: str | Path, task: str, read: Callable[[PackInfo, str], Set]) -> dict[str, Callable[[], Set]]:
-    info = of_task(read_pack_info(path), task)
-    return {split: partial(read, info, split) for split in info.splits}
+def _sources(path: str | Path, task: str, read: Callable[[OpenPack, str], Set]) -> dict[str, Callable[[], Set]]:
+    def read_split(split: str) -> Set:
+        with opened(path) as pack:
+            return read(pack, split)
+
+    return {split: partial(read_split, split) for split in read_pack_info(path).require(task=task).splits}
 
 
-def _common(file: Any, info: PackInfo, split: str) -> dict[str, Any]:
+def _images_of(pack: OpenPack, split: str) -> dict[str, Any]:
     """What all tasks keep of the images."""
-    arrays = checked_common(file, info, split)
+    arrays = pack.images(split)
     return {
-        "categories": info.categories,
+        "categories": pack.info.categories,
         "image_ids": arrays["image_ids"].astype(np.int64),
         "paths": arrays["names"],
         "sizes": arrays["sizes"].astype(np.int32),
-        "source": f"{info.file} ({split})",
-        "pack": PackRows(info.file, split, np.arange(info.splits[split])),
+        "source": f"{pack.path} ({split})",
+        "pack": PackRows(str(pack.path), split, np.arange(len(arrays["names"]))),
     }
 
 
-def _read_labels(info: PackInfo, split: str) -> LabelledImages:
-    with opened(info.file) as file:
-        labels = checked_array(file, info, f"{split}/labels", "i", (info.splits[split],))
-        check_labels(labels, len(info.categories), info, f"{split}/labels")
-        return LabelledImages(labels=labels.astype(np.int64), **_common(file, info, split))
+def _read_labels(pack: OpenPack, split: str) -> LabelledImages:
+    labels = pack.labels(f"{split}/labels", pack.info.splits[split])
+    return LabelledImages(labels=labels, **_images_of(pack, split))
 
 
-def _read_annotations(info: PackInfo, split: str) -> Annotations:
-    with opened(info.file) as file:
-        common = _common(file, info, split)
-        offsets = checked_offsets(file, info, f"{split}/offsets")
-        objects = {}
-        for name, (kind, columns) in _OBJECTS.items():
-            shape = (int(offsets[-1]), columns) if columns else (int(offsets[-1]),)
-            objects[name] = checked_array(file, info, f"{split}/{name}", kind, shape)
-    check_labels(objects["labels"], len(info.categories), info, f"{split}/labels")
+def _read_annotations(pack: OpenPack, split: str) -> Annotations:
+    images = _images_of(pack, split)
+    offsets = pack.offsets(f"{split}/offsets")
+    count = int(offsets[-1])
     return Annotations(
-        image_index=np.repeat(np.arange(info.splits[split], dtype=np.int32), np.diff(offsets)),
-        boxes=objects["boxes"].astype(np.float64),
-        labels=objects["labels"].astype(np.int32),
-        iscrowd=objects["iscrowd"],
-        ids=objects["ids"].astype(np.int64),
-        areas=objects["areas"].astype(np.float64),
-        **common,
+        image_index=np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets)),
+        boxes=pack.array(f"{split}/boxes", "f", (count, 4)).astype(np.float64),
+        labels=pack.labels(f"{split}/labels", count).astype(np.int32),
+        iscrowd=pack.array(f"{split}/iscrowd", "b", (count,)),
+        ids=pack.array(f"{split}/ids", "i", (count,)).astype(np.int64),
+        areas=pack.array(f"{split}/areas", "f", (count,)).astype(np.float64),
+        **images,
     )
 
 
-def _read_masks(info: PackInfo, split: str) -> SemanticMasks:
-    with opened(info.file) as file:
-        checked_dataset(file, info, f"{split}/masks", "u", (info.splits[split], info.size**2))
-        return SemanticMasks(**_common(file, info, split))
+def _read_masks(pack: OpenPack, split: str) -> SemanticMasks:
+    pack.dataset(f"{split}/masks", "u", (pack.info.splits[split], pack.info.size**2))
+    return SemanticMasks(**_images_of(pack, split))

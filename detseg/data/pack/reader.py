@@ -1,7 +1,10 @@
 """Images and masks of a packed file by position, read from disk as they are needed.
 
-images = PackedImages("flowers.h5", "train")
-images[7]  # uint8 (H, W, 3)
+    images = PackedImages("flowers.h5", "train")
+    images[7]  # uint8 (H, W, 3)
+
+Every process opens the file for itself, because HDF5's handles must not be shared over a fork; so these objects can be
+used in forked workers, and be pickled.
 """
 
 from __future__ import annotations
@@ -15,39 +18,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.checks.problems import AnnotationError
-from detseg.data.pack.file import (
-    REMEDY,
-    PackInfo,
-    checked_array,
-    checked_common,
-    checked_dataset,
-    checked_offsets,
-    damaged,
-    info_with,
-    of_task,
-    open_file,
-    opened,
-)
+from detseg.data.pack.file import REMEDY, OpenPack, damaged, open_file, opened
 from detseg.data.sample import IGNORE
 
 
-class PackReader:
-    """A packed file from which data sets are read as they are asked for, by whatever process asks.
+class PackedArrays:
+    """Arrays of a split, by position.
 
-    Every process opens the file for itself, because HDF5's handles must not be shared over a fork; so objects with a
-    reader can be used in forked workers, and be pickled.
+    Args:
+        path: the packed file.
+        split: one of its splits.
+        rows: positions in the split, in the order wanted; by default all.
+
+    Raises:
+        AnnotationError: as `read_pack_info`; or the split is missing, or damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
+    def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
+        self.path, self.split = str(path), split
         self._open: tuple[int, Any, dict[str, Any]] | None = None  # process id, file, data sets by place
+        with opened(path) as pack:
+            self.info = pack.info.require(split=split)
+            count = self.info.splits[split]
+            self.rows = np.arange(count) if rows is None else np.asarray(rows, np.int64)
+            if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < count:
+                raise IndexError(f"rows must lie in 0..{count - 1}, got {self.rows.min()}..{self.rows.max()}")
+            self._check(pack, pack.images(split))
 
-    def rows(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
-        """`[index]`, or `[index, :stop]`, of a data set.
+    def _check(self, pack: OpenPack, images: dict[str, NDArray[Any]]) -> None:
+        raise NotImplementedError
 
-        Raises:
-            AnnotationError: the file is damaged there.
-        """
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _read(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
+        """`[index]`, or `[index, :stop]`, of a data set; raises AnnotationError if the file is damaged there."""
         if self._open is None or self._open[0] != os.getpid():
             self._open = (os.getpid(), open_file(self.path), {})
         _, file, known = self._open
@@ -69,37 +74,18 @@ class PackReader:
         return self.__dict__ | {"_open": None}
 
 
-class PackedRows:
-    """Arrays of different shapes in one data set of a packed file; each is read when it is asked for.
-
-    Args:
-        path: the packed file.
-        split: one of its splits.
-        rows: positions in the split, in the order wanted; by default all.
-
-    Raises:
-        AnnotationError: as `read_pack_info`; or the split is missing, or damaged.
-    """
+class PackedImages(PackedArrays):
+    """The images of a split, uint8 (H, W, 3), in place of an `ImageCache`."""
 
     NAME, CHANNELS, DIGESTS = "pixels", 3, "picture_digests"
 
-    def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
-        self.path, self.split = str(path), split
-        with opened(path) as file:
-            self.info = info_with(file, path, split)
-            count, size = self.info.splits[split], self.info.size
-            shapes = checked_common(file, self.info, split)["shapes"].astype(np.int64)
-            stored = checked_dataset(file, self.info, f"{split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
-            if stored.dtype != np.uint8:
-                raise damaged(self.info, f"{split}/{self.NAME} must be uint8, it is {stored.dtype}")
-            digests = checked_array(file, self.info, f"{split}/{self.DIGESTS}", "u", (count,))
-        self.rows = _checked_rows(rows, count)
-        self.digests: NDArray[np.uint64] = digests[self.rows]
-        self._shapes = shapes[self.rows]
-        self._reader = PackReader(path)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def _check(self, pack: OpenPack, images: dict[str, NDArray[Any]]) -> None:
+        count, size = self.info.splits[self.split], self.info.size
+        stored = pack.dataset(f"{self.split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
+        if stored.dtype != np.uint8:
+            raise pack.damaged(f"{self.split}/{self.NAME} must be uint8, it is {stored.dtype}")
+        self.digests: NDArray[np.uint64] = pack.array(f"{self.split}/{self.DIGESTS}", "u", (count,))[self.rows]
+        self._shapes = images["shapes"].astype(np.int64)[self.rows]
 
     @property
     def place(self) -> str:
@@ -124,23 +110,15 @@ class PackedRows:
         """The array at a position, (H, W, 3) for images, (H, W) for masks."""
         height, width = (int(side) for side in self._shapes[index])
         stop = height * width * self.CHANNELS
-        values = self._reader.rows(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
+        values = self._read(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
         return values.reshape((height, width, self.CHANNELS) if self.CHANNELS > 1 else (height, width))
 
-    def close(self) -> None:
-        """Close the file; the next access opens it again."""
-        self._reader.close()
 
-
-class PackedImages(PackedRows):
-    """The images of a split, uint8 (H, W, 3), in place of a `ImageCache`."""
-
-
-class PackedMasks(PackedRows):
+class PackedMasks(PackedImages):
     """The label maps of a split, uint8 (H, W), 255 for "ignore", in place of a `MaskCache`.
 
     Args:
-        path, split, rows: as of `PackedRows`.
+        path, split, rows: as of `PackedArrays`.
         labels: (256,) the label that a stored one means; by default itself.
     """
 
@@ -158,68 +136,35 @@ class PackedMasks(PackedRows):
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """The map at a position; raises AnnotationError if it holds what is no class."""
-        return _meaning(super().__getitem__(index), self.labels, self.info, f"{self.split}/masks", self.rows[index])
+        return self._relabelled(super().__getitem__(index), f"{self.split}/masks, mask {self.rows[index]}")
+
+    def _relabelled(self, mask: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
+        """A stored map in the labels that are wanted."""
+        highest, classes = int(mask.max(initial=0, where=mask != IGNORE)), len(self.info.categories)
+        if highest >= classes:
+            raise damaged(self.path, f"{place} has the label {highest}, of {classes} classes")
+        return mask if self.labels is None else self.labels[mask]
 
 
-class OriginalMasks:
-    """The label maps (H, W) of a split in the sizes of the original images, to evaluate predictions by.
+class OriginalMasks(PackedMasks):
+    """The same in the sizes of the original images, to evaluate predictions by."""
 
-    Args:
-        path, split, rows, labels: as of `PackedMasks`.
-
-    Raises:
-        AnnotationError: as `PackedRows`; or the file is of another task.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        split: str,
-        rows: NDArray[np.int64] | None = None,
-        labels: NDArray[np.uint8] | None = None,
-    ) -> None:
-        self.split, self.labels = split, labels
-        with opened(path) as file:
-            self.info = of_task(info_with(file, path, split), "segmentation")
-            self._sizes = checked_common(file, self.info, split)["sizes"]
-            self._offsets = checked_offsets(file, self.info, f"{split}/mask_offsets")
-            checked_dataset(file, self.info, f"{split}/original_masks", "u", (int(self._offsets[-1]),))
-        self.rows = _checked_rows(rows, self.info.splits[split])
-        self._reader = PackReader(path)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def _check(self, pack: OpenPack, images: dict[str, NDArray[Any]]) -> None:
+        self.info.require(task="segmentation")
+        self._shapes = images["sizes"][:, ::-1].astype(np.int64)[self.rows]
+        self._offsets = pack.offsets(f"{self.split}/mask_offsets")
+        pack.dataset(f"{self.split}/original_masks", "u", (int(self._offsets[-1]),))
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """The map at a position; raises AnnotationError if it is damaged."""
-        row = int(self.rows[index])
-        width, height = (int(side) for side in self._sizes[row])
-        place = f"{self.split}/original_masks"
-        start, stop = self._offsets[row : row + 2].tolist()
-        unpacker = zlib.decompressobj()
+        row, shape = int(self.rows[index]), tuple(self._shapes[index].tolist())
+        place = f"{self.split}/original_masks, mask {row}"
+        stored = self._read(f"{self.split}/original_masks", slice(*self._offsets[row : row + 2].tolist()))
         try:
             # One byte more than there may be, so that more is noticed and not kept.
-            values = unpacker.decompress(self._reader.rows(place, slice(start, stop)).tobytes(), height * width + 1)
+            values = zlib.decompressobj().decompress(stored.tobytes(), shape[0] * shape[1] + 1)
         except zlib.error as error:
-            raise damaged(self.info, f"{place}, mask {row}: {error}") from error
-        if len(values) != height * width:
-            raise damaged(self.info, f"{place}, mask {row} does not have the {width} x {height} pixels of its image")
-        mask = np.frombuffer(values, np.uint8).reshape(height, width)
-        return _meaning(mask, self.labels, self.info, place, row)
-
-
-def _checked_rows(rows: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
-    chosen = np.arange(count) if rows is None else np.asarray(rows, np.int64)
-    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
-        raise IndexError(f"rows must lie in 0..{count - 1}, got {chosen.min()}..{chosen.max()}")
-    return chosen
-
-
-def _meaning(
-    mask: NDArray[np.uint8], labels: NDArray[np.uint8] | None, info: PackInfo, place: str, row: int
-) -> NDArray[np.uint8]:
-    """A stored map in the labels that are wanted; raises AnnotationError if it holds others than 0..K-1 and 255."""
-    highest = int(mask.max(initial=0, where=mask != IGNORE))
-    if highest >= len(info.categories):
-        raise damaged(info, f"{place}, mask {row} has the label {highest}, of {len(info.categories)} classes")
-    return mask if labels is None else labels[mask]
+            raise damaged(self.path, f"{place}: {error}") from error
+        if len(values) != shape[0] * shape[1]:
+            raise damaged(self.path, f"{place} does not have the {shape[1]} x {shape[0]} pixels of its image")
+        return self._relabelled(np.frombuffer(values, np.uint8).reshape(shape), place)

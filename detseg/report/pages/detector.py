@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detseg.data.dataset import full_images, scaled_sizes
+from detseg.data.cache import full_images
+from detseg.data.dataset import scaled_sizes
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
 from detseg.report.pages.detector_page import write_report

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from detseg.data.dataset import full_images
+from detseg.data.cache import full_images
 from detseg.report.pages.html import (
     Card,
     ClassTable,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate import PartialState
 
-from detseg.data.dataset import full_images
+from detseg.data.cache import full_images
 from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
 from detseg.predict import Segmenter, load
 from detseg.report.pages.segmenter_page import write_segmenter_report

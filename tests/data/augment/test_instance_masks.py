@@ -9,10 +9,13 @@ from pycocotools import mask as coco
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.augment.geometry import Geometry
-from detseg.data.augment.transforms import EvalTransform, Sample, TrainTransform, mixup, mosaic
+from detseg.data.augment.mosaic import mixup, mosaic
+from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset, collate
 from detseg.data.index_png import MaskError
+from detseg.data.letterbox import EvalTransform
 from detseg.data.polygons import SegmentsBuilder
+from detseg.data.sample import Sample
 from tests.cases import case
 from tests.data.annotation_samples import make, write_picture
 

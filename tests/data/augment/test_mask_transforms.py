@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data.augment.geometry import Geometry, warp_mask
-from detseg.data.augment.transforms import IGNORE, EvalTransform, Sample, TrainTransform, letterbox_mask, mixup, mosaic
-from detseg.data.letterbox import fitted_size, resize_mask
+from detseg.data.augment.mosaic import mixup, mosaic
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.letterbox import EvalTransform, fitted_size, letterbox_mask, resize_mask
+from detseg.data.sample import IGNORE, Sample
 
 OFF = {
     "flip": "none",

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from detseg.data.augment.geometry import Geometry
-from detseg.data.augment.transforms import PADDING, Sample, TrainTransform, mixup, mosaic
+from detseg.data.augment.mosaic import mixup, mosaic
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.sample import PADDING, Sample
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
 

@@ -16,15 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data.augment.geometry import Geometry, warp_boxes, warp_image
-from detseg.data.augment.transforms import (
-    PADDING,
-    EvalTransform,
-    Letterbox,
-    Sample,
-    TrainTransform,
-    fitted_size,
-    resize_long_side,
-)
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.letterbox import EvalTransform, Letterbox, fitted_size, resize_long_side
+from detseg.data.sample import PADDING, Sample
 from tests.cases import case
 
 OFF = {

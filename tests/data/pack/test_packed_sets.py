@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import AnnotationError, Category, match_categories
-from detseg.data.augment.transforms import EvalTransform, TrainTransform
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.cache import full_images
 from detseg.data.checks.validate import repair, validate
 from detseg.data.crops import crops_of
-from detseg.data.dataset import DetectionDataset, SegmentationDataset, full_images
+from detseg.data.dataset import DetectionDataset, SegmentationDataset
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labels
 from detseg.data.formats.read_masks import read_mask_dataset, read_masks
 from detseg.data.images import read_image
-from detseg.data.letterbox import fitted_size, resize_mask
+from detseg.data.letterbox import EvalTransform, fitted_size, resize_mask
 from detseg.data.pack.datasets import write_pack
 from detseg.data.pack.file import image_digests
 from detseg.data.pack.reader import OriginalMasks, PackedImages, PackedMasks
@@ -153,10 +154,10 @@ def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
 
     monkeypatch.setattr("detseg.data.cache.ArrayCache.__init__", refuse)
     monkeypatch.setattr("detseg.data.cache.read_sized_image", refuse)
-    from detseg.data.pack.reader import PackReader
+    from detseg.data.pack.reader import PackedArrays
 
-    rows = PackReader.rows
-    monkeypatch.setattr(PackReader, "rows", lambda self, *place: asked.append(place) or rows(self, *place))
+    rows = PackedArrays._read
+    monkeypatch.setattr(PackedArrays, "_read", lambda self, *place: asked.append(place) or rows(self, *place))
     data = DetectionDataset(read_annotations(boxes_pack, "train"), SIZE)
     masked = SegmentationDataset(read_masks(masks_pack, "train"), SIZE)
     assert masked.images.content().dtype == masked.masks.content().dtype == np.uint64
