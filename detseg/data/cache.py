@@ -36,16 +36,7 @@ class ArrayCache:
     def __init__(
         self, shapes: NDArray[np.int64], read: Callable[[int], NDArray[np.uint8]], track: Track | None = None
     ) -> None:
-        """Fill the cache.
-
-        Args:
-            shapes: (N, D), the shape of each array.
-            read: gives the array at a position.
-            track: shows progress, see `detseg.data.base.Track`.
-
-        Raises:
-            ValueError: neither memory nor disk suffice, or `read` raises it.
-        """
+        """Read arrays of these shapes (N, D); raises ValueError if neither memory nor disk suffice, or `read` does."""
         self._shapes = shapes
         self._starts = np.concatenate(([0], np.cumsum(shapes.prod(1))))
         total = int(self._starts[-1])
@@ -88,14 +79,7 @@ class ImageCache(ArrayCache):
         *,
         short_side: int = 0,
     ) -> None:
-        """Read all images.
-
-        Args:
-            paths: the images.
-            sizes: (N, 2) widths and heights as `read_image` gives them.
-            long_side: images are shrunk or enlarged to this many pixels.
-            track: shows progress, see `detseg.data.base.Track`.
-            short_side: see `fitted_shapes`.
+        """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink or enlarge them.
 
         Raises:
             ValueError: an image cannot be read, or its size is not the given one. The message names it.
@@ -151,8 +135,8 @@ def full_images(data: ImageSet, indices: Iterable[int]) -> Iterator[NDArray[np.u
 def fitted_shapes(sizes: NDArray[np.int32], long_side: int, short_side: int = 0) -> NDArray[np.int64]:
     """(N, 2) heights and widths of images of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
 
-    Of images whose short side would be below `short_side` then, it is that much; but no long side is more than twice
-    `long_side`, so that panoramas do not fill the memory.
+    A short side is `short_side` at least; but no long side is more than twice `long_side`, so that panoramas do not
+    fill the memory.
     """
 
     def fitted(width: int, height: int) -> tuple[int, int]:

@@ -6,9 +6,8 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,8 +25,7 @@ QUALITY = 95  # of the JPEG files
 _UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not in file names, on one system or another
 
 
-@dataclass(frozen=True)
-class CropsReport:
+class CropsReport(NamedTuple):
     """What `crops_of` did."""
 
     written: int
@@ -45,12 +43,10 @@ def crops_of(
 ) -> CropsReport:
     """Write the crop of every object to folder/<class>/<image>_<number>.jpg, at the image's own resolution.
 
-    Every image is read once. Crowd or difficult objects are left out. The numbers count an image's objects from 0,
-    as they stand in the annotations, those left out included.
+    Crowd or difficult objects are left out. The numbers count an image's objects from 0, those left out included.
 
     Args:
-        annotations: the images and their boxes.
-        folder: to write to; a folder is made for every class, also for those without objects.
+        annotations, folder: a folder is made for every class, also for those without objects.
         margin: what to show around a box, as a share of its width and height on each side.
         min_side: of the box within the image, pixels; objects with a shorter side are left out.
         track: shows progress over images, see `detseg.data.base.Track`.
@@ -68,11 +64,11 @@ def crops_of(
         place.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(annotations, set())
 
-    def cut(image: int) -> NDArray[np.int64]:
+    def cut(image: int) -> CropsReport:
         return _cut_one(annotations, image, places, stems[image], margin, min_side)
 
-    counts = [np.zeros(3, np.int64), *map_images(cut, len(annotations), track)]
-    return CropsReport(*np.sum(counts, 0).tolist())
+    reports = map_images(cut, len(annotations), track)
+    return CropsReport(*(sum(counts) for counts in zip(CropsReport(0, 0, 0), *reports, strict=True)))
 
 
 def folder_names(annotations: Annotations) -> list[str]:
@@ -112,27 +108,26 @@ def require_boxes(annotations: Annotations, image: int) -> None:
 
 def _cut_one(
     annotations: Annotations, image: int, places: list[Path], stem: str, margin: float, min_side: int
-) -> NDArray[np.int64]:
-    """Write the crops of one image; returns how many were written, too small, and crowds."""
+) -> CropsReport:
+    """Write the crops of one image."""
     require_boxes(annotations, image)
     owned = annotations.objects(image)
-    counts = np.zeros(3, np.int64)
+    written = small = 0
     pixels = None
     for number, row in enumerate(range(owned.start, owned.stop)):
         if annotations.iscrowd[row]:
-            counts[2] += 1
             continue
         if pixels is None:
             pixels = read_image(str(annotations.paths[image]))
         window = crop_window(annotations.boxes[row], (pixels.shape[1], pixels.shape[0]), margin, min_side)
         if window is None:
-            counts[1] += 1
+            small += 1
             continue
         left, top, right, bottom = window
         place = places[int(annotations.labels[row])]
         write_jpeg(place / f"{stem}_{number}.jpg", pixels[top:bottom, left:right])
-        counts[0] += 1
-    return counts
+        written += 1
+    return CropsReport(written, small, int(annotations.iscrowd[owned].sum()))
 
 
 def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:

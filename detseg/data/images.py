@@ -113,11 +113,11 @@ def _read_bytes(path: str | Path) -> bytes:
 
 
 class _Header(NamedTuple):
-    """Stored size, EXIF orientation 1..8, and whether OpenCV reads what is transparent wrongly."""
+    """What the first bytes of a file say."""
 
-    size: tuple[int, int]  # width, height
-    orientation: int
-    misread: bool
+    size: tuple[int, int]  # stored width and height
+    orientation: int  # of EXIF, 1..8
+    misread: bool  # OpenCV reads what is transparent wrongly
 
     @property
     def upright(self) -> tuple[int, int]:

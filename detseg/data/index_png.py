@@ -25,11 +25,7 @@ WHITISH = (224, 224, 224)
 
 
 class MaskError(AnnotationError):
-    """A mask that cannot be used.
-
-    Attributes:
-        what, remedy, kind: as in `detseg.data.Problem`.
-    """
+    """A mask that cannot be used; `what`, `remedy` and `kind` are as in `detseg.data.Problem`."""
 
     def __init__(self, path: str | Path, what: str, remedy: str, kind: str) -> None:
         super().__init__(f"{path}: {what} ({remedy})")

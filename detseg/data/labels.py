@@ -55,9 +55,9 @@ class LabelledImages(ImageSet):
 
 
 def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
-    """Divide images into splits by rule: which split each of them belongs to.
+    """Split images by rule: which split each of them belongs to.
 
-    Stratified: every class is divided in these shares, to the nearest image, and the rounding of one class is
+    Stratified: every class is split in these shares, to the nearest image, and the rounding of one class is
     made good in the next. Training comes first: of a class with one image it gets that one, and no split with a
     share goes without a class that has enough images for all.
 
@@ -67,14 +67,11 @@ def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[floa
     Args:
         keys: N names, such as paths within the data set, each another.
         labels: (N,).
-        shares: of the splits; above 0, together 1.
-        seed: another one divides otherwise.
+        shares: of the splits; above 0, together 1, or ValueError is raised.
+        seed: another one splits otherwise.
 
     Returns:
         (N,) positions in `shares`.
-
-    Raises:
-        ValueError: the shares are not such.
     """
     portions = np.asarray(shares, np.float64)
     if portions.ndim != 1 or not len(portions) or not (portions > 0).all() or abs(portions.sum() - 1) > 1e-6:

@@ -83,9 +83,7 @@ def clip_and_filter(
     - dropped is only that of which nothing is visible.
 
     Args:
-        boxes: (M, 4) xyxy in window pixels, may reach outside.
-        labels: (M,).
-        iscrowd: (M,).
+        boxes, labels, iscrowd: of M objects; boxes xyxy in window pixels, may reach outside.
         size: (width, height) of the window; its top-left corner is (0, 0).
         min_visible: share in [0, 1] that must remain.
         min_side: pixels.

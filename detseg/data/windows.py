@@ -148,10 +148,9 @@ def choose_windows(
         boxes: (M, 4) xyxy of all objects, pixels.
         crowds: (C, 4) boxes that no background is cut from.
         size: (width, height) of the image.
-        grid: size and steps of the windows.
+        grid, per_object, background: as in `windows_of`.
         rng: of all that is random.
         centred: positions of the objects that windows are to be cut for.
-        per_object, background: as in `windows_of`.
     """
     windows = [grid.around(boxes[i], rng.uniform(-1, 1, 3)) for i in np.repeat(centred, per_object)]
     # Among many alike a neighbour may fit better than the one the window was meant for.
@@ -220,20 +219,17 @@ def windows_of(
     seed gives the same windows.
 
     Args:
-        annotations: the images and their boxes.
-        folder: to write to.
-        split: name of the set: "train", "val", …
+        annotations, folder, split: the images and their boxes; where to write to; "train", "val", …
         grid: size and steps of the windows.
         per_object: windows for each object; crowd or difficult ones get none, and no background is cut from them.
         background: windows without an object for each window with one, and one more in every image; half of them
             are near misses, the others lie anywhere. With 0 there are none.
         min_side: of objects, pixels; those with a shorter side get no windows.
         seed: of all that is random.
-        track: shows progress over images, see `detseg.data.base.Track`.
+        track: shows progress over images.
 
     Raises:
-        ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box;
-            the message names it.
+        ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box.
     """
     grid = grid or WindowGrid()
     if per_object < 1 or min_side < 1 or not 0 <= background <= 100:

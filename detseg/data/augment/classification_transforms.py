@@ -125,11 +125,7 @@ class ClassificationTransform:
         return cls(size, flip=flip, **options)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
-        """Augment one image; the input is not changed.
-
-        Returns:
-            uint8 (size, size, 3), contiguous.
-        """
+        """Augment one image to uint8 (size, size, 3), contiguous; the input is not changed."""
         corners = self.corners(image.shape[1], image.shape[0], rng)
         return self.photometric(warp_corners(image, corners, self.size), rng)
 
@@ -172,9 +168,6 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
         corners: (4, 2) x, y in pixels, in the order of the square's corners: top left, top right, bottom right,
             bottom left. They may lie outside: the image goes on there as its own mirror image.
         size: side of the square.
-
-    Returns:
-        uint8 (size, size, 3).
     """
     x, y = corners.T
     area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
@@ -198,23 +191,25 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
 
 
 class ClassificationEval:
-    """`transform(image)`: the short side to size x 256 / 224, then the centre; no randomness."""
+    """`transform(image)`: the short side to size x 256 / 224, then the centre: (size, size, 3); no randomness."""
 
     def __init__(self, size: int) -> None:
         check_size(size)
         self.size = size
 
     def __call__(self, image: Image) -> Image:
-        """Image uint8 (H, W, 3) -> (size, size, 3)."""
-        return centre_crop(resize_short_side(image, round(self.size * RESIZE)), self.size)
+        """Crop an image uint8 (H, W, 3)."""
+        return self._crop(resize_short_side(image, round(self.size * RESIZE)))
+
+    def _crop(self, image: Image) -> Image:
+        return centre_crop(image, self.size)
 
 
 class TenCrop(ClassificationEval):
-    """`transform(image)`: resized as `ClassificationEval` does, then `ten_crop`; average the model's answers."""
+    """The same with `ten_crop`: (10, size, size, 3); average the model's answers."""
 
-    def __call__(self, image: Image) -> Image:
-        """Image uint8 (H, W, 3) -> (10, size, size, 3)."""
-        return ten_crop(resize_short_side(image, round(self.size * RESIZE)), self.size)
+    def _crop(self, image: Image) -> Image:
+        return ten_crop(image, self.size)
 
 
 def resize_short_side(image: Image, side: int) -> Image:
@@ -240,10 +235,6 @@ def centre_crop(image: Image, size: int) -> Image:
 
 def ten_crop(image: Image, size: int) -> Image:
     """The four corners and the middle of an image, then the same of its mirror image (Krizhevsky et al. 2012).
-
-    Args:
-        image: uint8 (H, W, 3), at least `size` a side.
-        size: side of the crops, pixels.
 
     Returns:
         uint8 (10, size, size, 3): top left, top right, bottom left, bottom right, middle; mirrored in that order.
