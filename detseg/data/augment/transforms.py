@@ -28,17 +28,12 @@ class TrainTransform:
 
     Args:
         size: side of the result, pixels.
-        flip: see `Flip`.
-        scale: range of the zoom; at 1 the image's long side is `size`.
-        aspect: largest relative change of width : height.
-        rotate: largest angle, degrees.
+        flip, scale, aspect, rotate, min_visible, min_side: as of `Geometry`; at zoom 1 the long side is `size`.
         light: largest change of brightness and contrast, 0..1.
         colour: strength of the changes of saturation, hue and white balance, 0..1.
         blur: probability of blur.
         noise: probability of noise.
         mosaic_scale: as `scale`, for images of a mosaic (0.5 fits a quadrant).
-        min_visible: objects of which less is left become `iscrowd`, see `clip_and_filter`.
-        min_side: objects with a shorter side, in pixels, become `iscrowd` too.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,8 @@ def object_problem(
     annotations: Annotations, row: int, what: str, remedy: str, kind: str, severity: Severity = "error"
 ) -> Problem:
     """A problem of the object at `row`."""
-    image = int(annotations.image_index[row])
-    return Problem(
-        annotations.file_of(image),
-        str(annotations.paths[image]),
-        int(annotations.ids[row]),
-        what,
-        remedy,
-        severity,
-        kind,
-        image_index=image,
-        object_index=row,
-    )
+    problem = image_problem(annotations, int(annotations.image_index[row]), what, remedy, kind, severity)
+    return replace(problem, object=int(annotations.ids[row]), object_index=row)
 
 
 def box_problems(a: Annotations) -> Iterator[Problem]:
