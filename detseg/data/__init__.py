@@ -1,4 +1,4 @@
-"""Annotations, masks and images: reading, checking, mending, writing. Names are imported on first use."""
+"""Annotations, masks and images: reading, checking, repairing, writing. Names are imported on first use."""
 
 from __future__ import annotations
 

@@ -80,15 +80,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ValueError: the file is missing or is no image. The message names it.
     """
-    return _header(path, path).upright
+    return _header(path, path).size
 
 
 class ImageInfo(NamedTuple):
-    """What an image's header says: size as `read_image` returns it, size as stored, EXIF orientation."""
+    """What an image's header says."""
 
-    size: tuple[int, int]  # width, height
-    stored_size: tuple[int, int]
-    orientation: int
+    stored_size: tuple[int, int]  # width, height
+    orientation: int  # of EXIF, 1..8
+    misread: bool  # OpenCV reads what is transparent wrongly
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as `read_image` returns them."""
+        return self.stored_size[::-1] if self.orientation >= 5 else self.stored_size
 
 
 def inspect_image(path: str | Path) -> ImageInfo:
@@ -102,7 +107,7 @@ def inspect_image(path: str | Path) -> ImageInfo:
         whole = _has_end_mark(data)
     if not whole:
         read_image(path)
-    return ImageInfo(header.upright, header.size, header.orientation)
+    return header
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -112,30 +117,17 @@ def _read_bytes(path: str | Path) -> bytes:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
 
 
-class _Header(NamedTuple):
-    """What the first bytes of a file say."""
-
-    size: tuple[int, int]  # stored width and height
-    orientation: int  # of EXIF, 1..8
-    misread: bool  # OpenCV reads what is transparent wrongly
-
-    @property
-    def upright(self) -> tuple[int, int]:
-        """Width and height as `read_image` returns them."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
-
-
-def _header(source: bytes | str | Path, path: str | Path) -> _Header:
+def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
     try:
         with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             transparent = image.has_transparency_data
             if image.format == "TIFF":  # Pillow and OpenCV both turn TIFF images by themselves
                 # OpenCV leaves out the alpha of grey TIFF images and multiplies colours by theirs.
-                return _Header(image.size, 1, transparent)
+                return ImageInfo(image.size, 1, transparent)
             orientation = image.getexif().get(ORIENTATION, 1)
             # OpenCV knows of no grey level that is transparent.
             misread = transparent and image.mode in ("1", "L")
-            return _Header(image.size, orientation if orientation in range(1, 9) else 1, misread)
+            return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place

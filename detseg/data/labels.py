@@ -62,7 +62,7 @@ def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[floa
     share goes without a class that has enough images for all.
 
     Which images of a class go where is decided by hashes of `seed` and their keys. So the same images are
-    divided alike on every machine, whatever the order in which its file system lists them.
+    split alike on every machine, whatever the order in which its file system lists them.
 
     Args:
         keys: N names, such as paths within the data set, each another.

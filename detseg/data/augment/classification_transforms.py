@@ -6,8 +6,8 @@
     image = ClassificationEval(224)(image)
     images = TenCrop(224)(image)  # (10, 224, 224, 3)
 
-The model normalises by itself. Geometry is one warp: the four corners
-of a window are chosen in the image, turned and shifted, and what lies between them is drawn as a square.
+Geometry is one warp: the four corners of a window are chosen in the image, turned and shifted, and what lies between
+them is drawn as a square.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ AUGMENTATIONS: dict[str, tuple[str, Any, Any]] = {
 class ClassificationTransform:
     """Random augmentation of one image (H, W, 3) uint8 to `size` x `size`.
 
-    The result depends on the image and the state of `rng` only. Use one instance per thread.
-
-    With neither `area` nor `patch` the window is the centre crop of `ClassificationEval`.
+    The result depends on the image and the state of `rng` only. Use one instance per thread. With neither `area` nor
+    `patch` the window is the centre crop of `ClassificationEval`.
 
     Args:
         size: side of the result, pixels.
@@ -61,10 +60,7 @@ class ClassificationTransform:
         rotate: largest angle, degrees. What lies beyond the image is mirrored in.
         zoom: largest magnification; 1.25 shows as little as 1 / 1.25 of the window's sides.
         warp: largest shift of each corner of the window, as a share of its sides: looking from aside.
-        light: largest change of brightness and contrast, 0..1.
-        colour: strength of the changes of saturation, hue and white balance, 0..1.
-        blur: probability of blur.
-        noise: probability of noise.
+        light, colour, blur, noise: as of `Photometric`.
 
     Raises:
         ValueError: an option is outside its range.
@@ -93,9 +89,6 @@ class ClassificationTransform:
         if area is not None and patch:
             raise ValueError("a window has a random area (scale), or it is a patch without scaling, not both")
         check_flip(flip)
-        for name, value in {"light": light, "colour": colour, "blur": blur, "noise": noise}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1, not {value}")
         if not (0 <= rotate <= 180 and zoom >= 1 and 0 <= warp < 0.5):  # at 0.5 corners could meet
             raise ValueError(f"rotate={rotate}, zoom={zoom}, warp={warp}: allowed are 0..180, 1 and more, below 0.5")
         # Here, not at the top: albumentations is slow to import, and prediction does without it.

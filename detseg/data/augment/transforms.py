@@ -29,10 +29,7 @@ class TrainTransform:
     Args:
         size: side of the result, pixels.
         flip, scale, aspect, rotate, min_visible, min_side: as of `Geometry`; at zoom 1 the long side is `size`.
-        light: largest change of brightness and contrast, 0..1.
-        colour: strength of the changes of saturation, hue and white balance, 0..1.
-        blur: probability of blur.
-        noise: probability of noise.
+        light, colour, blur, noise: as of `Photometric`.
         mosaic_scale: as `scale`, for images of a mosaic (0.5 fits a quadrant).
     """
 
@@ -53,10 +50,6 @@ class TrainTransform:
         min_side: float = 2.0,
     ) -> None:
         check_size(size)
-        strengths = {"light": light, "colour": colour, "blur": blur, "noise": noise}
-        for name, value in strengths.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1, not {value}")
         # Here, not at the top: albumentations is slow to import, and prediction does without it.
         from detseg.data.augment.photometric import Photometric
 
@@ -65,7 +58,7 @@ class TrainTransform:
             flip=flip, scale=scale, aspect=aspect, rotate=rotate, min_visible=min_visible, min_side=min_side
         )
         self.mosaic_geometry = replace(self.geometry, scale=mosaic_scale)
-        self.photometric = Photometric(**strengths)
+        self.photometric = Photometric(light=light, colour=colour, blur=blur, noise=noise)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Augment one sample; the input is not changed."""

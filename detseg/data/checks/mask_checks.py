@@ -88,7 +88,7 @@ def _polygon_problems(masks: SemanticMasks) -> Iterator[Problem]:
     bare = int((~drawn).sum())
     if bare:
         what = f"{bare} of {len(drawn)} objects have no polygon: their boxes are ignored, neither object nor background"
-        yield Problem(objects.source, "", None, what, "draw polygons if they matter", "warning", "no-outline")
+        yield Problem(objects.source, "", None, what, "draw polygons if they matter", "warning", "no-polygon")
     present = set(objects.labels[drawn & ~objects.iscrowd].tolist())
     if len(objects.names) == len(masks.names):  # its first category is the background, which no object needs
         present.add(0)

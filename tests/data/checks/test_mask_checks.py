@@ -147,9 +147,9 @@ def test_an_empty_list_and_a_repeated_name(folder):
 def test_polygons_are_checked_as_annotations_are(tmp_path):
     masks = SemanticMasks.from_annotations(read_coco(write_coco_dataset(tmp_path)))
     problems = validate(masks)
-    assert {(p.kind, p.severity) for p in problems} == {("no-outline", "warning"), ("absent-class", "warning")}
+    assert {(p.kind, p.severity) for p in problems} == {("no-polygon", "warning"), ("absent-class", "warning")}
     texts = {p.kind: p.what for p in problems}
-    assert texts["no-outline"].startswith("2 of 4 objects have no polygon: their boxes are ignored")
+    assert texts["no-polygon"].startswith("2 of 4 objects have no polygon: their boxes are ignored")
     assert texts["absent-class"] == "no pixel of 2 of the 4 classes (rose, daisy) in 4 images"
 
 
