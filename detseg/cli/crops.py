@@ -100,7 +100,7 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
         if mend:
             splits[split], done = repair(data, problems)
             for line in done:
-                console.print(f"mended: {line}", markup=False, highlight=False, soft_wrap=True)
+                console.print(f"repaired: {line}", markup=False, highlight=False, soft_wrap=True)
             problems = validate(splits[split], other=other)
         raise_on_problems(problems)
     return splits

@@ -78,7 +78,7 @@ def test_errors_in_the_annotations_stop_or_are_mended(tmp_path, capsys):
         run_crops(Crops(data=folder, output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert run_crops(Crops(data=folder, output=tmp_path / "out", repair=True)) == 0
-    assert "mended: left out 1 images that do not exist" in capsys.readouterr().out
+    assert "repaired: left out 1 images that do not exist" in capsys.readouterr().out
 
 
 def test_labels_are_packed(crops, tmp_path, capsys):
@@ -211,7 +211,7 @@ def test_errors_are_mended_if_asked_for(tmp_path, capsys):
     with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):
         run_pack(Pack(data=folder, output=tmp_path / "x.h5"))
     assert run_pack(Pack(data=folder, output=tmp_path / "x.h5", size=16, repair=True)) == 0
-    assert "mended: left out 1 images that do not exist" in capsys.readouterr().out
+    assert "repaired: left out 1 images that do not exist" in capsys.readouterr().out
     assert read_pack_info(tmp_path / "x.h5").splits == {"train": 2, "val": 2}
 
 

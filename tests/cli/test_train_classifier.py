@@ -350,7 +350,7 @@ def test_images_with_errors_are_left_out_if_asked_for(crops, tmp_path, capsys, a
     assert str(broken) in error_of(capsys, *words)
     assert main(["train", "classifier", *map(str, words), "--repair", "--output", str(tmp_path / "run")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"mended: {data}/train: 1 of 19 images, which have errors, left out" in lines
+    assert f"repaired: {data}/train: 1 of 19 images, which have errors, left out" in lines
     assert lines[1] == "training on 18 images of 2 classes, validating on 8"
 
 

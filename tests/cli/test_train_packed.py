@@ -207,4 +207,4 @@ def test_mistakes_are_told_in_a_line(packs, tmp_path, capsys):
     with h5py.File(one, "a") as file:
         file["train/boxes"][0] = (90, 10, 20, 30)
     error = error_of(capsys, "detector", "--train", one, "--val", boxes)
-    assert "one.h5 (train), " in error and "is reversed" in error and "--repair mends all of them" in error
+    assert "one.h5 (train), " in error and "is reversed" in error and "--repair repairs all of them" in error
