@@ -52,7 +52,7 @@ class DetectionDataset(ImageDataset[Annotations]):
     """
 
     def __init__(
-        self, annotations: Annotations, long_side: int, track: Track | None = None, masks: bool = False
+        self, annotations: Annotations, long_side: int, track: Track | None = None, *, masks: bool = False
     ) -> None:
         if masks and annotations.segments is None and len(annotations.ids):
             raise AnnotationError(
