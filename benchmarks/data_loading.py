@@ -20,7 +20,10 @@ from rich.table import Table
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detseg.data.augment.transforms import PADDING, EvalTransform, Sample, TrainTransform, mixup
+from detseg.data.augment.mosaic import mixup
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.letterbox import EvalTransform
+from detseg.data.sample import PADDING, Sample
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 OFF = {

@@ -28,9 +28,9 @@ from torchvision.models.detection.ssd import SSD, DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from detseg.backbones import create_backbone
-from detseg.data.augment.transforms import EvalTransform, Letterbox
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset
+from detseg.data.letterbox import EvalTransform, Letterbox
 from detseg.flowers.dataset import write_flowers
 from detseg.metrics import Detections, evaluate_detections
 from detseg.train.config import TrainDetector

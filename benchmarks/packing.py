@@ -36,15 +36,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from detseg.data.dataset import DetectionDataset
+from detseg.data.dataset import ClassificationDataset, DetectionDataset, SegmentationDataset
 from detseg.data.formats import read_annotations
 from detseg.data.formats.class_folders import read_labels
 from detseg.data.formats.read_masks import read_masks
 from detseg.data.images import read_image
-from detseg.data.label_dataset import ClassificationDataset
 from detseg.data.letterbox import resize_long_side, resize_mask
-from detseg.data.mask_dataset import SegmentationDataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 
 WAYS = ("folder", "packed", "by chunk", "memory")
 # task -> its reader, its samples, what lies beside the packed file

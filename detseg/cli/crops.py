@@ -101,7 +101,7 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
         if mend:
             splits[split], done = repair(data, problems)
             for line in done:
-                print_line(console, f"mended: {line}")
+                print_line(console, f"repaired: {line}")
             problems = validate(splits[split], other=other)
         raise_on_problems(problems)
     return splits

@@ -22,7 +22,7 @@ from detseg.cli.evaluate import (
     settings_of,
 )
 from detseg.data.annotations import Category
-from detseg.data.checks.validate import raise_on_problems
+from detseg.data.checks.validate import raise_on_problems, validate
 from detseg.data.formats.class_folders import read_label_splits
 from detseg.data.labels import LabelledImages
 from detseg.metrics.bootstrap.classification import compare_classification
@@ -93,7 +93,7 @@ def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, con
 
     truth = read_with_images(read, config.images, own_images(folder))
     truth = matched_to(categories, truth)
-    raise_on_problems(truth.validate())
+    raise_on_problems(validate(truth))
     return truth
 
 

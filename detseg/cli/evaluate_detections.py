@@ -249,14 +249,14 @@ def _read_split(
         return sources[pick_split(path, sources, config.split)]()
 
     data = read_with_images(read, config.images, own)
-    return checked(data, None, mend=mend, tell=partial(print_line, console))
+    return checked(data, None, repairing=mend, print_line=partial(print_line, console))
 
 
 def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:
     """What the localizer of a run finds in the images when it slides over them, as `detseg predict --slide` does."""
     from accelerate import PartialState
 
-    from detseg.data.dataset import full_images
+    from detseg.data.cache import full_images
     from detseg.predict import SlidingDetector, load
 
     localizer = load(folder).to(PartialState().device)

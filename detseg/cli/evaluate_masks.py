@@ -26,10 +26,11 @@ from detseg.cli.evaluate import (
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.console import print_line, track
 from detseg.data.annotations import Category
+from detseg.data.base import match_categories
+from detseg.data.cache import full_images
 from detseg.data.checks.validate import checked
-from detseg.data.dataset import full_images
 from detseg.data.formats.read_masks import find_mask_sources, has_mask_files
-from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
 from detseg.metrics.bootstrap.segmentation import (
@@ -119,7 +120,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         return sources[pick_split(path, sources, config.split)]()
 
     truth = read_with_images(read, images, None if trained is None else trained.images)
-    return checked(truth, None, mend=mend, tell=partial(print_line, console))
+    return checked(truth, None, repairing=mend, print_line=partial(print_line, console))
 
 
 # ------------------------------------------------------------------ predictions
@@ -144,7 +145,7 @@ def _looked_at(folder: Path, truth: SemanticMasks, config: Evaluate) -> Iterator
     segmenter = load(folder).to(PartialState().device)
     assert isinstance(segmenter, Segmenter)
     categories = [Category(number, name) for number, name in segmenter.categories]
-    match_mask_categories(categories, truth)  # tells the difference, if there is one
+    match_categories(categories, truth)  # tells the difference, if there is one
     labels = np.array([truth.categories.index(category) for category in categories], np.uint8)
     images = full_images(truth, range(len(truth)))
     for seen in segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side):

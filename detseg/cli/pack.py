@@ -54,8 +54,8 @@ def run(config: Pack) -> int:
 
     from detseg.console import print_line, track
     from detseg.data.checks.validate import checked
-    from detseg.data.pack.rows import is_pack
-    from detseg.data.pack.writer import task_of, write_pack
+    from detseg.data.pack.datasets import task_of, write_pack
+    from detseg.data.pack.file import is_pack
 
     if config.output.exists():
         raise ValueError(f"{config.output}: is there already; name another file, or remove it")
@@ -71,7 +71,7 @@ def run(config: Pack) -> int:
     splits = dict(read_any(config))
     for split, data in splits.items():
         train = splits["train"] if "train" in splits and split != "train" else None
-        splits[split] = checked(data, train, mend=config.repair, tell=tell)
+        splits[split] = checked(data, train, repairing=config.repair, print_line=tell)
 
     def shown(items: Iterable[int], total: int) -> Iterable[int]:
         return track(items, "packing", total, console)
@@ -114,8 +114,7 @@ def read_any(config: Pack) -> Mapping[str, Any]:
     from detseg.data.formats.class_folders import read_label_splits
     from detseg.data.formats.read_masks import find_mask_sources
     from detseg.data.formats.recognise import find_sources
-    from detseg.data.masks import match_mask_categories
-    from detseg.data.pack.rows import UNDIVIDED
+    from detseg.data.pack.file import UNDIVIDED
 
     masks_asked = config.masks is not None or config.ignore_value is not None
     task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
@@ -125,12 +124,12 @@ def read_any(config: Pack) -> Mapping[str, Any]:
     if task == "detection":
         return _alike(find_sources(config.data, config.images), match_categories)
     sources = find_mask_sources(config.data, config.masks, config.ignore_value, config.images)
-    return _alike(sources, match_mask_categories)
+    return _alike(sources, match_categories)
 
 
 def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set], Set]) -> dict[str, Set]:
     """All splits, with the classes in the order of training."""
-    from detseg.data.pack.rows import UNDIVIDED
+    from detseg.data.pack.file import UNDIVIDED
 
     splits = {split or UNDIVIDED: read() for split, read in sources.items()}
     reference = splits.get("train", next(iter(splits.values())))

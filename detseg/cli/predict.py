@@ -159,8 +159,8 @@ def _check_options(config: Predict, model: Predictor) -> None:
 
 def _images(config: Predict) -> tuple[list[Path], list[int]]:
     """The images to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
+    from detseg.data.base import refuse_pack
     from detseg.data.formats.locate import list_images
-    from detseg.data.pack.rows import refuse_pack
     from detseg.train.data import read_split
 
     paths = [Path(p) for given in config.sources for p in (list_images(given) if given.is_dir() else [str(given)])]
@@ -219,7 +219,7 @@ def _has_palette(path: Path) -> bool:
     """Whether a file is an image with a palette, as written masks are."""
     from PIL import UnidentifiedImageError
 
-    from detseg.data.opening import open_image
+    from detseg.data.images import open_image
 
     try:
         with open_image(path) as image:

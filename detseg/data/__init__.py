@@ -1,4 +1,4 @@
-"""Annotations, masks and images: reading, checking, mending, writing. Names are imported on first use."""
+"""Annotations, masks and images: reading, checking, repairing, writing. Names are imported on first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ _HOME = {
     "Problem": "annotations",
     "mask_palette": "index_png",
     "match_categories": "annotations",
-    "match_mask_categories": "masks",
     "MaskError": "index_png",
     "Segments": "polygons",
     "SemanticMasks": "masks",
@@ -27,8 +26,9 @@ _HOME = {
     "write_index_png": "index_png",
     "write_voc": "formats",
     "write_yolo": "formats",
-    "raise_on_problems": "checks.validate",
+    "raise_on_problems": "checks.problems",
     "repair": "checks.validate",
+    "validate": "checks.validate",
 }
 
 __all__ = sorted(_HOME)

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
+from detseg.data.base import Track, refuse_pack
 from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
-from detseg.data.pack.rows import refuse_pack
 from detseg.files import write_atomically
 
-Track = Callable[[Iterable[int], int], Iterable[int]]
 Result = TypeVar("Result")
 
 QUALITY = 95  # of the JPEG files
 _UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not in file names, on one system or another
 
 
-@dataclass(frozen=True)
-class CropsReport:
+class CropsReport(NamedTuple):
     """What `crops_of` did."""
 
     written: int
@@ -46,15 +43,13 @@ def crops_of(
 ) -> CropsReport:
     """Write the crop of every object to folder/<class>/<image>_<number>.jpg, at the image's own resolution.
 
-    Every image is read once. Crowd or difficult objects are left out. The numbers count an image's objects from 0,
-    as they stand in the annotations, those left out included.
+    Crowd or difficult objects are left out. The numbers count an image's objects from 0, those left out included.
 
     Args:
-        annotations: the images and their boxes.
-        folder: to write to; a folder is made for every class, also for those without objects.
+        annotations, folder: a folder is made for every class, also for those without objects.
         margin: what to show around a box, as a share of its width and height on each side.
         min_side: of the box within the image, pixels; objects with a shorter side are left out.
-        track: shows progress over images, see `detseg.data.dataset.Track`.
+        track: shows progress over images, see `detseg.data.base.Track`.
 
     Raises:
         ValueError: an option is out of range, two classes would share a folder, an image cannot be read, or an
@@ -69,15 +64,11 @@ def crops_of(
         place.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(annotations, set())
 
-    def cut(image: int) -> NDArray[np.int64]:
+    def cut(image: int) -> CropsReport:
         return _cut_one(annotations, image, places, stems[image], margin, min_side)
 
-    counts = np.zeros(3, np.int64)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(cut, range(len(annotations)))
-        for found in done if track is None else tracked(done, len(annotations), track):
-            counts += found
-    return CropsReport(*counts.tolist())
+    reports = map_images(cut, len(annotations), track)
+    return CropsReport(*(sum(counts) for counts in zip(CropsReport(0, 0, 0), *reports, strict=True)))
 
 
 def folder_names(annotations: Annotations) -> list[str]:
@@ -97,38 +88,46 @@ def folder_names(annotations: Annotations) -> list[str]:
     return names
 
 
-def tracked(done: Iterable[Result], total: int, track: Track) -> Iterable[Result]:
-    """The results of images one after another, their progress shown."""
-    results = iter(done)
-    for _ in track(range(total), total):
-        yield next(results)
+def map_images(work: Callable[[int], Result], count: int, track: Track | None) -> list[Result]:
+    """What `work` gives for image 0, 1, … up to `count`, done in several threads, with progress."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(work, range(count))
+        return [next(results) for _ in (track(range(count), count) if track else range(count))]
+
+
+def require_boxes(annotations: Annotations, image: int) -> None:
+    """Raise ValueError for objects of an image that have no class or no finite box."""
+    rows = annotations.objects(image)
+    labels = annotations.labels[rows]
+    fine = np.isfinite(annotations.boxes[rows]).all(1) & (labels >= 0) & (labels < len(annotations.categories))
+    wrong = ~fine & ~annotations.iscrowd[rows]
+    if wrong.any():
+        number = annotations.ids[rows][wrong][0]
+        raise ValueError(f"{annotations.paths[image]}: object {number} has no class or no finite box; repair the data")
 
 
 def _cut_one(
     annotations: Annotations, image: int, places: list[Path], stem: str, margin: float, min_side: int
-) -> NDArray[np.int64]:
-    """Write the crops of one image; returns how many were written, too small, and crowds."""
+) -> CropsReport:
+    """Write the crops of one image."""
+    require_boxes(annotations, image)
     owned = annotations.objects(image)
-    counts = np.zeros(3, np.int64)
+    written = small = 0
     pixels = None
-    path = str(annotations.paths[image])
     for number, row in enumerate(range(owned.start, owned.stop)):
         if annotations.iscrowd[row]:
-            counts[2] += 1
             continue
-        label, box = int(annotations.labels[row]), annotations.boxes[row]
-        if not 0 <= label < len(places) or not np.isfinite(box).all():
-            raise ValueError(f"{path}: object {annotations.ids[row]} has no class or no finite box; repair the data")
         if pixels is None:
-            pixels = read_image(path)
-        window = crop_window(box, (pixels.shape[1], pixels.shape[0]), margin, min_side)
+            pixels = read_image(str(annotations.paths[image]))
+        window = crop_window(annotations.boxes[row], (pixels.shape[1], pixels.shape[0]), margin, min_side)
         if window is None:
-            counts[1] += 1
+            small += 1
             continue
         left, top, right, bottom = window
-        write_jpeg(places[label] / f"{stem}_{number}.jpg", pixels[top:bottom, left:right])
-        counts[0] += 1
-    return counts
+        place = places[int(annotations.labels[row])]
+        write_jpeg(place / f"{stem}_{number}.jpg", pixels[top:bottom, left:right])
+        written += 1
+    return CropsReport(written, small, int(annotations.iscrowd[owned].sum()))
 
 
 def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:

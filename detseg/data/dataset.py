@@ -1,210 +1,66 @@
-"""Annotated images ready for training: decoded once, kept small, handed out as samples.
-
-Every image is read and resized to the training size once, into one block of memory that worker processes share
-(or one file, where memory is short). An epoch then costs no decoding. Packed images (`detseg.data.pack`) stay in
-their file at the size they have there.
-"""
+"""Images with their annotations, ready for training: samples by position, and batches of them."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Generic
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.annotations import Annotations
-from detseg.data.images import read_image
-from detseg.data.letterbox import fitted_size, resize_image
-from detseg.data.pack.packed import PackedImages
-from detseg.data.pack.rows import PackRows
+from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.base import Set, Track
+from detseg.data.cache import MaskCache, images_of
+from detseg.data.labels import LabelledImages
+from detseg.data.mask_drawing import draw_objects
+from detseg.data.masks import SemanticMasks
+from detseg.data.pack.reader import PackedMasks
 from detseg.data.sample import Sample
 
-Track = Callable[[Iterable[int], int], Iterable[int]]
-"""Wraps an iterable of known length to show progress."""
+LabelledSample = tuple[NDArray[np.uint8], int]
 
 
-class ArrayCache:
-    """Arrays of different shapes as one flat uint8 array, filled once by several threads.
-
-    Attributes:
-        place: "memory", or the folder of the unnamed file that the arrays are in.
-        megabytes: their size.
-    """
-
-    def __init__(
-        self, shapes: NDArray[np.int64], read: Callable[[int], NDArray[np.uint8]], track: Track | None = None
-    ) -> None:
-        """Fill the cache.
-
-        Args:
-            shapes: (N, D), the shape of each array.
-            read: gives the array at a position.
-            track: shows progress, see `Track`.
-
-        Raises:
-            ValueError: neither memory nor disk suffice, or `read` raises it.
-        """
-        self._shapes = shapes
-        self._starts = np.concatenate(([0], np.cumsum(shapes.prod(1))))
-        total = int(self._starts[-1])
-        self.megabytes = total / 1e6
-        # A tensor, not an array: processes that are spawned, not forked, get a tensor's memory without a copy.
-        self._values, self.place = _allocate(total)
-
-        def fill(index: int) -> int:
-            self[index][:] = read(index)
-            return index
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(fill, range(len(shapes)))
-            for _ in track(done, len(shapes)) if track else done:
-                pass
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """The array at a position, a view into the cache: copy before changing it."""
-        values: NDArray[np.uint8] = self._values.numpy()
-        return values[self._starts[index] : self._starts[index + 1]].reshape(self._shapes[index])
-
-    def content(self) -> NDArray[np.generic]:
-        """What differs if an array does."""
-        values: NDArray[np.uint8] = self._values.numpy()[: self._starts[-1]]
-        return values
-
-
-class ImageCache(ArrayCache):
-    """Images (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
-
-    def __init__(
-        self,
-        paths: Sequence[str],
-        sizes: NDArray[np.int32],
-        long_side: int,
-        track: Track | None = None,
-        *,
-        short_side: int = 0,
-    ) -> None:
-        """Read all images.
-
-        Args:
-            paths: the images.
-            sizes: (N, 2) widths and heights as `read_image` gives them.
-            long_side: images are shrunk or enlarged to this many pixels.
-            track: shows progress, see `Track`.
-            short_side: see `fitted_shapes`.
-
-        Raises:
-            ValueError: an image cannot be read, or its size is not the given one. The message names it.
-        """
-
-        def read(index: int) -> NDArray[np.uint8]:
-            image = read_image(paths[index])
-            width, height = (int(side) for side in sizes[index])
-            if image.shape[:2] != (height, width):
-                raise ValueError(
-                    f"{paths[index]}: the image is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
-                    f"{width}x{height}; correct the size in the annotation file or the image"
-                )
-            return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
-
-        self.long_side = long_side
-        shapes = fitted_shapes(sizes, long_side, short_side)
-        super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
-
-
-class Imaged(Protocol):
-    """What the in-memory forms of all tasks have in common: `Annotations`, `SemanticMasks`, `LabelledImages`."""
-
-    @property
-    def paths(self) -> NDArray[np.str_]: ...  # noqa: D102
-    @property
-    def sizes(self) -> NDArray[np.int32]: ...  # noqa: D102
-    @property
-    def pack(self) -> PackRows | None: ...  # noqa: D102
-
-
-def images_of(
-    data: Imaged, long_side: int, track: Track | None = None, *, short_side: int = 0
-) -> ImageCache | PackedImages:
-    """The images of a data set by position: read once and kept, see `ImageCache`, or where they are packed.
-
-    Raises:
-        ValueError: an image cannot be read, or its size is not the given one; or the packed file is damaged.
-    """
-    if data.pack is not None:
-        return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
-    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
-
-
-def full_images(data: Imaged, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
-    """Some images (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
-    packed = None if data.pack is None else images_of(data, 0)
-    for index in indices:
-        if packed is None:
-            yield read_image(str(data.paths[index]))
-        else:
-            width, height = data.sizes[index].tolist()
-            yield resize_image(packed[index], (width, height))
-
-
-def fitted_shapes(sizes: NDArray[np.int32], long_side: int, short_side: int = 0) -> NDArray[np.int64]:
-    """(N, 2) heights and widths of images of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
-
-    Of images whose short side would be below `short_side` then, it is that much; but no long side is more than twice
-    `long_side`, so that panoramas do not fill the memory.
-    """
-
-    def fitted(width: int, height: int) -> tuple[int, int]:
-        wanted = round(short_side * max(width, height) / max(1, min(width, height)))
-        return fitted_size(width, height, min(max(long_side, wanted), 2 * long_side))[::-1]
-
-    return np.array([fitted(*size) for size in sizes.tolist()], np.int64).reshape(-1, 2)
-
-
-def _allocate(size: int) -> tuple[Tensor, str]:
-    """(size,) uint8 in memory if half of what is free suffices for all processes here, else in a temporary file.
-
-    Ordinary memory, not /dev/shm, which containers limit to 64 MB: forked workers see the same pages all the same.
-    """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate; each has its own
-    if size * processes <= psutil.virtual_memory().available // 2:
-        return torch.empty(size, dtype=torch.uint8), "memory"
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if size > free:  # said here, because writing into a mapped file on a full disk kills the process
-        raise ValueError(
-            f"the images need {size * processes / 1e9:.1f} GB, too much for the memory, and {folder} has only "
-            f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or train at a smaller size"
-        )
-    with tempfile.NamedTemporaryFile(prefix="detseg-images-", delete=os.name != "nt") as file:
-        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(max(1, size),))), folder
-
-
-class DetectionDataset:
-    """Samples of an annotated dataset, by position.
+class ImageDataset(Generic[Set]):
+    """The images of an annotated set by position, read once and kept resized (`detseg.data.cache`).
 
     Args:
-        annotations: the images and their objects.
-        long_side: of the cached images, in pixels; packed ones have the size they were packed with.
+        annotations: the images and what is known of them.
+        long_side: of the kept images, in pixels; packed ones have the size they were packed with.
         track: shows progress while images are read.
+        short_side: the least one of kept images, in pixels; their long side is at most twice `long_side`.
     """
 
-    def __init__(self, annotations: Annotations, long_side: int, track: Track | None = None) -> None:
+    def __init__(self, annotations: Set, long_side: int, track: Track | None = None, *, short_side: int = 0) -> None:
         self.annotations = annotations
-        self.images = images_of(annotations, long_side, track)
+        self.images = images_of(annotations, long_side, track, short_side=short_side)
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+
+class DetectionDataset(ImageDataset[Annotations]):
+    """Samples of images with boxes, and with instance masks if they are asked for.
+
+    Args:
+        annotations, long_side, track: as of `ImageDataset`.
+        masks: draw the polygons and run lengths of a sample's objects, see `draw_objects`.
+
+    Raises:
+        AnnotationError: masks are asked for, and objects have boxes only.
+    """
+
+    def __init__(
+        self, annotations: Annotations, long_side: int, track: Track | None = None, *, masks: bool = False
+    ) -> None:
+        if masks and annotations.segments is None and len(annotations.ids):
+            raise AnnotationError(
+                f"{annotations.source}: has boxes but no masks; give a file with polygons or run lengths "
+                "('segmentation'; packed files keep none)"
+            )
+        super().__init__(annotations, long_side, track)
+        self.masks = masks
 
     def __getitem__(self, index: int) -> Sample:
         """The image with its boxes in the kept image's pixels; the image may be a view into the cache."""
@@ -217,7 +73,44 @@ class DetectionDataset:
             (self.annotations.boxes[objects] * scale).astype(np.float32),
             self.annotations.labels[objects].astype(np.int64),
             self.annotations.iscrowd[objects],
+            masks=draw_objects(self.annotations, index, (image.shape[1], image.shape[0])) if self.masks else None,
         )
+
+
+class SegmentationDataset(ImageDataset[SemanticMasks]):
+    """Samples of images with semantic masks, without boxes; arguments as of `ImageDataset`."""
+
+    def __init__(self, annotations: SemanticMasks, long_side: int, track: Track | None = None) -> None:
+        super().__init__(annotations, long_side, track)
+        pack = annotations.pack
+        self.masks = MaskCache(annotations, long_side, track) if pack is None else PackedMasks(*pack)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The image and its mask; they may be views into the caches."""
+        return Sample(
+            self.images[index],
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.bool_),
+            self.masks[index],
+        )
+
+
+class ClassificationDataset(ImageDataset[LabelledImages]):
+    """(image, label) by position; arguments as of `ImageDataset`.
+
+    To cut crops of `size` from them, images need to be larger: a `long_side` of 1.5 times `size` leaves images of 4 : 3
+    a short side of 256 for crops of 224.
+    """
+
+    @property
+    def labelled(self) -> LabelledImages:
+        """The images and their classes."""
+        return self.annotations
+
+    def __getitem__(self, index: int) -> LabelledSample:
+        """The image (H, W, 3) uint8, a view into the cache, and its label."""
+        return self.images[index], int(self.annotations.labels[index])
 
 
 def scaled_sizes(data: Annotations, long_side: int) -> NDArray[np.float64]:
@@ -228,15 +121,37 @@ def scaled_sizes(data: Annotations, long_side: int) -> NDArray[np.float64]:
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Samples of one size to images (N, 3, H, W) uint8 and a target dict for each."""
-    # Stacked as NHWC and viewed as NCHW: the layout convolutions on CPUs like best, without a copy.
-    images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
-    targets = [
-        {
-            "boxes": torch.from_numpy(s.boxes),
-            "labels": torch.from_numpy(s.labels),
-            "iscrowd": torch.from_numpy(s.iscrowd),
+    """Samples of one size to images (N, 3, H, W) uint8 and target dicts, with `masks` where samples have them."""
+    targets = []
+    for sample in samples:
+        target = {
+            "boxes": torch.from_numpy(sample.boxes),
+            "labels": torch.from_numpy(sample.labels),
+            "iscrowd": torch.from_numpy(sample.iscrowd),
         }
-        for s in samples
-    ]
-    return images, targets
+        if sample.masks is not None:
+            target["masks"] = torch.from_numpy(sample.masks)
+        targets.append(target)
+    return _stacked([sample.image for sample in samples]), targets
+
+
+def collate_masks(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Samples of one size to images (N, 3, H, W) uint8 and semantic masks (N, H, W) uint8.
+
+    Raises:
+        ValueError: a sample has no mask.
+    """
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    if len(masks) < len(samples):
+        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no mask")
+    return _stacked([sample.image for sample in samples]), torch.from_numpy(np.stack(masks))
+
+
+def collate_labels(samples: Sequence[LabelledSample]) -> tuple[Tensor, Tensor]:
+    """Samples of one size to images (N, 3, H, W) uint8 and labels (N,) int64."""
+    return _stacked([image for image, _ in samples]), torch.tensor([label for _, label in samples], dtype=torch.int64)
+
+
+def _stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    # Stacked as NHWC and viewed as NCHW: the layout convolutions on CPUs like best, without a copy.
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

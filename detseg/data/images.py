@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import io
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
-
-from detseg.data.opening import open_image
 
 Image = NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
+MAX_PIXELS = 2**30  # as many as OpenCV decodes
+
+# Pillow takes more than 179 million pixels for an attack, and aerial images and slides have as many. The limit is one
+# of the whole process; it is raised once, since images are read in several threads. No limit at all stays none.
+if PIL.Image.MAX_IMAGE_PIXELS is not None:
+    PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
+
+
+def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
+    """`PIL.Image.open` for images of up to `MAX_PIXELS`.
+
+    Raises:
+        ValueError: it has more.
+        OSError: and whatever else Pillow raises, for files that are missing or no images.
+    """
+    too_large = f"it has more than {MAX_PIXELS} pixels, the most that can be read; cut it into several images"
+    try:
+        image = PIL.Image.open(source)
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(too_large) from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(too_large)
+    return image
 
 
 def read_image(path: str | Path) -> Image:
@@ -36,22 +59,41 @@ def read_image(path: str | Path) -> Image:
     return _upright(_to_rgb(pixels, path), orientation)
 
 
+def read_sized_image(path: str | Path, size: Sequence[int]) -> Image:
+    """`read_image`, of an image that is said to have a size (width, height); zeros where that is not known.
+
+    Raises:
+        ValueError: the image cannot be read, or has another size. The message names it.
+    """
+    image = read_image(path)
+    if min(size) > 0 and image.shape[:2] != (size[1], size[0]):
+        raise ValueError(
+            f"{path}: the image is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
+            f"{size[0]}x{size[1]}; correct the size in the annotation file or the image"
+        )
+    return image
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the image as `read_image` returns it, from the file's header only.
 
     Raises:
         ValueError: the file is missing or is no image. The message names it.
     """
-    (width, height), orientation, _ = _header(path, path)
-    return (height, width) if orientation >= 5 else (width, height)
+    return _header(path, path).size
 
 
 class ImageInfo(NamedTuple):
-    """What an image's header says: size as `read_image` returns it, size as stored, EXIF orientation."""
+    """What an image's header says."""
 
-    size: tuple[int, int]  # width, height
-    stored_size: tuple[int, int]
-    orientation: int
+    stored_size: tuple[int, int]  # width, height
+    orientation: int  # of EXIF, 1..8
+    misread: bool  # OpenCV reads what is transparent wrongly
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as `read_image` returns them."""
+        return self.stored_size[::-1] if self.orientation >= 5 else self.stored_size
 
 
 def inspect_image(path: str | Path) -> ImageInfo:
@@ -60,13 +102,12 @@ def inspect_image(path: str | Path) -> ImageInfo:
     Raises:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
-    (width, height), orientation, _ = _header(path, path)
+    header = _header(path, path)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = _has_end_mark(data)
     if not whole:
         read_image(path)
-    size = (height, width) if orientation >= 5 else (width, height)
-    return ImageInfo(size, (width, height), orientation)
+    return header
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -76,28 +117,20 @@ def _read_bytes(path: str | Path) -> bytes:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
 
 
-class _Header(NamedTuple):
-    """Stored size, EXIF orientation 1..8, and whether OpenCV reads what is transparent wrongly."""
-
-    size: tuple[int, int]  # width, height
-    orientation: int
-    misread: bool
-
-
-def _header(source: bytes | str | Path, path: str | Path) -> _Header:
+def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
     try:
         with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             transparent = image.has_transparency_data
             if image.format == "TIFF":  # Pillow and OpenCV both turn TIFF images by themselves
                 # OpenCV leaves out the alpha of grey TIFF images and multiplies colours by theirs.
-                return _Header(image.size, 1, transparent)
+                return ImageInfo(image.size, 1, transparent)
             orientation = image.getexif().get(ORIENTATION, 1)
             # OpenCV knows of no grey level that is transparent.
             misread = transparent and image.mode in ("1", "L")
-            return _Header(image.size, orientation if orientation in range(1, 9) else 1, misread)
+            return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
-    except UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
+    except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
         raise ValueError(f"{path}: not a readable image, or of an unknown format") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         raise ValueError(f"{path}: not a readable image: {error}") from error

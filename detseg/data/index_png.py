@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from detseg.data.annotations import AnnotationError
+from detseg.data.checks.problems import AnnotationError
 from detseg.data.colours import class_color
-from detseg.data.opening import open_image
+from detseg.data.images import open_image
 from detseg.data.sample import IGNORE
 from detseg.files import write_atomically
 
@@ -25,11 +25,7 @@ WHITISH = (224, 224, 224)
 
 
 class MaskError(AnnotationError):
-    """A mask that cannot be used.
-
-    Attributes:
-        what, remedy, kind: as in `detseg.data.Problem`.
-    """
+    """A mask that cannot be used; `what`, `remedy` and `kind` are as in `detseg.data.Problem`."""
 
     def __init__(self, path: str | Path, what: str, remedy: str, kind: str) -> None:
         super().__init__(f"{path}: {what} ({remedy})")

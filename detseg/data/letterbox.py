@@ -72,8 +72,8 @@ def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
 def resize_long_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Image (H, W, 3) resized so that its long side is `size` pixels.
 
-    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging. Returns the
-    input itself when nothing changes.
+    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging; the input itself when
+    nothing changes.
     """
     return resize_image(image, fitted_size(image.shape[1], image.shape[0], size))
 
@@ -88,55 +88,59 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Label map (H, W) resized to `size` = (width, height): each pixel gets the label under its centre.
-
-    Returns the input itself when nothing changes.
-    """
+    """Label map (H, W) resized to `size` = (width, height): each pixel gets the label under its centre."""
     if size == (mask.shape[1], mask.shape[0]):
         return mask
     # Not INTER_NEAREST, which looks at corners instead of centres and moves the map by half a pixel.
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
-def letterbox_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the image; 255 round it."""
+def letterbox_mask(mask: NDArray[np.uint8], size: int, outside: int = IGNORE) -> NDArray[np.uint8]:
+    """Label map (H, W) -> (size, size), lying as `letterbox_image` lays the image; `outside` around it."""
     height, width = mask.shape
-    box = Letterbox.fit(width, height, size)
     resized = resize_mask(mask, fitted_size(width, height, size))
-    out = np.full((size, size), IGNORE, np.uint8)
-    out[box.pad_y : box.pad_y + resized.shape[0], box.pad_x : box.pad_x + resized.shape[1]] = resized
-    return out
+    return _padded(resized, Letterbox.fit(width, height, size), size, outside)
 
 
 def letterbox_image(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Letterbox]:
     """Image (H, W, 3) of any shape -> (size, size, 3) with grey padding, and where it lies in it."""
-    height, width = image.shape[:2]
-    box = Letterbox.fit(width, height, size)
-    resized = resize_long_side(image, size)
-    new_height, new_width = resized.shape[:2]
-    out = np.full((size, size, 3), PADDING, np.uint8)
-    out[box.pad_y : box.pad_y + new_height, box.pad_x : box.pad_x + new_width] = resized
-    return out, box
+    box = Letterbox.fit(image.shape[1], image.shape[0], size)
+    return _padded(resize_long_side(image, size), box, size, PADDING), box
+
+
+def _padded(array: NDArray[np.uint8], box: Letterbox, size: int, value: int) -> NDArray[np.uint8]:
+    out = np.full((size, size, *array.shape[2:]), value, np.uint8)
+    out[box.pad_y : box.pad_y + array.shape[0], box.pad_x : box.pad_x + array.shape[1]] = array
+    return out
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError for a size, in pixels, that is none."""
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
 
 
 class EvalTransform:
     """Letterbox a sample: `sample, letterbox = EvalTransform(320)(sample)`; no randomness, no box dropped.
 
-    The letterbox maps detections back to the pixels of the image that was given. For an image that was
-    resized before with `resize_long_side` (by a cache), `Letterbox.fit(original_width, original_height,
-    size)` maps to the original: both round alike.
+    The letterbox maps detections back to the image that was given; of one that a cache resized before, `Letterbox.fit`
+    of the original's size maps to the original: both round alike.
     """
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {size}")
+        check_size(size)
         self.size = size
 
     def __call__(self, sample: Sample) -> tuple[Sample, Letterbox]:
-        """Returns the sample in the square (boxes clipped to the image, its mask 255 outside) and its letterbox."""
+        """Returns the sample in the square (boxes clipped to the image, masks 255 or 0 outside) and its letterbox."""
         image, box = letterbox_image(sample.image, self.size)
         width, height = fitted_size(*sample.size, self.size)
         low = np.array([box.pad_x, box.pad_y] * 2, np.float32)
         boxes = np.clip(box.to_square(sample.boxes), low, low + np.array([width, height] * 2, np.float32))
         mask = None if sample.mask is None else letterbox_mask(sample.mask, self.size)
-        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask), box
+        masks = None
+        if sample.masks is not None:
+            masks = np.zeros((len(sample.masks), self.size, self.size), np.uint8)
+            for placed, one in zip(masks, sample.masks, strict=True):
+                placed[:] = letterbox_mask(one, self.size, outside=0)
+        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask, masks=masks), box

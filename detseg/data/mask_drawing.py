@@ -1,4 +1,4 @@
-"""Draws the outlines of objects into one map of classes."""
+"""Draws the polygons and run lengths of objects: into one map of classes, or each into a mask of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.index_png import MaskError
+from detseg.data.letterbox import resize_mask
 from detseg.data.sample import IGNORE
 
 
@@ -17,7 +18,7 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
     """The class of every pixel (H, W) of image `index`; an object with label k gets `first_label` + k.
 
     Pixels of no object are 0. Where objects overlap, the one with the smaller area is on top (of equal ones the
-    later): it would be hidden otherwise. Crowd regions, objects without an outline (their box) and objects of
+    later): it would be hidden otherwise. Crowd regions, objects without a polygon (their box) and objects of
     unknown category become 255, "ignore", as far as no other object covers them.
 
     Raises:
@@ -28,15 +29,12 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
     width, height = (int(side) for side in objects.sizes[index])
     labels = np.zeros((height, width), np.uint8, order="F")  # as pycocotools' masks lie in memory
     drawn: list[tuple[float, int, dict[str, Any]]] = []
-    for row in range(*objects.objects(index).indices(len(objects.ids))):
+    for row in _rows(objects, index):
         code = None if objects.segments is None else objects.segments.rle(row, height, width)
         if code is None:
-            _ignore_box(labels, objects.boxes[row])
+            labels[_pixels_of(objects.boxes[row])] = IGNORE
             continue
-        if code["size"] != [height, width]:
-            what = f"the mask of object {objects.ids[row]} is {code['size'][1]} x {code['size'][0]} pixels"
-            remedy = f"the image is {width} x {height}: correct or remove the mask"
-            raise MaskError(str(objects.paths[index]), what, remedy, "mask-size")
+        _check_size(objects, index, row, code)
         known = objects.labels[row] >= 0 and not objects.iscrowd[row]
         label = first_label + int(objects.labels[row]) if known else IGNORE
         drawn.append((-float(coco.area(code)) if known else -math.inf, label, code))
@@ -45,8 +43,51 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
     return np.ascontiguousarray(labels)
 
 
-def _ignore_box(labels: NDArray[np.uint8], box: NDArray[np.float64]) -> None:
-    """Mark the pixels whose centre lies in a box xyxy."""
-    if np.isfinite(box).all():
-        x1, y1, x2, y2 = np.ceil(np.maximum(box, 0) - 0.5).astype(np.int64)
-        labels[y1:y2, x1:x2] = IGNORE
+def draw_objects(objects: Annotations, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The masks (M, H, W) of the objects of image `index`, 1 inside, when it is resized to `size` = (width, height).
+
+    Polygons are scaled and then drawn; run-length masks are resized, each pixel taking the value under its centre. An
+    object without either is its box.
+
+    Raises:
+        MaskError: a run-length mask has another size than the image.
+    """
+    from pycocotools import mask as coco
+
+    width, height = size
+    scale = np.array(size) / objects.sizes[index]
+    rows = _rows(objects, index)
+    masks = np.zeros((len(rows), height, width), np.uint8)
+    for mask, row in zip(masks, rows, strict=True):
+        segments = objects.segments
+        if segments is not None and segments.has_rle[row]:
+            code = segments.rle(row, 0, 0)
+            assert code is not None
+            _check_size(objects, index, row, code)
+            mask[:] = resize_mask(np.ascontiguousarray(coco.decode(code)), size)
+        elif segments is not None and (polygons := segments.polygons(row)):
+            flat = [(polygon * scale).ravel().tolist() for polygon in polygons]
+            mask[:] = coco.decode(coco.merge(coco.frPyObjects(flat, height, width)))
+        else:
+            mask[_pixels_of(objects.boxes[row] * np.tile(scale, 2))] = 1
+    return masks
+
+
+def _rows(objects: Annotations, index: int) -> range:
+    return range(*objects.objects(index).indices(len(objects.ids)))
+
+
+def _check_size(objects: Annotations, index: int, row: int, code: dict[str, Any]) -> None:
+    width, height = objects.sizes[index].tolist()
+    if code["size"] != [height, width]:
+        what = f"the mask of object {objects.ids[row]} is {code['size'][1]} x {code['size'][0]} pixels"
+        remedy = f"the image is {width} x {height}: correct or remove the mask"
+        raise MaskError(str(objects.paths[index]), what, remedy, "mask-size")
+
+
+def _pixels_of(box: NDArray[np.float64]) -> tuple[slice, slice]:
+    """The rows and columns of the pixels whose centre lies in a box xyxy; none if it is not finite."""
+    if not np.isfinite(box).all():
+        return slice(0, 0), slice(0, 0)
+    x1, y1, x2, y2 = np.ceil(np.maximum(box, 0) - 0.5).astype(np.int64).tolist()
+    return slice(y1, y2), slice(x1, x2)

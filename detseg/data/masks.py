@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from detseg.data.annotations import (
-    AnnotationError,
-    Annotations,
-    Category,
-    Problem,
-    category_difference,
-    match_categories,
-)
+from detseg.data.annotations import Annotations
+from detseg.data.base import Category, ImageSet
+from detseg.data.checks.problems import AnnotationError
 from detseg.data.images import inspect_image
 from detseg.data.index_png import MaskError, is_background, read_index_image
 from detseg.data.mask_drawing import draw_labels
-from detseg.data.pack.packed import OriginalMasks
-from detseg.data.pack.rows import PackRows, take_rows
+from detseg.data.pack.reader import OriginalMasks
 from detseg.data.sample import IGNORE
 
 BACKGROUND = "background"
 MAX_VALUE = 65535  # in a 16-bit file
 
 
-@dataclass(frozen=True, eq=False)
-class SemanticMasks:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SemanticMasks(ImageSet):
     """A whole split: N images, each with a map of K classes.
 
     Labels count 0..K-1 in the order of `categories`, 255 is "ignore". A category's id is its value in the mask
-    files, or, for masks that are drawn from outlines, the id its objects have. Masks are read or drawn when
-    asked for.
+    files, or, for masks that are drawn from polygons, the id its objects have. Masks are read or drawn when
+    asked for; they come from `mask_paths`, `objects` or `pack`, one of the three.
     """
 
-    categories: tuple[Category, ...]
-    image_ids: NDArray[np.int64]  # (N,)
-    paths: NDArray[np.str_]  # (N,) the images, ready to open; of a packed set the names they had
-    sizes: NDArray[np.int32]  # (N, 2) width, height of the upright image; 0 where unknown
     mask_paths: NDArray[np.str_] | None = None  # (N,) the label maps
     ignore_values: tuple[int, ...] = (IGNORE,)  # values in these files that mean "ignore"
-    objects: Annotations | None = None  # or the outlines that masks are drawn from
-    pack: PackRows | None = None  # or the packed file that images and masks are in
-    source: str = ""  # the file or folder it was read from
+    objects: Annotations | None = None  # whose polygons are drawn
 
     def __post_init__(self) -> None:
-        images = len(self.image_ids)
-        for name, shape in {"paths": (images,), "sizes": (images, 2), "mask_paths": (images,)}.items():
-            array = getattr(self, name)
-            if array is not None and array.shape != shape:
-                raise ValueError(f"SemanticMasks.{name} has shape {array.shape}, expected {shape}")
-        if self.pack is not None and len(self.pack.rows) != images:
-            raise ValueError(f"SemanticMasks.pack has {len(self.pack.rows)} rows, expected {images}")
+        super().__post_init__()
+        self._require_shapes(mask_paths=(len(self),))
         if sum(origin is not None for origin in (self.mask_paths, self.objects, self.pack)) != 1:
             raise ValueError("SemanticMasks needs mask_paths, objects or pack, one of the three")
         if not 1 <= len(self.categories) <= IGNORE:
@@ -65,18 +48,18 @@ class SemanticMasks:
 
     @classmethod
     def from_annotations(cls, annotations: Annotations) -> SemanticMasks:
-        """Masks drawn from the outlines of objects, see `detseg.data.mask_drawing.draw_labels`.
+        """Masks drawn from the polygons or run lengths of objects, see `detseg.data.mask_drawing.draw_labels`.
 
         Label 0 is the background, the dataset's categories follow; if its first category is named "background",
         that one is label 0.
 
         Raises:
-            AnnotationError: no object has an outline.
+            AnnotationError: objects have boxes only.
         """
         segments = annotations.segments
         if segments is None and (~annotations.iscrowd).any():
             raise AnnotationError(
-                f"{annotations.source}: its {len(annotations.ids)} objects have boxes but no outlines, so there are no "
+                f"{annotations.source}: its {len(annotations.ids)} objects have boxes but no polygons, so there are no "
                 "masks to draw. Give a file with polygons or run lengths ('segmentation'), or a folder with masks/"
             )
         categories = annotations.categories
@@ -92,21 +75,14 @@ class SemanticMasks:
             source=annotations.source,
         )
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
     def __repr__(self) -> str:
         return f"SemanticMasks({len(self)} images, {len(self.categories)} classes, source={self.source!r})"
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names in label order."""
-        return tuple(category.name for category in self.categories)
-
-    @property
-    def label_files(self) -> NDArray[np.str_] | None:
-        """The mask files, by the name that `Annotations` has for the images' own annotation files."""
-        return self.mask_paths if self.objects is None else self.objects.label_files
+    def file_of(self, image: int) -> str:
+        """The mask of the image at a position, or the file with its objects."""
+        if self.objects is not None:
+            return self.objects.file_of(image)
+        return self.source if self.mask_paths is None else str(self.mask_paths[image])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The class of every pixel (H, W) of image `index`: 0..K-1, or 255 for "ignore".
@@ -150,7 +126,7 @@ class SemanticMasks:
         if shape == (width, height):
             try:
                 info = inspect_image(image)
-            except ValueError:  # told when the image is checked
+            except ValueError:  # reported when the image is checked
                 info = None
             if info is not None and info.stored_size == (shape[1], shape[0]):
                 what += f" once turned upright (EXIF orientation {info.orientation}): drawn on the unturned pixels"
@@ -168,54 +144,20 @@ class SemanticMasks:
         remedy = f"the classes have the values {listed}: add to the list of classes, or correct the mask"
         return MaskError(path, what, remedy, "mask-values")
 
-    def subset(self, indices: ArrayLike) -> SemanticMasks:
-        """The images at these positions (integers, or a boolean mask over all), in that order."""
-        chosen = np.asarray(indices)
-        chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
-        if len(chosen) and not -len(self) <= chosen.min() <= chosen.max() < len(self):
-            raise IndexError(f"image positions must lie in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
-        return replace(
-            self,
-            image_ids=self.image_ids[chosen],
-            paths=self.paths[chosen],
-            sizes=self.sizes[chosen],
-            mask_paths=None if self.mask_paths is None else self.mask_paths[chosen],
-            objects=None if self.objects is None else self.objects.subset(chosen),
-            pack=take_rows(self.pack, chosen),
-        )
+    def _take(self, chosen: NDArray[np.int64]) -> dict[str, Any]:
+        return super()._take(chosen) | {
+            "mask_paths": None if self.mask_paths is None else self.mask_paths[chosen],
+            "objects": None if self.objects is None else self.objects.subset(chosen),
+        }
 
-    def validate(self, check_images: bool = True, other: SemanticMasks | None = None) -> list[Problem]:
-        """Every problem of this set; see `detseg.data.checks.mask_checks.validate_masks`."""
-        from detseg.data.checks.mask_checks import validate_masks
-
-        return validate_masks(self, check_images=check_images, other=other)
-
-    def repair(self, problems: Iterable[Problem]) -> tuple[SemanticMasks, list[str]]:
-        """Without the images that cannot be used; see `detseg.data.checks.mask_checks.repair_masks`."""
-        from detseg.data.checks.mask_checks import repair_masks
-
-        return repair_masks(self, problems)
-
-
-def match_mask_categories(reference: Sequence[Category], masks: SemanticMasks) -> SemanticMasks:
-    """Give `masks` the class order of `reference`, so that equal labels mean equal things.
-
-    Raises:
-        AnnotationError: the two lists differ in more than their order; the message names the difference.
-    """
-    wanted = tuple(reference)
-    if wanted == masks.categories:
-        return masks
-    if set(wanted) != set(masks.categories) or len(wanted) != len(masks.categories):
-        raise AnnotationError(category_difference(wanted, masks.categories, masks.source))
-    if masks.pack is not None:
-        before = np.arange(IGNORE + 1) if masks.pack.labels is None else masks.pack.labels
-        now = np.array([wanted.index(category) for category in masks.categories], np.uint8)
-        labels = np.where(before < len(now), now[np.minimum(before, len(now) - 1)], before).astype(np.uint8)
-        return replace(masks, categories=wanted, pack=masks.pack._replace(labels=labels))
-    if masks.objects is None:
-        return replace(masks, categories=wanted)
-    added = len(wanted) - len(masks.objects.categories)  # the background, if it is not one of theirs
-    if wanted[:added] != masks.categories[:added]:
-        raise AnnotationError(f"{masks.source}: label 0 of masks drawn from outlines is {masks.categories[0]}")
-    return replace(masks, categories=wanted, objects=match_categories(wanted[added:], masks.objects))
+    def _relabel(self, categories: tuple[Category, ...], table: NDArray[np.int64]) -> SemanticMasks:
+        if self.pack is not None:
+            before = np.arange(IGNORE + 1) if self.pack.labels is None else self.pack.labels
+            labels = np.where(before < len(table), table[np.minimum(before, len(table) - 1)], before).astype(np.uint8)
+            return replace(self, categories=categories, pack=self.pack._replace(labels=labels))
+        if self.objects is None:
+            return replace(self, categories=categories)
+        added = len(categories) - len(self.objects.categories)  # the background, if it is not one of theirs
+        if categories[:added] != self.categories[:added]:
+            raise AnnotationError(f"{self.source}: label 0 of masks drawn from polygons is {self.categories[0]}")
+        return replace(self, categories=categories, objects=self.objects.match(categories[added:]))

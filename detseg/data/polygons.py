@@ -1,4 +1,4 @@
-"""Outlines of objects (polygons and run-length masks) held in a few flat arrays, not in Python objects."""
+"""Masks of objects (polygons and run lengths) held in a few flat arrays, not in Python objects."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Offsets = NDArray[np.int64]
-FAR = 1e6  # no point of an outline lies so far out
+FAR = 1e6  # no point of a polygon lies so far out
 
 
 def expand_ranges(offsets: Offsets, indices: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Offsets]:
-    """List the members of some groups of a flat array.
+    """The members of the groups `indices` (K,) of a flat array, group after group, and their offsets (K + 1,).
 
-    Args:
-        offsets: (G + 1,), group g owns members offsets[g] up to offsets[g + 1].
-        indices: (K,), the groups wanted, in any order, repeats allowed.
-
-    Returns:
-        The members' positions, group after group, and the new offsets (K + 1,).
+    Group g owns the members offsets[g] up to offsets[g + 1].
     """
     counts = offsets[indices + 1] - offsets[indices]
     new_offsets = _offsets(counts)
@@ -34,7 +29,7 @@ def expand_ranges(offsets: Offsets, indices: NDArray[np.integer[Any]]) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Outlines of M objects. An object has polygons, or one run-length mask, or nothing.
+    """Masks of M objects. An object has polygons, or one run-length mask, or nothing.
 
     Object i owns polygons `polygon_offsets[i]:polygon_offsets[i + 1]`, polygon p owns points
     `point_offsets[p]:point_offsets[p + 1]`, and the compressed COCO run lengths of object i are
@@ -68,7 +63,7 @@ class Segments:
         return [self.points[a:b] for a, b in pairwise(bounds)]
 
     def rle(self, index: int, height: int, width: int) -> dict[str, Any] | None:
-        """The mask of one object as a compressed COCO RLE (`size`, `counts` as bytes); None without outline.
+        """The mask of one object as a compressed COCO RLE (`size`, `counts` as bytes); None if it has neither.
 
         Polygons are drawn on an image of `height` x `width`; a stored mask comes back in its own size.
         """
@@ -85,7 +80,7 @@ class Segments:
         return dict(mask.merge(drawn))
 
     def take(self, indices: NDArray[np.integer[Any]]) -> Segments:
-        """The outlines of the objects `indices` (K,), in that order."""
+        """The masks of the objects `indices` (K,), in that order."""
         polygons, polygon_offsets = expand_ranges(self.polygon_offsets, indices)
         points, point_offsets = expand_ranges(self.point_offsets, polygons)
         runs, rle_offsets = expand_ranges(self.rle_offsets, indices)
@@ -99,7 +94,7 @@ class Segments:
         )
 
     def without(self, removed: NDArray[np.bool_]) -> Segments:
-        """The same objects, those in `removed` (M,) without their outline."""
+        """The same objects, those in `removed` (M,) without their mask."""
         kept = np.flatnonzero(~removed)
         thinned = self.take(kept)
         polygon_counts, rle_counts = np.diff(self.polygon_offsets), np.diff(self.rle_offsets)
@@ -121,7 +116,7 @@ def can_be_drawn(polygon: Sequence[float]) -> bool:
 
 
 class SegmentsBuilder:
-    """Collects outlines one object after another and turns them into `Segments`."""
+    """Collects masks one object after another and turns them into `Segments`."""
 
     def __init__(self) -> None:
         self._objects = 0
@@ -134,7 +129,7 @@ class SegmentsBuilder:
         self._rle_sizes = array("i")
 
     def add_polygons(self, polygons: Iterable[Sequence[float]]) -> None:
-        """Add an object outlined by polygons, each a flat sequence x1, y1, x2, y2, ..."""
+        """Add an object drawn by polygons, each a flat sequence x1, y1, x2, y2, ..."""
         for polygon in polygons:
             self._points.extend(polygon)
             self._point_counts.append(len(polygon) // 2)
@@ -159,11 +154,11 @@ class SegmentsBuilder:
         self._objects += 1
 
     def add_nothing(self, objects: int = 1) -> None:
-        """Add objects without outline."""
+        """Add objects without a mask."""
         self._objects += objects
 
     def build(self) -> Segments | None:
-        """The collected outlines; None if no object had any."""
+        """The collected masks; None if no object had any."""
         if not self._polygon_owners and not self._rle_owners:
             return None
         polygon_owners = np.array(self._polygon_owners, dtype=np.int64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ class Sample:
         labels: int64 (M,), 0..K-1.
         iscrowd: bool (M,); True means "ignore here", neither object nor background.
         mask: uint8 (H, W), the class of every pixel, 255 where it is not known; None without such masks.
+        masks: uint8 (M, H, W), 1 where an object is, one for each box; None without such masks.
     """
 
     image: NDArray[np.uint8]
@@ -31,11 +34,33 @@ class Sample:
     labels: NDArray[np.int64]
     iscrowd: NDArray[np.bool_]
     mask: NDArray[np.uint8] | None = None
+    masks: NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the image."""
         return self.image.shape[1], self.image.shape[0]
+
+
+def join_masks(samples: Sequence[Sample]) -> NDArray[np.uint8] | None:
+    """The instance masks of several samples of one size, one after another; None if they have none.
+
+    Raises:
+        ValueError: some have masks and others have not.
+    """
+    masks = [sample.masks for sample in samples if sample.masks is not None]
+    if masks and len(masks) < len(samples):
+        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no instance masks")
+    return np.concatenate(masks) if masks else None
+
+
+class Kept(NamedTuple):
+    """What `clip_and_filter` left of M objects."""
+
+    boxes: NDArray[np.float32]  # (k, 4)
+    labels: NDArray[np.int64]  # (k,)
+    iscrowd: NDArray[np.bool_]  # (k,)
+    rows: NDArray[np.int64]  # (k,) their positions before
 
 
 def clip_and_filter(
@@ -46,8 +71,8 @@ def clip_and_filter(
     *,
     min_visible: float = 0.3,
     min_side: float = 2.0,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Clip boxes (M, 4) to a window and ignore what can no longer be learnt; order is kept.
+) -> Kept:
+    """Clip boxes (M, 4) to a window and ignore what can no longer be learnt; order is kept, arrays are new.
 
     The visible share of a box is its area inside the window over its whole area.
 
@@ -58,25 +83,20 @@ def clip_and_filter(
     - dropped is only that of which nothing is visible.
 
     Args:
-        boxes: (M, 4) xyxy in window pixels, may reach outside.
-        labels: (M,).
-        iscrowd: (M,).
+        boxes, labels, iscrowd: of M objects; boxes xyxy in window pixels, may reach outside.
         size: (width, height) of the window; its top-left corner is (0, 0).
         min_visible: share in [0, 1] that must remain.
         min_side: pixels.
-
-    Returns:
-        boxes float32 (k, 4), labels (k,), iscrowd (k,), as new arrays.
     """
     if len(boxes) == 0:
-        return np.zeros((0, 4), np.float32), labels[:0].copy(), iscrowd[:0].copy()
+        return Kept(np.zeros((0, 4), np.float32), labels[:0].copy(), iscrowd[:0].copy(), np.zeros(0, np.int64))
     corner = np.array([*size, *size], boxes.dtype)
     clipped = np.clip(boxes, 0, corner)
     sides = clipped[:, 2:] - clipped[:, :2]
     full = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
     share = sides.prod(axis=1) / np.maximum(full, np.finfo(np.float32).tiny)
     shortest = sides.min(axis=1)
-    keep = shortest > 0
+    rows = np.flatnonzero(shortest > 0)
     # 1e-6: an uncropped box must pass min_visible=1 in spite of rounding.
     crowd = iscrowd | (share < min_visible - 1e-6) | (shortest < min_side)
-    return clipped[keep].astype(np.float32), labels[keep], crowd[keep]
+    return Kept(clipped[rows].astype(np.float32), labels[rows], crowd[rows], rows)

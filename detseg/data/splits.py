@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError
-from detseg.data.checks.annotation_checks import Images, equal_images
+from detseg.data.base import ImageSet
+from detseg.data.checks.image_checks import equal_images
+from detseg.data.checks.problems import AnnotationError
 from detseg.data.labels import divide
 
 Set = TypeVar("Set", bound=Any)
@@ -44,7 +45,7 @@ def only_set(path: Path, sources: Mapping[str, Callable[[], Set]]) -> Set:
     return sources[names[0]]()
 
 
-def _first_of_equals(data: Images) -> NDArray[np.int64]:
+def _first_of_equals(data: ImageSet) -> NDArray[np.int64]:
     """(N,) the position of the first image that each is equal to: its own, mostly."""
     first = np.arange(len(data.paths))
     for group in equal_images(data):

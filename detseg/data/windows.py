@@ -10,9 +10,7 @@ better. It is the latter that make the peak over an object sharp (Sermanet et al
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +20,11 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.augment.geometry import warp_image
-from detseg.data.crops import Track, tracked, write_jpeg
+from detseg.data.base import Track, refuse_pack
+from detseg.data.crops import map_images, require_boxes, write_jpeg
 from detseg.data.formats.coco_writer import write_coco
 from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
-from detseg.data.pack.rows import refuse_pack
 
 # The largest share of a window that its object takes: in one of 128 pixels with a stride of 32, an object that lies
 # half a step off the middle is just seen whole.
@@ -150,10 +148,9 @@ def choose_windows(
         boxes: (M, 4) xyxy of all objects, pixels.
         crowds: (C, 4) boxes that no background is cut from.
         size: (width, height) of the image.
-        grid: size and steps of the windows.
+        grid, per_object, background: as in `windows_of`.
         rng: of all that is random.
         centred: positions of the objects that windows are to be cut for.
-        per_object, background: as in `windows_of`.
     """
     windows = [grid.around(boxes[i], rng.uniform(-1, 1, 3)) for i in np.repeat(centred, per_object)]
     # Among many alike a neighbour may fit better than the one the window was meant for.
@@ -222,20 +219,17 @@ def windows_of(
     seed gives the same windows.
 
     Args:
-        annotations: the images and their boxes.
-        folder: to write to.
-        split: name of the set: "train", "val", …
+        annotations, folder, split: the images and their boxes; where to write to; "train", "val", …
         grid: size and steps of the windows.
         per_object: windows for each object; crowd or difficult ones get none, and no background is cut from them.
         background: windows without an object for each window with one, and one more in every image; half of them
             are near misses, the others lie anywhere. With 0 there are none.
         min_side: of objects, pixels; those with a shorter side get no windows.
         seed: of all that is random.
-        track: shows progress over images, see `detseg.data.dataset.Track`.
+        track: shows progress over images.
 
     Raises:
-        ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box;
-            the message names it.
+        ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box.
     """
     grid = grid or WindowGrid()
     if per_object < 1 or min_side < 1 or not 0 <= background <= 100:
@@ -250,7 +244,7 @@ def windows_of(
 
     def cut(image: int) -> _Cut:
         rows = np.arange(annotations.offsets[image], annotations.offsets[image + 1])
-        _require_boxes(annotations, image, rows)
+        require_boxes(annotations, image)
         crowds, rows = rows[annotations.iscrowd[rows]], rows[~annotations.iscrowd[rows]]
         boxes = annotations.boxes[rows]
         size = (int(annotations.sizes[image, 0]), int(annotations.sizes[image, 1]))
@@ -268,9 +262,7 @@ def windows_of(
         wanted = grid.long_side(boxes[centred], size)
         return _Cut(paths, chosen.windows, owners, len(rows) - len(centred), len(crowds), wanted)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(cut, range(len(annotations)))
-        cuts = list(done if track is None else tracked(done, len(annotations), track))
+    cuts = map_images(cut, len(annotations), track)
     written = _annotations(annotations, cuts, grid.size)
     write_coco(written, Path(folder) / f"{split}.json")
     wanted = np.concatenate([np.zeros(0), *(cut.long_sides for cut in cuts)])
@@ -294,13 +286,6 @@ class _Cut(NamedTuple):
     small: int
     crowds: int
     long_sides: NDArray[np.float64]  # as `WindowGrid.long_side`, of the objects that have windows
-
-
-def _require_boxes(annotations: Annotations, image: int, rows: NDArray[np.int64]) -> None:
-    fine = np.isfinite(annotations.boxes[rows]).all(1) & (annotations.labels[rows] >= 0)
-    if not fine.all():
-        number = annotations.ids[rows[~fine][0]]
-        raise ValueError(f"{annotations.paths[image]}: object {number} has no class or no finite box; repair the data")
 
 
 def _annotations(source: Annotations, cuts: Sequence[_Cut], size: int) -> Annotations:

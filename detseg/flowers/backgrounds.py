@@ -8,7 +8,7 @@ import numpy as np
 
 from detseg.flowers import canvas, shapes
 from detseg.flowers.canvas import Stream
-from detseg.flowers.shapes import Array, Colour, Light, mix, steps
+from detseg.flowers.shapes import Array, Colour, Light, Sprite, mix, steps
 
 # Seen from above (flowers look up at the viewer) or from the side (stems go down).
 FROM_ABOVE = ("grass", "soil", "leaves")
@@ -74,7 +74,11 @@ def _blades(
     tone = stream.uniforms(0, 1, count)[:, None, None]
     colours = mix(dark, bright, (0.55 * tone + 0.35 * t + 0.2 + 0.1 * side) * np.ones_like(px))
     mesh = shapes.grid_mesh(points, colours * (0.74 + 0.3 * depth[..., None] / 110))
-    sprite = shapes.render(mesh, light, (wide, high), clip=True, samples=samples)
+    _lay(image, shapes.render(mesh, light, (wide, high), clip=True, samples=samples))
+
+
+def _lay(image: Array, sprite: Sprite | None) -> None:
+    """Paste what was drawn, if anything, in place."""
     if sprite is not None:
         canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
 
@@ -86,18 +90,8 @@ def _grass(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     image = _ramp(base, dark, tuple(mix(dark, bright, 0.6)))
     number = size[0] * size[1] / (320 * 320 * unit * unit)
     for blur, count, wide in ((2, 260, 4.6), (1, 240, 4.2)):
-        length = (34 * unit, 85 * unit)
-        _blades(
-            stream,
-            image,
-            light,
-            int(count * number),
-            length,
-            (wide * unit, 1.7 * wide * unit),
-            dark,
-            bright,
-            0.55,
-        )
+        length, width = (34 * unit, 85 * unit), (wide * unit, 1.7 * wide * unit)
+        _blades(stream, image, light, int(count * number), length, width, dark, bright, 0.55)
         image = canvas.blur(image, max(blur, int(blur * unit)), 1)
     return image
 
@@ -114,17 +108,8 @@ def _soil(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     image = _ramp(_stretch(clods, 28), dark, bright)
     _pebbles(stream, image, light, unit, mix(dark, bright, 0.9))
     if stream.chance(0.6):
-        _blades(
-            stream,
-            image,
-            light,
-            stream.integer(6, 40),
-            (15 * unit, 45 * unit),
-            (2 * unit, 5 * unit),
-            (50, 80, 20),
-            (120, 160, 60),
-            0.2,
-        )
+        count, length, width = stream.integer(6, 40), (15 * unit, 45 * unit), (2 * unit, 5 * unit)
+        _blades(stream, image, light, count, length, width, (50, 80, 20), (120, 160, 60), 0.2)
     return canvas.blur(image, max(1, int(unit)), 1)
 
 
@@ -172,11 +157,8 @@ def _leaves(stream: Stream, size: tuple[int, int], light: Light) -> Array:
             curl=stream.uniforms(-0.16, 0.02, count),
             cup=stream.uniforms(0.1, 0.6, count),
         )
-        sprite = shapes.render(
-            mesh, light, size, stripes=shapes.LEAF_VEINS, shadow=4 * unit, clip=True, samples=1 + layer // 2
-        )
-        if sprite is not None:
-            canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
+        veins, samples = shapes.LEAF_VEINS, 1 + layer // 2
+        _lay(image, shapes.render(mesh, light, size, stripes=veins, shadow=4 * unit, clip=True, samples=samples))
         image = canvas.blur(image, max(1, int((3 - layer) * unit)), 1)
     return image
 
@@ -196,19 +178,9 @@ def _meadow(stream: Stream, size: tuple[int, int], light: Light) -> Array:
     image = canvas.blur(image, max(2, int(5 * unit)))
     pale, light_green = mix(dark, bright, 0.35), mix(dark, bright, 0.9)
     for share, count, long, wide, blur in ((0.12, 150, 40, 3.5, 2), (0.3, 90, 75, 5.5, 2)):
-        first = size[1] * (horizon + share)
-        _blades(
-            stream,
-            image,
-            light,
-            int(count * size[0] / (320 * unit)),
-            (0.6 * long * unit, long * unit),
-            (wide * unit, 1.5 * wide * unit),
-            tuple(pale),
-            tuple(light_green),
-            0.8,
-            first,
-        )
+        first, number = size[1] * (horizon + share), int(count * size[0] / (320 * unit))
+        length, width = (0.6 * long * unit, long * unit), (wide * unit, 1.5 * wide * unit)
+        _blades(stream, image, light, number, length, width, tuple(pale), tuple(light_green), 0.8, first)
         image = canvas.blur(image, max(1, int(blur * unit)), 1)
     return image
 
@@ -235,7 +207,7 @@ def _bokeh(stream: Stream, size: tuple[int, int], light: Light) -> Array:
         rim = np.stack([x + radius * shapes.cosine(angle), y + radius * shapes.sine(angle), 0 * angle], -1)
         middle = np.broadcast_to(np.array([x, y, 0.0]), rim.shape)
         disc = shapes.grid_mesh(np.stack([middle, rim])[None], mix(bright, glow, stream.uniform(0.2, 0.9)))
-        disc.normals = np.broadcast_to(np.array([0.0, 0.0, 1.0]), disc.normals.shape)
+        disc = disc._replace(normals=np.broadcast_to(np.array([0.0, 0.0, 1.0]), disc.normals.shape))
         sprite = shapes.render(disc, _FLAT, size, clip=True)
         if sprite is not None:
             strength = stream.integer(40, 120)

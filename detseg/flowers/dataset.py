@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from detseg.files import write_atomically
 from detseg.flowers.heads import SPECIES
 from detseg.flowers.scenes import FlowerScene, draw_scene
 
@@ -64,13 +65,13 @@ def write_flowers(
     _clear(folder)
     _write_json(folder / MARKER, {**settings, "complete": False})
     (folder / "images").mkdir(exist_ok=True)
-    records = {"train": _Records(), "val": _Records()}
+    contents = {split: _empty_coco() for split in ("train", "val")}
     for done, (split, name, scene) in enumerate(_drawn(folder, jobs, seed, size, workers), 1):
-        records[split].add(name, scene)
+        _add_to_coco(contents[split], name, scene)
         if progress is not None:
             progress(done, len(jobs))
-    for split, record in records.items():
-        _write_json(folder / f"{split}.json", record.coco())
+    for split, content in contents.items():
+        _write_json(folder / f"{split}.json", content)
     _write_json(folder / MARKER, {**settings, "complete": True})
     return folder
 
@@ -87,48 +88,38 @@ def _drawn(
         _write_jpeg(folder / "images" / name, scene)
         return split, name, scene
 
-    with ThreadPoolExecutor(workers or _cores()) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, len(jobs), 64):  # in pieces: finished scenes must not pile up in memory
             yield from pool.map(work, jobs[start : start + 64])
 
 
-def _cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _empty_coco() -> dict[str, Any]:
+    return {
+        "info": {"description": "detseg's embedded flower images (drawn, not photographed)"},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)],
+    }
 
 
-class _Records:
-    """The COCO records of one split, collected image by image."""
-
-    def __init__(self) -> None:
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-
-    def add(self, name: str, scene: FlowerScene) -> None:
-        height, width, _ = scene.image.shape
-        image_id = len(self.images) + 1
-        self.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for box, label, mask in zip(scene.boxes.tolist(), scene.labels.tolist(), scene.masks, strict=True):
-            code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-            self.annotations.append(
-                {
-                    "id": len(self.annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": label + 1,
-                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                    "area": int(mask.sum()),
-                    "iscrowd": 0,
-                    "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
-                }
-            )
-
-    def coco(self) -> dict[str, Any]:
-        return {
-            "info": {"description": "detseg's embedded flower images (drawn, not photographed)"},
-            "images": self.images,
-            "annotations": self.annotations,
-            "categories": [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)],
-        }
+def _add_to_coco(content: dict[str, Any], name: str, scene: FlowerScene) -> None:
+    """Append the records of one image, in place."""
+    images, annotations = content["images"], content["annotations"]
+    height, width, _ = scene.image.shape
+    images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+    for (x1, y1, x2, y2), label, mask in zip(scene.boxes.tolist(), scene.labels.tolist(), scene.masks, strict=True):
+        code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": len(images),
+                "category_id": label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
+            }
+        )
 
 
 def _write_jpeg(path: Path, scene: FlowerScene) -> None:
@@ -139,11 +130,7 @@ def _write_jpeg(path: Path, scene: FlowerScene) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write all or nothing: a stopped program leaves no half file under the real name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(content))
-    draft.replace(path)
+    write_atomically(path, json.dumps(content))
 
 
 def _is_complete(folder: Path, settings: dict[str, Any], jobs: list[tuple[str, int]]) -> bool:

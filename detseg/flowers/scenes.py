@@ -128,14 +128,8 @@ def _draw_flower(flower: _Flower, stream: Stream, light: Light, size: tuple[int,
     head = draw_head(flower.species, stream, flower.radius)
     matrix = shapes.rotation(flower.tilt, flower.lean, flower.spin)
     mesh = shapes.place(head.mesh, matrix, flower.radius, flower.x, flower.y)
-    flower.head = shapes.render(
-        mesh,
-        light,
-        size,
-        stripes=head.stripes,
-        shadow=max(1.0, head.shadow * flower.radius),
-        blur=flower.blur,
-    )
+    shadow = max(1.0, head.shadow * flower.radius)
+    flower.head = shapes.render(mesh, light, size, stripes=head.stripes, shadow=shadow, blur=flower.blur)
     foot = shapes.turn(np.array([[0.0, 0.0, head.base]]), matrix)[0] * flower.radius
     start = (flower.x + foot[0], flower.y + foot[1])
     plant = build_plant(flower.species, stream, start, matrix[:, 2], flower.radius, kind, size)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,8 +37,7 @@ def cosine(turns: Array | float) -> Array:
     return sine(np.asarray(turns) + 0.25)
 
 
-@dataclass
-class Mesh:
+class Mesh(NamedTuple):
     """Triangles with colour: points, normals, colours (V,3), stripe (V,) 0..1, faces (T,3)."""
 
     points: Array
@@ -90,13 +90,8 @@ def grid_mesh(points: Array, colours: Array, stripe: Array | float = 0.0) -> Mes
 def join(meshes: Sequence[Mesh]) -> Mesh:
     """Several meshes as one."""
     starts = np.cumsum([0] + [len(mesh.points) for mesh in meshes])
-    return Mesh(
-        np.concatenate([mesh.points for mesh in meshes]),
-        np.concatenate([mesh.normals for mesh in meshes]),
-        np.concatenate([mesh.colours for mesh in meshes]),
-        np.concatenate([mesh.stripe for mesh in meshes]),
-        np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts, strict=False)]),
-    )
+    moved = [mesh._replace(faces=mesh.faces + start) for mesh, start in zip(meshes, starts, strict=False)]
+    return Mesh(*(np.concatenate(arrays) for arrays in zip(*moved, strict=True)))
 
 
 def steps(count: int, low: float = 0.0, high: float = 1.0) -> Array:
@@ -171,17 +166,9 @@ def broad_leaves(
 ) -> Mesh:
     """Egg-shaped leaves: bases at places (P,3), pointing along `turns`; colours (P,3); folded by cup."""
     outline = np.array([0.05, 0.62, 0.95, 1.0, 0.8, 0.45, 0.02])
+    wide = length * width
     points = ray_petals(
-        turns,
-        length,
-        length * width,
-        outline,
-        base=0.0,
-        height=0.0,
-        elevation=0.04,
-        curl=curl,
-        cup=cup,
-        columns=5,
+        turns, length, wide, outline, base=0.0, height=0.0, elevation=0.04, curl=curl, cup=cup, columns=5
     )
     return grid_mesh(points + places[:, None, None, :], colours[:, None, None, :], steps(5))
 
@@ -213,29 +200,16 @@ def spiral(count: int, radius: float, dome: float, height: float) -> tuple[Array
     relative = np.sqrt(order / count)
     turn = order * GOLDEN
     turn = turn - np.floor(turn)
-    places = np.stack(
-        [
-            radius * relative * cosine(turn),
-            radius * relative * sine(turn),
-            height + dome * (1 - relative * relative),
-        ],
-        -1,
-    )
-    return places, relative
+    x, y = radius * relative * cosine(turn), radius * relative * sine(turn)
+    return np.stack([x, y, height + dome * (1 - relative * relative)], -1), relative
 
 
 def dome(radius: float, height: float, rise: float, inner: Colour, outer: Colour) -> Mesh:
     """A smooth cushion, under florets or as a bud."""
     share = steps(4)[None, :, None]
     angle = steps(13)[None, None, :]
-    points = np.stack(
-        np.broadcast_arrays(
-            radius * share * cosine(angle),
-            radius * share * sine(angle),
-            height + rise * (1 - share * share),
-        ),
-        -1,
-    )
+    x, y = radius * share * cosine(angle), radius * share * sine(angle)
+    points = np.stack(np.broadcast_arrays(x, y, height + rise * (1 - share * share)), -1)
     return grid_mesh(points, mix(inner, outer, share))
 
 
@@ -264,13 +238,9 @@ def rotation(tilt: float, lean: float, spin: float) -> Array:
     cl, sl = float(cosine(lean)), float(sine(lean))
     cs, ss = float(cosine(spin)), float(sine(spin))
     # Tipping towards (cl, sl): the axis goes to (st·cl, st·sl, ct).
-    tip = np.array(
-        [
-            [ct * cl * cl + sl * sl, (ct - 1) * cl * sl, st * cl],
-            [(ct - 1) * cl * sl, ct * sl * sl + cl * cl, st * sl],
-            [-st * cl, -st * sl, ct],
-        ]
-    )
+    first = [ct * cl * cl + sl * sl, (ct - 1) * cl * sl, st * cl]
+    second = [(ct - 1) * cl * sl, ct * sl * sl + cl * cl, st * sl]
+    tip = np.array([first, second, [-st * cl, -st * sl, ct]])
     x = tip[:, 0] * cs + tip[:, 1] * ss
     y = tip[:, 1] * cs - tip[:, 0] * ss
     return np.stack([x, y, tip[:, 2]], 1)
@@ -287,7 +257,7 @@ def place(mesh: Mesh, matrix: Array, scale: float, x: float, y: float, perspecti
     points = turn(mesh.points, matrix)
     zoom = 1 + perspective * points[:, 2]
     points = np.stack([points[:, 0] * zoom * scale + x, points[:, 1] * zoom * scale + y, points[:, 2] * scale], 1)
-    return Mesh(points, turn(mesh.normals, matrix), mesh.colours, mesh.stripe, mesh.faces)
+    return mesh._replace(points=points, normals=turn(mesh.normals, matrix))
 
 
 def shade(mesh: Mesh, light: Light) -> Array:

@@ -34,8 +34,9 @@ def load_data(config: Any, console: Console) -> tuple[Annotations, Annotations]:
     else:
         train = read_split(config.train, "train", config.images)
         val = match_categories(train.categories, read_split(config.val, "val", config.images))
-    train = checked(train, None, mend=config.repair, tell=partial(print_line, console))
-    val = checked(val, train, mend=config.repair, tell=partial(print_line, console))
+    check = partial(checked, repairing=config.repair, print_line=partial(print_line, console))
+    train = check(train, None)
+    val = check(val, train)
     if train.iscrowd.all():
         raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} images")
     return train, val

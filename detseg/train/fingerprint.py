@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Category
-from detseg.data.dataset import Imaged
-from detseg.data.pack.packed import PackedImages
+from detseg.data.base import ImageSet
+from detseg.data.pack.reader import PackedImages
 
 
 def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) -> str:
@@ -23,7 +23,7 @@ def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) 
     return digest.hexdigest()[:16]
 
 
-def image_marks(data: Imaged, images: object) -> NDArray[Any]:
+def image_marks(data: ImageSet, images: object) -> NDArray[Any]:
     """What differs if an image does: of packed ones their digests and size, of files their lengths, which nearly do.
 
     Args:

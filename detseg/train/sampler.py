@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detseg.data.augment.transforms import TrainTransform, mixup
+from detseg.data.augment.mosaic import mixup
+from detseg.data.augment.transforms import TrainTransform
 
 Batch = tuple[Tensor, Any, list[int]]
 """Images, the model's targets, and which images they are."""

@@ -16,7 +16,7 @@ from detseg.cli import main
 from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
 from detseg.data.formats import read_dataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 from detseg.metrics import evaluate_detections, evaluate_voc
 from detseg.metrics.bootstrap.detection import bootstrap_detection, compare_detection
 from detseg.metrics.detection.analysis import analyse

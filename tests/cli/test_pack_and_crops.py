@@ -17,6 +17,7 @@ from detseg.cli.crops import run as run_crops
 from detseg.cli.pack import Pack
 from detseg.cli.pack import run as run_pack
 from detseg.data.annotations import AnnotationError
+from detseg.data.checks.validate import validate
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
@@ -47,8 +48,8 @@ def test_crops_are_a_classification_set(crops, boxes):
     # The order of the classes is the data set's own, not the alphabet's; the crowd of the first image is left out.
     assert splits["train"].names == annotations["train"].names == ("square", "bar")
     assert splits["train"].counts.tolist() == [4, 3] and splits["val"].counts.tolist() == [2, 2]
-    assert splits["train"].validate() == []
-    assert splits["val"].validate(other=splits["train"]) == []
+    assert validate(splits["train"]) == []
+    assert validate(splits["val"], other=splits["train"]) == []
 
 
 def test_crops_say_what_they_did(boxes, tmp_path, capsys):
@@ -77,7 +78,7 @@ def test_errors_in_the_annotations_stop_or_are_mended(tmp_path, capsys):
         run_crops(Crops(data=folder, output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert run_crops(Crops(data=folder, output=tmp_path / "out", repair=True)) == 0
-    assert "mended: left out 1 images that do not exist" in capsys.readouterr().out
+    assert "repaired: left out 1 images that do not exist" in capsys.readouterr().out
 
 
 def test_labels_are_packed(crops, tmp_path, capsys):
@@ -210,7 +211,7 @@ def test_errors_are_mended_if_asked_for(tmp_path, capsys):
     with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):
         run_pack(Pack(data=folder, output=tmp_path / "x.h5"))
     assert run_pack(Pack(data=folder, output=tmp_path / "x.h5", size=16, repair=True)) == 0
-    assert "mended: left out 1 images that do not exist" in capsys.readouterr().out
+    assert "repaired: left out 1 images that do not exist" in capsys.readouterr().out
     assert read_pack_info(tmp_path / "x.h5").splits == {"train": 2, "val": 2}
 
 

@@ -216,7 +216,7 @@ def test_mistakes_with_masks_are_one_line(files, masked, segmenter, run, small, 
         ({"detections": segmenter.folder, "score_threshold": 0.5}, "there is no --score-threshold"),
         ({"detections": run.folder, "flip": True}, "detections are judged, for which there is no --flip"),
         ({"detections": run.folder, "compare": segmenter.folder}, "cannot be compared with each other"),
-        ({"detections": segmenter.folder, "ground_truth": small}, "have boxes but no outlines"),
+        ({"detections": segmenter.folder, "ground_truth": small}, "have boxes but no polygons"),
         ({"detections": tmp_path}, "no trained model here"),
     ):
         with pytest.raises(ValueError, match=message) as error:

@@ -14,8 +14,8 @@ import torch
 
 from detseg.cli import main
 from detseg.data import write_index_png
+from detseg.data.dataset import SegmentationDataset
 from detseg.data.formats import read_annotations
-from detseg.data.mask_dataset import SegmentationDataset
 from detseg.flowers.dataset import write_flowers
 from detseg.models import load_model
 from detseg.segment.decoder import PyramidDecoder

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from detseg.backbones import create_backbone
 from detseg.cli import COMMANDS, main
-from detseg.data.augment.transforms import mixup
+from detseg.data.augment.mosaic import mixup
 from detseg.data.formats import read_dataset, write_voc, write_yolo
 from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model
@@ -327,7 +327,7 @@ def test_images_away_from_their_annotations(divided, small, tmp_path, capsys):
     where = {"data": tmp_path / "ann"} if divided else files
     error = error_of(capsys, *(word for name, path in where.items() for word in (f"--{name}", path)))
     assert "name the folder (--images of detseg train and detseg pack)" in error
-    assert error.endswith("--repair would leave no image: correct what is told above.\n")
+    assert error.endswith("--repair would leave no image: correct what is listed above.\n")
     for config in (TrainDetector, TrainLocalizer):
         given = config(**where, images=tmp_path / "far/pics")
         assert [len(data) for data in load_data(given, Console(quiet=True))] == [8, 5]

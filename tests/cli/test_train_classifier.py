@@ -16,11 +16,11 @@ import detseg
 from detseg.cli import main
 from detseg.data.augment.classification_transforms import ClassificationEval
 from detseg.data.crops import crops_of
+from detseg.data.dataset import ClassificationDataset
 from detseg.data.formats import read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
 from detseg.data.images import read_image
-from detseg.data.label_dataset import ClassificationDataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 from detseg.models import build_model, load_model
 from detseg.predict import ImageClassifier
 from detseg.predict.classifier import classify
@@ -351,7 +351,7 @@ def test_images_with_errors_are_left_out_if_asked_for(crops, tmp_path, capsys, a
     assert str(broken) in error_of(capsys, *words)
     assert main(["train", "classifier", *map(str, words), "--repair", "--output", str(tmp_path / "run")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"mended: {data}/train: 1 of 19 images, which have errors, left out" in lines
+    assert f"repaired: {data}/train: 1 of 19 images, which have errors, left out" in lines
     assert lines[1] == "training on 18 images of 2 classes, validating on 8"
 
 

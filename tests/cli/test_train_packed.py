@@ -15,7 +15,7 @@ from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset
 from detseg.data.formats.read_masks import read_mask_dataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer, TrainSegmenter
 from detseg.train.runner import train
@@ -205,4 +205,4 @@ def test_mistakes_are_told_in_a_line(packs, tmp_path, capsys):
     with h5py.File(one, "a") as file:
         file["train/boxes"][0] = (90, 10, 20, 30)
     error = error_of(capsys, "detector", "--train", one, "--val", boxes)
-    assert "one.h5 (train), " in error and "is reversed" in error and "--repair mends all of them" in error
+    assert "one.h5 (train), " in error and "is reversed" in error and "--repair repairs all of them" in error

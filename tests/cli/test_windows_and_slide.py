@@ -13,6 +13,7 @@ import detseg
 from detseg.backbones.deepest import create_deepest
 from detseg.cli import evaluate_detections, main
 from detseg.cli.windows import Windows
+from detseg.data.checks.validate import validate
 from detseg.data.formats import read_dataset
 from detseg.data.windows import Window, WindowGrid
 from detseg.localize import SlidingWindowDetector
@@ -54,7 +55,7 @@ def localizer(windows, tmp_path_factory):
 def test_windows_are_a_detection_set(windows, boxes):
     cut, source = read_dataset(windows), read_dataset(boxes)
     for split, data in cut.items():
-        assert data.validate(other=None if split == "train" else cut["train"]) == []
+        assert validate(data, other=None if split == "train" else cut["train"]) == []
         assert data.categories == source[split].categories and (data.sizes == 64).all()
         assert len(data.boxes) == 2 * (~source[split].iscrowd).sum() < len(data)
 

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from pycocotools import mask
 
 from detseg.data.annotations import AnnotationError, Category, Problem, match_categories
+from detseg.data.checks.validate import validate
 from detseg.data.formats import read_annotations
 from detseg.data.polygons import SegmentsBuilder, expand_ranges
+from tests.cases import case
 from tests.data.annotation_samples import coco_content, make, write_json
 
 BOXES = [[0, 0, 2, 2], [1, 1, 5, 5], [3, 3, 9, 9], [4, 4, 6, 8]]
@@ -42,7 +44,7 @@ def test_no_images_and_no_objects():
     empty = make(sizes=())
     assert len(empty) == 0
     assert len(empty.subset([])) == 0
-    assert empty.validate(check_images=False)[0].kind == "empty"
+    assert validate(empty, check_images=False)[0].kind == "empty"
 
 
 def test_subset_keeps_order_and_objects():
@@ -67,9 +69,8 @@ def test_subset_carries_read_problems_of_its_images():
     assert [(p.object, p.image_index) for p in chosen.read_problems] == [(0, 1), (2, 0)]
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+def test_wrong_arrays_are_refused():
+    for fields, message in [
         ({"boxes": np.zeros((4, 3))}, "boxes has shape"),
         ({"labels": np.zeros(3, np.int32)}, "labels has shape"),
         ({"image_index": np.array([0, 2, 1, 2])}, "must not fall"),
@@ -77,11 +78,9 @@ def test_subset_carries_read_problems_of_its_images():
         ({"sizes": np.zeros((2, 2))}, "sizes has shape"),
         ({"paths": np.array(["a.jpg"])}, "paths has shape"),
         ({"segments": sample_segments().take(np.array([0]))}, "segments describes 1 objects, expected 4"),
-    ],
-)
-def test_wrong_arrays_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        replace(three_images(), **fields)
+    ]:
+        with case(fields, message), pytest.raises(ValueError, match=message):
+            replace(three_images(), **fields)
 
 
 def test_match_categories_follows_the_reference_order():

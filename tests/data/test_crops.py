@@ -8,6 +8,7 @@ import pytest
 from detseg.data.annotations import Category
 from detseg.data.crops import CropsReport, crop_window, crops_of, folder_names
 from detseg.data.images import read_image
+from tests.cases import case
 from tests.data.annotation_samples import make, write_picture
 
 
@@ -49,9 +50,8 @@ def test_with_a_margin(annotations, tmp_path):
     assert read_image(tmp_path / "out/water lily/a_2_1.jpg").shape == (48 - 8, 30, 3)
 
 
-@pytest.mark.parametrize(
-    ("box", "margin", "wanted"),
-    [
+def test_windows():
+    for box, margin, wanted in [
         ((10, 10, 30, 20), 0, (10, 10, 30, 20)),
         ((10, 10, 30, 20), 0.1, (8, 9, 32, 21)),
         ((10.4, 10.6, 30.1, 20.9), 0, (10, 10, 31, 21)),
@@ -63,10 +63,9 @@ def test_with_a_margin(annotations, tmp_path):
         ((10, 10, 30, 14.9), 1, None),
         ((200, 200, 300, 300), 1, None),
         ((30, 30, 10, 10), 0, None),
-    ],
-)
-def test_windows(box, margin, wanted):
-    assert crop_window(np.array(box, np.float64), (100, 50), margin, 5) == wanted
+    ]:
+        with case(box, margin, wanted):
+            assert crop_window(np.array(box, np.float64), (100, 50), margin, 5) == wanted
 
 
 def test_images_are_read_once_and_not_for_nothing(annotations, tmp_path, monkeypatch):

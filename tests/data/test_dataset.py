@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.data import dataset as module
-from detseg.data.dataset import DetectionDataset, ImageCache, collate, fitted_shapes, scaled_sizes
+from detseg.data import cache as module
+from detseg.data.cache import ImageCache, fitted_shapes
+from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
 from detseg.data.letterbox import resize_long_side
 from detseg.data.sample import Sample
 from tests.data.annotation_samples import make, write_picture

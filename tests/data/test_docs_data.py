@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from detseg.data import read_dataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from detseg.data.images import ORIENTATION, image_size, inspect_image, read_image
+from tests.cases import case
 from tests.data.annotation_samples import write_picture
 from tests.data.mask_samples import write_grey_png
 
@@ -24,39 +25,45 @@ def blocks():
     return np.kron(colours, np.ones((8, 8, 1), np.uint8))
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "bmp"])
-def test_rgb_as_pillow_reads_it(tmp_path, blocks, extension):
-    path = save(tmp_path / f"a.{extension}", blocks)
-    expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    found = read_image(path)
-    assert found.dtype == np.uint8 and found.flags.c_contiguous
-    assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
-    assert image_size(path) == (24, 40)
+def test_rgb_as_pillow_reads_it(tmp_path_factory, blocks):
+    for extension in ["jpg", "png", "webp", "tif", "bmp"]:
+        with case(extension):
+            tmp_path = tmp_path_factory.mktemp("case")
+            path = save(tmp_path / f"a.{extension}", blocks)
+            expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
+            found = read_image(path)
+            assert found.dtype == np.uint8 and found.flags.c_contiguous
+            assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
+            assert image_size(path) == (24, 40)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
-def test_exif_orientation_as_pillow_turns_it(tmp_path, blocks, extension, orientation):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    path = save(tmp_path / f"a.{extension}", blocks, exif=exif)
-    with Image.open(path) as image:
-        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
-    found = read_image(str(path))
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
-    assert image_size(path) == (found.shape[1], found.shape[0])
-    assert inspect_image(path).size == image_size(path)
-    if orientation >= 5 and extension != "tif":
-        assert inspect_image(path).stored_size == (24, 40)
+def test_exif_orientation_as_pillow_turns_it(tmp_path_factory, blocks):
+    for extension in ["jpg", "png", "webp", "tif"]:
+        for orientation in range(1, 9):
+            with case(orientation, extension):
+                tmp_path = tmp_path_factory.mktemp("case")
+                exif = Image.Exif()
+                exif[ORIENTATION] = orientation
+                path = save(tmp_path / f"a.{extension}", blocks, exif=exif)
+                with Image.open(path) as image:
+                    expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+                found = read_image(str(path))
+                assert found.shape == expected.shape
+                assert np.abs(found - expected).max() <= (2 if extension in ("jpg", "webp") else 0)
+                assert image_size(path) == (found.shape[1], found.shape[0])
+                assert inspect_image(path).size == image_size(path)
+                if orientation >= 5 and extension != "tif":
+                    assert inspect_image(path).stored_size == (24, 40)
 
 
-@pytest.mark.parametrize("value", [0, 9, 77])
-def test_orientations_that_do_not_exist_are_ignored(tmp_path, blocks, value):
-    exif = Image.Exif()
-    exif[ORIENTATION] = value
-    path = save(tmp_path / "a.jpg", blocks, exif=exif)
-    assert read_image(path).shape == (40, 24, 3)
+def test_orientations_that_do_not_exist_are_ignored(tmp_path_factory, blocks):
+    for value in [0, 9, 77]:
+        with case(value):
+            tmp_path = tmp_path_factory.mktemp("case")
+            exif = Image.Exif()
+            exif[ORIENTATION] = value
+            path = save(tmp_path / "a.jpg", blocks, exif=exif)
+            assert read_image(path).shape == (40, 24, 3)
 
 
 def test_grey_has_three_equal_channels(tmp_path, blocks):
@@ -88,25 +95,31 @@ def test_transparency_is_laid_over_white(tmp_path):
     np.testing.assert_allclose(found, np.asarray(white.convert("RGB")), atol=1)
 
 
-@pytest.mark.parametrize("extension", ["png", "tif", "webp"])
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparency_as_pillow_lays_it_over_white(tmp_path, extension, mode):
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 10, len(mode)), dtype=np.uint8)
-    image = Image.merge(mode, [Image.fromarray(channel) for channel in np.moveaxis(pixels, 2, 0)])
-    image.save(tmp_path / f"a.{extension}", **({"lossless": True, "exact": True} if extension == "webp" else {}))
-    found = read_image(tmp_path / f"a.{extension}").astype(int)
-    assert np.abs(found - over_white(image)).max() <= 1
+def test_transparency_as_pillow_lays_it_over_white(tmp_path_factory):
+    for mode in ["LA", "RGBA"]:
+        for extension in ["png", "tif", "webp"]:
+            with case(extension, mode):
+                tmp_path = tmp_path_factory.mktemp("case")
+                pixels = np.random.default_rng(0).integers(0, 256, (12, 10, len(mode)), dtype=np.uint8)
+                image = Image.merge(mode, [Image.fromarray(channel) for channel in np.moveaxis(pixels, 2, 0)])
+                image.save(
+                    tmp_path / f"a.{extension}", **({"lossless": True, "exact": True} if extension == "webp" else {})
+                )
+                found = read_image(tmp_path / f"a.{extension}").astype(int)
+                assert np.abs(found - over_white(image)).max() <= 1
 
 
-@pytest.mark.parametrize(("mode", "key"), [("1", 0), ("L", 100), ("RGB", (100, 100, 100)), ("P", 3)])
-def test_a_transparent_colour_is_white(tmp_path, mode, key):
-    grey = np.arange(120, dtype=np.uint8).reshape(10, 12)
-    image = Image.fromarray(grey).convert(mode)
-    image.save(tmp_path / "a.png", transparency=key)
-    with Image.open(tmp_path / "a.png") as saved:
-        expected = over_white(saved)
-    assert (expected != np.asarray(image.convert("RGB"))).any()
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+def test_a_transparent_colour_is_white(tmp_path_factory):
+    for mode, key in [("1", 0), ("L", 100), ("RGB", (100, 100, 100)), ("P", 3)]:
+        with case(mode, key):
+            tmp_path = tmp_path_factory.mktemp("case")
+            grey = np.arange(120, dtype=np.uint8).reshape(10, 12)
+            image = Image.fromarray(grey).convert(mode)
+            image.save(tmp_path / "a.png", transparency=key)
+            with Image.open(tmp_path / "a.png") as saved:
+                expected = over_white(saved)
+            assert (expected != np.asarray(image.convert("RGB"))).any()
+            np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
 
 def over_white(image):
@@ -147,14 +160,16 @@ def test_names_beyond_ascii(tmp_path):
     assert read_image(write_picture(tmp_path / "Gänseblümchen 雛菊.jpg")).shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("function", [read_image, image_size, inspect_image])
-def test_missing_empty_and_foreign_files_are_named(tmp_path, function):
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("no image")
-    for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
-        with pytest.raises(ValueError, match=f"^{tmp_path / name}: ") as error:
-            function(tmp_path / name)
-        assert "BytesIO" not in str(error.value)
+def test_missing_empty_and_foreign_files_are_named(tmp_path_factory):
+    for function in [read_image, image_size, inspect_image]:
+        with case(function):
+            tmp_path = tmp_path_factory.mktemp("case")
+            (tmp_path / "empty.jpg").write_bytes(b"")
+            (tmp_path / "text.jpg").write_text("no image")
+            for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
+                with pytest.raises(ValueError, match=f"^{tmp_path / name}: ") as error:
+                    function(tmp_path / name)
+                assert "BytesIO" not in str(error.value)
 
 
 def test_images_larger_than_pillows_limit(tmp_path):
@@ -167,16 +182,18 @@ def test_images_larger_than_pillows_limit(tmp_path):
                 function(path)
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif", "bmp", "gif"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
-def test_files_cut_short_are_named(tmp_path, extension, share):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    path = save(tmp_path / f"a.{extension}", noise)
-    assert inspect_image(path).size == (64, 64)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    for function in (read_image, inspect_image):
-        with pytest.raises(ValueError, match=f"^{path}: "):
-            function(path)
+def test_files_cut_short_are_named(tmp_path_factory):
+    for share in [0.3, 0.6, 0.97]:
+        for extension in ["jpg", "png", "webp", "tif", "bmp", "gif"]:
+            with case(extension, share):
+                tmp_path = tmp_path_factory.mktemp("case")
+                noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                path = save(tmp_path / f"a.{extension}", noise)
+                assert inspect_image(path).size == (64, 64)
+                path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+                for function in (read_image, inspect_image):
+                    with pytest.raises(ValueError, match=f"^{path}: "):
+                        function(path)
 
 
 def test_a_whole_preview_does_not_hide_a_cut_image(tmp_path):

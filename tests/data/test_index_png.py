@@ -9,6 +9,7 @@ from PIL import Image
 
 from detseg.data.colours import class_color
 from detseg.data.index_png import MaskError, mask_palette, read_index_image, write_index_png
+from tests.cases import case
 from tests.data.annotation_samples import write_picture
 from tests.data.mask_samples import blobs, write_grey_png
 
@@ -37,13 +38,15 @@ FORMS = [(k, ".tif") for k in KINDS] + [(k, ".png") for k in KINDS if k != "32 b
 FORMS += [(kind, ".bmp") for kind in ("grey", "palette", "grey as RGB")]
 
 
-@pytest.mark.parametrize(("kind", "suffix"), FORMS)
-def test_the_values_are_read_as_they_are(tmp_path, kind, suffix):
-    path = tmp_path / f"mask{suffix}"
-    KINDS[kind](MASK).save(path)
-    values = read_index_image(path)
-    np.testing.assert_array_equal(values, MASK)
-    assert values.dtype in (np.uint8, np.uint16) and values.flags.c_contiguous
+def test_the_values_are_read_as_they_are(tmp_path_factory):
+    for kind, suffix in FORMS:
+        with case(kind, suffix):
+            tmp_path = tmp_path_factory.mktemp("case")
+            path = tmp_path / f"mask{suffix}"
+            KINDS[kind](MASK).save(path)
+            values = read_index_image(path)
+            np.testing.assert_array_equal(values, MASK)
+            assert values.dtype in (np.uint8, np.uint16) and values.flags.c_contiguous
 
 
 def test_large_values_and_two_of_them(tmp_path):
@@ -54,14 +57,16 @@ def test_large_values_and_two_of_them(tmp_path):
     assert read_index_image(tmp_path / "bits.png").tolist() == [[1, 0]]
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_few_bits_hold_the_values_that_were_written(tmp_path, bits):
+def test_few_bits_hold_the_values_that_were_written(tmp_path_factory):
     """Viewers, and Pillow, show 2 bits of grey as 0, 85, 170, 255."""
-    values = np.arange(1 << bits, dtype=np.uint8)
-    digits = (values[:, None] >> np.arange(bits - 1, -1, -1)) & 1
-    row = b"\0" + np.packbits(digits.ravel()).tobytes()  # no filter
-    write_grey_png(tmp_path / "mask.png", len(values), 1, bits, row)
-    assert read_index_image(tmp_path / "mask.png").tolist() == [values.tolist()]
+    for bits in [1, 2, 4, 8]:
+        with case(bits):
+            tmp_path = tmp_path_factory.mktemp("case")
+            values = np.arange(1 << bits, dtype=np.uint8)
+            digits = (values[:, None] >> np.arange(bits - 1, -1, -1)) & 1
+            row = b"\0" + np.packbits(digits.ravel()).tobytes()  # no filter
+            write_grey_png(tmp_path / "mask.png", len(values), 1, bits, row)
+            assert read_index_image(tmp_path / "mask.png").tolist() == [values.tolist()]
 
 
 def test_masks_larger_than_pillows_limit(tmp_path):
@@ -79,9 +84,8 @@ def test_a_mask_is_not_turned(tmp_path):
     np.testing.assert_array_equal(read_index_image(tmp_path / "a.png"), MASK)
 
 
-@pytest.mark.parametrize(
-    ("make", "kind", "words"),
-    [
+def test_what_is_no_mask_is_refused(tmp_path_factory):
+    for make, kind, words in [
         (lambda path: None, "missing-mask", "does not exist"),
         (lambda path: path.write_text("no image"), "damaged-mask", "cannot be read"),
         (lambda path: path.mkdir(), "damaged-mask", "cannot be read"),
@@ -89,16 +93,16 @@ def test_a_mask_is_not_turned(tmp_path):
         (lambda path: write_picture(path, format="JPEG"), "lossy-mask", "JPEG"),
         (lambda path: Image.fromarray(MASK.astype(np.float32)).save(path, "TIFF"), "colour-mask", "another kind"),
         (lambda path: Image.fromarray(MASK.astype(np.int32) - 1).save(path, "TIFF"), "colour-mask", "another kind"),
-    ],
-)
-def test_what_is_no_mask_is_refused(tmp_path, make, kind, words):
-    path = tmp_path / "mask.png"
-    make(path)
-    with pytest.raises(MaskError, match=f"mask.png: .*{words}") as caught:
-        read_index_image(path)
-    assert caught.value.kind == kind
-    assert isinstance(caught.value, ValueError)
-    assert str(caught.value) == f"{path}: {caught.value.what} ({caught.value.remedy})"
+    ]:
+        with case(make, kind, words):
+            tmp_path = tmp_path_factory.mktemp("case")
+            path = tmp_path / "mask.png"
+            make(path)
+            with pytest.raises(MaskError, match=f"mask.png: .*{words}") as caught:
+                read_index_image(path)
+            assert caught.value.kind == kind
+            assert isinstance(caught.value, ValueError)
+            assert str(caught.value) == f"{path}: {caught.value.what} ({caught.value.remedy})"
 
 
 def test_a_file_that_is_cut_short(tmp_path):
@@ -109,12 +113,14 @@ def test_a_file_that_is_cut_short(tmp_path):
         read_index_image(path)
 
 
-@pytest.mark.parametrize("mask", [MASK, MASK.astype(np.int64), np.array([[255]], np.uint8), MASK > 0])
-def test_what_is_written_is_read_again(tmp_path, mask):
-    path = tmp_path / "new" / "mask.png"
-    write_index_png(path, mask)
-    np.testing.assert_array_equal(read_index_image(path), mask)
-    assert [p.name for p in path.parent.iterdir()] == ["mask.png"]
+def test_what_is_written_is_read_again(tmp_path_factory):
+    for mask in [MASK, MASK.astype(np.int64), np.array([[255]], np.uint8), MASK > 0]:
+        with case(mask):
+            tmp_path = tmp_path_factory.mktemp("case")
+            path = tmp_path / "new" / "mask.png"
+            write_index_png(path, mask)
+            np.testing.assert_array_equal(read_index_image(path), mask)
+            assert [p.name for p in path.parent.iterdir()] == ["mask.png"]
 
 
 def test_viewers_see_the_colours_of_the_palette(tmp_path):
@@ -136,9 +142,8 @@ def test_classes_have_the_colours_of_detection():
         assert palette[255].min() > 200
 
 
-@pytest.mark.parametrize(
-    ("mask", "palette", "words"),
-    [
+def test_what_cannot_be_written(tmp_path_factory):
+    for mask, palette, words in [
         (np.zeros((2, 2, 3), np.uint8), None, r"uint8 \(2, 2, 3\)"),
         (np.zeros((0, 2), np.uint8), None, r"\(0, 2\)"),
         (np.zeros((2, 2)), None, "float64"),
@@ -146,9 +151,9 @@ def test_classes_have_the_colours_of_detection():
         (np.array([[-1]]), None, "-1..-1"),
         (MASK, np.zeros((300, 3)), r"\(300, 3\)"),
         (MASK, np.zeros((3, 4)), r"\(3, 4\)"),
-    ],
-)
-def test_what_cannot_be_written(tmp_path, mask, palette, words):
-    with pytest.raises(ValueError, match=f"mask.png: .*{words}"):
-        write_index_png(tmp_path / "mask.png", mask, palette)
-    assert not (tmp_path / "mask.png").exists()
+    ]:
+        with case(mask, palette, words):
+            tmp_path = tmp_path_factory.mktemp("case")
+            with pytest.raises(ValueError, match=f"mask.png: .*{words}"):
+                write_index_png(tmp_path / "mask.png", mask, palette)
+            assert not (tmp_path / "mask.png").exists()

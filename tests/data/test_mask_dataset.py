@@ -8,10 +8,11 @@ import torch
 
 from detseg.data import read_masks
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.dataset import SegmentationDataset, collate_masks
 from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_long_side, resize_mask
-from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.sample import Sample
+from tests.cases import case
 from tests.data.mask_samples import save_mask, write_mask_set, write_turned_image
 
 
@@ -20,21 +21,22 @@ def masks(tmp_path):
     return read_masks(write_mask_set(tmp_path), "train")
 
 
-@pytest.mark.parametrize("long_side", [20, 56, 100])
-def test_images_and_masks_are_kept_resized(masks, long_side):
-    data = SegmentationDataset(masks, long_side)
-    assert len(data) == 3 and data.annotations is masks
-    for i in range(3):
-        sample = data[i]
-        size = fitted_size(*masks.sizes[i].tolist(), long_side)
-        assert sample.size == size and max(size) == long_side
-        np.testing.assert_array_equal(sample.image, resize_long_side(read_image(masks.paths[i]), long_side))
-        np.testing.assert_array_equal(sample.mask, resize_mask(masks.mask(i), size))
-        assert sample.boxes.shape == (0, 4) and len(sample.labels) == len(sample.iscrowd) == 0
-    pixels = sum(data[i].mask.size for i in range(3))
-    assert data.masks.megabytes == pytest.approx(pixels / 1e6)
-    assert data.images.megabytes == pytest.approx(3 * pixels / 1e6)
-    assert data.masks.place == data.images.place == "memory"
+def test_images_and_masks_are_kept_resized(masks):
+    for long_side in [20, 56, 100]:
+        with case(long_side):
+            data = SegmentationDataset(masks, long_side)
+            assert len(data) == 3 and data.annotations is masks
+            for i in range(3):
+                sample = data[i]
+                size = fitted_size(*masks.sizes[i].tolist(), long_side)
+                assert sample.size == size and max(size) == long_side
+                np.testing.assert_array_equal(sample.image, resize_long_side(read_image(masks.paths[i]), long_side))
+                np.testing.assert_array_equal(sample.mask, resize_mask(masks.mask(i), size))
+                assert sample.boxes.shape == (0, 4) and len(sample.labels) == len(sample.iscrowd) == 0
+            pixels = sum(data[i].mask.size for i in range(3))
+            assert data.masks.megabytes == pytest.approx(pixels / 1e6)
+            assert data.images.megabytes == pytest.approx(3 * pixels / 1e6)
+            assert data.masks.place == data.images.place == "memory"
 
 
 def test_turned_images_keep_their_masks(tmp_path):

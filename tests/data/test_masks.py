@@ -5,13 +5,16 @@ import pytest
 from pycocotools import mask as coco
 
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.base import match_categories
+from detseg.data.checks.validate import validate
 from detseg.data.formats import read_coco
 from detseg.data.formats.read_masks import read_mask_dataset
 from detseg.data.index_png import MaskError
-from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.masks import SemanticMasks
 from detseg.data.polygons import SegmentsBuilder
 from detseg.flowers.dataset import SPECIES, scene_seed, write_flowers
 from detseg.flowers.scenes import draw_scene
+from tests.cases import case
 from tests.data.annotation_samples import make, write_picture
 from tests.data.mask_samples import save_mask, write_turned_image
 
@@ -66,21 +69,25 @@ def test_a_mask_of_another_size(tmp_path):
         masks.mask(0)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_show_the_upright_image(tmp_path, orientation):
-    turned = orientation >= 5
-    path = write_turned_image(tmp_path / "a.jpg", (40, 24), orientation)
-    size = (24, 40) if turned else (40, 24)
-    fields = {"paths": np.array([str(path)]), "sizes": np.array([size], np.int32)}
-    upright = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]) % 3
-    classes = [(0, "a"), (1, "b"), (2, "c")]
-    np.testing.assert_array_equal(files(tmp_path, [upright], classes, **fields).mask(0), upright)
-    stored = files(tmp_path, [np.zeros((24, 40), np.uint8)], classes, **fields)
-    if turned:
-        with pytest.raises(MaskError, match=f"EXIF orientation {orientation}.: drawn on the unturned.*turn the mask"):
-            stored.mask(0)
-    else:
-        assert stored.mask(0).shape == (24, 40)
+def test_masks_show_the_upright_image(tmp_path_factory):
+    for orientation in range(1, 9):
+        with case(orientation):
+            tmp_path = tmp_path_factory.mktemp("case")
+            turned = orientation >= 5
+            path = write_turned_image(tmp_path / "a.jpg", (40, 24), orientation)
+            size = (24, 40) if turned else (40, 24)
+            fields = {"paths": np.array([str(path)]), "sizes": np.array([size], np.int32)}
+            upright = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1]) % 3
+            classes = [(0, "a"), (1, "b"), (2, "c")]
+            np.testing.assert_array_equal(files(tmp_path, [upright], classes, **fields).mask(0), upright)
+            stored = files(tmp_path, [np.zeros((24, 40), np.uint8)], classes, **fields)
+            if turned:
+                with pytest.raises(
+                    MaskError, match=f"orientation {orientation}.: drawn on the unturned.*turn the mask"
+                ):
+                    stored.mask(0)
+            else:
+                assert stored.mask(0).shape == (24, 40)
 
 
 def test_subset(tmp_path):
@@ -110,10 +117,10 @@ def test_classes_are_brought_into_the_order_of_training(tmp_path):
     values = np.array([[0, 1, 2]], np.uint8)
     masks = files(tmp_path, [values], [(0, "a"), (1, "b"), (2, "c")])
     order = (Category(2, "c"), Category(0, "a"), Category(1, "b"))
-    assert match_mask_categories(order, masks).mask(0).tolist() == [[1, 2, 0]]
-    assert match_mask_categories(masks.categories, masks) is masks
+    assert match_categories(order, masks).mask(0).tolist() == [[1, 2, 0]]
+    assert match_categories(masks.categories, masks) is masks
     with pytest.raises(AnnotationError, match=r"here: .*Only in training: 3 'd'\. Only here: 2 'c'"):
-        match_mask_categories((*masks.categories[:2], Category(3, "d")), masks)
+        match_categories((*masks.categories[:2], Category(3, "d")), masks)
 
 
 # -- drawn from outlines -------------------------------------------------------------------------------
@@ -193,7 +200,7 @@ def test_a_run_length_mask_of_another_size_is_named():
 
 
 def test_boxes_alone_give_no_masks():
-    with pytest.raises(AnnotationError, match="its 1 objects have boxes but no outlines"):
+    with pytest.raises(AnnotationError, match="its 1 objects have boxes but no polygons"):
         SemanticMasks.from_annotations(make([[1, 1, 5, 5]]))
     nothing = SemanticMasks.from_annotations(make([]))
     assert not nothing.mask(0).any()
@@ -212,11 +219,11 @@ def test_the_background_has_an_id_of_its_own():
 def test_the_order_of_outlined_classes_follows_training():
     masks = SemanticMasks.from_annotations(outlined([rectangle(0, 0, 9, 9)], labels=[2]))
     background, *rest = masks.categories
-    turned = match_mask_categories((background, *rest[::-1]), masks)
+    turned = match_categories((background, *rest[::-1]), masks)
     assert (masks.mask(0)[4, 4], turned.mask(0)[4, 4]) == (3, 1)
     assert turned.names == ("background", "water lily", "daisy", "rose")
-    with pytest.raises(AnnotationError, match="label 0 of masks drawn from outlines"):
-        match_mask_categories((*rest, background), masks)
+    with pytest.raises(AnnotationError, match="label 0 of masks drawn from polygons"):
+        match_categories((*rest, background), masks)
 
 
 def test_a_subset_of_outlined_images():
@@ -239,7 +246,7 @@ def test_the_embedded_images_have_the_masks_that_were_drawn(tmp_path):
         for i in range(len(masks)):
             scene = draw_scene(scene_seed(3, split, i), (96, 80))
             np.testing.assert_array_equal(masks.mask(i), scene.semantic)
-        assert {p.kind for p in masks.validate()} <= {"absent-class"}  # not all five species are in so few images
+        assert {p.kind for p in validate(masks)} <= {"absent-class"}  # not all five species are in so few images
 
 
 def test_annotation_files_with_crowds(tmp_path):

@@ -24,7 +24,8 @@ def test_clip_and_filter_by_hand() -> None:
         np.float32,
     )
     crowd = np.isin(np.arange(10), [4, 5])
-    got, labels, iscrowd = clip_and_filter(boxes, np.arange(10), crowd, (100, 100))
+    got, labels, iscrowd, rows = clip_and_filter(boxes, np.arange(10), crowd, (100, 100))
+    assert rows.tolist() == labels.tolist()
     assert labels.tolist() == [0, 1, 2, 3, 4, 7, 9]
     assert iscrowd.tolist() == [False, False, True, True, True, True, True]
     assert got.tolist() == [
@@ -53,6 +54,6 @@ def test_clip_and_filter_against_a_loop(seed: int, count: int, min_visible: floa
             continue
         share = width * height / ((x2 - x1) * (y2 - y1))
         expected.append((k, bool(crowd[k]) or share < min_visible - 1e-6 or min(width, height) < 2))
-    got, labels, iscrowd = clip_and_filter(boxes, np.arange(count), crowd, (70, 50), min_visible=min_visible)
+    got, labels, iscrowd, _ = clip_and_filter(boxes, np.arange(count), crowd, (70, 50), min_visible=min_visible)
     assert list(zip(labels.tolist(), iscrowd.tolist(), strict=True)) == expected
     assert got.shape == (len(labels), 4)

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from detseg.flowers import canvas, shapes
 from detseg.flowers.canvas import Stream
 from detseg.flowers.dataset import SPECIES, FlowerScene, draw_scene, scene_seed, write_flowers
+from tests.cases import case
 
 # numpy's vector units chosen at run time: switched off in a child process, the pixels must stay the same.
 DISABLED = " ".join(getattr(np._core._multiarray_umath, "__cpu_dispatch__", []))
@@ -106,19 +107,20 @@ def test_counts_and_species_are_balanced(scenes):
     assert np.percentile(sides, 90) > 2.2 * np.percentile(sides, 10)  # many scales
 
 
-@pytest.mark.parametrize("size", [(64, 64), (333, 97), (97, 333), (640, 480)])
-def test_any_size(size):
-    scene = draw_scene(3, size)
-    assert scene.image.shape == (size[1], size[0], 3)
-    for box, mask in zip(scene.boxes.tolist(), scene.masks, strict=True):
-        rows, columns = np.nonzero(mask)
-        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+def test_any_size():
+    for size in [(64, 64), (333, 97), (97, 333), (640, 480)]:
+        with case(size):
+            scene = draw_scene(3, size)
+            assert scene.image.shape == (size[1], size[0], 3)
+            for box, mask in zip(scene.boxes.tolist(), scene.masks, strict=True):
+                rows, columns = np.nonzero(mask)
+                assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-@pytest.mark.parametrize(("seed", "size", "message"), [(-1, (320, 320), "seed=-1"), (0, (63, 320), "64 x 64")])
-def test_wrong_arguments(seed, size, message):
-    with pytest.raises(ValueError, match=message):
-        draw_scene(seed, size)
+def test_wrong_arguments():
+    for seed, size, message in [(-1, (320, 320), "seed=-1"), (0, (63, 320), "64 x 64")]:
+        with case(seed, size, message), pytest.raises(ValueError, match=message):
+            draw_scene(seed, size)
 
 
 @pytest.mark.parametrize("seed", sorted(PINNED))
@@ -176,13 +178,14 @@ def test_triangles_cover_what_they_should():
     assert (depth[expected] == 5).all()  # what lies behind stays hidden
 
 
-@pytest.mark.parametrize("radius", [1, 3, 20])
-def test_blur_against_a_slow_box_filter(radius):
-    image = Stream(1).bytes(13 * 17 * 3).reshape(13, 17, 3)
-    padded = np.pad(image.astype(float), ((radius, radius), (radius, radius), (0, 0)), mode="edge")
-    size = 2 * radius + 1
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (0, 1))
-    assert np.abs(canvas.blur(image, radius, 1) - windows.mean((-2, -1))).max() <= 1.5
+def test_blur_against_a_slow_box_filter():
+    for radius in [1, 3, 20]:
+        with case(radius):
+            image = Stream(1).bytes(13 * 17 * 3).reshape(13, 17, 3)
+            padded = np.pad(image.astype(float), ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+            size = 2 * radius + 1
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (0, 1))
+            assert np.abs(canvas.blur(image, radius, 1) - windows.mean((-2, -1))).max() <= 1.5
 
 
 def test_rotation_is_orthogonal_and_tips_the_axis():
@@ -263,13 +266,13 @@ def test_a_folder_with_other_things_is_not_touched(tmp_path):
     assert (tmp_path / "train.json").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [({"train": 0}, "train=0"), ({"val": 10**6}, "val="), ({"seed": -2}, "seed=-2")]
-)
-def test_wrong_settings(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        write_flowers(tmp_path / "set", **options)
-    assert not (tmp_path / "set").exists()
+def test_wrong_settings(tmp_path_factory):
+    for options, message in [({"train": 0}, "train=0"), ({"val": 10**6}, "val="), ({"seed": -2}, "seed=-2")]:
+        with case(options, message):
+            tmp_path = tmp_path_factory.mktemp("case")
+            with pytest.raises(ValueError, match=message):
+                write_flowers(tmp_path / "set", **options)
+            assert not (tmp_path / "set").exists()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.data.dataset import collate
-from detseg.data.label_dataset import collate_labels
+from detseg.data.dataset import collate, collate_labels
 from detseg.data.sample import Sample
 from detseg.metrics.localization import evaluate_localization
 from detseg.models import build_model

@@ -11,7 +11,7 @@ import torch
 
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.datasets import write_pack
 from detseg.models import load_model
 from tests.evaluating import evaluate
 from tests.small_set import write_small_set

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from detseg.data.augment.transforms import TrainTransform, mixup
+from detseg.data.augment.mosaic import mixup
+from detseg.data.augment.transforms import TrainTransform
 from detseg.train.sampler import BatchPlan, Progress, SizeSchedule, TrainingSamples, epoch_order, steps_per_epoch
 from tests.train.runs import Drawn
 

@@ -1,13 +1,13 @@
-"""From an image to what a classifier sees: random for training, a centre crop or ten crops for judging.
+"""From an image to what a classifier sees: random for training, a centre crop or ten crops to evaluate.
 
     transform = ClassificationTransform(224)
-    transform = ClassificationTransform.by_name(224, ("patch", "flip"))
+    transform = ClassificationTransform.by_name(224, ("patch", "colour"), flip="none")
     image = transform(image, np.random.default_rng([seed, epoch, index]))
     image = ClassificationEval(224)(image)
     images = TenCrop(224)(image)  # (10, 224, 224, 3)
 
-Subtracting means is the model's own work, so it is done alike everywhere. Geometry is one warp: the four corners
-of a window are chosen in the image, turned and shifted, and what lies between them is drawn as a square.
+Geometry is one warp: the four corners of a window are chosen in the image, turned and shifted, and what lies between
+them is drawn as a square.
 """
 
 from __future__ import annotations
@@ -21,47 +21,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.augment.geometry import Flip, check_flip
+from detseg.data.letterbox import check_size
+
 Image = NDArray[np.uint8]
 
 RESIZE = 256 / 224
 """Short side of the resized image over the side of the crop: AlexNet's 256 and 224, kept ever since."""
 
-AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "patch": {"patch": True},
-    "scale": {"area": (0.35, 1.0)},
-    "flip": {"flip": 0.5},
-    "flip-vertical": {"flip_vertical": 0.5},
-    "rotate": {"rotate": 10.0},
-    "zoom": {"zoom": 1.25},
-    "warp": {"warp": 0.1},
-    "light": {"light": 0.2},
-    "colour": {"colour": 0.2},
-    "blur": {"blur": 0.05},
-    "noise": {"noise": 0.1},
+AUGMENTATIONS: dict[str, tuple[str, Any, Any]] = {
+    "patch": ("patch", True, False),
+    "scale": ("area", (0.35, 1.0), None),
+    "rotate": ("rotate", 10.0, 0.0),
+    "zoom": ("zoom", 1.25, 1.0),
+    "warp": ("warp", 0.1, 0.0),
+    "light": ("light", 0.2, 0.0),
+    "colour": ("colour", 0.2, 0.0),
+    "blur": ("blur", 0.05, 0.0),
+    "noise": ("noise", 0.1, 0.0),
 }
-"""The augmentations by name, with their strengths."""
-
-OFF: dict[str, Any] = {
-    "patch": False,
-    "area": None,
-    "flip": 0.0,
-    "flip_vertical": 0.0,
-    "rotate": 0.0,
-    "zoom": 1.0,
-    "warp": 0.0,
-    "light": 0.0,
-    "colour": 0.0,
-    "blur": 0.0,
-    "noise": 0.0,
-}
+"""The augmentations by name: option of `ClassificationTransform`, its strength, and how it is off."""
 
 
 class ClassificationTransform:
     """Random augmentation of one image (H, W, 3) uint8 to `size` x `size`.
 
-    The result depends on the image and the state of `rng` only. Use one instance per thread.
-
-    With neither `area` nor `patch` the window is the centre crop of `ClassificationEval`.
+    The result depends on the image and the state of `rng` only. Use one instance per thread. With neither `area` nor
+    `patch` the window is the centre crop of `ClassificationEval`.
 
     Args:
         size: side of the result, pixels.
@@ -70,15 +56,11 @@ class ClassificationTransform:
             than the image is cut to it.
         patch: a window anywhere in the image as resized for the centre crop, without scaling (Krizhevsky et al.
             2012). Excludes `area`.
-        flip: probability of mirroring left-right.
-        flip_vertical: probability of mirroring upside down.
+        flip: see `Flip`.
         rotate: largest angle, degrees. What lies beyond the image is mirrored in.
         zoom: largest magnification; 1.25 shows as little as 1 / 1.25 of the window's sides.
         warp: largest shift of each corner of the window, as a share of its sides: looking from aside.
-        light: largest change of brightness and contrast, 0..1.
-        colour: strength of the changes of saturation, hue and white balance, 0..1.
-        blur: probability of blur.
-        noise: probability of noise.
+        light, colour, blur, noise: as of `Photometric`.
 
     Raises:
         ValueError: an option is outside its range.
@@ -92,8 +74,7 @@ class ClassificationTransform:
         *,
         area: tuple[float, float] | None = (0.35, 1.0),
         patch: bool = False,
-        flip: float = 0.5,
-        flip_vertical: float = 0.0,
+        flip: Flip = "horizontal",
         rotate: float = 10.0,
         zoom: float = 1.0,
         warp: float = 0.1,
@@ -102,47 +83,42 @@ class ClassificationTransform:
         blur: float = 0.05,
         noise: float = 0.1,
     ) -> None:
-        _check_size(size)
+        check_size(size)
         if area is not None and not 0 < area[0] <= area[1] <= 1:
             raise ValueError(f"area must be (low, high) with 0 < low <= high <= 1, not {area}")
         if area is not None and patch:
             raise ValueError("a window has a random area (scale), or it is a patch without scaling, not both")
-        shares = {"flip": flip, "flip_vertical": flip_vertical, "light": light, "colour": colour}
-        for name, value in (shares | {"blur": blur, "noise": noise}).items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1, not {value}")
+        check_flip(flip)
         if not (0 <= rotate <= 180 and zoom >= 1 and 0 <= warp < 0.5):  # at 0.5 corners could meet
             raise ValueError(f"rotate={rotate}, zoom={zoom}, warp={warp}: allowed are 0..180, 1 and more, below 0.5")
         # Here, not at the top: albumentations is slow to import, and prediction does without it.
         from detseg.data.augment.photometric import Photometric
 
         self.size, self.area, self.patch = size, area, patch
-        self.flip, self.flip_vertical = flip, flip_vertical
+        self.flips = (0.5 * (flip in ("horizontal", "both")), 0.5 * (flip in ("vertical", "both")))
         self.rotate, self.zoom, self.warp = rotate, zoom, warp
         self.photometric = Photometric(light=light, colour=colour, blur=blur, noise=noise)
 
     @classmethod
-    def by_name(cls, size: int, names: Sequence[str]) -> ClassificationTransform:
-        """The augmentations of these names and no others, see `AUGMENTATIONS`.
+    def by_name(cls, size: int, names: Sequence[str], *, flip: Flip = "horizontal") -> ClassificationTransform:
+        """The augmentations of these names and no others, see `AUGMENTATIONS`, and mirroring.
 
         Raises:
             ValueError: a name is unknown; the message has those near it.
         """
-        options = dict(OFF)
+        options = {option: off for option, _, off in AUGMENTATIONS.values()}
         for name in names:
             if name not in AUGMENTATIONS:
                 near = difflib.get_close_matches(name, AUGMENTATIONS, 3)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(AUGMENTATIONS)}."
+                hint = "images are mirrored by --flip." if name in ("flip", "flip-vertical") else hint
                 raise ValueError(f"there is no augmentation {name!r}; {hint}")
-            options |= AUGMENTATIONS[name]
-        return cls(size, **options)
+            option, strength, _ = AUGMENTATIONS[name]
+            options[option] = strength
+        return cls(size, flip=flip, **options)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
-        """Augment one image; the input is not changed.
-
-        Returns:
-            uint8 (size, size, 3), contiguous.
-        """
+        """Augment one image to uint8 (size, size, 3), contiguous; the input is not changed."""
         corners = self.corners(image.shape[1], image.shape[0], rng)
         return self.photometric(warp_corners(image, corners, self.size), rng)
 
@@ -158,7 +134,7 @@ class ClassificationTransform:
         centre = place + sides / 2 + (2 * draws[5:7] - 1) * (sides / 2 - half)  # zooming in on any part of it
         unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
         unit += 2 * self.warp * (2 * draws[8:16].reshape(4, 2) - 1)
-        mirror = np.where(rng.random(2) < (self.flip, self.flip_vertical), -1, 1)
+        mirror = np.where(rng.random(2) < self.flips, -1, 1)
         angle = math.radians(self.rotate * (2 * draws[7] - 1))
         cos, sin = math.cos(angle), math.sin(angle)
         # Turned as a square and then stretched, a window of another shape would be sheared: stretch first.
@@ -185,9 +161,6 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
         corners: (4, 2) x, y in pixels, in the order of the square's corners: top left, top right, bottom right,
             bottom left. They may lie outside: the image goes on there as its own mirror image.
         size: side of the square.
-
-    Returns:
-        uint8 (size, size, 3).
     """
     x, y = corners.T
     area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
@@ -211,27 +184,25 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
 
 
 class ClassificationEval:
-    """`transform(image)`: the short side to size x 256 / 224, then the centre; no randomness."""
+    """`transform(image)`: the short side to size x 256 / 224, then the centre: (size, size, 3); no randomness."""
 
     def __init__(self, size: int) -> None:
-        _check_size(size)
+        check_size(size)
         self.size = size
 
     def __call__(self, image: Image) -> Image:
-        """Image uint8 (H, W, 3) -> (size, size, 3)."""
-        return centre_crop(resize_short_side(image, round(self.size * RESIZE)), self.size)
+        """Crop an image uint8 (H, W, 3)."""
+        return self._crop(resize_short_side(image, round(self.size * RESIZE)))
+
+    def _crop(self, image: Image) -> Image:
+        return centre_crop(image, self.size)
 
 
-class TenCrop:
-    """`transform(image)`: resized as `ClassificationEval` does, then `ten_crop`; average the model's answers."""
+class TenCrop(ClassificationEval):
+    """The same with `ten_crop`: (10, size, size, 3); average the model's answers."""
 
-    def __init__(self, size: int) -> None:
-        _check_size(size)
-        self.size = size
-
-    def __call__(self, image: Image) -> Image:
-        """Image uint8 (H, W, 3) -> (10, size, size, 3)."""
-        return ten_crop(resize_short_side(image, round(self.size * RESIZE)), self.size)
+    def _crop(self, image: Image) -> Image:
+        return ten_crop(image, self.size)
 
 
 def resize_short_side(image: Image, side: int) -> Image:
@@ -258,10 +229,6 @@ def centre_crop(image: Image, size: int) -> Image:
 def ten_crop(image: Image, size: int) -> Image:
     """The four corners and the middle of an image, then the same of its mirror image (Krizhevsky et al. 2012).
 
-    Args:
-        image: uint8 (H, W, 3), at least `size` a side.
-        size: side of the crops, pixels.
-
     Returns:
         uint8 (10, size, size, 3): top left, top right, bottom left, bottom right, middle; mirrored in that order.
 
@@ -280,8 +247,3 @@ def _middle(image: Image, size: int) -> tuple[int, int]:
     if min(height, width) < size:
         raise ValueError(f"a crop of {size} x {size} does not fit an image of {width} x {height}; enlarge it first")
     return round((height - size) / 2), round((width - size) / 2)
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, not {size}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -16,6 +17,15 @@ from numpy.typing import NDArray
 
 from detseg.data.letterbox import fitted_size
 from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
+
+Flip = Literal["none", "horizontal", "vertical", "both"]
+"""How images are mirrored at random, each way with probability 1/2: left-right, upside down, both or not at all."""
+
+
+def check_flip(flip: str) -> None:
+    """Raise ValueError for another name."""
+    if flip not in get_args(Flip):
+        raise ValueError(f"flip must be one of {', '.join(get_args(Flip))}, not {flip!r}")
 
 
 def warp_boxes(
@@ -34,6 +44,23 @@ def warp_boxes(
     ellipse = np.sqrt(np.square(half) @ np.square(linear).T)
     half = np.where(iscrowd[:, None], half @ np.abs(linear).T, ellipse)
     return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def warp_boxes_by_masks(sample: Sample, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`warp_boxes` of a sample with instance masks: the hulls of the warped masks, where they are not empty."""
+    boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
+    assert sample.masks is not None
+    for i in np.flatnonzero(~sample.iscrowd):
+        left, top, width, height = cv2.boundingRect(sample.masks[i])
+        if not width or not height:
+            continue
+        inside = sample.masks[i, top : top + height, left : left + width] > 0
+        rows = np.flatnonzero(inside.any(1))
+        first, last = inside[rows].argmax(1), width - inside[rows, ::-1].argmax(1)
+        x, y = np.concatenate([first, last, first, last]) + left, np.concatenate([rows, rows, rows + 1, rows + 1]) + top
+        points = np.stack([x, y], 1) @ matrix[:, :2].T + matrix[:, 2]
+        boxes[i] = [*points.min(0), *points.max(0)]
+    return boxes
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -56,14 +83,16 @@ def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tupl
     return np.asarray(warped, np.uint8)
 
 
-def warp_mask(mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Label map (H, W) through the same map as `warp_image`, into (height, width); 255 outside.
+def warp_mask(
+    mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int], outside: int = IGNORE
+) -> NDArray[np.uint8]:
+    """Label map (H, W) through the same map as `warp_image`, into (height, width); `outside` around it.
 
     Each pixel gets the label of the pixel that its centre comes from: labels cannot be averaged.
     """
     matrix = matrix.copy()
     matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
-    warped = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+    warped = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=outside)
     return np.asarray(warped, np.uint8)
 
 
@@ -72,7 +101,7 @@ class Geometry:
     """Random geometry; `geometry(sample, (width, height), rng, unit)` -> Sample of that size.
 
     Attributes:
-        flip: probability of mirroring left-right.
+        flip: see `Flip`.
         scale: range of the zoom, drawn evenly on a log scale; 1 fills the training square.
         aspect: largest change of width : height; 0.1 is from 1/1.1 to 1.1.
         rotate: largest angle, degrees, either way.
@@ -80,7 +109,7 @@ class Geometry:
         min_side: see `clip_and_filter`.
     """
 
-    flip: float = 0.5
+    flip: Flip = "horizontal"
     scale: tuple[float, float] = (0.6, 1.4)
     aspect: float = 0.1
     rotate: float = 5.0
@@ -91,10 +120,9 @@ class Geometry:
         low, high = self.scale
         if not 0 < low <= high:
             raise ValueError(f"scale must be (low, high) with 0 < low <= high, not {self.scale}")
-        if not 0 <= self.flip <= 1 or not 0 <= self.min_visible <= 1:
-            raise ValueError(
-                f"flip and min_visible must lie in 0..1, not flip={self.flip}, min_visible={self.min_visible}"
-            )
+        check_flip(self.flip)
+        if not 0 <= self.min_visible <= 1:
+            raise ValueError(f"min_visible must lie in 0..1, not {self.min_visible}")
         if self.aspect < 0 or self.rotate < 0:
             raise ValueError(f"aspect and rotate must not be negative: aspect={self.aspect}, rotate={self.rotate}")
 
@@ -105,19 +133,28 @@ class Geometry:
 
         Zoom 1 makes the image's long side `unit` pixels (default: the longer side of the window). An image
         smaller than the window lands anywhere in it; of a larger one a window is cut that never leaves
-        the image and keeps one randomly chosen object (all of it, if it fits). A mask moves with the image.
+        the image and keeps one randomly chosen object (all of it, if it fits). Masks move with the image.
         """
         draws = rng.random(7)
         linear = self._linear(sample, unit or max(size), draws)
         matrix = np.concatenate([linear, np.zeros((2, 1))], axis=1)
-        boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
+        if sample.masks is not None and linear[0, 1] != 0:
+            boxes = warp_boxes_by_masks(sample, matrix)
+        else:
+            boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
         matrix[:, 2] = _translation(sample, linear, boxes, size, draws)
         boxes += np.tile(matrix[:, 2], 2)
         kept = clip_and_filter(
             boxes, sample.labels, sample.iscrowd, size, min_visible=self.min_visible, min_side=self.min_side
         )
-        mask = None if sample.mask is None else warp_mask(sample.mask, matrix, size)
-        return Sample(warp_image(sample.image, matrix, size), *kept, mask)
+        warped = Sample(warp_image(sample.image, matrix, size), kept.boxes, kept.labels, kept.iscrowd)
+        if sample.mask is not None:
+            warped.mask = warp_mask(sample.mask, matrix, size)
+        if sample.masks is not None:
+            warped.masks = np.zeros((len(kept.rows), size[1], size[0]), np.uint8)
+            for mask, row in zip(warped.masks, kept.rows, strict=True):
+                mask[:] = warp_mask(sample.masks[row], matrix, size, outside=0)
+        return warped
 
     def _linear(self, sample: Sample, unit: int, draws: NDArray[np.float64]) -> NDArray[np.float64]:
         """The (2, 2) part of the map: mirror, zoom and stretch, then rotate."""
@@ -126,9 +163,11 @@ class Geometry:
         low, high = self.scale
         zoom = low * (high / low) ** draws[0]
         stretch = math.sqrt((1 + self.aspect) ** (2 * draws[1] - 1))
-        mirror = -1.0 if draws[2] < self.flip else 1.0
-        scale_x = mirror * zoom * stretch * fitted[0] / width
-        scale_y = zoom / stretch * fitted[1] / height
+        # The first two binary digits of one draw: each way for itself with probability 1/2.
+        mirror_x = -1.0 if self.flip in ("horizontal", "both") and draws[2] < 0.5 else 1.0
+        mirror_y = -1.0 if self.flip in ("vertical", "both") and draws[2] % 0.5 < 0.25 else 1.0
+        scale_x = mirror_x * zoom * stretch * fitted[0] / width
+        scale_y = mirror_y * zoom / stretch * fitted[1] / height
         angle = math.radians(self.rotate * (2 * draws[3] - 1))
         cos, sin = math.cos(angle), math.sin(angle)
         return np.array([[cos * scale_x, -sin * scale_y], [sin * scale_x, cos * scale_y]])

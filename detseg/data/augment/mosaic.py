@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.data.augment.geometry import Geometry
-from detseg.data.sample import IGNORE, PADDING, Sample
+from detseg.data.sample import IGNORE, PADDING, Sample, join_masks
 
 MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
 """At 0.5 an image fits its quadrant; above, each quadrant shows a part of it."""
@@ -27,7 +28,7 @@ def mosaic(
     `geometry` makes an image's long side `size`. Objects come in the order of the samples.
 
     Raises:
-        ValueError: not exactly four samples, or only some of them have a mask.
+        ValueError: not exactly four samples, or only some of them have a mask or instance masks.
     """
     if len(samples) != 4:
         raise ValueError(f"a mosaic takes 4 samples, got {len(samples)}")
@@ -49,8 +50,10 @@ def mosaic(
             assert tile.mask is not None
             mask[top:bottom, left:right] = tile.mask
         tile.boxes += np.array([left, top, left, top], np.float32)
+        if tile.masks is not None:
+            tile.masks = np.pad(tile.masks, ((0, 0), (top, size - bottom), (left, size - right)))
         tiles.append(tile)
-    return Sample(image, *_joined(tiles), mask)
+    return _joined(image, tiles, mask)
 
 
 def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
@@ -59,7 +62,7 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
     The weight is drawn from Beta(8, 8), so that both stay recognisable: each object is asked for in full.
 
     Raises:
-        ValueError: the images differ in size, or have masks: a pixel of a mask has one class, not two.
+        ValueError: the images differ in size, or have semantic masks, of which a pixel has one class, not two.
     """
     if a.mask is not None or b.mask is not None:
         raise ValueError("mixup is for boxes: a pixel of a mask cannot have the classes of two images; use mosaic")
@@ -69,12 +72,16 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
         )
     weight = float(rng.beta(8.0, 8.0))
     image = np.asarray(cv2.addWeighted(a.image, weight, b.image, 1 - weight, 0.0), np.uint8)
-    return Sample(image, *_joined([a, b]))
+    return _joined(image, [a, b])
 
 
-def _joined(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
+def _joined(image: NDArray[np.uint8], samples: Sequence[Sample], mask: NDArray[np.uint8] | None = None) -> Sample:
+    """An image with the objects of all samples, in their order."""
+    return Sample(
+        image,
         np.concatenate([s.boxes for s in samples]),
         np.concatenate([s.labels for s in samples]),
         np.concatenate([s.iscrowd for s in samples]),
+        mask,
+        join_masks(samples),
     )

@@ -106,6 +106,9 @@ class Photometric:
     """
 
     def __init__(self, *, light: float, colour: float, blur: float, noise: float) -> None:
+        for name, value in {"light": light, "colour": colour, "blur": blur, "noise": noise}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in 0..1, not {value}")
         transforms: list[A.ImageOnlyTransform | A.OneOf] = []
         if light > 0:
             transforms.append(A.RandomBrightnessContrast(light, light, p=1.0))

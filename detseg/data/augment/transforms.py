@@ -1,13 +1,10 @@
-"""From a cached image to what the network sees: random for training, plain for validation and prediction.
+"""From a cached image to what the network sees in training; `EvalTransform` is the plain one, for all else.
 
     transform = TrainTransform(320)
     sample = transform(sample, np.random.default_rng([seed, epoch, index]))
     sample = transform.mosaic([a, b, c, d], rng)
-    sample = mixup(sample, transform(other, rng), rng)
-    sample, letterbox = EvalTransform(320)(sample)
-    boxes = letterbox.to_original(boxes, (width, height))
 
-Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its mask, in the same pixels.
+Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its masks, in the same pixels.
 """
 
 from __future__ import annotations
@@ -17,34 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from detseg.data.augment.geometry import Geometry
-from detseg.data.augment.mosaic import mixup, mosaic
-from detseg.data.letterbox import (
-    EvalTransform,
-    Letterbox,
-    fitted_size,
-    letterbox_image,
-    letterbox_mask,
-    resize_long_side,
-)
-from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
-
-__all__ = [
-    "IGNORE",
-    "PADDING",
-    "EvalTransform",
-    "Geometry",
-    "Letterbox",
-    "Sample",
-    "TrainTransform",
-    "clip_and_filter",
-    "fitted_size",
-    "letterbox_image",
-    "letterbox_mask",
-    "mixup",
-    "mosaic",
-    "resize_long_side",
-]
+from detseg.data.augment.geometry import Flip, Geometry
+from detseg.data.augment.mosaic import mosaic
+from detseg.data.letterbox import check_size
+from detseg.data.sample import Sample
 
 
 class TrainTransform:
@@ -55,24 +28,16 @@ class TrainTransform:
 
     Args:
         size: side of the result, pixels.
-        flip: probability of mirroring left-right.
-        scale: range of the zoom; at 1 the image's long side is `size`.
-        aspect: largest relative change of width : height.
-        rotate: largest angle, degrees.
-        light: largest change of brightness and contrast, 0..1.
-        colour: strength of the changes of saturation, hue and white balance, 0..1.
-        blur: probability of blur.
-        noise: probability of noise.
+        flip, scale, aspect, rotate, min_visible, min_side: as of `Geometry`; at zoom 1 the long side is `size`.
+        light, colour, blur, noise: as of `Photometric`.
         mosaic_scale: as `scale`, for images of a mosaic (0.5 fits a quadrant).
-        min_visible: objects of which less is left become `iscrowd`, see `clip_and_filter`.
-        min_side: objects with a shorter side, in pixels, become `iscrowd` too.
     """
 
     def __init__(
         self,
         size: int,
         *,
-        flip: float = 0.5,
+        flip: Flip = "horizontal",
         scale: tuple[float, float] = (0.6, 1.4),
         aspect: float = 0.1,
         rotate: float = 5.0,
@@ -84,12 +49,7 @@ class TrainTransform:
         min_visible: float = 0.3,
         min_side: float = 2.0,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, not {size}")
-        strengths = {"light": light, "colour": colour, "blur": blur, "noise": noise}
-        for name, value in strengths.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1, not {value}")
+        check_size(size)
         # Here, not at the top: albumentations is slow to import, and prediction does without it.
         from detseg.data.augment.photometric import Photometric
 
@@ -98,7 +58,7 @@ class TrainTransform:
             flip=flip, scale=scale, aspect=aspect, rotate=rotate, min_visible=min_visible, min_side=min_side
         )
         self.mosaic_geometry = replace(self.geometry, scale=mosaic_scale)
-        self.photometric = Photometric(**strengths)
+        self.photometric = Photometric(light=light, colour=colour, blur=blur, noise=noise)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Augment one sample; the input is not changed."""

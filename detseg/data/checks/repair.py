@@ -1,4 +1,4 @@
-"""Mends what can be mended without guessing: clip, leave out, join, renumber."""
+"""Repairs what can be repaired without guessing: clip, leave out, join, renumber."""
 
 from __future__ import annotations
 
@@ -10,54 +10,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations, Problem
-from detseg.data.pack.rows import take_rows
-from detseg.data.polygons import Segments
+from detseg.data.annotations import Annotations
+from detseg.data.base import ImageSet, Set
+from detseg.data.checks.problems import LEFT_OUT_BY_READER, LEFT_OUT_IMAGES, LEFT_OUT_OBJECTS, Problem
+from detseg.data.images import inspect_image
+from detseg.data.labels import LabelledImages
+from detseg.data.masks import SemanticMasks
 
-DROPPED_OBJECTS = {
-    "not-finite": "boxes that were not finite",
-    "reversed-box": "reversed boxes",
-    "zero-size-box": "boxes without area",
-    "box-outside": "boxes outside their image",
-    "unknown-category": "objects of unknown categories",
-    "duplicate-object": "objects listed twice",
-}
-DROPPED_IMAGES = {
-    "missing-image": "images that do not exist",
-    "damaged-image": "damaged images",
-    "duplicate-image-id": "images whose id was taken (with their objects)",
-    "in-both-splits": "images that are in the other split too",
-}
-DROPPED_BY_READER = {
-    "malformed-object": "malformed objects",
-    "unknown-image": "objects of unlisted images",
-}
+ByKind = dict[str, list[Problem]]
 
 
-def repair(annotations: Annotations, problems: Iterable[Problem]) -> tuple[Annotations, list[str]]:
-    """Mend the problems that `validate` found in these annotations, as far as that is safe.
-
-    Boxes over the border are clipped; objects and images that cannot be used are left out; entries of the
-    same image are joined; boxes drawn on unturned pixels are turned; broken outlines are removed; repeated
-    object ids are renumbered. Problems whose `repairable` is False stay.
-
-    Returns:
-        The mended annotations, and one sentence for each kind of change.
-    """
-    by_kind: dict[str, list[Problem]] = {}
+def repair_once(data: Set, problems: Iterable[Problem]) -> tuple[Set, list[str]] | None:
+    """The set without these problems, and a sentence for each kind of change; None where nothing changes."""
+    by_kind: ByKind = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)
     done: list[str] = []
-    mended = _turn(annotations, by_kind, done)
-    mended = _remove_outlines(mended, by_kind, done)
-    mended = _clip(mended, by_kind, done)
-    mended = _renumber(mended, by_kind, done)
-    mended = _leave_out(mended, by_kind, done)
-    for kind, name in DROPPED_BY_READER.items():
+    repaired: Any
+    if isinstance(data, Annotations):
+        repaired = _repair_annotations(data, by_kind, done)
+    elif isinstance(data, SemanticMasks) and data.objects is not None:
+        objects = _repair_annotations(data.objects, by_kind, done)
+        images: dict[str, Any] = {"image_ids": objects.image_ids, "paths": objects.paths, "sizes": objects.sizes}
+        repaired = replace(data, objects=objects, **images)
+    elif isinstance(data, SemanticMasks):
+        keep = np.ones(len(data), bool)
+        _leave_out_images(by_kind, keep, done)
+        twice = by_kind.get("duplicate-path", [])
+        keep[[problem.image_index for problem in twice]] = False
+        if twice:
+            done.append(f"left out {len(twice)} images listed twice, the first is {_name(twice[0])}")
+        repaired = data.subset(keep)
+    else:
+        out = left_out_images(data, [problem for found in by_kind.values() for problem in found])
+        if out:
+            done.append(f"{data.source}: {len(out)} of {len(data)} images, which have errors, left out")
+        repaired = data.subset([row for row in range(len(data)) if row not in out])
+    return (repaired, done) if done else None
+
+
+def left_out_images(data: ImageSet, problems: Iterable[Problem]) -> set[int]:
+    """Positions of the images that `repair_once` would leave out."""
+    if isinstance(data, LabelledImages):
+        return {p.image_index for p in problems if p.severity == "error" and p.image_index >= 0}
+    return {p.image_index for p in problems if p.kind in LEFT_OUT_IMAGES}
+
+
+def _repair_annotations(annotations: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
+    repaired = annotations
+    for step in (_turn, _remove_polygons, _clip, _renumber, _leave_out):
+        repaired = step(repaired, by_kind, done)
+    for kind, name in LEFT_OUT_BY_READER.items():
         if kind in by_kind:
             done.append(f"left out {len(by_kind[kind])} {name}, the first is {_name(by_kind[kind][0])}")
-    remaining = tuple(p for p in mended.read_problems if not p.repairable)
-    return replace(mended, read_problems=remaining), done
+    return replace(repaired, read_problems=tuple(p for p in repaired.read_problems if not p.repairable))
 
 
 def _name(problem: Problem) -> str:
@@ -72,9 +78,7 @@ def _rows(problems: Iterable[Problem]) -> NDArray[np.int64]:
     return np.unique(np.array([p.object_index for p in problems if p.object_index >= 0], dtype=np.int64))
 
 
-def _turn(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
-    from detseg.data.images import inspect_image
-
+def _turn(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     found = by_kind.get("unrotated", [])
     if not found:
         return a
@@ -112,11 +116,11 @@ def turn_points(points: NDArray[np.float64], width: int, height: int, orientatio
     return np.stack([across, down], axis=1)
 
 
-def _remove_outlines(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
+def _remove_polygons(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     found = [*by_kind.get("malformed-outline", []), *by_kind.get("mask-size", [])]
     if not found:
         return a
-    done.append(f"removed {len(found)} broken outlines, the first is of {_name(found[0])}")
+    done.append(f"removed {len(found)} broken polygons or masks, the first is of {_name(found[0])}")
     rows = _rows(found)  # none of those that the reader reports, which are not in the arrays
     if a.segments is None or not len(rows):
         return a
@@ -125,7 +129,7 @@ def _remove_outlines(a: Annotations, by_kind: dict[str, list[Problem]], done: li
     return replace(a, segments=a.segments.without(removed))
 
 
-def _clip(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
+def _clip(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     found = by_kind.get("box-over-border", [])
     if not found:
         return a
@@ -133,17 +137,15 @@ def _clip(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) ->
     boxes, areas = a.boxes.copy(), a.areas.copy()
     limits = np.tile(a.sizes[a.image_index[rows]], 2).astype(np.float64)
     boxes[rows] = np.clip(boxes[rows], 0, limits)
-    plain = rows if a.segments is None else rows[~_outlined(a.segments)[rows]]
+    plain = rows
+    if a.segments is not None:
+        plain = rows[~(a.segments.has_polygons | a.segments.has_rle)[rows]]
     areas[plain] = np.prod(boxes[plain, 2:] - boxes[plain, :2], axis=1)
     done.append(f"clipped {len(rows)} boxes to their image, the first is {_name(found[0])}")
     return replace(a, boxes=boxes, areas=areas)
 
 
-def _outlined(segments: Segments) -> NDArray[np.bool_]:
-    return segments.has_polygons | segments.has_rle
-
-
-def _renumber(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
+def _renumber(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     found = by_kind.get("duplicate-object-id", [])
     if not found:
         return a
@@ -155,10 +157,10 @@ def _renumber(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]
     return replace(a, ids=ids)
 
 
-def _leave_out(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str]) -> Annotations:
+def _leave_out(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     """Without the objects and images that cannot be used; entries of one image joined."""
     keep_images, keep_objects = np.ones(len(a), bool), np.ones(len(a.ids), bool)
-    for kind, name in DROPPED_OBJECTS.items():
+    for kind, name in LEFT_OUT_OBJECTS.items():
         found = by_kind.get(kind, [])
         rows = _rows(found)
         if found and kind == "unknown-category":  # the reader knows them by ids, which need not be unique
@@ -166,15 +168,22 @@ def _leave_out(a: Annotations, by_kind: dict[str, list[Problem]], done: list[str
         keep_objects[rows] = False
         if len(rows):
             done.append(f"left out {len(rows)} {name}, the first is {_name(found[0])}")
-    for kind, name in DROPPED_IMAGES.items():
-        found = by_kind.get(kind, [])
-        keep_images[[problem.image_index for problem in found]] = False
-        if found:
-            done.append(f"left out {len(found)} {name}, the first is {_name(found[0])}")
+    _leave_out_images(by_kind, keep_images, done)
     target = _joined(a, by_kind.get("duplicate-path", []), keep_images, done)
     if keep_images.all() and keep_objects.all():
         return a
-    return _keep(a, keep_images, keep_objects, target)
+    rows = np.flatnonzero(keep_objects)
+    rows = rows[np.argsort(target[a.image_index[rows]], kind="stable")]
+    return replace(a, **a.take_objects(rows, target[a.image_index[rows]])).subset(keep_images)
+
+
+def _leave_out_images(by_kind: ByKind, keep: NDArray[np.bool_], done: list[str]) -> None:
+    """Mark in `keep` (N,) the images that cannot be used, in place."""
+    for kind, name in LEFT_OUT_IMAGES.items():
+        found = by_kind.get(kind, [])
+        keep[[problem.image_index for problem in found]] = False
+        if found:
+            done.append(f"left out {len(found)} {name}, the first is {_name(found[0])}")
 
 
 def _joined(a: Annotations, found: list[Problem], keep_images: NDArray[np.bool_], done: list[str]) -> NDArray[np.int64]:
@@ -190,22 +199,3 @@ def _joined(a: Annotations, found: list[Problem], keep_images: NDArray[np.bool_]
     if found:
         done.append(f"joined {len(found)} repeated entries of an image, the first is {_name(found[0])}")
     return target
-
-
-def _keep(
-    a: Annotations, keep_images: NDArray[np.bool_], keep_objects: NDArray[np.bool_], target: NDArray[Any]
-) -> Annotations:
-    image_of_object = target[a.image_index]
-    rows = np.flatnonzero(keep_objects & keep_images[image_of_object])
-    rows = rows[np.argsort(image_of_object[rows], kind="stable")]
-    renumbered = np.cumsum(keep_images) - 1
-    kept = a.take_objects(rows, renumbered[image_of_object[rows]])
-    return replace(
-        a,
-        image_ids=a.image_ids[keep_images],
-        paths=a.paths[keep_images],
-        sizes=a.sizes[keep_images],
-        label_files=None if a.label_files is None else a.label_files[keep_images],
-        pack=take_rows(a.pack, keep_images),
-        **kept,
-    )

@@ -25,8 +25,8 @@ from detseg.data.formats.locate import (
     read_lines,
 )
 from detseg.data.labels import SPLITS, LabelledImages, divide
-from detseg.data.pack.rows import UNDIVIDED, is_pack
-from detseg.data.pack.sources import read_packed_labels
+from detseg.data.pack.datasets import read_packed_labels
+from detseg.data.pack.file import UNDIVIDED, is_pack
 
 __all__ = ["SHARES", "LabelledImages", "read_label_splits", "read_labelled_dataset", "read_labels"]
 

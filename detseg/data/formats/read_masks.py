@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.base import match_categories
 from detseg.data.formats import recognise
 from detseg.data.formats.mask_folders import (
     IMAGES,
@@ -17,9 +18,9 @@ from detseg.data.formats.mask_folders import (
     find_layout,
     mask_sources,
 )
-from detseg.data.masks import SemanticMasks, match_mask_categories
-from detseg.data.pack.rows import is_pack
-from detseg.data.pack.sources import packed_mask_sources
+from detseg.data.masks import SemanticMasks
+from detseg.data.pack.datasets import packed_mask_sources
+from detseg.data.pack.file import is_pack
 
 LOOKED_FOR = """
   mask folders: images/ with masks/ of the same names and classes.txt, split by train.txt and val.txt, or as
@@ -142,7 +143,7 @@ def read_mask_dataset(
             "set by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
-    return {"train": train, "val": match_mask_categories(train.categories, val)}
+    return {"train": train, "val": match_categories(train.categories, val)}
 
 
 def _root(path: Path) -> Path:

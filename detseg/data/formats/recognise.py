@@ -12,7 +12,7 @@ from detseg.data.formats.coco import read_coco
 from detseg.data.formats.locate import IMAGE_EXTENSIONS
 from detseg.data.formats.voc import read_voc, voc_splits
 from detseg.data.formats.yolo import SPLITS, find_yaml, folder_splits, names_nearby, read_yaml, read_yolo
-from detseg.data.pack.rows import is_pack
+from detseg.data.pack.file import is_pack
 
 Sources = dict[str, Callable[[], Annotations]]  # split -> its reader; "" where there are no splits
 
@@ -42,7 +42,7 @@ def find_sources(path: Path, images: str | Path | None = None) -> Sources:
 def _file_sources(path: Path, images: str | Path | None) -> Sources | None:
     suffix = path.suffix.lower()
     if is_pack(path):
-        from detseg.data.pack.sources import packed_annotation_sources  # here: nothing else needs OpenCV
+        from detseg.data.pack.datasets import packed_annotation_sources  # here: nothing else needs OpenCV
 
         refuse_images(path, images)
         return packed_annotation_sources(path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg.data.dataset import full_images
+from detseg.data.cache import full_images
 from detseg.report.pages.base import RunPage
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes
 from detseg.visualize.compare import Objects

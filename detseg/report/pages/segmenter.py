@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from accelerate import PartialState
 
-from detseg.data.dataset import full_images
+from detseg.data.cache import full_images
 from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.bootstrap.segmentation import SegmentationIntervals, bootstrap_segmentation
 from detseg.metrics.segmentation.mean_iou import SegmentationMetrics

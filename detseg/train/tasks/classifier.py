@@ -17,8 +17,8 @@ from detseg.console import print_line
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.checks.validate import checked
+from detseg.data.dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
-from detseg.data.label_dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.labels import LabelledImages
 from detseg.metrics import ClassificationEvaluator
 from detseg.metrics.classification import FIGURES
@@ -222,7 +222,7 @@ def load_labelled_data(config: Any, console: Console, *, judged: str = "val") ->
         splits = {"train": train, "val": matched_to(train.categories, val)}
     if judged in splits and not len(splits[judged]):
         raise ValueError(f"{splits[judged].source}: the {judged} split has no images to judge a model by; add some")
-    check = partial(checked, mend=config.repair, tell=partial(print_line, console))
+    check = partial(checked, repairing=config.repair, print_line=partial(print_line, console))
     splits["train"] = check(splits["train"], None)
     if judged in splits and judged != "train":
         splits[judged] = check(splits[judged], splits["train"])

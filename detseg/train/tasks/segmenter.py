@@ -15,10 +15,11 @@ from torch import nn
 
 from detseg.console import print_line
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.base import match_categories
 from detseg.data.checks.validate import checked
+from detseg.data.dataset import SegmentationDataset, collate_masks
 from detseg.data.formats.read_masks import find_mask_sources, read_mask_dataset
-from detseg.data.mask_dataset import SegmentationDataset, collate_masks
-from detseg.data.masks import SemanticMasks, match_mask_categories
+from detseg.data.masks import SemanticMasks
 from detseg.metrics import SegmentationEvaluator
 from detseg.metrics.segmentation import FIGURES
 from detseg.models import load_model
@@ -142,8 +143,8 @@ def load_mask_data(config: Any, console: Any) -> tuple[SemanticMasks, SemanticMa
             own_split(path, find_mask_sources(path, **options), split)()
             for path, split in ((config.train, "train"), (config.val, "val"))
         )
-        val = match_mask_categories(train.categories, val)
-    check = partial(checked, mend=config.repair, tell=partial(print_line, console))
+        val = match_categories(train.categories, val)
+    check = partial(checked, repairing=config.repair, print_line=partial(print_line, console))
     return check(train, None), check(val, train)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detseg.classify import Similarity, fit_softmax_regression, measure_similarity
 from detseg.console import print_line
 from detseg.data.augment.classification_transforms import ClassificationEval
-from detseg.data.label_dataset import ClassificationDataset
+from detseg.data.dataset import ClassificationDataset
 from detseg.predict.predictor import memory_format
 from detseg.train.process import Process
 from detseg.train.sampler import Request, TrainingSamples

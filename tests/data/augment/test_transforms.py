@@ -1,5 +1,6 @@
 """Boxes against masks: objects are drawn in pure colours and looked for again after each transform."""
 
+import itertools
 import os
 import pickle
 import random
@@ -15,18 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data.augment.geometry import Geometry, warp_boxes, warp_image
-from detseg.data.augment.transforms import (
-    PADDING,
-    EvalTransform,
-    Letterbox,
-    Sample,
-    TrainTransform,
-    fitted_size,
-    resize_long_side,
-)
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.letterbox import EvalTransform, Letterbox, fitted_size, resize_long_side
+from detseg.data.sample import PADDING, Sample
+from tests.cases import case
 
 OFF = {
-    "flip": 0.0,
+    "flip": "none",
     "scale": (1.0, 1.0),
     "aspect": 0.0,
     "rotate": 0.0,
@@ -36,12 +32,20 @@ OFF = {
     "noise": 0.0,
 }
 AXIS_ALIGNED = {
-    "flip": {"flip": 1.0},
+    "flip": {"flip": "horizontal"},
+    "flip upside down": {"flip": "vertical"},
+    "flip both": {"flip": "both"},
     "zoom in": {"scale": (1.2, 2.5)},
     "zoom out": {"scale": (0.4, 0.9)},
     "far out": {"scale": (0.2, 0.3)},
     "aspect": {"aspect": 0.6},
-    "together": {"flip": 0.5, "scale": (0.5, 1.5), "aspect": 0.2},
+    "together": {"flip": "horizontal", "scale": (0.5, 1.5), "aspect": 0.2},
+}
+FLIPS = {
+    "none": {(1, 1)},
+    "horizontal": {(1, 1), (1, -1)},
+    "vertical": {(1, 1), (-1, 1)},
+    "both": {(1, 1), (1, -1), (-1, 1), (-1, -1)},
 }
 PIXELS = {"light": {"light": 0.2}, "colour": {"colour": 0.5}, "blur": {"blur": 1.0}, "noise": {"noise": 1.0}}
 SHAPES = [(160, 160), (160, 97), (75, 160), (90, 61), (400, 310)]
@@ -90,11 +94,10 @@ def check_form(sample: Sample, size: int) -> None:
 
 
 @pytest.mark.parametrize("options", AXIS_ALIGNED.values(), ids=AXIS_ALIGNED)
-@pytest.mark.parametrize(("width", "height"), SHAPES)
-def test_geometry_moves_boxes_with_their_pixels(options: dict, width: int, height: int) -> None:
+def test_geometry_moves_boxes_with_their_pixels(options: dict) -> None:
     transform = TrainTransform(160, **{**OFF, **options})
     seen = 0
-    for seed in range(12):
+    for (width, height), seed in itertools.product(SHAPES, range(12)):
         out = transform(draw(width, height, seed), np.random.default_rng(seed))
         check_form(out, 160)
         for box, label in zip(out.boxes, out.labels, strict=True):
@@ -105,13 +108,12 @@ def test_geometry_moves_boxes_with_their_pixels(options: dict, width: int, heigh
         for label in set(range(3)) - set(out.labels.tolist()):
             truth = mask_box(out.image, label)
             assert truth is None or (truth[2:] - truth[:2]).min() < 4  # only slivers are dropped
-    assert seen >= 12  # each image keeps one object at least
+    assert seen >= 12 * len(SHAPES)  # each image keeps one object at least
 
 
-@pytest.mark.parametrize("degrees", [5.0, 20.0, 45.0])
-def test_rotated_boxes_are_tight_around_round_objects(degrees: float) -> None:
-    transform = TrainTransform(160, **{**OFF, "rotate": degrees, "scale": (0.6, 0.65)})
-    for seed in range(15):
+def test_rotated_boxes_are_tight_around_round_objects() -> None:
+    for degrees, seed in itertools.product((5.0, 20.0, 45.0), range(15)):
+        transform = TrainTransform(160, **{**OFF, "rotate": degrees, "scale": (0.6, 0.65)})
         out = transform(draw(160, 120, seed, "ellipse"), np.random.default_rng(seed))
         assert out.labels.tolist() == [0, 1, 2]
         for box, label in zip(out.boxes, out.labels, strict=True):
@@ -139,22 +141,23 @@ def test_rotated_crowd_covers_the_whole_region() -> None:
             np.testing.assert_allclose(box, mask_box(out.image, label), atol=2.0)
 
 
-@pytest.mark.parametrize("options", PIXELS.values(), ids=PIXELS)
-def test_pixel_transforms_change_pixels_and_leave_boxes(options: dict) -> None:
-    transform = TrainTransform(160, **{**OFF, **options})
-    changed = 0
-    for seed in range(10):
-        sample = draw(160, 160, seed)
-        sample.image = sample.image // 255 * 180 + 20  # pure colours would saturate unchanged
-        before = sample.image.copy()
-        out = transform(sample, np.random.default_rng(seed))
-        check_form(out, 160)
-        changed += not np.array_equal(out.image, before)
-        np.testing.assert_array_equal(sample.image, before)  # the cache is not written to
-        np.testing.assert_array_equal(out.boxes, sample.boxes)
-        for box, label in zip(out.boxes, out.labels, strict=True):
-            np.testing.assert_allclose(box, mask_box(out.image, label, threshold=70), atol=2)
-    assert changed >= 9
+def test_pixel_transforms_change_pixels_and_leave_boxes():
+    for options in PIXELS.values():
+        with case(options):
+            transform = TrainTransform(160, **{**OFF, **options})
+            changed = 0
+            for seed in range(10):
+                sample = draw(160, 160, seed)
+                sample.image = sample.image // 255 * 180 + 20  # pure colours would saturate unchanged
+                before = sample.image.copy()
+                out = transform(sample, np.random.default_rng(seed))
+                check_form(out, 160)
+                changed += not np.array_equal(out.image, before)
+                np.testing.assert_array_equal(sample.image, before)  # the cache is not written to
+                np.testing.assert_array_equal(out.boxes, sample.boxes)
+                for box, label in zip(out.boxes, out.labels, strict=True):
+                    np.testing.assert_allclose(box, mask_box(out.image, label, threshold=70), atol=2)
+            assert changed >= 9
 
 
 def test_all_switched_off_is_the_identity_and_flip_the_mirror() -> None:
@@ -164,23 +167,28 @@ def test_all_switched_off_is_the_identity_and_flip_the_mirror() -> None:
     out = TrainTransform(160, **OFF)(sample, rng)
     np.testing.assert_array_equal(out.image, sample.image)
     np.testing.assert_array_equal(out.boxes, sample.boxes)
-    out = TrainTransform(160, **{**OFF, "flip": 1.0})(sample, rng)
-    np.testing.assert_array_equal(out.image, sample.image[:, ::-1])
-    np.testing.assert_allclose(out.boxes, 160 - sample.boxes[:, [2, 1, 0, 3]] * [1, -1, 1, -1] - [0, 160] * 2)
+    x1, y1, x2, y2 = sample.boxes.T
+    mirrored = {
+        (1, 1): sample.boxes,
+        (1, -1): np.stack([160 - x2, y1, 160 - x1, y2], 1),
+        (-1, 1): np.stack([x1, 160 - y2, x2, 160 - y1], 1),
+        (-1, -1): np.stack([160 - x2, 160 - y2, 160 - x1, 160 - y1], 1),
+    }
+    for flip, wanted in FLIPS.items():
+        transform, counts = TrainTransform(160, **{**OFF, "flip": flip}), dict.fromkeys(mirrored, 0)
+        for seed in range(200):
+            out = transform(sample, np.random.default_rng(seed))
+            (found,) = (k for k in mirrored if np.array_equal(out.image, sample.image[:: k[0], :: k[1]]))
+            np.testing.assert_allclose(out.boxes, mirrored[found], atol=1e-4)
+            counts[found] += 1
+        assert {k for k, count in counts.items() if count} == wanted, flip
+        assert all(abs(count - 200 / len(wanted)) < 35 for count in counts.values() if count), (flip, counts)
 
 
 def test_padding_is_grey() -> None:
     out = TrainTransform(100, **OFF)(empty(100, 40), np.random.default_rng(0))
     assert (out.image == 200).all(axis=2).sum() >= 39 * 100  # two rows lie between the two
     assert (out.image == PADDING).all(axis=2).sum() >= 59 * 100
-
-
-def test_flip_probability() -> None:
-    transform = TrainTransform(30, **{**OFF, "flip": 0.25})
-    sample = draw(30, 30, 0)
-    rng = np.random.default_rng(0)
-    flips = sum(not np.array_equal(transform(sample, rng).image, sample.image) for _ in range(400))
-    assert 70 < flips < 130
 
 
 def test_every_image_keeps_an_object_however_far_it_zooms_in() -> None:
@@ -241,8 +249,8 @@ def test_importing_is_lazy_silent_and_offline() -> None:
         "import sys, socket\n"
         "def refuse(*a, **k): print('network', file=sys.stderr); raise OSError\n"
         "socket.getaddrinfo = socket.create_connection = refuse\n"
-        "import detseg.data.augment.transforms as t\n"
-        "t.EvalTransform(32)\n"
+        "import detseg.data.augment.transforms as t, detseg.data.letterbox as plain\n"
+        "plain.EvalTransform(32)\n"
         "assert 'albumentations' not in sys.modules, 'imported too early'\n"
         "t.TrainTransform(32)\n"
         "assert 'albumentations' in sys.modules\n"
@@ -324,13 +332,12 @@ def test_letterbox_says_where_the_image_lies(width: int, height: int, size: int)
     assert (out.image[outside] == PADDING).all()
 
 
-@pytest.mark.parametrize(("width", "height"), SHAPES)
-def test_eval_transform_moves_boxes_with_their_pixels(width: int, height: int) -> None:
-    sample = draw(width, height, 3)
-    out, _ = EvalTransform(160)(sample)
-    assert out.labels.tolist() == [0, 1, 2]
-    for box, label in zip(out.boxes, out.labels, strict=True):
-        np.testing.assert_allclose(box, mask_box(out.image, label), atol=1.01)
+def test_eval_transform_moves_boxes_with_their_pixels() -> None:
+    for width, height in SHAPES:
+        out, _ = EvalTransform(160)(draw(width, height, 3))
+        assert out.labels.tolist() == [0, 1, 2]
+        for box, label in zip(out.boxes, out.labels, strict=True):
+            np.testing.assert_allclose(box, mask_box(out.image, label), atol=1.01)
 
 
 @given(sides, sides, st.integers(1, 320))
@@ -357,11 +364,10 @@ def test_letterbox_takes_torch_and_clips() -> None:
     assert box.to_original(detections[:0], (640, 480)).shape == (0, 4)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_wrong_options_are_named() -> None:
+    for call, message in (
         (lambda: TrainTransform(0), "size"),
-        (lambda: TrainTransform(32, flip=1.5), "flip"),
+        (lambda: TrainTransform(32, flip="left"), "flip must be one of none, horizontal, vertical, both, not 'left'"),
         (lambda: TrainTransform(32, scale=(0, 1)), "scale"),
         (lambda: TrainTransform(32, scale=(2, 1)), "scale"),
         (lambda: TrainTransform(32, rotate=-1), "rotate"),
@@ -369,19 +375,17 @@ def test_letterbox_takes_torch_and_clips() -> None:
         (lambda: Geometry(min_visible=-0.1), "min_visible"),
         (lambda: EvalTransform(0), "size"),
         (lambda: Letterbox.fit(0, 5, 32), "0x5"),
-    ],
-)
-def test_wrong_options_are_named(call, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
-@pytest.mark.parametrize("original", [(1000, 205), (640, 480), (31, 999)])
-def test_boxes_come_back_through_a_resized_copy(original):
-    copy = fitted_size(*original, 320)
-    box = Letterbox.fit_copy(copy, original, 256)
-    corners = np.array([[0, 0, *original]], np.float32)
-    inside = Letterbox.fit(*copy, 256).to_square(np.array([[0, 0, *copy]], np.float32))
-    np.testing.assert_allclose(box.to_square(corners), inside, rtol=1e-5)
-    np.testing.assert_allclose(box.to_original(inside, original), corners, rtol=1e-5)
-    assert Letterbox.fit_copy(original, original, 256) == Letterbox.fit(*original, 256)
+def test_boxes_come_back_through_a_resized_copy() -> None:
+    for original in [(1000, 205), (640, 480), (31, 999)]:
+        copy = fitted_size(*original, 320)
+        box = Letterbox.fit_copy(copy, original, 256)
+        corners = np.array([[0, 0, *original]], np.float32)
+        inside = Letterbox.fit(*copy, 256).to_square(np.array([[0, 0, *copy]], np.float32))
+        np.testing.assert_allclose(box.to_square(corners), inside, rtol=1e-5)
+        np.testing.assert_allclose(box.to_original(inside, original), corners, rtol=1e-5)
+        assert Letterbox.fit_copy(original, original, 256) == Letterbox.fit(*original, 256)

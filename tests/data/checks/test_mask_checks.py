@@ -1,4 +1,4 @@
-"""What is found wrong with sets of masks, and what is mended."""
+"""What is found wrong with sets of masks, and what is repaired."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from PIL import Image
 
 from detseg.data import raise_on_problems, read_mask_dataset, read_masks
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.checks.validate import repair, validate
 from detseg.data.formats import read_coco
 from detseg.data.masks import SemanticMasks
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
@@ -43,25 +44,25 @@ def cut(path):
 def test_what_makes_an_image_unusable(folder, spoil, kind, words, repairable):
     spoil(folder / "images/train1.jpg", folder / "masks/train1.png")
     masks = read_masks(folder, "train")
-    (problem,) = masks.validate()
+    (problem,) = validate(masks)
     assert kinds([problem]) == [(kind, "error", "train1.jpg")]
     assert (problem.file, problem.image_index) == (str(folder / "masks/train1.png"), 1)
     assert problem.repairable == repairable
     with pytest.raises(AnnotationError, match=words):
         raise_on_problems([problem])
-    mended, done = masks.repair([problem])
+    repaired, done = repair(masks, [problem])
     if repairable:
-        assert [path[-10:] for path in mended.paths.tolist()] == ["train0.jpg", "train2.jpg"]
-        assert len(done) == 1 and "left out 1 images" in done[0].replace("damaged p", "p") and "train1.jpg" in done[0]
-        assert mended.validate() == []
+        assert [path[-10:] for path in repaired.paths.tolist()] == ["train0.jpg", "train2.jpg"]
+        assert len(done) == 1 and done[0].startswith("left out 1") and "train1.jpg" in done[0]
+        assert validate(repaired) == []
     else:
-        assert (mended, done) == (masks, [])
-    assert masks.validate(check_images=False) == [], "no file is opened"
+        assert (repaired, done) == (masks, [])
+    assert validate(masks, check_images=False) == [], "no file is opened"
 
 
 def test_a_mask_drawn_on_the_unturned_image(folder):
     write_turned_image(folder / "images/train0.jpg", (40, 32), 6)
-    (problem,) = read_masks(folder, "train").validate()
+    (problem,) = validate(read_masks(folder, "train"))
     assert problem.what == (
         "the mask is 40 x 32 pixels, its image 32 x 40 once turned upright (EXIF orientation 6): drawn on the "
         "unturned pixels"
@@ -69,52 +70,52 @@ def test_a_mask_drawn_on_the_unturned_image(folder):
     assert problem.remedy == "turn the mask as viewers turn the image, or remove the image's EXIF tag"
     turned = np.rot90(np.asarray(Image.open(folder / "masks/train0.png")), -1)
     save_mask(folder / "masks/train0.png", np.ascontiguousarray(turned))
-    assert read_masks(folder, "train").validate() == []
+    assert validate(read_masks(folder, "train")) == []
 
 
 def test_images_in_both_splits(folder):
     (folder / "val.txt").write_text("val0\ntrain2\nval1\n")
     data = read_mask_dataset(folder)
-    problems = data["val"].validate(other=data["train"])
+    problems = validate(data["val"], other=data["train"])
     assert kinds(problems) == [("in-both-splits", "error", "train2.jpg")]
-    assert data["val"].validate(check_images=False, other=data["train"]) == problems
-    mended, done = data["val"].repair(problems)
-    assert [p[-8:] for p in mended.paths.tolist()] == ["val0.jpg", "val1.jpg"]
+    assert validate(data["val"], check_images=False, other=data["train"]) == problems
+    repaired, done = repair(data["val"], problems)
+    assert [p[-8:] for p in repaired.paths.tolist()] == ["val0.jpg", "val1.jpg"]
     assert "the other split" in done[0]
 
 
 def test_equal_images_under_other_names(folder):
     (folder / "images/val1.jpg").write_bytes((folder / "images/train1.jpg").read_bytes())
     data = read_mask_dataset(folder)
-    (problem,) = data["val"].validate(other=data["train"])
+    (problem,) = validate(data["val"], other=data["train"])
     assert problem.kind == "in-both-splits" and "as " in problem.what
-    assert data["val"].validate(check_images=False, other=data["train"]) == []
+    assert validate(data["val"], check_images=False, other=data["train"]) == []
 
 
 def test_an_image_listed_twice(folder):
     (folder / "train.txt").write_text("train0\ntrain1\ntrain0.jpg\n")
     masks = read_masks(folder, "train")
-    problems = masks.validate(check_images=False)
+    problems = validate(masks, check_images=False)
     assert kinds(problems) == [("duplicate-path", "error", "train0.jpg")]
-    assert len(masks.repair(problems)[0]) == 2
+    assert len(repair(masks, problems)[0]) == 2
 
 
 def test_many_problems_at_once_and_errors_first(folder):
     (folder / "masks/train0.png").unlink()
     (folder / "images/train1.jpg").unlink()
     save_mask(folder / "masks/train2.png", np.zeros((32, 56), np.uint8))
-    problems = read_masks(folder, "train").validate()
+    problems = validate(read_masks(folder, "train"))
     # The mask of the missing image is looked at all the same, and has classes 1 and 2.
     assert kinds(problems) == [("missing-image", "error", "train1.jpg"), ("missing-mask", "error", "train0.jpg")]
-    mended, done = read_masks(folder, "train").repair(problems)
-    assert len(mended) == 1 and len(done) == 2
-    assert [p.kind for p in mended.validate()] == ["absent-class"]
+    repaired, done = repair(read_masks(folder, "train"), problems)
+    assert len(repaired) == 1 and len(done) == 2
+    assert [p.kind for p in validate(repaired)] == ["absent-class"]
 
 
 def test_classes_without_a_pixel(folder):
     for name, width in (("val0", 40), ("val1", 48)):
         save_mask(folder / f"masks/{name}.png", np.full((32, width), 2, np.uint8))
-    (problem,) = read_masks(folder, "val").validate()
+    (problem,) = validate(read_masks(folder, "val"))
     assert (problem.kind, problem.severity) == ("absent-class", "warning")
     assert problem.what == "no pixel of 2 of the 3 classes (soil, daisy) in 2 images"
     assert "nothing is learnt or measured" in problem.remedy
@@ -126,29 +127,29 @@ def test_255_that_may_be_a_class(folder):
         mask = np.zeros((32, width), np.uint8)
         mask[:9] = 255
         save_mask(folder / f"masks/{name}.png", mask)
-    (problem,) = read_masks(folder, "val").validate()
+    (problem,) = validate(read_masks(folder, "val"))
     assert problem.remedy == "value 255 is taken as 'ignore'; if it is a class, give it a line in the list of classes"
     (folder / "classes.txt").write_text("0 soil\n255 daisy\n")
-    assert read_masks(folder, "val").validate() == []
+    assert validate(read_masks(folder, "val")) == []
 
 
 def test_an_empty_list_and_a_repeated_name(folder):
     (folder / "train.txt").write_text("\n")
-    assert kinds(read_masks(folder, "train").validate()) == [("empty", "warning", "")]
+    assert kinds(validate(read_masks(folder, "train"))) == [("empty", "warning", "")]
     masks = read_masks(folder, "val")
     doubled = replace(masks, categories=(*masks.categories, Category(7, "rose")))
-    assert [p.what for p in doubled.validate(check_images=False)] == ["2 classes are named 'rose'"]
+    assert [p.what for p in validate(doubled, check_images=False)] == ["2 classes are named 'rose'"]
 
 
-# -- masks drawn from outlines -------------------------------------------------------------------------
+# -- masks drawn from polygons -------------------------------------------------------------------------
 
 
-def test_outlines_are_checked_as_annotations_are(tmp_path):
+def test_polygons_are_checked_as_annotations_are(tmp_path):
     masks = SemanticMasks.from_annotations(read_coco(write_coco_dataset(tmp_path)))
-    problems = masks.validate()
-    assert {(p.kind, p.severity) for p in problems} == {("no-outline", "warning"), ("absent-class", "warning")}
+    problems = validate(masks)
+    assert {(p.kind, p.severity) for p in problems} == {("no-polygon", "warning"), ("absent-class", "warning")}
     texts = {p.kind: p.what for p in problems}
-    assert texts["no-outline"].startswith("2 of 4 objects have no outline: their boxes are ignored")
+    assert texts["no-polygon"].startswith("2 of 4 objects have no polygon: their boxes are ignored")
     assert texts["absent-class"] == "no pixel of 2 of the 4 classes (rose, daisy) in 4 images"
 
 
@@ -159,20 +160,20 @@ def test_a_background_of_the_file_needs_no_object(tmp_path):
     write_coco_dataset(tmp_path)
     masks = read_masks(write_json(tmp_path / "train.json", content))
     assert masks.names == ("background", "water lily")
-    assert masks.validate() == []
+    assert validate(masks) == []
 
 
-def test_outlines_are_mended_as_annotations_are(tmp_path):
+def test_polygons_are_repaired_as_annotations_are(tmp_path):
     content = coco_content()
     content["annotations"][1]["category_id"] = 55
     write_coco_dataset(tmp_path)
     masks = SemanticMasks.from_annotations(read_coco(write_json(tmp_path / "train.json", content)))
     (tmp_path / "images/c.jpg").unlink()
-    problems = masks.validate(other=masks.subset([2]))
+    problems = validate(masks, other=masks.subset([2]))
     errors = {p.kind for p in problems if p.severity == "error"}
     assert errors == {"unknown-category", "missing-image", "in-both-splits"}
-    mended, done = masks.repair(problems)
-    assert [p[-5:] for p in mended.paths.tolist()] == ["b.jpg", "a.jpg"]
-    assert len(mended) == len(mended.objects) == len(mended.sizes) == 2
-    assert not mended.mask(0).any() and len(done) == 3
-    assert [p.kind for p in mended.validate() if p.severity == "error"] == []
+    repaired, done = repair(masks, problems)
+    assert [p[-5:] for p in repaired.paths.tolist()] == ["b.jpg", "a.jpg"]
+    assert len(repaired) == len(repaired.objects) == len(repaired.sizes) == 2
+    assert not repaired.mask(0).any() and len(done) == 3
+    assert [p.kind for p in validate(repaired) if p.severity == "error"] == []

@@ -14,6 +14,7 @@ from detseg.data.checks.validate import AnnotationError, checked, raise_on_probl
 from detseg.data.formats import read_annotations, read_coco, read_dataset
 from detseg.data.images import ORIENTATION, read_image
 from detseg.data.polygons import SegmentsBuilder
+from tests.cases import case
 from tests.data.annotation_samples import coco_content, make, write_coco_dataset, write_json, write_picture
 
 GOOD = [10.0, 10.0, 20.0, 20.0]
@@ -23,9 +24,8 @@ def kinds(problems):
     return [(problem.kind, problem.severity, problem.object) for problem in problems]
 
 
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
+def test_boxes():
+    for box, expected in [
         ([0, 0, 64, 48], None),
         ([10, 10, 10.01, 20], None),
         ([10, 10, 10, 20], ("zero-size-box", "error")),
@@ -44,14 +44,13 @@ def kinds(problems):
         ([-20, 10, 0, 20], ("box-outside", "error")),
         ([10, -30, 20, -5], ("box-outside", "error")),
         ([10, 48.5, 20, 60], ("box-outside", "error")),
-    ],
-)
-def test_boxes(box, expected):
-    problems = validate(make([GOOD, box]), check_images=False)
-    assert kinds(problems) == ([] if expected is None else [(*expected, 2)])
-    for problem in problems:
-        assert (problem.file, problem.image, problem.object_index) == ("sample.json", "0.jpg", 1)
-        assert problem.what and problem.remedy
+    ]:
+        with case(box, expected):
+            problems = validate(make([GOOD, box]), check_images=False)
+            assert kinds(problems) == ([] if expected is None else [(*expected, 2)])
+            for problem in problems:
+                assert (problem.file, problem.image, problem.object_index) == ("sample.json", "0.jpg", 1)
+                assert problem.what and problem.remedy
 
 
 def test_a_box_over_the_border_says_how_far():
@@ -104,11 +103,11 @@ def test_outlines():
     problems = validate(annotations, check_images=False)
     assert kinds(problems) == [("malformed-outline", "error", 2), ("mask-size", "error", 3)]
     assert problems[1].what == "its mask is 10 x 10, the image 64 x 48"
-    mended, done = repair(annotations, problems)
-    assert validate(mended, check_images=False) == []
-    assert mended.segments.has_polygons.tolist() == [True, False, False, False]
-    assert mended.segments.has_rle.tolist() == [False, False, False, True]
-    assert done == ["removed 2 broken outlines, the first is of 0.jpg, object 2"]
+    repaired, done = repair(annotations, problems)
+    assert validate(repaired, check_images=False) == []
+    assert repaired.segments.has_polygons.tolist() == [True, False, False, False]
+    assert repaired.segments.has_rle.tolist() == [False, False, False, True]
+    assert done == ["removed 2 broken polygons or masks, the first is of 0.jpg, object 2"]
 
 
 @pytest.fixture
@@ -133,57 +132,59 @@ def test_missing_and_damaged_images(dataset, tmp_path):
     ]
     assert "cut short" in found[2].what
     assert validate(dataset, check_images=False) == [], "no image is opened"
-    mended, done = repair(dataset, found)
-    assert mended.image_ids.tolist() == [5]
-    assert mended.ids.tolist() == [4]
+    repaired, done = repair(dataset, found)
+    assert repaired.image_ids.tolist() == [5]
+    assert repaired.ids.tolist() == [4]
     assert len(done) == 2 and "left out 1 images that do not exist" in done[0]
-    assert validate(mended) == []
+    assert validate(repaired) == []
 
 
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
+def test_size_of_the_file_against_size_of_the_image(dataset):
+    for size, words in [
         ((128, 96), "scale its boxes by 0.5"),
         ((48, 64), "swap width and height"),
         ((64, 50), "use the image that was annotated"),
-    ],
-)
-def test_size_of_the_file_against_size_of_the_image(dataset, size, words):
-    sizes = dataset.sizes.copy()
-    sizes[0] = size
-    wrong = dataclasses.replace(dataset, sizes=sizes)
-    found = [p for p in validate(wrong) if p.kind == "size-differs"]
-    assert len(found) == 1
-    assert f"the annotation file says {size[0]} x {size[1]}, the image is 64 x 48" in found[0].what
-    assert words in found[0].remedy
-    assert repair(wrong, found)[1] == [], "guessing is not repairing"
-    with pytest.raises(AnnotationError, match="--repair cannot mend these"):
-        raise_on_problems(found)
+    ]:
+        with case(size, words):
+            sizes = dataset.sizes.copy()
+            sizes[0] = size
+            wrong = dataclasses.replace(dataset, sizes=sizes)
+            found = [p for p in validate(wrong) if p.kind == "size-differs"]
+            assert len(found) == 1
+            assert f"the annotation file says {size[0]} x {size[1]}, the image is 64 x 48" in found[0].what
+            assert words in found[0].remedy
+            assert repair(wrong, found)[1] == [], "guessing is not repairing"
+            with pytest.raises(AnnotationError, match="--repair cannot repair these"):
+                raise_on_problems(found)
 
 
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_drawn_on_unturned_pixels_are_turned(tmp_path, orientation):
-    pixels = np.zeros((48, 64, 3), np.uint8)
-    pixels[8:24, 32:56] = 255
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    builder = SegmentsBuilder()
-    builder.add_polygons([[32, 8, 56, 8, 56, 24, 32, 24]])
-    builder.add_rle(48, 64, [48 * 64])
-    annotations = make([[32, 8, 56, 24], [0, 0, 1, 1]], paths=[str(tmp_path / "a.png")], segments=builder.build())
-    problems = validate(annotations)
-    assert kinds(problems) == [("unrotated", "error", None)]
-    mended, done = repair(annotations, problems)
-    assert mended.sizes.tolist() == [[48, 64]]
-    x1, y1, x2, y2 = mended.boxes[0].astype(int)
-    upright = read_image(tmp_path / "a.png")
-    assert upright[y1:y2, x1:x2].min() == 255
-    assert upright.sum() == upright[y1:y2, x1:x2].sum()
-    drawn = mask.decode(mended.segments.rle(0, 64, 48))
-    np.testing.assert_array_equal(drawn, upright[..., 0] // 255)
-    assert validate(mended) == []
-    assert "1 run-length masks were removed" in done[0]
+def test_boxes_drawn_on_unturned_pixels_are_turned(tmp_path_factory):
+    for orientation in [5, 6, 7, 8]:
+        with case(orientation):
+            tmp_path = tmp_path_factory.mktemp("case")
+            pixels = np.zeros((48, 64, 3), np.uint8)
+            pixels[8:24, 32:56] = 255
+            exif = Image.Exif()
+            exif[ORIENTATION] = orientation
+            Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+            builder = SegmentsBuilder()
+            builder.add_polygons([[32, 8, 56, 8, 56, 24, 32, 24]])
+            builder.add_rle(48, 64, [48 * 64])
+            annotations = make(
+                [[32, 8, 56, 24], [0, 0, 1, 1]], paths=[str(tmp_path / "a.png")], segments=builder.build()
+            )
+            problems = validate(annotations)
+            assert kinds(problems) == [("unrotated", "error", None)]
+            repaired, done = repair(annotations, problems)
+            assert repaired.sizes.tolist() == [[48, 64]]
+            x1, y1, x2, y2 = repaired.boxes[0].astype(int)
+            upright = read_image(tmp_path / "a.png")
+            assert upright[y1:y2, x1:x2].min() == 255
+            assert upright.sum() == upright[y1:y2, x1:x2].sum()
+            drawn = mask.decode(repaired.segments.rle(0, 64, 48))
+            np.testing.assert_array_equal(drawn, upright[..., 0] // 255)
+            assert validate(repaired) == []
+            assert "1 run-length masks were removed" in done[0]
 
 
 def test_images_in_both_splits_by_path_and_by_content(tmp_path):
@@ -204,9 +205,9 @@ def test_images_in_both_splits_by_path_and_by_content(tmp_path):
     assert "is in val too, as" in found[1].what and "c.jpg" in found[1].what
     by_path = validate(train, check_images=False, other=val)
     assert [p.image.rsplit("/", 1)[1] for p in by_path] == ["b.jpg", "link_to_d.jpg"]
-    mended, _ = repair(train, found)
-    assert [p.rsplit("/", 1)[1] for p in mended.paths.tolist()] == ["a.jpg"]
-    assert validate(mended, other=val) == []
+    repaired, _ = repair(train, found)
+    assert [p.rsplit("/", 1)[1] for p in repaired.paths.tolist()] == ["a.jpg"]
+    assert validate(repaired, other=val) == []
 
 
 def test_equal_files_within_a_split_are_told(dataset, tmp_path):
@@ -217,7 +218,7 @@ def test_equal_files_within_a_split_are_told(dataset, tmp_path):
 
 
 def test_files_of_equal_length_and_ends_are_compared_whole(tmp_path):
-    from detseg.data.checks.annotation_checks import equal_files
+    from detseg.data.checks.image_checks import equal_files
 
     contents = [b"a" * 20_000, b"a" * 20_000, b"a" * 9_999 + b"b" + b"a" * 10_000, b"a" * 19_999, b""]
     for number, content in enumerate(contents):
@@ -236,14 +237,14 @@ def test_repair_clips_drops_joins_and_renumbers(tmp_path):
         ids=np.array([1, 1, 2, 3, 4, 5]),
     )
     problems = validate(annotations, check_images=False)
-    mended, done = repair(annotations, problems)
-    assert validate(mended, check_images=False) == []
-    assert mended.paths.tolist() == ["a.jpg", "b.jpg"]
-    assert mended.image_index.tolist() == [0, 0, 1]
-    assert mended.boxes.tolist() == [[0, 0, 20, 20], [30, 30, 40, 40], GOOD]
-    assert mended.areas[0] == 400
-    assert mended.labels.tolist() == [0, 1, 0]
-    assert mended.image_ids.tolist() == [1, 2]
+    repaired, done = repair(annotations, problems)
+    assert validate(repaired, check_images=False) == []
+    assert repaired.paths.tolist() == ["a.jpg", "b.jpg"]
+    assert repaired.image_index.tolist() == [0, 0, 1]
+    assert repaired.boxes.tolist() == [[0, 0, 20, 20], [30, 30, 40, 40], GOOD]
+    assert repaired.areas[0] == 400
+    assert repaired.labels.tolist() == [0, 1, 0]
+    assert repaired.image_ids.tolist() == [1, 2]
     text = "\n".join(done)
     for words in (
         "clipped 1 boxes",
@@ -257,11 +258,11 @@ def test_repair_clips_drops_joins_and_renumbers(tmp_path):
 
 def test_repair_of_repaired_changes_nothing():
     annotations = make([[-3, -4, 20, 20], GOOD])
-    mended, done = repair(annotations, validate(annotations, check_images=False))
+    repaired, done = repair(annotations, validate(annotations, check_images=False))
     assert len(done) == 1
-    again, nothing = repair(mended, validate(mended, check_images=False))
+    again, nothing = repair(repaired, validate(repaired, check_images=False))
     assert nothing == []
-    assert again.boxes.tolist() == mended.boxes.tolist()
+    assert again.boxes.tolist() == repaired.boxes.tolist()
     assert annotations.boxes[0, 0] == -3, "the input is not changed"
 
 
@@ -277,10 +278,10 @@ def test_repair_leaves_out_what_the_reader_reported(tmp_path):
         ("unknown-image", "error", 11),
         ("unknown-category", "error", 0),
     ]
-    mended, done = repair(annotations, problems)
-    assert mended.ids.tolist() == [2]
+    repaired, done = repair(annotations, problems)
+    assert repaired.ids.tolist() == [2]
     assert len(done) == 3
-    assert validate(mended, check_images=False) == []
+    assert validate(repaired, check_images=False) == []
 
 
 def test_summary_names_ten_and_counts_all():
@@ -292,21 +293,21 @@ def test_summary_names_ten_and_counts_all():
     assert lines[0] == "25 errors in the annotations, the first 10 are:"
     assert len(lines) == 12
     assert lines[1] == "  sample.json, 0.jpg, object 1: the box (0, 5, 0, 9) has no area (correct or remove the object)"
-    assert lines[-1] == "--repair mends all of them and says what it did."
+    assert lines[-1] == "--repair repairs all of them and says what it did."
 
 
 def test_repair_is_not_advised_where_it_would_leave_nothing(dataset):
     def advice(data):
         with pytest.raises(AnnotationError) as caught:
-            checked(data, None, mend=False, tell=print)
+            checked(data, None, repairing=False, print_line=print)
         return str(caught.value).splitlines()[-1]
 
     paths = [str(path) for path in dataset.paths]
-    assert "--repair mends all" in advice(replace(dataset, paths=np.array(["gone.jpg", *paths[1:]])))
+    assert "--repair repairs all" in advice(replace(dataset, paths=np.array(["gone.jpg", *paths[1:]])))
     gone = replace(dataset, paths=np.array([f"gone/{i}.jpg" for i in range(len(paths))]))
-    assert advice(gone) == "--repair would leave no image: correct what is told above."
+    assert advice(gone) == "--repair would leave no image: correct what is listed above."
     with pytest.raises(AnnotationError, match="--repair would leave no image"):
-        checked(gone, None, mend=True, tell=print)
+        checked(gone, None, repairing=True, print_line=print)
 
 
 def test_warnings_are_logged_and_do_not_stop(caplog):
@@ -346,16 +347,42 @@ def test_problem_list_is_plain_data(dataset, tmp_path):
     assert problem.repairable
 
 
-@pytest.mark.parametrize("ids", [[1, 1, 2], [0, 0, 0]])
-def test_objects_of_unknown_category_are_left_out_whatever_their_ids(tmp_path, ids):
-    content = coco_content()
-    content["annotations"] = [
-        {"id": number, "image_id": image, "category_id": category, "bbox": [1, 1, 9, 9 + row]}
-        for row, (number, image, category) in enumerate(zip(ids, (5, 0, 0), (7, 99, 7), strict=True))
-    ]
-    found = read_coco(write_json(tmp_path / "train.json", content))
-    problems = validate(found, check_images=False)
-    assert [problem.kind for problem in problems].count("unknown-category") == 1
-    mended, _ = repair(found, problems)
-    assert mended.labels.tolist() == [0, 0] and mended.boxes[:, 3].tolist() == [10, 12]
-    assert all(problem.severity == "warning" for problem in validate(mended, check_images=False))
+def test_objects_of_unknown_category_are_left_out_whatever_their_ids(tmp_path_factory):
+    for ids in [[1, 1, 2], [0, 0, 0]]:
+        with case(ids):
+            tmp_path = tmp_path_factory.mktemp("case")
+            content = coco_content()
+            content["annotations"] = [
+                {"id": number, "image_id": image, "category_id": category, "bbox": [1, 1, 9, 9 + row]}
+                for row, (number, image, category) in enumerate(zip(ids, (5, 0, 0), (7, 99, 7), strict=True))
+            ]
+            found = read_coco(write_json(tmp_path / "train.json", content))
+            problems = validate(found, check_images=False)
+            assert [problem.kind for problem in problems].count("unknown-category") == 1
+            repaired, _ = repair(found, problems)
+            assert repaired.labels.tolist() == [0, 0] and repaired.boxes[:, 3].tolist() == [10, 12]
+            assert all(problem.severity == "warning" for problem in validate(repaired, check_images=False))
+
+
+def test_repair_goes_on_until_nothing_changes():
+    """A box that is clipped to nothing, and two copies of everything: what comes of a repair is repaired too."""
+    sizes, paths = [(128, 96)] * 4, ["a.jpg", "b.jpg"] * 2
+    sliver = make([GOOD, [127.9995, 10, 157.9995, 30]], sizes=sizes[:1])
+    twice = make([GOOD, [1, 1, 5, 5]] * 2, None, [0, 1, 2, 3], sizes, paths, ids=np.arange(4))
+    for data, sentences in ((sliver, ["clipped 1", "left out 1 boxes without"]), (twice, ["joined 2", "left out 2"])):
+        repaired, done = repair(data, validate(data, check_images=False))
+        assert [line.startswith(words) for line, words in zip(done, sentences, strict=True)] == [True, True]
+        assert validate(repaired, check_images=False) == []
+    assert repaired.boxes.tolist() == [GOOD, [1, 1, 5, 5]] and repaired.paths.tolist() == ["a.jpg", "b.jpg"]
+
+
+def test_a_set_is_repaired_only_when_asked(dataset, tmp_path, monkeypatch):
+    lines = []
+    assert checked(dataset, None, repairing=False, print_line=lines.append) is dataset and lines == []
+    over = replace(dataset, boxes=dataset.boxes * [1, 1, 100, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr("detseg.data.checks.validate.repair_once", lambda *_: pytest.fail("not asked for"))
+        with pytest.raises(AnnotationError, match="--repair repairs all of them"):
+            checked(over, None, repairing=False, print_line=lines.append)
+    assert len(checked(over, None, repairing=True, print_line=lines.append)) == 4
+    assert lines[0].startswith("repaired: clipped 4 boxes to their image")

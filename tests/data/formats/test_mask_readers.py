@@ -9,6 +9,7 @@ from PIL import Image
 
 from detseg.data import read_mask_dataset, read_masks
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.checks.validate import validate
 from detseg.data.formats.class_list import VOC_NAMES, read_class_list
 from detseg.data.formats.read_masks import has_mask_files
 from detseg.data.images import read_image
@@ -37,7 +38,7 @@ def test_a_mask_folder_with_lists(tmp_path):
     for i in range(3):
         np.testing.assert_array_equal(train.mask(i), blobs(40 + 8 * i, 32, 2, i))
         assert read_image(train.paths[i]).shape[:2] == train.mask(i).shape
-    assert train.validate(other=data["val"]) == []
+    assert validate(train, other=data["val"]) == []
 
 
 def test_one_split_and_its_list(tmp_path):
@@ -88,7 +89,7 @@ def test_splits_as_folders(tmp_path, form, val):
     data = read_mask_dataset(tmp_path / "to")
     assert names_of(data["train"]) == ["train0.jpg", "train1.jpg", "train2.jpg"]
     assert names_of(data["val"]) == ["val0.jpg", "val1.jpg"]
-    assert all(not masks.validate() for masks in data.values())
+    assert all(not validate(masks) for masks in data.values())
 
 
 def test_without_splits_everything_is_one(tmp_path):
@@ -242,7 +243,7 @@ def test_voc(tmp_path):
     assert names_of(data["val"]) == ["2007_000002.jpg"]
     assert np.unique(data["val"].mask(0)).tolist() == [0, 19, 255]
     assert data["val"].mask(0)[7, 7] == 19
-    assert [p.kind for p in data["val"].validate()] == ["absent-class"]
+    assert [p.kind for p in validate(data["val"])] == ["absent-class"]
     (tmp_path / "ImageSets/Segmentation/trainval.txt").write_text("2007_000001\n2007_000002\n")
     assert len(read_masks(tmp_path / "ImageSets/Segmentation/trainval.txt")) == 2
 
@@ -253,7 +254,7 @@ def test_voc_with_classes_of_its_own(tmp_path):
     data = read_mask_dataset(tmp_path)
     assert data["train"].names[19] == "kind 19"
     assert data["val"].mask(0)[7, 7] == 19
-    (problem,) = (p for p in data["train"].validate() if p.severity == "error")
+    (problem,) = (p for p in validate(data["train"]) if p.severity == "error")
     assert problem.what == "values that are no class: 20 (50 pixels)"
 
 
@@ -315,7 +316,7 @@ def test_nothing_readable(tmp_path):
     content = coco_content()
     for item in content["annotations"]:
         item.pop("segmentation", None)
-    with pytest.raises(AnnotationError, match="boxes but no outlines"):
+    with pytest.raises(AnnotationError, match="boxes but no polygons"):
         read_masks(write_json(tmp_path / "boxes.json", content))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(AnnotationError, match=r"bad\.json: line 1"):
@@ -329,7 +330,7 @@ def test_the_real_set(flowers_seg):
         assert len(data["train"].categories) == classes
         assert data["train"].categories == data["val"].categories
         assert set(np.unique(data["train"].mask(0))) <= labels
-        errors = [p for p in data["val"].validate(other=data["train"]) if p.severity == "error"]
+        errors = [p for p in validate(data["val"], other=data["train"]) if p.severity == "error"]
         assert errors == []
 
 

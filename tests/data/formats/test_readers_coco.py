@@ -11,6 +11,7 @@ from pycocotools import mask
 from pycocotools.coco import COCO
 
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.checks.validate import validate
 from detseg.data.formats import read_annotations, read_coco, read_dataset, write_coco
 from tests.data.annotation_samples import (
     by_image,
@@ -154,7 +155,7 @@ def test_nan_and_infinity_are_read_and_reported(tmp_path, value):
     content["annotations"][1]["bbox"][2] = value
     annotations = read_coco(write_json(tmp_path / "train.json", content))
     assert len(annotations.ids) == 4
-    problems = [p for p in annotations.validate(check_images=False) if p.kind == "not-finite"]
+    problems = [p for p in validate(annotations, check_images=False) if p.kind == "not-finite"]
     assert [p.object for p in problems] == [4]
     assert problems[0].image.endswith("b.jpg")
 

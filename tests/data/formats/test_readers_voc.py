@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.checks.validate import validate
 from detseg.data.formats import read_annotations, read_coco, read_dataset, read_voc, write_voc
 from tests.data.annotation_samples import by_image, make, write_coco_dataset, write_picture
 
@@ -55,7 +56,7 @@ def test_categories_are_the_same_in_every_split(voc):
     assert data["train"].labels.tolist() == [1, 0]
     assert data["val"].labels.tolist() == [2]
     assert [p.split("/")[-1] for p in data["train"].paths.tolist()] == ["a.jpg", "c.jpg"]
-    assert data["train"].validate() == []
+    assert validate(data["train"]) == []
 
 
 @pytest.mark.parametrize("name", ["labels.txt", "classes.txt"])
@@ -68,7 +69,7 @@ def test_a_class_file_sets_the_order(voc, name):
     (problem,) = train.read_problems
     assert (problem.kind, problem.object) == ("unknown-category", 2)
     assert problem.file.endswith("a.xml") and "'daisy'" in problem.what
-    assert [p.kind for p in train.validate(check_images=False)] == ["unknown-category"], "told once"
+    assert [p.kind for p in validate(train, check_images=False)] == ["unknown-category"], "told once"
     (voc / name).write_text("rose\nrose\n")
     with pytest.raises(AnnotationError, match="given twice: rose"):
         read_voc(voc, "train")
@@ -111,7 +112,7 @@ def test_xml_beside_the_images_under_any_name(tmp_path):
 def test_an_image_is_found_by_the_name_of_its_xml_where_filename_is_of_another(voc):
     write_xml(voc / "Annotations/b.xml", one("tulip", 1, 1, 5, 5), filename="a.jpg")
     data = read_annotations(voc, "val")
-    assert data.paths.tolist() == [str(voc / "JPEGImages/b.jpg")] and data.validate() == []
+    assert data.paths.tolist() == [str(voc / "JPEGImages/b.jpg")] and validate(data) == []
 
 
 def test_images_and_xml_in_subfolders_with_equal_names(voc):
@@ -122,7 +123,7 @@ def test_images_and_xml_in_subfolders_with_equal_names(voc):
         file = write_xml(voc / "Annotations" / xml, one("daisy", 1, 1, 5, 5), filename=filename, size=size)
         data = read_annotations(voc)
         places = [path.removeprefix(f"{voc}/JPEGImages/") for path in data.paths.tolist()]
-        assert sorted(places) == ["a.jpg", "b.jpg", "c.jpg", "cam2/a.jpg"] and data.validate() == []
+        assert sorted(places) == ["a.jpg", "b.jpg", "c.jpg", "cam2/a.jpg"] and validate(data) == []
         file.unlink()
 
 
@@ -137,8 +138,8 @@ def test_lists_with_capital_letters(voc, tmp_path):
 
 def test_images_argument(voc):
     (voc / "JPEGImages").rename(voc / "photos")
-    assert read_voc(voc, "val", images=voc / "photos").validate() == []
-    missing = read_voc(voc, "val").validate()
+    assert validate(read_voc(voc, "val", images=voc / "photos")) == []
+    missing = validate(read_voc(voc, "val"))
     assert [p.kind for p in missing] == ["missing-image"]
 
 
@@ -173,7 +174,7 @@ def test_written_folder_reads_back_the_same(tmp_path):
     data = read_dataset(tmp_path / "voc")
     assert data["train"].names == first.names, "the order of the categories is kept"
     assert by_image(data["train"]) == by_image(first)
-    assert data["train"].validate() == []
+    assert validate(data["train"]) == []
     assert (tmp_path / "voc/JPEGImages/b.jpg").is_symlink()
     (val,) = data["val"].paths.tolist()
     assert val.endswith("a_0.jpg"), "a name of the other split is not overwritten"

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.checks.validate import validate
 from detseg.data.formats import read_annotations, read_coco, read_dataset, read_yolo, write_yolo
 from tests.data.annotation_samples import by_image, make, write_coco_dataset, write_picture
 
@@ -38,7 +39,7 @@ def test_boxes_outlines_and_images_without_labels(yolo):
     assert train.segments.polygons(1)[0].tolist() == [[0, 0], [32, 0], [32, 12]]
     assert train.objects(1) == slice(2, 2)
     assert data["val"].boxes.tolist() == [[0, 0, 32, 24]]
-    assert train.validate(other=data["val"]) == []
+    assert validate(train, other=data["val"]) == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_one_bad_line_is_named_and_the_others_are_read(yolo, line, kind, words):
     file = write(yolo / "labels/val/c.txt", f"1 0.5 0.5 1 1\n{line}\n")
     val = read_annotations(yolo, "val")
     assert val.boxes[0].tolist() == [0, 0, 64, 48]
-    (problem,) = val.validate(check_images=False)
+    (problem,) = validate(val, check_images=False)
     assert problem.kind == kind
     assert words in problem.what
     assert problem.file == str(file) and problem.image.endswith("c.jpeg")
@@ -124,7 +125,7 @@ def test_one_bad_line_is_named_and_the_others_are_read(yolo, line, kind, words):
 
 def test_missing_images_in_a_list(yolo):
     annotations = read_yolo([write(yolo / "list.txt", "images/val/c.jpeg\nimages/val/gone.jpg\n")])
-    assert [p.kind for p in annotations.validate()] == ["missing-image"]
+    assert [p.kind for p in validate(annotations)] == ["missing-image"]
     with pytest.raises(AnnotationError, match="no images with the extensions"):
         read_yolo([yolo / "labels"])
 
@@ -150,7 +151,7 @@ def test_key_points_behind_the_box_are_left_out(yolo, shape, points):
         file.write(f"kpt_shape: {shape}\n")
     write(yolo / "labels/val/c.txt", f"1 .5 .5 .25 .5 {points}\n")
     val = read_annotations(yolo, "val")
-    assert val.boxes.tolist() == [[24, 12, 40, 36]] and val.segments is None and val.validate() == []
+    assert val.boxes.tolist() == [[24, 12, 40, 36]] and val.segments is None and validate(val) == []
 
 
 def test_images_argument_is_refused(yolo):
@@ -169,7 +170,7 @@ def test_written_folder_reads_back_the_same(tmp_path):
     assert found.keys() == expected.keys()
     for name, objects in expected.items():
         assert [(n, b) for n, _, b in found[name]] == [(n, b) for n, _, b in objects]
-    assert [p.kind for p in data["train"].validate()] == []
+    assert [p.kind for p in validate(data["train"])] == []
     (tmp_path / "yolo").rename(tmp_path / "moved")
     assert len(read_dataset(tmp_path / "moved")["val"].ids) == 1, "the folder can be moved"
 

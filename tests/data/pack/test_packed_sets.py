@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import AnnotationError, Category, match_categories
-from detseg.data.augment.transforms import EvalTransform, TrainTransform
+from detseg.data.augment.transforms import TrainTransform
+from detseg.data.cache import full_images
+from detseg.data.checks.validate import repair, validate
 from detseg.data.crops import crops_of
-from detseg.data.dataset import DetectionDataset, full_images
+from detseg.data.dataset import DetectionDataset, SegmentationDataset
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labels
 from detseg.data.formats.read_masks import read_mask_dataset, read_masks
 from detseg.data.images import read_image
-from detseg.data.letterbox import fitted_size, resize_mask
-from detseg.data.mask_dataset import SegmentationDataset
-from detseg.data.masks import match_mask_categories
-from detseg.data.pack.packed import OriginalMasks, PackedImages, PackedMasks, picture_digests
-from detseg.data.pack.writer import write_pack
+from detseg.data.letterbox import EvalTransform, fitted_size, resize_mask
+from detseg.data.pack.datasets import write_pack
+from detseg.data.pack.file import image_digests
+from detseg.data.pack.reader import OriginalMasks, PackedImages, PackedMasks
 from detseg.train.sampler import Request, TrainingSamples
+from tests.cases import case
 from tests.data.annotation_samples import write_picture
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
@@ -72,22 +74,23 @@ def assert_equal_samples(a, b):
 # ------------------------------------------------------------------ the same samples
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_samples_with_boxes_are_those_of_the_files(boxes, boxes_pack, split):
-    packed = read_annotations(boxes_pack, split)
-    plain = in_order_of(packed, read_annotations(boxes, split))
-    a, b = DetectionDataset(plain, SIZE), DetectionDataset(packed, SIZE)
-    assert len(a) == len(b) == len(plain)
-    for i in range(len(a)):
-        assert_equal_samples(a[i], b[i])
-        assert_equal_samples(EvalTransform(64)(a[i])[0], EvalTransform(64)(b[i])[0])
-    ours, theirs = TrainingSamples(a, 3), TrainingSamples(b, 3)
-    for position in range(12):
-        request = Request(1, position, position % len(a), (64, 96)[position % 2], position % 3 == 0)
-        (sample, indices), (other, those) = ours[request], theirs[request]
-        assert indices == those
-        assert_equal_samples(sample, other)
-    assert any(a[i].iscrowd.any() for i in range(len(a))) == (split == "train"), "the crowd is kept"
+def test_samples_with_boxes_are_those_of_the_files(boxes, boxes_pack):
+    for split in ["train", "val"]:
+        with case(split):
+            packed = read_annotations(boxes_pack, split)
+            plain = in_order_of(packed, read_annotations(boxes, split))
+            a, b = DetectionDataset(plain, SIZE), DetectionDataset(packed, SIZE)
+            assert len(a) == len(b) == len(plain)
+            for i in range(len(a)):
+                assert_equal_samples(a[i], b[i])
+                assert_equal_samples(EvalTransform(64)(a[i])[0], EvalTransform(64)(b[i])[0])
+            ours, theirs = TrainingSamples(a, 3), TrainingSamples(b, 3)
+            for position in range(12):
+                request = Request(1, position, position % len(a), (64, 96)[position % 2], position % 3 == 0)
+                (sample, indices), (other, those) = ours[request], theirs[request]
+                assert indices == those
+                assert_equal_samples(sample, other)
+            assert any(a[i].iscrowd.any() for i in range(len(a))) == (split == "train"), "the crowd is kept"
 
 
 def test_samples_with_masks_are_those_of_the_files(masks, masks_pack):
@@ -149,12 +152,12 @@ def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
     def refuse(*_):
         raise AssertionError("the images stay in their file")
 
-    monkeypatch.setattr("detseg.data.dataset.ArrayCache.__init__", refuse)
-    monkeypatch.setattr("detseg.data.dataset.read_image", refuse)
-    from detseg.data.pack.file import PackReader
+    monkeypatch.setattr("detseg.data.cache.ArrayCache.__init__", refuse)
+    monkeypatch.setattr("detseg.data.cache.read_sized_image", refuse)
+    from detseg.data.pack.reader import PackedArrays
 
-    rows = PackReader.rows
-    monkeypatch.setattr(PackReader, "rows", lambda self, *place: asked.append(place) or rows(self, *place))
+    rows = PackedArrays._read
+    monkeypatch.setattr(PackedArrays, "_read", lambda self, *place: asked.append(place) or rows(self, *place))
     data = DetectionDataset(read_annotations(boxes_pack, "train"), SIZE)
     masked = SegmentationDataset(read_masks(masks_pack, "train"), SIZE)
     assert masked.images.content().dtype == masked.masks.content().dtype == np.uint64
@@ -166,7 +169,7 @@ def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
     assert asked == [("train/pixels", row, pixels * 3), ("train/pixels", 1, pixels * 3), ("train/masks", 1, pixels)]
 
 
-# ------------------------------------------------------------------ subsets, orders, mending
+# ------------------------------------------------------------------ subsets, orders, repairing
 
 
 def test_subsets_keep_their_images(boxes_pack, masks_pack):
@@ -192,19 +195,19 @@ def test_classes_in_another_order_are_relabelled(boxes, boxes_pack, masks_pack, 
     np.testing.assert_array_equal(turned.labels, 1 - packed.labels)
     assert_equal = np.testing.assert_array_equal
     wanted = (masked.categories[2], masked.categories[0], masked.categories[1])
-    moved = match_mask_categories(wanted, masked)
+    moved = match_categories(wanted, masked)
     table = np.array([1, 2, 0, *range(3, 256)])
-    again = match_mask_categories(wanted[::-1], moved)  # 0, 1, 2 -> 1, 2, 0 -> 1, 0, 2
+    again = match_categories(wanted[::-1], moved)  # 0, 1, 2 -> 1, 2, 0 -> 1, 0, 2
     for i in range(len(masked)):
         assert_equal(moved.mask(i), table[masked.mask(i)])
         assert_equal(SegmentationDataset(moved, SIZE)[i].mask, table[SegmentationDataset(masked, SIZE)[i].mask])
         assert_equal(again.mask(i), np.array([1, 0, 2, *range(3, 256)])[masked.mask(i)])
-    assert match_mask_categories(masked.categories, masked) is masked
+    assert match_categories(masked.categories, masked) is masked
     with pytest.raises(AnnotationError, match="categories differ"):
-        match_mask_categories((*wanted[:2], Category(77, "other")), masked)
+        match_categories((*wanted[:2], Category(77, "other")), masked)
 
 
-def test_mending_a_pack_keeps_images_and_objects_together(boxes_pack, tmp_path):
+def test_repairing_a_pack_keeps_images_and_objects_together(boxes_pack, tmp_path):
     """A box that is not finite, and an image without the room it says, as another program might write them."""
     copy = tmp_path / "copy.h5"
     copy.write_bytes(boxes_pack.read_bytes())
@@ -212,14 +215,14 @@ def test_mending_a_pack_keeps_images_and_objects_together(boxes_pack, tmp_path):
         file["train/boxes"][2] = np.nan
         file["train/image_ids"][1] = file["train/image_ids"][0]
     packed = read_annotations(copy, "train")
-    problems = packed.validate()
+    problems = validate(packed)
     assert {p.kind for p in problems} == {"not-finite", "duplicate-image-id"}
-    mended, done = packed.repair(problems)
-    assert len(done) == 2 and len(mended) == 5
-    assert mended.pack.rows.tolist() == [0, 2, 3, 4, 5]
-    assert mended.validate() == []
-    whole, data = DetectionDataset(packed, SIZE), DetectionDataset(mended, SIZE)
-    for position, row in enumerate(mended.pack.rows):
+    repaired, done = repair(packed, problems)
+    assert len(done) == 2 and len(repaired) == 5
+    assert repaired.pack.rows.tolist() == [0, 2, 3, 4, 5]
+    assert validate(repaired) == []
+    whole, data = DetectionDataset(packed, SIZE), DetectionDataset(repaired, SIZE)
+    for position, row in enumerate(repaired.pack.rows):
         np.testing.assert_array_equal(data[position].image, whole[row].image)
 
 
@@ -229,8 +232,8 @@ def test_mending_a_pack_keeps_images_and_objects_together(boxes_pack, tmp_path):
 def test_packs_pass_the_checks_without_their_files(boxes_pack, masks_pack):
     splits, masked = read_dataset(boxes_pack), read_mask_dataset(masks_pack)
     for data in (splits, masked):
-        assert data["train"].validate() == []
-        assert data["val"].validate(other=data["train"]) == []
+        assert validate(data["train"]) == []
+        assert validate(data["val"], other=data["train"]) == []
         assert not any(path.startswith("/") for path in data["train"].paths.tolist())
 
 
@@ -247,11 +250,11 @@ def test_the_same_image_in_two_packs_is_found(kind, boxes, masks, tmp_path):
     write_pack(tmp_path / "a.h5", {"train": train}, 48)
     write_pack(tmp_path / "b.h5", {"val": both}, 64)
     a, b = read(tmp_path / "a.h5"), read(tmp_path / "b.h5")
-    (problem,) = (p for p in b.validate(other=a) if p.severity == "error")
+    (problem,) = (p for p in validate(b, other=a) if p.severity == "error")
     assert problem.kind == "in-both-splits"
     assert f"the image is in {tmp_path}/a.h5 (train) too, as " in problem.what
     assert str(b.paths[problem.image_index]).endswith("renamed.png")
-    assert [p for p in b.repair([problem])[0].validate(other=a) if p.severity == "error"] == []
+    assert [p for p in validate(repair(b, [problem])[0], other=a) if p.severity == "error"] == []
 
 
 READERS = {"boxes": read_annotations, "masks": read_masks, "labels": read_labels}
@@ -270,7 +273,7 @@ def test_the_same_image_in_a_pack_and_a_folder_is_found(kind, boxes, masks, tmp_
     """Either way round, under another name; but only where files may be read."""
 
     def shared(data, other, **options):
-        return [p for p in data.validate(other=other, **options) if p.kind == "in-both-splits"]
+        return [p for p in validate(data, other=other, **options) if p.kind == "in-both-splits"]
 
     read = READERS[kind]
     folder = {"boxes": boxes, "masks": masks}.get(kind) or write_labelled(tmp_path / "labelled")
@@ -295,16 +298,16 @@ def test_beside_a_pack_files_are_checked_as_ever(boxes, boxes_pack, tmp_path):
     val = read_annotations(folder, "val")
     shutil.copy(val.paths[0], val.paths[1])
     Path(val.paths[2]).unlink()
-    found = {p.kind for p in val.validate(other=read_annotations(boxes_pack, "train"))}
+    found = {p.kind for p in validate(val, other=read_annotations(boxes_pack, "train"))}
     assert found == {"duplicate-image", "missing-image"}
 
 
 def test_digests_tell_images_and_masks_apart(masks, masks_pack, tmp_path):
     plain = read_masks(masks, "train")
-    digests = picture_digests(read_masks(masks_pack, "train").pack)
+    digests = image_digests(read_masks(masks_pack, "train").pack)
     assert len(set(digests.tolist())) == 6
     write_pack(tmp_path / "other.h5", {"train": plain}, 24, seed=1)
-    assert set(picture_digests(read_masks(tmp_path / "other.h5").pack).tolist()) == set(digests.tolist())
+    assert set(image_digests(read_masks(tmp_path / "other.h5").pack).tolist()) == set(digests.tolist())
     contents = [set(PackedMasks(p, "train").content().tolist()) for p in (masks_pack, tmp_path / "other.h5")]
     assert contents[0] == contents[1] and len(contents[0]) == 6
 
@@ -353,16 +356,18 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_masks_are_named(masks_pack, tmp_path, damage):
-    copy = tmp_path / "copy.h5"
-    copy.write_bytes(masks_pack.read_bytes())
-    with h5py.File(copy, "a") as file:
-        DAMAGES[damage](file)
-    with pytest.raises(AnnotationError, match=rf"copy\.h5: damaged: .*{damage}.*detseg pack"):
-        data = SegmentationDataset(read_masks(copy, "val"), SIZE)
-        for i in range(len(data)):
-            data[i], data.annotations.mask(i)
+def test_damaged_masks_are_named(masks_pack, tmp_path_factory):
+    for damage in DAMAGES:
+        with case(damage):
+            tmp_path = tmp_path_factory.mktemp("case")
+            copy = tmp_path / "copy.h5"
+            copy.write_bytes(masks_pack.read_bytes())
+            with h5py.File(copy, "a") as file:
+                DAMAGES[damage](file)
+            with pytest.raises(AnnotationError, match=rf"copy\.h5: damaged: .*{damage}.*detseg pack"):
+                data = SegmentationDataset(read_masks(copy, "val"), SIZE)
+                for i in range(len(data)):
+                    data[i], data.annotations.mask(i)
 
 
 def test_damage_of_a_file_in_use_is_named(boxes_pack, tmp_path):

@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 import shutil
+from dataclasses import replace
 
 import cv2
 import h5py
@@ -11,15 +12,16 @@ import pytest
 import torch
 
 from detseg.data.annotations import AnnotationError
-from detseg.data.dataset import ImageCache
+from detseg.data.cache import ImageCache, MaskCache
+from detseg.data.checks.validate import validate
+from detseg.data.dataset import ClassificationDataset, collate_labels
 from detseg.data.formats import read_annotations, read_dataset
 from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
 from detseg.data.images import read_image
-from detseg.data.label_dataset import ClassificationDataset, collate_labels
+from detseg.data.masks import SemanticMasks
+from detseg.data.pack.datasets import read_packed_labels, write_pack
 from detseg.data.pack.file import read_pack_info
-from detseg.data.pack.packed import PackedImages, PackedMasks
-from detseg.data.pack.sources import read_packed_labels
-from detseg.data.pack.writer import write_pack
+from detseg.data.pack.reader import PackedImages, PackedMasks
 from detseg.flowers.dataset import write_flowers
 from tests.data.annotation_samples import write_picture
 
@@ -128,22 +130,8 @@ def test_a_batch():
 
 def test_packed_sets_pass_the_checks(packed):
     splits = read_packed_labels(packed)
-    assert splits["train"].validate() == []
-    assert splits["val"].validate(other=splits["train"]) == []
-
-
-def test_order_is_a_permutation_chunk_by_chunk(packed):
-    images = PackedImages(packed, "train")
-    assert images.chunk == 4
-    order = images.order(np.random.default_rng(0))
-    assert sorted(order.tolist()) == list(range(15))
-    chunks = order // 4
-    assert (np.diff(chunks) != 0).sum() == 3, "each of the 4 chunks is visited once"
-    assert order.tolist() != images.order(np.random.default_rng(1)).tolist()
-    assert (np.diff(order[chunks == 1]) < 0).any() or (np.diff(order[chunks == 2]) < 0).any()
-    some = PackedImages(packed, "train", np.array([14, 0, 13, 1]))
-    assert sorted(some.order(np.random.default_rng(0)).tolist()) == [0, 1, 2, 3]
-    assert PackedImages(packed, "train", np.zeros(0, np.int64)).order(np.random.default_rng(0)).shape == (0,)
+    assert validate(splits["train"]) == []
+    assert validate(splits["val"], other=splits["train"]) == []
 
 
 # ------------------------------------------------------------------ other tasks
@@ -169,28 +157,24 @@ def test_boxes_come_back_as_they_were(flowers, tmp_path):
         cache = ImageCache(expected.paths.tolist(), expected.sizes, 48)
         for row in range(len(found)):
             np.testing.assert_array_equal(images[row], cache[row])
-        assert found.validate(check_images=False) == []
+        assert validate(found, check_images=False) == []
 
 
 def test_a_split_without_objects(flowers, tmp_path):
     plain = read_dataset(flowers)["val"]
     none = np.zeros(0, np.int64)
-    from dataclasses import replace
-
     empty = replace(plain, segments=None, **{k: v for k, v in plain.take_objects(none).items() if k != "segments"})
     write_pack(tmp_path / "empty.h5", {"val": empty}, 32)
     assert read_annotations(tmp_path / "empty.h5").boxes.shape == (0, 4)
 
 
 def test_masks(flowers, tmp_path):
-    masks = pytest.importorskip("detseg.data.masks")
-    datasets = pytest.importorskip("detseg.data.mask_dataset")
-    plain = {split: masks.SemanticMasks.from_annotations(data) for split, data in read_dataset(flowers).items()}
+    plain = {split: SemanticMasks.from_annotations(data) for split, data in read_dataset(flowers).items()}
     info = write_pack(tmp_path / "masks.h5", plain, 48)
     assert info.task == "segmentation" and info.categories == plain["train"].categories
     with h5py.File(tmp_path / "masks.h5") as file:
         order = [plain["train"].image_ids.tolist().index(i) for i in file["train/image_ids"][()]]
-    wanted = datasets.MaskCache(plain["train"].subset(order), 48)
+    wanted = MaskCache(plain["train"].subset(order), 48)
     images, found = PackedImages(tmp_path / "masks.h5", "train"), PackedMasks(tmp_path / "masks.h5", "train")
     for row in range(5):
         np.testing.assert_array_equal(found[row], wanted[row])
@@ -276,7 +260,7 @@ def test_wrong_requests(folder, packed, tmp_path, flowers):
 
 
 def test_no_room(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("detseg.data.pack.writer.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr("detseg.data.pack.datasets.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(ValueError, match=r"the file needs 0\.00 GB, .* has 0\.00 GB left"):
         write_pack(tmp_path / "deep/set.h5", read_labelled_dataset(folder), SIZE)
 

@@ -1,7 +1,8 @@
-"""Writing a data set of any task into one HDF5 file, see `detseg.data.pack.file` for its form.
+"""Data sets of any task into one HDF5 file, and back; `detseg.data.pack.file` has its form.
 
 A folder of JPEG files costs reading and decoding in every epoch; a packed file costs reading of what is needed. It
-is for sets that are larger than the memory; smaller ones are kept in memory anyway (`ImageCache`).
+is for sets that are larger than the memory; smaller ones are kept in memory anyway (`ImageCache`). The `paths` of what
+is read back are the names that the images had; their pixels come from `PackedImages`.
 """
 
 from __future__ import annotations
@@ -9,28 +10,36 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
-from detseg.data.images import read_image
+from detseg.data.base import PackRows, Track
+from detseg.data.images import read_sized_image
 from detseg.data.labels import LabelledImages
 from detseg.data.letterbox import resize_long_side, resize_mask
-from detseg.data.pack.file import FORMAT, MAX_SIDE, VERSION, PackInfo, read_pack_info
-from detseg.data.pack.rows import content_digest
+from detseg.data.masks import SemanticMasks
+from detseg.data.pack.file import (
+    FORMAT,
+    MAX_SIDE,
+    VERSION,
+    OpenPack,
+    PackInfo,
+    content_digest,
+    opened,
+    read_pack_info,
+)
+from detseg.files import replacing
 
-if TYPE_CHECKING:
-    from detseg.data.masks import SemanticMasks
-
-    Split = Annotations | LabelledImages | SemanticMasks
-
-Track = Callable[[Iterable[int], int], Iterable[int]]
+Set = TypeVar("Set")
+Split = Annotations | LabelledImages | SemanticMasks
 
 CHUNK = 32
 """Images of a chunk: a batch, so that reading in the file's order reads whole chunks."""
@@ -48,8 +57,8 @@ def write_pack(
     """Write the splits of a data set into one file, which is either complete or not there.
 
     Images are resized to a long side of `size`, as `ImageCache` does, and stored in random order, so that
-    neighbours are of different classes. Masks are also stored in the sizes of the originals, to judge by them.
-    Outlines of objects are not stored.
+    neighbours are of different classes. Masks are also stored in the sizes of the originals, to evaluate by them.
+    Polygons of objects are not stored.
 
     Args:
         path: the file to write; replaced if it is there.
@@ -57,7 +66,7 @@ def write_pack(
         size: long side of the images, pixels.
         chunk: images to a chunk.
         seed: of the order.
-        track: shows progress, see `detseg.data.dataset.Track`.
+        track: shows progress, see `detseg.data.base.Track`.
 
     Returns:
         What the file says of itself.
@@ -69,13 +78,8 @@ def write_pack(
     path = Path(path)
     _check(path, splits, size, chunk)
     _check_room(path, splits, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as temporary:
         _write(temporary, splits, size, chunk, seed, track)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return read_pack_info(path)
 
 
@@ -120,7 +124,7 @@ def _write(path: Path, splits: Mapping[str, Split], size: int, chunk: int, seed:
     import h5py
 
     first = next(iter(splits.values()))
-    with h5py.File(path, "x") as file:
+    with h5py.File(path, "w") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, "task": task_of(first), "size": size})
         file["category_ids"] = np.array([category.id for category in first.categories], np.int64)
         _write_strings(file, "category_names", [category.name for category in first.categories])
@@ -136,20 +140,14 @@ def _write(path: Path, splits: Mapping[str, Split], size: int, chunk: int, seed:
 
 
 class _Prepared(NamedTuple):
-    """One image as it is written."""
+    """One image as it is written, and its mask, where the task has them."""
 
     image: NDArray[np.uint8]  # at its new size
     size: tuple[int, int]  # width and height of the original
     digest: int
-    mask: _PreparedMask | None
-
-
-class _PreparedMask(NamedTuple):
-    """Its mask, where the task has them."""
-
-    mask: NDArray[np.uint8]  # at the image's new size
-    original: bytes  # packed, at the original's
-    digest: int
+    mask: NDArray[np.uint8] | None = None  # at the image's new size
+    original_mask: bytes = b""  # packed, at the original's
+    mask_digest: int = 0
 
 
 def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Iterator[int]) -> list[NDArray[np.float64]]:
@@ -164,51 +162,45 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
         for name in ("boxes", "labels", "iscrowd", "ids", "areas"):
             group[name] = getattr(data, name)
     rows = _create_rows(group, "pixels", count, size * size * 3, chunk)
-    masks = _MaskWriter(group, count, size, chunk) if task_of(data) == "segmentation" else None
-    sizes, shapes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32), np.zeros(count, np.uint64)
+    masks = originals = None
+    if isinstance(data, SemanticMasks):
+        masks = _create_rows(group, "masks", count, size * size, chunk)
+        originals = group.create_dataset("original_masks", (0,), np.uint8, maxshape=(None,), chunks=(2**16,))
+    sizes, shapes = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32)
+    digests, mask_digests = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    mask_offsets = np.zeros(count + 1, np.int64)
     moments = []
     # A chunk at a time: what waits to be written must not fill the memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, count, chunk):
             members = range(start, min(start + chunk, count))
-            pixels = np.zeros((len(members), size * size * 3), np.uint8)
             found = []
-            for row, prepared in enumerate(pool.map(lambda i: _prepared(data, i, size), members)):
-                image, index = prepared.image, members[row]
-                sizes[index], shapes[index], digests[index] = prepared.size, image.shape[:2], prepared.digest
-                pixels[row, : image.size] = image.reshape(-1)
-                moments.append(_moments(image))
-                found.append(prepared.mask)
+            for index, prepared in zip(members, pool.map(lambda i: _prepared(data, i, size), members), strict=True):
+                sizes[index], shapes[index] = prepared.size, prepared.image.shape[:2]
+                digests[index], mask_digests[index] = prepared.digest, prepared.mask_digest
+                mask_offsets[index + 1] = mask_offsets[index] + len(prepared.original_mask)
+                moments.append(_moments(prepared.image))
+                found.append(prepared)
                 next(progress, None)
-            rows[members.start : members.stop] = pixels
-            if masks is not None:
-                masks.write(members.start, [mask for mask in found if mask is not None])
+            rows[members.start : members.stop] = _padded_rows([one.image for one in found], size * size * 3)
+            if masks is not None and originals is not None:
+                small = [one.mask for one in found if one.mask is not None]
+                masks[members.start : members.stop] = _padded_rows(small, size * size)
+                begin, end = mask_offsets[[members.start, members.stop]].tolist()
+                originals.resize((end,))
+                originals[begin:end] = np.frombuffer(b"".join(one.original_mask for one in found), np.uint8)
     group["sizes"], group["shapes"], group["picture_digests"] = sizes, shapes, digests
     if masks is not None:
-        group["mask_digests"], group["mask_offsets"] = masks.digests, masks.offsets
+        group["mask_digests"], group["mask_offsets"] = mask_digests, mask_offsets
     return moments
 
 
-class _MaskWriter:
-    """Writes masks, resized in rows like the images and packed in their original sizes one after another."""
-
-    def __init__(self, group: Any, count: int, size: int, chunk: int) -> None:
-        self.rows = _create_rows(group, "masks", count, size * size, chunk)
-        self.originals = group.create_dataset("original_masks", (0,), np.uint8, maxshape=(None,), chunks=(2**16,))
-        self.digests, self.offsets = np.zeros(count, np.uint64), np.zeros(count + 1, np.int64)
-
-    def write(self, start: int, masks: Sequence[_PreparedMask]) -> None:
-        """Write the masks of the images from `start` on."""
-        stop = start + len(masks)
-        values = np.zeros((len(masks), self.rows.shape[1]), np.uint8)
-        for row, mask in enumerate(masks):
-            values[row, : mask.mask.size] = mask.mask.reshape(-1)
-        self.rows[start:stop] = values
-        self.digests[start:stop] = [mask.digest for mask in masks]
-        self.offsets[start + 1 : stop + 1] = self.offsets[start] + np.cumsum([len(mask.original) for mask in masks])
-        self.originals.resize((int(self.offsets[stop]),))
-        joined = np.frombuffer(b"".join(mask.original for mask in masks), np.uint8)
-        self.originals[int(self.offsets[start]) : int(self.offsets[stop])] = joined
+def _padded_rows(arrays: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
+    """(n, width): each array's values, then zeros."""
+    rows = np.zeros((len(arrays), width), np.uint8)
+    for row, array in zip(rows, arrays, strict=True):
+        row[: array.size] = array.reshape(-1)
+    return rows
 
 
 def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> Any:
@@ -219,21 +211,15 @@ def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> A
 def _prepared(data: Split, index: int, size: int) -> _Prepared:
     """An image and its mask, read and resized."""
     path = str(data.paths[index])
-    image = read_image(path)
-    height, width = image.shape[:2]
-    said = tuple(int(side) for side in data.sizes[index])
-    if min(said) > 0 and said != (width, height):
-        raise ValueError(
-            f"{path}: the image is {width}x{height} pixels but its annotations say {said[0]}x{said[1]}; correct "
-            "the size in the annotation file or the image"
-        )
+    image = read_sized_image(path, data.sizes[index].tolist())
     resized = resize_long_side(image, size)
-    mask = None
-    if not isinstance(data, Annotations | LabelledImages):
-        labels = data.mask(index)
-        shrunk = resize_mask(labels, (resized.shape[1], resized.shape[0]))
-        mask = _PreparedMask(shrunk, zlib.compress(labels.tobytes()), content_digest(labels.tobytes()))
-    return _Prepared(resized, (width, height), content_digest(Path(path).read_bytes()), mask)
+    original, digest = (image.shape[1], image.shape[0]), content_digest(Path(path).read_bytes())
+    if not isinstance(data, SemanticMasks):
+        return _Prepared(resized, original, digest)
+    labels = data.mask(index)
+    small = resize_mask(labels, (resized.shape[1], resized.shape[0]))
+    content = labels.tobytes()
+    return _Prepared(resized, original, digest, small, zlib.compress(content), content_digest(content))
 
 
 def _moments(image: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -260,3 +246,77 @@ def _write_strings(group: Any, name: str, values: list[str]) -> None:
     import h5py
 
     group.create_dataset(name, data=np.array(values, object), dtype=h5py.string_dtype())
+
+
+# ------------------------------------------------------------------ reading
+
+
+def packed_annotation_sources(path: str | Path) -> dict[str, Callable[[], Annotations]]:
+    """The splits of a packed detection set, each with a function that reads it.
+
+    Boxes are in the pixels of the original images.
+
+    Raises:
+        AnnotationError: as `read_pack_info`; or the file is of another task. The functions raise it for damage.
+    """
+    return _sources(path, "detection", _read_annotations)
+
+
+def packed_mask_sources(path: str | Path) -> dict[str, Callable[[], SemanticMasks]]:
+    """The splits of a packed segmentation set, as `packed_annotation_sources`."""
+    return _sources(path, "segmentation", _read_masks)
+
+
+def read_packed_labels(path: str | Path) -> dict[str, LabelledImages]:
+    """The splits of a packed classification set.
+
+    Raises:
+        AnnotationError: as `read_pack_info`; or the file is of another task, or damaged.
+    """
+    return {split: read() for split, read in _sources(path, "classification", _read_labels).items()}
+
+
+def _sources(path: str | Path, task: str, read: Callable[[OpenPack, str], Set]) -> dict[str, Callable[[], Set]]:
+    def read_split(split: str) -> Set:
+        with opened(path) as pack:
+            return read(pack, split)
+
+    return {split: partial(read_split, split) for split in read_pack_info(path).require(task=task).splits}
+
+
+def _images_of(pack: OpenPack, split: str) -> dict[str, Any]:
+    """What all tasks keep of the images."""
+    arrays = pack.images(split)
+    return {
+        "categories": pack.info.categories,
+        "image_ids": arrays["image_ids"].astype(np.int64),
+        "paths": arrays["names"],
+        "sizes": arrays["sizes"].astype(np.int32),
+        "source": f"{pack.path} ({split})",
+        "pack": PackRows(str(pack.path), split, np.arange(len(arrays["names"]))),
+    }
+
+
+def _read_labels(pack: OpenPack, split: str) -> LabelledImages:
+    labels = pack.labels(f"{split}/labels", pack.info.splits[split])
+    return LabelledImages(labels=labels, **_images_of(pack, split))
+
+
+def _read_annotations(pack: OpenPack, split: str) -> Annotations:
+    images = _images_of(pack, split)
+    offsets = pack.offsets(f"{split}/offsets")
+    count = int(offsets[-1])
+    return Annotations(
+        image_index=np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets)),
+        boxes=pack.array(f"{split}/boxes", "f", (count, 4)).astype(np.float64),
+        labels=pack.labels(f"{split}/labels", count).astype(np.int32),
+        iscrowd=pack.array(f"{split}/iscrowd", "b", (count,)),
+        ids=pack.array(f"{split}/ids", "i", (count,)).astype(np.int64),
+        areas=pack.array(f"{split}/areas", "f", (count,)).astype(np.float64),
+        **images,
+    )
+
+
+def _read_masks(pack: OpenPack, split: str) -> SemanticMasks:
+    pack.dataset(f"{split}/masks", "u", (pack.info.splits[split], pack.info.size**2))
+    return SemanticMasks(**_images_of(pack, split))

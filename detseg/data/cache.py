@@ -1,0 +1,165 @@
+"""Images and masks kept decoded and small: in one block of memory that worker processes share, or in one file.
+
+Every image is read and resized to the training size once; an epoch then costs no decoding. Packed images
+(`detseg.data.pack`) stay in their file at the size they have there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detseg.data.base import ImageSet, Track
+from detseg.data.images import read_image, read_sized_image
+from detseg.data.letterbox import fitted_size, resize_image, resize_mask
+from detseg.data.masks import SemanticMasks
+from detseg.data.pack.reader import PackedImages
+
+
+class ArrayCache:
+    """Arrays of different shapes as one flat uint8 array, filled once by several threads.
+
+    Attributes:
+        place: "memory", or the folder of the unnamed file that the arrays are in.
+        megabytes: their size.
+    """
+
+    def __init__(
+        self, shapes: NDArray[np.int64], read: Callable[[int], NDArray[np.uint8]], track: Track | None = None
+    ) -> None:
+        """Read arrays of these shapes (N, D); raises ValueError if neither memory nor disk suffice, or `read` does."""
+        self._shapes = shapes
+        self._starts = np.concatenate(([0], np.cumsum(shapes.prod(1))))
+        total = int(self._starts[-1])
+        self.megabytes = total / 1e6
+        # A tensor, not an array: processes that are spawned, not forked, get a tensor's memory without a copy.
+        self._values, self.place = _allocate(total)
+
+        def fill(index: int) -> int:
+            self[index][:] = read(index)
+            return index
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(fill, range(len(shapes)))
+            for _ in track(done, len(shapes)) if track else done:
+                pass
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The array at a position, a view into the cache: copy before changing it."""
+        values: NDArray[np.uint8] = self._values.numpy()
+        return values[self._starts[index] : self._starts[index + 1]].reshape(self._shapes[index])
+
+    def content(self) -> NDArray[np.generic]:
+        """What differs if an array does."""
+        values: NDArray[np.uint8] = self._values.numpy()[: self._starts[-1]]
+        return values
+
+
+class ImageCache(ArrayCache):
+    """Images (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        sizes: NDArray[np.int32],
+        long_side: int,
+        track: Track | None = None,
+        *,
+        short_side: int = 0,
+    ) -> None:
+        """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink or enlarge them.
+
+        Raises:
+            ValueError: an image cannot be read, or its size is not the given one. The message names it.
+        """
+
+        def read(index: int) -> NDArray[np.uint8]:
+            image = read_sized_image(paths[index], sizes[index].tolist())
+            return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
+
+        self.long_side = long_side
+        shapes = fitted_shapes(sizes, long_side, short_side)
+        super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
+
+
+class MaskCache(ArrayCache):
+    """Label maps (H, W), each as large as its image in an `ImageCache` of the same `long_side`."""
+
+    def __init__(self, masks: SemanticMasks, long_side: int, track: Track | None = None) -> None:
+        """Read or draw all masks; raises `MaskError` (a ValueError) for one that cannot be used."""
+        shapes = fitted_shapes(masks.sizes, long_side)
+
+        def read(index: int) -> NDArray[np.uint8]:
+            height, width = shapes[index]
+            return resize_mask(masks.mask(index), (int(width), int(height)))
+
+        super().__init__(shapes, read, track)
+
+
+def images_of(
+    data: ImageSet, long_side: int, track: Track | None = None, *, short_side: int = 0
+) -> ImageCache | PackedImages:
+    """The images of a data set by position: read once and kept, see `ImageCache`, or where they are packed.
+
+    Raises:
+        ValueError: an image cannot be read, or its size is not the given one; or the packed file is damaged.
+    """
+    if data.pack is not None:
+        return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
+    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
+
+
+def full_images(data: ImageSet, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
+    """Some images (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
+    packed = None if data.pack is None else images_of(data, 0)
+    for index in indices:
+        if packed is None:
+            yield read_image(str(data.paths[index]))
+        else:
+            width, height = data.sizes[index].tolist()
+            yield resize_image(packed[index], (width, height))
+
+
+def fitted_shapes(sizes: NDArray[np.int32], long_side: int, short_side: int = 0) -> NDArray[np.int64]:
+    """(N, 2) heights and widths of images of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
+
+    A short side is `short_side` at least; but no long side is more than twice `long_side`, so that panoramas do not
+    fill the memory.
+    """
+
+    def fitted(width: int, height: int) -> tuple[int, int]:
+        wanted = round(short_side * max(width, height) / max(1, min(width, height)))
+        return fitted_size(width, height, min(max(long_side, wanted), 2 * long_side))[::-1]
+
+    return np.array([fitted(*size) for size in sizes.tolist()], np.int64).reshape(-1, 2)
+
+
+def _allocate(size: int) -> tuple[Tensor, str]:
+    """(size,) uint8 in memory if half of what is free suffices for all processes here, else in a temporary file.
+
+    Ordinary memory, not /dev/shm, which containers limit to 64 MB: forked workers see the same pages all the same.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate; each has its own
+    if size * processes <= psutil.virtual_memory().available // 2:
+        return torch.empty(size, dtype=torch.uint8), "memory"
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free:  # said here, because writing into a mapped file on a full disk kills the process
+        raise ValueError(
+            f"the images need {size * processes / 1e9:.1f} GB, too much for the memory, and {folder} has only "
+            f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or train at a smaller size"
+        )
+    with tempfile.NamedTemporaryFile(prefix="detseg-images-", delete=os.name != "nt") as file:
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(max(1, size),))), folder

@@ -1,0 +1,203 @@
+"""Checks of the images themselves, whatever is annotated in them: there, whole, of the right size, each only once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os.path import realpath
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.base import ImageSet
+from detseg.data.checks.problems import Problem, Severity
+from detseg.data.images import ImageInfo, inspect_image
+from detseg.data.pack.file import file_digest, image_digests
+
+SAMPLE = 4096  # bytes read from both ends of files of equal size before they are compared whole
+
+Item = TypeVar("Item")
+
+
+def image_problem(
+    data: ImageSet, image: int, what: str, remedy: str, kind: str, severity: Severity = "error"
+) -> Problem:
+    """A problem of the image at position `image`."""
+    path = str(data.paths[image])
+    return Problem(data.file_of(image), path, None, what, remedy, severity, kind, image_index=image)
+
+
+def name_problems(data: ImageSet, noun: str) -> Iterator[Problem]:
+    """Names of categories that are used twice."""
+    names = list(data.names)
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        what = f"{names.count(name)} {noun} are named {name!r}"
+        yield Problem(data.source, "", None, what, "give each its own name", "warning", "category")
+
+
+def repeats(values: NDArray[Any]) -> list[int]:
+    """Positions of values that occurred before."""
+    first = np.unique(values, return_index=True)[1]
+    later = np.ones(len(values), bool)
+    later[first] = False
+    return np.flatnonzero(later).tolist()
+
+
+def image_problems(a: ImageSet) -> Iterator[Problem]:
+    """Images that are missing or damaged, or whose size is not the one in the annotation file.
+
+    Packed images were checked when they were packed.
+    """
+    if a.pack is not None:
+        return
+    results = in_threads(_inspect, a.paths.tolist())
+    for image, found in enumerate(results):
+        if isinstance(found, ImageInfo):
+            yield from _size_problems(a, image, found)
+        elif not Path(str(a.paths[image])).is_file():
+            folder = "name the folder (--images of detseg train and detseg pack) unless it is a YOLO set, which says it"
+            remedy = f"put it there, {folder}, or remove the entry"
+            yield image_problem(a, image, "the image does not exist", remedy, "missing-image")
+        else:
+            remedy = "replace the image or remove the entry"
+            yield image_problem(a, image, found, remedy, "damaged-image")
+
+
+def _inspect(path: str) -> ImageInfo | str:
+    try:
+        return inspect_image(path)
+    except (ValueError, OSError) as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _size_problems(a: ImageSet, image: int, found: ImageInfo) -> Iterator[Problem]:
+    width, height = (int(side) for side in a.sizes[image])
+    if (width, height) == found.size:
+        return
+    what = f"the annotation file says {width} x {height}, the image is {found.size[0]} x {found.size[1]}"
+    if (width, height) == found.stored_size:
+        what += f" once turned upright (EXIF orientation {found.orientation}): annotated on the unturned pixels"
+        yield image_problem(a, image, what, "turn the boxes, or remove the EXIF tag", "unrotated")
+        return
+    if (height, width) == found.size:
+        remedy = "swap width and height in the annotation file if the boxes fit the image"
+    elif min(width, height) > 0 and abs(width * found.size[1] / (height * found.size[0]) - 1) < 0.01:
+        remedy = f"the image was resized: scale its boxes by {found.size[0] / width:.4g}, or restore it"
+    else:
+        remedy = "use the image that was annotated, or annotate this one"
+    yield image_problem(a, image, what, remedy, "size-differs")
+
+
+def sharing_problems(a: ImageSet, other: ImageSet | None, read_files: bool) -> Iterator[Problem]:
+    """Images of `a` that are in `other` too, by path or by content, and equal files within `a`.
+
+    Packed images are compared by what their files held when they were packed.
+    """
+    packed = any(images is not None and images.pack is not None for images in (a, other))
+    shared: dict[int, str] = {}
+    if a.pack is None:
+        mine, theirs = a.paths.tolist(), [] if other is None or packed else other.paths.tolist()
+        there = {realpath(path): path for path in theirs}
+        shared = {row: there[real] for row, path in enumerate(mine) if (real := realpath(path)) in there}
+        for group in equal_files([*mine, *theirs]) if read_files else []:
+            own = [row for row in group if row < len(mine)]
+            foreign = [row - len(mine) for row in group if row >= len(mine)]
+            for row in own[1:]:
+                if realpath(mine[row]) != realpath(mine[own[0]]):
+                    what, remedy = f"the same image as {mine[own[0]]}", "keep one of the two"
+                    yield image_problem(a, row, what, remedy, "duplicate-image", "warning")
+            for row in own if foreign else []:
+                shared.setdefault(row, theirs[foreign[0]])
+    if packed and other is not None:
+        shared = _packed_in_both(a, other, read_files)
+    yield from _shared_problems(a, other, shared)
+
+
+def _packed_in_both(a: ImageSet, other: ImageSet, read_files: bool) -> dict[int, str]:
+    """Position in `a` -> path in `other` of images that are in both, where one of the two is packed, or both.
+
+    Without leave to read files, packed images can only be compared with packed ones.
+    """
+    if not read_files and (a.pack is None or other.pack is None):
+        return {}
+    there = dict(zip(_digests(other), other.paths.tolist(), strict=True))
+    return {row: there[key] for row, key in enumerate(_digests(a)) if key is not None and key in there}
+
+
+def _digests(images: ImageSet) -> list[int | None]:
+    """What packed files keep of an image's file, for each; None where a file cannot be read."""
+    if images.pack is None:
+        return list(in_threads(file_digest, images.paths.tolist()))
+    return image_digests(images.pack).tolist()
+
+
+def _shared_problems(a: ImageSet, other: ImageSet | None, shared: dict[int, str]) -> Iterator[Problem]:
+    for row, path in sorted(shared.items()):
+        assert other is not None
+        what = f"the image is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
+        remedy = "remove it from one of the two, or the measured accuracy is too high"
+        yield image_problem(a, row, what, remedy, "in-both-splits")
+
+
+def equal_images(a: ImageSet) -> list[list[int]]:
+    """Groups of two or more positions with the same image, packed ones by what their files held when packed."""
+    if a.pack is None:
+        return equal_files(a.paths.tolist())
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for row, digest in enumerate(_digests(a)):
+        groups[digest].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def equal_files(paths: Sequence[str]) -> list[list[int]]:
+    """Groups of two or more positions whose files have the same content; unreadable files are left out.
+
+    Only files of equal length are opened, and only those with equal beginnings and ends are read whole.
+    """
+    groups = [list(range(len(paths)))]
+    for key in (_length, _ends, _digest):
+        groups = [part for group in groups for part in _split(group, paths, key)]
+    return groups
+
+
+def _split(group: list[int], paths: Sequence[str], key: Callable[[str], Any]) -> list[list[int]]:
+    def safely(row: int) -> Any:
+        try:
+            return key(paths[row])
+        except OSError:
+            return None
+
+    parts: dict[Any, list[int]] = defaultdict(list)
+    for row, value in zip(group, in_threads(safely, group), strict=True):
+        if value is not None:
+            parts[value].append(row)
+    return [part for part in parts.values() if len(part) > 1]
+
+
+def _length(path: str) -> int:
+    return Path(path).stat().st_size
+
+
+def _ends(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        head = file.read(SAMPLE)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - SAMPLE))
+        return head + file.read(SAMPLE)
+
+
+def _digest(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
+def in_threads(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterable[Any]:
+    """Apply a function that mostly waits for the disk to many items; results in order."""
+    if len(items) < 16:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(function, items))
