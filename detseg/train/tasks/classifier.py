@@ -16,6 +16,7 @@ from torch import nn
 from detseg.console import print_line
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
+from detseg.data.augment.geometry import Flip
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
@@ -99,9 +100,9 @@ class ClassifierOptions(TrainConfig):
 class Augmentation:
     """`ClassificationTransform` for samples: (image, label) in and out."""
 
-    def __init__(self, size: int, names: Sequence[str] | None = None, flip: str = "horizontal") -> None:
+    def __init__(self, size: int, names: Sequence[str] | None = None, flip: Flip = "horizontal") -> None:
         make = ClassificationTransform if names is None else partial(ClassificationTransform.by_name, names=names)
-        self.transform: ClassificationTransform = make(size)
+        self.transform: ClassificationTransform = make(size, flip=flip)
 
     def __call__(self, sample: LabelledSample, rng: np.random.Generator) -> LabelledSample:
         """Augment the image; the label stays."""

@@ -97,7 +97,7 @@ def solve_head(
     config, accelerator = process.config, process.accelerator
     model.to(device=accelerator.device, memory_format=torch.channels_last)
     mine = range(accelerator.process_index, len(train), accelerator.num_processes)
-    views = [_view(train, samples, config.size, number) for number in range(config.views)]
+    views = [_view(train, samples, config, number) for number in range(config.views)]
     share = torch.stack([extract(model, mine, view) for view in views])
     shares = gather_object([(list(mine), share)])
     order = torch.tensor([index for indices, _ in shares for index in indices]).argsort()
@@ -142,14 +142,15 @@ def _batches(model: nn.Module, indices: Iterable[int], view: Any) -> Iterator[tu
         yield images.to(device, memory_format=layout), batch
 
 
-def _view(train: ClassificationDataset, samples: TrainingSamples, size: int, number: int) -> Any:
-    """How to see an image the first time, the second, …: its centre, that mirrored, then augmented."""
-    cut = ClassificationEval(size)
+def _view(train: ClassificationDataset, samples: TrainingSamples, config: Any, number: int) -> Any:
+    """How to see an image the first time, the second, …: its centre, that mirrored as `--flip` says, then augmented."""
+    cut = ClassificationEval(config.size)
+    mirrored = {"none": None, "vertical": np.s_[::-1]}.get(config.flip, np.s_[:, ::-1])
 
     def view(index: int) -> NDArray[np.uint8]:
-        if number > 1:
-            return samples[Request(10**6 + number, index, index, size, False)][0][0]
+        if number > 1 or (number == 1 and mirrored is None):
+            return samples[Request(10**6 + number, index, index, config.size, False)][0][0]
         image = cut(train[index][0])
-        return image if number == 0 else np.ascontiguousarray(image[:, ::-1])
+        return image if number == 0 else np.ascontiguousarray(image[mirrored])
 
     return view
