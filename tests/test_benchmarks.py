@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg.data.formats.class_folders import read_labelled_dataset
+from detseg.data.formats import read_labelled_dataset
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detseg.data.augment.transforms import TrainTransform
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_masks
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.flowers.dataset import write_flowers
 from detseg.models import build_model

@@ -27,7 +27,7 @@ from detseg.cli.predictions import BATCH, mask_values
 from detseg.data.annotations import Category
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import full_images
-from detseg.data.formats.read_masks import find_mask_sources, has_mask_files
+from detseg.data.formats import find_mask_sources, has_mask_files
 from detseg.data.masks import SemanticMasks, match_mask_categories
 from detseg.data.sample import IGNORE
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics

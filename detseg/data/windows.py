@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations import Annotations
 from detseg.data.augment.geometry import warp_image
 from detseg.data.crops import Track, tracked, write_jpeg
-from detseg.data.formats.coco_writer import write_coco
+from detseg.data.formats import write_coco
 from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
 from detseg.data.pack.rows import refuse_pack

@@ -13,8 +13,7 @@ import pytest
 from detseg.cli import main
 from detseg.cli.evaluate_classes import compare_classifiers
 from detseg.data.crops import crops_of
-from detseg.data.formats import read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset
+from detseg.data.formats import read_dataset, read_labelled_dataset
 from detseg.data.pack.writer import write_pack
 from tests.small_set import write_small_set
 

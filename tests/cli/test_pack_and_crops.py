@@ -18,9 +18,7 @@ from detseg.cli.pack import Pack
 from detseg.cli.pack import run as run_pack
 from detseg.data.annotations import AnnotationError
 from detseg.data.dataset import DetectionDataset
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_annotations, read_dataset, read_labelled_dataset, read_labels, read_masks
 from detseg.data.pack.file import read_pack_info
 from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainClassifier

@@ -8,7 +8,7 @@ import pytest
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.checks.validate import checked
-from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
+from detseg.data.formats import read_labelled_dataset, read_labels
 from detseg.data.formats.label_table import read_label_table
 from detseg.data.labels import LabelledImages, divide
 from detseg.flowers.dataset import write_flowers
@@ -110,7 +110,7 @@ def test_a_class_file_gives_the_order_and_classes_without_images(tmp_path):
     with pytest.raises(AnnotationError, match=r"classes\.txt: does not list the classes 'daisy'"):
         read_labels(tmp_path)
     (tmp_path / "classes.txt").write_text("tulip\ntulip\n")
-    with pytest.raises(AnnotationError, match="a class is listed twice"):
+    with pytest.raises(AnnotationError, match="names given twice: tulip"):
         read_labels(tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_nothing_to_read(tmp_path):
     with pytest.raises(AnnotationError, match="does not exist"):
         read_labels(tmp_path / "none")
     write_classes(tmp_path, (2,), names=("only",))
-    with pytest.raises(AnnotationError, match="two or more classes recognised"):
+    with pytest.raises(AnnotationError, match="of two or more classes"):
         read_labelled_dataset(tmp_path)
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(AnnotationError, match="Looked for"):

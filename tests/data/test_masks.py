@@ -5,8 +5,7 @@ import pytest
 from pycocotools import mask as coco
 
 from detseg.data.annotations import AnnotationError, Category
-from detseg.data.formats import read_coco
-from detseg.data.formats.read_masks import read_mask_dataset
+from detseg.data.formats import read_coco, read_mask_dataset
 from detseg.data.index_png import MaskError
 from detseg.data.masks import SemanticMasks, match_mask_categories
 from detseg.data.polygons import SegmentsBuilder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_masks
 from detseg.data.mask_dataset import SegmentationDataset
 from detseg.models import load_model
 from detseg.train.tasks.segmenter import judge_masks

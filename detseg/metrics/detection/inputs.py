@@ -14,7 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.detection.columns import FoundColumns, TruthColumns, quick_results, quick_truth
+from detseg.data.formats.coco_json import (
+    FoundColumns,
+    TruthColumns,
+    parse_json,
+    quick_results,
+    quick_truth,
+    read_bytes,
+)
 from detseg.metrics.detection.records import (
     Label,
     Rle,
@@ -22,9 +29,7 @@ from detseg.metrics.detection.records import (
     check_boxes,
     check_known,
     mask_areas,
-    parse_json,
     read_boxes,
-    read_bytes,
     read_column,
     read_ids,
     read_masks,

@@ -3,39 +3,17 @@
 `label(i)` is what a message calls item i, such as "results.json[17]".
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.box_formats import convert_boxes
+
 Label = Callable[[int], str]
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def parse_json(content: bytes, path: Path) -> Any:
-    """What a JSON file holds; `path` is for messages."""
-    try:
-        return msgspec.json.decode(content)  # several times faster than json
-    except msgspec.DecodeError:
-        pass
-    try:
-        # json says the line, and reads NaN and Infinity, so that the check of the numbers names the item.
-        return json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON: {error}") from error
 
 
 def read_column(items: Sequence[Any], key: str, label: Label) -> list[Any]:
@@ -245,7 +223,7 @@ def without_labels(state: Mapping[str, Any], **own: Any) -> dict[str, Any]:
 
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 4) from xyxy."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return convert_boxes(boxes, "xyxy", "xywh")
 
 
 def as_numpy(values: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.checks.validate import checked
-from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
+from detseg.data.formats import read_label_splits, read_labelled_dataset
 from detseg.data.label_dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.labels import LabelledImages
 from detseg.metrics import ClassificationEvaluator, ClassificationMetrics

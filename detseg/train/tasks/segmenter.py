@@ -16,7 +16,7 @@ from torch import nn
 
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.checks.validate import checked
-from detseg.data.formats.read_masks import find_mask_sources, read_mask_dataset
+from detseg.data.formats import find_mask_sources, read_mask_dataset
 from detseg.data.mask_dataset import SegmentationDataset, collate_masks
 from detseg.data.masks import SemanticMasks, match_mask_categories
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics

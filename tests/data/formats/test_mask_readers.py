@@ -9,8 +9,8 @@ from PIL import Image
 
 from detseg.data import read_mask_dataset, read_masks
 from detseg.data.annotations import AnnotationError, Category
+from detseg.data.formats import has_mask_files
 from detseg.data.formats.class_list import VOC_NAMES, read_class_list
-from detseg.data.formats.read_masks import has_mask_files
 from detseg.data.images import read_image
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 from tests.data.mask_samples import blobs, save_mask, write_mask_set
@@ -295,7 +295,7 @@ def test_coco_files_and_folders(tmp_path):
     for i in range(4):
         np.testing.assert_array_equal(data["val"].mask(i), masks.mask(i))
     for path in (file, tmp_path):
-        with pytest.raises(AnnotationError, match="are drawn from outlines, in which no value stands for ignored"):
+        with pytest.raises(AnnotationError, match="are drawn from polygons, in which no value stands for ignored"):
             read_masks(path, "train", ignore_value=0)
 
 

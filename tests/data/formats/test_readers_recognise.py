@@ -80,7 +80,7 @@ side = st.floats(0.01, 20)
 
 
 @pytest.fixture(scope="module")
-def make_images(tmp_path_factory):
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     return [str(write_picture(folder / f"{name}.png", 97, 61, seed)) for seed, name in enumerate("abc")]
 

@@ -65,8 +65,8 @@ def test_ways_to_write_data_yaml(yolo, content):
     [
         ("train: images/train\nval: images/val", 'has no "names"'),
         ("train: images/train\nnc: 3\nnames: [rose, daisy]", "nc is 3, but names lists 2"),
-        ("train: images/train\nnames: {0: rose, 2: daisy}", r"must be 0\.\.1, found \[0, 2\]"),
-        ("train: images\nnames: [rose]", r"data\.yaml: train: 'images' not found; tried"),
+        ("train: images/train\nnames: {0: rose, 2: daisy}", r"must be 0\.\.1, found 0, 2"),
+        ("train: photos\nnames: [rose]", r"data\.yaml: train: 'photos' not found; tried"),
         ("names: [rose]", 'neither "train" nor "val"'),
         ("train: [", "cannot be read as YAML"),
     ],

@@ -13,9 +13,7 @@ from detseg.data.annotations import AnnotationError, Category, match_categories
 from detseg.data.augment.transforms import EvalTransform, TrainTransform
 from detseg.data.crops import crops_of
 from detseg.data.dataset import DetectionDataset, full_images
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.class_folders import read_labels
-from detseg.data.formats.read_masks import read_mask_dataset, read_masks
+from detseg.data.formats import read_annotations, read_dataset, read_labels, read_mask_dataset, read_masks
 from detseg.data.images import read_image
 from detseg.data.letterbox import fitted_size, resize_mask
 from detseg.data.mask_dataset import SegmentationDataset

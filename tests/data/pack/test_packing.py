@@ -12,8 +12,7 @@ import torch
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.dataset import ImageCache
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
+from detseg.data.formats import read_annotations, read_dataset, read_labelled_dataset, read_labels
 from detseg.data.images import read_image
 from detseg.data.label_dataset import ClassificationDataset, collate_labels
 from detseg.data.pack.file import read_pack_info
