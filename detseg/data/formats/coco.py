@@ -71,34 +71,30 @@ def looks_like_coco(file: Path, length: int = 65536) -> bool:
 def _splits(folder: Path) -> dict[str, Path]:
     splits = {}
     for split, spellings in SPLITS.items():
-        exact, loose = ("{}.json", "instances_{}.json", "instances_{}*.json"), ("{}*.json",)
-        file = None
-        for place in (folder, folder / "annotations"):
-            for name in spellings:
-                file = file or _first_match(place, [form.format(name) for form in exact])
-                file = file or _first_match(place, [form.format(name) for form in loose], certain=False)
-        for name in spellings:
-            file = file or _first_match(folder / name, ["_annotations.coco.json"])
+        forms = ("{}.json", "instances_{}.json", "instances_{}*.json", "{}*.json")
+        names = [form.format(name) for name in spellings for form in forms]
+        file = _first_match([folder, folder / "annotations"], names)
+        file = file or _first_match([folder / name for name in spellings], ["_annotations.coco.json"])
         if file is not None:
             splits[split] = file
     return splits
 
 
-def _first_match(folder: Path, patterns: Sequence[str], certain: bool = True) -> Path | None:
-    """The file that fits the first pattern that fits any; if not `certain` by its name, its content counts too.
+def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
+    """The file that fits the first pattern that fits any; where only a part of its name is sure, its content counts.
 
     Capitals do not matter: some tools write Train.json.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json") if folder.is_dir() else []
-    for pattern in patterns:
-        matches = [file for file in files if fnmatchcase(file.name.lower(), pattern)]
-        if not certain:
-            matches = [file for file in matches if looks_like_coco(file)]
-        if len(matches) > 1:
-            names = ", ".join(match.name for match in matches)
-            raise AnnotationError(f"{folder}: several files could be meant ({names}); give the file itself")
-        if matches:
-            return matches[0]
+    for folder in folders:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json") if folder.is_dir() else []
+        for pattern in patterns:
+            matches = [file for file in files if fnmatchcase(file.name.lower(), pattern)]
+            matches = [file for file in matches if "*" not in pattern or looks_like_coco(file)]
+            if len(matches) > 1:
+                names = ", ".join(match.name for match in matches)
+                raise AnnotationError(f"{folder}: several files could be meant ({names}); give the file itself")
+            if matches:
+                return matches[0]
     return None
 
 
@@ -187,17 +183,13 @@ def _label_table(categories: list[CocoCategory], path: Path, problems: list[Prob
     return table
 
 
-class _Lookup:
-    """Image id -> position of the image; the first of several images with the same id counts."""
-
-    def __init__(self, image_ids: NDArray[np.int64]) -> None:
-        self._sorted, self._position = np.unique(image_ids, return_index=True)
-
-    def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        if not len(self._sorted):
-            return np.full(len(ids), -1)
-        place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
-        return np.where(self._sorted[place] == ids, self._position[place], -1)
+def _positions(ids: NDArray[np.int64], known: tuple[Any, Any]) -> NDArray[np.int64]:
+    """Of each id its position among the known ones, -1 for nowhere; `known` is sorted, with the first positions."""
+    values, first = known
+    if not len(values):
+        return np.full(len(ids), -1)
+    place = np.minimum(np.searchsorted(values, ids), len(values) - 1)
+    return np.where(values[place] == ids, first[place], -1)
 
 
 def _read_objects(
@@ -212,10 +204,11 @@ def _read_objects(
         "ids": np.empty(len(items), np.int64),
         "areas": np.empty(len(items), np.float64),
     }
-    segments, lookup, rows = SegmentsBuilder(), _Lookup(image_ids), 0
+    segments, rows = SegmentsBuilder(), 0
+    known = np.unique(image_ids, return_index=True)  # of several images with the same id the first one counts
     for start in range(0, len(items), CHUNK):
         chunk = parse_chunk(items[start : start + CHUNK], start, path, problems)
-        chunk, image_index = _with_image(chunk, lookup, path, problems)
+        chunk, image_index = _with_image(chunk, known, path, problems)
         end = rows + len(chunk)
         boxes = box_column((a.bbox or NO_BOX for a in chunk), len(chunk))
         with np.errstate(invalid="ignore"):  # infinite numbers; validation reports such boxes
@@ -235,10 +228,10 @@ def _read_objects(
 
 
 def _with_image(
-    chunk: list[CocoAnnotation], lookup: _Lookup, path: Path, problems: list[Problem]
+    chunk: list[CocoAnnotation], known: tuple[Any, Any], path: Path, problems: list[Problem]
 ) -> tuple[list[CocoAnnotation], NDArray[np.int64]]:
     """The annotations whose image exists, and the positions of their images."""
-    image_index = lookup(_int64([a.image_id for a in chunk], f"{path}: annotations[].image_id"))
+    image_index = _positions(_int64([a.image_id for a in chunk], f"{path}: annotations[].image_id"), known)
     if (image_index >= 0).all():
         return chunk, image_index
     for row in np.flatnonzero(image_index < 0):

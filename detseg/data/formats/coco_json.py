@@ -105,7 +105,7 @@ class _MaskResult(msgspec.Struct):
 
 
 _UNREAD = msgspec.json.Decoder(CocoFile[msgspec.Raw])
-_ONE, _MANY = msgspec.json.Decoder(CocoAnnotation), msgspec.json.Decoder(list[CocoAnnotation])
+_MANY = msgspec.json.Decoder(list[CocoAnnotation])
 _BOXED_TRUTH, _MASKED_TRUTH = msgspec.json.Decoder(CocoFile[_Boxed]), msgspec.json.Decoder(CocoFile[_Masked])
 _BOX_RESULTS, _MASK_RESULTS = msgspec.json.Decoder(list[_BoxResult]), msgspec.json.Decoder(list[_MaskResult])
 # OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
@@ -189,20 +189,12 @@ def _convert(item: Any, kind: type[T], place: str) -> T:
 
 def parse_chunk(items: Sequence[Any], start: int, path: Path, problems: list[Problem]) -> list[CocoAnnotation]:
     """Read annotations, the first of which is number `start`; adds those that cannot be read to `problems`."""
-    raw = bool(items) and isinstance(items[0], msgspec.Raw)
-    if raw:
-        with contextlib.suppress(*_ODD):  # one of them is odd: find out which
+    if items and isinstance(items[0], msgspec.Raw):
+        with contextlib.suppress(*_ODD):
             return _MANY.decode(b"[" + b",".join(items) + b"]")
-    chunk = []
-    for position, item in enumerate(items, start):
-        try:
-            chunk.append(_ONE.decode(item) if raw else msgspec.convert(item, CocoAnnotation, strict=False))
-        except _ODD:
-            fields = parse_json(bytes(item), f"{path}: annotations[{position}]") if raw else item
-            annotation = _parse_leniently(fields, position, path, problems)
-            if annotation is not None:
-                chunk.append(annotation)
-    return chunk
+        items = [parse_json(bytes(item), f"{path}: annotations[{i}]") for i, item in enumerate(items, start)]
+    parsed = (_parse_leniently(item, position, path, problems) for position, item in enumerate(items, start))
+    return [annotation for annotation in parsed if annotation is not None]
 
 
 def _parse_leniently(fields: Any, position: int, path: Path, problems: list[Problem]) -> CocoAnnotation | None:

@@ -90,6 +90,13 @@ def split_folders(root: Path, first: str, second: str) -> dict[str, tuple[Path, 
     return found
 
 
+def by_last_parts(path: str, folders: Sequence[Path]) -> Path | None:
+    """What a path of another machine means here: the longest end of it that one of the folders has."""
+    parts = path.replace("\\", "/").split("/")
+    ends = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)) for folder in folders)
+    return next((end for end in ends if end.exists()), None)
+
+
 def list_images(folder: Path) -> list[str]:
     """All images in a folder and the folders below it, sorted by path."""
     found = [

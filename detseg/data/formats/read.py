@@ -56,11 +56,10 @@ def read_masks(
     ignore_value: int | None = None,
     images: str | Path | None = None,
 ) -> SemanticMasks:
-    """Read semantic masks; the form is recognised from the path.
+    """Read semantic masks of mask files, or drawn from the polygons and masks of objects.
 
     Args:
-        path: a folder of images and masks, a list of images in it (train.txt), or anything `read_annotations` reads
-            that has polygons or masks of objects.
+        path: a file or folder in one of `FORMATS`, or a list of the images of a mask folder.
         split: "train", "val" or "test", where the path holds several.
         masks: the folder of masks beside the images, where it is not "masks" or "SegmentationClass". Of
             "masks_species" the classes are those of classes_species.txt if there is such a file.
@@ -69,8 +68,7 @@ def read_masks(
         images: the folder of the images of annotations, where they are not found by themselves.
 
     Raises:
-        AnnotationError: nothing readable is there, the split is missing, a file is malformed, or `masks` or
-            `ignore_value` is given for what has no mask files.
+        AnnotationError: as `read_annotations`; or `masks` or `ignore_value` is given for what has no mask files.
     """
     return _one(path, find_mask_sources(path, masks, ignore_value, images), split, "masks")
 
@@ -108,15 +106,14 @@ def read_labelled_dataset(
     """Read a classification set as "train", "val" and, where there is one, "test", all with one list of classes.
 
     Args:
-        path: a folder, a table or a packed file.
+        path: a file or folder in one of `FORMATS`.
         split: shares of training, validation and, if there are three, test, for data that are not divided. If only
             the validation part is missing, training is divided between the two in proportion.
         seed: of that division; see `detseg.data.labels.divide`.
         images: the folder of the images of a table, where they are not found by themselves.
 
     Raises:
-        AnnotationError: nothing readable is there, or a table is malformed; the message names file and line.
-        ValueError: `split` is not such shares.
+        ValueError: `split` is not such shares. AnnotationError: as `read_annotations`.
     """
     if len(split) not in (2, 3):
         raise ValueError(f"split needs 2 or 3 shares (train, val and test), not {len(split)}")

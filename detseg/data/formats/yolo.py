@@ -26,6 +26,7 @@ from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.locate import (
     IMAGE_EXTENSIONS,
     PlaceImages,
+    by_last_parts,
     first_file,
     list_images,
     measure_images,
@@ -154,10 +155,8 @@ def _listed(line: str, folder: Path) -> str:
         return beside
     if Path(line).is_file():
         return line
-    # Lists name folders of the machine they come from, or (CVAT) one around the list: less of the path may be found.
-    parts = Path(line).parts
-    shorter = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
-    return next((str(path) for path in shorter if path.is_file()), beside)
+    # Lists name folders of the machine they come from, or (CVAT) one around the list.
+    return str(by_last_parts(line, [folder]) or beside)
 
 
 def _label_file(image: str) -> str:

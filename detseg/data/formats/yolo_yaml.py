@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import yaml
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats.format import SPLITS
-from detseg.data.formats.locate import first_file
+from detseg.data.formats.locate import by_last_parts, first_file
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -60,7 +59,7 @@ def read_yaml(file: Path) -> YoloData:
         if entry is not None:
             places = entry if isinstance(entry, list) else [entry]
             try:
-                splits[split] = [_resolve(str(place).replace("\\", "/"), roots, f"{file}: {split}") for place in places]
+                splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
             except AnnotationError:
                 if split != "test" or not splits:  # test images are often named there and not handed on
                     raise
@@ -108,12 +107,13 @@ def class_names(content: dict[str, Any], file: Path) -> list[str]:
 
 
 def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
+    place = place.replace("\\", "/")
     # Roboflow writes "../train/images" into a data.yaml that lies beside train/.
     forms = [place, place[3:]] if place.startswith("../") else [place]
     candidates = [root / form for form in forms for root in roots]
-    parts = Path(place).parts  # of a folder on another machine, the last ones
-    shorter = (root.joinpath(*parts[start:]) for start in range(1, len(parts)) for root in roots)
-    for candidate in chain(candidates, shorter):
-        if candidate.exists():
-            return candidate
+    found = next((path for path in candidates if path.exists()), None)
+    if found is None and (place.startswith("/") or place[1:2] == ":"):
+        found = by_last_parts(place, roots)
+    if found is not None:
+        return found
     raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")

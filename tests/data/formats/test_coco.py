@@ -195,7 +195,7 @@ def test_numbers_written_as_text_and_true_are_understood(tmp_path):
 
 def test_unreadable_files_are_refused_with_the_place(tmp_path):
     path = tmp_path / "train.json"
-    half = rb'{"images": [], "categories": [{"id": 1,' + b"\n" + rb'"name": "\\ud83d\ude00 \ud83d"}]}'
+    half = rb'{"images": [], "categories": [{"id": 1,' + b"\n" + rb'"name": "\\ud83d \ud83d\ude00 \ud83d"}]}'
     for text, message in (
         ('{"images": [}', r"train\.json: line 1, column 13"),
         ("[]", "detection results"),
