@@ -98,13 +98,16 @@ def by_last_parts(path: str, folders: Sequence[Path]) -> Path | None:
 
 
 def list_images(folder: Path) -> list[str]:
-    """All images in a folder and the folders below it, sorted by path."""
-    found = [
-        os.path.join(where, name)  # noqa: PTH118 - speed
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
-    ]
+    """All images in a folder and the folders below it, without hidden ones, sorted by path."""
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        # Jupyter keeps copies in .ipynb_checkpoints; a link to a folder above would be followed for ever.
+        folders[:] = [] if real in seen else [name for name in sorted(folders) if not name.startswith(".")]
+        if real not in seen:
+            images = [name for name in names if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
+            found += [os.path.join(where, name) for name in images]  # noqa: PTH118 - speed
+        seen.add(real)
     return sorted(found)
 
 

@@ -36,7 +36,10 @@ def read_ids(items: Sequence[Any], key: str, place: str) -> NDArray[np.int64]:
 
 def whole_numbers(values: ArrayLike, place: str, key: str = "an id") -> NDArray[np.int64]:
     """(n,) int64; 3.0 is whole, 3.5 and "3" are not."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists among the numbers
+        array = np.fromiter(values, object)  # type: ignore[arg-type]
     if array.size == 0:
         return np.zeros(array.shape[:1], dtype=np.int64)
     if array.dtype.kind not in "iu":

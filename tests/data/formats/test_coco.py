@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats import read_annotations, read_coco, read_dataset, write_coco
+from detseg.metrics.detection.inputs import read_found, read_truth
 from tests.data.annotation_samples import (
     by_image,
     coco_content,
@@ -227,6 +228,27 @@ def test_damage_inside_an_annotation_names_it(tmp_path):
         path.write_bytes(good.replace(b'"area": 150.5, ', bad))
         with pytest.raises(AnnotationError, match=rf"train\.json: .*{message}"):
             read_coco(path)
+
+
+def test_odd_values_are_named_when_a_file_is_evaluated(tmp_path):
+    truth, results = coco_content(), [{"image_id": 0, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    good = read_truth(write_json(tmp_path / "gt.json", truth), "bbox")
+    for part, key, value in (
+        ("images", "id", [1]),
+        ("images", "width", math.inf),
+        ("images", "height", "x"),
+        ("images", "width", [3]),
+        ("annotations", "image_id", [1, 2]),
+        ("annotations", "iscrowd", math.inf),
+        ("annotations", "bbox", [1, 2, 3]),
+        ("categories", "id", None),
+    ):
+        changed = truth | {part: [truth[part][0] | {key: value}, *truth[part][1:]]}
+        with pytest.raises(ValueError, match=rf"bad\.json: {part}\[0\].*{key}"):
+            read_truth(write_json(tmp_path / "bad.json", changed), "bbox")
+    for key, value in (("image_id", [1]), ("category_id", {}), ("score", "x"), ("bbox", 3)):
+        with pytest.raises(ValueError, match=rf"bad\.json\[0\].*{key}"):
+            read_found(write_json(tmp_path / "bad.json", [results[0] | {key: value}, *results]), good, "bbox")
 
 
 def test_byte_order_mark_and_utf16(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats import read_annotations, read_dataset, write_coco, write_voc, write_yolo
+from detseg.data.formats.locate import list_images
 from tests.data.annotation_samples import by_image, coco_content, make, write_json, write_picture
 
 
@@ -83,6 +84,16 @@ def test_nothing_recognised_lists_what_was_looked_for(tmp_path):
             read_annotations(path)
     with pytest.raises(AnnotationError, match="does not exist"):
         read_annotations(tmp_path / "nowhere")
+
+
+def test_copies_of_images_are_not_found(tmp_path):
+    """What Jupyter keeps, a hidden file of macOS, and a link to a folder above."""
+    for name in ("a.png", "deeper/b.JPG", ".ipynb_checkpoints/a-checkpoint.png", "._a.png"):
+        write_picture(tmp_path / "set" / name.lower())
+    (tmp_path / "set/deeper/again").symlink_to(tmp_path / "set")
+    (tmp_path / "set/linked").symlink_to(write_picture(tmp_path / "elsewhere/c.png").parent)
+    found = [path.removeprefix(f"{tmp_path}/set/") for path in list_images(tmp_path / "set")]
+    assert found == ["a.png", "deeper/b.jpg", "linked/c.png"]
 
 
 WRITERS = {
