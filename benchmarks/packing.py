@@ -37,9 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detseg.data.dataset import ClassificationDataset, DetectionDataset, SegmentationDataset
-from detseg.data.formats import read_annotations
-from detseg.data.formats.class_folders import read_labels
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_annotations, read_labels, read_masks
 from detseg.data.images import read_image
 from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.pack.datasets import write_pack

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from detseg.backbones import create_backbone
 from detseg.data.dataset import SegmentationDataset, collate_masks
-from detseg.data.formats.read_masks import read_mask_dataset
+from detseg.data.formats import read_mask_dataset
 from detseg.flowers.dataset import write_flowers
 from detseg.metrics import bootstrap_segmentation
 from detseg.models import build_model

@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detseg.data.crops import crops_of
-from detseg.data.formats import read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset
+from detseg.data.formats import read_dataset, read_labelled_dataset
 from detseg.data.labels import LabelledImages
 from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainClassifier

@@ -7,16 +7,19 @@ Every IoU is computed in float32 at least: float16, bfloat16 and integer boxes a
 half precision a coordinate of 1000 is only known to half a pixel. float64 stays float64.
 """
 
-import difflib
 import math
 from collections.abc import Callable
-from typing import Literal, TypeVar, cast, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+from detseg.box_formats import BoxFormat as BoxFormat
+from detseg.box_formats import checked_boxes as _checked
+from detseg.box_formats import convert_boxes as convert_boxes
+from detseg.box_formats import unknown_name as _unknown
+
 IoUKind = Literal["iou", "giou", "diou", "ciou"]
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -141,53 +144,6 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack(corners, dim=-1)
 
 
-def convert_boxes(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
-    """Boxes (..., 4) from one format to another: torch in, torch out; numpy in, numpy out.
-
-    Formats: "xyxy" (two corners), "xywh" (corner x1, y1 and size), "cxcywh" (centre and size). A float dtype
-    stays; integers become int64, or floats where a centre needs halves. Always returns new memory.
-
-    Raises:
-        ValueError: unknown format or last dimension not 4.
-    """
-    formats = get_args(BoxFormat)
-    for name, value in (("source", source), ("target", target)):
-        if value not in formats:
-            raise ValueError(_unknown(name, value, formats))
-    boxes = _without_wrapping(_checked("boxes", boxes))
-    if source == target:
-        return boxes.clone() if isinstance(boxes, Tensor) else boxes.copy()
-    first, second, third, fourth = (boxes[..., i] for i in range(4))
-    # Everything passes through (x1, y1, width, height).
-    if source == "xyxy":
-        x1, y1, width, height = first, second, third - first, fourth - second
-    elif source == "xywh":
-        x1, y1, width, height = first, second, third, fourth
-    else:
-        x1, y1, width, height = first - third / 2, second - fourth / 2, third, fourth
-    if target == "xyxy":
-        # From a corner pair or a corner and a size only; from a centre, add the half to the centre: it rounds
-        # once less.
-        if source == "cxcywh":
-            columns = (x1, y1, first + third / 2, second + fourth / 2)
-        else:
-            columns = (x1, y1, x1 + width, y1 + height)
-    elif target == "xywh":
-        columns = (x1, y1, width, height)
-    else:
-        columns = (x1 + width / 2, y1 + height / 2, width, height)
-    if isinstance(boxes, Tensor):
-        return torch.stack(cast(tuple[Tensor, ...], columns), dim=-1)
-    return np.stack(columns, axis=-1)
-
-
-def _without_wrapping(boxes: Array) -> Array:
-    """Integers as int64: sums and differences of small types would wrap around."""
-    if isinstance(boxes, Tensor):
-        return boxes if boxes.is_floating_point() else boxes.long()
-    return boxes.astype(np.int64) if boxes.dtype.kind in "biu" else boxes
-
-
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and 0 (with zero gradient) where the denominator counts as zero."""
     ratio = numerator / denominator.clamp_min(_EMPTY)
@@ -203,15 +159,3 @@ def _as_tensor(boxes: Array) -> Tensor:
 
 def _widen(boxes: Tensor) -> Tensor:
     return boxes if boxes.dtype == torch.float64 else boxes.float()
-
-
-def _checked(name: str, boxes: Array) -> Array:
-    if boxes.ndim == 0 or boxes.shape[-1] != 4:
-        raise ValueError(f"{name} must have shape (..., 4), got {tuple(boxes.shape)}")
-    return boxes
-
-
-def _unknown(name: str, value: object, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {name} {value!r}: use one of {', '.join(known)}{hint}"

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from detseg.data.formats.class_folders import read_labelled_dataset
+from detseg.data.formats import read_labelled_dataset
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 

@@ -7,7 +7,7 @@ import torch
 
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import SegmentationDataset, collate_masks
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_masks
 from detseg.flowers.dataset import write_flowers
 from detseg.models import build_model
 from detseg.train.optim import norms

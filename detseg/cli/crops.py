@@ -89,8 +89,7 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
     """
     from detseg.data.annotations import match_categories
     from detseg.data.checks.validate import raise_on_problems, repair, validate
-    from detseg.data.formats import read_annotations, read_dataset
-    from detseg.data.formats.recognise import find_sources
+    from detseg.data.formats import find_sources, read_annotations, read_dataset
 
     splits = read_dataset(path, images)
     if "test" in find_sources(path, images):

@@ -23,7 +23,7 @@ from detseg.cli.evaluate import (
 )
 from detseg.data.annotations import Category
 from detseg.data.checks.validate import raise_on_problems, validate
-from detseg.data.formats.class_folders import read_label_splits
+from detseg.data.formats import read_label_splits
 from detseg.data.labels import LabelledImages
 from detseg.metrics.bootstrap.classification import compare_classification
 from detseg.metrics.classification import FIGURES, ClassificationEvaluator, ClassificationMetrics

@@ -242,7 +242,7 @@ def _read_split(
 ) -> Annotations:
     """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_images`."""
     from detseg.data.checks.validate import checked
-    from detseg.data.formats.recognise import find_sources
+    from detseg.data.formats import find_sources
 
     def read(images: Path | None) -> Annotations:
         sources = find_sources(path, images)

@@ -29,7 +29,7 @@ from detseg.data.annotations import Category
 from detseg.data.base import match_categories
 from detseg.data.cache import full_images
 from detseg.data.checks.validate import checked
-from detseg.data.formats.read_masks import find_mask_sources, has_mask_files
+from detseg.data.formats import find_mask_sources, has_mask_files
 from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics

@@ -111,9 +111,7 @@ def read_any(config: Pack) -> Mapping[str, Any]:
         AnnotationError: nothing readable is there, or not for this task.
     """
     from detseg.data.annotations import match_categories
-    from detseg.data.formats.class_folders import read_label_splits
-    from detseg.data.formats.read_masks import find_mask_sources
-    from detseg.data.formats.recognise import find_sources
+    from detseg.data.formats import find_mask_sources, find_sources, read_label_splits
     from detseg.data.pack.file import UNDIVIDED
 
     masks_asked = config.masks is not None or config.ignore_value is not None
@@ -138,8 +136,7 @@ def _alike(sources: Mapping[str, Callable[[], Set]], match: Callable[[Any, Set],
 
 def _task_of(path: Path) -> Task:
     from detseg.data.annotations import AnnotationError
-    from detseg.data.formats.read_masks import has_mask_files
-    from detseg.data.formats.recognise import find_sources
+    from detseg.data.formats import find_sources, has_mask_files
 
     # A VOC folder may hold boxes and masks of some images; there, masks have to be asked for.
     boxed = (path / "Annotations").is_dir()

@@ -22,7 +22,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.augment.geometry import warp_image
 from detseg.data.base import Track, refuse_pack
 from detseg.data.crops import map_images, require_boxes, write_jpeg
-from detseg.data.formats.coco_writer import write_coco
+from detseg.data.formats import write_coco
 from detseg.data.formats.locate import unique_stems
 from detseg.data.images import read_image
 

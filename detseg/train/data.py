@@ -13,8 +13,7 @@ from rich.console import Console
 from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
 from detseg.data.checks.validate import checked
-from detseg.data.formats import read_dataset
-from detseg.data.formats.recognise import find_sources
+from detseg.data.formats import find_sources, read_dataset
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ import pytest
 
 from detseg.cli import main
 from detseg.data.crops import crops_of
-from detseg.data.formats import read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset
+from detseg.data.formats import read_dataset, read_labelled_dataset
 from detseg.data.pack.datasets import write_pack
 from detseg.metrics.bootstrap.classification import compare_classification
 from tests.small_set import write_small_set

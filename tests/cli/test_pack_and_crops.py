@@ -19,9 +19,7 @@ from detseg.cli.pack import run as run_pack
 from detseg.data.annotations import AnnotationError
 from detseg.data.checks.validate import validate
 from detseg.data.dataset import DetectionDataset
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_annotations, read_dataset, read_labelled_dataset, read_labels, read_masks
 from detseg.data.pack.file import read_pack_info
 from detseg.flowers.dataset import write_flowers
 from detseg.train.config import TrainClassifier
@@ -228,7 +226,10 @@ def test_another_folder_of_masks(tmp_path):
 
 
 def test_a_folder_of_masks_that_is_not_there_does_not_pack_the_boxes(boxes, tmp_path):
-    for asked, words in (({"masks": "nonsense"}, "a folder 'nonsense' of masks"), ({"ignore_value": 0}, "outlines")):
+    for asked, words in (
+        ({"masks": "nonsense"}, "a folder 'nonsense' of masks"),
+        ({"ignore_value": 0}, "drawn from polygons"),
+    ):
         with pytest.raises(AnnotationError, match=words):
             run_pack(Pack(data=boxes, output=tmp_path / "x.h5", **asked))
 

@@ -12,7 +12,7 @@ from detseg.cli.evaluate import Evaluate
 from detseg.cli.evaluate import run as evaluate
 from detseg.cli.predictions import mask_values
 from detseg.data import write_index_png
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_masks
 from detseg.data.index_png import read_index_image
 from detseg.metrics import evaluate_segmentation
 from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation

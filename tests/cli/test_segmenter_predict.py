@@ -51,7 +51,7 @@ def test_an_image_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, m
 
 
 def test_the_truth_is_found(segmenter, model, masked):
-    from detseg.data.formats.read_masks import read_masks
+    from detseg.data.formats import read_masks
 
     truth = read_masks(masked, "val")
     seen = model.predict([str(path) for path in truth.paths])

@@ -17,8 +17,7 @@ from detseg.cli import main
 from detseg.data.augment.classification_transforms import ClassificationEval
 from detseg.data.crops import crops_of
 from detseg.data.dataset import ClassificationDataset
-from detseg.data.formats import read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
+from detseg.data.formats import read_dataset, read_labelled_dataset, read_labels
 from detseg.data.images import read_image
 from detseg.data.pack.datasets import write_pack
 from detseg.models import build_model, load_model

@@ -13,8 +13,7 @@ import pytest
 
 from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
-from detseg.data.formats import read_dataset
-from detseg.data.formats.read_masks import read_mask_dataset
+from detseg.data.formats import read_dataset, read_mask_dataset
 from detseg.data.pack.datasets import write_pack
 from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer, TrainSegmenter

@@ -7,8 +7,7 @@ from pycocotools import mask as coco
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.base import match_categories
 from detseg.data.checks.validate import validate
-from detseg.data.formats import read_coco
-from detseg.data.formats.read_masks import read_mask_dataset
+from detseg.data.formats import read_coco, read_mask_dataset
 from detseg.data.index_png import MaskError
 from detseg.data.masks import SemanticMasks
 from detseg.data.polygons import SegmentsBuilder

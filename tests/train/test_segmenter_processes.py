@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detseg.data.dataset import SegmentationDataset
-from detseg.data.formats.read_masks import read_masks
+from detseg.data.formats import read_masks
 from detseg.models import load_model
 from tests.evaluating import evaluate
 from tests.small_masks import write_small_masks

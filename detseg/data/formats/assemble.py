@@ -1,17 +1,21 @@
-"""Puts the objects of formats with one annotation file per image (VOC, YOLO) into `Annotations`."""
+"""Puts what a reader collects into a data set: images with objects (VOC, YOLO), images with one class each."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations, Category, Problem
+from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
+from detseg.data.formats.locate import first_file, measure_images, read_names
 from detseg.data.polygons import SegmentsBuilder
+
+if TYPE_CHECKING:
+    from detseg.data.labels import LabelledImages
 
 
 class Assembler:
@@ -82,3 +86,58 @@ def box_areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Areas (M,) of boxes (M, 4) xyxy."""
     with np.errstate(invalid="ignore"):  # inf - inf; validation reports such boxes
         return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+# ------------------------------------------------------------------ one class an image
+
+
+def label_classes(found: set[str], root: Path) -> tuple[Category, ...]:
+    """The classes in the order of a class file; without one sorted, as numbers if all are numbers."""
+    file = first_file([root], ("classes.txt", "labels.txt"))
+    numbers = {number: word for word in sorted(found) if (number := _number(word)) is not None}
+    all_numbers = all(_number(word) is not None for word in found)
+    if file is None and all_numbers:
+        return tuple(Category(number, numbers[number]) for number in sorted(numbers))
+    if file is None:
+        return tuple(Category(position, name) for position, name in enumerate(sorted(found)))
+    names = read_names(file)
+    categories = tuple(Category(position, name) for position, name in enumerate(names))
+    unknown = sorted(found - set(names))
+    if len(unknown) == len(found) and all_numbers and all(0 <= number < len(names) for number in numbers):
+        return categories  # numbers that count the list from 0
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+        raise AnnotationError(f"{file}: does not list the classes {shown}; add them, or remove the file")
+    return categories
+
+
+def _labels(words: Sequence[str], categories: tuple[Category, ...]) -> list[int]:
+    """The label of each word: a class's name, or its number."""
+    by_name = {category.name: position for position, category in enumerate(categories)}
+    by_id = {category.id: position for position, category in enumerate(categories)}
+    return [by_name[word] if word in by_name else by_id[_number(word)] for word in words]  # type: ignore[index]
+
+
+def _number(word: str) -> int | None:
+    return int(word) if word.isascii() and word.removeprefix("-").isdigit() else None
+
+
+def labelled_images(
+    paths: Sequence[str],
+    words: Sequence[str],
+    categories: tuple[Category, ...],
+    source: str,
+    problems: tuple[Problem, ...] = (),
+) -> LabelledImages:
+    """The images at `paths` (N,) with the classes that `words` (N,) name, by name or number."""
+    from detseg.data.labels import LabelledImages  # here: it brings OpenCV
+
+    return LabelledImages(
+        categories=categories,
+        image_ids=np.arange(len(paths), dtype=np.int64),
+        paths=np.array(paths, dtype=np.str_),
+        sizes=measure_images(paths, np.zeros((len(paths), 2), np.int32)),
+        labels=np.array(_labels(words, categories), dtype=np.int64),
+        source=source,
+        read_problems=problems,
+    )

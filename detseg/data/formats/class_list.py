@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats.locate import read_lines
@@ -25,8 +25,7 @@ VOC_NAMES = (
 _NUMBERED = re.compile(r"(\d+)[\s:,;]+(\S.*)")
 
 
-@dataclass(frozen=True)
-class ClassList:
+class ClassList(NamedTuple):
     """The classes, each with its value in the mask files, and the values that count for none."""
 
     categories: tuple[Category, ...]

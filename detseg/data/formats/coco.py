@@ -1,37 +1,120 @@
 """COCO JSON: reader and writer.
 
 The reader turns the file into flat arrays a few thousand annotations at a time, so that a million boxes
-never exist as Python objects together. Format: https://cocodataset.org/#format-data
+never exist as Python objects together. `coco_json.py` has the records.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.box_formats import convert_boxes
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.formats.assemble import box_areas
 from detseg.data.formats.coco_json import (
     MISSING,
     CocoAnnotation,
     CocoCategory,
+    CocoImage,
     CocoRle,
+    box_column,
     load_file,
     parse_chunk,
 )
-from detseg.data.formats.locate import locate_images, measure_images
+from detseg.data.formats.format import SPLITS, Format, Sources
+from detseg.data.formats.locate import locate_images, measure_images, require_writable
 from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
+from detseg.files import write_atomically
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
 NO_BOX = (math.nan,) * 4
+
+
+# ------------------------------------------------------------------ finding
+
+
+def _find(path: Path, images: str | Path | None) -> Sources | None:
+    if path.is_dir():
+        return {split: partial(read_coco, file, images) for split, file in _splits(path).items()} or None
+    return {"": partial(read_coco, path, images)} if path.suffix.lower() == ".json" and looks_like_coco(path) else None
+
+
+def _guess(path: Path, images: str | Path | None) -> Sources | None:
+    """A JSON file, or the only one of a folder, without the usual marks: the reader says what is wrong with it."""
+    files = [path] if path.is_file() else sorted([*path.glob("*.json"), *(path / "annotations").glob("*.json")])
+    files = [file for file in files if file.suffix.lower() == ".json" and not file.name.startswith(".")]
+    return {"": partial(read_coco, files[0], images)} if len(files) == 1 else None
+
+
+def looks_like_coco(file: Path, length: int = 65536) -> bool:
+    """Whether one of COCO's lists is named near the file's beginning or end."""
+    with file.open("rb") as opened:
+        text = opened.read(length)
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
+        text += opened.read()
+    text = text.replace(b"\0", b"")  # UTF-16
+    return any(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    splits = {}
+    for split, spellings in SPLITS.items():
+        forms = ("{}.json", "instances_{}.json", "instances_{}*.json", "{}*.json")
+        names = [form.format(name) for name in spellings for form in forms]
+        file = _first_match([folder, folder / "annotations"], names)
+        file = file or _first_match([folder / name for name in spellings], ["_annotations.coco.json"])
+        if file is not None:
+            splits[split] = file
+    return splits
+
+
+def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
+    """The file that fits the first pattern that fits any; where only a part of its name is sure, its content counts.
+
+    Capitals do not matter: some tools write Train.json.
+    """
+    for folder in folders:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json") if folder.is_dir() else []
+        for pattern in patterns:
+            matches = [file for file in files if fnmatchcase(file.name.lower(), pattern)]
+            matches = [file for file in matches if "*" not in pattern or looks_like_coco(file)]
+            if len(matches) > 1:
+                names = ", ".join(match.name for match in matches)
+                raise AnnotationError(f"{folder}: several files could be meant ({names}); give the file itself")
+            if matches:
+                return matches[0]
+    return None
+
+
+def image_folders(path: Path, images: str | Path | None) -> list[Path]:
+    """Where the images of a COCO file may lie, likeliest first."""
+    if images is not None:
+        if not Path(images).is_dir():
+            raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
+        return [Path(images)]
+    here = path.parent
+    split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)
+    names = [split, split.rstrip("0123456789_-")] if split else []
+    places = [here, here / "images"]
+    for base in (here, here / "images", here.parent, here.parent / "images"):
+        places += [base / name for name in names if name]
+    places += [here.parent, here.parent / "images"]
+    return list(dict.fromkeys(places))
+
+
+# ------------------------------------------------------------------ reading
 
 
 def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations:
@@ -46,21 +129,21 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         AnnotationError: the file is no COCO annotation file; the message names the place in it.
     """
     path = Path(path)
-    content, parse = load_file(path)
+    content = load_file(path)
     problems: list[Problem] = []
     labels = _label_table(content.categories, path, problems)
     image_ids = _int64([image.id for image in content.images], f"{path}: images[].id")
-    columns, segments = _read_objects(content.annotations, parse, image_ids, labels, path, problems)
+    columns, segments = _read_objects(content.annotations or [], image_ids, labels, path, problems)
 
-    paths = locate_images([image.file_name for image in content.images], image_folders(path, images))
+    paths = locate_images(_file_names(content.images, path), image_folders(path, images))
     sizes = _int64([(i.width or 0, i.height or 0) for i in content.images], f"{path}: image sizes")
     categories = tuple(Category(c.id, c.name) for c in content.categories)
     del content  # the whole file; the arrays that follow take its place in memory
     order = np.argsort(columns["image_index"], kind="stable")
     outlines = segments.build()
     if (np.diff(order) < 0).any():
-        for name, column in columns.items():
-            columns[name] = column[order]
+        for name, values in columns.items():
+            columns[name] = values[order]
         outlines = outlines and outlines.take(order)
     annotations = Annotations(
         categories=categories,
@@ -81,6 +164,15 @@ def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
         raise AnnotationError(f"{place}: a number is too large for 64 bits") from error
 
 
+def _file_names(images: list[CocoImage], path: Path) -> list[str]:
+    names = [image.file_name for image in images]
+    for position, name in enumerate(names):
+        if not name or "\0" in name:
+            what = "has no file_name" if not name else f"has a file_name with a NUL character, {name!r}"
+            raise AnnotationError(f"{path}: images[{position}] (id {images[position].id}) {what}; give the image's")
+    return names
+
+
 def _label_table(categories: list[CocoCategory], path: Path, problems: list[Problem]) -> dict[int, int]:
     """Category id -> label. The first of several categories with the same id counts."""
     table: dict[int, int] = {}
@@ -91,26 +183,17 @@ def _label_table(categories: list[CocoCategory], path: Path, problems: list[Prob
     return table
 
 
-class _Lookup:
-    """Image id -> position of the image; the first of several images with the same id counts."""
-
-    def __init__(self, image_ids: NDArray[np.int64]) -> None:
-        self._sorted, self._position = np.unique(image_ids, return_index=True)
-
-    def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        if not len(self._sorted):
-            return np.full(len(ids), -1)
-        place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
-        return np.where(self._sorted[place] == ids, self._position[place], -1)
+def _positions(ids: NDArray[np.int64], known: tuple[Any, Any]) -> NDArray[np.int64]:
+    """Of each id its position among the known ones, -1 for nowhere; `known` is sorted, with the first positions."""
+    values, first = known
+    if not len(values):
+        return np.full(len(ids), -1)
+    place = np.minimum(np.searchsorted(values, ids), len(values) - 1)
+    return np.where(values[place] == ids, first[place], -1)
 
 
 def _read_objects(
-    items: Sequence[Any],
-    parse: Callable[[Any], CocoAnnotation],
-    image_ids: NDArray[np.int64],
-    labels: dict[int, int],
-    path: Path,
-    problems: list[Problem],
+    items: Sequence[Any], image_ids: NDArray[np.int64], labels: dict[int, int], path: Path, problems: list[Problem]
 ) -> tuple[dict[str, Any], SegmentsBuilder]:
     """All annotations as columns, in file order, without those that cannot be used."""
     columns: dict[str, NDArray[Any]] = {
@@ -121,14 +204,16 @@ def _read_objects(
         "ids": np.empty(len(items), np.int64),
         "areas": np.empty(len(items), np.float64),
     }
-    segments, lookup, rows = SegmentsBuilder(), _Lookup(image_ids), 0
+    segments, rows = SegmentsBuilder(), 0
+    known = np.unique(image_ids, return_index=True)  # of several images with the same id the first one counts
     for start in range(0, len(items), CHUNK):
-        chunk = parse_chunk(items[start : start + CHUNK], start, parse, path, problems)
-        chunk, image_index = _with_image(chunk, lookup, path, problems)
+        chunk = parse_chunk(items[start : start + CHUNK], start, path, problems)
+        chunk, image_index = _with_image(chunk, known, path, problems)
         end = rows + len(chunk)
+        boxes = box_column((a.bbox or NO_BOX for a in chunk), len(chunk))
+        with np.errstate(invalid="ignore"):  # infinite numbers; validation reports such boxes
+            columns["boxes"][rows:end] = convert_boxes(boxes, "xywh", "xyxy")
         columns["image_index"][rows:end] = image_index
-        corners = chain.from_iterable(a.bbox or NO_BOX for a in chunk)
-        columns["boxes"][rows:end] = np.fromiter(corners, np.float64, 4 * len(chunk)).reshape(-1, 4)
         columns["labels"][rows:end] = [labels.get(a.category_id, -1) for a in chunk]
         columns["iscrowd"][rows:end] = [bool(a.iscrowd) for a in chunk]
         columns["ids"][rows:end] = _int64([a.id for a in chunk], f"{path}: annotations[].id")
@@ -139,17 +224,14 @@ def _read_objects(
             problems.append(_problem(path, chunk[row], what, remedy, "unknown-category"))
         _add_outlines(chunk, segments, path, problems)
         rows = end
-    columns = {name: column[:rows] for name, column in columns.items()}
-    with np.errstate(invalid="ignore"):  # infinite numbers; validation reports such boxes
-        columns["boxes"][:, 2:] += columns["boxes"][:, :2]
-    return columns, segments
+    return {name: values[:rows] for name, values in columns.items()}, segments
 
 
 def _with_image(
-    chunk: list[CocoAnnotation], lookup: _Lookup, path: Path, problems: list[Problem]
+    chunk: list[CocoAnnotation], known: tuple[Any, Any], path: Path, problems: list[Problem]
 ) -> tuple[list[CocoAnnotation], NDArray[np.int64]]:
     """The annotations whose image exists, and the positions of their images."""
-    image_index = lookup(_int64([a.image_id for a in chunk], f"{path}: annotations[].image_id"))
+    image_index = _positions(_int64([a.image_id for a in chunk], f"{path}: annotations[].image_id"), known)
     if (image_index >= 0).all():
         return chunk, image_index
     for row in np.flatnonzero(image_index < 0):
@@ -272,17 +354,82 @@ def _measure_outline(annotations: Annotations, row: int) -> tuple[Any, float]:
     return (x, y, x + w, y + h), area
 
 
-def image_folders(path: Path, images: str | Path | None) -> list[Path]:
-    """Where the images of a COCO file may lie, likeliest first."""
-    if images is not None:
-        if not Path(images).is_dir():
-            raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
-        return [Path(images)]
-    here = path.parent
-    split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)
-    names = [split, split.rstrip("0123456789_-")] if split else []
-    places = [here, here / "images"]
-    for base in (here, here / "images", here.parent, here.parent / "images"):
-        places += [base / name for name in names if name]
-    places += [here.parent, here.parent / "images"]
-    return list(dict.fromkeys(places))
+# ------------------------------------------------------------------ writing
+
+
+def write_coco(annotations: Annotations, path: str | Path) -> None:
+    """Write a COCO JSON file: boxes, polygons, masks, crowd, ids and areas, in one step.
+
+    Images stay where they are; their names are written relative to the JSON file when they lie near it.
+
+    Raises:
+        AnnotationError: a box is not finite or an object has no category.
+    """
+    path = Path(path)
+    require_writable(annotations, path)
+    here = path.resolve().parent
+    sizes = annotations.sizes.tolist()
+    images = [
+        {"id": number, "file_name": _relative(name, here), "width": size[0], "height": size[1]}
+        for number, name, size in zip(annotations.image_ids.tolist(), annotations.paths.tolist(), sizes, strict=True)
+    ]
+    content = {
+        "images": images,
+        "annotations": _written_objects(annotations),
+        "categories": [{"id": c.id, "name": c.name} for c in annotations.categories],
+    }
+    write_atomically(path, msgspec.json.encode(content))
+
+
+def _relative(name: str, here: Path) -> str:
+    """Relative to the JSON file's folder for images under the folder above it, absolute otherwise."""
+    full = os.path.abspath(name)  # noqa: PTH100 - keeps links as they are
+    if here.parent != here and full.startswith(f"{here.parent}{os.sep}"):
+        return Path(os.path.relpath(full, here)).as_posix()
+    return full
+
+
+def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
+    # x2 - x1 leaves dust like 113.00000000000001; ten digits are far finer than any annotation.
+    columns = {
+        "id": annotations.ids,
+        "image_id": annotations.image_ids[annotations.image_index],
+        "category_id": np.array([c.id for c in annotations.categories], np.int64)[annotations.labels],
+        "bbox": np.round(convert_boxes(annotations.boxes, "xyxy", "xywh"), 10),
+        "area": annotations.areas,
+        "iscrowd": annotations.iscrowd.astype(int),
+    }
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    written = [dict(zip(columns, row, strict=True)) for row in rows]
+    for row, item in enumerate(written):
+        outline = _written_outline(annotations, row)
+        if outline is not None:
+            item["segmentation"] = outline
+    return written
+
+
+def _written_outline(annotations: Annotations, row: int) -> Any:
+    segments = annotations.segments
+    if segments is None:
+        return None
+    polygons = segments.polygons(row)
+    if polygons:
+        return [polygon.ravel().tolist() for polygon in polygons]
+    rle = segments.rle(row, 0, 0)
+    return rle and {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+
+
+def _write_split(annotations: Annotations, folder: Path, split: str) -> None:
+    write_coco(annotations, Path(folder) / f"{split}.json")
+
+
+FORMAT = Format(
+    name="coco",
+    title="COCO",
+    looks_for="train.json and val.json, or instances_train*.json and instances_val*.json, here or in annotations/; "
+    "train/_annotations.coco.json; a single .json file",
+    find=_find,
+    guess=_guess,
+    read=read_coco,
+    write=_write_split,
+)

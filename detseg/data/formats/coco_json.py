@@ -1,21 +1,33 @@
-"""The content of a COCO JSON file as records: what has another form than usual is understood or reported.
+"""COCO JSON as records and as columns: the one reader of such files, for annotations and for evaluation.
 
 Format: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Problem
 
 MISSING = -(2**63)  # stands for an annotation id the file does not give
+Box = tuple[float, float, float, float]  # x, y, width, height
+T = TypeVar("T")
+
+
+# ------------------------------------------------------------------ records
 
 
 class CocoImage(msgspec.Struct, gc=False):
@@ -42,118 +54,161 @@ class CocoRle(msgspec.Struct, gc=False):
 
 
 class CocoAnnotation(msgspec.Struct, gc=False):
-    """An entry of `annotations`; `bbox` is x, y, width, height."""
+    """An entry of `annotations`, with all that may be missing."""
 
     image_id: int
     category_id: int
-    bbox: tuple[float, float, float, float] | None = None
+    bbox: Box | None = None
     id: int = MISSING
     area: float | None = None
     iscrowd: bool | int | None = 0
     segmentation: list[list[float]] | CocoRle | None = None
 
 
-_MANY = msgspec.json.Decoder(list[CocoAnnotation])
-
-
-class CocoFile(msgspec.Struct, gc=False):
-    """The whole file, its annotations still unread."""
+class CocoFile(msgspec.Struct, Generic[T], gc=False):
+    """A whole file, its annotations in one of the forms of this page or still unread."""
 
     images: list[CocoImage]
     categories: list[CocoCategory]
-    annotations: list[msgspec.Raw] = []
+    annotations: list[T] | None = None
 
 
-def load_file(path: Path) -> tuple[CocoFile, Callable[[Any], CocoAnnotation]]:
-    """The file's parts, and the function that reads one of its annotations."""
+class _Boxed(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: Box
+    area: float | None = None
+    iscrowd: bool | int = 0
+
+
+class _Masked(msgspec.Struct):
+    image_id: int
+    category_id: int
+    segmentation: Any
+    area: float | None = None
+    iscrowd: bool | int = 0
+
+
+class _BoxResult(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    score: float
+    bbox: Box
+
+
+class _MaskResult(msgspec.Struct):
+    image_id: int
+    category_id: int
+    score: float
+    segmentation: Any
+    bbox: Box | None = None
+
+
+_UNREAD = msgspec.json.Decoder(CocoFile[msgspec.Raw])
+_MANY = msgspec.json.Decoder(list[CocoAnnotation])
+_BOXED_TRUTH, _MASKED_TRUTH = msgspec.json.Decoder(CocoFile[_Boxed]), msgspec.json.Decoder(CocoFile[_Masked])
+_BOX_RESULTS, _MASK_RESULTS = msgspec.json.Decoder(list[_BoxResult]), msgspec.json.Decoder(list[_MaskResult])
+# OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
+_ODD = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError)
+
+
+# ------------------------------------------------------------------ any JSON
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, without a byte order mark of UTF-8; raises AnnotationError."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=CocoFile), msgspec.json.Decoder(
-            CocoAnnotation
-        ).decode
-    except msgspec.MsgspecError:
-        return _load_leniently(data, path), lambda item: msgspec.convert(item, CocoAnnotation, strict=False)
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _load_leniently(data: bytes, path: Path) -> CocoFile:
-    """Read with the standard library, which takes NaN and Infinity, and say exactly what is wrong."""
+def parse_json(content: bytes, place: str | Path) -> Any:
+    """What a JSON text holds, NaN and Infinity too; raises AnnotationError that says what is wrong at which line."""
+    with contextlib.suppress(*_ODD):
+        return msgspec.json.decode(content)  # several times faster than json
+    encoding = json.detect_encoding(content)
     try:
-        content = json.loads(data.decode(json.detect_encoding(data)))
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+        text = content.decode(encoding)
+        parsed = json.loads(text)
     except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: byte {error.start} is not {error.encoding} text") from error
-    if isinstance(content, list):
+        line = content.count(b"\n", 0, error.start) + 1
+        raise AnnotationError(f"{place}: line {line}: is not {encoding} text; save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{place}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # ValueError: a number of more than 4300 digits
+        raise AnnotationError(f"{place}: cannot be read as JSON: {error}") from error
+    _refuse_half_characters(text, place)
+    return parsed
+
+
+# A pair of escapes for one character, an escaped back slash, or (kept) half a pair.
+_ESCAPES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F]..)")
+
+
+def _refuse_half_characters(text: str, place: str | Path) -> None:
+    """Python reads them, and fails when they are printed or written."""
+    if "\\ud" in text or "\\uD" in text:
+        for match in _ESCAPES.finditer(text):
+            if match[1]:
+                line = text.count("\n", 0, match.start()) + 1
+                raise AnnotationError(f"{place}: line {line}: {match[1]} is half a character; correct the text there")
+
+
+# ------------------------------------------------------------------ annotations with all their faults
+
+
+def load_file(path: Path) -> CocoFile[Any]:
+    """The file's parts, its annotations unread: JSON texts, or what these hold; see `parse_chunk`."""
+    content = read_bytes(path)
+    with contextlib.suppress(*_ODD):
+        return _UNREAD.decode(content)
+    parsed = parse_json(content, path)
+    if isinstance(parsed, list):
         raise AnnotationError(
             f"{path}: holds a list, as COCO detection results do. Annotations are an object with "
             '"images", "annotations" and "categories"'
         )
-    lists: dict[str, list[Any]] = {}
+    parts = parsed if isinstance(parsed, dict) else {}
     for key in ("images", "categories", "annotations"):
-        part = content.get(key) if isinstance(content, dict) else None
-        if part is None and key == "annotations" and isinstance(content, dict):
-            part = []
-        if not isinstance(part, list):
+        if not isinstance(parts.get(key), list) and (key != "annotations" or parts.get(key) is not None):
             raise AnnotationError(f'{path}: no list "{key}"; this is not a COCO annotation file')
-        lists[key] = part
-    return CocoFile(
-        images=_convert(lists["images"], CocoImage, f"{path}: images"),
-        categories=_convert(lists["categories"], CocoCategory, f"{path}: categories"),
-        annotations=lists["annotations"],
-    )
+    images = [_convert(item, CocoImage, f"{path}: images[{i}]") for i, item in enumerate(parts["images"])]
+    categories = [
+        _convert(item, CocoCategory, f"{path}: categories[{i}]") for i, item in enumerate(parts["categories"])
+    ]
+    return CocoFile(images, categories, parts.get("annotations"))
 
 
-def _convert(items: list[Any], kind: type[Any], place: str) -> list[Any]:
-    converted = []
-    for position, item in enumerate(items):
-        try:
-            converted.append(msgspec.convert(item, kind, strict=False))
-        except msgspec.ValidationError as error:
-            raise AnnotationError(f"{place}[{position}]: {error}") from error
-    return converted
+def _convert(item: Any, kind: type[T], place: str) -> T:
+    try:
+        return msgspec.convert(item, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise AnnotationError(f"{place}: {error}") from error
 
 
-def parse_chunk(
-    items: Sequence[Any], start: int, parse: Callable[[Any], CocoAnnotation], path: Path, problems: list[Problem]
-) -> list[CocoAnnotation]:
+def parse_chunk(items: Sequence[Any], start: int, path: Path, problems: list[Problem]) -> list[CocoAnnotation]:
     """Read annotations, the first of which is number `start`; adds those that cannot be read to `problems`."""
     if items and isinstance(items[0], msgspec.Raw):
-        try:
+        with contextlib.suppress(*_ODD):
             return _MANY.decode(b"[" + b",".join(items) + b"]")
-        except msgspec.ValidationError:
-            pass  # one of them is odd: find out which
-    chunk = []
-    for position, item in enumerate(items, start):
-        try:
-            chunk.append(parse(item))
-        except msgspec.ValidationError:
-            annotation = _parse_leniently(item, position, path, problems)
-            if annotation is not None:
-                chunk.append(annotation)
-    return chunk
+        items = [parse_json(bytes(item), f"{path}: annotations[{i}]") for i, item in enumerate(items, start)]
+    parsed = (_parse_leniently(item, position, path, problems) for position, item in enumerate(items, start))
+    return [annotation for annotation in parsed if annotation is not None]
 
 
-def _parse_leniently(item: Any, position: int, path: Path, problems: list[Problem]) -> CocoAnnotation | None:
+def _parse_leniently(fields: Any, position: int, path: Path, problems: list[Problem]) -> CocoAnnotation | None:
     """Read an annotation with odd types (numbers as text); without a usable outline if that is the fault."""
-    fields = _as_meant(msgspec.json.decode(item) if isinstance(item, msgspec.Raw) else item)
+    fields = _as_meant(fields)
     try:
         return msgspec.convert(fields, CocoAnnotation, strict=False)
     except msgspec.ValidationError as error:
         reason = str(error)
     known = fields if isinstance(fields, dict) else {}
     number, image_id = (v if type(v := known.get(key)) is int else None for key in ("id", "image_id"))
-    malformed = Problem(
-        str(path),
-        "",
-        number,
-        f"annotations[{position}] is malformed: {reason}",
-        "correct or remove it",
-        kind="malformed-object",
-        image_index=-1 if image_id is None else image_id,
-    )
+    what = f"annotations[{position}] is malformed: {reason}"
+    index = -1 if image_id is None else image_id
+    malformed = Problem(str(path), "", number, what, "correct or remove it", kind="malformed-object", image_index=index)
     if "$.segmentation" in reason and known.get("bbox"):
         remedy = "correct the outline; the object keeps only its box"
         problems.append(replace(malformed, remedy=remedy, severity="warning", kind="malformed-outline"))
@@ -173,3 +228,97 @@ def _as_meant(fields: Any) -> Any:
     if isinstance(outline, list) and len(outline) >= 6 and all(isinstance(v, int | float) for v in outline):
         fields["segmentation"] = [outline]
     return fields
+
+
+# ------------------------------------------------------------------ columns
+
+
+@dataclass(frozen=True, eq=False)
+class TruthColumns:
+    """What a COCO file of N images, K categories and M annotations says, not yet checked."""
+
+    image_ids: NDArray[np.int64]  # (N,)
+    sizes: list[tuple[int, int]]  # (N,) height, width; 0 where unknown
+    category_ids: NDArray[np.int64]  # (K,)
+    names: tuple[str, ...]  # (K,)
+    object_images: NDArray[np.int64]  # (M,)
+    object_categories: NDArray[np.int64]  # (M,)
+    boxes: NDArray[np.float64] | None  # (M, 4) xywh; None when masks are compared
+    outlines: list[Any] | None  # (M,) `segmentation`, when masks are compared
+    areas: list[Any]  # (M,) None where not given
+    iscrowd: NDArray[np.bool_]  # (M,)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundColumns:
+    """What a list of D COCO results says, not yet checked."""
+
+    image_ids: NDArray[np.int64]  # (D,)
+    category_ids: NDArray[np.int64]  # (D,)
+    scores: NDArray[np.float64]  # (D,)
+    boxed: NDArray[np.int64]  # (B,) the results with a box, all of them when boxes are compared
+    boxes: NDArray[np.float64]  # (B, 4) xywh
+    outlines: Sequence[Any] | None  # (D,) `segmentation`, when masks are compared
+
+
+def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
+    """The columns of a COCO file of annotations; None unless everything is as it should be.
+
+    For any other file the caller takes `parse_json`, and checks item by item to name the fault.
+    """
+    with contextlib.suppress(*_ODD), _without_collector():
+        truth: Any = _MASKED_TRUTH.decode(content) if masks else _BOXED_TRUTH.decode(content)
+        objects = truth.annotations
+        if objects is None:
+            return None
+        return TruthColumns(
+            image_ids=column(truth.images, "id", np.int64),
+            sizes=[(image.height or 0, image.width or 0) for image in truth.images],
+            category_ids=column(truth.categories, "id", np.int64),
+            names=tuple(category.name for category in truth.categories),
+            object_images=column(objects, "image_id", np.int64),
+            object_categories=column(objects, "category_id", np.int64),
+            boxes=None if masks else box_column(map(attrgetter("bbox"), objects), len(objects)),
+            outlines=[item.segmentation for item in objects] if masks else None,
+            areas=[item.area for item in objects],
+            iscrowd=column(objects, "iscrowd", np.bool_),
+        )
+    return None
+
+
+def quick_results(content: bytes, masks: bool) -> FoundColumns | None:
+    """The columns of a COCO file of results; None unless everything is as it should be."""
+    with contextlib.suppress(*_ODD), _without_collector():
+        items: Sequence[Any] = _MASK_RESULTS.decode(content) if masks else _BOX_RESULTS.decode(content)
+        boxed = [i for i, item in enumerate(items) if item.bbox is not None] if masks else range(len(items))
+        return FoundColumns(
+            image_ids=column(items, "image_id", np.int64),
+            category_ids=column(items, "category_id", np.int64),
+            scores=column(items, "score", np.float64),
+            boxed=np.array(boxed, dtype=np.int64),
+            boxes=box_column((item.bbox for item in items if item.bbox is not None), len(boxed)),
+            outlines=[item.segmentation for item in items] if masks else None,
+        )
+    return None
+
+
+def column(items: Sequence[Any], name: str, kind: Any) -> NDArray[Any]:
+    """(n,) the attribute of every record; raises OverflowError for whole numbers of more than 64 bits."""
+    return np.fromiter(map(attrgetter(name), items), kind, len(items))
+
+
+def box_column(boxes: Iterable[Box], count: int) -> NDArray[np.float64]:
+    """(n, 4) from `count` tuples."""
+    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * count).reshape(count, 4)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's search for cycles pauses: a file makes a million objects and no cycle, and each is looked at often."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from detseg.data.annotations import AnnotationError
-from detseg.data.formats.locate import IMAGE_EXTENSIONS
+from detseg.data.annotations import AnnotationError, Category
+from detseg.data.formats.assemble import label_classes, labelled_images
+from detseg.data.formats.format import SPLITS, Format, Sources
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, FolderCache, locate_images
+
+if TYPE_CHECKING:
+    from detseg.data.labels import LabelledImages
 
 TABLE_EXTENSIONS = (".csv", ".tsv")
 IMAGE_HEADINGS = (
@@ -18,11 +24,6 @@ IMAGE_HEADINGS = (
 )  # fmt: skip
 LABEL_HEADINGS = ("label", "class", "category", "classname", "labelname", "species", "breed", "target", "classid", "y")
 SPLIT_HEADINGS = ("split", "set", "subset", "partition")
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 _DELIMITERS = ",;\t|"
 
 
@@ -33,11 +34,16 @@ class LabelTable(NamedTuple):
     labels: list[str]
     splits: list[str] | None  # "train", "val" or "test"
 
+    def rows(self, split: str) -> LabelTable:
+        """The rows of one split."""
+        chosen = [row for row, mark in enumerate(self.splits or ()) if mark == split]
+        return LabelTable([self.names[row] for row in chosen], [self.labels[row] for row in chosen], None)
+
 
 def split_of(word: str) -> str | None:
     """The split that a word names in one of its spellings."""
     folded = word.strip().lower()
-    return next((split for split, spellings in SPLIT_NAMES.items() if folded in spellings), None)
+    return next((split for split, spellings in SPLITS.items() if folded in spellings), None)
 
 
 def read_label_table(path: Path) -> LabelTable:
@@ -131,3 +137,70 @@ def _add(table: LabelTable, columns: _Columns, cells: list[str], place: str) -> 
         if split is None:
             raise AnnotationError(f"{place}: {cells[columns.split]!r} is no split; use train, val or test")
         table.splits.append(split)
+
+
+# ------------------------------------------------------------------ tables of a path
+
+
+def _find(path: Path, images: str | Path | None) -> Sources | None:
+    if path.is_file():
+        return _sources({"": path}, images) if path.suffix.lower() in TABLE_EXTENSIONS else None
+    tables = tables_of(path)
+    return _sources(tables, images) if "train" in tables else None
+
+
+def _guess(path: Path, images: str | Path | None) -> Sources | None:
+    tables = tables_of(path) if path.is_dir() else {}
+    if len(tables) > 1:
+        raise AnnotationError(f"{path}: several tables could be meant ({', '.join(tables)}); give the file itself")
+    return _sources({"": next(iter(tables.values()))}, images) if tables else None
+
+
+def tables_of(folder: Path) -> dict[str, Path]:
+    """Split, or name of the file, -> table of a folder."""
+    files = sorted(e for e in folder.iterdir() if e.suffix.lower() in TABLE_EXTENSIONS and not e.name.startswith("."))
+    splits = {split: file for file in files if (split := split_of(file.stem))}
+    return splits if "train" in splits else {file.name: file for file in files}
+
+
+def _sources(files: dict[str, Path], images: str | Path | None) -> Sources:
+    """The splits of tables, all with the same classes."""
+    tables = {split: read_label_table(file) for split, file in files.items()}
+    root = next(iter(files.values())).parent
+    categories = label_classes({label for table in tables.values() for label in table.labels}, root)
+    if list(tables) == [""] and (marks := tables[""].splits) is not None:
+        files = {split: files[""] for split in SPLITS if split in marks}
+        tables = {split: tables[""].rows(split) for split in files}
+    return {split: partial(_read, files[split], table, categories, images) for split, table in tables.items()}
+
+
+def _read(file: Path, table: LabelTable, categories: tuple[Category, ...], images: str | Path | None) -> LabelledImages:
+    beside = ("images", file.stem, "images", "train")
+    folders = [Path(images)] if images is not None else [file.parent, *(file.parent / name for name in beside)]
+    cache = FolderCache()
+    names = [_with_extension(name, folders, cache) for name in table.names]
+    return labelled_images(locate_images(names, folders), table.labels, categories, str(file))
+
+
+def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> str:
+    """The name as it is, or with the extension of an image that is there: some tables leave it out."""
+    if name.lower().endswith(IMAGE_EXTENSIONS):
+        return name
+    above, _, bare = name.replace("\\", "/").rpartition("/")
+    for folder in folders:
+        there = cache.names(str(folder / above))
+        for extension in IMAGE_EXTENSIONS:
+            for written in (extension, extension.upper()):
+                if f"{bare}{written}" in there:
+                    return f"{name}{written}"
+    return name
+
+
+FORMAT = Format(
+    name="tables",
+    title="tables",
+    looks_for="train.csv and val.csv; a .csv file with the names of the images and their classes",
+    find=_find,
+    guess=_guess,
+    gives="labels",
+)

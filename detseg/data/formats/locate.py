@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.formats.format import SPLITS
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -78,14 +79,35 @@ def _join(folder: str, name: str) -> str:
     return os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 - pathlib is five times slower
 
 
+def split_folders(root: Path, first: str, second: str) -> dict[str, tuple[Path, Path]]:
+    """Split -> the pair of folders that hold it: first/train and second/train, or train/first and train/second."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for split, spellings in SPLITS.items():
+        for name in spellings:
+            for pair in ((root / first / name, root / second / name), (root / name / first, root / name / second)):
+                if pair[0].is_dir() and pair[1].is_dir():
+                    found.setdefault(split, pair)
+    return found
+
+
+def by_last_parts(path: str, folders: Sequence[Path]) -> Path | None:
+    """What a path of another machine means here: the longest end of it that one of the folders has."""
+    parts = path.replace("\\", "/").split("/")
+    ends = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)) for folder in folders)
+    return next((end for end in ends if end.exists()), None)
+
+
 def list_images(folder: Path) -> list[str]:
-    """All images in a folder and the folders below it, sorted by path."""
-    found = [
-        os.path.join(where, name)  # noqa: PTH118 - speed
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
-    ]
+    """All images in a folder and the folders below it, without hidden ones, sorted by path."""
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        # Jupyter keeps copies in .ipynb_checkpoints; a link to a folder above would be followed for ever.
+        folders[:] = [] if real in seen else [name for name in sorted(folders) if not name.startswith(".")]
+        if real not in seen:
+            images = [name for name in names if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
+            found += [os.path.join(where, name) for name in images]  # noqa: PTH118 - speed
+        seen.add(real)
     return sorted(found)
 
 
@@ -116,6 +138,27 @@ def read_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list of classes; raises AnnotationError if a name is given twice."""
+    names = read_lines(path)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise AnnotationError(f"{path}: names given twice: {', '.join(repeated)}; write each class once, in order")
+    return names
+
+
+def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
+    """The first file that is there: in the first folder that has one, the first of these names."""
+    names = tuple(names)
+    return next((file for folder in folders for name in names if (file := folder / name).is_file()), None)
+
+
+def outline_count(annotations: Annotations) -> int:
+    """How many objects have polygons or a mask."""
+    segments = annotations.segments
+    return 0 if segments is None else int((segments.has_polygons | segments.has_rle).sum())
 
 
 def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from detseg.data.annotations import AnnotationError
-from detseg.data.formats.class_list import ClassList, guess_classes, read_class_list, voc_classes
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, list_images, measure_images, read_lines
-from detseg.data.formats.yolo import SPLITS
-from detseg.data.masks import SemanticMasks
+from detseg.data.formats.format import SPLITS, Format, Sources
+from detseg.data.formats.locate import (
+    IMAGE_EXTENSIONS,
+    first_file,
+    list_images,
+    measure_images,
+    read_lines,
+    split_folders,
+)
+
+if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
+    from detseg.data.formats.class_list import ClassList
+    from detseg.data.masks import SemanticMasks
 
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
-IMAGES, MASKS = "images", "masks"
-VOC_IMAGES, VOC_MASKS, VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
-
 Pairs = list[tuple[str, str]]  # (image, its mask)
-MaskSources = dict[str, Callable[[], SemanticMasks]]  # split -> its reader; "" where there are no splits
+
+
+class _Names(NamedTuple):
+    """How the parts of a set are called."""
+
+    images: str
+    masks: str
+    lists: str  # the folder of train.txt and val.txt
+
+
+PLAIN, VOC = _Names("images", "masks", ""), _Names("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 
 
 @dataclass(frozen=True)
@@ -36,38 +53,80 @@ class Layout:
     is_voc: bool = False
 
 
-def find_layout(root: Path, asked: str | None = None, images: Path | None = None) -> Layout | None:
-    """The layout of a folder, None if it is no mask dataset.
+def _find(path: Path, images: str | Path | None, masks: str | None, ignore_value: int | None) -> Sources | None:
+    layout = find_layout(path, masks)
+    if layout is None:
+        return None
+
+    @cache
+    def classes() -> ClassList:
+        return _classes(layout, ignore_value)
+
+    def read(split: str) -> SemanticMasks:
+        return _read(layout.splits[split], classes(), layout.root)
+
+    return {split: partial(read, split) for split in layout.splits}
+
+
+def _guess(path: Path, images: str | Path | None, masks: str | None, ignore_value: int | None) -> None:
+    """Say what is there in place of a folder of masks that was asked for."""
+    if masks is not None:
+        root = _root(path)
+        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        folder = VOC.images if (root / VOC.images).is_dir() else PLAIN.images
+        raise AnnotationError(
+            f"{path}: has no {folder}/ with a folder {masks!r} of masks beside it; the folders there are: "
+            f"{', '.join(folders) or 'none'}"
+        )
+
+
+def has_mask_files(path: Path, masks: str | None = None) -> bool:
+    """Whether there are folders of images and mask files at a path, in the folder `masks` if that is given."""
+    return find_layout(path, masks) is not None
+
+
+def _root(path: Path) -> Path:
+    """The folder of the set that a path means: itself, or what a list of images lies in."""
+    if path.is_dir():
+        return path
+    return path.parents[2] if path.parent.as_posix().endswith(VOC.lists) else path.parent
+
+
+def find_layout(path: Path, asked: str | None = None) -> Layout | None:
+    """The layout of a folder, or of the images of a list in it; None if it is no mask dataset.
 
     Args:
-        root: the folder.
+        path: a folder or a text file that lists images.
         asked: the name of the folder of masks; by default "masks", in VOC's form "SegmentationClass".
-        images: a list of images, to take only those instead of the splits.
     """
-    masks, voc_masks = asked or MASKS, root / (asked or VOC_MASKS)
-    if (root / masks).is_dir() and (root / IMAGES).is_dir():
-        lists = _lists(root) if images is None else {"": images}
-        splits = _listed(lists, root / IMAGES, root / masks) or _subfolders(root, IMAGES, masks)
-        splits = splits or {"": _pairs(list_images(root / IMAGES), root / IMAGES, root / masks)}
-    elif parts := _split_folders(root, IMAGES, masks):
-        splits = {split: _pairs(list_images(p / IMAGES), p / IMAGES, p / masks) for split, p in parts.items()}
-    elif voc_masks.is_dir() and (root / VOC_IMAGES).is_dir():
-        lists = _lists(root / VOC_LISTS) if images is None else {"": images}
-        folder = root / VOC_IMAGES
-        splits = _listed(lists, folder, voc_masks)
-        splits = splits or {"": _with_masks(_pairs(list_images(folder), folder, voc_masks))}
-        return Layout(root, splits, tuple(root / name for name in CLASS_FILES), is_voc=True)
-    else:
+    if not path.is_dir() and path.suffix.lower() != ".txt":
         return None
-    return Layout(root, splits, _class_files(root, masks))
+    root = _root(path)
+    for names in (PLAIN, VOC):
+        images, masks = root / names.images, root / (asked or names.masks)
+        whole = images.is_dir() and masks.is_dir()
+        lists = {"": path} if path != root else _lists(root / names.lists)
+        if whole and lists:
+            splits = _listed(lists, images, masks)
+        elif divided := split_folders(root, images.name, masks.name):
+            splits = {split: _pairs(list_images(a), a, b) for split, (a, b) in divided.items()}
+        elif whole:
+            splits = {"": _pairs(list_images(images), images, masks)}
+            if names is VOC:  # its images of detection have no masks: those that have one are meant
+                splits[""] = [(image, mask) for image, mask in splits[""] if Path(mask).is_file()]
+        else:
+            continue
+        # Of masks_species first classes_species.txt.
+        own = [root / f"classes_{asked.removeprefix('masks_')}.txt"] if asked and asked.startswith("masks_") else []
+        class_files = (*own, *(folder / name for folder in (root, masks) for name in CLASS_FILES))
+        return Layout(root, splits, class_files, is_voc=names is VOC)
+    return None
 
 
-def mask_sources(layout: Layout, ignore_value: int | None = None) -> MaskSources:
-    """The splits of a layout, each with a function that reads it.
+def _classes(layout: Layout, ignore_value: int | None) -> ClassList:
+    """The classes that a file lists, else VOC's own, else background and foreground by the values in the masks."""
+    from detseg.data.formats.class_list import guess_classes, read_class_list, voc_classes
 
-    Raises:
-        AnnotationError: no file lists the classes and they cannot be guessed, or the list is malformed.
-    """
     file = next((file for file in layout.class_files if file.is_file()), None)
     if file is not None:
         classes = read_class_list(file)
@@ -76,15 +135,17 @@ def mask_sources(layout: Layout, ignore_value: int | None = None) -> MaskSources
     else:
         paths = dict.fromkeys(mask for _, mask in chain(*layout.splits.values()))
         classes = guess_classes(paths, layout.root, layout.class_files[0].name)
-    if ignore_value is not None:
-        named = [category for category in classes.categories if category.id == ignore_value]
-        if named:
-            raise AnnotationError(f"{file or layout.root}: ignore_value={ignore_value} is the class {named[0].name!r}")
-        classes = replace(classes, ignore_values=(ignore_value,))
-    return {split: partial(_read, pairs, classes, layout.root) for split, pairs in layout.splits.items()}
+    if ignore_value is None:
+        return classes
+    named = [category for category in classes.categories if category.id == ignore_value]
+    if named:
+        raise AnnotationError(f"{file or layout.root}: ignore_value={ignore_value} is the class {named[0].name!r}")
+    return classes._replace(ignore_values=(ignore_value,))
 
 
 def _read(pairs: Pairs, classes: ClassList, source: Path) -> SemanticMasks:
+    from detseg.data.masks import SemanticMasks
+
     paths = [image for image, _ in pairs]
     return SemanticMasks(
         categories=classes.categories,
@@ -97,21 +158,14 @@ def _read(pairs: Pairs, classes: ClassList, source: Path) -> SemanticMasks:
     )
 
 
-def _class_files(root: Path, masks: str) -> tuple[Path, ...]:
-    """Files that may list the classes: of masks_species first classes_species.txt."""
-    own = [root / f"classes_{masks.removeprefix('masks_')}.txt"] if masks.startswith("masks_") else []
-    return (*own, *(folder / name for folder in (root, root / masks) for name in CLASS_FILES))
-
-
 def _lists(folder: Path) -> dict[str, Path]:
     """train.txt, val.txt, ... in a folder."""
-    return {s: file for s, names in SPLITS.items() for n in names if (file := folder / f"{n}.txt").is_file()}
+    found = {split: first_file([folder], [f"{name}.txt" for name in names]) for split, names in SPLITS.items()}
+    return {split: file for split, file in found.items() if file is not None}
 
 
 def _listed(files: dict[str, Path], images: Path, masks: Path) -> dict[str, Pairs]:
     """The splits of lists of images, which have one a line, with or without folder and extension."""
-    if not files:
-        return {}
     known: dict[str, str] = {}
     paths = list_images(images)
     stems = Counter(Path(path).stem for path in paths)
@@ -122,12 +176,12 @@ def _listed(files: dict[str, Path], images: Path, masks: Path) -> dict[str, Pair
         if stems[Path(path).stem] == 1:  # a name alone may leave out the folder where only one image has it
             known.setdefault(Path(path).stem, path)
     return {
-        split: _pairs([_find(line, known, images) for line in read_lines(file)], images, masks)
+        split: _pairs([_meant(line, known, images) for line in read_lines(file)], images, masks)
         for split, file in files.items()
     }
 
 
-def _find(line: str, known: dict[str, str], images: Path) -> str:
+def _meant(line: str, known: dict[str, str], images: Path) -> str:
     """The image that a line of a list means; where it is nowhere, the path it should have."""
     name = line.replace("\\", "/").removeprefix("./")
     name = f"/{name}".rpartition(f"/{images.name}/")[2].removeprefix("/")
@@ -142,27 +196,6 @@ def _bare(name: str) -> str:
     return os.path.splitext(name)[0] if name.lower().endswith(IMAGE_EXTENSIONS) else name  # noqa: PTH122
 
 
-def _subfolders(root: Path, images: str, masks: str) -> dict[str, Pairs]:
-    """The splits of images/train with masks/train, ..."""
-    found = {}
-    for split, names in SPLITS.items():
-        for name in names:
-            folder = root / images / name
-            if folder.is_dir() and (root / masks / name).is_dir():
-                found[split] = _pairs(list_images(folder), folder, root / masks / name)
-    return found
-
-
-def _split_folders(root: Path, images: str, masks: str) -> dict[str, Path]:
-    """The folders train, val, ... that hold images/ and masks/ of their own."""
-    return {
-        split: root / name
-        for split, names in SPLITS.items()
-        for name in names
-        if (root / name / images).is_dir() and (root / name / masks).is_dir()
-    }
-
-
 def _pairs(paths: Iterable[str], images: Path, masks: Path) -> Pairs:
     """Each image with the mask of its name; where there is none, with the path it should have."""
     known: dict[str, str] = {}
@@ -173,6 +206,14 @@ def _pairs(paths: Iterable[str], images: Path, masks: Path) -> Pairs:
     return [(path, known.get(stem, str(masks / f"{stem}.png"))) for path, stem in stems]
 
 
-def _with_masks(pairs: Pairs) -> Pairs:
-    """VOC's images of detection have no masks: without a list, those that have one are meant."""
-    return [(image, mask) for image, mask in pairs if Path(mask).is_file()]
+FORMAT = Format(
+    name="mask-folders",
+    title="mask folders",
+    looks_for="images/ with masks/ of the same names and classes.txt, split by train.txt and val.txt, or as "
+    "images/train with masks/train, or as train/images with train/masks; VOC's JPEGImages/ with SegmentationClass/ "
+    "(and ImageSets/Segmentation/train.txt, val.txt)",
+    find=_find,
+    guess=_guess,
+    gives="masks",
+    takes_images=False,
+)

@@ -6,10 +6,13 @@ VOC counts pixels from 1 and its xmax, ymax are the last pixels inside the box, 
 
 from __future__ import annotations
 
+import html
+import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
@@ -18,22 +21,61 @@ from defusedxml.common import DefusedXmlException
 
 from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler
+from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.locate import (
     IMAGE_EXTENSIONS,
     FolderCache,
+    PlaceImages,
+    first_file,
     measure_images,
+    outline_count,
+    place_images,
     read_lines,
+    read_names,
+    require_writable,
+    unique_stems,
 )
+from detseg.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
 IMAGE_FOLDERS = ("JPEGImages", "images", "")
 EXTENSIONS = tuple(e for extension in IMAGE_EXTENSIONS for e in (extension, extension.upper()))
 
 
+# ------------------------------------------------------------------ finding
+
+
+def _find(path: Path, images: str | Path | None) -> Sources | None:
+    if path.is_dir():
+        if not _xml_files(path / "Annotations", "**/*.xml"):
+            return None
+        divided: Sources = {split: partial(read_voc, path, split, images) for split in voc_splits(path)}
+        return divided or {"": partial(read_voc, path, images=images)}
+    if path.suffix.lower() == ".xml":
+        return {"": partial(read_voc, path, images=images)}
+    if path.suffix.lower() == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main"):
+        return {"": partial(read_voc, path.parents[2], path.stem, images)}
+    return None
+
+
+def _guess(path: Path, images: str | Path | None) -> Sources | None:
+    return {"": partial(read_voc, path, images=images)} if path.is_dir() and _xml_files(path, "*.xml") else None
+
+
+def _xml_files(folder: Path, pattern: str) -> list[Path]:
+    """XML files, without hidden ones: macOS packs one beside each file."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+
+
 def voc_splits(folder: Path) -> dict[str, Path]:
     """The splits ("train", "val", ...) of a VOC folder with their lists in ImageSets/Main, without those per class."""
     lists = {file.stem.lower(): file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}  # or Train.txt
     return {split: lists[split] for split in ("test", "train", "trainval", "val") if split in lists}
+
+
+# ------------------------------------------------------------------ reading
 
 
 class _Object(NamedTuple):
@@ -70,13 +112,15 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
     xml_folder = path.parent if path.is_file() else path / "Annotations"
     xml_folder = xml_folder if xml_folder.is_dir() else path
     root = xml_folder.parent if xml_folder.name == "Annotations" else xml_folder
-    everything = [path] if path.is_file() else sorted(xml_folder.glob("**/*.xml" if xml_folder != root else "*.xml"))
+    everything = [path] if path.is_file() else _xml_files(xml_folder, "**/*.xml" if xml_folder != root else "*.xml")
     if not everything:
         raise AnnotationError(f"{path}: no XML files here and none in Annotations/")
     chosen = everything if split is None else _listed(root, xml_folder, split)
     records = {file: _record(file) for file in chosen}
-    names = _class_file(root, xml_folder)
-    if names is None:
+    file = first_file((root, xml_folder), CLASS_FILES)
+    if file is not None:
+        names = read_names(file)
+    else:
         others = (_record(file) for file in everything if file not in records)
         found = {item.name for record in chain(records.values(), others) for item in record.objects}
         names = sorted(found - {""})
@@ -138,19 +182,24 @@ def _record(file: Path) -> _Record:
         line, column = error.position
         raise AnnotationError(f"{file}: line {line}, column {column}: not well-formed XML: {error}") from error
     except (DefusedXmlException, OSError, ValueError, LookupError) as error:
-        raise AnnotationError(f"{file}: cannot be read as XML: {error}") from error
+        remedy = "; save it as UTF-8" if "encoding" in str(error) else ""  # the parser knows no gb2312
+        raise AnnotationError(f"{file}: cannot be read as XML: {error}{remedy}") from error
     if tree is None or tree.tag != "annotation":
         raise AnnotationError(f"{file}: no VOC annotation, those have <annotation> as the outermost element")
-    objects = [
-        # VOC writes difficult as 0 or 1, some tools as False or true.
-        _Object(_text(e, "name"), _corners(e), _text(e, "difficult").lower() not in ("", "0", "false"))
-        for e in tree.findall("object")
-    ]
+    objects = [_Object(_text(e, "name"), _corners(e), _is_true(_text(e, "difficult"))) for e in tree.findall("object")]
     return _Record(_text(tree, "filename"), _text(tree, "path"), _size(tree, file), objects)
 
 
 def _text(element: Element, tag: str) -> str:
     return (element.findtext(tag) or "").strip()
+
+
+def _is_true(text: str) -> bool:
+    """VOC writes difficult as 0 or 1, some tools as False or true, or as "Unspecified"."""
+    try:
+        return float(text) != 0
+    except ValueError:
+        return text.lower() in ("true", "yes")
 
 
 def _corners(element: Element) -> tuple[float, ...] | None:
@@ -167,22 +216,6 @@ def _size(tree: Element, file: Path) -> tuple[int, int]:
     except (ValueError, OverflowError) as error:
         raise AnnotationError(f"{file}: <size> holds {texts}, expected whole numbers of pixels") from error
     return width, height
-
-
-def _class_file(root: Path, xml_folder: Path) -> list[str] | None:
-    for folder in (root, xml_folder):
-        for name in CLASS_FILES:
-            if (folder / name).is_file():
-                return _distinct(folder / name)
-    return None
-
-
-def _distinct(file: Path) -> list[str]:
-    names = read_lines(file)
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise AnnotationError(f"{file}: names given twice: {', '.join(repeated)}")
-    return names
 
 
 def _image(file: Path, place: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
@@ -218,3 +251,91 @@ def _add_object(item: _Object, number: int, labels: dict[str, int], assembler: A
     x1, y1, x2, y2 = item.corners
     assembler.add_object((x1 - 1, y1 - 1, x2, y2), label, item.difficult)
     assembler.segments.add_nothing()
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_voc(
+    annotations: Annotations, folder: str | Path, split: str = "train", *, images: PlaceImages = "link"
+) -> None:
+    """Write one split of a VOC folder: Annotations/, ImageSets/Main/<split>.txt, JPEGImages/, labels.txt.
+
+    labels.txt keeps the order of the categories. VOC has neither category ids, image ids nor outlines: they
+    are lost, and lost outlines are counted in a logged warning. Fractions of pixels are kept.
+
+    Args:
+        images: "link" puts links to the images into JPEGImages (copies where links are impossible),
+            "copy" copies them, "leave" only notes their path in the XML.
+
+    Raises:
+        AnnotationError: a box is not finite, an object has no category, or the folder holds other categories.
+    """
+    folder = Path(folder)
+    require_writable(annotations, folder)
+    _write_labels(annotations, folder / "labels.txt")
+    outlined = outline_count(annotations)
+    if outlined:
+        log.warning("%s: VOC has no outlines, %d objects keep only their boxes", folder, outlined)
+    stems = unique_stems(annotations, _taken(folder, split))
+    extensions = [Path(path).suffix for path in annotations.paths.tolist()]
+    targets = [folder / "JPEGImages" / f"{s}{e}" for s, e in zip(stems, extensions, strict=True)]
+    place_images(annotations.paths.tolist(), targets, images)
+    for row, (stem, target) in enumerate(zip(stems, targets, strict=True)):
+        write_atomically(folder / "Annotations" / f"{stem}.xml", _xml(annotations, row, target.name))
+    write_atomically(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{s}\n" for s in stems))
+
+
+def _taken(folder: Path, split: str) -> set[str]:
+    """Names that the folder's other splits use."""
+    return {name for other, file in voc_splits(folder).items() if other != split for name in read_lines(file)}
+
+
+def _write_labels(annotations: Annotations, file: Path) -> None:
+    names = list(annotations.names)
+    if len(set(names)) < len(names) or any(not name.strip() or "\n" in name for name in names):
+        raise AnnotationError(f"{file}: VOC knows categories by name only, so names must differ: {names}")
+    if file.is_file() and read_lines(file) != names:
+        raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
+    write_atomically(file, "".join(f"{name}\n" for name in names))
+
+
+def _number(value: Any) -> str:
+    """The shortest text that reads back as the same number; whole numbers without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _xml(annotations: Annotations, row: int, filename: str) -> str:
+    width, height = annotations.sizes[row].tolist()
+    path = Path(str(annotations.paths[row])).absolute()
+    lines = [
+        "<annotation>",
+        f"  <filename>{html.escape(filename, quote=False)}</filename>",
+        f"  <path>{html.escape(str(path), quote=False)}</path>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "  <segmented>0</segmented>",
+    ]
+    owned = annotations.objects(row)
+    for position in range(owned.start, owned.stop):
+        x1, y1, x2, y2 = annotations.boxes[position].tolist()
+        corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
+        box = "".join(f"<{side}>{_number(value)}</{side}>" for side, value in corners.items())
+        lines += [
+            "  <object>",
+            f"    <name>{html.escape(annotations.names[annotations.labels[position]], quote=False)}</name>",
+            f"    <difficult>{int(annotations.iscrowd[position])}</difficult>",
+            f"    <bndbox>{box}</bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+FORMAT = Format(
+    name="voc",
+    title="VOC",
+    looks_for="Annotations/*.xml with JPEGImages/, and ImageSets/Main/train.txt and val.txt; .xml files",
+    find=_find,
+    guess=_guess,
+    read=read_voc,
+    write=write_voc,
+)

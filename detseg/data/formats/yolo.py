@@ -7,122 +7,98 @@ Format: https://docs.ultralytics.com/datasets/detect/
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from detseg.box_formats import convert_boxes
 from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler
+from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.locate import (
     IMAGE_EXTENSIONS,
+    PlaceImages,
+    by_last_parts,
+    first_file,
     list_images,
     measure_images,
+    outline_count,
+    place_images,
     read_lines,
+    require_writable,
+    split_folders,
+    unique_stems,
 )
+from detseg.data.formats.yolo_yaml import YAML_NAMES, class_names, find_yaml, load_yaml, read_yaml
+from detseg.files import write_atomically
 
-YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+log = logging.getLogger(__name__)
+
 NAME_FILES = ("classes.txt", "labels.txt", "obj.names")
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 MOST_CLASSES = 2**31
 PIXELS = 1.5  # a share of the image above this was surely meant in pixels
 
 
-class YoloData(NamedTuple):
-    """What a data.yaml says: where each split's images are listed, the class names in order, key points."""
-
-    file: Path
-    splits: dict[str, list[Path]]
-    names: list[str]
-    keypoint_numbers: int  # how many numbers of key points follow each box
+# ------------------------------------------------------------------ finding
 
 
-def find_yaml(folder: Path) -> Path | None:
-    """The data.yaml of a folder: by its usual name, else the only YAML file there that has `names`."""
-    for name in YAML_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    others = [file for file in sorted(folder.glob("*.y*ml")) if "names" in _load_yaml(file)]
-    return others[0] if len(others) == 1 else None
+def _find(path: Path, images: str | Path | None) -> Sources | None:
+    if path.is_dir():
+        file = find_yaml(path)
+        splits = {} if file is not None else _splits(path)
+    else:
+        file = path if path.suffix.lower() in (".yaml", ".yml") else None
+        splits = {"": [path]} if path.suffix.lower() == ".txt" else {}
+    if file is not None:
+        data = read_yaml(file)
+        return {
+            split: partial(read_yolo, places, data.names, file, data.keypoint_numbers)
+            for split, places in data.splits.items()
+        }
+    return _sources(splits, path) if splits else None
 
 
-def read_yaml(file: Path) -> YoloData:
-    """Read a data.yaml.
-
-    Raises:
-        AnnotationError: it is no such file, its names do not fit its `nc`, or its images are not found.
-    """
-    content = _load_yaml(file)
-    names = _yaml_names(content, file)
-    root = str(content.get("path") or "")
-    # `path` is relative to this file, or (ultralytics) to a folder of datasets elsewhere; a dataset that was
-    # moved keeps its old `path`, so the file's own folder is the last resort.
-    roots = [file.parent / root, Path(root), file.parent]
-    splits = {}
-    for split, spellings in SPLITS.items():
-        entry = next((content[s] for s in spellings if content.get(s)), None)
-        if entry is not None:
-            places = entry if isinstance(entry, list) else [entry]
-            try:
-                splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
-            except AnnotationError:
-                if split != "test" or not splits:  # test images are often named there and not handed on
-                    raise
-    if not splits:
-        raise AnnotationError(f'{file}: has neither "train" nor "val"; a YOLO data.yaml names their images')
-    shape = content.get("kpt_shape")  # key points, and the numbers each of them has
-    return YoloData(file, splits, names, int(np.prod(shape)) if shape else 0)
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    """The splits of a folder without data.yaml; "" where there are none."""
+    lists = {split: [folder / f"{split}.txt"] for split in SPLITS if (folder / f"{split}.txt").is_file()}
+    divided = {split: [images] for split, (images, _) in split_folders(folder, "images", "labels").items()}
+    if lists or divided:
+        return lists or divided
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return {"": [folder / "images"]}
+    beside = any(
+        file.suffix.lower() in IMAGE_EXTENSIONS and file.with_suffix(".txt").is_file() for file in folder.iterdir()
+    )
+    return {"": [folder]} if beside else {}
 
 
-def _load_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AnnotationError(f"{file}: cannot be read as YAML: {error}") from error
-    return content if isinstance(content, dict) else {}
+def _sources(splits: dict[str, list[Path]], source: Path) -> Sources:
+    """Each split with its reader. Unnamed classes are counted over all splits, so that the splits agree about them."""
+    names = names_nearby(next(iter(splits.values())))
+    if names is not None:
+        return {split: partial(read_yolo, places, names, source) for split, places in splits.items()}
+
+    @cache
+    def everything() -> dict[str, Annotations]:
+        found = {split: read_yolo(places, source=source) for split, places in splits.items()}
+        categories = max((data.categories for data in found.values()), key=len)
+        return {split: replace(data, categories=categories) for split, data in found.items()}
+
+    def read(split: str) -> Annotations:
+        return everything()[split]
+
+    return {split: partial(read, split) for split in splits}
 
 
-def _yaml_names(content: dict[str, Any], file: Path) -> list[str]:
-    names, count = content.get("names"), content.get("nc")
-    if isinstance(names, dict):
-        keys = sorted(names)
-        if keys != list(range(len(keys))):
-            raise AnnotationError(f"{file}: the keys of names must be 0..{len(keys) - 1}, found {keys}")
-        names = [names[key] for key in keys]
-    if names is None and isinstance(count, int):
-        names = [str(number) for number in range(count)]
-    if not isinstance(names, list) or not names:
-        raise AnnotationError(f'{file}: has no "names"; a YOLO data.yaml lists the class names there')
-    if isinstance(count, int) and count != len(names):
-        raise AnnotationError(f"{file}: nc is {count}, but names lists {len(names)} classes")
-    return [str(name) for name in names]
-
-
-def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
-    # Roboflow writes "../train/images" into a data.yaml that lies beside train/.
-    forms = [place, place[3:]] if place.startswith("../") else [place]
-    candidates = [root / form for form in forms for root in roots]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
-
-
-def folder_splits(folder: Path) -> dict[str, list[Path]]:
-    """The splits of a YOLO folder without data.yaml: images/train or train/images, and so on."""
-    splits = {}
-    for split, spellings in SPLITS.items():
-        for name in spellings:
-            for images, labels in (
-                ("images/" + name, "labels/" + name),
-                (name + "/images", name + "/labels"),
-            ):
-                if (folder / images).is_dir() and (folder / labels).is_dir():
-                    splits[split] = [folder / images]
-    return splits
+# ------------------------------------------------------------------ reading
 
 
 def read_yolo(
@@ -173,15 +149,14 @@ def _images(place: Path) -> list[str]:
 
 def _listed(line: str, folder: Path) -> str:
     """The image that a line of a list in `folder` means."""
+    line = line.replace("\\", "/")
     beside = os.path.normpath(folder / line)
     if Path(beside).is_file():
         return beside
     if Path(line).is_file():
         return line
-    # Lists name folders of the machine they come from, or (CVAT) one around the list: less of the path may be found.
-    parts = Path(line).parts
-    shorter = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
-    return next((str(path) for path in shorter if path.is_file()), beside)
+    # Lists name folders of the machine they come from, or (CVAT) one around the list.
+    return str(by_last_parts(line, [folder]) or beside)
 
 
 def _label_file(image: str) -> str:
@@ -198,15 +173,12 @@ def names_nearby(places: Sequence[Path]) -> list[str] | None:
     """The classes of a data.yaml or classes.txt in the images' folder or up to two folders above."""
     here = places[0].absolute()
     for folder in [here, *here.parents][:4]:
-        if not folder.is_dir():
-            continue
-        for name in YAML_NAMES:
-            if (folder / name).is_file():
-                return _yaml_names(_load_yaml(folder / name), folder / name)
-        for name in NAME_FILES:
-            for candidate in (folder / name, folder / "labels" / name):
-                if candidate.is_file():
-                    return read_lines(candidate)
+        file = first_file([folder], YAML_NAMES)
+        if file is not None:
+            return class_names(load_yaml(file), file)
+        file = first_file([folder, folder / "labels"], NAME_FILES)
+        if file is not None:
+            return read_lines(file)
     return None
 
 
@@ -271,3 +243,126 @@ def _add_object(
     xs, ys = points[0::2], points[1::2]
     assembler.add_object([min(xs), min(ys), max(xs), max(ys)], label)
     assembler.segments.add_polygons([points])
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_yolo(
+    annotations: Annotations,
+    folder: str | Path,
+    split: str = "train",
+    *,
+    images: PlaceImages = "link",
+    crowd: Literal["error", "drop", "keep"] = "error",
+    outlines: bool = False,
+) -> None:
+    """Write one split of a YOLO folder: images/<split>/, labels/<split>/, and its line in data.yaml.
+
+    Category ids become 0..K-1, image and annotation ids are lost.
+
+    Args:
+        images: "link" puts links to the images into images/ (copies where links are impossible), "copy"
+            copies them, "leave" expects them to be put there by other means.
+        crowd: YOLO cannot say "ignore this". "error" refuses, "drop" leaves crowd objects out (they become
+            background), "keep" writes them as ordinary objects; both log how many.
+        outlines: write objects with exactly one polygon as outlines, the rest as boxes.
+
+    Raises:
+        AnnotationError: crowd objects with crowd="error", a box that is not finite, an object without
+            category, an image of unknown size, or a folder that holds other categories.
+    """
+    folder = Path(folder)
+    require_writable(annotations, folder)
+    _require_sizes(annotations, folder)
+    written = _crowd_choice(annotations, crowd, folder)
+    _report_lost_outlines(annotations, outlines, folder)
+    content = _yaml_with(annotations, folder / "data.yaml", split)
+
+    sources = annotations.paths.tolist()
+    stems = unique_stems(annotations, set())
+    targets = [
+        folder / "images" / split / f"{stem}{Path(source).suffix}" for stem, source in zip(stems, sources, strict=True)
+    ]
+    _refuse_leftovers(folder / "images" / split, targets)
+    place_images(sources, targets, images)
+    boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
+    for row, stem in enumerate(stems):
+        owned = annotations.objects(row)
+        lines = [_line(annotations, row, o, boxes, outlines) for o in range(owned.start, owned.stop) if written[o]]
+        write_atomically(folder / "labels" / split / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
+    write_atomically(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _require_sizes(annotations: Annotations, folder: Path) -> None:
+    unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
+    if len(unknown):
+        raise AnnotationError(
+            f"{folder}: not written, YOLO needs the size of every image and {len(unknown)} are unknown; "
+            f"the first is {annotations.paths[unknown[0]]}"
+        )
+
+
+def _crowd_choice(annotations: Annotations, crowd: str, folder: Path) -> Any:
+    """(M,) True for the objects to write."""
+    if crowd not in ("error", "drop", "keep"):
+        raise ValueError(f'crowd must be "error", "drop" or "keep", not {crowd!r}')
+    count = int(annotations.iscrowd.sum())
+    if count and crowd == "error":
+        raise AnnotationError(
+            f"{folder}: not written, YOLO labels cannot mark the {count} crowd (or difficult) objects as "
+            'ignored. Choose crowd="drop" to leave them out or crowd="keep" to write them as ordinary objects'
+        )
+    if count:
+        done = "left out" if crowd == "drop" else "written as ordinary objects"
+        log.warning("%s: %d crowd (or difficult) objects were %s", folder, count, done)
+    return ~annotations.iscrowd if crowd == "drop" else np.ones(len(annotations.iscrowd), bool)
+
+
+def _report_lost_outlines(annotations: Annotations, outlines: bool, folder: Path) -> None:
+    lost = outline_count(annotations)
+    if outlines and annotations.segments is not None:
+        lost -= int((np.diff(annotations.segments.polygon_offsets) == 1).sum())
+    if lost:
+        log.warning("%s: %d objects keep only their boxes, not their outlines", folder, lost)
+
+
+def _yaml_with(annotations: Annotations, file: Path, split: str) -> dict[str, Any]:
+    """The content of data.yaml with this split added."""
+    names = dict(enumerate(annotations.names))
+    content: dict[str, Any] = {}
+    if file.is_file():
+        content = load_yaml(file)
+        if class_names(content, file) != list(annotations.names):
+            raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
+    # Without "path" the splits are relative to data.yaml itself, so that the folder can be moved.
+    splits: dict[str, Any] = {key: content[key] for key in ("train", "val", "test") if key in content}
+    return {**splits, split: f"images/{split}", "names": names}
+
+
+def _refuse_leftovers(folder: Path, targets: list[Path]) -> None:
+    """Images of an earlier export would silently join the split."""
+    extra = sorted(set(list_images(folder)) - {str(target) for target in targets})
+    if extra:
+        raise AnnotationError(f"{folder}: already holds {len(extra)} other images, the first is {extra[0]}")
+
+
+def _line(annotations: Annotations, row: int, position: int, boxes: NDArray[np.float64], outlines: bool) -> str:
+    """The line of an object; `boxes` (M, 4) are centres and sizes as shares of the image."""
+    values = boxes[position].tolist()
+    polygons = annotations.segments.polygons(position) if outlines and annotations.segments else []
+    if len(polygons) == 1:
+        values = (polygons[0] / annotations.sizes[row]).ravel().tolist()
+    return " ".join([str(annotations.labels[position]), *map(repr, values)])
+
+
+FORMAT = Format(
+    name="yolo",
+    title="YOLO",
+    looks_for="data.yaml; train.txt and val.txt; images/train with labels/train; images/ with labels/; images with "
+    ".txt files beside them",
+    find=_find,
+    read=read_yolo,
+    write=write_yolo,
+    takes_images=False,
+)

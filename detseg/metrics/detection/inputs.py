@@ -14,16 +14,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.formats.coco_json import (
+    FoundColumns,
+    TruthColumns,
+    parse_json,
+    quick_results,
+    quick_truth,
+    read_bytes,
+)
 from detseg.metrics.arrays import as_numpy
-from detseg.metrics.detection.columns import FoundColumns, TruthColumns, quick_results, quick_truth
 from detseg.metrics.detection.records import (
     Label,
     Rle,
     check_boxes,
     check_known,
-    parse_json,
     read_boxes,
-    read_bytes,
     read_column,
     read_ids,
     read_masks,
@@ -211,7 +216,7 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
     _check_lists(image_ids, category_ids, place)
     columns = TruthColumns(
         image_ids=image_ids,
-        sizes=[(int(image.get("height") or 0), int(image.get("width") or 0)) for image in images],
+        sizes=[_size(image, f"{place}: images[{i}]") for i, image in enumerate(images)],
         category_ids=category_ids,
         names=tuple(str(c.get("name", c["id"])) for c in categories),
         object_images=read_ids(objects, "image_id", where),
@@ -224,11 +229,19 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
     return _truth_from_columns(columns, place, label)
 
 
+def _size(image: dict[str, Any], place: str) -> tuple[int, int]:
+    try:
+        return int(image.get("height") or 0), int(image.get("width") or 0)
+    except (TypeError, ValueError, OverflowError):
+        sides = f"{image.get('width')!r:.40} x {image.get('height')!r:.40}"
+        raise ValueError(f"{place}: width and height must be whole numbers, got {sides}") from None
+
+
 def _is_crowd(item: dict[str, Any], label: Label, i: int) -> bool:
     """Some tools write "0" for 0, and null."""
     try:
         return int(item.get("iscrowd") or 0) != 0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{label(i)}: iscrowd must be 0 or 1, got {item['iscrowd']!r:.80}") from None
 
 

@@ -3,38 +3,16 @@
 `label(i)` is what a message calls item i, such as "results.json[17]".
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.box_formats import convert_boxes
+
 Label = Callable[[int], str]
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def parse_json(content: bytes, path: Path) -> Any:
-    """What a JSON file holds; `path` is for messages."""
-    try:
-        return msgspec.json.decode(content)  # several times faster than json
-    except msgspec.DecodeError:
-        pass
-    try:
-        # json says the line, and reads NaN and Infinity, so that the check of the numbers names the item.
-        return json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON: {error}") from error
 
 
 def read_column(items: Sequence[Any], key: str, label: Label) -> list[Any]:
@@ -57,7 +35,10 @@ def read_ids(items: Sequence[Any], key: str, place: str) -> NDArray[np.int64]:
 
 def whole_numbers(values: ArrayLike, place: str, key: str = "an id") -> NDArray[np.int64]:
     """(n,) int64; 3.0 is whole, 3.5 and "3" are not."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists among the numbers
+        array = np.fromiter(values, object)  # type: ignore[arg-type]
     if array.size == 0:
         return np.zeros(array.shape[:1], dtype=np.int64)
     if array.dtype.kind not in "iu":
@@ -213,4 +194,4 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
 
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 4) from xyxy."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return convert_boxes(boxes, "xyxy", "xywh")

@@ -19,7 +19,7 @@ from detseg.data.augment.classification_transforms import RESIZE, Classification
 from detseg.data.augment.geometry import Flip
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import ClassificationDataset, LabelledSample, collate_labels
-from detseg.data.formats.class_folders import read_label_splits, read_labelled_dataset
+from detseg.data.formats import read_label_splits, read_labelled_dataset
 from detseg.data.labels import LabelledImages
 from detseg.metrics import ClassificationEvaluator
 from detseg.metrics.classification import FIGURES

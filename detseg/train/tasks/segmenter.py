@@ -18,7 +18,7 @@ from detseg.data.augment.transforms import TrainTransform
 from detseg.data.base import match_categories
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import SegmentationDataset, collate_masks
-from detseg.data.formats.read_masks import find_mask_sources, read_mask_dataset
+from detseg.data.formats import find_mask_sources, read_mask_dataset
 from detseg.data.masks import SemanticMasks
 from detseg.metrics import SegmentationEvaluator
 from detseg.metrics.segmentation import FIGURES

@@ -15,9 +15,7 @@ from detseg.data.cache import full_images
 from detseg.data.checks.validate import repair, validate
 from detseg.data.crops import crops_of
 from detseg.data.dataset import DetectionDataset, SegmentationDataset
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.class_folders import read_labels
-from detseg.data.formats.read_masks import read_mask_dataset, read_masks
+from detseg.data.formats import read_annotations, read_dataset, read_labels, read_mask_dataset, read_masks
 from detseg.data.images import read_image
 from detseg.data.letterbox import EvalTransform, fitted_size, resize_mask
 from detseg.data.pack.datasets import write_pack

@@ -15,8 +15,7 @@ from detseg.data.annotations import AnnotationError
 from detseg.data.cache import ImageCache, MaskCache
 from detseg.data.checks.validate import validate
 from detseg.data.dataset import ClassificationDataset, collate_labels
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.class_folders import read_labelled_dataset, read_labels
+from detseg.data.formats import read_annotations, read_dataset, read_labelled_dataset, read_labels
 from detseg.data.images import read_image
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.datasets import read_packed_labels, write_pack

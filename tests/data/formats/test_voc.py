@@ -87,6 +87,19 @@ def test_splits_by_list_file_or_argument(voc):
         read_annotations(voc, "val")
 
 
+def test_what_tools_write_for_difficult(voc):
+    for text, expected in (
+        ("1", True),
+        ("true", True),
+        ("yes", True),
+        ("0", False),
+        ("", False),
+        ("Unspecified", False),
+    ):
+        write_xml(voc / "Annotations/b.xml", one("tulip", 1, 1, 5, 5, difficult=text))
+        assert read_voc(voc, "val").iscrowd.tolist() == [expected], text
+
+
 def test_lists_made_per_class(voc):
     (voc / "ImageSets/Main/train.txt").write_text("a  1\nc -1\n")
     assert len(read_voc(voc, "train")) == 2

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.checks.validate import validate
 from detseg.data.formats import read_annotations, read_coco, read_dataset, write_coco
+from detseg.metrics.detection.inputs import read_found, read_truth
 from tests.data.annotation_samples import (
     by_image,
     coco_content,
@@ -62,22 +63,22 @@ def with_outline(tmp_path, outline, **fields):
     return write_json(tmp_path / "train.json", content)
 
 
-@pytest.mark.parametrize("far", [math.nan, math.inf, 1e12])
-def test_outlines_that_lead_far_away_are_told_and_left_out(tmp_path, far):
+def test_polygons_that_lead_far_away_are_told_and_left_out(tmp_path):
     good = [10, 5, 30, 5, 30, 35]
-    data = read_coco(with_outline(tmp_path, [good, [10, 5, far, 5, 30, 35]], area=None))
-    (row,) = np.flatnonzero(data.ids == 4)
-    assert [polygon.ravel().tolist() for polygon in data.segments.polygons(row)] == [good]
-    (problem,) = data.read_problems
-    assert (problem.kind, problem.severity, problem.object) == ("malformed-outline", "error", 4)
+    for far in (math.nan, math.inf, 1e12):
+        data = read_coco(with_outline(tmp_path, [good, [10, 5, far, 5, 30, 35]], area=None))
+        (row,) = np.flatnonzero(data.ids == 4)
+        assert [polygon.ravel().tolist() for polygon in data.segments.polygons(row)] == [good], far
+        (problem,) = data.read_problems
+        assert (problem.kind, problem.severity, problem.object) == ("malformed-outline", "error", 4)
 
 
-@pytest.mark.parametrize("counts", ["abc", "", "ü"])
-def test_compressed_run_lengths_must_fill_their_mask(tmp_path, counts):
-    data = read_coco(with_outline(tmp_path, {"size": [48, 64], "counts": counts}))
-    assert not data.segments.has_rle[data.ids == 4].any()
-    (problem,) = data.read_problems
-    assert problem.kind == "malformed-outline" and "48 x 64" in problem.what
+def test_compressed_run_lengths_must_fill_their_mask(tmp_path):
+    for counts in ("abc", "", "ü"):
+        data = read_coco(with_outline(tmp_path, {"size": [48, 64], "counts": counts}))
+        assert not data.segments.has_rle[data.ids == 4].any(), counts
+        (problem,) = data.read_problems
+        assert problem.kind == "malformed-outline" and "48 x 64" in problem.what
 
 
 def test_what_tools_write_in_other_words(tmp_path):
@@ -149,6 +150,7 @@ def test_missing_sizes_are_read_from_the_images(tmp_path):
     assert read_coco(path).sizes.tolist() == [[64, 48], [64, 48], [32, 40], [40, 30]]
 
 
+<<<<<<< HEAD:tests/data/formats/test_readers_coco.py
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_nan_and_infinity_are_read_and_reported(tmp_path, value):
     content = coco_content()
@@ -158,33 +160,41 @@ def test_nan_and_infinity_are_read_and_reported(tmp_path, value):
     problems = [p for p in validate(annotations, check_images=False) if p.kind == "not-finite"]
     assert [p.object for p in problems] == [4]
     assert problems[0].image.endswith("b.jpg")
+=======
+def test_nan_and_infinity_are_read_and_reported(tmp_path):
+    for value in (math.nan, math.inf, -math.inf):
+        content = coco_content()
+        content["annotations"][1]["bbox"][2] = value
+        annotations = read_coco(write_json(tmp_path / "train.json", content))
+        assert len(annotations.ids) == 4, value
+        problems = [p for p in validate(annotations, check_images=False) if p.kind == "not-finite"]
+        assert [p.object for p in problems] == [4]
+        assert problems[0].image.endswith("b.jpg")
+>>>>>>> h-formats:tests/data/formats/test_coco.py
 
 
-@pytest.mark.parametrize(
-    ("spoil", "kind", "object_id"),
-    [
-        (lambda a: a.update(bbox=[1, 2, 3]), "malformed-object", 4),
-        (lambda a: a.update(bbox="wide"), "malformed-object", 4),
-        (lambda a: a.pop("image_id"), "malformed-object", 4),
-        (lambda a: a.update(image_id=77), "unknown-image", 4),
-        (lambda a: a.update(category_id=5), "unknown-category", 4),
-        (lambda a: a.update(segmentation=[[1, 2, 3, 4]]), "malformed-outline", 4),
-        (lambda a: a.update(segmentation=[1, 2, 3, 4, 5]), "malformed-outline", 4),
-        (lambda a: a.update(segmentation={"size": [48, 64], "counts": [5, 5]}), "malformed-outline", 4),
-    ],
-)
-def test_one_bad_object_is_named_and_the_others_are_read(tmp_path, spoil, kind, object_id):
-    content = coco_content()
-    spoil(content["annotations"][1])
-    annotations = read_coco(write_json(tmp_path / "train.json", content))
-    (problem,) = annotations.read_problems
-    assert (problem.kind, problem.object) == (kind, object_id)
-    assert problem.file == str(tmp_path / "train.json")
-    dropped = kind in ("malformed-object", "unknown-image")
-    assert len(annotations.ids) == 4 - dropped
-    if not dropped:
-        assert problem.image.endswith("b.jpg")
-        assert by_image(annotations)["b.jpg"][0][2] == [10, 5, 30, 35]
+def test_one_bad_object_is_named_and_the_others_are_read(tmp_path):
+    for fields, kind in (
+        ({"bbox": [1, 2, 3]}, "malformed-object"),
+        ({"bbox": "wide"}, "malformed-object"),
+        ({"image_id": None}, "malformed-object"),
+        ({"image_id": 77}, "unknown-image"),
+        ({"category_id": 5}, "unknown-category"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "malformed-outline"),
+        ({"segmentation": [1, 2, 3, 4, 5]}, "malformed-outline"),
+        ({"segmentation": {"size": [48, 64], "counts": [5, 5]}}, "malformed-outline"),
+    ):
+        content = coco_content()
+        content["annotations"][1].update(fields)
+        annotations = read_coco(write_json(tmp_path / "train.json", content))
+        (problem,) = annotations.read_problems
+        assert (problem.kind, problem.object) == (kind, 4), fields
+        assert problem.file == str(tmp_path / "train.json")
+        dropped = kind in ("malformed-object", "unknown-image")
+        assert len(annotations.ids) == 4 - dropped, fields
+        if not dropped:
+            assert problem.image.endswith("b.jpg")
+            assert by_image(annotations)["b.jpg"][0][2] == [10, 5, 30, 35]
 
 
 def test_numbers_written_as_text_and_true_are_understood(tmp_path):
@@ -197,9 +207,10 @@ def test_numbers_written_as_text_and_true_are_understood(tmp_path):
     assert annotations.iscrowd.tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_unreadable_files_are_refused_with_the_place(tmp_path):
+    path = tmp_path / "train.json"
+    half = rb'{"images": [], "categories": [{"id": 1,' + b"\n" + rb'"name": "\\ud83d \ud83d\ude00 \ud83d"}]}'
+    for text, message in (
         ('{"images": [}', r"train\.json: line 1, column 13"),
         ("[]", "detection results"),
         ("{}", 'no list "images"'),
@@ -208,13 +219,49 @@ def test_numbers_written_as_text_and_true_are_understood(tmp_path):
         ('{"images": [{"id": 99999999999999999999}], "categories": []}', "64 bits"),
         ('{"images": [], "categories": [{"id": 1}]}', r"categories\[0\].*name"),
         ("", "line 1, column 1"),
-    ],
-)
-def test_unreadable_files_are_refused_with_the_place(tmp_path, text, message):
-    path = tmp_path / "train.json"
-    path.write_text(text)
-    with pytest.raises(AnnotationError, match=message):
-        read_coco(path)
+        ('{"images": [{"id": 7}], "categories": []}', r"images\[0\] \(id 7\) has no file_name"),
+        ('{"images": [{"id": 7, "file_name": "a\\u0000"}], "categories": []}', "NUL character"),
+        (
+            '{"images": [], "categories": [{"id": 1,\n"name": "ä"}]}'.encode("latin-1"),
+            "line 2: is not utf-8 .* as UTF-8",
+        ),
+        (half, r"train\.json: line 2: \\ud83d is half a character"),
+        ("[" * 100_000, r"train\.json: cannot be read as JSON"),
+    ):
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        with pytest.raises(AnnotationError, match=message):
+            read_coco(path)
+
+
+def test_damage_inside_an_annotation_names_it(tmp_path):
+    """The list of annotations is first skipped, then read in pieces."""
+    path = write_json(tmp_path / "train.json", coco_content())
+    good = path.read_bytes()
+    for bad, message in ((b'"area": "\xe4", ', "save it as UTF-8"), (rb'"note": "\udc00", ', "half a character")):
+        path.write_bytes(good.replace(b'"area": 150.5, ', bad))
+        with pytest.raises(AnnotationError, match=rf"train\.json: .*{message}"):
+            read_coco(path)
+
+
+def test_odd_values_are_named_when_a_file_is_evaluated(tmp_path):
+    truth, results = coco_content(), [{"image_id": 0, "category_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    good = read_truth(write_json(tmp_path / "gt.json", truth), "bbox")
+    for part, key, value in (
+        ("images", "id", [1]),
+        ("images", "width", math.inf),
+        ("images", "height", "x"),
+        ("images", "width", [3]),
+        ("annotations", "image_id", [1, 2]),
+        ("annotations", "iscrowd", math.inf),
+        ("annotations", "bbox", [1, 2, 3]),
+        ("categories", "id", None),
+    ):
+        changed = truth | {part: [truth[part][0] | {key: value}, *truth[part][1:]]}
+        with pytest.raises(ValueError, match=rf"bad\.json: {part}\[0\].*{key}"):
+            read_truth(write_json(tmp_path / "bad.json", changed), "bbox")
+    for key, value in (("image_id", [1]), ("category_id", {}), ("score", "x"), ("bbox", 3)):
+        with pytest.raises(ValueError, match=rf"bad\.json\[0\].*{key}"):
+            read_found(write_json(tmp_path / "bad.json", [results[0] | {key: value}, *results]), good, "bbox")
 
 
 def test_byte_order_mark_and_utf16(tmp_path):
@@ -233,27 +280,27 @@ def test_a_category_id_given_twice_is_reported(tmp_path):
     assert annotations.labels.tolist() == [2, 1, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("json_path", "image", "file_name"),
-    [
-        ("d/train.json", "d/a.jpg", "a.jpg"),
-        ("d/train.json", "d/images/a.jpg", "a.jpg"),
-        ("d/train.json", "d/images/train/a.jpg", "a.jpg"),
-        ("d/annotations/instances_train2017.json", "d/train2017/a.jpg", "a.jpg"),
-        ("d/annotations/instances_train2017.json", "d/images/train2017/a.jpg", "a.jpg"),
-        ("d/annotations/train.json", "d/images/a.jpg", "a.jpg"),
-        ("d/train.json", "d/x/y/a.jpg", "x/y/a.jpg"),
-        ("d/train.json", "d/x/a.jpg", "x\\a.jpg"),
-        ("d/train.json", "d/images/a.jpg", "/elsewhere/photos/a.jpg"),
-        ("d/train/_annotations.coco.json", "d/train/a.jpg", "a.jpg"),
-    ],
-)
-def test_images_are_found(tmp_path, json_path, image, file_name):
-    write_picture(tmp_path / image)
-    content = {"images": [{"id": 1, "file_name": file_name}], "annotations": [], "categories": []}
-    annotations = read_coco(write_json(tmp_path / json_path, content))
-    assert annotations.paths.tolist() == [str(tmp_path / image)]
-    assert annotations.sizes.tolist() == [[64, 48]]
+def test_images_are_found(tmp_path):
+    for case, (json_path, image, file_name) in enumerate(
+        (
+            ("d/train.json", "d/a.jpg", "a.jpg"),
+            ("d/train.json", "d/images/a.jpg", "a.jpg"),
+            ("d/train.json", "d/images/train/a.jpg", "a.jpg"),
+            ("d/annotations/instances_train2017.json", "d/train2017/a.jpg", "a.jpg"),
+            ("d/annotations/instances_train2017.json", "d/images/train2017/a.jpg", "a.jpg"),
+            ("d/annotations/train.json", "d/images/a.jpg", "a.jpg"),
+            ("d/train.json", "d/x/y/a.jpg", "x/y/a.jpg"),
+            ("d/train.json", "d/x/a.jpg", "x\\a.jpg"),
+            ("d/train.json", "d/images/a.jpg", "/elsewhere/photos/a.jpg"),
+            ("d/train/_annotations.coco.json", "d/train/a.jpg", "a.jpg"),
+        )
+    ):
+        folder = tmp_path / str(case)
+        write_picture(folder / image)
+        content = {"images": [{"id": 1, "file_name": file_name}], "annotations": [], "categories": []}
+        annotations = read_coco(write_json(folder / json_path, content))
+        assert annotations.paths.tolist() == [str(folder / image)]
+        assert annotations.sizes.tolist() == [[64, 48]]
 
 
 def test_images_relative_to_the_working_folder(tmp_path, monkeypatch):

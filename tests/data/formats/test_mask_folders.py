@@ -9,9 +9,12 @@ from PIL import Image
 
 from detseg.data import read_mask_dataset, read_masks
 from detseg.data.annotations import AnnotationError, Category
+<<<<<<< HEAD:tests/data/formats/test_mask_readers.py
 from detseg.data.checks.validate import validate
+=======
+from detseg.data.formats import has_mask_files
+>>>>>>> h-formats:tests/data/formats/test_mask_folders.py
 from detseg.data.formats.class_list import VOC_NAMES, read_class_list
-from detseg.data.formats.read_masks import has_mask_files
 from detseg.data.images import read_image
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 from tests.data.mask_samples import blobs, save_mask, write_mask_set
@@ -76,9 +79,13 @@ def test_forms_of_the_lines_of_a_list(tmp_path):
     assert masks == [f"{n}.png" for n in ("train0", "train1", "train2", "val0", "far/val1", "far/val1", "lost", "lost")]
 
 
-@pytest.mark.parametrize("form", ["{part}/{split}", "{split}/{part}"])
-@pytest.mark.parametrize("val", ["val", "valid"])
-def test_splits_as_folders(tmp_path, form, val):
+def test_splits_as_folders(tmp_path):
+    for form in ("{part}/{split}", "{split}/{part}"):
+        for val in ("val", "valid"):
+            read_splits_as_folders(tmp_path / form[1:6] / val, form, val)
+
+
+def read_splits_as_folders(tmp_path, form, val):
     write_mask_set(tmp_path / "from")
     for split, count in (("train", 3), ("val", 2)):
         for i in range(count):
@@ -131,9 +138,8 @@ def test_pngs_go_before_other_images_of_a_mask(tmp_path):
 # -- lists of classes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "categories", "ignored"),
-    [
+def test_lists_of_classes(tmp_path):
+    for text, categories, ignored in (
         ("soil\ndaisy\n", [(0, "soil"), (1, "daisy")], [255]),
         ("\ufeff soil \n\n  water lily\n", [(0, "soil"), (1, "water lily")], [255]),
         ("0 soil\n7 water lily\n3: rose\n", [(0, "soil"), (7, "water lily"), (3, "rose")], [255]),
@@ -142,47 +148,38 @@ def test_pngs_go_before_other_images_of_a_mask(tmp_path):
         ("0 soil\n255 daisy\n", [(0, "soil"), (255, "daisy")], []),
         ("__ignore__\n_background_\nrose\n", [(0, "_background_"), (1, "rose")], [255]),
         ("soil\n2 lips\n", [(0, "soil"), (1, "2 lips")], [255]),
-    ],
-)
-def test_lists_of_classes(tmp_path, text, categories, ignored):
-    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
-    found = read_class_list(tmp_path / "classes.txt")
-    assert list(found.categories) == categories
-    assert list(found.ignore_values) == ignored
+    ):
+        (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+        found = read_class_list(tmp_path / "classes.txt")
+        assert (list(found.categories), list(found.ignore_values)) == (categories, ignored), text
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
+def test_lists_that_cannot_be(tmp_path):
+    for text, words in (
         ("", "lists no class"),
         ("255 ignore", "lists no class"),
         ("0 soil\n0 rose", "gives the value 0 twice"),
         ("soil\nrose\nsoil", "gives the name soil twice"),
         ("0 soil\n70000 rose", "70000 does not fit"),
-    ],
-)
-def test_lists_that_cannot_be(tmp_path, text, words):
-    (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(AnnotationError, match=f"classes.txt: .*{words}"):
-        read_class_list(tmp_path / "classes.txt")
+    ):
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(AnnotationError, match=f"classes.txt: .*{words}"):
+            read_class_list(tmp_path / "classes.txt")
 
 
-@pytest.mark.parametrize(
-    ("values", "labels", "ids"),
-    [
+def test_binary_masks_need_no_list(tmp_path):
+    write_picture(tmp_path / "images/a.png", 3, 1)
+    for values, labels, ids in (
         ([0, 1, 255], [0, 1, 255], [0, 1]),
         ([0, 1, 1], [0, 1, 1], [0, 1]),
         ([0, 255, 255], [0, 1, 1], [0, 255]),
         ([0, 0, 0], [0, 0, 0], [0, 1]),
-    ],
-)
-def test_binary_masks_need_no_list(tmp_path, values, labels, ids):
-    write_picture(tmp_path / "images/a.png", 3, 1)
-    save_mask(tmp_path / "masks/a.png", np.array([values], np.uint8))
-    masks = read_masks(tmp_path)
-    assert masks.names == ("background", "foreground")
-    assert [category.id for category in masks.categories] == ids
-    assert masks.mask(0).tolist() == [labels]
+    ):
+        save_mask(tmp_path / "masks/a.png", np.array([values], np.uint8))
+        masks = read_masks(tmp_path)
+        assert masks.names == ("background", "foreground")
+        assert [category.id for category in masks.categories] == ids, values
+        assert masks.mask(0).tolist() == [labels]
 
 
 def test_all_splits_decide_about_classes_without_a_list(tmp_path):
@@ -296,7 +293,7 @@ def test_coco_files_and_folders(tmp_path):
     for i in range(4):
         np.testing.assert_array_equal(data["val"].mask(i), masks.mask(i))
     for path in (file, tmp_path):
-        with pytest.raises(AnnotationError, match="are drawn from outlines, in which no value stands for ignored"):
+        with pytest.raises(AnnotationError, match="are drawn from polygons, in which no value stands for ignored"):
             read_masks(path, "train", ignore_value=0)
 
 

@@ -1,0 +1,71 @@
+"""What an annotation format is: one record in the list that recognition, messages, help and docs go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from detseg.data.annotations import AnnotationError
+
+Gives = Literal["objects", "masks", "labels"]
+Sources = dict[str, Callable[[], Any]]  # split -> its reader; "" where there are no splits
+Find = Callable[..., Sources | None]
+
+SPLITS = {  # and how people spell them
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+class NotRecognisedError(AnnotationError):
+    """A path that holds no format of the kind that was asked for."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form in which annotations are kept on disk.
+
+    Attributes:
+        name: for code, such as "coco".
+        title: for people, such as "COCO".
+        looks_for: a line that says what a file or folder of this form looks like.
+        find: `find(path, images)` gives the splits at an existing path, each with a function that reads it, or None
+            when the path is not of this form. A format of masks also gets `masks` and `ignore_value`. It may raise
+            AnnotationError for a path that is of this form and damaged.
+        read: reads one split by itself, for callers that know the form.
+        write: `write(annotations, folder, split)`; None where there is no writer.
+        gives: what is read: `Annotations`, `SemanticMasks` or `LabelledImages`.
+        takes_images: whether a folder of images may be named, or the form says itself where they are.
+        guess: as `find`, for weaker signs: asked when no format's `find` knows the path.
+    """
+
+    name: str
+    title: str
+    looks_for: str
+    find: Find
+    read: Callable[..., Any] | None = None
+    write: Callable[..., None] | None = None
+    gives: Gives = "objects"
+    takes_images: bool = True
+    guess: Find | None = None
+
+
+FORMATS: list[Format] = []  # in the order in which they are asked; `detseg.data.formats` fills it
+
+
+def formats_of(gives: Gives) -> list[Format]:
+    """The formats that give objects, masks or labels."""
+    return [format for format in FORMATS if format.gives == gives]
+
+
+def titles(formats: list[Format], joint: str = "or") -> str:
+    """Their titles as words: "COCO, VOC or YOLO"."""
+    names = list(dict.fromkeys(format.title for format in formats))
+    return f" {joint} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def looked_for(gives: Gives) -> str:
+    """What a message lists when a path holds no format of a kind: one line each."""
+    return "".join(f"\n  {format.title}: {format.looks_for}" for format in formats_of(gives))

@@ -1,0 +1,174 @@
+"""Reading data sets of any format: objects, masks, or labelled images; one split, or training and validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detseg.data.annotations import AnnotationError, Annotations, match_categories
+from detseg.data.formats.format import Sources
+from detseg.data.formats.recognise import find_label_sources, find_mask_sources, find_sources
+
+if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
+    from detseg.data.labels import LabelledImages
+    from detseg.data.masks import SemanticMasks
+
+SHARES = (0.75, 0.15, 0.10)
+
+
+def read_annotations(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
+    """Read objects with boxes; the format is recognised from the path.
+
+    Args:
+        path: a file or folder in one of `FORMATS`.
+        split: "train", "val" or "test", where the path holds several.
+        images: the folder of the images, where they are not found by themselves.
+
+    Raises:
+        AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
+    """
+    return _one(path, find_sources(path, images), split, "annotations")
+
+
+def read_dataset(
+    path: str | Path, images: str | Path | None = None, val_share: float | None = None
+) -> dict[str, Annotations]:
+    """Read the splits "train" and "val" of a data set, both with the category order of "train".
+
+    Args:
+        path: a file or folder in one of `FORMATS`.
+        images: the folder of the images, where they are not found by themselves.
+        val_share: share of the images that becomes "val", of a set without splits; see `detseg.data.splits`.
+
+    Raises:
+        AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.
+    """
+    return _both(path, find_sources(path, images), val_share, match_categories, "annotations")
+
+
+def read_masks(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
+) -> SemanticMasks:
+    """Read semantic masks of mask files, or drawn from the polygons and masks of objects.
+
+    Args:
+        path: a file or folder in one of `FORMATS`, or a list of the images of a mask folder.
+        split: "train", "val" or "test", where the path holds several.
+        masks: the folder of masks beside the images, where it is not "masks" or "SegmentationClass". Of
+            "masks_species" the classes are those of classes_species.txt if there is such a file.
+        ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
+            classes says.
+        images: the folder of the images of annotations, where they are not found by themselves.
+
+    Raises:
+        AnnotationError: as `read_annotations`; or `masks` or `ignore_value` is given for what has no mask files.
+    """
+    return _one(path, find_mask_sources(path, masks, ignore_value, images), split, "masks")
+
+
+def read_mask_dataset(
+    path: str | Path,
+    *,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
+    val_share: float | None = None,
+) -> dict[str, SemanticMasks]:
+    """Read the splits "train" and "val" of a set of masks, both with the class order of "train".
+
+    Arguments and errors are those of `read_masks`, `val_share` that of `read_dataset`.
+    """
+    from detseg.data.masks import match_categories
+
+    return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, match_categories, "masks")
+
+
+def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledImages:
+    """Read the labelled images of one folder, table or split; see `read_annotations`."""
+    return _one(path, find_label_sources(path, images), split, "images")
+
+
+def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> dict[str, LabelledImages]:
+    """The splits of labelled images as they are, nothing divided by rule; "" stands for images without splits."""
+    return {split: read() for split, read in find_label_sources(path, images).items()}
+
+
+def read_labelled_dataset(
+    path: str | Path, *, split: Sequence[float] = SHARES, seed: int = 0, images: str | Path | None = None
+) -> dict[str, LabelledImages]:
+    """Read a classification set as "train", "val" and, where there is one, "test", all with one list of classes.
+
+    Args:
+        path: a file or folder in one of `FORMATS`.
+        split: shares of training, validation and, if there are three, test, for data that are not divided. If only
+            the validation part is missing, training is divided between the two in proportion.
+        seed: of that division; see `detseg.data.labels.divide`.
+        images: the folder of the images of a table, where they are not found by themselves.
+
+    Raises:
+        ValueError: `split` is not such shares. AnnotationError: as `read_annotations`.
+    """
+    if len(split) not in (2, 3):
+        raise ValueError(f"split needs 2 or 3 shares (train, val and test), not {len(split)}")
+    splits = read_label_splits(path, images=images)
+    if "" in splits:
+        return _divided(Path(path), splits[""], split, seed)
+    if "train" not in splits:
+        raise AnnotationError(f"{path}: there is no split 'train', only {', '.join(splits)}")
+    if "val" not in splits:
+        together = max(split[0] + split[1], 1e-9)
+        parts = _divided(Path(path), splits["train"], [share / together for share in split[:2]], seed)
+        return parts | {name: part for name, part in splits.items() if name != "train"}
+    return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+
+
+def _one(path: str | Path, sources: Sources, split: str | None, what: str) -> Any:
+    if split is None and len(sources) > 1:
+        raise AnnotationError(f"{path}: holds the splits {', '.join(sources)}; choose one with split=")
+    if split is None or (Path(path).is_file() and list(sources) == [""]):
+        return next(iter(sources.values()))()
+    if split not in sources:
+        raise AnnotationError(f"{path}: has no split {split!r}; found: {_listing(sources, what)}")
+    return sources[split]()
+
+
+def _both(
+    path: str | Path, sources: Sources, val_share: float | None, match: Callable[[Any, Any], Any], what: str
+) -> dict[str, Any]:
+    """The splits "train" and "val"; `match` gives the second the categories of the first."""
+    if val_share is not None:
+        from detseg.data.splits import divided, only_set  # here: it brings OpenCV
+
+        return divided(only_set(Path(path), sources), val_share)
+    missing = [split for split in ("train", "val") if split not in sources]
+    if missing:
+        raise AnnotationError(
+            f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources, what)}. "
+            "Give a folder or data.yaml with both, name training and validation separately, or let "
+            "training divide one set by --val-share 0.2"
+        )
+    train, val = sources["train"](), sources["val"]()
+    return {"train": train, "val": match(train.categories, val)}
+
+
+def _listing(splits: Mapping[str, Any], what: str) -> str:
+    return ", ".join(name or f"{what} without splits" for name in splits)
+
+
+def _divided(path: Path, images: LabelledImages, shares: Sequence[float], seed: int) -> dict[str, LabelledImages]:
+    from detseg.data.labels import SPLITS, divide
+
+    keys = images.paths.tolist()
+    if images.pack is None:  # else they are the images' names, of no folder on this machine
+        root = path if path.is_dir() else path.parent
+        keys = [Path(os.path.relpath(key, root)).as_posix() for key in keys]
+    part = divide(keys, images.labels, shares, seed)
+    names = SPLITS[: len(shares)]
+    return {name: images.subset(part == position) for position, name in enumerate(names)}

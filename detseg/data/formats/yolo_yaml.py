@@ -1,0 +1,119 @@
+"""The data.yaml of YOLO sets: where the images of each split are listed, and the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from detseg.data.annotations import AnnotationError
+from detseg.data.formats.format import SPLITS
+from detseg.data.formats.locate import by_last_parts, first_file
+
+YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+
+class YoloData(NamedTuple):
+    """What a data.yaml says: where each split's images are listed, the class names in order, key points."""
+
+    file: Path
+    splits: dict[str, list[Path]]
+    names: list[str]
+    keypoint_numbers: int  # how many numbers of key points follow each box
+
+
+def find_yaml(folder: Path) -> Path | None:
+    """The data.yaml of a folder: by its usual name, else the only YAML file there that has `names`."""
+    named = first_file([folder], YAML_NAMES)
+    if named is not None:
+        return named
+    others = [file for file in sorted(folder.glob("*.y*ml")) if not file.name.startswith(".") and _has_names(file)]
+    return others[0] if len(others) == 1 else None
+
+
+def _has_names(file: Path) -> bool:
+    try:
+        return "names" in load_yaml(file)
+    except AnnotationError:  # some other program's
+        return False
+
+
+def read_yaml(file: Path) -> YoloData:
+    """Read a data.yaml.
+
+    Raises:
+        AnnotationError: it is no such file, its names do not fit its `nc`, or its images are not found.
+    """
+    content = load_yaml(file)
+    names = class_names(content, file)
+    root = str(content.get("path") or "")
+    # `path` is relative to this file, or (ultralytics) to a folder of datasets elsewhere; a dataset that was
+    # moved keeps its old `path`, so the file's own folder is the last resort.
+    roots = [file.parent / root, Path(root), file.parent]
+    splits = {}
+    for split, spellings in SPLITS.items():
+        entry = next((content[s] for s in spellings if content.get(s)), None)
+        if entry is not None:
+            places = entry if isinstance(entry, list) else [entry]
+            try:
+                splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
+            except AnnotationError:
+                if split != "test" or not splits:  # test images are often named there and not handed on
+                    raise
+    if not splits:
+        raise AnnotationError(f'{file}: has neither "train" nor "val"; a YOLO data.yaml names their images')
+    return YoloData(file, splits, names, _keypoint_numbers(content.get("kpt_shape"), file))
+
+
+def _keypoint_numbers(shape: Any, file: Path) -> int:
+    """From how many key points there are, and how many numbers each of them has."""
+    try:
+        return int(np.prod([int(number) for number in shape])) if shape else 0
+    except (TypeError, ValueError) as error:
+        raise AnnotationError(f"{file}: kpt_shape must be two whole numbers, not {shape!r}") from error
+
+
+def load_yaml(file: Path) -> dict[str, Any]:
+    """The content, all its values as text: names like `no` and `007` would become False and 7."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise AnnotationError(f"{file}: cannot be read as YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def class_names(content: dict[str, Any], file: Path) -> list[str]:
+    """The names of the classes in order; raises AnnotationError if there are none, or if they do not fit `nc`."""
+    names, count = content.get("names"), content.get("nc", "")
+    count = int(count) if isinstance(count, str) and count.isdecimal() else None
+    if isinstance(names, dict):
+        numbers = {int(key): name for key, name in names.items() if key.isdecimal()}
+        if sorted(numbers) != list(range(len(names))):
+            raise AnnotationError(f"{file}: the keys of names must be 0..{len(names) - 1}, found {', '.join(names)}")
+        names = [numbers[number] for number in range(len(names))]
+    if not names and count is not None:
+        names = [str(number) for number in range(count)]
+    if not isinstance(names, list) or not names:
+        raise AnnotationError(f'{file}: has no "names"; a YOLO data.yaml lists the class names there')
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise AnnotationError(f"{file}: class {number} has no name but {name!r}; write its name as text")
+    if count is not None and count != len(names):
+        raise AnnotationError(f"{file}: nc is {count}, but names lists {len(names)} classes")
+    return names
+
+
+def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
+    place = place.replace("\\", "/")
+    # Roboflow writes "../train/images" into a data.yaml that lies beside train/.
+    forms = [place, place[3:]] if place.startswith("../") else [place]
+    candidates = [root / form for form in forms for root in roots]
+    found = next((path for path in candidates if path.exists()), None)
+    if found is None and (place.startswith("/") or place[1:2] == ":"):
+        found = by_last_parts(place, roots)
+    if found is not None:
+        return found
+    raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")

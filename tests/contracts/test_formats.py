@@ -1,0 +1,121 @@
+"""What holds for every annotation format, and for one that a test adds."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from detseg.data import raise_on_problems, read_annotations, read_dataset, read_masks
+from detseg.data.annotations import AnnotationError
+from detseg.data.formats import (
+    FORMATS,
+    Format,
+    NotRecognisedError,
+    find_label_sources,
+    find_mask_sources,
+    find_sources,
+    read_labels,
+    titles,
+)
+from tests.data.annotation_samples import by_image, make, write_picture
+
+FIND = {"objects": find_sources, "masks": find_mask_sources, "labels": find_label_sources}
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = "".join((DOCS / page).read_text() for page in ("data.md", "classify.md"))
+each = pytest.mark.parametrize("format", FORMATS, ids=lambda format: f"{format.name}-{format.gives}")
+writers = pytest.mark.parametrize("format", [f for f in FORMATS if f.write], ids=lambda format: format.name)
+
+
+@pytest.fixture
+def sample(tmp_path):
+    paths = [str(write_picture(tmp_path / f"from/{name}.png", 97, 61, seed)) for seed, name in enumerate("abc")]
+    boxes = [[1.5, 2, 30, 40.25], [10, 20, 97, 61], [0, 0, 5, 5]]
+    return make(boxes, [2, 0, 1], [0, 0, 2], [(97, 61)] * 3, paths)
+
+
+@each
+def test_it_is_named_in_the_message_and_on_the_page(tmp_path, format):
+    with pytest.raises(NotRecognisedError) as error:
+        FIND[format.gives](tmp_path)
+    assert f"\n  {format.title}: {format.looks_for}" in str(error.value)
+    assert "\n" not in format.looks_for
+    title, rows = (
+        format.title.lower(),
+        [cell.strip().lower() for cell in re.findall(r"^\|([^|]+)\|", PAGES, re.MULTILINE)],
+    )
+    assert any(row in title or title in row for row in rows), f"no row for {format.title} in the docs"
+
+
+@each
+def test_a_path_of_another_form_is_none_of_its_own(tmp_path, format):
+    (tmp_path / "notes.md").write_text("hello")
+    options = {"masks": None, "ignore_value": None} if format.gives == "masks" else {}
+    for path in (tmp_path, tmp_path / "notes.md"):
+        for find in filter(None, (format.find, format.guess)):
+            assert not find(path, None, **options)
+
+
+@writers
+def test_what_is_written_is_recognised_and_read_back(tmp_path, sample, format):
+    for split, part in (("train", sample.subset([0, 1])), ("val", sample.subset([2]))):
+        format.write(part, tmp_path / "to", split)
+    data = read_dataset(tmp_path / "to")
+    assert list(data) == list(format.find(tmp_path / "to", None)) == ["train", "val"]
+    assert data["train"].names == sample.names
+    for split, part in (("train", sample.subset([0, 1])), ("val", sample.subset([2]))):
+        assert by_image(data[split]) == by_image(part)
+        raise_on_problems(data[split].validate())
+
+
+@writers
+def test_a_damaged_file_is_one_clear_error(tmp_path, sample, format):
+    """Every file but the images, in turn: bytes that are no text, or nothing at all."""
+    format.write(sample, tmp_path / "to", "train")
+    files = [f for f in (tmp_path / "to").rglob("*") if f.is_file() and f.suffix in (".json", ".xml", ".yaml")]
+    assert files
+    for file in files:
+        good = file.read_bytes()
+        for bad in (b"\xff\xe4\xf6{[<", good[: len(good) // 2], b"[" * 5000):
+            file.write_bytes(bad)
+            with pytest.raises(AnnotationError, match=re.escape(str(tmp_path / "to"))):
+                read_annotations(tmp_path / "to", "train")
+        file.write_bytes(good)
+    with pytest.raises(AnnotationError, match="does not exist"):
+        read_annotations(tmp_path / "nowhere")
+
+
+def read_toy(file):
+    """Images, one a line: name, x1, y1, x2, y2."""
+    rows = [line.split() for line in file.read_text().splitlines()]
+    boxes = [[float(value) for value in row[1:]] for row in rows]
+    paths = [str(file.parent / row[0]) for row in rows]
+    return make(boxes, image_index=list(range(len(rows))), sizes=[(64, 48)] * len(rows), paths=paths, source=str(file))
+
+
+def find_toy(path, images):
+    files = {file.stem: file for file in sorted(path.glob("*.toy"))} if path.is_dir() else {}
+    return {split: partial(read_toy, file) for split, file in files.items()} or None
+
+
+def test_a_new_format_is_one_line(tmp_path):
+    for seed, split in enumerate(("train", "val")):
+        write_picture(tmp_path / f"{split}.jpg", seed=seed)
+        (tmp_path / f"{split}.toy").write_text(f"{split}.jpg 1 2 30 40\n")
+    FORMATS.append(Format("toy", "Toy", "train.toy and val.toy", find_toy))
+    try:
+        assert read_annotations(tmp_path, "train").boxes.tolist() == [[1, 2, 30, 40]]
+        data = read_dataset(tmp_path)
+        assert {split: len(part) for split, part in data.items()} == {"train": 1, "val": 1}
+        assert data["val"].validate(other=data["train"]) == []
+        assert titles(FORMATS).endswith(" or Toy")
+        (tmp_path / "none").mkdir()
+        for read in (read_annotations, read_masks):
+            with pytest.raises(AnnotationError, match=r"Toy"):
+                read(tmp_path / "none")
+        with pytest.raises(AnnotationError, match=r"no split 'test'; found: train, val"):
+            read_annotations(tmp_path, "test")
+        with pytest.raises(AnnotationError, match="with boxes, not with one class each"):
+            read_labels(tmp_path)
+    finally:
+        FORMATS.pop()
