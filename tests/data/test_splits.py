@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import AnnotationError
-<<<<<<< HEAD:tests/data/test_division.py
-from detseg.data.formats import read_annotations, read_dataset
-from detseg.data.formats.read_masks import read_mask_dataset, read_masks
-from detseg.data.pack.datasets import write_pack
-=======
 from detseg.data.formats import read_annotations, read_dataset, read_mask_dataset, read_masks
-from detseg.data.pack.writer import write_pack
->>>>>>> h-formats:tests/data/test_splits.py
+from detseg.data.pack.datasets import write_pack
 from detseg.data.splits import divided, only_set
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set

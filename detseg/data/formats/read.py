@@ -85,8 +85,6 @@ def read_mask_dataset(
 
     Arguments and errors are those of `read_masks`, `val_share` that of `read_dataset`.
     """
-    from detseg.data.masks import match_categories
-
     return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, match_categories, "masks")
 
 

@@ -9,11 +9,8 @@ from PIL import Image
 
 from detseg.data import read_mask_dataset, read_masks
 from detseg.data.annotations import AnnotationError, Category
-<<<<<<< HEAD:tests/data/formats/test_mask_readers.py
 from detseg.data.checks.validate import validate
-=======
 from detseg.data.formats import has_mask_files
->>>>>>> h-formats:tests/data/formats/test_mask_folders.py
 from detseg.data.formats.class_list import VOC_NAMES, read_class_list
 from detseg.data.images import read_image
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture

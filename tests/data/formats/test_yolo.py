@@ -116,18 +116,6 @@ def test_one_bad_line_is_named_and_the_others_are_read(yolo):
         ("0 320 240 100 80", "pixel-coordinates", "320 is no share"),
         ("0 nan 0.5 1 1", "not-finite", "NaN"),
         ("0 inf 0.5 1 1", "not-finite", "infinity"),
-<<<<<<< HEAD:tests/data/formats/test_readers_yolo.py
-    ],
-)
-def test_one_bad_line_is_named_and_the_others_are_read(yolo, line, kind, words):
-    file = write(yolo / "labels/val/c.txt", f"1 0.5 0.5 1 1\n{line}\n")
-    val = read_annotations(yolo, "val")
-    assert val.boxes[0].tolist() == [0, 0, 64, 48]
-    (problem,) = validate(val, check_images=False)
-    assert problem.kind == kind
-    assert words in problem.what
-    assert problem.file == str(file) and problem.image.endswith("c.jpeg")
-=======
     ):
         file = write(yolo / "labels/val/c.txt", f"1 0.5 0.5 1 1\n{line}\n")
         val = read_annotations(yolo, "val")
@@ -135,7 +123,6 @@ def test_one_bad_line_is_named_and_the_others_are_read(yolo, line, kind, words):
         (problem,) = validate(val, check_images=False)
         assert problem.kind == kind and words in problem.what, line
         assert problem.file == str(file) and problem.image.endswith("c.jpeg")
->>>>>>> h-formats:tests/data/formats/test_yolo.py
 
 
 def test_missing_images_in_a_list(yolo):
@@ -160,15 +147,6 @@ def test_test_images_that_were_not_handed_on(yolo):
         read_dataset(yolo)
 
 
-<<<<<<< HEAD:tests/data/formats/test_readers_yolo.py
-@pytest.mark.parametrize(("shape", "points"), [("[2, 2]", ".4 .4 .6 .6"), ("[2, 3]", ".4 .4 2 .6 .6 1")])
-def test_key_points_behind_the_box_are_left_out(yolo, shape, points):
-    with (yolo / "data.yaml").open("a") as file:
-        file.write(f"kpt_shape: {shape}\n")
-    write(yolo / "labels/val/c.txt", f"1 .5 .5 .25 .5 {points}\n")
-    val = read_annotations(yolo, "val")
-    assert val.boxes.tolist() == [[24, 12, 40, 36]] and val.segments is None and validate(val) == []
-=======
 def test_key_points_behind_the_box_are_left_out(yolo):
     content = (yolo / "data.yaml").read_text()
     for shape, points in (("[2, 2]", ".4 .4 .6 .6"), ("[2, 3]", ".4 .4 2 .6 .6 1")):
@@ -176,7 +154,6 @@ def test_key_points_behind_the_box_are_left_out(yolo):
         write(yolo / "labels/val/c.txt", f"1 .5 .5 .25 .5 {points}\n")
         val = read_annotations(yolo, "val")
         assert val.boxes.tolist() == [[24, 12, 40, 36]] and val.segments is None and validate(val) == [], shape
->>>>>>> h-formats:tests/data/formats/test_yolo.py
 
 
 def test_images_argument_is_refused(yolo):
