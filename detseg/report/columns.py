@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def number(value: float) -> str:
-    """Three decimals; a dash for NaN, a figure without anything to judge by."""
+    """Three decimals; a dash for NaN, a figure that nothing could be measured by."""
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 

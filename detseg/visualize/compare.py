@@ -30,7 +30,7 @@ IGNORED: Color = (190, 190, 190)
 
 @dataclass(frozen=True)
 class Match:
-    """The fate of each object of one image; `kept` are the detections good enough to be looked at."""
+    """What became of each object of one image; `kept` are the detections with a score that counts."""
 
     found: NDArray[np.bool_]  # (M,) ground truth with a detection
     ignored_truth: NDArray[np.bool_]  # (M,) crowd regions, neither found nor missed
@@ -71,8 +71,7 @@ def match_objects(
     Args:
         truth: `boxes` (M, 4) xyxy, `labels` (M,), optional `iscrowd` (M,).
         prediction: `boxes` (D, 4) xyxy, `labels` (D,), `scores` (D,).
-        iou_threshold: least IoU of a hit.
-        score_threshold: least score of a detection that is looked at.
+        iou_threshold, score_threshold: see above.
     """
     from detseg.boxes import box_iou, crowd_iou  # loads torch
 
@@ -145,8 +144,7 @@ def compare_sheet(
         columns: pairs in a row.
         tile: long side of one image in pixels; a pair is twice as wide.
         captions: a line under each pair, before its counts.
-        iou_threshold: least IoU of a hit.
-        score_threshold: least score of a detection that is shown.
+        iou_threshold, score_threshold: as in `match_objects`.
     """
     if columns < 1 or tile < 1:
         raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
@@ -166,14 +164,13 @@ def compare_sheet(
 def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str], match: Match, tile: int) -> Image:
     small, x, y = scaled(image, tile)  # drawn after scaling: lines and letters fit the tile
     factors = np.array([x, y, x, y])
-    truth_colors = _colors([match.ignored_truth, match.found], [IGNORED, FOUND], MISSED)
     kept = match.kept
     left = draw_boxes(
         small,
         _boxes(truth) * factors,
         truth["labels"],
         names,
-        colors=truth_colors,
+        colors=_colors([match.ignored_truth, match.found], [IGNORED, FOUND], MISSED),
         iscrowd=match.ignored_truth,
         masks=_masks(truth, slice(None), small),
     )

@@ -124,7 +124,7 @@ def side_by_side(images: Sequence[Image], tile: int) -> Image:
 
 
 def row_width(count: int, tile: int) -> int:
-    """Pixels across of so many pictures `side_by_side`."""
+    """Pixels across of so many images `side_by_side`."""
     return count * tile + (count - 1) * _tile_gap(tile)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from detseg.metrics import classification, detection, localization, segmentation
 from detseg.metrics.figure import Figure
+from detseg.report.pages.base import CARDS
 from tests.report.reading import Page, printed
 from tests.report.runs import detector, pages
 
@@ -64,7 +65,7 @@ def test_the_first_figures_are_the_cards(task, tmp_path, monkeypatch):
     (_, report), *_ = page.write()
     header = report.read_text(encoding="utf-8").split("</header>")[0]
     titles = [figure.title for figure in page.run.metrics.shown()]
-    assert [title for title in titles if f"<span>{title}</span>" in header] == titles[:3]
+    assert [title for title in titles if f"<span>{title}</span>" in header] == titles[:CARDS]
 
 
 @pytest.mark.parametrize("task", FIGURES)

@@ -78,7 +78,9 @@ def boxed(folder):
         data = read_annotations(folder / "data" / f"{split}.json")
         images = [read_image(path) for path in data.paths]
         samples = [
-            SimpleNamespace(image=image, boxes=data.boxes[s], labels=data.labels[s], iscrowd=data.iscrowd[s])
+            SimpleNamespace(
+                image=image, boxes=data.boxes[s], labels=data.labels[s], iscrowd=data.iscrowd[s], masks=None
+            )
             for image, s in ((image, data.objects(i)) for i, image in enumerate(images))
         ]
         sets.append(Dataset(images=images, annotations=data, samples=samples))

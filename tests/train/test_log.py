@@ -7,7 +7,7 @@ import re
 import pytest
 from rich.console import Console
 
-from detseg.report import plot_history
+from detseg.report.plots.history import plot_history
 from detseg.train.log import RunLog
 
 FIGURES = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
@@ -35,7 +35,7 @@ def test_a_resumed_run_rewrites_the_rows_after_its_step(log, tmp_path):
         assert steps_in(tmp_path) == [3, 6]
         log.validated(row(9))
     assert steps_in(tmp_path) == [3, 6, 9]
-    assert plot_history(tmp_path / "metrics.csv", tmp_path / "history.png").is_file()
+    assert plot_history(tmp_path / "metrics.csv", tmp_path / "history.png", FIGURES).is_file()
 
 
 def test_rewound_to_the_start(log, tmp_path):

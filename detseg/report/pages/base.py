@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from detseg.metrics.bootstrap.draws import Interval
     from detseg.visualize.text import Image
 
-CARDS = 3  # figures in large letters: the first ones of the task
+CARDS = 6  # figures in large letters: the first ones of the task
 RATES = "learning_rate.png"
 
 _SNIPPET = """\

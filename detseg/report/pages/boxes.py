@@ -30,7 +30,7 @@ class BoxPage(RunPage):
     def draw_samples(self, samples: list[Any]) -> Image:
         """Training images with their boxes."""
         names = self.run.train.annotations.names
-        drawn = [draw_boxes(s.image, s.boxes, s.labels, names, iscrowd=s.iscrowd) for s in samples]
+        drawn = [draw_boxes(s.image, s.boxes, s.labels, names, iscrowd=s.iscrowd, masks=s.masks) for s in samples]
         return contact_sheet(drawn, 4)
 
     def draw_worst(self) -> Image:

@@ -21,7 +21,7 @@ from detseg.visualize.heat import (
     title_strip,
 )
 
-# What lies in the folder beside a page, and what it is; Grad-CAM of the first class alone is as large as the picture.
+# What lies in the folder beside a page, and what it is; Grad-CAM of the first class alone is as large as the image.
 PARTS = {
     "gradcam.jpg": "Grad-CAM of the first class",
     "classes.jpg": "Grad-CAM of each class",
@@ -36,7 +36,7 @@ def write_explanation(
 
     Args:
         seen: of `image`, with at least one class explained.
-        image: (H, W, 3) uint8 RGB, the picture as it is.
+        image: (H, W, 3) uint8 RGB, the image as it is.
         names: of the K classes.
         page: a path that ends in .jpg.
         title, remark: what stands above the page.
@@ -56,7 +56,7 @@ def write_explanation(
     if x1 > 0 or y1 > 0 or x2 < image.shape[1] or y2 < image.shape[0]:
         note += "; what is dark it was not shown"
     heat = heat_sheet(image, list(seen.heat), captions, seen.area, note=note)
-    maps = map_sheet([(_told(stage), stage.maps) for stage in seen.stages])
+    maps = map_sheet([(_caption(stage), stage.maps) for stage in seen.stages])
     shown = shown_labels(seen)
     bars = class_bars([names[k] for k in shown], seen.scores[shown].tolist())
     whole = stack([title_strip(title, remark), bars, heat, maps, filter_sheet(seen.filters)])
@@ -65,7 +65,7 @@ def write_explanation(
     return [write_picture(whole, page), *parts]
 
 
-def _told(stage: Stage) -> str:
+def _caption(stage: Stage) -> str:
     count, rows, columns = stage.maps.shape
     return f"stride {stage.stride}: {count} of {stage.channels} maps, {columns} × {rows} cells"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,9 +45,9 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> Figure:
     for rank, a in enumerate(order.tolist()):
         color = hex_color(rank)
         mine = shown[nearest[shown] == a]
-        axes.scatter(*size[mine].T, s=9, color=color, alpha=alpha, linewidths=0)
-        square = {"s": 70, "marker": "s", "edgecolors": INK, "linewidths": 1.2}
-        axes.scatter(*anchor[a], color=color, zorder=3, clip_on=False, **square)
+        axes.scatter(size[mine, 0], size[mine, 1], s=9, color=color, alpha=alpha, linewidths=0)
+        square: dict[str, Any] = {"s": 70, "marker": "s", "edgecolors": INK, "linewidths": 1.2}
+        axes.scatter(anchor[a, 0], anchor[a, 1], color=color, zorder=3, clip_on=False, **square)
         text = f"{anchor[a, 0]:.0f}×{anchor[a, 1]:.0f}"
         label = axes.annotate(text, anchor[a], (7, 5), textcoords="offset points", fontsize=8, color=INK)
         label.set(zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")])

@@ -39,8 +39,8 @@ def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
     figure = new_figure(10.4, 5.2)
     left, right = (add_axes(figure, "recall", "precision", position=position) for position in (121, 122))
     for threshold, color in ((0.5, ORANGE), (0.75, GREEN)):
-        for at in np.flatnonzero(np.isclose(metrics.iou_thresholds, threshold)):
-            _curve(left, curves.recall, curves.mean[at], f"IoU {threshold:.2f}", color)
+        for place in np.flatnonzero(np.isclose(metrics.iou_thresholds, threshold)):
+            _curve(left, curves.recall, curves.mean[place], f"IoU {threshold:.2f}", color)
     _curve(left, curves.recall, curves.mean.mean(axis=0), "IoU .50 to .95", BLUE)
     set_title(left, "Mean over classes")
 
@@ -52,9 +52,9 @@ def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
     for rank, k in enumerate(chosen):
         dash = "-" if rank < _EXTREMES else "--"
         _curve(right, curves.recall, curves.precision[at, k], metrics.per_class[k].name, LINES[rank], dash)
-    threshold = f"IoU {metrics.iou_thresholds[at]:.2f}"
+    iou = f"IoU {metrics.iou_thresholds[at]:.2f}"
     ends = f"{_EXTREMES} best and {_EXTREMES} worst of {len(ranked)} classes"
-    set_title(right, f"{'Each class' if few else ends} at {threshold}")
+    set_title(right, f"{'Each class' if few else ends} at {iou}")
     for axes in (left, right):
         if axes.lines:
             legend = axes.legend(
@@ -69,7 +69,7 @@ def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
             )
             legend.get_title().set_color(QUIET)
         else:
-            axes.text(0.5, 0.5, "no objects to judge by", ha="center", va="center", color=QUIET)
+            axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=QUIET)
         axes.set(xlim=(0, 1.005), ylim=(0, 1.02))
     return figure
 
