@@ -36,7 +36,7 @@ class LocalizationClass:
 
 @dataclass(frozen=True, eq=False)
 class LocalizationMetrics:
-    """What `evaluate_localization` found.
+    """Metrics of a set of images with one object each.
 
     Attributes:
         mean_iou: mean IoU of the predicted with the true box, whatever the class.
@@ -46,7 +46,7 @@ class LocalizationMetrics:
         per_class: (K,).
         ious: (N,) of each image.
         right: (N,) bool, whether its class is right.
-        intervals: of mean_iou and accuracy, by drawing the images again.
+        intervals: of mean_iou and accuracy, by bootstrap over images.
         images: N.
         without: how many images without an object were evaluated.
         objectness: area under the ROC curve of the scores: how often an image with an object scores higher than one

@@ -18,7 +18,7 @@ class Events(NamedTuple):
     needed: NDArray[np.int64]  # (K,) detections of the class up to its last event
     places: NDArray[np.int32]  # (E,) among the detections of the class; by threshold, class, falling score
     event_images: NDArray[np.int32]  # (E,)
-    hits: NDArray[np.bool_]  # (E,) whether it is a hit, or not judged
+    hits: NDArray[np.bool_]  # (E,) whether it is a hit, or ignored
     start: NDArray[np.int64]  # (T, K + 1) the events of each threshold and class
     object_images: NDArray[np.int32]  # (C,) of the objects that count
     object_labels: NDArray[np.int32]  # (C,)
@@ -111,16 +111,16 @@ def _accumulate(
                 total += weight[images[first + place]]
                 seen[place] = total
             for t in range(thresholds):
-                count, found, excused = 0, 0, 0
+                count, found, ignored = 0, 0, 0
                 for event in range(start[t, k], start[t, k + 1]):
                     here = weight[event_images[event]]
                     if hits[event]:
                         found += here
                         reached[count] = found
-                        precision[count] = found / (seen[places[event]] - excused)
+                        precision[count] = found / (seen[places[event]] - ignored)
                         count += here > 0  # else it is written over; to jump would take longer
                     else:
-                        excused += here
+                        ignored += here
                 aps[r, t, k] = _area(reached, precision, count, least)
     return aps
 

@@ -1,11 +1,11 @@
-"""What kind of mistakes cost how much: error analysis in the sense of TIDE (Bolya et al. 2020, arXiv:2008.08115).
+"""Error analysis: the kinds of errors and what each costs, after TIDE (Bolya et al. 2020, arXiv:2008.08115).
 
 Each false detection and each object not found has one kind of error. Its cost is the gain in AP at IoU 0.5 when
-all errors of this kind, and no others, are put right. The gains do not add up to the whole distance to 1.
+all errors of this kind, and no others, are corrected. The gains do not add up to the whole distance to 1.
 
 With t_f = 0.5 and t_b = 0.1, and the first line that holds for a false detection deciding:
 
-| error | the detection | put right by |
+| error | the detection | corrected by |
 |---|---|---|
 | localisation | IoU with an object of its class in [t_b, t_f) | setting its box right |
 | classification | IoU with an object of another class from t_f on | setting its class right |
@@ -13,25 +13,25 @@ With t_f = 0.5 and t_b = 0.1, and the first line that holds for a false detectio
 | background | IoU below t_b with every object | leaving it out |
 | both | IoU in [t_b, t_f) with an object of another class | leaving it out |
 
-"missed" are objects not found that no localisation or classification error would find when put right; they are
+"missed" are objects not found that no localisation or classification error would find when corrected; they are
 taken from the count of objects. Setting a box or class right makes a detection find its object, if that has not
 been found and no better scored detection with this error has the same object; else the detection is left out.
-Crowd regions and the limit of detections
-are COCO's: a detection in a crowd region of its class is not judged.
+Crowd regions and the limit of
+detections are COCO's: a detection in a crowd region of its class is ignored.
 
 The authors' own program (tidecv 1.0.1) differs in these ways:
 - Detections with a localisation error and with a classification error compete for an object, though only one of the
-  errors is put right; the gains of these two are a little lower there.
-- A detection that a crowd region excuses is none of the false ones, yet it is counted as an error, and the object it
+  errors is corrected; the gains of these two are a little lower there.
+- A detection ignored for a crowd region is none of the false ones, yet it is counted as an error, and the object it
   would be meant for is then not missed.
 - Its levels of recall are k / 100, pycocotools' `numpy.linspace(0, 1, 101)`, of which ten are one rounding higher; so
   a recall of exactly 0.35 reaches the level there and not here.
 - A class without objects in which something is found counts as AP 0; here, as in COCO, it does not count. A class left
-  without objects and detections by putting an error right leaves its mean; here it counts as 1.
+  without objects and detections by correcting an error leaves its mean; here it counts as 1.
 - Its limit of detections is for an image, not for each class of an image, and gains below 0 are set to 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,15 +46,15 @@ from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
 # The kinds of a detection's error are their positions here; "missed" is of objects only.
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
-# A detection without an error has found an object. One that is not judged lies in a crowd region, or beyond the
+# A detection without an error has found an object. One that is ignored lies in a crowd region, or beyond the
 # greatest number of detections.
-CORRECT, NOT_JUDGED = -1, -2
+CORRECT, IGNORED = -1, -2
 _WRONG = BACKGROUND  # until it is looked at more closely
 
 
 @dataclass(frozen=True)
 class ErrorCost:
-    """How often an error happens, and the AP that putting it right alone would add."""
+    """How often an error happens, and the AP that correcting it alone would add."""
 
     gain: float  # NaN where the ground truth has no objects
     count: int
@@ -70,20 +70,14 @@ class ErrorAnalysis:
     errors: dict[str, ErrorCost]  # by KINDS
     false_positives: ErrorCost  # every false detection left out
     false_negatives: ErrorCost  # every object not found taken from the count
-    kinds: NDArray[np.int8]  # (D,) of each detection in the order given: position in KINDS, CORRECT or NOT_JUDGED
+    kinds: NDArray[np.int8]  # (D,) of each detection in the order given: position in KINDS, CORRECT or IGNORED
     missed: NDArray[np.int64]  # positions of the missed objects among those of the ground truth
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python, NaN as None, without the two lists."""
         costs = self.errors | {"false_positives": self.false_positives, "false_negatives": self.false_negatives}
-        content = {
-            "ap": self.ap,
-            "foreground": self.foreground,
-            "background": self.background,
-            "errors": {name: {"gain": cost.gain, "count": cost.count} for name, cost in costs.items()},
-        }
-        without_nan: dict[str, Any] = none_for_nan(content)
-        return without_nan
+        content = {name: getattr(self, name) for name in ("ap", "foreground", "background")}
+        return none_for_nan(content | {"errors": {name: asdict(cost) for name, cost in costs.items()}})
 
 
 def analyse_errors(
@@ -101,7 +95,7 @@ def analyse_errors(
         ground_truth, detections, iou_type: as in `evaluate_detections`.
         foreground: t_f, the IoU from which on an object is found.
         background: t_b, the IoU below which a detection has nothing to do with an object.
-        max_detections: the best so many of each image and class are judged, as COCO does.
+        max_detections: the best so many of each image and class count, as COCO does.
 
     Raises:
         ValueError: as `evaluate_detections`; or not 0 < background < foreground <= 1.
@@ -135,10 +129,10 @@ def errors_of(
     ap = scene.ap()
     gains = {name: scene.without(number) - ap for number, name in enumerate(KINDS[:MISSED])}
     for number in (CLASSIFICATION, LOCALISATION):
-        gains[KINDS[number]] = scene.mended(number, target, unfound) - ap
+        gains[KINDS[number]] = scene.corrected(number, target, unfound) - ap
     gains["missed"] = scene.fewer(missed) - ap
     counts = {name: int((kind == number).sum()) for number, name in enumerate(KINDS)} | {"missed": int(missed.sum())}
-    kinds = np.full(detections, NOT_JUDGED, np.int8)
+    kinds = np.full(detections, IGNORED, np.int8)
     kinds[o.source] = kind
     return ErrorAnalysis(
         ap=ap,
@@ -162,10 +156,10 @@ def _assign(
     crowd: NDArray[Any],
     least: float,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """COCO's matching: CORRECT, NOT_JUDGED or _WRONG of each detection; the detection that found each object or -1.
+    """COCO's matching: CORRECT, IGNORED or _WRONG of each detection; the detection that found each object or -1.
 
     A detection takes the object of its class with the highest IoU among those that no better scored one has
-    taken; of equal ones the later. One that finds none but lies in a crowd region of its class is not judged.
+    taken; of equal ones the later. One that finds none but lies in a crowd region of its class is ignored.
     """
     kind = np.full(len(labels), _WRONG, np.int8)
     finder = np.full(len(object_labels), -1, np.int64)
@@ -183,7 +177,7 @@ def _assign(
             kind[d] = CORRECT
             finder[best] = d
         elif in_crowd:
-            kind[d] = NOT_JUDGED
+            kind[d] = IGNORED
     return kind, finder
 
 
@@ -228,11 +222,11 @@ def _explain(
 
 
 class _Scene:
-    """The judged detections, best first, and what their AP would be if some of them were other than they are."""
+    """The detections that count, best first, and what their AP would be if some of them were other than they are."""
 
     def __init__(self, overlaps: Overlaps, kind: NDArray[np.int8], objects: NDArray[np.int64]) -> None:
         order = np.argsort(-overlaps.scores, kind="stable")
-        self._order = order[kind[order] != NOT_JUDGED]
+        self._order = order[kind[order] != IGNORED]
         self._labels = overlaps.labels[self._order]
         self._kind = kind[self._order]
         self._object_labels = overlaps.object_labels
@@ -246,7 +240,7 @@ class _Scene:
         kept = ~np.isin(self._kind, kinds)
         return self._mean(self._labels[kept], self._kind[kept] == CORRECT, self._objects)
 
-    def mended(self, kind: int, target: NDArray[np.int64], unfound: NDArray[np.bool_]) -> float:
+    def corrected(self, kind: int, target: NDArray[np.int64], unfound: NDArray[np.bool_]) -> float:
         """The AP when the detections with this error find their targets, the best of each unfound one."""
         mine = np.flatnonzero(self._kind == kind)
         aims = target[self._order[mine]]

@@ -1,6 +1,6 @@
 """The compiled loops of the detection metrics, over flat arrays: box IoU, matching, accumulation.
 
-`matching.py`, `detection.py` and `voc.py` call them and see to shapes, types and contiguity. D detections,
+`matching.py`, `average_precision.py` and `voc_ap.py` call them and see to shapes, types and contiguity. D detections,
 M objects, N images, K classes, T IoU thresholds, A area ranges, R levels of recall.
 
 "By class and image" means: detections sorted by label, then image, then falling score. Objects are sorted
@@ -25,7 +25,7 @@ _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True
 _FOR_HELPERS: Any = _OPTIONS | {"no_cpython_wrapper": True}
 compiled, helper = njit(**_OPTIONS), njit(**_FOR_HELPERS)
 
-HIT, MISS, UNJUDGED = 1, 0, -1
+HIT, MISS, IGNORED = 1, 0, -1
 
 _ROUNDING = float(np.spacing(1))
 
@@ -167,7 +167,7 @@ def match_pairs(
         crowd: (M,)
         counted: (A, M) objects that count in an area range.
         thresholds: (T,)
-        status: (A, T, D) as if nothing was matched; HIT and UNJUDGED are written where something is.
+        status: (A, T, D) as if nothing was matched; HIT and IGNORED are written where something is.
     """
     taken, paired = np.zeros(len(crowd), np.int32), np.empty(len(images), np.int64)
     pairs, lowest = (pair_start, objects, ious), np.minimum(thresholds, 1 - 1e-10)  # as pycocotools has it
@@ -222,7 +222,7 @@ def _match_pairs(
                             status[a, t, places[p]] = HIT
                         elif other >= 0:
                             taken[other] = turn
-                            status[a, t, places[p]] = UNJUDGED
+                            status[a, t, places[p]] = IGNORED
 
 
 # ------------------------------------------------------------------ accumulation

@@ -23,7 +23,7 @@ Wholes = NDArray[np.int64]
 def find_mask_pairs(
     truth: Truth, found: Found, layout: Layout, lowest: float
 ) -> tuple[NDArray[np.int64], Ints, Floats]:
-    """What `kernels.box_pairs` returns, for masks.
+    """What `loops.box_pairs` returns, for masks.
 
     Raises:
         ValueError: the run lengths of a mask are damaged.
@@ -87,7 +87,7 @@ def _mask_pairs(
     objects: Ints,
     ious: Floats,
 ) -> int:
-    """`fill` of `kernels.collect_pairs`; stops at a damaged mask and tells it, or the damaged object, in `damaged`."""
+    """`fill` of `loops.collect_pairs`; stops at a damaged mask and writes its row, or the object's, to `damaged`."""
     zero = np.int64(0)  # a plain 0 is a type of its own to the compiler, for which it would compile all again
     for label in range(len(label_start) - 1):
         first = object_start[label]
@@ -182,7 +182,7 @@ def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes
         start, stop = borders[i], borders[i + 1]
         if stop == start:
             continue
-        # Divisions are the dear part; only the first and the last run tell columns.
+        # Divisions take the most time; only the first and the last run need columns.
         column = start // height
         if area == 0:
             left = column
