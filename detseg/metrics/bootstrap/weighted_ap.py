@@ -66,28 +66,17 @@ def events_of(matches: Matches) -> Events:
 
 def weighted_aps(events: Events, weights: NDArray[np.int32]) -> NDArray[np.float64]:
     """As `average_precisions`, of contiguous weights that are known to be right."""
-    return np.asarray(_accumulate(weights, RECALL_LEVELS, *events))
+    return np.asarray(_accumulate(weights, RECALL_LEVELS, events))
 
 
 @compiled
-def _accumulate(
-    weights: NDArray[np.int32],
-    levels: NDArray[np.float64],
-    images: NDArray[np.int32],
-    label_start: NDArray[np.int64],
-    needed: NDArray[np.int64],
-    places: NDArray[np.int32],
-    event_images: NDArray[np.int32],
-    hits: NDArray[np.bool_],
-    start: NDArray[np.int64],
-    object_images: NDArray[np.int32],
-    object_labels: NDArray[np.int32],
-) -> NDArray[np.float64]:
-    """AP (R, T, K) of weights (R, N), see `Events`.
+def _accumulate(weights: NDArray[np.int32], levels: NDArray[np.float64], events: Events) -> NDArray[np.float64]:
+    """AP (R, T, K) of weights (R, N).
 
     Per class one running sum over the weights of its detections serves all thresholds; then only the events of
     each are visited.
     """
+    images, label_start, needed, places, event_images, hits, start, object_images, object_labels = events
     thresholds, classes = start.shape[0], start.shape[1] - 1
     aps = np.full((weights.shape[0], thresholds, classes), np.nan)
     longest = 0

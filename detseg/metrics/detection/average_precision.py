@@ -156,14 +156,13 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
     """`evaluate_detections` of input that is read and checked already; options as for `match`."""
     matches = match(truth, found, iou_type, **options)
     counts = matches.object_counts()
-    precision, reached, recall = kernels.accumulate(
-        matches.status,
-        matches.label_start,
-        matches.rank,
-        counts,
-        RECALL_LEVELS,
-        np.array(matches.max_detections, dtype=np.int64),
-    )
+    limits = np.array(matches.max_detections, dtype=np.int64)
+    size = (*matches.status.shape[:2], matches.classes)
+    precision, recall = (np.full((*size, n), np.nan) for n in (len(RECALL_LEVELS), len(limits)))
+    reached = np.full(precision.shape, -1, np.int64)
+    most = int(counts.max(initial=0))
+    given = (matches.status, matches.label_start, matches.rank, counts, RECALL_LEVELS, limits)
+    kernels.accumulate(*given, np.empty(most), np.empty(most, np.int64), precision, reached, recall)
     table = _class_figures(matches.iou_thresholds, precision, recall)
     with_objects = counts > 0  # (A, K)
     curves = precision[0][:, with_objects[0]]

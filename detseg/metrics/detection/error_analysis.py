@@ -49,7 +49,6 @@ CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
 # A detection without an error has found an object. One that is ignored lies in a crowd region, or beyond the
 # greatest number of detections.
 CORRECT, IGNORED = -1, -2
-_WRONG = BACKGROUND  # until it is looked at more closely
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,8 @@ def errors_of(
     """The same from overlaps that were found with `at_least` up to `background`, of so many detections in all."""
     o = overlaps
     least = min(foreground, 1 - 1e-10)  # as pycocotools has it
-    kind, finder = _assign(o.labels, o.start, o.objects, o.ious, o.object_labels, o.iscrowd, least)
-    target = np.full(len(kind), -1, np.int64)
-    _explain(kind, target, o.labels, o.start, o.objects, o.ious, o.object_labels, o.iscrowd, least, background)
+    pairs = (o.labels, o.start, o.objects, o.ious, o.object_labels, o.iscrowd)
+    kind, target, finder = _find_errors(pairs, least, background)
 
     real = ~o.iscrowd
     unfound = real & (finder < 0)
@@ -147,69 +145,38 @@ def errors_of(
 
 
 @compiled
-def _assign(
-    labels: NDArray[Any],
-    start: NDArray[Any],
-    objects: NDArray[Any],
-    ious: NDArray[Any],
-    object_labels: NDArray[Any],
-    crowd: NDArray[Any],
-    least: float,
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """COCO's matching: CORRECT, IGNORED or _WRONG of each detection; the detection that found each object or -1.
+def _find_errors(pairs: Any, least: float, background: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The kind of each detection's error, or CORRECT or IGNORED; the object it was meant for; each object's finder.
 
-    A detection takes the object of its class with the highest IoU among those that no better scored one has
-    taken; of equal ones the later. One that finds none but lies in a crowd region of its class is ignored.
+    COCO's matching: a detection takes the object of its class with the highest IoU among those that no better scored
+    one has taken; of equal ones the later. One that finds none but lies in a crowd region of its class is ignored.
     """
-    kind = np.full(len(labels), _WRONG, np.int8)
+    labels, start, objects, ious, object_labels, crowd = pairs
+    kind = np.full(len(labels), BACKGROUND, np.int8)
+    target = np.full(len(labels), -1, np.int64)
     finder = np.full(len(object_labels), -1, np.int64)
     for d in range(len(labels)):
         best, highest, in_crowd = -1, least, False
+        own, other = -1, -1
+        own_iou, other_iou = 0.0, 0.0
         for pair in range(start[d], start[d + 1]):
-            m = objects[pair]
-            if object_labels[m] != labels[d] or ious[pair] < least:
-                continue
-            if crowd[m]:
-                in_crowd = True
-            elif finder[m] < 0 and ious[pair] >= highest:
-                best, highest = m, ious[pair]
+            m, iou = objects[pair], ious[pair]
+            if object_labels[m] != labels[d]:
+                if iou > other_iou and not crowd[m]:
+                    other, other_iou = m, iou
+            elif crowd[m]:
+                in_crowd = in_crowd or iou >= least
+            else:
+                if iou >= highest and finder[m] < 0:
+                    best, highest = m, iou
+                if iou > own_iou:
+                    own, own_iou = m, iou
         if best >= 0:
             kind[d] = CORRECT
             finder[best] = d
         elif in_crowd:
             kind[d] = IGNORED
-    return kind, finder
-
-
-@compiled
-def _explain(
-    kind: NDArray[Any],
-    target: NDArray[Any],
-    labels: NDArray[Any],
-    start: NDArray[Any],
-    objects: NDArray[Any],
-    ious: NDArray[Any],
-    object_labels: NDArray[Any],
-    crowd: NDArray[Any],
-    least: float,
-    background: float,
-) -> None:
-    """Give every wrong detection the kind of its error and, where there is one, the object it was meant for."""
-    for d in range(len(labels)):
-        if kind[d] != _WRONG:
-            continue
-        own, other = -1, -1
-        own_iou, other_iou = 0.0, 0.0
-        for pair in range(start[d], start[d + 1]):
-            m = objects[pair]
-            if crowd[m]:
-                continue
-            if object_labels[m] == labels[d]:
-                if ious[pair] > own_iou:
-                    own, own_iou = m, ious[pair]
-            elif ious[pair] > other_iou:
-                other, other_iou = m, ious[pair]
-        if background <= own_iou < least:
+        elif background <= own_iou < least:
             kind[d] = LOCALISATION
             target[d] = own
         elif other_iou >= least:
@@ -219,6 +186,7 @@ def _explain(
             kind[d] = DUPLICATE
         elif other_iou >= background:
             kind[d] = BOTH
+    return kind, target, finder
 
 
 class _Scene:

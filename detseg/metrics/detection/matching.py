@@ -100,7 +100,9 @@ def match(
         *find_pairs(truth, found, iou_type, layout, min(float(thresholds[0]), 1 - 1e-10)),
         truth.iscrowd[layout.objects],
         np.ascontiguousarray(counted[:, layout.objects]),
-        thresholds,
+        np.minimum(thresholds, 1 - 1e-10),  # as pycocotools has it
+        np.zeros(len(layout.objects), np.int32),
+        np.empty(len(images), np.int64),
         status,
     )
     return Matches(
