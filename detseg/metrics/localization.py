@@ -122,11 +122,11 @@ class LocalizationEvaluator(Evaluator):
         ids = whole_numbers(as_numpy(image_ids), "image_ids")
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} image ids")
-        found = prediction_columns(predictions, ids, len(self.names), "bbox")
+        found = prediction_columns(predictions, ids, len(self.names), masks=False)
         wrong = np.flatnonzero(found["counts"] != 1)
         if len(wrong):
             raise ValueError(f"image {ids[wrong[0]]}: give one box an image, got {found['counts'][wrong[0]]}")
-        real = target_columns(targets, ids, len(self.names), "bbox")
+        real = target_columns(targets, ids, len(self.names), masks=False)
         owners = np.repeat(np.arange(len(ids)), real["counts"])
         area = (real["boxes"][:, 2:] - real["boxes"][:, :2]).prod(axis=1)
         # Written from small to large, the largest of each image stays.
