@@ -1,6 +1,7 @@
 """Small things about arrays that metrics of all tasks need."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,3 +31,11 @@ def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     there = ~np.isnan(values)
     count = there.sum(axis=1)
     return np.where(count, np.where(there, values, 0).sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def most_confused(confusion: NDArray[np.int64], names: Sequence[str], most: int) -> list[tuple[str, str, int]]:
+    """(true class, other class, count) of the largest counts of a confusion matrix (K, K) beside its diagonal."""
+    between = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
+    order = np.argsort(-between, axis=None, kind="stable")[:most]
+    rows, columns = (indices.tolist() for indices in np.unravel_index(order, between.shape))
+    return [(names[i], names[j], int(between[i, j])) for i, j in zip(rows, columns, strict=True) if between[i, j]]

@@ -1,4 +1,4 @@
-"""Whether a classifier is as often right as it says (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
+"""Calibration: is a classifier right as often as its confidence promises (Guo et al. 2017, arXiv:1706.04599)?"""
 
 from dataclasses import dataclass
 

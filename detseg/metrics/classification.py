@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import as_numpy, none_for_nan
+from detseg.metrics.arrays import as_numpy, most_confused, none_for_nan
 from detseg.metrics.bootstrap.classification import bootstrap_classification
 from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.calibration import Calibration, calibrate
@@ -38,7 +38,7 @@ class ClassFigures:
 
     name: str
     count: int  # images of it
-    predicted: int  # images that were taken for it
+    predicted: int  # images predicted as it
     precision: float  # share of the latter that are of it
     recall: float  # share of the former that were found: the accuracy on this class
     f1: float  # harmonic mean of the two
@@ -46,7 +46,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationMetrics:
-    """What `ClassificationEvaluator` found.
+    """Metrics of a set of images.
 
     Attributes:
         top1: accuracy: the share of images whose class has the highest score.
@@ -56,8 +56,8 @@ class ClassificationMetrics:
         log_loss: mean of -log of the probability of the right class.
         calibration: and its error, see there.
         per_class: (K,).
-        confusion: (K, K) images of class i (row) that were taken for class j (column).
-        intervals: of top1, top5 and mean_class_accuracy, by drawing the images again; empty if not asked for.
+        confusion: (K, K) images of class i (row) that were predicted as class j (column).
+        intervals: of top1, top5 and mean_class_accuracy, by bootstrap over images; empty if not asked for.
         level: of the intervals.
         images: number of images.
     """
@@ -93,12 +93,8 @@ class ClassificationMetrics:
         return figures_of(self, FIGURES)
 
     def most_confused(self, most: int = 10) -> list[tuple[str, str, int]]:
-        """(true class, class it was taken for, count) of the commonest mix-ups, the commonest first."""
-        between = self.confusion * (1 - np.eye(len(self.confusion), dtype=np.int64))
-        order = np.argsort(-between, axis=None, kind="stable")[:most]
-        rows, columns = np.unravel_index(order, between.shape)
-        pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-        return [(self.names[i], self.names[j], int(between[i, j])) for i, j in pairs if between[i, j]]
+        """(true class, predicted class, count) of the most frequent confusions, the most frequent first."""
+        return most_confused(self.confusion, self.names, most)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python for `json.dump`, NaN as None."""

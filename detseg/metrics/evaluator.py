@@ -112,8 +112,10 @@ class Evaluator(ABC):
         for name, values in state.items():
             counts = self._counted_by.get(name)
             rows = kept if counts is None else np.repeat(kept, state[counts])
-            chosen = [value for value, keep in zip(values, rows, strict=True) if keep] if type(values) is list else None
-            result[name] = values[rows] if chosen is None else chosen
+            if isinstance(values, list):
+                result[name] = [value for value, keep in zip(values, rows, strict=True) if keep]
+            else:
+                result[name] = values[rows]
         return result
 
 

@@ -50,7 +50,7 @@ class LocalizationClass:
 
 @dataclass(frozen=True, eq=False)
 class LocalizationMetrics:
-    """What `evaluate_localization` found.
+    """Metrics of a set of images with one object each.
 
     Attributes:
         mean_iou: mean IoU of the predicted with the true box, whatever the class.
@@ -60,7 +60,7 @@ class LocalizationMetrics:
         per_class: (K,).
         ious: (N,) of each image.
         right: (N,) bool, whether its class is right.
-        intervals: of mean_iou and accuracy, by drawing the images again.
+        intervals: of mean_iou and accuracy, by bootstrap over images.
         images: N.
         without: how many images without an object were evaluated.
         objectness: area under the ROC curve of the scores: how often an image with an object scores higher than one
@@ -139,11 +139,11 @@ class LocalizationEvaluator(Evaluator):
         ids = whole_numbers(as_numpy(image_ids), "image_ids")
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} image ids")
-        found = prediction_columns(predictions, ids, len(self.names), "bbox")
+        found = prediction_columns(predictions, ids, len(self.names), masks=False)
         wrong = np.flatnonzero(found["counts"] != 1)
         if len(wrong):
             raise ValueError(f"image {ids[wrong[0]]}: give one box an image, got {found['counts'][wrong[0]]}")
-        real = target_columns(targets, ids, len(self.names), "bbox")
+        real = target_columns(targets, ids, len(self.names), masks=False)
         owners = np.repeat(np.arange(len(ids)), real["counts"])
         area = (real["boxes"][:, 2:] - real["boxes"][:, :2]).prod(axis=1)
         # Written from small to large, the largest of each image stays.

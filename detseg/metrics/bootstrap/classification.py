@@ -41,12 +41,10 @@ def bootstrap_classification(
         labels: (N,) in 0..K-1.
         ranks: (N,) place of the right class among the scores, from 0.
         classes: K.
-        resamples: how often to draw the images again.
-        level: how much of the spread lies within the limits.
-        seed: of the draws.
+        resamples, level, seed: as in `bootstrap_detection`.
 
     Raises:
-        ValueError: `resamples` is less than 1, or `level` is not between 0 and 1.
+        ValueError: as `bootstrap_detection`.
     """
     check_options(resamples, level)
     outcome = np.digitize(ranks, (1, 5))  # 0: first, 1: among the first five, 2: later

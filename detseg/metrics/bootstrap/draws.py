@@ -47,8 +47,7 @@ class Intervals(Generic[PerClass]):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python, NaN as None."""
-        content: dict[str, Any] = none_for_nan(asdict(self))
-        return content
+        return none_for_nan(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python, NaN as None."""
-        content: dict[str, Any] = none_for_nan(asdict(self))
-        return content
+        return none_for_nan(asdict(self))
 
 
 class Sample(NamedTuple):

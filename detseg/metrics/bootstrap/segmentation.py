@@ -40,12 +40,10 @@ def bootstrap_segmentation(
 
     Args:
         metrics: of N images; the order in which they came does not matter.
-        resamples: how often to draw the images again.
-        level: how much of the spread lies within the limits.
-        seed: of the draws. The same one gives the same limits.
+        resamples, level, seed: as in `bootstrap_detection`.
 
     Raises:
-        ValueError: `resamples` is less than 1, or `level` is not between 0 and 1.
+        ValueError: as `bootstrap_detection`.
     """
     check_options(resamples, level)
     (samples,) = _sample([metrics], resamples, seed)

@@ -18,7 +18,7 @@ class Events(NamedTuple):
     needed: NDArray[np.int64]  # (K,) detections of the class up to its last event
     places: NDArray[np.int32]  # (E,) among the detections of the class; by threshold, class, falling score
     event_images: NDArray[np.int32]  # (E,)
-    hits: NDArray[np.bool_]  # (E,) whether it is a hit, or not judged
+    hits: NDArray[np.bool_]  # (E,) whether it is a hit, or ignored
     start: NDArray[np.int64]  # (T, K + 1) the events of each threshold and class
     object_images: NDArray[np.int32]  # (C,) of the objects that count
     object_labels: NDArray[np.int32]  # (C,)
@@ -66,28 +66,17 @@ def events_of(matches: Matches) -> Events:
 
 def weighted_aps(events: Events, weights: NDArray[np.int32]) -> NDArray[np.float64]:
     """As `average_precisions`, of contiguous weights that are known to be right."""
-    return np.asarray(_accumulate(weights, RECALL_LEVELS, *events))
+    return np.asarray(_accumulate(weights, RECALL_LEVELS, events))
 
 
 @compiled
-def _accumulate(
-    weights: NDArray[np.int32],
-    levels: NDArray[np.float64],
-    images: NDArray[np.int32],
-    label_start: NDArray[np.int64],
-    needed: NDArray[np.int64],
-    places: NDArray[np.int32],
-    event_images: NDArray[np.int32],
-    hits: NDArray[np.bool_],
-    start: NDArray[np.int64],
-    object_images: NDArray[np.int32],
-    object_labels: NDArray[np.int32],
-) -> NDArray[np.float64]:
-    """AP (R, T, K) of weights (R, N), see `Events`.
+def _accumulate(weights: NDArray[np.int32], levels: NDArray[np.float64], events: Events) -> NDArray[np.float64]:
+    """AP (R, T, K) of weights (R, N).
 
     Per class one running sum over the weights of its detections serves all thresholds; then only the events of
     each are visited.
     """
+    images, label_start, needed, places, event_images, hits, start, object_images, object_labels = events
     thresholds, classes = start.shape[0], start.shape[1] - 1
     aps = np.full((weights.shape[0], thresholds, classes), np.nan)
     longest = 0
@@ -111,16 +100,16 @@ def _accumulate(
                 total += weight[images[first + place]]
                 seen[place] = total
             for t in range(thresholds):
-                count, found, excused = 0, 0, 0
+                count, found, ignored = 0, 0, 0
                 for event in range(start[t, k], start[t, k + 1]):
                     here = weight[event_images[event]]
                     if hits[event]:
                         found += here
                         reached[count] = found
-                        precision[count] = found / (seen[places[event]] - excused)
+                        precision[count] = found / (seen[places[event]] - ignored)
                         count += here > 0  # else it is written over; to jump would take longer
                     else:
-                        excused += here
+                        ignored += here
                 aps[r, t, k] = _area(reached, precision, count, least)
     return aps
 

@@ -1,4 +1,4 @@
-"""Everything that can be said of detections in one go: how good, how sure, what is wrong, and where to cut."""
+"""Metrics, intervals, error analysis, best thresholds and the confusion matrix of detections in one go."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _IOU, _BACKGROUND = 0.5, 0.1
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What `analyse` found."""
+    """The results of `analyse`."""
 
     metrics: DetectionMetrics
     intervals: Intervals | None

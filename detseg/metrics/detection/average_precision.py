@@ -1,7 +1,7 @@
-"""How good are these detections? COCO average precision: the 12 figures, per class, and the curves.
+"""COCO average precision: the 12 figures, those of each class, and the precision-recall curves.
 
-The figures are pycocotools' own. One thing is mended: pycocotools takes an annotation with the id 0 for "not
-matched", so that even perfect detections of it count as false; here the ids play no part.
+The figures are pycocotools' own but for one fault: pycocotools takes an annotation with the id 0 for "not matched",
+so that even perfect detections of it count as false; here the ids play no part.
 """
 
 import math
@@ -17,19 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
-from detseg.metrics.detection.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
+from detseg.metrics.detection.matching import AREAS, MAX_DETECTIONS, Matches, match
 from detseg.metrics.figure import Figure, figures_of
-
-__all__ = [
-    "FIGURES",
-    "RECALL_LEVELS",
-    "ClassMetrics",
-    "DetectionMetrics",
-    "Detections",
-    "PrecisionRecall",
-    "evaluate_detections",
-    "measure",
-]
 
 
 def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
@@ -91,12 +80,11 @@ class PrecisionRecall:
 
 @dataclass(frozen=True, eq=False)
 class DetectionMetrics:
-    """What `evaluate_detections` found.
+    """Metrics of a set of detections.
 
-    `stats` holds the 12 figures in COCO's order, -1 where there are no objects to judge by, exactly as
-    pycocotools prints them; the properties and `figures()` say NaN there instead. With other
-    `max_detections` there are as many AR figures as numbers were given; AP50 and AP75 are NaN when their IoU
-    is not among the thresholds.
+    `stats` holds the 12 figures in COCO's order, -1 where there are no objects, exactly as pycocotools prints them;
+    the properties and `figures()` have NaN there instead. With other `max_detections` there are as many AR figures as
+    numbers were given; AP50 and AP75 are NaN when their IoU is not among the thresholds.
     """
 
     iou_type: IoUType
@@ -135,13 +123,16 @@ class DetectionMetrics:
         return coco_figures(self.matches.max_detections) + [f for f in FIGURES if f.name not in _COCO]
 
     def figures(self) -> dict[str, float]:
-        """COCO's 12 figures and any added ones by name; NaN where there is nothing to judge by."""
+        """COCO's 12 figures and any added ones by name; NaN where there are no objects."""
         return figures_of(self, self.shown())
 
     def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
         """Everything as plain Python for `json.dump`, NaN as None; `curves` adds those of every class."""
         curve = self.precision_recall
-        content: dict[str, Any] = {
+        parts = {"recall": curve.recall, "mean": curve.mean}
+        if curves:
+            parts |= {"precision": curve.precision, "scores": curve.scores}
+        content = {
             "iou_type": self.iou_type,
             "images": self.images,
             "objects": self.objects,
@@ -150,15 +141,9 @@ class DetectionMetrics:
             "figures": self.figures(),
             "per_class": [asdict(row) for row in self.per_class],
             "iou_thresholds": self.iou_thresholds.tolist(),
-            "precision_recall": {"recall": curve.recall.tolist(), "mean": curve.mean.tolist()},
+            "precision_recall": {name: values.tolist() for name, values in parts.items()},
         }
-        if curves:
-            content["precision_recall"] |= {
-                "precision": curve.precision.tolist(),
-                "scores": curve.scores.tolist(),
-            }
-        without_nan: dict[str, Any] = none_for_nan(content)
-        return without_nan
+        return none_for_nan(content)
 
 
 def evaluate_detections(
@@ -178,9 +163,9 @@ def evaluate_detections(
             all is fine and gives zeros.
         iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
         iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
-        max_detections: AR is told for each of these numbers of detections an image and class, the largest
+        max_detections: AR is given for each of these numbers of detections an image and class, the largest
             holds for everything else.
-        class_agnostic: leave the classes out: how well are objects found, whatever they are taken for?
+        class_agnostic: leave the classes out: how well are objects found, of whatever class?
 
     Raises:
         ValueError: a file cannot be read, lacks something, holds NaN, or the detections belong to images or
@@ -190,50 +175,29 @@ def evaluate_detections(
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
     truth = read_truth(ground_truth, iou_type)
-    return measure(
-        truth,
-        read_found(detections, truth, iou_type),
-        iou_type,
-        iou_thresholds=iou_thresholds,
-        max_detections=max_detections,
-        class_agnostic=class_agnostic,
-    )
+    found = read_found(detections, truth, iou_type)
+    options = {"max_detections": max_detections, "class_agnostic": class_agnostic}
+    return measure(truth, found, iou_type, iou_thresholds=iou_thresholds, **options)
 
 
-def measure(
-    truth: Truth,
-    found: Found,
-    iou_type: IoUType,
-    *,
-    iou_thresholds: ArrayLike | None = None,
-    max_detections: Sequence[int] = MAX_DETECTIONS,
-    class_agnostic: bool = False,
-) -> DetectionMetrics:
-    """`evaluate_detections` of input that is read and checked already."""
-    matches = match(
-        truth,
-        found,
-        iou_type,
-        iou_thresholds=IOU_THRESHOLDS if iou_thresholds is None else iou_thresholds,
-        max_detections=max_detections,
-        class_agnostic=class_agnostic,
-    )
+def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> DetectionMetrics:
+    """`evaluate_detections` of input that is read and checked already; options as for `match`."""
+    matches = match(truth, found, iou_type, **options)
     counts = matches.object_counts()
-    precision, reached, recall = kernels.accumulate(
-        matches.status,
-        matches.label_start,
-        matches.rank,
-        counts,
-        RECALL_LEVELS,
-        np.array(matches.max_detections, dtype=np.int64),
-    )
+    limits = np.array(matches.max_detections, dtype=np.int64)
+    size = (*matches.status.shape[:2], matches.classes)
+    precision, recall = (np.full((*size, n), np.nan) for n in (len(RECALL_LEVELS), len(limits)))
+    reached = np.full(precision.shape, -1, np.int64)
+    most = int(counts.max(initial=0))
+    given = (matches.status, matches.label_start, matches.rank, counts, RECALL_LEVELS, limits)
+    kernels.accumulate(*given, np.empty(most), np.empty(most, np.int64), precision, reached, recall)
     table = _class_figures(matches.iou_thresholds, precision, recall)
     with_objects = counts > 0  # (A, K)
     curves = precision[0][:, with_objects[0]]
     return DetectionMetrics(
         iou_type=iou_type,
         stats=tuple(_means(table, with_objects, len(matches.max_detections))),
-        per_class=_per_class(truth, matches, table, class_agnostic),
+        per_class=_per_class(truth, matches, table),
         precision_recall=PrecisionRecall(
             recall=RECALL_LEVELS.copy(),
             precision=precision[0],
@@ -251,7 +215,7 @@ def measure(
 def _class_figures(
     thresholds: NDArray[np.float64], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(F, K) the figures of every class in COCO's order; NaN where there is nothing to judge by.
+    """(F, K) the figures of every class in COCO's order; NaN where there are no objects.
 
     Args:
         thresholds: (T,)
@@ -280,11 +244,8 @@ def _scores(matches: Matches, reached: NDArray[np.int64], with_objects: NDArray[
     return scores
 
 
-def _per_class(
-    truth: Truth, matches: Matches, table: NDArray[np.float64], class_agnostic: bool
-) -> tuple[ClassMetrics, ...]:
-    names = ("all classes",) if class_agnostic else truth.names
-    ids = [-1] if class_agnostic else truth.category_ids.tolist()
+def _per_class(truth: Truth, matches: Matches, table: NDArray[np.float64]) -> tuple[ClassMetrics, ...]:
+    names, ids = (("all classes",), [-1]) if matches.class_agnostic else (truth.names, truth.category_ids.tolist())
     figure = figure_names(matches.max_detections)
     real = ~truth.iscrowd
     labels, images = matches.object_labels[real], matches.object_images[real]
@@ -292,18 +253,9 @@ def _per_class(
     pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
     counts = np.bincount(pairs // matches.num_images, minlength=len(names))
     rows = []
-    for k, (name, category) in enumerate(zip(names, ids, strict=True)):
-        figures = dict(zip(figure, table[:, k].tolist(), strict=True))
-        rows.append(
-            ClassMetrics(
-                name=name,
-                category_id=category,
-                ap=figures["AP"],
-                ap50=figures["AP50"],
-                ar=figures[f"AR{matches.max_detections[-1]}"],
-                objects=int(objects[k]),
-                images=int(counts[k]),
-                figures=figures,
-            )
-        )
+    for k, values in enumerate(table.T.tolist()):
+        figures = dict(zip(figure, values, strict=True))
+        ar = figures[f"AR{matches.max_detections[-1]}"]
+        totals = int(objects[k]), int(counts[k])
+        rows.append(ClassMetrics(names[k], ids[k], figures["AP"], figures["AP50"], ar, *totals, figures))
     return tuple(rows)

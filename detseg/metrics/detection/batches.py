@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.metrics.arrays import as_numpy
-from detseg.metrics.detection.inputs import IoUType
 from detseg.metrics.detection.records import check_boxes, check_known, read_numbers, to_xywh
 from detseg.metrics.detection.run_lengths import encode_masks, mask_areas
 
@@ -16,7 +15,7 @@ Columns = dict[str, Any]  # arrays by name; `masks` is a list
 Place = Callable[[int], str]  # what a message calls image i
 
 
-def prediction_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, iou_type: IoUType) -> Columns:
+def prediction_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, *, masks: bool) -> Columns:
     """counts (n,) of n images, and of all D detections boxes (D, 4) xyxy, labels, scores and maybe masks.
 
     Raises:
@@ -24,17 +23,17 @@ def prediction_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, i
             the image.
     """
     batch = _Batch(rows, image_ids, "prediction")
-    columns = _boxes_and_labels(batch, classes, iou_type)
+    columns = _boxes_and_labels(batch, classes, masks)
     columns["scores"] = read_numbers(batch.flat("scores"), batch.label, "score")
     return columns
 
 
-def target_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, iou_type: IoUType) -> Columns:
+def target_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, *, masks: bool) -> Columns:
     """Like `prediction_columns` for objects; with iscrowd and areas in place of scores."""
     batch = _Batch(rows, image_ids, "target")
-    columns = _boxes_and_labels(batch, classes, iou_type)
+    columns = _boxes_and_labels(batch, classes, masks)
     boxes = to_xywh(columns["boxes"])
-    areas = boxes[:, 2] * boxes[:, 3] if iou_type == "bbox" else mask_areas(columns["masks"])
+    areas = boxes[:, 2] * boxes[:, 3] if not masks else mask_areas(columns["masks"])
     own = np.split(areas, np.cumsum(batch.counts)[:-1]) if len(rows) else []
     batch.rows = [
         {"area": area, "iscrowd": np.zeros(len(area), bool), **row} for row, area in zip(rows, own, strict=True)
@@ -90,7 +89,7 @@ class _Batch:
         return np.concatenate([as_numpy(value) for value in values])
 
 
-def _boxes_and_labels(batch: _Batch, classes: int, iou_type: IoUType) -> Columns:
+def _boxes_and_labels(batch: _Batch, classes: int, masks: bool) -> Columns:
     columns: Columns = {"counts": batch.counts, "boxes": batch.flat("boxes", 4).astype(np.float64)}
     check_boxes(to_xywh(columns["boxes"]), batch.label)
     labels = batch.flat("labels")
@@ -98,7 +97,8 @@ def _boxes_and_labels(batch: _Batch, classes: int, iou_type: IoUType) -> Columns
         raise ValueError(f"{batch.label(0)}: labels must be whole numbers, got {labels.dtype}")
     columns["labels"] = labels.astype(np.int64)
     check_known(columns["labels"], np.arange(classes), batch.label, "label", f"it is outside 0..{classes - 1}")
-    if iou_type == "segm":
-        masks = [encode_masks(batch.entry(i, "masks"), int(n), batch.place(i)) for i, n in enumerate(batch.counts)]
-        columns["masks"] = [mask for of_image in masks for mask in of_image]
+    if masks:
+        images = [i for i, count in enumerate(batch.counts) if count or "masks" in batch.rows[i]]
+        rles = [encode_masks(batch.entry(i, "masks"), int(batch.counts[i]), batch.place(i)) for i in images]
+        columns["masks"] = [rle for of_image in rles for rle in of_image]
     return columns

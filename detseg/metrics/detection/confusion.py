@@ -1,4 +1,4 @@
-"""Which class is taken for which, and from which score on a detection is best believed."""
+"""The confusion matrix of detections, and the score thresholds with the best F1."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import none_for_nan
+from detseg.metrics.arrays import most_confused, none_for_nan
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.loops import compiled
+from detseg.metrics.detection.loops import IGNORED, compiled
 from detseg.metrics.detection.matching import Matches
 from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
 
@@ -28,14 +28,7 @@ class Confusion:
 
     def most_frequent(self, most: int = 10) -> list[tuple[str, str, int]]:
         """(true class, detected class, count) of the commonest mix-ups of two classes, the commonest first."""
-        between = self.counts[:-1, :-1] * (1 - np.eye(len(self.names), dtype=np.int64))
-        order = np.argsort(-between, axis=None, kind="stable")[:most]
-        rows, columns = np.unravel_index(order, between.shape)
-        return [
-            (self.names[i], self.names[j], int(between[i, j]))
-            for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
-            if between[i, j]
-        ]
+        return most_confused(self.counts[:-1, :-1], self.names, most)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python; rows are the true classes, columns the detected ones."""
@@ -49,7 +42,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class BestThreshold:
-    """The score with the best F1: believe detections from this score on."""
+    """The score with the best F1: keep detections from this score on."""
 
     score: float  # NaN where nothing is found at all
     precision: float
@@ -67,8 +60,7 @@ class BestThresholds:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python, NaN as None."""
-        content: dict[str, Any] = none_for_nan(asdict(self))
-        return content
+        return none_for_nan(asdict(self))
 
 
 def confusion_matrix(
@@ -114,10 +106,10 @@ def confusion_of(
     pairs = pairs[np.argsort(-o.ious[pairs], kind="stable")]
     partner = _match_greedily(detection[pairs], o.objects[pairs], len(o.scores), len(o.iscrowd))
 
-    excused = np.zeros(len(o.scores), dtype=bool)
-    excused[detection[near & crowd & (o.object_labels[o.objects] == o.labels[detection])]] = True
+    in_crowd = np.zeros(len(o.scores), dtype=bool)
+    in_crowd[detection[near & crowd & (o.object_labels[o.objects] == o.labels[detection])]] = True
     matched = partner >= 0
-    lone = counted & ~matched & ~excused
+    lone = counted & ~matched & ~in_crowd
     unfound = ~o.iscrowd
     unfound[partner[matched]] = False
     counts = np.zeros((classes + 1, classes + 1), np.int64)
@@ -145,7 +137,7 @@ def _match_greedily(
 
 
 def best_thresholds(matches: Matches, iou_threshold: float = 0.5) -> BestThresholds:
-    """From which score on to believe the detections of each class: where F1 is best.
+    """The score threshold of each class with the best F1.
 
     Of several equally good scores the highest is given. Matching goes by falling score, so the detections above a
     score are matched as if those below had never been there.
@@ -172,8 +164,8 @@ def _best_threshold(scores: NDArray[np.float64], status: NDArray[np.int8], objec
     nan = float("nan")
     if objects == 0:
         return BestThreshold(nan, nan, nan, nan)
-    judged = status >= 0
-    scores, hits = scores[judged], np.cumsum(status[judged])
+    counted = status != IGNORED
+    scores, hits = scores[counted], np.cumsum(status[counted])
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], np.ones(min(1, len(scores)), dtype=bool)))
     if not len(last) or hits[-1] == 0:
         return BestThreshold(nan, nan, 0.0, 0.0)

@@ -1,11 +1,11 @@
-"""What kind of mistakes cost how much: error analysis in the sense of TIDE (Bolya et al. 2020, arXiv:2008.08115).
+"""Error analysis: the kinds of errors and what each costs, after TIDE (Bolya et al. 2020, arXiv:2008.08115).
 
 Each false detection and each object not found has one kind of error. Its cost is the gain in AP at IoU 0.5 when
-all errors of this kind, and no others, are put right. The gains do not add up to the whole distance to 1.
+all errors of this kind, and no others, are corrected. The gains do not add up to the whole distance to 1.
 
 With t_f = 0.5 and t_b = 0.1, and the first line that holds for a false detection deciding:
 
-| error | the detection | put right by |
+| error | the detection | corrected by |
 |---|---|---|
 | localisation | IoU with an object of its class in [t_b, t_f) | setting its box right |
 | classification | IoU with an object of another class from t_f on | setting its class right |
@@ -13,25 +13,25 @@ With t_f = 0.5 and t_b = 0.1, and the first line that holds for a false detectio
 | background | IoU below t_b with every object | leaving it out |
 | both | IoU in [t_b, t_f) with an object of another class | leaving it out |
 
-"missed" are objects not found that no localisation or classification error would find when put right; they are
+"missed" are objects not found that no localisation or classification error would find when corrected; they are
 taken from the count of objects. Setting a box or class right makes a detection find its object, if that has not
 been found and no better scored detection with this error has the same object; else the detection is left out.
-Crowd regions and the limit of detections
-are COCO's: a detection in a crowd region of its class is not judged.
+Crowd regions and the limit of
+detections are COCO's: a detection in a crowd region of its class is ignored.
 
 The authors' own program (tidecv 1.0.1) differs in these ways:
 - Detections with a localisation error and with a classification error compete for an object, though only one of the
-  errors is put right; the gains of these two are a little lower there.
-- A detection that a crowd region excuses is none of the false ones, yet it is counted as an error, and the object it
+  errors is corrected; the gains of these two are a little lower there.
+- A detection ignored for a crowd region is none of the false ones, yet it is counted as an error, and the object it
   would be meant for is then not missed.
 - Its levels of recall are k / 100, pycocotools' `numpy.linspace(0, 1, 101)`, of which ten are one rounding higher; so
   a recall of exactly 0.35 reaches the level there and not here.
 - A class without objects in which something is found counts as AP 0; here, as in COCO, it does not count. A class left
-  without objects and detections by putting an error right leaves its mean; here it counts as 1.
+  without objects and detections by correcting an error leaves its mean; here it counts as 1.
 - Its limit of detections is for an image, not for each class of an image, and gains below 0 are set to 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,15 +46,14 @@ from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
 # The kinds of a detection's error are their positions here; "missed" is of objects only.
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
-# A detection without an error has found an object. One that is not judged lies in a crowd region, or beyond the
+# A detection without an error has found an object. One that is ignored lies in a crowd region, or beyond the
 # greatest number of detections.
-CORRECT, NOT_JUDGED = -1, -2
-_WRONG = BACKGROUND  # until it is looked at more closely
+CORRECT, IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class ErrorCost:
-    """How often an error happens, and the AP that putting it right alone would add."""
+    """How often an error happens, and the AP that correcting it alone would add."""
 
     gain: float  # NaN where the ground truth has no objects
     count: int
@@ -70,20 +69,14 @@ class ErrorAnalysis:
     errors: dict[str, ErrorCost]  # by KINDS
     false_positives: ErrorCost  # every false detection left out
     false_negatives: ErrorCost  # every object not found taken from the count
-    kinds: NDArray[np.int8]  # (D,) of each detection in the order given: position in KINDS, CORRECT or NOT_JUDGED
+    kinds: NDArray[np.int8]  # (D,) of each detection in the order given: position in KINDS, CORRECT or IGNORED
     missed: NDArray[np.int64]  # positions of the missed objects among those of the ground truth
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python, NaN as None, without the two lists."""
         costs = self.errors | {"false_positives": self.false_positives, "false_negatives": self.false_negatives}
-        content = {
-            "ap": self.ap,
-            "foreground": self.foreground,
-            "background": self.background,
-            "errors": {name: {"gain": cost.gain, "count": cost.count} for name, cost in costs.items()},
-        }
-        without_nan: dict[str, Any] = none_for_nan(content)
-        return without_nan
+        content = {name: getattr(self, name) for name in ("ap", "foreground", "background")}
+        return none_for_nan(content | {"errors": {name: asdict(cost) for name, cost in costs.items()}})
 
 
 def analyse_errors(
@@ -101,7 +94,7 @@ def analyse_errors(
         ground_truth, detections, iou_type: as in `evaluate_detections`.
         foreground: t_f, the IoU from which on an object is found.
         background: t_b, the IoU below which a detection has nothing to do with an object.
-        max_detections: the best so many of each image and class are judged, as COCO does.
+        max_detections: the best so many of each image and class count, as COCO does.
 
     Raises:
         ValueError: as `evaluate_detections`; or not 0 < background < foreground <= 1.
@@ -122,9 +115,8 @@ def errors_of(
     """The same from overlaps that were found with `at_least` up to `background`, of so many detections in all."""
     o = overlaps
     least = min(foreground, 1 - 1e-10)  # as pycocotools has it
-    kind, finder = _assign(o.labels, o.start, o.objects, o.ious, o.object_labels, o.iscrowd, least)
-    target = np.full(len(kind), -1, np.int64)
-    _explain(kind, target, o.labels, o.start, o.objects, o.ious, o.object_labels, o.iscrowd, least, background)
+    pairs = (o.labels, o.start, o.objects, o.ious, o.object_labels, o.iscrowd)
+    kind, target, finder = _find_errors(pairs, least, background)
 
     real = ~o.iscrowd
     unfound = real & (finder < 0)
@@ -135,10 +127,10 @@ def errors_of(
     ap = scene.ap()
     gains = {name: scene.without(number) - ap for number, name in enumerate(KINDS[:MISSED])}
     for number in (CLASSIFICATION, LOCALISATION):
-        gains[KINDS[number]] = scene.mended(number, target, unfound) - ap
+        gains[KINDS[number]] = scene.corrected(number, target, unfound) - ap
     gains["missed"] = scene.fewer(missed) - ap
     counts = {name: int((kind == number).sum()) for number, name in enumerate(KINDS)} | {"missed": int(missed.sum())}
-    kinds = np.full(detections, NOT_JUDGED, np.int8)
+    kinds = np.full(detections, IGNORED, np.int8)
     kinds[o.source] = kind
     return ErrorAnalysis(
         ap=ap,
@@ -153,69 +145,38 @@ def errors_of(
 
 
 @compiled
-def _assign(
-    labels: NDArray[Any],
-    start: NDArray[Any],
-    objects: NDArray[Any],
-    ious: NDArray[Any],
-    object_labels: NDArray[Any],
-    crowd: NDArray[Any],
-    least: float,
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """COCO's matching: CORRECT, NOT_JUDGED or _WRONG of each detection; the detection that found each object or -1.
+def _find_errors(pairs: Any, least: float, background: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The kind of each detection's error, or CORRECT or IGNORED; the object it was meant for; each object's finder.
 
-    A detection takes the object of its class with the highest IoU among those that no better scored one has
-    taken; of equal ones the later. One that finds none but lies in a crowd region of its class is not judged.
+    COCO's matching: a detection takes the object of its class with the highest IoU among those that no better scored
+    one has taken; of equal ones the later. One that finds none but lies in a crowd region of its class is ignored.
     """
-    kind = np.full(len(labels), _WRONG, np.int8)
+    labels, start, objects, ious, object_labels, crowd = pairs
+    kind = np.full(len(labels), BACKGROUND, np.int8)
+    target = np.full(len(labels), -1, np.int64)
     finder = np.full(len(object_labels), -1, np.int64)
     for d in range(len(labels)):
         best, highest, in_crowd = -1, least, False
+        own, other = -1, -1
+        own_iou, other_iou = 0.0, 0.0
         for pair in range(start[d], start[d + 1]):
-            m = objects[pair]
-            if object_labels[m] != labels[d] or ious[pair] < least:
-                continue
-            if crowd[m]:
-                in_crowd = True
-            elif finder[m] < 0 and ious[pair] >= highest:
-                best, highest = m, ious[pair]
+            m, iou = objects[pair], ious[pair]
+            if object_labels[m] != labels[d]:
+                if iou > other_iou and not crowd[m]:
+                    other, other_iou = m, iou
+            elif crowd[m]:
+                in_crowd = in_crowd or iou >= least
+            else:
+                if iou >= highest and finder[m] < 0:
+                    best, highest = m, iou
+                if iou > own_iou:
+                    own, own_iou = m, iou
         if best >= 0:
             kind[d] = CORRECT
             finder[best] = d
         elif in_crowd:
-            kind[d] = NOT_JUDGED
-    return kind, finder
-
-
-@compiled
-def _explain(
-    kind: NDArray[Any],
-    target: NDArray[Any],
-    labels: NDArray[Any],
-    start: NDArray[Any],
-    objects: NDArray[Any],
-    ious: NDArray[Any],
-    object_labels: NDArray[Any],
-    crowd: NDArray[Any],
-    least: float,
-    background: float,
-) -> None:
-    """Give every wrong detection the kind of its error and, where there is one, the object it was meant for."""
-    for d in range(len(labels)):
-        if kind[d] != _WRONG:
-            continue
-        own, other = -1, -1
-        own_iou, other_iou = 0.0, 0.0
-        for pair in range(start[d], start[d + 1]):
-            m = objects[pair]
-            if crowd[m]:
-                continue
-            if object_labels[m] == labels[d]:
-                if ious[pair] > own_iou:
-                    own, own_iou = m, ious[pair]
-            elif ious[pair] > other_iou:
-                other, other_iou = m, ious[pair]
-        if background <= own_iou < least:
+            kind[d] = IGNORED
+        elif background <= own_iou < least:
             kind[d] = LOCALISATION
             target[d] = own
         elif other_iou >= least:
@@ -225,14 +186,15 @@ def _explain(
             kind[d] = DUPLICATE
         elif other_iou >= background:
             kind[d] = BOTH
+    return kind, target, finder
 
 
 class _Scene:
-    """The judged detections, best first, and what their AP would be if some of them were other than they are."""
+    """The detections that count, best first, and what their AP would be if some of them were other than they are."""
 
     def __init__(self, overlaps: Overlaps, kind: NDArray[np.int8], objects: NDArray[np.int64]) -> None:
         order = np.argsort(-overlaps.scores, kind="stable")
-        self._order = order[kind[order] != NOT_JUDGED]
+        self._order = order[kind[order] != IGNORED]
         self._labels = overlaps.labels[self._order]
         self._kind = kind[self._order]
         self._object_labels = overlaps.object_labels
@@ -246,7 +208,7 @@ class _Scene:
         kept = ~np.isin(self._kind, kinds)
         return self._mean(self._labels[kept], self._kind[kept] == CORRECT, self._objects)
 
-    def mended(self, kind: int, target: NDArray[np.int64], unfound: NDArray[np.bool_]) -> float:
+    def corrected(self, kind: int, target: NDArray[np.int64], unfound: NDArray[np.bool_]) -> float:
         """The AP when the detections with this error find their targets, the best of each unfound one."""
         mine = np.flatnonzero(self._kind == kind)
         aims = target[self._order[mine]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,19 +126,18 @@ class DetectionEvaluator(Evaluator):
 
     def _check(self, state: State) -> None:
         self._check_images(state["image_ids"], "the other state's image_ids")
+        remedy, known = f"it is outside 0..{len(self._names) - 1}", np.arange(len(self._names))
         for name in [name for name in ("labels", "object_labels") if name in state]:
-            remedy = f"it is outside 0..{len(self._names) - 1}"
-            place = f"the other state's {name}"
-            check_known(state[name], np.arange(len(self._names)), lambda i, p=place: f"{p}[{i}]", "label", remedy)  # type: ignore[misc]
+            check_known(state[name], known, partial("the other state's {}[{}]".format, name), "label", remedy)
 
     def _read(self, predictions: Sequence[Mapping[str, Any]], targets: Any, image_ids: NDArray[np.int64]) -> State:
         """The columns of these images alone."""
-        classes = len(self._names)
-        part = {"image_ids": image_ids} | prediction_columns(predictions, image_ids, classes, self.iou_type)
+        classes, masks = len(self._names), self.iou_type == "segm"
+        part = {"image_ids": image_ids} | prediction_columns(predictions, image_ids, classes, masks=masks)
         if self._truth is None:
             if targets is None:
                 raise ValueError("targets are None, but the ground truth is not known from the start: give both")
-            objects = target_columns(targets, image_ids, classes, self.iou_type)
+            objects = target_columns(targets, image_ids, classes, masks=masks)
             part |= {f"object_{name}": values for name, values in objects.items()}
         return part
 

@@ -23,6 +23,7 @@ from detseg.data.formats.coco_json import (
     read_bytes,
 )
 from detseg.metrics.arrays import as_numpy
+from detseg.metrics.detection.batches import prediction_columns
 from detseg.metrics.detection.records import (
     Label,
     Rle,
@@ -36,7 +37,7 @@ from detseg.metrics.detection.records import (
     to_xywh,
     whole_numbers,
 )
-from detseg.metrics.detection.run_lengths import encode_masks, mask_areas
+from detseg.metrics.detection.run_lengths import mask_areas
 
 IoUType = Literal["bbox", "segm"]
 
@@ -89,26 +90,19 @@ class Detections:
             category_ids: (K,) the dataset's own id of each label.
 
         Raises:
-            ValueError: not as many predictions as image ids, a label outside 0..K-1, or masks that are missing or
-                of another number or form; the message names the image.
+            ValueError: not as many predictions as image ids; or a part is missing, has the wrong shape, is not finite
+                or out of range; the message names the image.
         """
-        ids, given = list(image_ids), list(predictions)
-        if len(given) != len(ids):
-            raise ValueError(f"{len(given)} predictions for {len(ids)} image ids: give one for each image")
-        columns = {name: [as_numpy(row[name]) for row in given] for name in ("boxes", "scores", "labels")}
-        counts = [len(scores) for scores in columns["scores"]]
-        labels = np.concatenate([np.zeros(0, np.int64), *columns["labels"]]).astype(np.int64)
-        owners = np.repeat(np.array(ids, dtype=np.int64), counts)
-        outside = (labels < 0) | (labels >= len(category_ids))
-        if outside.any():
-            first = int(outside.argmax())
-            raise ValueError(f"image {owners[first]}: label {labels[first]} is outside 0..{len(category_ids) - 1}")
+        ids, rows = whole_numbers(as_numpy(list(image_ids)), "image_ids"), list(predictions)
+        if len(rows) != len(ids):
+            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
+        columns = prediction_columns(rows, ids, len(category_ids), masks=any("masks" in row for row in rows))
         return cls(
-            image_ids=owners,
-            category_ids=np.array(category_ids, dtype=np.int64)[labels],
-            boxes=np.concatenate([np.zeros((0, 4)), *(boxes.astype(np.float64) for boxes in columns["boxes"])]),
-            scores=np.concatenate([np.zeros(0), *(scores.astype(np.float64) for scores in columns["scores"])]),
-            masks=_masks_of(given, counts, ids),
+            image_ids=np.repeat(ids, columns["counts"]),
+            category_ids=np.array(category_ids, dtype=np.int64)[columns["labels"]],
+            boxes=columns["boxes"],
+            scores=columns["scores"],
+            masks=columns.get("masks"),
         )
 
     def to_results(self) -> list[dict[str, Any]]:
@@ -123,20 +117,6 @@ class Detections:
             text = counts.decode("ascii") if isinstance(counts, bytes) else counts
             result["segmentation"] = {"size": list(mask["size"]), "counts": text}
         return results
-
-
-def _masks_of(
-    predictions: Sequence[Mapping[str, Any]], counts: Sequence[int], image_ids: Sequence[int]
-) -> list[Rle] | None:
-    """Run lengths of all masks; None where no prediction has any."""
-    if not any("masks" in row for row in predictions):
-        return None
-    masks = []
-    for row, count, image_id in zip(predictions, counts, image_ids, strict=True):
-        if count and "masks" not in row:
-            raise ValueError(f"image {image_id}: its prediction has no 'masks', others have them; give all or none")
-        masks += encode_masks(row.get("masks", ()), count, f"image {image_id}: the prediction")
-    return masks
 
 
 @dataclass(frozen=True, eq=False)

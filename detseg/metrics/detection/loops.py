@@ -1,6 +1,6 @@
 """The compiled loops of the detection metrics, over flat arrays: box IoU, matching, accumulation.
 
-`matching.py`, `detection.py` and `voc.py` call them and see to shapes, types and contiguity. D detections,
+`matching.py`, `average_precision.py` and `voc_ap.py` call them and see to shapes, types and contiguity. D detections,
 M objects, N images, K classes, T IoU thresholds, A area ranges, R levels of recall.
 
 "By class and image" means: detections sorted by label, then image, then falling score. Objects are sorted
@@ -25,7 +25,7 @@ _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True
 _FOR_HELPERS: Any = _OPTIONS | {"no_cpython_wrapper": True}
 compiled, helper = njit(**_OPTIONS), njit(**_FOR_HELPERS)
 
-HIT, MISS, UNJUDGED = 1, 0, -1
+HIT, MISS, IGNORED = 1, 0, -1
 
 _ROUNDING = float(np.spacing(1))
 
@@ -143,6 +143,7 @@ def _box_iou(found: Floats, d: int, real: Floats, g: int, crowd: bool) -> float:
 # ------------------------------------------------------------------ matching
 
 
+@compiled
 def match_pairs(
     label_start: Starts,
     images: Ints,
@@ -153,6 +154,8 @@ def match_pairs(
     crowd: NDArray[np.bool_],
     counted: NDArray[np.bool_],
     thresholds: Floats,
+    taken: Ints,
+    paired: NDArray[np.int64],
     status: NDArray[np.int8],
 ) -> None:
     """Give objects to detections, best score first, at every threshold and area range.
@@ -167,29 +170,10 @@ def match_pairs(
         crowd: (M,)
         counted: (A, M) objects that count in an area range.
         thresholds: (T,)
-        status: (A, T, D) as if nothing was matched; HIT and UNJUDGED are written where something is.
+        taken: (M,) zeros; the round of area range and threshold, from 1, that took an object.
+        paired: (D,) room.
+        status: (A, T, D) as if nothing was matched; HIT and IGNORED are written where something is.
     """
-    taken, paired = np.zeros(len(crowd), np.int32), np.empty(len(images), np.int64)
-    pairs, lowest = (pair_start, objects, ious), np.minimum(thresholds, 1 - 1e-10)  # as pycocotools has it
-    _match_pairs(label_start, images, places, *pairs, crowd, counted, lowest, taken, paired, status)
-
-
-@compiled
-def _match_pairs(
-    label_start: Starts,
-    images: Ints,
-    places: Ints,
-    pair_start: NDArray[np.int64],
-    objects: Ints,
-    ious: Floats,
-    crowd: NDArray[np.bool_],
-    counted: NDArray[np.bool_],
-    thresholds: Floats,
-    taken: Ints,
-    paired: NDArray[np.int64],
-    status: NDArray[np.int8],
-) -> None:
-    """`match_pairs`; `taken` (M,) zeros, the round of area range and threshold, from 1, that took an object."""
     for label in range(len(label_start) - 1):
         d = label_start[label]
         while d < label_start[label + 1]:
@@ -222,47 +206,14 @@ def _match_pairs(
                             status[a, t, places[p]] = HIT
                         elif other >= 0:
                             taken[other] = turn
-                            status[a, t, places[p]] = UNJUDGED
+                            status[a, t, places[p]] = IGNORED
 
 
 # ------------------------------------------------------------------ accumulation
 
 
-def accumulate(
-    status: NDArray[np.int8],
-    label_start: Starts,
-    rank: Ints,
-    counts: NDArray[np.int64],
-    levels: Floats,
-    limits: NDArray[np.int64],
-) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Precision at levels of recall, and the recall reached, of every area range, threshold and class.
-
-    Args:
-        status: (A, T, D) of detections sorted by class and falling score.
-        label_start: (K + 1,)
-        rank: (D,) position among the detections of the same class and image.
-        counts: (A, K) objects that count.
-        levels: (R,) rising levels of recall.
-        limits: (L,) most detections an image and class.
-
-    Returns:
-        precision: (A, T, K, R) the best at this recall or beyond, with all detections.
-        reached: (A, T, K, R) the first detection with this recall, -1 where it is not reached.
-        recall: (A, T, K, L) with at most so many detections.
-        Precision and recall are NaN where no objects count.
-    """
-    size = (*status.shape[:2], len(label_start) - 1)
-    precision, reached = np.full((*size, len(levels)), np.nan), np.full((*size, len(levels)), -1, np.int64)
-    recall = np.full((*size, len(limits)), np.nan)
-    most = int(counts.max(initial=0))
-    of_hits = np.empty(most), np.empty(most, np.int64)
-    _accumulate(status, label_start, rank, counts, levels, limits, *of_hits, precision, reached, recall)
-    return precision, reached, recall
-
-
 @compiled
-def _accumulate(
+def accumulate(
     status: NDArray[np.int8],
     label_start: Starts,
     rank: Ints,
@@ -275,7 +226,20 @@ def _accumulate(
     reached: NDArray[np.int64],
     recall: Floats,
 ) -> None:
-    """Fill what `accumulate` returns; `best` and `place` have room for the objects of a class."""
+    """Precision at levels of recall, and the recall reached, of every area range, threshold and class.
+
+    Args:
+        status: (A, T, D) of detections sorted by class and falling score.
+        label_start: (K + 1,)
+        rank: (D,) position among the detections of the same class and image.
+        counts: (A, K) objects that count; nothing is written where there are none.
+        levels: (R,) rising levels of recall.
+        limits: (L,) most detections an image and class.
+        best, place: room for the objects of a class.
+        precision: (A, T, K, R) written: the best at this recall or beyond, with all detections.
+        reached: (A, T, K, R) written where it is reached: the first detection with this recall.
+        recall: (A, T, K, L) written: with at most so many detections.
+    """
     for label in range(len(label_start) - 1):
         first, last = label_start[label], label_start[label + 1]
         for a in range(status.shape[0]):

@@ -6,7 +6,7 @@ the IoU is pycocotools' own to the last digit. Most pairs never meet: their area
 the IoU stays below what is asked for.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,45 @@ Texts = NDArray[np.uint8]
 Wholes = NDArray[np.int64]
 
 
+class _Side(NamedTuple):
+    """D detections or objects, sorted by class and image."""
+
+    start: Starts  # (K + 1,) class k owns start[k]:start[k + 1]
+    images: Ints  # (D,)
+    sources: Ints  # (D,) which mask
+    texts: Texts  # of all masks
+    text_start: Wholes
+
+
+class _Room(NamedTuple):
+    """For what is unpacked: of one detection, and of the objects of one image and class."""
+
+    borders: Wholes  # never more than characters
+    object_borders: Wholes
+    border_start: Wholes  # (M + 1,)
+    extent: Wholes  # (1, 5) see `_measure`
+    object_extents: Wholes  # (M, 5)
+
+
 def find_mask_pairs(
     truth: Truth, found: Found, layout: Layout, lowest: float
 ) -> tuple[NDArray[np.int64], Ints, Floats]:
-    """What `kernels.box_pairs` returns, for masks.
+    """What `loops.box_pairs` returns, for masks.
 
     Raises:
         ValueError: the run lengths of a mask are damaged.
     """
     assert truth.masks is not None and found.masks is not None
-    sources = layout.source[layout.places]
-    texts, text_start = joined(found.masks)
-    object_texts, object_text_start = joined(truth.masks)
     sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
-    detections = layout.label_start, layout.image_positions[layout.places], sources, texts, text_start
-    real = layout.object_start, layout.object_positions, layout.objects, object_texts, object_text_start
+    sources = layout.source[layout.places]
+    sides = (
+        _Side(layout.label_start, layout.image_positions[layout.places], sources, *joined(found.masks)),
+        _Side(layout.object_start, layout.object_positions, layout.objects, *joined(truth.masks)),
+    )
     crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
-    # Room for the borders of one detection, and of the objects of one image and class: never more than characters.
-    room = (
-        np.empty(int(np.diff(text_start).max(initial=0)), np.int64),
-        np.empty(len(object_texts), np.int64),
+    room = _Room(
+        np.empty(int(np.diff(sides[0].text_start).max(initial=0)), np.int64),
+        np.empty(len(sides[1].texts), np.int64),
         np.zeros(len(layout.objects) + 1, np.int64),
         np.empty((1, 5), np.int64),
         np.empty((len(layout.objects), 5), np.int64),
@@ -47,11 +66,11 @@ def find_mask_pairs(
     damaged = np.full(2, -1, np.int64)
 
     def fill(done: int, *pairs: Any) -> int:
-        return int(_mask_pairs(*detections, *real, crowd, heights, widths, lowest, *room, damaged, done, *pairs))
+        return int(_mask_pairs(*sides, crowd, heights, widths, lowest, room, damaged, done, *pairs))
 
     pair_start, objects, ious = collect_pairs(len(sources), fill)
-    sides = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
-    for (side, images), bad in zip(sides, damaged.tolist(), strict=True):
+    owners = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
+    for (side, images), bad in zip(owners, damaged.tolist(), strict=True):
         if bad >= 0:
             raise ValueError(
                 f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
@@ -62,67 +81,56 @@ def find_mask_pairs(
 
 @compiled
 def _mask_pairs(
-    label_start: Starts,
-    images: Ints,
-    sources: Ints,
-    texts: Texts,
-    text_start: Wholes,
-    object_start: Starts,
-    object_images: Ints,
-    object_sources: Ints,
-    object_texts: Texts,
-    object_text_start: Wholes,
+    found: _Side,
+    real: _Side,
     crowd: NDArray[np.bool_],
     heights: Wholes,
     widths: Wholes,
     lowest: float,
-    borders: Wholes,
-    object_borders: Wholes,
-    border_start: Wholes,
-    extent: Wholes,
-    object_extents: Wholes,
+    room: _Room,
     damaged: Wholes,
     done: int,
     pair_start: Wholes,
     objects: Ints,
     ious: Floats,
 ) -> int:
-    """`fill` of `kernels.collect_pairs`; stops at a damaged mask and tells it, or the damaged object, in `damaged`."""
+    """`fill` of `loops.collect_pairs`; stops at a damaged mask and writes its row, or the object's, to `damaged`."""
+    borders, object_borders, border_start, extent, object_extents = room
     zero = np.int64(0)  # a plain 0 is a type of its own to the compiler, for which it would compile all again
-    for label in range(len(label_start) - 1):
-        first = object_start[label]
+    for label in range(len(found.start) - 1):
+        first = real.start[label]
         unpacked = first  # objects before this one have their borders ready
-        last = object_start[label + 1]
-        for d in range(label_start[label], label_start[label + 1]):
+        last = real.start[label + 1]
+        for d in range(found.start[label], found.start[label + 1]):
             if d < done:
                 continue
-            image = images[d]
-            while first < last and object_images[first] < image:
+            image = found.images[d]
+            while first < last and real.images[first] < image:
                 first += 1
             pairs = pair_start[d]
             pair_start[d + 1] = pairs
-            if first == last or object_images[first] != image:
+            if first == last or real.images[first] != image:
                 continue
             height = heights[image]
             pixels = height * widths[image]
             if unpacked <= first:
                 unpacked = first
                 border_start[first] = 0
-                while unpacked < last and object_images[unpacked] == image:
-                    begin, source = border_start[unpacked], object_sources[unpacked]
-                    text, end = object_text_start[source], object_text_start[source + 1]
-                    runs = _unpack(object_texts, text, end, pixels, object_borders, begin)
+                while unpacked < last and real.images[unpacked] == image:
+                    begin, source = border_start[unpacked], real.sources[unpacked]
+                    text, end = real.text_start[source], real.text_start[source + 1]
+                    runs = _unpack(real.texts, text, end, pixels, object_borders, begin)
                     if runs < 0:
                         damaged[1] = source
-                        return len(images)
+                        return len(found.images)
                     border_start[unpacked + 1] = begin + runs
                     _measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
                     unpacked += 1
-            text, end = text_start[sources[d]], text_start[sources[d] + 1]
-            runs = _unpack(texts, text, end, pixels, borders, zero)
+            text, end = found.text_start[found.sources[d]], found.text_start[found.sources[d] + 1]
+            runs = _unpack(found.texts, text, end, pixels, borders, zero)
             if runs < 0:
-                damaged[0] = sources[d]
-                return len(images)
+                damaged[0] = found.sources[d]
+                return len(found.images)
             _measure(borders, zero, runs, height, extent, zero)
             for g in range(first, unpacked):
                 most = _most_overlap(extent, zero, object_extents, g)
@@ -139,7 +147,7 @@ def _mask_pairs(
                     ious[pairs] = iou
                     pairs += 1
             pair_start[d + 1] = pairs
-    return len(images)
+    return len(found.images)
 
 
 @helper
@@ -182,7 +190,7 @@ def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes
         start, stop = borders[i], borders[i + 1]
         if stop == start:
             continue
-        # Divisions are the dear part; only the first and the last run tell columns.
+        # Divisions take the most time; only the first and the last run need columns.
         column = start // height
         if area == 0:
             left = column

@@ -1,9 +1,9 @@
-"""Which detections found an object, the COCO way: computed once, all figures follow from it.
+"""Which detections found an object, the COCO way; all figures follow from it.
 
 The rules are pycocotools' own, to the last tie. In each image and class the detections choose in order of
 falling score (equal scores: as given). A detection takes the free object with the highest IoU, if that reaches
 the threshold; of equal IoUs the later object. Crowd regions, and objects of another size than the area range
-asks for, are only taken when nothing else is left, and whoever takes one is not judged; nor is a detection
+asks for, are only taken when nothing else is left, and whoever takes one is ignored; so is a detection
 that found nothing and is itself of another size. A crowd region can be taken many times.
 """
 
@@ -16,21 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Found, IoUType, Truth
 from detseg.metrics.detection.layout import Layout, lay_out
-from detseg.metrics.detection.loops import HIT, MISS, UNJUDGED
-
-__all__ = [
-    "AREAS",
-    "AREA_RANGES",
-    "HIT",
-    "IOU_THRESHOLDS",
-    "MAX_DETECTIONS",
-    "MISS",
-    "UNJUDGED",
-    "Matches",
-    "Pairs",
-    "find_pairs",
-    "match",
-]
+from detseg.metrics.detection.loops import IGNORED, MISS
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]  # pair_start (D + 1,), objects, IoUs
 
@@ -55,12 +41,13 @@ class Matches:
     max_detections: tuple[int, ...]  # rising
     num_images: int  # N
     classes: int  # K
+    class_agnostic: bool  # all classes are taken for one
     source: NDArray[np.int64]  # (D,) position in Found
     images: NDArray[np.int32]  # (D,) position in Truth.image_ids
     label_start: NDArray[np.int64]  # (K + 1,) class k owns the detections label_start[k]:label_start[k + 1]
     scores: NDArray[np.float64]  # (D,)
     rank: NDArray[np.int32]  # (D,) position among the detections of its image and class, best first
-    status: NDArray[np.int8]  # (A, T, D) HIT, MISS or UNJUDGED
+    status: NDArray[np.int8]  # (A, T, D) HIT, MISS or IGNORED
     object_images: NDArray[np.int32]  # (M,) position in Truth.image_ids
     object_labels: NDArray[np.int32]  # (M,) position in Truth.category_ids
     counted: NDArray[np.bool_]  # (A, M) the objects that count: of that size and no crowd region
@@ -76,7 +63,7 @@ def match(
     found: Found,
     iou_type: IoUType,
     *,
-    iou_thresholds: ArrayLike = IOU_THRESHOLDS,
+    iou_thresholds: ArrayLike | None = None,
     area_ranges: ArrayLike = AREA_RANGES,
     max_detections: Sequence[int] = MAX_DETECTIONS,
     class_agnostic: bool = False,
@@ -86,7 +73,7 @@ def match(
     Args:
         truth, found: from `read_truth` and `read_found`, for the same `iou_type`.
         iou_type: "bbox" compares boxes, "segm" masks.
-        iou_thresholds: (T,) rising, in [0, 1].
+        iou_thresholds: (T,) rising, in [0, 1]; None takes COCO's.
         area_ranges: (A, 2) lowest and highest area in square pixels, both included.
         max_detections: numbers of detections that may count in an image and class.
         class_agnostic: leave the classes out: any detection may find any object.
@@ -94,7 +81,8 @@ def match(
     Raises:
         ValueError: an option is out of its range, or the run lengths of a mask are damaged.
     """
-    thresholds, ranges = _checked_thresholds(iou_thresholds), _checked_ranges(area_ranges)
+    thresholds = _checked_thresholds(IOU_THRESHOLDS if iou_thresholds is None else iou_thresholds)
+    ranges = _checked_ranges(area_ranges)
     limits = _checked_limits(max_detections)
     layout = lay_out(truth, found, most=limits[-1], class_agnostic=class_agnostic)
     images = layout.by_id[layout.image_positions].astype(np.int32)
@@ -104,7 +92,7 @@ def match(
     status = np.empty((len(ranges), len(thresholds), len(images)), np.int8)
     for rows, (low, high) in zip(status, ranges, strict=True):
         outside = (found.areas < low) | (found.areas > high)
-        rows[:] = np.where(outside, np.int8(UNJUDGED), np.int8(MISS))[layout.source]
+        rows[:] = np.where(outside, np.int8(IGNORED), np.int8(MISS))[layout.source]
     kernels.match_pairs(
         layout.label_start,
         layout.image_positions[layout.places],
@@ -112,7 +100,9 @@ def match(
         *find_pairs(truth, found, iou_type, layout, min(float(thresholds[0]), 1 - 1e-10)),
         truth.iscrowd[layout.objects],
         np.ascontiguousarray(counted[:, layout.objects]),
-        thresholds,
+        np.minimum(thresholds, 1 - 1e-10),  # as pycocotools has it
+        np.zeros(len(layout.objects), np.int32),
+        np.empty(len(images), np.int64),
         status,
     )
     return Matches(
@@ -121,6 +111,7 @@ def match(
         max_detections=limits,
         num_images=len(truth.image_ids),
         classes=len(layout.label_start) - 1,
+        class_agnostic=class_agnostic,
         source=layout.source.astype(np.int64),
         images=images,
         label_start=layout.label_start,
@@ -150,7 +141,7 @@ def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lo
 
 
 def find_box_pairs(truth: Truth, found: Found, layout: Layout, crowd: NDArray[np.bool_], lowest: float) -> Pairs:
-    """`find_pairs` of boxes; `crowd` (M,) tells the objects whose overlap is divided by the detection's area."""
+    """`find_pairs` of boxes; `crowd` (M,) are the objects whose overlap is divided by the detection's area."""
     pairs: Pairs = kernels.box_pairs(
         layout.label_start,
         layout.image_positions[layout.places],

@@ -1,4 +1,4 @@
-"""Which detections and objects of an image overlap, whatever their classes: errors and confusions are told by it."""
+"""Overlapping detections and objects of an image, whatever their classes, for error analysis and confusion matrix."""
 
 from dataclasses import dataclass
 

@@ -2,7 +2,7 @@
 
 One IoU threshold. Detections of a class are taken from the highest score down, all images together, equal
 scores as given. Each is compared with the object of its class and image that it overlaps most, and with no
-other: below the threshold it is false; if the object is `difficult` it is not judged; if the object was found
+other: below the threshold it is false; if the object is `difficult` it is ignored; if the object was found
 before it is false; otherwise it is right. Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC)
 Challenge"; Everingham et al. 2015 for the area under the curve, in use since 2010.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection.inputs import Detections, Found, Truth, read_found, read_truth
 from detseg.metrics.detection.layout import Layout, lay_out
-from detseg.metrics.detection.loops import HIT, MISS, UNJUDGED, Floats, Ints, compiled
+from detseg.metrics.detection.loops import HIT, IGNORED, MISS, Floats, Ints, compiled
 from detseg.metrics.detection.matching import find_box_pairs
 
 VocMethod = Literal["area", "11-point"]
@@ -26,7 +26,7 @@ VocMethod = Literal["area", "11-point"]
 
 @dataclass(frozen=True, eq=False)
 class VocClass:
-    """One class; n of its detections are judged, best score first."""
+    """One class; n of its detections count, best score first."""
 
     name: str
     category_id: int
@@ -40,7 +40,7 @@ class VocClass:
 
 @dataclass(frozen=True, eq=False)
 class VocMetrics:
-    """What `evaluate_voc` found."""
+    """Metrics of a set of detections."""
 
     method: VocMethod
     iou_threshold: float
@@ -54,19 +54,10 @@ class VocMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain Python for `json.dump`, NaN as None; without the curves."""
-        rows = [
-            {
-                "name": row.name,
-                "category_id": row.category_id,
-                "ap": row.ap,
-                "objects": row.objects,
-                "difficult": row.difficult,
-            }
-            for row in self.per_class
-        ]
+        columns = ("name", "category_id", "ap", "objects", "difficult")
+        rows = [{name: getattr(row, name) for name in columns} for row in self.per_class]
         content = {"method": self.method, "iou_threshold": self.iou_threshold, "map": self.map, "per_class": rows}
-        without_nan: dict[str, Any] = none_for_nan(content)
-        return without_nan
+        return none_for_nan(content)
 
 
 def evaluate_voc(
@@ -102,14 +93,14 @@ def evaluate_voc(
     if plus_one:
         truth, found = _one_larger(truth), _one_larger(found)
     layout = lay_out(truth, found, ties_by_image=False)
-    status = _judge(truth, found, layout, iou_threshold)
+    status = _match(truth, found, layout, iou_threshold)
     objects = np.bincount(layout.object_labels[~truth.iscrowd], minlength=len(truth.names))
     difficult = np.bincount(layout.object_labels[truth.iscrowd], minlength=len(truth.names))
     rows = []
     for k, name in enumerate(truth.names):
         of_class = slice(layout.label_start[k], layout.label_start[k + 1])
-        judged = status[of_class] != UNJUDGED
-        hits = (status[of_class][judged] == HIT).cumsum()
+        counted = status[of_class] != IGNORED
+        hits = (status[of_class][counted] == HIT).cumsum()
         count = int(objects[k])
         recall = hits / count if count else np.full(len(hits), np.nan)
         precision = hits / np.arange(1, len(hits) + 1)
@@ -122,7 +113,7 @@ def evaluate_voc(
                 difficult=int(difficult[k]),
                 recall=recall,
                 precision=precision,
-                scores=found.scores[layout.source[of_class][judged]],
+                scores=found.scores[layout.source[of_class][counted]],
             )
         )
     return VocMetrics(method, float(iou_threshold), tuple(rows))
@@ -144,17 +135,17 @@ def _average_precision(recall: NDArray[np.float64], precision: NDArray[np.float6
     return float((np.diff(recall, prepend=0.0) * envelope[:-1]).sum())
 
 
-def _judge(truth: Truth, found: Found, layout: Layout, iou_threshold: float) -> NDArray[np.int8]:
-    """(D,) HIT, MISS or UNJUDGED for the detections in the order of `layout.source`."""
+def _match(truth: Truth, found: Found, layout: Layout, iou_threshold: float) -> NDArray[np.int8]:
+    """(D,) HIT, MISS or IGNORED for the detections in the order of `layout.source`."""
     status = np.full(len(layout.source), MISS, np.int8)
     overlaps_like_any = np.zeros(len(layout.objects), np.bool_)  # so do difficult objects
     pairs = find_box_pairs(truth, found, layout, overlaps_like_any, float(iou_threshold))
-    _judge_pairs(layout.places, *pairs, truth.iscrowd[layout.objects], status)
+    _match_pairs(layout.places, *pairs, truth.iscrowd[layout.objects], status)
     return status
 
 
 @compiled
-def _judge_pairs(
+def _match_pairs(
     places: Ints,
     pair_start: NDArray[np.int64],
     objects: Ints,
@@ -172,7 +163,7 @@ def _judge_pairs(
         if best < 0:
             continue
         if difficult[best]:
-            status[places[d]] = UNJUDGED
+            status[places[d]] = IGNORED
         elif not seen[best]:
             seen[best] = True
             status[places[d]] = HIT

@@ -7,8 +7,8 @@ the authors' program. Boundary IoU is the IoU of this region in truth and of the
 
 Ignored pixels are of no class: they are no boundary and make none, neither in truth nor in the prediction. So what
 is predicted in them changes nothing, and a prediction that is right in all other pixels has a Boundary IoU of 1. The
-boundary between two classes with a band of ignored pixels between them is judged on both sides of the band, as far
-as d reaches across it; where the band is wider than d, there is nothing to judge by.
+boundary between two classes with a band of ignored pixels between them counts on both sides of the band, as far
+as d reaches across it; where the band is wider than d, there is no boundary.
 """
 
 import math
@@ -38,7 +38,7 @@ def boundary_counts(target: LabelMap, prediction: LabelMap, classes: int) -> NDA
     if not ignored.any():
         ignored = None
     true_edge, found_edge = (boundary_region(labels, ignored) for labels in (target, prediction))
-    # Beside the boundary a pixel is of no class: row 255, column K. One more pair count then tells all three.
+    # Beside the boundary a pixel is of no class: row 255, column K. One more pair count then gives all three.
     table = count_pairs(
         np.where(true_edge, target, np.uint8(MOST_CLASSES)),
         np.where(found_edge, prediction, np.uint8(classes)),

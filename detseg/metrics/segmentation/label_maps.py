@@ -10,7 +10,7 @@ from detseg.metrics.detection.loops import compiled
 
 LabelMap = NDArray[np.uint8]  # (H, W)
 
-MOST_CLASSES = 255  # one value of a byte is left for pixels that are not judged
+MOST_CLASSES = 255  # one value of a byte is left for pixels that do not count
 
 _ONES = np.uint64(0x0101010101010101)
 
@@ -45,7 +45,7 @@ def read_target(values: Any, classes: int, ignore_index: int, label: str) -> Lab
     Args:
         values: (H, W) whole numbers, numpy or torch on any device.
         classes: K.
-        ignore_index: any whole number; where it is in 0..K-1, that class is never judged.
+        ignore_index: any whole number; where it is in 0..K-1, that class never counts.
         label: what a message calls the map.
 
     Raises:

@@ -111,9 +111,8 @@ def test_the_spread_of_recall_is_the_binomial_one():
     assert (interval.low + interval.high) / 2 == pytest.approx(interval.value, abs=0.01)
     for other in ("AP", "AP75"):
         assert dataclasses.astuple(intervals.figures[other]) == pytest.approx(dataclasses.astuple(interval))
-    narrow = bootstrap_detection(matches_of(*one_class(objects, found, images)), resamples=2000, level=0.5).figures[
-        "AP50"
-    ]
+    matches = matches_of(*one_class(objects, found, images))
+    narrow = bootstrap_detection(matches, resamples=2000, level=0.5).figures["AP50"]
     assert narrow.high - narrow.low == pytest.approx(2 * 0.674 * deviation, rel=0.2)
 
 

@@ -287,11 +287,34 @@ def test_detections_from_predictions() -> None:
     results = detections.to_results()
     assert json.loads(json.dumps(results)) == results
     assert results[1] == {"image_id": 5, "category_id": 40, "bbox": [0, 0, 5, 5], "score": 0.25}
-    with pytest.raises(ValueError, match=r"image 5: label 1 is outside 0\.\.0"):
-        Detections.from_predictions(predictions, [5, 8, 2], [40])
     with pytest.raises(ValueError, match="3 predictions for 2 image ids"):
         Detections.from_predictions(predictions, [5, 8], [40, 2])
     assert len(Detections.from_predictions([], [], [1])) == 0
+
+
+def test_detections_of_images_in_which_nothing_was_found() -> None:
+    one = {"boxes": [[0.0, 0, 10, 10]], "scores": [0.9], "labels": [0]}
+    for nothing in ([], torch.tensor([]), np.zeros(0)):
+        with case(nothing):
+            empty = {"boxes": nothing, "scores": nothing, "labels": nothing}
+            detections = Detections.from_predictions([empty, one, empty], [1, 2, 3], [7])
+            assert (detections.image_ids.tolist(), detections.boxes.tolist()) == ([2], one["boxes"])
+            assert len(Detections.from_predictions([empty], [1], [7])) == 0
+
+
+def test_predictions_are_checked_image_by_image() -> None:
+    one = {"boxes": np.array([[0.0, 0, 10, 10]]), "scores": np.array([0.9]), "labels": np.array([0])}
+    for change, message in (
+        ({"labels": np.array([1])}, r"image 5: the prediction, entry 0: label 1: it is outside 0\.\.0"),
+        ({"labels": np.array([0, 0])}, r"image 5: the prediction: boxes must have shape \(2, 4\) like the labels"),
+        ({"labels": np.array([0.7])}, "labels must be whole numbers, got float64"),
+        ({"scores": np.array([np.nan])}, "image 5: the prediction, entry 0: score must be finite"),
+        ({"boxes": np.array([[9.0, 9, 0, 0]])}, "image 5: the prediction, entry 0: .*negative width"),
+    ):
+        with case(message), pytest.raises(ValueError, match=message):
+            Detections.from_predictions([one, one | change], [4, 5], [40])
+    with pytest.raises(ValueError, match=r"image_ids\[0\]: an id must be a whole number, got 1.7"):
+        Detections.from_predictions([one], [1.7], [40])
 
 
 def test_no_detections_give_zeros() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from detseg.metrics import evaluate_detections
-from detseg.metrics.detection.error_analysis import CORRECT, KINDS, NOT_JUDGED, analyse_errors
+from detseg.metrics.detection.error_analysis import CORRECT, IGNORED, KINDS, analyse_errors
 from tests.metrics.cases import case
 from tests.metrics.scenes import classes_of, coco_ap50, random_scene, with_masks
 
@@ -110,7 +110,7 @@ def test_crowd_regions_are_neither_found_nor_mistaken():
     objects = [(1, ROSE, BOX), (1, ROSE, (190, 190, 100, 100), True)]
     found = [(1, ROSE, ASIDE, 0.9), (1, TULIP, ASIDE, 0.85), (1, ROSE, BOX, 0.8)]
     analysis = analysis_of(objects, found)
-    assert analysis.kinds.tolist() == [NOT_JUDGED, KINDS.index("background"), CORRECT]
+    assert analysis.kinds.tolist() == [IGNORED, KINDS.index("background"), CORRECT]
     assert analysis.ap == 1 and analysis.false_negatives.count == 0
 
 
@@ -118,7 +118,7 @@ def test_what_a_crowd_region_excuses_is_no_error_and_mends_nothing():
     # It would find the tulip if its class were put right. But it is right as it is, and the tulip is missed.
     objects = [(1, TULIP, BOX), (1, ROSE, (0, 0, 100, 100), True), (1, ROSE, ASIDE)]
     analysis = analysis_of(objects, [(1, ROSE, CLOSE, 0.9), (1, ROSE, ASIDE, 0.8)])
-    assert analysis.kinds.tolist() == [NOT_JUDGED, CORRECT]
+    assert analysis.kinds.tolist() == [IGNORED, CORRECT]
     assert told(analysis) == {"missed": 1} and analysis.missed.tolist() == [0]
 
 
@@ -159,7 +159,7 @@ def test_only_so_many_detections_are_judged():
     found = [(1, ROSE, ASIDE, 0.5 + i / 100) for i in range(5)] + [(1, TULIP, ASIDE, 0.1)]
     analysis = analysis_of([(1, ROSE, BOX)], found, max_detections=2)
     background = KINDS.index("background")
-    assert analysis.kinds.tolist() == [*[NOT_JUDGED] * 3, background, background, background]
+    assert analysis.kinds.tolist() == [*[IGNORED] * 3, background, background, background]
 
 
 def test_thresholds_are_those_given():
@@ -197,7 +197,7 @@ def looped(truth, results, iou_type):
                 kinds[n] = "correct"
                 taken.add(max(free)[1])
             elif any(iou >= 0.5 and a["iscrowd"] for iou, a in own):
-                kinds[n] = "not judged"
+                kinds[n] = "ignored"
         for n, ious in zip(mine, table, strict=True):
             if n in kinds:
                 continue
@@ -227,7 +227,7 @@ def put_right(truth, results, kind, kinds, targets, unfound, missed, iou_type):
         gone = missed if kind == "missed" else unfound
         return truth | {"annotations": [a for a in truth["annotations"] if a["id"] not in gone]}, results
     if kind == "false_positives":
-        return truth, [r for n, r in enumerate(results) if kinds[n] in ("correct", "not judged")]
+        return truth, [r for n, r in enumerate(results) if kinds[n] in ("correct", "ignored")]
     left = [r for n, r in enumerate(results) if kinds[n] != kind]
     if kind in ("classification", "localisation"):
         objects = {a["id"]: a for a in truth["annotations"]}
@@ -248,7 +248,7 @@ def test_equals_plain_loops_and_pycocotools():
                 truth, results = with_masks(truth, results)
             kinds, targets, unfound, missed = looped(truth, results, iou_type)
             analysis = analyse_errors(truth, results, iou_type)
-            names = {CORRECT: "correct", NOT_JUDGED: "not judged"} | dict(enumerate(KINDS))
+            names = {CORRECT: "correct", IGNORED: "ignored"} | dict(enumerate(KINDS))
             assert [names[int(kind)] for kind in analysis.kinds] == [kinds[n] for n in range(len(results))]
             assert {truth["annotations"][m]["id"] for m in analysis.missed} == missed
             before = coco_ap50(truth, results, iou_type)

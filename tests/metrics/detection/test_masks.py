@@ -150,7 +150,7 @@ def test_masks_that_do_not_fit_their_predictions_are_named():
     for wrong, message in (
         (row | {"masks": np.ones((3, 5, 5), bool)}, "image 4: the prediction: 3 masks for 2 labels"),
         (row | {"masks": np.full((2, 5, 5), 0.3)}, r"image 4: the prediction: masks must be bool .* got float64"),
-        (without, "image 4: its prediction has no 'masks', others have them"),
+        (without, "image 4: the prediction has no 'masks'; it has boxes, scores, labels"),
     ):
         with pytest.raises(ValueError, match=message):
             Detections.from_predictions([row, wrong], [3, 4], [1])

@@ -10,7 +10,8 @@ from detseg.data.formats.coco_json import quick_results, quick_truth
 from detseg.metrics.detection import sorting
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.layout import lay_out
-from detseg.metrics.detection.matching import AREAS, HIT, MISS, UNJUDGED, find_pairs, match
+from detseg.metrics.detection.loops import HIT, IGNORED, MISS
+from detseg.metrics.detection.matching import AREAS, find_pairs, match
 from detseg.metrics.detection.records import positions
 from tests.metrics.cases import case
 from tests.metrics.coco_scenes import mask_scene, pycocotools_evaluation, scene
@@ -59,7 +60,7 @@ def test_one_image_by_hand() -> None:
     assert found_all.scores.tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert found_all.images.tolist() == [0] * 6
     assert (found_all.num_images, found_all.classes) == (1, 2)
-    hit, miss, out = HIT, MISS, UNJUDGED
+    hit, miss, out = HIT, MISS, IGNORED
     assert found_all.status[0].tolist() == [
         [hit, hit, out, out, miss, miss],
         [hit, miss, out, out, miss, miss],
@@ -86,7 +87,7 @@ def test_one_image_by_hand() -> None:
 def test_a_real_object_goes_before_a_better_crowd() -> None:
     truth = make_image([([0, 0, 40, 40], 9, 1), ([0, 0, 40, 30], 9, 0)])
     results = [found([0, 0, 40, 40], 0.9)]  # IoU 1 with the crowd, 0.75 with the object
-    assert matches_of(truth, results, iou_thresholds=[0.5, 0.75, 0.9]).status[0, :, 0].tolist() == [HIT, HIT, UNJUDGED]
+    assert matches_of(truth, results, iou_thresholds=[0.5, 0.75, 0.9]).status[0, :, 0].tolist() == [HIT, HIT, IGNORED]
 
 
 def test_of_equal_overlaps_the_later_object_is_taken() -> None:
@@ -156,10 +157,10 @@ def test_every_match_equals_pycocotools(seed: int, most: int) -> None:
         mine = mine[np.argsort(ours.rank[mine])]
         assert (ours.source[mine] + 1).tolist() == entry["dtIds"]
         judged = np.where(entry["dtMatches"] > 0, HIT, MISS)
-        assert (ours.status[a][:, mine] == np.where(entry["dtIgnore"], UNJUDGED, judged)).all()
+        assert (ours.status[a][:, mine] == np.where(entry["dtIgnore"], IGNORED, judged)).all()
         seen[a][:, mine] = True
     assert seen.all()
-    assert {HIT, MISS, UNJUDGED} == set(ours.status.ravel().tolist())
+    assert {HIT, MISS, IGNORED} == set(ours.status.ravel().tolist())
 
 
 def test_laws_of_matches() -> None:
