@@ -1,4 +1,7 @@
-"""Numba's compiler, with the compiled code kept on disk where there is a place for it."""
+"""Numba set-up, and the compiled loops that several rooms share: IoU of two boxes, the radix and the counting sort.
+
+Numba takes half a second to load, so pages that import this one are themselves imported where they are first needed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
 _njit: Any = numba.njit  # its types know no options that are passed on
 
@@ -24,3 +29,121 @@ def njit(*signature: str, **options: Any) -> Callable[[Any], Any]:
             return _njit(*signature, **options)(function)
 
     return decorate
+
+
+# Compiled when first called, for the types at hand. That first call comes sooner without the wrapper for other compiled
+# languages, without one for Python where only kernels call, and when arrays are not made in the kernels: callers bring
+# the room to work in (numpy also gives large arrays large pages).
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+compiled, helper = njit(**_OPTIONS), njit(**_OPTIONS, no_cpython_wrapper=True)
+# For what is done so often, and is so little, that a call would cost as much.
+inlined: Any = _njit(forceinline=True, error_model="numpy")
+
+
+# ------------------------------------------------------------------ two boxes
+
+
+@inlined
+def shared_area(ax1: Any, ay1: Any, ax2: Any, ay2: Any, bx1: Any, by1: Any, bx2: Any, by2: Any) -> Any:
+    """Area that two boxes xyxy share, in the precision of their corners."""
+    zero = np.float32(0)
+    return max(zero, min(ax2, bx2) - max(ax1, bx1)) * max(zero, min(ay2, by2) - max(ay1, by1))
+
+
+@inlined
+def box_iou(a: NDArray[Any], i: int, b: NDArray[Any], j: int) -> Any:
+    """IoU of a[i] and b[j], of (N, 4) and (M, 4) xyxy; 0 where both have no area."""
+    own, other = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1]), (b[j, 2] - b[j, 0]) * (b[j, 3] - b[j, 1])
+    shared = shared_area(a[i, 0], a[i, 1], a[i, 2], a[i, 3], b[j, 0], b[j, 1], b[j, 2], b[j, 3])
+    return shared / (own + other - shared) if own + other > 0 else shared
+
+
+# ------------------------------------------------------------------ sorting, in time that grows with the length
+
+
+@inlined
+def radix_sort(keys: Any, other_keys: Any, items: Any, other_items: Any, starts: Any, lowest: int, bits: int) -> Any:
+    """Keys (N,) uint64 and the items (N,) that go with them, by rising key; equal keys as they were.
+
+    Args:
+        items: or None, where the keys tell everything.
+        other_keys, other_items: room to work in; the result is there or in `keys` and `items`.
+        starts: (D, 2 ** bits) int64 zeros for a histogram a digit.
+        lowest, bits: the D digits of so many bits each that count, from the lowest bit up.
+    """
+    mask = np.uint64((1 << bits) - 1)
+    source, target = items, other_items
+    for key in keys:
+        for digit in range(len(starts)):
+            starts[digit, np.int64((key >> np.uint64(lowest + bits * digit)) & mask)] += 1
+    for digit in range(len(starts)):
+        shift = np.uint64(lowest + bits * digit)
+        if len(keys) == 0 or starts[digit, np.int64((keys[0] >> shift) & mask)] == len(keys):
+            continue  # all share this digit, as the lowest two do when float64 scores were float32
+        before = 0
+        for bucket in range(1 << bits):
+            here = starts[digit, bucket]
+            starts[digit, bucket] = before
+            before += here
+        for i in range(len(keys)):
+            key = keys[i]
+            own = np.int64((key >> shift) & mask)
+            at = starts[digit, own]
+            starts[digit, own] = at + 1
+            other_keys[at] = key
+            if items is not None:
+                target[at] = source[i]
+        keys, other_keys = other_keys, keys
+        source, target = target, source
+    return keys, source
+
+
+_DIGIT_BITS, _DIGITS = 11, 6  # 66 bits hold a float64
+_LARGEST = np.uint64(2**63 - 1)
+
+
+def sort_falling(order: NDArray[np.int32], scores: NDArray[np.float64]) -> NDArray[np.int32]:
+    """`order` by falling `scores[order]`, equal scores as they were.
+
+    The scores must hold no NaN and no -0.0.
+    """
+    bits = scores.view(np.uint64)[order]
+    # The bits of positive floats rise with the value, so they are turned round. Negative ones have the top bit
+    # set, which places them behind, and their bits already rise as the value falls.
+    keys = np.where(bits <= _LARGEST, _LARGEST - bits, bits)
+    starts = np.zeros((_DIGITS, 1 << _DIGIT_BITS), np.int64)
+    result: NDArray[np.int32] = _sort_keys(order.copy(), np.empty_like(order), keys, np.empty_like(keys), starts)
+    return result
+
+
+@compiled
+def _sort_keys(order: Any, other: Any, keys: Any, other_keys: Any, starts: Any) -> Any:
+    return radix_sort(keys, other_keys, order, other, starts, 0, _DIGIT_BITS)[1]
+
+
+def sort_groups(order: NDArray[np.int32], groups: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """`order` by rising `groups[order]` in 0..count-1, equal ones as they were."""
+    result = np.empty_like(order)
+    counting_sort(order, groups, 0, np.zeros(count + 1, np.int64), result)
+    return result
+
+
+@compiled
+def counting_sort(order: Any, groups: Any, lowest: int, starts: Any, result: Any) -> None:
+    """Write `order` (N,) to `result` (N,) by rising group, equal ones as they were.
+
+    Args:
+        groups: (M,) of what `order` tells the indices of, from `lowest` to `lowest` + K - 1.
+        starts: (K + 1,) zeros; gets where each group starts in the result.
+    """
+    for i in order:
+        starts[groups[i] - lowest + 1] += 1
+    for group in range(1, len(starts)):
+        starts[group] += starts[group - 1]
+    for i in order:
+        group = groups[i] - lowest
+        result[starts[group]] = i
+        starts[group] += 1
+    for group in range(len(starts) - 1, 0, -1):
+        starts[group] = starts[group - 1]
+    starts[0] = 0

@@ -1,7 +1,24 @@
 """Non-max suppression: hard, soft, and weighted boxes fusion."""
 
-from detseg.detect.nms.fusion import weighted_boxes_fusion
+from typing import TYPE_CHECKING, Any
+
 from detseg.detect.nms.greedy import batched_nms, nms
-from detseg.detect.nms.soft import soft_nms
+
+if TYPE_CHECKING:
+    from detseg.detect.nms.fusion import weighted_boxes_fusion
+    from detseg.detect.nms.soft import soft_nms
 
 __all__ = ["batched_nms", "nms", "soft_nms", "weighted_boxes_fusion"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: their pages load numba, half a second.
+    if name == "soft_nms":
+        from detseg.detect.nms.soft import soft_nms
+
+        return soft_nms
+    if name == "weighted_boxes_fusion":
+        from detseg.detect.nms.fusion import weighted_boxes_fusion
+
+        return weighted_boxes_fusion
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

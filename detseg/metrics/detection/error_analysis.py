@@ -37,9 +37,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled
 from detseg.metrics.detection.average_precision import RECALL_LEVELS
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.loops import compiled
 from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
 from detseg.metrics.detection.records import none_for_nan
 

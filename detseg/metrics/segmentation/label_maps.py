@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.detection.loops import compiled
+from detseg.kernels import compiled
 from detseg.metrics.detection.records import as_numpy
 
 LabelMap = NDArray[np.uint8]  # (H, W)

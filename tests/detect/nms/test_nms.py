@@ -16,7 +16,6 @@ from torchvision import ops
 
 from detseg.boxes import box_iou, paired_iou
 from detseg.detect.nms import by_torchvision as nms_torch
-from detseg.detect.nms import cpu as nms_cpu
 from detseg.detect.nms.by_torchvision import keep_by_torchvision
 from detseg.detect.nms.greedy import batched_nms, nms
 
@@ -26,8 +25,8 @@ nms_module = importlib.import_module("detseg.detect.nms.greedy")  # the package'
 @pytest.fixture(params=["densely", "nearby"])
 def way(request, monkeypatch):
     """Both of the kernels, whatever the number of boxes."""
-    monkeypatch.setattr(nms_cpu, "_FEW_BOXES", 10**9 if request.param == "densely" else 0)
-    monkeypatch.setattr(nms_cpu, "_FEW_BESIDE", -1)
+    monkeypatch.setattr(nms_module, "_FEW_BOXES", 10**9 if request.param == "densely" else 0)
+    monkeypatch.setattr(nms_module, "_FEW_BESIDE", -1)
     return request.param
 
 
@@ -342,8 +341,8 @@ def test_batched_is_exact_for_any_labels_and_coordinates(n, at) -> None:
 
 
 def test_large_and_small_groups_go_their_own_ways(monkeypatch) -> None:
-    monkeypatch.setattr(nms_cpu, "_FEW_BOXES", 20)
-    monkeypatch.setattr(nms_cpu, "_FEW_BESIDE", -1)
+    monkeypatch.setattr(nms_module, "_FEW_BOXES", 20)
+    monkeypatch.setattr(nms_module, "_FEW_BESIDE", -1)
     for seed in range(10):
         boxes, scores, labels = scene(300, seed, labels=3)
         labels = torch.where(torch.arange(300) < 40, torch.arange(300) + 5, labels)  # forty groups of one box
@@ -606,7 +605,7 @@ def test_bad_numbers_below_the_score_threshold_count_too() -> None:
 def test_off_the_cpu_what_float32_cannot_hold_is_named() -> None:
     given = {"boxes": torch.tensor([[0, 0, 1, 1], [0, 0, 1e39, 1]], dtype=torch.float64), "scores": torch.ones(2)}
     with pytest.raises(ValueError, match=r"boxes\[1\] = .* is not finite"):
-        nms_module._keep_elsewhere(given, 0.5, None, tracing=False)
+        on_the_gpu(given["boxes"], given["scores"], None, 0.5)
 
 
 @pytest.mark.filterwarnings("ignore:.*create_unbacked_symint")
