@@ -53,32 +53,35 @@ def shared_area(ax1: Any, ay1: Any, ax2: Any, ay2: Any, bx1: Any, by1: Any, bx2:
 @inlined
 def box_iou(a: NDArray[Any], i: int, b: NDArray[Any], j: int) -> Any:
     """IoU of a[i] and b[j], of (N, 4) and (M, 4) xyxy; 0 where both have no area."""
-    own, other = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1]), (b[j, 2] - b[j, 0]) * (b[j, 3] - b[j, 1])
     shared = shared_area(a[i, 0], a[i, 1], a[i, 2], a[i, 3], b[j, 0], b[j, 1], b[j, 2], b[j, 3])
-    return shared / (own + other - shared) if own + other > 0 else shared
+    if shared == 0:  # as most are
+        return shared
+    return shared / ((a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1]) + (b[j, 2] - b[j, 0]) * (b[j, 3] - b[j, 1]) - shared)
 
 
 # ------------------------------------------------------------------ sorting, in time that grows with the length
 
 
 @inlined
-def radix_sort(keys: Any, other_keys: Any, items: Any, other_items: Any, starts: Any, lowest: int, bits: int) -> Any:
+def radix_sort(
+    keys: Any, other_keys: Any, items: Any, other_items: Any, starts: Any, lowest: int, bits: int, digits: int
+) -> Any:
     """Keys (N,) uint64 and the items (N,) that go with them, by rising key; equal keys as they were.
 
     Args:
         items: or None, where the keys tell everything.
         other_keys, other_items: room to work in; the result is there or in `keys` and `items`.
-        starts: (D, 2 ** bits) int64 zeros for a histogram a digit.
-        lowest, bits: the D digits of so many bits each that count, from the lowest bit up.
+        starts: (digits, 2 ** bits) int64 zeros for a histogram a digit.
+        lowest, bits, digits: the lowest bit that counts, bits a digit, digits; constants, for loops to be unrolled.
     """
     mask = np.uint64((1 << bits) - 1)
     source, target = items, other_items
     for key in keys:
-        for digit in range(len(starts)):
-            starts[digit, np.int64((key >> np.uint64(lowest + bits * digit)) & mask)] += 1
-    for digit in range(len(starts)):
+        for digit in range(digits):
+            starts[digit, (key >> np.uint64(lowest + bits * digit)) & mask] += 1
+    for digit in range(digits):
         shift = np.uint64(lowest + bits * digit)
-        if len(keys) == 0 or starts[digit, np.int64((keys[0] >> shift) & mask)] == len(keys):
+        if len(keys) == 0 or starts[digit, (keys[0] >> shift) & mask] == len(keys):
             continue  # all share this digit, as the lowest two do when float64 scores were float32
         before = 0
         for bucket in range(1 << bits):
@@ -87,7 +90,7 @@ def radix_sort(keys: Any, other_keys: Any, items: Any, other_items: Any, starts:
             before += here
         for i in range(len(keys)):
             key = keys[i]
-            own = np.int64((key >> shift) & mask)
+            own = (key >> shift) & mask
             at = starts[digit, own]
             starts[digit, own] = at + 1
             other_keys[at] = key
@@ -118,7 +121,7 @@ def sort_falling(order: NDArray[np.int32], scores: NDArray[np.float64]) -> NDArr
 
 @compiled
 def _sort_keys(order: Any, other: Any, keys: Any, other_keys: Any, starts: Any) -> Any:
-    return radix_sort(keys, other_keys, order, other, starts, 0, _DIGIT_BITS)[1]
+    return radix_sort(keys, other_keys, order, other, starts, 0, _DIGIT_BITS, _DIGITS)[1]
 
 
 def sort_groups(order: NDArray[np.int32], groups: NDArray[np.int32], count: int) -> NDArray[np.int32]:

@@ -8,7 +8,8 @@ from detseg.detect.nms.greedy import batched_nms, nms
 from detseg.detect.yolo import YoloDetector
 
 if TYPE_CHECKING:
-    from detseg.detect.nms import soft_nms, weighted_boxes_fusion
+    from detseg.detect.nms.fusion import weighted_boxes_fusion
+    from detseg.detect.nms.soft import soft_nms
 
 __all__ = [
     "AnchorFit",
@@ -21,11 +22,14 @@ __all__ = [
     "weighted_boxes_fusion",
 ]
 
+_LAZY = {"soft_nms": "detseg.detect.nms.soft", "weighted_boxes_fusion": "detseg.detect.nms.fusion"}
+
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: their pages load numba, half a second.
-    if name in ("soft_nms", "weighted_boxes_fusion"):
-        from importlib import import_module
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(import_module("detseg.detect.nms"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
+    return value

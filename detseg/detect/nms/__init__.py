@@ -10,15 +10,14 @@ if TYPE_CHECKING:
 
 __all__ = ["batched_nms", "nms", "soft_nms", "weighted_boxes_fusion"]
 
+_LAZY = {"soft_nms": "detseg.detect.nms.soft", "weighted_boxes_fusion": "detseg.detect.nms.fusion"}
+
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: their pages load numba, half a second.
-    if name == "soft_nms":
-        from detseg.detect.nms.soft import soft_nms
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return soft_nms
-    if name == "weighted_boxes_fusion":
-        from detseg.detect.nms.fusion import weighted_boxes_fusion
-
-        return weighted_boxes_fusion
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
+    return value

@@ -96,7 +96,7 @@ def float32_boxes(boxes: NDArray[Any]) -> NDArray[np.float32]:
     each other. Float32 numbers have exact differences then (Sterbenz), so moving changes nothing for those, and keeps
     the digits of wider ones: maps have coordinates in the millions and boxes of a metre.
     """
-    if len(boxes) and not np.can_cast(boxes.dtype, np.float32):
+    if boxes.dtype != np.float32 and len(boxes) and not np.can_cast(boxes.dtype, np.float32):
         corners = boxes.astype(np.float64).reshape(-1, 2)
         with np.errstate(invalid="ignore", over="ignore"):
             low, high = corners.min(0), corners.max(0)

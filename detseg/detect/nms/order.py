@@ -78,7 +78,7 @@ def _best_first(
             total += area
             if 0 < area < smallest:
                 smallest = area
-    ordered = radix_sort(keys[0, :count], keys[1, :count], None, None, starts, 32, _DIGIT_BITS)[0]
+    ordered = radix_sort(keys[0, :count], keys[1, :count], None, None, starts, 32, _DIGIT_BITS, _DIGITS)[0]
     for j in range(count):
         order[j] = np.int64(ordered[j] & np.uint64(0xFFFFFFFF))
     beside = count * (right - left) * (bottom - top) / total if total > 0 else np.inf

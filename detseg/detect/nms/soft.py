@@ -116,6 +116,8 @@ def _lower_scores(
             if labelled and labels[i] != labels[chosen]:
                 continue
             iou = box_iou(boxes, chosen, boxes, i)
+            if iou == 0:
+                continue
             if gaussian:
                 scores[i] *= np.float32(math.exp(-(iou * iou) / sigma))
             elif iou > threshold:
