@@ -44,14 +44,14 @@ inlined: Any = _njit(forceinline=True, error_model="numpy")
 
 
 @inlined
-def shared_area(ax1: Any, ay1: Any, ax2: Any, ay2: Any, bx1: Any, by1: Any, bx2: Any, by2: Any) -> Any:
+def shared_area(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
     """Area that two boxes xyxy share, in the precision of their corners."""
     zero = np.float32(0)
     return max(zero, min(ax2, bx2) - max(ax1, bx1)) * max(zero, min(ay2, by2) - max(ay1, by1))
 
 
 @inlined
-def box_iou(a: NDArray[Any], i: int, b: NDArray[Any], j: int) -> Any:
+def box_iou(a, i, b, j):
     """IoU of a[i] and b[j], of (N, 4) and (M, 4) xyxy; 0 where both have no area."""
     shared = shared_area(a[i, 0], a[i, 1], a[i, 2], a[i, 3], b[j, 0], b[j, 1], b[j, 2], b[j, 3])
     if shared == 0:  # as most are
@@ -63,9 +63,7 @@ def box_iou(a: NDArray[Any], i: int, b: NDArray[Any], j: int) -> Any:
 
 
 @inlined
-def radix_sort(
-    keys: Any, other_keys: Any, items: Any, other_items: Any, starts: Any, lowest: int, bits: int, digits: int
-) -> Any:
+def radix_sort(keys, other_keys, items, other_items, starts, lowest, bits, digits):
     """Keys (N,) uint64 and the items (N,) that go with them, by rising key; equal keys as they were.
 
     Args:
@@ -120,7 +118,7 @@ def sort_falling(order: NDArray[np.int32], scores: NDArray[np.float64]) -> NDArr
 
 
 @compiled
-def _sort_keys(order: Any, other: Any, keys: Any, other_keys: Any, starts: Any) -> Any:
+def _sort_keys(order, other, keys, other_keys, starts):
     return radix_sort(keys, other_keys, order, other, starts, 0, _DIGIT_BITS, _DIGITS)[1]
 
 
@@ -132,7 +130,7 @@ def sort_groups(order: NDArray[np.int32], groups: NDArray[np.int32], count: int)
 
 
 @compiled
-def counting_sort(order: Any, groups: Any, lowest: int, starts: Any, result: Any) -> None:
+def counting_sort(order, groups, lowest, starts, result):
     """Write `order` (N,) to `result` (N,) by rising group, equal ones as they were.
 
     Args:

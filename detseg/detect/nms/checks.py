@@ -128,17 +128,6 @@ def values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Ten
     return fine
 
 
-def check_numbers(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> None:
-    """Raise ValueError, which names the first of them, where numbers are not finite in float32 or boxes reversed."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        boxes = numbers(boxes, np.float32)  # other types end sooner, and those without a sign turn round
-        scores = numbers(scores, np.float32)
-        extents = boxes[:, 2:] - boxes[:, :2]
-        fine = ((extents >= 0) & (extents < np.inf)).all()
-    if not (fine and np.isfinite(scores).all() and (labels is None or np.isfinite(labels).all())):
-        raise ValueError(name_bad_value(boxes, scores, labels))
-
-
 def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> str:
     """The message for the first bad box, score or label."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -158,6 +147,28 @@ def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[An
             more = f" ({count} such {name} in all)" if count > 1 else ""
             return f"{name}[{index}] = {values[index].tolist()} {what}{more}"
     raise AssertionError("called without a bad value")
+
+
+def checked_arrays(given: Mapping[str, Any]) -> Arrays:
+    """`given` (see `check_kinds`) as arrays whose numbers are checked and whose scores are not negative.
+
+    Raises:
+        ValueError: for any of that.
+    """
+    check_kinds(given)
+    arrays = to_arrays(given)
+    boxes, scores, labels = arrays["boxes"], arrays["scores"], arrays.get("labels")
+    with np.errstate(invalid="ignore", over="ignore"):
+        boxes = numbers(boxes, np.float32)  # other types end sooner, and those without a sign turn round
+        in_single = numbers(scores, np.float32)
+        extents = boxes[:, 2:] - boxes[:, :2]
+        fine = ((extents >= 0) & (extents < np.inf)).all()
+    if not (fine and np.isfinite(in_single).all() and (labels is None or np.isfinite(labels).all())):
+        raise ValueError(name_bad_value(boxes, in_single, labels))
+    negative = scores < 0
+    if negative.any():
+        raise ValueError(f"scores[{int(negative.argmax())}] = {scores[negative][0]} is negative")
+    return arrays
 
 
 def _listed(values: dict[str, str]) -> str:

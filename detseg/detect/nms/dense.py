@@ -45,17 +45,7 @@ def suppress_densely(
 
 
 @compiled
-def _suppress(
-    boxes: Any,
-    order: Any,
-    starts: Any,
-    threshold: Any,
-    distance: Any,
-    limit: int,
-    columns: Any,
-    dropped: Any,
-    kept: Any,
-) -> int:
+def _suppress(boxes, order, starts, threshold, distance, limit, columns, dropped, kept):
     """Fill `kept` (N,) and return how many there are; `columns` (5, L) and `dropped` (L,) hold the largest group."""
     x1, y1, x2, y2, area = columns[0], columns[1], columns[2], columns[3], columns[4]
     count = 0
@@ -93,7 +83,7 @@ def _suppress(
 
 
 @numba.njit(error_model="numpy")
-def _drop(best: Any, rest: Any, dropped: Any, threshold: Any, distance: Any) -> None:
+def _drop(best, rest, dropped, threshold, distance):
     """Mark what a box drops. A plain loop from 0 with nothing summed up: LLVM makes it the widest SIMD there is."""
     for j in range(len(dropped)):
         x1, y1, x2, y2 = rest.x1[j], rest.y1[j], rest.x2[j], rest.y2[j]
@@ -105,7 +95,7 @@ def _drop(best: Any, rest: Any, dropped: Any, threshold: Any, distance: Any) -> 
 
 
 @inlined
-def box_distance(x1: Any, y1: Any, x2: Any, y2: Any, ax1: Any, ay1: Any, ax2: Any, ay2: Any) -> Any:
+def box_distance(x1, y1, x2, y2, ax1, ay1, ax2, ay2):
     """Squared distance of the centres over the squared diagonal of the box around both (Zheng et al. 2020, DIoU)."""
     half = np.float32(0.5)
     across, down = (ax1 + ax2 - x1 - x2) * half, (ay1 + ay2 - y1 - y2) * half

@@ -5,20 +5,11 @@ their scores, and lowers the score of what few of the models found (arXiv:1910.1
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from detseg.detect.nms.checks import (
-    Array,
-    check_kinds,
-    check_numbers,
-    check_threshold,
-    like,
-    numbers,
-    to_arrays,
-    whole_labels,
-)
+from detseg.detect.nms.checks import Array, check_threshold, checked_arrays, like, numbers, whole_labels
 from detseg.kernels import box_iou, compiled
 
 
@@ -80,13 +71,9 @@ def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np
     """One model's boxes and scores in float32 and labels in int64."""
     given = {"boxes": boxes, "scores": scores, "labels": labels}
     try:
-        check_kinds(given)
-        arrays = to_arrays(given)
-        check_numbers(arrays["boxes"], arrays["scores"], arrays["labels"])
+        arrays = checked_arrays(given)
         if arrays["labels"].dtype.kind == "f" and len(labels):
             raise ValueError(f"labels must be whole numbers, got {arrays['labels'].dtype}")
-        if (arrays["scores"] < 0).any():
-            raise ValueError(f"scores[{int((arrays['scores'] < 0).argmax())}] is negative")
     except ValueError as error:
         raise ValueError(f"model {model}: {error}") from error
     empty = len(arrays["scores"]) == 0  # empty arrays are float64 unless one says otherwise
@@ -95,7 +82,7 @@ def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np
 
 
 @compiled
-def _fuse(boxes: Any, scores: Any, labels: Any, order: Any, threshold: Any, best: bool) -> tuple[Any, Any, Any, Any]:
+def _fuse(boxes, scores, labels, order, threshold, best):
     """Clusters of boxes: their mean boxes (C, 4), scores (C,), numbers of boxes (C,) and labels (C,).
 
     Args:

@@ -86,10 +86,7 @@ def batched_nms(
     1e-6 of the threshold may go either way.)
 
     Args:
-        boxes: (N, 4) xyxy, as in `nms`.
-        scores: (N,).
         labels: (N,) class, or any other group such as class x image; `max_detections` counts all together.
-        iou_threshold, score_threshold, max_detections, metric: as in `nms`.
 
     Raises:
         ValueError: as `nms`, also for labels of another length or device, or not finite.

@@ -13,7 +13,7 @@ than the one before.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +62,7 @@ def suppress_nearby(boxes: NDArray[np.float32], order: Order, canvas: tuple[floa
 
 
 @compiled
-def _suppress(
-    boxes: Any, order: Any, index: Any, threshold: Any, distance: Any, places: Any, keeps: Any, kept: Any
-) -> int:
+def _suppress(boxes, order, index, threshold, distance, places, keeps, kept):
     """Fill `kept` (N,) and return how many there are; `places` (M,) is room to work in, `keeps` (N,) holds False."""
     canvas, table, levels, near, ids = index
     count = _fill(boxes, order, index, places, keeps)
@@ -101,7 +99,7 @@ def _suppress(
 
 
 @compiled
-def _fill(boxes: Any, order: Any, index: Any, slots: Any, keeps: Any) -> int:
+def _fill(boxes, order, index, slots, keeps):
     """Sort boxes into the slots of the table, in each best first; returns how many.
 
     Boxes without area stay outside: they are kept and drop nothing.
@@ -146,14 +144,14 @@ def _fill(boxes: Any, order: Any, index: Any, slots: Any, keeps: Any) -> int:
 
 
 @inlined
-def _level(side: Any) -> Any:
+def _level(side):
     """The exponent in the bits of a float32."""
     return np.int64(np.float32(side).view(np.int32) >> 23)
 
 
 # The arrays one by one, for taking them out of a tuple costs two atomic operations each: too much for every box.
 @inlined
-def _judge(at: int, canvas: Any, table: Any, levels: Any, near: Any, ids: Any, threshold: Any, distance: Any) -> int:
+def _judge(at, canvas, table, levels, near, ids, threshold, distance):
     """_KEEP or _DROP for box `at` of `near`, or the place of another one that has to be judged before."""
     x1, y1, x2, y2, rank = near[at, 0], near[at, 1], near[at, 2], near[at, 3], ids[at, _RANK]
     width, height = x2 - x1, y2 - y1
@@ -194,9 +192,7 @@ def _judge(at: int, canvas: Any, table: Any, levels: Any, near: Any, ids: Any, t
 
 
 @inlined
-def _better_one(
-    near: Any, ids: Any, start: int, end: int, box: Any, rank: int, threshold: Any, nearly: Any, distance: Any
-) -> int:
+def _better_one(near, ids, start, end, box, rank, threshold, nearly, distance):
     """The first of the places from `start` to `end`, best first, whose box drops the one that is given; or -1."""
     for k in range(start, end):
         if ids[k, _RANK] >= rank:

@@ -46,9 +46,7 @@ def best_first(
 
 
 @compiled
-def _best_first(
-    boxes: Any, scores: Any, bits: Any, score_threshold: Any, keys: Any, starts: Any, order: Any
-) -> tuple[int, tuple[float, float, float], float, float]:
+def _best_first(boxes, scores, bits, score_threshold, keys, starts, order):
     """Fill `order` (N,); returns how many boxes there are, or -1 if one is bad, and the fields of `Survey`.
 
     Args:

@@ -5,20 +5,11 @@ scores by how much they overlap keeps them in the list, below the boxes that sta
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from detseg.detect.nms.checks import (
-    Array,
-    check_kinds,
-    check_numbers,
-    check_threshold,
-    float32_boxes,
-    like,
-    to_arrays,
-    whole_labels,
-)
+from detseg.detect.nms.checks import Array, check_threshold, checked_arrays, float32_boxes, like, whole_labels
 from detseg.kernels import box_iou, compiled
 
 
@@ -56,13 +47,8 @@ def soft_nms(
     if not 0 < sigma < np.inf:
         raise ValueError(f"sigma must be above 0, got {sigma}")
     given = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
-    check_kinds(given)
     threshold = check_threshold(iou_threshold, score_threshold)
-    arrays = to_arrays(given)
-    check_numbers(arrays["boxes"], arrays["scores"], arrays.get("labels"))
-    negative = arrays["scores"] < 0
-    if negative.any():
-        raise ValueError(f"scores[{int(negative.argmax())}] = {arrays['scores'][negative][0]} is negative")
+    arrays = checked_arrays(given)
     result = _lower_scores(
         float32_boxes(arrays["boxes"]),
         whole_labels(arrays.get("labels")),
@@ -76,9 +62,7 @@ def soft_nms(
 
 
 @compiled
-def _lower_scores(
-    boxes: Any, labels: Any, scores: Any, gaussian: bool, threshold: Any, sigma: Any, lowest: Any
-) -> tuple[Any, Any]:
+def _lower_scores(boxes, labels, scores, gaussian, threshold, sigma, lowest):
     """Indices (D,) and new scores (D,) above `lowest`, best first; of equal scores the lower index.
 
     Args:
