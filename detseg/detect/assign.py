@@ -1,13 +1,16 @@
-"""Which predictions learn which object: anchors of the right shape in the cells round an object's centre.
+"""Target assignment: which predictions of the grid head learn which object.
 
 An object is learnt by the cells whose centre lies within `reach` cells of its own (the four nearest for the
 default of 1, as in YOLOv5; the one that holds it for 0.5, as in YOLOv2 and v3), on every level, by the anchors
-whose shape has an IoU of at least `shape_iou` with it, and by its best anchor in any case. The choice depends on the
-objects alone, not on what the network says yet: every candidate is taught from the first step on, which is what
-counts when there are few images and little time. (Measured against task-aligned assignment, see docs/results.md.)
+whose shape has an IoU of at least `shape_iou` with it, and by its best anchor in any case. For example, with one
+level of stride 8 and anchors of 16 x 16 and 64 x 64 px, an object of 20 x 16 px centred at (33, 30) lies in column 4
+and row 3. The four cells nearest to its centre are columns 3 and 4, rows 3 and 4; the small anchor has a shape IoU of
+0.8 and the large one 0.08, so the small anchors of these four cells learn it.
 
-Only candidates are looked at, so the cost grows with the number of objects and not with the size of the grid, and
-shapes depend on the number of objects alone: nothing here waits for a GPU.
+The choice depends on the objects alone, not on what the network predicts yet: every candidate is taught from the first
+step on, which counts when there are few images and little time (measured against task-aligned assignment, see
+docs/results.md). Only candidates are looked at, so the cost grows with the number of objects and not with the size of
+the grid, and shapes depend on the number of objects alone: nothing here waits for a GPU.
 """
 
 import math
@@ -92,8 +95,8 @@ def assign(
     fit = _shape_iou(boxes[:, 2:] - boxes[:, :2], grid.anchors[index])
     suits = (fit >= shape_iou) | (fit >= fit.amax(1, keepdim=True))
     flat = image[:, None] * len(grid.corners) + index
-    strength = fit * (near & suits & usable[:, None])
-    return Assignment(flat, _is_best_claim(flat, strength, images * len(grid.corners)))
+    quality = fit * (near & suits & usable[:, None])
+    return Assignment(flat, _best_of_prediction(flat, quality, images * len(grid.corners)))
 
 
 def _shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
@@ -102,12 +105,12 @@ def _shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
     return overlap / (sizes.prod(-1)[:, None] + anchors.prod(-1) - overlap)
 
 
-def _is_best_claim(flat: Tensor, strength: Tensor, size: int) -> Tensor:
-    """(M, C) bool: a claim that no other object makes on this prediction more strongly (the first of equals wins)."""
-    claims, strengths = flat.flatten(), strength.flatten()
-    strongest = strengths.new_zeros(size).scatter_reduce(0, claims, strengths, "amax")
-    wins = (strengths > 0) & (strengths == strongest[claims])
-    order = torch.arange(len(claims), device=flat.device)
-    contender = torch.where(wins, order, len(claims))
-    first = torch.full((size,), len(claims), device=flat.device).scatter_reduce(0, claims, contender, "amin")
-    return (wins & (order == first[claims])).view_as(strength)
+def _best_of_prediction(flat: Tensor, quality: Tensor, size: int) -> Tensor:
+    """(M, C) bool: the pairs with the highest quality above 0 of their prediction; of equals the first."""
+    predictions, values = flat.flatten(), quality.flatten()
+    highest = values.new_zeros(size).scatter_reduce(0, predictions, values, "amax")
+    is_best = (values > 0) & (values == highest[predictions])
+    order = torch.arange(len(values), device=flat.device)
+    position = torch.where(is_best, order, len(values))
+    first = torch.full((size,), len(values), device=flat.device).scatter_reduce(0, predictions, position, "amin")
+    return (is_best & (order == first[predictions])).view_as(quality)

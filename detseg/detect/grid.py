@@ -1,4 +1,4 @@
-"""The grid of a YOLO-style head: where its cells lie, and how its numbers become boxes (and back).
+"""The coder of a YOLO-style head: the layout of its grid, logits to boxes, and boxes to logits.
 
 For a cell with top-left corner (cx, cy), an anchor (aw, ah) and the logits (tx, ty, tw, th)::
 

@@ -1,4 +1,4 @@
-"""Losses of the grid head: what it says of an object's place, of its presence and of its class."""
+"""Box, objectness and class losses of the grid head."""
 
 import torch
 from torch import Tensor

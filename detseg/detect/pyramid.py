@@ -1,4 +1,4 @@
-"""A light feature pyramid: every level sees what the deeper ones know (Lin et al. 2017, arXiv:1612.03144)."""
+"""A light feature pyramid network: deep levels are added to the finer ones (Lin et al. 2017, arXiv:1612.03144)."""
 
 from collections.abc import Sequence
 

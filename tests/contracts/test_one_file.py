@@ -1,5 +1,5 @@
-"""One concept, one file: what is defined here, a detector, a format, a figure and an exporter, each with its decorator or
-one line, works in every command without a change in the package."""
+"""One concept, one file: what is defined here, a detector, a format, a figure and an exporter, each with its decorator
+or one line, works in every command without a change in the package."""
 
 import csv
 import json

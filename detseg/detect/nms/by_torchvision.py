@@ -1,10 +1,12 @@
-"""Non-max suppression by torchvision's kernels: for GPUs, and where torch traces the call."""
+"""Hard suppression by torchvision's operator: for GPUs, and where torch traces the call."""
 
 from itertools import accumulate
 
 import torch
 import torchvision  # noqa: F401  (loads the compiled operators below)
 from torch import Tensor
+
+from detseg.detect.nms.checks import name_bad_value, to_arrays, values_are_fine
 
 
 @torch.no_grad()
@@ -17,11 +19,21 @@ def keep_by_torchvision(
     score_threshold: float | None,
     tracing: bool,
 ) -> Tensor:
-    """Kept indices (int64), best first, of boxes (N, 4) float32, scores (N,) and maybe labels (N,).
+    """Kept indices (int64), best first, of boxes (N, 4), scores (N,) and maybe labels (N,), on their device.
 
     Args:
         tracing: torch.compile, torch.export or a fake tensor mode is looking: nothing may depend on the numbers.
+
+    Raises:
+        ValueError: a number is not finite or a box is reversed; not while tracing.
     """
+    given = {"boxes": boxes.float(), "scores": scores} | ({} if labels is None else {"labels": labels})
+    boxes, scores = (boxes if tracing else _near_the_origin(boxes)).detach().float(), scores.detach()
+    if len(boxes) == 0:
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    # Looking at the flag now would wait for everything queued before. The operator below waits anyway, so it is
+    # read after that; bad numbers do no harm meanwhile.
+    fine = None if tracing else values_are_fine(boxes, scores, labels)
     if scores.is_floating_point() and scores.itemsize < 4:
         scores = scores.float()  # as on CPUs: bfloat16 would round the score threshold
     order = torch.argsort(scores, descending=True, stable=True)
@@ -34,7 +46,19 @@ def keep_by_torchvision(
         kept = _nms_sorted(_moved_apart(ordered, labels[order])[0], threshold)
     else:
         kept = _nms_per_label(ordered, labels[order], threshold)
+    if fine is not None and not fine:
+        arrays = to_arrays(given)
+        raise ValueError(name_bad_value(arrays["boxes"], arrays["scores"], arrays.get("labels")))
     return order[kept]
+
+
+def _near_the_origin(boxes: Tensor) -> Tensor:
+    """What `float32_boxes` does to boxes (N, 4) of types wider than float32, without waiting for the device."""
+    if boxes.dtype != torch.float64 or len(boxes) == 0:
+        return boxes
+    low, high = torch.aminmax(boxes.reshape(-1, 2), dim=0)
+    far = torch.maximum(-low, high) > 2 * (high - low)
+    return boxes - torch.where(far, low, 0).repeat(2)
 
 
 def _nms_sorted(boxes: Tensor, threshold: float) -> Tensor:

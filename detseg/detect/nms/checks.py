@@ -1,14 +1,23 @@
 """Checks of boxes, scores and labels, and their common form; for all kinds of non-max suppression."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Array = TypeVar("Array", Tensor, np.ndarray)
 Arrays = dict[str, NDArray[Any]]
+Order = NDArray[np.int64]
+
+
+class Rule(NamedTuple):
+    """A box is dropped when its IoU with a kept one is strictly greater than the threshold."""
+
+    threshold: np.float32
+    distance: bool | None  # True subtracts DIoU's penalty for distant centres; None does not, and compiles to nothing
 
 
 def check_kinds(given: Mapping[str, Any]) -> bool:
@@ -56,17 +65,21 @@ def check_threshold(iou_threshold: float, score_threshold: float | None) -> floa
 
 def to_arrays(given: Mapping[str, Any]) -> Arrays:
     """The same as numpy arrays in the computer's memory; float types of 16 bits may become float32."""
-    return {name: as_array(value) for name, value in given.items()}
+    return {name: value if isinstance(value, np.ndarray) else _as_array(value) for name, value in given.items()}
 
 
-def as_array(value: Tensor | NDArray[Any]) -> NDArray[Any]:
-    """A tensor or array as array."""
-    if isinstance(value, np.ndarray):
-        return value
+def _as_array(value: Tensor) -> NDArray[Any]:
     # numpy has no bfloat16. `cpu` and `detach` cost as much as all of a small suppression, so only where needed.
     value = value.float() if value.dtype == torch.bfloat16 else value
     value = value.detach() if value.requires_grad else value
     return value.numpy() if value.device.type == "cpu" else value.cpu().numpy()
+
+
+def like(given: Array, *results: NDArray[Any]) -> tuple[Array, ...]:
+    """The results as what was given: tensors on its device, or the numpy arrays that they are."""
+    if isinstance(given, Tensor):
+        return tuple(torch.from_numpy(result).to(given.device) for result in results)
+    return results
 
 
 def numbers(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
@@ -74,6 +87,24 @@ def numbers(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
     if array.dtype == dtype and array.flags.carray:  # np.require takes ten times as long to find out
         return array
     return np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
+
+
+def float32_boxes(boxes: NDArray[Any]) -> NDArray[np.float32]:
+    """Boxes (N, 4) xyxy as the kernels want them, moved to the origin first where float32 would lose digits otherwise.
+
+    Along an axis whose largest coordinate is more than twice the span of all, coordinates lie within a factor of two of
+    each other. Float32 numbers have exact differences then (Sterbenz), so moving changes nothing for those, and keeps
+    the digits of wider ones: maps have coordinates in the millions and boxes of a metre.
+    """
+    if boxes.dtype != np.float32 and len(boxes) and not np.can_cast(boxes.dtype, np.float32):
+        corners = boxes.astype(np.float64).reshape(-1, 2)
+        with np.errstate(invalid="ignore", over="ignore"):
+            low, high = corners.min(0), corners.max(0)
+            far = np.maximum(-low, high) > 2 * (high - low)
+            if far.any() and (boxes[:, 2:] >= boxes[:, :2]).all():  # others are to be named as they came
+                boxes = (corners - np.where(far, low, 0)).reshape(-1, 4)
+            return numbers(boxes, np.float32)
+    return numbers(boxes, np.float32)
 
 
 def whole_labels(labels: NDArray[Any] | None) -> NDArray[np.int64]:
@@ -97,17 +128,6 @@ def values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Ten
     return fine
 
 
-def check_numbers(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> None:
-    """Raise ValueError, which names the first of them, where numbers are not finite in float32 or boxes reversed."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        boxes = numbers(boxes, np.float32)  # other types end sooner, and those without a sign turn round
-        scores = numbers(scores, np.float32)
-        extents = boxes[:, 2:] - boxes[:, :2]
-        fine = ((extents >= 0) & (extents < np.inf)).all()
-    if not (fine and np.isfinite(scores).all() and (labels is None or np.isfinite(labels).all())):
-        raise ValueError(name_bad_value(boxes, scores, labels))
-
-
 def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> str:
     """The message for the first bad box, score or label."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -127,6 +147,28 @@ def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[An
             more = f" ({count} such {name} in all)" if count > 1 else ""
             return f"{name}[{index}] = {values[index].tolist()} {what}{more}"
     raise AssertionError("called without a bad value")
+
+
+def checked_arrays(given: Mapping[str, Any]) -> Arrays:
+    """`given` (see `check_kinds`) as arrays whose numbers are checked and whose scores are not negative.
+
+    Raises:
+        ValueError: for any of that.
+    """
+    check_kinds(given)
+    arrays = to_arrays(given)
+    boxes, scores, labels = arrays["boxes"], arrays["scores"], arrays.get("labels")
+    with np.errstate(invalid="ignore", over="ignore"):
+        boxes = numbers(boxes, np.float32)  # other types end sooner, and those without a sign turn round
+        in_single = numbers(scores, np.float32)
+        extents = boxes[:, 2:] - boxes[:, :2]
+        fine = ((extents >= 0) & (extents < np.inf)).all()
+    if not (fine and np.isfinite(in_single).all() and (labels is None or np.isfinite(labels).all())):
+        raise ValueError(name_bad_value(boxes, in_single, labels))
+    negative = scores < 0
+    if negative.any():
+        raise ValueError(f"scores[{int(negative.argmax())}] = {scores[negative][0]} is negative")
+    return arrays
 
 
 def _listed(values: dict[str, str]) -> str:

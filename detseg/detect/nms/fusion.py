@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from detseg.detect.nms.checks import check_kinds, check_numbers, check_threshold, numbers, to_arrays, whole_labels
-from detseg.detect.nms.greedy import Array
+from detseg.detect.nms.checks import Array, check_threshold, checked_arrays, like, numbers, whole_labels
+from detseg.kernels import box_iou, compiled
 
 
 def weighted_boxes_fusion(
@@ -43,8 +41,6 @@ def weighted_boxes_fusion(
     Raises:
         ValueError: lists of different lengths, else as `detseg.detect.nms.greedy`; the message begins with the model.
     """
-    from detseg.detect.nms.fusion_loop import fuse
-
     models = len(boxes)
     if models == 0 or not len(scores) == len(labels) == models:
         counts = f"{models}, {len(scores)} and {len(labels)}"
@@ -65,29 +61,60 @@ def weighted_boxes_fusion(
     order = np.argsort(-weighted, kind="stable")
     order = order[all_scores[order] >= score_threshold]
     order = order[np.argsort(all_labels[order], kind="stable")]
-    fused, new, found, kinds = fuse(all_boxes, weighted, all_labels, order, threshold, score == "max")
+    fused, new, found, kinds = _fuse(all_boxes, weighted, all_labels, order, np.float32(threshold), score == "max")
     new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
     best = np.argsort(-new, kind="stable")
-    result = fused[best], new[best].astype(np.float32), kinds[best]
-    first = boxes[0]
-    if isinstance(first, Tensor):
-        return tuple(torch.from_numpy(part).to(first.device) for part in result)  # type: ignore[return-value]
-    return result
+    return like(boxes[0], fused[best], new[best].astype(np.float32), kinds[best])  # type: ignore[return-value]
 
 
 def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One model's boxes and scores in float32 and labels in int64."""
     given = {"boxes": boxes, "scores": scores, "labels": labels}
     try:
-        check_kinds(given)
-        arrays = to_arrays(given)
-        check_numbers(arrays["boxes"], arrays["scores"], arrays["labels"])
+        arrays = checked_arrays(given)
         if arrays["labels"].dtype.kind == "f" and len(labels):
             raise ValueError(f"labels must be whole numbers, got {arrays['labels'].dtype}")
-        if (arrays["scores"] < 0).any():
-            raise ValueError(f"scores[{int((arrays['scores'] < 0).argmax())}] is negative")
     except ValueError as error:
         raise ValueError(f"model {model}: {error}") from error
     empty = len(arrays["scores"]) == 0  # empty arrays are float64 unless one says otherwise
     kinds = np.empty(0, np.int64) if empty else whole_labels(arrays["labels"])
     return numbers(arrays["boxes"], np.float32), arrays["scores"].astype(np.float32), kinds
+
+
+@compiled
+def _fuse(boxes, scores, labels, order, threshold, best):
+    """Clusters of boxes: their mean boxes (C, 4), scores (C,), numbers of boxes (C,) and labels (C,).
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,) the weights of the boxes in their cluster's mean.
+        labels: (N,); a cluster has one label.
+        order: (D,) the boxes to fuse, those of a label together and best first.
+        threshold: a box joins the cluster whose mean it overlaps most, if the IoU is above this.
+        best: a cluster's score is that of its best box, else their mean.
+    """
+    means = np.empty((len(order), 4), np.float32)
+    sums = np.zeros((len(order), 4))
+    total, top = np.zeros(len(order)), np.zeros(len(order))
+    counts, kinds = np.zeros(len(order), np.int64), np.empty(len(order), np.int64)
+    clusters = begin = 0  # the clusters of a label begin at `begin`
+    for i in order:
+        if clusters and kinds[clusters - 1] != labels[i]:
+            begin = clusters
+        chosen, highest = -1, threshold
+        for c in range(begin, clusters):
+            iou = box_iou(boxes, i, means, c)
+            if iou > highest:
+                chosen, highest = c, iou
+        if chosen < 0:
+            chosen = clusters
+            clusters += 1
+            kinds[chosen], top[chosen] = labels[i], scores[i]
+        counts[chosen] += 1
+        total[chosen] += scores[i]
+        for side in range(4):
+            sums[chosen, side] += scores[i] * boxes[i, side]
+            # Boxes whose scores are all 0 have no weighted mean; the first of them stands for it.
+            means[chosen, side] = sums[chosen, side] / total[chosen] if total[chosen] > 0 else boxes[i, side]
+    new = top[:clusters].copy() if best else total[:clusters] / counts[:clusters]
+    return means[:clusters].copy(), new, counts[:clusters].copy(), kinds[:clusters].copy()

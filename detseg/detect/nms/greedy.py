@@ -1,26 +1,43 @@
-"""Non-max suppression: of boxes that overlap much, keep the best scored one.
+"""Hard non-max suppression: of boxes that overlap much, keep the best scored one.
 
 Greedy: boxes are visited from the highest score down; a visited box that is still there is kept and removes
 every later box whose IoU with it is strictly greater than the threshold. Equal scores are visited by rising
 index. IoU is computed in float32 whatever the input's type; two boxes without area have IoU 0.
 
-On CPUs `detseg.detect.nms.cpu` does the work, on other devices torchvision's kernel; both give the same indices.
-There is no such kernel for DIoU: its boxes are brought to the CPU.
+There are three ways to the same indices, and this page chooses:
+
+- On CPUs `order` checks and sorts. Then, group by group, `dense` compares each kept box with all that are left, which
+  is fastest where there are few boxes or few are kept; or `nearby` compares each box with those near it, found by a
+  grid, which is fastest where many boxes are kept on a large canvas.
+- On other devices, and where torch traces the call, `by_torchvision` uses torchvision's operator. It knows no DIoU, so
+  those boxes are brought to the CPU.
 """
 
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensor
 
 from detseg.detect.nms.by_torchvision import keep_by_torchvision
-from detseg.detect.nms.checks import check_kinds, check_threshold, name_bad_value, to_arrays, values_are_fine
-from detseg.detect.nms.cpu import keep_on_cpu
+from detseg.detect.nms.checks import (
+    Array,
+    Order,
+    Rule,
+    check_kinds,
+    check_threshold,
+    float32_boxes,
+    to_arrays,
+    whole_labels,
+)
 
-Array = TypeVar("Array", Tensor, np.ndarray)
 Metric = Literal["iou", "diou"]
+
+# Comparing all boxes is faster than looking for neighbours when there are few of them, or when so few fit beside
+# each other on the image that few will be kept: where the times of benchmarks/nms.py cross, clustered against sparse.
+_FEW_BOXES, _FEW_BESIDE = 500, 400
 
 
 def nms(
@@ -69,15 +86,20 @@ def batched_nms(
     1e-6 of the threshold may go either way.)
 
     Args:
-        boxes: (N, 4) xyxy, as in `nms`.
-        scores: (N,).
         labels: (N,) class, or any other group such as class x image; `max_detections` counts all together.
-        iou_threshold, score_threshold, max_detections, metric: as in `nms`.
 
     Raises:
         ValueError: as `nms`, also for labels of another length or device, or not finite.
     """
     return _suppress(boxes, scores, labels, iou_threshold, score_threshold, max_detections, metric)
+
+
+@cache
+def _compiled() -> tuple[Any, Any, Any]:
+    """The pages that load numba, half a second; not everyone who imports nms calls it."""
+    from detseg.detect.nms import dense, nearby, order
+
+    return order, dense, nearby
 
 
 def _suppress(
@@ -89,7 +111,7 @@ def _suppress(
     max_detections: int | None,
     metric: Metric,
 ) -> Array:
-    """Both functions: bring the input to one form, suppress, and give back what came in."""
+    """Both functions: check, choose by device, and give back what came in."""
     given: dict[str, Any] = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
     from_numpy = check_kinds(given)
     threshold = check_threshold(iou_threshold, score_threshold)
@@ -101,40 +123,84 @@ def _suppress(
     if not from_numpy and tracing and metric == "diou":
         raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
     if not from_numpy and metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):
-        elsewhere: Any = _keep_elsewhere(given, threshold, score_threshold, tracing)
-        elsewhere = elsewhere if max_detections is None else elsewhere[: int(max_detections)]
-        return elsewhere
+        found: Any = keep_by_torchvision(
+            given["boxes"],
+            given["scores"],
+            given.get("labels"),
+            threshold,
+            score_threshold=score_threshold,
+            tracing=tracing,
+        )
+        return found if max_detections is None else found[: int(max_detections)]
     arrays = given if from_numpy else to_arrays(given)
+    rule = Rule(np.float32(threshold), True if metric == "diou" else None)
     kept: Any = keep_on_cpu(
-        arrays["boxes"],
-        arrays["scores"],
-        arrays.get("labels"),
-        threshold,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        distance=metric == "diou",
+        arrays["boxes"], arrays["scores"], arrays.get("labels"), rule, score_threshold, max_detections
     )
     kept = kept if from_numpy else torch.from_numpy(kept).to(given["boxes"].device)
     return kept
 
 
-def _keep_elsewhere(given: dict[str, Tensor], threshold: float, score_threshold: float | None, tracing: bool) -> Tensor:
-    """Kept indices, best first, on the tensors' device."""
-    boxes, scores, labels = given["boxes"].detach().float(), given["scores"].detach(), given.get("labels")
-    if len(boxes) == 0:
-        return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    # Looking at the flag now would wait for everything queued before. The operator below waits anyway, so it is
-    # read after that; bad numbers do no harm meanwhile.
-    fine = None if tracing else values_are_fine(boxes, scores, labels)
-    kept = keep_by_torchvision(
-        boxes,
-        scores,
-        labels,
-        threshold,
-        score_threshold=score_threshold,
-        tracing=tracing,
-    )
-    if fine is not None and not fine:
-        arrays = to_arrays({**given, "boxes": boxes})
-        raise ValueError(name_bad_value(arrays["boxes"], arrays["scores"], arrays.get("labels")))
-    return kept
+def keep_on_cpu(
+    boxes: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any] | None,
+    rule: Rule,
+    score_threshold: float | None,
+    max_detections: int | None,
+) -> Order:
+    """Kept indices, best first, of boxes (N, 4), scores (N,) and maybe labels (N,), whose shapes are checked.
+
+    Raises:
+        ValueError: a number is not finite or a box is reversed.
+    """
+    ordering, *_ = _compiled()
+    single = float32_boxes(boxes)
+    order, survey = ordering.best_first(single, scores, labels, score_threshold)
+    limit = len(order) if max_detections is None else min(int(max_detections), len(order))
+    if limit == 0:
+        return order[:0]
+    if labels is None:
+        return _keep_of_one(single, order, survey, rule, limit)
+    grouped, starts = ordering.by_label(order, whole_labels(labels))
+    survives = np.zeros(len(single), bool)
+    survives[_keep_of_each(single, grouped, starts, survey, rule, limit)] = True
+    return order[survives[order]][:limit]
+
+
+def _keep_of_one(boxes: NDArray[np.float32], order: Order, survey: Any, rule: Rule, limit: int) -> Order:
+    """Kept ones of `order`, best first, as if all were of one label."""
+    _, dense, nearby = _compiled()
+    if _few_are_kept(len(order), survey):
+        return dense.suppress_densely(boxes, order, np.array([0, len(order)]), rule, limit, len(order))
+    # The index does not go from the best box down. What is kept of the best boxes does not depend on the others,
+    # so a limit that is far off is tried on a part.
+    most = max(4 * limit, 1000)
+    kept = nearby.suppress_nearby(boxes, order[:most], survey.canvas, rule)
+    while len(kept) < limit and most < len(order):
+        most *= 4
+        kept = nearby.suppress_nearby(boxes, order[:most], survey.canvas, rule)
+    return kept[:limit]
+
+
+def _keep_of_each(
+    boxes: NDArray[np.float32], order: Order, starts: NDArray[np.int64], survey: Any, rule: Rule, limit: int
+) -> Order:
+    """Kept ones of each group order[starts[g]:starts[g + 1]], group after group."""
+    _, dense, _ = _compiled()
+    sizes = np.diff(starts)
+    largest = int(sizes.max())
+    if _few_are_kept(largest, survey):
+        return dense.suppress_densely(boxes, order, starts, rule, limit, largest)
+    few = sizes <= _FEW_BOXES
+    groups = (order[starts[g] : starts[g + 1]] for g in np.flatnonzero(~few))
+    large = [_keep_of_one(boxes, group, survey, rule, limit) for group in groups]
+    small, starts = order[np.repeat(few, sizes)], np.concatenate([[0], np.cumsum(sizes[few])])
+    return np.concatenate([dense.suppress_densely(boxes, small, starts, rule, limit, _FEW_BOXES), *large])
+
+
+def _few_are_kept(count: int, survey: Any) -> bool:
+    """Whether the dense way is faster for so many boxes, or the only one that float32 allows."""
+    _, _, nearby = _compiled()
+    sound = survey.smallest >= nearby.SMALLEST_SOUND_AREA
+    return count <= _FEW_BOXES or survey.beside <= _FEW_BESIDE or not sound

@@ -1,4 +1,4 @@
-"""Non-max suppression on large canvases, compiled by numba: each box is compared with those near it.
+"""Hard suppression on large canvases, compiled by numba: each box is compared with those near it.
 
 Two boxes with IoU > t have sides within a factor of t of each other, and centres within (1 - t) / (1 + t) of the mean
 of their sides, in x and in y. So a box lies in one cell, by its centre, of the grid of its level: the power of two
@@ -13,49 +13,60 @@ than the one before.
 """
 
 import math
+from typing import NamedTuple
 
-import numba
 import numpy as np
+from numpy.typing import NDArray
 
-from detseg.detect.nms.dense import box_distance, compiled
-from detseg.kernels import njit
+from detseg.detect.nms.checks import Order, Rule
+from detseg.detect.nms.dense import Box, box_distance
+from detseg.kernels import compiled, inlined, shared_area
 
 # Below this area float32 loses digits, and IoU may come out above what sizes and distances allow.
 SMALLEST_SOUND_AREA = 1e-30
 # A level for each exponent that float32 can have, and its cells in a pixel: bits 127 stand for sides in [1, 2).
-LEVELS = 256
-_PER_PIXEL = np.ldexp(1.0, 126 - np.arange(LEVELS))
+_LEVELS = 256
+_PER_PIXEL = np.ldexp(1.0, 126 - np.arange(_LEVELS))
 # Columns. Of the table: where a slot's kept boxes start, where they end, and where those not yet judged do.
 _START, _KEPT, _PENDING, _END = 0, 1, 2, 3
 _BOXES, _CELLS_A_ROW = 0, 1  # of the levels
 _RANK, _SLOT = 4, 5  # of the ids
 _KEEP, _DROP = -1, -2
 
-# Called for every pair of neighbours, so a call would cost as much as what it does.
-part_of_caller = {"forceinline": True, "error_model": "numpy"}
+
+class Index(NamedTuple):
+    """The boxes in their cells, and room to work in."""
+
+    canvas: tuple[float, float, float]  # left, top and right end of all boxes
+    table: NDArray[np.int32]  # (S, 4), S a power of two
+    levels: NDArray[np.int64]  # (_LEVELS, 2)
+    near: NDArray[np.float32]  # (N, 6) corners, rank and slot of each box, sorted by slot;
+    ids: NDArray[np.int32]  # the last two through this, the same memory
 
 
-@njit(**compiled)
-def suppress_nearby(
-    boxes, order, canvas, threshold, distance, table, levels, sides, bits, near, ids, slots, keeps, kept
-):
-    """What `suppress_densely` does for one group, without a limit; returns how many are kept.
+def suppress_nearby(boxes: NDArray[np.float32], order: Order, canvas: tuple[float, float, float], rule: Rule) -> Order:
+    """Kept boxes, best first.
 
     Args:
         boxes: (M, 4) xyxy, none with an area below `SMALLEST_SOUND_AREA` other than 0.
         order: (N,) indices of the boxes to look at, best first.
         canvas: left, top and right end of all of them.
-        threshold, distance: as in `suppress_densely`.
-        table: (S, 4) int32 zeros, S a power of two.
-        levels: (LEVELS, 2) int64 zeros.
-        sides, bits: (3,) float32 and the same memory as int32, in which exponents are read; room to work in.
-        near, ids: (N, 6) float32 and the same memory as int32: corners, rank and slot of each box, sorted by slot.
-        slots: (M,) int32, room to work in.
-        keeps: (N,) bool, False.
-        kept: (N,) int64 gets the result.
     """
-    count = _fill(boxes, order, canvas, table, levels, sides, bits, near, ids, slots, keeps)
-    stack = slots
+    count = len(order)
+    slots = 1 << max(6, (count - 1).bit_length())
+    table, levels = np.zeros((slots, 4), np.int32), np.zeros((_LEVELS, 2), np.int64)
+    near, places = np.empty((count, 6), np.float32), np.empty(len(boxes), np.int32)
+    index = Index(canvas, table, levels, near, near.view(np.int32))
+    keeps, kept = np.zeros(count, bool), np.empty(count, np.int64)
+    return kept[: _suppress(boxes, order, index, rule.threshold, rule.distance, places, keeps, kept)]
+
+
+@compiled
+def _suppress(boxes, order, index, threshold, distance, places, keeps, kept):
+    """Fill `kept` (N,) and return how many there are; `places` (M,) is room to work in, `keeps` (N,) holds False."""
+    canvas, table, levels, near, ids = index
+    count = _fill(boxes, order, index, places, keeps)
+    stack = places
     for place in range(count):
         stack[0] = place
         depth = 1
@@ -66,7 +77,7 @@ def suppress_nearby(
             if at > goal:
                 depth -= 1
                 continue
-            verdict = _judge(at, canvas, table, levels, sides, bits, near, ids, threshold, distance)
+            verdict = _judge(at, canvas, table, levels, near, ids, threshold, distance)
             if verdict >= 0:
                 stack[depth] = verdict
                 depth += 1
@@ -87,12 +98,13 @@ def suppress_nearby(
     return found
 
 
-@njit(**compiled)
-def _fill(boxes, order, canvas, table, levels, sides, bits, near, ids, slots, keeps):
+@compiled
+def _fill(boxes, order, index, slots, keeps):
     """Sort boxes into the slots of the table, in each best first; returns how many.
 
     Boxes without area stay outside: they are kept and drop nothing.
     """
+    canvas, table, levels, near, ids = index
     mask = len(table) - 1
     # All boxes are taken as they lie in memory, which is several times faster than best first.
     all_boxes = len(order) == len(boxes)
@@ -102,8 +114,7 @@ def _fill(boxes, order, canvas, table, levels, sides, bits, near, ids, slots, ke
         if not width * height > 0:
             slots[i] = -1
             continue
-        sides[0] = width if width > height else height
-        level = np.int64(bits[0] >> 23)
+        level = _level(max(width, height))
         scale = _PER_PIXEL[level]
         if levels[level, _BOXES] == 0:
             levels[level, _CELLS_A_ROW] = np.int64((canvas[2] - canvas[0]) * scale) + 1
@@ -132,20 +143,26 @@ def _fill(boxes, order, canvas, table, levels, sides, bits, near, ids, slots, ke
     return count
 
 
-@numba.njit(**part_of_caller)
-def _judge(at, canvas, table, levels, sides, bits, near, ids, threshold, distance):
+@inlined
+def _level(side):
+    """The exponent in the bits of a float32."""
+    return np.int64(np.float32(side).view(np.int32) >> 23)
+
+
+# The arrays one by one, for taking them out of a tuple costs two atomic operations each: too much for every box.
+@inlined
+def _judge(at, canvas, table, levels, near, ids, threshold, distance):
     """_KEEP or _DROP for box `at` of `near`, or the place of another one that has to be judged before."""
     x1, y1, x2, y2, rank = near[at, 0], near[at, 1], near[at, 2], near[at, 3], ids[at, _RANK]
     width, height = x2 - x1, y2 - y1
-    area = width * height
+    box = Box(x1, y1, x2, y2, width * height)
     across, down = 0.5 * (float(x1) + float(x2)) - canvas[0], 0.5 * (float(y1) + float(y2)) - canvas[1]
     ratio = float(threshold) * (1 - 1e-5)  # a little more than the rule says, for float32 rounds
     reach = 0.5 * (1 - ratio) / (1 + ratio)
     longest = 1 / ratio if ratio > 0 else np.inf
     widest, tallest = reach * width * (1 + longest), reach * height * (1 + longest)
-    sides[0] = width if width > height else height
-    sides[1], sides[2] = sides[0] * ratio, sides[0] * longest
-    own, low, high = bits[0] >> 23, bits[1] >> 23, bits[2] >> 23
+    side = max(width, height)
+    own, low, high = _level(side), _level(side * ratio), _level(side * longest)
     mask, waiting = len(table) - 1, _KEEP
     nearly = np.float32(ratio)
     # Its own level first, then the next below and above, and so on: equals drop most boxes.
@@ -166,34 +183,28 @@ def _judge(at, canvas, table, levels, sides, bits, near, ids, threshold, distanc
             for column in range(first_x, last_x + 1):
                 slot = (line + column) & mask
                 start, end = table[slot, _START], table[slot, _KEPT]
-                if (
-                    start < end
-                    and _better_one(near, ids, start, end, x1, y1, x2, y2, area, rank, threshold, nearly, distance) >= 0
-                ):
+                if start < end and _better_one(near, ids, start, end, box, rank, threshold, nearly, distance) >= 0:
                     return _DROP
                 start, end = table[slot, _PENDING], table[slot, _END]
                 if start < end and waiting == _KEEP:
-                    waiting = _better_one(
-                        near, ids, start, end, x1, y1, x2, y2, area, rank, threshold, nearly, distance
-                    )
+                    waiting = _better_one(near, ids, start, end, box, rank, threshold, nearly, distance)
     return waiting
 
 
-@numba.njit(**part_of_caller)
-def _better_one(near, ids, start, end, x1, y1, x2, y2, area, rank, threshold, nearly, distance):
+@inlined
+def _better_one(near, ids, start, end, box, rank, threshold, nearly, distance):
     """The first of the places from `start` to `end`, best first, whose box drops the one that is given; or -1."""
-    zero = np.float32(0)
     for k in range(start, end):
         if ids[k, _RANK] >= rank:
             break
-        kx1, ky1, kx2, ky2 = near[k, 0], near[k, 1], near[k, 2], near[k, 3]
-        shared = max(zero, min(kx2, x2) - max(kx1, x1)) * max(zero, min(ky2, y2) - max(ky1, y1))
-        union = (kx2 - kx1) * (ky2 - ky1) + area - shared
+        x1, y1, x2, y2 = near[k, 0], near[k, 1], near[k, 2], near[k, 3]
+        shared = shared_area(x1, y1, x2, y2, box.x1, box.y1, box.x2, box.y2)
+        union = (x2 - x1) * (y2 - y1) + box.area - shared
         # First one question that nearly always has the same answer, and no division.
         if shared > nearly * union:
             iou = shared / union
             if distance is not None:
-                iou -= box_distance(x1, y1, x2, y2, kx1, ky1, kx2, ky2)
+                iou -= box_distance(box.x1, box.y1, box.x2, box.y2, x1, y1, x2, y2)
             if iou > threshold:
                 return k
     return -1

@@ -4,14 +4,13 @@ Where objects of one class stand close together, dropping every box with much ov
 scores by how much they overlap keeps them in the list, below the boxes that stand alone.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from detseg.detect.nms.checks import check_kinds, check_numbers, check_threshold, numbers, to_arrays, whole_labels
-from detseg.detect.nms.greedy import Array
+from detseg.detect.nms.checks import Array, check_threshold, checked_arrays, float32_boxes, like, whole_labels
+from detseg.kernels import box_iou, compiled
 
 
 def soft_nms(
@@ -43,29 +42,68 @@ def soft_nms(
     Raises:
         ValueError: as `detseg.detect.nms.greedy`, also for negative scores, an unknown method, or a sigma of 0 or less.
     """
-    from detseg.detect.nms.soft_loop import lower_scores
-
     if method not in ("linear", "gaussian"):
         raise ValueError(f"method must be 'linear' or 'gaussian', got {method!r}")
     if not 0 < sigma < np.inf:
         raise ValueError(f"sigma must be above 0, got {sigma}")
     given = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
-    check_kinds(given)
     threshold = check_threshold(iou_threshold, score_threshold)
-    arrays = to_arrays(given)
-    check_numbers(arrays["boxes"], arrays["scores"], arrays.get("labels"))
-    negative = arrays["scores"] < 0
-    if negative.any():
-        raise ValueError(f"scores[{int(negative.argmax())}] = {arrays['scores'][negative][0]} is negative")
-    order, lowered = lower_scores(
-        numbers(arrays["boxes"], np.float32),
+    arrays = checked_arrays(given)
+    result = _lower_scores(
+        float32_boxes(arrays["boxes"]),
         whole_labels(arrays.get("labels")),
         np.array(arrays["scores"], np.float32),
         method == "gaussian",
-        threshold,
+        np.float32(threshold),
         np.float32(sigma),
         np.float32(-np.inf if score_threshold is None else score_threshold),
     )
-    if isinstance(boxes, Tensor):
-        return torch.from_numpy(order).to(boxes.device), torch.from_numpy(lowered).to(boxes.device)
-    return order, lowered
+    return like(boxes, *result)  # type: ignore[return-value]
+
+
+@compiled
+def _lower_scores(boxes, labels, scores, gaussian, threshold, sigma, lowest):
+    """Indices (D,) and new scores (D,) above `lowest`, best first; of equal scores the lower index.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        labels: (N,), or of length 0 where all boxes compete.
+        scores: (N,), overwritten.
+        gaussian: the rule; else the linear one.
+        threshold, sigma: of the two rules.
+    """
+    left = np.arange(len(boxes))
+    order, new = np.empty(len(boxes), np.int64), np.empty(len(boxes), np.float32)
+    labelled = len(labels) > 0
+    count, found = len(boxes), 0
+    while count > 0:
+        # The best one, and out with those that fell too low. The rest stays in the order of the indices.
+        to, best = 0, -1
+        for j in range(count):
+            i = left[j]
+            if scores[i] > lowest:
+                left[to] = i
+                if best < 0 or scores[i] > scores[left[best]]:
+                    best = to
+                to += 1
+        count = to
+        if count == 0:
+            break
+        chosen = left[best]
+        order[found], new[found] = chosen, scores[chosen]
+        found += 1
+        for j in range(best, count - 1):
+            left[j] = left[j + 1]
+        count -= 1
+        for j in range(count):
+            i = left[j]
+            if labelled and labels[i] != labels[chosen]:
+                continue
+            iou = box_iou(boxes, chosen, boxes, i)
+            if iou == 0:
+                continue
+            if gaussian:
+                scores[i] *= np.float32(math.exp(-(iou * iou) / sigma))
+            elif iou > threshold:
+                scores[i] *= np.float32(1) - iou
+    return order[:found], new[:found]

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled
 from detseg.metrics.detection.average_precision import RECALL_LEVELS
-from detseg.metrics.detection.loops import HIT, MISS, compiled
+from detseg.metrics.detection.loops import HIT, MISS
 from detseg.metrics.detection.matching import Matches
 
 

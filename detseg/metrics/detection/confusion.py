@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled
 from detseg.metrics.arrays import most_confused, none_for_nan
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.loops import IGNORED, compiled
+from detseg.metrics.detection.loops import IGNORED
 from detseg.metrics.detection.matching import Matches
 from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
 

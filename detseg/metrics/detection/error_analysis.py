@@ -37,10 +37,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection.average_precision import RECALL_LEVELS
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.loops import compiled
 from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
 
 # The kinds of a detection's error are their positions here; "missed" is of objects only.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.detection import sorting
+from detseg.kernels import compiled, sort_falling, sort_groups
 from detseg.metrics.detection.inputs import Found, Truth
 from detseg.metrics.detection.records import positions
 
@@ -60,28 +60,28 @@ def lay_out(
     if class_agnostic:
         # pycocotools lists an image's boxes category after category, by rising id.
         place = np.argsort(np.argsort(truth.category_ids)).astype(np.int32)
-        order = sorting.sort_groups(order, place[categories], classes)
-        objects = sorting.sort_groups(objects, place[object_categories], classes)
+        order = sort_groups(order, place[categories], classes)
+        objects = sort_groups(objects, place[object_categories], classes)
         classes, labels, object_labels = 1, np.zeros_like(categories), np.zeros_like(object_categories)
     if ties_by_image:
-        order = sorting.sort_groups(order, image_positions, count)
-    source = sorting.sort_groups(sorting.sort_falling(order, found.scores + 0.0), labels, classes)  # no -0.0
-    objects = sorting.sort_groups(sorting.sort_groups(objects, object_positions, count), object_labels, classes)
+        order = sort_groups(order, image_positions, count)
+    source = sort_groups(sort_falling(order, found.scores + 0.0), labels, classes)  # no -0.0
+    objects = sort_groups(sort_groups(objects, object_positions, count), object_labels, classes)
 
     start = starts(labels, classes)
-    rank = sorting.rank_in_image(start, image_positions[source], count)
+    rank = rank_in_image(start, image_positions[source], count)
     if most is not None and (rank >= most).any():
         kept = rank < most
         start = np.concatenate([[0], np.cumsum(kept)])[start]
         source, rank = source[kept], rank[kept]
-    places = sorting.sort_groups(np.arange(len(source), dtype=np.int32), image_positions[source], count)
+    places = sort_groups(np.arange(len(source), dtype=np.int32), image_positions[source], count)
     return Layout(
         by_id=by_id,
         source=source,
         label_start=start,
         image_positions=image_positions[source],
         rank=rank,
-        places=sorting.sort_groups(places, labels[source], classes),
+        places=sort_groups(places, labels[source], classes),
         objects=objects,
         object_start=starts(object_labels, classes),
         object_positions=object_positions[objects],
@@ -92,3 +92,29 @@ def lay_out(
 def starts(labels: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
     """(K + 1,) where each class starts when the labels are sorted."""
     return np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=classes))]).astype(np.int64)
+
+
+def rank_in_image(label_start: NDArray[np.int64], images: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """(D,) how many earlier detections of the same class lie in the same image; `images` (D,) by class."""
+    rank = np.empty(len(images), np.int32)
+    _rank_in_image(label_start, images, *np.zeros((2, count), np.int32), rank)
+    return rank
+
+
+@compiled
+def _rank_in_image(
+    label_start: NDArray[np.int64],
+    images: NDArray[np.int32],
+    seen: NDArray[np.int32],
+    counted_for: NDArray[np.int32],
+    rank: NDArray[np.int32],
+) -> None:
+    """Fill `rank`; `seen` (N,) counts for the class, from 1, that `counted_for` (N,) tells. Both hold zeros."""
+    for label in range(len(label_start) - 1):
+        for i in range(label_start[label], label_start[label + 1]):
+            image = images[i]
+            if counted_for[image] != label + 1:
+                counted_for[image] = label + 1
+                seen[image] = 0
+            rank[i] = seen[image]
+            seen[image] += 1

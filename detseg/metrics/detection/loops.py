@@ -13,17 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.kernels import njit
+from detseg.kernels import compiled, helper, shared_area
 
 Ints = NDArray[np.int32]
 Starts = NDArray[np.int64]  # (K + 1,) class k owns start[k]:start[k + 1]
 Floats = NDArray[np.float64]
-
-# The first call has to wait for the compiler. It comes sooner without the wrapper for other compiled languages,
-# without one for Python where only kernels call, and when arrays are not made in the kernels.
-_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-_FOR_HELPERS: Any = _OPTIONS | {"no_cpython_wrapper": True}
-compiled, helper = njit(**_OPTIONS), njit(**_FOR_HELPERS)
 
 HIT, MISS, IGNORED = 1, 0, -1
 
@@ -127,17 +121,13 @@ def _box_pairs(
 @helper
 def _box_iou(found: Floats, d: int, real: Floats, g: int, crowd: bool) -> float:
     """IoU of found[d] and real[g], xywh, with pycocotools' order of operations: the last digit can decide."""
-    width = min(found[d, 2] + found[d, 0], real[g, 2] + real[g, 0]) - max(found[d, 0], real[g, 0])
-    if width <= 0:
+    x, y, width, height = found[d, 0], found[d, 1], found[d, 2], found[d, 3]
+    real_x, real_y, real_width, real_height = real[g, 0], real[g, 1], real[g, 2], real[g, 3]
+    shared = shared_area(x, y, width + x, height + y, real_x, real_y, real_width + real_x, real_height + real_y)
+    if shared <= 0:
         return 0.0
-    height = min(found[d, 3] + found[d, 1], real[g, 3] + real[g, 1]) - max(found[d, 1], real[g, 1])
-    if height <= 0:
-        return 0.0
-    overlap = width * height
-    area = found[d, 2] * found[d, 3]
-    if crowd:
-        return overlap / area
-    return overlap / (area + real[g, 2] * real[g, 3] - overlap)
+    area = width * height
+    return shared / area if crowd else shared / (area + real_width * real_height - shared)
 
 
 # ------------------------------------------------------------------ matching

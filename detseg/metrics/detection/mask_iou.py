@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled, helper
 from detseg.metrics.detection.inputs import Found, Truth
 from detseg.metrics.detection.layout import Layout
-from detseg.metrics.detection.loops import Floats, Ints, Starts, collect_pairs, compiled, helper
+from detseg.metrics.detection.loops import Floats, Ints, Starts, collect_pairs
 from detseg.metrics.detection.run_lengths import joined
 
 Texts = NDArray[np.uint8]

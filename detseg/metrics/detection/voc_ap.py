@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection.inputs import Detections, Found, Truth, read_found, read_truth
 from detseg.metrics.detection.layout import Layout, lay_out
-from detseg.metrics.detection.loops import HIT, IGNORED, MISS, Floats, Ints, compiled
+from detseg.metrics.detection.loops import HIT, IGNORED, MISS, Floats, Ints
 from detseg.metrics.detection.matching import find_box_pairs
 
 VocMethod = Literal["area", "11-point"]

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.kernels import compiled
 from detseg.metrics.arrays import as_numpy
-from detseg.metrics.detection.loops import compiled
 
 LabelMap = NDArray[np.uint8]  # (H, W)
 

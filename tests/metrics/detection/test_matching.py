@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from detseg.data.formats.coco_json import quick_results, quick_truth
-from detseg.metrics.detection import sorting
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.layout import lay_out
 from detseg.metrics.detection.loops import HIT, IGNORED, MISS
@@ -232,32 +231,6 @@ def _counts(bitmap: np.ndarray) -> list[int]:
 
 
 # ------------------------------------------------------------------ the parts
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(allow_nan=False, width=64), max_size=60), st.booleans())
-def test_sort_falling_is_numpys_stable_sort(values: list[float], narrow: bool) -> None:
-    with np.errstate(over="ignore"):
-        scores = np.array(values, dtype=np.float32 if narrow else np.float64).astype(np.float64) + 0.0
-    order = np.arange(len(scores), dtype=np.int32)[::-1].copy()
-    expected = order[np.argsort(-scores[order], kind="stable")]
-    assert sorting.sort_falling(order, scores).tolist() == expected.tolist()
-    assert order.tolist() == list(range(len(scores)))[::-1]  # the caller's array stays as it was
-
-
-def test_sort_falling_of_many() -> None:
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.random(5000), rng.random(5000).astype(np.float32), -rng.random(500), np.full(99, 0.5)])
-    order = rng.permutation(len(scores)).astype(np.int32)
-    expected = order[np.argsort(-scores[order], kind="stable")]
-    assert (sorting.sort_falling(order, scores) == expected).all()
-
-
-def test_sort_groups_is_stable() -> None:
-    rng = np.random.default_rng(1)
-    groups = rng.integers(0, 7, 300).astype(np.int32)
-    order = rng.permutation(300).astype(np.int32)
-    assert (sorting.sort_groups(order, groups, 7) == order[np.argsort(groups[order], kind="stable")]).all()
 
 
 def test_positions() -> None:
