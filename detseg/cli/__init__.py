@@ -24,47 +24,47 @@ COMMANDS = {
     "train detector": Command(
         "detseg.train.config:TrainDetector",
         "detseg.cli.train:run_detector",
-        "train an object detector on your own annotated images",
+        "train an object detector",
     ),
     "train segmenter": Command(
         "detseg.train.config:TrainSegmenter",
         "detseg.cli.train:run_segmenter",
-        "train a segmenter: the class of every pixel",
+        "train a semantic segmenter: a class for every pixel",
     ),
     "train classifier": Command(
         "detseg.train.config:TrainClassifier",
         "detseg.cli.train:run_classifier",
-        "train a classifier: one class an image",
+        "train an image classifier: one class per image",
     ),
     "train localizer": Command(
         "detseg.train.config:TrainLocalizer",
         "detseg.cli.train:run_localizer",
-        "train a localizer: the one object of each image",
+        "train a localizer: class and box of the one object per image",
     ),
     "predict": Command(
-        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "find objects or classes in images, draw them"
+        "detseg.cli.predict:Predict", "detseg.cli.predict:run", "run a trained model on images: boxes, masks or classes"
     ),
     "explain": Command(
-        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "show why a classifier says what it says of images"
+        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "explain a classification by Grad-CAM and feature maps"
     ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",
         "detseg.cli.evaluate:run",
-        "how good detections are, how sure that is, what goes wrong",
+        "evaluate predictions: metrics, confidence intervals, error analysis",
     ),
     "crops": Command(
-        "detseg.cli.crops:Crops", "detseg.cli.crops:run", "cut annotated objects out, a folder for each class"
+        "detseg.cli.crops:Crops", "detseg.cli.crops:run", "crop annotated objects into one folder per class"
     ),
     "windows": Command(
-        "detseg.cli.windows:Windows", "detseg.cli.windows:run", "cut windows with and without objects, to slide later"
+        "detseg.cli.windows:Windows", "detseg.cli.windows:run", "cut windows to train a sliding-window detector"
     ),
     "pack": Command(
-        "detseg.cli.pack:Pack", "detseg.cli.pack:run", "put a data set into one file, for sets larger than the memory"
+        "detseg.cli.pack:Pack", "detseg.cli.pack:run", "pack a data set larger than memory into one HDF5 file"
     ),
     "backbones": Command(
-        "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "which networks there are, and their weights"
+        "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "list backbones and their weights"
     ),
-    "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "all of it on drawn flowers, no data needed"),
+    "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "train on generated flower images; no data needed"),
 }
 
 

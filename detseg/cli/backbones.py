@@ -27,9 +27,9 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Backbones:
-    """List networks by name: parameters, strides and channels of their feature maps, where ImageNet weights are.
+    """List networks: parameters, strides and channels of their feature maps, availability of ImageNet weights.
 
-    A pattern is a name, a part of one, or has wildcards; without one, detseg's own networks and the families:
+    By name, part of a name or wildcards; without one, detseg's own networks and the families of timm and torchvision:
 
         detseg backbones
         detseg backbones resnet34
@@ -37,11 +37,11 @@ class Backbones:
     """
 
     pattern: Annotated[str, tyro.conf.Positional] = ""
-    """Which networks."""
+    """Name, part of a name, or wildcard pattern."""
     limit: int = 50
-    """How many of them at most; each takes a tenth of a second."""
+    """Largest number of networks to list; each takes about 0.1 s."""
     json: bool = False
-    """As a JSON list in place of a table."""
+    """Print a JSON list instead of a table."""
 
 
 def run(config: Backbones) -> int:

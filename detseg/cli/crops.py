@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
-    """Cut the objects of an annotated data set out of their images, one folder for each class.
+    """Crop the annotated objects of a detection data set, one folder per class.
 
-    Writes OUTPUT/train, OUTPUT/val and, where there is such a split, OUTPUT/test, for `detseg train classifier`:
+    Writes OUTPUT/train, OUTPUT/val and, if there is such a split, OUTPUT/test, for `detseg train classifier`:
 
         detseg crops --data flowers/ --output flower_crops
     """
 
     data: Path
-    """Folder or data.yaml with training and validation annotations: COCO, VOC or YOLO."""
+    """Folder or data.yaml with a training and a validation split: COCO, VOC or YOLO."""
     output: Path
-    """Folder to write to; it must be new or empty."""
+    """Output folder; must be new or empty."""
     images: Path | None = None
-    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images, where they are not beside the COCO or VOC annotations."""
     margin: float = 0.1
-    """What to show around each box, as a share of its width and height on each side."""
+    """Margin around each box, as a fraction of its width and height."""
     min_side: int = 16
-    """Objects with a shorter side, in pixels, are left out."""
+    """Skip objects whose shorter side is below this, in pixels."""
     repair: bool = False
-    """Mend the annotations where that is safe, and say what was done; otherwise errors stop."""
+    """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
 
 
 def run(config: Crops) -> int:

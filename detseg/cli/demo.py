@@ -9,9 +9,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Demo:
-    """Draw annotated flower images, train a detector (or a segmenter) on them, show its table and images.
+    """Draw annotated flower images, train a detector (or segmenter) on them, and show metrics and predictions.
 
-    A first look in a minute, then the real thing, then the class of every pixel:
+    A quick look in a minute, the full demo, the same with a segmenter:
 
         detseg demo --images 100 --minutes 0.5
         detseg demo
@@ -19,16 +19,16 @@ class Demo:
     """
 
     task: Literal["detector", "segmenter"] = "detector"
-    """What to train: boxes round the flowers, or the class of every pixel."""
+    """What to train: boxes around the flowers, or the class of every pixel."""
 
     output: Path = Path("runs/demo")
     """Folder for the images (data/) and the runs (detector-1, segmenter-1, …)."""
     images: int = 400
-    """Training images to draw; a quarter as many for validation."""
+    """Number of training images to draw; a quarter as many for validation."""
     minutes: float = 5.0
-    """How long to train."""
+    """Training time in minutes."""
     seed: int = 0
-    """Of images and training."""
+    """Random seed of the images and the training."""
 
 
 def run(config: Demo) -> int:

@@ -1,4 +1,4 @@
-"""`detseg evaluate`: how good detections, masks or classes are, how sure that is, and what is wrong with them."""
+"""`detseg evaluate`: metrics, confidence intervals and error analysis of detections, masks or classes."""
 
 from __future__ import annotations
 
@@ -34,74 +34,66 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judge detections the COCO way, masks by IoU, classifiers by accuracy: figures, intervals, what is wrong.
+    """Evaluate detections, masks or classifications: metrics, confidence intervals, error analysis.
 
-    A file of detections; the model of a training run, on its validation images (a localizer's also by mean IoU and
-    accuracy); is the second better?
+    A file of detections; a run, on its validation images; is another one better?
 
         detseg evaluate --ground-truth gt.json --detections dt.json
         detseg evaluate --detections runs/detector-1
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
 
-    A localizer that slides over images, beside a detector:
+    A localizer as a sliding-window detector, alone and against a detector:
 
         detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json
         detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json --compare runs/detector-1
 
-    A segmenter, looking in two ways or at other images; a folder of masks, as `detseg predict` writes them:
+    A segmenter; with mirror images, against another one; on other images; a folder of masks:
 
         detseg evaluate --predictions runs/segmenter-1
         detseg evaluate --predictions runs/segmenter-1 --flip --compare runs/segmenter-2
         detseg evaluate --predictions runs/segmenter-1 --ground-truth meadows/val.txt
         detseg evaluate --predictions predictions/ --ground-truth flowers-masks/val.txt
 
-    A classifier, by the mean of ten crops; by the test images that neither trained nor chose it:
+    A classifier, by ten-crop averaging; on the test split:
 
         detseg evaluate --predictions runs/classifier-1 --ten-crop
         detseg evaluate --predictions runs/classifier-1 --split test
     """
 
     detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"])]
-    """What is judged. The folder of a training run, whose model then looks at the images; or a COCO results JSON
-    file, a list of image_id, category_id, bbox (x, y, width, height) and score; or a folder of masks, a NAME.png with
-    the dataset's values for each image."""
+    """What to evaluate: a run folder, a COCO results JSON file, or a folder of masks (NAME.png for each image)."""
     ground_truth: Path | None = None
-    """For detections a COCO JSON file with images, annotations and categories; for masks any set of masks; for a run
-    anything that it could be trained on. By default what the run was validated on."""
+    """Ground truth: COCO JSON, or any data set that training takes. By default the validation data of the run."""
     images: Path | None = None
-    """Folder of the images that COCO or VOC annotations, or a table, name, where they are not found beside these; by
-    default as in training."""
+    """Folder of the images, where they are not beside the annotations or the CSV table; by default as in training."""
     split: Literal["train", "val", "test"] | None = None
-    """Which split is judged, of --ground-truth or else of the --data of the run; by default val, where there are
-    several."""
+    """Split to evaluate on, of --ground-truth or of the run's --data; by default val."""
     iou_type: Literal["bbox", "segm"] = "bbox"
-    """Of detections: compare boxes, or masks (both files then need a segmentation for every entry)."""
+    """Detections: IoU of boxes (bbox) or of masks (segm)."""
     compare: Path | None = None
-    """Other predictions of the same images, of any of the same forms: are they better?"""
+    """Other predictions for the same images; adds confidence intervals of the difference."""
     resamples: int = 1000
-    """How often to draw the images anew for the 95 % intervals; 0 leaves them out."""
+    """Bootstrap resamples for the 95 % confidence intervals; 0: no intervals."""
     score_threshold: float | None = None
-    """Of detections, for their confusion matrix: those below are left out; by default the score with the best F1."""
+    """Detections: score threshold of the confusion matrix; by default the one with the best F1."""
     voc: Literal["2007", "2012"] | None = None
-    """Of detections: also average precision by the rules of the Pascal VOC challenge of that year, at an IoU of 0.5."""
+    """Detections: also report Pascal VOC average precision at IoU 0.5, by the rules of this year."""
     slide: bool = False
-    """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
-    each image and shrunk copies of it."""
+    """Localizers trained with --objectness: slide over the images at several scales."""
     flip: bool = False
-    """Of segmenters: average with what is seen in the mirrored image."""
+    """Segmenters: average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
-    """Of segmenters: average over these multiples of the size that the model was trained at."""
+    """Segmenters: average over these multiples of the training size."""
     long_side: int | None = None
-    """Of segmenters: look at each image with this long side, in overlapping windows. With --slide: of each image
-    when the smallest objects are looked for; by default five times the size that the model was trained at."""
+    """Segmenters: tiled prediction at this long side. With --slide: long side of the largest scale."""
     masks: str | None = None
-    """Of masks: the folder of true masks beside images/, where it is not called masks; by default as in training."""
+    """Masks: name of the ground-truth mask folder beside images/; by default masks, or as in training."""
     ten_crop: bool = False
-    """Of classifiers: the mean over ten crops of each image: corners and middle, mirrored too."""
+    """Classifiers: average over ten crops (corners and centre, and mirrored)."""
     json: bool = False
-    """Print JSON instead of tables, and nothing else."""
+    """Print JSON only, instead of tables."""
     csv: Path | None = None
-    """Write a table to this file, a row for all classes and one for each; folders on the way are made."""
+    """Also write a CSV file: a row for all classes together, then a row per class."""
 
 
 @dataclass(frozen=True)

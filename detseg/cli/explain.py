@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explain:
-    """Tell the likeliest classes of images, and show on what the answer rests.
+    """Explain a classification: top-5 classes, Grad-CAM, feature maps and first-layer filters.
 
-    A page is written for each image: where lies what speaks for each class (Grad-CAM), what the feature maps of each
-    stage show, the filters of the first layer. The parts are in a folder beside it.
+    Writes one page per image, and its parts to a folder beside it.
 
-    A network with its ImageNet classes, or a classifier or localizer of your own:
+    An ImageNet network, or a classifier or localizer of your own:
 
         detseg explain tf_efficientnet_lite0 flower.jpg --output explained
         detseg explain runs/classifier-1 rose.jpg
@@ -33,18 +32,17 @@ class Explain:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """Folder of a training run, or the name of a network (`detseg backbones` lists them)."""
+    """Run folder of a classifier or localizer, or a network name (see `detseg backbones`)."""
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Images, or folders of images."""
     output: Path = Path("explained")
-    """Folder for what is written."""
+    """Output folder."""
     classes: tuple[str, ...] = ()
-    """Classes to explain; by default the five likeliest."""
+    """Classes to explain; by default the five most likely."""
     weights: Path | None = None
-    """Of a network by name: a file of its ImageNet weights; by default they are looked for in installed packages, then
-    downloaded."""
+    """With a network name: file of its ImageNet weights; by default from an installed package, else downloaded."""
     device: str = "auto"
-    """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
+    """Device: auto, cpu, cuda, cuda:1, mps, …."""
 
 
 def run(config: Explain) -> int:

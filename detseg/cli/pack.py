@@ -13,11 +13,10 @@ Task = Literal["classification", "detection", "segmentation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Put a data set into one HDF5 file of resized raw images, to be read from disk as training goes along.
+    """Pack a data set into one HDF5 file of resized images, which training reads from disk.
 
-    For sets larger than the memory; smaller ones are kept in memory anyway. Every detseg train reads such a file as
-    its --data, or two of them as --train and --val. Nothing is divided: labelled images without splits are one
-    split, "all", which training divides by its --split.
+    For data sets larger than memory; smaller ones are cached in memory anyway. All `detseg train` commands take such a
+    file as --data, or two as --train and --val. Labelled images without splits are split later, by training.
 
         detseg pack --data flowers/ --output flowers.h5
         detseg train detector --data flowers.h5
@@ -26,25 +25,23 @@ class Pack:
     """
 
     data: Path
-    """Folder or file of the data set, as for training: labelled images, boxes or masks."""
+    """Data set, as for training: labelled images, boxes or masks."""
     output: Path
-    """File to write, such as flowers.h5; it must not be there yet."""
+    """File to write, such as flowers.h5; must not exist."""
     size: int | None = None
-    """Long side of the stored images, in pixels; by default what training wants by default: 400 for boxes, 320 for
-    masks, 288 for labels. For another --size of training 1.25 times that, to leave detail to zoom into; for
-    classifiers 1.5 times."""
+    """Long side of the stored images in pixels; by default 1.25 times the training size, for labels 1.5 times."""
     task: Task | None = None
-    """What is to be learnt: classification, detection or segmentation. By default what the data are for."""
+    """Kind of data; by default recognised from the files."""
     chunk: int = 32
-    """Images to a chunk of the file; a batch is good."""
+    """Images per HDF5 chunk; the batch size is a good choice."""
     masks: str | None = None
-    """Of masks: their folder beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
+    """Masks: name of the mask folder beside images/ (or JPEGImages/); by default masks (or SegmentationClass)."""
     ignore_value: int | None = None
-    """Of masks: the value that counts for no class; by default 255, or what the list of classes says."""
+    """Masks: value to ignore; by default 255, or as the class list says."""
     images: Path | None = None
-    """Folder of the images that COCO or VOC annotations, or a table, name, where they are not found beside these."""
+    """Folder of the images, where they are not beside the annotations or the CSV table."""
     repair: bool = False
-    """Mend or leave out what has errors (and say what was done) instead of stopping."""
+    """Repair or leave out what has errors, and list it; otherwise errors stop."""
 
 
 def run(config: Pack) -> int:

@@ -25,71 +25,64 @@ OF_CLASSIFIERS = ("ten_crop",)
 
 @dataclass(frozen=True)
 class Predict:
-    """Find objects in images, or the class of every pixel: what the model of the run was trained for.
+    """Predict on images with the model of a run: boxes, masks or classes.
 
-    A detector or localizer writes each image with its boxes as NAME.jpg, and detections.json in COCO's form. A
-    segmenter writes each image with its classes laid over as NAME.jpg, and its mask as NAME.png, whose values are the
-    dataset's own. A classifier tells the likeliest classes and writes classes.csv.
+    Detectors and localizers write each image with its boxes (NAME.jpg) and detections.json (COCO results). Segmenters
+    write each image with a mask overlay (NAME.jpg) and its mask (NAME.png, with the values of the data set).
+    Classifiers print the most likely classes and write classes.csv.
 
-    Two images; a folder; a validation set, to measure mAP:
+    Two images; a folder; a validation set, to evaluate:
 
         detseg predict runs/detector-1 garden.jpg meadow.png --output found
         detseg predict runs/detector-1 photos/ --score-threshold 0.5
         detseg predict runs/detector-1 --image-ids flowers/val.json
         detseg evaluate --ground-truth flowers/val.json --detections predictions/detections.json
 
-    Any number of objects with a localizer, which slides over each image, small ones too:
+    A localizer as a sliding-window detector; smaller objects too:
 
         detseg predict runs/localizer-1 photos/ --slide
         detseg predict runs/localizer-1 photos/ --slide --long-side 1600
 
-    Masks; more exact ones, in several times the time; small things in large images; objects from masks:
+    Masks; test-time augmentation; small objects in large images; masks to boxes:
 
         detseg predict runs/segmenter-1 garden.jpg --output found
         detseg predict runs/segmenter-1 photos/ --flip --scales 0.75 1 1.25
         detseg predict runs/segmenter-1 aerial.jpg --long-side 2048
         detseg predict runs/segmenter-1 --image-ids flowers/val.json --boxes
 
-    Classes, more surely in ten times the time:
+    Classes, by ten-crop averaging:
 
         detseg predict runs/classifier-1 photos/ --ten-crop
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a training run."""
+    """Run folder."""
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Images, or folders of images."""
     output: Path = Path("predictions")
-    """Folder for what is written; what no earlier prediction wrote there is not overwritten."""
+    """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
-    """Of detectors: detections below this score are left out; by default 0.3."""
+    """Detectors: minimum score of a detection; by default 0.3."""
     flip: bool = False
-    """Of segmenters: average with what is seen in the mirrored image."""
+    """Segmenters: average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
-    """Of segmenters: average over these multiples of the size that the model was trained at."""
+    """Segmenters: average over these multiples of the training size."""
     slide: bool = False
-    """Of localizers with --objectness: look for objects in windows of the size that the model was trained at, all over
-    each image and shrunk copies of it."""
+    """Localizers trained with --objectness: slide over the image at several scales to find any number of objects."""
     long_side: int | None = None
-    """Of segmenters: look at each image with this long side, in overlapping windows of the size that the model was
-    trained at. By default it is looked at as a whole, shrunk to that size. With --slide: of each image when the
-    smallest objects are looked for; by default five times the size that the model was trained at."""
+    """Segmenters: tiled prediction at this long side. With --slide: long side of the largest scale."""
     boxes: bool = False
-    """Of segmenters: also write detections.json, where what hangs together in a class is an object."""
+    """Segmenters: also write detections.json; connected components of each class become objects."""
     min_area: int = 16
-    """With --boxes: what has fewer pixels of the image is a speck and no object."""
+    """With --boxes: ignore objects with fewer pixels than this."""
     ten_crop: bool = False
-    """Of classifiers: the mean over ten crops of each image: corners and middle, mirrored too."""
+    """Classifiers: average over ten crops (corners and centre, and mirrored)."""
     image_ids: Path | None = None
-    """Annotations of the images, to measure mAP with `detseg evaluate`; of a data set with several splits the
-    validation split. detections.json then carries their image ids and every detection, however low its score (the
-    drawings keep to --score-threshold). Without images in the command all that the annotations list are taken.
-    Otherwise images are numbered from 1."""
+    """Annotations of the images: detections.json then has their image ids and all scores, for `detseg evaluate`."""
     images: Path | None = None
-    """With --image-ids: folder of the images that COCO or VOC annotations name, where they are not found beside
-    these."""
+    """With --image-ids: folder of the images, where they are not beside the COCO or VOC annotations."""
     device: str = "auto"
-    """Where to run: auto, cpu, cuda, cuda:1, mps, …"""
+    """Device: auto, cpu, cuda, cuda:1, mps, …."""
 
 
 def run(config: Predict) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Cut windows out of annotated images: with an object in the middle, and without.
+    """Cut windows with and without a centred object out of annotated images.
 
-    Writes a data set in COCO's form, from which a localizer learns to find what `detseg predict --slide` slides over:
+    Writes a COCO data set to train a localizer for sliding-window detection (`detseg predict --slide`):
 
         detseg windows --data flowers/ --output windows
         detseg train localizer --data windows --objectness --size 128 --zoom 1 1
@@ -19,25 +19,25 @@ class Windows:
     """
 
     data: Path
-    """Folder or data.yaml with training and validation annotations: COCO, VOC or YOLO."""
+    """Folder or data.yaml with a training and a validation split: COCO, VOC or YOLO."""
     output: Path
-    """Folder to write to; it must be new or empty."""
+    """Output folder; must be new or empty."""
     images: Path | None = None
-    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images, where they are not beside the COCO or VOC annotations."""
     size: int = 128
-    """Side of the windows, pixels; train the localizer with the same --size."""
+    """Side of the windows, in pixels; train the localizer with the same --size."""
     stride: int = 32
-    """Of the localizer's deepest map, pixels: windows lie so far apart."""
+    """Step between windows, in pixels: the stride of the localizer's last feature map."""
     per_object: int = 2
-    """Windows for each object."""
+    """Windows per object."""
     background: float = 1.0
-    """Windows without an object for each with one; half of them are near misses."""
+    """Windows without an object per window with one; half of them are near misses."""
     min_side: int = 16
-    """Objects with a shorter side, in pixels, get no windows."""
+    """Skip objects whose shorter side is below this, in pixels."""
     seed: int = 0
-    """Of all that is random; the same seed gives the same windows."""
+    """Random seed; the same seed gives the same windows."""
     repair: bool = False
-    """Mend the annotations where that is safe, and say what was done; otherwise errors stop."""
+    """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
 
 
 def run(config: Windows) -> int:

@@ -1,4 +1,4 @@
-"""What can be set when training; a task's dataclass is its command line and the content of `config.json`."""
+"""Training options: the dataclass of a task is its command line and the content of `config.json`."""
 
 from __future__ import annotations
 
@@ -17,64 +17,61 @@ OF_DIVISION = ("split", "split_seed")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What is the same for all tasks."""
+    """Options of all tasks."""
 
     task: ClassVar[str]
-    """What is trained, in a word: `detseg train TASK`, `runs/TASK-1`."""
+    """Name of the task, as in `detseg train TASK` and `runs/TASK-1`."""
     smallest_size: ClassVar[int] = 64
-    """Of `size`, in pixels."""
+    """Smallest allowed `size`, in pixels."""
 
     data: Path | None = None
-    """Folder or file that holds both splits."""
+    """Data set with a training and a validation split: a folder or file."""
     train: Path | None = None
-    """Annotations to train on, instead of --data."""
+    """Training data, with --val, in place of --data."""
     val: Path | None = None
-    """Annotations to validate on, instead of --data."""
+    """Validation data, with --train, in place of --data."""
     output: Path | None = None
-    """Run folder; by default the next free one of runs/."""
+    """Run folder; by default the next free one, runs/TASK-1, runs/TASK-2, …."""
     backbone: str = "tf_efficientnet_lite0"
-    """Feature network: a name from `detseg backbones`."""
+    """Backbone: a name listed by `detseg backbones`."""
     weights: str = "pretrained"
-    """Where the backbone's weights come from: pretrained, none, or a file."""
+    """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
     size: int = 320
-    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     epochs: int | None = None
-    """How often to go through the training images; 30 unless --minutes is given."""
+    """Number of epochs; by default 30, unless --minutes is given."""
     minutes: float | None = None
-    """Train for this long instead: the schedule ends on time."""
+    """Training time in minutes, in place of --epochs; the schedule ends on time."""
     batch_size: int = 8
-    """Images a step (and process)."""
+    """Images per batch, per process."""
     accumulate: int = 1
-    """Batches whose gradients are added up before a step: --batch-size 4 --accumulate 4 learns like 16, in the memory
-    of 4; a segmenter not exactly so, as each batch's loss is a mean over its own labelled pixels."""
+    """Gradient accumulation: batches per optimizer step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Which optimiser."""
+    """Optimizer."""
     lr: float | None = None
-    """Highest learning rate of what is new; by default 0.001 (sgd wants about 0.01)."""
+    """Peak learning rate of the newly added layers; by default 0.001 (for sgd try 0.01)."""
     find_lr: bool = False
-    """Find --lr by a test of a few dozen steps with rising rates; its curve is written to learning_rate.png."""
+    """Run a learning-rate finder before training and use its rate as --lr; plot: learning_rate.png."""
     backbone_lr: float | None = None
-    """Factor on it for the backbone; by default 0.1."""
+    """Learning-rate multiplier for the backbone; by default 0.1."""
     stage_decay: float | None = None
-    """Further factor for each stage of the backbone before the last: 0.7 lets early stages learn slowly; by default
-    1."""
+    """Layer-wise learning-rate decay: multiplier per backbone stage, counted from the last; by default 1."""
     weight_decay: float = 0.01
-    """Of kernels; norms and biases are never decayed."""
+    """Weight decay; not applied to norm layers or biases."""
     schedule: Literal["cosine", "onecycle"] = "cosine"
-    """How the learning rate runs."""
+    """Learning-rate schedule."""
     freeze: int | Literal["all", "none"] | None = None
-    """Stages of the backbone, from the stem on, that keep their weights; by default chosen by the number of
-    images when the weights are pretrained, else none."""
+    """Backbone stages to freeze, from the stem on; or all, none. By default chosen by the number of images."""
     multi_scale: bool = True
-    """Train at smaller sizes, from 60 % of --size up and another every 10 steps, in the first 70 % of the run."""
+    """Multi-scale training: vary the input size from 60 % of --size upwards in the first 70 % of the run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of training; auto times both at the start and takes the faster."""
+    """Training precision; auto times both at the start and takes the faster."""
     seed: int = 0
-    """Of everything random; the same seed on the same machine gives the same weights."""
+    """Random seed; the same seed on the same machine gives the same weights."""
     workers: int | None = None
-    """Processes that augment images; by default none on a CPU, where they would compete with training."""
+    """Data-loading processes; by default 0 on CPU (they would compete with training), up to 8 with a GPU."""
     resume: Path | None = None
-    """Go on with an interrupted run: its folder. All other settings come from there."""
+    """Resume an interrupted run from this folder; all other settings come from there."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -156,15 +153,14 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAnnotated(TrainConfig):
-    """What is the same for all that learn from annotations of objects or pixels."""
+    """Options of tasks that learn from annotated objects or pixels."""
 
     images: Path | None = None
-    """Folder of the images that COCO or VOC annotations name, where they are not found beside these."""
+    """Folder of the images, where they are not beside the COCO or VOC annotations."""
     val_share: float | None = None
-    """Share of the images that are validated on, 0.2 say, where --data is one set that is not divided; the same ones
-    in every run."""
+    """Fraction of --data used for validation, such as 0.2, if --data has no splits; the same images in every run."""
     repair: bool = False
-    """Mend what is safely mendable in the annotations (and say what was done) instead of stopping."""
+    """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -181,28 +177,28 @@ class TrainAnnotated(TrainConfig):
 class TrainDetector(TrainAnnotated):
     """Train an object detector on your own annotated images.
 
-    Give the data as one path (--data: a folder or data.yaml with a training and a validation split, in COCO, VOC or
-    YOLO form, or an HDF5 file of detseg pack) or as two (--train and --val). The run folder gets the model, curves,
-    images and an HTML report.
+    Data: --data with a training and a validation split (COCO, VOC, YOLO, or an HDF5 file of `detseg pack`), or --train
+    and --val. The run folder receives the model, metrics, plots and an HTML report.
 
-    Half an hour on your own images, then go on after Ctrl-C or a crash:
+    Train for 30 minutes, resume after an interruption, train YOLOv2's single grid:
 
         detseg train detector --data flowers/ --minutes 30 --output runs/flowers
         detseg train detector --resume runs/flowers
+        detseg train detector --data flowers/ --strides 32 --anchors 5 --reach 0.5
     """
 
     task: ClassVar[str] = "detector"
 
     strides: tuple[int, ...] = (8, 16, 32)
-    """Pixels a cell of each level of the grid, finest first; 32 alone, with --anchors 5 and --reach 0.5, is YOLOv2."""
+    """Strides of the output grids in pixels, finest first."""
     anchors: int = 3
-    """Anchors of each level; their shapes are fitted to the training boxes."""
+    """Anchors per stride; their sizes are fitted to the training boxes by k-means."""
     reach: float = 1.0
-    """How far from its cell's centre an object's centre may lie, in cells; 0.5 is the cell itself."""
+    """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell that contains it."""
     mosaic: float = 0.0
-    """Share of training images that are mosaics of four (none in the last 30 % of the run)."""
+    """Fraction of training images that are mosaics of four; off in the last 30 % of the run."""
     mixup: float = 0.0
-    """Share of training images, mosaics too, that have another one laid over them (none in the last 30 %)."""
+    """Fraction of training images blended with another one; off in the last 30 % of the run."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -219,13 +215,12 @@ class TrainDetector(TrainAnnotated):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSegmenter(TrainAnnotated):
-    """Train a segmenter: the class of every pixel, from your own images with masks.
+    """Train a semantic segmenter (a class for every pixel) on your own images with masks.
 
-    Give the data as one path (--data: a folder with images/ and masks/, in VOC's form, or COCO JSON with outlines,
-    with a training and a validation split, or an HDF5 file of detseg pack) or as two (--train and --val). By default
-    the network is FCN-8s; --decoder pyramid also uses maps of stride 4.
+    Data: --data with a training and a validation split (images/ and masks/, VOC, COCO JSON with polygons, or an HDF5
+    file of `detseg pack`), or --train and --val. The run folder receives the model, metrics, plots and an HTML report.
 
-    Half an hour; small things in few classes; FCN-32s first and FCN-8s from there:
+    Train for 30 minutes; small objects or rare classes; FCN-32s first, then FCN-8s from it:
 
         detseg train segmenter --data flowers/ --minutes 30
         detseg train segmenter --data flowers/ --decoder pyramid --loss ce+dice
@@ -236,28 +231,27 @@ class TrainSegmenter(TrainAnnotated):
     task: ClassVar[str] = "segmenter"
 
     size: int = 256
-    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     masks: str | None = None
-    """The folder of masks beside images/ (JPEGImages/), where it is not called masks (SegmentationClass)."""
+    """Name of the mask folder beside images/ (or JPEGImages/); by default masks (or SegmentationClass)."""
     ignore_value: int | None = None
-    """The value in mask files that counts for no class; by default 255, or what the list of classes says."""
+    """Mask value to ignore in loss and metrics; by default 255, or as the class list says."""
     decoder: Literal["fcn", "pyramid"] = "fcn"
-    """From features to classes: fcn is FCN-8s; pyramid fuses the features themselves, down to stride 4."""
+    """Decoder: fcn (FCN-8s) or pyramid (feature pyramid down to stride 4)."""
     strides: tuple[int, ...] | None = None
-    """Feature maps that are used, finest first; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32, with --atrous
-    without 16. 16 32 is FCN-16s, 32 is FCN-32s."""
+    """Strides of the feature maps used; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32; 32 alone is FCN-32s."""
     atrous: bool = False
-    """Keep the size of the map in the last stage, with dilated kernels: the same weights, twice as fine, slower."""
+    """Dilated (atrous) convolutions in the last backbone stage: same weights, a map twice as fine, slower."""
     learn_upsampling: bool = False
-    """Let the transposed convolutions of fcn learn; they begin as bilinear interpolation, and stay so otherwise."""
+    """Learn the transposed convolutions of fcn, which start as bilinear interpolation; otherwise they stay fixed."""
     loss: str = "ce"
-    """ce (cross-entropy), dice, focal, or several joined by +."""
+    """Loss: ce (cross-entropy), dice, focal, or a sum such as ce+dice."""
     balance: bool = False
-    """Weigh each class by the inverse of how many pixels it has (median frequency balancing)."""
+    """Weight classes by inverse frequency (median frequency balancing)."""
     start_from: Path | None = None
-    """Run of a coarser FCN (--strides 32 or 16 32) whose weights this one begins with; new skips begin at zero."""
+    """Run of a coarser FCN (--strides 32 or 16 32) to start from; new skip connections start at zero."""
     repair: bool = False
-    """Leave out images and masks that cannot be used (and say which) instead of stopping."""
+    """Leave out images and masks that cannot be used, and list them; otherwise errors stop."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -291,13 +285,13 @@ class TrainSegmenter(TrainAnnotated):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainClassifier(TrainConfig):
-    """Train a classifier: one class an image.
+    """Train an image classifier: one class per image.
 
-    Give the data as one path (--data: class folders, a CSV table, an HDF5 file of detseg pack) or as two (--train and
-    --val). What is not divided into training and validation is divided by rule. By default what is learnt, and how
-    fast, is chosen by how many images there are and how much they look like ImageNet's, and it is told why.
+    Data: --data (a folder per class, a CSV table, or an HDF5 file of `detseg pack`; split automatically if it has no
+    splits), or --train and --val. By default the training strategy is chosen by the number of images and their
+    similarity to ImageNet, and printed.
 
-    Half an hour; only a linear layer on the features of ImageNet, in seconds; LeNet-5's convolutions, from nothing:
+    Train for 30 minutes; train only a linear layer, in seconds; train LeNet-5 from scratch:
 
         detseg train classifier --data species/ --minutes 30
         detseg train classifier --data species/ --strategy probe
@@ -308,35 +302,31 @@ class TrainClassifier(TrainConfig):
     smallest_size: ClassVar[int] = 32
 
     size: int = 192
-    """Side of the square that is cut out of images, pixels; a multiple of 32."""
+    """Input size: side of the square crop, in pixels; a multiple of 32."""
     batch_size: int = 16
-    """Images a step (and process)."""
+    """Images per batch, per process."""
     images: Path | None = None
-    """Folder of the images that a table names, where they are not beside it."""
+    """Folder of the images that a CSV table names, where they are not beside it."""
     split: tuple[float, ...] = (0.75, 0.15, 0.10)
-    """Shares of training, validation and test of data that are not divided."""
+    """Fractions of training, validation and test images, if the data have no splits."""
     split_seed: int = 0
-    """Of that division."""
+    """Random seed of that split."""
     strategy: Literal["auto", "probe", "partial", "finetune", "full", "scratch"] = "auto"
-    """What learns: probe (a linear layer on ImageNet's features), partial (also the later half of the stages),
-    finetune (everything, early stages slowly), full (everything at the full rate), scratch. --freeze, --lr,
-    --backbone-lr, --stage-decay and --head change parts of it."""
+    """probe: a linear layer only; partial: later stages too; finetune: all, early stages slowly; full, scratch: all."""
     head: Literal["first", "together"] | None = None
-    """Two phases: solve the head on features that are computed once, first; then train. Or all together from the
-    start. By default first, where the weights are pretrained."""
+    """Solve the head on frozen features first, or train all together. By default first if pretrained."""
     views: int = 2
-    """Views of every image that the head is solved on: its centre, that mirrored, then augmented ones."""
+    """Views per image on which the head is solved: centre crop, its mirror image, then augmented ones."""
     augment: tuple[str, ...] | None = None
-    """Augmentations: of patch, scale, flip, flip-vertical, rotate, zoom, warp, light, colour, blur and noise; by
-    default all but patch, flip-vertical and zoom."""
+    """Of patch*, scale, flip, flip-vertical*, rotate, zoom*, warp, light, colour, blur, noise (*: off unless named)."""
     dropout: float = 0.2
-    """Share of the pooled features that are zeroed at random."""
+    """Dropout before the last layer."""
     label_smoothing: float = 0.1
-    """Share of each target that is spread over all classes."""
+    """Label smoothing."""
     repair: bool = False
-    """Leave out images that have errors (and say so) instead of stopping."""
+    """Leave out images that have errors, and list them; otherwise errors stop."""
     ten_crop: bool = False
-    """Judge the model by the mean of ten crops (corners and centre, mirrored too): ten times the work."""
+    """Evaluate on the average of ten crops (corners and centre, and mirrored): ten times slower."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
@@ -354,16 +344,16 @@ class TrainClassifier(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLocalizer(TrainAnnotated):
-    """Train a localizer: the class and the box of the one object in each image.
+    """Train a localizer: the class and box of the one object in each image.
 
-    Takes the data of detseg train detector. Of several objects in an image the largest counts.
+    Data: as for `detseg train detector`. Of several objects in an image the largest counts.
 
-    Half an hour; only images with exactly one object:
+    Train for 30 minutes; use only images with exactly one object:
 
         detseg train localizer --data flowers/ --minutes 30
         detseg train localizer --data flowers/ --objects single
 
-    Also whether there is one, from images with and without objects:
+    Also predict whether there is an object, to slide over images later:
 
         detseg windows --data flowers/ --output windows
         detseg train localizer --data windows --objectness --size 128 --zoom 1 1
@@ -372,26 +362,23 @@ class TrainLocalizer(TrainAnnotated):
     task: ClassVar[str] = "localizer"
 
     size: int = 224
-    """Side of the square that images are fitted into, pixels; a multiple of 32."""
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     batch_size: int = 16
-    """Images a step (and process)."""
+    """Images per batch, per process."""
     objects: Literal["largest", "single"] = "largest"
-    """Which object of an image counts: the largest; or only images with exactly one are used, with --objectness
-    those without an object too."""
+    """Use the largest object of each image, or only images with a single object (or none, with --objectness)."""
     objectness: bool = False
-    """Also learn to tell whether there is an object; without, images without objects are left out. The best model is
-    then the one with the highest mean of mean IoU and of how well its scores tell images with and without apart."""
+    """Also predict whether there is an object; otherwise images without objects are left out."""
     loss: Literal["mse", "smooth_l1", "giou", "ciou"] = "giou"
-    """Loss of the box: of its four numbers, or of the overlap."""
+    """Box loss: on the four numbers (mse, smooth_l1) or on the overlap (giou, ciou)."""
     square_root: bool = True
-    """The four numbers hold the square roots of width and height: a pixel matters more on small objects."""
+    """Predict square roots of width and height: errors on small boxes weigh more."""
     loss_weights: tuple[float, float] = (0.8, 0.2)
-    """Weights of the losses of class and box."""
+    """Weights of the class loss and the box loss."""
     multi_scale: bool = False
-    """Also train on smaller sizes; the box is learnt from places in the map, which are others then."""
+    """Multi-scale training: also train at smaller input sizes."""
     zoom: tuple[float, float] = (0.6, 1.4)
-    """Images are shrunk and enlarged at random within these factors; with 1 1 objects stay where and as large as they
-    are, for windows of detseg windows."""
+    """Smallest and largest random zoom; use 1 1 for windows cut by `detseg windows`."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
