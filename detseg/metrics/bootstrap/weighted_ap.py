@@ -52,7 +52,7 @@ def events_of(matches: Matches) -> Events:
     after = np.append(detections + 1, 0)[start[:, 1:] - 1]
     some = start[:, 1:] > start[:, :-1]
     return Events(
-        images=matches.num_images,
+        images=matches.images,
         label_start=label_start,
         needed=np.where(some, after - label_start[:-1], 0).max(axis=0),
         places=(detections - first[detections]).astype(np.int32),
