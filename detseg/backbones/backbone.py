@@ -143,19 +143,6 @@ def cut(x: Tensor, like: Tensor) -> Tensor:
     return x[..., : like.shape[-2], : like.shape[-1]]
 
 
-def unit_images(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`, the model's own.
-
-    Raises:
-        ValueError: other integers: nothing tells which of them is white.
-    """
-    if images.dtype == torch.uint8:
-        return images.to(dtype) / 255
-    if not images.is_floating_point():
-        raise ValueError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
-    return images.to(dtype)
-
-
 def spread_colours(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
     """One value per input channel from the three of red, green and blue.
 

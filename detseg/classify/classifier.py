@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import Backbone
-from detseg.backbones.backbone import unit_images
+from detseg.backbones.normalise import unit_images
 
 
 class Classifier(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detseg.backbones.backbone import unit_images
+from detseg.backbones.normalise import unit_images
 
 
 class NetworkClassifier(nn.Module):

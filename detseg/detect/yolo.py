@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detseg.backbones import Backbone
-from detseg.backbones.backbone import unit_images
 from detseg.backbones.blocks import ResidualSeparable
+from detseg.backbones.normalise import unit_images
 from detseg.boxes import clip_boxes
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid

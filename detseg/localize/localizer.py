@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
-from detseg.backbones.backbone import unit_images
+from detseg.backbones.normalise import unit_images
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 
 BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import dense_to_conv
-from detseg.backbones.backbone import unit_images
+from detseg.backbones.normalise import unit_images
 from detseg.boxes import box_iou, clip_boxes
 from detseg.detect.nms.greedy import batched_nms
 from detseg.localize.localizer import Localizer, decode

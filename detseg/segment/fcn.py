@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detseg.backbones import Backbone
-from detseg.backbones.backbone import unit_images
+from detseg.backbones.normalise import ImageModel
 from detseg.segment.decoder import PyramidDecoder, ScoreDecoder
 from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses
 from detseg.segment.upsampling import BilinearUpsample
@@ -22,7 +22,7 @@ from detseg.segment.upsampling import BilinearUpsample
 DECODERS = ("fcn", "pyramid")
 
 
-class FCN(nn.Module):
+class FCN(ImageModel):
     """Semantic segmentation on any backbone.
 
     Args:
@@ -42,8 +42,6 @@ class FCN(nn.Module):
         >>> classes = model(images).argmax(1)    # (N, H, W)
     """
 
-    mean: Tensor
-    std: Tensor
     class_weights: Tensor | None
 
     def __init__(
@@ -58,7 +56,7 @@ class FCN(nn.Module):
         loss: str | Mapping[str, float] = "ce",
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         _check(num_classes, decoder, output_scale, class_weights)
         if decoder == "pyramid" and learn_upsampling:
             raise ValueError(
@@ -81,8 +79,6 @@ class FCN(nn.Module):
         self.upsample = BilinearUpsample(num_classes, factor, learnable=learn_upsampling and decoder == "fcn")
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Losses when targets are given, logits when not; `.training` plays no part in the choice.
@@ -141,20 +137,11 @@ class FCN(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         """(N, K, s·H, s·W) float32."""
-        scores = self.decoder(self.backbone(self._normalise(images)))
+        scores = self.decoder(self.backbone(self.normalise(images)))
         height, width = (side * self.output_scale for side in images.shape[-2:])
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.upsample(scores.float())
         return logits[..., :height, :width]
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"images must be (N, {len(self.mean)}, H, W), the channels that the backbone was made for; got "
-                f"{tuple(images.shape)}"
-            )
-        images = unit_images(images, self.mean.dtype)
-        return (images - self.mean) / self.std
 
 
 def FCN32s(backbone: Backbone, num_classes: int, **options: Any) -> FCN:

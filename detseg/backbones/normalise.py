@@ -1,0 +1,51 @@
+"""What every model does to images first: floats in [0, 1], normalised as its backbone wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ImageModel(nn.Module):
+    """Base of the models that take images; subclasses call `normalise` first.
+
+    Attributes:
+        mean, std: (C, 1, 1) buffers, which are not saved: the backbone declares them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, source: Any) -> None:
+        """Take over `source.mean` and `source.std`, C numbers each: those of a backbone, a network or another model."""
+        super().__init__()
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.as_tensor(getattr(source, name)).view(-1, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), uint8 or float in [0, 1], as ``(x - mean) / std`` of x in [0, 1], in the model's dtype.
+
+        Raises:
+            ValueError: another shape or integer type.
+        """
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images must be (N, {len(self.mean)}, H, W), the channels that the backbone was made for; got "
+                f"{tuple(images.shape)}"
+            )
+        return (unit_images(images, self.mean.dtype) - self.mean) / self.std
+
+
+def unit_images(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`, the model's own.
+
+    Raises:
+        ValueError: other integers: nothing tells which of them is white.
+    """
+    if images.dtype == torch.uint8:
+        return images.to(dtype) / 255
+    if not images.is_floating_point():
+        raise ValueError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
+    return images.to(dtype)
