@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from detseg.backbones import create_backbone
+from detseg.backbones import create_backbone, create_deepest
 from detseg.backbones.atrous import dilate_last_stage
-from detseg.backbones.deepest import create_deepest
 from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_backbone
 from detseg.backbones.padding import quicken_padding

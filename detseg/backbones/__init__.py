@@ -2,7 +2,7 @@
 
 from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.backbone import Backbone
-from detseg.backbones.create import create_backbone, list_backbones, register_backbone
+from detseg.backbones.create import create_backbone, create_deepest, list_backbones, register_backbone
 from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
 from detseg.backbones.network import create_network, imagenet_classes, register_network
 from detseg.backbones.weights import WeightReport, load_weights
@@ -25,6 +25,7 @@ __all__ = [
     "ZFNet",
     "convolutional_vgg",
     "create_backbone",
+    "create_deepest",
     "create_network",
     "dense_to_conv",
     "dilate_last_stage",

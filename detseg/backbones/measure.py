@@ -1,7 +1,7 @@
 """What a feature network really does, measured: channels, strides, stages, and layers nothing depends on.
 
 The network is run once on the meta device: shapes only, no arithmetic, no memory. A declared stride can be
-wrong; a measured one cannot.
+wrong; a measured one cannot. Networks can be built there too, for their names and shapes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,53 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
+T = TypeVar("T")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _PADDABLE = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 # What networks raise when a size does not suit them.
 _RUN_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+# What initialisation calls; on the meta device each of them goes through many lines of Python to do nothing, and
+# elsewhere it makes numbers that nobody asks for.
+_FILLS = (torch.Tensor.uniform_, torch.Tensor.normal_, init.uniform_, init.normal_, init.kaiming_uniform_)
+
+
+class _NoFills(TorchFunctionMode):
+    """Leaves tensors that initialisation would fill as they are."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _FILLS:
+            return args[0] if args else kwargs["tensor"]  # type: ignore[index]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules made inside are on the meta device, names and shapes only, and nothing initialises them."""
+    with torch.device("meta"), _NoFills():
+        yield
+
+
+def build_on_meta(build: Callable[[], T]) -> T:
+    """The network that `build` makes, for its names and shapes; on the meta device where it can be built there."""
+    try:
+        with on_meta():
+            return build()
+    except (RuntimeError, AssertionError):  # some networks compute while they are built
+        with _NoFills():
+            return build()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ _HEADS = (
     "fc", "classifier", "head", "last_linear", "pre_logits", "conv_head", "head_fc", "head_conv", "head_drop",
     "final_layer", "downsamp_modules", "global_pool", "aux1", "aux2", "AuxLogits",
 )  # fmt: skip
+# First parts of names in timm's VGGs -> the same layer in torchvision's, whose files everyone has.
+_IN_TORCHVISION = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 _SHOWN = 8
 
 
@@ -102,6 +104,12 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise ValueError(f"{path} holds no state dict: expected tensors by name, found {type(content).__name__}")
+
+
+def cached_download(url: str) -> str:
+    """Whether torch's cache of downloads has the file at `url`: "cached", else "download"."""
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    return "cached" if cached.is_file() else "download"
 
 
 def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> WeightReport:
@@ -276,6 +284,9 @@ def _aliases(target: str) -> list[str]:
     parts = first.split("_")
     for i in range(1, len(parts)):
         names.append(f"{'_'.join(parts[:i])}.{'_'.join(parts[i:])}.{rest}")
+    layer, _, leaf = bare.rpartition(".")
+    if layer in _IN_TORCHVISION:
+        names.append(f"{_IN_TORCHVISION[layer]}.{leaf}")
     return names
 
 

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detseg.backbones import Backbone, create_backbone
 from detseg.backbones.folding import fold_norms
-from detseg.backbones.meta import without_numbers
+from detseg.backbones.measure import on_meta
 from tests.backbones.shaken_norms import shake_norms
 
 FAMILIES = [
@@ -141,7 +141,7 @@ LARGE = [
 
 @pytest.mark.parametrize("name", LARGE)
 def test_large_ones_keep_the_contract_in_shapes(name: str) -> None:
-    with without_numbers():
+    with on_meta():
         large = create_backbone(name)
         maps = large(torch.empty(1, 3, 97, 131))
     assert [tuple(m.shape) for m in maps] == shapes(large, 97, 131)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detseg.backbones import AlexNet, LeNet5, ResidualUnit, ResNet34, SqueezeExcitation, ZFNet, create_backbone
 from detseg.backbones.create import _BUILDERS
-from detseg.backbones.meta import without_numbers
+from detseg.backbones.measure import on_meta
 from detseg.backbones.network import OWN_NETWORKS, create_network, register_network
 from detseg.backbones.weights import rename_by_position
 from detseg.backbones.zoo.classic import alexnet_features, local_response_norm
@@ -24,7 +24,7 @@ def count(module):
 
 
 def skeleton(make, **options):
-    with without_numbers():
+    with on_meta():
         return make(**options)
 
 

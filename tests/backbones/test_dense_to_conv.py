@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import create_deepest
 from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
-from detseg.backbones.meta import without_numbers
+from detseg.backbones.measure import on_meta
 from detseg.classify.classifier import Classifier
 from detseg.localize.localizer import Localizer
 
@@ -220,7 +220,7 @@ def build(source: str, name: str) -> nn.Module:
     from torchvision import models
 
     if name.endswith("narrow"):  # its 120 million weights of fully connected layers take time
-        with without_numbers():
+        with on_meta():
             model = models.get_model(name.split()[0], num_classes=7)
         model.features = models.vgg.make_layers(models.vgg.cfgs["A"], batch_norm=True)
         model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 7))

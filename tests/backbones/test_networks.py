@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
+from detseg.backbones.pretrained import torchvision_model
 from torchvision import models
 
 from detseg.backbones import create_backbone, create_network, imagenet_classes, list_backbones
-from detseg.backbones.meta import without_numbers
+from detseg.backbones.measure import on_meta
 from detseg.backbones.network import OWN_NETWORKS
-from detseg.backbones.pretrained import torchvision_model
 
 # Millions of parameters as published.
 PUBLISHED = {
@@ -43,12 +43,12 @@ def count(module):
 @pytest.mark.filterwarnings("ignore:Mapping deprecated model name")  # timm's new name of xception
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_parameter_counts(name):
-    with without_numbers():
+    with on_meta():
         assert round(count(create_network(name)) / 1e6, 2) == PUBLISHED[name]
 
 
 def test_auxiliary_heads_are_left_out():
-    with without_numbers():
+    with on_meta():
         inception = count(torchvision_model("inception_v3"))
         assert round(inception / 1e6, 2) == 27.16
         assert not any("aux" in name.lower() for name, _ in create_network("googlenet").named_parameters())
@@ -56,7 +56,7 @@ def test_auxiliary_heads_are_left_out():
 
 @pytest.mark.parametrize("name", ["googlenet", "shufflenet_v2_x0_5"])
 def test_torchvision_counts_the_same(name):
-    with without_numbers():
+    with on_meta():
         assert count(create_network(name)) == models.get_model_weights(name)["DEFAULT"].meta["num_params"]
 
 
@@ -72,7 +72,7 @@ def test_torchvision_counts_the_same(name):
     ],
 )
 def test_attributes_and_output(name, size, mean):
-    with without_numbers():
+    with on_meta():
         network = create_network(name, num_classes=12)
         out = network(torch.empty(2, 3, *size))
     assert network.input_size == size
@@ -83,7 +83,7 @@ def test_attributes_and_output(name, size, mean):
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet34_units", "resnet18", "googlenet"])
 def test_input_channels(name):
-    with without_numbers():
+    with on_meta():
         network = create_network(name, in_channels=2)
         out = network(torch.empty(2, 2, *network.input_size))
         backbone = create_backbone(name, strides=(4,), in_channels=2)
@@ -139,7 +139,7 @@ def test_no_file():
 
 
 def test_skeletons_have_the_shapes_of_the_real_ones():
-    with without_numbers():
+    with on_meta():
         bare = timm.create_model("mobilenetv3_small_050")
     real = timm.create_model("mobilenetv3_small_050")
     assert all(t.is_meta for t in bare.state_dict().values())

@@ -6,9 +6,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones import create_backbone, create_network
-from detseg.backbones.deepest import create_deepest
-from detseg.backbones.meta import without_numbers
+from detseg.backbones import create_backbone, create_deepest, create_network
+from detseg.backbones.measure import on_meta
 from detseg.classify import Classifier
 from detseg.classify.grad_cam import grad_cam, liveliest, record
 
@@ -133,7 +132,7 @@ def test_the_maps_are_those_of_the_stages():
     ],
 )
 def test_every_kind_of_network(name, deepest, strides, filters):
-    with without_numbers():
+    with on_meta():
         network = create_network(name).eval()
         images = torch.rand(1, 3, *network.input_size)
     recording = record(network, network, images)
@@ -145,7 +144,7 @@ def test_every_kind_of_network(name, deepest, strides, filters):
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
 def test_networks_that_do_not_end_in_maps(name):
-    with without_numbers():
+    with on_meta():
         network = create_network(name).eval()
         images = torch.rand(1, 3, *network.input_size)
     with pytest.raises(ValueError, match=r"does not end in the feature maps of convolutions"):

@@ -97,6 +97,10 @@ class Converter:
             if kernel != tuple(before[-2:]):
                 raise self._refusal(node, f"a pooling that leaves one cell of {before[-2]} x {before[-1]}")
             self._pool(node, kind, before[-2:], (1, 1))
+        elif before[-2:] == (1, 1) and layer is not None and _looks_at_the_whole_map(layer):
+            new = self._insert(node, _EachCell(layer), _first_input(node))
+            new.meta["tensor_meta"] = node.meta["tensor_meta"]
+            self._replace(node, new)
         elif len(after) == 2:
             self._flatten(node, layer, before, after)
         elif len(after) == 3 and self._flattens(node, layer) and self._flattened_on(node):
@@ -306,6 +310,24 @@ class _ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class _EachCell(nn.Module):
+    """A layer made for the single cell of a pooled map, applied to every cell of (N, C, H, W) by itself."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        cells = x.movedim(1, -1)
+        return self.layer(cells.reshape(-1, x.shape[1], 1, 1)).view(cells.shape).movedim(-1, 1)  # type: ignore[no-any-return]
+
+
+def _looks_at_the_whole_map(layer: nn.Module) -> bool:
+    """Whether it is a norm over channels and places."""
+    return isinstance(layer, nn.GroupNorm) or (type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 3)
 
 
 def _with_norm(layout: Layout, norm: nn.BatchNorm1d) -> Layout:
