@@ -322,7 +322,7 @@ class _EachCell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
         cells = x.movedim(1, -1)
-        return self.layer(cells.reshape(-1, x.shape[1], 1, 1)).view(cells.shape).movedim(-1, 1)  # type: ignore[no-any-return]
+        return self.layer(cells.reshape(-1, x.shape[1], 1, 1)).view(cells.shape).movedim(-1, 1)
 
 
 def _looks_at_the_whole_map(layer: nn.Module) -> bool:
