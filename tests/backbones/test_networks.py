@@ -143,7 +143,7 @@ def test_networks_that_timm_has_renamed(monkeypatch):
 
 def test_torchvisions_files_fit_timms_vggs(tmp_path):
     """Narrow ones, with the layers and names of the real ones."""
-    from timm.models.vgg import VGG
+    from timm.models.vgg import VGG, ConvMlp
 
     torch.manual_seed(0)
     config = [4, "M", 4, "M", 4, "M", 4, "M", 8, "M"]
@@ -151,7 +151,8 @@ def test_torchvisions_files_fit_timms_vggs(tmp_path):
     for i, layer in ((0, nn.Linear(8 * 49, 16)), (3, nn.Linear(16, 16)), (6, nn.Linear(16, 3))):
         theirs.classifier[i] = layer
     torch.save(theirs.state_dict(), tmp_path / "vgg.pth")
-    ours = VGG(config, num_classes=3, num_features=16).eval()
+    ours = VGG(config, num_classes=3).eval()
+    ours.pre_logits, ours.head.fc = ConvMlp(8, 16).eval(), nn.Linear(16, 3)
     report = load_weights(ours, tmp_path / "vgg.pth")
     assert report.reshaped == ("pre_logits.fc1.weight", "pre_logits.fc2.weight") and not report.skipped
     x = torch.randn(1, 3, 224, 224)
