@@ -15,7 +15,7 @@ from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, spr
 from detseg.backbones.chain import chain_backbone
 from detseg.backbones.create import register_backbone, unknown_backbone
 from detseg.backbones.library import library_of
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from detseg.backbones.sources import find_weights, no_weights
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
 from detseg.registry import Registry

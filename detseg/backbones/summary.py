@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from detseg.backbones.chain import feature_maps
 from detseg.backbones.create import BACKBONES, list_backbones, unknown_backbone
 from detseg.backbones.library import library_of
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from detseg.backbones.network import OWN_NETWORKS
 from detseg.backbones.sources import weights_at_hand
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.backbones.chain import no_such_stride
-from detseg.backbones.measure import build_on_meta, pad_unpadded
+from detseg.backbones.measure import pad_unpadded
+from detseg.backbones.meta import build_on_meta
 from detseg.backbones.weights import cached_download
 
 

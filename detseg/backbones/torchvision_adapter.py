@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.chain import chain_backbone, feature_maps, replace_input
-from detseg.backbones.measure import build_on_meta
+from detseg.backbones.meta import build_on_meta
 from detseg.backbones.weights import cached_download
 
 # What ends the chain of feature layers.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detseg.backbones import AlexNet, LeNet5, ResidualUnit, ResNet34, SqueezeExcitation, ZFNet, create_backbone
 from detseg.backbones.create import BACKBONES
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from detseg.backbones.network import OWN_NETWORKS, create_network, register_network
 from detseg.backbones.weights import rename_by_position
 from detseg.backbones.zoo.classic import alexnet_features, local_response_norm

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from detseg.backbones import create_deepest
 from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from detseg.classify.classifier import Classifier
 from detseg.localize.localizer import Localizer
 

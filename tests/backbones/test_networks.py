@@ -14,7 +14,7 @@ from detseg.backbones import (
     load_weights,
     timm_adapter,
 )
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from detseg.backbones.network import OWN_NETWORKS
 from detseg.backbones.sources import weights_at_hand
 

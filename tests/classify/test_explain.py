@@ -7,7 +7,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from detseg.backbones import create_backbone, create_deepest, create_network
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from detseg.classify import Classifier
 from detseg.classify.grad_cam import grad_cam, liveliest, record
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from detseg.backbones import Backbone, create_backbone
 from detseg.backbones.create import BACKBONES
 from detseg.backbones.folding import fold_norms
-from detseg.backbones.measure import on_meta
+from detseg.backbones.meta import on_meta
 from tests.backbones.shaken_norms import shake_norms
 
 FAMILIES = [

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from detseg.backbones.measure import pair
+
 _FLATTENING = {torch.flatten, torch.reshape, torch.squeeze}
 _FLATTENING_METHODS = {"flatten", "view", "reshape", "squeeze"}
 _ADAPTIVE: dict[Any, type[nn.Module]] = {
@@ -147,7 +149,7 @@ class Converter:
 
     def _between(self, node: fx.Node, layer: nn.Module | None, step: tuple[int, int]) -> None:
         """A layer between a pooling whose stride was taken away and the flattening."""
-        pointwise = isinstance(layer, nn.Conv2d) and _numbers(layer.kernel_size) == (1, 1)
+        pointwise = isinstance(layer, nn.Conv2d) and pair(layer.kernel_size) == (1, 1)
         if not (pointwise or isinstance(layer, nn.BatchNorm2d) or self._is_elementwise(node, layer)):
             raise self._refusal(node, f"a layer between pooling to {_shape(node)} and the fully connected layers")
         self.steps[node] = step
@@ -384,7 +386,7 @@ def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module],
     """Kind and kernel of a pooling, as a layer or as a function; a kernel that is computed is None if not known."""
     for kind in (nn.AvgPool2d, nn.MaxPool2d):
         if isinstance(layer, kind):
-            return kind, _numbers(layer.kernel_size)
+            return kind, pair(layer.kernel_size)
     if node.op != "call_function" or node.target not in _POOLS:
         return None
     kernel = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
@@ -393,8 +395,4 @@ def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module],
         if source is None or "tensor_meta" in kernel.meta:
             return _POOLS[node.target], None
         return _POOLS[node.target], (source[-2], source[-1])
-    return _POOLS[node.target], _numbers(kernel)
-
-
-def _numbers(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return _POOLS[node.target], pair(kernel)

@@ -1,0 +1,72 @@
+"""Networks on the meta device: built and run for names and shapes only, in a tenth of a second and no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
+# What initialisation calls; on the meta device each of them goes through many lines of Python to do nothing, and
+# elsewhere it makes numbers that nobody asks for.
+_FILLS = (torch.Tensor.uniform_, torch.Tensor.normal_, init.uniform_, init.normal_, init.kaiming_uniform_)
+
+
+class _NoFills(TorchFunctionMode):
+    """Leaves tensors that initialisation would fill as they are."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _FILLS:
+            return args[0] if args else kwargs["tensor"]  # type: ignore[index]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules made inside are on the meta device, names and shapes only, and nothing initialises them."""
+    with torch.device("meta"), _NoFills():
+        yield
+
+
+def build_on_meta(build: Callable[[], T]) -> T:
+    """The network that `build` makes, for its names and shapes; on the meta device where it can be built there."""
+    try:
+        with on_meta():
+            return build()
+    except (RuntimeError, AssertionError):  # some networks compute while they are built
+        with _NoFills():
+            return build()
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module gets its own mode back."""
+    modes = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Outputs (meta tensors) of `net`, and by name the meta tensors that stood for its parameters."""
+    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    # Under a FakeTensorMode nothing is computed anyhow, and meta tensors are not allowed.
+    faked = any(type(tensor.data) is not Tensor for tensor in state.values())
+    device = torch.device("cpu" if faked else "meta")
+    shadows = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items()}
+    parameters = {name: shadows[name].requires_grad_() for name, _ in net.named_parameters()}
+    return list(torch.func.functional_call(net, shadows, (torch.empty(shape, device=device),))), parameters
