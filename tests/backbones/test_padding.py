@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from detseg.backbones import create_backbone
-from detseg.backbones.padding import QuickConv2dSame, pad_zeros, quicken_padding
+from detseg.backbones.quick_convolutions import QuickConv2dSame, pad_zeros, quicken
 
 SIDES = [(0, 1, 0, 1), (1, 2, 2, 1), (0, 0, 3, 0), (2, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)]
 
@@ -53,7 +53,7 @@ def check_same_as_timm(size, kernel, stride, dilation):
     torch.manual_seed(0)
     conv = Conv2dSame(3, 4, kernel, stride, dilation=dilation)
     net = nn.Sequential(copy.deepcopy(conv))
-    assert quicken_padding(net) == 1
+    assert quicken(net) == 1
     assert type(net[0]) is QuickConv2dSame
     results = []
     for module in (conv, net):
@@ -71,8 +71,8 @@ def test_a_network_keeps_its_results():
     x = torch.rand(1, 3, 65, 96)
     with torch.no_grad():
         before = backbone(x)
-        assert quicken_padding(backbone) > 0
-        assert quicken_padding(backbone) == 0
+        assert quicken(backbone) > 0
+        assert quicken(backbone) == 0
         for got, wanted in zip(backbone(x), before, strict=True):
             torch.testing.assert_close(got, wanted)
 
