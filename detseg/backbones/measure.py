@@ -120,7 +120,7 @@ def _refusal(name: str, strides: tuple[int, ...], problem: str) -> ValueError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of its message, or its name: a bare assert says nothing."""
+    """The first line of its message, or its name: a bare assert has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

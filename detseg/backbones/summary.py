@@ -1,4 +1,4 @@
-"""What there is to know of a network before it is built: size, feature maps, where its weights are."""
+"""A network's size, feature maps and weights, before it is built."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-# Names other libraries wrap the state dict in, averaged weights first: they are what a run was judged by.
+# Names other libraries wrap the state dict in, averaged weights first: they are what a run was evaluated with.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 # What wrapper modules put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "body.", "0.")

@@ -1,4 +1,4 @@
-"""How much images look, to a trained network, like those it was trained on; no image of those is needed.
+"""Similarity of new images to those a network was trained on, from its batch norms; no training image is needed.
 
 Batch norms remember the mean and variance that each channel had in training. Where new images give every channel
 the same distribution, the network's features mean what they meant; the less the distributions overlap, the less the
@@ -48,7 +48,7 @@ class _Moments:
 
 @torch.no_grad()
 def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | None:
-    """How much images resemble those that the batch norms of a model have seen.
+    """Similarity of images to those that the batch norms of a model have seen.
 
     For each channel of each batch norm's input, the overlap (Bhattacharyya coefficient) of two normal distributions:
     one with the mean and variance over the new images, one with those that the layer remembers. The result is the
@@ -86,7 +86,7 @@ def _overlap(norm: Any, moments: _Moments) -> float:
     """Mean over channels of the overlap of what a layer sees with what it remembers."""
     assert moments.sums is not None
     away, square = moments.sums / moments.count
-    # eps, as the layer itself adds: channels that never say anything are alike.
+    # eps, as the layer itself adds: channels that are always zero are alike.
     new = (square - away.square()).clamp(min=0) + norm.eps
     old = norm.running_var.cpu().double() + norm.eps
     total = new + old

@@ -1,4 +1,4 @@
-"""`detseg backbones`: which networks there are, how large they are, what maps they give, where their weights are."""
+"""`detseg backbones`: networks with their sizes, feature maps and where their weights are."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Backbones:
     """
 
     pattern: Annotated[str, tyro.conf.Positional] = ""
-    """Which networks."""
+    """Name, part of a name, or wildcard."""
     limit: int = 50
-    """How many of them at most; each takes a tenth of a second."""
+    """Maximum number of networks listed; each takes a tenth of a second."""
     json: bool = False
-    """As a JSON list in place of a table."""
+    """Print a JSON list instead of a table."""
 
 
 def run(config: Backbones) -> int:

@@ -109,7 +109,7 @@ class ScoreDecoder(Decoder):
 class PyramidDecoder(Decoder):
     """A light decoder that knows the whole image: bilinear skip fusion, top down, of maps of one width.
 
-        coarsest map -> 1x1 + what the whole image says -> residual -> twice as fine -> + 1x1 of the skip -> …
+        coarsest map -> 1x1 + the image's mean features -> residual -> twice as fine -> + 1x1 of the skip -> …
 
     The ideas are those of feature pyramids (Lin et al. 2017, arXiv:1612.03144), their segmentation form (Kirillov et
     al. 2019, arXiv:1901.02446), and the global context of ParseNet (Liu et al. 2015, arXiv:1506.04579).

@@ -114,7 +114,7 @@ class FCN(ImageModel):
             )
         mine, theirs = self.state_dict(), other.state_dict()
         new = {name for name in mine if name.startswith(("decoder.", "upsample."))}
-        # A kernel that was learnt for one factor, which its shape tells, says nothing of another one.
+        # A kernel that was learnt for one factor (see its shape) is of no use for another one.
         kernels = ("upsample.", "decoder.finer.")
         taken = {
             name: tensor

@@ -69,7 +69,7 @@ class Converter:
         self.unknown: ValueError | None = None  # about the last map that became neither a map nor flat
 
     def run(self) -> list[tuple[str, str]]:
-        """Rewrite, and say what became of which layer."""
+        """Rewrite the graph; returns pairs of a layer and what it became."""
         for node in list(self.module.graph.nodes):
             if node.op in ("call_module", "call_function", "call_method"):
                 self._visit(node)
