@@ -24,21 +24,13 @@ _RUN_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
 @dataclass(frozen=True)
 class Run:
-    """What one run showed.
+    """What one run showed."""
 
-    Attributes:
-        channels: channels of each output.
-        sizes: height and width of each output.
-        stages: stride -> names of the modules with parameters that work at it, in the order of the strides.
-        unused: names of the modules whose parameters influence no output.
-        unused_parameters: names of the parameters that influence no output.
-    """
-
-    channels: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    stages: dict[int, tuple[str, ...]]
-    unused: tuple[str, ...]
-    unused_parameters: tuple[str, ...]
+    channels: tuple[int, ...]  # of each output
+    sizes: tuple[tuple[int, int], ...]  # height and width of each output
+    stages: dict[int, tuple[str, ...]]  # stride -> names of the modules with parameters that work at it, rising
+    unused: tuple[str, ...]  # names of the modules whose parameters influence no output
+    unused_parameters: tuple[str, ...]  # names of the parameters that influence no output
 
 
 class Removed(nn.Module):

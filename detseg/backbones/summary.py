@@ -16,23 +16,13 @@ from detseg.backbones.sources import weights_at_hand
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """One network of the registry.
+    """One network of the registry."""
 
-    Attributes:
-        name: for `create_backbone` and `create_network`.
-        parameters: of the whole classifier for its usual images and classes, auxiliary heads left out; None if
-            only a backbone is registered.
-        strides: of the feature maps it has, rising; empty for a network that has none.
-        channels: of each of them.
-        weights: where `pretrained=True` finds weights: "package" (installed), "cached" (downloaded before),
-            "download", or "none".
-    """
-
-    name: str
-    parameters: int | None
-    strides: tuple[int, ...]
-    channels: tuple[int, ...]
-    weights: str
+    name: str  # for `create_backbone` and `create_network`
+    parameters: int | None  # of the whole classifier without auxiliary heads; None if only a backbone is registered
+    strides: tuple[int, ...]  # of the feature maps it has, rising
+    channels: tuple[int, ...]  # of each of them
+    weights: str  # where `pretrained=True` finds weights, see `weights_at_hand`
 
 
 def summarise_network(name: str) -> NetworkSummary:

@@ -31,21 +31,13 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What became of the tensors of a file of weights.
+    """What became of the tensors of a file of weights."""
 
-    Attributes:
-        source: the file or where else the weights came from.
-        copied: names in the module that were copied as they are.
-        skipped: names in the file that have no place in the module: heads, layers that were cut off.
-        reshaped: names in the module whose input channels were adapted.
-        missing: names in the module that got nothing; only batch counters, all else is an error.
-    """
-
-    source: str
-    copied: tuple[str, ...]
-    skipped: tuple[str, ...]
-    reshaped: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    source: str  # the file or where else the weights came from
+    copied: tuple[str, ...]  # names in the module that were copied as they are
+    skipped: tuple[str, ...]  # names in the file that have no place in the module: heads, layers that were cut off
+    reshaped: tuple[str, ...] = ()  # names in the module whose input channels or dense layers were adapted
+    missing: tuple[str, ...] = ()  # names in the module that got nothing: batch counters, all else is an error
 
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} tensors copied"]

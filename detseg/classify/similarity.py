@@ -18,17 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True)
 class Similarity:
-    """What `measure_similarity` found.
+    """What `measure_similarity` found."""
 
-    Attributes:
-        value: mean overlap of the distributions, 0 (apart) to 1 (the same).
-        layers: the same for each batch norm, in the order they run in.
-        images: number of images looked at.
-    """
-
-    value: float
-    layers: tuple[float, ...]
-    images: int
+    value: float  # mean overlap of the distributions, 0 (apart) to 1 (the same)
+    layers: tuple[float, ...]  # the same for each batch norm, in the order they run in
+    images: int  # number of images looked at
 
 
 class _Moments:

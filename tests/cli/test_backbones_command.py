@@ -67,20 +67,17 @@ def test_a_long_list_is_cut(capsys):
     assert len(listed(capsys, "efficientnet_lite", "--limit", "3")) == 3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_mistakes_are_told_in_a_line(capsys):
+    for arguments, message in [
         (["googlnet"], "no backbone is named 'googlnet'; did you mean googlenet"),
         (["*googlnet"], "no backbone is named '*googlnet'; did you mean googlenet"),
         (["qqqqqqqq"], "no backbone is named 'qqqqqqqq'; there are "),
         (["resnet18", "--limit", "0"], "--limit must be at least 1, not 0"),
-    ],
-)
-def test_mistakes_are_told_in_a_line(arguments, message, capsys):
-    assert main(["backbones", *arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert message in error
+    ]:
+        assert main(["backbones", *arguments]) == 1, arguments
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, arguments
+        assert message in error
 
 
 def test_networks_without_maps_or_whole(monkeypatch):
