@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from detseg.backbones import Backbone
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import Backbone, create_deepest
 from detseg.data.images import read_image
 from detseg.flowers.dataset import write_flowers
 from detseg.localize import SlidingWindowDetector

@@ -51,7 +51,7 @@ if {keep}:
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the command line does
 import torch
 from detseg.detect.anchors import fit_anchors
-from detseg.train import checkpoint
+from detseg import models
 from detseg.models import build_model
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import averaged, create_optimizer, freeze_stages, norms, parameter_groups, train_mode
@@ -59,7 +59,7 @@ torch.set_num_threads({threads})
 if {keep}:
     keep_freed_memory()
 if not {quick}:
-    checkpoint.quicken_depthwise = lambda net: 0
+    models.quicken = lambda net: 0
 anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
 architecture = dict(kind="yolo", backbone="{backbone}", strides=(8, 16, 32), num_classes={classes},
                     anchors=anchors.tolist(), folded={folded})

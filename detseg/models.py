@@ -19,12 +19,10 @@ import detseg.classify
 import detseg.detect
 import detseg.localize
 import detseg.segment  # noqa: F401  # each registers its models
-from detseg.backbones import create_backbone
+from detseg.backbones import create_backbone, create_deepest
 from detseg.backbones.atrous import dilate_last_stage
-from detseg.backbones.deepest import create_deepest
-from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_backbone
-from detseg.backbones.padding import quicken_padding
+from detseg.backbones.quick_convolutions import quicken
 from detseg.files import replacing, write_atomically
 from detseg.registry import MODELS, register_model
 
@@ -104,8 +102,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         model = MODELS[kind](backbone, **entries)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
-    quicken_depthwise(model)
-    quicken_padding(model)
+    quicken(model)
     return model
 
 

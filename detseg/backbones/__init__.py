@@ -2,13 +2,12 @@
 
 from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.backbone import Backbone
-from detseg.backbones.create import create_backbone, list_backbones, register_backbone
+from detseg.backbones.create import create_backbone, create_deepest, list_backbones, register_backbone
 from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
 from detseg.backbones.network import create_network, imagenet_classes, register_network
 from detseg.backbones.weights import WeightReport, load_weights
-from detseg.backbones.zoo.attention import SqueezeExcitation
 from detseg.backbones.zoo.classic import AlexNet, LeNet5, ZFNet
-from detseg.backbones.zoo.pooling import DepthwiseMaxPool
+from detseg.backbones.zoo.layers import DepthwiseMaxPool, SqueezeExcitation
 from detseg.backbones.zoo.residual import ResidualUnit, ResNet34
 from detseg.backbones.zoo.vgg import convolutional_vgg
 
@@ -25,6 +24,7 @@ __all__ = [
     "ZFNet",
     "convolutional_vgg",
     "create_backbone",
+    "create_deepest",
     "create_network",
     "dense_to_conv",
     "dilate_last_stage",

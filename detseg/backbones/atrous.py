@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones.backbone import Backbone
+from detseg.backbones.measure import pair, stride_of
+from detseg.backbones.meta import evaluating, run_on_meta
 
 _LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -64,25 +66,17 @@ def _calls(backbone: Backbone) -> list[tuple[Any, int, int]]:
     calls: dict[nn.Module, tuple[int, int]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.setdefault(module, (_stride(inputs[0], size), _stride(output, size)))
+        calls.setdefault(module, (stride_of(inputs[0], size), stride_of(output, size)))
 
-    net = backbone.net
-    handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, _LAYERS)]
-    modes = {module: module.training for module in net.modules()}
-    state = {name: torch.empty_like(t, device="meta") for name, t in net.state_dict().items()}
+    layers = [module for module in backbone.net.modules() if isinstance(module, _LAYERS)]
+    handles = [layer.register_forward_hook(note) for layer in layers]
     try:
-        net.eval()
-        torch.func.functional_call(net, state, (torch.empty(1, backbone.in_channels, size, size, device="meta"),))
+        with evaluating(backbone.net):
+            run_on_meta(backbone.net, torch.Size((1, backbone.in_channels, size, size)))
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return [(module, before, after) for module, (before, after) in calls.items()]
-
-
-def _stride(x: Tensor, size: int) -> int:
-    return int(2 ** round(math.log2(size / x.shape[-1])))
 
 
 class PadFirst:
@@ -131,7 +125,7 @@ def _dilate(layer: Any) -> None:
     kernel = _square(layer, layer.kernel_size)
     if isinstance(layer, nn.AvgPool2d) or _square(layer, layer.stride) != 1 or kernel % 2 == 0:
         raise ValueError(f"{layer} cannot be dilated; choose another backbone")
-    layer.dilation = tuple(2 * d for d in _pair(layer.dilation))
+    layer.dilation = tuple(2 * d for d in pair(layer.dilation))
     if isinstance(layer.padding, str) or _pads_itself(layer):
         return  # they reckon with the dilation
     padding = 2 * _square(layer, layer.padding)
@@ -147,11 +141,7 @@ def _pads_itself(layer: nn.Module) -> bool:
     return type(layer).__name__.endswith("Same") or getattr(layer, "pads_like_tensorflow", False)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
 def _square(layer: nn.Module, value: Any) -> int:
-    if isinstance(value, str) or len(set(_pair(value))) != 1:
+    if isinstance(value, str) or len(set(pair(value))) != 1:
         raise ValueError(f"{layer} is not square; choose another backbone")
-    return _pair(value)[0]
+    return pair(value)[0]

@@ -51,16 +51,16 @@ class Backbone(nn.Module):
         name: str = "backbone",
         whole_network: Callable[[], Mapping[str, torch.Size]] | None = None,
     ) -> None:
-        """Wrap `net`, which returns a list of maps at `strides`, the finest first.
+        """Wrap `net`, (N, in_channels, H, W) -> list of (N, C, h, w), the finest first.
 
         Args:
-            net: (N, in_channels, H, W) -> list of (N, C, h, w).
-            strides: what each of them should have, rising; checked.
+            net: what is wrapped.
+            strides: of its maps, rising; checked.
             in_channels: channels of the input.
             mean, std: normalisation for three colours; repeated (or averaged for one channel) to in_channels.
             name: for messages.
-            whole_network: names and shapes of the tensors of the network this one was cut from, head
-                included; lets `load_weights` tell layers that were cut off from layers that do not belong.
+            whole_network: names and shapes of the tensors of the network this one was cut from, head included;
+                `load_weights` then knows layers that were cut off from layers that do not belong.
 
         Raises:
             ValueError: the network's outputs are not regular grids at these strides.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from detseg.backbones.measure import stride_of
+from detseg.backbones.meta import evaluating
 from detseg.backbones.weights import adapt_input
 
 
@@ -81,17 +82,14 @@ def feature_maps(layers: Mapping[str, nn.Module], in_channels: int, name: str) -
     last: dict[int, tuple[int, str, int]] = {}
     for key, layer in layers.items():
         tensors = {n: torch.empty_like(t, device="meta") for n, t in layer.state_dict().items()}
-        mode = layer.training
         try:
-            x = torch.func.functional_call(layer.eval(), tensors, (x,))
+            with evaluating(layer):
+                x = torch.func.functional_call(layer, tensors, (x,))
         except (RuntimeError, TypeError, AssertionError) as error:
             raise ValueError(f"{name!r} is no chain of convolutional layers: {key} fails ({error})") from error
-        finally:
-            layer.train(mode)
         if x.ndim != 4:
             raise ValueError(f"{name!r} is no chain of convolutional layers: {key} gives {x.ndim} dimensions")
-        # Unpadded layers give 255 / 4 = 63 cells and the like; `measure` pads them later.
-        stride = 2 ** round(math.log2(size / x.shape[-1]))
+        stride = stride_of(x, size)  # of unpadded layers too, which `measure` pads later
         last[stride] = (stride, key, x.shape[1])
     return list(last.values())
 

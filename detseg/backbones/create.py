@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from detseg.backbones import pretrained as _pretrained
 from detseg.backbones.backbone import Backbone, check_strides
 from detseg.backbones.folding import load_backbone
-from detseg.backbones.sources import OF_TORCHVISION, load_pretrained, no_weights
+from detseg.backbones.library import LIBRARIES, library_of
+from detseg.backbones.sources import OF_TORCHVISION, find_weights, no_weights
+from detseg.backbones.weights import copy_weights
+from detseg.registry import Registry
 
 
 class Builder(Protocol):
@@ -23,20 +24,26 @@ class Builder(Protocol):
 
 
 B = TypeVar("B", bound=Builder)
-_BUILDERS: dict[str, Builder] = {}
+BACKBONES: Registry[Builder] = Registry("backbone")
+# Where a network may end, the deepest first.
+DEPTHS = (64, 32, 16, 8, 4, 2, 1)
 
 
-def register_backbone(name: str) -> Callable[[B], B]:
+def register_backbone(name: str, *, weights_of: str | None = None) -> Callable[[B], B]:
     """Decorator: make a builder known to `create_backbone` and `list_backbones` as `name`.
+
+    Args:
+        name: of the backbone.
+        weights_of: torchvision's classifier whose ImageNet weights fit.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def register(builder: B) -> B:
-        if name in _BUILDERS:
-            raise ValueError(f"a backbone named {name!r} is registered already; choose another name")
-        _BUILDERS[name] = builder
+        BACKBONES.register(name)(builder)
+        if weights_of is not None:
+            OF_TORCHVISION[name] = weights_of
         return builder
 
     return register
@@ -70,11 +77,27 @@ def create_backbone(
     backbone = _builder(name)(strides=strides, in_channels=in_channels)
     if not isinstance(pretrained, bool):
         backbone = load_backbone(backbone, pretrained)
-    elif pretrained and name in _BUILDERS and name not in OF_TORCHVISION:
+    elif pretrained and name in BACKBONES and name not in OF_TORCHVISION:
         raise no_weights(name)
     elif pretrained:
-        load_pretrained(backbone)
+        copy_weights(backbone, *find_weights(backbone.name))
     return backbone
+
+
+def create_deepest(name: str, *, pretrained: bool | str | os.PathLike[str] = False, in_channels: int = 3) -> Backbone:
+    """The backbone `name` with its deepest map only, whatever its stride; otherwise as `create_backbone`."""
+    problems: list[ValueError] = []
+    for stride in DEPTHS:
+        try:
+            # Without weights: what is wrong with those is no question of the stride.
+            backbone = create_backbone(name, strides=(stride,), in_channels=in_channels)
+        except ValueError as error:
+            problems.append(error)
+            continue
+        if pretrained is False:
+            return backbone
+        return create_backbone(name, pretrained=pretrained, strides=(stride,), in_channels=in_channels)
+    raise problems[-1]
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -82,26 +105,19 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_all_names(), pattern))
 
 
-def _all_names() -> set[str]:
-    import timm
-    from torchvision import models
+def unknown_backbone(name: str) -> ValueError:
+    """The error for a name that nothing has, with the names near it."""
+    return BACKBONES.unknown(name, known=_all_names())
 
-    return {*_BUILDERS, *timm.list_models(), *models.list_models(module=models)}
+
+def _all_names() -> set[str]:
+    return {*BACKBONES, *(name for library in LIBRARIES for name in library.names())}
 
 
 def _builder(name: str) -> Builder:
     """The builder of `name`, or ValueError with the names near it."""
-    if name in _BUILDERS:
-        return _BUILDERS[name]
-    if _pretrained.is_timm(name):
-        return functools.partial(_pretrained.build_timm, name)
-    if _pretrained.is_torchvision(name):
-        return functools.partial(_pretrained.build_torchvision, name)
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if (library := library_of(name)) is not None:
+        return functools.partial(library.build_backbone, name)
     raise unknown_backbone(name)
-
-
-def unknown_backbone(name: str) -> ValueError:
-    """The error for a name that nothing has, with the names near it."""
-    near = difflib.get_close_matches(name, _all_names(), n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "list_backbones('*resnet*') shows names."
-    return ValueError(f"no backbone is named {name!r}; {hint}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from detseg.backbones.meta import evaluating, run_on_meta
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _PADDABLE = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -23,21 +24,13 @@ _RUN_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
 @dataclass(frozen=True)
 class Run:
-    """What one run showed.
+    """What one run showed."""
 
-    Attributes:
-        channels: channels of each output.
-        sizes: height and width of each output.
-        stages: stride -> names of the modules with parameters that work at it, in the order of the strides.
-        unused: names of the modules whose parameters influence no output.
-        unused_parameters: names of the parameters that influence no output.
-    """
-
-    channels: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    stages: dict[int, tuple[str, ...]]
-    unused: tuple[str, ...]
-    unused_parameters: tuple[str, ...]
+    channels: tuple[int, ...]  # of each output
+    sizes: tuple[tuple[int, int], ...]  # height and width of each output
+    stages: dict[int, tuple[str, ...]]  # stride -> names of the modules with parameters that work at it, rising
+    unused: tuple[str, ...]  # names of the modules whose parameters influence no output
+    unused_parameters: tuple[str, ...]  # names of the parameters that influence no output
 
 
 class Removed(nn.Module):
@@ -103,8 +96,8 @@ def _check_another_size(net: nn.Module, multiple: int, strides: tuple[int, ...],
     height, width = 3 * multiple, 5 * multiple
     works = f"it works on {_probe_size(strides)} x {_probe_size(strides)} pixels but not on {width} x {height}"
     try:
-        with torch.no_grad(), _evaluating(net):
-            maps, _ = _run_on_meta(net, torch.Size((1, in_channels, height, width)))
+        with torch.no_grad(), evaluating(net):
+            maps, _ = run_on_meta(net, torch.Size((1, in_channels, height, width)))
     except _RUN_ERRORS as error:
         raise _refusal(name, strides, f"{works} ({first_line(error)})") from error
     if any(m.shape[-2:] != (height // s, width // s) for m, s in zip(maps, strides, strict=True)):
@@ -119,7 +112,7 @@ def _refusal(name: str, strides: tuple[int, ...], problem: str) -> ValueError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of its message, or its name: a bare assert says nothing."""
+    """The first line of its message, or its name: a bare assert has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -154,11 +147,11 @@ def pad_unpadded(modules: Iterable[nn.Module]) -> bool:
         if type(module) not in _PADDABLE:
             continue
         layer: Any = module
-        kernel, padding, dilation = _pair(layer.kernel_size), layer.padding, _pair(getattr(layer, "dilation", 1))
+        kernel, padding, dilation = pair(layer.kernel_size), layer.padding, pair(getattr(layer, "dilation", 1))
         centring = tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True))
         if isinstance(padding, str) or not all(k % 2 for k in kernel):
             continue
-        if all(p >= c for p, c in zip(_pair(padding), centring, strict=True)):
+        if all(p >= c for p, c in zip(pair(padding), centring, strict=True)):
             continue
         layer.padding = centring
         if not isinstance(module, nn.Conv2d):
@@ -167,8 +160,9 @@ def pad_unpadded(modules: Iterable[nn.Module]) -> bool:
     return changed
 
 
-def _pair(value: object) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, Sequence) else (value, value)  # type: ignore[return-value]
+def pair(value: Any) -> tuple[int, int]:
+    """Rows and columns of a kernel, stride or dilation that may be one number for both."""
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def measure(net: nn.Module, size: int, in_channels: int) -> Run:
@@ -178,14 +172,14 @@ def measure(net: nn.Module, size: int, in_channels: int) -> Run:
 
     def note(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            calls.setdefault(name, _stride_of(output, size))
+            calls.setdefault(name, stride_of(output, size))
 
         return hook
 
     handles = [unit.register_forward_hook(note(name)) for name, unit in units.items()]
     try:
-        with torch.enable_grad(), _evaluating(net):
-            maps, parameters = _run_on_meta(net, torch.Size((1, in_channels, size, size)))
+        with torch.enable_grad(), evaluating(net):
+            maps, parameters = run_on_meta(net, torch.Size((1, in_channels, size, size)))
             idle = _idle(maps, parameters)
     finally:
         for handle in handles:
@@ -197,18 +191,6 @@ def measure(net: nn.Module, size: int, in_channels: int) -> Run:
         unused=tuple(name for name, unit in units.items() if _all_idle(name, unit, idle)),
         unused_parameters=idle,
     )
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module gets its own mode back."""
-    modes = {module: module.training for module in net.modules()}
-    try:
-        net.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _units(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -228,17 +210,6 @@ def _all_idle(name: str, unit: nn.Module, idle: Sequence[str]) -> bool:
     return bool(names) and set(names) <= set(idle)
 
 
-def _run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Outputs (meta tensors) of `net`, and by name the meta tensors that stood for its parameters."""
-    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    # Under a FakeTensorMode nothing is computed anyhow, and meta tensors are not allowed.
-    faked = any(type(tensor.data) is not Tensor for tensor in state.values())
-    device = torch.device("cpu" if faked else "meta")
-    shadows = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items()}
-    parameters = {name: shadows[name].requires_grad_() for name, _ in net.named_parameters()}
-    return list(torch.func.functional_call(net, shadows, (torch.empty(shape, device=device),))), parameters
-
-
 def _idle(maps: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The names of the parameters that none of the maps depends on."""
     total = torch.stack([m.sum() for m in maps]).sum()
@@ -246,12 +217,12 @@ def _idle(maps: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> tuple[str
     return tuple(name for name, grad in zip(parameters, grads, strict=True) if grad is None)
 
 
-def _stride_of(output: object, size: int) -> int:
+def stride_of(output: object, size: int) -> int:
     """The coarsest stride among the maps of a module's output, as a power of two; 0 if it has none."""
     if isinstance(output, Tensor):
         return 2 ** round(math.log2(size / output.shape[-2])) if output.ndim == 4 else 0
     if isinstance(output, list | tuple):
-        return max((_stride_of(part, size) for part in output), default=0)
+        return max((stride_of(part, size) for part in output), default=0)
     return 0
 
 

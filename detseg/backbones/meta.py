@@ -1,4 +1,4 @@
-"""Networks without their numbers: names, shapes and counts of any network in a tenth of a second."""
+"""Networks on the meta device: built and run for names and shapes only, in a tenth of a second and no memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
@@ -32,17 +33,40 @@ class _NoFills(TorchFunctionMode):
 
 
 @contextmanager
-def without_numbers() -> Iterator[None]:
-    """Modules made inside have shapes only: they are on the meta device, and nothing initialises them."""
+def on_meta() -> Iterator[None]:
+    """Modules made inside are on the meta device, names and shapes only, and nothing initialises them."""
     with torch.device("meta"), _NoFills():
         yield
 
 
-def skeleton(build: Callable[[], T]) -> T:
+def build_on_meta(build: Callable[[], T]) -> T:
     """The network that `build` makes, for its names and shapes; on the meta device where it can be built there."""
     try:
-        with without_numbers():
+        with on_meta():
             return build()
     except (RuntimeError, AssertionError):  # some networks compute while they are built
         with _NoFills():
             return build()
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module gets its own mode back."""
+    modes = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Outputs (meta tensors) of `net`, and by name the meta tensors that stood for its parameters."""
+    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    # Under a FakeTensorMode nothing is computed anyhow, and meta tensors are not allowed.
+    faked = any(type(tensor.data) is not Tensor for tensor in state.values())
+    device = torch.device("cpu" if faked else "meta")
+    shadows = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items()}
+    parameters = {name: shadows[name].requires_grad_() for name, _ in net.named_parameters()}
+    return list(torch.func.functional_call(net, shadows, (torch.empty(shape, device=device),))), parameters

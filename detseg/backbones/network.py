@@ -7,17 +7,18 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, spread_colours
-from detseg.backbones.chain import chain_backbone, replace_input
+from detseg.backbones.chain import chain_backbone
 from detseg.backbones.create import register_backbone, unknown_backbone
-from detseg.backbones.meta import without_numbers
-from detseg.backbones.pretrained import is_timm, is_torchvision, torchvision_classifier, torchvision_normalisation
+from detseg.backbones.library import library_of
+from detseg.backbones.meta import on_meta
 from detseg.backbones.sources import find_weights, no_weights
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
+from detseg.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class OwnNetwork(NamedTuple):
     features: Callable[[int], nn.Sequential]
 
 
-OWN_NETWORKS: dict[str, OwnNetwork] = {}
+OWN_NETWORKS: Registry[OwnNetwork] = Registry("network")
 
 
 def register_network(name: str, network: Callable[..., Classifier], features: Callable[[int], nn.Sequential]) -> None:
@@ -75,7 +76,7 @@ def register_network(name: str, network: Callable[..., Classifier], features: Ca
 
     @register_backbone(name)
     def build(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
-        with without_numbers():
+        with on_meta():
             whole = network(in_channels=in_channels)
         shapes = {key: tensor.shape for key, tensor in whole.state_dict().items()}
         return chain_backbone(
@@ -88,7 +89,7 @@ def register_network(name: str, network: Callable[..., Classifier], features: Ca
             whole_network=functools.partial(dict, shapes),  # no lambda, which could not be pickled
         )
 
-    OWN_NETWORKS[name] = OwnNetwork(network, features)
+    OWN_NETWORKS.register(name)(OwnNetwork(network, features))
 
 
 def create_network(
@@ -136,36 +137,16 @@ def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
     """The network with random weights and its attributes."""
     if name in OWN_NETWORKS:
         return OWN_NETWORKS[name].network(num_classes=num_classes, in_channels=in_channels)
-    network: Any
-    if is_timm(name):
-        import timm
-
-        network = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
-        config = network.pretrained_cfg
-        size, mean, std = tuple(config["input_size"][1:]), config["mean"], config["std"]
-    elif is_torchvision(name):
-        from torchvision import models
-
-        network = torchvision_classifier(name, num_classes)
-        replace_input([network], in_channels)
-        size = (models.get_model_weights(name)["DEFAULT"].transforms().crop_size[0],) * 2
-        mean, std = torchvision_normalisation(name)
-    else:
+    library = library_of(name)
+    if library is None:
         raise unknown_backbone(name)
-    _describe(
-        network,
-        input_size=size,
-        mean=spread_colours(mean, in_channels),
-        std=spread_colours(std, in_channels),
-        in_channels=in_channels,  # tells `copy_weights` how to adapt the first layer
-        weight_report=None,
-    )
+    network, described = library.build_network(name, num_classes, in_channels)
+    for attribute in ("mean", "std"):
+        described[attribute] = spread_colours(described[attribute], in_channels)
+    # The channels tell `copy_weights` how to adapt the first layer.
+    for attribute, value in {**described, "in_channels": in_channels, "weight_report": None}.items():
+        setattr(network, attribute, value)
     return network
-
-
-def _describe(network: nn.Module, **attributes: object) -> None:
-    for name, value in attributes.items():
-        setattr(network, name, value)
 
 
 def _with_own_head(tensors: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:

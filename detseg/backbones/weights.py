@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-# Names other libraries wrap the state dict in, averaged weights first: they are what a run was judged by.
+# Names other libraries wrap the state dict in, averaged weights first: they are what a run was evaluated with.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 # What wrapper modules put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "body.", "0.")
@@ -24,26 +24,20 @@ _HEADS = (
     "fc", "classifier", "head", "last_linear", "pre_logits", "conv_head", "head_fc", "head_conv", "head_drop",
     "final_layer", "downsamp_modules", "global_pool", "aux1", "aux2", "AuxLogits",
 )  # fmt: skip
+# First parts of names in timm's VGGs -> the same layer in torchvision's, whose files everyone has.
+_IN_TORCHVISION = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What became of the tensors of a file of weights.
+    """What became of the tensors of a file of weights."""
 
-    Attributes:
-        source: the file or where else the weights came from.
-        copied: names in the module that were copied as they are.
-        skipped: names in the file that have no place in the module: heads, layers that were cut off.
-        reshaped: names in the module whose input channels were adapted.
-        missing: names in the module that got nothing; only batch counters, all else is an error.
-    """
-
-    source: str
-    copied: tuple[str, ...]
-    skipped: tuple[str, ...]
-    reshaped: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    source: str  # the file or where else the weights came from
+    copied: tuple[str, ...]  # names in the module that were copied as they are
+    skipped: tuple[str, ...]  # names in the file that have no place in the module: heads, layers that were cut off
+    reshaped: tuple[str, ...] = ()  # names in the module whose input channels or dense layers were adapted
+    missing: tuple[str, ...] = ()  # names in the module that got nothing: batch counters, all else is an error
 
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} tensors copied"]
@@ -102,6 +96,12 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise ValueError(f"{path} holds no state dict: expected tensors by name, found {type(content).__name__}")
+
+
+def cached_download(url: str) -> str:
+    """Whether torch's cache of downloads has the file at `url`: "cached", else "download"."""
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    return "cached" if cached.is_file() else "download"
 
 
 def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> WeightReport:
@@ -276,6 +276,9 @@ def _aliases(target: str) -> list[str]:
     parts = first.split("_")
     for i in range(1, len(parts)):
         names.append(f"{'_'.join(parts[:i])}.{'_'.join(parts[i:])}.{rest}")
+    layer, _, leaf = bare.rpartition(".")
+    if layer in _IN_TORCHVISION:
+        names.append(f"{_IN_TORCHVISION[layer]}.{leaf}")
     return names
 
 

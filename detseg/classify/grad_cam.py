@@ -1,6 +1,6 @@
 """What a classifier looks at: the feature maps of its stages, and Grad-CAM.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) tells where in an image lies what speaks for a class. Each channel
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) shows which places of an image raise a class's score. Each channel
 of the last feature map is weighted by how much the class's score would rise with it, and the sum of what is positive
 remains. For a network that ends in global average pooling and one linear layer this is, but for a factor, the class
 activation map of Zhou et al. (2016, arXiv:1512.04150).
@@ -32,7 +32,7 @@ class Recording(NamedTuple):
 
 
 def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
-    """Where lies what speaks for each score: Grad-CAM, before it is enlarged to the image.
+    """Grad-CAM of each score: the places that raise it, before it is enlarged to the image.
 
     Args:
         scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from image n alone, as every
@@ -159,7 +159,7 @@ class _Recorder:
 
 
 def liveliest(maps: Tensor, count: int) -> Tensor:
-    """The channels that differ most from place to place, and so say most about the image.
+    """The channels that vary most from place to place.
 
     Not the highest values: many channels are high everywhere, whatever the image is of.
 

@@ -1,4 +1,4 @@
-"""How much images look, to a trained network, like those it was trained on; no image of those is needed.
+"""Similarity of new images to those a network was trained on, from its batch norms; no training image is needed.
 
 Batch norms remember the mean and variance that each channel had in training. Where new images give every channel
 the same distribution, the network's features mean what they meant; the less the distributions overlap, the less the
@@ -18,17 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True)
 class Similarity:
-    """What `measure_similarity` found.
+    """What `measure_similarity` found."""
 
-    Attributes:
-        value: mean overlap of the distributions, 0 (apart) to 1 (the same).
-        layers: the same for each batch norm, in the order they run in.
-        images: number of images looked at.
-    """
-
-    value: float
-    layers: tuple[float, ...]
-    images: int
+    value: float  # mean overlap of the distributions, 0 (apart) to 1 (the same)
+    layers: tuple[float, ...]  # the same for each batch norm, in the order they run in
+    images: int  # number of images looked at
 
 
 class _Moments:
@@ -48,7 +42,7 @@ class _Moments:
 
 @torch.no_grad()
 def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | None:
-    """How much images resemble those that the batch norms of a model have seen.
+    """Similarity of images to those that the batch norms of a model have seen.
 
     For each channel of each batch norm's input, the overlap (Bhattacharyya coefficient) of two normal distributions:
     one with the mean and variance over the new images, one with those that the layer remembers. The result is the
@@ -86,7 +80,7 @@ def _overlap(norm: Any, moments: _Moments) -> float:
     """Mean over channels of the overlap of what a layer sees with what it remembers."""
     assert moments.sums is not None
     away, square = moments.sums / moments.count
-    # eps, as the layer itself adds: channels that never say anything are alike.
+    # eps, as the layer itself adds: channels that are always zero are alike.
     new = (square - away.square()).clamp(min=0) + norm.eps
     old = norm.running_var.cpu().double() + norm.eps
     total = new + old

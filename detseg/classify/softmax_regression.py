@@ -66,7 +66,7 @@ def fit_softmax_regression(
     views = views.float()
     mean = views.mean((0, 1))
     spread = views.std((0, 1), correction=0)
-    scale = torch.where(spread > 1e-6 * spread.max(), 1 / spread.clamp(min=1e-30), 0)  # what never changes says nothing
+    scale = torch.where(spread > 1e-6 * spread.max(), 1 / spread.clamp(min=1e-30), 0)  # constant: no information
     views = (views - mean) * scale
     losses: dict[float, float] = {}
     if len(penalties) > 1 and count >= folds > 1:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detseg.backbones import timm_adapter, torchvision_adapter
 from detseg.backbones.create import list_backbones, unknown_backbone
 from detseg.backbones.network import OWN_NETWORKS, create_network, imagenet_classes
-from detseg.backbones.pretrained import is_timm, is_torchvision
 from detseg.backbones.sources import WEIGHT_PACKAGES, weights_at_hand
 from detseg.classify.network import NetworkClassifier
 from detseg.predict.classifier import ImageClassifier
@@ -47,9 +47,9 @@ def load_network(name: str, weights: str | Path | None = None) -> ImageClassifie
 
 def _check_name(name: str) -> None:
     """Raise ValueError for what is no whole network."""
-    if name in OWN_NETWORKS or is_torchvision(name):
+    if name in OWN_NETWORKS or torchvision_adapter.has(name):
         return
-    if not is_timm(name):
+    if not timm_adapter.has(name):
         if name in list_backbones():
             raise ValueError(f"{name!r} is a backbone only, without classes; train a classifier on it")
         raise unknown_backbone(name)
@@ -64,7 +64,7 @@ def _check_weights(name: str, classes: int) -> None:
     """Raise ValueError where there are no weights of ImageNet's classes, before any is fetched."""
     if weights_at_hand(name) == "none":
         raise ValueError(f"nobody offers ImageNet weights of {name!r}. {_elsewhere(name)}")
-    if is_timm(name):
+    if timm_adapter.has(name):
         import timm
 
         config = timm.models.get_pretrained_cfg(name)

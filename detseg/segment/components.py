@@ -1,4 +1,4 @@
-"""Boxes from masks: what hangs together in a class is an object, so that a segmenter can be scored as a detector."""
+"""Boxes from masks: connected components of each class become objects, so a segmenter is evaluated as a detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def masks_to_boxes(
     """The bounding box of every connected component of every class of one image.
 
     Pixels that touch by a side or a corner are connected. Touching objects of one class are one component: a semantic
-    mask does not tell them apart.
+    mask does not separate them.
 
     Args:
         labels: (H, W) class of each pixel, integers; `IGNORE_INDEX` belongs to no component.

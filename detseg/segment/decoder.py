@@ -1,38 +1,83 @@
 """Decoders: from the backbone's maps to class scores at the finest of their strides.
 
-Both have the same form: ``decoder(maps)`` takes one map per stride, finest first, and returns (N, K, H, W) scores at
-`decoder.stride`. Maps of images whose size is no multiple of a stride reach over their border, so a coarse map made
-finer is cut to the finer map's size, at the bottom and right.
+A decoder is a class with `@register_decoder`, built from channels and strides; `FCN` and the commands know no names.
+Maps of images whose size is no multiple of a stride reach over their border, so a coarse map made finer is cut to the
+finer map's size, at the bottom and right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from detseg.backbones.backbone import check_multiples, cut
 from detseg.backbones.blocks import ResidualSeparable, conv_norm_act
+from detseg.registry import Registry
 from detseg.segment.upsampling import BilinearUpsample
 
 
-class ScoreDecoder(nn.Module):
-    """The fully convolutional network's own (Long et al. 2015): class scores on every stride, made finer and added.
-
-    Every score layer starts at zero, as in the paper, so an added skip changes nothing at first.
+class Decoder(nn.Module):
+    """Base of the decoders: one map per stride, finest first, to scores (N, K, H_0, W_0) of the finest map's size.
 
     Args:
         channels: channels of the maps, finest first.
         strides: their strides; each a multiple of the one before.
         num_classes: K.
-        learn_upsampling: whether the steps between the strides learn their kernels.
+        width: channels of the maps that the decoder makes, if it makes any.
+
+    Attributes:
+        usual_strides: those of the backbone where nobody asks for others.
+        learns_upsampling: whether it makes maps finer by transposed convolutions, which can learn; the network's last
+            upsampling is such a one then, too.
+        extends: whether a trained network with fewer, coarser strides can be the start of one with more.
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, learn_upsampling: bool
-    ) -> None:
+    usual_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+    learns_upsampling: ClassVar[bool] = False
+    extends: ClassVar[bool] = False
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int = 96) -> None:
         super().__init__()
-        self.stride = strides[0]
+
+    @classmethod
+    def strides_for(cls, *, atrous: bool) -> tuple[int, ...]:
+        """`usual_strides`; those of an atrous backbone lack the map that its last one takes the place of."""
+        *others, last = cls.usual_strides
+        return (*(stride for stride in others if not atrous or 2 * stride != last), last)
+
+
+D = TypeVar("D", bound=type[Decoder])
+DECODERS: Registry[type[Decoder]] = Registry("decoder")
+
+
+def register_decoder(name: str) -> Callable[[D], D]:
+    """Decorator: make a subclass of `Decoder` known to `FCN` and `detseg train segmenter` as `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(decoder: D) -> D:
+        DECODERS.register(name)(decoder)
+        return decoder
+
+    return register
+
+
+@register_decoder("fcn")
+class ScoreDecoder(Decoder):
+    """The fully convolutional network's own (Long et al. 2015): class scores on every stride, made finer and added.
+
+    Every score layer starts at zero, as in the paper, so an added skip changes nothing at first.
+    """
+
+    learns_upsampling = True
+    extends = True
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int = 0) -> None:
+        super().__init__(channels, strides, num_classes)
         factors = check_multiples(strides)
         # Named by their strides, so that weights find their place when a skip is added.
         self.score = nn.ModuleDict(
@@ -40,7 +85,7 @@ class ScoreDecoder(nn.Module):
         )
         self.finer = nn.ModuleDict(
             {
-                str(stride): BilinearUpsample(num_classes, factor, learnable=learn_upsampling)
+                str(stride): BilinearUpsample(num_classes, factor, learnable=True)
                 for stride, factor in zip(strides[1:], factors, strict=True)
             }
         )
@@ -60,24 +105,20 @@ class ScoreDecoder(nn.Module):
         return total
 
 
-class PyramidDecoder(nn.Module):
+@register_decoder("pyramid")
+class PyramidDecoder(Decoder):
     """A light decoder that knows the whole image: bilinear skip fusion, top down, of maps of one width.
 
-        coarsest map -> 1x1 + what the whole image says -> residual -> twice as fine -> + 1x1 of the skip -> …
+        coarsest map -> 1x1 + the image's mean features -> residual -> twice as fine -> + 1x1 of the skip -> …
 
     The ideas are those of feature pyramids (Lin et al. 2017, arXiv:1612.03144), their segmentation form (Kirillov et
     al. 2019, arXiv:1901.02446), and the global context of ParseNet (Liu et al. 2015, arXiv:1506.04579).
-
-    Args:
-        channels: channels of the maps, finest first.
-        strides: their strides; each a multiple of the one before.
-        num_classes: K.
-        width: channels of the fused maps.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int) -> None:
-        super().__init__()
-        self.stride = strides[0]
+    usual_strides = (4, 8, 16, 32)
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int = 96) -> None:
+        super().__init__(channels, strides, num_classes)
         factors = check_multiples(strides)
         self.lateral = nn.ModuleList(conv_norm_act(c, width) for c in channels)
         self.smooth = nn.ModuleList(ResidualSeparable(width, 3) for _ in channels)

@@ -2,14 +2,14 @@
 
     images -> backbone (strides 8, 16, 32) -> class scores at the finest stride -> upsampling -> logits at any size
 
-`FCN8s` and its sisters are the paper's networks. The same class with ``decoder="pyramid"`` is what works better today.
+`FCN8s` and its sisters are the paper's networks; ``FCN(…, decoder="pyramid")`` is what works better today.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +18,9 @@ from detseg.backbones import Backbone
 from detseg.backbones.normalise import ImageModel
 from detseg.options import require_rising_strides
 from detseg.registry import register_model
-from detseg.segment.decoder import PyramidDecoder, ScoreDecoder
+from detseg.segment.decoder import DECODERS
 from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses
 from detseg.segment.upsampling import BilinearUpsample
-
-DECODERS = ("fcn", "pyramid")
 
 
 @register_model("fcn", task="segment")
@@ -31,11 +29,13 @@ class FCN(ImageModel):
 
     Args:
         backbone: what `detseg.backbones.create_backbone` returns; a skip connection for each of its strides but the
-            last. ``decoder="fcn"`` means (8, 16, 32), ``decoder="pyramid"`` (4, 8, 16, 32).
+            last. A decoder's `usual_strides` are (8, 16, 32) for "fcn", (4, 8, 16, 32) for "pyramid".
         num_classes: K, background included; 2..255.
-        decoder: "fcn" is the paper's; "pyramid" fuses the maps themselves, see `detseg.segment.decoder`.
-        learn_upsampling: whether the transposed convolutions learn their kernels or stay bilinear ("fcn" only).
-        width: channels of the fused maps ("pyramid" only).
+        decoder: "fcn" is the paper's; "pyramid" fuses the maps themselves; see `detseg.segment.decoder`.
+        learn_upsampling: whether the transposed convolutions learn, beginning as bilinear interpolation, or the maps
+            are interpolated (fixed kernels, and the quicker way to compute them). By default they learn where the
+            decoder has them, as "fcn" does.
+        width: channels of the maps that the decoder makes ("pyramid").
         output_scale: logits have this many times the pixels of the input, a side.
         loss: "ce", "dice", "focal", several joined by "+", or their weights by name.
         class_weights: weight of each class in the loss; None for equal ones.
@@ -52,23 +52,24 @@ class FCN(ImageModel):
     class Options:
         """Options of the segmenter."""
 
-        decoder: Literal["fcn", "pyramid"] = "fcn"
+        decoder: str = "fcn"
         """Decoder: fcn (FCN-8s) or pyramid (feature pyramid down to stride 4)."""
         strides: tuple[int, ...] | None = None
         """Strides of the feature maps used; by default 8 16 32 (FCN-8s), for pyramid 4 8 16 32; 32 alone is FCN-32s."""
         atrous: bool = False
         """Dilated (atrous) convolutions in the last backbone stage: same weights, a map twice as fine, slower."""
-        learn_upsampling: bool = False
-        """Learn the transposed convolutions of fcn, which start as bilinear interpolation; otherwise they stay
-        fixed."""
+        learn_upsampling: bool | None = None
+        """Learn the transposed convolutions, which start as bilinear; fixed if off; by default on for fcn."""
         loss: str = "ce"
         """Loss: ce (cross-entropy), dice, focal, or a sum such as ce+dice."""
 
         def check_model(self) -> None:
             """Raise ValueError where options contradict each other or make no sense."""
-            if self.learn_upsampling and self.decoder != "fcn":
+            if self.learn_upsampling and not DECODERS[self.decoder].learns_upsampling:
+                learning = ", ".join(name for name, decoder in DECODERS.items() if decoder.learns_upsampling)
                 raise ValueError(
-                    "--learn-upsampling is for --decoder fcn: the other has no kernels of upsampling to learn"
+                    f"--learn-upsampling is for --decoder {learning}: {self.decoder} has no kernels of upsampling to "
+                    "learn"
                 )
             require_rising_strides(self.used_strides)
             *others, last = self.used_strides
@@ -83,11 +84,7 @@ class FCN(ImageModel):
         @property
         def used_strides(self) -> tuple[int, ...]:
             """`strides`, or what is usual for the decoder."""
-            if self.strides is not None:
-                return self.strides
-            finest = (8,) if self.decoder == "fcn" else (4, 8)
-            # The last stage of an atrous network takes the place of the map of stride 16.
-            return (*finest, 32) if self.atrous else (*finest, 16, 32)
+            return self.strides or DECODERS[self.decoder].strides_for(atrous=self.atrous)
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
@@ -96,7 +93,11 @@ class FCN(ImageModel):
             "strides": list(config.used_strides),
             "atrous": config.atrous,
             "decoder": config.decoder,
-            "learn_upsampling": config.learn_upsampling,
+            "learn_upsampling": (
+                DECODERS[config.decoder].learns_upsampling
+                if config.learn_upsampling is None
+                else config.learn_upsampling
+            ),
             "loss": config.loss,
             "class_weights": None,
         }
@@ -112,33 +113,28 @@ class FCN(ImageModel):
         num_classes: int,
         *,
         decoder: str = "fcn",
-        learn_upsampling: bool = False,
+        learn_upsampling: bool | None = None,
         width: int = 96,
         output_scale: int = 1,
         loss: str | Mapping[str, float] = "ce",
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(backbone)
-        _check(num_classes, decoder, output_scale, class_weights)
-        if decoder == "pyramid" and learn_upsampling:
-            raise ValueError(
-                'learn_upsampling is for decoder="fcn": the pyramid has no transposed convolutions to learn'
-            )
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        _check(num_classes, width, output_scale, class_weights)
+        kind = DECODERS[decoder]
+        if learn_upsampling and not kind.learns_upsampling:
+            raise ValueError(f"learn_upsampling: the decoder {decoder!r} has no transposed convolutions to learn")
         self.backbone = backbone
         self.num_classes = num_classes
         self.output_scale = output_scale
         self.loss = parse_loss(loss)
-        self.decoder: ScoreDecoder | PyramidDecoder
-        if decoder == "fcn":
-            self.decoder = ScoreDecoder(
-                backbone.channels, backbone.strides, num_classes, learn_upsampling=learn_upsampling
-            )
-        else:
-            self.decoder = PyramidDecoder(backbone.channels, backbone.strides, num_classes, width=width)
-        factor = self.decoder.stride * output_scale
-        self.upsample = BilinearUpsample(num_classes, factor, learnable=learn_upsampling and decoder == "fcn")
+        self.decoder = kind(backbone.channels, backbone.strides, num_classes, width=width)
+        factor = backbone.strides[0] * output_scale
+        self.upsample = BilinearUpsample(num_classes, factor, learnable=kind.learns_upsampling)
+        if learn_upsampling is False:
+            for layer in self.modules():
+                if isinstance(layer, BilinearUpsample):
+                    layer.fix()
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -164,15 +160,16 @@ class FCN(ImageModel):
         """Take over the weights of a network with fewer skips, in place.
 
         The staged training of the paper: `FCN32s` is trained first, `FCN16s` starts from it and `FCN8s` from that one,
-        each with a new skip whose scores are zero. At first it says what the other says: the scores at the other's
-        finest stride are equal, and so are the logits but for interpolating in two steps, which rounds off the edges
-        of interpolating in one (by an eighth of the bend, at most, in either direction).
+        each with a new skip whose scores are zero. Transposed convolutions of new factors begin as interpolation. So
+        the scores at the other's finest stride are equal at first, and the logits differ only by what its last
+        upsampling has learnt, and by interpolating in two steps, which rounds off the edges of interpolating in one.
 
         Raises:
             ValueError: the other network is of another kind, or has what this one has no place for.
         """
-        if not (isinstance(self.decoder, ScoreDecoder) and isinstance(other.decoder, ScoreDecoder)):
-            raise ValueError('start_from is for networks with decoder="fcn"')
+        if type(self.decoder) is not type(other.decoder) or not self.decoder.extends:
+            able = " or ".join(f'"{name}"' for name, kind in DECODERS.items() if kind.extends)
+            raise ValueError(f"start_from is for two networks with decoder={able}, whose coarser forms are parts of it")
         if self.num_classes != other.num_classes or not set(other.backbone.strides) <= set(self.backbone.strides):
             raise ValueError(
                 f"a network of {self.num_classes} classes at strides {self.backbone.strides} cannot start from one of "
@@ -180,7 +177,7 @@ class FCN(ImageModel):
             )
         mine, theirs = self.state_dict(), other.state_dict()
         new = {name for name in mine if name.startswith(("decoder.", "upsample."))}
-        # A kernel that was learnt for one factor, which its shape tells, says nothing of another one.
+        # A kernel that was learnt for one factor (see its shape) is of no use for another one.
         kernels = ("upsample.", "decoder.finer.")
         taken = {
             name: tensor
@@ -230,11 +227,11 @@ def _named(name: str, strides: tuple[int, ...], backbone: Backbone, num_classes:
     return FCN(backbone, num_classes, decoder="fcn", **options)
 
 
-def _check(num_classes: int, decoder: str, output_scale: int, class_weights: Sequence[float] | None) -> None:
+def _check(num_classes: int, width: int, output_scale: int, class_weights: Sequence[float] | None) -> None:
     if not 2 <= num_classes <= IGNORE_INDEX:
         raise ValueError(f"num_classes must be 2..{IGNORE_INDEX}, background is one of them; got {num_classes}")
-    if decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {decoder!r}; choose from {', '.join(DECODERS)}")
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
     if not isinstance(output_scale, int) or output_scale < 1:
         raise ValueError(f"output_scale must be a whole number of at least 1, got {output_scale!r}")
     if class_weights is not None:

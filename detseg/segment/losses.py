@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# What masks on disk, PASCAL VOC's too, mark as "do not judge this pixel".
+# What masks on disk, PASCAL VOC's too, mark as "ignore this pixel".
 IGNORE_INDEX = 255
 
 LOSSES = ("ce", "dice", "focal")

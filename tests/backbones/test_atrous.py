@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detseg.backbones import create_backbone
 from detseg.backbones.atrous import dilate_last_stage
-from detseg.backbones.depthwise import quicken_depthwise
 from detseg.backbones.folding import fold_norms
+from detseg.backbones.quick_convolutions import quicken
 
 FAMILIES = [
     "resnet18",
@@ -55,7 +55,7 @@ def test_folding_and_quick_gradients_change_nothing() -> None:
     x = torch.randn(1, 3, 64, 64)
     expected = backbone(x)
     fold_norms(backbone.net, torch.zeros(1, 3, 128, 128))
-    quicken_depthwise(backbone)
+    quicken(backbone)
     torch.testing.assert_close(backbone(x), expected, rtol=1e-3, atol=1e-4)
     sum(m.sum() for m in backbone(x)).backward()
 
@@ -63,7 +63,7 @@ def test_folding_and_quick_gradients_change_nothing() -> None:
 def test_quick_gradients_first_change_nothing() -> None:
     quick = create_backbone("tf_efficientnet_lite0", strides=(32,)).eval()
     expected = dilate_last_stage(copy.deepcopy(quick)).eval()
-    assert quicken_depthwise(quick)
+    assert quicken(quick)
     quick = dilate_last_stage(quick).eval()
     x = torch.randn(1, 3, 64, 64)
     (wanted,) = expected(x)

@@ -4,8 +4,7 @@ import torch
 from detseg.backbones.blocks import ResidualSeparable, conv_norm_act, separable
 
 
-@pytest.mark.parametrize("kernel_size", [3, 5])
-@pytest.mark.parametrize("size", [(1, 1), (7, 12)])
+@pytest.mark.parametrize(("kernel_size", "size"), [(3, (1, 1)), (5, (7, 12))])
 def test_a_residual_block_begins_as_the_identity(kernel_size, size):
     x = torch.randn(2, 8, *size)
     assert torch.equal(ResidualSeparable(8, kernel_size).train()(x), x)

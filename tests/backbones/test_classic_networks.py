@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from detseg.backbones import AlexNet, LeNet5, ResidualUnit, ResNet34, SqueezeExcitation, ZFNet, create_backbone
-from detseg.backbones.create import _BUILDERS
-from detseg.backbones.meta import without_numbers
+from detseg.backbones.create import BACKBONES
+from detseg.backbones.meta import on_meta
 from detseg.backbones.network import OWN_NETWORKS, create_network, register_network
 from detseg.backbones.weights import rename_by_position
 from detseg.backbones.zoo.classic import alexnet_features, local_response_norm
@@ -24,7 +24,7 @@ def count(module):
 
 
 def skeleton(make, **options):
-    with without_numbers():
+    with on_meta():
         return make(**options)
 
 
@@ -170,7 +170,7 @@ def test_units_keep_their_channels_unless_they_have_a_stride():
 def test_own_names_hide_nobody():
     assert OWN_NETWORKS.keys() >= {"lenet5", "alexnet_2012", "alexnet_2012_bn", "zfnet", "resnet34_units"}
     assert not OWN_NETWORKS.keys() & {*timm.list_models(), *torchvision.models.list_models()}
-    assert OWN_NETWORKS.keys() <= _BUILDERS.keys()
+    assert OWN_NETWORKS.keys() <= BACKBONES.keys()
 
 
 def test_registering_a_taken_name():

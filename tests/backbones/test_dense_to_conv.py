@@ -4,14 +4,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import create_deepest
 from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to_conv
-from detseg.backbones.meta import without_numbers
+from detseg.backbones.meta import on_meta
 from detseg.classify.classifier import Classifier
 from detseg.localize.localizer import Localizer
 
@@ -154,6 +155,25 @@ def test_every_cell_is_the_answer_for_its_crop(name: str) -> None:
                 torch.testing.assert_close(cells[..., y, x], model(crop), rtol=1e-4, atol=1e-5)
 
 
+def test_norms_of_the_pooled_map_see_one_cell_each() -> None:
+    """As they saw the single cell of a crop, whatever they are made of."""
+    torch.manual_seed(0)
+    for norm in (
+        nn.GroupNorm(4, 8),
+        nn.LayerNorm((8, 1, 1)),
+        timm.layers.GroupNorm(8, 4),
+        timm.layers.GroupNormAct(8, 4),
+    ):
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), norm, nn.Flatten(), nn.Linear(8, 3)
+        ).eval()
+        images = torch.randn(2, 3, 18, 17)
+        found = dense_to_conv(model, (16, 16))(images)
+        assert found.shape == (2, 3, 3, 2), norm
+        torch.testing.assert_close(found[..., 2, 1], model(images[..., 2:, 1:]), msg=str(norm))
+
+
 def test_448_pixels_through_a_network_of_224_are_64_crops() -> None:
     """The shape of a VGG without its padding: stride 32, fully connected layers on what is left."""
     torch.manual_seed(0)
@@ -188,9 +208,9 @@ def test_padding_is_what_crops_differ_by() -> None:
 
 QUICK = ["torchvision/alexnet", "torchvision/googlenet", "torchvision/resnet18", "torchvision/squeezenet1_1"]
 QUICK += ["torchvision/vgg11_bn narrow", "torchvision/mobilenet_v3_small"]
-QUICK += ["timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050"]
+QUICK += ["timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050", "timm/vgg11_bn narrow"]
 SLOW = ["torchvision/vgg16", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/inception_v3"]
-SLOW += ["timm/regnetx_002", "timm/convnext_atto", "timm/ghostnet_100", "timm/inception_v3"]
+SLOW += ["timm/regnetx_002", "timm/convnext_atto", "timm/ghostnet_100", "timm/inception_v3", "timm/vgg16"]
 SIZES = {"alexnet": (224, 224), "vgg16": (224, 224), "vgg11_bn": (224, 224), "inception_v3": (107, 139)}
 
 
@@ -198,7 +218,7 @@ SIZES = {"alexnet": (224, 224), "vgg16": (224, 224), "vgg11_bn": (224, 224), "in
 def test_published_networks_say_the_same_at_their_size(name: str) -> None:
     source, name = name.split("/")
     torch.manual_seed(0)
-    size = SIZES.get(name, (64, 96))
+    size = SIZES.get(name.split()[0], (64, 96))
     model = build(source, name).eval()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     converted = dense_to_conv(model, size)
@@ -214,13 +234,16 @@ def test_published_networks_say_the_same_at_their_size(name: str) -> None:
 
 def build(source: str, name: str) -> nn.Module:
     if source == "timm":
-        import timm
-
+        if name.endswith("narrow"):
+            config = [8, "M", 8, "M", 8, "M", 8, "M", 8, "M"]
+            model = timm.models.vgg.VGG(config, num_classes=7, norm_layer=nn.BatchNorm2d)
+            model.pre_logits, model.head.fc = timm.models.vgg.ConvMlp(8, 32), nn.Linear(32, 7)
+            return model
         return timm.create_model(name, num_classes=7)
     from torchvision import models
 
     if name.endswith("narrow"):  # its 120 million weights of fully connected layers take time
-        with without_numbers():
+        with on_meta():
             model = models.get_model(name.split()[0], num_classes=7)
         model.features = models.vgg.make_layers(models.vgg.cfgs["A"], batch_norm=True)
         model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 7))
@@ -302,8 +325,7 @@ class PoolsByFunction(nn.Module):
         return self.dense(self.pool(x, self.size or x.size()[2:]).flatten(1))
 
 
-@pytest.mark.parametrize("size", [7, (7, 7), None])
-@pytest.mark.parametrize("pool", [F.avg_pool2d, F.max_pool2d])
+@pytest.mark.parametrize(("size", "pool"), [(7, F.avg_pool2d), ((7, 7), F.max_pool2d), (None, F.avg_pool2d)])
 def test_pooling_by_a_function_slides_too(size: int | None, pool: Callable[..., Tensor]) -> None:
     model = PoolsByFunction(size, pool).eval()
     images = torch.randn(2, 3, 12, 10)
@@ -325,33 +347,29 @@ class Answers(nn.Module):
         return self.answer(self.dense(self.mean(self.convolution(x))))
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
+def test_chances_by_a_function() -> None:
+    for number, answer in enumerate([
         lambda x: F.softmax(x, 1),
         lambda x: F.log_softmax(x, dim=-1),
         lambda x: torch.softmax(x, -1),
         lambda x: torch.log_softmax(x, 1, dtype=torch.float64),
         lambda x: x.softmax(1),
         lambda x: x.log_softmax(dim=1),
-    ],
-)
-def test_chances_by_a_function(answer: Callable[[Tensor], Tensor]) -> None:
-    model = Answers(lambda x: x.mean((2, 3)), answer).eval()
-    images = torch.randn(2, 3, 11, 9)
-    found = dense_to_conv(model, (9, 9))(images)
-    assert found.shape == (2, 5, 3, 1)
-    for y in range(3):
-        torch.testing.assert_close(found[..., y, 0], model(images[..., y : y + 9, :]))
+    ]):  # fmt: skip
+        model = Answers(lambda x: x.mean((2, 3)), answer).eval()
+        images = torch.randn(2, 3, 11, 9)
+        found = dense_to_conv(model, (9, 9))(images)
+        assert found.shape == (2, 5, 3, 1), number
+        for y in range(3):
+            torch.testing.assert_close(found[..., y, 0], model(images[..., y : y + 9, :]), msg=f"function {number}")
 
 
 def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
 
 
-@pytest.mark.parametrize(
-    ("model", "size", "message"),
-    [
+def test_what_has_no_convolutional_form() -> None:
+    for model, size, message in [
         (behind_a_convolution(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(64, 2)), (8, 8), "6 x 6 cells to 4 x 4"),
         (
             behind_a_convolution(nn.AdaptiveAvgPool2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)),
@@ -390,18 +408,15 @@ def behind_a_convolution(*layers: nn.Module) -> nn.Sequential:
         (lenet(), (0, 4), "input_size"),
         (lenet(), 32, r"input_size must be height and width in pixels, such as \(224, 224\), got 32"),
         (Unrolls(), (8, 8), r"what turns a map \(4, 6, 6\) into \(4, 36\) has no convolutional form"),
-    ],
-)
-def test_what_has_no_convolutional_form(model: nn.Module, size: tuple[int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        dense_to_conv(model, size)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dense_to_conv(model, size)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(value: float) -> None:
+def test_weights_that_are_not_finite_are_named() -> None:
     model = lenet()
     with torch.no_grad():
-        model.fc2.bias[3] = value
+        model.fc2.bias[3] = float("nan")
     with pytest.raises(ValueError, match=r"its weights hold NaN or infinity, fc2\.bias first \(1 of \d+ tensors do\)"):
         dense_to_conv(model, (32, 32))
 

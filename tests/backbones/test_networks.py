@@ -3,12 +3,20 @@
 import pytest
 import timm
 import torch
+from torch import nn
 from torchvision import models
 
-from detseg.backbones import create_backbone, create_network, imagenet_classes, list_backbones
-from detseg.backbones.meta import without_numbers
+from detseg.backbones import (
+    create_backbone,
+    create_network,
+    imagenet_classes,
+    list_backbones,
+    load_weights,
+    timm_adapter,
+)
+from detseg.backbones.meta import on_meta
 from detseg.backbones.network import OWN_NETWORKS
-from detseg.backbones.pretrained import torchvision_model
+from detseg.backbones.sources import weights_at_hand
 
 # Millions of parameters as published.
 PUBLISHED = {
@@ -40,24 +48,22 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")  # timm's new name of xception
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_parameter_counts(name):
-    with without_numbers():
-        assert round(count(create_network(name)) / 1e6, 2) == PUBLISHED[name]
+def test_published_parameter_counts():
+    with on_meta():
+        assert {name: round(count(create_network(name)) / 1e6, 2) for name in PUBLISHED} == PUBLISHED
 
 
 def test_auxiliary_heads_are_left_out():
-    with without_numbers():
-        inception = count(torchvision_model("inception_v3"))
+    with on_meta():
+        inception = count(models.get_model("inception_v3", init_weights=False))
         assert round(inception / 1e6, 2) == 27.16
         assert not any("aux" in name.lower() for name, _ in create_network("googlenet").named_parameters())
 
 
-@pytest.mark.parametrize("name", ["googlenet", "shufflenet_v2_x0_5"])
-def test_torchvision_counts_the_same(name):
-    with without_numbers():
-        assert count(create_network(name)) == models.get_model_weights(name)["DEFAULT"].meta["num_params"]
+def test_torchvision_counts_the_same():
+    for name in ("googlenet", "shufflenet_v2_x0_5"):
+        with on_meta():
+            assert count(create_network(name)) == models.get_model_weights(name)["DEFAULT"].meta["num_params"], name
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_torchvision_counts_the_same(name):
     ],
 )
 def test_attributes_and_output(name, size, mean):
-    with without_numbers():
+    with on_meta():
         network = create_network(name, num_classes=12)
         out = network(torch.empty(2, 3, *size))
     assert network.input_size == size
@@ -81,14 +87,14 @@ def test_attributes_and_output(name, size, mean):
     assert out.shape == (2, 12)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet34_units", "resnet18", "googlenet"])
-def test_input_channels(name):
-    with without_numbers():
-        network = create_network(name, in_channels=2)
-        out = network(torch.empty(2, 2, *network.input_size))
-        backbone = create_backbone(name, strides=(4,), in_channels=2)
-    assert out.shape == (2, 1000)
-    assert (network.mean, network.std) == (backbone.mean, backbone.std)
+def test_input_channels():
+    for name in ("lenet5", "resnet34_units", "resnet18", "googlenet"):
+        with on_meta():
+            network = create_network(name, in_channels=2)
+            out = network(torch.empty(2, 2, *network.input_size))
+            backbone = create_backbone(name, strides=(4,), in_channels=2)
+        assert out.shape == (2, 1000), name
+        assert (network.mean, network.std) == (backbone.mean, backbone.std), name
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mobilenetv3_small_050", "shufflenet_v2_x0_5", "regnet_x_400mf"])
@@ -111,6 +117,50 @@ def test_hub_weights_of_torchvision(monkeypatch):
     assert not any(name.startswith("aux") for name in network.weight_report.copied)
     assert torch.equal(network.conv1.conv.weight, published["conv1.conv.weight"])
     assert network.fc.weight.shape == (5, 1024)
+
+
+def test_networks_that_timm_has_renamed(monkeypatch):
+    """Their weights, sizes and normalisation are those of the present name."""
+    network = create_network("xception")
+    assert (network.input_size, network.mean) == ((299, 299), (0.5, 0.5, 0.5))
+    assert weights_at_hand("xception") == weights_at_hand("legacy_xception") != "none"
+    assert timm_adapter.current_name("tf_efficientnet_b0_ap") == "tf_efficientnet_b0.ap_in1k"
+    assert timm_adapter.current_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
+    asked = []
+    published = network.state_dict()
+    create = timm.create_model
+
+    def hub(name, *, pretrained=False, **options):
+        if pretrained:
+            asked.append(name)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", hub)
+    loaded = create_network("xception", num_classes=5, pretrained=True)
+    assert asked == ["legacy_xception.tf_in1k"] or asked == ["legacy_xception"]
+    assert loaded.state_dict().keys() == published.keys() and loaded.fc.out_features == 5
+
+
+def test_torchvisions_files_fit_timms_vggs(tmp_path):
+    """Narrow ones, with the layers and names of the real ones."""
+    from timm.models.vgg import VGG, ConvMlp
+
+    torch.manual_seed(0)
+    config = [4, "M", 4, "M", 4, "M", 4, "M", 8, "M"]
+    theirs = models.VGG(models.vgg.make_layers(config), num_classes=3, init_weights=False).eval()
+    for i, layer in ((0, nn.Linear(8 * 49, 16)), (3, nn.Linear(16, 16)), (6, nn.Linear(16, 3))):
+        theirs.classifier[i] = layer
+    torch.save(theirs.state_dict(), tmp_path / "vgg.pth")
+    ours = VGG(config, num_classes=3).eval()
+    ours.pre_logits, ours.head.fc = ConvMlp(8, 16).eval(), nn.Linear(16, 3)
+    report = load_weights(ours, tmp_path / "vgg.pth")
+    assert report.reshaped == ("pre_logits.fc1.weight", "pre_logits.fc2.weight") and not report.skipped
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+    with on_meta():
+        names = create_network("vgg16").state_dict().keys() - ours.state_dict().keys()
+    assert all(name.startswith("features.") for name in names)
 
 
 def test_imagenets_classes():
@@ -139,7 +189,7 @@ def test_no_file():
 
 
 def test_skeletons_have_the_shapes_of_the_real_ones():
-    with without_numbers():
+    with on_meta():
         bare = timm.create_model("mobilenetv3_small_050")
     real = timm.create_model("mobilenetv3_small_050")
     assert all(t.is_meta for t in bare.state_dict().values())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models.vgg import VGG, make_layers
 
-from detseg.backbones import create_backbone, sources
+from detseg.backbones import create_backbone, sources, torchvision_adapter
 from detseg.backbones.weights import load_weights
 from detseg.backbones.zoo.vgg import convolutional_vgg
 from detseg.segment import FCN8s, FCN16s, FCN32s
@@ -91,7 +91,7 @@ def test_imagenet_weights_come_from_torchvisions_vgg(monkeypatch) -> None:
         return published
 
     monkeypatch.setattr("torchvision.models.vgg16", small_vgg)
-    monkeypatch.setattr(sources, "torchvision_model", download)
+    monkeypatch.setattr(torchvision_adapter, "_model", download)
     backbone = create_backbone("vgg16_fcn", pretrained=True).eval()
     assert asked == [("vgg16", {"weights": "DEFAULT"})]
     assert backbone.weight_report.source == "torchvision's hub (vgg16)"
@@ -106,7 +106,7 @@ def test_a_download_that_fails_names_the_options(monkeypatch) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models.vgg16", small_vgg)
-    monkeypatch.setattr(sources, "torchvision_model", fail)
+    monkeypatch.setattr(torchvision_adapter, "_model", fail)
     with pytest.raises(RuntimeError, match=r"'vgg16_fcn'.*no route to host\n.*--weights FILE.*--weights none"):
         create_backbone("vgg16_fcn", pretrained=True)
 

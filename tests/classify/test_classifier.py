@@ -5,8 +5,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones import create_backbone, create_network
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import create_backbone, create_deepest, create_network
 from detseg.classify import Classifier
 from detseg.classify.network import NetworkClassifier
 

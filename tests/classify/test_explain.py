@@ -6,9 +6,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones import create_backbone, create_network
-from detseg.backbones.deepest import create_deepest
-from detseg.backbones.meta import without_numbers
+from detseg.backbones import create_backbone, create_deepest, create_network
+from detseg.backbones.meta import on_meta
 from detseg.classify import Classifier
 from detseg.classify.grad_cam import grad_cam, liveliest, record
 
@@ -84,18 +83,15 @@ def test_nothing_speaks_for_a_class():
     assert grad_cam(x.flatten(1)[:, :0], x).shape == (1, 0, 3, 3)
 
 
-@pytest.mark.parametrize(
-    ("scores", "x", "message"),
-    [
+def test_mistakes():
+    for scores, x, message in [
         (torch.zeros(2), maps(2, 3, 4, 4), r"scores must be \(N, T\)"),
         (torch.zeros(1, 5), maps(2, 3, 4, 4), r"\(1, 5\), \(2, 3, 4, 4\)"),
         (torch.zeros(2, 5), maps(2, 3, 4, 4), "gradients switched on"),
         (maps(2, 5), maps(2, 3, 4, 4), "do not depend on these maps"),
-    ],
-)
-def test_mistakes(scores, x, message):
-    with pytest.raises(ValueError, match=message):
-        grad_cam(scores, x)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            grad_cam(scores, x)
 
 
 # ------------------------------------------------------------------ which maps there are
@@ -133,7 +129,7 @@ def test_the_maps_are_those_of_the_stages():
     ],
 )
 def test_every_kind_of_network(name, deepest, strides, filters):
-    with without_numbers():
+    with on_meta():
         network = create_network(name).eval()
         images = torch.rand(1, 3, *network.input_size)
     recording = record(network, network, images)
@@ -143,13 +139,13 @@ def test_every_kind_of_network(name, deepest, strides, filters):
     assert grad_cam(recording.logits[:, :2], recording.deepest).shape == (1, 2, *deepest[1:])
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
-def test_networks_that_do_not_end_in_maps(name):
-    with without_numbers():
-        network = create_network(name).eval()
-        images = torch.rand(1, 3, *network.input_size)
-    with pytest.raises(ValueError, match=r"does not end in the feature maps of convolutions"):
-        record(network, network, images)
+def test_networks_that_do_not_end_in_maps():
+    for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"):
+        with on_meta():
+            network = create_network(name).eval()
+            images = torch.rand(1, 3, *network.input_size)
+        with pytest.raises(ValueError, match=r"does not end in the feature maps of convolutions"):
+            record(network, network, images)
 
 
 def test_mistakes_of_images():

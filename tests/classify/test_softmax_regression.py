@@ -87,16 +87,14 @@ def test_one_image():
     assert int((torch.ones(1, 4) @ found.weight.T + found.bias).argmax()) == 1
 
 
-@pytest.mark.parametrize(
-    ("features", "labels", "options", "message"),
-    [
+def test_mistakes():
+    two = torch.tensor([0, 1])
+    for features, labels, options, message in [
         (torch.ones(3, 2), torch.zeros(2, dtype=torch.int64), {}, r"features \(3, 2\) and labels \(2,\)"),
         (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64), {}, "do not fit"),
-        (torch.full((2, 2), torch.nan), torch.tensor([0, 1]), {}, "NaN or infinite"),
-        (torch.ones(2, 2), torch.tensor([0, 1]), {"penalties": []}, "penalties must be"),
-        (torch.ones(2, 2), torch.tensor([0, 1]), {"penalties": [-1.0]}, "penalties must be"),
-    ],
-)
-def test_mistakes(features, labels, options, message):
-    with pytest.raises(ValueError, match=message):
-        fit_softmax_regression(features, labels, 2, **options)
+        (torch.full((2, 2), torch.nan), two, {}, "NaN or infinite"),
+        (torch.ones(2, 2), two, {"penalties": []}, "penalties must be"),
+        (torch.ones(2, 2), two, {"penalties": [-1.0]}, "penalties must be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit_softmax_regression(features, labels, 2, **options)

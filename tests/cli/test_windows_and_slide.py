@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import detseg
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import create_deepest
 from detseg.cli import evaluate_detections, main
 from detseg.cli.windows import Windows
 from detseg.data.checks.validate import validate

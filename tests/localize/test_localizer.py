@@ -8,8 +8,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones import Backbone
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import Backbone, create_deepest
 from detseg.boxes import paired_iou
 from detseg.localize.localizer import SMOOTH_L1_BETA, Localizer, decode, encode, largest_objects
 

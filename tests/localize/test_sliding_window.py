@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from detseg.backbones import AlexNet, Backbone, LeNet5, ZFNet, dense_to_conv
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import AlexNet, Backbone, LeNet5, ZFNet, create_deepest, dense_to_conv
 from detseg.boxes import box_iou
 from detseg.data import windows
 from detseg.data.sample import PADDING

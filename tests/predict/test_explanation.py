@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.backbones import Backbone, create_backbone
-from detseg.backbones.deepest import create_deepest
+from detseg.backbones import Backbone, create_backbone, create_deepest
 from detseg.classify import Classifier
 from detseg.localize.localizer import Localizer
 from detseg.predict import Detector, ImageClassifier

@@ -21,19 +21,23 @@ def test_kernels_by_hand() -> None:
     assert bilinear_kernel(1).tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("factor", FACTORS)
-def test_a_kernel_spreads_each_cell_evenly(factor: int) -> None:
+def test_a_kernel_spreads_each_cell_evenly() -> None:
     """Every fine pixel gets weights that sum to one: the kernel's phases do."""
-    kernel = bilinear_kernel(factor)
-    assert len(kernel) == 2 * factor - factor % 2
-    for y in range(factor):
-        for x in range(factor):
-            assert float(kernel[y::factor, x::factor].sum()) == pytest.approx(1)
+    for factor in FACTORS:
+        kernel = bilinear_kernel(factor)
+        assert len(kernel) == 2 * factor - factor % 2
+        for y in range(factor):
+            for x in range(factor):
+                assert float(kernel[y::factor, x::factor].sum()) == pytest.approx(1), factor
 
 
-@pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
-def test_transposed_convolution_is_interpolation(factor: int, size: tuple[int, int]) -> None:
+def test_transposed_convolution_is_interpolation(size: tuple[int, int]) -> None:
+    for factor in FACTORS:
+        check_interpolation(factor, size)
+
+
+def check_interpolation(factor: int, size: tuple[int, int]) -> None:
     """Everywhere, the border too, since the border is repeated as interpolation does."""
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     weight = bilinear_kernel(factor).double().repeat(3, 1, 1, 1)
@@ -47,7 +51,7 @@ def test_transposed_convolution_is_interpolation(factor: int, size: tuple[int, i
     assert learnable(x.float()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("factor", [1, 2, 3, 8])
 def test_plain_transposed_convolution_is_interpolation_in_the_interior(factor: int) -> None:
     """The derivation of the module's text without the repeated border: padding is factor // 2 and n · f come out."""
     x = torch.randn(1, 1, 5, 6)
@@ -114,10 +118,10 @@ def test_gradients_reach_kernel_and_map() -> None:
     assert (upsample.weight.grad != 0).any() and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("factor", [0, -2, 1.5])
-def test_wrong_factors(factor: float) -> None:
-    with pytest.raises(ValueError, match="whole number"):
-        BilinearUpsample(2, factor)  # type: ignore[arg-type]
+def test_wrong_factors() -> None:
+    for factor in (0, -2, 1.5):
+        with pytest.raises(ValueError, match="whole number"):
+            BilinearUpsample(2, factor)  # type: ignore[arg-type]
 
 
 def test_wrong_weights() -> None:

@@ -5,7 +5,7 @@ same order, (O, C·h·w) and (O, C, h, w); layers behind it become 1x1 convoluti
 section 3.1; Sermanet et al. 2014, arXiv:1312.6229). What pools the whole map becomes a window of the size that map has
 at the training size, moved by one cell.
 
-What a cell of the result says. At the training size there is one, and it is the classifier's answer. On a larger
+At the training size the result is one cell, the classifier's answer. On a larger
 image cell (y, x) is the answer for the crop of the training size whose corner is at (stride · y, stride · x), exactly
 so for networks that pad nothing inside and have no layer that looks at its whole map (squeeze and excitation, group
 norm, attention: such a layer looks at the whole larger image now). Where a network pads, a crop's border looks at
@@ -58,7 +58,7 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
 
     Handled are fully connected layers, flattening, norms, dropout and activations behind it, adaptive and global
     pooling; so `nn.Sequential`s of such layers, detseg's, torchvision's and most of timm's classifiers, and detseg's
-    localizers. The result is checked: at `input_size` it says what the classifier says, and on an image
+    localizers. The result is checked: at `input_size` it equals the classifier's, and on an image
     twice as wide there is one row of cells.
 
     Args:

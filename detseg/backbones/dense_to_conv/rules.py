@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from detseg.backbones.measure import pair
+
 _FLATTENING = {torch.flatten, torch.reshape, torch.squeeze}
 _FLATTENING_METHODS = {"flatten", "view", "reshape", "squeeze"}
 _ADAPTIVE: dict[Any, type[nn.Module]] = {
@@ -67,7 +69,7 @@ class Converter:
         self.unknown: ValueError | None = None  # about the last map that became neither a map nor flat
 
     def run(self) -> list[tuple[str, str]]:
-        """Rewrite, and say what became of which layer."""
+        """Rewrite the graph; returns pairs of a layer and what it became."""
         for node in list(self.module.graph.nodes):
             if node.op in ("call_module", "call_function", "call_method"):
                 self._visit(node)
@@ -97,6 +99,10 @@ class Converter:
             if kernel != tuple(before[-2:]):
                 raise self._refusal(node, f"a pooling that leaves one cell of {before[-2]} x {before[-1]}")
             self._pool(node, kind, before[-2:], (1, 1))
+        elif before[-2:] == (1, 1) and layer is not None and _looks_at_the_whole_map(layer):
+            new = self._insert(node, _EachCell(layer), _first_input(node))
+            new.meta["tensor_meta"] = node.meta["tensor_meta"]
+            self._replace(node, new)
         elif len(after) == 2:
             self._flatten(node, layer, before, after)
         elif len(after) == 3 and self._flattens(node, layer) and self._flattened_on(node):
@@ -143,7 +149,7 @@ class Converter:
 
     def _between(self, node: fx.Node, layer: nn.Module | None, step: tuple[int, int]) -> None:
         """A layer between a pooling whose stride was taken away and the flattening."""
-        pointwise = isinstance(layer, nn.Conv2d) and _numbers(layer.kernel_size) == (1, 1)
+        pointwise = isinstance(layer, nn.Conv2d) and pair(layer.kernel_size) == (1, 1)
         if not (pointwise or isinstance(layer, nn.BatchNorm2d) or self._is_elementwise(node, layer)):
             raise self._refusal(node, f"a layer between pooling to {_shape(node)} and the fully connected layers")
         self.steps[node] = step
@@ -308,6 +314,24 @@ class _ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
+class _EachCell(nn.Module):
+    """A layer made for the single cell of a pooled map, applied to every cell of (N, C, H, W) by itself."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        cells = x.movedim(1, -1)
+        return self.layer(cells.reshape(-1, x.shape[1], 1, 1)).view(cells.shape).movedim(-1, 1)
+
+
+def _looks_at_the_whole_map(layer: nn.Module) -> bool:
+    """Whether it is a norm over channels and places."""
+    return isinstance(layer, nn.GroupNorm) or (type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 3)
+
+
 def _with_norm(layout: Layout, norm: nn.BatchNorm1d) -> Layout:
     """`layout` with a batch norm of all its numbers, as it is in evaluation."""
     # Without, it would not have run on the one image of the trace.
@@ -362,7 +386,7 @@ def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module],
     """Kind and kernel of a pooling, as a layer or as a function; a kernel that is computed is None if not known."""
     for kind in (nn.AvgPool2d, nn.MaxPool2d):
         if isinstance(layer, kind):
-            return kind, _numbers(layer.kernel_size)
+            return kind, pair(layer.kernel_size)
     if node.op != "call_function" or node.target not in _POOLS:
         return None
     kernel = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
@@ -371,8 +395,4 @@ def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module],
         if source is None or "tensor_meta" in kernel.meta:
             return _POOLS[node.target], None
         return _POOLS[node.target], (source[-2], source[-1])
-    return _POOLS[node.target], _numbers(kernel)
-
-
-def _numbers(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return _POOLS[node.target], pair(kernel)

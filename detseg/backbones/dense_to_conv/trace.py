@@ -11,14 +11,15 @@ from torch.fx.passes.shape_prop import ShapeProp
 from detseg.backbones.measure import first_line
 
 # Never opened, also where another library derives from them.
-_SINGLE = (nn.Linear, nn.BatchNorm1d)
+_SINGLE = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
 
 
 def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """The graph of `model`, shapes for `example` noted in each node's ``meta["tensor_meta"]``.
 
-    Modules that turn maps into maps of more than one cell are single calls, whatever they do inside; all others are
-    opened.
+    Modules that turn maps into maps of more than one cell are single calls, whatever they do inside. All others are
+    opened, but for those that turn maps into one cell and decide by what their input is (the fully connected layers of
+    timm's VGGs, convolutions already, which enlarge maps that are too small for them).
 
     Raises:
         ValueError: the network cannot run on `example`, does not give (N, K), or torch cannot trace it.
@@ -56,14 +57,15 @@ class _Tracer(fx.Tracer):
 
 
 def _whole_modules(model: nn.Module, example: Tensor) -> set[nn.Module]:
-    """The modules that take maps and give maps of more than one cell, found by a run."""
+    """The modules with one call in the graph, found by a run: see `trace`."""
     whole: set[nn.Module] = set()
+    to_one_cell: set[nn.Module] = set()
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = output if isinstance(output, list | tuple) else [output]
         maps = all(isinstance(x, Tensor) and x.ndim == 4 for x in (*inputs, *outputs))
-        if maps and all(x.shape[-2:].numel() > 1 for x in outputs):
-            whole.add(module)
+        if maps:
+            (whole if all(x.shape[-2:].numel() > 1 for x in outputs) else to_one_cell).add(module)
 
     # Sequentials are always opened: a final pooling may stand at the end of one.
     candidates = [m for m in model.modules() if m is not model and not isinstance(m, nn.Sequential)]
@@ -77,4 +79,13 @@ def _whole_modules(model: nn.Module, example: Tensor) -> set[nn.Module]:
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"a classifier gives (N, K), this one {shape}")
-    return whole
+    return whole | {module for module in to_one_cell if not _opens(module, whole)}
+
+
+def _opens(module: nn.Module, whole: set[nn.Module]) -> bool:
+    """Whether torch can trace a module by itself."""
+    try:
+        _Tracer(whole).trace(module)
+    except Exception:  # see `trace`
+        return False
+    return True

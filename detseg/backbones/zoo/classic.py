@@ -58,8 +58,7 @@ class AlexNet(Classifier):
     (The paper says 224; its own sizes need 227.)
 
     Args:
-        num_classes: of the output.
-        in_channels: of the input.
+        num_classes, in_channels: of the output and the input.
         norm: "lrn", local response normalisation as in the paper, or "batch" normalisation in its place: after the
             activation, before the pooling.
         groups: 2 as in the paper, where two GPUs held half of the maps each and only the third convolution saw

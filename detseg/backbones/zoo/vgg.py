@@ -72,7 +72,7 @@ def _layers(classifier: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-@register_backbone("vgg16_fcn")
+@register_backbone("vgg16_fcn", weights_of="vgg16")
 def vgg16_fcn(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
     """The paper's network; torchvision's VGG-16 gives it weights (``pretrained=True``, or a file of them).
 

@@ -1,4 +1,4 @@
-"""Squeeze and excitation: a stage learns which of its maps matter in this image (Hu et al., 2017)."""
+"""Layers for networks of one's own: squeeze and excitation (Hu et al., 2017), depthwise max-pooling."""
 
 from __future__ import annotations
 
@@ -42,3 +42,34 @@ class SqueezeExcitation(nn.Module):
         maps = self.stage(x)
         means = maps.mean((2, 3), keepdim=True)
         return maps * self.excite(self.relu(self.squeeze(means))).sigmoid()
+
+
+class DepthwiseMaxPool(nn.Module):
+    """Each output map is, place by place, the maximum of `size` maps in a row.
+
+    Learnt filters that look for the same thing turned, thicker or brighter become one map that finds it in any form:
+    the network learns to be invariant to it.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C / size, H, W).
+
+        Raises:
+            ValueError: C is no multiple of `size`.
+        """
+        if x.shape[1] % self.size:
+            raise ValueError(
+                f"{x.shape[1]} maps cannot be pooled {self.size} by {self.size}; "
+                f"use a size that divides them, or convolutions with a multiple of {self.size} maps"
+            )
+        return x.unflatten(1, (-1, self.size)).amax(2)
+
+    def extra_repr(self) -> str:
+        """The size."""
+        return f"size={self.size}"
