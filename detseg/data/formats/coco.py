@@ -140,17 +140,17 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
     categories = tuple(Category(c.id, c.name) for c in content.categories)
     del content  # the whole file; the arrays that follow take its place in memory
     order = np.argsort(columns["image_index"], kind="stable")
-    outlines = segments.build()
+    built = segments.build()
     if (np.diff(order) < 0).any():
         for name, values in columns.items():
             columns[name] = values[order]
-        outlines = outlines and outlines.take(order)
+        built = built and built.take(order)
     annotations = Annotations(
         categories=categories,
         image_ids=image_ids,
         paths=np.array(paths, dtype=np.str_),
         sizes=measure_images(paths, sizes.astype(np.int32).reshape(-1, 2)),
-        segments=outlines,
+        segments=built,
         source=str(path),
         **columns,
     )
@@ -222,7 +222,7 @@ def _read_objects(
             what = f"category id {chunk[row].category_id} is not in the file's list of categories"
             remedy = "add the category, or remove the object"
             problems.append(_problem(path, chunk[row], what, remedy, "unknown-category"))
-        _add_outlines(chunk, segments, path, problems)
+        _add_segments(chunk, segments, path, problems)
         rows = end
     return {name: values[:rows] for name, values in columns.items()}, segments
 
@@ -257,35 +257,35 @@ def _with_images(problems: list[Problem], annotations: Annotations) -> tuple[Pro
     return tuple(named)
 
 
-def _add_outlines(chunk: list[CocoAnnotation], segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
+def _add_segments(chunk: list[CocoAnnotation], segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
     if not any(a.segmentation for a in chunk):
         segments.add_nothing(len(chunk))
         return
     for annotation in chunk:
-        _add_outline(annotation, segments, path, problems)
+        _add_segment(annotation, segments, path, problems)
 
 
-def _add_outline(a: CocoAnnotation, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
-    outline = a.segmentation
-    if not outline:
+def _add_segment(a: CocoAnnotation, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
+    segmentation = a.segmentation
+    if not segmentation:
         return segments.add_nothing()
-    if isinstance(outline, CocoRle):
-        return _add_rle(a, outline, segments, path, problems)
+    if isinstance(segmentation, CocoRle):
+        return _add_rle(a, segmentation, segments, path, problems)
     # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
-    shaped = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    shaped = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
     usable = [polygon for polygon in shaped if can_be_drawn(polygon)]
-    remedy = "correct the outline; these polygons are left out"
-    if len(shaped) < sum(1 for polygon in outline if polygon):
-        count = f"{len(outline) - len(shaped)} of {len(outline)} polygons"
+    remedy = "correct the segmentation; these polygons are left out"
+    if len(shaped) < sum(1 for polygon in segmentation if polygon):
+        count = f"{len(segmentation) - len(shaped)} of {len(segmentation)} polygons"
         what = f"{count} have fewer than 6 numbers or an odd count of them"
-        problems.append(_outline_problem(path, a, what, remedy))
+        problems.append(_segment_problem(path, a, what, remedy))
     if len(usable) < len(shaped):
-        what = f"its outline holds NaN, infinity or numbers beyond {FAR:,.0f}"
-        problems.append(replace(_outline_problem(path, a, what, remedy), severity="error"))
+        what = f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}"
+        problems.append(replace(_segment_problem(path, a, what, remedy), severity="error"))
     return segments.add_polygons(usable)
 
 
-def _outline_problem(path: Path, a: CocoAnnotation, what: str, remedy: str) -> Problem:
+def _segment_problem(path: Path, a: CocoAnnotation, what: str, remedy: str) -> Problem:
     return replace(_problem(path, a, what, remedy, "malformed-outline"), severity="warning")
 
 
@@ -295,7 +295,7 @@ def _add_rle(a: CocoAnnotation, rle: CocoRle, segments: SegmentsBuilder, path: P
     if height > 0 and width > 0 and _fills(height, width, counts):
         return segments.add_rle(height, width, counts)
     what = f"the run lengths do not fill the mask of {height} x {width} pixels"
-    problems.append(_outline_problem(path, a, what, "correct the mask; it is left out"))
+    problems.append(_segment_problem(path, a, what, "correct the mask; it is left out"))
     return segments.add_nothing()
 
 
@@ -321,25 +321,25 @@ def _fill_gaps(annotations: Annotations) -> Annotations:
         ids = ids.copy()
         ids[missing] = np.arange(first, first + int(missing.sum()))
     segments = annotations.segments
-    outlined = np.zeros(len(ids), bool) if segments is None else segments.has_polygons | segments.has_rle
+    drawn = np.zeros(len(ids), bool) if segments is None else segments.has_polygons | segments.has_rle
     no_box = np.asarray(np.isnan(boxes).all(axis=1))
     no_area = np.isnan(areas)
     if not missing.any() and not no_box.any() and not no_area.any():
         return annotations
     boxes, areas = boxes.copy(), areas.copy()
-    for row in np.flatnonzero(outlined & (no_box | no_area)):
-        outline_box, outline_area = _measure_outline(annotations, int(row))
+    for row in np.flatnonzero(drawn & (no_box | no_area)):
+        box, area = _measure_segment(annotations, int(row))
         if no_box[row]:
-            boxes[row] = outline_box
+            boxes[row] = box
         if no_area[row]:
-            areas[row] = outline_area
+            areas[row] = area
     plain = np.isnan(areas)
     areas[plain] = box_areas(boxes[plain])
     return replace(annotations, ids=ids, boxes=boxes, areas=areas)
 
 
-def _measure_outline(annotations: Annotations, row: int) -> tuple[Any, float]:
-    """Box xyxy and area of an object's outline, as pycocotools measures them."""
+def _measure_segment(annotations: Annotations, row: int) -> tuple[Any, float]:
+    """Box xyxy and area of an object's polygons or mask, as pycocotools measures them."""
     from pycocotools import mask
 
     assert annotations.segments is not None
@@ -402,13 +402,13 @@ def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     written = [dict(zip(columns, row, strict=True)) for row in rows]
     for row, item in enumerate(written):
-        outline = _written_outline(annotations, row)
-        if outline is not None:
-            item["segmentation"] = outline
+        segmentation = _written_segment(annotations, row)
+        if segmentation is not None:
+            item["segmentation"] = segmentation
     return written
 
 
-def _written_outline(annotations: Annotations, row: int) -> Any:
+def _written_segment(annotations: Annotations, row: int) -> Any:
     segments = annotations.segments
     if segments is None:
         return None
