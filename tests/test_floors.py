@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detseg"
 
 # From the ground up; a module may import its own floor and those below.
 FLOORS = (
-    ("boxes", "compiled", "options"),
+    ("box_formats", "boxes", "compiled", "options"),
     ("backbones", "metrics", "data"),
     ("classify", "detect", "segment"),
     ("train", "predict", "visualize", "export", "report"),

@@ -1,4 +1,4 @@
-"""Annotations, masks and images: reading, checking, mending, writing. Names are imported on first use."""
+"""Annotations, masks and images: reading, checking, repairing, writing. Names are imported on first use."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _HOME = {
     "read_image": "images",
     "read_annotations": "formats",
     "read_dataset": "formats",
+    "read_labelled_dataset": "formats",
+    "read_labels": "formats",
     "read_mask_dataset": "formats",
     "read_masks": "formats",
     "write_coco": "formats",

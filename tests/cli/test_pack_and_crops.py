@@ -225,7 +225,10 @@ def test_another_folder_of_masks(tmp_path):
 
 
 def test_a_folder_of_masks_that_is_not_there_does_not_pack_the_boxes(boxes, tmp_path):
-    for asked, words in (({"masks": "nonsense"}, "a folder 'nonsense' of masks"), ({"ignore_value": 0}, "drawn from polygons")):
+    for asked, words in (
+        ({"masks": "nonsense"}, "a folder 'nonsense' of masks"),
+        ({"ignore_value": 0}, "drawn from polygons"),
+    ):
         with pytest.raises(AnnotationError, match=words):
             run_pack(Pack(data=boxes, output=tmp_path / "x.h5", **asked))
 
