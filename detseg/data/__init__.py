@@ -20,6 +20,8 @@ _HOME = {
     "read_image": "images",
     "read_annotations": "formats",
     "read_dataset": "formats",
+    "read_labelled_dataset": "formats",
+    "read_labels": "formats",
     "read_mask_dataset": "formats",
     "read_masks": "formats",
     "write_coco": "formats",

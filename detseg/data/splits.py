@@ -1,4 +1,4 @@
-"""Divides a set that is not divided into training and validation, image by image, by rule."""
+"""Splits a set without splits into training and validation, image by image, by rule."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def divided(data: Set, val_share: float) -> dict[str, Set]:
 
 
 def only_set(path: Path, sources: Mapping[str, Callable[[], Set]]) -> Set:
-    """What is to be divided: the only set at a path, a test split apart.
+    """The only set at a path, a test split apart: what is to be split.
 
     Raises:
-        AnnotationError: it is divided already; or the set cannot be read.
+        AnnotationError: it has splits already; or the set cannot be read.
     """
     names = [name for name in sources if name != "test"]
     if len(names) != 1 or names == ["val"]:

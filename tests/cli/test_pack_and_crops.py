@@ -227,7 +227,7 @@ def test_another_folder_of_masks(tmp_path):
 
 def test_a_folder_of_masks_that_is_not_there_does_not_pack_the_boxes(boxes, tmp_path):
     for asked, words in (
-        ({"masks": "nonsense"}, "nonsense"),
+        ({"masks": "nonsense"}, "a folder 'nonsense' of masks"),
         ({"ignore_value": 0}, "drawn from polygons"),
     ):
         with pytest.raises(AnnotationError, match=words):

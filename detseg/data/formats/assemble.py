@@ -39,7 +39,7 @@ class Assembler:
         self._sizes.append(size)
 
     def add_object(self, box: Sequence[float], label: int, iscrowd: bool = False) -> None:
-        """Add an object to the latest image. The caller adds its outline, or nothing, to `segments`."""
+        """Add an object to the latest image. The caller adds its polygons, or nothing, to `segments`."""
         self._image_index.append(len(self._paths) - 1)
         self._boxes.extend(box)
         self._labels.append(label)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -130,31 +130,32 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
     """
     path = Path(path)
     content = load_file(path)
-    problems: list[Problem] = []
-    labels = _label_table(content.categories, path, problems)
     image_ids = _int64([image.id for image in content.images], f"{path}: images[].id")
-    columns, segments = _read_objects(content.annotations or [], image_ids, labels, path, problems)
+    objects, items = _Objects(path, image_ids, content.categories), content.annotations or []
+    for start in range(0, max(1, len(items)), CHUNK):
+        objects.add(parse_chunk(items[start : start + CHUNK], start, path, objects.problems))
+    columns = objects.columns()
 
     paths = locate_images(_file_names(content.images, path), image_folders(path, images))
     sizes = _int64([(i.width or 0, i.height or 0) for i in content.images], f"{path}: image sizes")
     categories = tuple(Category(c.id, c.name) for c in content.categories)
-    del content  # the whole file; the arrays that follow take its place in memory
+    del content, items  # the whole file; the arrays that follow take its place in memory
     order = np.argsort(columns["image_index"], kind="stable")
-    outlines = segments.build()
+    built = objects.segments.build()
     if (np.diff(order) < 0).any():
         for name, values in columns.items():
             columns[name] = values[order]
-        outlines = outlines and outlines.take(order)
+        built = built and built.take(order)
     annotations = Annotations(
         categories=categories,
         image_ids=image_ids,
         paths=np.array(paths, dtype=np.str_),
         sizes=measure_images(paths, sizes.astype(np.int32).reshape(-1, 2)),
-        segments=outlines,
+        segments=built,
         source=str(path),
         **columns,
     )
-    return replace(_fill_gaps(annotations), read_problems=_with_images(problems, annotations))
+    return replace(_fill_gaps(annotations), read_problems=_with_images(objects.problems, annotations))
 
 
 def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
@@ -173,77 +174,97 @@ def _file_names(images: list[CocoImage], path: Path) -> list[str]:
     return names
 
 
-def _label_table(categories: list[CocoCategory], path: Path, problems: list[Problem]) -> dict[int, int]:
-    """Category id -> label. The first of several categories with the same id counts."""
-    table: dict[int, int] = {}
-    for label, category in enumerate(categories):
-        if table.setdefault(category.id, label) != label:
-            what = f"category id {category.id} is given twice, the second time to {category.name!r}"
-            problems.append(Problem(str(path), "", None, what, "give every category its own id", kind="category"))
-    return table
+class _Objects:
+    """Collects annotations as columns, in file order, without those that cannot be used; and what is wrong."""
 
+    def __init__(self, path: Path, image_ids: NDArray[np.int64], categories: Sequence[CocoCategory]) -> None:
+        self.segments = SegmentsBuilder()
+        self.problems: list[Problem] = []
+        self._path = path
+        self._images = np.unique(image_ids, return_index=True)  # of several with the same id the first counts
+        self._labels: dict[int, int] = {}
+        self._chunks: list[dict[str, NDArray[Any]]] = []
+        for label, category in enumerate(categories):
+            if self._labels.setdefault(category.id, label) != label:
+                what = f"category id {category.id} is given twice, the second time to {category.name!r}"
+                problem = Problem(str(path), "", None, what, "give every category its own id", kind="category")
+                self.problems.append(problem)
 
-def _positions(ids: NDArray[np.int64], known: tuple[Any, Any]) -> NDArray[np.int64]:
-    """Of each id its position among the known ones, -1 for nowhere; `known` is sorted, with the first positions."""
-    values, first = known
-    if not len(values):
-        return np.full(len(ids), -1)
-    place = np.minimum(np.searchsorted(values, ids), len(values) - 1)
-    return np.where(values[place] == ids, first[place], -1)
+    def columns(self) -> dict[str, Any]:
+        """The arrays over objects, by their names in `Annotations`."""
+        return {name: np.concatenate([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
 
-
-def _read_objects(
-    items: Sequence[Any], image_ids: NDArray[np.int64], labels: dict[int, int], path: Path, problems: list[Problem]
-) -> tuple[dict[str, Any], SegmentsBuilder]:
-    """All annotations as columns, in file order, without those that cannot be used."""
-    columns: dict[str, NDArray[Any]] = {
-        "image_index": np.empty(len(items), np.int32),
-        "boxes": np.empty((len(items), 4), np.float64),
-        "labels": np.empty(len(items), np.int32),
-        "iscrowd": np.empty(len(items), np.bool_),
-        "ids": np.empty(len(items), np.int64),
-        "areas": np.empty(len(items), np.float64),
-    }
-    segments, rows = SegmentsBuilder(), 0
-    known = np.unique(image_ids, return_index=True)  # of several images with the same id the first one counts
-    for start in range(0, len(items), CHUNK):
-        chunk = parse_chunk(items[start : start + CHUNK], start, path, problems)
-        chunk, image_index = _with_image(chunk, known, path, problems)
-        end = rows + len(chunk)
+    def add(self, chunk: list[CocoAnnotation]) -> None:
+        """Add annotations, with what is wrong with them."""
+        image_index = self._rows([a.image_id for a in chunk])
+        if (image_index < 0).any():
+            for row in np.flatnonzero(image_index < 0):
+                what = f"image id {chunk[row].image_id} is not in the file's list of images"
+                self._problem(chunk[row], what, "add the image, or remove the object", "unknown-image")
+            chunk = [a for a, row in zip(chunk, image_index, strict=True) if row >= 0]
+        labels = np.array([self._labels.get(a.category_id, -1) for a in chunk], np.int32)
+        for row in np.flatnonzero(labels < 0):
+            what = f"category id {chunk[row].category_id} is not in the file's list of categories"
+            self._problem(chunk[row], what, "add the category, or remove the object", "unknown-category")
         boxes = box_column((a.bbox or NO_BOX for a in chunk), len(chunk))
         with np.errstate(invalid="ignore"):  # infinite numbers; validation reports such boxes
-            columns["boxes"][rows:end] = convert_boxes(boxes, "xywh", "xyxy")
-        columns["image_index"][rows:end] = image_index
-        columns["labels"][rows:end] = [labels.get(a.category_id, -1) for a in chunk]
-        columns["iscrowd"][rows:end] = [bool(a.iscrowd) for a in chunk]
-        columns["ids"][rows:end] = _int64([a.id for a in chunk], f"{path}: annotations[].id")
-        columns["areas"][rows:end] = [np.nan if a.area is None else a.area for a in chunk]
-        for row in np.flatnonzero(columns["labels"][rows:end] < 0):
-            what = f"category id {chunk[row].category_id} is not in the file's list of categories"
-            remedy = "add the category, or remove the object"
-            problems.append(_problem(path, chunk[row], what, remedy, "unknown-category"))
-        _add_outlines(chunk, segments, path, problems)
-        rows = end
-    return {name: values[:rows] for name, values in columns.items()}, segments
+            boxes = convert_boxes(boxes, "xywh", "xyxy")
+        self._chunks.append(
+            {
+                "image_index": image_index[image_index >= 0].astype(np.int32),
+                "boxes": boxes,
+                "labels": labels,
+                "iscrowd": np.array([bool(a.iscrowd) for a in chunk], np.bool_),
+                "ids": _int64([a.id for a in chunk], f"{self._path}: annotations[].id"),
+                "areas": np.array([np.nan if a.area is None else a.area for a in chunk], np.float64),
+            }
+        )
+        if any(a.segmentation for a in chunk):
+            for annotation in chunk:
+                self._add_segment(annotation)
+        else:
+            self.segments.add_nothing(len(chunk))
 
+    def _rows(self, image_ids: list[int]) -> NDArray[np.int64]:
+        """The position of each image, -1 where the file does not list it."""
+        ids = _int64(image_ids, f"{self._path}: annotations[].image_id")
+        known, first = self._images
+        if not len(known):
+            return np.full(len(ids), -1)
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        return np.where(known[place] == ids, first[place], -1)
 
-def _with_image(
-    chunk: list[CocoAnnotation], known: tuple[Any, Any], path: Path, problems: list[Problem]
-) -> tuple[list[CocoAnnotation], NDArray[np.int64]]:
-    """The annotations whose image exists, and the positions of their images."""
-    image_index = _positions(_int64([a.image_id for a in chunk], f"{path}: annotations[].image_id"), known)
-    if (image_index >= 0).all():
-        return chunk, image_index
-    for row in np.flatnonzero(image_index < 0):
-        what = f"image id {chunk[row].image_id} is not in the file's list of images"
-        problems.append(_problem(path, chunk[row], what, "add the image, or remove the object", "unknown-image"))
-    return [a for a, row in zip(chunk, image_index, strict=True) if row >= 0], image_index[image_index >= 0]
+    def _add_segment(self, a: CocoAnnotation) -> None:
+        segmentation = a.segmentation
+        if not segmentation:
+            return self.segments.add_nothing()
+        if isinstance(segmentation, CocoRle):
+            (height, width), counts = segmentation.size, segmentation.counts
+            if height > 0 and width > 0 and _fills(height, width, counts):
+                return self.segments.add_rle(height, width, counts)
+            what = f"the run lengths do not fill the mask of {height} x {width} pixels"
+            self._problem(a, what, "correct the mask; it is left out", "malformed-outline", "warning")
+            return self.segments.add_nothing()
+        # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
+        shaped = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        usable = [polygon for polygon in shaped if can_be_drawn(polygon)]
+        remedy = "correct the segmentation; these polygons are left out"
+        if len(shaped) < sum(1 for polygon in segmentation if polygon):
+            count = f"{len(segmentation) - len(shaped)} of {len(segmentation)} polygons"
+            what = f"{count} have fewer than 6 numbers or an odd count of them"
+            self._problem(a, what, remedy, "malformed-outline", "warning")
+        if len(usable) < len(shaped):
+            what = f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}"
+            self._problem(a, what, remedy, "malformed-outline")
+        return self.segments.add_polygons(usable)
 
-
-def _problem(path: Path, annotation: CocoAnnotation, what: str, remedy: str, kind: str) -> Problem:
-    number = None if annotation.id == MISSING else annotation.id
-    # The image id is kept until the images' paths are known, see `_with_images`.
-    return Problem(str(path), "", number, what, remedy, kind=kind, image_index=annotation.image_id)
+    def _problem(
+        self, a: CocoAnnotation, what: str, remedy: str, kind: str, severity: Literal["error", "warning"] = "error"
+    ) -> None:
+        number = None if a.id == MISSING else a.id
+        # The image id is kept until the images' paths are known, see `_with_images`.
+        problem = Problem(str(self._path), "", number, what, remedy, severity, kind, image_index=a.image_id)
+        self.problems.append(problem)
 
 
 def _with_images(problems: list[Problem], annotations: Annotations) -> tuple[Problem, ...]:
@@ -255,48 +276,6 @@ def _with_images(problems: list[Problem], annotations: Annotations) -> tuple[Pro
         image = str(annotations.paths[row]) if row >= 0 else ""
         named.append(replace(problem, image=image, image_index=row))
     return tuple(named)
-
-
-def _add_outlines(chunk: list[CocoAnnotation], segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
-    if not any(a.segmentation for a in chunk):
-        segments.add_nothing(len(chunk))
-        return
-    for annotation in chunk:
-        _add_outline(annotation, segments, path, problems)
-
-
-def _add_outline(a: CocoAnnotation, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
-    outline = a.segmentation
-    if not outline:
-        return segments.add_nothing()
-    if isinstance(outline, CocoRle):
-        return _add_rle(a, outline, segments, path, problems)
-    # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
-    shaped = [polygon for polygon in outline if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    usable = [polygon for polygon in shaped if can_be_drawn(polygon)]
-    remedy = "correct the outline; these polygons are left out"
-    if len(shaped) < sum(1 for polygon in outline if polygon):
-        count = f"{len(outline) - len(shaped)} of {len(outline)} polygons"
-        what = f"{count} have fewer than 6 numbers or an odd count of them"
-        problems.append(_outline_problem(path, a, what, remedy))
-    if len(usable) < len(shaped):
-        what = f"its outline holds NaN, infinity or numbers beyond {FAR:,.0f}"
-        problems.append(replace(_outline_problem(path, a, what, remedy), severity="error"))
-    return segments.add_polygons(usable)
-
-
-def _outline_problem(path: Path, a: CocoAnnotation, what: str, remedy: str) -> Problem:
-    return replace(_problem(path, a, what, remedy, "malformed-outline"), severity="warning")
-
-
-def _add_rle(a: CocoAnnotation, rle: CocoRle, segments: SegmentsBuilder, path: Path, problems: list[Problem]) -> None:
-    height, width = rle.size
-    counts = rle.counts
-    if height > 0 and width > 0 and _fills(height, width, counts):
-        return segments.add_rle(height, width, counts)
-    what = f"the run lengths do not fill the mask of {height} x {width} pixels"
-    problems.append(_outline_problem(path, a, what, "correct the mask; it is left out"))
-    return segments.add_nothing()
 
 
 def _fills(height: int, width: int, counts: str | list[int]) -> bool:
@@ -321,25 +300,25 @@ def _fill_gaps(annotations: Annotations) -> Annotations:
         ids = ids.copy()
         ids[missing] = np.arange(first, first + int(missing.sum()))
     segments = annotations.segments
-    outlined = np.zeros(len(ids), bool) if segments is None else segments.has_polygons | segments.has_rle
+    drawn = np.zeros(len(ids), bool) if segments is None else segments.has_polygons | segments.has_rle
     no_box = np.asarray(np.isnan(boxes).all(axis=1))
     no_area = np.isnan(areas)
     if not missing.any() and not no_box.any() and not no_area.any():
         return annotations
     boxes, areas = boxes.copy(), areas.copy()
-    for row in np.flatnonzero(outlined & (no_box | no_area)):
-        outline_box, outline_area = _measure_outline(annotations, int(row))
+    for row in np.flatnonzero(drawn & (no_box | no_area)):
+        box, area = _measure_segment(annotations, int(row))
         if no_box[row]:
-            boxes[row] = outline_box
+            boxes[row] = box
         if no_area[row]:
-            areas[row] = outline_area
+            areas[row] = area
     plain = np.isnan(areas)
     areas[plain] = box_areas(boxes[plain])
     return replace(annotations, ids=ids, boxes=boxes, areas=areas)
 
 
-def _measure_outline(annotations: Annotations, row: int) -> tuple[Any, float]:
-    """Box xyxy and area of an object's outline, as pycocotools measures them."""
+def _measure_segment(annotations: Annotations, row: int) -> tuple[Any, float]:
+    """Box xyxy and area of an object's polygons or mask, as pycocotools measures them."""
     from pycocotools import mask
 
     assert annotations.segments is not None
@@ -402,13 +381,13 @@ def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     written = [dict(zip(columns, row, strict=True)) for row in rows]
     for row, item in enumerate(written):
-        outline = _written_outline(annotations, row)
-        if outline is not None:
-            item["segmentation"] = outline
+        segmentation = _written_segment(annotations, row)
+        if segmentation is not None:
+            item["segmentation"] = segmentation
     return written
 
 
-def _written_outline(annotations: Annotations, row: int) -> Any:
+def _written_segment(annotations: Annotations, row: int) -> Any:
     segments = annotations.segments
     if segments is None:
         return None

@@ -198,7 +198,7 @@ def parse_chunk(items: Sequence[Any], start: int, path: Path, problems: list[Pro
 
 
 def _parse_leniently(fields: Any, position: int, path: Path, problems: list[Problem]) -> CocoAnnotation | None:
-    """Read an annotation with odd types (numbers as text); without a usable outline if that is the fault."""
+    """Read an annotation with odd types (numbers as text); without a usable segmentation if that is the fault."""
     fields = _as_meant(fields)
     try:
         return msgspec.convert(fields, CocoAnnotation, strict=False)
@@ -210,7 +210,7 @@ def _parse_leniently(fields: Any, position: int, path: Path, problems: list[Prob
     index = -1 if image_id is None else image_id
     malformed = Problem(str(path), "", number, what, "correct or remove it", kind="malformed-object", image_index=index)
     if "$.segmentation" in reason and known.get("bbox"):
-        remedy = "correct the outline; the object keeps only its box"
+        remedy = "correct the segmentation; the object keeps only its box"
         problems.append(replace(malformed, remedy=remedy, severity="warning", kind="malformed-outline"))
         rest = {key: value for key, value in known.items() if key != "segmentation"}
         return _parse_leniently(rest, position, path, problems)
@@ -224,9 +224,9 @@ def _as_meant(fields: Any) -> Any:
         return fields
     left_out = {key for key, nothing in (("id", None), ("bbox", [])) if fields.get(key, 0) == nothing}
     fields = {key: value for key, value in fields.items() if key not in left_out}
-    outline = fields.get("segmentation")
-    if isinstance(outline, list) and len(outline) >= 6 and all(isinstance(v, int | float) for v in outline):
-        fields["segmentation"] = [outline]
+    polygon = fields.get("segmentation")
+    if isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(v, int | float) for v in polygon):
+        fields["segmentation"] = [polygon]
     return fields
 
 

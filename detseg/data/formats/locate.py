@@ -155,7 +155,7 @@ def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     return next((file for folder in folders for name in names if (file := folder / name).is_file()), None)
 
 
-def outline_count(annotations: Annotations) -> int:
+def segment_count(annotations: Annotations) -> int:
     """How many objects have polygons or a mask."""
     segments = annotations.segments
     return 0 if segments is None else int((segments.has_polygons | segments.has_rle).sum())

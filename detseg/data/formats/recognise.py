@@ -50,7 +50,7 @@ def find_sources(
 def find_mask_sources(
     path: str | Path, masks: str | None = None, ignore_value: int | None = None, images: str | Path | None = None
 ) -> Sources:
-    """The splits of masks found at a path: of mask files, else drawn from the outlines of objects.
+    """The splits of masks found at a path: of mask files, else drawn from the polygons and masks of objects.
 
     Args:
         path: a file or folder.
@@ -67,8 +67,8 @@ def find_mask_sources(
         try:
             found = find_sources(path, images)
         except NotRecognisedError:
-            outlines = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
-            raise NotRecognisedError(f"{error}\n  {outlines}") from None
+            drawn = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
+            raise NotRecognisedError(f"{error}\n  {drawn}") from None
     if ignore_value is not None:
         raise AnnotationError(
             f"{path}: its masks are drawn from polygons, in which no value stands for ignored pixels; leave the "

@@ -28,11 +28,11 @@ from detseg.data.formats.locate import (
     PlaceImages,
     first_file,
     measure_images,
-    outline_count,
     place_images,
     read_lines,
     read_names,
     require_writable,
+    segment_count,
     unique_stems,
 )
 from detseg.files import write_atomically
@@ -261,8 +261,8 @@ def write_voc(
 ) -> None:
     """Write one split of a VOC folder: Annotations/, ImageSets/Main/<split>.txt, JPEGImages/, labels.txt.
 
-    labels.txt keeps the order of the categories. VOC has neither category ids, image ids nor outlines: they
-    are lost, and lost outlines are counted in a logged warning. Fractions of pixels are kept.
+    labels.txt keeps the order of the categories. VOC has neither category ids, image ids nor polygons: they
+    are lost, and lost polygons are counted in a logged warning. Fractions of pixels are kept.
 
     Args:
         images: "link" puts links to the images into JPEGImages (copies where links are impossible),
@@ -274,9 +274,9 @@ def write_voc(
     folder = Path(folder)
     require_writable(annotations, folder)
     _write_labels(annotations, folder / "labels.txt")
-    outlined = outline_count(annotations)
-    if outlined:
-        log.warning("%s: VOC has no outlines, %d objects keep only their boxes", folder, outlined)
+    drawn = segment_count(annotations)
+    if drawn:
+        log.warning("%s: VOC has no polygons, %d objects keep only their boxes", folder, drawn)
     stems = unique_stems(annotations, _taken(folder, split))
     extensions = [Path(path).suffix for path in annotations.paths.tolist()]
     targets = [folder / "JPEGImages" / f"{s}{e}" for s, e in zip(stems, extensions, strict=True)]

@@ -1,7 +1,7 @@
 """YOLO text labels: reader and writer.
 
 One text file per image, one object per line: "class x_centre y_centre width height", or
-"class x1 y1 x2 y2 ..." for an outline, all as shares of the image. data.yaml names the classes and splits.
+"class x1 y1 x2 y2 ..." for a polygon, all as shares of the image. data.yaml names the classes and splits.
 Format: https://docs.ultralytics.com/datasets/detect/
 """
 
@@ -30,10 +30,10 @@ from detseg.data.formats.locate import (
     first_file,
     list_images,
     measure_images,
-    outline_count,
     place_images,
     read_lines,
     require_writable,
+    segment_count,
     split_folders,
     unique_stems,
 )
@@ -255,7 +255,7 @@ def write_yolo(
     *,
     images: PlaceImages = "link",
     crowd: Literal["error", "drop", "keep"] = "error",
-    outlines: bool = False,
+    polygons: bool = False,
 ) -> None:
     """Write one split of a YOLO folder: images/<split>/, labels/<split>/, and its line in data.yaml.
 
@@ -266,7 +266,7 @@ def write_yolo(
             copies them, "leave" expects them to be put there by other means.
         crowd: YOLO cannot say "ignore this". "error" refuses, "drop" leaves crowd objects out (they become
             background), "keep" writes them as ordinary objects; both log how many.
-        outlines: write objects with exactly one polygon as outlines, the rest as boxes.
+        polygons: write objects with exactly one polygon as such, the rest as boxes.
 
     Raises:
         AnnotationError: crowd objects with crowd="error", a box that is not finite, an object without
@@ -276,7 +276,7 @@ def write_yolo(
     require_writable(annotations, folder)
     _require_sizes(annotations, folder)
     written = _crowd_choice(annotations, crowd, folder)
-    _report_lost_outlines(annotations, outlines, folder)
+    _report_lost_polygons(annotations, polygons, folder)
     content = _yaml_with(annotations, folder / "data.yaml", split)
 
     sources = annotations.paths.tolist()
@@ -289,7 +289,7 @@ def write_yolo(
     boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
     for row, stem in enumerate(stems):
         owned = annotations.objects(row)
-        lines = [_line(annotations, row, o, boxes, outlines) for o in range(owned.start, owned.stop) if written[o]]
+        lines = [_line(annotations, row, o, boxes, polygons) for o in range(owned.start, owned.stop) if written[o]]
         write_atomically(folder / "labels" / split / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
     write_atomically(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
@@ -319,12 +319,12 @@ def _crowd_choice(annotations: Annotations, crowd: str, folder: Path) -> Any:
     return ~annotations.iscrowd if crowd == "drop" else np.ones(len(annotations.iscrowd), bool)
 
 
-def _report_lost_outlines(annotations: Annotations, outlines: bool, folder: Path) -> None:
-    lost = outline_count(annotations)
-    if outlines and annotations.segments is not None:
+def _report_lost_polygons(annotations: Annotations, polygons: bool, folder: Path) -> None:
+    lost = segment_count(annotations)
+    if polygons and annotations.segments is not None:
         lost -= int((np.diff(annotations.segments.polygon_offsets) == 1).sum())
     if lost:
-        log.warning("%s: %d objects keep only their boxes, not their outlines", folder, lost)
+        log.warning("%s: %d objects keep only their boxes, not their polygons", folder, lost)
 
 
 def _yaml_with(annotations: Annotations, file: Path, split: str) -> dict[str, Any]:
@@ -347,12 +347,12 @@ def _refuse_leftovers(folder: Path, targets: list[Path]) -> None:
         raise AnnotationError(f"{folder}: already holds {len(extra)} other images, the first is {extra[0]}")
 
 
-def _line(annotations: Annotations, row: int, position: int, boxes: NDArray[np.float64], outlines: bool) -> str:
+def _line(annotations: Annotations, row: int, position: int, boxes: NDArray[np.float64], polygons: bool) -> str:
     """The line of an object; `boxes` (M, 4) are centres and sizes as shares of the image."""
     values = boxes[position].tolist()
-    polygons = annotations.segments.polygons(position) if outlines and annotations.segments else []
-    if len(polygons) == 1:
-        values = (polygons[0] / annotations.sizes[row]).ravel().tolist()
+    found = annotations.segments.polygons(position) if polygons and annotations.segments else []
+    if len(found) == 1:
+        values = (found[0] / annotations.sizes[row]).ravel().tolist()
     return " ".join([str(annotations.labels[position]), *map(repr, values)])
 
 

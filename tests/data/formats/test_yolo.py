@@ -189,7 +189,7 @@ def test_crowd_is_refused_dropped_or_kept(tmp_path, caplog):
     assert len(read_annotations(tmp_path / "yolo", "train").ids) == 3
 
 
-def test_outlines_are_written_when_asked(tmp_path):
+def test_polygons_are_written_when_asked(tmp_path):
     annotations = make([[10, 5, 30, 35]], paths=[str(write_picture(tmp_path / "a.jpg"))])
     points = np.array([[10, 5], [30, 5], [30, 35.0]])
     from detseg.data.polygons import SegmentsBuilder
@@ -197,7 +197,7 @@ def test_outlines_are_written_when_asked(tmp_path):
     builder = SegmentsBuilder()
     builder.add_polygons([points.ravel().tolist()])
     annotations = make([[10, 5, 30, 35]], paths=annotations.paths, segments=builder.build())
-    write_yolo(annotations, tmp_path / "yolo", outlines=True)
+    write_yolo(annotations, tmp_path / "yolo", polygons=True)
     again = read_annotations(tmp_path / "yolo", "train")
     np.testing.assert_allclose(again.segments.polygons(0)[0], points)
     np.testing.assert_allclose(again.boxes, annotations.boxes)
