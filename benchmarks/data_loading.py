@@ -27,7 +27,7 @@ from detseg.data.sample import PADDING, Sample
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 OFF = {
-    "flip": 0.0,
+    "flip": "none",
     "scale": (1.0, 1.0),
     "aspect": 0.0,
     "rotate": 0.0,
@@ -104,7 +104,7 @@ class FloatNoise(v2.Transform):
 def detseg_steps(size: int) -> dict[str, TrainTransform]:
     """TrainTransform with one option on at its default, and with all."""
     return {
-        "flip": TrainTransform(size, **{**OFF, "flip": 0.5}),
+        "flip": TrainTransform(size, **{**OFF, "flip": "horizontal"}),
         "zoom, shift, rotate": TrainTransform(size, **{**OFF, "scale": (0.5, 1.5), "rotate": 5.0}),
         "light": TrainTransform(size, **{**OFF, "light": 0.2}),
         "colour": TrainTransform(size, **{**OFF, "colour": 0.4}),

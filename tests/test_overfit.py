@@ -18,7 +18,7 @@ from tests.train.runs import tiny_trainer
 
 SIZE, STEPS = 128, 120
 PLAIN = {
-    **{"flip": 0.0, "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
+    **{"flip": "none", "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
     **{"light": 0.0, "colour": 0.0, "blur": 0.0, "noise": 0.0},
 }
 

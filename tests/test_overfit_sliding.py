@@ -8,12 +8,12 @@ from detseg.data.dataset import DetectionDataset, collate
 from detseg.data.formats import read_annotations
 from detseg.data.windows import WindowGrid, windows_of
 from detseg.flowers.dataset import write_flowers
+from detseg.metrics import Detections, evaluate_detections
 from detseg.models import build_model
 from detseg.predict import Detector, SlidingDetector
 from detseg.train.optim import create_optimizer, parameter_groups
 from detseg.train.precision import Choice
 from detseg.train.sampler import SizeSchedule, TrainingSamples
-from detseg.train.tasks.detector import score
 from tests.train.runs import tiny_trainer
 
 WINDOW, SIDE, STEPS = 64, 160, 400
@@ -57,7 +57,8 @@ def slid_over(folder, seed):
     categories = [{"id": category.id, "name": category.name} for category in data.categories]
     localizer = Detector(trained(folder, data, seed), {"categories": categories, "size": WINDOW})
     found = SlidingDetector(localizer).predict([str(path) for path in data.paths], score_threshold=0)
-    return score(DetectionDataset(data, SIDE), found)
+    ids = [category.id for category in data.categories]
+    return evaluate_detections(data, Detections.from_predictions(found, data.image_ids.tolist(), ids))
 
 
 @pytest.mark.slow

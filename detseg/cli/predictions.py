@@ -102,7 +102,9 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
         every = detector.predict([image for _, image in batch], score_threshold=lowest, batch_size=BATCH)
         for (position, image), found in zip(batch, every, strict=True):
             clear = {name: value[found["scores"] >= threshold] for name, value in found.items()}
-            drawn = draw_boxes(image, clear["boxes"], clear["labels"], detector.names, clear["scores"])
+            drawn = draw_boxes(
+                image, clear["boxes"], clear["labels"], detector.names, clear["scores"], masks=clear.get("masks")
+            )
             counts = Counter(detector.names[label] for label in clear["labels"])
             told = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
             results = _results(found, detector.categories, exact=config.image_ids is not None)

@@ -285,7 +285,7 @@ def test_lenet5_is_trained_at_its_own_size(crops, tmp_path, at_once, monkeypatch
 
 
 def test_augmentations_by_name(crops, tmp_path, at_once):
-    assert train(config(crops, tmp_path, augment=("flip", "patch"))).config.augment == ("flip", "patch")
+    assert train(config(crops, tmp_path, augment=("warp", "patch"))).config.augment == ("warp", "patch")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_augmentations_by_name(crops, tmp_path, at_once):
         ("--data D --dropout 1", "--dropout is a share"),
         ("--data D --label-smoothing -1", "--label-smoothing is a share"),
         ("--data D --weights none --strategy probe", "leave out --weights none"),
-        ("--data D --weights none --augment flipp", "no augmentation 'flipp'; did you mean flip"),
+        ("--data D --weights none --augment rotat", "no augmentation 'rotat'; did you mean rotate"),
         ("--data D --weights none --backbone test_efficientnet --freeze 9", "has 5 stages"),
         ("--data nowhere", "nowhere: does not exist"),
         ("--data D/train/bar", "no labelled images"),

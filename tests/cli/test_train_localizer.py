@@ -13,11 +13,9 @@ import pytest
 import detseg
 from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
-from detseg.data.formats import read_dataset
 from detseg.predict import Detector
 from detseg.train.config import TrainLocalizer
 from detseg.train.runner import train
-from detseg.train.tasks.localizer import largest_of_images
 from tests.small_set import write_small_set
 from tests.train.runs import differences, state_of
 
@@ -104,17 +102,6 @@ def test_it_predicts_like_a_detector(boxes, tmp_path, at_once):
         x1, y1, x2, y2 = one["boxes"][0]
         assert 0 <= x1 <= x2 <= width
         assert 0 <= y1 <= y2 <= height
-
-
-def test_the_largest_object_that_is_no_crowd(boxes):
-    data = read_dataset(boxes)["train"]
-    rows = largest_of_images(data)
-    for image, row in enumerate(rows):
-        mine = range(data.objects(image).start, data.objects(image).stop)
-        areas = {r: np.prod(data.boxes[r, 2:] - data.boxes[r, :2]) for r in mine if not data.iscrowd[r]}
-        assert row == max(areas, key=areas.get)
-    assert data.iscrowd.any()
-    assert largest_of_images(read_dataset(boxes)["val"])[-1] == -1
 
 
 def without_objects_from(folder, split, first):
@@ -214,9 +201,7 @@ def test_samples_are_drawn_as_they_are_trained_on(boxes, tmp_path, at_once, monk
 
     given, drawn, make = [], [], runner.make_trainer
     monkeypatch.setattr(runner, "make_trainer", lambda *args, **names: (given.append(args[3]), make(*args, **names))[1])
-    monkeypatch.setattr(
-        "detseg.report.pages.localizer.draw_boxes", lambda image, *_, **__: drawn.append(image) or image
-    )
+    monkeypatch.setattr("detseg.report.pages.boxes.draw_boxes", lambda image, *_, **__: drawn.append(image) or image)
     run = train(config(boxes, tmp_path, zoom=zoom), draw=lambda run: LocalizerPage(run).draw_training())
     assert len(drawn) == len(run.train) == 8
     for position, (index, image) in enumerate(zip(some_of(8, run.config.seed), drawn, strict=True)):

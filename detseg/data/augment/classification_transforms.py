@@ -111,7 +111,7 @@ class ClassificationTransform:
             if name not in AUGMENTATIONS:
                 near = difflib.get_close_matches(name, AUGMENTATIONS, 3)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(AUGMENTATIONS)}."
-                hint = "images are mirrored by --flip." if name in ("flip", "flip-vertical") else hint
+                hint = "images are mirrored by --flip." if name.startswith("flip") else hint
                 raise ValueError(f"there is no augmentation {name!r}; {hint}")
             option, strength, _ = AUGMENTATIONS[name]
             options[option] = strength
