@@ -16,13 +16,12 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def track(items: Iterable[T], what: str, total: int, console: Console) -> Iterator[T]:
+def track(items: Iterable[T], total: int, *, what: str, console: Console) -> Iterator[T]:
     """Iterate over `items` with a progress bar on a terminal, and without one elsewhere.
 
     Args:
-        items: of known number.
+        items, total: how many there are.
         what: is done, "reading images" say.
-        total: number of items.
         console: where the bar is shown; it disappears at the end.
     """
     if not console.is_terminal:

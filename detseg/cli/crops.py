@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detseg.console import print_line
     from detseg.data.annotations import Annotations
 
 
@@ -45,24 +44,20 @@ def run(config: Crops) -> int:
     """
     from rich.console import Console
 
-    from detseg.console import track
+    from detseg.console import print_line, track
     from detseg.data.crops import crops_of, folder_names
     from detseg.files import write_atomically
 
     require_new(config.output)
     console = Console()
     splits = checked_splits(config.data, config.repair, console, config.images)
-
-    def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, "cutting", total, console)
-
+    shown = partial(track, what="cutting", console=console)
     for split, data in splits.items():
         report = crops_of(data, config.output / split, margin=config.margin, min_side=config.min_side, track=shown)
-        console.print(
+        print_line(
+            console,
             f"{split}: {report.written} crops of {len(data)} images; left out {report.small} small and "
             f"{report.crowds} crowd or difficult objects",
-            highlight=False,
-            soft_wrap=True,
         )
     # Folders have no order of their own; labels are to count as in the annotations.
     write_atomically(config.output / "classes.txt", "".join(f"{name}\n" for name in folder_names(splits["train"])))
@@ -75,20 +70,15 @@ def require_new(folder: Path) -> None:
         raise ValueError(f"{folder}: is there already and not empty; name a new folder, or remove it")
 
 
-def checked_splits(path: Path, mend: bool, console: Console, images: Path | None = None) -> dict[str, Annotations]:
-    """The splits "train", "val" and, where there is one, "test" of a detection set, validated, with labels alike.
-
-    Args:
-        path: folder or data.yaml.
-        mend: mend what is safely mendable, and say what was done.
-        console: to say it on.
-        images: the folder of the images (COCO and VOC), where they are not found by themselves.
+def checked_splits(path: Path, repair: bool, console: Console, images: Path | None = None) -> dict[str, Annotations]:
+    """The splits "train", "val" and, where there is one, "test" of a detection set, checked, with the same labels.
 
     Raises:
         ValueError: the annotations have errors.
     """
+    from detseg.console import print_line
     from detseg.data.annotations import match_categories
-    from detseg.data.checks.validate import raise_on_problems, repair, validate
+    from detseg.data.checks.validate import checked
     from detseg.data.formats import find_sources, read_annotations, read_dataset
 
     splits = read_dataset(path, images)
@@ -96,11 +86,5 @@ def checked_splits(path: Path, mend: bool, console: Console, images: Path | None
         splits["test"] = match_categories(splits["train"].categories, read_annotations(path, "test", images))
     for split, data in splits.items():
         other = None if split == "train" else splits["train"]
-        problems = validate(data, other=other)
-        if mend:
-            splits[split], done = repair(data, problems)
-            for line in done:
-                print_line(console, f"repaired: {line}")
-            problems = validate(splits[split], other=other)
-        raise_on_problems(problems)
+        splits[split] = checked(data, other, repairing=repair, print_line=partial(print_line, console))
     return splits

@@ -90,7 +90,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What there is to say, in each of its forms."""
+    """The result in each of its forms."""
 
     content: dict[str, Any]  # for JSON
     rows: list[dict[str, Any]]  # for CSV, all classes together first
@@ -128,7 +128,7 @@ def run(config: Evaluate) -> int:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows with the columns of all of them; empty where there is nothing to tell."""
+    """Write rows with the columns of all of them; empty where there is no value."""
     from detseg.files import write_atomically
 
     text = io.StringIO(newline="")
@@ -145,7 +145,7 @@ def limit_columns(intervals: dict[str, Any]) -> dict[str, float]:
 
 
 def pick_split(path: Path, splits: Collection[str], asked: str | None) -> str:
-    """The name of the split of a data set to judge by: the one asked for, else "val", else the only one.
+    """The name of the split of a data set to evaluate on: the one asked for, else "val", else the only one.
 
     Raises:
         ValueError: it is not there, or none is asked for and several are.
@@ -159,7 +159,7 @@ def pick_split(path: Path, splits: Collection[str], asked: str | None) -> str:
 
 
 def data_of_run(folder: Path, trained: TrainConfig) -> Path:
-    """The --data of a run, another split of which is to be judged.
+    """The --data of a run, another split of which is to be evaluated.
 
     Raises:
         ValueError: it was trained with --train and --val.
@@ -167,7 +167,7 @@ def data_of_run(folder: Path, trained: TrainConfig) -> Path:
     if trained.data is None:
         raise ValueError(
             f"{folder}: was trained with --train and --val, not with --data that could have other splits; name the "
-            "images to judge by --ground-truth"
+            "images to evaluate on with --ground-truth"
         )
     return trained.data
 
@@ -233,8 +233,8 @@ def _evaluator(config: Evaluate) -> Evaluator:
     """
     sides = {path: part(_task_of(path), "evaluate") for path in (config.detections, config.compare) if path is not None}
     if len({side.kind for side in sides.values()}) > 1:
-        told = " and ".join(f"{path} ({side.kind})" for path, side in sides.items())
-        raise ValueError(f"{told} cannot be compared with each other")
+        both = " and ".join(f"{path} ({side.kind})" for path, side in sides.items())
+        raise ValueError(f"{both} cannot be compared with each other")
     mine: Evaluator = sides[config.detections]
     foreign = {name for task in TASKS for name in part(task, "evaluate").options} - set(mine.options)
     if config.slide:

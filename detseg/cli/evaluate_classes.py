@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: Evaluate, console: Console) -> Verdict:
-    """Evaluate as `config` says; `console` shows what takes time.
+    """Evaluate as `config` says; `console` shows progress.
 
     Raises:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
@@ -67,15 +67,15 @@ def _rows(metrics: ClassificationMetrics) -> list[dict[str, Any]]:
 
 
 def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledImages, NDArray[np.float32]]:
-    """The images to judge by, with the labels of a run, and what its model says of them."""
+    """The images to evaluate on, with the labels of a run, and what its model says of them."""
     model, description = load_model(folder)
     categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in description["categories"])
-    judged = _truth(folder, categories, config, console)
+    evaluated = _truth(folder, categories, config, console)
     size = int(description["size"])
-    data = open_labelled(judged, size, "images", console)
+    data = open_labelled(evaluated, size, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)
     probabilities = classify(model, map(data.images.__getitem__, range(len(data))), size, ten_crop=config.ten_crop)
-    return judged, np.array(list(probabilities), np.float32).reshape(len(data), len(categories))
+    return evaluated, np.array(list(probabilities), np.float32).reshape(len(data), len(categories))
 
 
 def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, console: Console) -> LabelledImages:
@@ -84,7 +84,7 @@ def _truth(folder: Path, categories: tuple[Category, ...], config: Evaluate, con
     if path is None:
         trained = settings_of(folder)
         trained = replace(trained, images=config.images or trained.images)
-        splits = load_labelled_data(trained, console, judged=config.split or "val")
+        splits = load_labelled_data(trained, console, evaluated=config.split or "val")
         return splits[pick_split(trained.data or folder, splits, config.split)]
 
     def read(images: Path | None) -> LabelledImages:

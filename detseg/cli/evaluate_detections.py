@@ -42,7 +42,7 @@ VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
 
 def evaluate(config: Evaluate, console: Console) -> Verdict:
-    """Evaluate as `config` says; `console` shows what takes time.
+    """Evaluate as `config` says; `console` shows progress.
 
     Raises:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
@@ -124,7 +124,7 @@ def _check(config: Evaluate) -> None:
     if config.voc is not None and config.iou_type == "segm":
         raise ValueError("--voc compares boxes, --iou-type segm masks: leave out one of them")
     if config.split is not None and not runs:
-        raise ValueError(f"{config.detections}: is judged by one file of ground truth; leave out --split")
+        raise ValueError(f"{config.detections}: is evaluated by one file of ground truth; leave out --split")
     if config.images is not None and not runs:
         raise ValueError(
             f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
@@ -134,7 +134,7 @@ def _check(config: Evaluate) -> None:
 
 
 def _paths(config: Evaluate) -> list[Path]:
-    """What is judged, and what it is compared with."""
+    """What is evaluated, and what it is compared with."""
     return [path for path in (config.detections, config.compare) if path is not None]
 
 
@@ -170,9 +170,9 @@ def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
 
 
 def _one_object_each(config: Evaluate) -> Any:
-    """The settings of the localizer that is judged, if nothing else is: by the images and figures of its training.
+    """The settings of the localizer that is evaluated, if nothing else is: by the images and figures of its training.
 
-    A localizer beside a detector or a file, or one that slides, is judged like any detector.
+    A localizer beside a detector or a file, or one that slides, is evaluated like any detector.
     """
     from detseg.models import read_description
     from detseg.train.config import TrainLocalizer
@@ -220,7 +220,7 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
 
 
 def _own_data(config: Evaluate, console: Console) -> Annotations:
-    """The validation images of the run that is judged, or another split of its --data."""
+    """The validation images of the run that is evaluated, or another split of its --data."""
     from detseg.train.data import load_data
 
     trained = settings_of(config.detections)
@@ -229,7 +229,7 @@ def _own_data(config: Evaluate, console: Console) -> Annotations:
         train, val = load_data(trained, console)
         return train if config.split == "train" else val
     path = data_of_run(config.detections, trained)
-    return _read_split(path, replace(config, images=trained.images), console, mend=trained.repair)
+    return _read_split(path, replace(config, images=trained.images), console, repair=trained.repair)
 
 
 def _read_split(
@@ -238,7 +238,7 @@ def _read_split(
     console: Console,
     *,
     own: Path | None = None,
-    mend: bool = False,
+    repair: bool = False,
 ) -> Annotations:
     """The annotations of a path, or of the split that is asked for, checked; `own` as for `read_with_images`."""
     from detseg.data.checks.validate import checked
@@ -249,7 +249,7 @@ def _read_split(
         return sources[pick_split(path, sources, config.split)]()
 
     data = read_with_images(read, config.images, own)
-    return checked(data, None, repairing=mend, print_line=partial(print_line, console))
+    return checked(data, None, repairing=repair, print_line=partial(print_line, console))
 
 
 def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:
@@ -266,7 +266,7 @@ def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Con
         raise ValueError(f"{folder}: {error}") from error
     ids = _matched_ids(localizer.description, truth)
     images = full_images(truth, range(len(truth)))
-    shown = track(images, "sliding", len(truth), console)
+    shown = track(images, len(truth), what="sliding", console=console)
     predictions = [detector.predict([image], score_threshold=0)[0] for image in shown]
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: Evaluate, console: Console) -> Verdict:
-    """Evaluate as `config` says; `console` shows what takes time.
+    """Evaluate as `config` says; `console` shows progress.
 
     Raises:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
@@ -95,7 +95,7 @@ def _rows(
 def _truth(config: Evaluate, console: Console) -> SemanticMasks:
     """The true masks, checked: as given, or those that the run was validated on."""
     trained = settings_if_there(config.detections) if _is_run(config.detections) else None
-    path, masks, ignore_value, mend, images = config.ground_truth, config.masks, None, False, config.images
+    path, masks, ignore_value, repair, images = config.ground_truth, config.masks, None, False, config.images
     if path is None:
         if not _is_run(config.detections):
             raise ValueError(
@@ -107,7 +107,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         if config.split != "test":
             train, val = load_mask_data(asked, console)
             return train if config.split == "train" else val
-        path, masks, mend = data_of_run(config.detections, trained), asked.masks, trained.repair
+        path, masks, repair = data_of_run(config.detections, trained), asked.masks, trained.repair
         images = asked.images
     if trained is not None:
         if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
@@ -120,7 +120,7 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         return sources[pick_split(path, sources, config.split)]()
 
     truth = read_with_images(read, images, None if trained is None else trained.images)
-    return checked(truth, None, repairing=mend, print_line=partial(print_line, console))
+    return checked(truth, None, repairing=repair, print_line=partial(print_line, console))
 
 
 # ------------------------------------------------------------------ predictions
@@ -133,7 +133,7 @@ def _is_run(path: Path) -> bool:
 def _measure(path: Path, truth: SemanticMasks, config: Evaluate, console: Console) -> SegmentationMetrics:
     """Figures of the predictions at a path, which come one image after another."""
     found = _looked_at(path, truth, config) if _is_run(path) else _read_files(path, truth)
-    shown = track(found, f"evaluating {path.name}", len(truth), console)
+    shown = track(found, len(truth), what=f"evaluating {path.name}", console=console)
     evaluator = SegmentationEvaluator(truth.names, ignore_index=IGNORE)
     for i, mask in enumerate(shown):
         evaluator.update([mask], [truth.mask(i)], [int(truth.image_ids[i])])

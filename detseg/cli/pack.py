@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -65,27 +66,23 @@ def run(config: Pack) -> int:
         raise ValueError(f"{config.data}: is packed already; pack what it was made of")
     console = Console()
 
-    def tell(line: str) -> None:
-        print_line(console, line)
-
     splits = dict(read_any(config))
     for split, data in splits.items():
         train = splits["train"] if "train" in splits and split != "train" else None
-        splits[split] = checked(data, train, repairing=config.repair, print_line=tell)
+        splits[split] = checked(data, train, repairing=config.repair, print_line=partial(print_line, console))
 
-    def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, "packing", total, console)
-
+    shown = partial(track, what="packing", console=console)
     size = default_size(task_of(next(iter(splits.values())))) if config.size is None else config.size
     info = write_pack(config.output, splits, size, chunk=config.chunk, track=shown)
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     classes, megabytes = len(info.categories), config.output.stat().st_size / 1e6
-    tell(
+    print_line(
+        console,
         f"{config.output}: {info.task}, {counts} images of {classes} classes, long side {info.size} px, "
-        f"{megabytes:.0f} MB"
+        f"{megabytes:.0f} MB",
     )
     moments = f"means of the channels {_numbers(info.mean)}, standard deviations {_numbers(info.std)}"
-    tell(f"{moments}: for information, a model subtracts the mean that its backbone declares")
+    print_line(console, f"{moments}: for information, a model subtracts the mean that its backbone declares")
     return 0
 
 

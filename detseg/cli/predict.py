@@ -120,12 +120,12 @@ def run(config: Predict) -> int:
     _refuse_taken(targets, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
-    shown = track(reader, "predicting", len(images), console)
+    shown = track(reader, len(images), what="predicting", console=console)
     for position, found in find_in(shown, model, config):
         image = images[position]
         write_found(found, targets[position])
         results += [{"image_id": ids[position], "file_name": str(image)} | result for result in found.results]
-        print_line(console, f"{image}: {found.told}")
+        print_line(console, f"{image}: {found.text}")
     written = "images with classes and masks" if segments else "images with boxes"
     if not segments or config.boxes:
         path = config.output / DETECTIONS

@@ -1,4 +1,4 @@
-"""What `detseg predict` makes of a classifier: the likeliest classes of each image, told and written to a table."""
+"""What `detseg predict` makes of a classifier: the likeliest classes of each image, printed and written to a table."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from detseg.predict import Classification, ImageClassifier
 if TYPE_CHECKING:
     from detseg.cli.predict import Predict
 
-TOLD, WRITTEN = 3, 5
-# What rounds to nothing is not told.
+PRINTED, WRITTEN = 3, 5
+# What rounds to nothing is not printed.
 LEAST = 0.005
 
 
 def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> None:
-    """Tell the classes of each image and write `classes.csv`: rows of image and class, the likeliest first."""
+    """Print the classes of each image and write `classes.csv`: rows of image and class, the likeliest first."""
     config.output.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("image", "rank", "class", "category_id", "score"))
     console = reader.console
-    shown = track(reader, "predicting", len(reader.images), console)
+    shown = track(reader, len(reader.images), what="predicting", console=console)
     read: list[Path] = []  # some images ahead of what is found
 
     def pixels() -> Iterator[NDArray[np.uint8]]:
@@ -41,7 +41,7 @@ def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> No
 
     for index, seen in enumerate(model.stream(pixels(), BATCH, config.ten_crop)):
         image = read[index]
-        print_line(console, f"{image}: {_told(seen, model.names)}")
+        print_line(console, f"{image}: {_text(seen, model.names)}")
         best = zip(seen.labels[:WRITTEN].tolist(), seen.scores[:WRITTEN].tolist(), strict=True)
         for rank, (label, score) in enumerate(best, 1):
             number, name = model.categories[label]
@@ -51,6 +51,6 @@ def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> No
     print_line(console, f"the likeliest classes of each are in {path}")
 
 
-def _told(seen: Classification, names: Sequence[str]) -> str:
-    ranked = [(names[label], float(score)) for label, score in zip(seen.labels, seen.scores, strict=True)][:TOLD]
+def _text(seen: Classification, names: Sequence[str]) -> str:
+    ranked = [(names[label], float(score)) for label, score in zip(seen.labels, seen.scores, strict=True)][:PRINTED]
     return ", ".join(f"{name} {100 * score:.0f} %" for i, (name, score) in enumerate(ranked) if not i or score >= LEAST)

@@ -1,4 +1,4 @@
-"""What `detseg predict` finds in images, task by task: the drawing, the words, the results, the mask."""
+"""What `detseg predict` finds in images, task by task: the drawing, the text, the results, the mask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Numbered = tuple[int, NDArray[np.uint8]]
 
 
 class Reader:
-    """Reads images one after another: (position, pixels) of each; tells which cannot be read and leaves them out.
+    """Reads images one after another: (position, pixels) of each; prints which cannot be read and leaves them out.
 
     Attributes:
         problems: with those that were left out so far.
@@ -71,7 +71,7 @@ class Found:
     """What was found in one image."""
 
     drawn: NDArray[np.uint8]  # (H, W, 3) RGB
-    told: str
+    text: str
     results: list[dict[str, Any]]  # COCO results without image id
     mask: NDArray[np.uint8] | None = None  # (H, W) values of a mask file
     palette: NDArray[np.uint8] | None = None  # (256, 3) their colours
@@ -106,9 +106,9 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
                 image, clear["boxes"], clear["labels"], detector.names, clear["scores"], masks=clear.get("masks")
             )
             counts = Counter(detector.names[label] for label in clear["labels"])
-            told = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+            text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
             results = _results(found, detector.categories, exact=config.image_ids is not None)
-            yield position, Found(drawn, told, results)
+            yield position, Found(drawn, text, results)
 
 
 def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
@@ -124,15 +124,15 @@ def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Pre
         for (position, image), seen in zip(batch, every, strict=True):
             found = objects_in(seen, names, config.min_area) if config.boxes else {}
             results = _results(found, segmenter.categories, exact=config.image_ids is not None) if found else []
-            drawn, told = draw_mask(image, seen.mask, names), _shares(seen.mask, names)
-            yield position, Found(drawn, told, results, values[seen.mask], palette)
+            drawn, text = draw_mask(image, seen.mask, names), _shares(seen.mask, names)
+            yield position, Found(drawn, text, results, values[seen.mask], palette)
 
 
 def mask_values(ids: Sequence[int]) -> NDArray[np.uint8]:
     """(K,) the value of each label in written masks: its category id, as in the masks that were learnt from; or, if not
     all of the ids fit into 8 bits, its place among the ids as they rise, which no order of the classes changes.
 
-    255 fits: a written mask says something of every pixel, so it has no need of a value for "ignore".
+    255 fits: a written mask has a class for every pixel, so it has no need of a value for "ignore".
     """
     fits = all(0 <= number <= 255 for number in ids)
     return np.array(ids if fits else np.argsort(np.argsort(ids)), np.uint8)
@@ -166,14 +166,14 @@ def _results(
 ) -> list[dict[str, Any]]:
     """COCO results of one image; short numbers, unless they are `exact` to measure mAP by."""
 
-    def told(value: float, digits: int) -> float:
+    def rounded(value: float, digits: int) -> float:
         return value if exact else round(value, digits)
 
     return [
         {
             "category_id": categories[label][0],
-            "bbox": [told(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": told(score, 5),
+            "bbox": [rounded(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "score": rounded(score, 5),
         }
         for (x1, y1, x2, y2), score, label in zip(
             found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True

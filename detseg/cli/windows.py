@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 
@@ -49,16 +49,14 @@ def run(config: Windows) -> int:
     from rich.console import Console
 
     from detseg.cli.crops import checked_splits, require_new
-    from detseg.console import track
+    from detseg.console import print_line, track
     from detseg.data.windows import WindowGrid, windows_of
 
     require_new(config.output)
     console = Console()
     grid = WindowGrid(size=config.size, stride=config.stride)
 
-    def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, "cutting", total, console)
-
+    shown = partial(track, what="cutting", console=console)
     for split, data in checked_splits(config.data, config.repair, console, config.images).items():
         report = windows_of(
             data,
@@ -71,17 +69,15 @@ def run(config: Windows) -> int:
             seed=config.seed,
             track=shown,
         )
-        console.print(
+        print_line(
+            console,
             f"{split}: {report.objects} windows with an object and {report.background} without, of {len(data)} "
             f"images; left out {report.small} small and {report.crowds} crowd or difficult objects",
-            highlight=False,
-            soft_wrap=True,
         )
         if report.below:
-            console.print(
+            print_line(
+                console,
                 f"{split}: {report.below} of the objects are smaller than --slide finds by default; it finds all with "
                 f"--long-side {report.long_side}",
-                highlight=False,
-                soft_wrap=True,
             )
     return 0

@@ -1,1 +1,1 @@
-"""Training: settings, data, the loop, checkpoints, and what a run tells meanwhile."""
+"""Training: options, tasks, the loop, checkpoints and logs."""

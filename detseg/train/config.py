@@ -183,7 +183,6 @@ def load_config(folder: Path, task: str | None = None) -> Any:
     return kind(**content)
 
 
-@cache
 def config_for(task: str, model: str | None = None) -> type[Any]:
     """The options of a task together with those of a model, as one dataclass.
 
@@ -196,8 +195,12 @@ def config_for(task: str, model: str | None = None) -> type[Any]:
     """
     import detseg.models  # noqa: F401  # registers the models
 
+    return _config_for(task, model or part(task, "train").Options.model)
+
+
+@cache
+def _config_for(task: str, name: str) -> type[Any]:
     base = part(task, "train").Options
-    name = model or base.model
     chosen, wanted = MODELS[name], TASKS[task].models
     if chosen.task != wanted:
         fitting = ", ".join(n for n, m in MODELS.items() if m.task == wanted)

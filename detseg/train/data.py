@@ -1,9 +1,9 @@
-"""The data of a run: annotations found, checked and mended; images read once, or from a packed file as needed."""
+"""The data of a run: annotations found and checked; images read once, or from a packed file as needed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def load_data(config: Any, console: Console) -> tuple[Annotations, Annotations]:
-    """Training and validation annotations, checked, mended if asked for.
+    """Training and validation annotations, checked, and repaired if asked for.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
@@ -67,7 +67,7 @@ def own_split(path: Path, splits: Mapping[str, T], name: str) -> T:
 
 
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:
-    """Say how much there is, and which label each category id gets."""
+    """Print how much there is, and which label each category id gets."""
     counts = f"{len(train)} images with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
     print_line(console, f"training on {counts}")
     print_line(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
@@ -79,9 +79,7 @@ def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: s
     A warning tells when these are smaller.
     """
 
-    def shown(items: Iterable[int], total: int) -> Iterable[int]:
-        return track(items, f"reading {what}", total, console)
-
+    shown = partial(track, what=f"reading {what}", console=console)
     dataset = kind(data, long_side, shown)
     kept = dataset.images
     print_line(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, `metrics.csv` and a TensorBoard log."""
+"""What a run logs while it trains: a progress bar, `metrics.csv` and a TensorBoard log."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class RunLog:
             self._board.add_scalar(f"train/{name}", value, step)
 
     def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
-        """Add a row to `metrics.csv` and say how good the model is; `took` seconds were spent on finding out."""
+        """Add a row to `metrics.csv` and print the figures; `took` seconds were spent on finding out."""
         goal, title = next(iter(self._figures.items()))
         self._goal = f" · {title.split('@')[0]} {row[goal]:.3f}"
         self._seen += took  # validation is no training time

@@ -50,7 +50,7 @@ class Progress:
         steps: number of steps of the whole run, perhaps 0; None with a budget of time.
         seconds: length of the whole run, None with a number of steps.
         step: steps done.
-        before: seconds that earlier sittings of a resumed run took.
+        before: seconds that earlier processes of a resumed run took.
     """
 
     steps: int | None
@@ -68,7 +68,7 @@ class Progress:
         self._started = time.monotonic()
 
     def elapsed(self) -> float:
-        """Seconds trained so far, all sittings together."""
+        """Seconds trained so far, all processes together."""
         return self.before + time.monotonic() - self._started
 
     def fraction(self) -> float:

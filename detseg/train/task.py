@@ -125,6 +125,10 @@ class Task(ABC):
         """What a run remembers of the prediction of an image."""
         return prediction
 
+    def joined(self, kept: list[Any]) -> Any:
+        """What is kept of all images, in their order, in one."""
+        return kept
+
     def evaluate(self, model: nn.Module, dataset: Any, indices: Iterable[int]) -> tuple[Metric, dict[int, Any]]:
         """An evaluator that has seen some images of a dataset, and what is kept of their predictions by position."""
         indices, metric, kept = list(indices), self.evaluator(dataset), {}
@@ -228,7 +232,7 @@ class Run:
         for other, more in others:
             metric.merge(other)
             kept |= more
-        return metric.compute(), [kept[index] for index in sorted(kept)]
+        return metric.compute(), self.task.joined([kept[index] for index in sorted(kept)])
 
     def keep_latest(self) -> None:
         """What was validated last is the best so far."""

@@ -78,9 +78,9 @@ def test_options_of_other_models_are_refused(world, capsys):
     assert main(["predict", str(world / "localizer"), image, "--ten-crop"]) == 1
     assert "holds a detector, for which there is no --ten-crop" in capsys.readouterr().err
     assert main(["evaluate", "--predictions", str(world / "good"), "--iou-type", "segm"]) == 1
-    assert "classes are judged, for which there is no --iou-type" in capsys.readouterr().err
+    assert "classes are evaluated, for which there is no --iou-type" in capsys.readouterr().err
     assert main(["evaluate", "--predictions", str(world / "localizer"), "--ten-crop"]) == 1
-    assert "detections are judged, for which there is no --ten-crop" in capsys.readouterr().err
+    assert "detections are evaluated, for which there is no --ten-crop" in capsys.readouterr().err
     assert main(["evaluate", "--predictions", str(world / "good"), "--compare", str(world / "localizer")]) == 1
     assert "cannot be compared with each other" in capsys.readouterr().err
 
@@ -150,7 +150,7 @@ def test_copied_models_are_judged_by_ground_truth(world, tmp_path, capsys):
         found = evaluated(capsys, tmp_path / kind, "--ground-truth", world / truth)
         assert found == evaluated(capsys, world / kind, "--ground-truth", world / truth)
         assert main(["evaluate", "--predictions", str(tmp_path / kind)]) == 1
-        assert "(config.json is missing); name the images to judge by --ground-truth" in capsys.readouterr().err
+        assert "(config.json is missing); name the images to evaluate on with --ground-truth" in capsys.readouterr().err
 
 
 def test_a_table_with_images_from_elsewhere(world, tmp_path, capsys):

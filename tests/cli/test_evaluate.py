@@ -120,7 +120,7 @@ def test_many_classes_are_told_by_their_confusions(tmp_path, capsys) -> None:
     results = [{"image_id": 1, "category_id": 7, "bbox": [10, 10, 50, 50], "score": 0.9}]
     assert evaluate(Evaluate(**write(tmp_path, ground_truth=truth, detections=results))) == 0
     rows = rows_of(capsys.readouterr().out)
-    assert ["class 4", "class 7", "1"] in rows
+    assert ["class 4", "class 7", "1", "100.0 %"] in rows
     assert ["classification", "1.000", "1", "in place, but of another class"] in rows
 
 
@@ -132,7 +132,7 @@ def test_a_comparison(scene, capsys, monkeypatch) -> None:
     row = expected.figures["AP50"]
     cells = [f"{row.a:.3f}", f"{row.b:.3f}", *(f"{v:+.3f}" for v in (row.difference, row.low, row.high))]
     rows = rows_of(capsys.readouterr().out)
-    assert ["AP50", *cells, f"{100 * row.b_better:.1f} %"] in rows
+    assert ["mAP@.50", *cells, f"{100 * row.b_better:.1f} %"] in rows
     assert row.difference < 0
     assert [r[0] for r in rows if r[0].startswith("AP of")] == ["AP of class 3", "AP of class 1", "AP of class 90"]
 
@@ -246,7 +246,7 @@ def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
         ({"detections": run.folder, "split": "test"}, "small: has no split 'test' for --split; found: train, val"),
         ({"detections": apart, "split": "test"}, "apart: was trained with --train and --val.* by --ground-truth"),
         ({"detections": run.folder, "ground_truth": two}, "two: holds the splits train, test; choose one with --split"),
-        (files | {"split": "val"}, r"detections\.json: is judged by one file of ground truth; leave out --split"),
+        (files | {"split": "val"}, r"detections\.json: is evaluated by one file of ground truth; leave out --split"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluate(**options))

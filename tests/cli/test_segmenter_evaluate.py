@@ -68,7 +68,9 @@ def test_a_copied_segmenter_is_judged_by_ground_truth(segmenter, masked, tmp_pat
         shutil.copy(segmenter.folder / name, tmp_path)
     expected = told(capfd, detections=segmenter.folder)["figures"]
     assert told(capfd, detections=tmp_path, ground_truth=masked)["figures"] == expected
-    with pytest.raises(ValueError, match=r"config\.json is missing\); name the images to judge by --ground-truth"):
+    with pytest.raises(
+        ValueError, match=r"config\.json is missing\); name the images to evaluate on with --ground-truth"
+    ):
         evaluate(Evaluate(detections=tmp_path))
 
 
@@ -179,7 +181,7 @@ def test_tables_of_masks(files, masked, capsys, monkeypatch):
         text = capsys.readouterr().out
         assert "boundary IoU" in text
         assert "disc" in text
-        assert ("95 % interval" in text) == (resamples > 0)
+        assert ("95 % bootstrap" in text) == (resamples > 0)
 
 
 def test_csv_of_masks(files, masked, tmp_path, capsys):
@@ -212,9 +214,9 @@ def test_mistakes_with_masks_are_one_line(files, masked, segmenter, run, small, 
         ({"detections": part, **truth}, r"val1\.png is missing \(4 of 5 images have no mask in"),
         ({"detections": odd, **truth}, r"val1\.png: values that are no class: 7"),
         ({"detections": files, "flip": True, **truth}, "holds masks that are made already"),
-        ({"detections": files, "iou_type": "segm", **truth}, "masks are judged, for which there is no --iou-type"),
+        ({"detections": files, "iou_type": "segm", **truth}, "masks are evaluated, for which there is no --iou-type"),
         ({"detections": segmenter.folder, "score_threshold": 0.5}, "there is no --score-threshold"),
-        ({"detections": run.folder, "flip": True}, "detections are judged, for which there is no --flip"),
+        ({"detections": run.folder, "flip": True}, "detections are evaluated, for which there is no --flip"),
         ({"detections": run.folder, "compare": segmenter.folder}, "cannot be compared with each other"),
         ({"detections": segmenter.folder, "ground_truth": small}, "have boxes but no polygons"),
         ({"detections": tmp_path}, "no trained model here"),

@@ -30,12 +30,12 @@ def values(path):
 
 
 def test_an_image_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, masked, tmp_path, capsys):
-    image = masked / "images/val0.png"
+    small = masked / "images/val0.png"
     large = tmp_path / "large.png"
-    cv2.imwrite(str(large), cv2.resize(cv2.imread(str(image)), (301, 217)))
-    assert predict(segmenter, image, large, "--output", tmp_path / "out") == 0
+    cv2.imwrite(str(large), cv2.resize(cv2.imread(str(small)), (301, 217)))
+    assert predict(segmenter, small, large, "--output", tmp_path / "out") == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["large.jpg", "large.png", "val0.jpg", "val0.png"]
-    for path in (image, large):
+    for path in (small, large):
         image, (seen,) = read_image(path), model.predict([path])
         found = values(tmp_path / "out" / f"{path.stem}.png")
         assert found.shape == image.shape[:2] == seen.mask.shape
@@ -45,8 +45,8 @@ def test_an_image_gets_an_overlay_and_a_mask_of_its_own_size(segmenter, model, m
     assert palette[0].tolist() == [0, 0, 0]
     assert palette[4].tolist() == list(detseg.visualize.class_color(0)), "as a detector would colour the first object"
     lines = capsys.readouterr().out.splitlines()
-    shares = np.bincount(model.predict([image])[0].mask.ravel(), minlength=3) / (96 * 72)
-    assert lines[0].startswith(f"{image}: {100 * shares[0]:.1f} % background, ")
+    shares = np.bincount(model.predict([small])[0].mask.ravel(), minlength=3) / (96 * 72)
+    assert lines[0].startswith(f"{small}: {100 * shares[0]:.1f} % background, ")
     assert lines[-1] == f"images with classes and masks are in {tmp_path / 'out'}"
 
 

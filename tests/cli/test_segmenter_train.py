@@ -131,9 +131,9 @@ def test_a_finer_network_starts_from_a_coarser_one(masked, tmp_path, capsys, at_
     assert "has background, box, disc; start from a run of the same classes in the same order" in error
 
 
-@pytest.mark.parametrize("option", ["atrous", "balance", "learn_upsampling", "pyramid"])
+@pytest.mark.parametrize("option", ["atrous", "balance", "fixed", "pyramid"])
 def test_options_of_the_network_come_back_with_the_model(masked, tmp_path, at_once, option):
-    chosen = {"decoder": "pyramid"} if option == "pyramid" else {option: True}
+    chosen = {"pyramid": {"decoder": "pyramid"}, "fixed": {"learn_upsampling": False}}.get(option, {option: True})
     settings = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "batch_size": 4, "epochs": 2}
     rates = {"lr": 0.02, "weight_decay": 0.0}
     run = train(TrainSegmenter(data=masked, output=tmp_path / "run", **settings, **rates, **chosen))
@@ -143,8 +143,8 @@ def test_options_of_the_network_come_back_with_the_model(masked, tmp_path, at_on
     assert model.backbone.strides == {"atrous": (8, 16), "pyramid": (4, 8, 16, 32)}.get(option, (8, 16, 32))
     assert isinstance(model.decoder, PyramidDecoder) == (option == "pyramid")
     kernel = model.upsample.weight
-    assert (kernel is not None) == (option == "learn_upsampling")
-    if kernel is not None:
+    assert (kernel is None) == (option in ("fixed", "pyramid"))
+    if option == "balance":
         assert not torch.equal(kernel[:, 0], bilinear_kernel(8).repeat(3, 1, 1)), "it has learnt"
     weights = balanced_weights((run.train.masks[i] for i in range(8)), 3)
     assert description["architecture"]["class_weights"] == (weights if option == "balance" else None)

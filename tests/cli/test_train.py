@@ -240,14 +240,14 @@ def test_what_a_file_of_weights_gave_is_told(small, tmp_path):
     console = Console(file=io.StringIO(), width=60)
     config = TrainDetector(data=small, backbone="test_efficientnet", weights=str(file), size=64)
     with process(config, console) as this:
-        this.build(ARCHITECTURE, 8)
+        this.build(ARCHITECTURE)
     told = console.file.getvalue()
     assert told == f"weights from {file}: {len(tensors)} tensors copied, 1 skipped (head.weight)\n"
 
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [("train", "no objects to learn in 8 images"), ("val", "no objects to judge a model by in 5")],
+    [("train", "no objects to learn in 8 images"), ("val", "no objects to evaluate a model on in 5")],
 )
 @pytest.mark.parametrize("crowds", [False, True])
 def test_a_set_without_objects_is_refused(small, tmp_path, capsys, split, message, crowds):
@@ -268,15 +268,14 @@ def test_without_network_the_missing_weights_are_told(small, monkeypatch, capsys
     assert error == "error: test_efficientnet: the hub cannot be reached\n"
 
 
-@pytest.mark.parametrize(("option", "count"), [((), 0), (("--mixup", "1"), 12)])
-def test_mixup_reaches_the_samples(option, count, small, tmp_path, at_once, monkeypatch):
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 12)])
+def test_mixup_reaches_the_samples(share, count, small, tmp_path, at_once, monkeypatch):
     """In three of four steps of four images: it ends with the last third of the run."""
     mixed = []
     monkeypatch.setattr("detseg.train.sampler.mixup", lambda *pair: mixed.append(1) or mixup(*pair))
-    monkeypatch.setattr("detseg.cli.train._run", lambda config, train, show: train(config) and 0)
-    words = ("--data", str(small), "--output", str(tmp_path / "run"), *QUICK[:6], "--batch-size", "4", "--epochs", "2")
-    assert main(["train", "detector", *words, *option]) == 0
-    assert len(mixed) == count + (8 if count else 0), "and all those that are drawn before training"
+    words = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "batch_size": 4, "epochs": 2}
+    train(TrainDetector(data=small, output=tmp_path / "run", mixup=share, **words))
+    assert len(mixed) == count
 
 
 def form(kind, source, folder):
@@ -471,7 +470,7 @@ def test_ctrl_c_before_training_prints_no_traceback(monkeypatch, capsys):
     def interrupted(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detseg.cli.train.run_detector", interrupted)
+    monkeypatch.setattr("detseg.cli.train.run", interrupted)
     assert main(["train", "detector", "--data", "x"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -480,14 +479,14 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
     def broken(config):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr("detseg.cli.train.run_detector", broken)
+    monkeypatch.setattr("detseg.cli.train.run", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         main(["train", "detector", "--data", "x"])
 
 
 def test_the_demo_draws_and_trains(tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("detseg.cli.train.run_detector", lambda config: seen.append(config) or 0)
+    monkeypatch.setattr("detseg.cli.train.run", lambda config: seen.append(config) or 0)
     (tmp_path / "detector-1").mkdir()
     words = ["demo", "--output", str(tmp_path), "--images", "2", "--minutes", "0.1", "--seed", "3"]
     assert main(words) == 0
@@ -501,7 +500,7 @@ def test_the_demo_draws_and_trains(tmp_path, monkeypatch, capsys):
 
 def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("detseg.cli.train.run_segmenter", lambda config: seen.append(config) or 0)
+    monkeypatch.setattr("detseg.cli.train.run", lambda config: seen.append(config) or 0)
     assert main(["demo", "--task", "segmenter", "--output", str(tmp_path), "--images", "1"]) == 0
     (config,) = seen
     assert config.output == tmp_path / "segmenter-1"

@@ -321,7 +321,7 @@ def test_mistakes_are_told_in_a_line(crops, tmp_path, monkeypatch, capsys, argum
     [
         ("--data D --split 0.5 0.5", "D: is divided already, into train, val; leave out --split"),
         ("--train D/train --val D/val --split-seed 3", "--split-seed: for --data that are not divided; leave it out"),
-        ("--data FEW", "FEW: the val split has no images to judge a model by"),
+        ("--data FEW", "FEW: the val split has no images to evaluate a model on"),
     ],
 )
 def test_divisions_that_come_to_nothing_are_told(crops, tmp_path, capsys, data, message):

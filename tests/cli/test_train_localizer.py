@@ -179,7 +179,7 @@ def test_objects_everywhere_leave_nothing_to_learn_of_objectness(boxes, tmp_path
     run = train(config(folder, tmp_path, objectness=True))
     learnt, judged = [record.getMessage() for record in caplog.records if "in every image" in record.getMessage()]
     assert learnt.startswith(f"{folder}/train.json: ") and "learns nothing" in learnt and "detseg windows" in learnt
-    assert judged.startswith(f"{folder}/val.json: ") and "cannot be judged" in judged and "mean IoU" in judged
+    assert judged.startswith(f"{folder}/val.json: ") and "cannot be measured" in judged and "mean IoU" in judged
     assert "objectness" not in run.metrics.figures() and run.metrics.mean_iou > 0
     row = (run.folder / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "mean_iou" in row and "objectness" not in row and "loss_objectness" in row

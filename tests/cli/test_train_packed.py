@@ -147,7 +147,7 @@ def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
 @pytest.mark.parametrize("task", TASKS)
 def test_two_files(task, small, masked, tmp_path, at_once):
     """One of training and one of validation images, of other sizes and other names of the splits."""
-    (train, config, _), settings = TASKS[task], SETTINGS | {"epochs": 1}
+    (config, _), settings = TASKS[task], SETTINGS | {"epochs": 1}
     splits = read_mask_dataset(masked) if task == "segmenter" else read_dataset(small)
     write_pack(tmp_path / "a.h5", {"train": splits["train"]}, SIZE)
     write_pack(tmp_path / "b.h5", {"all": splits["val"]}, 48)

@@ -217,7 +217,7 @@ def test_evaluate_says_what_cannot_slide(localizer, windows, run, boxes, segment
         ([str(localizer), "--slide"], "was validated on windows of 64 px"),
         ([str(localizer), "--slide", "--long-side", "0", *truth], "long_side must be at least 1 pixel"),
         ([str(localizer), "--long-side", "500", *truth], "there is no --long-side; leave it out"),
-        ([str(segmenter.folder), "--slide"], "masks are judged, for which there is no --slide"),
+        ([str(segmenter.folder), "--slide"], "masks are evaluated, for which there is no --slide"),
     ):
         assert main(["evaluate", "--detections", *words]) == 1
         assert message in capsys.readouterr().err

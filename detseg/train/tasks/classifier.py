@@ -176,6 +176,10 @@ class ClassifierTask(Task):
         images = (dataset.images[i] for i in indices)
         return classify(model, images, self.config.size, ten_crop=self.config.ten_crop)
 
+    def joined(self, kept: list[Any]) -> NDArray[np.float32]:
+        """(N, K) class probabilities."""
+        return np.array(kept, np.float32)
+
     def target(self, dataset: ClassificationDataset, index: int) -> int:
         """The label."""
         return int(dataset.labelled.labels[index])
@@ -204,10 +208,10 @@ def _refuse_idle_shares(config: Any) -> None:
         raise ValueError(f"{config.data}: is divided already, into {', '.join(splits)}; leave out {', '.join(asked)}")
 
 
-def load_labelled_data(config: Any, console: Console, *, judged: str = "val") -> dict[str, LabelledImages]:
+def load_labelled_data(config: Any, console: Console, *, evaluated: str = "val") -> dict[str, LabelledImages]:
     """The images of a run: "train", "val" and, where there is one, "test".
 
-    Training images and those of the split `judged` are checked, and mended if asked for; others are as read.
+    Training images and those of the split `evaluated` are checked, and repaired if asked for; others are as read.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
@@ -221,12 +225,14 @@ def load_labelled_data(config: Any, console: Console, *, judged: str = "val") ->
             for path, split in ((config.train, "train"), (config.val, "val"))
         )
         splits = {"train": train, "val": matched_to(train.categories, val)}
-    if judged in splits and not len(splits[judged]):
-        raise ValueError(f"{splits[judged].source}: the {judged} split has no images to judge a model by; add some")
+    if evaluated in splits and not len(splits[evaluated]):
+        raise ValueError(
+            f"{splits[evaluated].source}: the {evaluated} split has no images to evaluate a model on; add some"
+        )
     check = partial(checked, repairing=config.repair, print_line=partial(print_line, console))
     splits["train"] = check(splits["train"], None)
-    if judged in splits and judged != "train":
-        splits[judged] = check(splits[judged], splits["train"])
+    if evaluated in splits and evaluated != "train":
+        splits[evaluated] = check(splits[evaluated], splits["train"])
     return splits
 
 
@@ -258,7 +264,7 @@ def open_labelled(data: LabelledImages, size: int, what: str, console: Console) 
 
 
 def print_labelled_data(console: Console, splits: Mapping[str, LabelledImages]) -> None:
-    """Say how much there is of each split, and which label each class gets."""
+    """Print how much there is of each split, and which label each class gets."""
     train, val = splits["train"], splits["val"]
     line = f"training on {len(train)} images of {len(train.categories)} classes, validating on {len(val)}"
     if len(splits.get("test", ())):

@@ -76,7 +76,7 @@ class DetectorTask(Task):
         train, val = load_data(self.config, self.console)
         if val.iscrowd.all():
             raise ValueError(
-                f"{val.source}: there are no objects to evaluate a model by in {len(val)} images; validate on images "
+                f"{val.source}: there are no objects to evaluate a model on in {len(val)} images; validate on images "
                 "with objects"
             )
         print_data(self.console, train, val)

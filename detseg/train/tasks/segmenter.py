@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from detseg.metrics.segmentation import FIGURES
 from detseg.models import load_model
 from detseg.predict.segmenter import segment
 from detseg.segment import FCN, IGNORE_INDEX
+from detseg.segment.decoder import DECODERS
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import open_images, own_split
 from detseg.train.sampler import TrainingSamples
@@ -67,6 +68,15 @@ class SegmenterOptions(TrainAnnotated):
     """Run of a coarser FCN (--strides 32 or 16 32) to start from; new skip connections start at zero."""
     repair: bool = False
     """Leave out images and masks that cannot be used, and list them; otherwise errors stop."""
+
+    def check(self) -> Self:
+        """Raise ValueError where options contradict each other or make no sense; returns itself."""
+        super().check()
+        decoder = DECODERS.get(getattr(self, "decoder", ""))
+        if self.start_from is not None and decoder is not None and not decoder.extends:
+            able = ", ".join(name for name, other in DECODERS.items() if other.extends)
+            raise ValueError(f"--start-from is for --decoder {able}, whose coarser forms are parts of the finer ones")
+        return self
 
 
 class SegmenterTask(Task):

@@ -27,7 +27,7 @@ BATCH = 32
 
 
 def resolve(process: Process, train: ClassificationDataset, architecture: Mapping[str, Any]) -> Any:
-    """The settings, with what the strategy decides filled in; says which one it is and why.
+    """The settings, with what the strategy decides filled in; prints which one it is and why.
 
     What was given is kept. A resumed run has everything filled in already.
 
