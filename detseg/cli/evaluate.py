@@ -182,7 +182,7 @@ def settings_of(folder: Path) -> Any:
     if settings is None:
         raise ValueError(
             f"{folder}: what its model was validated on is not known (config.json is missing); name the images to "
-            "evaluate by with --ground-truth"
+            "evaluate on with --ground-truth"
         )
     return settings
 

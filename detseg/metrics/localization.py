@@ -33,7 +33,7 @@ FIGURES: list[Figure] = [
     ),
     Figure("quality", "quality", "mean of mean IoU and objectness", attrgetter("quality")),
 ]
-_OF_PRESENCE = ("objectness", "quality")  # only where images without an object were evaluated too
+OF_PRESENCE = ("objectness", "quality")  # only where images without an object were evaluated too
 
 _NOTHING, _CROWD = -1, -2  # in place of the true label: no objects at all, nothing but crowd regions
 
@@ -87,7 +87,7 @@ class LocalizationMetrics:
 
     def shown(self) -> list[Figure]:
         """`FIGURES`, those of objectness where it was judged."""
-        return [f for f in FIGURES if f.name not in _OF_PRESENCE or not math.isnan(self.objectness)]
+        return [f for f in FIGURES if f.name not in OF_PRESENCE or not math.isnan(self.objectness)]
 
     def figures(self) -> dict[str, float]:
         """The figures by name."""

@@ -46,7 +46,7 @@ class Task(ABC):
     """As in `detseg train NAME`."""
     Options: ClassVar[type[Any]]
     """The dataclass of the task's options, those of the models apart."""
-    FIGURES: ClassVar[list[Figure]]
+    FIGURES: list[Figure]
     """What is logged at each validation."""
     columns: ClassVar[Mapping[str, str]] = {}
     """What figures are called in metrics.csv, where that is not their name."""

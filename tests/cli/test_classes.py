@@ -220,7 +220,7 @@ def test_a_localizer_is_judged_by_the_images_and_figures_of_its_training(world, 
     printed = capsys.readouterr()
     assert "1 images without an object are left out" in printed.err.replace("\n", " ")
     text = " ".join(printed.out.split())
-    assert text.index("Localisation, one object in each of 4 images") < text.index("Average precision and recall")
+    assert text.index("images with an object: 4") < text.index("Average precision and recall")
     with table.open() as file:
         everything, *classes = csv.DictReader(file)
     assert float(everything["mean_iou"]) == found["localization"]["mean_iou"]

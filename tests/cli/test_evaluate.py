@@ -244,7 +244,7 @@ def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
     (two / "val.json").rename(two / "test.json")
     for options, message in (
         ({"detections": run.folder, "split": "test"}, "small: has no split 'test' for --split; found: train, val"),
-        ({"detections": apart, "split": "test"}, "apart: was trained with --train and --val.* by --ground-truth"),
+        ({"detections": apart, "split": "test"}, "apart: was trained with --train and --val.* with --ground-truth"),
         ({"detections": run.folder, "ground_truth": two}, "two: holds the splits train, test; choose one with --split"),
         (files | {"split": "val"}, r"detections\.json: is evaluated by one file of ground truth; leave out --split"),
     ):

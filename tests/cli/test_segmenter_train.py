@@ -206,7 +206,7 @@ def test_mask_files_that_do_not_fit_are_named(masked, tmp_path, capsys):
         ("--data D --strides 0 8", "not 0 8; 8 do"),
         ("--data D --atrous --strides 8 16 32", "which --strides has already; give --strides 8 32"),
         ("--data D --weights nowhere.pth", "no file of weights at nowhere.pth"),
-        ("--data D --images D", "says itself where its images are; --images is for COCO and VOC"),
+        ("--data D --images D", "says itself where its images are; leave --images out"),
         ("--data D --val-share 0.2", "is divided already, into train, val; leave out --val-share"),
     ],
 )

@@ -150,7 +150,7 @@ def test_objectness_is_judged_and_decides_on_the_best_model(half, tmp_path, at_o
     assert best["quality"] == max(row["quality"] for row in rows)
     assert best["objectness"] in [row["objectness"] for row in rows] and 0 <= best["objectness"] <= 1
     out = capsys.readouterr().out
-    assert "Localisation, one object in each of 3 images, none in 2" in " ".join(out.split())
+    assert "images with an object: 3, without: 2" in " ".join(out.split())
     assert f"objectness {best['objectness']:.3f}" in " ".join(re.sub("[│┃]", " ", out).split())
     assert "objectness" in (folder / "report.html").read_text()
     assert "--objectness" not in caplog.text, "there is nothing to warn of"

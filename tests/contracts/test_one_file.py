@@ -177,7 +177,7 @@ def test_the_names_are_in_help_and_messages(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "detector", "--model", "toy", "--help"])
     told = capsys.readouterr().out
-    assert "--stride" in told and "--anchors" not in told
+    assert "--stride" in told and "--anchors INT" not in told
     with pytest.raises(SystemExit, match="no model is named 'toys'; did you mean toy"):
         main(["train", "detector", "--model", "toys", "--data", "x"])
     assert main(["evaluate", "--detections", str(tmp_path / "nothing.json"), "--ground-truth", "x"]) == 1

@@ -16,7 +16,7 @@ from detseg.console import print_line
 from detseg.data.annotations import Annotations
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset, collate
-from detseg.metrics.localization import FIGURES, LocalizationEvaluator
+from detseg.metrics.localization import FIGURES, OF_PRESENCE, LocalizationEvaluator
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data
 from detseg.train.sampler import TrainingSamples
@@ -88,6 +88,8 @@ class LocalizerTask(Task):
         train, val = (chosen_images(data, self.config, self.console) for data in load_data(self.config, self.console))
         print_data(self.console, train, val)
         self._with_objectness = self.config.objectness and can_measure_objectness(train, val)
+        if not self._with_objectness:
+            self.FIGURES = [figure for figure in FIGURES if figure.name not in OF_PRESENCE]
         return train, val
 
     def open(self, data: Annotations, split: str) -> DetectionDataset:
