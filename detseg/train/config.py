@@ -110,6 +110,11 @@ class TrainConfig:
     def check_model(self) -> None:
         """Raise ValueError where the options of the model make no sense; a model with options has its own."""
 
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Options as they are today, of those that an earlier version saved."""
+        return content
+
     def save(self, folder: Path) -> None:
         """Write `config.json`, with absolute paths: the run may be resumed from another working directory.
 
@@ -172,6 +177,7 @@ def load_config(folder: Path, task: str | None = None) -> Any:
     try:
         content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         kind = config_for(content.pop("task", task), content.get("model"))
+        content = kind.upgraded(content)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not the settings of a run ({error})") from error
     if unknown := set(content) - {f.name for f in fields(kind)}:

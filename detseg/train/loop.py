@@ -327,7 +327,9 @@ class Trainer:
             raise ValueError(
                 f"this run was started with {state['world']} processes; resume it with as many, not {self._world}"
             )
-        changed = [part for part, mark in self.fingerprint.items() if state["fingerprint"].get(part) != mark]
+        # Early states say "pictures".
+        saved = {part.replace("pictures", "images"): mark for part, mark in state["fingerprint"].items()}
+        changed = [part for part, mark in self.fingerprint.items() if saved.get(part) != mark]
         if changed:
             raise ValueError(
                 f"the {' and the '.join(changed)} have changed since this run was started; put them back, or start a "

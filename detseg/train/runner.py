@@ -130,7 +130,6 @@ def make_trainer(
     progress = Progress(0, None) if head_only else _length(config, len(samples), this.accelerator.num_processes)
     if not head_only:
         _print_plan(this, freeze, len(stages), run.folder)
-    frozen = freeze_stages(stages, freeze)
     groups = parameter_groups(
         model,
         lr=LR if config.lr is None else config.lr,
@@ -138,6 +137,7 @@ def make_trainer(
         backbone_lr=BACKBONE_LR if config.backbone_lr is None else config.backbone_lr,
         stage_decay=1.0 if config.stage_decay is None else config.stage_decay,
     )
+    frozen = freeze_stages(stages, freeze)  # after the groups: a state holds all parameters, however many are frozen
     optimizer = create_optimizer(config.optimizer, groups)
     batches = Batches(
         samples,

@@ -86,6 +86,17 @@ class ClassifierOptions(TrainConfig):
     ten_crop: bool = False
     """Evaluate on the average of ten crops (corners and centre, and mirrored): ten times slower."""
 
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """With `flip` of its own, which once was among the augmentations."""
+        names = content.get("augment")
+        if names is None or "flip" in content:
+            return content
+        flip = {(True, True): "both", (True, False): "horizontal", (False, True): "vertical"}.get(
+            ("flip" in names, "flip-vertical" in names), "none"
+        )
+        return content | {"flip": flip, "augment": [name for name in names if not name.startswith("flip")]}
+
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         super().check()
