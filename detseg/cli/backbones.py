@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from detseg.backbones.summary import NetworkSummary
@@ -51,26 +50,26 @@ def run(config: Backbones) -> int:
         ValueError: nothing matches, or the limit is below 1.
     """
     from rich.console import Console
-    from rich.progress import track
 
     from detseg.backbones.network import OWN_NETWORKS
     from detseg.backbones.summary import match_networks, summarise_network
+    from detseg.console import print_line, track
 
     if config.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {config.limit}")
     console = Console()
     names = match_networks(config.pattern) if config.pattern else list(OWN_NETWORKS)
     shown = names[: config.limit]
-    waiting = track(shown, "looking", console=console, transient=True, disable=config.json or not console.is_terminal)
-    rows = [summarise_network(name) for name in waiting]
+    progress = Console(quiet=True) if config.json else console
+    rows = [summarise_network(name) for name in track(shown, len(shown), what="looking", console=progress)]
     if config.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
     console.print(_table(rows))
     if len(shown) < len(names):
-        _say(console, f"and {len(names) - len(shown)} more: narrow the pattern, or raise --limit")
+        print_line(console, f"and {len(names) - len(shown)} more: narrow the pattern, or raise --limit")
     if not config.pattern:
-        _say(console, _overview())
+        print_line(console, _overview())
     return 0
 
 
@@ -114,7 +113,3 @@ def _overview() -> str:
         f"These are detseg's own. With timm's and torchvision's there are {len(list_backbones())}, most of these "
         f"families: {largest}. A part of a name lists its networks: detseg backbones resnet"
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from detseg.cli.images import free_names, listed_images
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -55,7 +57,6 @@ def run(config: Explain) -> int:
     from rich.console import Console
 
     from detseg.console import print_line
-    from detseg.data.formats.locate import list_images
     from detseg.data.images import read_image
     from detseg.predict.explain import explain, find_labels
     from detseg.report.pages.explanation import PARTS, write_explanation
@@ -63,10 +64,15 @@ def run(config: Explain) -> int:
     from detseg.visualize.heat import filter_sheet
 
     console = Console()
-    paths = [Path(p) for given in config.sources for p in (list_images(given) if given.is_dir() else [str(given)])]
+    paths = listed_images(config.sources)
     if not paths:
         raise ValueError("name images, or folders of images, after the run or network")
-    pages = _pages(paths, config.output, list(PARTS))
+
+    def files(name: str) -> dict[Path, str]:
+        parts = (config.output / name / part for part in PARTS)
+        return dict.fromkeys((config.output / f"{name}.jpg", config.output / "filters.png", *parts), "an explanation")
+
+    pages = [config.output / f"{name}.jpg" for name in free_names(paths, files)]
     predictor = _load(config)
     predictor.to(PartialState().device if config.device == "auto" else config.device)
     labels = find_labels(predictor.names, config.classes) if config.classes else None
@@ -97,23 +103,6 @@ def _load(config: Explain) -> Predictor:
     if Path(config.model).name != config.model or Path(config.model).exists():
         raise ValueError(f"{config.model}: no such run; give the folder of a run, or the name of a network")
     return load_network(config.model, config.weights)
-
-
-def _pages(images: Sequence[Path], folder: Path, parts: Sequence[str]) -> list[Path]:
-    """Where the page of each image goes; equal names from several folders are numbered."""
-    originals = {image.resolve() for image in images}
-    taken: set[str] = set()
-    pages = []
-    for image in images:
-        name, number = image.stem, 2
-        while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
-            name, number = f"{image.stem}-{number}", number + 1
-        taken.add(name.lower())
-        pages.append(folder / f"{name}.jpg")
-        for file in (pages[-1], folder / "filters.png", *(folder / name / part for part in parts)):
-            if file.resolve() in originals:
-                raise ValueError(f"{file} would be overwritten by an explanation; give another --output")
-    return pages
 
 
 def _table(seen: Explanation, names: Sequence[str]) -> Table:

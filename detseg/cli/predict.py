@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from detseg.cli.images import free_names, listed_images
 from detseg.options import given
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ def run(config: Predict) -> int:
         reader.finish()
         return 0
     segments = isinstance(model, Segmenter)
-    targets = _targets(images, config.output, {".jpg": "drawing"} | ({".png": "mask"} if segments else {}))
+    endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments else {})
+    names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
+    targets = [config.output / f"{name}.jpg" for name in names]
     _refuse_taken(targets, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
@@ -160,10 +163,9 @@ def _check_options(config: Predict, model: Predictor) -> None:
 def _images(config: Predict) -> tuple[list[Path], list[int]]:
     """The images to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
     from detseg.data.base import refuse_pack
-    from detseg.data.formats.locate import list_images
     from detseg.train.data import read_split
 
-    paths = [Path(p) for given in config.sources for p in (list_images(given) if given.is_dir() else [str(given)])]
+    paths = listed_images(config.sources)
     if config.sources and not paths:
         raise ValueError(f"no images in {', '.join(map(str, config.sources))}")
     if config.image_ids is None:
@@ -181,25 +183,6 @@ def _images(config: Predict) -> tuple[list[Path], list[int]]:
     if missing:
         raise ValueError(f"{config.image_ids}: does not list {missing[0]} ({len(missing)} images are not in it)")
     return paths, [known[path.resolve()] for path in paths]
-
-
-def _targets(images: Sequence[Path], folder: Path, written: Mapping[str, str]) -> list[Path]:
-    """A free name in the output folder for each image, with the first of the endings that are written (and what is
-    written so); equal names from several folders are numbered."""
-    originals = {image.resolve() for image in images}
-    taken: set[str] = set()
-    targets = []
-    for image in images:
-        name, number = image.stem, 2
-        while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
-            name, number = f"{image.stem}-{number}", number + 1
-        taken.add(name.lower())
-        files = {folder / f"{name}{ending}": what for ending, what in written.items()}
-        targets.append(next(iter(files)))
-        for file, what in files.items():
-            if file.resolve() in originals:
-                raise ValueError(f"{file} would be overwritten by a {what}; give another --output")
-    return targets
 
 
 def _refuse_taken(targets: Sequence[Path], *, segments: bool) -> None:
