@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -27,50 +26,12 @@ from detseg.train.sampler import Batch, Batches, Progress, groups_of
 from detseg.train.signals import Stop
 from detseg.train.watch import FiniteWatch
 
+if TYPE_CHECKING:
+    from detseg.train.log import RunLog
+    from detseg.train.task import Run
+
 # Losses are read from a GPU, and processes agree on stopping, only every so many steps: each time all must wait.
 CHECK_EVERY = 10
-
-
-class Log(Protocol):
-    """Where a trainer logs, entered while it runs; see `detseg.train.log.RunLog`."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *error: Any) -> None: ...
-
-    def step(self, step: int, fraction: float, losses: Mapping[str, float], images: int) -> None:
-        """After a step whose losses were read."""
-
-    def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
-        """After a validation that took so many seconds: epoch, step, seconds, lr, losses and metrics."""
-
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after a step: the run resumes there."""
-
-
-class Trained(Protocol):
-    """What a trainer knows of the run; see `detseg.train.task.Run`."""
-
-    folder: Path
-
-    @property
-    def goal(self) -> str:
-        """The column of the figure that decides which model is the best."""
-
-    def validate(self, model: nn.Module, accelerator: Accelerator) -> Mapping[str, float]:
-        """The figures of a model by column."""
-
-    def describe(self, row: Mapping[str, float]) -> Mapping[str, Any]:
-        """The content of `model.json`, from the row of the validation that found the best model so far."""
-
-    def keep_latest(self) -> None:
-        """What was validated last is the best so far."""
-
-    def fingerprint(self) -> Mapping[str, str]:
-        """Marks of the parts of the data, by what they are called; a run only resumes with the same."""
-
-    def image_names(self) -> Sequence[str]:
-        """Of the training images, for messages."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +59,16 @@ class Settings:
 
 @dataclass
 class Trainer:
-    """The loop of a run: model, optimizer and batches, how far it is, and where it is logged and saved.
-
-    The model returns losses for (images, targets) and predictions for (images).
-    """
+    """The loop of a run: `job` says where it is saved and how it is validated, `log` is told how it goes."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     batches: Batches
-    job: Trained
+    job: Run
     progress: Progress
     settings: Settings
     accelerator: Accelerator
-    log: Log
+    log: RunLog
     best: float = field(default=-1.0, init=False)
     interrupted: bool = field(default=False, init=False)
 
