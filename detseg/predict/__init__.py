@@ -11,10 +11,9 @@ from pathlib import Path
 
 from detseg.models import load_model
 from detseg.predict.classifier import Classification, ImageClassifier, classify
-from detseg.predict.detector import Detector, detect
+from detseg.predict.detector import Detector, SlidingDetector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
-from detseg.predict.sliding import SlidingDetector
 from detseg.tasks import part, task_of
 
 __all__ = [
