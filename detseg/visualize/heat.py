@@ -12,23 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, scaled, sheet_letter_size
-from detseg.visualize.text import (
-    Color,
-    Image,
-    checked_image,
-    fit_text,
-    letter_size,
-    paste,
-    text_mask,
-    text_patch,
-)
+from detseg.visualize.text import Color, Image, checked_image, fit_text, letter_size, paste, text_mask, text_patch
 
 Box = tuple[float, float, float, float]
 Floats = NDArray[np.floating]
 
 WIDTH = 1280
 TEXT = 400  # letters and gaps are those of sheets with tiles of this width
-GAP = TEXT // 40
+GAP, SIZE = TEXT // 40, sheet_letter_size(TEXT)
 HEAT, VALUES = cv2.COLORMAP_INFERNO, cv2.COLORMAP_VIRIDIS
 # So much of the image the strongest heat hides, from this share of the highest heat on.
 OPACITY, FULL_FROM = 0.72, 0.6
@@ -104,29 +95,21 @@ def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = No
 def heat_sheet(
     image: Image, heat: Sequence[Floats], captions: Sequence[str], area: Box | None = None, *, note: str = ""
 ) -> Image:
-    """An image as it is, then with the heat of each class.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        heat: (h, w) of each class.
-        captions: a line for each.
-        area: as in `draw_heat`.
-        note: more on the heading.
-    """
+    """An image (H, W, 3) as it is, then with the heat (h, w) of each class; `area` is that of `draw_heat`."""
     check_count("captions", captions, len(heat), of="classes")
     columns = min(3, len(heat) + 1)
     tile = _tile(3)
     small, factor_x, factor_y = scaled(checked_image(image), tile)
     place = None if area is None else (area[0] * factor_x, area[1] * factor_y, area[2] * factor_x, area[3] * factor_y)
     cells = [small, *(draw_heat(small, one, place) for one in heat)]
-    title = _heading("What speaks for each class", note, legend=_legend(_size(), HEAT, "little", "much"))
+    title = _heading("What speaks for each class", note, legend=_legend(SIZE, HEAT, "little", "much"))
     return stack([title, grid(cells, columns, tile, ["the image", *captions], text=TEXT)])
 
 
 def class_bars(names: Sequence[str], scores: Sequence[float]) -> Image:
     """A bar for the probability of each class."""
     check_count("scores", scores, len(names), of="names")
-    size = _size()
+    size = SIZE
     line = text_mask("", size).shape[0]
     left, right = round(WIDTH * 0.4), WIDTH - GAP - text_mask("100.0 %", size).shape[1] - GAP
     rows = [np.full((0, WIDTH, 3), PAPER, np.uint8)]
@@ -144,33 +127,25 @@ def class_bars(names: Sequence[str], scores: Sequence[float]) -> Image:
 
 
 def map_sheet(stages: Sequence[tuple[str, Floats]]) -> Image:
-    """Feature maps, a row for each stage, each map from its lowest value to its highest.
-
-    Args:
-        stages: a line on each, and its maps (M, h, w).
-    """
+    """Feature maps, a row for each stage (a line on it, its maps (M, h, w)), from the lowest value to the highest."""
     most = max((len(maps) for _, maps in stages), default=1)
     tile = _tile(max(most, 4))
-    legend = _legend(_size(), VALUES, "its lowest value", "its highest")
+    legend = _legend(SIZE, VALUES, "its lowest value", "its highest")
     strips = [_heading("What the feature maps of each stage show", "", legend=legend)]
     for caption, maps in stages:
         strips.append(_line(caption, QUIET))
-        cells = [_enlarged(value_colors(_stretched(one)), tile) for one in maps]
+        cells = [scaled(value_colors(_stretched(one)), tile, cv2.INTER_NEAREST_EXACT)[0] for one in maps]
         strips.append(grid(cells, max(1, len(cells)), tile, None, text=TEXT))
     return stack(strips)
 
 
 def filter_sheet(filters: Floats) -> Image:
-    """The kernels of a first layer as tiny images: grey is 0, bright red wants red.
-
-    Args:
-        filters: (O, 3, kh, kw).
-    """
+    """The kernels (O, 3, kh, kw) of a first layer as tiny images: grey is 0, bright red wants red."""
     highest = np.abs(filters).max((1, 2, 3), keepdims=True)
     values = 0.5 + 0.5 * filters / np.maximum(highest, 1e-12)
     pictures = np.rint(values.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     tile = _tile(FILTER_COLUMNS)
-    cells = [_enlarged(picture, tile) for picture in pictures]
+    cells = [scaled(picture, tile, cv2.INTER_NEAREST_EXACT)[0] for picture in pictures]
     note = f"{len(filters)} of {filters.shape[3]} × {filters.shape[2]} pixels; grey is 0"
     heading = _heading("The filters that look at the image itself", note)
     return stack([heading, grid(cells, FILTER_COLUMNS, tile, None, text=TEXT)])
@@ -188,7 +163,7 @@ def stack(strips: Sequence[Image]) -> Image:
 
 def title_strip(title: str, remark: str) -> Image:
     """What a page is about, in large letters, and a quieter line below."""
-    large = round(1.6 * _size())
+    large = round(1.6 * SIZE)
     text = text_patch(fit_text(title, large, WIDTH - 2 * GAP), large, INK, PAPER)
     strip = np.full((text.shape[0] + 2 * GAP, WIDTH, 3), PAPER, np.uint8)
     paste(strip, text, GAP, 2 * GAP)
@@ -196,7 +171,7 @@ def title_strip(title: str, remark: str) -> Image:
 
 
 def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
-    size = round(1.2 * _size())
+    size = round(1.2 * SIZE)
     room = WIDTH - 3 * GAP - (0 if legend is None else legend.shape[1] + 2 * GAP)
     words = text_patch(fit_text(text, size, room), size, INK, PAPER)
     strip = np.full((words.shape[0] + 3 * GAP, WIDTH, 3), PAPER, np.uint8)
@@ -204,7 +179,7 @@ def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
     rest = room - words.shape[1] - 2 * GAP
     bottom = 2 * GAP + words.shape[0]
     if note and rest > 0:
-        quiet = text_patch(fit_text(note, _size(), rest), _size(), QUIET, PAPER)
+        quiet = text_patch(fit_text(note, SIZE, rest), SIZE, QUIET, PAPER)
         paste(strip, quiet, 3 * GAP + words.shape[1], bottom - quiet.shape[0])
     if legend is not None:
         paste(strip, legend, WIDTH - GAP - legend.shape[1], bottom - legend.shape[0])
@@ -212,7 +187,7 @@ def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
 
 
 def _line(text: str, color: Color) -> Image:
-    patch = text_patch(fit_text(text, _size(), WIDTH - 2 * GAP), _size(), color, PAPER)
+    patch = text_patch(fit_text(text, SIZE, WIDTH - 2 * GAP), SIZE, color, PAPER)
     strip = np.full((patch.shape[0] + GAP, WIDTH, 3), PAPER, np.uint8)
     paste(strip, patch, GAP, GAP)
     return strip
@@ -227,22 +202,9 @@ def _legend(size: int, scale: int, low: str, high: str) -> Image:
     return np.hstack([words[0], middle, words[1]])
 
 
-def _size() -> int:
-    return sheet_letter_size(TEXT)
-
-
 def _tile(columns: int) -> int:
     """Width of each of so many tiles side by side."""
     return (WIDTH - GAP) // columns - GAP
-
-
-def _enlarged(image: Image, tile: int) -> Image:
-    """As large as fits a tile, its cells still cells."""
-    if max(image.shape[:2]) >= tile:
-        return scaled(image, tile)[0]
-    factor = tile / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def _stretched(values: Floats) -> Floats:

@@ -5,12 +5,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from detseg.visualize.text import Color, Image, checked_image, fit_text, paste, text_mask, text_patch
 
 PAPER: Color = (250, 250, 248)
 INK: Color = (34, 34, 34)
 QUIET: Color = (110, 110, 110)
+
+Entry = tuple[ArrayLike | None, str]  # of a legend: an RGB colour and what it means; a remark has no colour
 
 
 def contact_sheet(
@@ -32,14 +35,14 @@ def check_count(name: str, values: Sequence[Any] | None, count: int, of: str = "
         raise ValueError(f"there are {count} {of} but {len(values)} {name}: give one for each")
 
 
-def scaled(image: Image, tile: int) -> tuple[Image, float, float]:
+def scaled(image: Image, tile: int, enlarging: int = cv2.INTER_CUBIC) -> tuple[Image, float, float]:
     """The image scaled so that its long side is `tile`, with the factors of x and y."""
     height, width = image.shape[:2]
     if height == 0 or width == 0:
         raise ValueError(f"an image of {width} x {height} pixels cannot be shown")
     factor = tile / max(height, width)
     w, h = max(1, round(width * factor)), max(1, round(height * factor))
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    method = cv2.INTER_AREA if factor < 1 else enlarging
     resized = image.copy() if factor == 1 else cv2.resize(image, (w, h), interpolation=method)
     return resized.astype(np.uint8, copy=False), w / width, h / height
 
@@ -50,10 +53,10 @@ def grid(
     width: int,
     captions: Sequence[str] | None,
     *,
-    header: Image | None = None,
+    legend: Sequence[Entry] | None = None,
     text: int | None = None,
 ) -> Image:
-    """Cells at most `width` wide in rows on paper, each centred over its caption, under an optional header.
+    """Cells at most `width` wide in rows on paper, each centred over its caption, under an optional legend.
 
     Letters and gaps follow `text`, the width of one image (default `width`).
     """
@@ -61,7 +64,7 @@ def grid(
     size = sheet_letter_size(text or width)
     columns = min(columns, max(1, len(cells)))
     sheet_width = columns * (width + gap) + gap
-    strips = [] if header is None else [header]
+    strips = [] if legend is None else [legend_strip(legend, columns * width, size)]
     if not cells:
         strips.append(text_patch(fit_text("no images", size, width), size, QUIET, PAPER))
     for start in range(0, len(cells), columns):
@@ -85,8 +88,8 @@ def grid(
     return sheet
 
 
-def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: int) -> Image:
-    """Words with the colours they explain, side by side on as many lines as they need; None is a remark."""
+def legend_strip(entries: Sequence[Entry], width: int, size: int) -> Image:
+    """Words with the colours they explain, side by side on as many lines as they need."""
     height, square = text_mask("", size).shape[0], round(size * 0.8)
     rows = [np.full((height, width, 3), PAPER, np.uint8)]
     x = 0
