@@ -15,7 +15,7 @@ from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
 from detseg.report.columns import Column, Confusions
 from detseg.report.pages.boxes import BoxPage
-from detseg.report.pages.html import Row, Table
+from detseg.report.pages.html import Table
 from detseg.report.pictures import SHOWN
 from detseg.report.plots.anchors import anchors_figure
 from detseg.report.plots.precision_recall import precision_recall_figure
@@ -85,7 +85,7 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
 
     def more_tables(self) -> list[Table]:
         """What the errors cost: the costliest kinds first, the totals last."""
-        rows = [Row(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
-        kinds = sorted(rows[:-2], key=lambda row: row.cells[0], reverse=True)
+        rows = [(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
+        kinds = sorted(rows[:-2], key=lambda row: row[2][0], reverse=True)
         note = "Gain in AP50 if the errors of one kind, and no others, were corrected."
         return [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]

@@ -37,12 +37,8 @@ def write_explanation(
     Args:
         seen: of `image`, with at least one class explained.
         image: (H, W, 3) uint8 RGB, the image as it is.
-        names: of the K classes.
         page: a path that ends in .jpg.
         title, remark: what stands above the page.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

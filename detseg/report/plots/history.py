@@ -1,4 +1,4 @@
-"""The course of a training run by epoch: losses, what validation found, learning rate."""
+"""The course of a training run by epoch, and what a learning-rate finder saw before it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from detseg.train.finder import RateCurve
+
 Line = tuple[str, str, str]  # column, name in the legend, colour
 
 _MOST_FIGURES = 2
@@ -28,11 +30,7 @@ def plot_history(csv_path: str | Path, path: str | Path, figures: Mapping[str, s
 
 
 def read_history(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a metrics.csv; empty cells are NaN.
-
-    Raises:
-        ValueError: if a cell is not a number (names file, line and column).
-    """
+    """The columns of a metrics.csv; empty cells are NaN, and one that is no number raises ValueError."""
     with Path(csv_path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns: dict[str, list[float]] = {name: [] for name in reader.fieldnames or ()}
@@ -51,8 +49,7 @@ def history_figure(history: Mapping[str, ArrayLike], figures: Mapping[str, str])
     """Loss and its parts, figures of validation and learning rate by epoch, under each other.
 
     Args:
-        history: columns (E,): `epoch`, `loss`, any `loss_*`, `lr` and figures. Missing columns and NaN are left out;
-            an epoch without a validation has NaN in the figures.
+        history: columns (E,): `epoch`, `loss`, any `loss_*`, `lr` and figures; missing ones and NaN are left out.
         figures: title of each figure by its column, the most important first; the first two with numbers are shown.
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in history.items()}
@@ -112,3 +109,19 @@ def _history_lines(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=8, ncols=2 if len(axes.lines) > 4 else 1)
+
+
+def plot_rates(curve: RateCurve, path: str | Path) -> Path:
+    """Write the loss over the learning rate, and where it falls fastest; returns the path."""
+    figure = new_figure(7.2, 3.6)
+    axes = add_axes(figure, "learning rate", "loss")
+    axes.plot(curve.rates, curve.losses, color=QUIET, lw=0.8, alpha=0.6, label="of each step")
+    axes.plot(curve.rates, curve.smooth, color=BLUE, lw=2, label="smoothed")
+    axes.axvline(curve.suggestion, color=ORANGE, lw=1.5)
+    axes.set_xscale("log")
+    low, high = float(curve.smooth.min()), float(np.max(curve.smooth))
+    margin = 0.15 * max(high - low, 1e-6)
+    axes.set_ylim(low - margin, high + margin)
+    axes.legend(frameon=False, fontsize=8)
+    set_title(axes, f"Learning rate {curve.suggestion:.2g}", "where the smoothed loss falls fastest")
+    return save(figure, path)
