@@ -1,9 +1,4 @@
-"""Trained models at work.
-
-model = detseg.load("runs/detector-1")
-(found,) = model.predict(["image.jpg"])
-found["boxes"], found["scores"], found["labels"]
-"""
+"""Trained models at work."""
 
 from __future__ import annotations
 
@@ -34,8 +29,7 @@ __all__ = [
 def load(run: str | Path) -> Predictor:
     """The model in a run folder, ready to predict; runs no code from the files.
 
-    Raises:
-        ValueError: there is no model in the folder, or it is damaged.
+    Raises ValueError if there is no model in the folder, or it is damaged.
     """
     model, description = load_model(run)
     predictor: Predictor = part(task_of(model.task), "predict")(model, description)

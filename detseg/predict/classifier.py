@@ -25,11 +25,9 @@ class Classification(NamedTuple):
 def classify(
     model: nn.Module, images: Iterable[NDArray[np.uint8]], size: int, *, batch_size: int = 16, ten_crop: bool = False
 ) -> Iterator[NDArray[np.float32]]:
-    """Class probabilities (K,) of images, in order, batch by batch.
+    """Class probabilities (K,) of images (H, W, 3) uint8 RGB, in order, batch by batch.
 
     Args:
-        model: gives logits; it is put into evaluation mode.
-        images: uint8 RGB (H, W, 3).
         size: of the square that is cut out of their middle.
         batch_size: squares at a time; ten crops of an image stay together.
         ten_crop: the mean over ten crops: corners and middle, mirrored too.
@@ -37,8 +35,8 @@ def classify(
     model.eval()
     views = 10 if ten_crop else 1
     cut = TenCrop(size) if ten_crop else ClassificationEval(size)
-    for batch in in_batches(images, (batch_size + views - 1) // views):
-        squares = np.concatenate([cut(image).reshape(views, size, size, 3) for image in batch])
+    for batch in in_batches(map(cut, images), (batch_size + views - 1) // views):
+        squares = np.stack(batch).reshape(-1, size, size, 3)
         probabilities = model(model_input(model, squares)).softmax(1)
         yield from probabilities.unflatten(0, (-1, views)).mean(1).cpu().numpy()
 

@@ -15,20 +15,12 @@ from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resiz
 from detseg.data.windows import FINEST
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
-from detseg.predict.predictor import Image, Predictor, in_batches, model_input, open_all
+from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
 
 
 @torch.inference_mode()
-def detect(
-    model: nn.Module, images: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]], size: int, *, batch_size: int = 8
-) -> Iterator[dict[str, Tensor]]:
-    """Detections of images, in order, batch by batch.
-
-    Args:
-        model: gives detections; it is put into evaluation mode.
-        images: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the
-            size that boxes are wanted in.
-        size: of the square that images are fitted into.
+def detect(model: nn.Module, images: Iterable[Sized], size: int, *, batch_size: int = 8) -> Iterator[dict[str, Tensor]]:
+    """Detections of images that are fitted into a square of side `size`, in order, batch by batch.
 
     Yields:
         ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,), ``labels`` (D,) and, of models that find them, ``masks``
@@ -44,6 +36,7 @@ def detect(
             if "masks" in found:
                 result["masks"] = original_masks(found["masks"], shown, wanted)
             yield result
+        batch.clear()  # not two batches of large images at a time
 
 
 def original_masks(masks: Tensor, shown: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
@@ -66,9 +59,7 @@ class Detector(Predictor):
     def predict(
         self, images: Sequence[Image], *, score_threshold: float = 0.3, batch_size: int = 8
     ) -> list[dict[str, NDArray[Any]]]:
-        """Find objects in images.
-
-        Detections below `score_threshold` are left out; 0.001 gives all that mAP is computed from.
+        """Objects in images: those with at least `score_threshold`; 0.001 gives all that mAP is computed from.
 
         Returns:
             For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32, ``labels`` (D,) int64
@@ -81,13 +72,13 @@ class Detector(Predictor):
         return results
 
     def _find(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[dict[str, Tensor]]:
-        sized = ((image, (image.shape[1], image.shape[0])) for image in images)
-        return detect(self.model, sized, self.size, batch_size=batch_size)
+        return detect(self.model, in_full_size(images), self.size, batch_size=batch_size)
 
 
 class SlidingDetector(Detector):
-    """A localizer, trained with objectness on windows, at work as a detector: a window slides over each image, from
-    one as a whole to small parts of it. Images come one by one, for each has a shape of its own.
+    """A localizer at work as a detector: a window slides over each image, from all of it to small parts of it.
+
+    Images come one by one, for each has a shape of its own.
 
     Args:
         localizer: what `detseg.load` gives for the run of a localizer.

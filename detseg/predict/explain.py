@@ -1,9 +1,4 @@
-"""Why a trained classifier says what it says of an image: probabilities, feature maps, Grad-CAM.
-
-model = load_network("tf_efficientnet_lite0")  # or detseg.load("runs/classifier-1")
-seen = explain(model, read_image("image.jpg"))
-seen.labels, seen.heat
-"""
+"""Why a trained classifier says what it says of an image: probabilities, feature maps, Grad-CAM."""
 
 from __future__ import annotations
 
@@ -72,8 +67,7 @@ def explain(
         channels: how many feature maps of each stage to keep.
 
     Raises:
-        ValueError: the model gives no class to the whole image, there is no such label, `image` is no image, or
-            the network has no feature maps.
+        ValueError: the model gives no class to the whole image, has no such label or no feature maps; or no image.
     """
     (image,) = open_all([image])
     logits_of, net, view = _parts(predictor.model)

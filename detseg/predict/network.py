@@ -13,10 +13,9 @@ from detseg.predict.classifier import ImageClassifier
 
 
 def load_network(name: str, weights: str | Path | None = None) -> ImageClassifier:
-    """The classifier `name` with its 1000 ImageNet classes, ready to predict.
+    """The classifier `name` of `detseg.backbones.create_network` with its 1000 ImageNet classes, ready to predict.
 
     Args:
-        name: a network of `detseg.backbones.create_network`.
         weights: a file of weights for it, last layer included; by default an installed package's, else the hub's.
 
     Raises:

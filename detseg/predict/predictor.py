@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from detseg.data.images import read_image
 
 Image = str | Path | NDArray[np.uint8]
+Sized = tuple[NDArray[np.uint8], tuple[int, int]]
+"""RGB (H, W, 3), perhaps of a shrunk copy, and the (width, height) that results are wanted in."""
 T = TypeVar("T")
 
 
@@ -65,6 +67,11 @@ def _open(image: Image) -> NDArray[np.uint8]:
             f"an image must be a path or a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
         )
     return image
+
+
+def in_full_size(images: Iterable[NDArray[np.uint8]]) -> Iterator[Sized]:
+    """Images whose results are wanted in the size that they have."""
+    return ((image, (image.shape[1], image.shape[0])) for image in images)
 
 
 def in_batches(items: Iterable[T], batch_size: int) -> Iterator[list[T]]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resize_long_side, resize_mask
 from detseg.data.sample import PADDING
-from detseg.predict.predictor import Image, Predictor, in_batches, model_input, open_all
+from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
 
 # Share of a sliding window that its neighbour sees too: the border of a window knows little of what surrounds it.
 OVERLAP = 0.25
@@ -35,22 +35,17 @@ class Segmentation(NamedTuple):
 @torch.inference_mode()
 def segment(
     model: nn.Module,
-    images: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
+    images: Iterable[Sized],
     size: int,
     *,
     batch_size: int = 8,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> Iterator[Segmentation]:
-    """Masks of images, in order, batch by batch.
+    """Masks of images that are fitted into a square of side `size`, in order, batch by batch.
 
-    Args:
-        model: gives logits; it is put into evaluation mode.
-        images: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the size that
-            the mask is wanted in.
-        size: of the square that images are fitted into.
-        flip: average with what is seen in the mirrored image.
-        scales: average over these multiples of `size`, rounded to multiples of 32.
+    Probabilities are averaged over `scales` times `size`, rounded to multiples of 32, and with those that are seen in
+    the mirrored image, if `flip`.
     """
     if not scales or not all(0 < scale < float("inf") for scale in scales):
         raise ValueError(f"scales must be positive numbers, got {tuple(scales)}")
@@ -61,6 +56,7 @@ def segment(
         for i, (pixels, wanted) in enumerate(batch):
             shown = pixels.shape[1], pixels.shape[0]
             yield _decide([_inside(view[i], shown, side) for view, side in zip(views, sides, strict=True)], wanted)
+        batch.clear()  # not two batches of large images at a time
 
 
 def _network(model: nn.Module, flip: bool) -> Network:
@@ -111,10 +107,9 @@ def segment_in_windows(
     the rows that windows still have to come to are kept: memory grows with the image's width, not with its height.
 
     Args:
-        model: gives logits; it is put into evaluation mode.
         image: uint8 RGB (H, W, 3).
         window: side of the windows, pixels; as large as the images that the model was trained on.
-        batch_size: windows at a time.
+        batch_size: of windows.
         flip: average with what is seen in the mirrored windows.
     """
     network = _network(model, flip)
@@ -177,8 +172,7 @@ class Segmenter(Predictor):
         """The class of every pixel of images.
 
         Args:
-            images: paths, or uint8 RGB arrays (H, W, 3).
-            batch_size: images, or windows, at a time.
+            batch_size: of images or windows.
             flip: average with what is seen in the mirrored images.
             scales: average over these multiples of the size the model was trained at.
             long_side: look at images with this long side, in overlapping windows of the size the model was trained
@@ -199,7 +193,7 @@ class Segmenter(Predictor):
     ) -> Iterator[Segmentation]:
         """As `predict`, one image after another."""
         if long_side is None:
-            sized = ((image, (image.shape[1], image.shape[0])) for image in images)
+            sized = in_full_size(images)
             yield from segment(self.model, sized, self.size, batch_size=batch_size, flip=flip, scales=scales)
             return
         if tuple(scales) != (1.0,):

@@ -30,7 +30,6 @@ def draw_boxes(
     image) are left out. A shape that does not fit, or a label without a name, raises ValueError.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         boxes: (M, 4) xyxy in pixels of `image`.
         labels: (M,) class 0..K-1; chooses the colour and the text. None draws plain boxes.
         names: K class names in any script; without them the text is "class 3".

@@ -91,18 +91,13 @@ def _boxes(objects: Objects) -> NDArray[np.float64]:
 
 
 def worst_images(
-    truths: Sequence[Objects],
-    predictions: Sequence[Objects],
-    count: int | None = None,
-    *,
-    iou_threshold: float = 0.5,
-    score_threshold: float = 0.3,
+    truths: Sequence[Objects], predictions: Sequence[Objects], count: int | None = None, **thresholds: float
 ) -> list[int]:
-    """Indices of images, the worst first (lowest F1, then most mistakes); `count` of them, None for all."""
+    """Indices of images, the worst first (lowest F1, then most mistakes), at `thresholds` of `match_objects`."""
     check_count("predictions", predictions, len(truths), of="truths")
     badness = []
     for i, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
-        match = match_objects(truth, prediction, iou_threshold=iou_threshold, score_threshold=score_threshold)
+        match = match_objects(truth, prediction, **thresholds)
         badness.append((match.f1, -(match.wrong + match.missed), i))
     return [i for _, _, i in sorted(badness)][:count]
 
@@ -126,16 +121,11 @@ def compare_sheet(
     in them.
 
     Args:
-        images: (H, W, 3) uint8 RGB.
-        truths: for each image `boxes` (M, 4) xyxy in its pixels, `labels` (M,), optional `iscrowd` (M,), `masks`
-            (M, H, W).
-        predictions: for each image `boxes`, `labels`, `scores`, optional `masks`; only scores >= `score_threshold`
-            are shown.
+        truths: `boxes` (M, 4) xyxy in an image's pixels, `labels` (M,), optional `iscrowd` (M,), `masks` (M, H, W).
+        predictions: `boxes`, `labels`, `scores`, optional `masks`; only scores >= `score_threshold` are shown.
         tile: long side of one image in pixels; a pair is twice as wide.
         captions: a line under each pair, before its counts.
     """
-    if columns < 1 or tile < 1:
-        raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
     for name, values in (("truths", truths), ("predictions", predictions), ("captions", captions)):
         check_count(name, values, len(images))
     cells, lines = [], []
@@ -144,7 +134,6 @@ def compare_sheet(
         cells.append(_pair(image, truths[i], predictions[i], names, match, tile))
         counts = f"{match.hits} found, {match.wrong} wrong, {match.missed} missed"
         lines.append(f"{captions[i]}: {counts}" if captions is not None else counts)
-    width = row_width(2, tile)
     legend: list[Entry] = [
         (None, "left: ground truth, right: predictions"),
         (FOUND, f"found (right class, IoU ≥ {iou_threshold:g})"),
@@ -153,7 +142,7 @@ def compare_sheet(
         (IGNORED, "ignored"),
         (None, f"scores ≥ {score_threshold:g}"),
     ]
-    return grid(cells, columns, width, lines, legend=legend, text=tile)
+    return grid(cells, columns, row_width(2, tile), lines, legend=legend, text=tile)
 
 
 def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str], match: Match, tile: int) -> Image:

@@ -1,6 +1,6 @@
 """What a network looked at, drawn: heat over images, feature maps, the filters of the first layer.
 
-All sheets are `WIDTH` pixels wide, so that `stack` makes one page of them.
+Images are uint8 RGB (H, W, 3). Sheets are `WIDTH` pixels wide, so that `stack` makes one page of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, scaled, sheet_letter_size
+from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, on_paper, scaled, sheet_letter_size
 from detseg.visualize.text import Color, Image, checked_image, fit_text, letter_size, paste, text_mask, text_patch
 
 Box = tuple[float, float, float, float]
@@ -50,7 +50,6 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     """A faded copy of `image` with heat laid over it, coloured by its share of the highest; darkened outside of it.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         heat: (h, w), at least 0.
         area: xyxy in pixels of `image` that `heat` spans, may stick out; by default the whole image.
     """
@@ -83,7 +82,7 @@ def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = No
     size, width = letter_size(image), image.shape[1]
     legend = _legend(size, HEAT, "little", "much")
     gap = size // 2
-    strip = np.full((legend.shape[0] + 2 * gap, width, 3), PAPER, np.uint8)
+    strip = on_paper(len(legend) + 2 * gap, width)
     room = width - 2 * gap
     if legend.shape[1] <= room // 2:
         paste(strip, legend, width - gap - legend.shape[1], gap)
@@ -109,19 +108,17 @@ def heat_sheet(
 def class_bars(names: Sequence[str], scores: Sequence[float]) -> Image:
     """A bar for the probability of each class."""
     check_count("scores", scores, len(names), of="names")
-    size = SIZE
-    line = text_mask("", size).shape[0]
-    left, right = round(WIDTH * 0.4), WIDTH - GAP - text_mask("100.0 %", size).shape[1] - GAP
-    rows = [np.full((0, WIDTH, 3), PAPER, np.uint8)]
+    line = text_mask("", SIZE).shape[0]
+    left, right = round(WIDTH * 0.4), WIDTH - GAP - text_mask("100.0 %", SIZE).shape[1] - GAP
+    height, rows = round(line * 1.35), [on_paper(0, WIDTH)]
+    top = (height - line) // 2
     for name, score in zip(names, scores, strict=True):
-        row = np.full((round(line * 1.35), WIDTH, 3), PAPER, np.uint8)
-        top = (row.shape[0] - line) // 2
-        text = fit_text(" ".join(name.split()), size, left - 3 * GAP)
-        paste(row, text_patch(text, size, INK, PAPER), GAP, top)
+        words = text_patch(fit_text(" ".join(name.split()), SIZE, left - 3 * GAP), SIZE, INK, PAPER)
+        share = text_patch(percent(score), SIZE, INK, PAPER)
+        row = on_paper(height, WIDTH, (words, GAP, top), (share, right + GAP, top))
         bar = row[line // 4 + top : line - line // 4 + top]
         bar[:, left:right] = TRACK
         bar[:, left : left + round((right - left) * score)] = BAR
-        paste(row, text_patch(percent(score), size, INK, PAPER), right + GAP, top)
         rows.append(row)
     return np.vstack(rows)
 
@@ -153,29 +150,22 @@ def filter_sheet(filters: Floats) -> Image:
 
 def stack(strips: Sequence[Image]) -> Image:
     """Strips of up to `WIDTH` pixels below each other, at the left."""
-    sheet = np.full((sum(strip.shape[0] for strip in strips), WIDTH, 3), PAPER, np.uint8)
-    y = 0
-    for strip in strips:
-        paste(sheet, strip, 0, y)
-        y += strip.shape[0]
-    return sheet
+    return np.vstack([on_paper(len(strip), WIDTH, (strip, 0, 0)) for strip in strips])
 
 
 def title_strip(title: str, remark: str) -> Image:
     """What a page is about, in large letters, and a quieter line below."""
     large = round(1.6 * SIZE)
     text = text_patch(fit_text(title, large, WIDTH - 2 * GAP), large, INK, PAPER)
-    strip = np.full((text.shape[0] + 2 * GAP, WIDTH, 3), PAPER, np.uint8)
-    paste(strip, text, GAP, 2 * GAP)
-    return stack([strip, _line(remark, QUIET), np.full((2 * GAP, WIDTH, 3), PAPER, np.uint8)])
+    strip = on_paper(len(text) + 2 * GAP, WIDTH, (text, GAP, 2 * GAP))
+    return stack([strip, _line(remark, QUIET), on_paper(2 * GAP, WIDTH)])
 
 
 def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
     size = round(1.2 * SIZE)
     room = WIDTH - 3 * GAP - (0 if legend is None else legend.shape[1] + 2 * GAP)
     words = text_patch(fit_text(text, size, room), size, INK, PAPER)
-    strip = np.full((words.shape[0] + 3 * GAP, WIDTH, 3), PAPER, np.uint8)
-    paste(strip, words, GAP, 2 * GAP)
+    strip = on_paper(len(words) + 3 * GAP, WIDTH, (words, GAP, 2 * GAP))
     rest = room - words.shape[1] - 2 * GAP
     bottom = 2 * GAP + words.shape[0]
     if note and rest > 0:
@@ -188,18 +178,15 @@ def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
 
 def _line(text: str, color: Color) -> Image:
     patch = text_patch(fit_text(text, SIZE, WIDTH - 2 * GAP), SIZE, color, PAPER)
-    strip = np.full((patch.shape[0] + GAP, WIDTH, 3), PAPER, np.uint8)
-    paste(strip, patch, GAP, GAP)
-    return strip
+    return on_paper(len(patch) + GAP, WIDTH, (patch, GAP, GAP))
 
 
 def _legend(size: int, scale: int, low: str, high: str) -> Image:
     """What the colours mean: the lowest on the left."""
     words = [text_patch(word, size, QUIET, PAPER, size // 2) for word in (low, high)]
     ramp = value_colors(np.linspace(0, 1, 7 * size)[None].repeat(round(size * 0.7), 0), scale)
-    middle = np.full((words[0].shape[0], ramp.shape[1], 3), PAPER, np.uint8)
-    paste(middle, ramp, 0, (middle.shape[0] - ramp.shape[0]) // 2)
-    return np.hstack([words[0], middle, words[1]])
+    height = len(words[0])
+    return np.hstack([words[0], on_paper(height, ramp.shape[1], (ramp, 0, (height - len(ramp)) // 2)), words[1]])
 
 
 def _tile(columns: int) -> int:

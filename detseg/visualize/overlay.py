@@ -13,11 +13,11 @@ from detseg.data.index_png import is_background, mask_palette
 from detseg.data.letterbox import resize_mask
 from detseg.data.sample import IGNORE
 from detseg.visualize.sheets import (
-    PAPER,
     Entry,
     check_count,
     grid,
     legend_strip,
+    on_paper,
     row_width,
     scaled,
     side_by_side,
@@ -36,7 +36,6 @@ def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bo
     class (255) are hatched. A mask of another size or with a label that has no name raises ValueError.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         mask: (H, W) labels 0..K-1 or 255.
         names: of the K classes, in any script.
         legend: name the classes that are there, the largest first, in the corner where that hides least of them.
@@ -166,8 +165,7 @@ def _draw_legend(image: Image, entries: Sequence[Entry], covered: NDArray[np.boo
         return
     width = swatch_width(size) + max(text_mask(text, size).shape[1] for text in texts)
     rows = np.vstack([legend_strip([entry], width, size) for entry in entries])
-    panel = np.full((len(rows) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
-    paste(panel, rows, padding, padding)
+    panel = on_paper(len(rows) + 2 * padding, width + 2 * padding, (rows, padding, padding))
     height, width = panel.shape[:2]
     bottom, right = image.shape[0] - height, image.shape[1] - width
     corners = [(0, bottom), (right, bottom), (0, 0), (right, 0)]

@@ -64,7 +64,11 @@ class RunPage(ABC):
     @property
     def limits(self) -> tuple[float, Mapping[str, Interval]]:
         """Level of the confidence intervals, and those of the figures that have one."""
-        return self.run.metrics.level, self.run.metrics.intervals
+        metrics, *more = self.measured
+        if not more:
+            return metrics.level, metrics.intervals
+        (intervals,) = more
+        return (intervals.level, intervals.figures) if intervals is not None and intervals.known else (0.0, {})
 
     def facts(self) -> dict[str, Any]:
         """What else is to be known of the run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from detseg.data.dataset import scaled_sizes
-from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
 from detseg.report.columns import Column, Confusions
@@ -50,12 +49,6 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
     def measured(self) -> tuple[Any, ...]:
         """Metrics and confidence intervals."""
         return self.run.metrics, self.analysis.intervals
-
-    @property
-    def limits(self) -> tuple[float, Mapping[str, Interval]]:
-        """Those of AP, AP50 and AP75."""
-        intervals = self.analysis.intervals
-        return (0.0, {}) if intervals is None or not intervals.known else (intervals.level, intervals.figures)
 
     def draw_training(self) -> dict[str, Path]:
         """Training samples and, of a model that has some, the anchors among the box sizes."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Line = tuple[str, str, str]  # column, name in the legend, colour
 
-_MOST_FIGURES = 2
-
 
 def plot_history(csv_path: str | Path, path: str | Path, figures: Mapping[str, str]) -> Path:
     """Write `history_figure` of a run's metrics.csv as PNG; returns the path."""
@@ -53,12 +51,10 @@ def history_figure(history: Mapping[str, ArrayLike], figures: Mapping[str, str])
         figures: title of each figure by its column, the most important first; the first two with numbers are shown.
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in history.items()}
-    count = max((len(column) for column in columns.values()), default=0)
-    epochs = columns.get("epoch", np.arange(1.0, count + 1.0))
     seen = {name for name, column in columns.items() if np.isfinite(column).any()}
     parts = [name for name in columns if name.startswith("loss_")]
     parts = parts if len(parts) > 1 else []  # a single one is the total
-    shown = [name for name in figures if name in seen][:_MOST_FIGURES]
+    shown = [name for name in figures if name in seen]
     losses = [("loss", "total", INK)]
     losses += [(part, part[5:].replace("_", " "), LINES[i % len(LINES)]) for i, part in enumerate(parts)]
     judged = [(name, figures[name], color) for name, color in zip(shown, (BLUE, ORANGE), strict=False)]
@@ -81,28 +77,26 @@ def history_figure(history: Mapping[str, ArrayLike], figures: Mapping[str, str])
         axes = add_axes(figure, "epoch" if last else "", label, position=grid[row, 0], share=first)
         first = first or axes
         axes.tick_params(labelbottom=last)
-        _history_lines(axes, epochs, columns, lines)
+        _history_lines(axes, columns, lines)
     assert first is not None
     figure.align_ylabels()
     if shown:
         best = columns[shown[0]]
         at = int(np.nanargmax(best))
-        set_title(first, f"Best {figures[shown[0]]} {best[at]:.3f} after epoch {epochs[at]:.0f}")
+        set_title(first, f"Best {figures[shown[0]]} {best[at]:.3f} after epoch {columns['epoch'][at]:.0f}")
     else:
         set_title(first, "Training")
     return figure
 
 
-def _history_lines(
-    axes: Axes, epochs: NDArray[np.float64], columns: Mapping[str, NDArray[np.float64]], lines: Sequence[Line]
-) -> None:
+def _history_lines(axes: Axes, columns: Mapping[str, NDArray[np.float64]], lines: Sequence[Line]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for place, (name, label, color) in enumerate(lines):
         there = np.isfinite(columns[name])
         marker = "o" if there.sum() <= 30 else ""
         wide = 1.4 if place else 2.2
-        axes.plot(epochs[there], columns[name][there], color=color, lw=wide, marker=marker, ms=3, label=label)
+        axes.plot(columns["epoch"][there], columns[name][there], color=color, lw=wide, marker=marker, ms=3, label=label)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
     axes.yaxis.get_offset_text().set(fontsize=8, color=QUIET)
