@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from detseg.data.images import read_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png
 from detseg.data.sample import IGNORE
 from detseg.predict import Detector, Predictor, Segmentation, Segmenter
+from detseg.predict.predictor import in_batches
 from detseg.segment import masks_to_boxes
 from detseg.visualize import draw_boxes, draw_mask
 
@@ -98,7 +98,7 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
     # What is written for mAP holds also what nobody wants to see drawn.
     lowest = 0.0 if config.image_ids is not None else threshold
-    for batch in _batches(images, BATCH):
+    for batch in in_batches(images, BATCH):
         every = detector.predict([image for _, image in batch], score_threshold=lowest, batch_size=BATCH)
         for (position, image), found in zip(batch, every, strict=True):
             clear = {name: value[found["scores"] >= threshold] for name, value in found.items()}
@@ -118,7 +118,7 @@ def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Pre
     palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[values] = mask_palette(names)[: len(values)]
     # Those who look at an image in windows have large ones.
-    for batch in _batches(numbered, BATCH if config.long_side is None else 1):
+    for batch in in_batches(numbered, BATCH if config.long_side is None else 1):
         images = [image for _, image in batch]
         every = segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side)
         for (position, image), seen in zip(batch, every, strict=True):
@@ -145,13 +145,6 @@ def objects_in(seen: Segmentation, names: Sequence[str], min_area: int) -> dict[
     chances = torch.from_numpy(seen.confidence).expand(len(names), *seen.confidence.shape)
     found = masks_to_boxes(torch.from_numpy(seen.mask), chances, background=background, min_area=min_area)
     return {name: value.numpy() for name, value in found.items()}
-
-
-def _batches(images: Iterable[Numbered], at_once: int) -> Iterator[list[Numbered]]:
-    """So many images at a time, at the end those that are left."""
-    iterator = iter(images)
-    while batch := list(islice(iterator, at_once)):
-        yield batch
 
 
 def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:

@@ -79,6 +79,7 @@ class LocalizationMetrics:
     images: int
     without: int = 0
     objectness: float = math.nan
+    level = LEVEL  # of the intervals
 
     @property
     def quality(self) -> float:

@@ -1,9 +1,4 @@
-"""Trained models at work.
-
-model = detseg.load("runs/detector-1")
-(found,) = model.predict(["image.jpg"])
-found["boxes"], found["scores"], found["labels"]
-"""
+"""Trained models at work."""
 
 from __future__ import annotations
 
@@ -11,10 +6,9 @@ from pathlib import Path
 
 from detseg.models import load_model
 from detseg.predict.classifier import Classification, ImageClassifier, classify
-from detseg.predict.detector import Detector, detect
+from detseg.predict.detector import Detector, SlidingDetector, detect
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
-from detseg.predict.sliding import SlidingDetector
 from detseg.tasks import part, task_of
 
 __all__ = [
@@ -35,8 +29,7 @@ __all__ = [
 def load(run: str | Path) -> Predictor:
     """The model in a run folder, ready to predict; runs no code from the files.
 
-    Raises:
-        ValueError: there is no model in the folder, or it is damaged.
+    Raises ValueError if there is no model in the folder, or it is damaged.
     """
     model, description = load_model(run)
     predictor: Predictor = part(task_of(model.task), "predict")(model, description)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detseg.data.augment.classification_transforms import ClassificationEval, TenCrop
-from detseg.predict.predictor import Image, Predictor, memory_format, open_all
+from detseg.predict.predictor import Image, Predictor, in_batches, model_input, open_all
 
 
 class Classification(NamedTuple):
@@ -25,54 +25,30 @@ class Classification(NamedTuple):
 def classify(
     model: nn.Module, images: Iterable[NDArray[np.uint8]], size: int, *, batch_size: int = 16, ten_crop: bool = False
 ) -> Iterator[NDArray[np.float32]]:
-    """Class probabilities (K,) of images, in order, batch by batch.
+    """Class probabilities (K,) of images (H, W, 3) uint8 RGB, in order, batch by batch.
 
     Args:
-        model: ``model(images)`` gives logits; it is put into evaluation mode.
-        images: uint8 RGB (H, W, 3).
         size: of the square that is cut out of their middle.
         batch_size: squares at a time; ten crops of an image stay together.
         ten_crop: the mean over ten crops: corners and middle, mirrored too.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     model.eval()
-    parameter, layout = next(model.parameters()), memory_format(model)
     views = 10 if ten_crop else 1
     cut = TenCrop(size) if ten_crop else ClassificationEval(size)
-    batch: list[NDArray[np.uint8]] = []
-
-    def flush() -> Iterator[NDArray[np.float32]]:
-        inputs = torch.from_numpy(np.concatenate(batch)).permute(0, 3, 1, 2)
-        probabilities = model(inputs.to(parameter.device, memory_format=layout)).softmax(1)
-        batch.clear()
+    for batch in in_batches(map(cut, images), (batch_size + views - 1) // views):
+        squares = np.stack(batch).reshape(-1, size, size, 3)
+        probabilities = model(model_input(model, squares)).softmax(1)
         yield from probabilities.unflatten(0, (-1, views)).mean(1).cpu().numpy()
-
-    for image in images:
-        batch.append(cut(image).reshape(views, size, size, 3))
-        if len(batch) * views >= batch_size:
-            yield from flush()
-    if batch:
-        yield from flush()
 
 
 class ImageClassifier(Predictor):
     """A trained classifier and what it was trained for; see `Predictor`."""
 
     def predict(self, images: Sequence[Image], *, batch_size: int = 16, ten_crop: bool = False) -> list[Classification]:
-        """What images are of.
+        """All `labels` of each image, the likeliest first, and their `scores`; label i is called ``names[i]``.
 
-        Args:
-            images: paths, or uint8 RGB arrays (H, W, 3).
-            batch_size: images, or crops of them, at a time.
-            ten_crop: the mean over ten crops: corners and middle, mirrored too; slower and a little better.
-
-        Returns:
-            For each image all `labels`, the likeliest first, and their `scores`; label i is called ``names[i]``.
-
-        Raises:
-            ValueError: a file is no image, an array is not uint8 (H, W, 3), or one image was given instead of a
-                list; the message says which.
+        `batch_size` is of images, or crops of them; `ten_crop` takes the mean over ten crops: corners and middle,
+        mirrored too; slower and a little better.
         """
         return list(self.stream(open_all(images), batch_size, ten_crop))
 

@@ -1,9 +1,4 @@
-"""Why a trained classifier says what it says of an image: probabilities, feature maps, Grad-CAM.
-
-model = load_network("tf_efficientnet_lite0")  # or detseg.load("runs/classifier-1")
-seen = explain(model, read_image("image.jpg"))
-seen.labels, seen.heat
-"""
+"""Why a trained classifier says what it says of an image: probabilities, feature maps, Grad-CAM."""
 
 from __future__ import annotations
 
@@ -23,9 +18,10 @@ from detseg.classify.network import NetworkClassifier
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationEval, resize_short_side
 from detseg.data.letterbox import letterbox_image
 from detseg.localize.localizer import Localizer
-from detseg.predict.predictor import Predictor, memory_format, open_all
+from detseg.predict.predictor import Predictor, model_input, open_all
 
 Box = tuple[float, float, float, float]
+View = Callable[[NDArray[np.uint8], int], tuple[NDArray[np.uint8], Box]]
 TOP = 5
 CHANNELS = 8
 
@@ -42,27 +38,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found in one image.
+    """What `explain` found in one image."""
 
-    Attributes:
-        seen: (S, S, 3) uint8, the square that the network was given.
-        area: xyxy of that square in the image's pixels; where the square has a border, it sticks out.
-        scores: (K,) probabilities; of a localizer with objectness times that of there being an object.
-        labels: (T,) the classes explained.
-        heat: (T, S, S) Grad-CAM of each over the square, at least 0; all 0 where nothing speaks for a class.
-        cells: (height, width) of the map that it was taken from.
-        stages: feature maps, the finest stride first.
-        filters: (O, 3, kh, kw) the kernels that look at the image itself.
-    """
-
-    seen: NDArray[np.uint8]
-    area: Box
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    heat: NDArray[np.float32]
-    cells: tuple[int, int]
-    stages: list[Stage]
-    filters: NDArray[np.float32]
+    seen: NDArray[np.uint8]  # (S, S, 3) the square that the network was given
+    area: Box  # xyxy of that square in the image's pixels; where the square has a border, it sticks out
+    scores: NDArray[np.float32]  # (K,) probabilities; of a localizer with objectness times that of an object
+    labels: NDArray[np.int64]  # (T,) the classes explained
+    heat: NDArray[np.float32]  # (T, S, S) Grad-CAM of each, at least 0; all 0 where nothing speaks for a class
+    cells: tuple[int, int]  # (height, width) of the map that it was taken from
+    stages: list[Stage]  # the finest stride first
+    filters: NDArray[np.float32]  # (O, 3, kh, kw) the kernels that look at the image itself
 
     @property
     def ranking(self) -> NDArray[np.int64]:
@@ -82,15 +67,12 @@ def explain(
         channels: how many feature maps of each stage to keep.
 
     Raises:
-        ValueError: the model gives no class to the whole image, there is no such label, `image` is no image, or
-            the network has no feature maps.
+        ValueError: the model gives no class to the whole image, has no such label or no feature maps; or no image.
     """
     (image,) = open_all([image])
-    logits_of, net, view = _parts(predictor)
+    logits_of, net, view = _parts(predictor.model)
     seen, area = view(image, predictor.size)
-    parameter = next(predictor.model.parameters())
-    batch = torch.from_numpy(seen[None]).permute(0, 3, 1, 2)
-    batch = batch.to(parameter.device, memory_format=memory_format(predictor.model)).to(parameter.dtype) / 255
+    batch = model_input(predictor.model, seen[None]).to(next(predictor.model.parameters()).dtype) / 255
     recording = record(logits_of, net, batch)
     scores = recording.logits.detach()[0].softmax(0) * _presence(predictor.model, batch)
     wanted = scores.argsort(descending=True, stable=True)[:TOP].tolist() if labels is None else [int(k) for k in labels]
@@ -98,14 +80,13 @@ def explain(
         if not 0 <= label < len(scores):
             raise ValueError(f"there is no class {label}: labels are 0 to {len(scores) - 1}")
     cams = grad_cam(recording.logits[:, wanted], recording.deepest)[0]
+    heat = [_enlarge(cam, recording.extent, seen) for cam in cams.float().cpu().numpy()]
     return Explanation(
         seen=seen,
         area=area,
         scores=scores.float().cpu().numpy(),
         labels=np.array(wanted, np.int64),
-        heat=np.stack([_enlarge(cam, recording.extent, seen) for cam in cams.float().cpu().numpy()])
-        if wanted
-        else np.zeros((0, *seen.shape[:2]), np.float32),
+        heat=np.array(heat, np.float32).reshape(-1, *seen.shape[:2]),
         cells=(cams.shape[-2], cams.shape[-1]),
         stages=[_stage(stride, maps.detach()[0], seen, channels) for stride, maps in recording.maps.items()],
         filters=recording.filters.float().cpu().numpy(),
@@ -115,10 +96,7 @@ def explain(
 def find_labels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
     """Labels of classes by name; capitals do not matter, and of "bell cote, bell cot" either part will do.
 
-    Two classes of one name, as ImageNet's cranes, are both meant.
-
-    Raises:
-        ValueError: no class has such a name; with those near it.
+    Two classes of one name, as ImageNet's cranes, are both meant. Raises ValueError for a name that no class has.
     """
     known: dict[str, list[int]] = {}
     for label, name in enumerate(names):
@@ -135,11 +113,8 @@ def find_labels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return found
 
 
-def _parts(
-    predictor: Predictor,
-) -> tuple[Callable[[Tensor], Tensor], nn.Module, Callable[[NDArray[np.uint8], int], tuple[NDArray[np.uint8], Box]]]:
+def _parts(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Module, View]:
     """From images to logits; what makes the feature maps; the square it is given of an image."""
-    model = predictor.model
     if isinstance(model, NetworkClassifier):
         return model, model.network, _middle
     if isinstance(model, Classifier):

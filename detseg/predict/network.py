@@ -13,16 +13,10 @@ from detseg.predict.classifier import ImageClassifier
 
 
 def load_network(name: str, weights: str | Path | None = None) -> ImageClassifier:
-    """The classifier `name` with its 1000 ImageNet classes, ready to predict.
+    """The classifier `name` of `detseg.backbones.create_network` with its 1000 ImageNet classes, ready to predict.
 
     Args:
-        name: a network of `detseg.backbones.create_network`.
         weights: a file of weights for it, last layer included; by default an installed package's, else the hub's.
-
-    Example:
-        >>> model = load_network("tf_efficientnet_lite0")
-        >>> (seen,) = model.predict(["image.jpg"])
-        >>> print(model.names[seen.labels[0]])
 
     Raises:
         ValueError: unknown name, weights that cannot be had, do not fit or are for other classes.
@@ -39,10 +33,9 @@ def load_network(name: str, weights: str | Path | None = None) -> ImageClassifie
             raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{reason.rstrip('.')}. {_elsewhere(name)}") from error
-    height, width = network.input_size  # type: ignore[misc]
     categories = [{"id": number, "name": text} for number, text in enumerate(names)]
     network.name = name  # type: ignore[assignment]
-    return ImageClassifier(NetworkClassifier(network), {"categories": categories, "size": min(height, width)})
+    return ImageClassifier(NetworkClassifier(network), {"categories": categories, "size": min(network.input_size)})  # type: ignore[arg-type]
 
 
 def _check_name(name: str) -> None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from detseg.data.images import read_image
 
 Image = str | Path | NDArray[np.uint8]
+Sized = tuple[NDArray[np.uint8], tuple[int, int]]
+"""RGB (H, W, 3), perhaps of a shrunk copy, and the (width, height) that results are wanted in."""
+T = TypeVar("T")
 
 
 class Predictor:
     """A trained model and what it was trained for.
 
+    `predict` of each task takes a list of images: paths, or uint8 RGB arrays (H, W, 3). It raises ValueError, naming
+    the image, where a file is no image, an array is something else, or one image was given instead of a list.
+
     Attributes:
-        model: the network.
         categories: (id, name) of each label, with the ids of the dataset it was trained on.
         size: side of the square that images are fitted into.
         description: everything `model.json` says.
@@ -38,11 +44,7 @@ class Predictor:
         return [name for _, name in self.categories]
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the network; returns itself.
-
-        Raises:
-            ValueError: there is no such device here.
-        """
+        """Move the network; returns itself. Raises ValueError if there is no such device here."""
         try:
             self.model.to(device)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
@@ -51,12 +53,7 @@ class Predictor:
 
 
 def open_all(images: Sequence[Image]) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of images, uint8 RGB (H, W, 3), one after another.
-
-    Raises:
-        ValueError: a file is no image, an array is not uint8 (H, W, 3), or one image was given instead of a
-            list; the message says which.
-    """
+    """The pixels of images, uint8 RGB (H, W, 3), one after another; raises ValueError as `Predictor` says."""
     if isinstance(images, (str, Path)):
         raise ValueError(f"give a list of images: predict([{str(images)!r}])")
     return map(_open, images)
@@ -70,6 +67,26 @@ def _open(image: Image) -> NDArray[np.uint8]:
             f"an image must be a path or a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
         )
     return image
+
+
+def in_full_size(images: Iterable[NDArray[np.uint8]]) -> Iterator[Sized]:
+    """Images whose results are wanted in the size that they have."""
+    return ((image, (image.shape[1], image.shape[0])) for image in images)
+
+
+def in_batches(items: Iterable[T], batch_size: int) -> Iterator[list[T]]:
+    """Lists of `batch_size` items, read when they are asked for; the last may be shorter."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    items = iter(items)
+    while batch := list(islice(items, batch_size)):
+        yield batch
+
+
+def model_input(model: nn.Module, images: NDArray[np.uint8]) -> Tensor:
+    """Images (N, H, W, 3) as (N, 3, H, W) on the model's device, in the layout of its kernels."""
+    device = next(model.parameters()).device
+    return torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=memory_format(model))
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resize_long_side, resize_mask
 from detseg.data.sample import PADDING
-from detseg.predict.predictor import Image, Predictor, memory_format, open_all
+from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
 
 # Share of a sliding window that its neighbour sees too: the border of a window knows little of what surrounds it.
 OVERLAP = 0.25
@@ -21,8 +21,8 @@ OVERLAP = 0.25
 # Numbers that `_decide` works on at a time.
 CELLS = 2**25
 
-Network = Callable[[Tensor], Tensor]
-"""Images (N, 3, H, W) uint8 to class probabilities (N, K, s·H, s·W) float32; s is the model's output_scale."""
+Network = Callable[[NDArray[np.uint8]], Tensor]
+"""Images (N, H, W, 3) to class probabilities (N, K, s·H, s·W) float32; s is the model's output_scale."""
 
 
 class Segmentation(NamedTuple):
@@ -35,62 +35,41 @@ class Segmentation(NamedTuple):
 @torch.inference_mode()
 def segment(
     model: nn.Module,
-    images: Iterable[tuple[NDArray[np.uint8], tuple[int, int]]],
+    images: Iterable[Sized],
     size: int,
     *,
     batch_size: int = 8,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
 ) -> Iterator[Segmentation]:
-    """Masks of images, in order, batch by batch.
+    """Masks of images that are fitted into a square of side `size`, in order, batch by batch.
 
-    Args:
-        model: ``model(images)`` gives logits; it is put into evaluation mode.
-        images: (uint8 RGB (H, W, 3), (width, height)) pairs: the pixels, perhaps of a shrunk copy, and the size that
-            the mask is wanted in.
-        size: of the square that images are fitted into.
-        batch_size: images at a time.
-        flip: average with what is seen in the mirrored image.
-        scales: average over these multiples of `size`, rounded to multiples of 32.
+    Probabilities are averaged over `scales` times `size`, rounded to multiples of 32, and with those that are seen in
+    the mirrored image, if `flip`.
     """
-    _check(batch_size, scales)
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise ValueError(f"scales must be positive numbers, got {tuple(scales)}")
     network = _network(model, flip)
     sides = [max(32, round(size * scale / 32) * 32) if scale != 1 else size for scale in scales]
-    batch: list[tuple[NDArray[np.uint8], tuple[int, int]]] = []
-
-    def flush() -> Iterator[Segmentation]:
-        views = [_squares(network, [pixels for pixels, _ in batch], side) for side in sides]
+    for batch in in_batches(images, batch_size):
+        views = [network(np.stack([letterbox_image(pixels, side)[0] for pixels, _ in batch])) for side in sides]
         for i, (pixels, wanted) in enumerate(batch):
             shown = pixels.shape[1], pixels.shape[0]
             yield _decide([_inside(view[i], shown, side) for view, side in zip(views, sides, strict=True)], wanted)
-        batch.clear()
-
-    for image in images:
-        batch.append(image)
-        if len(batch) == batch_size:
-            yield from flush()
-    if batch:
-        yield from flush()
+        batch.clear()  # not two batches of large images at a time
 
 
 def _network(model: nn.Module, flip: bool) -> Network:
-    """The model as a function to probabilities, wherever it is."""
     model.eval()
-    device, layout = next(model.parameters()).device, memory_format(model)
 
-    def network(images: Tensor) -> Tensor:
-        images = images.to(device, memory_format=layout)
-        probabilities: Tensor = model(images).softmax(1)
+    def network(images: NDArray[np.uint8]) -> Tensor:
+        batch = model_input(model, images)
+        probabilities: Tensor = model(batch).softmax(1)
         if flip:
-            probabilities = (probabilities + model(images.flip(-1)).softmax(1).flip(-1)) / 2
+            probabilities = (probabilities + model(batch.flip(-1)).softmax(1).flip(-1)) / 2
         return probabilities
 
     return network
-
-
-def _squares(network: Network, images: Sequence[NDArray[np.uint8]], side: int) -> Tensor:
-    squares = np.stack([letterbox_image(pixels, side)[0] for pixels in images])
-    return network(torch.from_numpy(squares).permute(0, 3, 1, 2))
 
 
 def _inside(square: Tensor, shown: tuple[int, int], side: int) -> Tensor:
@@ -128,35 +107,29 @@ def segment_in_windows(
     the rows that windows still have to come to are kept: memory grows with the image's width, not with its height.
 
     Args:
-        model: ``model(images)`` gives logits; it is put into evaluation mode.
         image: uint8 RGB (H, W, 3).
         window: side of the windows, pixels; as large as the images that the model was trained on.
-        batch_size: windows at a time.
+        batch_size: of windows.
         flip: average with what is seen in the mirrored windows.
     """
-    _check(batch_size, (1.0,))
     network = _network(model, flip)
     height, width = image.shape[:2]
     rows, columns = _starts(height, window), _starts(width, window)
-    tent = _tent(window)
     mask, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
     band: Tensor | None = None  # sums of the rows from `top` on
-    for number, top in enumerate(rows):
-        tiles = np.stack([_tile(image, top, left, window) for left in columns])
-        for first in range(0, len(columns), batch_size):
-            found = network(torch.from_numpy(tiles[first : first + batch_size]).permute(0, 3, 1, 2))
+    for top, end in zip(rows, [*rows[1:], height], strict=True):
+        for lefts in in_batches(columns, batch_size):
+            found = network(np.stack([_tile(image, top, left, window) for left in lefts]))
             found = F.avg_pool2d(found, found.shape[-1] // window)  # windows meet pixel by pixel
             if band is None:
-                band = found.new_zeros((found.shape[1], window, width))
-            weight = tent.to(found.device)
-            for probabilities, left in zip(found, columns[first : first + batch_size], strict=True):
+                band, weight = found.new_zeros((found.shape[1], window, width)), _tent(window).to(found.device)
+            for probabilities, left in zip(found, lefts, strict=True):
                 inside = min(window, width - left)
                 band[:, :, left : left + inside] += (probabilities * weight)[:, :, :inside]
         assert band is not None
-        done = (rows[number + 1] if number + 1 < len(rows) else height) - top
-        sums = band[:, :done]
-        mask[top : top + done], confidence[top : top + done] = _decide([sums / sums.sum(0)], (width, done))
-        band = torch.cat([band[:, done:], torch.zeros_like(band[:, :done])], 1)
+        sums = band[:, : end - top]
+        mask[top:end], confidence[top:end] = _decide([sums / sums.sum(0)], (width, end - top))
+        band = torch.cat([band[:, end - top :], torch.zeros_like(sums)], 1)
     return Segmentation(mask, confidence)
 
 
@@ -184,13 +157,6 @@ def _tent(window: int) -> Tensor:
     return torch.outer(line, line) / line.max() ** 2
 
 
-def _check(batch_size: int, scales: Sequence[float]) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    if not scales or not all(0 < scale < float("inf") for scale in scales):
-        raise ValueError(f"scales must be positive numbers, got {tuple(scales)}")
-
-
 class Segmenter(Predictor):
     """A trained segmenter and what it was trained for; see `Predictor`."""
 
@@ -206,19 +172,14 @@ class Segmenter(Predictor):
         """The class of every pixel of images.
 
         Args:
-            images: paths, or uint8 RGB arrays (H, W, 3).
-            batch_size: images, or windows, at a time.
+            batch_size: of images or windows.
             flip: average with what is seen in the mirrored images.
             scales: average over these multiples of the size the model was trained at.
             long_side: look at images with this long side, in overlapping windows of the size the model was trained
-                at: for small things in large images.
+                at: for small things in large images. Does not go with `scales`.
 
         Returns:
             For each image its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
-
-        Raises:
-            ValueError: a file is no image, an array is not uint8 (H, W, 3), one image was given instead of a
-                list, or `long_side` goes with `scales`; the message says which.
         """
         return list(self.stream(open_all(images), batch_size, flip, scales, long_side))
 
@@ -232,7 +193,7 @@ class Segmenter(Predictor):
     ) -> Iterator[Segmentation]:
         """As `predict`, one image after another."""
         if long_side is None:
-            sized = ((image, (image.shape[1], image.shape[0])) for image in images)
+            sized = in_full_size(images)
             yield from segment(self.model, sized, self.size, batch_size=batch_size, flip=flip, scales=scales)
             return
         if tuple(scales) != (1.0,):
@@ -242,13 +203,8 @@ class Segmenter(Predictor):
         for image in images:
             shown = resize_long_side(image, long_side)
             seen = segment_in_windows(self.model, shown, self.size, batch_size=batch_size, flip=flip)
-            size = image.shape[1], image.shape[0]
-            yield Segmentation(resize_mask(seen.mask, size), _resized(seen.confidence, size))
-
-
-def _resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(H, W) at (width, height), bilinear."""
-    if values.shape == size[::-1]:
-        return values
-    resized = F.interpolate(torch.from_numpy(values)[None, None], size[::-1], mode="bilinear", align_corners=False)
-    return np.asarray(resized[0, 0].numpy(), np.float32)
+            height, width = image.shape[:2]
+            confidence = torch.from_numpy(seen.confidence)[None, None]
+            if confidence.shape[2:] != (height, width):
+                confidence = F.interpolate(confidence, (height, width), mode="bilinear")
+            yield Segmentation(resize_mask(seen.mask, (width, height)), confidence[0, 0].numpy())

@@ -7,16 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.colours import Color, class_color
 from detseg.visualize.overlay import draw_objects
-from detseg.visualize.text import (
-    Image,
-    checked_image,
-    fit_text,
-    letter_size,
-    paste,
-    text_color,
-    text_mask,
-    text_patch,
-)
+from detseg.visualize.text import Image, checked_image, fit_text, letter_size, paste, text_color, text_mask, text_patch
 
 PixelBox = tuple[int, int, int, int]
 
@@ -36,40 +27,36 @@ def draw_boxes(
 
     Lines lie inside the boxes, so without labels and masks no pixel outside a box changes. Where boxes overlap, the
     first is on top (detections come best first). Boxes without a visible area (empty, reversed, NaN, outside the
-    image) are left out.
+    image) are left out. A shape that does not fit, or a label without a name, raises ValueError.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         boxes: (M, 4) xyxy in pixels of `image`.
         labels: (M,) class 0..K-1; chooses the colour and the text. None draws plain boxes.
         names: K class names in any script; without them the text is "class 3".
         scores: (M,) shown with two digits behind the name.
         colors: (M, 3) RGB, or (3,) for all; the default is `class_color` of the label.
         iscrowd: (M,) bool; True (a crowd, or "difficult") is drawn dashed and thin.
-        line_width: in pixels; None follows the size of the image.
+        line_width: in pixels.
         masks: (M, H, W), not 0 where the object is; laid under the boxes in their colours.
-
-    Raises:
-        ValueError: if a shape does not fit, or a label has no name.
     """
     image = checked_image(image)
     box = _per_box("boxes", boxes, len(np.asarray(boxes)), 4)
     count = len(box)
-    label = None if labels is None else _per_box("labels", labels, count).astype(np.int64)
-    score = None if scores is None else _per_box("scores", scores, count)
-    crowd = np.zeros(count, bool) if iscrowd is None else _per_box("iscrowd", iscrowd, count).astype(bool)
-    palette = _box_colors(colors, label, count)
-    texts = [_label_text(i, label, names, score) for i in range(count)]
+    label = None if labels is None else _per_box("labels", labels, count).astype(np.int64).tolist()
+    score = [""] * count if scores is None else [f"{s:.2f}" for s in _per_box("scores", scores, count)]
+    crowd = [False] * count if iscrowd is None else _per_box("iscrowd", iscrowd, count).astype(bool).tolist()
+    palette = _box_colors(colors, label or [0] * count)
+    name = [""] * count if label is None else [_class_name(i, k, names) for i, k in enumerate(label)]
 
     result = image.copy() if masks is None else draw_objects(image, masks, palette)
     side = float(np.sqrt(image.shape[0] * image.shape[1]))
     width = max(1 if side < 150 else 2, round(side / 240)) if line_width is None else max(1, int(line_width))
-    visible = [(i, p) for i, p in enumerate(_pixel_boxes(box, *image.shape[:2])) if p is not None]
+    visible = [(i, p) for i, b in enumerate(box.tolist()) if (p := _pixel_box(*b, *image.shape[:2])) is not None]
     for i, pixels in reversed(visible):
-        _draw_outline(result, pixels, palette[i], width, dashed=bool(crowd[i]))
+        _draw_outline(result, pixels, palette[i], width, dashed=crowd[i])
     taken: list[PixelBox] = []
     for i, pixels in visible:
-        _draw_label(result, pixels, texts[i], palette[i], letter_size(image), taken)
+        _draw_label(result, pixels, name[i], score[i], palette[i], taken)
     return result
 
 
@@ -83,46 +70,34 @@ def _per_box(name: str, values: ArrayLike, count: int, columns: int | None = Non
     return array
 
 
-def _box_colors(colors: ArrayLike | None, label: NDArray[np.int64] | None, count: int) -> list[Color]:
+def _box_colors(colors: ArrayLike | None, labels: list[int]) -> list[Color]:
     if colors is None:
-        return [class_color(0 if label is None else int(label[i])) for i in range(count)]
+        return [class_color(label) for label in labels]
     rgb = np.asarray(colors, dtype=np.int64)
+    count = len(labels)
     if rgb.size == 0 and count == 0:
         return []
     if rgb.shape not in ((3,), (count, 3)):
         raise ValueError(f"colors must have shape (3,) or {(count, 3)}, got {rgb.shape}")
     if rgb.min() < 0 or rgb.max() > 255:
         raise ValueError(f"colors must be RGB values 0..255, got {int(rgb.min())}..{int(rgb.max())}")
-    return [(int(r), int(g), int(b)) for r, g, b in np.broadcast_to(rgb, (count, 3))]
+    return [(r, g, b) for r, g, b in np.broadcast_to(rgb, (count, 3)).tolist()]
 
 
-def _label_text(
-    i: int,
-    labels: NDArray[np.int64] | None,
-    names: Sequence[str] | None,
-    scores: NDArray[np.float64] | None,
-) -> tuple[str, str]:
-    """Name and score of box `i`, either may be empty."""
-    name = ""
-    if labels is not None:
-        label = int(labels[i])
-        if names is not None and not 0 <= label < len(names):
-            raise ValueError(f"box {i} has label {label}, but there are {len(names)} names (0..{len(names) - 1})")
-        name = f"class {label}" if names is None else " ".join(str(names[label]).split())
-    return name, "" if scores is None else f"{scores[i]:.2f}"
+def _class_name(i: int, label: int, names: Sequence[str] | None) -> str:
+    if names is None:
+        return f"class {label}"
+    if not 0 <= label < len(names):
+        raise ValueError(f"box {i} has label {label}, but there are {len(names)} names (0..{len(names) - 1})")
+    return " ".join(str(names[label]).split())
 
 
-def _pixel_boxes(boxes: NDArray[np.float64], height: int, width: int) -> list[PixelBox | None]:
+def _pixel_box(x1: float, y1: float, x2: float, y2: float, height: int, width: int) -> PixelBox | None:
     """Whole pixels (x1, y1, x2, y2), half-open and inside the image; None where nothing is to be seen."""
-    pixels: list[PixelBox | None] = []
-    for x1, y1, x2, y2 in boxes.tolist():
-        if not (x2 > x1 and y2 > y1 and x2 > 0 and y2 > 0 and x1 < width and y1 < height):  # catches NaN too
-            pixels.append(None)
-            continue
-        left, top = min(round(max(x1, 0)), width - 1), min(round(max(y1, 0)), height - 1)
-        right, bottom = max(round(min(x2, width)), left + 1), max(round(min(y2, height)), top + 1)
-        pixels.append((left, top, right, bottom))
-    return pixels
+    if not (x2 > x1 and y2 > y1 and x2 > 0 and y2 > 0 and x1 < width and y1 < height):  # catches NaN too
+        return None
+    left, top = min(round(max(x1, 0)), width - 1), min(round(max(y1, 0)), height - 1)
+    return left, top, max(round(min(x2, width)), left + 1), max(round(min(y2, height)), top + 1)
 
 
 def _draw_outline(image: Image, box: PixelBox, color: Color, width: int, *, dashed: bool) -> None:
@@ -143,20 +118,13 @@ def _draw_outline(image: Image, box: PixelBox, color: Color, width: int, *, dash
     view[~inside] = color
 
 
-def _draw_label(
-    image: Image,
-    box: PixelBox,
-    text: tuple[str, str],
-    color: Color,
-    size: int,
-    taken: list[PixelBox],
-) -> None:
+def _draw_label(image: Image, box: PixelBox, name: str, score: str, color: Color, taken: list[PixelBox]) -> None:
     """Write name and score at the first place by the box that is free and in the image; note it in `taken`.
 
     A name too long for the image is shortened, its score is not.
     """
+    size = letter_size(image)
     padding = max(2, size // 4)
-    name, score = text
     room = image.shape[1] - 2 * padding
     if name and score:
         score = f" {score}"

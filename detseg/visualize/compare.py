@@ -5,19 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from detseg.data.letterbox import resize_mask
 from detseg.visualize.boxes import draw_boxes
-from detseg.visualize.sheets import (
-    check_count,
-    grid,
-    legend_strip,
-    row_width,
-    scaled,
-    sheet_letter_size,
-    side_by_side,
-)
+from detseg.visualize.sheets import Entry, check_count, grid, row_width, scaled, side_by_side
 from detseg.visualize.text import Color, Image
 
 Objects = Mapping[str, Any]
@@ -71,7 +63,6 @@ def match_objects(
     Args:
         truth: `boxes` (M, 4) xyxy, `labels` (M,), optional `iscrowd` (M,).
         prediction: `boxes` (D, 4) xyxy, `labels` (D,), `scores` (D,).
-        iou_threshold, score_threshold: see above.
     """
     from detseg.boxes import box_iou, crowd_iou  # loads torch
 
@@ -100,18 +91,13 @@ def _boxes(objects: Objects) -> NDArray[np.float64]:
 
 
 def worst_images(
-    truths: Sequence[Objects],
-    predictions: Sequence[Objects],
-    count: int | None = None,
-    *,
-    iou_threshold: float = 0.5,
-    score_threshold: float = 0.3,
+    truths: Sequence[Objects], predictions: Sequence[Objects], count: int | None = None, **thresholds: float
 ) -> list[int]:
-    """Indices of images, the worst first (lowest F1, then most mistakes); `count` of them, None for all."""
+    """Indices of images, the worst first (lowest F1, then most mistakes), at `thresholds` of `match_objects`."""
     check_count("predictions", predictions, len(truths), of="truths")
     badness = []
     for i, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
-        match = match_objects(truth, prediction, iou_threshold=iou_threshold, score_threshold=score_threshold)
+        match = match_objects(truth, prediction, **thresholds)
         badness.append((match.f1, -(match.wrong + match.missed), i))
     return [i for _, _, i in sorted(badness)][:count]
 
@@ -135,19 +121,11 @@ def compare_sheet(
     in them.
 
     Args:
-        images: (H, W, 3) uint8 RGB.
-        truths: for each image `boxes` (M, 4) xyxy in its pixels, `labels` (M,), optional `iscrowd` (M,), `masks`
-            (M, H, W).
-        predictions: for each image `boxes`, `labels`, `scores`, optional `masks`; only scores >= `score_threshold`
-            are shown.
-        names: the K class names.
-        columns: pairs in a row.
+        truths: `boxes` (M, 4) xyxy in an image's pixels, `labels` (M,), optional `iscrowd` (M,), `masks` (M, H, W).
+        predictions: `boxes`, `labels`, `scores`, optional `masks`; only scores >= `score_threshold` are shown.
         tile: long side of one image in pixels; a pair is twice as wide.
         captions: a line under each pair, before its counts.
-        iou_threshold, score_threshold: as in `match_objects`.
     """
-    if columns < 1 or tile < 1:
-        raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
     for name, values in (("truths", truths), ("predictions", predictions), ("captions", captions)):
         check_count(name, values, len(images))
     cells, lines = [], []
@@ -156,9 +134,15 @@ def compare_sheet(
         cells.append(_pair(image, truths[i], predictions[i], names, match, tile))
         counts = f"{match.hits} found, {match.wrong} wrong, {match.missed} missed"
         lines.append(f"{captions[i]}: {counts}" if captions is not None else counts)
-    width = row_width(2, tile)
-    header = _header(min(columns, max(1, len(images))) * width, tile, iou_threshold, score_threshold)
-    return grid(cells, columns, width, lines, header=header, text=tile)
+    legend: list[Entry] = [
+        (None, "left: ground truth, right: predictions"),
+        (FOUND, f"found (right class, IoU ≥ {iou_threshold:g})"),
+        (WRONG, "wrong"),
+        (MISSED, "missed"),
+        (IGNORED, "ignored"),
+        (None, f"scores ≥ {score_threshold:g}"),
+    ]
+    return grid(cells, columns, row_width(2, tile), lines, legend=legend, text=tile)
 
 
 def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str], match: Match, tile: int) -> Image:
@@ -170,17 +154,17 @@ def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str
         _boxes(truth) * factors,
         truth["labels"],
         names,
-        colors=_colors([match.ignored_truth, match.found], [IGNORED, FOUND], MISSED),
+        colors=np.where(match.ignored_truth[:, None], IGNORED, np.where(match.found[:, None], FOUND, MISSED)),
         iscrowd=match.ignored_truth,
         masks=_masks(truth, slice(None), small),
     )
     right = draw_boxes(
         small,
         _boxes(prediction)[kept] * factors,
-        _rows(prediction["labels"], kept),
+        np.asarray(prediction["labels"]).reshape(-1)[kept],
         names,
-        scores=_rows(prediction["scores"], kept),
-        colors=_colors([match.ignored, match.right], [IGNORED, FOUND], WRONG),
+        scores=np.asarray(prediction["scores"]).reshape(-1)[kept],
+        colors=np.where(match.ignored[:, None], IGNORED, np.where(match.right[:, None], FOUND, WRONG)),
         masks=_masks(prediction, kept, small),
     )
     return side_by_side([left, right], tile)
@@ -190,30 +174,5 @@ def _masks(objects: Objects, rows: Any, small: Image) -> NDArray[np.uint8] | Non
     """The objects' masks, if they have some, at the size of the scaled image."""
     if objects.get("masks") is None:
         return None
-    masks = [np.asarray(mask, np.uint8) for mask in np.asarray(objects["masks"])[rows]]
+    masks = np.asarray(objects["masks"])[rows].astype(np.uint8)
     return np.array([resize_mask(mask, small.shape[1::-1]) for mask in masks], np.uint8).reshape(-1, *small.shape[:2])
-
-
-def _rows(values: ArrayLike, indices: NDArray[np.int64]) -> NDArray[Any]:
-    return np.asarray(values).reshape(-1)[indices]
-
-
-def _colors(masks: list[NDArray[np.bool_]], chosen: list[Color], otherwise: Color) -> NDArray[np.int64]:
-    """(M, 3): the colour of the first mask that holds for each object."""
-    colors = np.full((len(masks[0]), 3), otherwise, dtype=np.int64)
-    for mask, color in reversed(list(zip(masks, chosen, strict=True))):
-        colors[mask] = color
-    return colors
-
-
-def _header(width: int, tile: int, iou_threshold: float, score_threshold: float) -> Image:
-    """The legend."""
-    entries: list[tuple[Color | None, str]] = [
-        (None, "left: ground truth, right: predictions"),
-        (FOUND, f"found (right class, IoU ≥ {iou_threshold:g})"),
-        (WRONG, "wrong"),
-        (MISSED, "missed"),
-        (IGNORED, "ignored"),
-        (None, f"scores ≥ {score_threshold:g}"),
-    ]
-    return legend_strip(entries, width, sheet_letter_size(tile))

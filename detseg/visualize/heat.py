@@ -1,6 +1,6 @@
 """What a network looked at, drawn: heat over images, feature maps, the filters of the first layer.
 
-All sheets are `WIDTH` pixels wide, so that `stack` makes one page of them.
+Images are uint8 RGB (H, W, 3). Sheets are `WIDTH` pixels wide, so that `stack` makes one page of them.
 """
 
 from __future__ import annotations
@@ -11,24 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, scaled, sheet_letter_size
-from detseg.visualize.text import (
-    Color,
-    Image,
-    checked_image,
-    fit_text,
-    letter_size,
-    paste,
-    text_mask,
-    text_patch,
-)
+from detseg.visualize.sheets import INK, PAPER, QUIET, check_count, grid, on_paper, scaled, sheet_letter_size
+from detseg.visualize.text import Color, Image, checked_image, fit_text, letter_size, paste, text_mask, text_patch
 
 Box = tuple[float, float, float, float]
 Floats = NDArray[np.floating]
 
 WIDTH = 1280
 TEXT = 400  # letters and gaps are those of sheets with tiles of this width
-GAP = TEXT // 40
+GAP, SIZE = TEXT // 40, sheet_letter_size(TEXT)
 HEAT, VALUES = cv2.COLORMAP_INFERNO, cv2.COLORMAP_VIRIDIS
 # So much of the image the strongest heat hides, from this share of the highest heat on.
 OPACITY, FULL_FROM = 0.72, 0.6
@@ -59,7 +50,6 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     """A faded copy of `image` with heat laid over it, coloured by its share of the highest; darkened outside of it.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         heat: (h, w), at least 0.
         area: xyxy in pixels of `image` that `heat` spans, may stick out; by default the whole image.
     """
@@ -92,7 +82,7 @@ def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = No
     size, width = letter_size(image), image.shape[1]
     legend = _legend(size, HEAT, "little", "much")
     gap = size // 2
-    strip = np.full((legend.shape[0] + 2 * gap, width, 3), PAPER, np.uint8)
+    strip = on_paper(len(legend) + 2 * gap, width)
     room = width - 2 * gap
     if legend.shape[1] <= room // 2:
         paste(strip, legend, width - gap - legend.shape[1], gap)
@@ -104,73 +94,55 @@ def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = No
 def heat_sheet(
     image: Image, heat: Sequence[Floats], captions: Sequence[str], area: Box | None = None, *, note: str = ""
 ) -> Image:
-    """An image as it is, then with the heat of each class.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        heat: (h, w) of each class.
-        captions: a line for each.
-        area: as in `draw_heat`.
-        note: more on the heading.
-    """
+    """An image (H, W, 3) as it is, then with the heat (h, w) of each class; `area` is that of `draw_heat`."""
     check_count("captions", captions, len(heat), of="classes")
     columns = min(3, len(heat) + 1)
     tile = _tile(3)
     small, factor_x, factor_y = scaled(checked_image(image), tile)
     place = None if area is None else (area[0] * factor_x, area[1] * factor_y, area[2] * factor_x, area[3] * factor_y)
     cells = [small, *(draw_heat(small, one, place) for one in heat)]
-    title = _heading("What speaks for each class", note, legend=_legend(_size(), HEAT, "little", "much"))
+    title = _heading("What speaks for each class", note, legend=_legend(SIZE, HEAT, "little", "much"))
     return stack([title, grid(cells, columns, tile, ["the image", *captions], text=TEXT)])
 
 
 def class_bars(names: Sequence[str], scores: Sequence[float]) -> Image:
     """A bar for the probability of each class."""
     check_count("scores", scores, len(names), of="names")
-    size = _size()
-    line = text_mask("", size).shape[0]
-    left, right = round(WIDTH * 0.4), WIDTH - GAP - text_mask("100.0 %", size).shape[1] - GAP
-    rows = [np.full((0, WIDTH, 3), PAPER, np.uint8)]
+    line = text_mask("", SIZE).shape[0]
+    left, right = round(WIDTH * 0.4), WIDTH - GAP - text_mask("100.0 %", SIZE).shape[1] - GAP
+    height, rows = round(line * 1.35), [on_paper(0, WIDTH)]
+    top = (height - line) // 2
     for name, score in zip(names, scores, strict=True):
-        row = np.full((round(line * 1.35), WIDTH, 3), PAPER, np.uint8)
-        top = (row.shape[0] - line) // 2
-        text = fit_text(" ".join(name.split()), size, left - 3 * GAP)
-        paste(row, text_patch(text, size, INK, PAPER), GAP, top)
+        words = text_patch(fit_text(" ".join(name.split()), SIZE, left - 3 * GAP), SIZE, INK, PAPER)
+        share = text_patch(percent(score), SIZE, INK, PAPER)
+        row = on_paper(height, WIDTH, (words, GAP, top), (share, right + GAP, top))
         bar = row[line // 4 + top : line - line // 4 + top]
         bar[:, left:right] = TRACK
         bar[:, left : left + round((right - left) * score)] = BAR
-        paste(row, text_patch(percent(score), size, INK, PAPER), right + GAP, top)
         rows.append(row)
     return np.vstack(rows)
 
 
 def map_sheet(stages: Sequence[tuple[str, Floats]]) -> Image:
-    """Feature maps, a row for each stage, each map from its lowest value to its highest.
-
-    Args:
-        stages: a line on each, and its maps (M, h, w).
-    """
+    """Feature maps, a row for each stage (a line on it, its maps (M, h, w)), from the lowest value to the highest."""
     most = max((len(maps) for _, maps in stages), default=1)
     tile = _tile(max(most, 4))
-    legend = _legend(_size(), VALUES, "its lowest value", "its highest")
+    legend = _legend(SIZE, VALUES, "its lowest value", "its highest")
     strips = [_heading("What the feature maps of each stage show", "", legend=legend)]
     for caption, maps in stages:
         strips.append(_line(caption, QUIET))
-        cells = [_enlarged(value_colors(_stretched(one)), tile) for one in maps]
+        cells = [scaled(value_colors(_stretched(one)), tile, cv2.INTER_NEAREST_EXACT)[0] for one in maps]
         strips.append(grid(cells, max(1, len(cells)), tile, None, text=TEXT))
     return stack(strips)
 
 
 def filter_sheet(filters: Floats) -> Image:
-    """The kernels of a first layer as tiny images: grey is 0, bright red wants red.
-
-    Args:
-        filters: (O, 3, kh, kw).
-    """
+    """The kernels (O, 3, kh, kw) of a first layer as tiny images: grey is 0, bright red wants red."""
     highest = np.abs(filters).max((1, 2, 3), keepdims=True)
     values = 0.5 + 0.5 * filters / np.maximum(highest, 1e-12)
     pictures = np.rint(values.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     tile = _tile(FILTER_COLUMNS)
-    cells = [_enlarged(picture, tile) for picture in pictures]
+    cells = [scaled(picture, tile, cv2.INTER_NEAREST_EXACT)[0] for picture in pictures]
     note = f"{len(filters)} of {filters.shape[3]} × {filters.shape[2]} pixels; grey is 0"
     heading = _heading("The filters that look at the image itself", note)
     return stack([heading, grid(cells, FILTER_COLUMNS, tile, None, text=TEXT)])
@@ -178,33 +150,26 @@ def filter_sheet(filters: Floats) -> Image:
 
 def stack(strips: Sequence[Image]) -> Image:
     """Strips of up to `WIDTH` pixels below each other, at the left."""
-    sheet = np.full((sum(strip.shape[0] for strip in strips), WIDTH, 3), PAPER, np.uint8)
-    y = 0
-    for strip in strips:
-        paste(sheet, strip, 0, y)
-        y += strip.shape[0]
-    return sheet
+    return np.vstack([on_paper(len(strip), WIDTH, (strip, 0, 0)) for strip in strips])
 
 
 def title_strip(title: str, remark: str) -> Image:
     """What a page is about, in large letters, and a quieter line below."""
-    large = round(1.6 * _size())
+    large = round(1.6 * SIZE)
     text = text_patch(fit_text(title, large, WIDTH - 2 * GAP), large, INK, PAPER)
-    strip = np.full((text.shape[0] + 2 * GAP, WIDTH, 3), PAPER, np.uint8)
-    paste(strip, text, GAP, 2 * GAP)
-    return stack([strip, _line(remark, QUIET), np.full((2 * GAP, WIDTH, 3), PAPER, np.uint8)])
+    strip = on_paper(len(text) + 2 * GAP, WIDTH, (text, GAP, 2 * GAP))
+    return stack([strip, _line(remark, QUIET), on_paper(2 * GAP, WIDTH)])
 
 
 def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
-    size = round(1.2 * _size())
+    size = round(1.2 * SIZE)
     room = WIDTH - 3 * GAP - (0 if legend is None else legend.shape[1] + 2 * GAP)
     words = text_patch(fit_text(text, size, room), size, INK, PAPER)
-    strip = np.full((words.shape[0] + 3 * GAP, WIDTH, 3), PAPER, np.uint8)
-    paste(strip, words, GAP, 2 * GAP)
+    strip = on_paper(len(words) + 3 * GAP, WIDTH, (words, GAP, 2 * GAP))
     rest = room - words.shape[1] - 2 * GAP
     bottom = 2 * GAP + words.shape[0]
     if note and rest > 0:
-        quiet = text_patch(fit_text(note, _size(), rest), _size(), QUIET, PAPER)
+        quiet = text_patch(fit_text(note, SIZE, rest), SIZE, QUIET, PAPER)
         paste(strip, quiet, 3 * GAP + words.shape[1], bottom - quiet.shape[0])
     if legend is not None:
         paste(strip, legend, WIDTH - GAP - legend.shape[1], bottom - legend.shape[0])
@@ -212,37 +177,21 @@ def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
 
 
 def _line(text: str, color: Color) -> Image:
-    patch = text_patch(fit_text(text, _size(), WIDTH - 2 * GAP), _size(), color, PAPER)
-    strip = np.full((patch.shape[0] + GAP, WIDTH, 3), PAPER, np.uint8)
-    paste(strip, patch, GAP, GAP)
-    return strip
+    patch = text_patch(fit_text(text, SIZE, WIDTH - 2 * GAP), SIZE, color, PAPER)
+    return on_paper(len(patch) + GAP, WIDTH, (patch, GAP, GAP))
 
 
 def _legend(size: int, scale: int, low: str, high: str) -> Image:
     """What the colours mean: the lowest on the left."""
     words = [text_patch(word, size, QUIET, PAPER, size // 2) for word in (low, high)]
     ramp = value_colors(np.linspace(0, 1, 7 * size)[None].repeat(round(size * 0.7), 0), scale)
-    middle = np.full((words[0].shape[0], ramp.shape[1], 3), PAPER, np.uint8)
-    paste(middle, ramp, 0, (middle.shape[0] - ramp.shape[0]) // 2)
-    return np.hstack([words[0], middle, words[1]])
-
-
-def _size() -> int:
-    return sheet_letter_size(TEXT)
+    height = len(words[0])
+    return np.hstack([words[0], on_paper(height, ramp.shape[1], (ramp, 0, (height - len(ramp)) // 2)), words[1]])
 
 
 def _tile(columns: int) -> int:
     """Width of each of so many tiles side by side."""
     return (WIDTH - GAP) // columns - GAP
-
-
-def _enlarged(image: Image, tile: int) -> Image:
-    """As large as fits a tile, its cells still cells."""
-    if max(image.shape[:2]) >= tile:
-        return scaled(image, tile)[0]
-    factor = tile / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def _stretched(values: Floats) -> Floats:

@@ -13,38 +13,32 @@ from detseg.data.index_png import is_background, mask_palette
 from detseg.data.letterbox import resize_mask
 from detseg.data.sample import IGNORE
 from detseg.visualize.sheets import (
-    PAPER,
+    Entry,
     check_count,
     grid,
     legend_strip,
+    on_paper,
     row_width,
     scaled,
-    sheet_letter_size,
     side_by_side,
     swatch_width,
 )
-from detseg.visualize.text import Color, Image, checked_image, fit_text, letter_size, paste, text_mask
+from detseg.visualize.text import Image, checked_image, fit_text, letter_size, paste, text_mask
 
 OPACITY = 0.5  # of a class's colour
 LEGEND_SHARE = 0.5  # of the image's height and width, at most
-
-Entry = tuple[Color | None, str]
 
 
 def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bool = True) -> Image:
     """A copy of `image` in which every class but the background has its colour, half transparent, with a thin border.
 
     The background is a first class of that name; without one all classes are coloured. The pixels that count for no
-    class (255) are hatched.
+    class (255) are hatched. A mask of another size or with a label that has no name raises ValueError.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         mask: (H, W) labels 0..K-1 or 255.
         names: of the K classes, in any script.
         legend: name the classes that are there, the largest first, in the corner where that hides least of them.
-
-    Raises:
-        ValueError: the mask has another size than the image, or holds a label without a name.
     """
     image = checked_image(image)
     labels = _checked_mask(mask, image.shape[:2], len(names))
@@ -65,13 +59,7 @@ def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bo
 def draw_objects(image: Image, masks: ArrayLike, colors: ArrayLike) -> Image:
     """A copy of `image` with the masks of single objects laid over it; where they overlap, the first is on top.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: (M, H, W), not 0 where the object is.
-        colors: (M, 3) RGB.
-
-    Raises:
-        ValueError: the masks are not one for each colour, or have another size than the image.
+    Masks (M, H, W) are not 0 where the object is; colours are (M, 3) RGB. Other shapes raise ValueError.
     """
     objects, palette = np.asarray(masks), np.asarray([(0, 0, 0), *np.reshape(colors, (-1, 3))], np.uint8)
     expected = (len(palette) - 1, *image.shape[:2])
@@ -97,8 +85,6 @@ def mask_sheet(
 
     Args:
         images: (image (H, W, 3), labels (H, W), …), as many masks for each; a generator is taken one by one.
-        names: of the K classes.
-        captions: a line under each image.
         remark: before the legend.
         bare: each image is also shown as it is, first.
         columns: images in a row, each with all its masks.
@@ -117,10 +103,8 @@ def mask_sheet(
         across = len(shown)
         cells.append(side_by_side(shown, tile))
     check_count("captions", captions, len(cells))
-    width = row_width(across, tile)
-    entries = ([(None, remark)] if remark else []) + _entries(counts, names)
-    header = legend_strip(entries, min(columns, max(1, len(cells))) * width, sheet_letter_size(tile))
-    return grid(cells, columns, width, captions, header=header, text=tile)
+    legend = ([(None, remark)] if remark else []) + _entries(counts, names)
+    return grid(cells, columns, row_width(across, tile), captions, legend=legend, text=tile)
 
 
 def _tinted(
@@ -134,7 +118,9 @@ def _tinted(
     shade = colors[labels]
     result = image.copy()
     result[covered] = cv2.addWeighted(image, 1 - OPACITY, shade, OPACITY, 0)[covered]
-    border = _borders(labels, _border_width(labels)) & bordered
+    width = _border_width(labels)
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    border = (cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)) & bordered  # the image's edge is none
     result[border] = shade[border]
     return result
 
@@ -155,24 +141,13 @@ def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], classes: int) -> NDAr
     return labels.astype(np.uint8, copy=False)
 
 
-def _borders(labels: NDArray[np.unsignedinteger], width: int) -> NDArray[np.bool_]:
-    """Pixels up to `width` away from another label; the image's edge is no border."""
-    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    return np.asarray(cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))
-
-
 def _entries(counts: NDArray[np.int64], names: Sequence[str]) -> list[Entry]:
     """Colour and name of each class that has pixels, the largest first; the background has no colour to explain."""
     colors = mask_palette(names)
     order = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]]
     shown = [k for k in order if k != IGNORE and not (k == 0 and is_background(names[0]))]
-    entries: list[Entry] = [(_color(colors[k]), " ".join(str(names[k]).split())) for k in shown]
-    return entries + ([(_color(colors[IGNORE]), "ignored")] if counts[IGNORE] else [])
-
-
-def _color(rgb: NDArray[np.uint8]) -> Color:
-    red, green, blue = rgb.tolist()
-    return red, green, blue
+    entries: list[Entry] = [(colors[k], " ".join(str(names[k]).split())) for k in shown]
+    return entries + ([(colors[IGNORE], "ignored")] if counts[IGNORE] else [])
 
 
 def _draw_legend(image: Image, entries: Sequence[Entry], covered: NDArray[np.bool_]) -> None:
@@ -190,8 +165,7 @@ def _draw_legend(image: Image, entries: Sequence[Entry], covered: NDArray[np.boo
         return
     width = swatch_width(size) + max(text_mask(text, size).shape[1] for text in texts)
     rows = np.vstack([legend_strip([entry], width, size) for entry in entries])
-    panel = np.full((len(rows) + 2 * padding, width + 2 * padding, 3), PAPER, np.uint8)
-    paste(panel, rows, padding, padding)
+    panel = on_paper(len(rows) + 2 * padding, width + 2 * padding, (rows, padding, padding))
     height, width = panel.shape[:2]
     bottom, right = image.shape[0] - height, image.shape[1] - width
     corners = [(0, bottom), (right, bottom), (0, 0), (right, 0)]

@@ -5,12 +5,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from detseg.visualize.text import Color, Image, checked_image, fit_text, paste, text_mask, text_patch
 
 PAPER: Color = (250, 250, 248)
 INK: Color = (34, 34, 34)
 QUIET: Color = (110, 110, 110)
+
+Entry = tuple[ArrayLike | None, str]  # of a legend: an RGB colour and what it means; a remark has no colour
 
 
 def contact_sheet(
@@ -20,8 +23,6 @@ def contact_sheet(
 
     Captions stand below the images, shortened where they do not fit. No images give a small sheet that says so.
     """
-    if columns < 1 or tile < 1:
-        raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
     check_count("captions", captions, len(images))
     return grid([scaled(checked_image(image), tile)[0] for image in images], columns, tile, captions)
 
@@ -32,14 +33,22 @@ def check_count(name: str, values: Sequence[Any] | None, count: int, of: str = "
         raise ValueError(f"there are {count} {of} but {len(values)} {name}: give one for each")
 
 
-def scaled(image: Image, tile: int) -> tuple[Image, float, float]:
+def on_paper(height: int, width: int, *patches: tuple[Image, int, int]) -> Image:
+    """A strip of paper with patches, (image, x, y) each, in front of it."""
+    strip = np.full((height, width, 3), PAPER, np.uint8)
+    for patch, x, y in patches:
+        paste(strip, patch, x, y)
+    return strip
+
+
+def scaled(image: Image, tile: int, enlarging: int = cv2.INTER_CUBIC) -> tuple[Image, float, float]:
     """The image scaled so that its long side is `tile`, with the factors of x and y."""
     height, width = image.shape[:2]
     if height == 0 or width == 0:
         raise ValueError(f"an image of {width} x {height} pixels cannot be shown")
     factor = tile / max(height, width)
     w, h = max(1, round(width * factor)), max(1, round(height * factor))
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    method = cv2.INTER_AREA if factor < 1 else enlarging
     resized = image.copy() if factor == 1 else cv2.resize(image, (w, h), interpolation=method)
     return resized.astype(np.uint8, copy=False), w / width, h / height
 
@@ -50,25 +59,27 @@ def grid(
     width: int,
     captions: Sequence[str] | None,
     *,
-    header: Image | None = None,
+    legend: Sequence[Entry] | None = None,
     text: int | None = None,
 ) -> Image:
-    """Cells at most `width` wide in rows on paper, each centred over its caption, under an optional header.
+    """Cells at most `width` wide in rows on paper, each centred over its caption, under an optional legend.
 
     Letters and gaps follow `text`, the width of one image (default `width`).
     """
-    gap = max(4, round((text or width) / 40))
-    size = sheet_letter_size(text or width)
+    tile = width if text is None else text
+    if columns < 1 or tile < 1:
+        raise ValueError(f"columns and tile must be at least 1, got {columns} and {tile}")
+    gap, size = max(4, round(tile / 40)), sheet_letter_size(tile)
     columns = min(columns, max(1, len(cells)))
     sheet_width = columns * (width + gap) + gap
-    strips = [] if header is None else [header]
+    strips = [] if legend is None else [legend_strip(legend, columns * width, size)]
     if not cells:
         strips.append(text_patch(fit_text("no images", size, width), size, QUIET, PAPER))
     for start in range(0, len(cells), columns):
         row = cells[start : start + columns]
         height = max(cell.shape[0] for cell in row)
         line = 0 if captions is None else text_mask("", size).shape[0] + gap // 2
-        strip = np.full((height + line, sheet_width, 3), PAPER, np.uint8)
+        strip = on_paper(height + line, sheet_width)
         for i, cell in enumerate(row):
             left = gap + i * (width + gap)
             paste(strip, cell, left + (width - cell.shape[1]) // 2, (height - cell.shape[0]) // 2)
@@ -77,25 +88,25 @@ def grid(
                 patch = text_patch(caption, size, INK, PAPER)
                 paste(strip, patch, left + (width - patch.shape[1]) // 2, height + gap // 2)
         strips.append(strip)
-    sheet = np.full((sum(s.shape[0] + gap for s in strips) + gap, sheet_width, 3), PAPER, np.uint8)
+    sheet = on_paper(sum(len(strip) + gap for strip in strips) + gap, sheet_width)
     y = gap
     for strip in strips:
         paste(sheet, strip, (sheet_width - strip.shape[1]) // 2, y)
-        y += strip.shape[0] + gap
+        y += len(strip) + gap
     return sheet
 
 
-def legend_strip(entries: Sequence[tuple[Color | None, str]], width: int, size: int) -> Image:
-    """Words with the colours they explain, side by side on as many lines as they need; None is a remark."""
+def legend_strip(entries: Sequence[Entry], width: int, size: int) -> Image:
+    """Words with the colours they explain, side by side on as many lines as they need."""
     height, square = text_mask("", size).shape[0], round(size * 0.8)
-    rows = [np.full((height, width, 3), PAPER, np.uint8)]
+    rows = [on_paper(height, width)]
     x = 0
     for color, text in entries:
         indent = 0 if color is None else swatch_width(size)
         text = fit_text(text, size, width - indent)
         patch = text_patch(text, size, QUIET if color is None else INK, PAPER)
         if x and x + indent + patch.shape[1] > width:
-            rows.append(np.full((height, width, 3), PAPER, np.uint8))
+            rows.append(on_paper(height, width))
             x = 0
         if color is not None:
             swatch = np.full((square, square, 3), color, np.uint8)
@@ -117,10 +128,9 @@ def sheet_letter_size(tile: int) -> int:
 
 def side_by_side(images: Sequence[Image], tile: int) -> Image:
     """Images of one size that belong together, each in the middle of a tile; see `row_width`."""
-    row = np.full((images[0].shape[0], row_width(len(images), tile), 3), PAPER, np.uint8)
-    for i, image in enumerate(images):
-        paste(row, image, i * (tile + _tile_gap(tile)) + (tile - image.shape[1]) // 2, 0)
-    return row
+    step = tile + _tile_gap(tile)
+    placed = [(image, i * step + (tile - image.shape[1]) // 2, 0) for i, image in enumerate(images)]
+    return on_paper(images[0].shape[0], row_width(len(images), tile), *placed)
 
 
 def row_width(count: int, tile: int) -> int:

@@ -81,20 +81,20 @@ def test_what_is_seen_is_the_likeliest_class_and_its_probability():
     np.testing.assert_allclose(seen.confidence, expected.amax(0).numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width"), [(50, 80), (81, 33), (7, 200), (1, 1), (200, 3), (64, 64)])
-def test_masks_have_the_images_size_and_place(height, width):
+def test_masks_have_the_images_size_and_place():
     """An image dark above a line: the mask changes there, to the pixel or the one that the square's pixels allow."""
     model = Pointwise(2)
     model.score.weight.data = torch.tensor([-20.0, 20.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1).clone()
     model.score.bias.data = torch.tensor([30.0, -30.0])
-    image = np.full((height, width, 3), 255, np.uint8)
-    cut = height // 3
-    image[:cut] = 0
-    seen = look(model, image, 64)
-    assert seen.mask.shape == seen.confidence.shape == (height, width)
-    slack = -(-max(height, width) // 64)
-    assert (seen.mask[: max(0, cut - slack)] == 0).all()
-    assert (seen.mask[cut + slack :] == 1).all()
+    for height, width in ((50, 80), (81, 33), (7, 200), (1, 1), (200, 3), (64, 64)):
+        image = np.full((height, width, 3), 255, np.uint8)
+        cut = height // 3
+        image[:cut] = 0
+        seen = look(model, image, 64)
+        assert seen.mask.shape == seen.confidence.shape == (height, width)
+        slack = -(-max(height, width) // 64)
+        assert (seen.mask[: max(0, cut - slack)] == 0).all(), (height, width)
+        assert (seen.mask[cut + slack :] == 1).all(), (height, width)
 
 
 def test_order_and_batches_do_not_matter():
@@ -129,12 +129,12 @@ def test_a_shrunk_copy_gives_a_mask_of_the_size_that_is_wanted():
     assert (seen.mask[5::10, 5::10] == look(Pointwise(), image, 24).mask).mean() > 0.9
 
 
-@pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"scales": ()}, {"scales": (1, -1)}, {"scales": (float("nan"),)}]
-)
-def test_options_without_sense_are_refused(options):
-    with pytest.raises(ValueError, match=r"batch_size must be at least 1|scales must be positive numbers"):
-        list(segment(Pointwise(), [], 32, **options))
+def test_options_without_sense_are_refused():
+    for options in ({"batch_size": 0}, {"scales": ()}, {"scales": (1, -1)}, {"scales": (float("nan"),)}):
+        with pytest.raises(ValueError, match=r"batch_size must be at least 1|scales must be positive numbers"):
+            list(segment(Pointwise(), [], 32, **options))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        segment_in_windows(Pointwise(), make_image(40, 40), 32, batch_size=0)
 
 
 # ------------------------------------------------------------------ mirrored, in several sizes
@@ -171,11 +171,11 @@ def test_sizes_stay_multiples_of_32():
     assert seen == [(32, 32), (64, 64), (96, 96), (128, 128)]
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True}, {"scales": (0.5, 1, 2)}, {"flip": True, "scales": (1.5,)}])
-def test_confidence_is_a_probability(options):
-    seen = look(network(), make_image(37, 90), 64, **options)
-    assert seen.confidence.max() <= 1 + 1e-6
-    assert seen.confidence.min() >= 1 / CLASSES - 1e-6, "the likeliest of K classes"
+def test_confidence_is_a_probability():
+    for options in ({}, {"flip": True}, {"scales": (0.5, 1, 2)}, {"flip": True, "scales": (1.5,)}):
+        seen = look(network(), make_image(37, 90), 64, **options)
+        assert seen.confidence.max() <= 1 + 1e-6, options
+        assert seen.confidence.min() >= 1 / CLASSES - 1e-6, f"{options}: the likeliest of K classes"
 
 
 def test_a_network_that_sees_finer_than_pixels():
@@ -188,18 +188,18 @@ def test_a_network_that_sees_finer_than_pixels():
     assert np.array_equal(windows.mask, F.avg_pool2d(pixels_of(model, image), 2).argmax(0).numpy())
 
 
-@pytest.mark.parametrize("wanted", [(1000, 205), (205, 1000), (640, 480), (999, 10)])
-def test_a_shrunk_copy_lies_where_it_was_put(wanted):
+def test_a_shrunk_copy_lies_where_it_was_put():
     """The square is filled with the copy, whose sides are rounded already: the original would be rounded otherwise."""
-    width, height = fitted_size(*wanted, 320)
-    image = np.full((height, width, 3), 255, np.uint8)
-    image[height // 2 :] = 0
     model = Pointwise(2)
     model.score.weight.data[:] = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1) * 9
     model.score.bias.data[:] = torch.tensor([-13.0, 13.0])
-    (seen,) = segment(model, [(image, wanted)], 256)
-    found = np.count_nonzero(seen.mask == 0, axis=0)
-    assert np.abs(found - height // 2 / height * wanted[1]).max() <= 0.5 * max(wanted) / 256 + 1
+    for wanted in ((1000, 205), (205, 1000), (640, 480), (999, 10)):
+        width, height = fitted_size(*wanted, 320)
+        image = np.full((height, width, 3), 255, np.uint8)
+        image[height // 2 :] = 0
+        (seen,) = segment(model, [(image, wanted)], 256)
+        found = np.count_nonzero(seen.mask == 0, axis=0)
+        assert np.abs(found - height // 2 / height * wanted[1]).max() <= 0.5 * max(wanted) / 256 + 1, wanted
 
 
 def test_classes_are_decided_a_few_at_a_time(monkeypatch):
@@ -221,35 +221,37 @@ def test_classes_are_decided_a_few_at_a_time(monkeypatch):
 SIZES = [(100, 100), (33, 97), (97, 33), (32, 32), (20, 150), (7, 5), (1, 1), (33, 32), (200, 31)]
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("flip", [False, True])
-def test_windows_see_what_the_whole_image_shows(height, width, flip):
-    image, model = make_image(height, width), Pointwise()
-    seen = segment_in_windows(model, image, 32, batch_size=3, flip=flip)
-    expected = pixels_of(model, image)
-    np.testing.assert_allclose(seen.confidence, expected.amax(0).numpy(), atol=1e-5)
-    clear = expected.topk(2, dim=0).values.diff(dim=0)[0].abs().numpy() > 1e-4
-    assert np.array_equal(seen.mask[clear], expected.argmax(0).numpy()[clear])
-    assert seen.mask.shape == (height, width)
+def test_windows_see_what_the_whole_image_shows(flip):
+    model = Pointwise()
+    for height, width in SIZES:
+        image = make_image(height, width)
+        seen = segment_in_windows(model, image, 32, batch_size=3, flip=flip)
+        expected = pixels_of(model, image)
+        np.testing.assert_allclose(seen.confidence, expected.amax(0).numpy(), atol=1e-5, err_msg=f"{height} x {width}")
+        clear = expected.topk(2, dim=0).values.diff(dim=0)[0].abs().numpy() > 1e-4
+        assert np.array_equal(seen.mask[clear], expected.argmax(0).numpy()[clear]), (height, width)
+        assert seen.mask.shape == (height, width)
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_windows_are_averaged_by_how_far_inside_a_pixel_lies(height, width):
+def test_windows_are_averaged_by_how_far_inside_a_pixel_lies():
     """Against sums over the whole image at once."""
-    image, model, window = make_image(height, width), Placed(32), 32
+    model, window = Placed(32), 32
     line = [min(i + 1, window - i) for i in range(window)]
     weight = torch.tensor([[float(a * b) for a in line] for b in line])
-    sums, weights = torch.zeros(CLASSES, height + 64, width + 64), torch.zeros(height + 64, width + 64)
-    padded = np.full((height + 64, width + 64, 3), 114, np.uint8)
-    padded[:height, :width] = image
-    for top in module._starts(height, window):
-        for left in module._starts(width, window):
-            found = pixels_of(model, padded[top : top + window, left : left + window])
-            sums[:, top : top + window, left : left + window] += found * weight
-            weights[top : top + window, left : left + window] += weight
-    expected = (sums / weights)[:, :height, :width]
-    seen = segment_in_windows(model, image, window)
-    np.testing.assert_allclose(seen.confidence, expected.amax(0).numpy(), atol=1e-5)
+    for height, width in SIZES:
+        image = make_image(height, width)
+        sums, weights = torch.zeros(CLASSES, height + 64, width + 64), torch.zeros(height + 64, width + 64)
+        padded = np.full((height + 64, width + 64, 3), 114, np.uint8)
+        padded[:height, :width] = image
+        for top in module._starts(height, window):
+            for left in module._starts(width, window):
+                found = pixels_of(model, padded[top : top + window, left : left + window])
+                sums[:, top : top + window, left : left + window] += found * weight
+                weights[top : top + window, left : left + window] += weight
+        expected = (sums / weights)[:, :height, :width]
+        seen = segment_in_windows(model, image, window)
+        np.testing.assert_allclose(seen.confidence, expected.amax(0).numpy(), atol=1e-5, err_msg=f"{height} x {width}")
 
 
 def test_there_are_no_seams():
@@ -267,17 +269,15 @@ def test_there_are_no_seams():
     assert steps.max() < 1.5 * alone, "no step is larger than those within a window"
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 40, 56, 57, 100, 999])
-def test_windows_cover_and_overlap(length):
-    starts = module._starts(length, 32)
-    if length <= 32:
-        assert starts == [0]
-        return
-    assert starts[0] == 0
-    assert starts[-1] == length - 32
-    steps = np.diff(starts)
-    assert steps.min() >= 1
-    assert steps.max() <= round(32 * (1 - OVERLAP)) + 1
+def test_windows_cover_and_overlap():
+    for length in (1, 31, 32):
+        assert module._starts(length, 32) == [0], length
+    for length in (33, 40, 56, 57, 100, 999):
+        starts = module._starts(length, 32)
+        assert (starts[0], starts[-1]) == (0, length - 32), length
+        steps = np.diff(starts)
+        assert steps.min() >= 1, length
+        assert steps.max() <= round(32 * (1 - OVERLAP)) + 1, length
 
 
 def test_only_a_band_is_kept(monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detseg.report.columns import Column, whole
-from detseg.report.pages.html import Card, ClassTable, Row, Table, write_page
+from detseg.report.pages.html import ClassTable, Table, write_page
 from detseg.report.pages.html import Page as Content
 from tests.report.reading import Page
 from tests.report.runs import EVIL
@@ -58,10 +58,10 @@ def test_everything_is_escaped(tmp_path):
         tmp_path,
         title=EVIL,
         summary={EVIL: EVIL},
-        cards=[Card(EVIL, EVIL, EVIL)],
-        figures=Table(EVIL, [Row(EVIL, EVIL, [EVIL])], note=EVIL),
+        cards=[(EVIL, EVIL, EVIL)],
+        figures=Table(EVIL, [(EVIL, EVIL, [EVIL])], note=EVIL),
         classes=CLASSES,
-        tables=[Table(EVIL, [Row(EVIL, EVIL, [EVIL])], [EVIL, EVIL], EVIL)],
+        tables=[Table(EVIL, [(EVIL, EVIL, [EVIL])], [EVIL, EVIL], EVIL)],
         pictures=[(EVIL, "a.png"), (EVIL, "none.png")],
     )
     assert "<b>" not in text.split("</header>")[1] and "alert(1)</script>" not in text

@@ -14,9 +14,8 @@ from detseg.metrics.detection.confusion import Confusion
 from detseg.report.columns import Confusions
 from detseg.report.plots.anchors import anchors_figure
 from detseg.report.plots.classes import confusion_figure, ranked_figure
-from detseg.report.plots.history import history_figure, plot_history, read_history
+from detseg.report.plots.history import history_figure, plot_history, plot_rates, read_history
 from detseg.report.plots.precision_recall import precision_recall_figure
-from detseg.report.plots.rates import plot_rates
 from detseg.report.plots.style import save
 from detseg.report.tables import detection, segmentation
 from detseg.train.finder import RateCurve
@@ -223,8 +222,6 @@ def test_anchors_without_boxes_and_with_impossible_ones():
     assert "Mean best IoU 1.000" in axes.get_title(loc="left")
     with pytest.raises(ValueError, match=r"anchors must be at least one positive .* got \[\]"):
         anchors_figure([[1, 1]], [])
-    with pytest.raises(ValueError, match=r"sizes must have shape \(N, 2\).*got \(3,\)"):
-        anchors_figure([1, 2, 3], [[1, 1]])
 
 
 # ---------------------------------------------------------------------------------------------- history

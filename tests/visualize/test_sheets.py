@@ -51,6 +51,8 @@ def test_empty_sheets():
 def test_sheet_mistakes():
     with pytest.raises(ValueError, match="columns and tile must be at least 1, got 0 and 320"):
         contact_sheet([blank()], 0)
+    with pytest.raises(ValueError, match="columns and tile must be at least 1, got 2 and 0"):
+        compare_sheet([], [], [], ["rose"], tile=0)
     with pytest.raises(ValueError, match="1 images but 2 captions"):
         contact_sheet([blank()], 1, captions=["a", "b"])
     with pytest.raises(ValueError, match="1 images but 0 truths"):

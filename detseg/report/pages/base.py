@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from detseg.report.columns import Column, Confusions, interval_note, number
-from detseg.report.pages.html import Card, ClassTable, Page, Row, Table, write_page
+from detseg.report.pages.html import ClassTable, Page, Table, write_page
 from detseg.report.pictures import some_of, write_picture
 from detseg.report.plots.classes import confusion_figure, ranked_figure
-from detseg.report.plots.history import plot_history
-from detseg.report.plots.rates import plot_rates
+from detseg.report.plots.history import plot_history, plot_rates
 from detseg.report.plots.style import save
 from detseg.train.sampler import Request
 
@@ -34,22 +33,14 @@ model = detseg.load({run})
 
 
 class RunPage(ABC):
-    """The drawings, the page and the table of a run; a task's own class says what is particular to it.
-
-    Args:
-        run: a `detseg.train.task.Run`.
-    """
+    """The drawings, the page and the table of a `detseg.train.task.Run`; a task's own class says what is its own."""
 
     title: ClassVar[str]
-    predicts: ClassVar[str]
-    """What `detseg predict` does with such a model, in a sentence."""
-    usage: ClassVar[str]
-    """How to use `model` in Python."""
+    predicts: ClassVar[str]  # what `detseg predict` does with such a model, in a sentence
+    usage: ClassVar[str]  # of `model` in Python
     worst_caption: ClassVar[str]
-    class_plot: ClassVar[str]
-    """File with the first class figure of each class."""
-    tables: ClassVar[Any]
-    """The task's module of `detseg.report.tables`."""
+    class_plot: ClassVar[str]  # file with the first class figure of each class
+    tables: ClassVar[Any]  # the task's module of `detseg.report.tables`
 
     def __init__(self, run: Any) -> None:
         self.run = run
@@ -73,7 +64,11 @@ class RunPage(ABC):
     @property
     def limits(self) -> tuple[float, Mapping[str, Interval]]:
         """Level of the confidence intervals, and those of the figures that have one."""
-        return self.run.metrics.level, self.run.metrics.intervals
+        metrics, *more = self.measured
+        if not more:
+            return metrics.level, metrics.intervals
+        (intervals,) = more
+        return (intervals.level, intervals.figures) if intervals is not None and intervals.known else (0.0, {})
 
     def facts(self) -> dict[str, Any]:
         """What else is to be known of the run."""
@@ -112,21 +107,32 @@ class RunPage(ABC):
         return {"training samples as the network sees them": write_picture(sheet, self.folder / "samples.jpg")}
 
     def write(self) -> list[tuple[str, Path]]:
-        """Write all other drawings and `report.html` into the run folder; returns (caption, path), the report first.
-
-        Raises:
-            ValueError: the run has no metrics.
-        """
-        run = self.run
-        if run.metrics is None:
+        """Write all other drawings and `report.html` into the run folder; returns (caption, path), the report first."""
+        run, metrics = self.run, self.run.metrics
+        if metrics is None:
             raise ValueError(f"{self.folder}: the run has no metrics to report on")
         drawings = self._drawings()
+        level, limits = self.limits
+        told = [
+            (f, number(f.compute(metrics)), _range(limits[f.name]) if f.name in limits else "") for f in metrics.shown()
+        ]
         page = Page(
             title=self.title,
-            summary=self._summary(),
+            summary={
+                "Backbone": run.config.backbone,
+                **self.facts(),
+                "Training images": len(run.train),
+                "Validation images": len(run.val),
+                "Input size": f"{run.config.size} px",
+                "Training time": f"{run.seconds / 60:.1f} min",
+            },
             pictures=[(caption, path.relative_to(self.folder)) for caption, path in drawings.items()],
-            cards=self._cards(),
-            figures=self._figures(),
+            cards=[(figure.title, value, limit) for figure, value, limit in told[:CARDS]],
+            figures=Table(
+                "Figures",
+                [(figure.title, figure.meaning, cells if limits else cells[:1]) for figure, *cells in told],
+                note=f"Ranges: {interval_note(level)}." if limits else "",
+            ),
             classes=ClassTable(self._names, self.class_columns()),
             tables=self.more_tables(),
             predicts=self.predicts,
@@ -169,36 +175,6 @@ class RunPage(ABC):
             for place, i in enumerate(order)
         ]
 
-    def _summary(self) -> dict[str, Any]:
-        run = self.run
-        return {
-            "Backbone": run.config.backbone,
-            **self.facts(),
-            "Training images": len(run.train),
-            "Validation images": len(run.val),
-            "Input size": f"{run.config.size} px",
-            "Training time": f"{run.seconds / 60:.1f} min",
-        }
 
-    def _cards(self) -> list[Card]:
-        metrics = self.run.metrics
-        _, limits = self.limits
-        return [
-            Card(f.title, number(f.compute(metrics)), range_text(limits.get(f.name))) for f in metrics.shown()[:CARDS]
-        ]
-
-    def _figures(self) -> Table:
-        level, limits = self.limits
-        rows = []
-        for figure in self.run.metrics.shown():
-            cells = [number(figure.compute(self.run.metrics))]
-            cells += [range_text(limits.get(figure.name))] if limits else []
-            rows.append(Row(figure.title, figure.meaning, cells))
-        return Table("Figures", rows, note=f"Ranges: {interval_note(level)}." if limits else "")
-
-
-def range_text(interval: Interval | None) -> str:
-    """The limits, a dash where they are not known, nothing where there are none."""
-    if interval is None:
-        return ""
+def _range(interval: Interval) -> str:
     return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"

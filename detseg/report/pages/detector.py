@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from detseg.data.dataset import scaled_sizes
-from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
 from detseg.report.columns import Column, Confusions
 from detseg.report.pages.boxes import BoxPage
-from detseg.report.pages.html import Row, Table
+from detseg.report.pages.html import Table
 from detseg.report.pictures import SHOWN
 from detseg.report.plots.anchors import anchors_figure
 from detseg.report.plots.precision_recall import precision_recall_figure
@@ -51,12 +50,6 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         """Metrics and confidence intervals."""
         return self.run.metrics, self.analysis.intervals
 
-    @property
-    def limits(self) -> tuple[float, Mapping[str, Interval]]:
-        """Those of AP, AP50 and AP75."""
-        intervals = self.analysis.intervals
-        return (0.0, {}) if intervals is None or not intervals.known else (intervals.level, intervals.figures)
-
     def draw_training(self) -> dict[str, Path]:
         """Training samples and, of a model that has some, the anchors among the box sizes."""
         drawn = super().draw_training()
@@ -85,7 +78,7 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
 
     def more_tables(self) -> list[Table]:
         """What the errors cost: the costliest kinds first, the totals last."""
-        rows = [Row(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
-        kinds = sorted(rows[:-2], key=lambda row: row.cells[0], reverse=True)
+        rows = [(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
+        kinds = sorted(rows[:-2], key=lambda row: row[2][0], reverse=True)
         note = "Gain in AP50 if the errors of one kind, and no others, were corrected."
         return [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.predict.explain import TOP, Explanation, Stage
+from detseg.predict.explain import TOP, Explanation
 from detseg.report.pictures import write_picture
 from detseg.visualize.heat import (
     class_bars,
@@ -35,14 +35,9 @@ def write_explanation(
     """Write all of it on one page, and its parts into a folder of the page's name; returns their paths.
 
     Args:
-        seen: of `image`, with at least one class explained.
-        image: (H, W, 3) uint8 RGB, the image as it is.
-        names: of the K classes.
+        seen: of `image` (H, W, 3) uint8 RGB, with at least one class explained.
         page: a path that ends in .jpg.
         title, remark: what stands above the page.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,18 +51,17 @@ def write_explanation(
     if x1 > 0 or y1 > 0 or x2 < image.shape[1] or y2 < image.shape[0]:
         note += "; what is dark it was not shown"
     heat = heat_sheet(image, list(seen.heat), captions, seen.area, note=note)
-    maps = map_sheet([(_caption(stage), stage.maps) for stage in seen.stages])
+    stages = []
+    for s in seen.stages:
+        count, high, wide = s.maps.shape
+        stages.append((f"stride {s.stride}: {count} of {s.channels} maps, {wide} × {high} cells", s.maps))
+    maps = map_sheet(stages)
     shown = shown_labels(seen)
     bars = class_bars([names[k] for k in shown], seen.scores[shown].tolist())
     whole = stack([title_strip(title, remark), bars, heat, maps, filter_sheet(seen.filters)])
     sheets = (heat_picture(image, seen.heat[0], captions[0], seen.area), heat, maps)
     parts = [write_picture(sheet, folder / name) for name, sheet in zip(PARTS, sheets, strict=True)]
     return [write_picture(whole, page), *parts]
-
-
-def _caption(stage: Stage) -> str:
-    count, rows, columns = stage.maps.shape
-    return f"stride {stage.stride}: {count} of {stage.channels} maps, {columns} × {rows} cells"
 
 
 def shown_labels(seen: Explanation) -> list[int]:

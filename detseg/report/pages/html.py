@@ -1,7 +1,4 @@
-"""The page of a run: `report.html` in its folder, the drawings beside it, nothing from the network.
-
-`detseg.report.pages.base` says what is on it.
-"""
+"""The page of a run: `report.html` in its folder, the drawings beside it, nothing from the network."""
 
 from __future__ import annotations
 
@@ -23,28 +20,11 @@ from detseg.report.columns import Column
 logger = logging.getLogger(__name__)
 
 
-class Card(NamedTuple):
-    """A figure in large letters."""
-
-    name: str
-    value: str
-    range: str = ""
-
-
-class Row(NamedTuple):
-    """A row of a table: what it is about, a quieter explanation, and its cells."""
-
-    name: str
-    meaning: str
-    cells: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that stays as it is; without heads it has none."""
+class Table(NamedTuple):
+    """A table that stays as it is."""
 
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[tuple[str, str, Sequence[str]]]  # what it is about, a quieter explanation, the cells
     heads: Sequence[str] = ()
     note: str = ""
 
@@ -72,46 +52,26 @@ class ClassTable(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What is on the page of a run.
-
-    Attributes:
-        title: heading.
-        summary: facts about the run, name to value, in the order to be shown.
-        pictures: (caption, path relative to the run folder) in the order to be shown. One that is not there is named
-            on the page and in a warning.
-        cards: the figures that matter most.
-        figures: all figures.
-        classes: of each class.
-        tables: what else there is, under the classes.
-        predicts: what `detseg predict` does with such a model, in a sentence.
-        snippet: how to use it from Python, with {run} in place of its folder.
-    """
+    """What is on the page of a run."""
 
     title: str
-    summary: Mapping[str, Any]
-    pictures: Sequence[tuple[str, str | Path]]
-    cards: Sequence[Card] = ()
+    summary: Mapping[str, Any]  # facts about the run, in the order to be shown
+    pictures: Sequence[tuple[str, str | Path]]  # (caption, path relative to the run folder); one may be missing
+    cards: Sequence[tuple[str, str, str]] = ()  # name, value and range of the figures that matter most
     figures: Table | None = None
     classes: ClassTable | None = None
-    tables: Sequence[Table] = ()
-    predicts: str
-    snippet: str
+    tables: Sequence[Table] = ()  # what else there is, under the classes
+    predicts: str  # what `detseg predict` does with such a model, in a sentence
+    snippet: str  # how to use it from Python, with {run} in place of its folder
 
 
 def write_page(run_folder: str | Path, page: Page) -> Path:
-    """Write `report.html` into the run folder; returns its path.
+    """Write `report.html` into the run folder, made if missing; returns its path.
 
-    The configuration is read from `config.json` in the folder, if it is there.
-
-    Args:
-        run_folder: the folder of the run; it is created if missing.
-        page: what is on it.
-
-    Raises:
-        ValueError: if a picture's path is absolute or leads out of the run folder.
+    The configuration is read from `config.json` in the folder, if it is there. A picture's path that is absolute or
+    leads out of the run folder raises ValueError.
     """
     folder = Path(run_folder)
-    pictures = [_image(folder, caption, path) for caption, path in page.pictures]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -122,14 +82,13 @@ def write_page(run_folder: str | Path, page: Page) -> Path:
     text = environment.get_template("report.html.j2").render(
         page=page,
         summary=[(name, _text(value)) for name, value in page.summary.items()],
-        pictures=pictures,
+        pictures=[_image(folder, caption, path) for caption, path in page.pictures],
         command=f"detseg predict {shlex.quote(str(run_folder))} image.jpg",
         snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
         configuration=_configuration(folder / "config.json"),
     )
-    path = folder / "report.html"
-    write_atomically(path, text)
-    return path
+    write_atomically(folder / "report.html", text)
+    return folder / "report.html"
 
 
 def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
@@ -167,10 +126,8 @@ def _flat(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from detseg.boxes import box_iou
-from detseg.metrics.bootstrap.draws import Interval
-from detseg.metrics.localization import LEVEL
 from detseg.report.pages.boxes import BoxPage
 from detseg.report.pictures import SHOWN
 from detseg.report.tables import localization
@@ -28,11 +26,6 @@ print(found["boxes"], found["scores"], found["labels"])  # one: xyxy in the imag
     worst_caption = "ground truth beside predictions, the lowest IoU first"
     class_plot = "class_iou.png"
     tables: ClassVar[Any] = localization
-
-    @property
-    def limits(self) -> tuple[float, Mapping[str, Interval]]:
-        """Those of mean IoU and accuracy."""
-        return LEVEL, self.run.metrics.intervals
 
     def truth(self, index: int) -> Objects:
         """The object that counts, if there is one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,6 @@ import numpy as np
 from accelerate import PartialState
 
 from detseg.data.cache import full_images
-from detseg.metrics.bootstrap.draws import Interval
 from detseg.metrics.bootstrap.segmentation import SegmentationIntervals, bootstrap_segmentation
 from detseg.metrics.segmentation.mean_iou import SegmentationMetrics
 from detseg.predict import load
@@ -39,12 +37,6 @@ print(seen.mask, seen.confidence)  # of every pixel the label, called model.name
     def measured(self) -> tuple[SegmentationMetrics, SegmentationIntervals]:
         """Metrics and confidence intervals."""
         return self.run.metrics, bootstrap_segmentation(self.run.metrics)
-
-    @property
-    def limits(self) -> tuple[float, Mapping[str, Interval]]:
-        """Those of all figures."""
-        _, intervals = self.measured
-        return intervals.level, intervals.figures if intervals.known else {}
 
     def facts(self) -> dict[str, Any]:
         """The decoder."""

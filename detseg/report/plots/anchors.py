@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.report.plots.style import INK, add_axes, hex_color, new_figure, set_title
+from detseg.data.colours import class_color
+from detseg.detect.anchors import size_iou
+from detseg.report.plots.style import INK, add_axes, new_figure, set_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,18 +23,16 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> Figure:
     """Box sizes in the colour of the anchor that fits them best, on log axes; the anchors are the squares.
 
     Args:
-        sizes: (M, 2) width and height of the training boxes, in pixels at training scale. Sizes that are not
-            positive are left out.
+        sizes: (M, 2) width and height of boxes, in pixels at training scale; those that are not positive are left out.
         anchors: (A, 2) in the same pixels.
     """
     from matplotlib.patheffects import withStroke
 
-    size, anchor = _sizes("sizes", sizes), _sizes("anchors", anchors)
+    size, anchor = (np.asarray(values, np.float64).reshape(-1, 2) for values in (sizes, anchors))
     if not len(anchor) or not (anchor > 0).all():
         raise ValueError(f"anchors must be at least one positive (width, height), got {anchor.tolist()}")
     size = size[(size > 0).all(axis=1) & np.isfinite(size).all(axis=1)]
-    shared = np.minimum(size[:, None], anchor[None]).prod(axis=2)
-    iou = shared / (size.prod(axis=1)[:, None] + anchor.prod(axis=1)[None] - shared)  # (M, A), same centre
+    iou = size_iou(size, anchor)
     best, nearest = iou.max(axis=1, initial=0.0), iou.argmax(axis=1)
 
     figure = new_figure(6.4, 6.4)
@@ -43,7 +43,7 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> Figure:
     alpha = float(np.clip(60 / math.sqrt(max(1, len(shown))), 0.15, 0.8))
     order = np.argsort(anchor.prod(axis=1), kind="stable")
     for rank, a in enumerate(order.tolist()):
-        color = hex_color(rank)
+        color = [channel / 255 for channel in class_color(rank)]
         mine = shown[nearest[shown] == a]
         axes.scatter(size[mine, 0], size[mine, 1], s=9, color=color, alpha=alpha, linewidths=0)
         square: dict[str, Any] = {"s": 70, "marker": "s", "edgecolors": INK, "linewidths": 1.2}
@@ -59,15 +59,6 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> Figure:
     else:
         set_title(axes, f"{len(anchor)} anchors, no boxes")
     return figure
-
-
-def _sizes(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        return array.reshape(-1, 2)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (N, 2), width and height, got {array.shape}")
-    return array
 
 
 def _log_axes(axes: Axes, points: NDArray[np.float64]) -> None:

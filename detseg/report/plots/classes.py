@@ -21,12 +21,8 @@ _MOST_CLASSES = 30  # so many bars, and rows of a matrix with numbers in them, c
 def ranked_figure(names: Sequence[str], columns: Sequence[Column], level: float) -> Figure:
     """The first column of class figures, best first, as a dot with its interval as a bar; NaN is left out.
 
-    Of many classes the best and the worst are shown.
-
-    Args:
-        names: (K,) of the classes.
-        columns: the first one in 0..1; where the next one is "from", it and the one behind it are the limits.
-        level: of the intervals.
+    Of many classes the best and the worst are shown. The figure is in 0..1; where the next column is "from", it and
+    the one behind it are the limits, at `level`.
     """
     values = columns[0].values
     bounded = len(columns) > 2 and columns[1].head == "from"
@@ -73,8 +69,7 @@ def confusion_figure(confusions: Confusions) -> Figure:
 def _name_ticks(axes: Axes, axis: str, names: Sequence[str]) -> None:
     """A name at each of 0, 1, …; of very many only every second, third, …"""
     step = max(1, math.ceil(len(names) / 100))
-    rotation = 90 if axis == "x" else 0
-    small = 8 if len(names) <= _MOST_CLASSES else 5
-    setter = axes.set_xticks if axis == "x" else axes.set_yticks
+    setter, rotation = (axes.set_xticks, 90) if axis == "x" else (axes.set_yticks, 0)
+    size = 8 if len(names) <= _MOST_CLASSES else 5
     short = [shortened(name) for name in names[::step]]
-    setter(range(0, len(names), step), short, family=font_families(), fontsize=small, rotation=rotation)
+    setter(range(0, len(names), step), short, family=font_families(), fontsize=size, rotation=rotation)

@@ -1,4 +1,4 @@
-"""The course of a training run by epoch: losses, what validation found, learning rate."""
+"""The course of a training run by epoch, and what a learning-rate finder saw before it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Line = tuple[str, str, str]  # column, name in the legend, colour
+    from detseg.train.finder import RateCurve
 
-_MOST_FIGURES = 2
+Line = tuple[str, str, str]  # column, name in the legend, colour
 
 
 def plot_history(csv_path: str | Path, path: str | Path, figures: Mapping[str, str]) -> Path:
@@ -28,11 +28,7 @@ def plot_history(csv_path: str | Path, path: str | Path, figures: Mapping[str, s
 
 
 def read_history(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a metrics.csv; empty cells are NaN.
-
-    Raises:
-        ValueError: if a cell is not a number (names file, line and column).
-    """
+    """The columns of a metrics.csv; empty cells are NaN, and one that is no number raises ValueError."""
     with Path(csv_path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns: dict[str, list[float]] = {name: [] for name in reader.fieldnames or ()}
@@ -51,17 +47,14 @@ def history_figure(history: Mapping[str, ArrayLike], figures: Mapping[str, str])
     """Loss and its parts, figures of validation and learning rate by epoch, under each other.
 
     Args:
-        history: columns (E,): `epoch`, `loss`, any `loss_*`, `lr` and figures. Missing columns and NaN are left out;
-            an epoch without a validation has NaN in the figures.
+        history: columns (E,): `epoch`, `loss`, any `loss_*`, `lr` and figures; missing ones and NaN are left out.
         figures: title of each figure by its column, the most important first; the first two with numbers are shown.
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in history.items()}
-    count = max((len(column) for column in columns.values()), default=0)
-    epochs = columns.get("epoch", np.arange(1.0, count + 1.0))
     seen = {name for name, column in columns.items() if np.isfinite(column).any()}
     parts = [name for name in columns if name.startswith("loss_")]
     parts = parts if len(parts) > 1 else []  # a single one is the total
-    shown = [name for name in figures if name in seen][:_MOST_FIGURES]
+    shown = [name for name in figures if name in seen]
     losses = [("loss", "total", INK)]
     losses += [(part, part[5:].replace("_", " "), LINES[i % len(LINES)]) for i, part in enumerate(parts)]
     judged = [(name, figures[name], color) for name, color in zip(shown, (BLUE, ORANGE), strict=False)]
@@ -84,31 +77,45 @@ def history_figure(history: Mapping[str, ArrayLike], figures: Mapping[str, str])
         axes = add_axes(figure, "epoch" if last else "", label, position=grid[row, 0], share=first)
         first = first or axes
         axes.tick_params(labelbottom=last)
-        _history_lines(axes, epochs, columns, lines)
+        _history_lines(axes, columns, lines)
     assert first is not None
     figure.align_ylabels()
     if shown:
         best = columns[shown[0]]
         at = int(np.nanargmax(best))
-        set_title(first, f"Best {figures[shown[0]]} {best[at]:.3f} after epoch {epochs[at]:.0f}")
+        set_title(first, f"Best {figures[shown[0]]} {best[at]:.3f} after epoch {columns['epoch'][at]:.0f}")
     else:
         set_title(first, "Training")
     return figure
 
 
-def _history_lines(
-    axes: Axes, epochs: NDArray[np.float64], columns: Mapping[str, NDArray[np.float64]], lines: Sequence[Line]
-) -> None:
+def _history_lines(axes: Axes, columns: Mapping[str, NDArray[np.float64]], lines: Sequence[Line]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for place, (name, label, color) in enumerate(lines):
         there = np.isfinite(columns[name])
         marker = "o" if there.sum() <= 30 else ""
         wide = 1.4 if place else 2.2
-        axes.plot(epochs[there], columns[name][there], color=color, lw=wide, marker=marker, ms=3, label=label)
+        axes.plot(columns["epoch"][there], columns[name][there], color=color, lw=wide, marker=marker, ms=3, label=label)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
     axes.yaxis.get_offset_text().set(fontsize=8, color=QUIET)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=8, ncols=2 if len(axes.lines) > 4 else 1)
+
+
+def plot_rates(curve: RateCurve, path: str | Path) -> Path:
+    """Write the loss over the learning rate, and where it falls fastest; returns the path."""
+    figure = new_figure(7.2, 3.6)
+    axes = add_axes(figure, "learning rate", "loss")
+    axes.plot(curve.rates, curve.losses, color=QUIET, lw=0.8, alpha=0.6, label="of each step")
+    axes.plot(curve.rates, curve.smooth, color=BLUE, lw=2, label="smoothed")
+    axes.axvline(curve.suggestion, color=ORANGE, lw=1.5)
+    axes.set_xscale("log")
+    low, high = float(curve.smooth.min()), float(np.max(curve.smooth))
+    margin = 0.15 * max(high - low, 1e-6)
+    axes.set_ylim(low - margin, high + margin)
+    axes.legend(frameon=False, fontsize=8)
+    set_title(axes, f"Learning rate {curve.suggestion:.2g}", "where the smoothed loss falls fastest")
+    return save(figure, path)

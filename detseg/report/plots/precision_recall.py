@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
     from detseg.metrics.detection.average_precision import DetectionMetrics
 
+Floats = NDArray[np.float64]
+
 _EXTREMES = 3  # so many best and worst classes are shown
 
 
 def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
-    """Left: mean over classes, at IoU 0.50, 0.75 and over all IoU. Right: best and worst classes at IoU 0.50.
-
-    The area under each curve is the AP in its legend.
-    """
+    """Left: mean over classes, at IoU 0.50, 0.75 and over all IoU. Right: best and worst classes at IoU 0.50."""
     curves = metrics.precision_recall
     figure = new_figure(10.4, 5.2)
     left, right = (add_axes(figure, "recall", "precision", position=position) for position in (121, 122))
@@ -52,21 +51,13 @@ def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
     for rank, k in enumerate(chosen):
         dash = "-" if rank < _EXTREMES else "--"
         _curve(right, curves.recall, curves.precision[at, k], metrics.per_class[k].name, LINES[rank], dash)
-    iou = f"IoU {metrics.iou_thresholds[at]:.2f}"
     ends = f"{_EXTREMES} best and {_EXTREMES} worst of {len(ranked)} classes"
-    set_title(right, f"{'Each class' if few else ends} at {iou}")
+    set_title(right, f"{'Each class' if few else ends} at IoU {metrics.iou_thresholds[at]:.2f}")
     for axes in (left, right):
         if axes.lines:
-            legend = axes.legend(
-                title="AP",
-                title_fontsize=8,
-                alignment="left",
-                frameon=False,
-                ncols=3,
-                prop={"family": font_families(), "size": 8},
-                loc="upper left",
-                bbox_to_anchor=(-0.03, -0.13),
-            )
+            font = {"family": font_families(), "size": 8}
+            below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.03, -0.13), "alignment": "left"}
+            legend = axes.legend(title="AP", title_fontsize=8, frameon=False, ncols=3, prop=font, **below)
             legend.get_title().set_color(QUIET)
         else:
             axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=QUIET)
@@ -74,14 +65,8 @@ def precision_recall_figure(metrics: DetectionMetrics) -> Figure:
     return figure
 
 
-def _curve(
-    axes: Axes,
-    recall: NDArray[np.float64],
-    precision: NDArray[np.float64],
-    name: str,
-    color: str,
-    dash: str = "-",
-) -> None:
+def _curve(axes: Axes, recall: Floats, precision: Floats, name: str, color: str, dash: str = "-") -> None:
+    """A line above an area that is the AP of its legend."""
     if np.isfinite(precision).all():
         # The number comes first: a label that begins with "_" would be left out. "$" would be mathematics.
         label = f"{precision.mean():.3f}  {shortened(name)}"

@@ -7,8 +7,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.visualize import class_color
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -62,13 +60,8 @@ def shortened(name: str) -> str:
     return (name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$")
 
 
-def hex_color(label: int) -> str:
-    """The colour that a label has in drawings, as #rrggbb."""
-    return "#{:02x}{:02x}{:02x}".format(*class_color(label))
-
-
 def save(figure: "Figure", path: str | Path) -> Path:
-    """Write a figure, in a folder that is made if need be; returns the path."""
+    """Write a figure, and its folder if need be; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

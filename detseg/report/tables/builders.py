@@ -38,14 +38,7 @@ def below_each_other(*tables: RenderableType) -> Group:
 def figures_table(
     metrics: Any, title: str, caption: str, *, limits: Mapping[str, Interval], level: float = math.nan
 ) -> Table:
-    """A row for each figure that the metrics have, the first one bold.
-
-    Args:
-        metrics: of any task.
-        title, caption: around the table.
-        limits: of some or none of the figures, by their names.
-        level: of these.
-    """
+    """A row for each figure that the metrics have, the first one bold; `limits` (at `level`) need not be of all."""
     known = {name: interval for name, interval in limits.items() if not math.isnan(interval.low)}
     if known:
         caption += f"\nfrom, to: {interval_note(level)}"
@@ -114,8 +107,6 @@ def comparison_table(
     """How two sets of predictions differ; the classes of which nothing can be told are left out.
 
     Args:
-        comparison: of them.
-        names: of the classes.
         figures: those of the task.
         of: the figure that is compared class by class.
         what: the predictions, in a word.

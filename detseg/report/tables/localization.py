@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from detseg.metrics.localization import LEVEL
 from detseg.report.columns import Column, whole
 from detseg.report.tables.builders import class_table, figures_table
 
@@ -18,7 +17,7 @@ def tables(metrics: LocalizationMetrics) -> Group:
     """Figures and, below, a row for each class: `rich.print(tables(metrics))`."""
     counts = f"images with an object: {metrics.images}"
     counts += f", without: {metrics.without}" if metrics.without else ""
-    figures = figures_table(metrics, "Localisation", counts, limits=metrics.intervals, level=LEVEL)
+    figures = figures_table(metrics, "Localisation", counts, limits=metrics.intervals, level=metrics.level)
     return Group(figures, "", class_table([row.name for row in metrics.per_class], class_columns(metrics)))
 
 
