@@ -10,7 +10,7 @@ from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.confusion import BestThresholds, Confusion, best_thresholds, confusion_of
 from detseg.metrics.detection.error_analysis import ErrorAnalysis, errors_of
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.overlaps import find_overlaps
+from detseg.metrics.detection.matching import find_overlaps
 
 _IOU, _BACKGROUND = 0.5, 0.1
 

@@ -10,8 +10,7 @@ from detseg.kernels import compiled
 from detseg.metrics.arrays import most_confused, none_for_nan
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.loops import IGNORED
-from detseg.metrics.detection.matching import Matches
-from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
+from detseg.metrics.detection.matching import Matches, Overlaps, find_overlaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ def confusion_of(
 ) -> Confusion:
     """The same from overlaps that were found with `at_least` up to `iou_threshold`."""
     o, classes = overlaps, overlaps.classes
-    detection = o.detection_of_pair()
+    detection = np.repeat(np.arange(len(o.scores)), np.diff(o.start))  # of each pair
     counted = o.scores >= score_threshold
     near = counted[detection] & (o.ious >= min(iou_threshold, 1 - 1e-10))
     crowd = o.iscrowd[o.objects]

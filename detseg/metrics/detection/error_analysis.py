@@ -41,7 +41,7 @@ from detseg.kernels import compiled
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection.average_precision import RECALL_LEVELS
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
+from detseg.metrics.detection.matching import Overlaps, find_overlaps
 
 # The kinds of a detection's error are their positions here; "missed" is of objects only.
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")

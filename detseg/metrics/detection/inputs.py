@@ -6,7 +6,7 @@ Boxes stay (x, y, width, height) in float64 here, as COCO files have them: going
 cost the last digit, and an IoU that equals a threshold would fall to the other side.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,7 +333,9 @@ def _checked_found(columns: FoundColumns, truth: Truth, place: str) -> Found:
     check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
     boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
     if c.outlines is not None:
-        masks = read_masks(c.outlines, c.image_ids, dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True)), label)
+        masks = read_masks(
+            c.outlines, c.image_ids, dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True)), label
+        )
         boxes = np.zeros((len(masks), 4))  # not used
         # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
         if len(c.boxed) < len(masks):

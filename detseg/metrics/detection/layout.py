@@ -94,5 +94,3 @@ def lay_out(
 def starts(labels: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
     """(K + 1,) where each class starts when the labels are sorted."""
     return np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=classes))]).astype(np.int64)
-
-

@@ -96,7 +96,8 @@ def evaluate_voc(
     pairs = find_box_pairs(truth, found, layout, overlaps_like_any, float(iou_threshold))
     match_voc(layout.places, pairs, truth.iscrowd[layout.objects], status)
     objects, difficult = (
-        np.bincount(layout.object_labels[these], minlength=len(truth.names)) for these in (~truth.iscrowd, truth.iscrowd)
+        np.bincount(layout.object_labels[these], minlength=len(truth.names))
+        for these in (~truth.iscrowd, truth.iscrowd)
     )
     rows = []
     for k, name in enumerate(truth.names):
