@@ -9,6 +9,7 @@ that list, so a new figure is a function and one line:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 
@@ -37,6 +38,11 @@ class Metric(Protocol):
 
     def compute(self) -> Any:
         """The task's metrics of all images so far."""
+
+
+def attribute_figures(*rows: tuple[str, str, str]) -> list[Figure]:
+    """Figures that are attributes of the metrics, from name, title and meaning."""
+    return [Figure(*row, attrgetter(row[0])) for row in rows]
 
 
 def figures_of(metrics: Any, figures: Sequence[Figure]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,18 @@ from detseg.metrics.bootstrap.draws import Interval, Sample, draw, interval_of
 from detseg.metrics.detection.batches import prediction_columns, target_columns
 from detseg.metrics.detection.records import whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
-from detseg.metrics.figure import Figure, figures_of
+from detseg.metrics.figure import Figure, attribute_figures, figures_of
 
 LEVEL = 0.95
-FIGURES: list[Figure] = [
-    Figure("mean_iou", "mean IoU", "of the predicted with the true box", attrgetter("mean_iou")),
-    Figure("accuracy", "accuracy", "share of images whose class is right", attrgetter("accuracy")),
-    Figure("localized", "localised", "class right and IoU at least 0.5", attrgetter("localized")),
-    Figure("iou50", "IoU 0.50", "share of boxes with that IoU or more", attrgetter("iou50")),
-    Figure("iou75", "IoU 0.75", "the same", attrgetter("iou75")),
-    Figure(
-        "objectness",
-        "objectness",
-        "how often an image with an object scores higher than one without; 0.5 is chance",
-        attrgetter("objectness"),
-    ),
-    Figure("quality", "quality", "mean of mean IoU and objectness", attrgetter("quality")),
-]
+FIGURES: list[Figure] = attribute_figures(
+    ("mean_iou", "mean IoU", "of the predicted with the true box"),
+    ("accuracy", "accuracy", "share of images whose class is right"),
+    ("localized", "localised", "class right and IoU at least 0.5"),
+    ("iou50", "IoU 0.50", "share of boxes with that IoU or more"),
+    ("iou75", "IoU 0.75", "the same"),
+    ("objectness", "objectness", "how often an image with an object scores higher than one without; 0.5 is chance"),
+    ("quality", "quality", "mean of mean IoU and objectness"),
+)
 _OF_PRESENCE = ("objectness", "quality")  # only where images without an object were evaluated too
 
 _NOTHING, _CROWD = -1, -2  # in place of the true label: no objects at all, nothing but crowd regions
@@ -50,34 +44,21 @@ class LocalizationClass:
 
 @dataclass(frozen=True, eq=False)
 class LocalizationMetrics:
-    """Metrics of a set of images with one object each.
+    """Metrics of a set of N images with one object each."""
 
-    Attributes:
-        mean_iou: mean IoU of the predicted with the true box, whatever the class.
-        accuracy: share of images whose class is right.
-        localized: share whose class is right and whose IoU is at least 0.5 (ImageNet's localisation accuracy).
-        iou50, iou75: share whose IoU is at least 0.5, 0.75.
-        per_class: (K,).
-        ious: (N,) of each image.
-        right: (N,) bool, whether its class is right.
-        intervals: of mean_iou and accuracy, by bootstrap over images.
-        images: N.
-        without: how many images without an object were evaluated.
-        objectness: area under the ROC curve of the scores: how often an image with an object scores higher than one
-            without, equal scores counting half. 0.5 is chance; NaN without images of both kinds.
-    """
-
-    mean_iou: float
-    accuracy: float
-    localized: float
-    iou50: float
-    iou75: float
-    per_class: tuple[LocalizationClass, ...]
-    ious: NDArray[np.float64]
-    right: NDArray[np.bool_]
-    intervals: dict[str, Interval]
-    images: int
-    without: int = 0
+    mean_iou: float  # of the predicted with the true box, whatever the class
+    accuracy: float  # share of images whose class is right
+    localized: float  # share whose class is right and whose IoU is at least 0.5 (ImageNet's localisation accuracy)
+    iou50: float  # share whose IoU is at least 0.5
+    iou75: float  # share whose IoU is at least 0.75
+    per_class: tuple[LocalizationClass, ...]  # (K,)
+    ious: NDArray[np.float64]  # (N,)
+    right: NDArray[np.bool_]  # (N,) whether the class is
+    intervals: dict[str, Interval]  # of mean_iou and accuracy, by bootstrap over images
+    images: int  # N
+    without: int = 0  # images without an object that were evaluated
+    # Area under the ROC curve of the scores: how often an image with an object scores higher than one without, equal
+    # scores counting half; NaN without images of both kinds.
     objectness: float = math.nan
 
     @property
@@ -108,11 +89,7 @@ class LocalizationEvaluator(Evaluator):
         evaluator.update(model(images), targets, image_ids)
         metrics = evaluator.compute()
 
-    Args:
-        names: of the classes, in label order.
-
-    Raises:
-        ValueError: there are no names.
+    `names` are those of the classes in label order; raises ValueError where there are none.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -165,17 +142,11 @@ class LocalizationEvaluator(Evaluator):
         order = np.argsort(state["image_ids"])
         state = {name: values[order] for name, values in state.items()}
         there = state["true_labels"] >= 0
-        return evaluate_localization(
-            state["boxes"][there],
-            state["labels"][there],
-            state["true_boxes"][there],
-            state["true_labels"][there],
-            self.names,
-            scores=state["scores"][there],
-            scores_without=state["scores"][state["true_labels"] == _NOTHING],
-            resamples=resamples,
-            seed=seed,
-        )
+        names = ("boxes", "labels", "true_boxes", "true_labels")
+        found, labels, true_boxes, true_labels = (state[name][there] for name in names)
+        scores = {"scores": state["scores"][there], "scores_without": state["scores"][state["true_labels"] == _NOTHING]}
+        given = found, labels, true_boxes, true_labels, self.names
+        return evaluate_localization(*given, **scores, resamples=resamples, seed=seed)
 
     def _settings(self) -> State:
         return {"names": self.names}
@@ -201,15 +172,11 @@ def evaluate_localization(
     """Evaluate one class and one box an image.
 
     Args:
-        boxes: (N, 4) xyxy, predicted.
-        labels: (N,) predicted.
-        true_boxes: (N, 4) xyxy, in the same pixels.
-        true_labels: (N,) in 0..K-1.
+        boxes, true_boxes: (N, 4) xyxy, in the same pixels.
+        labels, true_labels: (N,) in 0..K-1.
         names: (K,) of the classes.
-        scores: (N,) of the predictions, and
-        scores_without: (E,) of those in images without an object: for objectness.
-        resamples: for the 95 % intervals; 0 leaves them out.
-        seed: of these.
+        scores, scores_without: (N,) of the predictions, and (E,) of those in images without an object: for objectness.
+        resamples, seed: of the 95 % intervals; 0 resamples leave them out.
 
     Raises:
         ValueError: shapes do not fit, a box is not finite, or a label is outside 0..K-1.
@@ -218,13 +185,10 @@ def evaluate_localization(
     labels, true_labels = np.asarray(labels), np.asarray(true_labels)
     count = len(true_labels)
     present, absent = (np.asarray([] if given is None else given, np.float64) for given in (scores, scores_without))
-    for name, array, shape in (
-        ("boxes", boxes, (count, 4)),
-        ("true_boxes", true_boxes, (count, 4)),
-        ("labels", labels, (count,)),
-        *((("scores", present, (count,)),) if scores is not None else ()),
-        ("scores_without", absent, (absent.size,)),
-    ):
+    sides = {"boxes": (boxes, (count, 4)), "true_boxes": (true_boxes, (count, 4)), "labels": (labels, (count,))}
+    sides["scores"] = present, (0 if scores is None else count,)
+    sides["scores_without"] = absent, (absent.size,)
+    for name, (array, shape) in sides.items():
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one for each image")
         if not np.isfinite(array).all():
@@ -233,11 +197,11 @@ def evaluate_localization(
         raise ValueError(f"true labels must lie in 0..{len(names) - 1}")
     ious = paired_iou(torch.from_numpy(boxes), torch.from_numpy(true_boxes)).numpy()
     right = labels == true_labels
+    of_class = [true_labels == k for k in range(len(names))]
     per_class = tuple(
         LocalizationClass(name, int(mine.sum()), _mean(ious[mine]), _mean(right[mine]))
-        for name, mine in ((name, true_labels == k) for k, name in enumerate(names))
+        for name, mine in zip(names, of_class, strict=True)
     )
-    intervals = _intervals({"mean_iou": ious, "accuracy": right.astype(np.float64)}, resamples, seed)
     return LocalizationMetrics(
         mean_iou=_mean(ious),
         accuracy=_mean(right),
@@ -247,7 +211,7 @@ def evaluate_localization(
         per_class=per_class,
         ious=ious,
         right=right,
-        intervals=intervals,
+        intervals=_intervals({"mean_iou": ious, "accuracy": right.astype(np.float64)}, resamples, seed),
         images=count,
         without=len(absent),
         objectness=area_under_roc(present, absent),

@@ -32,12 +32,8 @@ class Confusion:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python; rows are the true classes, columns the detected ones."""
-        return {
-            "score_threshold": self.score_threshold,
-            "iou_threshold": self.iou_threshold,
-            "classes": [*self.names, "background"],
-            "counts": self.counts.tolist(),
-        }
+        thresholds = {"score_threshold": self.score_threshold, "iou_threshold": self.iou_threshold}
+        return thresholds | {"classes": [*self.names, "background"], "counts": self.counts.tolist()}
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,8 @@ def confusion_matrix(
     Args:
         ground_truth, detections, iou_type: as in `evaluate_detections`.
         score_threshold: detections below are left out. A low one fills the last row with weak detections.
-        iou_threshold: pairs below are not matched; above 0.
+        iou_threshold: pairs below are not matched; in (0, 1].
         max_detections: the best so many of each image and class take part.
-
-    Raises:
-        ValueError: as `evaluate_detections`; or `iou_threshold` is not in (0, 1].
     """
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
@@ -104,7 +97,8 @@ def confusion_of(
     crowd = o.iscrowd[o.objects]
     pairs = np.flatnonzero(near & ~crowd)
     pairs = pairs[np.argsort(-o.ious[pairs], kind="stable")]
-    partner = _match_greedily(detection[pairs], o.objects[pairs], len(o.scores), len(o.iscrowd))
+    partner = np.full(len(o.scores), -1, np.int64)  # the object of each detection
+    _match_greedily(detection[pairs], o.objects[pairs], partner, np.zeros(len(o.iscrowd), bool))
 
     in_crowd = np.zeros(len(o.scores), dtype=bool)
     in_crowd[detection[near & crowd & (o.object_labels[o.objects] == o.labels[detection])]] = True
@@ -120,17 +114,12 @@ def confusion_of(
 
 
 @compiled
-def _match_greedily(
-    detection: NDArray[Any], objects: NDArray[Any], detections: int, number_of_objects: int
-) -> NDArray[Any]:
-    """The object of each detection, or -1: pairs (P,) are taken in their order while both sides are free."""
-    partner = np.full(detections, -1, np.int64)
-    taken = np.zeros(number_of_objects, np.bool_)
+def _match_greedily(detection: NDArray[Any], objects: NDArray[Any], partner: NDArray[Any], taken: NDArray[Any]) -> None:
+    """Write to `partner` the object of each detection: pairs (P,) go in their order while both sides are free."""
     for pair in range(len(detection)):
         if partner[detection[pair]] < 0 and not taken[objects[pair]]:
             partner[detection[pair]] = objects[pair]
             taken[objects[pair]] = True
-    return partner
 
 
 # ------------------------------------------------------------------ best thresholds
@@ -148,12 +137,9 @@ def best_thresholds(matches: Matches, iou_threshold: float = 0.5) -> BestThresho
     at = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
     if not len(at):
         raise ValueError(f"no matches at IoU {iou_threshold}; there are {matches.iou_thresholds.tolist()}")
-    status, start = matches.status[0, at[0]], matches.label_start
-    objects = np.bincount(matches.object_labels[matches.counted[0]], minlength=matches.classes)
-    per_class = tuple(
-        _best_threshold(matches.scores[start[k] : start[k + 1]], status[start[k] : start[k + 1]], int(objects[k]))
-        for k in range(matches.classes)
-    )
+    status, objects = matches.status[0, at[0]], matches.object_counts()[0]
+    of_class = [np.split(values, matches.label_start[1:-1]) for values in (matches.scores, status)]
+    per_class = tuple(_best_threshold(*row) for row in zip(*of_class, objects.tolist(), strict=True))
     order = np.argsort(-matches.scores, kind="stable")
     overall = _best_threshold(matches.scores[order], status[order], int(objects.sum()))
     return BestThresholds(overall, per_class, iou_threshold)
