@@ -24,6 +24,7 @@ from detseg.metrics.bootstrap.draws import (
     compare_samples,
     draw,
     interval_of,
+    intervals_of,
     samples_of,
 )
 from detseg.metrics.segmentation.mean_iou import ImageCounts, SegmentationMetrics, iou_of, summaries
@@ -36,19 +37,11 @@ _BLOCK = 64  # resamples at a time; bounds the memory that their weights take
 def bootstrap_segmentation(
     metrics: SegmentationMetrics, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> SegmentationIntervals:
-    """Intervals of all figures and of each class's IoU.
-
-    Args:
-        metrics: of N images; the order in which they came does not matter.
-        resamples, level, seed: as in `bootstrap_detection`.
-
-    Raises:
-        ValueError: as `bootstrap_detection`.
-    """
+    """Intervals of all figures and of each class's IoU; options as in `bootstrap_detection`."""
     check_options(resamples, level)
     (samples,) = _sample([metrics], resamples, seed)
-    figures = {name: interval_of(sample, level) for name, sample in samples.figures.items()}
-    return Intervals(level, resamples, figures, tuple(interval_of(sample, level) for sample in samples.per_class))
+    per_class = tuple(interval_of(sample, level) for sample in samples.per_class)
+    return Intervals(level, resamples, intervals_of(samples, level), per_class)
 
 
 def compare_segmentation(
@@ -56,23 +49,12 @@ def compare_segmentation(
 ) -> Comparison:
     """Is b better than a, or was it the choice of images? A paired bootstrap of the differences.
 
-    Both are evaluated on the same resamples, so what makes an image hard for both cancels out.
-
-    Args:
-        a, b: metrics of two predictions of the same images.
-        resamples, level, seed: as in `bootstrap_segmentation`.
-
-    Raises:
-        ValueError: the images, their truth or the classes differ; or as `bootstrap_segmentation`.
+    Both are evaluated on the same resamples, so what makes an image hard for both cancels out; options as in
+    `bootstrap_detection`. Raises ValueError where the images, their truth or the classes differ.
     """
     check_options(resamples, level)
-    check_same(
-        {
-            "classes": a.names == b.names,
-            "images": np.array_equal(a.images.image_ids, b.images.image_ids),
-            "true pixels": np.array_equal(a.images.truth, b.images.truth),
-        }
-    )
+    images, truth = (a.images.image_ids, b.images.image_ids), (a.images.truth, b.images.truth)
+    check_same({"classes": (a.names, b.names), "images": images, "true pixels": truth})
     return compare_samples(*_sample([a, b], resamples, seed), resamples=resamples, level=level)
 
 
