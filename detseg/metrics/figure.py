@@ -16,14 +16,10 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 class Figure(NamedTuple):
     """One number of a task's metrics."""
 
-    name: str
-    """As in CSV, JSON and TensorBoard."""
-    title: str
-    """As in tables and plots."""
-    meaning: str
-    """A few words for whoever reads it for the first time."""
-    compute: Callable[[Any], float]
-    """From the task's metrics object; NaN where there is nothing to measure by."""
+    name: str  # as in CSV, JSON and TensorBoard
+    title: str  # as in tables and plots
+    meaning: str  # a few words for whoever reads it for the first time
+    compute: Callable[[Any], float]  # from the task's metrics object; NaN where there is nothing to measure by
 
 
 @runtime_checkable

@@ -95,7 +95,7 @@ class Samples(NamedTuple):
 
 
 def samples_of(values: NDArray[np.float64], spreads: NDArray[np.float64], known: NDArray[np.bool_]) -> list[Sample]:
-    """The samples of K classes from values (K,), spreads (R, K) and whether they are known (K,)."""
+    """The samples of K classes, from (K,), (R, K) and (K,)."""
     return [Sample(float(v), column, bool(k)) for v, column, k in zip(values, spreads.T, known, strict=True)]
 
 

@@ -68,7 +68,7 @@ def _sample(sides: Sequence[SegmentationMetrics], resamples: int, seed: int) -> 
         weights = draw(images, range(first, min(first + _BLOCK, resamples)), seed).astype(np.float64)
         for table, done in zip(tables, blocks, strict=True):
             counts = (weights @ table).reshape(len(weights), 6, -1).transpose(1, 0, 2)
-            done.append({**summaries(*counts), "iou": iou_of(*counts[:3])})
+            done.append({**summaries(counts), "iou": iou_of(*counts[:3])})
     known, class_known, boundary_known = _known(sides[0].images)
     result = []
     for side, done in zip(sides, blocks, strict=True):

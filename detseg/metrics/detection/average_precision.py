@@ -52,7 +52,7 @@ RECALL_LEVELS = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class. The figures are NaN when it has no objects; crowd regions do not count as objects."""
+    """One class; NaN when it has no objects. Crowd regions do not count as objects."""
 
     name: str
     category_id: int
@@ -159,8 +159,7 @@ def evaluate_detections(
 
     Args:
         ground_truth: path to a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
-        detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`. None at
-            all is fine and gives zeros.
+        detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`.
         iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
         iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
         max_detections: AR is given for each of these numbers of detections an image and class, the largest
@@ -168,16 +167,14 @@ def evaluate_detections(
         class_agnostic: leave the classes out: how well are objects found, of whatever class?
 
     Raises:
-        ValueError: a file cannot be read, lacks something, holds NaN, or the detections belong to images or
-            categories that the ground truth does not list, or an option is out of its range; the message
-            names the item.
+        ValueError: the input or an option is at fault; the message names the item.
     """
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
-    options = {"max_detections": max_detections, "class_agnostic": class_agnostic}
-    return measure(truth, found, iou_type, iou_thresholds=iou_thresholds, **options)
+    options = {"iou_thresholds": iou_thresholds, "max_detections": max_detections, "class_agnostic": class_agnostic}
+    return measure(truth, found, iou_type, **options)
 
 
 def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> DetectionMetrics:
@@ -194,6 +191,8 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
     table = _class_figures(matches.iou_thresholds, precision, recall)
     with_objects = counts > 0  # (A, K)
     curves = precision[0][:, with_objects[0]]
+    scores = np.append(matches.scores, 0.0)[reached[0]]  # where nothing is reached, -1 takes the last one, 0
+    scores[:, ~with_objects[0]] = np.nan
     return DetectionMetrics(
         iou_type=iou_type,
         stats=tuple(_means(table, with_objects, len(matches.max_detections))),
@@ -201,7 +200,7 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
         precision_recall=PrecisionRecall(
             recall=RECALL_LEVELS.copy(),
             precision=precision[0],
-            scores=_scores(matches, reached[0], with_objects[0]),
+            scores=scores,
             mean=curves.mean(axis=1) if curves.size else np.full(precision.shape[1::2], np.nan),
         ),
         iou_thresholds=matches.iou_thresholds,
@@ -215,13 +214,7 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
 def _class_figures(
     thresholds: NDArray[np.float64], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(F, K) the figures of every class in COCO's order; NaN where there are no objects.
-
-    Args:
-        thresholds: (T,)
-        precision: (A, T, K, R)
-        recall: (A, T, K, L)
-    """
+    """(F, K) the figures of every class in COCO's order, from (T,), (A, T, K, R), (A, T, K, L); NaN without objects."""
     nothing = np.full(precision.shape[2], np.nan)
     by_threshold = precision.mean(axis=3)  # (A, T, K)
     ap, ar = by_threshold.mean(axis=1), recall.mean(axis=1)  # (A, K), (A, K, L)
@@ -235,13 +228,6 @@ def _means(table: NDArray[np.float64], with_objects: NDArray[np.bool_], limits: 
     areas = [0, 0, 0, 1, 2, 3, *[0] * limits, 1, 2, 3]
     chosen = [row[with_objects[area]] for row, area in zip(table, areas, strict=True)]
     return [float(row.mean()) if row.size and not np.isnan(row).any() else -1.0 for row in chosen]
-
-
-def _scores(matches: Matches, reached: NDArray[np.int64], with_objects: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(T, K, R) scores of the detections `reached`; 0 where there is none, NaN for classes without objects."""
-    scores = np.append(matches.scores, 0.0)[reached]  # -1 takes the last one
-    scores[:, ~with_objects] = np.nan
-    return scores
 
 
 def _per_class(truth: Truth, matches: Matches, table: NDArray[np.float64]) -> tuple[ClassMetrics, ...]:

@@ -87,12 +87,10 @@ class Detections:
         Args:
             predictions: dicts of `boxes` (M, 4) xyxy, `scores` (M,), `labels` (M,) in 0..K-1 and, for all images with
                 detections or for none, `masks`: (M, H, W) bool or whole numbers, or M COCO run lengths.
-            image_ids: the dataset's own id of each image.
-            category_ids: (K,) the dataset's own id of each label.
+            image_ids, category_ids: the dataset's own ids of the images, and of the labels (K,).
 
         Raises:
-            ValueError: not as many predictions as image ids; or a part is missing, has the wrong shape, is not finite
-                or out of range; the message names the image.
+            ValueError: a prediction is missing or at fault; the message names the image.
         """
         ids, rows = whole_numbers(as_numpy(list(image_ids)), "image_ids"), list(predictions)
         if len(rows) != len(ids):
@@ -104,11 +102,9 @@ class Detections:
 
     def to_results(self) -> list[dict[str, Any]]:
         """The same as COCO results, ready for `json.dump`: image_id, category_id, bbox (xywh), score."""
-        columns = (self.image_ids, self.category_ids, to_xywh(self.boxes), self.scores)
-        results = [
-            {"image_id": image, "category_id": category, "bbox": box, "score": score}
-            for image, category, box, score in zip(*(c.tolist() for c in columns), strict=True)
-        ]
+        columns = [c.tolist() for c in (self.image_ids, self.category_ids, to_xywh(self.boxes), self.scores)]
+        names = ("image_id", "category_id", "bbox", "score")
+        results = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         for result, mask in zip(results, self.masks or (), strict=False):
             counts = mask["counts"]
             text = counts.decode("ascii") if isinstance(counts, bytes) else counts
@@ -258,8 +254,7 @@ def _checked_truth(columns: TruthColumns, place: str, label: Label) -> Truth:
     check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
     masks, boxes, areas = None, c.boxes, c.areas
     if boxes is None:
-        sizes = dict(zip(c.image_ids.tolist(), c.sizes, strict=True))
-        masks = read_masks(c.outlines or [], c.object_images, sizes, label)
+        masks = read_masks(c.outlines or [], c.object_images, c, label)
         boxes = np.zeros((len(masks), 4))  # not used
     else:
         check_boxes(boxes, label)
@@ -333,9 +328,7 @@ def _checked_found(columns: FoundColumns, truth: Truth, place: str) -> Found:
     check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
     boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
     if c.outlines is not None:
-        masks = read_masks(
-            c.outlines, c.image_ids, dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True)), label
-        )
+        masks = read_masks(c.outlines, c.image_ids, truth, label)
         boxes = np.zeros((len(masks), 4))  # not used
         # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
         if len(c.boxed) < len(masks):

@@ -34,17 +34,12 @@ class Layout:
 
 
 def lay_out(
-    truth: Truth,
-    found: Found,
-    *,
-    most: int | None = None,
-    class_agnostic: bool = False,
-    ties_by_image: bool = True,
+    truth: Truth, found: Found, *, most: int | None = None, class_agnostic: bool = False, ties_by_image: bool = True
 ) -> Layout:
     """Sort detections and objects.
 
     Args:
-        truth, found: the input.
+        truth, found: checked input.
         most: keep so many detections an image and class, the best ones; None keeps all.
         class_agnostic: take all categories for one class.
         ties_by_image: equal scores of a class go by the images' ids, as in pycocotools; otherwise as given.

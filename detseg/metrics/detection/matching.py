@@ -71,10 +71,8 @@ def match(
 
     Args:
         truth, found, iou_type: from `read_truth` and `read_found`, for the same `iou_type`.
-        iou_thresholds: (T,) rising, in [0, 1]; None takes COCO's.
         area_ranges: (A, 2) lowest and highest area in square pixels, both included.
-        max_detections: numbers of detections that may count in an image and class.
-        class_agnostic: leave the classes out: any detection may find any object.
+        iou_thresholds, max_detections, class_agnostic: as for `evaluate_detections`.
 
     Raises:
         ValueError: an option is out of its range, or the run lengths of a mask are damaged.

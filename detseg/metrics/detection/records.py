@@ -124,13 +124,12 @@ def stop_at(bad: NDArray[np.bool_], label: Label, what: Label) -> None:
 # ------------------------------------------------------------------ masks
 
 
-def read_masks(
-    outlines: Sequence[Any], image_ids: NDArray[np.int64], sizes: Mapping[int, tuple[int, int]], label: Label
-) -> Sequence[Rle]:
+def read_masks(outlines: Sequence[Any], image_ids: NDArray[np.int64], truth: Any, label: Label) -> Sequence[Rle]:
     """Compressed run lengths (n,) of COCO's `segmentation` (n,): polygons, plain or compressed run lengths.
 
-    `sizes` are (height, width) by image id, zeros where unknown.
+    `truth` has the `image_ids` and their `sizes` (height, width), zeros where unknown.
     """
+    sizes = dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True))
     # What is right already is passed on as it is: a million masks should not cost a million calls.
     right = {image: [height, width] for image, (height, width) in sizes.items() if height and width}
     return [

@@ -13,15 +13,9 @@ _BLOCK = 4096  # masks at a time; bounds the memory
 
 
 def encode_masks(masks: Any, count: int, place: str) -> list[Rle]:
-    """Compressed run lengths of `count` masks.
+    """Compressed run lengths of M = `count` masks; raises ValueError where they are not as many, or of another form.
 
-    Args:
-        masks: (M, H, W) bool or whole numbers, torch on any device or numpy, or M run lengths, compressed or not.
-        count: M.
-        place: what a message calls them.
-
-    Raises:
-        ValueError: there are more or fewer masks, or they are neither.
+    `masks` are (M, H, W) bool or whole numbers, torch on any device or numpy, or M run lengths, compressed or not.
     """
     if len(masks) != count:
         raise ValueError(f"{place}: {len(masks)} masks for {count} labels")

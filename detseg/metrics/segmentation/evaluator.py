@@ -22,8 +22,7 @@ class SegmentationEvaluator(Evaluator):
         evaluator.update(predictions, targets, image_ids)
         metrics = evaluator.compute()
 
-    Of each image it keeps how often each pair of a true and a predicted class that meet in it does so, a few
-    numbers; never the maps. So the metrics know each image.
+    Of each image it keeps how often each pair of a true and a predicted class meets in it; never the maps.
 
     Args:
         names: of the classes 0..K-1, at most 255.
@@ -34,12 +33,9 @@ class SegmentationEvaluator(Evaluator):
         ValueError: no names, or more than 255.
     """
 
-    _counted_by: ClassVar = {
-        "pairs": "pair_counts",
-        "pixels": "pair_counts",
-        "edge_labels": "edge_counts",
-        "edge_pixels": "edge_counts",
-    }
+    _counted_by: ClassVar = dict.fromkeys(("pairs", "pixels"), "pair_counts") | dict.fromkeys(
+        ("edge_labels", "edge_pixels"), "edge_counts"
+    )
 
     def __init__(self, names: Sequence[str], *, ignore_index: int = 255, boundary: bool = True) -> None:
         super().__init__()
@@ -73,35 +69,26 @@ class SegmentationEvaluator(Evaluator):
             self._add(row)
 
     def compute(self) -> SegmentationMetrics:
-        """The metrics of everything that came so far; more may follow. The order in which it came does not matter.
-
-        Raises:
-            ValueError: no image came.
-        """
+        """The metrics of everything that came so far; more may follow. Raises ValueError where no image came."""
         state, classes = self._collected(), len(self.names)
         order = np.argsort(state["image_ids"])
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         true, found = np.divmod(state["pairs"].astype(np.int64), 256)
         row, hit = np.repeat(place, state["pair_counts"]) * classes, true == found
-        pixels = state["pixels"]
+        pixels, images = state["pixels"], len(order)
 
-        def table(where: NDArray[np.int64], values: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+        def table(where: NDArray[np.int64], values: NDArray[np.int64], rows: int = images) -> NDArray[np.int64]:
             """(rows, K) sums; float64 holds them exactly up to 2^53."""
             return np.bincount(where, values, rows * classes).astype(np.int64).reshape(rows, classes)
 
         edges = None
         if self.boundary:
             at = np.repeat(place, state["edge_counts"]) * classes + state["edge_labels"]
-            edges = np.stack([table(at, column, len(order)) for column in state["edge_pixels"].T])
-        images = ImageCounts(
-            image_ids=state["image_ids"][order],
-            truth=table(row + true, pixels, len(order)),
-            predicted=table(row + found, pixels, len(order)),
-            hits=table((row + true)[hit], pixels[hit], len(order)),
-            boundary=edges,
-        )
-        return measure_segmentation(self.names, table(true * classes + found, pixels, classes), images)
+            edges = np.stack([table(at, column) for column in state["edge_pixels"].T])
+        counts = table(row + true, pixels), table(row + found, pixels), table((row + true)[hit], pixels[hit])
+        confusion = table(true * classes + found, pixels, classes)
+        return measure_segmentation(self.names, confusion, ImageCounts(state["image_ids"][order], *counts, edges))
 
     def _settings(self) -> State:
         return {"names": self.names, "ignore_index": self.ignore_index, "boundary": self.boundary}
@@ -163,9 +150,7 @@ def evaluate_segmentation(
     """Evaluate predicted label maps; generators are taken image by image.
 
     Args:
-        targets: (H, W) label maps, 0..K-1 or `ignore_index`.
-        predictions: of the same images in the same order and size, 0..K-1.
-        names, ignore_index, boundary: as for `SegmentationEvaluator`.
+        targets, predictions: (H, W) label maps as for `SegmentationEvaluator`, as are the options.
         image_ids: of the images, 0, 1, … if not given. An image that comes twice counts once.
 
     Raises:
