@@ -1,6 +1,5 @@
 """Metrics of classifiers: accuracy, figures of each class, the confusion matrix, and calibration."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import as_numpy, most_confused, none_for_nan
+from detseg.metrics.arrays import as_numpy, divide, most_confused, none_for_nan
 from detseg.metrics.bootstrap.classification import bootstrap_classification
 from detseg.metrics.bootstrap.draws import Interval
-from detseg.metrics.detection.records import whole_numbers
+from detseg.metrics.detection.records import stop_at, whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
 from detseg.metrics.figure import Figure, attribute_figures, figures_of
 
@@ -183,7 +182,10 @@ class ClassificationEvaluator(Evaluator):
         state, classes = self._collected(), len(self.names)
         cells = np.bincount(state["labels"] * classes + state["predicted"], minlength=classes**2)
         confusion = cells.reshape(classes, classes).astype(np.int64)
-        per_class = _per_class(confusion, self.names)
+        hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        ratios = divide(hits, predicted), divide(hits, counts), divide(2 * hits, counts + predicted)
+        columns = [column.tolist() for column in (counts, predicted, *ratios)]
+        per_class = tuple(ClassFigures(*row) for row in zip(self.names, *columns, strict=True))
         there = [row for row in per_class if row.count]
         right = state["ranks"] < 1
         intervals = {}
@@ -218,28 +220,14 @@ class ClassificationEvaluator(Evaluator):
                 f"scores {values.shape}, labels {labels.shape} and image_ids {ids.shape} do not fit: expected "
                 f"(N, {classes}), (N,) and (N,)"
             )
+
+        def image(i: int) -> str:
+            return f"image {ids[i]}"
+
         infinite = ~np.asarray(np.isfinite(values).all(axis=1))
-        _stop(infinite, ids, lambda i: f"its scores hold NaN or infinity: {values[i]!r:.80}")
-        _stop((labels < 0) | (labels >= classes), ids, lambda i: f"label {labels[i]} is not in 0..{classes - 1}")
+        stop_at(infinite, image, lambda i: f"its scores hold NaN or infinity: {values[i]!r:.80}")
+        stop_at((labels < 0) | (labels >= classes), image, lambda i: f"label {labels[i]} is not in 0..{classes - 1}")
         if self.scores == "probabilities":
             # 1 %: what bfloat16 leaves of a sum of 1.
             bad = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 0.01)
-            _stop(bad, ids, lambda i: f"no probabilities, they sum to {values[i].sum():.6g}: {values[i]!r:.80}")
-
-
-def _stop(bad: NDArray[np.bool_], ids: NDArray[np.int64], what: Any) -> None:
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        more = f" (and {bad.sum() - 1} more)" if bad.sum() > 1 else ""
-        raise ValueError(f"image {ids[first]}: {what(first)}{more}")
-
-
-def _per_class(confusion: NDArray[np.int64], names: Sequence[str]) -> tuple[ClassFigures, ...]:
-    def ratio(part: int, whole: int) -> float:
-        return part / whole if whole else math.nan
-
-    hits, counts, predicted = (a.tolist() for a in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
-    return tuple(
-        ClassFigures(name, n, p, ratio(hit, p), ratio(hit, n), ratio(2 * hit, n + p))
-        for name, hit, n, p in zip(names, hits, counts, predicted, strict=True)
-    )
+            stop_at(bad, image, lambda i: f"no probabilities, they sum to {values[i].sum():.6g}: {values[i]!r:.80}")

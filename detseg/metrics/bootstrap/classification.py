@@ -10,17 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import mean_over_classes
-from detseg.metrics.bootstrap.draws import (
-    Comparison,
-    Interval,
-    Sample,
-    Samples,
-    check_options,
-    compare_samples,
-    interval_of,
-    samples_of,
-)
+from detseg.metrics.arrays import divide, mean_over_classes
+from detseg.metrics.bootstrap import draws
+from detseg.metrics.bootstrap.draws import Comparison, Interval, Sample, Samples
 
 Counts = NDArray[np.int64]  # (R, K, C) images of each class and outcome, in R resamples
 Values = dict[str, NDArray[np.float64]]  # (R,) or (R, K) by name
@@ -40,7 +32,7 @@ def bootstrap_classification(
     `labels` (N,) lie in 0..K-1, `ranks` (N,) are places of the right class among the scores, from 0, `classes` is K;
     options as in `bootstrap_detection`.
     """
-    check_options(resamples, level)
+    draws.check_options(resamples, level)
     outcome = np.digitize(ranks, (1, 5))  # 0: first, 1: among the first five, 2: later
 
     def measure(drawn: Counts) -> Values:
@@ -50,7 +42,7 @@ def bootstrap_classification(
     values, spreads = _resample(labels, outcome, (classes, 3), measure, resamples, seed)
     names = ("top1", "top5", "mean_class_accuracy")
     samples = [Sample(float(values[name]), spreads[name], bool(0 < values[name] < 1)) for name in names]
-    return {name: interval_of(sample, level) for name, sample in zip(names, samples, strict=True)}
+    return {name: draws.interval_of(sample, level) for name, sample in zip(names, samples, strict=True)}
 
 
 def compare_classification(
@@ -68,7 +60,7 @@ def compare_classification(
     0..K-1, a and b (N, K) are the scores of two classifiers; options as in `bootstrap_detection`. Raises ValueError
     where shapes do not fit.
     """
-    check_options(resamples, level)
+    draws.check_options(resamples, level)
     if a.ndim != 2 or a.shape != b.shape or labels.shape != a.shape[:1] or not len(labels):
         raise ValueError(
             f"labels {labels.shape}, a {a.shape} and b {b.shape} do not fit: expected (N,), (N, K) and (N, K), N > 0"
@@ -82,16 +74,16 @@ def compare_classification(
             return _accuracies(drawn, drawn[:, :, which].sum(axis=2))
 
         values, spreads = _resample(labels, right[0] + 2 * right[1], (classes, 4), measure, resamples, seed)
-        recalls = samples_of(values.pop("recall"), spreads.pop("recall"), np.full(classes, known))
+        recalls = draws.samples_of(values.pop("recall"), spreads.pop("recall"), np.full(classes, known))
         figures = {name: Sample(float(value), spreads[name], known) for name, value in values.items()}
         sides.append(Samples(figures, recalls))
-    return compare_samples(*sides, resamples=resamples, level=level)
+    return draws.compare_samples(*sides, resamples=resamples, level=level)
 
 
 def _accuracies(drawn: Counts, hits: NDArray[np.int64]) -> Values:
     """The accuracy of all images and of each class, from counts (R, K, C) and the right ones (R, K)."""
     counts = drawn.sum(axis=2)
-    recall = np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
+    recall = divide(hits, counts)
     return {
         "top1": hits.sum(axis=1) / counts.sum(axis=1),
         "mean_class_accuracy": mean_over_classes(recall),

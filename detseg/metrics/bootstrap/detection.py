@@ -20,20 +20,8 @@ from numpy.typing import NDArray
 
 from detseg.kernels import compiled
 from detseg.metrics.arrays import mean_over_classes
-from detseg.metrics.bootstrap.draws import (
-    Comparison,
-    Interval,
-    Intervals,
-    Sample,
-    Samples,
-    check_options,
-    check_same,
-    compare_samples,
-    draw,
-    interval_of,
-    intervals_of,
-    samples_of,
-)
+from detseg.metrics.bootstrap import draws
+from detseg.metrics.bootstrap.draws import Comparison, Interval, Intervals, Sample, Samples
 from detseg.metrics.detection.average_precision import RECALL_LEVELS
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.loops import HIT, MISS
@@ -66,11 +54,11 @@ def bootstrap_detection(
     Raises:
         ValueError: `resamples` is less than 1, or `level` is not between 0 and 1.
     """
-    check_options(resamples, level)
+    draws.check_options(resamples, level)
     ((samples, ap50),) = _sample([matches], resamples, seed)
-    columns = ([interval_of(sample, level) for sample in column] for column in (samples.per_class, ap50))
+    columns = ([draws.interval_of(sample, level) for sample in column] for column in (samples.per_class, ap50))
     per_class = tuple(ClassIntervals(*pair) for pair in zip(*columns, strict=True))
-    return Intervals(level, resamples, intervals_of(samples, level), per_class)
+    return Intervals(level, resamples, draws.intervals_of(samples, level), per_class)
 
 
 def compare_detection(
@@ -99,9 +87,9 @@ def compare_matches(a: Matches, b: Matches, *, resamples: int = 1000, level: flo
     Raises:
         ValueError: they are of different ground truth or IoU thresholds; or as `bootstrap_detection`.
     """
-    check_options(resamples, level)
+    draws.check_options(resamples, level)
     objects = [np.stack([side.object_images, side.object_labels, side.counted[0]]) for side in (a, b)]
-    check_same(
+    draws.check_same(
         {
             "images": (a.num_images, b.num_images),
             "classes": (a.classes, b.classes),
@@ -110,7 +98,7 @@ def compare_matches(a: Matches, b: Matches, *, resamples: int = 1000, level: flo
         }
     )
     (samples_a, _), (samples_b, _) = _sample([a, b], resamples, seed)
-    return compare_samples(samples_a, samples_b, resamples=resamples, level=level)
+    return draws.compare_samples(samples_a, samples_b, resamples=resamples, level=level)
 
 
 def _sample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple[Samples, list[Sample]]]:
@@ -119,7 +107,7 @@ def _sample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple[S
     events = [events_of(side) for side in sides]
 
     def block(first: int) -> list[dict[str, NDArray[np.float64]]]:
-        weights = draw(images, range(first, min(first + _BLOCK, resamples)), seed)
+        weights = draws.draw(images, range(first, min(first + _BLOCK, resamples)), seed)
         return [_summary(weighted_aps(e, weights), side) for e, side in zip(events, sides, strict=True)]
 
     threads: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # NUMBA_NUM_THREADS, or the CPUs
@@ -131,7 +119,7 @@ def _sample(sides: Sequence[Matches], resamples: int, seed: int) -> list[tuple[S
     for side, event, parts in zip(sides, events, zip(*blocks, strict=True), strict=True):
         point = {name: value[0] for name, value in _summary(weighted_aps(event, once), side).items()}
         spread = {name: np.concatenate([part[name] for part in parts]) for name in point}
-        ap, ap50 = (samples_of(point[name], spread[name], class_known) for name in ("ap", "ap50"))
+        ap, ap50 = (draws.samples_of(point[name], spread[name], class_known) for name in ("ap", "ap50"))
         figures = {name: Sample(float(point[name]), spread[name], known) for name in FIGURES}
         result.append((Samples(figures, ap), ap50))
     return result

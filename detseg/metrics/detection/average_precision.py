@@ -17,32 +17,28 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
-from detseg.metrics.detection.matching import AREAS, MAX_DETECTIONS, Matches, match
+from detseg.metrics.detection.matching import MAX_DETECTIONS, Matches, match
 from detseg.metrics.figure import Figure, figures_of
 
 
-def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
-    """Names of the figures in COCO's order, of which there are 9 and one for each of `max_detections`."""
-    precisions = ("AP", "AP50", "AP75", *(f"AP_{size}" for size in AREAS[1:]))
-    return (*precisions, *(f"AR{most}" for most in max_detections), *(f"AR_{size}" for size in AREAS[1:]))
-
-
 def coco_figures(max_detections: Sequence[int] = MAX_DETECTIONS) -> list[Figure]:
-    """COCO's figures in its order; the sizes are areas in square pixels."""
-    most = max_detections[-1]
-    texts = {
-        "AP": ("mAP@[.5:.95]", "mean AP of the classes over IoU .50 to .95"),
-        "AP50": ("mAP@.50", "at IoU .50"),
-        "AP75": ("mAP@.75", "at IoU .75"),
-        "AP_small": ("AP small", "objects to 32² pixels"),
-        "AP_medium": ("AP medium", "to 96² pixels"),
-        "AP_large": ("AP large", "above"),
-        **{f"AR{n}": (f"AR {n}", f"recall with at most {n} detections per image and class") for n in max_detections},
-        "AR_small": ("AR small", f"with {most}, objects to 32² pixels"),
-        "AR_medium": ("AR medium", "to 96² pixels"),
-        "AR_large": ("AR large", "above"),
-    }
-    return [Figure(name, *texts[name], methodcaller("coco", name)) for name in figure_names(max_detections)]
+    """COCO's figures in its order, 9 and one for each of `max_detections`; the sizes are areas in square pixels."""
+    sizes = {"small": "objects to 32² pixels", "medium": "to 96² pixels", "large": "above"}
+    rows = [
+        ("AP", "mAP@[.5:.95]", "mean AP of the classes over IoU .50 to .95"),
+        ("AP50", "mAP@.50", "at IoU .50"),
+        ("AP75", "mAP@.75", "at IoU .75"),
+        *((f"AP_{size}", f"AP {size}", meaning) for size, meaning in sizes.items()),
+        *((f"AR{n}", f"AR {n}", f"recall with at most {n} detections per image and class") for n in max_detections),
+    ]
+    sizes["small"] = f"with {max_detections[-1]}, {sizes['small']}"
+    rows += [(f"AR_{size}", f"AR {size}", meaning) for size, meaning in sizes.items()]
+    return [Figure(*row, methodcaller("coco", row[0])) for row in rows]
+
+
+def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
+    """Names of COCO's figures in its order."""
+    return tuple(figure.name for figure in coco_figures(max_detections))
 
 
 FIGURES: list[Figure] = coco_figures()

@@ -75,14 +75,11 @@ class DetectionEvaluator(Evaluator):
             ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or an
                 image is unknown; the message names the image. Nothing of this call is kept then.
         """
-        rows = list(predictions)
-        if targets is not None:
-            targets = list(targets)
-            if len(rows) != len(targets):
-                raise ValueError(f"{len(rows)} predictions for {len(targets)} targets: give one for each image")
+        rows, targets = list(predictions), None if targets is None else list(targets)
         ids = _ids_of(targets or ()) if image_ids is None else whole_numbers(as_numpy(image_ids), "image_ids")
-        if len(rows) != len(ids):
-            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
+        for what, given in (("targets", targets), ("image ids", ids)):
+            if given is not None and len(rows) != len(given):
+                raise ValueError(f"{len(rows)} predictions for {len(given)} {what}: give one for each image")
         part = self._read(rows, targets, ids)
         self._check_images(ids, "targets" if image_ids is None else "image_ids")
         self._add(part)

@@ -15,29 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.formats.coco_json import (
-    FoundColumns,
-    TruthColumns,
-    parse_json,
-    quick_results,
-    quick_truth,
-    read_bytes,
-)
+from detseg.data.formats import coco_json
+from detseg.data.formats.coco_json import FoundColumns, TruthColumns
 from detseg.metrics.arrays import as_numpy
+from detseg.metrics.detection import records
 from detseg.metrics.detection.batches import prediction_columns
-from detseg.metrics.detection.records import (
-    Label,
-    Rle,
-    check_boxes,
-    check_known,
-    read_boxes,
-    read_column,
-    read_ids,
-    read_masks,
-    read_numbers,
-    to_xywh,
-    whole_numbers,
-)
+from detseg.metrics.detection.records import Label, Rle, to_xywh, whole_numbers
 from detseg.metrics.detection.run_lengths import mask_areas
 
 IoUType = Literal["bbox", "segm"]
@@ -150,12 +133,13 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
     place = "ground truth"
     if isinstance(ground_truth, str | Path):
         place = str(ground_truth)
-        content = read_bytes(Path(ground_truth))
-        columns = quick_truth(content, iou_type == "segm")
+        content = coco_json.read_bytes(Path(ground_truth))
+        columns = coco_json.quick_truth(content, iou_type == "segm")
         if columns is not None:
             with suppress(ValueError):  # below it happens again, with the item's own id in the message
-                return _checked_truth(columns, place, str)
-        ground_truth = parse_json(content, place)
+                _check_lists(columns.image_ids, columns.category_ids, place)
+                return _checked_truth(columns, label=str)
+        ground_truth = coco_json.parse_json(content, place)
     if isinstance(ground_truth, dict):
         return _truth_from_coco(ground_truth, place, iou_type)
     if isinstance(ground_truth, list):
@@ -176,8 +160,8 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         if not isinstance(content.get(part), list):
             raise ValueError(f"{place}: no list {part!r}; it has {', '.join(map(str, content)) or 'nothing'}")
     images, objects, categories = content["images"], content["annotations"], content["categories"]
-    image_ids = read_ids(images, "id", f"{place}: images")
-    category_ids = read_ids(categories, "id", f"{place}: categories")
+    image_ids = records.read_ids(images, "id", f"{place}: images")
+    category_ids = records.read_ids(categories, "id", f"{place}: categories")
     where = f"{place}: annotations"
 
     def label(i: int) -> str:
@@ -190,14 +174,14 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         sizes=[_size(image, f"{place}: images[{i}]") for i, image in enumerate(images)],
         category_ids=category_ids,
         names=tuple(str(c.get("name", c["id"])) for c in categories),
-        object_images=read_ids(objects, "image_id", where),
-        object_categories=read_ids(objects, "category_id", where),
-        boxes=read_boxes(objects, label) if iou_type == "bbox" else None,
+        object_images=records.read_ids(objects, "image_id", where),
+        object_categories=records.read_ids(objects, "category_id", where),
+        boxes=records.read_boxes(objects, label) if iou_type == "bbox" else None,
         outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
         areas=[item.get("area") for item in objects],
         iscrowd=np.array([_is_crowd(item, label, i) for i, item in enumerate(objects)], dtype=bool),
     )
-    return _checked_truth(columns, place, label)
+    return _checked_truth(columns, label)
 
 
 def _size(image: dict[str, Any], place: str) -> tuple[int, int]:
@@ -226,7 +210,7 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
         return f"{place}: object {annotations.ids[i]}"
 
     labels = np.asarray(annotations.labels, dtype=np.int64)
-    check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
+    records.check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
     sizes = [(int(height), int(width)) for width, height in np.asarray(annotations.sizes).tolist()]
     masks = None
     if iou_type == "segm":
@@ -244,26 +228,25 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
         areas=annotations.areas,
         iscrowd=np.asarray(annotations.iscrowd, dtype=bool),
     )
-    return _checked_truth(columns, place, label)
+    return _checked_truth(columns, label)
 
 
-def _checked_truth(columns: TruthColumns, place: str, label: Label) -> Truth:
+def _checked_truth(columns: TruthColumns, label: Label) -> Truth:
     c = columns
-    _check_lists(c.image_ids, c.category_ids, place)
-    check_known(c.object_images, c.image_ids, label, "image_id", "the file lists no such image")
-    check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
+    records.check_known(c.object_images, c.image_ids, label, "image_id", "the file lists no such image")
+    records.check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
     masks, boxes, areas = None, c.boxes, c.areas
     if boxes is None:
-        masks = read_masks(c.outlines or [], c.object_images, c, label)
+        masks = records.read_masks(c.outlines or [], c.object_images, c, label)
         boxes = np.zeros((len(masks), 4))  # not used
     else:
-        check_boxes(boxes, label)
+        records.check_boxes(boxes, label)
     if None in areas:
         measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
         areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
     same = ("image_ids", "sizes", "category_ids", "names", "object_images", "object_categories", "iscrowd")
     values = {name: getattr(c, name) for name in same}
-    return Truth(**values, boxes=boxes, areas=read_numbers(areas, label, "area"), masks=masks)
+    return Truth(**values, boxes=boxes, areas=records.read_numbers(areas, label, "area"), masks=masks)
 
 
 def _check_lists(image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], place: str) -> None:
@@ -283,11 +266,11 @@ def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
     place, masks = "detections", iou_type == "segm"
     if isinstance(detections, str | Path):
         place = str(detections)
-        content = read_bytes(Path(detections))
-        columns = quick_results(content, masks)
+        content = coco_json.read_bytes(Path(detections))
+        columns = coco_json.quick_results(content, masks)
         if columns is not None:
             return _checked_found(columns, truth, place)
-        detections = parse_json(content, place)
+        detections = coco_json.parse_json(content, place)
     if isinstance(detections, Detections):
         d, every = detections, np.arange(len(detections))
         outlines = None if not masks else [None] * len(d) if d.masks is None else d.masks
@@ -306,10 +289,10 @@ def _result_columns(results: list[Any], place: str, masks: bool) -> FoundColumns
     def label(i: int) -> str:
         return f"{place}[{i}]"
 
-    image_ids, category_ids = (read_ids(results, key, place) for key in ("image_id", "category_id"))
-    scores = read_numbers(read_column(results, "score", label), label, "score")
+    image_ids, category_ids = (records.read_ids(results, key, place) for key in ("image_id", "category_id"))
+    scores = records.read_numbers(records.read_column(results, "score", label), label, "score")
     boxed = [i for i, result in enumerate(results) if not masks or result.get("bbox")]
-    boxes = read_boxes([results[i] for i in boxed], lambda row: label(boxed[row]))
+    boxes = records.read_boxes([results[i] for i in boxed], lambda row: label(boxed[row]))
     outlines = [result.get("segmentation") for result in results] if masks else None
     return FoundColumns(image_ids, category_ids, scores, np.array(boxed, dtype=np.int64), boxes, outlines)
 
@@ -319,16 +302,16 @@ def _checked_found(columns: FoundColumns, truth: Truth, place: str) -> Found:
         return f"{place}[{i}]"
 
     c = columns
-    read_numbers(c.scores, label, "score")
+    records.read_numbers(c.scores, label, "score")
     remedy = "the ground truth lists no such image (another split?)"
-    check_known(c.image_ids, truth.image_ids, label, "image_id", remedy)
+    records.check_known(c.image_ids, truth.image_ids, label, "image_id", remedy)
     known = ", ".join(map(str, truth.category_ids[:10])) + (", …" if len(truth.category_ids) > 10 else "")
     remedy = f"the ground truth lists no such category; it has {known}"
-    check_known(c.category_ids, truth.category_ids, label, "category_id", remedy)
-    check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
+    records.check_known(c.category_ids, truth.category_ids, label, "category_id", remedy)
+    records.check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
     boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
     if c.outlines is not None:
-        masks = read_masks(c.outlines, c.image_ids, truth, label)
+        masks = records.read_masks(c.outlines, c.image_ids, truth, label)
         boxes = np.zeros((len(masks), 4))  # not used
         # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
         if len(c.boxed) < len(masks):

@@ -31,16 +31,6 @@ class _Side(NamedTuple):
     text_start: Wholes
 
 
-class _Room(NamedTuple):
-    """For what is unpacked: of one detection, and of the objects of one image and class."""
-
-    borders: Wholes  # never more than characters
-    object_borders: Wholes
-    border_start: Wholes  # (M + 1,)
-    extent: Wholes  # (1, 5) see `_measure`
-    object_extents: Wholes  # (M, 5)
-
-
 def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -> Pairs:
     """`matching.find_pairs` of masks; raises ValueError where the run lengths of one are damaged."""
     assert truth.masks is not None and found.masks is not None
@@ -51,15 +41,14 @@ def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -
         _Side(layout.object_start, layout.object_positions, layout.objects, *joined(truth.masks)),
     )
     crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
-    room = _Room(
-        np.empty(int(np.diff(sides[0].text_start).max(initial=0)), np.int64),
+    room = (  # for what is unpacked, of one detection and of the objects of one image and class
+        np.empty(int(np.diff(sides[0].text_start).max(initial=0)), np.int64),  # borders, never more than characters
         np.empty(len(sides[1].texts), np.int64),
-        np.zeros(len(layout.objects) + 1, np.int64),
-        np.empty((1, 5), np.int64),
+        np.zeros(len(layout.objects) + 1, np.int64),  # where the borders of each object start
+        np.empty((1, 5), np.int64),  # extents, see `_measure`
         np.empty((len(layout.objects), 5), np.int64),
     )
     damaged = np.full(2, -1, np.int64)
-
     pairs = collect_pairs(len(sources), partial(_mask_pairs, *sides, crowd, heights, widths, lowest, room, damaged))
     owners = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
     for (side, images), bad in zip(owners, damaged.tolist(), strict=True):

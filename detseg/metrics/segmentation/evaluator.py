@@ -95,18 +95,12 @@ class SegmentationEvaluator(Evaluator):
 
     def _empty(self) -> State:
         """N images have P pairs and E classes with a boundary, in the images' order."""
-        state: State = {
-            "image_ids": np.zeros(0, np.int64),  # (N,)
-            "pair_counts": np.zeros(0, np.int64),  # (N,) pairs of each image
-            "pairs": np.zeros(0, np.uint16),  # (P,) 256 · true class + predicted class
-            "pixels": np.zeros(0, np.int64),  # (P,)
-        }
-        if self.boundary:
-            state |= {
-                "edge_counts": np.zeros(0, np.int64),  # (N,) classes of each image
-                "edge_labels": np.zeros(0, np.uint8),  # (E,)
-                "edge_pixels": np.zeros((0, 3), np.int64),  # (E, 3) see `boundary_counts`
-            }
+        none = np.zeros(0, np.int64)
+        # A pair is 256 · true class + predicted class.
+        state: State = {"image_ids": none, "pair_counts": none, "pairs": none.astype(np.uint16), "pixels": none}
+        if self.boundary:  # the pixels (E, 3) see `boundary_counts`
+            edges = {"edge_labels": none.astype(np.uint8), "edge_pixels": np.zeros((0, 3), np.int64)}
+            state |= {"edge_counts": none} | edges
         return state
 
     def _count(self, prediction: Any, target: Any, i: int, image_id: int) -> State:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import mean_over_classes, none_for_nan
+from detseg.metrics.arrays import divide, mean_over_classes, none_for_nan
 from detseg.metrics.figure import Figure, attribute_figures, figures_of
 
 FIGURES: list[Figure] = attribute_figures(
@@ -160,8 +160,3 @@ def iou_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) -> 
 def dice_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
     """The same for Dice, also called F1."""
     return np.where(truth > 0, divide(2 * hits, truth + predicted), math.nan)
-
-
-def divide(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """NaN for a whole of 0."""
-    return np.where(whole > 0, part / np.maximum(whole, 1), math.nan)
