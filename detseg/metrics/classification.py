@@ -143,8 +143,7 @@ class ClassificationEvaluator(Evaluator):
             image_ids: (N,) whole numbers, each image's own.
 
         Raises:
-            ValueError: shapes do not fit, a score is NaN or infinite, probabilities are none, or a label is
-                outside 0..K-1; the message names the image.
+            ValueError: shapes do not fit, or a score or label is out of its range; the message names the image.
         """
         values = as_numpy(predictions).astype(np.float64)
         right, ids = (whole_numbers(as_numpy(v), n) for v, n in ((targets, "labels"), (image_ids, "image_ids")))
@@ -174,10 +173,9 @@ class ClassificationEvaluator(Evaluator):
         )
 
     def compute(self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> ClassificationMetrics:
-        """The metrics of all images so far; options as for `bootstrap_detection`, 0 resamples leave the intervals out.
+        """The metrics of all images so far, of which there must be one.
 
-        Raises:
-            ValueError: no image came, or an option is out of range.
+        Options are as for `bootstrap_detection`; 0 resamples leave the intervals out.
         """
         state, classes = self._collected(), len(self.names)
         cells = np.bincount(state["labels"] * classes + state["predicted"], minlength=classes**2)

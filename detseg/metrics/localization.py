@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detseg.boxes import paired_iou
 from detseg.metrics.arrays import as_numpy, none_for_nan
-from detseg.metrics.bootstrap.draws import Interval, Sample, draw, interval_of
+from detseg.metrics.bootstrap.draws import Interval, Sample, draw, intervals_of
 from detseg.metrics.detection.batches import prediction_columns, target_columns
 from detseg.metrics.detection.records import whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
@@ -110,8 +110,7 @@ class LocalizationEvaluator(Evaluator):
             image_ids: for each image a number of its own.
 
         Raises:
-            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or there is
-                not exactly one box; the message names the image. Nothing of this call is kept then.
+            ValueError: something is missing or wrong; the message names the image. Nothing of this call is kept then.
         """
         ids = whole_numbers(as_numpy(image_ids), "image_ids")
         if not len(predictions) == len(targets) == len(ids):
@@ -132,11 +131,7 @@ class LocalizationEvaluator(Evaluator):
         self._add(part | {name: found[name] for name in ("boxes", "labels", "scores")})
 
     def compute(self, *, resamples: int = 1000, seed: int = 0) -> LocalizationMetrics:
-        """The metrics of all images so far; more may follow. Options as for `evaluate_localization`.
-
-        Raises:
-            ValueError: no image came.
-        """
+        """The metrics of all images so far, of which there must be one; options as for `evaluate_localization`."""
         state = self._collected()
         # In the order of their ids, so that the intervals do not depend on the order in which they came.
         order = np.argsort(state["image_ids"])
@@ -239,4 +234,4 @@ def _intervals(values: dict[str, NDArray[np.float64]], resamples: int, seed: int
     spread = draw(len(table), range(resamples), seed) @ table / len(table)
     columns = zip(values.items(), spread.T, strict=True)
     samples = {name: Sample(_mean(column), drawn, bool(np.ptp(column) > 0)) for (name, column), drawn in columns}
-    return {name: interval_of(sample, LEVEL) for name, sample in samples.items()}
+    return intervals_of(samples, LEVEL)

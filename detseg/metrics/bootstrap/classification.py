@@ -41,8 +41,8 @@ def bootstrap_classification(
 
     values, spreads = _resample(labels, outcome, (classes, 3), measure, resamples, seed)
     names = ("top1", "top5", "mean_class_accuracy")
-    samples = [Sample(float(values[name]), spreads[name], bool(0 < values[name] < 1)) for name in names]
-    return {name: draws.interval_of(sample, level) for name, sample in zip(names, samples, strict=True)}
+    samples = {name: Sample(float(values[name]), spreads[name], bool(0 < values[name] < 1)) for name in names}
+    return draws.intervals_of(samples, level)
 
 
 def compare_classification(
@@ -84,11 +84,8 @@ def _accuracies(drawn: Counts, hits: NDArray[np.int64]) -> Values:
     """The accuracy of all images and of each class, from counts (R, K, C) and the right ones (R, K)."""
     counts = drawn.sum(axis=2)
     recall = divide(hits, counts)
-    return {
-        "top1": hits.sum(axis=1) / counts.sum(axis=1),
-        "mean_class_accuracy": mean_over_classes(recall),
-        "recall": recall,
-    }
+    top1 = hits.sum(axis=1) / counts.sum(axis=1)
+    return {"top1": top1, "mean_class_accuracy": mean_over_classes(recall), "recall": recall}
 
 
 def _resample(

@@ -58,7 +58,7 @@ def bootstrap_detection(
     ((samples, ap50),) = _sample([matches], resamples, seed)
     columns = ([draws.interval_of(sample, level) for sample in column] for column in (samples.per_class, ap50))
     per_class = tuple(ClassIntervals(*pair) for pair in zip(*columns, strict=True))
-    return Intervals(level, resamples, draws.intervals_of(samples, level), per_class)
+    return Intervals(level, resamples, draws.intervals_of(samples.figures, level), per_class)
 
 
 def compare_detection(
@@ -139,9 +139,8 @@ def _summary(aps: NDArray[np.float64], matches: Matches) -> dict[str, NDArray[np
 
 def _known(matches: Matches) -> tuple[bool, NDArray[np.bool_]]:
     """Whether objects lie in more than one image: all together, and of each class (K,)."""
-    images, labels = matches.object_images[matches.counted[0]], matches.object_labels[matches.counted[0]]
-    pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
-    return len(np.unique(images)) > 1, np.bincount(pairs // matches.num_images, minlength=matches.classes) > 1
+    counted = matches.counted[0]
+    return len(np.unique(matches.object_images[counted])) > 1, matches.image_counts(counted) > 1
 
 
 # ------------------------------------------------------------------ weighted AP

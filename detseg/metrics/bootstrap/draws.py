@@ -129,9 +129,9 @@ def interval_of(sample: Sample, level: float) -> Interval:
     return Interval(sample.value, float(np.maximum(low, 0)), float(np.minimum(high, 1)))
 
 
-def intervals_of(samples: Samples, level: float) -> dict[str, Interval]:
-    """The intervals of the figures."""
-    return {name: interval_of(sample, level) for name, sample in samples.figures.items()}
+def intervals_of(figures: Mapping[str, Sample], level: float) -> dict[str, Interval]:
+    """The intervals by name."""
+    return {name: interval_of(sample, level) for name, sample in figures.items()}
 
 
 def compare_samples(a: Samples, b: Samples, *, resamples: int, level: float) -> Comparison:

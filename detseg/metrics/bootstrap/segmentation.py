@@ -29,7 +29,7 @@ def bootstrap_segmentation(
     draws.check_options(resamples, level)
     (samples,) = _sample([metrics], resamples, seed)
     per_class = tuple(draws.interval_of(sample, level) for sample in samples.per_class)
-    return Intervals(level, resamples, draws.intervals_of(samples, level), per_class)
+    return Intervals(level, resamples, draws.intervals_of(samples.figures, level), per_class)
 
 
 def compare_segmentation(

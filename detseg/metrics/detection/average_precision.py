@@ -230,14 +230,11 @@ def _per_class(truth: Truth, matches: Matches, table: NDArray[np.float64]) -> tu
     names, ids = (("all classes",), [-1]) if matches.class_agnostic else (truth.names, truth.category_ids.tolist())
     figure = figure_names(matches.max_detections)
     real = ~truth.iscrowd
-    labels, images = matches.object_labels[real], matches.object_images[real]
-    objects = np.bincount(labels, minlength=len(names))
-    pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
-    counts = np.bincount(pairs // matches.num_images, minlength=len(names))
+    objects = np.bincount(matches.object_labels[real], minlength=len(names)).tolist()
+    totals = zip(objects, matches.image_counts(real).tolist(), strict=True)
     rows = []
-    for k, values in enumerate(table.T.tolist()):
+    for name, category_id, values, counts in zip(names, ids, table.T.tolist(), totals, strict=True):
         figures = dict(zip(figure, values, strict=True))
         ar = figures[f"AR{matches.max_detections[-1]}"]
-        totals = int(objects[k]), int(counts[k])
-        rows.append(ClassMetrics(names[k], ids[k], figures["AP"], figures["AP50"], ar, *totals, figures))
+        rows.append(ClassMetrics(name, category_id, figures["AP"], figures["AP50"], ar, *counts, figures))
     return tuple(rows)

@@ -129,10 +129,7 @@ def best_thresholds(matches: Matches, iou_threshold: float = 0.5) -> BestThresho
     """The score threshold of each class with the best F1.
 
     Of several equally good scores the highest is given. Matching goes by falling score, so the detections above a
-    score are matched as if those below had never been there.
-
-    Raises:
-        ValueError: the matches were not made at this IoU threshold.
+    score are matched as if those below had never been there. Raises ValueError without matches at this IoU threshold.
     """
     at = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
     if not len(at):

@@ -30,7 +30,7 @@ The authors' own program (tidecv 1.0.1) differs in these ways:
 - Its limit of detections is for an image, not for each class of an image, and gains below 0 are set to 0.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class ErrorAnalysis:
         """As plain Python, NaN as None, without the two lists."""
         costs = self.errors | {"false_positives": self.false_positives, "false_negatives": self.false_negatives}
         content = {name: getattr(self, name) for name in ("ap", "foreground", "background")}
-        return none_for_nan(content | {"errors": {name: asdict(cost) for name, cost in costs.items()}})
+        return none_for_nan(content | {"errors": {name: vars(cost) for name, cost in costs.items()}})
 
 
 def analyse_errors(
@@ -89,13 +89,9 @@ def analyse_errors(
 ) -> ErrorAnalysis:
     """The cost of each kind of error.
 
-    Args:
-        ground_truth, detections, iou_type: as in `evaluate_detections`.
-        foreground, background: t_f and t_b.
-        max_detections: the best so many of each image and class count, as COCO does.
-
-    Raises:
-        ValueError: as `evaluate_detections`; or not 0 < background < foreground <= 1.
+    Ground truth and detections are as in `evaluate_detections`, `foreground` and `background` t_f and t_b. The best
+    `max_detections` of each image and class count, as in COCO. Raises ValueError unless t_b lies in (0, t_f), t_f in
+    (t_b, 1].
     """
     if not 0 < background < foreground <= 1:
         raise ValueError(

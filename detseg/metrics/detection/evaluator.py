@@ -72,8 +72,7 @@ class DetectionEvaluator(Evaluator):
             image_ids: for each image its id. Where it is None, the targets are the ids, or have one as `image_id`.
 
         Raises:
-            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or an
-                image is unknown; the message names the image. Nothing of this call is kept then.
+            ValueError: something is missing or wrong; the message names the image. Nothing of this call is kept then.
         """
         rows, targets = list(predictions), None if targets is None else list(targets)
         ids = _ids_of(targets or ()) if image_ids is None else whole_numbers(as_numpy(image_ids), "image_ids")

@@ -31,10 +31,7 @@ class Detections:
     """What a detector found in many images, as flat arrays over D detections, in any order.
 
     `image_ids` and `category_ids` are the dataset's own ids, not positions; boxes are xyxy in the images'
-    pixels. Lists and torch tensors are turned into arrays.
-
-    Raises:
-        ValueError: the lengths differ.
+    pixels. Lists and torch tensors are turned into arrays; ValueError is raised where lengths differ.
     """
 
     image_ids: NDArray[np.int64]  # (D,)

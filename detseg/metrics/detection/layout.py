@@ -26,12 +26,6 @@ class Layout:
     object_positions: NDArray[np.int32]  # (M,) of objects
     object_labels: NDArray[np.int32]  # (M,) in the order of Truth
 
-    def object_images(self) -> NDArray[np.int32]:
-        """(M,) position in Truth.image_ids, in the order of Truth."""
-        images = np.empty(len(self.objects), np.int32)
-        images[self.objects] = self.by_id[self.object_positions]
-        return images
-
 
 def lay_out(
     truth: Truth, found: Found, *, most: int | None = None, class_agnostic: bool = False, ties_by_image: bool = True

@@ -122,8 +122,7 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
 def _unpack(texts, text, end, pixels, borders, begin):
     """Write the borders of the runs in texts[text:end] from `begin` on; how many, or -1 if they are damaged.
 
-    A number is written 5 bits a character, from the lowest, plus 32 where more follow; the last one's bit 16
-    is the sign. From the fourth run on it is the difference from the run before the last.
+    `run_lengths.py` tells how they are written.
     """
     count, border, before, last = 0, 0, 0, 0
     while text < end:

@@ -19,9 +19,8 @@ from detseg.metrics.detection.inputs import Found, IoUType, Truth
 from detseg.metrics.detection.layout import Layout, lay_out
 from detseg.metrics.detection.loops import IGNORED, MISS, Pairs
 
-# COCO's settings: IoU 0.50, 0.55, … 0.95 and areas in square pixels, both ends included.
+# COCO's settings: IoU 0.50, 0.55, … 0.95; all, small, medium and large areas in square pixels, both ends included.
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
-AREAS = ("all", "small", "medium", "large")
 AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
 MAX_DETECTIONS = (1, 10, 100)
 
@@ -56,6 +55,11 @@ class Matches:
         rows = [np.bincount(self.object_labels[row], minlength=self.classes) for row in self.counted]
         return np.array(rows, dtype=np.int64).reshape(-1, self.classes)
 
+    def image_counts(self, objects: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(K,) images with at least one of these objects (M,)."""
+        labels, images = self.object_labels[objects].astype(np.int64), self.object_images[objects]
+        return np.bincount(np.unique(labels * self.num_images + images) // self.num_images, minlength=self.classes)
+
 
 def match(
     truth: Truth,
@@ -82,6 +86,8 @@ def match(
     limits = _checked_limits(max_detections)
     layout = lay_out(truth, found, most=limits[-1], class_agnostic=class_agnostic)
     images = layout.by_id[layout.image_positions].astype(np.int32)
+    object_images = np.empty(len(truth.areas), np.int32)
+    object_images[layout.objects] = layout.by_id[layout.object_positions]
     in_range = [(truth.areas >= low) & (truth.areas <= high) & ~truth.iscrowd for low, high in ranges]
     counted = np.array(in_range, dtype=bool)
 
@@ -114,7 +120,7 @@ def match(
         scores=found.scores[layout.source],
         rank=layout.rank,
         status=status,
-        object_images=layout.object_images(),
+        object_images=object_images,
         object_labels=layout.object_labels,
         counted=counted,
     )

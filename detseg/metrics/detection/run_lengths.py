@@ -1,4 +1,9 @@
-"""Masks as COCO's compressed run lengths: made of bitmaps, laid end to end, and their areas."""
+"""Masks as COCO's compressed run lengths: made of bitmaps, laid end to end, and their areas.
+
+A number is written 5 bits a character, from the lowest, plus 32 where more follow; bit 16 of its last character is the
+sign. Runs 1, 3, 5, … of a mask are foreground, and from the fourth on a number is the difference from the run before
+the last.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,9 +58,7 @@ def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
 def _areas(texts: NDArray[np.uint8], start: NDArray[np.int64]) -> NDArray[np.float64]:
     """Areas of masks whose run lengths are joined; what damaged ones give is found out when they are compared.
 
-    A number is written 5 bits a character, from the lowest, plus 32 where more follow; bit 16 of its last character is
-    the sign. Runs 1, 3, 5, … of a mask are foreground, and from the fourth on a number is the difference from the run
-    before the last: so a number counts once for each run of foreground from its own on.
+    As numbers are differences, each counts once for each run of foreground from its own on.
     """
     masks = len(start) - 1
     if not len(texts):

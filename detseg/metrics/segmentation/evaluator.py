@@ -24,13 +24,8 @@ class SegmentationEvaluator(Evaluator):
 
     Of each image it keeps how often each pair of a true and a predicted class meets in it; never the maps.
 
-    Args:
-        names: of the classes 0..K-1, at most 255.
-        ignore_index: of target pixels that do not count; any whole number.
-        boundary: also Boundary IoU, which takes most of the time.
-
-    Raises:
-        ValueError: no names, or more than 255.
+    `names` are those of the classes 0..K-1, at least one and at most 255; target pixels of `ignore_index`, any whole
+    number, do not count; Boundary IoU, if asked for, takes most of the time.
     """
 
     _counted_by: ClassVar = dict.fromkeys(("pairs", "pixels"), "pair_counts") | dict.fromkeys(
