@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.metrics.figure import Metric
+
 State = dict[str, Any]  # settings, then arrays by name and lists of run-length masks
 
 _MOST_PARTS = 1000  # of more, the small arrays would take more memory than what is in them
 
 
-class Evaluator(ABC):
+class Evaluator(Metric, ABC):
     """Base of the evaluators.
 
     In several processes each has an evaluator of its own, and `merge` joins them, pickled, or the smaller `state()`.
@@ -28,14 +30,6 @@ class Evaluator(ABC):
     def __init__(self) -> None:
         self._parts: list[State] = []
         self._seen: set[int] = set()
-
-    @abstractmethod
-    def update(self, predictions: Any, targets: Any, image_ids: Any) -> None:
-        """Add some images: predictions and targets of each, and for each a whole number of its own."""
-
-    @abstractmethod
-    def compute(self) -> Any:
-        """The metrics of all images so far; more may follow."""
 
     @abstractmethod
     def _settings(self) -> State:

@@ -69,8 +69,7 @@ class Detections:
                 detections or for none, `masks`: (M, H, W) bool or whole numbers, or M COCO run lengths.
             image_ids, category_ids: the dataset's own ids of the images, and of the labels (K,).
 
-        Raises:
-            ValueError: a prediction is missing or at fault; the message names the image.
+        Raises ValueError where a prediction is missing or at fault; the message names the image.
         """
         ids, rows = whole_numbers(as_numpy(list(image_ids)), "image_ids"), list(predictions)
         if len(rows) != len(ids):

@@ -120,10 +120,7 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
 
 @helper
 def _unpack(texts, text, end, pixels, borders, begin):
-    """Write the borders of the runs in texts[text:end] from `begin` on; how many, or -1 if they are damaged.
-
-    `run_lengths.py` tells how they are written.
-    """
+    """Write the borders of the runs in texts[text:end] (see `run_lengths.py`) from `begin` on; how many, or -1."""
     count, border, before, last = 0, 0, 0, 0
     while text < end:
         value = 0

@@ -47,8 +47,7 @@ class SegmentationEvaluator(Evaluator):
             image_ids: for each image a number of its own.
 
         Raises:
-            ValueError: lengths or sizes do not fit, or a value is no class; the message names image and pixel.
-                Nothing of this call is kept then.
+            ValueError: something does not fit; the message names image and pixel. Nothing of this call is kept then.
         """
         ids = whole_numbers(as_numpy(image_ids), "image_ids").tolist()
         if not len(predictions) == len(targets) == len(ids):
@@ -138,12 +137,8 @@ def evaluate_segmentation(
 ) -> SegmentationMetrics:
     """Evaluate predicted label maps; generators are taken image by image.
 
-    Args:
-        targets, predictions: (H, W) label maps as for `SegmentationEvaluator`, as are the options.
-        image_ids: of the images, 0, 1, … if not given. An image that comes twice counts once.
-
-    Raises:
-        ValueError: more of one than of the others, no image, or as `SegmentationEvaluator.update`.
+    The (H, W) label maps and the options are as for `SegmentationEvaluator`; the ids are 0, 1, … if not given, and an
+    image that comes twice counts once. Raises ValueError where there is no image, or more of one than of the others.
     """
     evaluator = SegmentationEvaluator(names, ignore_index=ignore_index, boundary=boundary)
     ids = count() if image_ids is None else image_ids
