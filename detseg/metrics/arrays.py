@@ -26,6 +26,11 @@ def none_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def divide(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """NaN for a whole of 0."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
 def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(R,) from (R, K), NaN left out, NaN where nothing is left."""
     there = ~np.isnan(values)

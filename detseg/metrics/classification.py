@@ -1,35 +1,55 @@
 """Metrics of classifiers: accuracy, figures of each class, the confusion matrix, and calibration."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import as_numpy, most_confused, none_for_nan
+from detseg.metrics.arrays import as_numpy, divide, most_confused, none_for_nan
 from detseg.metrics.bootstrap.classification import bootstrap_classification
 from detseg.metrics.bootstrap.draws import Interval
-from detseg.metrics.calibration import Calibration, calibrate
-from detseg.metrics.detection.records import whole_numbers
+from detseg.metrics.detection.records import stop_at, whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
-from detseg.metrics.figure import Figure, figures_of
+from detseg.metrics.figure import Figure, attribute_figures, figures_of
 
-FIGURES: list[Figure] = [
-    Figure("top1", "accuracy", "right at the first guess", attrgetter("top1")),
-    Figure("top5", "top-5 accuracy", "among the first five guesses", attrgetter("top5")),
-    Figure("mean_class_accuracy", "mean class accuracy", "every class counts alike", attrgetter("mean_class_accuracy")),
-    Figure("macro_f1", "macro F1", "precision and recall, every class alike", attrgetter("macro_f1")),
-    Figure("log_loss", "log loss", "lower is better", attrgetter("log_loss")),
-    Figure(
-        "calibration_error",
-        "calibration error",
-        "how far confidence is from accuracy",
-        attrgetter("calibration_error"),
-    ),
-]
+FIGURES: list[Figure] = attribute_figures(
+    ("top1", "accuracy", "right at the first guess"),
+    ("top5", "top-5 accuracy", "among the first five guesses"),
+    ("mean_class_accuracy", "mean class accuracy", "every class counts alike"),
+    ("macro_f1", "macro F1", "precision and recall, every class alike"),
+    ("log_loss", "log loss", "lower is better"),
+    ("calibration_error", "calibration error", "how far confidence is from accuracy"),
+)
+BINS = 15  # of the calibration, as in the paper
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Is a classifier that is 80 % sure right in 80 % of the cases? In B bins of equal width; NaN in empty ones."""
+
+    edges: NDArray[np.float64]  # (B + 1,) a bin holds what is above its lower edge, up to and with its upper one
+    counts: NDArray[np.int64]  # (B,)
+    confidence: NDArray[np.float64]  # (B,) mean of the highest probability
+    accuracy: NDArray[np.float64]  # (B,)
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap between the two, by the number of images."""
+        there = self.counts > 0
+        gaps = np.abs(self.accuracy - self.confidence)[there]
+        return float(np.average(gaps, weights=self.counts[there]))
+
+
+def calibrate(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> Calibration:
+    """Compare confidence (N,) in 0..1 with whether it was right (N,) (Guo et al. 2017, arXiv:1706.04599)."""
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(bin_of, values, minlength=bins) / counts for values in (confidence, right)]
+    return Calibration(edges, counts.astype(np.int64), means[0], means[1])
 
 
 @dataclass(frozen=True)
@@ -46,32 +66,18 @@ class ClassFigures:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationMetrics:
-    """Metrics of a set of images.
+    """Metrics of a set of images; means over classes are over those that have images."""
 
-    Attributes:
-        top1: accuracy: the share of images whose class has the highest score.
-        top5: the share whose class is among the five highest; 1 where there are no more than five classes.
-        mean_class_accuracy: mean recall of the classes that have images (balanced accuracy).
-        macro_f1: mean F1 of the classes that have images.
-        log_loss: mean of -log of the probability of the right class.
-        calibration: and its error, see there.
-        per_class: (K,).
-        confusion: (K, K) images of class i (row) that were predicted as class j (column).
-        intervals: of top1, top5 and mean_class_accuracy, by bootstrap over images; empty if not asked for.
-        level: of the intervals.
-        images: number of images.
-    """
-
-    top1: float
-    top5: float
-    mean_class_accuracy: float
-    macro_f1: float
-    log_loss: float
+    top1: float  # accuracy: share of images whose class has the highest score
+    top5: float  # share whose class is among the five highest; 1 where there are no more than five classes
+    mean_class_accuracy: float  # mean recall (balanced accuracy)
+    macro_f1: float  # mean F1
+    log_loss: float  # mean of -log of the probability of the right class
     calibration: Calibration
-    per_class: tuple[ClassFigures, ...]
-    confusion: NDArray[np.int64]
-    intervals: dict[str, Interval]
-    level: float
+    per_class: tuple[ClassFigures, ...]  # (K,)
+    confusion: NDArray[np.int64]  # (K, K) images of class i (row) that were predicted as class j (column)
+    intervals: dict[str, Interval]  # of the first three, by bootstrap over images; empty if not asked for
+    level: float  # of the intervals
     images: int
 
     @property
@@ -98,17 +104,15 @@ class ClassificationMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python for `json.dump`, NaN as None."""
-        return none_for_nan(
-            self.figures()
-            | {
-                "images": self.images,
-                "level": self.level,
-                "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
-                "per_class": [asdict(row) for row in self.per_class],
-                "confusion": self.confusion.tolist(),
-                "calibration": {name: values.tolist() for name, values in vars(self.calibration).items()},
-            }
-        )
+        content = {
+            "images": self.images,
+            "level": self.level,
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "per_class": [asdict(row) for row in self.per_class],
+            "confusion": self.confusion.tolist(),
+            "calibration": {name: values.tolist() for name, values in vars(self.calibration).items()},
+        }
+        return none_for_nan(self.figures() | content)
 
 
 class ClassificationEvaluator(Evaluator):
@@ -118,12 +122,8 @@ class ClassificationEvaluator(Evaluator):
         evaluator.update(logits, labels, image_ids)
         metrics = evaluator.compute()
 
-    Args:
-        names: of the classes, in label order.
-        scores: what `update` gets: raw outputs of the network, or probabilities.
-
-    Raises:
-        ValueError: there are no names, or `scores` is neither.
+    `names` are those of the classes in label order; `scores` says what `update` gets: raw outputs of the network, or
+    probabilities. Raises ValueError where there are no names, or `scores` is neither.
     """
 
     def __init__(self, names: Sequence[str], scores: Literal["logits", "probabilities"] = "logits") -> None:
@@ -143,8 +143,7 @@ class ClassificationEvaluator(Evaluator):
             image_ids: (N,) whole numbers, each image's own.
 
         Raises:
-            ValueError: shapes do not fit, a score is NaN or infinite, probabilities are none, or a label is
-                outside 0..K-1; the message names the image.
+            ValueError: shapes do not fit, or a score or label is out of its range; the message names the image.
         """
         values = as_numpy(predictions).astype(np.float64)
         right, ids = (whole_numbers(as_numpy(v), n) for v, n in ((targets, "labels"), (image_ids, "image_ids")))
@@ -174,25 +173,23 @@ class ClassificationEvaluator(Evaluator):
         )
 
     def compute(self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> ClassificationMetrics:
-        """The metrics of all images so far; more may follow.
+        """The metrics of all images so far, of which there must be one.
 
-        Args:
-            resamples: how often to draw the images again for the intervals; 0 leaves them out.
-            level: how much of the spread lies within the limits.
-            seed: of the draws.
-
-        Raises:
-            ValueError: no image came, or an option is out of range.
+        Options are as for `bootstrap_detection`; 0 resamples leave the intervals out.
         """
-        state = self._collected()
-        confusion = _confusion(state, len(self.names))
-        per_class = _per_class(confusion, self.names)
+        state, classes = self._collected(), len(self.names)
+        cells = np.bincount(state["labels"] * classes + state["predicted"], minlength=classes**2)
+        confusion = cells.reshape(classes, classes).astype(np.int64)
+        hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        ratios = divide(hits, predicted), divide(hits, counts), divide(2 * hits, counts + predicted)
+        columns = [column.tolist() for column in (counts, predicted, *ratios)]
+        per_class = tuple(ClassFigures(*row) for row in zip(self.names, *columns, strict=True))
         there = [row for row in per_class if row.count]
         right = state["ranks"] < 1
         intervals = {}
         if resamples:
-            options: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
-            intervals = bootstrap_classification(state["labels"], state["ranks"], len(self.names), **options)
+            given = state["labels"], state["ranks"], classes
+            intervals = bootstrap_classification(*given, resamples=resamples, level=level, seed=seed)
         return ClassificationMetrics(
             top1=float(right.mean()),
             top5=float((state["ranks"] < 5).mean()),
@@ -221,36 +218,14 @@ class ClassificationEvaluator(Evaluator):
                 f"scores {values.shape}, labels {labels.shape} and image_ids {ids.shape} do not fit: expected "
                 f"(N, {classes}), (N,) and (N,)"
             )
-        _stop(
-            ~np.asarray(np.isfinite(values).all(axis=1)),
-            ids,
-            lambda i: f"its scores hold NaN or infinity: {values[i]!r:.80}",
-        )
-        _stop((labels < 0) | (labels >= classes), ids, lambda i: f"label {labels[i]} is not in 0..{classes - 1}")
+
+        def image(i: int) -> str:
+            return f"image {ids[i]}"
+
+        infinite = ~np.asarray(np.isfinite(values).all(axis=1))
+        stop_at(infinite, image, lambda i: f"its scores hold NaN or infinity: {values[i]!r:.80}")
+        stop_at((labels < 0) | (labels >= classes), image, lambda i: f"label {labels[i]} is not in 0..{classes - 1}")
         if self.scores == "probabilities":
             # 1 %: what bfloat16 leaves of a sum of 1.
             bad = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 0.01)
-            _stop(bad, ids, lambda i: f"no probabilities, they sum to {values[i].sum():.6g}: {values[i]!r:.80}")
-
-
-def _stop(bad: NDArray[np.bool_], ids: NDArray[np.int64], what: Any) -> None:
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        more = f" (and {bad.sum() - 1} more)" if bad.sum() > 1 else ""
-        raise ValueError(f"image {ids[first]}: {what(first)}{more}")
-
-
-def _confusion(state: State, classes: int) -> NDArray[np.int64]:
-    cells = np.bincount(state["labels"] * classes + state["predicted"], minlength=classes**2)
-    return cells.reshape(classes, classes).astype(np.int64)
-
-
-def _per_class(confusion: NDArray[np.int64], names: Sequence[str]) -> tuple[ClassFigures, ...]:
-    def ratio(part: int, whole: int) -> float:
-        return part / whole if whole else math.nan
-
-    hits, counts, predicted = (a.tolist() for a in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
-    return tuple(
-        ClassFigures(name, n, p, ratio(hit, p), ratio(hit, n), ratio(2 * hit, n + p))
-        for name, hit, n, p in zip(names, hits, counts, predicted, strict=True)
-    )
+            stop_at(bad, image, lambda i: f"no probabilities, they sum to {values[i].sum():.6g}: {values[i]!r:.80}")

@@ -2,25 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain, compress
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from detseg.metrics.figure import Metric
 
 State = dict[str, Any]  # settings, then arrays by name and lists of run-length masks
 
 _MOST_PARTS = 1000  # of more, the small arrays would take more memory than what is in them
 
 
-class Evaluator(ABC):
-    """Base of the evaluators; see `detseg.metrics.figure.Metric` for what they do.
+class Evaluator(Metric, ABC):
+    """Base of the evaluators.
 
-    In several processes each has an evaluator of its own. It can be pickled, so
-    `torch.distributed.all_gather_object` brings them, or the smaller `state()`, together, and `merge` joins them.
+    In several processes each has an evaluator of its own, and `merge` joins them, pickled, or the smaller `state()`.
     An image that came more than once, as distributed samplers repeat some to fill the last batch, counts once.
 
-    A subclass gives `update`, `compute`, `_settings` and `_empty`; its state is columns with a row for each image,
-    beginning with `image_ids`, and columns with any number of rows for each, which `_counted_by` lists.
+    A subclass's state is columns with a row for each image, beginning with `image_ids`, and columns with any number
+    of rows for each, which `_counted_by` lists.
     """
 
     _counted_by: ClassVar[Mapping[str, str]] = {}  # of a column: the column with its numbers of rows an image
@@ -30,16 +32,8 @@ class Evaluator(ABC):
         self._seen: set[int] = set()
 
     @abstractmethod
-    def update(self, predictions: Any, targets: Any, image_ids: Any) -> None:
-        """Add some images: predictions and targets of each, and for each a whole number of its own."""
-
-    @abstractmethod
-    def compute(self) -> Any:
-        """The metrics of all images so far; more may follow."""
-
-    @abstractmethod
     def _settings(self) -> State:
-        """What evaluators must have in common to be merged, such as the names of the classes."""
+        """What evaluators must have in common to be merged."""
 
     @abstractmethod
     def _empty(self) -> State:
@@ -75,10 +69,6 @@ class Evaluator(ABC):
         self._check(state)
         self._add(state)
 
-    def reset(self) -> None:
-        """Forget all images."""
-        self._parts, self._seen = [], set()
-
     def _add(self, state: State) -> None:
         """Keep these columns, without the images that were seen before."""
         ids = state["image_ids"].tolist()
@@ -97,7 +87,10 @@ class Evaluator(ABC):
         """All columns."""
         if len(self._parts) != 1:
             parts = [self._empty(), *self._parts]
-            self._parts = [{name: _concatenate([part[name] for part in parts]) for name in parts[0]}]
+            columns = {name: [part[name] for part in parts] for name in parts[0]}
+            self._parts = [
+                {name: list(chain(*c)) if isinstance(c[0], list) else np.concatenate(c) for name, c in columns.items()}
+            ]
         return self._parts[0]
 
     def _collected(self) -> State:
@@ -112,12 +105,5 @@ class Evaluator(ABC):
         for name, values in state.items():
             counts = self._counted_by.get(name)
             rows = kept if counts is None else np.repeat(kept, state[counts])
-            if isinstance(values, list):
-                result[name] = [value for value, keep in zip(values, rows, strict=True) if keep]
-            else:
-                result[name] = values[rows]
+            result[name] = list(compress(values, rows)) if isinstance(values, list) else values[rows]
         return result
-
-
-def _concatenate(values: list[Any]) -> Any:
-    return [entry for part in values for entry in part] if isinstance(values[0], list) else np.concatenate(values)

@@ -9,20 +9,17 @@ that list, so a new figure is a function and one line:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 
 class Figure(NamedTuple):
     """One number of a task's metrics."""
 
-    name: str
-    """As in CSV, JSON and TensorBoard."""
-    title: str
-    """As in tables and plots."""
-    meaning: str
-    """A few words for whoever reads it for the first time."""
-    compute: Callable[[Any], float]
-    """From the task's metrics object; NaN where there is nothing to measure by."""
+    name: str  # as in CSV, JSON and TensorBoard
+    title: str  # as in tables and plots
+    meaning: str  # a few words for whoever reads it for the first time
+    compute: Callable[[Any], float]  # from the task's metrics object; NaN where there is nothing to measure by
 
 
 @runtime_checkable
@@ -37,6 +34,11 @@ class Metric(Protocol):
 
     def compute(self) -> Any:
         """The task's metrics of all images so far."""
+
+
+def attribute_figures(*rows: tuple[str, str, str]) -> list[Figure]:
+    """Figures that are attributes of the metrics, from name, title and meaning."""
+    return [Figure(*row, attrgetter(row[0])) for row in rows]
 
 
 def figures_of(metrics: Any, figures: Sequence[Figure]) -> dict[str, float]:

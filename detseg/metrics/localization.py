@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,22 @@ from numpy.typing import NDArray
 
 from detseg.boxes import paired_iou
 from detseg.metrics.arrays import as_numpy, none_for_nan
-from detseg.metrics.bootstrap.draws import Interval, Sample, draw, interval_of
+from detseg.metrics.bootstrap.draws import Interval, Sample, draw, intervals_of
 from detseg.metrics.detection.batches import prediction_columns, target_columns
 from detseg.metrics.detection.records import whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
-from detseg.metrics.figure import Figure, figures_of
+from detseg.metrics.figure import Figure, attribute_figures, figures_of
 
 LEVEL = 0.95
-FIGURES: list[Figure] = [
-    Figure("mean_iou", "mean IoU", "of the predicted with the true box", attrgetter("mean_iou")),
-    Figure("accuracy", "accuracy", "share of images whose class is right", attrgetter("accuracy")),
-    Figure("localized", "localised", "class right and IoU at least 0.5", attrgetter("localized")),
-    Figure("iou50", "IoU 0.50", "share of boxes with that IoU or more", attrgetter("iou50")),
-    Figure("iou75", "IoU 0.75", "the same", attrgetter("iou75")),
-    Figure(
-        "objectness",
-        "objectness",
-        "how often an image with an object scores higher than one without; 0.5 is chance",
-        attrgetter("objectness"),
-    ),
-    Figure("quality", "quality", "mean of mean IoU and objectness", attrgetter("quality")),
-]
+FIGURES: list[Figure] = attribute_figures(
+    ("mean_iou", "mean IoU", "of the predicted with the true box"),
+    ("accuracy", "accuracy", "share of images whose class is right"),
+    ("localized", "localised", "class right and IoU at least 0.5"),
+    ("iou50", "IoU 0.50", "share of boxes with that IoU or more"),
+    ("iou75", "IoU 0.75", "the same"),
+    ("objectness", "objectness", "how often an image with an object scores higher than one without; 0.5 is chance"),
+    ("quality", "quality", "mean of mean IoU and objectness"),
+)
 OF_PRESENCE = ("objectness", "quality")  # only where images without an object were evaluated too
 
 _NOTHING, _CROWD = -1, -2  # in place of the true label: no objects at all, nothing but crowd regions
@@ -50,34 +44,21 @@ class LocalizationClass:
 
 @dataclass(frozen=True, eq=False)
 class LocalizationMetrics:
-    """Metrics of a set of images with one object each.
+    """Metrics of a set of N images with one object each."""
 
-    Attributes:
-        mean_iou: mean IoU of the predicted with the true box, whatever the class.
-        accuracy: share of images whose class is right.
-        localized: share whose class is right and whose IoU is at least 0.5 (ImageNet's localisation accuracy).
-        iou50, iou75: share whose IoU is at least 0.5, 0.75.
-        per_class: (K,).
-        ious: (N,) of each image.
-        right: (N,) bool, whether its class is right.
-        intervals: of mean_iou and accuracy, by bootstrap over images.
-        images: N.
-        without: how many images without an object were evaluated.
-        objectness: area under the ROC curve of the scores: how often an image with an object scores higher than one
-            without, equal scores counting half. 0.5 is chance; NaN without images of both kinds.
-    """
-
-    mean_iou: float
-    accuracy: float
-    localized: float
-    iou50: float
-    iou75: float
-    per_class: tuple[LocalizationClass, ...]
-    ious: NDArray[np.float64]
-    right: NDArray[np.bool_]
-    intervals: dict[str, Interval]
-    images: int
-    without: int = 0
+    mean_iou: float  # of the predicted with the true box, whatever the class
+    accuracy: float  # share of images whose class is right
+    localized: float  # share whose class is right and whose IoU is at least 0.5 (ImageNet's localisation accuracy)
+    iou50: float  # share whose IoU is at least 0.5
+    iou75: float  # share whose IoU is at least 0.75
+    per_class: tuple[LocalizationClass, ...]  # (K,)
+    ious: NDArray[np.float64]  # (N,)
+    right: NDArray[np.bool_]  # (N,) whether the class is
+    intervals: dict[str, Interval]  # of mean_iou and accuracy, by bootstrap over images
+    images: int  # N
+    without: int = 0  # images without an object that were evaluated
+    # Area under the ROC curve of the scores: how often an image with an object scores higher than one without, equal
+    # scores counting half; NaN without images of both kinds.
     objectness: float = math.nan
     level = LEVEL  # of the intervals
 
@@ -109,11 +90,7 @@ class LocalizationEvaluator(Evaluator):
         evaluator.update(model(images), targets, image_ids)
         metrics = evaluator.compute()
 
-    Args:
-        names: of the classes, in label order.
-
-    Raises:
-        ValueError: there are no names.
+    `names` are those of the classes in label order; raises ValueError where there are none.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -134,8 +111,7 @@ class LocalizationEvaluator(Evaluator):
             image_ids: for each image a number of its own.
 
         Raises:
-            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or there is
-                not exactly one box; the message names the image. Nothing of this call is kept then.
+            ValueError: something is missing or wrong; the message names the image. Nothing of this call is kept then.
         """
         ids = whole_numbers(as_numpy(image_ids), "image_ids")
         if not len(predictions) == len(targets) == len(ids):
@@ -156,27 +132,17 @@ class LocalizationEvaluator(Evaluator):
         self._add(part | {name: found[name] for name in ("boxes", "labels", "scores")})
 
     def compute(self, *, resamples: int = 1000, seed: int = 0) -> LocalizationMetrics:
-        """The metrics of all images so far; more may follow. Options as for `evaluate_localization`.
-
-        Raises:
-            ValueError: no image came.
-        """
+        """The metrics of all images so far, of which there must be one; options as for `evaluate_localization`."""
         state = self._collected()
         # In the order of their ids, so that the intervals do not depend on the order in which they came.
         order = np.argsort(state["image_ids"])
         state = {name: values[order] for name, values in state.items()}
         there = state["true_labels"] >= 0
-        return evaluate_localization(
-            state["boxes"][there],
-            state["labels"][there],
-            state["true_boxes"][there],
-            state["true_labels"][there],
-            self.names,
-            scores=state["scores"][there],
-            scores_without=state["scores"][state["true_labels"] == _NOTHING],
-            resamples=resamples,
-            seed=seed,
-        )
+        names = ("boxes", "labels", "true_boxes", "true_labels")
+        found, labels, true_boxes, true_labels = (state[name][there] for name in names)
+        scores = {"scores": state["scores"][there], "scores_without": state["scores"][state["true_labels"] == _NOTHING]}
+        given = found, labels, true_boxes, true_labels, self.names
+        return evaluate_localization(*given, **scores, resamples=resamples, seed=seed)
 
     def _settings(self) -> State:
         return {"names": self.names}
@@ -202,15 +168,11 @@ def evaluate_localization(
     """Evaluate one class and one box an image.
 
     Args:
-        boxes: (N, 4) xyxy, predicted.
-        labels: (N,) predicted.
-        true_boxes: (N, 4) xyxy, in the same pixels.
-        true_labels: (N,) in 0..K-1.
+        boxes, true_boxes: (N, 4) xyxy, in the same pixels.
+        labels, true_labels: (N,) in 0..K-1.
         names: (K,) of the classes.
-        scores: (N,) of the predictions, and
-        scores_without: (E,) of those in images without an object: for objectness.
-        resamples: for the 95 % intervals; 0 leaves them out.
-        seed: of these.
+        scores, scores_without: (N,) of the predictions, and (E,) of those in images without an object: for objectness.
+        resamples, seed: of the 95 % intervals; 0 resamples leave them out.
 
     Raises:
         ValueError: shapes do not fit, a box is not finite, or a label is outside 0..K-1.
@@ -219,13 +181,10 @@ def evaluate_localization(
     labels, true_labels = np.asarray(labels), np.asarray(true_labels)
     count = len(true_labels)
     present, absent = (np.asarray([] if given is None else given, np.float64) for given in (scores, scores_without))
-    for name, array, shape in (
-        ("boxes", boxes, (count, 4)),
-        ("true_boxes", true_boxes, (count, 4)),
-        ("labels", labels, (count,)),
-        *((("scores", present, (count,)),) if scores is not None else ()),
-        ("scores_without", absent, (absent.size,)),
-    ):
+    sides = {"boxes": (boxes, (count, 4)), "true_boxes": (true_boxes, (count, 4)), "labels": (labels, (count,))}
+    sides["scores"] = present, (0 if scores is None else count,)
+    sides["scores_without"] = absent, (absent.size,)
+    for name, (array, shape) in sides.items():
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one for each image")
         if not np.isfinite(array).all():
@@ -234,11 +193,11 @@ def evaluate_localization(
         raise ValueError(f"true labels must lie in 0..{len(names) - 1}")
     ious = paired_iou(torch.from_numpy(boxes), torch.from_numpy(true_boxes)).numpy()
     right = labels == true_labels
+    of_class = [true_labels == k for k in range(len(names))]
     per_class = tuple(
         LocalizationClass(name, int(mine.sum()), _mean(ious[mine]), _mean(right[mine]))
-        for name, mine in ((name, true_labels == k) for k, name in enumerate(names))
+        for name, mine in zip(names, of_class, strict=True)
     )
-    intervals = _intervals({"mean_iou": ious, "accuracy": right.astype(np.float64)}, resamples, seed)
     return LocalizationMetrics(
         mean_iou=_mean(ious),
         accuracy=_mean(right),
@@ -248,7 +207,7 @@ def evaluate_localization(
         per_class=per_class,
         ious=ious,
         right=right,
-        intervals=intervals,
+        intervals=_intervals({"mean_iou": ious, "accuracy": right.astype(np.float64)}, resamples, seed),
         images=count,
         without=len(absent),
         objectness=area_under_roc(present, absent),
@@ -276,4 +235,4 @@ def _intervals(values: dict[str, NDArray[np.float64]], resamples: int, seed: int
     spread = draw(len(table), range(resamples), seed) @ table / len(table)
     columns = zip(values.items(), spread.T, strict=True)
     samples = {name: Sample(_mean(column), drawn, bool(np.ptp(column) > 0)) for (name, column), drawn in columns}
-    return {name: interval_of(sample, LEVEL) for name, sample in samples.items()}
+    return intervals_of(samples, LEVEL)

@@ -10,17 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import mean_over_classes
-from detseg.metrics.bootstrap.draws import (
-    Comparison,
-    Interval,
-    Sample,
-    Samples,
-    check_options,
-    compare_samples,
-    interval_of,
-    samples_of,
-)
+from detseg.metrics.arrays import divide, mean_over_classes
+from detseg.metrics.bootstrap import draws
+from detseg.metrics.bootstrap.draws import Comparison, Interval, Sample, Samples
 
 Counts = NDArray[np.int64]  # (R, K, C) images of each class and outcome, in R resamples
 Values = dict[str, NDArray[np.float64]]  # (R,) or (R, K) by name
@@ -37,26 +29,20 @@ def bootstrap_classification(
 ) -> dict[str, Interval]:
     """Intervals of top1, top5 and mean_class_accuracy; unknown where all images have the same outcome.
 
-    Args:
-        labels: (N,) in 0..K-1.
-        ranks: (N,) place of the right class among the scores, from 0.
-        classes: K.
-        resamples, level, seed: as in `bootstrap_detection`.
-
-    Raises:
-        ValueError: as `bootstrap_detection`.
+    `labels` (N,) lie in 0..K-1, `ranks` (N,) are places of the right class among the scores, from 0, `classes` is K;
+    options as in `bootstrap_detection`.
     """
-    check_options(resamples, level)
+    draws.check_options(resamples, level)
     outcome = np.digitize(ranks, (1, 5))  # 0: first, 1: among the first five, 2: later
 
     def measure(drawn: Counts) -> Values:
-        accuracies = _accuracies(drawn, drawn[:, :, 0])
         top5 = drawn[:, :, :2].sum((1, 2)) / drawn.sum((1, 2))
-        return {"top1": accuracies["top1"], "top5": top5, "mean_class_accuracy": accuracies["mean_class_accuracy"]}
+        return _accuracies(drawn, drawn[:, :, 0]) | {"top5": top5}
 
     values, spreads = _resample(labels, outcome, (classes, 3), measure, resamples, seed)
-    samples = {name: Sample(float(value), spreads[name], bool(0 < value < 1)) for name, value in values.items()}
-    return {name: interval_of(sample, level) for name, sample in samples.items()}
+    names = ("top1", "top5", "mean_class_accuracy")
+    samples = {name: Sample(float(values[name]), spreads[name], bool(0 < values[name] < 1)) for name in names}
+    return draws.intervals_of(samples, level)
 
 
 def compare_classification(
@@ -70,17 +56,11 @@ def compare_classification(
 ) -> Comparison:
     """Is b better than a, or was it the choice of images? A paired bootstrap of top1, mean_class_accuracy and recalls.
 
-    Both are evaluated on the same resamples, so what makes an image hard for both cancels out.
-
-    Args:
-        labels: (N,) in 0..K-1.
-        a, b: (N, K) scores of two classifiers for the same images.
-        resamples, level, seed: as in `bootstrap_classification`.
-
-    Raises:
-        ValueError: shapes do not fit; or as `bootstrap_classification`.
+    Both are evaluated on the same resamples, so what makes an image hard for both cancels out. `labels` (N,) lie in
+    0..K-1, a and b (N, K) are the scores of two classifiers; options as in `bootstrap_detection`. Raises ValueError
+    where shapes do not fit.
     """
-    check_options(resamples, level)
+    draws.check_options(resamples, level)
     if a.ndim != 2 or a.shape != b.shape or labels.shape != a.shape[:1] or not len(labels):
         raise ValueError(
             f"labels {labels.shape}, a {a.shape} and b {b.shape} do not fit: expected (N,), (N, K) and (N, K), N > 0"
@@ -94,21 +74,18 @@ def compare_classification(
             return _accuracies(drawn, drawn[:, :, which].sum(axis=2))
 
         values, spreads = _resample(labels, right[0] + 2 * right[1], (classes, 4), measure, resamples, seed)
-        recalls = samples_of(values.pop("recall"), spreads.pop("recall"), np.full(classes, known))
+        recalls = draws.samples_of(values.pop("recall"), spreads.pop("recall"), np.full(classes, known))
         figures = {name: Sample(float(value), spreads[name], known) for name, value in values.items()}
         sides.append(Samples(figures, recalls))
-    return compare_samples(*sides, resamples=resamples, level=level)
+    return draws.compare_samples(*sides, resamples=resamples, level=level)
 
 
 def _accuracies(drawn: Counts, hits: NDArray[np.int64]) -> Values:
     """The accuracy of all images and of each class, from counts (R, K, C) and the right ones (R, K)."""
     counts = drawn.sum(axis=2)
-    recall = np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
-    return {
-        "top1": hits.sum(axis=1) / counts.sum(axis=1),
-        "mean_class_accuracy": mean_over_classes(recall),
-        "recall": recall,
-    }
+    recall = divide(hits, counts)
+    top1 = hits.sum(axis=1) / counts.sum(axis=1)
+    return {"top1": top1, "mean_class_accuracy": mean_over_classes(recall), "recall": recall}
 
 
 def _resample(
@@ -119,14 +96,7 @@ def _resample(
     resamples: int,
     seed: int,
 ) -> tuple[Values, Values]:
-    """What `measure` gives for the images as they are, and for the resamples.
-
-    Args:
-        labels, outcomes: (N,) of each image.
-        shape: K classes and C outcomes.
-        measure: takes counts (R, K, C).
-        resamples, seed: of the draws.
-    """
+    """What `measure` gives for the images (N,) as they are, and for the resamples; `shape` is (K, C)."""
     cells = np.bincount(labels * shape[1] + outcomes, minlength=shape[0] * shape[1])
     rng = np.random.default_rng(seed)
     block = max(1, 10**6 // len(cells))  # resamples at a time; bounds the memory

@@ -10,7 +10,7 @@ fewer. On drawn data sets of 181 images with 14 objects a class the plain limits
 in 86 % of the cases, these in 96 %.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -95,7 +95,7 @@ class Samples(NamedTuple):
 
 
 def samples_of(values: NDArray[np.float64], spreads: NDArray[np.float64], known: NDArray[np.bool_]) -> list[Sample]:
-    """The samples of K classes from values (K,), spreads (R, K) and whether they are known (K,)."""
+    """The samples of K classes, from (K,), (R, K) and (K,)."""
     return [Sample(float(v), column, bool(k)) for v, column, k in zip(values, spreads.T, known, strict=True)]
 
 
@@ -107,9 +107,9 @@ def check_options(resamples: int, level: float) -> None:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level}")
 
 
-def check_same(same: Mapping[str, bool]) -> None:
-    """Stop where two sides that are to be compared are not of the same images; `same` says what is equal."""
-    differing = [name for name, equal in same.items() if not equal]
+def check_same(pairs: Mapping[str, Sequence[Any]]) -> None:
+    """Stop where two sides that are to be compared are not of the same images: all these pairs must be equal."""
+    differing = [name for name, pair in pairs.items() if not np.array_equal(*pair)]
     if differing:
         raise ValueError(f"a and b cannot be compared: they differ in {', '.join(differing)}")
 
@@ -127,6 +127,11 @@ def interval_of(sample: Sample, level: float) -> Interval:
     """The value with its limits, which stay within 0 and 1."""
     low, high = _limits(sample.value, sample.spread, level, sample.known)
     return Interval(sample.value, float(np.maximum(low, 0)), float(np.minimum(high, 1)))
+
+
+def intervals_of(figures: Mapping[str, Sample], level: float) -> dict[str, Interval]:
+    """The intervals by name."""
+    return {name: interval_of(sample, level) for name, sample in figures.items()}
 
 
 def compare_samples(a: Samples, b: Samples, *, resamples: int, level: float) -> Comparison:

@@ -13,19 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.bootstrap.draws import (
-    Comparison,
-    Interval,
-    Intervals,
-    Sample,
-    Samples,
-    check_options,
-    check_same,
-    compare_samples,
-    draw,
-    interval_of,
-    samples_of,
-)
+from detseg.metrics.bootstrap import draws
+from detseg.metrics.bootstrap.draws import Comparison, Interval, Intervals, Sample, Samples
 from detseg.metrics.segmentation.mean_iou import ImageCounts, SegmentationMetrics, iou_of, summaries
 
 SegmentationIntervals = Intervals[Interval]  # of each class the IoU's
@@ -36,19 +25,11 @@ _BLOCK = 64  # resamples at a time; bounds the memory that their weights take
 def bootstrap_segmentation(
     metrics: SegmentationMetrics, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> SegmentationIntervals:
-    """Intervals of all figures and of each class's IoU.
-
-    Args:
-        metrics: of N images; the order in which they came does not matter.
-        resamples, level, seed: as in `bootstrap_detection`.
-
-    Raises:
-        ValueError: as `bootstrap_detection`.
-    """
-    check_options(resamples, level)
+    """Intervals of all figures and of each class's IoU; options as in `bootstrap_detection`."""
+    draws.check_options(resamples, level)
     (samples,) = _sample([metrics], resamples, seed)
-    figures = {name: interval_of(sample, level) for name, sample in samples.figures.items()}
-    return Intervals(level, resamples, figures, tuple(interval_of(sample, level) for sample in samples.per_class))
+    per_class = tuple(draws.interval_of(sample, level) for sample in samples.per_class)
+    return Intervals(level, resamples, draws.intervals_of(samples.figures, level), per_class)
 
 
 def compare_segmentation(
@@ -56,24 +37,13 @@ def compare_segmentation(
 ) -> Comparison:
     """Is b better than a, or was it the choice of images? A paired bootstrap of the differences.
 
-    Both are evaluated on the same resamples, so what makes an image hard for both cancels out.
-
-    Args:
-        a, b: metrics of two predictions of the same images.
-        resamples, level, seed: as in `bootstrap_segmentation`.
-
-    Raises:
-        ValueError: the images, their truth or the classes differ; or as `bootstrap_segmentation`.
+    Both are evaluated on the same resamples, so what makes an image hard for both cancels out; options as in
+    `bootstrap_detection`. Raises ValueError where the images, their truth or the classes differ.
     """
-    check_options(resamples, level)
-    check_same(
-        {
-            "classes": a.names == b.names,
-            "images": np.array_equal(a.images.image_ids, b.images.image_ids),
-            "true pixels": np.array_equal(a.images.truth, b.images.truth),
-        }
-    )
-    return compare_samples(*_sample([a, b], resamples, seed), resamples=resamples, level=level)
+    draws.check_options(resamples, level)
+    images, truth = (a.images.image_ids, b.images.image_ids), (a.images.truth, b.images.truth)
+    draws.check_same({"classes": (a.names, b.names), "images": images, "true pixels": truth})
+    return draws.compare_samples(*_sample([a, b], resamples, seed), resamples=resamples, level=level)
 
 
 def _sample(sides: Sequence[SegmentationMetrics], resamples: int, seed: int) -> list[Samples]:
@@ -83,10 +53,10 @@ def _sample(sides: Sequence[SegmentationMetrics], resamples: int, seed: int) -> 
     blocks: list[list[dict[str, NDArray[np.float64]]]] = [[] for _ in sides]
     for first in range(0, resamples, _BLOCK):
         # Products of float64 matrices are fast, and exact for whole numbers up to 2^53.
-        weights = draw(images, range(first, min(first + _BLOCK, resamples)), seed).astype(np.float64)
+        weights = draws.draw(images, range(first, min(first + _BLOCK, resamples)), seed).astype(np.float64)
         for table, done in zip(tables, blocks, strict=True):
             counts = (weights @ table).reshape(len(weights), 6, -1).transpose(1, 0, 2)
-            done.append({**summaries(*counts), "iou": iou_of(*counts[:3])})
+            done.append({**summaries(counts), "iou": iou_of(*counts[:3])})
     known, class_known, boundary_known = _known(sides[0].images)
     result = []
     for side, done in zip(sides, blocks, strict=True):
@@ -97,7 +67,7 @@ def _sample(sides: Sequence[SegmentationMetrics], resamples: int, seed: int) -> 
             if name in spread  # of others, resamples tell nothing
         }
         ious = np.array([row.iou for row in side.per_class])
-        result.append(Samples(figures, samples_of(ious, spread["iou"], class_known)))
+        result.append(Samples(figures, draws.samples_of(ious, spread["iou"], class_known)))
     return result
 
 

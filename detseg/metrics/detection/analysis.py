@@ -10,7 +10,7 @@ from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.confusion import BestThresholds, Confusion, best_thresholds, confusion_of
 from detseg.metrics.detection.error_analysis import ErrorAnalysis, errors_of
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.overlaps import find_overlaps
+from detseg.metrics.detection.matching import find_overlaps
 
 _IOU, _BACKGROUND = 0.5, 0.1
 
@@ -51,14 +51,9 @@ def analyse(
 
     Args:
         ground_truth, detections, iou_type: as in `evaluate_detections`.
-        resamples: for the intervals; 0 leaves them out.
-        level: of the intervals.
-        seed: of the resamples.
+        resamples, level, seed: as in `bootstrap_detection`; 0 resamples leave the intervals out.
         score_threshold: of the confusion matrix; by default the one with the best F1 over all classes.
         metrics: of the same detections, where they have been computed already.
-
-    Raises:
-        ValueError: as `evaluate_detections` and `bootstrap_detection`.
     """
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)

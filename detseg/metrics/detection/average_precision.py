@@ -17,32 +17,28 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
-from detseg.metrics.detection.matching import AREAS, MAX_DETECTIONS, Matches, match
+from detseg.metrics.detection.matching import MAX_DETECTIONS, Matches, match
 from detseg.metrics.figure import Figure, figures_of
 
 
-def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
-    """Names of the figures in COCO's order, of which there are 9 and one for each of `max_detections`."""
-    precisions = ("AP", "AP50", "AP75", *(f"AP_{size}" for size in AREAS[1:]))
-    return (*precisions, *(f"AR{most}" for most in max_detections), *(f"AR_{size}" for size in AREAS[1:]))
-
-
 def coco_figures(max_detections: Sequence[int] = MAX_DETECTIONS) -> list[Figure]:
-    """COCO's figures in its order; the sizes are areas in square pixels."""
-    most = max_detections[-1]
-    texts = {
-        "AP": ("mAP@[.5:.95]", "mean AP of the classes over IoU .50 to .95"),
-        "AP50": ("mAP@.50", "at IoU .50"),
-        "AP75": ("mAP@.75", "at IoU .75"),
-        "AP_small": ("AP small", "objects to 32² pixels"),
-        "AP_medium": ("AP medium", "to 96² pixels"),
-        "AP_large": ("AP large", "above"),
-        **{f"AR{n}": (f"AR {n}", f"recall with at most {n} detections per image and class") for n in max_detections},
-        "AR_small": ("AR small", f"with {most}, objects to 32² pixels"),
-        "AR_medium": ("AR medium", "to 96² pixels"),
-        "AR_large": ("AR large", "above"),
-    }
-    return [Figure(name, *texts[name], methodcaller("coco", name)) for name in figure_names(max_detections)]
+    """COCO's figures in its order, 9 and one for each of `max_detections`; the sizes are areas in square pixels."""
+    sizes = {"small": "objects to 32² pixels", "medium": "to 96² pixels", "large": "above"}
+    rows = [
+        ("AP", "mAP@[.5:.95]", "mean AP of the classes over IoU .50 to .95"),
+        ("AP50", "mAP@.50", "at IoU .50"),
+        ("AP75", "mAP@.75", "at IoU .75"),
+        *((f"AP_{size}", f"AP {size}", meaning) for size, meaning in sizes.items()),
+        *((f"AR{n}", f"AR {n}", f"recall with at most {n} detections per image and class") for n in max_detections),
+    ]
+    sizes["small"] = f"with {max_detections[-1]}, {sizes['small']}"
+    rows += [(f"AR_{size}", f"AR {size}", meaning) for size, meaning in sizes.items()]
+    return [Figure(*row, methodcaller("coco", row[0])) for row in rows]
+
+
+def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
+    """Names of COCO's figures in its order."""
+    return tuple(figure.name for figure in coco_figures(max_detections))
 
 
 FIGURES: list[Figure] = coco_figures()
@@ -52,7 +48,7 @@ RECALL_LEVELS = np.linspace(0, 1, 101)
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class. The figures are NaN when it has no objects; crowd regions do not count as objects."""
+    """One class; NaN when it has no objects. Crowd regions do not count as objects."""
 
     name: str
     category_id: int
@@ -159,8 +155,7 @@ def evaluate_detections(
 
     Args:
         ground_truth: path to a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
-        detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`. None at
-            all is fine and gives zeros.
+        detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`.
         iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
         iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
         max_detections: AR is given for each of these numbers of detections an image and class, the largest
@@ -168,16 +163,14 @@ def evaluate_detections(
         class_agnostic: leave the classes out: how well are objects found, of whatever class?
 
     Raises:
-        ValueError: a file cannot be read, lacks something, holds NaN, or the detections belong to images or
-            categories that the ground truth does not list, or an option is out of its range; the message
-            names the item.
+        ValueError: the input or an option is at fault; the message names the item.
     """
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
-    options = {"max_detections": max_detections, "class_agnostic": class_agnostic}
-    return measure(truth, found, iou_type, iou_thresholds=iou_thresholds, **options)
+    options = {"iou_thresholds": iou_thresholds, "max_detections": max_detections, "class_agnostic": class_agnostic}
+    return measure(truth, found, iou_type, **options)
 
 
 def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> DetectionMetrics:
@@ -194,6 +187,8 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
     table = _class_figures(matches.iou_thresholds, precision, recall)
     with_objects = counts > 0  # (A, K)
     curves = precision[0][:, with_objects[0]]
+    scores = np.append(matches.scores, 0.0)[reached[0]]  # where nothing is reached, -1 takes the last one, 0
+    scores[:, ~with_objects[0]] = np.nan
     return DetectionMetrics(
         iou_type=iou_type,
         stats=tuple(_means(table, with_objects, len(matches.max_detections))),
@@ -201,7 +196,7 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
         precision_recall=PrecisionRecall(
             recall=RECALL_LEVELS.copy(),
             precision=precision[0],
-            scores=_scores(matches, reached[0], with_objects[0]),
+            scores=scores,
             mean=curves.mean(axis=1) if curves.size else np.full(precision.shape[1::2], np.nan),
         ),
         iou_thresholds=matches.iou_thresholds,
@@ -215,13 +210,7 @@ def measure(truth: Truth, found: Found, iou_type: IoUType, **options: Any) -> De
 def _class_figures(
     thresholds: NDArray[np.float64], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(F, K) the figures of every class in COCO's order; NaN where there are no objects.
-
-    Args:
-        thresholds: (T,)
-        precision: (A, T, K, R)
-        recall: (A, T, K, L)
-    """
+    """(F, K) the figures of every class in COCO's order, from (T,), (A, T, K, R), (A, T, K, L); NaN without objects."""
     nothing = np.full(precision.shape[2], np.nan)
     by_threshold = precision.mean(axis=3)  # (A, T, K)
     ap, ar = by_threshold.mean(axis=1), recall.mean(axis=1)  # (A, K), (A, K, L)
@@ -237,25 +226,15 @@ def _means(table: NDArray[np.float64], with_objects: NDArray[np.bool_], limits: 
     return [float(row.mean()) if row.size and not np.isnan(row).any() else -1.0 for row in chosen]
 
 
-def _scores(matches: Matches, reached: NDArray[np.int64], with_objects: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(T, K, R) scores of the detections `reached`; 0 where there is none, NaN for classes without objects."""
-    scores = np.append(matches.scores, 0.0)[reached]  # -1 takes the last one
-    scores[:, ~with_objects] = np.nan
-    return scores
-
-
 def _per_class(truth: Truth, matches: Matches, table: NDArray[np.float64]) -> tuple[ClassMetrics, ...]:
     names, ids = (("all classes",), [-1]) if matches.class_agnostic else (truth.names, truth.category_ids.tolist())
     figure = figure_names(matches.max_detections)
     real = ~truth.iscrowd
-    labels, images = matches.object_labels[real], matches.object_images[real]
-    objects = np.bincount(labels, minlength=len(names))
-    pairs = np.unique(labels.astype(np.int64) * matches.num_images + images)
-    counts = np.bincount(pairs // matches.num_images, minlength=len(names))
+    objects = np.bincount(matches.object_labels[real], minlength=len(names)).tolist()
+    totals = zip(objects, matches.image_counts(real).tolist(), strict=True)
     rows = []
-    for k, values in enumerate(table.T.tolist()):
+    for name, category_id, values, counts in zip(names, ids, table.T.tolist(), totals, strict=True):
         figures = dict(zip(figure, values, strict=True))
         ar = figures[f"AR{matches.max_detections[-1]}"]
-        totals = int(objects[k]), int(counts[k])
-        rows.append(ClassMetrics(names[k], ids[k], figures["AP"], figures["AP50"], ar, *totals, figures))
+        rows.append(ClassMetrics(name, category_id, figures["AP"], figures["AP50"], ar, *counts, figures))
     return tuple(rows)

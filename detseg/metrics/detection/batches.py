@@ -1,6 +1,6 @@
 """Predictions and targets of a batch, one dict an image, brought to flat arrays and checked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,12 @@ from detseg.metrics.detection.run_lengths import encode_masks, mask_areas
 
 Rows = Sequence[Mapping[str, Any]]
 Columns = dict[str, Any]  # arrays by name; `masks` is a list
-Place = Callable[[int], str]  # what a message calls image i
 
 
 def prediction_columns(rows: Rows, image_ids: NDArray[np.int64], classes: int, *, masks: bool) -> Columns:
     """counts (n,) of n images, and of all D detections boxes (D, 4) xyxy, labels, scores and maybe masks.
 
-    Raises:
-        ValueError: something is missing, has the wrong shape, is not finite or out of range; the message names
-            the image.
+    Raises ValueError where something is missing or wrong; the message names the image.
     """
     batch = _Batch(rows, image_ids, "prediction")
     columns = _boxes_and_labels(batch, classes, masks)

@@ -10,8 +10,7 @@ from detseg.kernels import compiled
 from detseg.metrics.arrays import most_confused, none_for_nan
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.loops import IGNORED
-from detseg.metrics.detection.matching import Matches
-from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
+from detseg.metrics.detection.matching import Matches, Overlaps, find_overlaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +32,8 @@ class Confusion:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python; rows are the true classes, columns the detected ones."""
-        return {
-            "score_threshold": self.score_threshold,
-            "iou_threshold": self.iou_threshold,
-            "classes": [*self.names, "background"],
-            "counts": self.counts.tolist(),
-        }
+        thresholds = {"score_threshold": self.score_threshold, "iou_threshold": self.iou_threshold}
+        return thresholds | {"classes": [*self.names, "background"], "counts": self.counts.tolist()}
 
 
 @dataclass(frozen=True)
@@ -82,11 +77,8 @@ def confusion_matrix(
     Args:
         ground_truth, detections, iou_type: as in `evaluate_detections`.
         score_threshold: detections below are left out. A low one fills the last row with weak detections.
-        iou_threshold: pairs below are not matched; above 0.
+        iou_threshold: pairs below are not matched; in (0, 1].
         max_detections: the best so many of each image and class take part.
-
-    Raises:
-        ValueError: as `evaluate_detections`; or `iou_threshold` is not in (0, 1].
     """
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
@@ -99,13 +91,14 @@ def confusion_of(
 ) -> Confusion:
     """The same from overlaps that were found with `at_least` up to `iou_threshold`."""
     o, classes = overlaps, overlaps.classes
-    detection = o.detection_of_pair()
+    detection = np.repeat(np.arange(len(o.scores)), np.diff(o.start))  # of each pair
     counted = o.scores >= score_threshold
     near = counted[detection] & (o.ious >= min(iou_threshold, 1 - 1e-10))
     crowd = o.iscrowd[o.objects]
     pairs = np.flatnonzero(near & ~crowd)
     pairs = pairs[np.argsort(-o.ious[pairs], kind="stable")]
-    partner = _match_greedily(detection[pairs], o.objects[pairs], len(o.scores), len(o.iscrowd))
+    partner = np.full(len(o.scores), -1, np.int64)  # the object of each detection
+    _match_greedily(detection[pairs], o.objects[pairs], partner, np.zeros(len(o.iscrowd), bool))
 
     in_crowd = np.zeros(len(o.scores), dtype=bool)
     in_crowd[detection[near & crowd & (o.object_labels[o.objects] == o.labels[detection])]] = True
@@ -121,17 +114,12 @@ def confusion_of(
 
 
 @compiled
-def _match_greedily(
-    detection: NDArray[Any], objects: NDArray[Any], detections: int, number_of_objects: int
-) -> NDArray[Any]:
-    """The object of each detection, or -1: pairs (P,) are taken in their order while both sides are free."""
-    partner = np.full(detections, -1, np.int64)
-    taken = np.zeros(number_of_objects, np.bool_)
+def _match_greedily(detection: NDArray[Any], objects: NDArray[Any], partner: NDArray[Any], taken: NDArray[Any]) -> None:
+    """Write to `partner` the object of each detection: pairs (P,) go in their order while both sides are free."""
     for pair in range(len(detection)):
         if partner[detection[pair]] < 0 and not taken[objects[pair]]:
             partner[detection[pair]] = objects[pair]
             taken[objects[pair]] = True
-    return partner
 
 
 # ------------------------------------------------------------------ best thresholds
@@ -141,20 +129,14 @@ def best_thresholds(matches: Matches, iou_threshold: float = 0.5) -> BestThresho
     """The score threshold of each class with the best F1.
 
     Of several equally good scores the highest is given. Matching goes by falling score, so the detections above a
-    score are matched as if those below had never been there.
-
-    Raises:
-        ValueError: the matches were not made at this IoU threshold.
+    score are matched as if those below had never been there. Raises ValueError without matches at this IoU threshold.
     """
     at = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
     if not len(at):
         raise ValueError(f"no matches at IoU {iou_threshold}; there are {matches.iou_thresholds.tolist()}")
-    status, start = matches.status[0, at[0]], matches.label_start
-    objects = np.bincount(matches.object_labels[matches.counted[0]], minlength=matches.classes)
-    per_class = tuple(
-        _best_threshold(matches.scores[start[k] : start[k + 1]], status[start[k] : start[k + 1]], int(objects[k]))
-        for k in range(matches.classes)
-    )
+    status, objects = matches.status[0, at[0]], matches.object_counts()[0]
+    of_class = [np.split(values, matches.label_start[1:-1]) for values in (matches.scores, status)]
+    per_class = tuple(_best_threshold(*row) for row in zip(*of_class, objects.tolist(), strict=True))
     order = np.argsort(-matches.scores, kind="stable")
     overall = _best_threshold(matches.scores[order], status[order], int(objects.sum()))
     return BestThresholds(overall, per_class, iou_threshold)

@@ -16,8 +16,7 @@ With t_f = 0.5 and t_b = 0.1, and the first line that holds for a false detectio
 "missed" are objects not found that no localisation or classification error would find when corrected; they are
 taken from the count of objects. Setting a box or class right makes a detection find its object, if that has not
 been found and no better scored detection with this error has the same object; else the detection is left out.
-Crowd regions and the limit of
-detections are COCO's: a detection in a crowd region of its class is ignored.
+Crowd regions and the limit of detections are COCO's: a detection in a crowd region of its class is ignored.
 
 The authors' own program (tidecv 1.0.1) differs in these ways:
 - Detections with a localisation error and with a classification error compete for an object, though only one of the
@@ -31,7 +30,7 @@ The authors' own program (tidecv 1.0.1) differs in these ways:
 - Its limit of detections is for an image, not for each class of an image, and gains below 0 are set to 0.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ from detseg.kernels import compiled
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection.average_precision import RECALL_LEVELS
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.overlaps import Overlaps, find_overlaps
+from detseg.metrics.detection.matching import Overlaps, find_overlaps
 
 # The kinds of a detection's error are their positions here; "missed" is of objects only.
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
@@ -76,7 +75,7 @@ class ErrorAnalysis:
         """As plain Python, NaN as None, without the two lists."""
         costs = self.errors | {"false_positives": self.false_positives, "false_negatives": self.false_negatives}
         content = {name: getattr(self, name) for name in ("ap", "foreground", "background")}
-        return none_for_nan(content | {"errors": {name: asdict(cost) for name, cost in costs.items()}})
+        return none_for_nan(content | {"errors": {name: vars(cost) for name, cost in costs.items()}})
 
 
 def analyse_errors(
@@ -90,14 +89,9 @@ def analyse_errors(
 ) -> ErrorAnalysis:
     """The cost of each kind of error.
 
-    Args:
-        ground_truth, detections, iou_type: as in `evaluate_detections`.
-        foreground: t_f, the IoU from which on an object is found.
-        background: t_b, the IoU below which a detection has nothing to do with an object.
-        max_detections: the best so many of each image and class count, as COCO does.
-
-    Raises:
-        ValueError: as `evaluate_detections`; or not 0 < background < foreground <= 1.
+    Ground truth and detections are as in `evaluate_detections`, `foreground` and `background` t_f and t_b. The best
+    `max_detections` of each image and class count, as in COCO. Raises ValueError unless t_b lies in (0, t_f), t_f in
+    (t_b, 1].
     """
     if not 0 < background < foreground <= 1:
         raise ValueError(
@@ -124,7 +118,7 @@ def errors_of(
     covered[target[(kind == CLASSIFICATION) | (kind == LOCALISATION)]] = True
     missed = unfound & ~covered
     scene = _Scene(o, kind, np.bincount(o.object_labels[real], minlength=o.classes))
-    ap = scene.ap()
+    ap = scene.without()
     gains = {name: scene.without(number) - ap for number, name in enumerate(KINDS[:MISSED])}
     for number in (CLASSIFICATION, LOCALISATION):
         gains[KINDS[number]] = scene.corrected(number, target, unfound) - ap
@@ -200,9 +194,6 @@ class _Scene:
         self._object_labels = overlaps.object_labels
         self._objects = objects  # (K,)
 
-    def ap(self) -> float:
-        return self._mean(self._labels, self._kind == CORRECT, self._objects)
-
     def without(self, *kinds: int) -> float:
         """The AP when the detections with these errors are left out."""
         kept = ~np.isin(self._kind, kinds)
@@ -227,12 +218,9 @@ class _Scene:
     def _mean(self, labels: NDArray[np.int64], hits: NDArray[np.bool_], objects: NDArray[np.int64]) -> float:
         """Mean AP over the classes that have objects in the ground truth; detections best first."""
         by_label = np.argsort(labels, kind="stable")
-        bounds = np.searchsorted(labels[by_label], np.arange(len(objects) + 1))
-        hits = hits[by_label]
-        present = np.flatnonzero(self._objects)
-        if not len(present):
-            return float("nan")
-        return float(np.mean([_average_precision(hits[bounds[k] : bounds[k + 1]], int(objects[k])) for k in present]))
+        of_class = np.split(hits[by_label], np.searchsorted(labels[by_label], np.arange(1, len(objects))))
+        aps = [_average_precision(of_class[k], int(objects[k])) for k in np.flatnonzero(self._objects)]
+        return float(np.mean(aps)) if aps else float("nan")
 
 
 def _average_precision(hits: NDArray[np.bool_], objects: int) -> float:

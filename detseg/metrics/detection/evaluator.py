@@ -13,12 +13,12 @@ from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.batches import prediction_columns, target_columns
 from detseg.metrics.detection.inputs import Found, IoUType, Truth, read_truth
 from detseg.metrics.detection.matching import IOU_THRESHOLDS, MAX_DETECTIONS
-from detseg.metrics.detection.records import Rle, check_known, positions, read_masks, to_xywh, whole_numbers
+from detseg.metrics.detection.records import check_known, positions, read_masks, to_xywh, whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
 
 
 class DetectionEvaluator(Evaluator):
-    """Collect the detections of images and evaluate them as `evaluate_detections` does.
+    """Collect the detections of images and evaluate them as `evaluate_detections` does; options as there.
 
     With the ground truth known from the start:
 
@@ -26,15 +26,8 @@ class DetectionEvaluator(Evaluator):
         evaluator.update(predictions, image_ids)
         metrics = evaluator.compute()
 
-    Or give it along: `DetectionEvaluator(["rose", "tulip"])`, then `update(predictions, targets, image_ids)`.
-
-    Args:
-        ground_truth: `detseg.data.Annotations` or anything else that `evaluate_detections` takes; or the
-            categories of the labels 0..K-1: names, pairs of the dataset's own id and a name, or COCO's dicts of both.
-        iou_type, iou_thresholds, max_detections, class_agnostic: as for `evaluate_detections`.
-
-    Raises:
-        ValueError: the ground truth is at fault; the message names the item.
+    Or give it along: `DetectionEvaluator(["rose", "tulip"])`, then `update(predictions, targets, image_ids)`. The
+    categories of the labels 0..K-1 are names, pairs of the dataset's own id and a name, or COCO's dicts of both.
     """
 
     _counted_by = dict.fromkeys(("boxes", "labels", "scores", "masks"), "counts") | dict.fromkeys(
@@ -79,17 +72,13 @@ class DetectionEvaluator(Evaluator):
             image_ids: for each image its id. Where it is None, the targets are the ids, or have one as `image_id`.
 
         Raises:
-            ValueError: lengths or shapes do not fit, a number is not finite, a label is outside 0..K-1, or an
-                image is unknown; the message names the image. Nothing of this call is kept then.
+            ValueError: something is missing or wrong; the message names the image. Nothing of this call is kept then.
         """
-        rows = list(predictions)
-        if targets is not None:
-            targets = list(targets)
-            if len(rows) != len(targets):
-                raise ValueError(f"{len(rows)} predictions for {len(targets)} targets: give one for each image")
+        rows, targets = list(predictions), None if targets is None else list(targets)
         ids = _ids_of(targets or ()) if image_ids is None else whole_numbers(as_numpy(image_ids), "image_ids")
-        if len(rows) != len(ids):
-            raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
+        for what, given in (("targets", targets), ("image ids", ids)):
+            if given is not None and len(rows) != len(given):
+                raise ValueError(f"{len(rows)} predictions for {len(given)} {what}: give one for each image")
         part = self._read(rows, targets, ids)
         self._check_images(ids, "targets" if image_ids is None else "image_ids")
         self._add(part)
@@ -97,12 +86,8 @@ class DetectionEvaluator(Evaluator):
     def compute(self, *, partial: bool = False) -> DetectionMetrics:
         """The metrics of all images so far; more may follow.
 
-        Args:
-            partial: evaluate only the images that came. Otherwise, where the ground truth is known from the
-                start, all of its images must have come, so that none is forgotten silently.
-
-        Raises:
-            ValueError: no image came, or some are missing.
+        Where the ground truth is known from the start, all of its images must have come, so that none is forgotten
+        silently; with `partial` those that came are evaluated. Raises ValueError where some, or all, are missing.
         """
         state = self._collected()
         truth = self._truth_of(state)
@@ -149,37 +134,27 @@ class DetectionEvaluator(Evaluator):
 
     def _found_of(self, state: State, truth: Truth) -> Found:
         image_ids = np.repeat(state["image_ids"], state["counts"])
-        boxes = to_xywh(state["boxes"])
-        masks = None
+        boxes, masks = to_xywh(state["boxes"]), None
         if self.iou_type == "segm":
-            sizes = dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True))
-            masks = read_masks(state["masks"], image_ids, sizes, lambda i: f"image {image_ids[i]}: a prediction")
-        return Found(
-            image_ids=image_ids,
-            category_ids=self._category_ids[state["labels"]],
-            boxes=boxes,
-            areas=boxes[:, 2] * boxes[:, 3],
-            scores=state["scores"],
-            masks=masks,
-        )
+            masks = read_masks(state["masks"], image_ids, truth, lambda i: f"image {image_ids[i]}: a prediction")
+        categories, areas = self._category_ids[state["labels"]], boxes[:, 2] * boxes[:, 3]
+        return Found(image_ids, categories, boxes, areas, state["scores"], masks)
 
     def _truth_of(self, state: State) -> Truth:
         """The ground truth: known from the start, or what came with the targets."""
         if self._truth is not None:
             return self._truth
-        images, counts = state["image_ids"], state["object_counts"]
-        masks = state.get("object_masks")
         return Truth(
-            image_ids=images,
-            sizes=_sizes(images, [(counts, masks), (state["counts"], state.get("masks"))]),
+            image_ids=state["image_ids"],
+            sizes=_sizes(state),
             category_ids=self._category_ids,
             names=self._names,
-            object_images=np.repeat(images, counts),
+            object_images=np.repeat(state["image_ids"], state["object_counts"]),
             object_categories=self._category_ids[state["object_labels"]],
             boxes=to_xywh(state["object_boxes"]),
             areas=state["object_areas"],
             iscrowd=state["object_iscrowd"],
-            masks=masks,
+            masks=state.get("object_masks"),
         )
 
 
@@ -187,22 +162,21 @@ def _categories(given: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...
     """Ids (K,) and names of categories given as names, or as pairs of id and name."""
     if not given:
         raise ValueError("the list of categories is empty: give a name, or a pair of id and name, for each label")
-    pairs = [_category(i, entry) for i, entry in enumerate(given)]
-    ids = np.array([pair[0] for pair in pairs], dtype=np.int64)
+    pairs: list[Any] = []
+    for label, entry in enumerate(given):
+        if isinstance(entry, str):
+            pairs.append((label, entry))
+        elif isinstance(entry, Mapping) and {"id", "name"} <= entry.keys():
+            pairs.append((entry["id"], entry["name"]))
+        elif isinstance(entry, list | tuple) and len(entry) == 2:
+            pairs.append(entry)
+        else:
+            what = "is no name, no pair of id and name, and no dict of both"
+            raise ValueError(f"categories[{label}] = {entry!r:.80} {what}")
+    ids = np.array([int(pair[0]) for pair in pairs], dtype=np.int64)
     if len(np.unique(ids)) != len(ids):
         raise ValueError(f"the ids of the categories must differ, got {ids.tolist()}")
     return ids, tuple(str(pair[1]) for pair in pairs)
-
-
-def _category(label: int, entry: Any) -> tuple[int, str]:
-    """Id and name of one entry of the list."""
-    if isinstance(entry, str):
-        return label, entry
-    if isinstance(entry, Mapping) and {"id", "name"} <= entry.keys():
-        return int(entry["id"]), str(entry["name"])
-    if isinstance(entry, list | tuple) and len(entry) == 2:
-        return int(entry[0]), str(entry[1])
-    raise ValueError(f"categories[{label}] = {entry!r:.80} is no name, no pair of id and name, and no dict of both")
 
 
 def _ids_of(targets: Sequence[Any]) -> NDArray[np.int64]:
@@ -232,17 +206,16 @@ def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
     )
 
 
-def _sizes(
-    image_ids: NDArray[np.int64], sides: Sequence[tuple[NDArray[np.int64], list[Rle] | None]]
-) -> list[tuple[int, int]]:
+def _sizes(state: State) -> list[tuple[int, int]]:
     """(height, width) of images by their masks; zeros for those without."""
-    sizes = [(0, 0)] * len(image_ids)
-    for counts, masks in sides:
-        for i, mask in zip(np.repeat(np.arange(len(sizes)), counts).tolist(), masks or (), strict=False):
+    ids = state["image_ids"].tolist()
+    sizes = dict.fromkeys(ids, (0, 0))
+    for counts, masks in (("object_counts", "object_masks"), ("counts", "masks")):
+        for i, mask in zip(np.repeat(ids, state[counts]).tolist(), state.get(masks, ()), strict=False):
             size = (int(mask["size"][0]), int(mask["size"][1]))
             if sizes[i] not in ((0, 0), size):
                 raise ValueError(
-                    f"image {image_ids[i]}: two of its masks have the sizes {sizes[i]} and {size}: they must be equal"
+                    f"image {i}: two of its masks have the sizes {sizes[i]} and {size}: they must be equal"
                 )
             sizes[i] = size
-    return sizes
+    return list(sizes.values())

@@ -6,7 +6,8 @@ Boxes stay (x, y, width, height) in float64 here, as COCO files have them: going
 cost the last digit, and an IoU that equals a threshold would fall to the other side.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,29 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.formats.coco_json import (
-    FoundColumns,
-    TruthColumns,
-    parse_json,
-    quick_results,
-    quick_truth,
-    read_bytes,
-)
+from detseg.data.formats import coco_json
+from detseg.data.formats.coco_json import FoundColumns, TruthColumns
 from detseg.metrics.arrays import as_numpy
+from detseg.metrics.detection import records
 from detseg.metrics.detection.batches import prediction_columns
-from detseg.metrics.detection.records import (
-    Label,
-    Rle,
-    check_boxes,
-    check_known,
-    read_boxes,
-    read_column,
-    read_ids,
-    read_masks,
-    read_numbers,
-    to_xywh,
-    whole_numbers,
-)
+from detseg.metrics.detection.records import Label, Rle, to_xywh, whole_numbers
 from detseg.metrics.detection.run_lengths import mask_areas
 
 IoUType = Literal["bbox", "segm"]
@@ -47,10 +31,7 @@ class Detections:
     """What a detector found in many images, as flat arrays over D detections, in any order.
 
     `image_ids` and `category_ids` are the dataset's own ids, not positions; boxes are xyxy in the images'
-    pixels. Lists and torch tensors are turned into arrays.
-
-    Raises:
-        ValueError: the lengths differ.
+    pixels. Lists and torch tensors are turned into arrays; ValueError is raised where lengths differ.
     """
 
     image_ids: NDArray[np.int64]  # (D,)
@@ -61,16 +42,16 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.scores)
-        for name in ("image_ids", "category_ids"):
-            object.__setattr__(self, name, whole_numbers(as_numpy(getattr(self, name)), f"Detections.{name}"))
-        boxes = np.asarray(as_numpy(self.boxes), dtype=np.float64)
-        object.__setattr__(self, "boxes", boxes.reshape(0, 4) if boxes.size == 0 else boxes)
-        object.__setattr__(self, "scores", np.asarray(as_numpy(self.scores), dtype=np.float64))
-        shapes = {"image_ids": (count,), "category_ids": (count,), "boxes": (count, 4), "scores": (count,)}
-        for name, shape in shapes.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"Detections.{name} must have shape {shape} like the scores, got {found}")
+        for name, shape in {"image_ids": (), "category_ids": (), "boxes": (4,), "scores": ()}.items():
+            values = as_numpy(getattr(self, name))
+            whole = name in ("image_ids", "category_ids")
+            values = whole_numbers(values, f"Detections.{name}") if whole else np.asarray(values, np.float64)
+            values = values if values.size else values.reshape(0, *shape)
+            if values.shape != (count, *shape):
+                raise ValueError(
+                    f"Detections.{name} must have shape {(count, *shape)} like the scores, got {values.shape}"
+                )
+            object.__setattr__(self, name, values)
         if self.masks is not None and len(self.masks) != count:
             raise ValueError(f"Detections.masks must have {count} entries, got {len(self.masks)}")
 
@@ -86,32 +67,23 @@ class Detections:
         Args:
             predictions: dicts of `boxes` (M, 4) xyxy, `scores` (M,), `labels` (M,) in 0..K-1 and, for all images with
                 detections or for none, `masks`: (M, H, W) bool or whole numbers, or M COCO run lengths.
-            image_ids: the dataset's own id of each image.
-            category_ids: (K,) the dataset's own id of each label.
+            image_ids, category_ids: the dataset's own ids of the images, and of the labels (K,).
 
-        Raises:
-            ValueError: not as many predictions as image ids; or a part is missing, has the wrong shape, is not finite
-                or out of range; the message names the image.
+        Raises ValueError where a prediction is missing or at fault; the message names the image.
         """
         ids, rows = whole_numbers(as_numpy(list(image_ids)), "image_ids"), list(predictions)
         if len(rows) != len(ids):
             raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
         columns = prediction_columns(rows, ids, len(category_ids), masks=any("masks" in row for row in rows))
-        return cls(
-            image_ids=np.repeat(ids, columns["counts"]),
-            category_ids=np.array(category_ids, dtype=np.int64)[columns["labels"]],
-            boxes=columns["boxes"],
-            scores=columns["scores"],
-            masks=columns.get("masks"),
-        )
+        owners, labels = np.repeat(ids, columns["counts"]), columns["labels"]
+        categories = np.array(category_ids, dtype=np.int64)[labels]
+        return cls(owners, categories, columns["boxes"], columns["scores"], columns.get("masks"))
 
     def to_results(self) -> list[dict[str, Any]]:
         """The same as COCO results, ready for `json.dump`: image_id, category_id, bbox (xywh), score."""
-        columns = (self.image_ids, self.category_ids, to_xywh(self.boxes), self.scores)
-        results = [
-            {"image_id": image, "category_id": category, "bbox": box, "score": score}
-            for image, category, box, score in zip(*(c.tolist() for c in columns), strict=True)
-        ]
+        columns = [c.tolist() for c in (self.image_ids, self.category_ids, to_xywh(self.boxes), self.scores)]
+        names = ("image_id", "category_id", "bbox", "score")
+        results = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         for result, mask in zip(results, self.masks or (), strict=False):
             counts = mask["counts"]
             text = counts.decode("ascii") if isinstance(counts, bytes) else counts
@@ -157,14 +129,13 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
     place = "ground truth"
     if isinstance(ground_truth, str | Path):
         place = str(ground_truth)
-        content = read_bytes(Path(ground_truth))
-        columns = quick_truth(content, iou_type == "segm")
+        content = coco_json.read_bytes(Path(ground_truth))
+        columns = coco_json.quick_truth(content, iou_type == "segm")
         if columns is not None:
-            try:
-                return _truth_from_columns(columns, place, str)
-            except ValueError:
-                pass  # below it happens again, with the item's own id in the message
-        ground_truth = parse_json(content, Path(ground_truth))
+            with suppress(ValueError):  # below it happens again, with the item's own id in the message
+                _check_lists(columns.image_ids, columns.category_ids, place)
+                return _checked_truth(columns, label=str)
+        ground_truth = coco_json.parse_json(content, place)
     if isinstance(ground_truth, dict):
         return _truth_from_coco(ground_truth, place, iou_type)
     if isinstance(ground_truth, list):
@@ -185,8 +156,8 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         if not isinstance(content.get(part), list):
             raise ValueError(f"{place}: no list {part!r}; it has {', '.join(map(str, content)) or 'nothing'}")
     images, objects, categories = content["images"], content["annotations"], content["categories"]
-    image_ids = read_ids(images, "id", f"{place}: images")
-    category_ids = read_ids(categories, "id", f"{place}: categories")
+    image_ids = records.read_ids(images, "id", f"{place}: images")
+    category_ids = records.read_ids(categories, "id", f"{place}: categories")
     where = f"{place}: annotations"
 
     def label(i: int) -> str:
@@ -199,14 +170,14 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         sizes=[_size(image, f"{place}: images[{i}]") for i, image in enumerate(images)],
         category_ids=category_ids,
         names=tuple(str(c.get("name", c["id"])) for c in categories),
-        object_images=read_ids(objects, "image_id", where),
-        object_categories=read_ids(objects, "category_id", where),
-        boxes=read_boxes(objects, label) if iou_type == "bbox" else None,
+        object_images=records.read_ids(objects, "image_id", where),
+        object_categories=records.read_ids(objects, "category_id", where),
+        boxes=records.read_boxes(objects, label) if iou_type == "bbox" else None,
         outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
         areas=[item.get("area") for item in objects],
         iscrowd=np.array([_is_crowd(item, label, i) for i, item in enumerate(objects)], dtype=bool),
     )
-    return _truth_from_columns(columns, place, label)
+    return _checked_truth(columns, label)
 
 
 def _size(image: dict[str, Any], place: str) -> tuple[int, int]:
@@ -225,36 +196,6 @@ def _is_crowd(item: dict[str, Any], label: Label, i: int) -> bool:
         raise ValueError(f"{label(i)}: iscrowd must be 0 or 1, got {item['iscrowd']!r:.80}") from None
 
 
-def _truth_from_columns(columns: TruthColumns, place: str, label: Label) -> Truth:
-    c = columns
-    _check_lists(c.image_ids, c.category_ids, place)
-    check_known(c.object_images, c.image_ids, label, "image_id", "the file lists no such image")
-    check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
-    masks, boxes = None, c.boxes
-    if boxes is None:
-        sizes = dict(zip(c.image_ids.tolist(), c.sizes, strict=True))
-        masks = read_masks(c.outlines or [], c.object_images, sizes, label)
-        boxes = np.zeros((len(masks), 4))  # not used
-    else:
-        check_boxes(boxes, label)
-    areas = c.areas
-    if None in areas:
-        measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
-        areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
-    return Truth(
-        image_ids=c.image_ids,
-        sizes=c.sizes,
-        category_ids=c.category_ids,
-        names=c.names,
-        object_images=c.object_images,
-        object_categories=c.object_categories,
-        boxes=boxes,
-        areas=read_numbers(areas, label, "area"),
-        iscrowd=c.iscrowd,
-        masks=masks,
-    )
-
-
 def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
     place = getattr(annotations, "source", "") or "ground truth"
     image_ids = np.asarray(annotations.image_ids, dtype=np.int64)
@@ -265,30 +206,43 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
         return f"{place}: object {annotations.ids[i]}"
 
     labels = np.asarray(annotations.labels, dtype=np.int64)
-    check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
-    boxes = to_xywh(np.asarray(annotations.boxes, dtype=np.float64))
-    check_boxes(boxes, label)
+    records.check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
     sizes = [(int(height), int(width)) for width, height in np.asarray(annotations.sizes).tolist()]
     masks = None
     if iou_type == "segm":
-        masks = []
-        for i, image in enumerate(annotations.image_index.tolist()):
-            mask = None if annotations.segments is None else annotations.segments.rle(i, *sizes[image])
-            if mask is None:
-                raise ValueError(f"{label(i)} has no outline: use iou_type='bbox', or annotate masks")
-            masks.append(mask)
-    return Truth(
-        image_ids,
-        sizes,
-        category_ids,
-        tuple(annotations.names),
-        image_ids[annotations.image_index],
-        category_ids[labels],
-        boxes,
-        read_numbers(annotations.areas, label, "area"),
-        np.asarray(annotations.iscrowd, dtype=bool),
-        masks,
+        owners, segments = annotations.image_index.tolist(), annotations.segments
+        masks = [None if segments is None else segments.rle(i, *sizes[image]) for i, image in enumerate(owners)]
+    columns = TruthColumns(
+        image_ids=image_ids,
+        sizes=sizes,
+        category_ids=category_ids,
+        names=tuple(annotations.names),
+        object_images=image_ids[annotations.image_index],
+        object_categories=category_ids[labels],
+        boxes=to_xywh(np.asarray(annotations.boxes, dtype=np.float64)) if masks is None else None,
+        outlines=masks,
+        areas=annotations.areas,
+        iscrowd=np.asarray(annotations.iscrowd, dtype=bool),
     )
+    return _checked_truth(columns, label)
+
+
+def _checked_truth(columns: TruthColumns, label: Label) -> Truth:
+    c = columns
+    records.check_known(c.object_images, c.image_ids, label, "image_id", "the file lists no such image")
+    records.check_known(c.object_categories, c.category_ids, label, "category_id", "the file lists no such category")
+    masks, boxes, areas = None, c.boxes, c.areas
+    if boxes is None:
+        masks = records.read_masks(c.outlines or [], c.object_images, c, label)
+        boxes = np.zeros((len(masks), 4))  # not used
+    else:
+        records.check_boxes(boxes, label)
+    if None in areas:
+        measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
+        areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
+    same = ("image_ids", "sizes", "category_ids", "names", "object_images", "object_categories", "iscrowd")
+    values = {name: getattr(c, name) for name in same}
+    return Truth(**values, boxes=boxes, areas=records.read_numbers(areas, label, "area"), masks=masks)
 
 
 def _check_lists(image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], place: str) -> None:
@@ -305,84 +259,59 @@ def _check_lists(image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], 
 
 def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
     """Detections in any of their forms; raises ValueError that names the file, the item and what is wrong."""
-    place = "detections"
+    place, masks = "detections", iou_type == "segm"
     if isinstance(detections, str | Path):
         place = str(detections)
-        content = read_bytes(Path(detections))
-        columns = quick_results(content, iou_type == "segm")
+        content = coco_json.read_bytes(Path(detections))
+        columns = coco_json.quick_results(content, masks)
         if columns is not None:
-            return _found_from_columns(columns, truth, place)
-        detections = parse_json(content, Path(detections))
+            return _checked_found(columns, truth, place)
+        detections = coco_json.parse_json(content, place)
     if isinstance(detections, Detections):
-        return _found_from_arrays(detections, truth, iou_type)
-    if not isinstance(detections, list):
+        d, every = detections, np.arange(len(detections))
+        outlines = None if not masks else [None] * len(d) if d.masks is None else d.masks
+        columns = FoundColumns(d.image_ids, d.category_ids, d.scores, every, to_xywh(d.boxes), outlines)
+    elif isinstance(detections, list):
+        columns = _result_columns(detections, place, masks)
+    else:
         raise ValueError(
             f"{place} must hold a list of COCO results (image_id, category_id, bbox, score), got "
             f"{type(detections).__name__}"
         )
-    return _found_from_columns(_result_columns(detections, place, iou_type), truth, place)
+    return _checked_found(columns, truth, place)
 
 
-def _result_columns(detections: list[Any], place: str, iou_type: IoUType) -> FoundColumns:
+def _result_columns(results: list[Any], place: str, masks: bool) -> FoundColumns:
     def label(i: int) -> str:
         return f"{place}[{i}]"
 
-    image_ids = read_ids(detections, "image_id", place)
-    category_ids = read_ids(detections, "category_id", place)
-    scores = read_numbers(read_column(detections, "score", label), label, "score")
-    boxed = list(range(len(detections)))
-    if iou_type == "segm":
-        boxed = [i for i, detection in enumerate(detections) if detection.get("bbox")]
-    chosen = detections if iou_type == "bbox" else [detections[i] for i in boxed]
-    boxes = read_boxes(chosen, lambda row: label(boxed[row]))
-    outlines = [item.get("segmentation") for item in detections] if iou_type == "segm" else None
+    image_ids, category_ids = (records.read_ids(results, key, place) for key in ("image_id", "category_id"))
+    scores = records.read_numbers(records.read_column(results, "score", label), label, "score")
+    boxed = [i for i, result in enumerate(results) if not masks or result.get("bbox")]
+    boxes = records.read_boxes([results[i] for i in boxed], lambda row: label(boxed[row]))
+    outlines = [result.get("segmentation") for result in results] if masks else None
     return FoundColumns(image_ids, category_ids, scores, np.array(boxed, dtype=np.int64), boxes, outlines)
 
 
-def _found_from_columns(columns: FoundColumns, truth: Truth, place: str) -> Found:
+def _checked_found(columns: FoundColumns, truth: Truth, place: str) -> Found:
     def label(i: int) -> str:
         return f"{place}[{i}]"
 
     c = columns
-    read_numbers(c.scores, label, "score")
-    _check_against(truth, c.image_ids, c.category_ids, label)
-    check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
-    areas = c.boxes[:, 2] * c.boxes[:, 3]
-    if c.outlines is None:
-        return Found(c.image_ids, c.category_ids, c.boxes, areas, c.scores, None)
-    masks = read_masks(c.outlines, c.image_ids, _sizes_of(truth), label)
-    # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
-    if len(c.boxed) < len(masks):
-        measured = mask_areas(masks)
-        measured[c.boxed] = areas
-        areas = measured
-    return Found(c.image_ids, c.category_ids, np.zeros((len(masks), 4)), areas, c.scores, masks)
-
-
-def _found_from_arrays(detections: Detections, truth: Truth, iou_type: IoUType) -> Found:
-    def label(i: int) -> str:
-        return f"detections[{i}]"
-
-    scores = read_numbers(detections.scores, label, "score")
-    _check_against(truth, detections.image_ids, detections.category_ids, label)
-    boxes = to_xywh(detections.boxes)
-    check_boxes(boxes, label)
-    masks = None
-    if iou_type == "segm":
-        outlines = detections.masks if detections.masks is not None else [None] * len(detections)
-        masks = read_masks(outlines, detections.image_ids, _sizes_of(truth), label)
-    areas = boxes[:, 2] * boxes[:, 3]
-    return Found(detections.image_ids, detections.category_ids, boxes, areas, scores, masks)
-
-
-def _check_against(
-    truth: Truth, image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], label: Callable[[int], str]
-) -> None:
-    check_known(image_ids, truth.image_ids, label, "image_id", "the ground truth lists no such image (another split?)")
+    records.read_numbers(c.scores, label, "score")
+    remedy = "the ground truth lists no such image (another split?)"
+    records.check_known(c.image_ids, truth.image_ids, label, "image_id", remedy)
     known = ", ".join(map(str, truth.category_ids[:10])) + (", …" if len(truth.category_ids) > 10 else "")
     remedy = f"the ground truth lists no such category; it has {known}"
-    check_known(category_ids, truth.category_ids, label, "category_id", remedy)
-
-
-def _sizes_of(truth: Truth) -> dict[int, tuple[int, int]]:
-    return dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True))
+    records.check_known(c.category_ids, truth.category_ids, label, "category_id", remedy)
+    records.check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
+    boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
+    if c.outlines is not None:
+        masks = records.read_masks(c.outlines, c.image_ids, truth, label)
+        boxes = np.zeros((len(masks), 4))  # not used
+        # As COCO's own loadRes has it: a box given beside the mask decides about small, medium and large.
+        if len(c.boxed) < len(masks):
+            measured = mask_areas(masks)
+            measured[c.boxed] = areas
+            areas = measured
+    return Found(c.image_ids, c.category_ids, boxes, areas, c.scores, masks)

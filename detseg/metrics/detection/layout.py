@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.kernels import compiled, sort_falling, sort_groups
+from detseg.kernels import sort_falling, sort_groups
 from detseg.metrics.detection.inputs import Found, Truth
+from detseg.metrics.detection.loops import rank_in_image
 from detseg.metrics.detection.records import positions
 
 
@@ -25,20 +26,9 @@ class Layout:
     object_positions: NDArray[np.int32]  # (M,) of objects
     object_labels: NDArray[np.int32]  # (M,) in the order of Truth
 
-    def object_images(self) -> NDArray[np.int32]:
-        """(M,) position in Truth.image_ids, in the order of Truth."""
-        images = np.empty(len(self.objects), np.int32)
-        images[self.objects] = self.by_id[self.object_positions]
-        return images
-
 
 def lay_out(
-    truth: Truth,
-    found: Found,
-    *,
-    most: int | None = None,
-    class_agnostic: bool = False,
-    ties_by_image: bool = True,
+    truth: Truth, found: Found, *, most: int | None = None, class_agnostic: bool = False, ties_by_image: bool = True
 ) -> Layout:
     """Sort detections and objects.
 
@@ -69,7 +59,8 @@ def lay_out(
     objects = sort_groups(sort_groups(objects, object_positions, count), object_labels, classes)
 
     start = starts(labels, classes)
-    rank = rank_in_image(start, image_positions[source], count)
+    rank = np.empty(len(source), np.int32)
+    rank_in_image(start, image_positions[source], *np.zeros((2, count), np.int32), rank)
     if most is not None and (rank >= most).any():
         kept = rank < most
         start = np.concatenate([[0], np.cumsum(kept)])[start]
@@ -92,29 +83,3 @@ def lay_out(
 def starts(labels: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
     """(K + 1,) where each class starts when the labels are sorted."""
     return np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=classes))]).astype(np.int64)
-
-
-def rank_in_image(label_start: NDArray[np.int64], images: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """(D,) how many earlier detections of the same class lie in the same image; `images` (D,) by class."""
-    rank = np.empty(len(images), np.int32)
-    _rank_in_image(label_start, images, *np.zeros((2, count), np.int32), rank)
-    return rank
-
-
-@compiled
-def _rank_in_image(
-    label_start: NDArray[np.int64],
-    images: NDArray[np.int32],
-    seen: NDArray[np.int32],
-    counted_for: NDArray[np.int32],
-    rank: NDArray[np.int32],
-) -> None:
-    """Fill `rank`; `seen` (N,) counts for the class, from 1, that `counted_for` (N,) tells. Both hold zeros."""
-    for label in range(len(label_start) - 1):
-        for i in range(label_start[label], label_start[label + 1]):
-            image = images[i]
-            if counted_for[image] != label + 1:
-                counted_for[image] = label + 1
-                seen[image] = 0
-            rank[i] = seen[image]
-            seen[image] += 1

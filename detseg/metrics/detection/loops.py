@@ -1,74 +1,56 @@
 """The compiled loops of the detection metrics, over flat arrays: box IoU, matching, accumulation.
 
-`matching.py`, `average_precision.py` and `voc_ap.py` call them and see to shapes, types and contiguity. D detections,
-M objects, N images, K classes, T IoU thresholds, A area ranges, R levels of recall.
+Their callers see to shapes, types and contiguity. D detections, M objects, N images, K classes, T IoU thresholds,
+A area ranges, R levels of recall. Class k owns the detections `label_start[k]:label_start[k + 1]` and the objects
+`object_start[k]:object_start[k + 1]`. Positions and images are int32, starts int64, all else that is real float64.
 
 "By class and image" means: detections sorted by label, then image, then falling score. Objects are sorted
 by label, then image. Then one step through both finds every pair of the same class and image.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.kernels import compiled, helper, shared_area
 
-Ints = NDArray[np.int32]
-Starts = NDArray[np.int64]  # (K + 1,) class k owns start[k]:start[k + 1]
-Floats = NDArray[np.float64]
-
 HIT, MISS, IGNORED = 1, 0, -1
 
+# IoUs of detections and objects: pair_start (D + 1,), and over the pairs the objects (P,), rising for each detection,
+# and the IoUs (P,).
+Pairs = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]
+
 _ROUNDING = float(np.spacing(1))
+
+
+# ------------------------------------------------------------------ order
+
+
+@compiled
+def rank_in_image(label_start, images, seen, counted_for, rank):
+    """Write to `rank` (D,) how many earlier detections of the same class lie in the same image.
+
+    `images` (D,) by class; `seen` (N,) counts for the class, from 1, that `counted_for` (N,) tells, both hold zeros.
+    """
+    for label in range(len(label_start) - 1):
+        for i in range(label_start[label], label_start[label + 1]):
+            image = images[i]
+            if counted_for[image] != label + 1:
+                counted_for[image] = label + 1
+                seen[image] = 0
+            rank[i] = seen[image]
+            seen[image] += 1
 
 
 # ------------------------------------------------------------------ overlaps
 
 
-def box_pairs(
-    label_start: Starts,
-    images: Ints,
-    sources: Ints,
-    boxes: Floats,
-    object_start: Starts,
-    object_images: Ints,
-    object_boxes: Floats,
-    crowd: NDArray[np.bool_],
-    lowest: float,
-) -> tuple[NDArray[np.int64], Ints, Floats]:
-    """IoU of every detection with the objects of its class and image, as far as it reaches `lowest`.
+def collect_pairs(count: int, fill: Callable[..., int]) -> Pairs:
+    """The pairs of `count` detections.
 
-    Args:
-        label_start: (K + 1,) of the detections.
-        images: (D,) images of the detections, which are sorted by class and image.
-        sources: (D,) rows of `boxes`, of the detections in the same order.
-        boxes: (n, 4) xywh.
-        object_start: (K + 1,) of the objects.
-        object_images: (M,) images of the objects, which are sorted by class and image.
-        object_boxes: (M, 4) xywh, in the same order.
-        crowd: (M,) for a crowd region the overlap is divided by the detection's area alone.
-        lowest: smaller IoUs are left out.
-
-    Returns:
-        `pair_start` (D + 1,), and over the pairs the objects (P,), rising for each detection, and IoUs (P,).
-    """
-    detections = label_start, images, sources, boxes
-    real = object_start, object_images, object_boxes, crowd
-
-    def fill(done: int, *pairs: Any) -> int:
-        return int(_box_pairs(*detections, *real, lowest, done, *pairs))
-
-    return collect_pairs(len(images), fill)
-
-
-def collect_pairs(count: int, fill: Callable[..., int]) -> tuple[NDArray[np.int64], Ints, Floats]:
-    """What `box_pairs` returns, for `count` detections.
-
-    Args:
-        fill: gets the number of detections that are done and the three arrays, writes the pairs of more detections,
-            and returns how many are done when all are, or when the arrays are full.
+    `fill` gets the number of detections that are done and the three arrays, writes the pairs of more detections, and
+    returns how many are done when all are, or when the arrays are full.
     """
     pair_start, objects, ious = np.zeros(count + 1, np.int64), np.empty(count + 1, np.int32), np.empty(count + 1)
     done = fill(0, pair_start, objects, ious)
@@ -79,22 +61,17 @@ def collect_pairs(count: int, fill: Callable[..., int]) -> tuple[NDArray[np.int6
 
 
 @compiled
-def _box_pairs(
-    label_start: Starts,
-    images: Ints,
-    sources: Ints,
-    boxes: Floats,
-    object_start: Starts,
-    object_images: Ints,
-    object_boxes: Floats,
-    crowd: NDArray[np.bool_],
-    lowest: float,
-    done: int,
-    pair_start: NDArray[np.int64],
-    objects: Ints,
-    ious: Floats,
-) -> int:
-    """`fill` of `collect_pairs`."""
+def box_pairs(detections, real, crowd, lowest, done, pair_start, objects, ious):
+    """`fill` of `collect_pairs`: IoUs of `lowest` and more of detections with objects of their class and image.
+
+    Args:
+        detections: label_start, images (D,) by class and image, their rows (D,) of the last: boxes (n, 4) xywh.
+        real: object_start, images (M,) by class and image, boxes (M, 4) xywh.
+        crowd: (M,) for a crowd region the overlap is divided by the detection's area alone.
+        lowest, done, pair_start, objects, ious: see above.
+    """
+    label_start, images, sources, boxes = detections
+    object_start, object_images, object_boxes = real
     for label in range(len(label_start) - 1):
         first = object_start[label]
         last = object_start[label + 1]
@@ -119,7 +96,7 @@ def _box_pairs(
 
 
 @helper
-def _box_iou(found: Floats, d: int, real: Floats, g: int, crowd: bool) -> float:
+def _box_iou(found, d, real, g, crowd):
     """IoU of found[d] and real[g], xywh, with pycocotools' order of operations: the last digit can decide."""
     x, y, width, height = found[d, 0], found[d, 1], found[d, 2], found[d, 3]
     real_x, real_y, real_width, real_height = real[g, 0], real[g, 1], real[g, 2], real[g, 3]
@@ -134,20 +111,7 @@ def _box_iou(found: Floats, d: int, real: Floats, g: int, crowd: bool) -> float:
 
 
 @compiled
-def match_pairs(
-    label_start: Starts,
-    images: Ints,
-    places: Ints,
-    pair_start: NDArray[np.int64],
-    objects: Ints,
-    ious: Floats,
-    crowd: NDArray[np.bool_],
-    counted: NDArray[np.bool_],
-    thresholds: Floats,
-    taken: Ints,
-    paired: NDArray[np.int64],
-    status: NDArray[np.int8],
-) -> None:
+def match_pairs(label_start, images, places, pairs, crowd, counted, thresholds, taken, paired, status):
     """Give objects to detections, best score first, at every threshold and area range.
 
     A detection takes the free object with the highest IoU, the later one of equals; an object that does not
@@ -156,14 +120,15 @@ def match_pairs(
     Args:
         label_start, images: detections sorted by class and image.
         places: (D,) their position along the last axis of `status`.
-        pair_start, objects, ious: from `box_pairs` or `mask_pairs`.
-        crowd: (M,)
-        counted: (A, M) objects that count in an area range.
+        pairs: see `Pairs`.
+        crowd: (M,) bool
+        counted: (A, M) bool, objects that count in an area range.
         thresholds: (T,)
-        taken: (M,) zeros; the round of area range and threshold, from 1, that took an object.
-        paired: (D,) room.
-        status: (A, T, D) as if nothing was matched; HIT and IGNORED are written where something is.
+        taken: (M,) int32 zeros; the round of area range and threshold, from 1, that took an object.
+        paired: (D,) int64, room.
+        status: (A, T, D) int8 as if nothing was matched; HIT and IGNORED are written where something is.
     """
+    pair_start, objects, ious = pairs
     for label in range(len(label_start) - 1):
         d = label_start[label]
         while d < label_start[label + 1]:
@@ -199,32 +164,42 @@ def match_pairs(
                             status[a, t, places[p]] = IGNORED
 
 
+@compiled
+def match_voc(places, pairs, difficult, status):
+    """Write the status of every detection that overlaps an object enough; best score first in each image.
+
+    As `match_pairs`, by the rules of VOC: `difficult` (M,) bool, `status` (D,) int8.
+    """
+    pair_start, objects, ious = pairs
+    seen = np.zeros(len(difficult), np.bool_)
+    for d in range(len(places)):
+        best, best_iou = -1, 0.0
+        for pair in range(pair_start[d], pair_start[d + 1]):
+            if ious[pair] > best_iou:  # of equals the first
+                best, best_iou = objects[pair], ious[pair]
+        if best < 0:
+            continue
+        if difficult[best]:
+            status[places[d]] = IGNORED
+        elif not seen[best]:
+            seen[best] = True
+            status[places[d]] = HIT
+
+
 # ------------------------------------------------------------------ accumulation
 
 
 @compiled
-def accumulate(
-    status: NDArray[np.int8],
-    label_start: Starts,
-    rank: Ints,
-    counts: NDArray[np.int64],
-    levels: Floats,
-    limits: NDArray[np.int64],
-    best: Floats,
-    place: NDArray[np.int64],
-    precision: Floats,
-    reached: NDArray[np.int64],
-    recall: Floats,
-) -> None:
+def accumulate(status, label_start, rank, counts, levels, limits, best, place, precision, reached, recall):
     """Precision at levels of recall, and the recall reached, of every area range, threshold and class.
 
     Args:
-        status: (A, T, D) of detections sorted by class and falling score.
+        status: (A, T, D) int8, of detections sorted by class and falling score.
         label_start: (K + 1,)
         rank: (D,) position among the detections of the same class and image.
-        counts: (A, K) objects that count; nothing is written where there are none.
+        counts: (A, K) int64, objects that count; nothing is written where there are none.
         levels: (R,) rising levels of recall.
-        limits: (L,) most detections an image and class.
+        limits: (L,) int64, most detections an image and class.
         best, place: room for the objects of a class.
         precision: (A, T, K, R) written: the best at this recall or beyond, with all detections.
         reached: (A, T, K, R) written where it is reached: the first detection with this recall.
@@ -255,9 +230,7 @@ def accumulate(
 
 
 @helper
-def _precisions(
-    status: NDArray[np.int8], a: int, t: int, first: int, last: int, best: Floats, place: NDArray[np.int64]
-) -> int:
+def _precisions(status, a, t, first, last, best, place):
     """Write for each hit the best precision from there on and its place; returns how many hits there are."""
     hits, misses = 0, 0
     for i in range(first, last):

@@ -6,7 +6,8 @@ the IoU is pycocotools' own to the last digit. Most pairs never meet: their area
 the IoU stays below what is asked for.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,41 +15,24 @@ from numpy.typing import NDArray
 from detseg.kernels import compiled, helper
 from detseg.metrics.detection.inputs import Found, Truth
 from detseg.metrics.detection.layout import Layout
-from detseg.metrics.detection.loops import Floats, Ints, Starts, collect_pairs
+from detseg.metrics.detection.loops import Pairs, collect_pairs
 from detseg.metrics.detection.run_lengths import joined
 
-Texts = NDArray[np.uint8]
 Wholes = NDArray[np.int64]
 
 
 class _Side(NamedTuple):
     """D detections or objects, sorted by class and image."""
 
-    start: Starts  # (K + 1,) class k owns start[k]:start[k + 1]
-    images: Ints  # (D,)
-    sources: Ints  # (D,) which mask
-    texts: Texts  # of all masks
+    start: Wholes  # (K + 1,) class k owns start[k]:start[k + 1]
+    images: NDArray[np.int32]  # (D,)
+    sources: NDArray[np.int32]  # (D,) which mask
+    texts: NDArray[np.uint8]  # of all masks
     text_start: Wholes
 
 
-class _Room(NamedTuple):
-    """For what is unpacked: of one detection, and of the objects of one image and class."""
-
-    borders: Wholes  # never more than characters
-    object_borders: Wholes
-    border_start: Wholes  # (M + 1,)
-    extent: Wholes  # (1, 5) see `_measure`
-    object_extents: Wholes  # (M, 5)
-
-
-def find_mask_pairs(
-    truth: Truth, found: Found, layout: Layout, lowest: float
-) -> tuple[NDArray[np.int64], Ints, Floats]:
-    """What `loops.box_pairs` returns, for masks.
-
-    Raises:
-        ValueError: the run lengths of a mask are damaged.
-    """
+def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -> Pairs:
+    """`matching.find_pairs` of masks; raises ValueError where the run lengths of one are damaged."""
     assert truth.masks is not None and found.masks is not None
     sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
     sources = layout.source[layout.places]
@@ -57,19 +41,15 @@ def find_mask_pairs(
         _Side(layout.object_start, layout.object_positions, layout.objects, *joined(truth.masks)),
     )
     crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
-    room = _Room(
-        np.empty(int(np.diff(sides[0].text_start).max(initial=0)), np.int64),
+    room = (  # for what is unpacked, of one detection and of the objects of one image and class
+        np.empty(int(np.diff(sides[0].text_start).max(initial=0)), np.int64),  # borders, never more than characters
         np.empty(len(sides[1].texts), np.int64),
-        np.zeros(len(layout.objects) + 1, np.int64),
-        np.empty((1, 5), np.int64),
+        np.zeros(len(layout.objects) + 1, np.int64),  # where the borders of each object start
+        np.empty((1, 5), np.int64),  # extents, see `_measure`
         np.empty((len(layout.objects), 5), np.int64),
     )
     damaged = np.full(2, -1, np.int64)
-
-    def fill(done: int, *pairs: Any) -> int:
-        return int(_mask_pairs(*sides, crowd, heights, widths, lowest, room, damaged, done, *pairs))
-
-    pair_start, objects, ious = collect_pairs(len(sources), fill)
+    pairs = collect_pairs(len(sources), partial(_mask_pairs, *sides, crowd, heights, widths, lowest, room, damaged))
     owners = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
     for (side, images), bad in zip(owners, damaged.tolist(), strict=True):
         if bad >= 0:
@@ -77,24 +57,11 @@ def find_mask_pairs(
                 f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
                 "not stay inside the image; write the mask again with pycocotools.mask.encode"
             )
-    return pair_start, objects, ious
+    return pairs
 
 
 @compiled
-def _mask_pairs(
-    found: _Side,
-    real: _Side,
-    crowd: NDArray[np.bool_],
-    heights: Wholes,
-    widths: Wholes,
-    lowest: float,
-    room: _Room,
-    damaged: Wholes,
-    done: int,
-    pair_start: Wholes,
-    objects: Ints,
-    ious: Floats,
-) -> int:
+def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done, pair_start, objects, ious):
     """`fill` of `loops.collect_pairs`; stops at a damaged mask and writes its row, or the object's, to `damaged`."""
     borders, object_borders, border_start, extent, object_extents = room
     zero = np.int64(0)  # a plain 0 is a type of its own to the compiler, for which it would compile all again
@@ -152,15 +119,11 @@ def _mask_pairs(
 
 
 @helper
-def _unpack(texts: Texts, text: int, end: int, pixels: int, borders: Wholes, begin: int) -> int:
-    """Write the borders of the runs in texts[text:end] from `begin` on; how many, or -1 if they are damaged.
-
-    A number is written 5 bits a character, from the lowest, plus 32 where more follow; the last one's bit 16
-    is the sign. From the fourth run on it is the difference from the run before the last.
-    """
+def _unpack(texts, text, end, pixels, borders, begin):
+    """Write the borders of the runs in texts[text:end] (see `run_lengths.py`) from `begin` on; how many, or -1."""
     count, border, before, last = 0, 0, 0, 0
     while text < end:
-        value: Any = 0
+        value = 0
         shift, more = 0, True
         while more:
             if text == end or shift > 50:
@@ -184,7 +147,7 @@ def _unpack(texts: Texts, text: int, end: int, pixels: int, borders: Wholes, beg
 
 
 @helper
-def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes, row: int) -> None:
+def _measure(borders, begin, end, height, extents, row):
     """Write area, first and last column, first and last line (inclusive) of a mask to `extents[row]`."""
     area, left, right, top, bottom = 0, 0, -1, height, -1
     for i in range(begin, end - 1, 2):
@@ -208,7 +171,7 @@ def _measure(borders: Wholes, begin: int, end: int, height: int, extents: Wholes
 
 
 @helper
-def _most_overlap(a: Wholes, i: int, b: Wholes, j: int) -> int:
+def _most_overlap(a, i, b, j):
     """Pixels that two masks can share at most, by their areas and extents."""
     width = min(a[i, 2], b[j, 2]) - max(a[i, 1], b[j, 1]) + 1
     height = min(a[i, 4], b[j, 4]) - max(a[i, 3], b[j, 3]) + 1
@@ -218,7 +181,7 @@ def _most_overlap(a: Wholes, i: int, b: Wholes, j: int) -> int:
 
 
 @helper
-def _ratio(overlap: int, area: int, object_area: int, crowd: bool) -> float:
+def _ratio(overlap, area, object_area, crowd):
     """IoU, or for a crowd region the part of the detection inside it; 0 without overlap."""
     if overlap == 0:
         return 0.0
@@ -226,7 +189,7 @@ def _ratio(overlap: int, area: int, object_area: int, crowd: bool) -> float:
 
 
 @helper
-def _overlap(a: Wholes, runs: int, b: Wholes, j: int, end: int) -> int:
+def _overlap(a, runs, b, j, end):
     """Pixels that a[:runs] and b[j:end], the borders of two masks, share."""
     i, shared = 0, 0
     while i + 1 < runs and j + 1 < end:

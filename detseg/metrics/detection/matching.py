@@ -8,7 +8,8 @@ that found nothing and is itself of another size. A crowd region can be taken ma
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,13 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Found, IoUType, Truth
 from detseg.metrics.detection.layout import Layout, lay_out
-from detseg.metrics.detection.loops import IGNORED, MISS
+from detseg.metrics.detection.loops import IGNORED, MISS, Pairs
 
-Pairs = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]  # pair_start (D + 1,), objects, IoUs
-
-# COCO's settings: IoU 0.50, 0.55, … 0.95 and areas in square pixels, both ends included.
+# COCO's settings: IoU 0.50, 0.55, … 0.95; all, small, medium and large areas in square pixels, both ends included.
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
-AREAS = ("all", "small", "medium", "large")
 AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
 MAX_DETECTIONS = (1, 10, 100)
 
@@ -57,6 +55,11 @@ class Matches:
         rows = [np.bincount(self.object_labels[row], minlength=self.classes) for row in self.counted]
         return np.array(rows, dtype=np.int64).reshape(-1, self.classes)
 
+    def image_counts(self, objects: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(K,) images with at least one of these objects (M,)."""
+        labels, images = self.object_labels[objects].astype(np.int64), self.object_images[objects]
+        return np.bincount(np.unique(labels * self.num_images + images) // self.num_images, minlength=self.classes)
+
 
 def match(
     truth: Truth,
@@ -71,12 +74,9 @@ def match(
     """Compare checked detections with checked ground truth.
 
     Args:
-        truth, found: from `read_truth` and `read_found`, for the same `iou_type`.
-        iou_type: "bbox" compares boxes, "segm" masks.
-        iou_thresholds: (T,) rising, in [0, 1]; None takes COCO's.
+        truth, found, iou_type: from `read_truth` and `read_found`, for the same `iou_type`.
         area_ranges: (A, 2) lowest and highest area in square pixels, both included.
-        max_detections: numbers of detections that may count in an image and class.
-        class_agnostic: leave the classes out: any detection may find any object.
+        iou_thresholds, max_detections, class_agnostic: as for `evaluate_detections`.
 
     Raises:
         ValueError: an option is out of its range, or the run lengths of a mask are damaged.
@@ -86,6 +86,8 @@ def match(
     limits = _checked_limits(max_detections)
     layout = lay_out(truth, found, most=limits[-1], class_agnostic=class_agnostic)
     images = layout.by_id[layout.image_positions].astype(np.int32)
+    object_images = np.empty(len(truth.areas), np.int32)
+    object_images[layout.objects] = layout.by_id[layout.object_positions]
     in_range = [(truth.areas >= low) & (truth.areas <= high) & ~truth.iscrowd for low, high in ranges]
     counted = np.array(in_range, dtype=bool)
 
@@ -97,7 +99,7 @@ def match(
         layout.label_start,
         layout.image_positions[layout.places],
         layout.places,
-        *find_pairs(truth, found, iou_type, layout, min(float(thresholds[0]), 1 - 1e-10)),
+        find_pairs(truth, found, iou_type, layout, min(float(thresholds[0]), 1 - 1e-10)),
         truth.iscrowd[layout.objects],
         np.ascontiguousarray(counted[:, layout.objects]),
         np.minimum(thresholds, 1 - 1e-10),  # as pycocotools has it
@@ -118,7 +120,7 @@ def match(
         scores=found.scores[layout.source],
         rank=layout.rank,
         status=status,
-        object_images=layout.object_images(),
+        object_images=object_images,
         object_labels=layout.object_labels,
         counted=counted,
     )
@@ -127,8 +129,7 @@ def match(
 def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lowest: float) -> Pairs:
     """IoUs of `lowest` and more between detections and objects of the same class and image.
 
-    Detection d is `layout.places[d]`, object g is `layout.objects[g]`; the pairs of d are
-    pair_start[d]:pair_start[d + 1].
+    Detection d is `layout.places[d]`, object g is `layout.objects[g]`.
 
     Raises:
         ValueError: the run lengths of a mask are damaged.
@@ -142,18 +143,75 @@ def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lo
 
 def find_box_pairs(truth: Truth, found: Found, layout: Layout, crowd: NDArray[np.bool_], lowest: float) -> Pairs:
     """`find_pairs` of boxes; `crowd` (M,) are the objects whose overlap is divided by the detection's area."""
-    pairs: Pairs = kernels.box_pairs(
-        layout.label_start,
-        layout.image_positions[layout.places],
-        layout.source[layout.places],
-        np.ascontiguousarray(found.boxes),
-        layout.object_start,
-        layout.object_positions,
-        np.ascontiguousarray(truth.boxes[layout.objects]),
-        crowd,
-        lowest,
+    places, boxes = layout.places, np.ascontiguousarray(found.boxes)
+    detections = layout.label_start, layout.image_positions[places], layout.source[places], boxes
+    real = layout.object_start, layout.object_positions, np.ascontiguousarray(truth.boxes[layout.objects])
+    fill = partial(kernels.box_pairs, detections, real, crowd, lowest)
+    return kernels.collect_pairs(len(places), fill)
+
+
+# ------------------------------------------------------------------ whatever the classes
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """D detections, sorted by image and then by falling score, and P pairs of them with objects of any class.
+
+    Images come by rising id and equal scores in the order given, as everywhere in COCO's evaluation. The pairs
+    of detection d are `start[d]:start[d + 1]`, in the order of the objects. For a crowd region the IoU is the
+    share of the detection that lies in it.
+    """
+
+    source: NDArray[np.int32]  # (D,) position in Found
+    labels: NDArray[np.int32]  # (D,) position in Truth.category_ids
+    scores: NDArray[np.float64]  # (D,)
+    object_labels: NDArray[np.int32]  # (M,) position in Truth.category_ids
+    iscrowd: NDArray[np.bool_]  # (M,)
+    start: NDArray[np.int64]  # (D + 1,)
+    objects: NDArray[np.int32]  # (P,) position among Truth's objects
+    ious: NDArray[np.float64]  # (P,)
+    classes: int  # K
+
+
+def find_overlaps(
+    truth: Truth, found: Found, iou_type: IoUType, *, at_least: float, max_detections: int = 100
+) -> Overlaps:
+    """The pairs of an image whose IoU is `at_least` that; the best `max_detections` of each image and class take part.
+
+    Raises:
+        ValueError: `at_least` is not in (0, 1], or `max_detections` is less than 1.
+    """
+    if not 0 < at_least <= 1:
+        raise ValueError(f"at_least must be an IoU above 0 and up to 1, got {at_least}")
+    if max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
+    layout = lay_out(truth, found, most=max_detections)
+    labels = np.repeat(np.arange(len(truth.names), dtype=np.int32), np.diff(layout.label_start))
+    scores = found.scores[layout.source]
+    order = np.lexsort((layout.source, -scores, layout.image_positions))
+    by_image = np.lexsort((layout.objects, layout.object_positions))
+    together = replace(  # as if all were of one class
+        layout,
+        source=layout.source[order],
+        label_start=np.array([0, len(order)]),
+        image_positions=layout.image_positions[order],
+        places=np.arange(len(order), dtype=np.int32),
+        objects=layout.objects[by_image],
+        object_start=np.array([0, len(by_image)]),
+        object_positions=layout.object_positions[by_image],
     )
-    return pairs
+    start, objects, ious = find_pairs(truth, found, iou_type, together, min(at_least, 1 - 1e-10))
+    return Overlaps(
+        source=together.source,
+        labels=labels[order],
+        scores=scores[order],
+        object_labels=layout.object_labels,
+        iscrowd=truth.iscrowd,
+        start=start,
+        objects=together.objects[objects],
+        ious=ious,
+        classes=len(truth.names),
+    )
 
 
 # ------------------------------------------------------------------ checks

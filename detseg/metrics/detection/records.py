@@ -63,7 +63,7 @@ def read_numbers(values: Sequence[Any] | NDArray[Any], label: Label, key: str) -
 
 
 def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
-    """(n, 4) xywh."""
+    """(n, 4) xywh; `check_boxes` looks at the numbers."""
     rows = read_column(items, "bbox", label)
     try:
         boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
@@ -76,7 +76,6 @@ def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
             if not numbers or len(row) != 4:
                 raise ValueError(f"{label(i)}: bbox must be [x, y, width, height], got {row!r:.80}")
         raise ValueError(f"{label(0)}: bbox must be [x, y, width, height]")
-    check_boxes(boxes, label)
     return boxes
 
 
@@ -84,16 +83,10 @@ def check_boxes(boxes: NDArray[np.float64], label: Label) -> None:
     """Stop at the first box (n, 4) xywh that is not finite or has a negative size."""
     if np.isfinite(boxes).all() and not (boxes[:, 2:] < 0).any():
         return  # looking at each box for itself takes ten times as long
-    stop_at(
-        np.logical_not(np.isfinite(boxes).all(axis=1)),
-        label,
-        lambda i: f"the box must be finite, got xywh {boxes[i].tolist()}",
-    )
-    stop_at(
-        np.asarray((boxes[:, 2:] < 0).any(axis=1)),
-        label,
-        lambda i: f"the box has a negative width or height: xywh {boxes[i].tolist()} (is it xyxy?)",
-    )
+    infinite, negative = ~np.asarray(np.isfinite(boxes).all(axis=1)), np.asarray((boxes[:, 2:] < 0).any(axis=1))
+    stop_at(infinite, label, lambda i: f"the box must be finite, got xywh {boxes[i].tolist()}")
+    what = "the box has a negative width or height: xywh {} (is it xyxy?)"
+    stop_at(negative, label, lambda i: what.format(boxes[i].tolist()))
 
 
 def check_known(ids: NDArray[np.int64], known: NDArray[np.int64], label: Label, key: str, remedy: str) -> None:
@@ -131,20 +124,12 @@ def stop_at(bad: NDArray[np.bool_], label: Label, what: Label) -> None:
 # ------------------------------------------------------------------ masks
 
 
-def read_masks(
-    outlines: Sequence[Any],
-    image_ids: NDArray[np.int64],
-    sizes: Mapping[int, tuple[int, int]],
-    label: Label,
-) -> Sequence[Rle]:
-    """Compressed run lengths of outlines: polygons, plain or compressed run lengths.
+def read_masks(outlines: Sequence[Any], image_ids: NDArray[np.int64], truth: Any, label: Label) -> Sequence[Rle]:
+    """Compressed run lengths (n,) of COCO's `segmentation` (n,): polygons, plain or compressed run lengths.
 
-    Args:
-        outlines: (n,) what COCO calls `segmentation`.
-        image_ids: (n,)
-        sizes: (height, width) of each image; zeros where unknown.
-        label: what a message calls an item.
+    `truth` has the `image_ids` and their `sizes` (height, width), zeros where unknown.
     """
+    sizes = dict(zip(truth.image_ids.tolist(), truth.sizes, strict=True))
     # What is right already is passed on as it is: a million masks should not cost a million calls.
     right = {image: [height, width] for image, (height, width) in sizes.items() if height and width}
     return [
@@ -187,9 +172,6 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
     if list(rle["size"]) != [height, width]:
         stop(f"the mask is {rle['size']} (height, width), its image [{height}, {width}]")
     return dict(rle)
-
-
-# ------------------------------------------------------------------ small things
 
 
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,9 @@
-"""Masks as COCO's compressed run lengths: made of bitmaps, laid end to end, and their areas."""
+"""Masks as COCO's compressed run lengths: made of bitmaps, laid end to end, and their areas.
+
+A number is written 5 bits a character, from the lowest, plus 32 where more follow; bit 16 of its last character is the
+sign. Runs 1, 3, 5, … of a mask are foreground, and from the fourth on a number is the difference from the run before
+the last.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,15 +18,9 @@ _BLOCK = 4096  # masks at a time; bounds the memory
 
 
 def encode_masks(masks: Any, count: int, place: str) -> list[Rle]:
-    """Compressed run lengths of `count` masks.
+    """Compressed run lengths of M = `count` masks; raises ValueError where they are not as many, or of another form.
 
-    Args:
-        masks: (M, H, W) bool or whole numbers, torch on any device or numpy, or M run lengths, compressed or not.
-        count: M.
-        place: what a message calls them.
-
-    Raises:
-        ValueError: there are more or fewer masks, or they are neither.
+    `masks` are (M, H, W) bool or whole numbers, torch on any device or numpy, or M run lengths, compressed or not.
     """
     if len(masks) != count:
         raise ValueError(f"{place}: {len(masks)} masks for {count} labels")
@@ -59,9 +58,7 @@ def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
 def _areas(texts: NDArray[np.uint8], start: NDArray[np.int64]) -> NDArray[np.float64]:
     """Areas of masks whose run lengths are joined; what damaged ones give is found out when they are compared.
 
-    A number is written 5 bits a character, from the lowest, plus 32 where more follow; bit 16 of its last character is
-    the sign. Runs 1, 3, 5, … of a mask are foreground, and from the fourth on a number is the difference from the run
-    before the last: so a number counts once for each run of foreground from its own on.
+    As numbers are differences, each counts once for each run of foreground from its own on.
     """
     masks = len(start) - 1
     if not len(texts):

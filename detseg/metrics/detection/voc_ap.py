@@ -15,11 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.kernels import compiled
 from detseg.metrics.arrays import none_for_nan
-from detseg.metrics.detection.inputs import Detections, Found, Truth, read_found, read_truth
-from detseg.metrics.detection.layout import Layout, lay_out
-from detseg.metrics.detection.loops import HIT, IGNORED, MISS, Floats, Ints
+from detseg.metrics.detection.inputs import Detections, read_found, read_truth
+from detseg.metrics.detection.layout import lay_out
+from detseg.metrics.detection.loops import HIT, IGNORED, MISS, match_voc
 from detseg.metrics.detection.matching import find_box_pairs
 
 VocMethod = Literal["area", "11-point"]
@@ -72,15 +71,12 @@ def evaluate_voc(
     """Compare detections with the ground truth the Pascal VOC way.
 
     Args:
-        ground_truth, detections: as for `detseg.metrics.evaluate_detections`. `iscrowd`, which is what
-            `difficult` becomes when VOC files are read, marks the difficult objects.
+        ground_truth, detections: as for `evaluate_detections`; `iscrowd` marks the difficult objects.
         iou_threshold: an IoU of this and more is right, in (0, 1].
         method: "area" under the precision envelope (VOC 2010 to 2012), or the mean of the best precisions at
             the "11-point" recalls 0, 0.1, … 1 (VOC 2007). A recall of exactly 3 in 10 reaches 0.3 here.
-        plus_one: corners are numbers of pixels and the last one belongs to the box, so width = x2 - x1 + 1.
-            That is how VOC files and its development kit count. detseg's reader of VOC files turns them into
-            half-open boxes, width = x2 - x1; for those, False gives the development kit's figures. True is
-            for boxes that were copied from VOC files as they stand.
+        plus_one: the last pixel belongs to the box, width = x2 - x1 + 1: for boxes that were copied from VOC files as
+            they stand. For those that detseg read from them False gives the development kit's figures.
 
     Raises:
         ValueError: as for `evaluate_detections`.
@@ -91,12 +87,18 @@ def evaluate_voc(
         raise ValueError(f"iou_threshold must lie above 0 and not above 1, got {iou_threshold}")
     truth = read_truth(ground_truth, "bbox")
     found = read_found(detections, truth, "bbox")
-    if plus_one:
-        truth, found = _one_larger(truth), _one_larger(found)
+    if plus_one:  # boxes one pixel wider and higher: overlaps and areas then are the devkit's
+        wider = np.array([0.0, 0.0, 1.0, 1.0])
+        truth, found = replace(truth, boxes=truth.boxes + wider), replace(found, boxes=found.boxes + wider)
     layout = lay_out(truth, found, ties_by_image=False)
-    status = _match(truth, found, layout, iou_threshold)
-    objects = np.bincount(layout.object_labels[~truth.iscrowd], minlength=len(truth.names))
-    difficult = np.bincount(layout.object_labels[truth.iscrowd], minlength=len(truth.names))
+    status = np.full(len(layout.source), MISS, np.int8)
+    overlaps_like_any = np.zeros(len(layout.objects), np.bool_)  # so do difficult objects
+    pairs = find_box_pairs(truth, found, layout, overlaps_like_any, float(iou_threshold))
+    match_voc(layout.places, pairs, truth.iscrowd[layout.objects], status)
+    objects, difficult = (
+        np.bincount(layout.object_labels[these], minlength=len(truth.names))
+        for these in (~truth.iscrowd, truth.iscrowd)
+    )
     rows = []
     for k, name in enumerate(truth.names):
         of_class = slice(layout.label_start[k], layout.label_start[k + 1])
@@ -120,11 +122,6 @@ def evaluate_voc(
     return VocMetrics(method, float(iou_threshold), tuple(rows))
 
 
-def _one_larger(side: Any) -> Any:
-    """Truth or Found with boxes one pixel wider and higher: overlaps and areas then are the devkit's."""
-    return replace(side, boxes=side.boxes + np.array([0.0, 0.0, 1.0, 1.0]))
-
-
 def _average_precision(recall: NDArray[np.float64], precision: NDArray[np.float64], method: VocMethod) -> float:
     """AP of a class from its curve (n,), best score first."""
     # The best precision at this recall or beyond; 0 behind the last.
@@ -134,37 +131,3 @@ def _average_precision(recall: NDArray[np.float64], precision: NDArray[np.float6
         at = np.searchsorted(recall, np.arange(11) / 10)
         return float(envelope[at].mean())
     return float((np.diff(recall, prepend=0.0) * envelope[:-1]).sum())
-
-
-def _match(truth: Truth, found: Found, layout: Layout, iou_threshold: float) -> NDArray[np.int8]:
-    """(D,) HIT, MISS or IGNORED for the detections in the order of `layout.source`."""
-    status = np.full(len(layout.source), MISS, np.int8)
-    overlaps_like_any = np.zeros(len(layout.objects), np.bool_)  # so do difficult objects
-    pairs = find_box_pairs(truth, found, layout, overlaps_like_any, float(iou_threshold))
-    _match_pairs(layout.places, *pairs, truth.iscrowd[layout.objects], status)
-    return status
-
-
-@compiled
-def _match_pairs(
-    places: Ints,
-    pair_start: NDArray[np.int64],
-    objects: Ints,
-    ious: Floats,
-    difficult: NDArray[np.bool_],
-    status: NDArray[np.int8],
-) -> None:
-    """Write the status of every detection that overlaps an object enough; best score first in each image."""
-    seen = np.zeros(len(difficult), np.bool_)
-    for d in range(len(places)):
-        best, best_iou = -1, 0.0
-        for pair in range(pair_start[d], pair_start[d + 1]):
-            if ious[pair] > best_iou:  # of equals the first
-                best, best_iou = objects[pair], ious[pair]
-        if best < 0:
-            continue
-        if difficult[best]:
-            status[places[d]] = IGNORED
-        elif not seen[best]:
-            seen[best] = True
-            status[places[d]] = HIT

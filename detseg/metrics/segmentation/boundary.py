@@ -5,8 +5,7 @@ The boundary region of a class in a label map are its pixels that have a pixel o
 image, at most d pixels away; d is 2 % of the image's diagonal, and distances count diagonal steps as one, as in
 the authors' program. Boundary IoU is the IoU of this region in truth and of the one in the prediction.
 
-Ignored pixels are of no class: they are no boundary and make none, neither in truth nor in the prediction. So what
-is predicted in them changes nothing, and a prediction that is right in all other pixels has a Boundary IoU of 1. The
+Ignored pixels are of no class: they are no boundary and make none, neither in truth nor in the prediction. The
 boundary between two classes with a band of ignored pixels between them counts on both sides of the band, as far
 as d reaches across it; where the band is wider than d, there is no boundary.
 """
@@ -29,10 +28,7 @@ def boundary_distance(height: int, width: int) -> int:
 def boundary_counts(target: LabelMap, prediction: LabelMap, classes: int) -> NDArray[np.int64]:
     """(3, K) pixels in the boundary region of each class: in truth, in the prediction, in both.
 
-    Args:
-        target: (H, W) 0..K-1, `MOST_CLASSES` for ignored pixels.
-        prediction: (H, W) 0..K-1.
-        classes: K.
+    Both maps are (H, W) with 0..K-1, the target also with `MOST_CLASSES` for ignored pixels.
     """
     ignored = target == MOST_CLASSES
     if not ignored.any():
@@ -51,11 +47,7 @@ def boundary_region(labels: LabelMap, ignored: NDArray[np.bool_] | None = None) 
     """(H, W) which pixels belong to the boundary region of their class, for all classes at once.
 
     They are those in whose window of 2 d + 1 pixels there is a smaller or a greater label, or the outside. The
-    authors erode the mask of one class after the other, which finds the same.
-
-    Args:
-        labels: (H, W).
-        ignored: (H, W) pixels that are of no class; None for none.
+    authors erode the mask of one class after the other, which finds the same. `ignored` (H, W) are of no class.
     """
     import cv2
 

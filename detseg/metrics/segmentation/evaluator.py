@@ -22,24 +22,15 @@ class SegmentationEvaluator(Evaluator):
         evaluator.update(predictions, targets, image_ids)
         metrics = evaluator.compute()
 
-    Of each image it keeps how often each pair of a true and a predicted class that meet in it does so, a few
-    numbers; never the maps. So the metrics know each image.
+    Of each image it keeps how often each pair of a true and a predicted class meets in it; never the maps.
 
-    Args:
-        names: of the classes 0..K-1, at most 255.
-        ignore_index: of target pixels that do not count; any whole number.
-        boundary: also Boundary IoU, which takes most of the time.
-
-    Raises:
-        ValueError: no names, or more than 255.
+    `names` are those of the classes 0..K-1, at least one and at most 255; target pixels of `ignore_index`, any whole
+    number, do not count; Boundary IoU, if asked for, takes most of the time.
     """
 
-    _counted_by: ClassVar = {
-        "pairs": "pair_counts",
-        "pixels": "pair_counts",
-        "edge_labels": "edge_counts",
-        "edge_pixels": "edge_counts",
-    }
+    _counted_by: ClassVar = dict.fromkeys(("pairs", "pixels"), "pair_counts") | dict.fromkeys(
+        ("edge_labels", "edge_pixels"), "edge_counts"
+    )
 
     def __init__(self, names: Sequence[str], *, ignore_index: int = 255, boundary: bool = True) -> None:
         super().__init__()
@@ -56,8 +47,7 @@ class SegmentationEvaluator(Evaluator):
             image_ids: for each image a number of its own.
 
         Raises:
-            ValueError: lengths or sizes do not fit, or a value is no class; the message names image and pixel.
-                Nothing of this call is kept then.
+            ValueError: something does not fit; the message names image and pixel. Nothing of this call is kept then.
         """
         ids = whole_numbers(as_numpy(image_ids), "image_ids").tolist()
         if not len(predictions) == len(targets) == len(ids):
@@ -73,53 +63,38 @@ class SegmentationEvaluator(Evaluator):
             self._add(row)
 
     def compute(self) -> SegmentationMetrics:
-        """The metrics of everything that came so far; more may follow. The order in which it came does not matter.
-
-        Raises:
-            ValueError: no image came.
-        """
+        """The metrics of everything that came so far; more may follow. Raises ValueError where no image came."""
         state, classes = self._collected(), len(self.names)
         order = np.argsort(state["image_ids"])
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         true, found = np.divmod(state["pairs"].astype(np.int64), 256)
         row, hit = np.repeat(place, state["pair_counts"]) * classes, true == found
-        pixels = state["pixels"]
+        pixels, images = state["pixels"], len(order)
 
-        def table(where: NDArray[np.int64], values: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+        def table(where: NDArray[np.int64], values: NDArray[np.int64], rows: int = images) -> NDArray[np.int64]:
             """(rows, K) sums; float64 holds them exactly up to 2^53."""
             return np.bincount(where, values, rows * classes).astype(np.int64).reshape(rows, classes)
 
         edges = None
         if self.boundary:
             at = np.repeat(place, state["edge_counts"]) * classes + state["edge_labels"]
-            edges = np.stack([table(at, column, len(order)) for column in state["edge_pixels"].T])
-        images = ImageCounts(
-            image_ids=state["image_ids"][order],
-            truth=table(row + true, pixels, len(order)),
-            predicted=table(row + found, pixels, len(order)),
-            hits=table((row + true)[hit], pixels[hit], len(order)),
-            boundary=edges,
-        )
-        return measure_segmentation(self.names, table(true * classes + found, pixels, classes), images)
+            edges = np.stack([table(at, column) for column in state["edge_pixels"].T])
+        counts = table(row + true, pixels), table(row + found, pixels), table((row + true)[hit], pixels[hit])
+        confusion = table(true * classes + found, pixels, classes)
+        return measure_segmentation(self.names, confusion, ImageCounts(state["image_ids"][order], *counts, edges))
 
     def _settings(self) -> State:
         return {"names": self.names, "ignore_index": self.ignore_index, "boundary": self.boundary}
 
     def _empty(self) -> State:
         """N images have P pairs and E classes with a boundary, in the images' order."""
-        state: State = {
-            "image_ids": np.zeros(0, np.int64),  # (N,)
-            "pair_counts": np.zeros(0, np.int64),  # (N,) pairs of each image
-            "pairs": np.zeros(0, np.uint16),  # (P,) 256 · true class + predicted class
-            "pixels": np.zeros(0, np.int64),  # (P,)
-        }
-        if self.boundary:
-            state |= {
-                "edge_counts": np.zeros(0, np.int64),  # (N,) classes of each image
-                "edge_labels": np.zeros(0, np.uint8),  # (E,)
-                "edge_pixels": np.zeros((0, 3), np.int64),  # (E, 3) see `boundary_counts`
-            }
+        none = np.zeros(0, np.int64)
+        # A pair is 256 · true class + predicted class.
+        state: State = {"image_ids": none, "pair_counts": none, "pairs": none.astype(np.uint16), "pixels": none}
+        if self.boundary:  # the pixels (E, 3) see `boundary_counts`
+            edges = {"edge_labels": none.astype(np.uint8), "edge_pixels": np.zeros((0, 3), np.int64)}
+            state |= {"edge_counts": none} | edges
         return state
 
     def _count(self, prediction: Any, target: Any, i: int, image_id: int) -> State:
@@ -162,14 +137,8 @@ def evaluate_segmentation(
 ) -> SegmentationMetrics:
     """Evaluate predicted label maps; generators are taken image by image.
 
-    Args:
-        targets: (H, W) label maps, 0..K-1 or `ignore_index`.
-        predictions: of the same images in the same order and size, 0..K-1.
-        names, ignore_index, boundary: as for `SegmentationEvaluator`.
-        image_ids: of the images, 0, 1, … if not given. An image that comes twice counts once.
-
-    Raises:
-        ValueError: more of one than of the others, no image, or as `SegmentationEvaluator.update`.
+    The (H, W) label maps and the options are as for `SegmentationEvaluator`; the ids are 0, 1, … if not given, and an
+    image that comes twice counts once. Raises ValueError where there is no image, or more of one than of the others.
     """
     evaluator = SegmentationEvaluator(names, ignore_index=ignore_index, boundary=boundary)
     ids = count() if image_ids is None else image_ids

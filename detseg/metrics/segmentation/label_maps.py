@@ -22,15 +22,10 @@ def check_classes(classes: int) -> None:
 
 
 def read_prediction(values: Any, classes: int, label: str) -> LabelMap:
-    """A predicted label map, (H, W) bytes in 0..K-1.
-
-    Args:
-        values: (H, W) whole numbers, numpy or torch on any device.
-        classes: K.
-        label: what a message calls the map.
+    """A predicted label map, (H, W) bytes in 0..K-1, from whole numbers, numpy or torch on any device.
 
     Raises:
-        ValueError: it is no such map; the message names the first wrong pixel.
+        ValueError: it is no such map; the message names it by its `label`, and the first wrong pixel.
     """
     array = _narrow(values, label)
     if array.size and (array.max() >= classes or array.min() < 0):
@@ -40,16 +35,9 @@ def read_prediction(values: Any, classes: int, label: str) -> LabelMap:
 
 
 def read_target(values: Any, classes: int, ignore_index: int, label: str) -> LabelMap:
-    """The truth of an image as (H, W) bytes: 0..K-1, and `MOST_CLASSES` where it is `ignore_index`.
+    """As `read_prediction` for the truth: 0..K-1, and `MOST_CLASSES` where it is `ignore_index`, any whole number.
 
-    Args:
-        values: (H, W) whole numbers, numpy or torch on any device.
-        classes: K.
-        ignore_index: any whole number; where it is in 0..K-1, that class never counts.
-        label: what a message calls the map.
-
-    Raises:
-        ValueError: it is no such map; the message names the first wrong pixel.
+    Where that is in 0..K-1, the class never counts.
     """
     array = _narrow(values, label)
     if not array.size or (ignore_index >= classes and array.max() < classes and array.min() >= 0):
@@ -78,15 +66,8 @@ def count_pairs(first: LabelMap, second: LabelMap, classes: int) -> NDArray[np.i
 
 
 @compiled
-def _count(
-    first: LabelMap,
-    second: LabelMap,
-    first_words: NDArray[np.uint64],
-    second_words: NDArray[np.uint64],
-    columns: int,
-    table: NDArray[np.int64],
-) -> None:
-    """Add the pairs of flat maps (P,) to the table; the words are the same bytes, eight at a time.
+def _count(first: Any, second: Any, first_words: Any, second_words: Any, columns: int, table: Any) -> None:
+    """Add the pairs of flat maps (P,) to the flat table; the words (uint64) are the same bytes, eight at a time.
 
     Most words hold one class, the one of the word before: these cost two comparisons.
     """
@@ -106,9 +87,6 @@ def _count(
     table[code] += run
     for i in range(8 * len(first_words), len(first)):
         table[np.int64(first[i]) * columns + second[i]] += 1
-
-
-# ------------------------------------------------------------------ reading
 
 
 def _narrow(values: Any, label: str) -> NDArray[Any]:

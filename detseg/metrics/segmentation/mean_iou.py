@@ -11,37 +11,30 @@ With n_ij pixels of class i predicted as j, t_i of class i, p_i predicted as i:
     frequency-weighted IoU     Σ t_i IoU_i / Σ t_i
 
 The pixels of all images are counted together before anything is divided. Means over classes are over those that
-occur in truth. A class that does not is NaN, even where it is predicted: it has no pixels to be right about, and what
-is wrongly predicted as it is missing from the class it really is. Boundary IoU is the IoU formula on the pixels of
-the boundary regions (`boundary.py`), also summed over the images first, and its mean is over classes
-with a boundary in truth. Ignored pixels count nowhere.
+occur in truth. A class that does not is NaN, even where it is predicted: it has no pixels to be right about. Boundary
+IoU is the IoU formula on the pixels of the boundary regions (`boundary.py`), also summed over the images first, and
+its mean is over classes with a boundary in truth. Ignored pixels count nowhere.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.metrics.arrays import mean_over_classes, none_for_nan
-from detseg.metrics.figure import Figure, figures_of
+from detseg.metrics.arrays import divide, mean_over_classes, none_for_nan
+from detseg.metrics.figure import Figure, attribute_figures, figures_of
 
-FIGURES: list[Figure] = [
-    Figure("miou", "mIoU", "mean IoU of the classes", attrgetter("miou")),
-    Figure("pixel_accuracy", "pixel accuracy", "share of the pixels that are right", attrgetter("pixel_accuracy")),
-    Figure("mean_accuracy", "mean accuracy", "the same of each class, then the mean", attrgetter("mean_accuracy")),
-    Figure(
-        "frequency_weighted_iou",
-        "frequency-weighted IoU",
-        "large classes count more",
-        attrgetter("frequency_weighted_iou"),
-    ),
-    Figure("dice", "Dice", "mean of the classes", attrgetter("dice")),
-    Figure("boundary_iou", "boundary IoU", "IoU along the borders alone", attrgetter("boundary_iou")),
-]
+FIGURES: list[Figure] = attribute_figures(
+    ("miou", "mIoU", "mean IoU of the classes"),
+    ("pixel_accuracy", "pixel accuracy", "share of the pixels that are right"),
+    ("mean_accuracy", "mean accuracy", "the same of each class, then the mean"),
+    ("frequency_weighted_iou", "frequency-weighted IoU", "large classes count more"),
+    ("dice", "Dice", "mean of the classes"),
+    ("boundary_iou", "boundary IoU", "IoU along the borders alone"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,18 +107,14 @@ class SegmentationMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single images, as plain Python for `json.dump`, NaN as None."""
-        return none_for_nan(
-            {
-                "images": len(self.images.image_ids),
-                "pixels": int(self.confusion.sum()),
-                "figures": self.figures(),
-                "per_class": [asdict(row) for row in self.per_class],
-                "confusion": self.confusion.tolist(),
-            }
-        )
-
-
-# ------------------------------------------------------------------ formulas
+        content = {
+            "images": len(self.images.image_ids),
+            "pixels": int(self.confusion.sum()),
+            "figures": self.figures(),
+            "per_class": [asdict(row) for row in self.per_class],
+            "confusion": self.confusion.tolist(),
+        }
+        return none_for_nan(content)
 
 
 def measure_segmentation(
@@ -138,23 +127,19 @@ def measure_segmentation(
     accuracy, precision = divide(hits, truth), divide(hits, predicted)
     boundary_iou = iou_of(*boundary)
     seen = np.sum(images.truth > 0, axis=0)
-    ratios = [values.tolist() for values in (iou, dice, accuracy, precision, boundary_iou)]
-    columns = zip(names, *ratios, truth.tolist(), seen.tolist(), strict=True)
-    rows = tuple(SegmentationClass(*column) for column in columns)
-    counts = (c[None] for c in (truth, predicted, hits, *boundary))
-    figures = {name: float(value[0]) for name, value in summaries(*counts).items()}
-    return SegmentationMetrics(confusion=confusion, **figures, per_class=rows, images=images)
+    columns = [values.tolist() for values in (iou, dice, accuracy, precision, boundary_iou, truth, seen)]
+    rows = tuple(SegmentationClass(*row) for row in zip(names, *columns, strict=True))
+    figures = summaries(np.stack([truth, predicted, hits, *boundary])[:, None])
+    values = {name: float(value[0]) for name, value in figures.items()}
+    return SegmentationMetrics(confusion=confusion, **values, per_class=rows, images=images)
 
 
-def summaries(
-    truth: NDArray[Any],
-    predicted: NDArray[Any],
-    hits: NDArray[Any],
-    boundary_truth: NDArray[Any],
-    boundary_predicted: NDArray[Any],
-    boundary_hits: NDArray[Any],
-) -> dict[str, NDArray[np.float64]]:
-    """Each figure (R,) from pixels by class (R, K) of R sets of images."""
+def summaries(counts: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Each figure (R,) of R sets of images.
+
+    `counts` (6, R, K) are pixels by class: true, predicted, hits, and the same three in the boundary regions.
+    """
+    truth, predicted, hits, *boundary = counts
     iou = iou_of(truth, predicted, hits)
     total = truth.sum(axis=1)
     return {
@@ -163,7 +148,7 @@ def summaries(
         "mean_accuracy": mean_over_classes(divide(hits, truth)),
         "frequency_weighted_iou": divide((truth * np.nan_to_num(iou)).sum(axis=1), total),
         "dice": mean_over_classes(dice_of(truth, predicted, hits)),
-        "boundary_iou": mean_over_classes(iou_of(boundary_truth, boundary_predicted, boundary_hits)),
+        "boundary_iou": mean_over_classes(iou_of(*boundary)),
     }
 
 
@@ -175,8 +160,3 @@ def iou_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) -> 
 def dice_of(truth: NDArray[Any], predicted: NDArray[Any], hits: NDArray[Any]) -> NDArray[np.float64]:
     """The same for Dice, also called F1."""
     return np.where(truth > 0, divide(2 * hits, truth + predicted), math.nan)
-
-
-def divide(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """NaN for a whole of 0."""
-    return np.where(whole > 0, part / np.maximum(whole, 1), math.nan)

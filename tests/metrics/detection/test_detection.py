@@ -523,7 +523,9 @@ def test_damaged_masks_are_named() -> None:
 
 
 def test_annotations_without_outlines_are_named() -> None:
-    with pytest.raises(ValueError, match=r"object \d+ has no outline: use iou_type='bbox'"):
+    with pytest.raises(
+        ValueError, match=r"object \d+: no 'segmentation', which iou_type='segm' needs; use iou_type='bbox'"
+    ):
         evaluate_detections(as_annotations(scene(1)[0]), [], "segm")
 
 

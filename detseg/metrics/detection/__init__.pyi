@@ -1,0 +1,1 @@
+from detseg.metrics.detection.average_precision import FIGURES as FIGURES

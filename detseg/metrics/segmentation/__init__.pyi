@@ -1,0 +1,1 @@
+from detseg.metrics.segmentation.mean_iou import FIGURES as FIGURES
