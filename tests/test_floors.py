@@ -22,7 +22,7 @@ DEVICES = {
     ("train/resume.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/quick_convolutions.py", "cpu"): "only there gradients and padding need help",
-    ("backbones/measure.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
+    ("backbones/meta.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
     ("detect/nms/greedy.py", "cpu"): "another algorithm is faster there",
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
 }
