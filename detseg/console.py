@@ -17,14 +17,7 @@ def print_line(console: Console, text: str) -> None:
 
 
 def track(items: Iterable[T], what: str, total: int, console: Console) -> Iterator[T]:
-    """Iterate over `items` with a progress bar on a terminal, and without one elsewhere.
-
-    Args:
-        items: of known number.
-        what: is done, "reading images" say.
-        total: number of items.
-        console: where the bar is shown; it disappears at the end.
-    """
+    """Iterate over `items`, on a terminal with a bar, of `what` is done ("reading images"), that is gone at the end."""
     if not console.is_terminal:
         yield from items
         return
