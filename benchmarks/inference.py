@@ -22,6 +22,7 @@ from detseg.data.images import read_image
 from detseg.data.letterbox import Letterbox, letterbox_image
 from detseg.detect.anchors import fit_anchors
 from detseg.detect.grid import decode, make_grid
+from detseg.detect.model import select
 from detseg.flowers.dataset import write_flowers
 from detseg.models import build_model
 from detseg.predict import Detector, load
@@ -79,7 +80,7 @@ def report(detector: Detector, images: list[Path]) -> None:
             tensor = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
             maps = timed(
                 "network",
-                lambda tensor=tensor: [model.head(x) for x in model.neck(model.backbone(model._normalise(tensor)))],
+                lambda tensor=tensor: [model.head(x) for x in model.neck(model.backbone(model.normalise(tensor)))],
             )
             sizes = [tuple(-(-detector.size // s) for _ in range(2)) for s in model.backbone.strides]
 
@@ -92,7 +93,7 @@ def report(detector: Detector, images: list[Path]) -> None:
             boxes, probabilities = timed("decode", boxes_of)
             found = timed(
                 "select and NMS",
-                lambda boxes=boxes, p=probabilities, t=tensor: model._select(boxes[0], p[0], t.shape[-2:]),
+                lambda boxes=boxes, p=probabilities, t=tensor: select(boxes[0], p[0], t.shape[-2:], model).found,
             )
             timed(
                 "back to the image",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -13,47 +12,34 @@ if TYPE_CHECKING:
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 Array = TypeVar("Array", "Tensor", np.ndarray)
 
+# From a centre to corners by the half alone, not through the first corner: that rounds once less.
+_FORMULAS: dict[tuple[BoxFormat, BoxFormat], Any] = {
+    ("xyxy", "xywh"): lambda x1, y1, x2, y2: (x1, y1, x2 - x1, y2 - y1),
+    ("xyxy", "cxcywh"): lambda x1, y1, x2, y2: (x1 + (x2 - x1) / 2, y1 + (y2 - y1) / 2, x2 - x1, y2 - y1),
+    ("xywh", "xyxy"): lambda x, y, w, h: (x, y, x + w, y + h),
+    ("xywh", "cxcywh"): lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+    ("cxcywh", "xyxy"): lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
+    ("cxcywh", "xywh"): lambda x, y, w, h: (x - w / 2, y - h / 2, w, h),
+}
+
 
 def convert_boxes(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     """Boxes (..., 4) from one format to another: torch in, torch out; numpy in, numpy out.
 
-    Formats: "xyxy" (two corners), "xywh" (corner x1, y1 and size), "cxcywh" (centre and size). A float dtype
-    stays; integers become int64, or floats where a centre needs halves. Always returns new memory.
-
-    Raises:
-        ValueError: unknown format or last dimension not 4.
+    Formats: "xyxy" (two corners), "xywh" (corner x1, y1 and size), "cxcywh" (centre and size), else ValueError. A
+    float dtype stays; integers become int64, or floats where a centre needs halves. Always returns new memory.
     """
-    formats = get_args(BoxFormat)
-    for name, value in (("source", source), ("target", target)):
-        if value not in formats:
-            raise ValueError(unknown_name(name, value, formats))
+    check_name("source", source, get_args(BoxFormat))
+    check_name("target", target, get_args(BoxFormat))
     boxes = _without_wrapping(checked_boxes("boxes", boxes))
-    if source == target:
-        return boxes.copy() if isinstance(boxes, np.ndarray) else boxes.clone()
-    first, second, third, fourth = (boxes[..., i] for i in range(4))
-    # Everything passes through (x1, y1, width, height).
-    if source == "xyxy":
-        x1, y1, width, height = first, second, third - first, fourth - second
-    elif source == "xywh":
-        x1, y1, width, height = first, second, third, fourth
-    else:
-        x1, y1, width, height = first - third / 2, second - fourth / 2, third, fourth
-    if target == "xyxy":
-        # From a corner pair or a corner and a size only; from a centre, add the half to the centre: it rounds
-        # once less.
-        if source == "cxcywh":
-            columns = (x1, y1, first + third / 2, second + fourth / 2)
-        else:
-            columns = (x1, y1, x1 + width, y1 + height)
-    elif target == "xywh":
-        columns = (x1, y1, width, height)
-    else:
-        columns = (x1 + width / 2, y1 + height / 2, width, height)
+    columns = tuple(boxes[..., i] for i in range(4))
+    if source != target:
+        columns = _FORMULAS[source, target](*columns)
     if isinstance(boxes, np.ndarray):
         return np.stack(columns, axis=-1)
     import torch
 
-    return torch.stack(cast("tuple[Tensor, ...]", columns), dim=-1)
+    return torch.stack(columns, dim=-1)
 
 
 def _without_wrapping(boxes: Array) -> Array:
@@ -70,8 +56,7 @@ def checked_boxes(name: str, boxes: Array) -> Array:
     return boxes
 
 
-def unknown_name(name: str, value: object, known: tuple[str, ...]) -> str:
-    """The message for a `value` of the argument `name` that is not among the `known` ones."""
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {name} {value!r}: use one of {', '.join(known)}{hint}"
+def check_name(what: str, name: object, known: tuple[str, ...]) -> None:
+    """Raise ValueError unless a name is among the known ones."""
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(known)}")

@@ -1,10 +1,9 @@
-"""Box arithmetic on tensors: formats, areas, clipping and the IoU family.
+"""Box arithmetic on tensors: formats, clipping and the IoU family.
 
 Boxes are xyxy in absolute pixels and half-open: width = x2 - x1, without the "+ 1" of some older tools.
 IoU, GIoU: Rezatofighi et al. 2019. DIoU, CIoU: Zheng et al. 2020.
 
-Every IoU is computed in float32 at least: float16, bfloat16 and integer boxes are widened first, because in
-half precision a coordinate of 1000 is only known to half a pixel. float64 stays float64.
+Every IoU is computed in float32 at least: float16, bfloat16 and integer boxes are widened first, float64 stays.
 """
 
 import math
@@ -15,36 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detseg.box_formats import BoxFormat as BoxFormat
+from detseg.box_formats import check_name as _check_name
 from detseg.box_formats import checked_boxes as _checked
 from detseg.box_formats import convert_boxes as convert_boxes
-from detseg.box_formats import unknown_name as _unknown
 
 IoUKind = Literal["iou", "giou", "diou", "ciou"]
 Array = TypeVar("Array", Tensor, np.ndarray)
 
-# An area below this (square pixels) counts as zero and a ratio over it is 0. Neighbouring float32 numbers
-# around 1 differ by 1.2e-7, so the thinnest box with a corner at 1 or beyond has an area of 1.4e-14: only
-# rounding dirt lies below. Being above zero, it also bounds the gradient of 1 / area.
+# An area below this (square pixels) counts as zero and a ratio over it is 0. The thinnest float32 box with a corner
+# at 1 or beyond has an area of 1.4e-14: only rounding dirt lies below. It also bounds the gradient of 1 / area.
 _EMPTY = 1e-16
 # The lowest height, and the lowest 1 - IoU, that CIoU divides by.
 _CIOU_EPS = 1e-7
 
 
-def box_area(boxes: Tensor) -> Tensor:
-    """Areas (...) of boxes (..., 4) xyxy in square pixels; a reversed box has the area 0."""
-    x1, y1, x2, y2 = _widen(_checked("boxes", boxes)).unbind(-1)
-    return (x2 - x1).clamp_min(0) * (y2 - y1).clamp_min(0)
-
-
 def box_iou(a: Array, b: Array, kind: IoUKind = "iou") -> Array:
     """IoU, GIoU, DIoU or CIoU (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4), both xyxy.
 
-    Torch in, torch out, differentiable; numpy in, numpy out. Two boxes without area have IoU 0, not NaN; the
-    others as in `paired_iou`.
-
-    Raises:
-        ValueError: a shape is not (N, 4), one is torch and one numpy, or `kind` is unknown.
+    Torch in, torch out, differentiable; numpy in, numpy out; ValueError for both at once, other shapes, another kind.
+    Two boxes without area have IoU 0, not NaN; the others as in `paired_iou`.
     """
     return _pairwise({"a": a, "b": b}, lambda rows, columns: _iou_family(rows, columns, kind))
 
@@ -53,10 +41,7 @@ def crowd_iou(boxes: Array, regions: Array) -> Array:
     """Share (N, M) of each box's own area, of `boxes` (N, 4), that lies in each of `regions` (M, 4), both xyxy.
 
     What COCO takes for IoU where the ground truth is a crowd region (iscrowd=1). A box without area gives 0.
-    Torch in, torch out, differentiable; numpy in, numpy out.
-
-    Raises:
-        ValueError: a shape is not (N, 4), or one is torch and one numpy.
+    Torch in, torch out, differentiable; numpy in, numpy out; ValueError for both at once, or other shapes.
     """
     return _pairwise({"boxes": boxes, "regions": regions}, _share)
 
@@ -67,9 +52,7 @@ def paired_iou(a: Tensor, b: Tensor, kind: IoUKind = "iou") -> Tensor:
     Gradients are finite for every finite box, also for zero width or height; CIoU's weight alpha carries no
     gradient, as in its paper. With x1 <= x2 and y1 <= y2: IoU lies in [0, 1], the others in [-1, 1] but for
     CIoU, which may fall to -1.5; all are 1 for equal boxes with area and iou >= diou >= ciou, iou >= giou.
-
-    Raises:
-        ValueError: the shapes differ, the last dimension is not 4, or `kind` is unknown.
+    Raises ValueError for other shapes, or another kind.
     """
     if _checked("a", a).shape != _checked("b", b).shape:
         raise ValueError(f"paired_iou: a {tuple(a.shape)} and b {tuple(b.shape)} must have the same shape")
@@ -101,8 +84,7 @@ def _share(a: Tensor, b: Tensor) -> Tensor:
 
 def _iou_family(a: Tensor, b: Tensor, kind: IoUKind) -> Tensor:
     """`paired_iou` (...) of boxes (4, ...) whose shapes broadcast."""
-    if kind not in get_args(IoUKind):
-        raise ValueError(_unknown("kind", kind, get_args(IoUKind)))
+    _check_name("kind", kind, get_args(IoUKind))
     # split and unbind go back as one concatenation each.
     (a_low, a_high), (b_low, b_high) = a.split(2), b.split(2)
     a_size, b_size = a_high - a_low, b_high - b_low
@@ -134,10 +116,7 @@ def _iou_family(a: Tensor, b: Tensor, kind: IoUKind) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy moved into an image of `size` (height, width); dtype and device stay.
-
-    A box wholly outside becomes one of zero area on the border.
-    """
+    """Boxes (..., 4) xyxy cut to an image of (height, width) = `size`; those outside have no area, on the border."""
     height, width = size
     x1, y1, x2, y2 = _checked("boxes", boxes).unbind(-1)
     corners = (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height))

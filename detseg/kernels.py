@@ -1,6 +1,6 @@
 """Numba set-up, and the compiled loops that several rooms share: IoU of two boxes, the radix and the counting sort.
 
-Numba takes half a second to load, so pages that import this one are themselves imported where they are first needed.
+Numba takes half a second to load: import pages that import this one where they are first needed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ _njit: Any = numba.njit  # its types know no options that are passed on
 def njit(*signature: str, **options: Any) -> Callable[[Any], Any]:
     """`numba.njit(cache=True)`, or without a cache where numba finds no folder that it may write to.
 
-    In a container with read-only packages and a user without a home, numba refuses to make a function with a cache at
-    all, and importing would fail. There each process compiles for itself.
+    So it is in a container with read-only packages and a user without a home: there each process compiles for itself.
     """
 
     def decorate(function: Any) -> Any:
@@ -69,7 +68,7 @@ def radix_sort(keys, other_keys, items, other_items, starts, lowest, bits, digit
     Args:
         items: or None, where the keys tell everything.
         other_keys, other_items: room to work in; the result is there or in `keys` and `items`.
-        starts: (digits, 2 ** bits) int64 zeros for a histogram a digit.
+        starts: (digits, 2 ** bits) int64 zeros.
         lowest, bits, digits: the lowest bit that counts, bits a digit, digits; constants, for loops to be unrolled.
     """
     mask = np.uint64((1 << bits) - 1)
@@ -104,10 +103,7 @@ _LARGEST = np.uint64(2**63 - 1)
 
 
 def sort_falling(order: NDArray[np.int32], scores: NDArray[np.float64]) -> NDArray[np.int32]:
-    """`order` by falling `scores[order]`, equal scores as they were.
-
-    The scores must hold no NaN and no -0.0.
-    """
+    """`order` by falling `scores[order]`, equal scores as they were; the scores hold no NaN and no -0.0."""
     bits = scores.view(np.uint64)[order]
     # The bits of positive floats rise with the value, so they are turned round. Negative ones have the top bit
     # set, which places them behind, and their bits already rise as the value falls.

@@ -1,12 +1,4 @@
-"""Names for things: one registry class for backbones, networks, models, decoders, exporters.
-
-MODELS = Registry("model")
-
-@MODELS.register("yolo")
-class YoloDetector: ...
-
-MODELS["yolo"], MODELS.names("yo*")
-"""
+"""Names for things: one registry class for backbones, networks, models, decoders, exporters."""
 
 from __future__ import annotations
 
@@ -20,22 +12,14 @@ C = TypeVar("C", bound=type)
 
 
 class Registry(Mapping[str, T]):
-    """Entries by name, in the order of their registration.
-
-    Args:
-        what: what an entry is, in a word, for messages: "backbone".
-    """
+    """Entries by name, in the order of their registration; `what` they are, in a word, is for messages."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: make an entry known as `name`.
-
-        Raises:
-            ValueError: the name is taken.
-        """
+        """Decorator: make an entry known as `name`; raises ValueError where the name is taken."""
 
         def register(entry: T) -> T:
             if name in self._entries:
@@ -69,23 +53,13 @@ class Registry(Mapping[str, T]):
         return sorted(fnmatch.filter(self._entries, pattern))
 
     def unknown(self, name: str, known: Iterable[str] | None = None) -> ValueError:
-        """The error for a name that is not registered, with the names near it.
-
-        Args:
-            name: what was asked for.
-            known: all names there are, where that is more than the registered ones.
-        """
+        """The error for a name that is not among the `known` ones, by default the registered, with those near it."""
         known = list(self._entries if known is None else known)
         near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else _listed(known)
+        more = f", … ({len(known)} in all)" if len(known) > 12 else ""
+        there = f"there are {', '.join(sorted(known)[:12])}{more}" if known else "none is registered"
+        hint = f"did you mean {', '.join(near)}?" if near else there
         return ValueError(f"no {self.what} is named {name!r}; {hint}")
-
-
-def _listed(known: list[str]) -> str:
-    if not known:
-        return "none is registered"
-    more = f", … ({len(known)} in all)" if len(known) > 12 else ""
-    return f"there are {', '.join(sorted(known)[:12])}{more}"
 
 
 MODELS: Registry[Any] = Registry("model")
@@ -95,11 +69,8 @@ def register_model(name: str, *, task: str) -> Callable[[C], C]:
     """Decorator: make a model class known to `--model`, `detseg.models` and every command.
 
     Args:
-        name: what `--model` and `model.json` call it.
+        name: what `--model` and `model.json` call it; raises ValueError where it is taken.
         task: "detect", "segment", "classify" or "localize".
-
-    Raises:
-        ValueError: the name is taken.
     """
 
     def register(model: C) -> C:

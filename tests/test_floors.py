@@ -22,8 +22,8 @@ DEVICES = {
     ("train/resume.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/quick_convolutions.py", "cpu"): "only there gradients and padding need help",
-    ("backbones/measure.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
-    ("detect/nms/greedy.py", "cpu"): "another algorithm is faster there",
+    ("backbones/meta.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
+    ("detect/nms/__init__.py", "cpu"): "another algorithm is faster there",
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
 }
 

@@ -20,7 +20,7 @@ class Classifier(ImageModel):
     """A classifier on any backbone.
 
     Args:
-        backbone: its deepest map is pooled; `detseg.backbones.deepest.create_deepest` makes one with that alone.
+        backbone: its deepest map is pooled; `detseg.backbones.create_deepest` makes one with that alone.
         num_classes: K, at least 2.
         dropout: share of the pooled features that are zeroed at random while training.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
@@ -93,19 +93,7 @@ class Classifier(ImageModel):
         deepest: Tensor = self.backbone(self.normalise(images))[-1]
         return deepest.mean((2, 3))
 
-    def plain(self) -> nn.Module:
-        """This network as `dense_to_conv` can read it: float images (N, 3, H, W) in [0, 1] to logits (N, K)."""
-        return _Plain(self)
-
-
-class _Plain(ImageModel):
-    """A classifier that decides nothing by what its input is."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__(model)
-        self.backbone, self.classifier = model.backbone, model.classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, K)."""
+    def plain(self, images: Tensor) -> Tensor:
+        """`forward` for `dense_to_conv`, which decides nothing by what its input is: float images to logits (N, K)."""
         logits: Tensor = self.classifier(self.backbone((images - self.mean) / self.std)[-1].mean((2, 3)))
         return logits

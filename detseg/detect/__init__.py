@@ -1,10 +1,11 @@
 """Detectors and their parts."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Imported at once, not when asked for: the package `detseg.detect.nms` would hide a lazily imported `nms`.
 from detseg.detect.anchors import AnchorFit, fit_anchors, kmeans_anchors
-from detseg.detect.nms.greedy import batched_nms, nms
+from detseg.detect.nms import batched_nms, nms
 from detseg.detect.yolo import YoloDetector
 
 if TYPE_CHECKING:
@@ -22,14 +23,10 @@ __all__ = [
     "weighted_boxes_fusion",
 ]
 
-_LAZY = {"soft_nms": "detseg.detect.nms.soft", "weighted_boxes_fusion": "detseg.detect.nms.fusion"}
-
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: their pages load numba, half a second.
-    if name not in _LAZY:
+    pages = {"soft_nms": "soft", "weighted_boxes_fusion": "fusion"}
+    if name not in pages:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
-    return value
+    return getattr(import_module(f"detseg.detect.nms.{pages[name]}"), name)

@@ -13,35 +13,15 @@ _ENOUGH = 10_000
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """Anchors and how well they fit the boxes they were made from.
+    """Anchors and how well they fit the boxes they were made from."""
 
-    Attributes:
-        anchors: (k, 2) float64 widths and heights in the units of the sizes, smallest area first.
-        mean_iou: mean over boxes of the IoU with the best anchor.
-        best_recall: share of boxes whose best anchor has an IoU of at least 0.5: what a detector that could
-            only move its anchors, not reshape them, could find at most.
-    """
-
-    anchors: Array
-    mean_iou: float
-    best_recall: float
-
-
-def size_iou(sizes: ArrayLike, anchors: ArrayLike) -> Array:
-    """IoU (M, A) of boxes and anchors laid on the same centre, from widths and heights (M, 2) and (A, 2)."""
-    sizes, anchors = np.asarray(sizes, np.float64), np.asarray(anchors, np.float64)
-    overlap = np.minimum(sizes[:, None, 0], anchors[None, :, 0]) * np.minimum(sizes[:, None, 1], anchors[None, :, 1])
-    return overlap / (sizes.prod(1)[:, None] + anchors.prod(1)[None] - overlap)
+    anchors: Array  # (k, 2) float64 widths and heights in the units of the sizes, smallest area first
+    mean_iou: float  # of the boxes with their best anchors
+    best_recall: float  # share of boxes whose best anchor has an IoU of at least 0.5
 
 
 def kmeans_anchors(sizes: ArrayLike, k: int, *, restarts: int = 10, seed: int = 0) -> AnchorFit:
-    """Choose k anchors for boxes of the given sizes.
-
-    Args:
-        sizes: (M, 2) widths and heights, positive and finite, in any one unit.
-        k: number of anchors, at most the number of distinct sizes.
-        restarts: how often to start anew; the best result is returned.
-        seed: of the random starts; the same seed gives the same anchors.
+    """Choose k anchors for boxes with widths and heights `sizes` (M, 2), in any unit; the best of several restarts.
 
     Raises:
         ValueError: sizes of a wrong shape, not positive or not finite, or fewer distinct sizes than k.
@@ -54,13 +34,13 @@ def kmeans_anchors(sizes: ArrayLike, k: int, *, restarts: int = 10, seed: int = 
     unit = 2.0 ** np.round(np.log2(np.sqrt(distinct.prod(1)).mean()))
     distinct = distinct / unit
     generator = np.random.default_rng(seed)
-    few, few_counts = distinct, counts
+    part = np.arange(len(distinct))
     if len(distinct) > max(_ENOUGH, k):
         part = np.sort(generator.choice(len(distinct), max(_ENOUGH, k), replace=False))
-        few, few_counts = distinct[part], counts[part]
-    starts = (_spread_start(few, few_counts, k, generator) for _ in range(restarts))
-    anchors, _ = max((_run(few, few_counts, start) for start in starts), key=lambda run: run[1])
-    if few is not distinct:
+    few = distinct[part], counts[part]
+    starts = (_spread_start(*few, k, generator) for _ in range(restarts))
+    anchors, _ = max((_run(*few, start) for start in starts), key=lambda run: run[1])
+    if len(part) < len(distinct):
         anchors, _ = _run(distinct, counts, anchors)
     return fit_of(sizes, anchors * unit)
 
@@ -69,7 +49,8 @@ def fit_of(sizes: ArrayLike, anchors: ArrayLike) -> AnchorFit:
     """How well given anchors (A, 2) fit boxes of the given sizes (M, 2)."""
     anchors = np.asarray(anchors, np.float64)
     anchors = anchors[np.argsort(anchors.prod(1), kind="stable")]
-    best = size_iou(_checked(sizes), anchors).max(1)
+    sizes = _checked(sizes)
+    best = _nearest(sizes.T, sizes.prod(1), anchors)[1]
     return AnchorFit(anchors, float(best.mean()), float((best >= 0.5).mean()))
 
 
@@ -77,18 +58,13 @@ def fit_anchors(sizes: ArrayLike, levels: int, per_level: int, *, seed: int = 0)
     """Anchors (levels, per_level, 2) for a grid head, small ones on the fine levels.
 
     Where the data has fewer distinct sizes than anchors are needed, every size becomes an anchor, and the rest are
-    these enlarged and reduced by half-octaves: boxes that training will cut, scale and rotate need not be like
-    those few.
+    these enlarged and reduced by half-octaves, for training cuts, scales and rotates boxes.
     """
-    sizes = _checked(sizes)
     wanted = levels * per_level
-    distinct, _ = _distinct(sizes)
+    distinct, _ = _distinct(_checked(sizes))
     anchors = kmeans_anchors(sizes, min(wanted, len(distinct)), seed=seed).anchors
-    base, octave = anchors, 1
-    while len(anchors) < wanted:
-        for factor in (2 ** (octave / 2), 2 ** (-octave / 2)):
-            anchors = np.concatenate((anchors, base * factor))[:wanted]
-        octave += 1
+    factors = [1.0, *(2 ** (sign * octave / 2) for octave in range(1, wanted) for sign in (1, -1))]
+    anchors = np.concatenate([anchors * factor for factor in factors])[:wanted]
     anchors = anchors[np.argsort(anchors.prod(1), kind="stable")]
     return anchors.reshape(levels, per_level, 2)
 
@@ -110,14 +86,9 @@ def _run(sizes: Array, counts: NDArray[np.int_], start: Array) -> tuple[Array, f
 
 
 def _nearest(sides: Array, areas: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
-    """Which of the anchors (A, 2) serves each box best, the first of equals, and their IoU: both (M,).
+    """Which of the anchors (A, 2) fits each box best, the first of equals, and their IoU on one centre: both (M,).
 
-    `size_iou` with its `argmax` and `max`, but anchor by anchor: several times faster than reductions along rows of A.
-
-    Args:
-        sides: (2, M) the widths and the heights.
-        areas: (M,)
-        anchors: (A, 2)
+    `sides` (2, M) are widths and heights. Anchor by anchor: several times faster than reductions along rows of A.
     """
     widths, heights = sides
     nearest, best = np.zeros(len(areas), np.intp), np.zeros(len(areas))
@@ -145,10 +116,7 @@ def _spread_start(sizes: Array, counts: NDArray[np.int_], k: int, generator: np.
 
 
 def _distinct(sizes: Array) -> tuple[Array, NDArray[np.intp]]:
-    """The sizes (D, 2) that differ by more than rounding, and how many boxes have each.
-
-    Boxes of one size in images of several resolutions differ in the last bits when they are scaled to one.
-    """
+    """The sizes (D, 2) that differ by more than rounding (when they were scaled), and how many boxes have each."""
     mantissa, exponent = np.frexp(sizes)
     rounded = np.ldexp(np.round(np.ldexp(mantissa, 32)), exponent)  # to 32 bits, times 2 ** 32
     _, first, counts = np.unique(rounded, axis=0, return_index=True, return_counts=True)
@@ -171,6 +139,5 @@ def _checked(sizes: ArrayLike) -> Array:
         raise ValueError(f"sizes must be widths and heights of the shape (M, 2) with M > 0, got {sizes.shape}")
     wrong = np.flatnonzero(~(np.isfinite(sizes) & (sizes > 0)).all(1))
     if len(wrong):
-        first = wrong[0]
-        raise ValueError(f"sizes must be positive and finite; box {first} is {sizes[first].tolist()}")
+        raise ValueError(f"sizes must be positive and finite; box {wrong[0]} is {sizes[wrong[0]].tolist()}")
     return sizes

@@ -8,9 +8,8 @@ and row 3. The four cells nearest to its centre are columns 3 and 4, rows 3 and 
 0.8 and the large one 0.08, so the small anchors of these four cells learn it.
 
 The choice depends on the objects alone, not on what the network predicts yet: every candidate is taught from the first
-step on, which counts when there are few images and little time (measured against task-aligned assignment, see
-docs/results.md). Only candidates are looked at, so the cost grows with the number of objects and not with the size of
-the grid, and shapes depend on the number of objects alone: nothing here waits for a GPU.
+step on (measured against task-aligned assignment, see docs/results.md). Shapes depend on the number of objects alone:
+nothing here waits for a GPU.
 """
 
 import math
@@ -24,34 +23,23 @@ from detseg.detect.grid import Grid
 
 @dataclass(frozen=True)
 class Assignment:
-    """Pairs of M objects with C candidate predictions each.
+    """Pairs of M objects with C candidate predictions each."""
 
-    Attributes:
-        prediction: (M, C) int64 index into the flattened (N · P) predictions of the batch.
-        chosen: (M, C) bool: the prediction learns the object; no prediction learns two.
-    """
-
-    prediction: Tensor
-    chosen: Tensor
+    prediction: Tensor  # (M, C) int64 index into the flattened (N · P) predictions of the batch
+    chosen: Tensor  # (M, C) bool: the prediction learns the object; no prediction learns two
 
 
 def candidates(grid: Grid, boxes: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-    """The predictions in the cells round each object's centre.
+    """The predictions in the cells round the centre of each of the boxes (M, 4) xyxy.
 
-    Args:
-        grid: the cells and anchors of all levels.
-        boxes: (M, 4) xyxy.
-        reach: how far from a cell's centre an object's centre may lie, in cells, at least 0.5.
-
-    Returns:
-        (M, C) int64 indices into the P predictions of one image, and (M, C) bool: within reach and in the grid.
-        The cell that holds the centre (or is nearest to it) is always within reach.
+    (M, C) int64 index into the P predictions of one image, and (M, C) bool: in the grid, and the cell's centre within
+    `reach` (at least 0.5) cells. The cell that holds the object's centre (or is nearest to it) always is.
     """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     far = math.ceil(reach - 0.5)
     steps = torch.arange(-far, far + 1, device=boxes.device)
     indices, inside, first = [], [], 0
-    for (height, width), stride, anchors in zip(grid.sizes, grid.strides, grid.anchors_per_level, strict=True):
+    for height, width, stride, anchors in grid.levels:
         near, cells = [], []
         for position, count in zip((centres / stride).unbind(1), (width, height), strict=True):
             cell = position.long().clamp(0, count - 1)[:, None] + steps  # (M, 2 · far + 1)
@@ -80,16 +68,12 @@ def assign(
 ) -> Assignment:
     """Choose the predictions that learn each object.
 
-    Args:
-        grid: the cells and anchors of all levels, P predictions an image.
-        boxes: (M, 4) float32 xyxy, the objects of the whole batch.
-        image: (M,) int64, each object's image in the batch.
-        usable: (M,) bool; False (crowd regions) is never assigned.
-        images: N, number of images.
-        reach: see `candidates`.
-        shape_iou: least IoU of a box and an anchor laid on the same centre.
-
     A prediction that several objects choose goes to the one whose shape fits best (the first of equals).
+
+    Args:
+        boxes, image: (M, 4) float32 xyxy of the batch's objects, and (M,) int64, their image among N = `images`.
+        usable: (M,) bool; False (crowd regions) is never assigned.
+        shape_iou: least IoU of a box and an anchor laid on the same centre.
     """
     index, near = candidates(grid, boxes, reach)
     fit = _shape_iou(boxes[:, 2:] - boxes[:, :2], grid.anchors[index])

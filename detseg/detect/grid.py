@@ -7,8 +7,7 @@ For a cell with top-left corner (cx, cy), an anchor (aw, ah) and the logits (tx,
 
 `reach` is how far, in cells, the centre of a box may lie from the centre of its cell. ``reach = 0.5`` gives the
 logistic of YOLOv2 and v3 (Redmon & Farhadi, arXiv:1612.08242, 1804.02767): the centre stays inside the cell. With
-the default of 1 the four cells nearest to a centre can all point at it, so that an object has several cells to be
-learnt by, and none has to push its logit to infinity for a centre on its border.
+the default of 1 the four cells nearest to a centre can all point at it.
 """
 
 import math
@@ -24,46 +23,26 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 @dataclass(frozen=True)
 class Grid:
-    """All P = Σ H·W·A predictions of an input size, level by level, row by row, anchor by anchor.
+    """All P = Σ H·W·A predictions of an input size, level by level, row by row, anchor by anchor; float32 pixels."""
 
-    Attributes:
-        corners: (P, 2) float32, the cells' top-left corners (x, y) in pixels.
-        stride: (P, 1) float32.
-        anchors: (P, 2) float32, width and height in pixels.
-        sizes: (rows, columns) of each level.
-        strides: stride of each level.
-        anchors_per_level: number of anchors of each level.
-    """
-
-    corners: Tensor
-    stride: Tensor
-    anchors: Tensor
-    sizes: tuple[tuple[int, int], ...]
-    strides: tuple[int, ...]
-    anchors_per_level: tuple[int, ...]
+    corners: Tensor  # (P, 2) x and y of the cells' top-left corners
+    stride: Tensor  # (P, 1)
+    anchors: Tensor  # (P, 2) width and height
+    levels: tuple[tuple[int, int, int, int], ...]  # rows, columns, stride and number of anchors of each
 
 
 def make_grid(sizes: Sequence[tuple[int, int]], strides: Sequence[int], anchors: Sequence[Tensor]) -> Grid:
     """Lay out the cells for feature maps of the given (rows, columns); ``anchors`` holds (A, 2) for each level."""
-    corners, stride, repeated = [], [], []
+    corners, stride, repeated, levels = [], [], [], []
     for (rows, columns), step, level in zip(sizes, strides, anchors, strict=True):
-        y, x = torch.meshgrid(
-            torch.arange(rows, device=level.device, dtype=torch.float32),
-            torch.arange(columns, device=level.device, dtype=torch.float32),
-            indexing="ij",
-        )
+        sides = (torch.arange(count, device=level.device, dtype=torch.float32) for count in (rows, columns))
+        y, x = torch.meshgrid(*sides, indexing="ij")
         cells = torch.stack((x, y), -1).view(-1, 1, 2) * step
         corners.append(cells.expand(-1, len(level), 2).reshape(-1, 2))
         repeated.append(level.float().expand(rows * columns, -1, 2).reshape(-1, 2))
         stride.append(torch.full_like(corners[-1][:, :1], step))
-    return Grid(
-        torch.cat(corners),
-        torch.cat(stride),
-        torch.cat(repeated),
-        tuple((int(r), int(c)) for r, c in sizes),
-        tuple(int(s) for s in strides),
-        tuple(len(a) for a in anchors),
-    )
+        levels.append((int(rows), int(columns), int(step), len(level)))
+    return Grid(torch.cat(corners), torch.cat(stride), torch.cat(repeated), tuple(levels))
 
 
 def decode(logits: Tensor, grid: Grid, reach: float) -> Tensor:
@@ -76,13 +55,9 @@ def decode(logits: Tensor, grid: Grid, reach: float) -> Tensor:
 
 
 def encode(boxes: Tensor, grid: Grid, reach: float, eps: float = 1e-6) -> Tensor:
-    """Inverse of `decode`: ``decode(encode(b)) == b`` for boxes whose centre the cell can reach.
+    """Inverse of `decode`, of boxes (..., P, 4) xyxy, one a prediction, whose centre the cell can reach.
 
-    Args:
-        boxes: (..., P, 4) xyxy, one for each prediction of the grid.
-        grid: the layout.
-        reach: as in `decode`.
-        eps: offsets are kept this far from the ends of the logistic's range, where its inverse is infinite.
+    Offsets are kept `eps` from the ends of the logistic's range, where its inverse is infinite.
     """
     centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     offset = (centre - grid.corners) / grid.stride

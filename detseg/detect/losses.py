@@ -14,13 +14,8 @@ BOX, OBJECTNESS, CLASS = 3.0, 1.0, 1.0
 def quality_focal(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
     """Cross-entropy against a soft target, weighted by the distance to it (Li et al. 2020, arXiv:2006.04388).
 
-    Args:
-        logits: any shape.
-        quality: same shape, in [0, 1]; 0 is background.
-        beta: how strongly what is already right is ignored.
-
-    Returns:
-        The loss of each element, no reduction.
+    Logits and `quality`, in [0, 1], 0 for background, have one shape, that of the result. The higher `beta`, the less
+    counts what is already right.
     """
     distance = (logits.sigmoid() - quality).abs().pow(beta)
     return distance * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
@@ -38,19 +33,15 @@ def grid_losses(
     """Box, objectness and class loss of a batch.
 
     Args:
-        predicted: (N, P, 4) float32 decoded boxes.
-        objectness: (N, P) float32 logits.
-        class_logits: (N, P, K) float32 logits.
+        predicted, objectness, class_logits: (N, P, 4) decoded boxes, (N, P) and (N, P, K) logits, all float32.
         assignment: pairs of the M objects and the predictions.
-        boxes: (M, 4) float32 xyxy.
-        labels: (M,) int64.
+        boxes, labels: (M, 4) float32 xyxy and (M,) int64 of the objects.
         ignore: (N, P) bool, predictions in or at crowd regions, which are not taught as background.
 
     Returns:
         ``loss_box`` (1 - CIoU), ``loss_objectness`` (quality focal; the target is the prediction's IoU with its
         object, 0 without one) and ``loss_class`` (cross-entropy). Each is summed over the pairs, or for objectness
-        over all predictions, and divided by the number of pairs (at least 1), so that images without objects have
-        exactly zero box and class loss.
+        over all predictions, and divided by the number of pairs (at least 1).
     """
     index = assignment.prediction.flatten()
     weight = assignment.chosen.flatten().float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,16 @@ CANDIDATES = 1000
 
 
 class FlatTargets(NamedTuple):
-    """The M objects of N images one after another."""
+    """The M objects of a batch one after another."""
 
     boxes: Tensor  # (M, 4) float32 xyxy
     labels: Tensor  # (M,) int64
     iscrowd: Tensor  # (M,) bool
     image: Tensor  # (M,) position of the object's image in the batch
-    images: int  # N
 
 
 def flatten_targets(targets: Targets, images: int) -> FlatTargets:
-    """The targets of `images` images in flat tensors; objects without `iscrowd` are no crowds.
-
-    Raises:
-        ValueError: there is not one target for each image.
-    """
+    """The targets of `images` images in flat tensors, without `iscrowd` no crowds; ValueError unless one an image."""
     if len(targets) != images:
         raise ValueError(f"{images} images but {len(targets)} targets")
     labels = [t["labels"].reshape(-1) for t in targets]
@@ -43,46 +38,38 @@ def flatten_targets(targets: Targets, images: int) -> FlatTargets:
         torch.cat(labels),
         torch.cat(crowd),
         torch.cat([torch.full_like(numbers, i) for i, numbers in enumerate(labels)]),
-        images,
     )
 
 
 class Selected(NamedTuple):
-    """The detections of one image, best first, and what they were selected from."""
+    """The detections of one image, and what they were selected from."""
 
-    boxes: Tensor  # (D, 4)
-    scores: Tensor  # (D,)
-    labels: Tensor  # (D,)
+    found: dict[str, Tensor]  # boxes (D, 4), scores (D,), labels (D,), best first
     kept: Tensor  # (D,) positions of the detections among the candidates
-    candidates: tuple[Tensor, Tensor, Tensor]  # boxes, scores and labels of the candidates
+    candidates: tuple[Tensor, Tensor, Tensor]  # boxes, scores and labels
 
 
-def select(
-    boxes: Tensor,
-    scores: Tensor,
-    size: Sequence[int],
-    *,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
-) -> Selected:
-    """Detections of one image: its best candidates, clipped to it, after non-max suppression within each class.
+class Limits(Protocol):
+    """What a detector declares for its selection; `iou_threshold` is of non-max suppression within a class."""
 
-    Args:
-        boxes: (P, 4) xyxy.
-        scores: (P, K).
-        size: (height, width) of the image.
-        score_threshold: candidates below are left out.
-        iou_threshold: of non-max suppression.
-        max_detections: at most this many.
+    score_threshold: float
+    iou_threshold: float
+    max_detections: int
+
+
+def select(boxes: Tensor, scores: Tensor, size: Sequence[int], limits: Limits) -> Selected:
+    """Detections of one image of `size` (height, width) from boxes (P, 4) xyxy and scores (P, K).
+
+    Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression.
     """
     best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
-    keep = best >= score_threshold
+    keep = best >= limits.score_threshold
     best, index = best[keep], index[keep]
     chosen = clip_boxes(boxes[index // scores.shape[1]], (int(size[0]), int(size[1])))
     labels = index % scores.shape[1]
-    kept = batched_nms(chosen, best, labels, iou_threshold, max_detections=max_detections)
-    return Selected(chosen[kept], best[kept], labels[kept], kept, (chosen, best, labels))
+    kept = batched_nms(chosen, best, labels, limits.iou_threshold, max_detections=limits.max_detections)
+    found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
+    return Selected(found, kept, (chosen, best, labels))
 
 
 class DetectionModel(ImageModel):

@@ -10,13 +10,7 @@ from detseg.backbones.blocks import ResidualSeparable, conv_norm_act
 
 
 class FeaturePyramid(nn.Module):
-    """Maps of several strides to maps of the same strides and one width.
-
-    Args:
-        channels: channels of the maps that come in, finest first.
-        strides: their strides; each a multiple of the one before.
-        width: channels of every map that goes out.
-    """
+    """Maps of `channels` and `strides`, finest first, to maps of one width; each stride a multiple of the last."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()

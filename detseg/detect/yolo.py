@@ -2,8 +2,7 @@
 
     images -> backbone (strides 8, 16, 32) -> feature pyramid -> grid head -> decode -> NMS
 
-The head is shared by all levels; an anchor's prediction is four box numbers, an objectness and K class scores.
-See `detseg.detect.grid` for what the four numbers mean.
+An anchor's prediction is four box numbers (see `detseg.detect.grid`), an objectness and K class scores.
 """
 
 import logging
@@ -50,14 +49,11 @@ class GridHead(nn.Module):
             layer.bias = nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) to (N, H·W·A, 5) and (N, H·W·A, K)."""
+        """(N, C, H, W) to two tensors: see the class."""
         box = self.box(self.where(x)).permute(0, 2, 3, 1)
         classes = self.classes(self.what(x)).permute(0, 2, 3, 1)
         # Not a reshape to -1: of no images at all it could not tell H·W·A.
-        return (
-            box.unflatten(3, (-1, 5)).flatten(1, 3),
-            classes.unflatten(3, (-1, self.num_classes)).flatten(1, 3),
-        )
+        return box.unflatten(3, (-1, 5)).flatten(1, 3), classes.unflatten(3, (-1, self.num_classes)).flatten(1, 3)
 
 
 @register_model("yolo", task="detect")
@@ -66,19 +62,14 @@ class YoloDetector(DetectionModel):
 
     Args:
         backbone: what `detseg.backbones.create_backbone` returns; its strides are the grid's.
-        num_classes: K.
-        anchors: (levels, A, 2) widths and heights in pixels of the input, for instance from `fit_anchors`.
+        anchors: (levels, A, 2) widths and heights in pixels of the input, from `fit_anchors` say.
         width: channels of the pyramid and of the head.
         reach: how far from its cell's centre a box's centre may lie, in cells; 0.5 is the original YOLO cell.
-        score_threshold: detections below this score are not returned.
-        iou_threshold: of non-max suppression, within a class.
-        max_detections: at most this many an image.
+        score_threshold, iou_threshold, max_detections: see `detseg.detect.model.Limits`.
 
     Example:
-        >>> backbone = create_backbone("resnet18", strides=(8, 16, 32))
-        >>> model = YoloDetector(backbone, num_classes=5, anchors=anchors)
-        >>> losses = model(images, targets)      # {"loss_box": ..., "loss_objectness": ..., "loss_class": ...}
-        >>> detections = model(images)           # [{"boxes": ..., "scores": ..., "labels": ...}, ...]
+        >>> model = YoloDetector(create_backbone("resnet18", strides=(8, 16, 32)), num_classes=5, anchors=anchors)
+        >>> losses, detections = model(images, targets), model(images)
     """
 
     anchors: Tensor
@@ -92,8 +83,7 @@ class YoloDetector(DetectionModel):
         anchors: int = 3
         """Anchors per stride; their sizes are fitted to the training boxes by k-means."""
         reach: float = 1.0
-        """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell that contains
-        it."""
+        """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell around it."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""
@@ -153,18 +143,18 @@ class YoloDetector(DetectionModel):
 
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1].
-            targets: for each image ``boxes`` (M, 4) float32 xyxy in its pixels, ``labels`` (M,) int64 and,
-                if there are any, ``iscrowd`` (M,) bool: regions that are neither object nor background.
+            targets: for each image ``boxes`` (M, 4) float32 xyxy in its pixels, ``labels`` (M,) int64 and maybe
+                ``iscrowd`` (M,) bool: regions that are neither object nor background.
 
         Returns:
-            A dict of scalar losses whose sum is the loss; or for each image ``boxes`` (D, 4) xyxy clipped to
-            the image, ``scores`` (D,) and ``labels`` (D,), best first.
+            Scalar losses ``loss_box``, ``loss_objectness`` and ``loss_class``, whose sum is the loss; or for each image
+            ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.
         """
         grid, boxes, objectness, classes = self.predictions(images)
         if targets is not None:
             return self._losses(grid, boxes, objectness, classes, targets)
         scores = _probabilities(objectness, classes)
-        return [self._select(b, s, images.shape[-2:]) for b, s in zip(boxes, scores, strict=True)]
+        return [select(b, s, images.shape[-2:], self).found for b, s in zip(boxes, scores, strict=True)]
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions."""
@@ -172,12 +162,7 @@ class YoloDetector(DetectionModel):
         return boxes, _probabilities(objectness, classes)
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
-        """Everything the grid says, before any selection.
-
-        Returns:
-            The grid of P predictions, boxes (N, P, 4) xyxy in pixels, objectness logits (N, P) and class
-            logits (N, P, K), all float32.
-        """
+        """Grid of P predictions, boxes (N, P, 4) xyxy, objectness (N, P) and class logits (N, P, K), all float32."""
         features = self.neck(self.backbone(self.normalise(images)))
         outputs = [self.head(x) for x in features]
         sizes = [(x.shape[-2], x.shape[-1]) for x in features]
@@ -192,21 +177,10 @@ class YoloDetector(DetectionModel):
         self, grid: Grid, predicted: Tensor, objectness: Tensor, classes: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
         with torch.autocast(predicted.device.type, enabled=False):
-            flat = flatten_targets(targets, len(predicted))
-            pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, flat.images, reach=self.reach)
-            ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, flat.images)
+            flat, images = flatten_targets(targets, len(predicted)), len(predicted)
+            pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, images, reach=self.reach)
+            ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, images)
             return grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
-
-    def _select(self, boxes: Tensor, scores: Tensor, size: torch.Size) -> dict[str, Tensor]:
-        found = select(
-            boxes,
-            scores,
-            size,
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
-            max_detections=self.max_detections,
-        )
-        return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
 
 
 def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:
@@ -217,7 +191,7 @@ def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:
 def ignored_places(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:
     """(N, P) bool: the prediction's cell centre lies in a crowd region of its image, or its cell holds the region."""
     result = []
-    for (rows, columns), stride, anchors in zip(grid.sizes, grid.strides, grid.anchors_per_level, strict=True):
+    for rows, columns, stride, anchors in grid.levels:
         across = _covered(boxes[:, 0::2], columns, stride)
         down = _covered(boxes[:, 1::2], rows, stride) & crowd[:, None]
         cells = (down[:, :, None] & across[:, None, :]).flatten(1).float()
@@ -227,10 +201,7 @@ def ignored_places(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, imag
 
 
 def _covered(spans: Tensor, count: int, stride: int) -> Tensor:
-    """(M, count) bool: the cells of a row whose centre lies in a span (M, 2), and the one that holds its middle.
-
-    A span that is narrower than a cell may hold no centre at all.
-    """
+    """(M, count) bool: cells whose centre lies in a span (M, 2), and the one with its middle, for narrow spans."""
     cells = torch.arange(count, device=spans.device)
     centres = (cells + 0.5) * stride
     middle = (spans.mean(1, keepdim=True) / stride).long().clamp(0, count - 1)

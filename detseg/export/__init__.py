@@ -1,12 +1,4 @@
-"""Trained models in other programs' forms: one file an exporter.
-
-    @register_exporter("onnx", extra="onnx")
-    def write_onnx(predictor, path):
-        module = predictor.model.exportable()
-        ...
-
-Then ``detseg export RUN --format onnx`` and ``detseg.export.export("runs/detector-1", "onnx")`` write it.
-"""
+"""Trained models in other programs' forms: one file an exporter, a function with `@register_exporter`."""
 
 from __future__ import annotations
 
@@ -17,8 +9,8 @@ from typing import NamedTuple
 from detseg.predict import Predictor, load
 from detseg.registry import Registry
 
+# Writes the model of a predictor, with its names and size, to a path.
 Write = Callable[[Predictor, Path], None]
-"""Writes the model of a predictor, with its names and size, to a path."""
 
 
 class Exporter(NamedTuple):
@@ -32,14 +24,11 @@ EXPORTERS: Registry[Exporter] = Registry("export format")
 
 
 def register_exporter(name: str, *, extra: str | None = None) -> Callable[[Write], Write]:
-    """Decorator: make a function known to `detseg export --format NAME`.
+    """Decorator: make a function known to `detseg export --format NAME`; ValueError where the name is taken.
 
     Args:
         name: of the form; also the ending of its files.
         extra: of detseg, ``pip install detseg[extra]``, that installs what the function imports.
-
-    Raises:
-        ValueError: the name is taken.
     """
 
     def register(write: Write) -> Write:
@@ -50,15 +39,9 @@ def register_exporter(name: str, *, extra: str | None = None) -> Callable[[Write
 
 
 def export(run: str | Path, format: str, output: str | Path | None = None) -> Path:
-    """Write the model of a run in another form; returns the path.
+    """Write the model of a run folder by a registered exporter, by default to ``model.FORMAT`` there; returns the path.
 
-    Args:
-        run: folder of a training run.
-        format: name of a registered exporter.
-        output: file to write; by default ``model.FORMAT`` in the run folder.
-
-    Raises:
-        ValueError: there is no such exporter, no model in the folder, or what the exporter needs is not installed.
+    ValueError: there is no such exporter, no model in the folder, or what the exporter needs is not installed.
     """
     exporter = EXPORTERS[format]
     predictor = load(run)

@@ -1,8 +1,7 @@
 """One object an image: its class and, by four more outputs, its box.
 
-The step between a classifier and a detector: softmax and regression on the same features. Boxes are learnt as centre
-and size in shares of the image; of width and height the square root, as in YOLO (Redmon et al. 2016,
-arXiv:1506.02640): ten pixels more or less matter more on a small box.
+Boxes are learnt as centre and size in shares of the image; of width and height the square root, as in YOLO (Redmon et
+al. 2016, arXiv:1506.02640): ten pixels more or less matter more on a small box.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
-from detseg.backbones.normalise import ImageModel
+from detseg.box_formats import check_name
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 from detseg.detect.model import DetectionModel
 from detseg.registry import register_model
@@ -44,24 +43,15 @@ class Localizer(DetectionModel):
     """Class and box of the one object in an image, on any backbone.
 
     Args:
-        backbone: its deepest map is used; `detseg.backbones.deepest.create_deepest` makes such a one.
-        num_classes: K, at least 1.
+        backbone: its deepest map is used; `detseg.backbones.create_deepest` makes such a one.
         objectness: also tell whether there is an object at all; `scores` are then multiplied by that probability.
         loss: of the box: "mse" or "smooth_l1" of the four numbers, "giou" or "ciou" (1 minus it) of the boxes.
         square_root: learn the square roots of width and height.
-        loss_weights: of the losses of class and box; objectness, where there is one, has the weight 1.
+        loss_weights: of the losses of class and box; objectness has the weight 1.
         size: side of the images, pixels. The box is told from all cells of their map, at most `MOST_CELLS` a side.
-        grid: in place of that, from the map's mean in grid x grid parts. 1 is global average pooling, which knows
-            places only by what channels happen to tell of them.
-        width: channels that the map is reduced to before that.
-        hidden: outputs of the layer between these parts and the box's four numbers.
-        dropout: share of the features of the class that are zeroed at random while training. Those of the box are
-            not: places told by fewer cells are told worse.
-
-    Example:
-        >>> model = Localizer(create_deepest("resnet18"), num_classes=3)
-        >>> losses = model(images, targets)  # {"loss_class": ..., "loss_box": ...}
-        >>> (found, *others) = model(images)  # boxes (1, 4), scores (1,), labels (1,)
+        grid: in place of that, from the map's mean in grid x grid parts; 1 is global average pooling.
+        width, hidden: channels that the map is reduced to before that, and outputs of the layer behind it.
+        dropout: share of the features of the class that are zeroed at random while training; of the box none are.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -80,13 +70,8 @@ class Localizer(DetectionModel):
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
         """The options as set; the box head is made for maps of `config.size`."""
-        return {
-            "objectness": config.objectness,
-            "loss": config.loss,
-            "square_root": config.square_root,
-            "loss_weights": list(config.loss_weights),
-            "size": config.size,
-        }
+        names = ("objectness", "loss", "square_root", "size")
+        return {name: getattr(config, name) for name in names} | {"loss_weights": list(config.loss_weights)}
 
     def __init__(
         self,
@@ -106,12 +91,16 @@ class Localizer(DetectionModel):
         super().__init__(backbone)
         if grid is None:
             grid = min(MOST_CELLS, max(1, math.ceil(size / backbone.strides[-1])))
-        _check(num_classes, loss, loss_weights, grid)
+        check_name("loss", loss, get_args(BoxLoss))
+        if num_classes < 1 or grid < 1:
+            raise ValueError(f"num_classes and grid must be at least 1, not {num_classes} and {grid}")
+        if len(loss_weights) != 2 or min(loss_weights) < 0:
+            raise ValueError(f"loss_weights are two numbers of at least 0, of class and box, not {tuple(loss_weights)}")
         self.backbone = backbone
         self.num_classes = num_classes
         self.loss: BoxLoss = loss
         self.square_root = square_root
-        self.class_weight, self.box_weight = (float(weight) for weight in loss_weights)
+        self.class_weight, self.box_weight = map(float, loss_weights)
         self.grid = grid
         self.dropout = dropout
         channels = backbone.channels[-1]
@@ -133,12 +122,12 @@ class Localizer(DetectionModel):
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
             targets: for each image ``boxes`` (M, 4) xyxy in its pixels, ``labels`` (M,) and ``iscrowd`` (M,). The
-                largest box that is no crowd counts. Without objects there is nothing to learn but objectness, and
-                with crowds alone nothing at all.
+                largest box that is no crowd counts. Without objects objectness alone is learnt, with crowds alone
+                nothing.
 
         Returns:
-            A dict of scalar losses whose sum is the loss; or for each image ``boxes`` (1, 4) clipped to it,
-            ``scores`` (1,) and ``labels`` (1,).
+            Scalar losses whose sum is the loss; or for each image ``boxes`` (1, 4) clipped to it, ``scores`` (1,) and
+            ``labels`` (1,).
         """
         logits, outputs, presence = self.outputs(images)
         height, width = images.shape[-2:]
@@ -148,10 +137,8 @@ class Localizer(DetectionModel):
         if presence is not None:
             scores = scores * presence.sigmoid()
         boxes = clip_boxes(decode(outputs, (width, height), square_root=self.square_root), (height, width))
-        return [
-            {"boxes": boxes[i : i + 1], "scores": scores[i : i + 1], "labels": labels[i : i + 1]}
-            for i in range(len(images))
-        ]
+        found = zip(boxes[:, None], scores[:, None], labels[:, None], strict=True)
+        return [{"boxes": box, "scores": score, "labels": label} for box, score, label in found]
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits (N, K), box numbers (N, 4) in 0..1 and objectness logits (N,) or None, all float32."""
@@ -172,13 +159,16 @@ class Localizer(DetectionModel):
         boxes = decode(outputs, (width, height), square_root=self.square_root)
         return clip_boxes(boxes, (height, width))[:, None], scores[:, None]
 
-    def plain(self) -> nn.Module:
-        """This network as `dense_to_conv` can read it.
+    def plain(self, images: Tensor) -> Tensor:
+        """`forward` for `dense_to_conv`, which decides nothing by what its input is.
 
-        Float images (N, 3, H, W) in [0, 1] to (N, K + 4): class logits and the box's numbers before the sigmoid
-        that brings them to 0..1; K + 5 with objectness, its logit last.
+        Float images to (N, K + 4): class logits and the box's numbers before the sigmoid; K + 5 with objectness last.
         """
-        return _Plain(self)
+        deepest = self.backbone((images - self.mean) / self.std)[-1]
+        pooled = deepest.mean((2, 3))
+        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1)
+        outputs = [self.classifier(pooled), self.box(parts)]
+        return torch.cat(outputs if self.objectness is None else [*outputs, self.objectness(pooled)], 1)
 
     def _losses(
         self, logits: Tensor, outputs: Tensor, presence: Tensor | None, objects: Largest, size: tuple[int, int]
@@ -209,34 +199,10 @@ class Localizer(DetectionModel):
         return F.smooth_l1_loss(outputs, wanted, reduction="none", beta=SMOOTH_L1_BETA).mean(1)
 
 
-class _Plain(ImageModel):
-    """A localizer that decides nothing by what its input is."""
-
-    def __init__(self, model: Localizer) -> None:
-        super().__init__(model)
-        self.backbone, self.reduce, self.grid = model.backbone, model.reduce, model.grid
-        self.classifier, self.box, self.objectness = model.classifier, model.box, model.objectness
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, K + 4) or (N, K + 5)."""
-        deepest = self.backbone((images - self.mean) / self.std)[-1]
-        pooled = deepest.mean((2, 3))
-        parts = F.adaptive_avg_pool2d(self.reduce(deepest), self.grid).flatten(1)
-        outputs = [self.classifier(pooled), self.box(parts)]
-        return torch.cat(outputs if self.objectness is None else [*outputs, self.objectness(pooled)], 1)
-
-
 def encode(boxes: Tensor, size: tuple[float, float], *, square_root: bool = True) -> Tensor:
-    """Boxes as the four numbers that are learnt; ``decode(encode(boxes, size), size) == boxes``.
+    """Boxes (N, 4) xyxy in pixels of an image of (width, height) = `size` as the four numbers that are learnt.
 
-    Args:
-        boxes: (N, 4) xyxy, pixels of an image of `size`.
-        size: (width, height) of the image.
-        square_root: of width and height.
-
-    Returns:
-        (N, 4): centre x and y, width and height (or their square roots), in shares of the image, 0..1 for boxes
-        inside of it.
+    (N, 4): centre x and y, width and height (or their square roots), in shares of the image, 0..1 inside of it.
     """
     shares = convert_boxes(boxes, "xyxy", "cxcywh") / boxes.new_tensor([*size, *size])
     return torch.cat([shares[:, :2], shares[:, 2:].clamp(min=0).sqrt()], 1) if square_root else shares
@@ -257,19 +223,7 @@ def largest_objects(targets: Sequence[Mapping[str, Tensor]]) -> Largest:
     )
     boxes = boxes.float()
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    area = torch.where(crowd, 0, sides.prod(-1))
-    value, index = area.max(1)
+    value, index = torch.where(crowd, 0, sides.prod(-1)).max(1)
     rows = torch.arange(len(targets), device=boxes.device)
     there = value > 0
     return Largest(there, boxes[rows, index], labels[rows, index], there | ~crowd.any(1))
-
-
-def _check(num_classes: int, loss: str, loss_weights: Sequence[float], grid: int) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
-    if loss not in get_args(BoxLoss):
-        raise ValueError(f"unknown loss {loss!r}: choose one of {', '.join(get_args(BoxLoss))}")
-    if len(loss_weights) != 2 or min(loss_weights) < 0:
-        raise ValueError(f"loss_weights are two numbers of at least 0, of class and box, not {tuple(loss_weights)}")
-    if grid < 1:
-        raise ValueError(f"grid must be at least 1, not {grid}")

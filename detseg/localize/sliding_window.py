@@ -1,15 +1,13 @@
 """A localizer that slides over images: a detector from a classifier with a box, and why it need not slide.
 
 A window moved over an image and over shrunk copies of it meets every object once at about the size the localizer was
-trained on, in about the middle (Rowley et al. 1998). Cutting the windows out would compute most of every image dozens
-of times, for neighbours overlap; turned into convolutions, the network says for all windows at once what it says of one
-(Sermanet et al. 2014, arXiv:1312.6229). What remains is to put the boxes back into the image and to keep the best.
+trained on, in about the middle (Rowley et al. 1998). Cut out, overlapping windows would be computed dozens of times;
+turned into convolutions, the network says for all at once what it says of one (Sermanet et al. 2014, arXiv:1312.6229).
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,37 +27,17 @@ LARGEST = 0.75
 AGREE = 0.5
 
 
-class Windows(NamedTuple):
-    """What the P windows of N images say, level by level, row by row."""
-
-    boxes: Tensor  # (N, P, 4) float32 xyxy, pixels of the image
-    scores: Tensor  # (N, P, K) float32, probability that the window's object is there and of that class
-
-
 class SlidingWindowDetector(nn.Module):
     """A detector made of a localizer with objectness, by looking at all places and sizes.
 
     At each level of the pyramid the windows lie `stride` pixels apart, that of the localizer's deepest map. The middle
-    of window (y, x) is at (stride · (y + 1/2), stride · (x + 1/2)), so that their middles cover the image as the cells
-    of a grid detector do; those near the border reach over it, and see grey there.
+    of window (y, x) is at (stride · (y + 1/2), stride · (x + 1/2)); those near the border reach over it, and see grey.
 
     Args:
-        localizer: trained on windows such as `detseg windows` cuts; its weights are copied.
+        localizer: with objectness, trained on windows such as `detseg windows` cuts; its weights are copied.
         window: side of the squares it was trained on, pixels; a multiple of the stride, twice it at least.
         ratio: between the levels of the pyramid, that the windows were cut for.
-        score_threshold: detections below this score are not returned.
-        iou_threshold: of non-max suppression, within a class; then the boxes that agree with one are merged into it.
-        max_detections: at most this many an image.
-
-    Attributes:
-        network: the localizer as convolutions; `network.report` says what was converted.
-
-    Raises:
-        ValueError: the localizer has no objectness, or an option is out of range.
-
-    Example:
-        >>> model = SlidingWindowDetector(localizer, window=128)
-        >>> detections = model(images)  # [{"boxes": ..., "scores": ..., "labels": ...}, ...]
+        score_threshold, iou_threshold, max_detections: see `Limits`; the boxes that agree with one are merged into it.
     """
 
     def __init__(
@@ -75,15 +53,15 @@ class SlidingWindowDetector(nn.Module):
         super().__init__()
         if localizer.objectness is None:
             raise ValueError(
-                "this localizer takes it that there is an object in every image, so it would find one in every "
-                "window; train one with objectness, on windows with and without objects"
+                "a localizer without objectness finds an object in every window; train one with objectness, on windows "
+                "with and without objects"
             )
         stride = localizer.backbone.strides[-1]
         if window % stride or window < 2 * stride:
             raise ValueError(f"window must be a multiple of the stride {stride}, and twice it at least, not {window}")
         if not 1 < ratio <= 4:
             raise ValueError(f"ratio must be above 1 and at most 4, not {ratio}")
-        self.network = dense_to_conv(localizer, (window, window))
+        self.network = dense_to_conv(localizer, (window, window))  # `network.report` says what was converted
         self.num_classes = localizer.num_classes
         self.square_root = localizer.square_root
         self.window, self.stride, self.ratio = window, stride, ratio
@@ -94,33 +72,29 @@ class SlidingWindowDetector(nn.Module):
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Detections of images (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
 
-        The smallest objects that are found take 0.75 / ratio of a window in the images as they are: enlarge images
-        for smaller ones. The largest are as large as the image.
-
-        Returns:
-            For each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.
+        For each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first. Objects
+        from 0.75 / ratio of a window, in the images as they are, to the whole image are found.
         """
         boxes, scores = self.predictions(images)
         return [self._select(b, s, images.shape[-2:]) for b, s in zip(boxes, scores, strict=True)]
 
-    def predictions(self, images: Tensor) -> Windows:
-        """What all windows say, before any selection; `images` as in `forward`."""
+    def predictions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What P windows say of images, level by level, row by row, before any selection: float32.
+
+        Boxes (N, P, 4) xyxy in pixels, and scores (N, P, K): how likely the object is there and of that class.
+        """
         images = unit_images(images, next(self.network.parameters()).dtype)
         levels = [self._level(images, size) for size in self.level_sizes(*images.shape[-2:])]
-        return Windows(
-            torch.cat([level.boxes for level in levels], 1), torch.cat([level.scores for level in levels], 1)
-        )
+        boxes, scores = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
+        return boxes, scores
 
     def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of the levels of the pyramid, the image itself first.
-
-        In the last a window holds an object as large as the image.
-        """
+        """Height and width of the levels, the image first; in the last a window holds an object as large as that."""
         steps = math.ceil(math.log(max(height, width) / (LARGEST * self.window)) / math.log(self.ratio) - 1e-6)
         scales = (self.ratio**-level for level in range(max(0, steps) + 1))
         return [(max(1, round(height * s)), max(1, round(width * s))) for s in scales]
 
-    def _level(self, images: Tensor, size: tuple[int, int]) -> Windows:
+    def _level(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """All windows of one level, in pixels of the images."""
         height, width = images.shape[-2:]
         if size != (height, width):
@@ -131,52 +105,37 @@ class SlidingWindowDetector(nn.Module):
         classes, numbers, presence = outputs.split([self.num_classes, 4, 1], 2)
         square = (self.window, self.window)
         boxes = decode(numbers.sigmoid().flatten(0, 1), square, square_root=self.square_root)
-        y, x = torch.meshgrid(
-            torch.arange(rows, device=boxes.device), torch.arange(columns, device=boxes.device), indexing="ij"
-        )
+        sides = (torch.arange(count, device=boxes.device) for count in (rows, columns))
+        y, x = torch.meshgrid(*sides, indexing="ij")
         corners = torch.stack((x, y, x, y), -1).view(-1, 4) * self.stride - (self.window - self.stride) // 2
         boxes = boxes.view(len(images), rows * columns, 4) + corners
         scale = boxes.new_tensor([width / size[1], height / size[0]] * 2)
-        return Windows(boxes * scale, classes.softmax(2) * presence.sigmoid())
+        return boxes * scale, classes.softmax(2) * presence.sigmoid()
 
     def _surround(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) with grey around, so that ceil(H / stride) x ceil(W / stride) windows fit in."""
-        border = self.window - self.stride
-        right, bottom = (-side % self.stride for side in (images.shape[-1], images.shape[-2]))
-        before = border // 2
+        border, before = self.window - self.stride, (self.window - self.stride) // 2
+        bottom, right = (-side % self.stride for side in images.shape[-2:])
         padding = (before, border - before + right, before, border - before + bottom)
         return F.pad(images, padding, value=SURROUNDINGS)
 
     def _select(self, boxes: Tensor, scores: Tensor, size: torch.Size) -> dict[str, Tensor]:
         """Detections of one image from boxes (P, 4) and scores (P, K)."""
-        found = select(
-            boxes,
-            scores,
-            size,
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
-            max_detections=self.max_detections,
-        )
-        merged, evidence = accumulate(*found.candidates, found.kept)
+        selected = select(boxes, scores, size, self)
+        merged, evidence = accumulate(*selected.candidates, selected.kept)
         evidence, order = evidence.sort(descending=True, stable=True)
         merged = clip_boxes(merged[order], (int(size[0]), int(size[1])))  # a mean may be a rounding error outside
-        return {"boxes": merged, "scores": evidence, "labels": found.labels[order]}
+        return {"boxes": merged, "scores": evidence, "labels": selected.found["labels"][order]}
 
 
 def accumulate(boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """What all windows that mean the same object say of it (Sermanet et al. 2014, arXiv:1312.6229, section 4.3).
 
     Several windows see an object well enough to tell its box; one that takes a petal for a flower stands alone. So a
-    box is the mean of those that agree with it, weighted by their scores, and their sum S is what speaks for it.
+    box is the mean of those of its class that agree with it, weighted by their scores.
 
-    Args:
-        boxes: (M, 4) xyxy.
-        scores: (M,).
-        labels: (M,); only boxes of the same class agree.
-        kept: (D,) the positions of those that non-max suppression leaves.
-
-    Returns:
-        Boxes (D, 4), and scores (D,) that lie in 0..1 and rise with S: 1 - exp(-S), about S where it is small.
+    Of boxes (M, 4) xyxy, scores (M,) and labels (M,) of the candidates, and positions `kept` (D,) of those that
+    non-max suppression leaves, to boxes (D, 4), and scores (D,) in 0..1: 1 - exp(-S) of the sum S of scores.
     """
     agrees = (box_iou(boxes[kept], boxes) >= AGREE) & (labels[kept, None] == labels)
     # A box without area has no IoU with itself.

@@ -52,6 +52,8 @@ def define_detector():
             stride: int = 32
             """Pixels a cell of the toy's map."""
 
+        score_threshold, iou_threshold, max_detections = 0.01, 0.5, 100
+
         @classmethod
         def options_for(cls, data, config):
             sides = data.boxes[:, 2:] - data.boxes[:, :2]
@@ -77,12 +79,8 @@ def define_detector():
         def forward(self, images, targets=None):
             boxes, logits = self.raw(images)
             if targets is None:
-                options = {"score_threshold": 0.01, "iou_threshold": 0.5, "max_detections": 100}
-                found = [
-                    select(b, s.softmax(-1)[:, 1:], images.shape[-2:], **options)
-                    for b, s in zip(boxes, logits, strict=True)
-                ]
-                return [{"boxes": f.boxes, "scores": f.scores, "labels": f.labels} for f in found]
+                scores, size = logits.softmax(-1)[..., 1:], images.shape[-2:]
+                return [select(b, s, size, self).found for b, s in zip(boxes, scores, strict=True)]
             flat, stride = flatten_targets(targets, len(images)), self.backbone.strides[-1]
             rows, columns = (-(-side // stride) for side in images.shape[-2:])
             middle = ((flat.boxes[:, :2] + flat.boxes[:, 2:]) / 2 / stride).long()

@@ -223,7 +223,7 @@ def test_every_part_learns(loss):
     ("options", "message"),
     [
         ({"num_classes": 0}, "num_classes"),
-        ({"loss": "iou"}, "unknown loss 'iou': choose one of mse"),
+        ({"loss": "iou"}, "unknown loss 'iou': use one of mse"),
         ({"loss_weights": (1,)}, "loss_weights are two numbers"),
         ({"loss_weights": (1, -1)}, "loss_weights are two numbers"),
         ({"grid": 0}, "grid"),

@@ -242,7 +242,7 @@ def test_selection_follows_the_device_of_its_input(monkeypatch: pytest.MonkeyPat
         seen.extend(value for value in tensors_and_threshold if isinstance(value, Tensor))
         return torch.arange(7, device=seen[0].device)
 
-    monkeypatch.setattr("detseg.localize.sliding_window.batched_nms", first_seven)
+    monkeypatch.setattr("detseg.detect.model.batched_nms", first_seven)
     detector = SlidingWindowDetector(localizer(), 40)
     detector.score_threshold = BelowAll()  # type: ignore[assignment]
     with FakeTensorMode():

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -62,8 +63,8 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
     twice as wide there is one row of cells.
 
     Args:
-        model: (N, C, H, W) to (N, K), a network that `torch.fx` can trace; or one with a method `plain` that gives
-            such a form of it, as detseg's trained classifiers and localizers have. It is left as it is.
+        model: (N, C, H, W) to (N, K), a network that `torch.fx` can trace; or one with a method `plain` that does
+            the same for tracing, as detseg's trained classifiers and localizers have. It is left as it is.
         input_size: height and width of the images it was trained with.
 
     Returns:
@@ -75,8 +76,10 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
     """
     if not isinstance(input_size, Sequence) or len(input_size) != 2 or min(input_size) < 1:
         raise ValueError(f"input_size must be height and width in pixels, such as (224, 224), got {input_size}")
-    plain = getattr(model, "plain", None)
-    model = copy.deepcopy(model if plain is None else plain()).eval()
+    model = copy.deepcopy(model).eval()
+    kind: Any = type(model)
+    if hasattr(kind, "plain"):  # torch.fx traces the `forward` of a class
+        model.__class__ = type(kind.__name__, (kind,), {"forward": kind.plain})
     example = _example(model, input_size)
     graph_module = trace(model, example)
     converter = Converter(graph_module)

@@ -1,23 +1,114 @@
-"""Non-max suppression: hard, soft, and weighted boxes fusion."""
+"""Hard non-max suppression: of boxes that overlap much, keep the best scored one.
 
-from typing import TYPE_CHECKING, Any
+Greedy: boxes are visited from the highest score down; a visited box that is still there is kept and removes
+every later box whose IoU with it is strictly greater than the threshold. Equal scores are visited by rising
+index. IoU is computed in float32 whatever the input's type; two boxes without area have IoU 0.
 
-from detseg.detect.nms.greedy import batched_nms, nms
+There are three ways to the same indices:
 
-if TYPE_CHECKING:
-    from detseg.detect.nms.fusion import weighted_boxes_fusion
-    from detseg.detect.nms.soft import soft_nms
+- `on_cpu` checks and sorts. Then, group by group, `dense` compares each kept box with all that are left, which is
+  fastest where there are few boxes or few are kept; or `nearby` compares each box with those near it, found by a
+  grid, which is fastest where many boxes are kept on a large canvas.
+- On other devices, and where torch traces the call, `by_torchvision` uses torchvision's operator. It knows no DIoU, so
+  those boxes are brought to the CPU.
 
-__all__ = ["batched_nms", "nms", "soft_nms", "weighted_boxes_fusion"]
+`soft` lowers the scores of overlapping boxes, `fusion` averages them. All begin with `checks`.
+"""
 
-_LAZY = {"soft_nms": "detseg.detect.nms.soft", "weighted_boxes_fusion": "detseg.detect.nms.fusion"}
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from detseg.detect.nms.by_torchvision import keep_by_torchvision
+from detseg.detect.nms.checks import Array, Rule, check_kinds, check_threshold, like, to_arrays
+
+Metric = Literal["iou", "diou"]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported when asked for: their pages load numba, half a second.
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+def nms(
+    boxes: Array,
+    scores: Array,
+    iou_threshold: float,
+    *,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    metric: Metric = "iou",
+) -> Array:
+    """Indices (int64, best score first) of the boxes that survive non-max suppression.
 
-    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
-    return value
+    Torch in (any device), torch out on the same device; numpy in, numpy out.
+
+    Args:
+        boxes: (N, 4) xyxy, x1 <= x2 and y1 <= y2, any float or integer type.
+        scores: (N,), any float or integer type.
+        iou_threshold: in [0, 1]; a box is dropped when its IoU with a kept one is strictly greater.
+        score_threshold: drop first every box whose score is not strictly greater.
+        max_detections: return this many at most, and stop there.
+        metric: "diou" lowers the IoU by the distance of the centres, so that neighbours in a crowd are kept
+            (Zheng et al. 2020, arXiv:1911.08287).
+
+    Raises:
+        ValueError: wrong shapes, lengths or devices, a threshold out of range, NaN or infinite numbers, or a
+            reversed box; the message names its index and value.
+    """
+    given = {"boxes": boxes, "scores": scores}
+    return _suppress(given, iou_threshold, score_threshold, max_detections, metric)
+
+
+def batched_nms(
+    boxes: Array,
+    scores: Array,
+    labels: Array,
+    iou_threshold: float,
+    *,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    metric: Metric = "iou",
+) -> Array:
+    """Like `nms`, but a box only removes boxes of its own label.
+
+    `labels` (N,) is the class, or any other group such as class x image; `max_detections` counts all together. The
+    result is exactly the union of `nms` on each label, for any labels (negative, huge, with holes) and coordinates.
+    (While torch.compile or torch.export trace the call, labels are moved apart by an offset in float64: IoU within
+    1e-6 of the threshold may go either way.) Raises ValueError as `nms`, also for labels.
+    """
+    given = {"boxes": boxes, "scores": scores, "labels": labels}
+    return _suppress(given, iou_threshold, score_threshold, max_detections, metric)
+
+
+@cache
+def _on_cpu() -> Any:
+    """The page that loads numba, half a second; not everyone who imports nms calls it."""
+    from detseg.detect.nms import on_cpu
+
+    return on_cpu
+
+
+def _suppress(
+    given: dict[str, Any],
+    iou_threshold: float,
+    score_threshold: float | None,
+    max_detections: int | None,
+    metric: Metric,
+) -> Any:
+    """Both functions: check, choose by device, and give back what came in."""
+    from_numpy = check_kinds(given)
+    threshold = check_threshold(iou_threshold, score_threshold)
+    if max_detections is not None and not (max_detections >= 0 and max_detections % 1 == 0):
+        raise ValueError(f"max_detections must be a whole number, 0 or more, got {max_detections}")
+    if metric not in ("iou", "diou"):
+        raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
+    if not from_numpy:
+        tracing = torch.compiler.is_compiling() or isinstance(given["boxes"], FakeTensor)
+        if tracing and metric == "diou":
+            raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
+        if metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):
+            kept = keep_by_torchvision(**given, threshold=threshold, score_threshold=score_threshold, tracing=tracing)
+            return kept if max_detections is None else kept[: int(max_detections)]
+    arrays = given if from_numpy else to_arrays(given)
+    rule = Rule(np.float32(threshold), True if metric == "diou" else None)
+    kept = _on_cpu().keep_on_cpu(**arrays, rule=rule, score_threshold=score_threshold, max_detections=max_detections)
+    return like(given["boxes"], kept)[0]

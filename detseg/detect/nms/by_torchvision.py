@@ -1,31 +1,26 @@
 """Hard suppression by torchvision's operator: for GPUs, and where torch traces the call."""
 
-from itertools import accumulate
-
 import torch
 import torchvision  # noqa: F401  (loads the compiled operators below)
 from torch import Tensor
 
-from detseg.detect.nms.checks import name_bad_value, to_arrays, values_are_fine
+from detseg.detect.nms.checks import name_bad_value, to_arrays
 
 
 @torch.no_grad()
 def keep_by_torchvision(
     boxes: Tensor,
     scores: Tensor,
-    labels: Tensor | None,
-    threshold: float,
+    labels: Tensor | None = None,
     *,
+    threshold: float,
     score_threshold: float | None,
     tracing: bool,
 ) -> Tensor:
     """Kept indices (int64), best first, of boxes (N, 4), scores (N,) and maybe labels (N,), on their device.
 
-    Args:
-        tracing: torch.compile, torch.export or a fake tensor mode is looking: nothing may depend on the numbers.
-
-    Raises:
-        ValueError: a number is not finite or a box is reversed; not while tracing.
+    While `tracing` (torch.compile, torch.export or a fake tensor mode looks on) nothing may depend on the numbers.
+    Otherwise ValueError is raised for one that is not finite, or a reversed box.
     """
     given = {"boxes": boxes.float(), "scores": scores} | ({} if labels is None else {"labels": labels})
     boxes, scores = (boxes if tracing else _near_the_origin(boxes)).detach().float(), scores.detach()
@@ -33,7 +28,7 @@ def keep_by_torchvision(
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
     # Looking at the flag now would wait for everything queued before. The operator below waits anyway, so it is
     # read after that; bad numbers do no harm meanwhile.
-    fine = None if tracing else values_are_fine(boxes, scores, labels)
+    fine = None if tracing else _values_are_fine(boxes, scores, labels)
     if scores.is_floating_point() and scores.itemsize < 4:
         scores = scores.float()  # as on CPUs: bfloat16 would round the score threshold
     order = torch.argsort(scores, descending=True, stable=True)
@@ -47,9 +42,20 @@ def keep_by_torchvision(
     else:
         kept = _nms_per_label(ordered, labels[order], threshold)
     if fine is not None and not fine:
-        arrays = to_arrays(given)
-        raise ValueError(name_bad_value(arrays["boxes"], arrays["scores"], arrays.get("labels")))
+        raise ValueError(name_bad_value(**to_arrays(given)))
     return order[kept]
+
+
+def _values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
+    """One bool, still on the device: all numbers finite and no box reversed. N >= 1."""
+    # x2 - x1 is NaN or infinite when a corner is, so the smallest and the largest extent tell everything.
+    smallest, largest = torch.aminmax(boxes[:, 2:] - boxes[:, :2])
+    fine = (smallest >= 0) & (largest < torch.inf)
+    for values in (scores, labels):
+        if values is not None and values.is_floating_point():
+            low, high = torch.aminmax(values)
+            fine = fine & (low > -torch.inf) & (high < torch.inf)
+    return fine
 
 
 def _near_the_origin(boxes: Tensor) -> Tensor:
@@ -79,20 +85,17 @@ def _nms_per_label(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
     if kept is not None:
         return kept
     # One operator call a label and nothing else: its overhead is most of the cost with many labels.
-    groups = zip(boxes[by_label].split(counts), _ranks(boxes).split(counts), strict=True)
-    parts = [torch.ops.torchvision.nms(group, ranks, threshold) for group, ranks in groups]
-    starts = [0, *accumulate(counts)][: len(counts)]
-    parts = [positions + start for positions, start in zip(parts, starts, strict=True)]
-    return by_label[torch.cat(parts)].sort().values if parts else by_label
+    groups = zip(*(x.split(counts) for x in (by_label, boxes[by_label], _ranks(boxes))), strict=True)
+    parts = [positions[torch.ops.torchvision.nms(group, ranks, threshold)] for positions, group, ranks in groups]
+    return torch.cat(parts).sort().values if parts else by_label
 
 
 def _nms_together(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor | None:
     """What `_nms_per_label` promises, by two operator calls for all labels; None where they prove nothing.
 
-    The labels are moved apart in float64, where IoU differs a little from the float32 one. So it is done with
-    a threshold surely below and one surely above: if both keep the same boxes, so does the true rule. (By
-    induction from the best box down: what is kept at the low threshold, no kept box removes at the true one;
-    what is dropped at the high threshold, the same kept box removes at the true one.)
+    The labels are moved apart in float64, where IoU differs a little from the float32 one. So it is done with a
+    threshold surely below and one surely above: if both keep the same boxes, so does the true rule (by induction from
+    the best box down).
     """
     try:
         shifted, rounding = _moved_apart(boxes, labels)
@@ -109,10 +112,7 @@ def _nms_together(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor | N
 
 
 def _moved_apart(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (N, 4) in float64, each label moved to a place of its own, and the rounding error of a corner.
-
-    No boxes are moved as well as many, without a look at their number: a traced model may meet both.
-    """
+    """Boxes (N, 4) in float64, each label moved to a place of its own, and the rounding error of a corner; N >= 0."""
     values, back = labels.sort()
     before = (torch.arange(values.shape[0], device=values.device) - 1).clamp_min(0)
     place = torch.zeros_like(back)

@@ -1,6 +1,6 @@
 """Checks of boxes, scores and labels, and their common form; for all kinds of non-max suppression."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,24 +30,20 @@ def check_kinds(given: Mapping[str, Any]) -> bool:
     from_numpy = isinstance(boxes, np.ndarray)
     kind: type = np.ndarray if from_numpy else Tensor
     if not all(isinstance(value, kind) for value in given.values()):
-        raise ValueError(_name_bad_kind(given))
+        kinds = _listed(given, lambda value: type(value).__name__)
+        raise ValueError(f"all inputs must be torch or all numpy, got {kinds}")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4), got {tuple(boxes.shape)}")
     for name, value in given.items():
         if name != "boxes" and value.shape != boxes.shape[:1]:
             raise ValueError(f"{name} must have shape ({len(boxes)},), one for each box, got {tuple(value.shape)}")
     if not from_numpy and any(value.device != boxes.device for value in given.values()):
-        devices = {name: str(value.device) for name, value in given.items()}
-        raise ValueError(f"all inputs must be on one device, got {_listed(devices)}")
+        raise ValueError(f"all inputs must be on one device, got {_listed(given, lambda value: value.device)}")
     return from_numpy
 
 
-def _name_bad_kind(given: Mapping[str, Any]) -> str:
-    for name, value in given.items():
-        if not isinstance(value, Tensor | np.ndarray):
-            return f"{name} must be a torch tensor or a numpy array, got {type(value).__name__}"
-    kinds = {name: "numpy" if isinstance(value, np.ndarray) else "torch" for name, value in given.items()}
-    return f"all inputs must be torch or all numpy, got {_listed(kinds)}"
+def _listed(given: Mapping[str, Any], look: Callable[[Any], object]) -> str:
+    return ", ".join(f"{name}: {look(value)}" for name, value in given.items())
 
 
 def check_threshold(iou_threshold: float, score_threshold: float | None) -> float:
@@ -96,15 +92,15 @@ def float32_boxes(boxes: NDArray[Any]) -> NDArray[np.float32]:
     each other. Float32 numbers have exact differences then (Sterbenz), so moving changes nothing for those, and keeps
     the digits of wider ones: maps have coordinates in the millions and boxes of a metre.
     """
-    if boxes.dtype != np.float32 and len(boxes) and not np.can_cast(boxes.dtype, np.float32):
-        corners = boxes.astype(np.float64).reshape(-1, 2)
-        with np.errstate(invalid="ignore", over="ignore"):
-            low, high = corners.min(0), corners.max(0)
-            far = np.maximum(-low, high) > 2 * (high - low)
-            if far.any() and (boxes[:, 2:] >= boxes[:, :2]).all():  # others are to be named as they came
-                boxes = (corners - np.where(far, low, 0)).reshape(-1, 4)
-            return numbers(boxes, np.float32)
-    return numbers(boxes, np.float32)
+    if boxes.dtype == np.float32 or len(boxes) == 0 or np.can_cast(boxes.dtype, np.float32):
+        return numbers(boxes, np.float32)
+    corners = boxes.astype(np.float64).reshape(-1, 2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = corners.min(0), corners.max(0)
+        far = np.maximum(-low, high) > 2 * (high - low)
+        if far.any() and (boxes[:, 2:] >= boxes[:, :2]).all():  # others are to be named as they came
+            boxes = (corners - np.where(far, low, 0)).reshape(-1, 4)
+        return numbers(boxes, np.float32)
 
 
 def whole_labels(labels: NDArray[Any] | None) -> NDArray[np.int64]:
@@ -116,20 +112,8 @@ def whole_labels(labels: NDArray[Any] | None) -> NDArray[np.int64]:
     return numbers(labels, np.int64)
 
 
-def values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
-    """One bool, still on the device: all numbers finite and no box reversed. N >= 1."""
-    # x2 - x1 is NaN or infinite when a corner is, so the smallest and the largest extent tell everything.
-    smallest, largest = torch.aminmax(boxes[:, 2:] - boxes[:, :2])
-    fine = (smallest >= 0) & (largest < torch.inf)
-    for values in (scores, labels):
-        if values is not None and values.is_floating_point():
-            low, high = torch.aminmax(values)
-            fine = fine & (low > -torch.inf) & (high < torch.inf)
-    return fine
-
-
-def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> str:
-    """The message for the first bad box, score or label."""
+def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None = None) -> str:
+    """The message for the first bad box, score or label, of which there is one."""
     with np.errstate(invalid="ignore", over="ignore"):
         extents = boxes[:, 2:] - boxes[:, :2]
     findings = [
@@ -140,21 +124,14 @@ def name_bad_value(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[An
     ]
     if labels is not None:
         findings.append(("labels", labels, ~np.isfinite(labels), "is not finite"))
-    for name, values, bad, what in findings:
-        count = int(bad.sum())
-        if count:
-            index = int(bad.argmax())
-            more = f" ({count} such {name} in all)" if count > 1 else ""
-            return f"{name}[{index}] = {values[index].tolist()} {what}{more}"
-    raise AssertionError("called without a bad value")
+    name, values, bad, what = next(finding for finding in findings if finding[2].any())
+    index, count = int(bad.argmax()), int(bad.sum())
+    more = f" ({count} such {name} in all)" if count > 1 else ""
+    return f"{name}[{index}] = {values[index].tolist()} {what}{more}"
 
 
 def checked_arrays(given: Mapping[str, Any]) -> Arrays:
-    """`given` (see `check_kinds`) as arrays whose numbers are checked and whose scores are not negative.
-
-    Raises:
-        ValueError: for any of that.
-    """
+    """`given` (see `check_kinds`) as arrays; raises ValueError also for bad numbers and negative scores."""
     check_kinds(given)
     arrays = to_arrays(given)
     boxes, scores, labels = arrays["boxes"], arrays["scores"], arrays.get("labels")
@@ -169,7 +146,3 @@ def checked_arrays(given: Mapping[str, Any]) -> Arrays:
     if negative.any():
         raise ValueError(f"scores[{int(negative.argmax())}] = {scores[negative][0]} is negative")
     return arrays
-
-
-def _listed(values: dict[str, str]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in values.items())

@@ -1,7 +1,6 @@
 """Hard suppression where few boxes are kept, compiled by numba: each kept box against all that are left.
 
-One vectorised pass a kept box. Dropped boxes are squeezed out of the arrays as they accumulate. Arithmetic on boxes is
-float32 in the order torchvision's kernel has it: the indices are the same to the last bit.
+Arithmetic on boxes is float32 in the order torchvision's kernel has it: the indices are the same to the last bit.
 """
 
 from typing import Any, NamedTuple
@@ -30,13 +29,12 @@ class Box(NamedTuple):
 def suppress_densely(
     boxes: NDArray[np.float32], order: Order, starts: NDArray[np.int64], rule: Rule, limit: int, largest: int
 ) -> Order:
-    """Kept boxes of each group, group after group, best first.
+    """Kept boxes of each group, `limit` at most, group after group, best first.
 
     Args:
         boxes: (M, 4) xyxy.
-        order: (N,) indices of the boxes to look at, by group, then best first; overwritten.
-        starts: (G + 1,) group g owns order[starts[g]:starts[g + 1]]; only boxes of one group compete.
-        limit: keep so many of a group.
+        order: (N,) indices of the boxes to look at, best first in each group; overwritten.
+        starts: (G + 1,) group g is order[starts[g]:starts[g + 1]].
         largest: no group has more boxes.
     """
     columns, dropped = np.empty((5, largest), np.float32), np.empty(largest, np.uint8)

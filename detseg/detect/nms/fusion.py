@@ -1,7 +1,7 @@
 """Weighted boxes fusion: several detectors' boxes, or one's under several views, averaged (Solovyev et al. 2021).
 
-Non-max suppression keeps the best of overlapping boxes and forgets the rest; fusion moves it to their mean, weighted by
-their scores, and lowers the score of what few of the models found (arXiv:1910.13302).
+Fusion moves the best of overlapping boxes to their mean, weighted by their scores, and lowers the score of what few of
+the models found (arXiv:1910.13302).
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,13 @@ def weighted_boxes_fusion(
 
     Args:
         boxes: of each model (or view) (N, 4) xyxy, all in the pixels of one image.
-        scores: of each model (N,), none negative.
-        labels: of each model (N,) whole numbers.
+        scores, labels: of each model (N,), none negative, and (N,) whole numbers.
         weights: how much each model counts; 1 by default.
-        iou_threshold: in [0, 1].
         score_threshold: boxes with lower scores are left out first.
         score: of a cluster: the weighted "mean" of its boxes' scores, times the number of its boxes over that of the
             models, at most 1; or the "max".
 
-    Raises:
-        ValueError: lists of different lengths, else as `detseg.detect.nms.greedy`; the message begins with the model.
+    Raises ValueError as `nms`, and for lists of different lengths; the message begins with the model.
     """
     models = len(boxes)
     if models == 0 or not len(scores) == len(labels) == models:
@@ -69,9 +66,8 @@ def weighted_boxes_fusion(
 
 def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One model's boxes and scores in float32 and labels in int64."""
-    given = {"boxes": boxes, "scores": scores, "labels": labels}
     try:
-        arrays = checked_arrays(given)
+        arrays = checked_arrays({"boxes": boxes, "scores": scores, "labels": labels})
         if arrays["labels"].dtype.kind == "f" and len(labels):
             raise ValueError(f"labels must be whole numbers, got {arrays['labels'].dtype}")
     except ValueError as error:
@@ -86,11 +82,8 @@ def _fuse(boxes, scores, labels, order, threshold, best):
     """Clusters of boxes: their mean boxes (C, 4), scores (C,), numbers of boxes (C,) and labels (C,).
 
     Args:
-        boxes: (N, 4) xyxy.
         scores: (N,) the weights of the boxes in their cluster's mean.
-        labels: (N,); a cluster has one label.
         order: (D,) the boxes to fuse, those of a label together and best first.
-        threshold: a box joins the cluster whose mean it overlaps most, if the IoU is above this.
         best: a cluster's score is that of its best box, else their mean.
     """
     means = np.empty((len(order), 4), np.float32)

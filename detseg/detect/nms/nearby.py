@@ -5,11 +5,9 @@ of their sides, in x and in y. So a box lies in one cell, by its centre, of the 
 above its longer side, which is also the cells' width. What may drop it lies in a few cells of a few levels. Cells of
 all levels share one table; boxes that are in one slot by chance are only one comparison more.
 
-Boxes are copied in the order of the slots and judged in that order too: what is looked at lies side by side in
-memory, however many boxes there are. In each slot the best comes first, and those that are kept are moved together, so
-that dropped ones are not looked at again. A box that a better one would drop can be judged once that one has been; if
-it has not, its slot goes first, up to it. Such a chain never comes back to the same box, for each one in it is better
-than the one before.
+Boxes are copied and judged slot by slot, so that what is looked at lies side by side in memory. In each slot the best
+comes first, and those that are kept are moved together. A box that a better one would drop is judged after that one,
+whose slot goes first, up to it. Such a chain never comes back to the same box, for each one in it is better.
 """
 
 import math
@@ -45,25 +43,20 @@ class Index(NamedTuple):
 
 
 def suppress_nearby(boxes: NDArray[np.float32], order: Order, canvas: tuple[float, float, float], rule: Rule) -> Order:
-    """Kept boxes, best first.
-
-    Args:
-        boxes: (M, 4) xyxy, none with an area below `SMALLEST_SOUND_AREA` other than 0.
-        order: (N,) indices of the boxes to look at, best first.
-        canvas: left, top and right end of all of them.
-    """
+    """Kept ones of the boxes (M, 4) xyxy that `order` (N,) names best first; none below `SMALLEST_SOUND_AREA` but 0."""
     count = len(order)
     slots = 1 << max(6, (count - 1).bit_length())
     table, levels = np.zeros((slots, 4), np.int32), np.zeros((_LEVELS, 2), np.int64)
     near, places = np.empty((count, 6), np.float32), np.empty(len(boxes), np.int32)
     index = Index(canvas, table, levels, near, near.view(np.int32))
-    keeps, kept = np.zeros(count, bool), np.empty(count, np.int64)
-    return kept[: _suppress(boxes, order, index, rule.threshold, rule.distance, places, keeps, kept)]
+    keeps = np.zeros(count, bool)
+    _suppress(boxes, order, index, rule.threshold, rule.distance, places, keeps)
+    return order[keeps]
 
 
 @compiled
-def _suppress(boxes, order, index, threshold, distance, places, keeps, kept):
-    """Fill `kept` (N,) and return how many there are; `places` (M,) is room to work in, `keeps` (N,) holds False."""
+def _suppress(boxes, order, index, threshold, distance, places, keeps):
+    """Set `keeps` (N,), which holds False, where `order` is kept; `places` (M,) is room to work in."""
     canvas, table, levels, near, ids = index
     count = _fill(boxes, order, index, places, keeps)
     stack = places
@@ -90,19 +83,13 @@ def _suppress(boxes, order, index, threshold, distance, places, keeps, kept):
                 ids[to, _RANK] = ids[at, _RANK]
                 for side in range(4):
                     near[to, side] = near[at, side]
-    found = 0
-    for rank in range(len(order)):
-        if keeps[rank]:
-            kept[found] = order[rank]
-            found += 1
-    return found
 
 
 @compiled
 def _fill(boxes, order, index, slots, keeps):
-    """Sort boxes into the slots of the table, in each best first; returns how many.
+    """Sort boxes into the slots of the table, in each best first, but those without area: they are kept, drop nothing.
 
-    Boxes without area stay outside: they are kept and drop nothing.
+    Returns how many boxes are in slots.
     """
     canvas, table, levels, near, ids = index
     mask = len(table) - 1

@@ -1,7 +1,6 @@
 """Soft non-max suppression: overlapping boxes lose score and are not dropped (Bodla et al. 2017, arXiv:1704.04503).
 
-Where objects of one class stand close together, dropping every box with much overlap drops some of them. Lowering their
-scores by how much they overlap keeps them in the list, below the boxes that stand alone.
+Where objects of one class stand close together, dropping every box with much overlap drops some of them.
 """
 
 import math
@@ -26,29 +25,24 @@ def soft_nms(
     """Indices (int64) and new scores (float32) of the boxes that keep a score, best new score first.
 
     Again and again the box with the best score is taken, and the scores of the remaining ones that overlap it are
-    lowered: "linear" multiplies by ``1 - IoU`` where IoU is above `iou_threshold`, "gaussian" by
-    ``exp(-IoU² / sigma)`` everywhere. Torch in (any device), torch out; numpy in, numpy out. The work is done on the
-    CPU: each step waits for the one before.
+    lowered. Torch in (any device), torch out; numpy in, numpy out. The work is done on the CPU: each step waits for
+    the one before.
 
     Args:
-        boxes: (N, 4) xyxy, x1 <= x2 and y1 <= y2.
-        scores: (N,), none negative.
+        boxes, scores: (N, 4) xyxy, and (N,), none negative.
         labels: (N,); boxes of different labels leave each other alone. Without, all compete.
-        method: which of the two rules.
-        iou_threshold: of the linear rule, in [0, 1].
-        sigma: width of the Gaussian rule, above 0.
+        method: "linear" multiplies by ``1 - IoU`` where IoU is above `iou_threshold`, "gaussian" by
+            ``exp(-IoU² / sigma)`` everywhere.
         score_threshold: boxes whose new score is not above it are left out; None keeps all.
 
-    Raises:
-        ValueError: as `detseg.detect.nms.greedy`, also for negative scores, an unknown method, or a sigma of 0 or less.
+    Raises ValueError as `nms`, also for negative scores, an unknown method, or a sigma of 0 or less.
     """
     if method not in ("linear", "gaussian"):
         raise ValueError(f"method must be 'linear' or 'gaussian', got {method!r}")
     if not 0 < sigma < np.inf:
         raise ValueError(f"sigma must be above 0, got {sigma}")
-    given = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
     threshold = check_threshold(iou_threshold, score_threshold)
-    arrays = checked_arrays(given)
+    arrays = checked_arrays({"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels}))
     result = _lower_scores(
         float32_boxes(arrays["boxes"]),
         whole_labels(arrays.get("labels")),
@@ -65,12 +59,7 @@ def soft_nms(
 def _lower_scores(boxes, labels, scores, gaussian, threshold, sigma, lowest):
     """Indices (D,) and new scores (D,) above `lowest`, best first; of equal scores the lower index.
 
-    Args:
-        boxes: (N, 4) xyxy.
-        labels: (N,), or of length 0 where all boxes compete.
-        scores: (N,), overwritten.
-        gaussian: the rule; else the linear one.
-        threshold, sigma: of the two rules.
+    `labels` are of length 0 where all boxes compete; `scores` (N,) are overwritten.
     """
     left = np.arange(len(boxes))
     order, new = np.empty(len(boxes), np.int64), np.empty(len(boxes), np.float32)

@@ -1,6 +1,5 @@
 """nms and batched_nms: hand-computed cases, a slow obvious reference, torchvision, ONNX, laws, edges."""
 
-import importlib
 import itertools
 import os
 import subprocess
@@ -16,20 +15,18 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torchvision import ops
 
 from detseg.boxes import box_iou, paired_iou
+from detseg.detect.nms import batched_nms, nms, on_cpu
 from detseg.detect.nms import by_torchvision as nms_torch
 from detseg.detect.nms.by_torchvision import keep_by_torchvision
-from detseg.detect.nms.greedy import batched_nms, nms
 from detseg.detect.nms.soft import soft_nms
 from tests.mistakes import assert_named
-
-nms_module = importlib.import_module("detseg.detect.nms.greedy")  # the package's own `nms` is the function
 
 
 @pytest.fixture(params=["densely", "nearby"])
 def way(request, monkeypatch):
     """Both of the kernels, whatever the number of boxes."""
-    monkeypatch.setattr(nms_module, "_FEW_BOXES", 10**9 if request.param == "densely" else 0)
-    monkeypatch.setattr(nms_module, "_FEW_BESIDE", -1)
+    monkeypatch.setattr(on_cpu, "_FEW_BOXES", 10**9 if request.param == "densely" else 0)
+    monkeypatch.setattr(on_cpu, "_FEW_BESIDE", -1)
     return request.param
 
 
@@ -39,7 +36,7 @@ def on_the_gpu(boxes, scores, labels, threshold, score_threshold=None):
         boxes,
         scores,
         labels,
-        float(np.float32(threshold)),
+        threshold=float(np.float32(threshold)),
         score_threshold=score_threshold,
         tracing=False,
     )
@@ -304,8 +301,8 @@ class Elsewhere(torch.Tensor):
 def test_diou_elsewhere_is_done_on_the_cpu(monkeypatch) -> None:
     boxes, scores, labels = scene(70, 1)
     computed = []
-    compute = nms_module.keep_on_cpu
-    monkeypatch.setattr(nms_module, "keep_on_cpu", lambda *a, **k: computed.append(compute(*a, **k)) or computed[-1])
+    compute = on_cpu.keep_on_cpu
+    monkeypatch.setattr(on_cpu, "keep_on_cpu", lambda *a, **k: computed.append(compute(*a, **k)) or computed[-1])
     given = [tensor.as_subclass(Elsewhere) for tensor in (boxes, scores, labels)]
     kept = batched_nms(*given, 0.4, metric="diou", max_detections=9)
     assert (kept.device.type, kept.shape, kept.dtype) == ("meta", (9,), torch.int64)
@@ -378,8 +375,8 @@ def test_moving_to_the_origin_changes_nothing_that_float32_holds() -> None:
 
 
 def test_large_and_small_groups_go_their_own_ways(monkeypatch) -> None:
-    monkeypatch.setattr(nms_module, "_FEW_BOXES", 20)
-    monkeypatch.setattr(nms_module, "_FEW_BESIDE", -1)
+    monkeypatch.setattr(on_cpu, "_FEW_BOXES", 20)
+    monkeypatch.setattr(on_cpu, "_FEW_BESIDE", -1)
     for seed in range(10):
         boxes, scores, labels = scene(300, seed, labels=3)
         labels = torch.where(torch.arange(300) < 40, torch.arange(300) + 5, labels)  # forty groups of one box
@@ -566,7 +563,7 @@ def test_no_boxes() -> None:
 def test_nothing_above_the_score_threshold_elsewhere() -> None:
     boxes, scores = torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9]]), torch.tensor([0.2, 0.1])
     for labels, tracing in itertools.product((None, torch.tensor([0, 1])), (False, True)):
-        kept = keep_by_torchvision(boxes, scores, labels, 0.5, score_threshold=0.5, tracing=tracing)
+        kept = keep_by_torchvision(boxes, scores, labels, threshold=0.5, score_threshold=0.5, tracing=tracing)
         assert (kept.shape, kept.dtype) == ((0,), torch.int64), (labels, tracing)
 
 
@@ -602,8 +599,8 @@ def test_mistakes_are_named() -> None:
         ({"scores": torch.zeros(2)}, r"scores must have shape \(3,\).*got \(2,\)"),
         ({"scores": torch.zeros(3, 1)}, r"scores must have shape \(3,\).*got \(3, 1\)"),
         ({"labels": torch.zeros(4)}, r"labels must have shape \(3,\).*got \(4,\)"),
-        ({"scores": np.zeros(3)}, "all inputs must be torch or all numpy, got .*scores: numpy"),
-        ({"boxes": BOXES}, "boxes must be a torch tensor or a numpy array, got list"),
+        ({"scores": np.zeros(3)}, "all inputs must be torch or all numpy, got .*scores: ndarray"),
+        ({"boxes": BOXES}, "all inputs must be torch or all numpy, got boxes: list"),
         ({"scores": torch.zeros(3, device="meta")}, "one device, got boxes: cpu, scores: meta, labels: cpu"),
         ({"iou_threshold": 1.5}, r"iou_threshold must be in \[0, 1\], got 1.5"),
         ({"iou_threshold": NAN}, "iou_threshold must be"),
