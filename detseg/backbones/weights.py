@@ -123,7 +123,7 @@ def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     plan = _Plan(module, tensors, source)
     report = plan.check()
     plan.copy()
-    logger.info("%s", report)
+    logger.debug("%s", report)
     if hasattr(module, "weight_report"):
         module.weight_report = report  # type: ignore[assignment]
     return report
