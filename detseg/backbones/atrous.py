@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.measure import pair, stride_of
-from detseg.backbones.meta import evaluating, run_on_meta
+from detseg.backbones.meta import evaluating, hooked, run_on_meta
 
 _LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -24,12 +24,8 @@ _LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 def dilate_last_stage(backbone: Backbone) -> Backbone:
     """A backbone whose last map has half the stride it had; the network is changed in place.
 
-    Weights keep their names and shapes, so files of weights fit before and after. The new map agrees with the old one
-    at its even cells (borders too), except for networks that look at the whole map at once (squeeze and excitation):
-    there the average is over the new map.
-
-    Args:
-        backbone: for instance ``create_backbone("resnet18", strides=(8, 32))``, which becomes one of strides (8, 16).
+    Weights keep their names and shapes. The new map agrees with the old one at its even cells (borders too), except for
+    networks that look at the whole map at once (squeeze and excitation): there the average is over the new map.
 
     Raises:
         ValueError: the backbone has a map at half its last stride already, or layers that cannot be dilated.
@@ -69,13 +65,8 @@ def _calls(backbone: Backbone) -> list[tuple[Any, int, int]]:
         calls.setdefault(module, (stride_of(inputs[0], size), stride_of(output, size)))
 
     layers = [module for module in backbone.net.modules() if isinstance(module, _LAYERS)]
-    handles = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with evaluating(backbone.net):
-            run_on_meta(backbone.net, torch.Size((1, backbone.in_channels, size, size)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(layers, note), evaluating(backbone.net):
+        run_on_meta(backbone.net, torch.Size((1, backbone.in_channels, size, size)))
     return [(module, before, after) for module, (before, after) in calls.items()]
 
 

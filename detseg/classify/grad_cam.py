@@ -9,12 +9,13 @@ activation map of Zhou et al. (2016, arXiv:1512.04150).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from detseg.backbones.meta import hooked
 
 
 class Recording(NamedTuple):
@@ -35,8 +36,7 @@ def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
     """Grad-CAM of each score: the places that raise it, before it is enlarged to the image.
 
     Args:
-        scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from image n alone, as every
-            network does in evaluation mode.
+        scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from image n alone.
         maps: (N, C, h, w).
 
     Returns:
@@ -62,8 +62,8 @@ def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
 def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor) -> Recording:
     """Run a classifier and keep the last feature map at each stride.
 
-    Maps are what layers give at the sizes that convolutions give, larger than one cell; so a last pooling is not among
-    them, and the deepest one is that of the last convolution and what follows it, as in the paper.
+    Maps are what layers give at the sizes that convolutions give, larger than one cell: the deepest one is that of the
+    last convolution and what follows it, as in the paper, not that of a last pooling.
 
     Args:
         logits_of: (N, 3, H, W) to (N, K); calls `net`, in evaluation mode.
@@ -71,8 +71,7 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
         images: (N, 3, H, W) floats.
 
     Raises:
-        ValueError: the network ends in something else than feature maps, as transformers do, or has none of more than
-            one cell at this size.
+        ValueError: the network does not end in feature maps, or has none of more than one cell at this size.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be floats (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
@@ -80,8 +79,8 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
     multiple = int(getattr(net, "size_multiple", 1))
     height, width = images.shape[-2:]
     extent = (height + -height % multiple, width + -width % multiple)
-    recorder = _Recorder(net, images, extent)
-    with torch.enable_grad(), recorder.watching():
+    recorder = _Recorder(images, extent)
+    with torch.enable_grad(), hooked(net.modules(), recorder.end, before=recorder.begin):
         # Weights may be frozen: the graph then hangs on the images.
         logits = logits_of(images.detach().requires_grad_())
     if recorder.filters is None or recorder.ends_in_tokens:
@@ -103,8 +102,7 @@ def _name(net: nn.Module) -> str:
 class _Recorder:
     """Hooks for all modules of a network: `begin` before a module runs, `end` after it."""
 
-    def __init__(self, net: nn.Module, images: Tensor, extent: tuple[int, int]) -> None:
-        self.net = net
+    def __init__(self, images: Tensor, extent: tuple[int, int]) -> None:
         self.count, self.colours = images.shape[:2]
         self.extent = extent
         self.maps: dict[int, Tensor] = {}
@@ -113,22 +111,12 @@ class _Recorder:
         self._sizes: set[torch.Size] = set()
         self._before: list[dict[int, Tensor]] = []  # the maps there were when each module that still runs began
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, what the network does is noted."""
-        modules = list(self.net.modules())
-        handles = [module.register_forward_pre_hook(self._begin) for module in modules]
-        handles += [module.register_forward_hook(self._end) for module in modules]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _begin(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+    def begin(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        """Remember the maps there are."""
         self._before.append(dict(self.maps))
 
-    def _end(self, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+    def end(self, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the output if it is a feature map."""
         before = self._before.pop()
         if not isinstance(output, Tensor):
             return
@@ -159,16 +147,9 @@ class _Recorder:
 
 
 def liveliest(maps: Tensor, count: int) -> Tensor:
-    """The channels that vary most from place to place.
+    """Indices, int64, of the `count` channels of (C, h, w) that vary most from place to place, of equals the lower.
 
     Not the highest values: many channels are high everywhere, whatever the image is of.
-
-    Args:
-        maps: (C, h, w).
-        count: how many; fewer where there are fewer.
-
-    Returns:
-        Indices, int64, the liveliest first; of equals the lower one.
     """
     spread = maps.flatten(1).float().std(1, correction=0)
     return spread.argsort(descending=True, stable=True)[:count]
