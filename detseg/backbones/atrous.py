@@ -1,8 +1,7 @@
 """Atrous (dilated) last stage: the same weights, twice as fine (Chen et al. 2015, arXiv:1412.7062; Yu & Koltun 2016).
 
 The layers that would halve the map for the last time keep its size, and every layer behind them looks at every second
-cell. Cell (2i, 2j) of the new map then is cell (i, j) of the old one: it is computed from the same cells by the same
-weights. The cells between are new.
+cell. So cell (2i, 2j) of the new map is cell (i, j) of the old one, and the cells between are new.
 """
 
 from __future__ import annotations
@@ -79,16 +78,15 @@ class PadFirst:
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The padded input; without a value the border is repeated."""
         sides = (self.before, self.after, self.before, self.after)
-        if self.value is None:
-            return (F.pad(inputs[0], sides, mode="replicate"),)
-        return (F.pad(inputs[0], sides, value=self.value),)
+        mode = "replicate" if self.value is None else "constant"
+        return (F.pad(inputs[0], sides, mode, self.value),)
 
 
 def _keep_size(layer: Any) -> None:
     """Stride 1 for a layer of stride 2, so that its cells 2i are the cells i from before.
 
-    Cell i of stride 2 reads k cells from 2i - p on. So must cell 2i of stride 1: the padding before stays p, and that
-    behind becomes k - 1 - p, for as many cells to come out as go in.
+    Cell i reads k cells from 2i - p on. So must cell 2i of stride 1: the padding before stays p, and for as many cells
+    to come out as go in, that behind becomes k - 1 - p.
     """
     kernel, stride = _square(layer, layer.kernel_size), _square(layer, layer.stride)
     if stride != 2 or _square(layer, getattr(layer, "dilation", 1)) != 1:

@@ -40,8 +40,7 @@ class Removed(nn.Module):
 def cut_unused(net: nn.Module, strides: tuple[int, ...], in_channels: int, name: str) -> Run:
     """Take the layers that no output depends on out of `net`, in place, and measure it.
 
-    Raises:
-        ValueError: the outputs are no regular grids of `strides`, or it works for one size only.
+    ValueError where the outputs are no regular grids of `strides`, or it works for one size only.
     """
     run = measure_regular(net, strides, in_channels, name)
     _check_another_size(net, max((*strides, *run.stages)), strides, in_channels, name)
@@ -63,11 +62,7 @@ def cut_unused(net: nn.Module, strides: tuple[int, ...], in_channels: int, name:
 
 
 def measure_regular(net: nn.Module, strides: tuple[int, ...], in_channels: int, name: str) -> Run:
-    """Measure `net`; where unpadded convolutions shrink its maps, pad them and measure again.
-
-    Raises:
-        ValueError: the outputs are no regular grids of `strides`.
-    """
+    """Measure `net`; where unpadded convolutions shrink its maps, pad them and measure again."""
     run, problem = _try(net, strides, in_channels)
     if run is None and pad_unpadded(net.modules()):
         run, problem = _try(net, strides, in_channels)

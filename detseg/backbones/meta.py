@@ -62,12 +62,9 @@ def hooked(
     modules: Iterable[nn.Module], after: Callable[..., None] | None = None, *, before: Callable[..., None] | None = None
 ) -> Iterator[None]:
     """Inside, `before(module, inputs)` and `after(module, inputs, output)` are called for each of the modules."""
-    handles = []
-    for module in modules:
-        if before is not None:
-            handles.append(module.register_forward_pre_hook(before))
-        if after is not None:
-            handles.append(module.register_forward_hook(after))
+    modules = list(modules)
+    handles = [module.register_forward_pre_hook(before) for module in modules] if before else []
+    handles += [module.register_forward_hook(after) for module in modules] if after else []
     try:
         yield
     finally:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, spread_colours
 from detseg.backbones.chain import chain_backbone
 from detseg.backbones.create import register_backbone, unknown_backbone
-from detseg.backbones.library import library_of
-from detseg.backbones.meta import on_meta
-from detseg.backbones.sources import find_weights, no_weights
+from detseg.backbones.meta import on_meta, shapes_of
+from detseg.backbones.sources import find_weights, library_of, no_weights
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
 from detseg.registry import Registry
 
@@ -27,7 +26,6 @@ class Classifier(nn.Sequential):
     """Convolutional features, then a head: one layer after the other, nothing between them.
 
     Attributes:
-        features: the convolutional part.
         mean, std: the normalisation it is meant to be trained with; in_channels long.
         input_size: height and width of its images.
     """
@@ -52,8 +50,13 @@ class Classifier(nn.Sequential):
         self.weight_report: WeightReport | None = None
 
 
+def named_layers(**layers: nn.Module) -> nn.Sequential:
+    """The layers one after the other, under these names."""
+    return nn.Sequential(OrderedDict(layers))
+
+
 class OwnNetwork(NamedTuple):
-    """How to make one of detseg's networks: `network(num_classes=, in_channels=)`, `features(in_channels)`."""
+    """How to make one of detseg's networks, see `register_network`."""
 
     network: Callable[..., Classifier]
     features: Callable[[int], nn.Sequential]
@@ -65,20 +68,14 @@ OWN_NETWORKS: Registry[OwnNetwork] = Registry("network")
 def register_network(name: str, network: Callable[..., Classifier], features: Callable[[int], nn.Sequential]) -> None:
     """Make a classifier known to `create_network`, and its convolutional part to `create_backbone`.
 
-    Args:
-        name: of both.
-        network: called with `num_classes` and `in_channels`.
-        features: called with the input's channels, makes what the classifier has as `features`.
-
-    Raises:
-        ValueError: the name is taken.
+    `network` is called with `num_classes=` and `in_channels=`; `features`, with the input's channels, makes what the
+    classifier has as `features`. ValueError if the name is taken.
     """
 
     @register_backbone(name)
     def build(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
         with on_meta():
             whole = network(in_channels=in_channels)
-        shapes = {key: tensor.shape for key, tensor in whole.state_dict().items()}
         return chain_backbone(
             {f"features_{key}": layer for key, layer in features(in_channels).named_children()},
             strides=strides,
@@ -86,7 +83,7 @@ def register_network(name: str, network: Callable[..., Classifier], features: Ca
             name=name,
             mean=whole.mean,
             std=whole.std,
-            whole_network=functools.partial(dict, shapes),  # no lambda, which could not be pickled
+            whole_network=functools.partial(dict, shapes_of(whole)),  # no lambda, which could not be pickled
         )
 
     OWN_NETWORKS.register(name)(OwnNetwork(network, features))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from detseg.backbones.chain import feature_maps
 from detseg.backbones.create import BACKBONES, list_backbones, unknown_backbone
-from detseg.backbones.library import library_of
 from detseg.backbones.meta import on_meta
 from detseg.backbones.network import OWN_NETWORKS
-from detseg.backbones.sources import weights_at_hand
+from detseg.backbones.sources import library_of, weights_at_hand
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,7 @@ class NetworkSummary:
 
 
 def summarise_network(name: str) -> NetworkSummary:
-    """What `name` is, built on the meta device: a tenth of a second.
-
-    Strides and channels are what the network declares; `create_backbone` measures them and refuses a network whose
-    maps are no regular grids.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """What `name` declares to be, built on the meta device in a tenth of a second; ValueError for an unknown name."""
     parameters: int | None = None
     maps: dict[int, int] = {}  # stride -> channels of the last map at it
     if name in OWN_NETWORKS:
@@ -52,10 +44,7 @@ def summarise_network(name: str) -> NetworkSummary:
 
 def match_networks(pattern: str) -> list[str]:
     """Names for what a person types: that network, the matches of a wildcard, else all names that
-    contain it, first those that begin with it.
-
-    Raises:
-        ValueError: nothing matches; with the names near it.
+    contain it, first those that begin with it; ValueError with near names where nothing matches.
     """
     wild = bool(set(pattern) & set("*?["))
     if not wild and (pattern in BACKBONES or library_of(pattern) is not None):  # timm's names may carry a tag

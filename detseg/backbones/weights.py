@@ -52,12 +52,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> WeightRepor
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or PyTorch file by name; the file's own code is never run.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds anything but tensors (and the usual wrappers around them).
-    """
+    """The tensors of a .safetensors or PyTorch file by name; ValueError where it holds anything else. No code runs."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}; give the path of a .safetensors, .pth or .pt file")
@@ -83,13 +78,12 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     """The state dict inside `content`, under one of the usual wrapper keys or bare."""
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if tensors:
+        if inner is not None:
+            content = inner
+        elif tensors := {str(k): v for k, v in content.items() if isinstance(v, Tensor)}:
             return tensors
+        else:
+            break
     raise ValueError(f"{path} holds no state dict: expected tensors by name, found {type(content).__name__}")
 
 
@@ -184,8 +178,7 @@ class _Plan:
         return WeightReport(self.source, copied, tuple(left), reshaped, counters)
 
     def _adaptable(self, target: str) -> bool:
-        """True for a fully connected layer that is a convolution here, and for a convolution over the image whose three
-        colours must become `in_channels`."""
+        """Whether it is a fully connected layer elsewhere, or a convolution of three colours, not `in_channels`."""
         mine, theirs = self.targets[target].shape, self.tensors[self.places[target]].shape
         if len(mine) == 4 and len(theirs) == 2:
             return mine[0] == theirs[0] and mine[1:].numel() == theirs[1]
@@ -282,13 +275,8 @@ def rename_by_position(
 ) -> dict[str, Tensor]:
     """`tensors` under other names, one after the other, for state dicts of the same network written twice.
 
-    Args:
-        tensors: the state dict, in the order of its network.
-        names: name -> shape of the same network elsewhere, in its order.
-        source: for messages.
-
-    Raises:
-        ValueError: the numbers of tensors, a shape or the last part of a name (weight, ...) differ.
+    `names` is name -> shape of the network elsewhere, in its order; `source` is for messages. ValueError where the
+    numbers of tensors, a shape or the last part of a name (weight, ...) differ.
     """
     result = {}
     for (theirs, tensor), (mine, shape) in itertools.zip_longest(

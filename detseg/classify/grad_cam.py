@@ -1,9 +1,8 @@
 """What a classifier looks at: the feature maps of its stages, and Grad-CAM.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) shows which places of an image raise a class's score. Each channel
-of the last feature map is weighted by how much the class's score would rise with it, and the sum of what is positive
-remains. For a network that ends in global average pooling and one linear layer this is, but for a factor, the class
-activation map of Zhou et al. (2016, arXiv:1512.04150).
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weighs each channel of the last feature map by how much a class's
+score would rise with it. For a network that ends in global average pooling and one linear layer this is, but for a
+factor, the class activation map of Zhou et al. (2016, arXiv:1512.04150).
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
     Returns:
         (N, T, h, w), at least 0: ``relu(sum over c of mean over places of d score / d maps[c] * maps[c])``.
 
-    Raises:
-        ValueError: the shapes do not fit, or the scores do not depend on the maps.
     """
     if scores.ndim != 2 or maps.ndim != 4 or len(scores) != len(maps):
         raise ValueError(f"scores must be (N, T) and maps (N, C, h, w), got {tuple(scores.shape)}, {tuple(maps.shape)}")
@@ -83,20 +80,15 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
     with torch.enable_grad(), hooked(net.modules(), recorder.end, before=recorder.begin):
         # Weights may be frozen: the graph then hangs on the images.
         logits = logits_of(images.detach().requires_grad_())
+    name = getattr(net, "name", type(net).__name__)
     if recorder.filters is None or recorder.ends_in_tokens:
-        raise ValueError(
-            f"{_name(net)} does not end in the feature maps of convolutions; choose a convolutional network"
-        )
+        raise ValueError(f"{name} does not end in the feature maps of convolutions; choose a convolutional network")
     if not recorder.maps:
         raise ValueError(
-            f"{_name(net)} makes a single cell of {width} x {height} pixels: there is no place to point at. "
+            f"{name} makes a single cell of {width} x {height} pixels: there is no place to point at. "
             "Give larger images"
         )
     return Recording(logits, dict(sorted(recorder.maps.items())), recorder.filters.detach(), extent)
-
-
-def _name(net: nn.Module) -> str:
-    return str(getattr(net, "name", type(net).__name__))
 
 
 class _Recorder:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detseg.backbones.meta import hooked
 
 
-@dataclass(frozen=True)
-class Similarity:
+class Similarity(NamedTuple):
     """What `measure_similarity` found."""
 
     value: float  # mean overlap of the distributions, 0 (apart) to 1 (the same)
