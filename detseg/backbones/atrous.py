@@ -7,7 +7,7 @@ cell. So cell (2i, 2j) of the new map is cell (i, j) of the old one, and the cel
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,14 +69,15 @@ def _calls(backbone: Backbone) -> list[tuple[Any, int, int]]:
     return [(module, before, after) for module, (before, after) in calls.items()]
 
 
-class PadFirst:
+class PadFirst(NamedTuple):
     """A hook that pads a layer's input, at the left and top by other numbers than at the right and bottom."""
 
-    def __init__(self, before: int, after: int, value: float | None) -> None:
-        self.before, self.after, self.value = before, after, value
+    before: int
+    after: int
+    value: float | None  # None to repeat the border
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The padded input; without a value the border is repeated."""
+        """The padded input."""
         sides = (self.before, self.after, self.before, self.after)
         mode = "replicate" if self.value is None else "constant"
         return (F.pad(inputs[0], sides, mode, self.value),)

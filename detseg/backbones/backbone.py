@@ -51,16 +51,13 @@ class Backbone(nn.Module):
         """Wrap `net`, (N, in_channels, H, W) -> list of (N, C, h, w), the finest first.
 
         Args:
-            net: what is wrapped.
+            net: changed in place; ValueError unless its outputs are regular grids at `strides`.
             strides: of its maps, rising.
             in_channels: channels of the input.
             mean, std: normalisation for three colours; repeated (or averaged for one channel) to in_channels.
             name: for messages.
             whole_network: names and shapes of the tensors of the network this one was cut from, head included;
                 `load_weights` then knows layers that were cut off from layers that do not belong.
-
-        Raises:
-            ValueError: the network's outputs are not regular grids at these strides.
         """
         super().__init__()
         self.name = name

@@ -44,10 +44,7 @@ def chain_backbone(
 ) -> Backbone:
     """The backbone that runs `layers` in order, cut at the deepest of `strides`; outputs are the last maps at each.
 
-    The other arguments are those of `Backbone`.
-
-    Raises:
-        ValueError: it is no chain of layers, or has no feature map at one of the strides.
+    The other arguments are those of `Backbone`. ValueError if it is no chain of layers, or has no such feature map.
     """
     last = {stride: key for stride, key, _ in feature_maps(layers, in_channels, name)}
     require_strides(name, strides, last)

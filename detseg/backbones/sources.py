@@ -68,9 +68,7 @@ def no_weights(name: str) -> ValueError:
 def find_weights(name: str) -> tuple[dict[str, Tensor], str]:
     """The ImageNet weights of the whole classifier `name` and where they are from: a package, else the hub.
 
-    Raises:
-        RuntimeError: they cannot be downloaded.
-        ValueError: the package holds another network, or there are no weights.
+    RuntimeError if they cannot be downloaded, ValueError if there are none.
     """
     if (installed := installed_weights(name)) is not None:
         return installed

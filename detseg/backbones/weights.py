@@ -101,8 +101,8 @@ def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     module's `in_channels`. Nothing is copied unless everything fits.
 
     Raises:
-        ValueError: a parameter or buffer of the module gets nothing, a shape differs, a value is not finite,
-            or the source has layers that the module's network does not have.
+        ValueError: a tensor of the module gets nothing, a shape differs, a value is not finite, or the source has
+            layers that the module's network does not have.
     """
     plan = _Plan(module, tensors, source)
     report = plan.check()

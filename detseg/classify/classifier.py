@@ -24,7 +24,6 @@ class Classifier(ImageModel):
         num_classes: K, at least 2.
         dropout: share of the pooled features that are zeroed at random while training.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
-
     """
 
     @dataclass(frozen=True, kw_only=True)

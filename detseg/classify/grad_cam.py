@@ -40,7 +40,6 @@ def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
 
     Returns:
         (N, T, h, w), at least 0: ``relu(sum over c of mean over places of d score / d maps[c] * maps[c])``.
-
     """
     if scores.ndim != 2 or maps.ndim != 4 or len(scores) != len(maps):
         raise ValueError(f"scores must be (N, T) and maps (N, C, h, w), got {tuple(scores.shape)}, {tuple(maps.shape)}")
@@ -66,9 +65,6 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
         logits_of: (N, 3, H, W) to (N, K); calls `net`, in evaluation mode.
         net: the convolutional part, or the whole network.
         images: (N, 3, H, W) floats.
-
-    Raises:
-        ValueError: the network does not end in feature maps, or has none of more than one cell at this size.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be floats (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")

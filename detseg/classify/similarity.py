@@ -48,8 +48,7 @@ def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | No
             evaluation mode.
         batches: of images (N, 3, H, W), at the size they are to be learnt at.
 
-    Returns:
-        None if the network has no batch norm that remembers, or there are no images.
+    None if the network has no batch norm that remembers, or there are no images.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     model.eval()

@@ -50,9 +50,6 @@ def fit_softmax_regression(
             be told apart without a mistake, and no penalty but the weakest would be chosen.
         folds: images are split into so many parts, each held out once.
         seed: of that split.
-
-    Raises:
-        ValueError: shapes do not fit, a value is not finite, or there are no penalties.
     """
     views = features if features.ndim == 3 else features[None]
     count = views.shape[1]

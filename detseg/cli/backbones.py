@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from detseg.backbones.summary import NetworkSummary
+    from detseg.backbones.network import NetworkSummary
 
 # Families shown without a pattern.
 FAMILIES = 24
@@ -53,8 +53,7 @@ def run(config: Backbones) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from detseg.backbones.network import OWN_NETWORKS
-    from detseg.backbones.summary import match_networks, summarise_network
+    from detseg.backbones.network import OWN_NETWORKS, match_networks, summarise_network
 
     if config.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {config.limit}")
@@ -106,7 +105,7 @@ def _list(values: Sequence[int]) -> str:
 
 def _overview() -> str:
     from detseg.backbones import list_backbones
-    from detseg.backbones.summary import families
+    from detseg.backbones.network import families
 
     found = families()
     largest = ", ".join(f"{family} ({count})" for family, count in list(found.items())[:FAMILIES])

@@ -21,12 +21,8 @@ from detseg.segment.upsampling import BilinearUpsample
 class Decoder(nn.Module):
     """Base of the decoders: one map per stride, finest first, to scores (N, K, H_0, W_0) of the finest map's size.
 
-    Args:
-        channels: channels of the maps, finest first.
-        strides: their strides; each a multiple of the one before.
-        num_classes: K.
-        width: channels of the maps that the decoder makes, if it makes any.
-
+    `channels` and `strides` are the maps', each stride a multiple of the one before; `width` is the number of channels
+    of the maps that the decoder makes, if it makes any.
     """
 
     # Those of the backbone where nobody asks for others.

@@ -36,7 +36,6 @@ class FCN(ImageModel):
         output_scale: logits have this many times the pixels of the input, a side.
         loss: "ce", "dice", "focal", several joined by "+", or their weights by name.
         class_weights: weight of each class in the loss; None for equal ones.
-
     """
 
     class_weights: Tensor | None
@@ -121,7 +120,7 @@ class FCN(ImageModel):
         if learn_upsampling is False:
             for layer in self.modules():
                 if isinstance(layer, BilinearUpsample):
-                    layer.fix()
+                    layer.weight = None
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 

@@ -22,11 +22,7 @@ TINY = 1e-6
 
 
 def parse_loss(loss: str | Mapping[str, float]) -> dict[str, float]:
-    """``"ce+dice"`` or ``{"ce": 1.0, "dice": 0.5}`` as weights by name.
-
-    Raises:
-        ValueError: an unknown name, or a weight that is not positive.
-    """
+    """``"ce+dice"`` or ``{"ce": 1.0, "dice": 0.5}`` as weights by name; ValueError unless known and positive."""
     weights = {name.strip(): 1.0 for name in loss.split("+")} if isinstance(loss, str) else dict(loss)
     unknown = [name for name in weights if name not in LOSSES]
     if unknown or not weights:
@@ -57,7 +53,7 @@ def segmentation_losses(
 
     Raises:
         ValueError: shapes that do not go together, or targets that are no integers.
-        IndexError, RuntimeError: torch's, for a target outside 0..K-1 that is not `IGNORE_INDEX`.
+        IndexError, RuntimeError: torch's, for other targets.
     """
     if targets.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(

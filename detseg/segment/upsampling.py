@@ -49,10 +49,6 @@ class BilinearUpsample(nn.Module):
             return F.interpolate(x, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
         return transposed_upsample(x, self.weight.to(x.dtype), self.factor)
 
-    def fix(self) -> None:
-        """Make it plain bilinear interpolation, without a weight."""
-        self.weight = None
-
     def extra_repr(self) -> str:
         """Channels, factor, learnable or not."""
         return f"{self.channels}, factor={self.factor}, learnable={self.weight is not None}"

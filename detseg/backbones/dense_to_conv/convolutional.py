@@ -2,8 +2,7 @@
 
 A fully connected layer on a flattened map of (C, h, w) and a convolution of kernel (h, w) are the same numbers in the
 same order, (O, C·h·w) and (O, C, h, w); layers behind it become 1x1 convolutions (Long et al. 2015, arXiv:1411.4038,
-section 3.1; Sermanet et al. 2014, arXiv:1312.6229). What pools the whole map becomes a window of the size that map has
-at the training size, moved by one cell.
+section 3.1; Sermanet et al. 2014, arXiv:1312.6229). What pools the whole map becomes a window of its size.
 
 At the training size the result is one cell, the classifier's answer. On a larger image cell (y, x) is the answer for
 the crop of that size whose corner is at (stride · y, stride · x), exactly so for networks that pad nothing inside and
@@ -59,8 +58,7 @@ def dense_to_conv(model: nn.Module, input_size: tuple[int, int] = (224, 224)) ->
         input_size: height and width of the images it was trained with.
 
     Raises:
-        ValueError: something in the network has no convolutional form, which the message names; or `input_size` is
-            not two numbers.
+        ValueError: something in the network has no convolutional form, which the message names.
     """
     if not isinstance(input_size, Sequence) or len(input_size) != 2 or min(input_size) < 1:
         raise ValueError(f"input_size must be height and width in pixels, such as (224, 224), got {input_size}")

@@ -20,10 +20,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
     Modules that turn maps into maps of more than one cell are single calls, whatever they do inside. All others are
     opened, but for those that turn maps into one cell and decide by what their input is (the fully connected layers of
-    timm's VGGs, convolutions already, which enlarge maps that are too small for them).
-
-    Raises:
-        ValueError: the network cannot run on `example`, does not give (N, K), or torch cannot trace it.
+    timm's VGGs, which enlarge maps that are too small for them).
     """
     try:
         whole = _whole_modules(model, example)

@@ -10,6 +10,7 @@ from torch import nn
 
 from detseg.backbones.network import Classifier, named_layers, register_network
 
+Norm = Literal["lrn", "batch"]
 # Mean and standard deviation of MNIST's pixels, white ink on black.
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 
@@ -53,24 +54,12 @@ def lenet5_features(in_channels: int = 1) -> nn.Sequential:
 class AlexNet(Classifier):
     """AlexNet for images of 227 x 227 (Krizhevsky et al., ImageNet classification with deep CNNs, 2012).
 
-    (The paper says 224; its own sizes need 227.)
-
-    Args:
-        num_classes, in_channels: of the output and the input.
-        norm: "lrn", local response normalisation as in the paper, or "batch" normalisation in its place: after the
-            activation, before the pooling.
-        groups: 2 as in the paper, where two GPUs held half of the maps each and only the third convolution saw
-            both halves (60 965 224 parameters); 1 for whole convolutions (62 378 344).
+    The paper says 224; its own sizes need 227. `norm` is "lrn", local response normalisation as in the paper, or
+    "batch" in its place, between activation and pooling; `groups` is 2 as in the paper, where two GPUs held half of the
+    maps each (60 965 224 parameters), or 1 for whole convolutions (62 378 344).
     """
 
-    def __init__(
-        self,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        *,
-        norm: Literal["lrn", "batch"] = "lrn",
-        groups: Literal[1, 2] = 2,
-    ) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, *, norm: Norm = "lrn", groups: int = 2) -> None:
         super().__init__(
             alexnet_features(in_channels, norm=norm, groups=groups),
             OrderedDict(flatten=nn.Flatten(), classifier=_two_hidden_layers(256 * 6 * 6, num_classes)),
@@ -79,9 +68,7 @@ class AlexNet(Classifier):
         )
 
 
-def alexnet_features(
-    in_channels: int = 3, *, norm: Literal["lrn", "batch"] = "lrn", groups: Literal[1, 2] = 2
-) -> nn.Sequential:
+def alexnet_features(in_channels: int = 3, *, norm: Norm = "lrn", groups: int = 2) -> nn.Sequential:
     """The convolutional part of AlexNet: (N, in_channels, 227, 227) -> (N, 256, 6, 6)."""
     if norm not in ("lrn", "batch"):
         raise ValueError(f"norm must be 'lrn' or 'batch', got {norm!r}")

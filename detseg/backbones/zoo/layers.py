@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class SqueezeExcitation(nn.Module):
     """Any stage, its output maps each scaled by a factor in 0..1 that depends on all of them.
 
-    Squeeze: the mean of each map. Excite: two small layers, `channels` -> `channels / ratio` -> `channels`, with ReLU
-    and sigmoid. In a residual network the wrapped part is what is added, not the sum (the paper's figure 3):
+    Squeeze: the mean of each map. Excite: two layers, `channels` -> `channels / ratio` -> `channels`, with ReLU and
+    sigmoid. In a residual network the wrapped part is what is added, not the sum (the paper's figure 3):
     `unit.main = SqueezeExcitation(unit.main, channels)`.
 
     Args:
@@ -38,8 +38,7 @@ class SqueezeExcitation(nn.Module):
 class DepthwiseMaxPool(nn.Module):
     """Each output map is, place by place, the maximum of `size` maps in a row.
 
-    Learnt filters that look for the same thing turned, thicker or brighter become one map that finds it in any form:
-    the network learns to be invariant to it.
+    Learnt filters that look for the same thing turned, thicker or brighter become one map that finds it in any form.
     """
 
     def __init__(self, size: int) -> None:

@@ -32,9 +32,6 @@ def convolutional_vgg(
             layers. The backbone has copies of its weights.
         strides: of the outputs: 2 to 16 are the poolings', 32 is fc7's.
         name: for messages.
-
-    Raises:
-        ValueError: another kind of network, or strides it does not have.
     """
     strides = check_strides(strides)
     require_strides("a VGG", strides, STRIDES)
