@@ -55,7 +55,7 @@ def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
         in_eval=norms(model.backbone),
         names=[str(path) for path in data.paths],
         validate=validate,
-        goal="miou",
     )
+    trainer.job.goal = "miou"
     trainer.run()
     assert best["miou"] > least

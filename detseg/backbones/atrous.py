@@ -1,14 +1,13 @@
 """Atrous (dilated) last stage: the same weights, twice as fine (Chen et al. 2015, arXiv:1412.7062; Yu & Koltun 2016).
 
 The layers that would halve the map for the last time keep its size, and every layer behind them looks at every second
-cell. Cell (2i, 2j) of the new map then is cell (i, j) of the old one: it is computed from the same cells by the same
-weights. The cells between are new.
+cell. So cell (2i, 2j) of the new map is cell (i, j) of the old one, and the cells between are new.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.measure import pair, stride_of
-from detseg.backbones.meta import evaluating, run_on_meta
+from detseg.backbones.meta import evaluating, hooked, run_on_meta
 
 _LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -24,12 +23,8 @@ _LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 def dilate_last_stage(backbone: Backbone) -> Backbone:
     """A backbone whose last map has half the stride it had; the network is changed in place.
 
-    Weights keep their names and shapes, so files of weights fit before and after. The new map agrees with the old one
-    at its even cells (borders too), except for networks that look at the whole map at once (squeeze and excitation):
-    there the average is over the new map.
-
-    Args:
-        backbone: for instance ``create_backbone("resnet18", strides=(8, 32))``, which becomes one of strides (8, 16).
+    Weights keep their names and shapes. The new map agrees with the old one at its even cells (borders too), except for
+    networks that look at the whole map at once (squeeze and excitation): there the average is over the new map.
 
     Raises:
         ValueError: the backbone has a map at half its last stride already, or layers that cannot be dilated.
@@ -69,35 +64,30 @@ def _calls(backbone: Backbone) -> list[tuple[Any, int, int]]:
         calls.setdefault(module, (stride_of(inputs[0], size), stride_of(output, size)))
 
     layers = [module for module in backbone.net.modules() if isinstance(module, _LAYERS)]
-    handles = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with evaluating(backbone.net):
-            run_on_meta(backbone.net, torch.Size((1, backbone.in_channels, size, size)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(layers, note), evaluating(backbone.net):
+        run_on_meta(backbone.net, torch.Size((1, backbone.in_channels, size, size)))
     return [(module, before, after) for module, (before, after) in calls.items()]
 
 
-class PadFirst:
+class PadFirst(NamedTuple):
     """A hook that pads a layer's input, at the left and top by other numbers than at the right and bottom."""
 
-    def __init__(self, before: int, after: int, value: float | None) -> None:
-        self.before, self.after, self.value = before, after, value
+    before: int
+    after: int
+    value: float | None  # None to repeat the border
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The padded input; without a value the border is repeated."""
+        """The padded input."""
         sides = (self.before, self.after, self.before, self.after)
-        if self.value is None:
-            return (F.pad(inputs[0], sides, mode="replicate"),)
-        return (F.pad(inputs[0], sides, value=self.value),)
+        mode = "replicate" if self.value is None else "constant"
+        return (F.pad(inputs[0], sides, mode, self.value),)
 
 
 def _keep_size(layer: Any) -> None:
     """Stride 1 for a layer of stride 2, so that its cells 2i are the cells i from before.
 
-    Cell i of stride 2 reads k cells from 2i - p on. So must cell 2i of stride 1: the padding before stays p, and that
-    behind becomes k - 1 - p, for as many cells to come out as go in.
+    Cell i reads k cells from 2i - p on. So must cell 2i of stride 1: the padding before stays p, and for as many cells
+    to come out as go in, that behind becomes k - 1 - p.
     """
     kernel, stride = _square(layer, layer.kernel_size), _square(layer, layer.stride)
     if stride != 2 or _square(layer, getattr(layer, "dilation", 1)) != 1:

@@ -26,17 +26,14 @@ class Backbone(nn.Module):
 
     Attributes:
         net: the wrapped network, without the layers that no output depends on.
-        channels: channels of each output.
-        strides: input pixels per cell of each output, rising.
+        channels, strides: of each output; input pixels per cell, rising.
         size_multiple: sizes that are multiples of this are not padded.
-        in_channels: channels of the input.
         mean, std: what the caller must normalise with, `(x - mean) / std` for x in [0, 1]; in_channels long.
         stages: the modules with parameters, stem first, grouped by the stride they work at: for freezing and
             learning-rate groups. Every parameter is in exactly one stage.
         stage_strides: the stride each stage ends at; as long as `stages`.
         unused_parameters: parameters that influence no output yet cannot be cut out (HRNet's last fusion when
-            stride 4 is not asked for). They do not require gradients and must not: distributed training
-            waits for every gradient that is required.
+            stride 4 is not asked for). They must not require gradients: distributed training waits for all of those.
         weight_report: what was copied from a file of weights, None with random weights.
     """
 
@@ -54,16 +51,13 @@ class Backbone(nn.Module):
         """Wrap `net`, (N, in_channels, H, W) -> list of (N, C, h, w), the finest first.
 
         Args:
-            net: what is wrapped.
-            strides: of its maps, rising; checked.
+            net: changed in place; ValueError unless its outputs are regular grids at `strides`.
+            strides: of its maps, rising.
             in_channels: channels of the input.
             mean, std: normalisation for three colours; repeated (or averaged for one channel) to in_channels.
             name: for messages.
             whole_network: names and shapes of the tensors of the network this one was cut from, head included;
                 `load_weights` then knows layers that were cut off from layers that do not belong.
-
-        Raises:
-            ValueError: the network's outputs are not regular grids at these strides.
         """
         super().__init__()
         self.name = name
@@ -89,14 +83,7 @@ class Backbone(nn.Module):
         return [[self.net.get_submodule(name) for name in names] for names in self._stage_names.values()]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of normalised images.
-
-        Args:
-            x: (N, in_channels, H, W), normalised with `mean` and `std`.
-
-        Returns:
-            One (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i])) per stride, the finest first.
-        """
+        """Feature maps, the finest first, of images (N, in_channels, H, W) normalised with `mean` and `std`."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected images of shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         height, width = x.shape[-2:]
@@ -124,18 +111,13 @@ def check_strides(strides: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_multiples(strides: Sequence[int]) -> list[int]:
-    """How many times coarser each stride is than the one before.
-
-    Raises:
-        ValueError: not a whole number of times.
-    """
-    pairs = list(itertools.pairwise(strides))
-    if wrong := [(fine, coarse) for fine, coarse in pairs if coarse % fine]:
-        fine, coarse = wrong[0]
-        raise ValueError(
-            f"stride {coarse} is no multiple of stride {fine}; give the backbone strides such as (8, 16, 32)"
-        )
-    return [coarse // fine for fine, coarse in pairs]
+    """How many times coarser each stride is than the one before; ValueError where it is no whole number of times."""
+    for fine, coarse in itertools.pairwise(strides):
+        if coarse % fine:
+            raise ValueError(
+                f"stride {coarse} is no multiple of stride {fine}; give the backbone strides such as (8, 16, 32)"
+            )
+    return [coarse // fine for fine, coarse in itertools.pairwise(strides)]
 
 
 def cut(x: Tensor, like: Tensor) -> Tensor:
@@ -144,10 +126,9 @@ def cut(x: Tensor, like: Tensor) -> Tensor:
 
 
 def spread_colours(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
-    """One value per input channel from the three of red, green and blue.
+    """One value per input channel from the three of red, green and blue, to go with `adapt_input`.
 
-    One channel gets the average; more than three repeat the colours in turn, as `adapt_input` repeats the
-    weights of the first convolution.
+    One channel gets the average; more than three repeat the colours in turn.
     """
     values = tuple(float(v) for v in values)
     if len(values) == in_channels:

@@ -24,9 +24,8 @@ def separable(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.S
 class ResidualSeparable(nn.Module):
     """``x + separable(x)``, (N, C, H, W) to the same shape.
 
-    With ``start_at_zero`` the block begins as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1), so
-    that what is stacked behind pretrained features does not hide them from the layers after it: random layers
-    in a row cost a short training most of its time (docs/results.md).
+    With ``start_at_zero`` the block begins as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1): random
+    layers in a row behind pretrained features cost a short training most of its time (docs/results.md).
     """
 
     def __init__(self, width: int, kernel_size: int = 5, *, start_at_zero: bool = True) -> None:

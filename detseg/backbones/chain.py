@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,17 +42,12 @@ def chain_backbone(
     std: Sequence[float] = IMAGENET_STD,
     whole_network: Callable[[], Mapping[str, torch.Size]] | None = None,
 ) -> Backbone:
-    """The backbone that runs `layers` in order, cut at the deepest of `strides`.
+    """The backbone that runs `layers` in order, cut at the deepest of `strides`; outputs are the last maps at each.
 
-    Each output is the last map at its stride. The other arguments are those of `Backbone`.
-
-    Raises:
-        ValueError: it is no chain of layers, or has no feature map at one of the strides.
+    The other arguments are those of `Backbone`. ValueError if it is no chain of layers, or has no such feature map.
     """
     last = {stride: key for stride, key, _ in feature_maps(layers, in_channels, name)}
-    for stride in strides:
-        if stride not in last:
-            raise no_such_stride(name, stride, last)
+    require_strides(name, strides, last)
     names = list(layers)
     keep = names[: names.index(last[strides[-1]]) + 1]
     return Backbone(
@@ -66,17 +61,16 @@ def chain_backbone(
     )
 
 
-def no_such_stride(name: str, stride: int, available: Iterable[int]) -> ValueError:
-    """The error for a stride that a network has no feature map at."""
-    return ValueError(f"{name!r} has no feature map at stride {stride}; it has {tuple(sorted(set(available)))}")
+def require_strides(name: str, strides: Sequence[int], available: Collection[int]) -> Sequence[int]:
+    """`strides`, or ValueError for the first that the network `name` has no feature map at."""
+    for stride in strides:
+        if stride not in available:
+            raise ValueError(f"{name!r} has no feature map at stride {stride}; it has {tuple(sorted(available))}")
+    return strides
 
 
 def feature_maps(layers: Mapping[str, nn.Module], in_channels: int, name: str) -> list[tuple[int, str, int]]:
-    """(stride, layer, channels) of the last map at each stride, found by a run on the meta device.
-
-    Raises:
-        ValueError: a layer does not take what the one before it gives.
-    """
+    """(stride, layer, channels) of the last map at each stride, by a run on the meta device; ValueError if it fails."""
     size = 256
     x = torch.empty(1, in_channels, size, size, device="meta")
     last: dict[int, tuple[int, str, int]] = {}

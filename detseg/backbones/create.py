@@ -10,8 +10,7 @@ from typing import Protocol, TypeVar
 
 from detseg.backbones.backbone import Backbone, check_strides
 from detseg.backbones.folding import load_backbone
-from detseg.backbones.library import LIBRARIES, library_of
-from detseg.backbones.sources import OF_TORCHVISION, find_weights, no_weights
+from detseg.backbones.sources import LIBRARIES, OF_TORCHVISION, find_weights, library_of, no_weights
 from detseg.backbones.weights import copy_weights
 from detseg.registry import Registry
 
@@ -20,7 +19,7 @@ class Builder(Protocol):
     """Makes a backbone with random weights."""
 
     def __call__(self, *, strides: tuple[int, ...], in_channels: int) -> Backbone:
-        """A backbone with these strides and input channels; ValueError where it has no such stride."""
+        """Make one; ValueError where it has no such stride."""
 
 
 B = TypeVar("B", bound=Builder)
@@ -30,14 +29,9 @@ DEPTHS = (64, 32, 16, 8, 4, 2, 1)
 
 
 def register_backbone(name: str, *, weights_of: str | None = None) -> Callable[[B], B]:
-    """Decorator: make a builder known to `create_backbone` and `list_backbones` as `name`.
+    """Decorator: make a builder known to `create_backbone` and `list_backbones` as `name`; ValueError if it is taken.
 
-    Args:
-        name: of the backbone.
-        weights_of: torchvision's classifier whose ImageNet weights fit.
-
-    Raises:
-        ValueError: the name is taken.
+    `weights_of` is torchvision's classifier whose ImageNet weights fit.
     """
 
     def register(builder: B) -> B:
@@ -61,8 +55,8 @@ def create_backbone(
     Args:
         name: a registered name, else one of timm's, else one of torchvision's; see `list_backbones`.
         pretrained: False for random weights; True for ImageNet weights from an installed package, else from
-            the hub; or the path of a file of weights (see `load_weights`), also of a trained model with such a
-            backbone: where its batch norms were folded into its convolutions, so are those of the result.
+            the hub; or a file of weights (see `load_weights`), also of a trained model with such a backbone: where
+            its batch norms were folded into its convolutions, so are those of the result.
         strides: strides of the outputs, rising. Layers beyond the last are left out.
         in_channels: channels of the input.
 
@@ -86,18 +80,17 @@ def create_backbone(
 
 def create_deepest(name: str, *, pretrained: bool | str | os.PathLike[str] = False, in_channels: int = 3) -> Backbone:
     """The backbone `name` with its deepest map only, whatever its stride; otherwise as `create_backbone`."""
-    problems: list[ValueError] = []
     for stride in DEPTHS:
         try:
             # Without weights: what is wrong with those is no question of the stride.
             backbone = create_backbone(name, strides=(stride,), in_channels=in_channels)
-        except ValueError as error:
-            problems.append(error)
-            continue
-        if pretrained is False:
-            return backbone
-        return create_backbone(name, pretrained=pretrained, strides=(stride,), in_channels=in_channels)
-    raise problems[-1]
+            break
+        except ValueError:
+            if stride == DEPTHS[-1]:
+                raise
+    if pretrained is False:
+        return backbone
+    return create_backbone(name, pretrained=pretrained, strides=backbone.strides, in_channels=in_channels)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

@@ -1,14 +1,13 @@
 """Batch norms with fixed statistics folded into the convolutions before them.
 
 A batch norm that only applies the statistics it was trained with is a scale and a shift of each channel, and so is
-part of the convolution that feeds it: ``norm(conv(x)) == conv'(x)``. Fine-tuning on few images in small batches
-keeps those statistics anyway; folded, training saves the time and memory of a pass over every feature map (and
-its backward pass), and so does prediction.
+part of the convolution that feeds it: ``norm(conv(x)) == conv'(x)``. Folded, training and prediction save a pass over
+every feature map.
 
 That holds only where the norm alone takes what the convolution gave: not with an activation between them, which may
-work in place, and not where something else reads the same map. So all operations of a run are watched, not only the
-modules. What is folded follows from the network's structure, never from its numbers: a saved model is built with
-random ones, and must come out with the same layers.
+work in place, and not where something else reads the same map. So all operations of a run are watched. What is folded
+follows from the network's structure, never from its numbers: a saved model, built with random ones, must come out with
+the same layers.
 """
 
 from __future__ import annotations
@@ -26,23 +25,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from detseg.backbones.backbone import Backbone
+from detseg.backbones.meta import evaluating
 from detseg.backbones.weights import copy_weights, names_found, read_weights
 
 
 def load_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> Backbone:
-    """A backbone with the weights in a file; folded if those are, as most trained models' are.
-
-    Args:
-        backbone: with its batch norms not folded.
-        path: of the file, see `load_weights`.
-
-    Returns:
-        `backbone`, or its folded copy.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not a state dict, or fits neither form.
-    """
+    """`backbone`, or its folded copy if that is what the weights in the file are of, with them; see `load_weights`."""
     tensors = read_weights(path)
     found = names_found(backbone, tensors)
     if backbone.state_dict().keys() - found:
@@ -65,17 +53,15 @@ def fold_backbone(backbone: Backbone) -> int:
 def _with_biases(whole_network: Callable[[], Mapping[str, torch.Size]]) -> dict[str, torch.Size]:
     """Names and shapes of a whole network, and those of the biases that its convolutions get by folding."""
     whole = dict(whole_network())
-    weights = {name: shape for name, shape in whole.items() if len(shape) == 4 and name.endswith(".weight")}
-    return {f"{name.removesuffix('weight')}bias": torch.Size(shape[:1]) for name, shape in weights.items()} | whole
+    convs = {name: shape for name, shape in whole.items() if len(shape) == 4 and name.endswith(".weight")}
+    return {f"{name.removesuffix('weight')}bias": torch.Size(shape[:1]) for name, shape in convs.items()} | whole
 
 
 @torch.no_grad()
 def fold_norms(net: nn.Module, example: Tensor) -> int:
     """Fold every batch norm that alone takes the output of a convolution, in place; returns how many there were.
 
-    Args:
-        net: a network; batch norms that cannot be folded are left as they are.
-        example: an input, which is run once to see what follows what; its numbers do not matter.
+    `example`, an input, is run once to see what follows what; its numbers do not matter.
     """
     pairs = _pairs(net, example)
     names: dict[nn.Module, list[str]] = {}
@@ -102,11 +88,7 @@ class _Call(NamedTuple):
 
 
 class _Watch(TorchDispatchMode):
-    """Notes which operations take certain tensors or the outputs of convolutions.
-
-    Attributes:
-        calls: id of such a tensor -> the operations that took it, be it to look at it otherwise or to change it.
-    """
+    """Notes in `calls`, by id, which operations take certain tensors or the outputs of convolutions."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
@@ -133,13 +115,8 @@ def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNor
     norms = [(m, m.running_mean) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     norm_of = {id(mean): norm for norm, mean in norms if mean is not None}
     watch = _Watch([*(weight for _, weight in convs), *(mean for _, mean in norms if mean is not None)])
-    training = net.training
-    net.eval()
-    try:
-        with watch:
-            given = {id(tensor) for tensor in tree_leaves(net(example))}
-    finally:
-        net.train(training)
+    with evaluating(net), watch:
+        given = {id(tensor) for tensor in tree_leaves(net(example))}
     pairs = []
     for conv, weight in convs:
         made = _only_call(watch.calls[id(weight)], "convolution")

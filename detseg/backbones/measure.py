@@ -1,20 +1,16 @@
-"""What a feature network really does, measured: channels, strides, stages, and layers nothing depends on.
-
-The network is run once on the meta device: shapes only, no arithmetic, no memory. A declared stride can be
-wrong; a measured one cannot.
-"""
+"""What a feature network really does, measured on the meta device: channels, strides, stages, layers without effect."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from detseg.backbones.meta import evaluating, run_on_meta
+from detseg.backbones.meta import evaluating, hooked, run_on_meta
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _PADDABLE = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -44,8 +40,7 @@ class Removed(nn.Module):
 def cut_unused(net: nn.Module, strides: tuple[int, ...], in_channels: int, name: str) -> Run:
     """Take the layers that no output depends on out of `net`, in place, and measure it.
 
-    Raises:
-        ValueError: the outputs are no regular grids of `strides`, or it works for one size only.
+    ValueError where the outputs are no regular grids of `strides`, or it works for one size only.
     """
     run = measure_regular(net, strides, in_channels, name)
     _check_another_size(net, max((*strides, *run.stages)), strides, in_channels, name)
@@ -54,47 +49,45 @@ def cut_unused(net: nn.Module, strides: tuple[int, ...], in_channels: int, name:
     originals = {unit: net.get_submodule(unit) for unit in run.unused}
     for unit in originals:
         net.set_submodule(unit, Removed())
-    if (shorter := _measure_or_none(net, strides, in_channels)) is not None:
+    if (shorter := _try(net, strides, in_channels)[0]) is not None:
         return shorter
     # Some are in the way of others: an output is taken inside them, or their shapes matter. Cut one by one.
     for unit, original in originals.items():
         net.set_submodule(unit, original)
     for unit, original in reversed(originals.items()):
         net.set_submodule(unit, Removed())
-        if _measure_or_none(net, strides, in_channels) is None:
+        if _try(net, strides, in_channels)[0] is None:
             net.set_submodule(unit, original)
     return measure_regular(net, strides, in_channels, name)
 
 
 def measure_regular(net: nn.Module, strides: tuple[int, ...], in_channels: int, name: str) -> Run:
-    """Measure `net`; where unpadded convolutions shrink its maps, pad them and measure again.
+    """Measure `net`; where unpadded convolutions shrink its maps, pad them and measure again."""
+    run, problem = _try(net, strides, in_channels)
+    if run is None and pad_unpadded(net.modules()):
+        run, problem = _try(net, strides, in_channels)
+    if run is None:
+        raise _refusal(name, strides, problem)
+    return run
 
-    Raises:
-        ValueError: the outputs are no regular grids of `strides`.
-    """
+
+def _try(net: nn.Module, strides: tuple[int, ...], in_channels: int) -> tuple[Run | None, str]:
+    """The run if it gives regular grids, else why not."""
     size = _probe_size(strides)
-    problem = ""
-    for attempt in range(2):
-        try:
-            run = measure(net, size, in_channels)
-        except _RUN_ERRORS as error:
-            problem = f"it cannot run on {size} x {size} pixels ({first_line(error)})"
-        else:
-            if run.sizes == _grid(size, strides):
-                return run
-            problem = f"{size} x {size} pixels give maps of {run.sizes} cells, not {_grid(size, strides)}"
-        if attempt == 0 and not pad_unpadded(net.modules()):
-            break
-    raise _refusal(name, strides, problem)
+    grid = tuple((size // stride, size // stride) for stride in strides)
+    try:
+        run = measure(net, size, in_channels)
+    except _RUN_ERRORS as error:
+        return None, f"it cannot run on {size} x {size} pixels ({first_line(error)})"
+    if run.sizes != grid:
+        return None, f"{size} x {size} pixels give maps of {run.sizes} cells, not {grid}"
+    return run, ""
 
 
 def _check_another_size(net: nn.Module, multiple: int, strides: tuple[int, ...], in_channels: int, name: str) -> None:
-    """Refuse networks with layers made for images of one size, such as attention with a weight for each cell.
-
-    `Backbone` hands on images whose height and width are any multiples of `multiple`.
-    """
+    """Refuse networks with layers made for images of one size, such as attention with a weight for each cell."""
     height, width = 3 * multiple, 5 * multiple
-    works = f"it works on {_probe_size(strides)} x {_probe_size(strides)} pixels but not on {width} x {height}"
+    works = f"it works on {(size := _probe_size(strides))} x {size} pixels but not on {width} x {height}"
     try:
         with torch.no_grad(), evaluating(net):
             maps, _ = run_on_meta(net, torch.Size((1, in_channels, height, width)))
@@ -116,30 +109,16 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _measure_or_none(net: nn.Module, strides: tuple[int, ...], in_channels: int) -> Run | None:
-    """The run, or None if it fails or gives no regular grids."""
-    try:
-        run = measure(net, _probe_size(strides), in_channels)
-    except _RUN_ERRORS:
-        return None
-    return run if run.sizes == _grid(_probe_size(strides), strides) else None
-
-
 def _probe_size(strides: tuple[int, ...]) -> int:
     """Eight cells at the deepest stride, and enough for the unpadded stems."""
     return max(256, 8 * strides[-1])
-
-
-def _grid(size: int, strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((size // stride, size // stride) for stride in strides)
 
 
 def pad_unpadded(modules: Iterable[nn.Module]) -> bool:
     """Give every odd-sized convolution and pooling padded less its centring padding, in place; True if any.
 
     The Inception and Xception stems are unpadded: each layer eats the border, so cells drift away from
-    `stride * (cell + 0.5)` and their number depends on the depth. With k // 2 padding, each layer of stride 2
-    gives half the cells and the weights stay what they were.
+    `stride * (cell + 0.5)`. With k // 2 padding, each layer of stride 2 gives half the cells.
     """
     changed = False
     for module in modules:
@@ -168,22 +147,15 @@ def pair(value: Any) -> tuple[int, int]:
 def measure(net: nn.Module, size: int, in_channels: int) -> Run:
     """Run `net` on (1, in_channels, size, size) on the meta device and note what happens."""
     units = dict(_units(net))
+    names = {unit: name for name, unit in units.items()}
     calls: dict[str, int] = {}  # unit -> stride of its output, in the order of the calls
 
-    def note(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            calls.setdefault(name, stride_of(output, size))
+    def note(unit: nn.Module, _inputs: object, output: object) -> None:
+        calls.setdefault(names[unit], stride_of(output, size))
 
-        return hook
-
-    handles = [unit.register_forward_hook(note(name)) for name, unit in units.items()]
-    try:
-        with torch.enable_grad(), evaluating(net):
-            maps, parameters = run_on_meta(net, torch.Size((1, in_channels, size, size)))
-            idle = _idle(maps, parameters)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(units.values(), note), torch.enable_grad(), evaluating(net):
+        maps, parameters = run_on_meta(net, torch.Size((1, in_channels, size, size)))
+        idle = _idle(maps, parameters)
     return Run(
         channels=tuple(m.shape[1] for m in maps),
         sizes=tuple((m.shape[-2], m.shape[-1]) for m in maps),
@@ -206,8 +178,8 @@ def _units(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def _all_idle(name: str, unit: nn.Module, idle: Sequence[str]) -> bool:
-    names = [f"{name}.{parameter}" for parameter, _ in unit.named_parameters()]
-    return bool(names) and set(names) <= set(idle)
+    names = {f"{name}.{parameter}" for parameter, _ in unit.named_parameters()}
+    return bool(names) and names <= set(idle)
 
 
 def _idle(maps: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
-"""Networks on the meta device: built and run for names and shapes only, in a tenth of a second and no memory."""
+"""Networks on the meta device: built and run for names and shapes only, in a tenth of a second and no memory.
+
+Also what every look at a run needs: evaluation mode for a while, hooks that are taken away again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -47,6 +50,26 @@ def build_on_meta(build: Callable[[], T]) -> T:
     except (RuntimeError, AssertionError):  # some networks compute while they are built
         with _NoFills():
             return build()
+
+
+def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
+    """Names and shapes of its state dict, in order."""
+    return {name: tensor.shape for name, tensor in net.state_dict().items()}
+
+
+@contextmanager
+def hooked(
+    modules: Iterable[nn.Module], after: Callable[..., None] | None = None, *, before: Callable[..., None] | None = None
+) -> Iterator[None]:
+    """Inside, `before(module, inputs)` and `after(module, inputs, output)` are called for each of the modules."""
+    modules = list(modules)
+    handles = [module.register_forward_pre_hook(before) for module in modules] if before else []
+    handles += [module.register_forward_hook(after) for module in modules] if after else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

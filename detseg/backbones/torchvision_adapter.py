@@ -1,4 +1,4 @@
-"""torchvision's classifiers; the functions of a `library.Library`."""
+"""torchvision's classifiers; the functions of a library, see `sources`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.chain import chain_backbone, feature_maps, replace_input
-from detseg.backbones.meta import build_on_meta
+from detseg.backbones.meta import build_on_meta, shapes_of
 from detseg.backbones.weights import cached_download
 
 # What ends the chain of feature layers.
@@ -34,11 +34,7 @@ def names() -> Iterable[str]:
 
 
 def build_backbone(name: str, *, strides: tuple[int, ...], in_channels: int) -> Backbone:
-    """torchvision's network `name`, random weights, cut at the deepest of `strides`.
-
-    Raises:
-        ValueError: it is no chain of layers, or has no feature map at one of the strides.
-    """
+    """torchvision's network `name`, random weights, cut at the deepest of `strides`; raises as `chain_backbone`."""
     layers = _feature_layers(_model(name))
     replace_input(layers.values(), in_channels)
     mean, std = _normalisation(name)
@@ -54,9 +50,7 @@ def build_backbone(name: str, *, strides: tuple[int, ...], in_channels: int) -> 
 
 
 def build_network(name: str, num_classes: int, in_channels: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The classifier with random weights, without the auxiliary heads that only training has; and its "input_size",
-    "mean" and "std".
-    """
+    """The classifier with random weights, without auxiliary heads; and its "input_size", "mean" and "std"."""
     network = _classifier(name, num_classes)
     replace_input([network], in_channels)
     mean, std = _normalisation(name)
@@ -66,8 +60,7 @@ def build_network(name: str, num_classes: int, in_channels: int) -> tuple[nn.Mod
 @functools.cache
 def tensors(name: str) -> dict[str, torch.Size]:
     """Names and shapes of the state dict of the whole classifier, in order."""
-    network = build_on_meta(functools.partial(_model, name))
-    return {key: tensor.shape for key, tensor in network.state_dict().items()}
+    return shapes_of(build_on_meta(functools.partial(_model, name)))
 
 
 def summarise(name: str) -> tuple[int, dict[int, int]]:
@@ -115,11 +108,9 @@ def _feature_layers(model: nn.Module) -> dict[str, nn.Module]:
     for name, child in model.named_children():
         if name in _HEAD:
             break
-        if name in _AUXILIARY:
-            continue
         if isinstance(child, nn.Sequential) and name in ("features", "layers", "trunk_output"):
             layers.update({f"{name}_{key}": layer for key, layer in child.named_children()})
-        else:
+        elif name not in _AUXILIARY:
             layers[name] = child
     return layers
 

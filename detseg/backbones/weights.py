@@ -47,22 +47,12 @@ class WeightReport:
 
 
 def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> WeightReport:
-    """Copy the weights in the file `path` into `module` by name; see `copy_weights`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not a state dict, or does not fit the module.
-    """
+    """`copy_weights` of `read_weights`: the weights in the file `path`, by name; raises what the two raise."""
     return copy_weights(module, read_weights(path), source=str(path))
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or PyTorch file by name; the file's own code is never run.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds anything but tensors (and the usual wrappers around them).
-    """
+    """The tensors of a .safetensors or PyTorch file by name; ValueError where it holds anything else. No code runs."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}; give the path of a .safetensors, .pth or .pt file")
@@ -88,13 +78,12 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     """The state dict inside `content`, under one of the usual wrapper keys or bare."""
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if tensors:
+        if inner is not None:
+            content = inner
+        elif tensors := {str(k): v for k, v in content.items() if isinstance(v, Tensor)}:
             return tensors
+        else:
+            break
     raise ValueError(f"{path} holds no state dict: expected tensors by name, found {type(content).__name__}")
 
 
@@ -105,25 +94,20 @@ def cached_download(url: str) -> str:
 
 
 def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> WeightReport:
-    """Copy `tensors` into `module` by name.
+    """Copy `tensors` into `module`, a `Backbone` or any other, by name; `source` is for messages.
 
     Prefixes such as `module.` are stripped, names flattened by timm (`stages_0.`) and the original ones
     (`stages.0.`) are the same, heads are skipped, and three-channel first convolutions are adapted to the
     module's `in_channels`. Nothing is copied unless everything fits.
 
-    Args:
-        module: a `Backbone` or any module.
-        tensors: name -> tensor.
-        source: where they come from, for messages.
-
     Raises:
-        ValueError: a parameter or buffer of the module gets nothing, a shape differs, a value is not finite,
-            or the source has layers that the module's network does not have.
+        ValueError: a tensor of the module gets nothing, a shape differs, a value is not finite, or the source has
+            layers that the module's network does not have.
     """
     plan = _Plan(module, tensors, source)
     report = plan.check()
     plan.copy()
-    logger.info("%s", report)
+    logger.debug("%s", report)
     if hasattr(module, "weight_report"):
         module.weight_report = report  # type: ignore[assignment]
     return report
@@ -194,8 +178,7 @@ class _Plan:
         return WeightReport(self.source, copied, tuple(left), reshaped, counters)
 
     def _adaptable(self, target: str) -> bool:
-        """True for a fully connected layer that is a convolution here, and for a convolution over the image whose three
-        colours must become `in_channels`."""
+        """Whether it is a fully connected layer elsewhere, or a convolution of three colours, not `in_channels`."""
         mine, theirs = self.targets[target].shape, self.tensors[self.places[target]].shape
         if len(mine) == 4 and len(theirs) == 2:
             return mine[0] == theirs[0] and mine[1:].numel() == theirs[1]
@@ -212,32 +195,26 @@ class _Plan:
         return next((self.whole[alias] for alias in _aliases(name) if alias in self.whole), None)
 
     def _describe_missing(self, missing: list[str], left: list[str]) -> list[str]:
-        result: list[str] = []
-        for target in missing:
-            near = difflib.get_close_matches(target, left, n=2, cutoff=0.6) if len(result) < _SHOWN else []
-            hint = f" (near: {', '.join(near)})" if near else ""
-            result.append(f"{target} {tuple(self.targets[target].shape)} gets nothing{hint}")
-        return result
+        near = {target: difflib.get_close_matches(target, left, n=2, cutoff=0.6) for target in missing[:_SHOWN]}
+        hints = {target: f" (near: {', '.join(names)})" for target, names in near.items() if names}
+        return [f"{t} {tuple(self.targets[t].shape)} gets nothing{hints.get(t, '')}" for t in missing]
 
     def _describe_shapes(self, reshaped: tuple[str, ...]) -> list[str]:
-        pairs = [(t, n, self.targets[t].shape, self.tensors[n].shape) for t, n in self.places.items()]
         return [
             f"{target} has shape {tuple(mine)}, {name} in the source has {tuple(theirs)}"
-            for target, name, mine, theirs in pairs
-            if mine != theirs and target not in reshaped
+            for target, name in self.places.items()
+            if (mine := self.targets[target].shape) != (theirs := self.tensors[name].shape) and target not in reshaped
         ]
 
     def _describe_strangers(self, left: list[str]) -> list[str]:
         """Names that are neither heads nor layers cut off the same network: a file of another network."""
         result = []
         for name in left:
-            if not name.startswith(self.prefix):
-                continue  # another part of a larger model
-            bare = name[len(self.prefix) :]
-            head = bare.split(".")[0] in _HEADS or bare.endswith("num_batches_tracked")
-            if head or self._whole_shape(bare) is not None:
-                continue
-            result.append(f"{name} {tuple(self.tensors[name].shape)} in the source has no place in this network")
+            bare = name.removeprefix(self.prefix)
+            known = bare.split(".")[0] in _HEADS or bare.endswith("num_batches_tracked")
+            # Without the prefix it is another part of a larger model.
+            if name.startswith(self.prefix) and not known and self._whole_shape(bare) is None:
+                result.append(f"{name} {tuple(self.tensors[name].shape)} in the source has no place in this network")
         return result
 
     def _describe_values(self) -> list[str]:
@@ -265,8 +242,7 @@ class _Plan:
 def _aliases(target: str) -> list[str]:
     """The names a module's tensor may have in a file, the exact one first.
 
-    `net.` and `body.` are what wrappers put before the name; timm's feature networks flatten `stages.0.` to
-    `stages_0.`, so each underscore of the first part may have been a point.
+    timm's feature networks flatten `stages.0.` to `stages_0.`, so each underscore of the first part may be a point.
     """
     names = [target]
     for wrapper in ("net.", "body.", "model."):
@@ -283,17 +259,10 @@ def _aliases(target: str) -> list[str]:
 
 
 def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution for `in_channels` from one for red, green and blue.
+    """A first convolution's weight (O, in_channels, kh, kw) from one for red, green and blue, (O, 3, kh, kw).
 
     One channel sums the colours: a grey image gives what the same image in three equal channels gave.
     More channels repeat the colours in turn, scaled by 3 / in_channels so that the response keeps its size.
-
-    Args:
-        weight: (O, 3, kh, kw).
-        in_channels: at least 1.
-
-    Returns:
-        (O, in_channels, kh, kw).
     """
     if in_channels == 1:
         return weight.sum(dim=1, keepdim=True)
@@ -306,13 +275,8 @@ def rename_by_position(
 ) -> dict[str, Tensor]:
     """`tensors` under other names, one after the other, for state dicts of the same network written twice.
 
-    Args:
-        tensors: the state dict, in the order of its network.
-        names: name -> shape of the same network elsewhere, in its order.
-        source: for messages.
-
-    Raises:
-        ValueError: the numbers of tensors, a shape or the last part of a name (weight, ...) differ.
+    `names` is name -> shape of the network elsewhere, in its order; `source` is for messages. ValueError where the
+    numbers of tensors, a shape or the last part of a name (weight, ...) differ.
     """
     result = {}
     for (theirs, tensor), (mine, shape) in itertools.zip_longest(
@@ -320,9 +284,8 @@ def rename_by_position(
     ):
         alike = theirs.rpartition(".")[2] == mine.rpartition(".")[2]
         if not alike or tensor is None or tensor.shape != shape:
-            found = tuple(tensor.shape) if tensor is not None else ()
-            wanted = tuple(shape) if shape is not None else ()
-            raise ValueError(f"{source}: {theirs} {found} stands where {mine} {wanted} should be")
+            found = () if tensor is None else tuple(tensor.shape)
+            raise ValueError(f"{source}: {theirs} {found} stands where {mine} {tuple(shape or ())} should be")
         result[mine] = tensor
     return result
 

@@ -24,11 +24,6 @@ class Classifier(ImageModel):
         num_classes: K, at least 2.
         dropout: share of the pooled features that are zeroed at random while training.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
-
-    Example:
-        >>> model = Classifier(create_deepest("resnet18"), num_classes=3)
-        >>> losses = model(images, labels)                # {"loss_class": ...}
-        >>> probabilities = model(images).softmax(1)      # (N, K)
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -72,14 +67,11 @@ class Classifier(ImageModel):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Losses when targets are given, logits when not; `.training` only decides on dropout.
+        """Mean cross-entropy ``{"loss_class": ...}`` when targets are given, logits (N, K) float32 when not.
 
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1], of any size.
             targets: (N,) labels, int64.
-
-        Returns:
-            ``{"loss_class": ...}``, the mean cross-entropy; or logits (N, K) float32.
         """
         features = F.dropout(self.features(images), self.dropout, self.training)
         with torch.autocast(images.device.type, enabled=False):

@@ -1,20 +1,20 @@
 """What a classifier looks at: the feature maps of its stages, and Grad-CAM.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) shows which places of an image raise a class's score. Each channel
-of the last feature map is weighted by how much the class's score would rise with it, and the sum of what is positive
-remains. For a network that ends in global average pooling and one linear layer this is, but for a factor, the class
-activation map of Zhou et al. (2016, arXiv:1512.04150).
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weighs each channel of the last feature map by how much a class's
+score would rise with it. For a network that ends in global average pooling and one linear layer this is, but for a
+factor, the class activation map of Zhou et al. (2016, arXiv:1512.04150).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from detseg.backbones.meta import hooked
 
 
 class Recording(NamedTuple):
@@ -35,15 +35,11 @@ def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
     """Grad-CAM of each score: the places that raise it, before it is enlarged to the image.
 
     Args:
-        scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from image n alone, as every
-            network does in evaluation mode.
+        scores: (N, T) of T classes, before the softmax, computed from `maps`; row n from image n alone.
         maps: (N, C, h, w).
 
     Returns:
         (N, T, h, w), at least 0: ``relu(sum over c of mean over places of d score / d maps[c] * maps[c])``.
-
-    Raises:
-        ValueError: the shapes do not fit, or the scores do not depend on the maps.
     """
     if scores.ndim != 2 or maps.ndim != 4 or len(scores) != len(maps):
         raise ValueError(f"scores must be (N, T) and maps (N, C, h, w), got {tuple(scores.shape)}, {tuple(maps.shape)}")
@@ -62,17 +58,13 @@ def grad_cam(scores: Tensor, maps: Tensor) -> Tensor:
 def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor) -> Recording:
     """Run a classifier and keep the last feature map at each stride.
 
-    Maps are what layers give at the sizes that convolutions give, larger than one cell; so a last pooling is not among
-    them, and the deepest one is that of the last convolution and what follows it, as in the paper.
+    Maps are what layers give at the sizes that convolutions give, larger than one cell: the deepest one is that of the
+    last convolution and what follows it, as in the paper, not that of a last pooling.
 
     Args:
         logits_of: (N, 3, H, W) to (N, K); calls `net`, in evaluation mode.
         net: the convolutional part, or the whole network.
         images: (N, 3, H, W) floats.
-
-    Raises:
-        ValueError: the network ends in something else than feature maps, as transformers do, or has none of more than
-            one cell at this size.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be floats (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
@@ -80,31 +72,25 @@ def record(logits_of: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
     multiple = int(getattr(net, "size_multiple", 1))
     height, width = images.shape[-2:]
     extent = (height + -height % multiple, width + -width % multiple)
-    recorder = _Recorder(net, images, extent)
-    with torch.enable_grad(), recorder.watching():
+    recorder = _Recorder(images, extent)
+    with torch.enable_grad(), hooked(net.modules(), recorder.end, before=recorder.begin):
         # Weights may be frozen: the graph then hangs on the images.
         logits = logits_of(images.detach().requires_grad_())
+    name = getattr(net, "name", type(net).__name__)
     if recorder.filters is None or recorder.ends_in_tokens:
-        raise ValueError(
-            f"{_name(net)} does not end in the feature maps of convolutions; choose a convolutional network"
-        )
+        raise ValueError(f"{name} does not end in the feature maps of convolutions; choose a convolutional network")
     if not recorder.maps:
         raise ValueError(
-            f"{_name(net)} makes a single cell of {width} x {height} pixels: there is no place to point at. "
+            f"{name} makes a single cell of {width} x {height} pixels: there is no place to point at. "
             "Give larger images"
         )
     return Recording(logits, dict(sorted(recorder.maps.items())), recorder.filters.detach(), extent)
 
 
-def _name(net: nn.Module) -> str:
-    return str(getattr(net, "name", type(net).__name__))
-
-
 class _Recorder:
     """Hooks for all modules of a network: `begin` before a module runs, `end` after it."""
 
-    def __init__(self, net: nn.Module, images: Tensor, extent: tuple[int, int]) -> None:
-        self.net = net
+    def __init__(self, images: Tensor, extent: tuple[int, int]) -> None:
         self.count, self.colours = images.shape[:2]
         self.extent = extent
         self.maps: dict[int, Tensor] = {}
@@ -113,22 +99,12 @@ class _Recorder:
         self._sizes: set[torch.Size] = set()
         self._before: list[dict[int, Tensor]] = []  # the maps there were when each module that still runs began
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, what the network does is noted."""
-        modules = list(self.net.modules())
-        handles = [module.register_forward_pre_hook(self._begin) for module in modules]
-        handles += [module.register_forward_hook(self._end) for module in modules]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _begin(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+    def begin(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        """Remember the maps there are."""
         self._before.append(dict(self.maps))
 
-    def _end(self, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+    def end(self, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the output if it is a feature map."""
         before = self._before.pop()
         if not isinstance(output, Tensor):
             return
@@ -159,16 +135,9 @@ class _Recorder:
 
 
 def liveliest(maps: Tensor, count: int) -> Tensor:
-    """The channels that vary most from place to place.
+    """Indices, int64, of the `count` channels of (C, h, w) that vary most from place to place, of equals the lower.
 
     Not the highest values: many channels are high everywhere, whatever the image is of.
-
-    Args:
-        maps: (C, h, w).
-        count: how many; fewer where there are fewer.
-
-    Returns:
-        Indices, int64, the liveliest first; of equals the lower one.
     """
     spread = maps.flatten(1).float().std(1, correction=0)
     return spread.argsort(descending=True, stable=True)[:count]

@@ -1,23 +1,18 @@
-"""Similarity of new images to those a network was trained on, from its batch norms; no training image is needed.
-
-Batch norms remember the mean and variance that each channel had in training. Where new images give every channel
-the same distribution, the network's features mean what they meant; the less the distributions overlap, the less the
-network knows about such images.
-"""
+"""Similarity of new images to those a network was trained on, from what its batch norms remember of those."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detseg.backbones.meta import hooked
 
-@dataclass(frozen=True)
-class Similarity:
+
+class Similarity(NamedTuple):
     """What `measure_similarity` found."""
 
     value: float  # mean overlap of the distributions, 0 (apart) to 1 (the same)
@@ -32,8 +27,9 @@ class _Moments:
         self.count = 0
         self.sums: Tensor | None = None
 
-    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].detach().float().transpose(0, 1).flatten(1) - module.running_mean[:, None]
+    def add(self, norm: Any, x: Tensor) -> None:
+        """Count in what `norm` gets, (N, C, …)."""
+        x = x.detach().float().transpose(0, 1).flatten(1) - norm.running_mean[:, None]
         # From batch to batch in float64, on the CPU: not every device has it.
         sums = torch.stack([x.sum(1), x.square().sum(1)]).cpu().double()
         self.sums = sums if self.sums is None else self.sums + sums
@@ -44,32 +40,26 @@ class _Moments:
 def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | None:
     """Similarity of images to those that the batch norms of a model have seen.
 
-    For each channel of each batch norm's input, the overlap (Bhattacharyya coefficient) of two normal distributions:
-    one with the mean and variance over the new images, one with those that the layer remembers. The result is the
-    mean over channels, then over layers.
+    For each channel of each batch norm's input, the overlap (Bhattacharyya coefficient) of two normal distributions,
+    that of the new images and that which the layer remembers; its mean over channels, then over layers.
 
     Args:
         model: has `features(images)`, as `detseg.classify.Classifier`, with its batch norms not folded; it is left in
             evaluation mode.
         batches: of images (N, 3, H, W), at the size they are to be learnt at.
 
-    Returns:
-        None if the network has no batch norm that remembers, or there are no images.
+    None if the network has no batch norm that remembers, or there are no images.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     model.eval()
     if not norms:
         return None
     seen: dict[nn.Module, _Moments] = {norm: _Moments() for norm in norms}
-    handles = [norm.register_forward_pre_hook(moments) for norm, moments in seen.items()]
     count = 0
-    try:
+    with hooked(norms, before=lambda norm, inputs: seen[norm].add(norm, inputs[0])):
         for images in batches:
             model.features(images)
             count += len(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     layers = tuple(_overlap(norm, moments) for norm, moments in seen.items() if moments.count)
     if not layers or not count:
         return None

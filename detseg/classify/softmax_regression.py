@@ -1,7 +1,7 @@
 """The best linear layer on features that do not change: softmax regression, solved instead of trained.
 
-The problem is convex: L-BFGS finds its one solution in seconds, without a learning rate or epochs to choose. What is
-left to choose, the penalty on the weights, is chosen by cross-validation.
+The problem is convex: L-BFGS finds its one solution in seconds. The penalty on the weights is chosen by
+cross-validation.
 """
 
 from __future__ import annotations
@@ -45,15 +45,11 @@ def fit_softmax_regression(
         features: (N, C), or (V, N, C) for V views of each of N images; finite.
         labels: (N,) int64 in 0..K-1.
         classes: K.
-        penalties: to choose from, by the cross-entropy on held-out images (first view); with a single one there is
-            nothing to choose.
+        penalties: to choose from, by the cross-entropy on held-out images (first view).
         label_smoothing: share of each target that is spread over all classes. It bounds the weights where classes can
             be told apart without a mistake, and no penalty but the weakest would be chosen.
-        folds: images are divided into so many parts, each held out once.
-        seed: of that division.
-
-    Raises:
-        ValueError: shapes do not fit, a value is not finite, or there are no penalties.
+        folds: images are split into so many parts, each held out once.
+        seed: of that split.
     """
     views = features if features.ndim == 3 else features[None]
     count = views.shape[1]
@@ -80,13 +76,7 @@ def fit_softmax_regression(
 
 
 def _held_out_losses(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    penalties: Sequence[float],
-    folds: int,
-    seed: int,
-    smoothing: float,
+    features: Tensor, labels: Tensor, classes: int, penalties: Sequence[float], folds: int, seed: int, smoothing: float
 ) -> dict[float, float]:
     """Mean cross-entropy on the images held out, by penalty; the strongest first, each starts from the one before."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)

@@ -12,7 +12,7 @@ import tyro
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detseg.backbones.summary import NetworkSummary
+    from detseg.backbones.network import NetworkSummary
 
 # Families shown without a pattern.
 FAMILIES = 24
@@ -51,8 +51,7 @@ def run(config: Backbones) -> int:
     """
     from rich.console import Console
 
-    from detseg.backbones.network import OWN_NETWORKS
-    from detseg.backbones.summary import match_networks, summarise_network
+    from detseg.backbones.network import OWN_NETWORKS, match_networks, summarise_network
     from detseg.console import print_line, track
 
     if config.limit < 1:
@@ -105,7 +104,7 @@ def _list(values: Sequence[int]) -> str:
 
 def _overview() -> str:
     from detseg.backbones import list_backbones
-    from detseg.backbones.summary import families
+    from detseg.backbones.network import families
 
     found = families()
     largest = ", ".join(f"{family} ({count})" for family, count in list(found.items())[:FAMILIES])

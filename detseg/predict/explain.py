@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detseg.classify import Classifier
+from detseg.classify.classifier import NetworkClassifier
 from detseg.classify.grad_cam import grad_cam, liveliest, record
-from detseg.classify.network import NetworkClassifier
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationEval, resize_short_side
 from detseg.data.letterbox import letterbox_image
 from detseg.localize.localizer import Localizer

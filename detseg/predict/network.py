@@ -8,7 +8,7 @@ from detseg.backbones import timm_adapter, torchvision_adapter
 from detseg.backbones.create import list_backbones, unknown_backbone
 from detseg.backbones.network import OWN_NETWORKS, create_network, imagenet_classes
 from detseg.backbones.sources import WEIGHT_PACKAGES, weights_at_hand
-from detseg.classify.network import NetworkClassifier
+from detseg.classify.classifier import NetworkClassifier
 from detseg.predict.classifier import ImageClassifier
 
 

@@ -15,8 +15,7 @@ def masks_to_boxes(
 ) -> dict[str, Tensor]:
     """The bounding box of every connected component of every class of one image.
 
-    Pixels that touch by a side or a corner are connected. Touching objects of one class are one component: a semantic
-    mask does not separate them.
+    Pixels that touch by a side or a corner are connected, so touching objects of one class are one component.
 
     Args:
         labels: (H, W) class of each pixel, integers; `IGNORE_INDEX` belongs to no component.
@@ -49,7 +48,7 @@ def masks_to_boxes(
     return {name: torch.from_numpy(array).to(labels.device) for name, array in found.items()}
 
 
-# Boxes, labels, scores and areas of no components.
+# Boxes, labels, scores and areas; of no components.
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 _NONE: Columns = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))
 

@@ -7,8 +7,8 @@ finer map's size, at the bottom and right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,21 +21,15 @@ from detseg.segment.upsampling import BilinearUpsample
 class Decoder(nn.Module):
     """Base of the decoders: one map per stride, finest first, to scores (N, K, H_0, W_0) of the finest map's size.
 
-    Args:
-        channels: channels of the maps, finest first.
-        strides: their strides; each a multiple of the one before.
-        num_classes: K.
-        width: channels of the maps that the decoder makes, if it makes any.
-
-    Attributes:
-        usual_strides: those of the backbone where nobody asks for others.
-        learns_upsampling: whether it makes maps finer by transposed convolutions, which can learn; the network's last
-            upsampling is such a one then, too.
-        extends: whether a trained network with fewer, coarser strides can be the start of one with more.
+    `channels` and `strides` are the maps', each stride a multiple of the one before; `width` is the number of channels
+    of the maps that the decoder makes, if it makes any.
     """
 
+    # Those of the backbone where nobody asks for others.
     usual_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+    # Whether it makes maps finer by transposed convolutions, which can learn, as the network's last upsampling then.
     learns_upsampling: ClassVar[bool] = False
+    # Whether a trained network with fewer, coarser strides can be the start of one with more.
     extends: ClassVar[bool] = False
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int = 96) -> None:
@@ -48,22 +42,9 @@ class Decoder(nn.Module):
         return (*(stride for stride in others if not atrous or 2 * stride != last), last)
 
 
-D = TypeVar("D", bound=type[Decoder])
 DECODERS: Registry[type[Decoder]] = Registry("decoder")
-
-
-def register_decoder(name: str) -> Callable[[D], D]:
-    """Decorator: make a subclass of `Decoder` known to `FCN` and `detseg train segmenter` as `name`.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-
-    def register(decoder: D) -> D:
-        DECODERS.register(name)(decoder)
-        return decoder
-
-    return register
+# Decorator: makes a subclass of `Decoder` known to `FCN` and `detseg train segmenter` by its argument, a name.
+register_decoder = DECODERS.register
 
 
 @register_decoder("fcn")
@@ -135,8 +116,7 @@ class PyramidDecoder(Decoder):
         sides = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         x = sides.pop() + self.context(maps[-1].mean((2, 3)))[..., None, None]
         x = self.smooth[-1](x)
-        for level in range(len(sides) - 1, -1, -1):
-            side = sides[level]
+        for level, side in reversed(list(enumerate(sides))):
             x = self.smooth[level](side + cut(self.finer[level](x), side))
         scores: Tensor = self.score(x)
         return scores

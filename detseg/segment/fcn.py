@@ -1,8 +1,6 @@
 """Fully convolutional networks for semantic segmentation (Long, Shelhamer & Darrell 2015, arXiv:1411.4038).
 
-    images -> backbone (strides 8, 16, 32) -> class scores at the finest stride -> upsampling -> logits at any size
-
-`FCN8s` and its sisters are the paper's networks; ``FCN(…, decoder="pyramid")`` is what works better today.
+images -> backbone (strides 8, 16, 32) -> class scores at the finest stride -> upsampling -> logits at any size
 """
 
 from __future__ import annotations
@@ -28,22 +26,16 @@ class FCN(ImageModel):
     """Semantic segmentation on any backbone.
 
     Args:
-        backbone: what `detseg.backbones.create_backbone` returns; a skip connection for each of its strides but the
-            last. A decoder's `usual_strides` are (8, 16, 32) for "fcn", (4, 8, 16, 32) for "pyramid".
+        backbone: with a skip connection for each of its strides but the last; a decoder's `usual_strides` are
+            (8, 16, 32) for "fcn", (4, 8, 16, 32) for "pyramid".
         num_classes: K, background included; 2..255.
         decoder: "fcn" is the paper's; "pyramid" fuses the maps themselves; see `detseg.segment.decoder`.
         learn_upsampling: whether the transposed convolutions learn, beginning as bilinear interpolation, or the maps
-            are interpolated (fixed kernels, and the quicker way to compute them). By default they learn where the
-            decoder has them, as "fcn" does.
+            are interpolated. By default they learn where the decoder has them, as "fcn" does.
         width: channels of the maps that the decoder makes ("pyramid").
         output_scale: logits have this many times the pixels of the input, a side.
         loss: "ce", "dice", "focal", several joined by "+", or their weights by name.
         class_weights: weight of each class in the loss; None for equal ones.
-
-    Example:
-        >>> model = FCN8s(create_backbone("resnet18", strides=(8, 16, 32)), num_classes=3)
-        >>> losses = model(images, masks)        # {"loss_ce": ...}
-        >>> classes = model(images).argmax(1)    # (N, H, W)
     """
 
     class_weights: Tensor | None
@@ -66,11 +58,8 @@ class FCN(ImageModel):
         def check_model(self) -> None:
             """Raise ValueError where options contradict each other or make no sense."""
             if self.learn_upsampling and not DECODERS[self.decoder].learns_upsampling:
-                learning = ", ".join(name for name, decoder in DECODERS.items() if decoder.learns_upsampling)
-                raise ValueError(
-                    f"--learn-upsampling is for --decoder {learning}: {self.decoder} has no kernels of upsampling to "
-                    "learn"
-                )
+                able = ", ".join(name for name, decoder in DECODERS.items() if decoder.learns_upsampling)
+                raise ValueError(f"--learn-upsampling is for --decoder {able}: {self.decoder} has no kernels to learn")
             require_rising_strides(self.used_strides)
             *others, last = self.used_strides
             if self.atrous and last // 2 in others:
@@ -89,15 +78,12 @@ class FCN(ImageModel):
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
         """The options as set; weights of the classes come with `--balance`."""
+        learn = config.learn_upsampling
         return {
             "strides": list(config.used_strides),
             "atrous": config.atrous,
             "decoder": config.decoder,
-            "learn_upsampling": (
-                DECODERS[config.decoder].learns_upsampling
-                if config.learn_upsampling is None
-                else config.learn_upsampling
-            ),
+            "learn_upsampling": DECODERS[config.decoder].learns_upsampling if learn is None else learn,
             "loss": config.loss,
             "class_weights": None,
         }
@@ -134,7 +120,7 @@ class FCN(ImageModel):
         if learn_upsampling is False:
             for layer in self.modules():
                 if isinstance(layer, BilinearUpsample):
-                    layer.fix()
+                    layer.weight = None
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -147,11 +133,11 @@ class FCN(ImageModel):
 
         Returns:
             A dict of scalar losses whose sum is the loss; or logits (N, K, s·H, s·W) float32.
-
-        Raises:
-            ValueError: images or targets of another shape.
         """
-        logits = self._logits(images)
+        scores = self.decoder(self.backbone(self.normalise(images)))
+        height, width = (side * self.output_scale for side in images.shape[-2:])
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.upsample(scores.float())[..., :height, :width]
         if targets is None:
             return logits
         return segmentation_losses(logits, targets, self.loss, self.class_weights)
@@ -161,8 +147,8 @@ class FCN(ImageModel):
 
         The staged training of the paper: `FCN32s` is trained first, `FCN16s` starts from it and `FCN8s` from that one,
         each with a new skip whose scores are zero. Transposed convolutions of new factors begin as interpolation. So
-        the scores at the other's finest stride are equal at first, and the logits differ only by what its last
-        upsampling has learnt, and by interpolating in two steps, which rounds off the edges of interpolating in one.
+        the scores at the other's finest stride are equal at first; the logits differ by what its last upsampling has
+        learnt, and by interpolating in two steps.
 
         Raises:
             ValueError: the other network is of another kind, or has what this one has no place for.
@@ -176,16 +162,10 @@ class FCN(ImageModel):
                 f"{other.num_classes} classes at strides {other.backbone.strides}"
             )
         mine, theirs = self.state_dict(), other.state_dict()
-        new = {name for name in mine if name.startswith(("decoder.", "upsample."))}
+        taken = {n: tensor for n, tensor in theirs.items() if n in mine and mine[n].shape == tensor.shape}
         # A kernel that was learnt for one factor (see its shape) is of no use for another one.
-        kernels = ("upsample.", "decoder.finer.")
-        taken = {
-            name: tensor
-            for name, tensor in theirs.items()
-            if not name.startswith(kernels) or (name in mine and mine[name].shape == tensor.shape)
-        }
-        unknown = [n for n, tensor in taken.items() if n not in mine or mine[n].shape != tensor.shape]
-        missing = [n for n in mine if n not in taken and n not in new]
+        unknown = [n for n in theirs if n not in taken and not n.startswith(("upsample.", "decoder.finer."))]
+        missing = [n for n in mine if n not in theirs and not n.startswith(("upsample.", "decoder."))]
         if unknown or missing:
             raise ValueError(
                 f"the backbones {self.backbone.name!r} and {other.backbone.name!r} differ "
@@ -193,14 +173,6 @@ class FCN(ImageModel):
                 "folded into convolutions, as with pretrained weights, differ from unfolded ones too"
             )
         self.load_state_dict(mine | taken)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        """(N, K, s·H, s·W) float32."""
-        scores = self.decoder(self.backbone(self.normalise(images)))
-        height, width = (side * self.output_scale for side in images.shape[-2:])
-        with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.upsample(scores.float())
-        return logits[..., :height, :width]
 
 
 def FCN32s(backbone: Backbone, num_classes: int, **options: Any) -> FCN:

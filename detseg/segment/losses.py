@@ -14,7 +14,6 @@ from torch.nn import functional as F
 # What masks on disk, PASCAL VOC's too, mark as "ignore this pixel".
 IGNORE_INDEX = 255
 
-LOSSES = ("ce", "dice", "focal")
 # How strongly focal loss disregards what is right already (Lin et al. 2017, arXiv:1708.02002).
 GAMMA = 2.0
 # Keeps a quotient finite where its denominator is zero, too small to matter where not: a denominator is a count of
@@ -23,11 +22,7 @@ TINY = 1e-6
 
 
 def parse_loss(loss: str | Mapping[str, float]) -> dict[str, float]:
-    """``"ce+dice"`` or ``{"ce": 1.0, "dice": 0.5}`` as weights by name.
-
-    Raises:
-        ValueError: an unknown name, or a weight that is not positive.
-    """
+    """``"ce+dice"`` or ``{"ce": 1.0, "dice": 0.5}`` as weights by name; ValueError unless known and positive."""
     weights = {name.strip(): 1.0 for name in loss.split("+")} if isinstance(loss, str) else dict(loss)
     unknown = [name for name in weights if name not in LOSSES]
     if unknown or not weights:
@@ -44,7 +39,7 @@ def segmentation_losses(
 
     Args:
         logits: (N, K, H, W).
-        targets: (N, H, W) integers, 0..K-1 or `IGNORE_INDEX`; uint8 or int64 for instance.
+        targets: (N, H, W) integers, 0..K-1 or `IGNORE_INDEX`.
         weights: see `parse_loss`.
         class_weights: (K,) weight of each class; None for equal ones.
 
@@ -58,7 +53,7 @@ def segmentation_losses(
 
     Raises:
         ValueError: shapes that do not go together, or targets that are no integers.
-        IndexError, RuntimeError: torch's, for a target outside 0..K-1 that is not `IGNORE_INDEX`.
+        IndexError, RuntimeError: torch's, for other targets.
     """
     if targets.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
@@ -74,30 +69,21 @@ def segmentation_losses(
             # Only their ratios count: in shares of the largest, no sum of small ones comes near `TINY`.
             class_weights = class_weights.float()
             class_weights = class_weights / class_weights.max().clamp(min=torch.finfo(torch.float32).tiny)
-        result = {}
-        if "ce" in weights:
-            result["loss_ce"] = weights["ce"] * cross_entropy(log_probabilities, targets, class_weights)
-        if "focal" in weights:
-            result["loss_focal"] = weights["focal"] * focal(log_probabilities, targets, class_weights)
-        if "dice" in weights:
-            result["loss_dice"] = weights["dice"] * soft_dice(log_probabilities, targets, class_weights)
-        return result
+        return {
+            f"loss_{name}": weights[name] * loss(log_probabilities, targets, class_weights)
+            for name, loss in LOSSES.items()
+            if name in weights
+        }
 
 
 def cross_entropy(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Mean negative log probability; arguments as for `focal`."""
+    """Mean negative log probability of (N, K, H, W) float32; targets (N, H, W) int64, weights (K,) or None."""
     total = F.nll_loss(log_probabilities, targets, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / _total_weight(targets, class_weights).clamp(min=TINY)
 
 
 def focal(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Mean of (1 - p)^GAMMA times the negative log probability.
-
-    Args:
-        log_probabilities: (N, K, H, W) float32.
-        targets: (N, H, W) int64 with `IGNORE_INDEX`.
-        class_weights: (K,) or None.
-    """
+    """Mean of (1 - p)^GAMMA times the negative log probability; arguments as for `cross_entropy`."""
     # Without class weights here: the probability is read off the entropy.
     entropy = F.nll_loss(log_probabilities, targets, ignore_index=IGNORE_INDEX, reduction="none")
     terms = (1 - (-entropy).exp()).pow(GAMMA) * entropy
@@ -107,7 +93,7 @@ def focal(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | No
 
 
 def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """1 - Dice of probabilities and truth, averaged over the classes in `targets`; arguments as for `focal`."""
+    """1 - Dice of probabilities and truth, averaged over the classes in `targets`; arguments as before."""
     images, classes, height, _ = log_probabilities.shape
     probabilities = log_probabilities.exp()
     valid = targets != IGNORE_INDEX
@@ -123,6 +109,9 @@ def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor 
     present = (truth > 0).to(zeros.dtype)
     counted = present if class_weights is None else present * class_weights
     return ((1 - dice) * counted).sum() / counted.sum().clamp(min=TINY)
+
+
+LOSSES = {"ce": cross_entropy, "focal": focal, "dice": soft_dice}
 
 
 def _pixel_weights(targets: Tensor, class_weights: Tensor) -> Tensor:

@@ -21,13 +21,8 @@ from torch.nn import functional as F
 
 
 def bilinear_kernel(factor: int) -> Tensor:
-    """The kernel, (k, k) float32 with k = 2 · factor - factor % 2, of a bilinear transposed convolution.
-
-    Raises:
-        ValueError: factor is below 1.
-    """
-    _check_factor(factor)
-    size = 2 * factor - factor % 2
+    """The kernel, (k, k) float32 with k = 2 · factor - factor % 2, of a bilinear transposed convolution."""
+    size = kernel_size(factor)
     distance = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2).abs()
     line = 1 - distance / factor
     return torch.outer(line, line).float()
@@ -37,13 +32,8 @@ class BilinearUpsample(nn.Module):
     """(N, C, H, W) to (N, C, factor · H, factor · W), each channel by itself.
 
     Fixed, it is bilinear interpolation with half-pixel centres. Learnable, it is the transposed convolution that
-    begins as exactly that. Each channel has a kernel of its own and none mixes channels: the paper's released models
-    have full ones, but begin on the diagonal and hardly leave it, for `channels` times the arithmetic.
-
-    Args:
-        channels: C.
-        factor: how many times finer, a whole number.
-        learnable: whether there is a weight, (C, 1, k, k), to learn.
+    begins as exactly that, with a weight (C, 1, k, k). None mixes channels: the paper's released models have full
+    kernels, but begin on the diagonal and hardly leave it, for C times the arithmetic.
     """
 
     def __init__(self, channels: int, factor: int, *, learnable: bool = False) -> None:
@@ -59,34 +49,22 @@ class BilinearUpsample(nn.Module):
             return F.interpolate(x, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
         return transposed_upsample(x, self.weight.to(x.dtype), self.factor)
 
-    def fix(self) -> None:
-        """Make it plain bilinear interpolation, without a weight."""
-        self.weight = None
-
     def extra_repr(self) -> str:
         """Channels, factor, learnable or not."""
         return f"{self.channels}, factor={self.factor}, learnable={self.weight is not None}"
 
 
 def transposed_upsample(x: Tensor, weight: Tensor, factor: int) -> Tensor:
-    """Transposed convolution aligned as this module's text derives, the border repeated.
-
-    Args:
-        x: (N, C, H, W).
-        weight: (C, 1, k, k) with k = 2 · factor - factor % 2.
-        factor: its stride.
-
-    Returns:
-        (N, C, factor · H, factor · W).
-    """
-    _check_factor(factor)
-    size = 2 * factor - factor % 2
+    """(N, C, H, W) to (N, C, factor · H, factor · W) by a weight (C, 1, k, k), aligned as derived above."""
+    size = kernel_size(factor)
     if weight.shape != (x.shape[1], 1, size, size):
         raise ValueError(f"weight must be {(x.shape[1], 1, size, size)} for factor {factor}, got {tuple(weight.shape)}")
     repeated = F.pad(x, (1, 1, 1, 1), mode="replicate")
     return F.conv_transpose2d(repeated, weight, stride=factor, padding=factor // 2 + factor, groups=len(weight))
 
 
-def _check_factor(factor: int) -> None:
+def kernel_size(factor: int) -> int:
+    """k = 2 · factor - factor % 2; ValueError for a factor below 1."""
     if not isinstance(factor, int) or factor < 1:
         raise ValueError(f"factor must be a whole number of at least 1, got {factor!r}")
+    return 2 * factor - factor % 2

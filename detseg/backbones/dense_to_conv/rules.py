@@ -40,19 +40,17 @@ _ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous", "clone", "float
 
 @dataclass(frozen=True)
 class Layout:
-    """How the numbers of a flat (N, F) tensor lie in the map it stands for now: F = channels · height · width.
-
-    Neighbours of the original map lie `step` cells apart: pooling that was strided takes every place now. Where
-    height · width were means over unequal parts of a map of `parted` = (rows, columns), it is that map still, and the
-    next layer has to take the means. Where there was a batch norm of all F numbers, the next layer has to multiply them
-    by `scale` and add `shift`, (F,) both.
-    """
+    """How the numbers of a flat (N, F) tensor lie in the map it stands for now: F = channels · height · width."""
 
     channels: int
     height: int
     width: int
+    # Neighbours of the original map lie so many cells apart: pooling that was strided takes every place now.
     step: tuple[int, int] = (1, 1)
+    # height · width were means over unequal parts of a map of so many rows and columns. It is that map still, and the
+    # next layer has to take the means.
     parted: tuple[int, int] | None = None
+    # (F,) both: the next layer has to multiply by one and add the other, a batch norm's.
     scale: Tensor | None = None
     shift: Tensor | None = None
 
@@ -100,9 +98,7 @@ class Converter:
                 raise self._refusal(node, f"a pooling that leaves one cell of {before[-2]} x {before[-1]}")
             self._pool(node, kind, before[-2:], (1, 1))
         elif before[-2:] == (1, 1) and layer is not None and _looks_at_the_whole_map(layer):
-            new = self._insert(node, _EachCell(layer), _first_input(node))
-            new.meta["tensor_meta"] = node.meta["tensor_meta"]
-            self._replace(node, new)
+            self._replace(node, self._insert(node, _EachCell(layer), _first_input(node)))
         elif len(after) == 2:
             self._flatten(node, layer, before, after)
         elif len(after) == 3 and self._flattens(node, layer) and self._flattened_on(node):
@@ -112,8 +108,6 @@ class Converter:
             self._between(node, layer, step)
         elif len(after) != 4:  # a mistake only if what it leads to is no map again, as with attention
             self.unknown = self._refusal(node, f"what turns a map {before[1:]} into {after[1:]}")
-
-    # --- maps ---
 
     def _pool(self, node: fx.Node, kind: type[nn.Module], size: tuple[int, ...], cells: tuple[int, ...]) -> None:
         """Adaptive or global pooling from `size` to `cells`: a window at stride 1, or nothing."""
@@ -130,18 +124,15 @@ class Converter:
             self.steps[new] = window if cells != (1, 1) else (1, 1)
         if len(_shape(node) or ()) == 2:  # a mean over rows and columns flattens too
             self.flat[new] = Layout(_shape(source)[1], 1, 1)  # type: ignore[index]
-        new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
         self._replace(node, new)
 
     def _part(self, node: fx.Node, kind: type[nn.Module], size: tuple[int, ...], cells: tuple[int, ...]) -> None:
         """Pooling to parts that are not alike: the next layer can have the weights of such means in its own."""
         if kind is not nn.AvgPool2d:
-            raise self._refusal(
-                node, f"pooling {size[0]} x {size[1]} cells to {cells[0]} x {cells[1]}, the maxima of unequal parts,"
-            )
+            what = f"pooling {size[0]} x {size[1]} cells to {cells[0]} x {cells[1]}, the maxima of unequal parts,"
+            raise self._refusal(node, what)
         new = self._left_to_the_next(node, _first_input(node))
         self.parted[new] = (size[0], size[1])
-        new.meta["tensor_meta"] = node.meta["tensor_meta"]
         self._replace(node, new)
 
     def _step_of(self, node: fx.Node) -> tuple[int, int] | None:
@@ -167,8 +158,6 @@ class Converter:
         self._note(node, "nothing")
         self._replace(node, source)
 
-    # --- what was flat ---
-
     def _visit_flat(self, node: fx.Node, layout: Layout) -> None:
         layer = self._layer(node)
         source = _first_input(node)
@@ -186,12 +175,11 @@ class Converter:
             new = self._insert(node, nn.Dropout(layer.p), source)
         elif isinstance(layer, nn.Softmax | nn.LogSoftmax) and layer.dim in (1, -1):
             new = self._insert(node, type(layer)(1), source)
-        elif node.target in _SOFTMAXES and _dim_of(node) in (1, -1):
+        elif node.target in _SOFTMAXES and _argument(node, "dim") in (1, -1):
             node.update_arg(1, 1) if len(node.args) > 1 else node.update_kwarg("dim", 1)
             new = node
         elif node.target is F.dropout:  # traced in evaluation mode it would never drop anything again
-            p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-            new = self._insert(node, nn.Dropout(float(p)), source)  # type: ignore[arg-type]
+            new = self._insert(node, nn.Dropout(float(_argument(node, "p", 0.5))), source)
         elif self._is_elementwise(node, layer):
             if type(layer) not in (*_DROPOUTS, nn.Identity):
                 if layout.parted is not None:
@@ -209,13 +197,12 @@ class Converter:
             raise self._refusal(node, "what comes behind the flattening")
         self.flat[new] = layout
         if new is not node:
-            new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
             self._replace(node, new)
 
     def _joined(self, node: fx.Node) -> Layout:
         """Flat tensors side by side: channels one after the other."""
         layouts = [self.flat.get(source) for source in node.all_input_nodes]
-        dim = _dim_of(node) or 0
+        dim = _argument(node, "dim", 0)
         alike = all(x is not None and (x.height, x.width) == (1, 1) for x in layouts)
         if not alike or dim not in (1, -1):
             raise self._refusal(node, "joining a flat tensor with something else")
@@ -234,35 +221,26 @@ class Converter:
         # Sums with another tensor could be meant for the flat form of this one.
         return node.target in _ELEMENTWISE_FUNCTIONS and len(node.all_input_nodes) == 1
 
-    # --- the graph ---
-
     def _layer(self, node: fx.Node) -> nn.Module | None:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def _insert(self, node: fx.Node, layer: nn.Module, source: fx.Node) -> fx.Node:
-        """A call of `layer` before `node`."""
-        name = self._add(node, layer)
-        self._note(node, repr(layer))
-        with self.module.graph.inserting_before(node):
-            return self.module.graph.call_module(name, (source,))
-
     def _left_to_the_next(self, node: fx.Node, source: fx.Node) -> fx.Node:
         """What stands for `node` where the next layer does its work: not `source` itself, which others may use too."""
-        with self.module.graph.inserting_before(node):
-            new = self.module.graph.call_module(self._add(node, nn.Identity()), (source,))
-        self._note(node, "a part of the next layer")
-        return new
+        return self._insert(node, nn.Identity(), source, "a part of the next layer")
 
-    def _add(self, node: fx.Node, layer: nn.Module) -> str:
-        """Makes `layer` a part of the network in place of `node`, under its own name where that is a module."""
+    def _insert(self, node: fx.Node, layer: nn.Module, source: fx.Node, what: str | None = None) -> fx.Node:
+        """A call before `node` of `layer`, which gets the node's own name where that is a module."""
         name = str(node.target) if node.op == "call_module" else f"converted_{node.name}"
         if node.op == "call_module" and sum(n.target == node.target for n in self.module.graph.nodes) > 1:
             name = f"{name}_{node.name}"  # a layer that is called again, perhaps on something else
         layer.train(self.module.training)
         self.module.add_submodule(name, layer)
-        return name
+        self._note(node, what or repr(layer))
+        with self.module.graph.inserting_before(node):
+            return self.module.graph.call_module(name, (source,))
 
     def _replace(self, node: fx.Node, new: fx.Node) -> None:
+        new.meta.setdefault("tensor_meta", node.meta["tensor_meta"])
         node.replace_all_uses_with(new)
         self.module.graph.erase_node(node)
 
@@ -349,12 +327,9 @@ def _means(cells: int, parts: int, like: Tensor) -> Tensor:
 
 
 def _norm(layer: nn.BatchNorm1d) -> nn.BatchNorm2d:
-    result = nn.BatchNorm2d(
-        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-    )  # fmt: skip
-    result.weight, result.bias = layer.weight, layer.bias
-    result.running_mean, result.running_var = layer.running_mean, layer.running_var
-    result.num_batches_tracked = layer.num_batches_tracked
+    result = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        setattr(result, name, getattr(layer, name))
     return result
 
 
@@ -367,9 +342,9 @@ def _shape(node: fx.Node) -> tuple[int, ...] | None:
     return None if shape is None else tuple(shape)
 
 
-def _dim_of(node: fx.Node) -> Any:
-    """The dimension that a function or method of a tensor is called with, None without one."""
-    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+def _argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """What a function or method of a tensor is called with beside the tensor."""
+    return node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default)
 
 
 def _is_global_mean(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
@@ -377,9 +352,9 @@ def _is_global_mean(node: fx.Node, before: tuple[int, ...], after: tuple[int, ..
     named: Callable[..., Tensor] | str = "mean" if node.op == "call_method" else torch.mean
     if node.op not in ("call_method", "call_function") or node.target != named:
         return False
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+    dims = _argument(node, "dim", ())
     dims = (dims,) if isinstance(dims, int) else dims
-    return sorted(d % 4 for d in dims) == [2, 3] and after[:2] == before[:2]  # type: ignore[union-attr,operator]
+    return sorted(d % 4 for d in dims) == [2, 3] and after[:2] == before[:2]
 
 
 def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module], tuple[int, int] | None] | None:
@@ -389,7 +364,7 @@ def _last_pool(node: fx.Node, layer: nn.Module | None) -> tuple[type[nn.Module],
             return kind, pair(layer.kernel_size)
     if node.op != "call_function" or node.target not in _POOLS:
         return None
-    kernel = node.kwargs.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
+    kernel = _argument(node, "kernel_size")
     source = _shape(_first_input(node))
     if isinstance(kernel, fx.Node):  # x.size()[2:], what it was at the training size; any other tensor is not known
         if source is None or "tensor_meta" in kernel.meta:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from detseg.backbones.measure import first_line
+from detseg.backbones.meta import hooked
 
 # Never opened, also where another library derives from them.
 _SINGLE = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
@@ -19,10 +20,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
     Modules that turn maps into maps of more than one cell are single calls, whatever they do inside. All others are
     opened, but for those that turn maps into one cell and decide by what their input is (the fully connected layers of
-    timm's VGGs, convolutions already, which enlarge maps that are too small for them).
-
-    Raises:
-        ValueError: the network cannot run on `example`, does not give (N, K), or torch cannot trace it.
+    timm's VGGs, which enlarge maps that are too small for them).
     """
     try:
         whole = _whole_modules(model, example)
@@ -63,19 +61,13 @@ def _whole_modules(model: nn.Module, example: Tensor) -> set[nn.Module]:
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = output if isinstance(output, list | tuple) else [output]
-        maps = all(isinstance(x, Tensor) and x.ndim == 4 for x in (*inputs, *outputs))
-        if maps:
+        if all(isinstance(x, Tensor) and x.ndim == 4 for x in (*inputs, *outputs)):
             (whole if all(x.shape[-2:].numel() > 1 for x in outputs) else to_one_cell).add(module)
 
     # Sequentials are always opened: a final pooling may stand at the end of one.
     candidates = [m for m in model.modules() if m is not model and not isinstance(m, nn.Sequential)]
-    handles = [module.register_forward_hook(note) for module in candidates]
-    try:
-        with torch.no_grad():
-            output = model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(candidates, note), torch.no_grad():
+        output = model(example)
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"a classifier gives (N, K), this one {shape}")

@@ -8,26 +8,17 @@ from torch import Tensor, nn
 class SqueezeExcitation(nn.Module):
     """Any stage, its output maps each scaled by a factor in 0..1 that depends on all of them.
 
-    Squeeze: the mean of each map. Excite: two small layers, `channels` -> `channels / ratio` -> `channels`, with ReLU
-    and sigmoid. In a residual network the wrapped part is what is added, not the sum (the paper's figure 3):
+    Squeeze: the mean of each map. Excite: two layers, `channels` -> `channels / ratio` -> `channels`, with ReLU and
+    sigmoid. In a residual network the wrapped part is what is added, not the sum (the paper's figure 3):
     `unit.main = SqueezeExcitation(unit.main, channels)`.
 
-    Attributes:
-        stage: the wrapped module.
-        squeeze, excite: the layers, as 1 x 1 convolutions.
+    Args:
+        stage: gives (N, channels, H, W).
+        channels: of its output.
+        ratio: how many times fewer the hidden neurons are; at least one is left.
     """
 
     def __init__(self, stage: nn.Module, channels: int, ratio: int = 16) -> None:
-        """Wrap `stage`.
-
-        Args:
-            stage: gives (N, channels, H, W).
-            channels: of its output.
-            ratio: how many times fewer the hidden neurons are; at least one is left.
-
-        Raises:
-            ValueError: `channels` or `ratio` below 1.
-        """
         if channels < 1 or ratio < 1:
             raise ValueError(f"channels and ratio must be at least 1, got {channels} and {ratio}")
         super().__init__()
@@ -47,8 +38,7 @@ class SqueezeExcitation(nn.Module):
 class DepthwiseMaxPool(nn.Module):
     """Each output map is, place by place, the maximum of `size` maps in a row.
 
-    Learnt filters that look for the same thing turned, thicker or brighter become one map that finds it in any form:
-    the network learns to be invariant to it.
+    Learnt filters that look for the same thing turned, thicker or brighter become one map that finds it in any form.
     """
 
     def __init__(self, size: int) -> None:
@@ -58,11 +48,7 @@ class DepthwiseMaxPool(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C / size, H, W).
-
-        Raises:
-            ValueError: C is no multiple of `size`.
-        """
+        """(N, C, H, W) -> (N, C / size, H, W); ValueError where C is no multiple of `size`."""
         if x.shape[1] % self.size:
             raise ValueError(
                 f"{x.shape[1]} maps cannot be pooled {self.size} by {self.size}; "

@@ -17,10 +17,6 @@ class ResidualUnit(nn.Module):
 
     Where the stride is above 1, the input skips through a 1 x 1 convolution of that stride; at stride 1 it is added
     as it is, so `in_channels` and `channels` must agree.
-
-    Attributes:
-        main: the layers that learn.
-        skip: the layers beside them, none at stride 1.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:

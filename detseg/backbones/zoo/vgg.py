@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from detseg.backbones.backbone import Backbone, check_strides
-from detseg.backbones.chain import Chain
+from detseg.backbones.chain import Chain, require_strides
 from detseg.backbones.create import register_backbone
 from detseg.backbones.dense_to_conv.convolutional import dense_to_conv
+from detseg.backbones.meta import shapes_of
 
 # What VGGs are trained with; five poolings make 7 x 7 cells of it.
 SIZE = (224, 224)
+STRIDES = (2, 4, 8, 16, 32)
 
 
 def convolutional_vgg(
@@ -27,16 +29,12 @@ def convolutional_vgg(
 
     Args:
         classifier: one of torchvision's VGGs, or another chain of layers with five poolings and three fully connected
-            layers. It is left as it is; the backbone has copies of its weights.
+            layers. The backbone has copies of its weights.
         strides: of the outputs: 2 to 16 are the poolings', 32 is fc7's.
         name: for messages.
-
-    Raises:
-        ValueError: another kind of network, or strides it does not have.
     """
     strides = check_strides(strides)
-    if wrong := set(strides) - {2, 4, 8, 16, 32}:
-        raise ValueError(f"a VGG has no feature map at stride {min(wrong)}; it has (2, 4, 8, 16, 32)")
+    require_strides("a VGG", strides, STRIDES)
     layers = _layers(classifier)
     poolings = [name for name, layer in layers.items() if isinstance(layer, nn.MaxPool2d)]
     names = list(layers)
@@ -49,12 +47,11 @@ def convolutional_vgg(
     fc6 = layers[dense[0]]
     assert isinstance(fc6, nn.Conv2d)
     fc6.padding = tuple(k // 2 for k in fc6.kernel_size)
-    taps = dict(zip((2, 4, 8, 16, 32), [*poolings[:4], names[names.index(dense[-1]) - 1]], strict=True))
+    taps = dict(zip(STRIDES, [*poolings[:4], names[names.index(dense[-1]) - 1]], strict=True))
     keep = names[: names.index(taps[strides[-1]]) + 1]
     chain = Chain({key: layers[key] for key in keep}, [taps[stride] for stride in strides])
     # The classifier's own names: a file of it fits, fc8 is known as what was cut off.
-    shapes = {key: tensor.shape for key, tensor in classifier.state_dict().items()}
-    return Backbone(chain, strides=strides, name=name, whole_network=functools.partial(dict, shapes))
+    return Backbone(chain, strides=strides, name=name, whole_network=functools.partial(dict, shapes_of(classifier)))
 
 
 def _layers(classifier: nn.Module) -> dict[str, nn.Module]:
@@ -74,11 +71,7 @@ def _layers(classifier: nn.Module) -> dict[str, nn.Module]:
 
 @register_backbone("vgg16_fcn", weights_of="vgg16")
 def vgg16_fcn(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
-    """The paper's network; torchvision's VGG-16 gives it weights (``pretrained=True``, or a file of them).
-
-    Raises:
-        ValueError: strides it does not have, or other than three input channels.
-    """
+    """The paper's network; torchvision's VGG-16 gives it weights (``pretrained=True``, or a file of them)."""
     from torchvision.models import vgg16
 
     if in_channels != 3:
