@@ -89,3 +89,16 @@ class Classifier(ImageModel):
         """`forward` for `dense_to_conv`, which decides nothing by what its input is: float images to logits (N, K)."""
         logits: Tensor = self.classifier(self.backbone((images - self.mean) / self.std)[-1].mean((2, 3)))
         return logits
+
+
+class NetworkClassifier(ImageModel):
+    """A classifier of `detseg.backbones.create_network`, with attributes `mean` and `std`, and its normalisation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of RGB images (N, 3, H, W), uint8 or float in [0, 1]."""
+        logits: Tensor = self.network(self.normalise(images))
+        return logits

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from detseg.detect.nms.by_torchvision import keep_by_torchvision
 from detseg.detect.nms.checks import Array, Rule, check_kinds, check_threshold, like, to_arrays
 
 Metric = Literal["iou", "diou"]
@@ -106,6 +105,8 @@ def _suppress(
         if tracing and metric == "diou":
             raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
         if metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):
+            from detseg.detect.nms.by_torchvision import keep_by_torchvision  # here: torchvision takes seconds to load
+
             kept = keep_by_torchvision(**given, threshold=threshold, score_threshold=score_threshold, tracing=tracing)
             return kept if max_detections is None else kept[: int(max_detections)]
     arrays = given if from_numpy else to_arrays(given)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.colours import class_color
-from detseg.detect.anchors import size_iou
 from detseg.report.plots.style import INK, add_axes, new_figure, set_title
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ def anchors_figure(sizes: ArrayLike, anchors: ArrayLike) -> Figure:
     if not len(anchor) or not (anchor > 0).all():
         raise ValueError(f"anchors must be at least one positive (width, height), got {anchor.tolist()}")
     size = size[(size > 0).all(axis=1) & np.isfinite(size).all(axis=1)]
-    iou = size_iou(size, anchor)
+    shared = np.minimum(size[:, None], anchor).prod(axis=2)
+    iou = shared / (size.prod(axis=1)[:, None] + anchor.prod(axis=1) - shared)  # (M, A), of the same centre
     best, nearest = iou.max(axis=1, initial=0.0), iou.argmax(axis=1)
 
     figure = new_figure(6.4, 6.4)
