@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -18,22 +19,6 @@ class Similarity(NamedTuple):
     value: float  # mean overlap of the distributions, 0 (apart) to 1 (the same)
     layers: tuple[float, ...]  # the same for each batch norm, in the order they run in
     images: int  # number of images looked at
-
-
-class _Moments:
-    """Count, sum and sum of squares of how far each channel of what a layer gets is from the mean it remembers."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: Tensor | None = None
-
-    def add(self, norm: Any, x: Tensor) -> None:
-        """Count in what `norm` gets, (N, C, …)."""
-        x = x.detach().float().transpose(0, 1).flatten(1) - norm.running_mean[:, None]
-        # From batch to batch in float64, on the CPU: not every device has it.
-        sums = torch.stack([x.sum(1), x.square().sum(1)]).cpu().double()
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.count += x.shape[1]
 
 
 @torch.no_grad()
@@ -54,22 +39,30 @@ def measure_similarity(model: Any, batches: Iterable[Tensor]) -> Similarity | No
     model.eval()
     if not norms:
         return None
-    seen: dict[nn.Module, _Moments] = {norm: _Moments() for norm in norms}
+    # Of how far each channel of what a layer gets is from the mean it remembers: number, sum and sum of squares.
+    counts: Counter[nn.Module] = Counter()
+    sums: dict[nn.Module, Tensor] = {}
+
+    def note(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().float().transpose(0, 1).flatten(1) - norm.running_mean[:, None]
+        # From batch to batch in float64, on the CPU: not every device has it.
+        sums[norm] = sums.get(norm, 0) + torch.stack([x.sum(1), x.square().sum(1)]).cpu().double()
+        counts[norm] += x.shape[1]
+
     count = 0
-    with hooked(norms, before=lambda norm, inputs: seen[norm].add(norm, inputs[0])):
+    with hooked(norms, before=note):
         for images in batches:
             model.features(images)
             count += len(images)
-    layers = tuple(_overlap(norm, moments) for norm, moments in seen.items() if moments.count)
+    layers = tuple(_overlap(norm, sums[norm] / counts[norm]) for norm in norms if counts[norm])
     if not layers or not count:
         return None
     return Similarity(sum(layers) / len(layers), layers, count)
 
 
-def _overlap(norm: Any, moments: _Moments) -> float:
+def _overlap(norm: Any, moments: Tensor) -> float:
     """Mean over channels of the overlap of what a layer sees with what it remembers."""
-    assert moments.sums is not None
-    away, square = moments.sums / moments.count
+    away, square = moments
     # eps, as the layer itself adds: channels that are always zero are alike.
     new = (square - away.square()).clamp(min=0) + norm.eps
     old = norm.running_var.cpu().double() + norm.eps

@@ -79,17 +79,16 @@ def segmentation_losses(
 def cross_entropy(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean negative log probability of (N, K, H, W) float32; targets (N, H, W) int64, weights (K,) or None."""
     total = F.nll_loss(log_probabilities, targets, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / _total_weight(targets, class_weights).clamp(min=TINY)
+    return total / _pixel_weights(targets, class_weights).sum().clamp(min=TINY)
 
 
 def focal(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean of (1 - p)^GAMMA times the negative log probability; arguments as for `cross_entropy`."""
     # Without class weights here: the probability is read off the entropy.
     entropy = F.nll_loss(log_probabilities, targets, ignore_index=IGNORE_INDEX, reduction="none")
-    terms = (1 - (-entropy).exp()).pow(GAMMA) * entropy
-    if class_weights is not None:
-        terms = terms * _pixel_weights(targets, class_weights)
-    return terms.sum() / _total_weight(targets, class_weights).clamp(min=TINY)
+    weights = _pixel_weights(targets, class_weights)
+    terms = (1 - (-entropy).exp()).pow(GAMMA) * entropy * weights
+    return terms.sum() / weights.sum().clamp(min=TINY)
 
 
 def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -114,14 +113,7 @@ def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor 
 LOSSES = {"ce": cross_entropy, "focal": focal, "dice": soft_dice}
 
 
-def _pixel_weights(targets: Tensor, class_weights: Tensor) -> Tensor:
-    """(N, H, W) weight of each pixel's class, 0 where it is ignored."""
+def _pixel_weights(targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """(N, H, W) weight of each pixel's class, 0 where it is ignored; True and False without weights."""
     valid = targets != IGNORE_INDEX
-    return class_weights[targets.where(valid, 0)] * valid
-
-
-def _total_weight(targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Number of pixels that count, or the sum of their classes' weights."""
-    if class_weights is None:
-        return (targets != IGNORE_INDEX).sum()
-    return _pixel_weights(targets, class_weights).sum()
+    return valid if class_weights is None else class_weights[targets.where(valid, 0)] * valid
