@@ -1,13 +1,19 @@
-"""Reading data sets of any format: objects, masks, or labelled images; one split, or training and validation."""
+"""Reading data sets of any format: objects, masks, or labelled images; one split, or training and validation.
+
+What all readers have in common: `path` is a file or folder in one of `FORMATS`, recognised by what is there; `split` is
+"train", "val" or "test", where the path holds several; `images` is the folder of the images, where they are not found by
+themselves; `val_share` is the share of the images that becomes "val", of a set without splits (`detseg.data.splits`).
+All raise AnnotationError: nothing readable is there, a split is missing, a file is malformed, or categories differ.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.data.annotations import AnnotationError, Annotations, match_categories
+from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import Sources
 from detseg.data.formats.recognise import find_label_sources, find_mask_sources, find_sources
 
@@ -15,37 +21,17 @@ if TYPE_CHECKING:  # where they are used they are imported there: both bring Ope
     from detseg.data.labels import LabelledImages
     from detseg.data.masks import SemanticMasks
 
-SHARES = (0.75, 0.15, 0.10)
-
 
 def read_annotations(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
-    """Read objects with boxes; the format is recognised from the path.
-
-    Args:
-        path: a file or folder in one of `FORMATS`.
-        split: "train", "val" or "test", where the path holds several.
-        images: the folder of the images, where they are not found by themselves.
-
-    Raises:
-        AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
-    """
+    """Read objects with boxes."""
     return _one(path, find_sources(path, images), split, "annotations")
 
 
 def read_dataset(
     path: str | Path, images: str | Path | None = None, val_share: float | None = None
 ) -> dict[str, Annotations]:
-    """Read the splits "train" and "val" of a data set, both with the category order of "train".
-
-    Args:
-        path: a file or folder in one of `FORMATS`.
-        images: the folder of the images, where they are not found by themselves.
-        val_share: share of the images that becomes "val", of a set without splits; see `detseg.data.splits`.
-
-    Raises:
-        AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.
-    """
-    return _both(path, find_sources(path, images), val_share, match_categories, "annotations")
+    """Read the splits "train" and "val" of a data set, both with the category order of "train"."""
+    return _both(path, find_sources(path, images), val_share, "annotations")
 
 
 def read_masks(
@@ -59,16 +45,14 @@ def read_masks(
     """Read semantic masks of mask files, or drawn from the polygons and masks of objects.
 
     Args:
-        path: a file or folder in one of `FORMATS`, or a list of the images of a mask folder.
-        split: "train", "val" or "test", where the path holds several.
+        path, split, images: see above; the path may also be a list of the images of a mask folder.
         masks: the folder of masks beside the images, where it is not "masks" or "SegmentationClass". Of
             "masks_species" the classes are those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
-        images: the folder of the images of annotations, where they are not found by themselves.
 
     Raises:
-        AnnotationError: as `read_annotations`; or `masks` or `ignore_value` is given for what has no mask files.
+        AnnotationError: as said above; or `masks` or `ignore_value` is given for what has no mask files.
     """
     return _one(path, find_mask_sources(path, masks, ignore_value, images), split, "masks")
 
@@ -81,15 +65,12 @@ def read_mask_dataset(
     images: str | Path | None = None,
     val_share: float | None = None,
 ) -> dict[str, SemanticMasks]:
-    """Read the splits "train" and "val" of a set of masks, both with the class order of "train".
-
-    Arguments and errors are those of `read_masks`, `val_share` that of `read_dataset`.
-    """
-    return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, match_categories, "masks")
+    """Read the splits "train" and "val" as `read_masks` does, both with the class order of "train"."""
+    return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, "masks")
 
 
 def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledImages:
-    """Read the labelled images of one folder, table or split; see `read_annotations`."""
+    """Read images with one class each."""
     return _one(path, find_label_sources(path, images), split, "images")
 
 
@@ -99,19 +80,13 @@ def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> 
 
 
 def read_labelled_dataset(
-    path: str | Path, *, split: Sequence[float] = SHARES, seed: int = 0, images: str | Path | None = None
+    path: str | Path, *, split: Sequence[float] = (0.75, 0.15, 0.1), seed: int = 0, images: str | Path | None = None
 ) -> dict[str, LabelledImages]:
     """Read a classification set as "train", "val" and, where there is one, "test", all with one list of classes.
 
-    Args:
-        path: a file or folder in one of `FORMATS`.
-        split: shares of training, validation and, if there are three, test, for data that are not divided. If only
-            the validation part is missing, training is divided between the two in proportion.
-        seed: of that division; see `detseg.data.labels.divide`.
-        images: the folder of the images of a table, where they are not found by themselves.
-
-    Raises:
-        ValueError: `split` is not such shares. AnnotationError: as `read_annotations`.
+    `split` are the shares of training, validation and, if there are three, test, for data that are not divided, and
+    `seed` decides who goes where (`detseg.data.labels.divide`). If only the validation part is missing, training is
+    divided between the two in proportion. Shares that are none raise ValueError.
     """
     if len(split) not in (2, 3):
         raise ValueError(f"split needs 2 or 3 shares (train, val and test), not {len(split)}")
@@ -137,10 +112,8 @@ def _one(path: str | Path, sources: Sources, split: str | None, what: str) -> An
     return sources[split]()
 
 
-def _both(
-    path: str | Path, sources: Sources, val_share: float | None, match: Callable[[Any, Any], Any], what: str
-) -> dict[str, Any]:
-    """The splits "train" and "val"; `match` gives the second the categories of the first."""
+def _both(path: str | Path, sources: Sources, val_share: float | None, what: str) -> dict[str, Any]:
+    """The splits "train" and "val", the second with the categories of the first."""
     if val_share is not None:
         from detseg.data.splits import divided, only_set  # here: it brings OpenCV
 
@@ -153,10 +126,10 @@ def _both(
             "training divide one set by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
-    return {"train": train, "val": match(train.categories, val)}
+    return {"train": train, "val": val.match(train.categories)}
 
 
-def _listing(splits: Mapping[str, Any], what: str) -> str:
+def _listing(splits: Sources, what: str) -> str:
     return ", ".join(name or f"{what} without splits" for name in splits)
 
 
@@ -168,5 +141,4 @@ def _divided(path: Path, images: LabelledImages, shares: Sequence[float], seed: 
         root = path if path.is_dir() else path.parent
         keys = [Path(os.path.relpath(key, root)).as_posix() for key in keys]
     part = divide(keys, images.labels, shares, seed)
-    names = SPLITS[: len(shares)]
-    return {name: images.subset(part == position) for position, name in enumerate(names)}
+    return {name: images.subset(part == position) for position, name in enumerate(SPLITS[: len(shares)])}

@@ -15,13 +15,7 @@ THINGS: dict[Gives, str] = {"objects": "annotations", "masks": "masks", "labels"
 def find_sources(
     path: str | Path, images: str | Path | None = None, *, gives: Gives = "objects", **options: Any
 ) -> Sources:
-    """The splits found at a path, each with a function that reads it.
-
-    Args:
-        path: a file or folder.
-        images: the folder of the images, where they are not found by themselves.
-        gives: what is looked for.
-        options: what the formats of this kind take besides.
+    """The splits found at a path, each with a function that reads it; `options` go to the formats of this kind.
 
     Raises:
         AnnotationError: the path does not exist or cannot be read, or says itself where its images are.
@@ -52,14 +46,7 @@ def find_mask_sources(
 ) -> Sources:
     """The splits of masks found at a path: of mask files, else drawn from the polygons and masks of objects.
 
-    Args:
-        path: a file or folder.
-        masks: the name of the folder of masks, where it is not the usual one.
-        ignore_value: the value in mask files that counts for no class.
-        images: the folder of the images, where they are not found by themselves.
-
-    Raises:
-        AnnotationError: as `find_sources`; or the path has no mask files for `masks` and `ignore_value` to choose from.
+    Arguments and errors are those of `read_masks`.
     """
     try:
         return find_sources(path, images, gives="masks", masks=masks, ignore_value=ignore_value)
@@ -84,11 +71,7 @@ def _drawn(read: Any) -> Any:
 
 
 def find_label_sources(path: str | Path, images: str | Path | None = None) -> Sources:
-    """The splits of labelled images found at a path.
-
-    Raises:
-        AnnotationError: as `find_sources`; a set with boxes is told how to cut its objects out.
-    """
+    """The splits of labelled images found at a path; the error for a set with boxes says how to cut them out."""
     try:
         return find_sources(path, images, gives="labels")
     except NotRecognisedError:
