@@ -67,11 +67,7 @@ class ImageSet:
         return self.source
 
     def subset(self, images: ArrayLike) -> Self:
-        """The images at these positions (integers, or a boolean mask over all), in that order.
-
-        Raises:
-            IndexError: a position is outside -N..N-1, or the mask has another length.
-        """
+        """The images at these positions (integers, or a boolean mask over all), in that order; or IndexError."""
         chosen = np.asarray(images)
         if chosen.dtype == np.bool_:
             if chosen.shape != (len(self),):
@@ -100,16 +96,14 @@ class ImageSet:
     def match(self, reference: Iterable[Category]) -> Self:
         """The same with the category order of `reference`, so that equal labels mean equal things.
 
-        Raises:
-            AnnotationError: the two lists differ in more than their order; the message names the difference.
+        AnnotationError names the difference if the two lists differ in more than their order.
         """
         wanted = tuple(reference)
         if wanted == self.categories:
             return self
-        if set(wanted) != set(self.categories) or len(wanted) != len(self.categories):
+        if sorted(wanted) != sorted(self.categories):
             raise AnnotationError(category_difference(wanted, self.categories, self.source))
-        position = {category: label for label, category in enumerate(wanted)}
-        return self._relabel(wanted, np.array([position[category] for category in self.categories], np.int64))
+        return self._relabel(wanted, np.array([wanted.index(category) for category in self.categories], np.int64))
 
     def _relabel(self, categories: tuple[Category, ...], table: NDArray[np.int64]) -> Self:
         """The same with other categories; `table` (K,) has the new label of each old one."""

@@ -83,8 +83,7 @@ def _polygon_problems(masks: SemanticMasks) -> Iterator[Problem]:
     """Objects of which only a box is known, and classes without a drawn object."""
     objects = masks.objects
     assert objects is not None
-    segments = objects.segments
-    drawn = np.zeros(len(objects.ids), bool) if segments is None else segments.has_polygons | segments.has_rle
+    drawn = objects.drawn
     bare = int((~drawn).sum())
     if bare:
         what = f"{bare} of {len(drawn)} objects have no polygon: their boxes are ignored, neither object nor background"

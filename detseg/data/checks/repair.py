@@ -137,9 +137,7 @@ def _clip(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     boxes, areas = a.boxes.copy(), a.areas.copy()
     limits = np.tile(a.sizes[a.image_index[rows]], 2).astype(np.float64)
     boxes[rows] = np.clip(boxes[rows], 0, limits)
-    plain = rows
-    if a.segments is not None:
-        plain = rows[~(a.segments.has_polygons | a.segments.has_rle)[rows]]
+    plain = rows[~a.drawn[rows]]
     areas[plain] = np.prod(boxes[plain, 2:] - boxes[plain, :2], axis=1)
     done.append(f"clipped {len(rows)} boxes to their image, the first is {_name(found[0])}")
     return replace(a, boxes=boxes, areas=areas)

@@ -1,7 +1,7 @@
 """Reading data sets of any format: objects, masks, or labelled images; one split, or training and validation.
 
 What all readers have in common: `path` is a file or folder in one of `FORMATS`, recognised by what is there; `split` is
-"train", "val" or "test", where the path holds several; `images` is the folder of the images, where they are not found by
+"train", "val" or "test", where the path holds several; `images` is the folder of images, where they are not found by
 themselves; `val_share` is the share of the images that becomes "val", of a set without splits (`detseg.data.splits`).
 All raise AnnotationError: nothing readable is there, a split is missing, a file is malformed, or categories differ.
 """
