@@ -101,9 +101,10 @@ class ImageSet:
         wanted = tuple(reference)
         if wanted == self.categories:
             return self
-        if sorted(wanted) != sorted(self.categories):
+        if set(wanted) != set(self.categories) or len(wanted) != len(self.categories):
             raise AnnotationError(category_difference(wanted, self.categories, self.source))
-        return self._relabel(wanted, np.array([wanted.index(category) for category in self.categories], np.int64))
+        position = {category: label for label, category in enumerate(wanted)}
+        return self._relabel(wanted, np.array([position[category] for category in self.categories], np.int64))
 
     def _relabel(self, categories: tuple[Category, ...], table: NDArray[np.int64]) -> Self:
         """The same with other categories; `table` (K,) has the new label of each old one."""

@@ -10,10 +10,10 @@ import numpy as np
 from detseg.data.base import ImageSet
 from detseg.data.checks.image_checks import (
     equal_files,
+    id_problems,
     image_problem,
     image_problems,
     name_problems,
-    repeats,
     sharing_problems,
 )
 from detseg.data.checks.problems import Problem
@@ -22,7 +22,7 @@ from detseg.data.labels import LabelledImages
 
 def label_problems(images: LabelledImages, check_images: bool, other: ImageSet | None) -> list[Problem]:
     """Every problem of labelled images, see `validate`; classes that training has no images of are errors."""
-    problems = [*images.read_problems, *_class_problems(images, other), *_repeats(images)]
+    problems = [*images.read_problems, *_class_problems(images, other), *id_problems(images), *_repeats(images)]
     if check_images and images.pack is None:
         problems += [*image_problems(images), *_equal_images(images)]
     if other is not None:
@@ -52,10 +52,7 @@ def _class_problems(images: LabelledImages, other: ImageSet | None) -> Iterator[
 
 
 def _repeats(images: LabelledImages) -> Iterator[Problem]:
-    """Images and image ids listed twice."""
-    for row in repeats(images.image_ids):
-        what = f"image id {images.image_ids[row]} is given to an earlier image too"
-        yield image_problem(images, row, what, "give every image its own id", "duplicate-image-id")
+    """Images listed twice."""
     first_of: dict[str, int] = {}
     # A packed set's paths are names only; what is not a file has no place to compare.
     for row, path in enumerate(images.paths.tolist()):

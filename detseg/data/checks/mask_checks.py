@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +14,7 @@ from detseg.data.checks.image_checks import (
     image_problems,
     in_threads,
     name_problems,
-    repeats,
+    repeated_paths,
     sharing_problems,
 )
 from detseg.data.checks.problems import Problem
@@ -40,13 +39,13 @@ def _list_problems(masks: SemanticMasks) -> Iterator[Problem]:
     if not len(masks):
         remedy = "check that this is the right folder"
         yield Problem(masks.source, "", None, "there is not a single image", remedy, "warning", "empty")
-    for row in repeats(np.array([os.path.normpath(path) for path in masks.paths.tolist()])):
+    for row in repeated_paths(masks):
         yield image_problem(masks, row, "the image is listed twice", "remove one of the two", "duplicate-path")
 
 
 def _mask_file_problems(masks: SemanticMasks) -> Iterator[Problem]:
-    """Mask files that cannot be used, and classes that none of them has. Packed ones were checked when packed."""
-    if masks.pack is not None:
+    """Mask files that cannot be used, and classes that none of them has."""
+    if masks.pack is not None:  # checked when packed
         return
 
     def count(position: int) -> NDArray[np.int64] | MaskError:

@@ -193,9 +193,10 @@ def _pairs(paths: Iterable[str], images: Path, masks: Path) -> Pairs:
     def stem(path: str, folder: Path) -> str:
         return os.path.splitext(os.path.relpath(path, folder))[0]  # noqa: PTH122
 
-    # PNG files last, for they count: beside them may lie coloured copies as JPEG to look at.
-    files = sorted(list_images(masks)[::-1], key=lambda path: path.lower().endswith(".png"))
-    known = {stem(path, masks): path for path in files}
+    known: dict[str, str] = {}
+    # PNG files first: beside them may lie coloured copies as JPEG to look at.
+    for path in sorted(list_images(masks), key=lambda path: not path.lower().endswith(".png")):
+        known.setdefault(stem(path, masks), path)
     return [(path, known.get(stem(path, images), str(masks / f"{stem(path, images)}.png"))) for path in paths]
 
 
