@@ -110,8 +110,9 @@ def _write(path: Path, splits: Mapping[str, Split], size: int, chunk: int, seed:
             order = np.random.default_rng(seed).permutation(len(data))
             moments[name] = _write_split(file.create_group(name), data.subset(order), size, chunk, progress)
         next(progress, None)  # lets it end
-        mean, std = _mean_and_std(moments.get("train", next(iter(moments.values()))))
-        file.attrs.update({"mean": mean, "std": std})
+        pixels, *sums = np.sum(moments.get("train", next(iter(moments.values()))), axis=0)
+        mean, squares = np.array(sums[:3]) / pixels, np.array(sums[3:]) / pixels
+        file.attrs.update({"mean": mean, "std": np.sqrt(np.maximum(squares - mean**2, 0))})
 
 
 class _Prepared(NamedTuple):
@@ -136,10 +137,15 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
         group["offsets"] = data.offsets
         for name in ("boxes", "labels", "iscrowd", "ids", "areas"):
             group[name] = getattr(data, name)
-    rows = _create_rows(group, "pixels", count, size * size * 3, chunk)
-    masks = originals = None
+
+    def create_rows(name: str, width: int) -> Any:
+        # Every chunk is written once and whole, so there is nothing to fill in beforehand.
+        chunks = (min(chunk, count), width)
+        return group.create_dataset(name, (count, width), np.uint8, chunks=chunks, fill_time="never")
+
+    rows, masks, originals = create_rows("pixels", size * size * 3), None, None
     if isinstance(data, SemanticMasks):
-        masks = _create_rows(group, "masks", count, size * size, chunk)
+        masks = create_rows("masks", size * size)
         originals = group.create_dataset("original_masks", (0,), np.uint8, maxshape=(None,), chunks=(2**16,))
     sizes, shapes = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32)
     digests, mask_digests = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
@@ -178,11 +184,6 @@ def _padded_rows(arrays: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.
     return rows
 
 
-def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> Any:
-    # Every chunk is written once and whole, so there is nothing to fill in beforehand.
-    return group.create_dataset(name, (count, width), np.uint8, chunks=(min(chunk, count), width), fill_time="never")
-
-
 def _prepared(data: Split, index: int, size: int) -> _Prepared:
     """An image and its mask, read and resized."""
     path = str(data.paths[index])
@@ -202,12 +203,6 @@ def _moments(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     mean, deviation = (values.reshape(3) / 255 for values in cv2.meanStdDev(image))
     pixels = image.shape[0] * image.shape[1]
     return np.concatenate([[pixels], pixels * mean, pixels * (deviation**2 + mean**2)])
-
-
-def _mean_and_std(moments: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    total = np.sum(moments, axis=0)
-    mean, squares = total[1:4] / total[0], total[4:] / total[0]
-    return mean, np.sqrt(np.maximum(squares - mean**2, 0))
 
 
 def _names(paths: list[str]) -> list[str]:

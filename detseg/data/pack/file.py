@@ -41,12 +41,12 @@ MAX_SIDE = 16384  # pixels
 
 _FIRST = ("train", "val", "test")  # of the splits, in this order
 REMEDY = "Pack the data again: detseg pack"
-# name -> kind of numbers (numpy), columns or None
-_COMMON = {
-    "shapes": ("i", 2),
-    "sizes": ("i", 2),
-    "image_ids": ("i", None),
-    "picture_digests": ("u", None),
+# name -> kind of numbers (numpy), further axes
+_COMMON: dict[str, tuple[str, tuple[int, ...]]] = {
+    "shapes": ("i", (2,)),
+    "sizes": ("i", (2,)),
+    "image_ids": ("i", ()),
+    "picture_digests": ("u", ()),
 }
 # task of a file -> what to do with it when another one is wanted
 _OTHERWISE = {
@@ -83,11 +83,7 @@ def is_pack(path: str | Path) -> bool:
 
 
 def read_pack_info(path: str | Path) -> PackInfo:
-    """What is in a packed file.
-
-    Raises:
-        AnnotationError: it is no packed data set, is cut short, or is of another version.
-    """
+    """What is in a packed file; AnnotationError: it is no packed data set, is cut short, or is of another version."""
     with opened(path) as pack:
         return pack.info
 
@@ -105,11 +101,7 @@ def opened(path: str | Path) -> Iterator[OpenPack]:
 
 
 def open_file(path: str | Path) -> Any:
-    """The h5py.File, for reading.
-
-    Raises:
-        AnnotationError: there is no such file, it is no HDF5 file, or it is cut short.
-    """
+    """The h5py.File, for reading; AnnotationError: there is no such file, it is no HDF5 file, or it is cut short."""
     import h5py  # here: 0.4 s, and most work needs none of it
 
     if not Path(path).is_file():
@@ -177,9 +169,7 @@ class OpenPack:
         names = self.strings(f"{split}/names")
         if len(names) != count:
             raise self.damaged(f"{split}/names has {len(names)} entries, expected {count}")
-        arrays: dict[str, NDArray[Any]] = {"names": names}
-        for name, (kind, columns) in _COMMON.items():
-            arrays[name] = self.array(f"{split}/{name}", kind, (count, columns) if columns else (count,))
+        arrays = {name: self.array(f"{split}/{name}", kind, (count, *axes)) for name, (kind, axes) in _COMMON.items()}
         shapes, sizes = arrays["shapes"].astype(np.int64), arrays["sizes"].astype(np.int64)
         if (shapes < 1).any() or (shapes > self.info.size).any():
             raise self.damaged(f"{split}/shapes must lie in 1..{self.info.size}")
@@ -189,7 +179,7 @@ class OpenPack:
         wrong = np.flatnonzero((fitted.reshape(-1, 2) != shapes).any(1))
         if len(wrong):
             raise self.damaged(f"{split}/shapes and sizes do not fit each other, at row {wrong[0]}")
-        return arrays
+        return arrays | {"names": names}
 
     def offsets(self, place: str) -> NDArray[np.int64]:
         """(N + 1,) where the entries of each image begin and end."""
