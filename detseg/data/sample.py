@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,14 +30,6 @@ class Sample:
     def size(self) -> tuple[int, int]:
         """(width, height) of the image."""
         return self.image.shape[1], self.image.shape[0]
-
-
-def join_masks(samples: Sequence[Sample]) -> NDArray[np.uint8] | None:
-    """The instance masks of samples of one size, one after another; None if none has any, ValueError if some have."""
-    masks = [sample.masks for sample in samples if sample.masks is not None]
-    if masks and len(masks) < len(samples):
-        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no instance masks")
-    return np.concatenate(masks) if masks else None
 
 
 class Kept(NamedTuple):

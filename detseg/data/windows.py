@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,20 +236,18 @@ def windows_of(
         require_boxes(annotations, image)
         crowds, rows = rows[annotations.iscrowd[rows]], rows[~annotations.iscrowd[rows]]
         boxes = annotations.boxes[rows]
-        size = (int(annotations.sizes[image, 0]), int(annotations.sizes[image, 1]))
+        width, height = annotations.sizes[image].tolist()
         centred = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(1) >= min_side)
-        chosen = choose_windows(
-            boxes, annotations.boxes[crowds], size, grid, np.random.default_rng((seed, image)),
-            centred=centred, per_object=per_object, background=background,
-        )  # fmt: skip
-        paths = [str(place / f"{stems[image]}_{number}.jpg") for number in range(len(chosen.windows))]
-        if paths:
-            pixels = read_image(str(annotations.paths[image]))
-            for path, window in zip(paths, chosen.windows, strict=True):
-                write_jpeg(Path(path), cut_window(pixels, window, grid.size))
-        owners = [int(rows[owner]) if owner >= 0 else -1 for owner in chosen.owners]
-        wanted = grid.long_side(boxes[centred], size)
-        return _Cut(paths, chosen.windows, owners, len(rows) - len(centred), len(crowds), wanted)
+        options: dict[str, Any] = {"centred": centred, "per_object": per_object, "background": background}
+        rng = np.random.default_rng((seed, image))
+        windows, owners = choose_windows(boxes, annotations.boxes[crowds], (width, height), grid, rng, **options)
+        paths = [str(place / f"{stems[image]}_{number}.jpg") for number in range(len(windows))]
+        pixels = read_image(str(annotations.paths[image])) if paths else np.zeros((1, 1, 3), np.uint8)
+        for path, window in zip(paths, windows, strict=True):
+            write_jpeg(Path(path), cut_window(pixels, window, grid.size))
+        owners = [int(rows[owner]) if owner >= 0 else -1 for owner in owners]
+        wanted = grid.long_side(boxes[centred], (width, height))
+        return _Cut(paths, windows, owners, len(rows) - len(centred), len(crowds), wanted)
 
     cuts = map_images(cut, len(annotations), track)
     written = _annotations(annotations, cuts, grid.size)

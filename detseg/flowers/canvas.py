@@ -190,9 +190,7 @@ def _box_blur(source: np.ndarray, radius: int) -> np.ndarray:
                 total -= np.int64(source[y, max(x - radius, 0), k])
     flat = middle.reshape(height, width * channels)
     flat_out = out.reshape(height, width * channels)
-    totals = np.zeros(width * channels, np.int32)
-    for i in range(width * channels):
-        totals[i] = np.int32(flat[0, i]) * np.int32(radius + 1)
+    totals = flat[0].astype(np.int32) * np.int32(radius + 1)
     for y in range(radius):
         for i in range(width * channels):
             totals[i] += np.int32(flat[min(y + 1, height - 1), i])

@@ -65,7 +65,11 @@ def write_flowers(
     _clear(folder)
     write_atomically(folder / MARKER, json.dumps({**settings, "complete": False}))
     (folder / "images").mkdir(exist_ok=True)
-    contents = {split: _empty_coco() for split in ("train", "val")}
+    info = {"description": "detseg's embedded flower images (drawn, not photographed)"}
+    categories = [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)]
+    contents: dict[str, dict[str, Any]] = {
+        split: {"info": info, "images": [], "annotations": [], "categories": categories} for split in ("train", "val")
+    }
     for done, (split, name, scene) in enumerate(_drawn(folder, jobs, seed, size, workers), 1):
         _add_to_coco(contents[split], name, scene)
         if progress is not None:
@@ -92,15 +96,6 @@ def _drawn(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, len(jobs), 64):  # in pieces: finished scenes must not pile up in memory
             yield from pool.map(work, jobs[start : start + 64])
-
-
-def _empty_coco() -> dict[str, Any]:
-    return {
-        "info": {"description": "detseg's embedded flower images (drawn, not photographed)"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)],
-    }
 
 
 def _add_to_coco(content: dict[str, Any], name: str, scene: FlowerScene) -> None:

@@ -92,7 +92,8 @@ def _plan(stream: Stream, size: tuple[int, int], from_side: bool) -> list[_Flowe
             radius = max(15.0, largest * scale) * unit
             x = stream.uniform(0.6 * radius, size[0] - 0.6 * radius)
             y = stream.uniform(0.6 * radius, size[1] - (1.1 if from_side else 0.6) * radius)
-            if all(_apart(x, y, radius, flower) for flower in flowers):
+            near = ((x - other.x, y - other.y, 0.72 * (radius + other.radius)) for other in flowers)
+            if all(dx * dx + dy * dy > least * least for dx, dy, least in near):
                 break
         else:
             continue
@@ -102,11 +103,6 @@ def _plan(stream: Stream, size: tuple[int, int], from_side: bool) -> list[_Flowe
     for flower in flowers:
         flower.blur = int(abs(focus - flower.radius) / (22 * unit) * unit * 0.9)
     return sorted(flowers, key=lambda flower: flower.radius)
-
-
-def _apart(x: float, y: float, radius: float, other: _Flower) -> bool:
-    dx, dy, least = x - other.x, y - other.y, 0.72 * (radius + other.radius)
-    return dx * dx + dy * dy > least * least
 
 
 def _pose(stream: Stream, species: str, from_side: bool) -> tuple[float, float]:

@@ -104,8 +104,7 @@ class ClassificationTransform:
                 hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(AUGMENTATIONS)}."
                 hint = "images are mirrored by --flip." if name.startswith("flip") else hint
                 raise ValueError(f"there is no augmentation {name!r}; {hint}")
-            option, strength, _ = AUGMENTATIONS[name]
-            options[option] = strength
+            options[AUGMENTATIONS[name][0]] = AUGMENTATIONS[name][1]
         return cls(size, flip=flip, **options)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.augment.geometry import Geometry
-from detseg.data.sample import IGNORE, PADDING, Sample, join_masks
+from detseg.data.sample import IGNORE, PADDING, Sample
 
 MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
 """At 0.5 an image fits its quadrant; above, each quadrant shows a part of it."""
@@ -71,5 +71,8 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
 
 def _joined(image: NDArray[np.uint8], samples: Sequence[Sample], mask: NDArray[np.uint8] | None = None) -> Sample:
     """An image with the objects of all samples, in their order."""
+    masks = [sample.masks for sample in samples if sample.masks is not None]
+    if masks and len(masks) < len(samples):
+        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no instance masks")
     objects = {name: np.concatenate([getattr(s, name) for s in samples]) for name in ("boxes", "labels", "iscrowd")}
-    return Sample(image, **objects, mask=mask, masks=join_masks(samples))
+    return Sample(image, **objects, mask=mask, masks=np.concatenate(masks) if masks else None)

@@ -8,8 +8,7 @@ from typing import Any
 from detseg.data.annotations import Annotations
 from detseg.data.base import ImageSet, Set
 from detseg.data.checks.annotation_checks import annotation_problems
-from detseg.data.checks.label_checks import label_problems
-from detseg.data.checks.mask_checks import mask_problems
+from detseg.data.checks.class_checks import label_problems, mask_problems
 from detseg.data.checks.problems import AnnotationError, Problem, raise_on_problems
 from detseg.data.checks.repair import left_out_images, repair_once
 from detseg.data.labels import LabelledImages

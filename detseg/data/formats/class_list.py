@@ -32,9 +32,7 @@ class ClassList(NamedTuple):
     ignore_values: tuple[int, ...] = (IGNORE,)
 
 
-def voc_classes() -> ClassList:
-    """Pascal VOC's background and 20 classes."""
-    return ClassList(tuple(Category(value, name) for value, name in enumerate(VOC_NAMES)))
+VOC_CLASSES = ClassList(tuple(Category(value, name) for value, name in enumerate(VOC_NAMES)))
 
 
 def read_class_list(file: Path) -> ClassList:

@@ -116,13 +116,13 @@ def find_layout(path: Path, asked: str | None = None) -> Layout | None:
 
 def _classes(layout: Layout, ignore_value: int | None) -> ClassList:
     """The classes that a file lists, else VOC's own, else background and foreground by the values in the masks."""
-    from detseg.data.formats.class_list import guess_classes, read_class_list, voc_classes
+    from detseg.data.formats.class_list import VOC_CLASSES, guess_classes, read_class_list
 
     file = next((file for file in layout.class_files if file.is_file()), None)
     if file is not None:
         classes = read_class_list(file)
     elif layout.is_voc:
-        classes = voc_classes()
+        classes = VOC_CLASSES
     else:
         paths = dict.fromkeys(mask for _, mask in chain(*layout.splits.values()))
         classes = guess_classes(paths, layout.root, layout.class_files[0].name)
