@@ -119,10 +119,10 @@ class WindowsReport:
 
 
 class Chosen(NamedTuple):
-    """Windows of one image: each with the position of the object that is its own, -1 for background."""
+    """Windows of one image."""
 
     windows: list[Window]
-    owners: list[int]
+    owners: list[int]  # for each the position of the object that is its own, -1 for background
 
 
 def choose_windows(

@@ -24,14 +24,10 @@ def _noise(stream: Stream, size: tuple[int, int], cell_x: float, cell_y: float, 
     return canvas.noise(size[1], size[0], max(2, int(cell_x)), max(2, int(cell_y)), octaves, stream.integer(0, 2**30))
 
 
-def _ramp(values: Array, dark: Colour, light: Colour, middle: Colour | None = None) -> Array:
+def _ramp(values: Array, dark: Colour, light: Colour) -> Array:
     """Colour uint8 (…,3) for values uint8, by a table of 256 colours."""
-    share = steps(256)
-    if middle is None:
-        table = mix(dark, light, share)
-    else:
-        table = np.where(share[:, None] < 0.5, mix(dark, middle, share * 2), mix(middle, light, share * 2 - 1))
-    return np.take(np.clip(np.floor(table), 0, 255).astype(np.uint8), values, axis=0)
+    table = np.clip(np.floor(mix(dark, light, steps(256))), 0, 255).astype(np.uint8)
+    return np.take(table, values, axis=0)
 
 
 def _stretch(values: Array, gain: int) -> Array:

@@ -65,7 +65,7 @@ def draw_scene(seed: int, size: tuple[int, int] = (320, 320)) -> FlowerScene:
         _draw_flower(flower, Stream(_SALT, seed, flower.key), light, size, kind)
     flowers, ids = _keep_visible(flowers, size)
     for flower in flowers:
-        _paint_flower(image, flower, light, size, from_side)
+        _paint_flower(image, flower, light, from_side)
     image = _develop(stream, image)
     return _scene(image, flowers, ids, stream.integer(72, 95))
 
@@ -155,7 +155,7 @@ def _map_of(flowers: list[_Flower], size: tuple[int, int]) -> Array:
     return ids
 
 
-def _paint_flower(image: Array, flower: _Flower, light: Light, size: tuple[int, int], from_side: bool) -> None:
+def _paint_flower(image: Array, flower: _Flower, light: Light, from_side: bool) -> None:
     """Lay shadow, plant and head over the image, in place."""
     if flower.plant is not None:
         flower.plant.paste(image)

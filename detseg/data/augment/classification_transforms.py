@@ -169,28 +169,6 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
     return np.asarray(warp(image, matrix, (size, size), flags=flags, borderMode=border), np.uint8)
 
 
-class ClassificationEval:
-    """`transform(image)`: the short side to size x 256 / 224, then the centre: (size, size, 3); no randomness."""
-
-    def __init__(self, size: int) -> None:
-        check_size(size)
-        self.size = size
-
-    def __call__(self, image: Image) -> Image:
-        """Crop an image uint8 (H, W, 3)."""
-        return self._crop(resize_short_side(image, round(self.size * RESIZE)))
-
-    def _crop(self, image: Image) -> Image:
-        return centre_crop(image, self.size)
-
-
-class TenCrop(ClassificationEval):
-    """The same with `ten_crop`: (10, size, size, 3); average the model's answers."""
-
-    def _crop(self, image: Image) -> Image:
-        return ten_crop(image, self.size)
-
-
 def resize_short_side(image: Image, side: int) -> Image:
     """Image (H, W, 3) resized so that its short side is `side` pixels; the input itself if it is already."""
     height, width = image.shape[:2]
@@ -226,3 +204,23 @@ def _middle(image: Image, size: int) -> tuple[int, int]:
     if min(height, width) < size:
         raise ValueError(f"a crop of {size} x {size} does not fit an image of {width} x {height}; enlarge it first")
     return round((height - size) / 2), round((width - size) / 2)
+
+
+class ClassificationEval:
+    """`transform(image)`: the short side to size x 256 / 224, then the centre: (size, size, 3); no randomness."""
+
+    _crop = staticmethod(centre_crop)
+
+    def __init__(self, size: int) -> None:
+        check_size(size)
+        self.size = size
+
+    def __call__(self, image: Image) -> Image:
+        """Crop an image uint8 (H, W, 3)."""
+        return self._crop(resize_short_side(image, round(self.size * RESIZE)), self.size)
+
+
+class TenCrop(ClassificationEval):
+    """The same with `ten_crop`: (10, size, size, 3); average the model's answers."""
+
+    _crop = staticmethod(ten_crop)

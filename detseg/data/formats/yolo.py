@@ -263,7 +263,12 @@ def write_yolo(
     """
     folder = Path(folder)
     require_writable(annotations, folder)
-    _require_sizes(annotations, folder)
+    unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
+    if len(unknown):
+        raise AnnotationError(
+            f"{folder}: not written, YOLO needs the size of every image and {len(unknown)} are unknown; "
+            f"the first is {annotations.paths[unknown[0]]}"
+        )
     written = _crowd_choice(annotations, crowd, folder)
     lost = int(annotations.drawn.sum())
     if polygons and annotations.segments is not None:
@@ -287,15 +292,6 @@ def write_yolo(
         lines = [_line(annotations, row, o, boxes, polygons) for o in range(owned.start, owned.stop) if written[o]]
         write_atomically(folder / "labels" / split / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
     write_atomically(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _require_sizes(annotations: Annotations, folder: Path) -> None:
-    unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
-    if len(unknown):
-        raise AnnotationError(
-            f"{folder}: not written, YOLO needs the size of every image and {len(unknown)} are unknown; "
-            f"the first is {annotations.paths[unknown[0]]}"
-        )
 
 
 def _crowd_choice(annotations: Annotations, crowd: str, folder: Path) -> Any:
