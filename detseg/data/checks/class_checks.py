@@ -34,19 +34,17 @@ def mask_problems(masks: SemanticMasks, check_images: bool, other: ImageSet | No
     if masks.objects is not None:
         problems = [*annotation_problems(masks.objects, check_images, other), *_polygon_problems(masks)]
     else:
-        problems = [*masks.read_problems, *_list_problems(masks)]
+        problems = list(masks.read_problems)
+        if not len(masks):
+            what, remedy = "there is not a single image", "check that this is the right folder"
+            problems.append(Problem(masks.source, "", None, what, remedy, "warning", "empty"))
+        for row in repeated_paths(masks):
+            what = "the image is listed twice"
+            problems.append(image_problem(masks, row, what, "remove one of the two", "duplicate-path"))
         if check_images:
             problems += [*image_problems(masks), *_mask_file_problems(masks)]
         problems += sharing_problems(masks, other, read_files=check_images)
     return [*problems, *name_problems(masks, "classes")]
-
-
-def _list_problems(masks: SemanticMasks) -> Iterator[Problem]:
-    if not len(masks):
-        remedy = "check that this is the right folder"
-        yield Problem(masks.source, "", None, "there is not a single image", remedy, "warning", "empty")
-    for row in repeated_paths(masks):
-        yield image_problem(masks, row, "the image is listed twice", "remove one of the two", "duplicate-path")
 
 
 def _mask_file_problems(masks: SemanticMasks) -> Iterator[Problem]:
