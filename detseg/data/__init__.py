@@ -5,33 +5,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME = {
-    "AnnotationError": "annotations",
-    "Annotations": "annotations",
-    "Category": "annotations",
-    "Problem": "annotations",
-    "mask_palette": "index_png",
-    "match_categories": "annotations",
-    "MaskError": "index_png",
-    "Segments": "polygons",
-    "SemanticMasks": "masks",
-    "class_color": "colours",
-    "image_size": "images",
-    "read_image": "images",
-    "read_annotations": "formats",
-    "read_dataset": "formats",
-    "read_labelled_dataset": "formats",
-    "read_labels": "formats",
-    "read_mask_dataset": "formats",
-    "read_masks": "formats",
-    "write_coco": "formats",
-    "write_index_png": "index_png",
-    "write_voc": "formats",
-    "write_yolo": "formats",
-    "raise_on_problems": "checks.problems",
-    "repair": "checks.validate",
-    "validate": "checks.validate",
+_NAMES = {
+    "annotations": "AnnotationError Annotations Category Problem match_categories",
+    "checks.validate": "raise_on_problems repair validate",
+    "colours": "class_color",
+    "formats": "read_annotations read_dataset read_labelled_dataset read_labels read_mask_dataset read_masks "
+    "write_coco write_voc write_yolo",
+    "images": "image_size read_image",
+    "index_png": "MaskError mask_palette write_index_png",
+    "masks": "SemanticMasks",
+    "polygons": "Segments",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME)
 

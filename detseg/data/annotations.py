@@ -61,6 +61,12 @@ class Annotations(ImageSet):
         """The objects of image `index`, as a slice into the arrays over objects."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    @property
+    def drawn(self) -> NDArray[np.bool_]:
+        """(M,) True where the object has polygons or a mask."""
+        segments = self.segments
+        return np.zeros(len(self.ids), bool) if segments is None else segments.has_polygons | segments.has_rle
+
     def file_of(self, image: int) -> str:
         """The file with the annotations of the image at a position."""
         return self.source if self.label_files is None else str(self.label_files[image])
@@ -76,15 +82,9 @@ class Annotations(ImageSet):
     def take_objects(self, rows: NDArray[Any], image_index: NDArray[Any] | None = None) -> dict[str, Any]:
         """The fields that belong to objects, for the objects `rows` (K,), as keyword arguments for `replace`."""
         index = self.image_index[rows] if image_index is None else image_index
-        return {
-            "image_index": index.astype(np.int32),
-            "boxes": self.boxes[rows],
-            "labels": self.labels[rows],
-            "iscrowd": self.iscrowd[rows],
-            "ids": self.ids[rows],
-            "areas": self.areas[rows],
-            "segments": None if self.segments is None else self.segments.take(rows),
-        }
+        taken = {name: getattr(self, name)[rows] for name in ("boxes", "labels", "iscrowd", "ids", "areas")}
+        segments = None if self.segments is None else self.segments.take(rows)
+        return taken | {"image_index": index.astype(np.int32), "segments": segments}
 
     def _relabel(self, categories: tuple[Category, ...], table: NDArray[np.int64]) -> Annotations:
         # One entry more than categories: label -1 (unknown) picks the last one and stays -1.

@@ -67,11 +67,7 @@ class ImageSet:
         return self.source
 
     def subset(self, images: ArrayLike) -> Self:
-        """The images at these positions (integers, or a boolean mask over all), in that order.
-
-        Raises:
-            IndexError: a position is outside -N..N-1, or the mask has another length.
-        """
+        """The images at these positions (integers, or a boolean mask over all), in that order; or IndexError."""
         chosen = np.asarray(images)
         if chosen.dtype == np.bool_:
             if chosen.shape != (len(self),):
@@ -100,8 +96,7 @@ class ImageSet:
     def match(self, reference: Iterable[Category]) -> Self:
         """The same with the category order of `reference`, so that equal labels mean equal things.
 
-        Raises:
-            AnnotationError: the two lists differ in more than their order; the message names the difference.
+        AnnotationError names the difference if the two lists differ in more than their order.
         """
         wanted = tuple(reference)
         if wanted == self.categories:

@@ -28,9 +28,7 @@ from detseg.data.pack.reader import PackedImages
 class ArrayCache:
     """Arrays of different shapes as one flat uint8 array, filled once by several threads.
 
-    Attributes:
-        place: "memory", or the folder of the unnamed file that the arrays are in.
-        megabytes: their size.
+    `place` is "memory", or the folder of the unnamed file that the arrays are in; `megabytes` is their size.
     """
 
     def __init__(
@@ -81,8 +79,7 @@ class ImageCache(ArrayCache):
     ) -> None:
         """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink or enlarge them.
 
-        Raises:
-            ValueError: an image cannot be read, or its size is not the given one. The message names it.
+        ValueError names the image that cannot be read, or that has another size.
         """
 
         def read(index: int) -> NDArray[np.uint8]:
@@ -111,11 +108,7 @@ class MaskCache(ArrayCache):
 def images_of(
     data: ImageSet, long_side: int, track: Track | None = None, *, short_side: int = 0
 ) -> ImageCache | PackedImages:
-    """The images of a data set by position: read once and kept, see `ImageCache`, or where they are packed.
-
-    Raises:
-        ValueError: an image cannot be read, or its size is not the given one; or the packed file is damaged.
-    """
+    """The images of a data set by position: read once and kept in an `ImageCache`, or where they are packed."""
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
     return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)

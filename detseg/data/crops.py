@@ -43,13 +43,11 @@ def crops_of(
 ) -> CropsReport:
     """Write the crop of every object to folder/<class>/<image>_<number>.jpg, at the image's own resolution.
 
-    Crowd or difficult objects are left out. The numbers count an image's objects from 0, those left out included.
+    Every class gets a folder. Crowd or difficult objects are left out; the numbers count from 0, these included.
 
     Args:
-        annotations, folder: a folder is made for every class, also for those without objects.
         margin: what to show around a box, as a share of its width and height on each side.
         min_side: of the box within the image, pixels; objects with a shorter side are left out.
-        track: shows progress over images, see `detseg.data.base.Track`.
 
     Raises:
         ValueError: an option is out of range, two classes would share a folder, an image cannot be read, or an
@@ -65,18 +63,31 @@ def crops_of(
     stems = unique_stems(annotations, set())
 
     def cut(image: int) -> CropsReport:
-        return _cut_one(annotations, image, places, stems[image], margin, min_side)
+        require_boxes(annotations, image)
+        owned = annotations.objects(image)
+        written = small = 0
+        pixels = None
+        for number, row in enumerate(range(owned.start, owned.stop)):
+            if annotations.iscrowd[row]:
+                continue
+            if pixels is None:
+                pixels = read_image(str(annotations.paths[image]))
+            window = crop_window(annotations.boxes[row], (pixels.shape[1], pixels.shape[0]), margin, min_side)
+            if window is None:
+                small += 1
+                continue
+            left, top, right, bottom = window
+            place = places[int(annotations.labels[row])]
+            write_jpeg(place / f"{stems[image]}_{number}.jpg", pixels[top:bottom, left:right])
+            written += 1
+        return CropsReport(written, small, int(annotations.iscrowd[owned].sum()))
 
     reports = map_images(cut, len(annotations), track)
     return CropsReport(*(sum(counts) for counts in zip(CropsReport(0, 0, 0), *reports, strict=True)))
 
 
 def folder_names(annotations: Annotations) -> list[str]:
-    """A folder name for every class: its own name, but for characters that not every system allows.
-
-    Raises:
-        ValueError: two classes would get the same one.
-    """
+    """A folder name for every class: its own name, but for characters not every system allows; or ValueError."""
     names = [_UNFIT.sub("_", name).strip(" .") or "_" for name in annotations.names]
     folded = [name.casefold() for name in names]
     for position, name in enumerate(folded):
@@ -106,30 +117,6 @@ def require_boxes(annotations: Annotations, image: int) -> None:
         raise ValueError(f"{annotations.paths[image]}: object {number} has no class or no finite box; repair the data")
 
 
-def _cut_one(
-    annotations: Annotations, image: int, places: list[Path], stem: str, margin: float, min_side: int
-) -> CropsReport:
-    """Write the crops of one image."""
-    require_boxes(annotations, image)
-    owned = annotations.objects(image)
-    written = small = 0
-    pixels = None
-    for number, row in enumerate(range(owned.start, owned.stop)):
-        if annotations.iscrowd[row]:
-            continue
-        if pixels is None:
-            pixels = read_image(str(annotations.paths[image]))
-        window = crop_window(annotations.boxes[row], (pixels.shape[1], pixels.shape[0]), margin, min_side)
-        if window is None:
-            small += 1
-            continue
-        left, top, right, bottom = window
-        place = places[int(annotations.labels[row])]
-        write_jpeg(place / f"{stem}_{number}.jpg", pixels[top:bottom, left:right])
-        written += 1
-    return CropsReport(written, small, int(annotations.iscrowd[owned].sum()))
-
-
 def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write pixels uint8 RGB (H, W, 3) as a JPEG file."""
     content = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
@@ -139,10 +126,9 @@ def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
 def crop_window(
     box: NDArray[np.floating], size: tuple[int, int], margin: float, min_side: int
 ) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of a crop in whole pixels of an image of `size` = (width, height).
+    """A box (4,) xyxy and its margin, grown to whole pixels and clipped to an image of `size` = (width, height).
 
-    The box (4,) xyxy and its margin, grown to whole pixels and clipped; None if the clipped box has a side below
-    `min_side`.
+    None if the clipped box has a side below `min_side`.
     """
     corner = np.array([*size, *size], np.float64)
     inside = np.clip(box, 0, corner)

@@ -29,7 +29,7 @@ class ImageDataset(Generic[Set]):
         annotations: the images and what is known of them.
         long_side: of the kept images, in pixels; packed ones have the size they were packed with.
         track: shows progress while images are read.
-        short_side: the least one of kept images, in pixels; their long side is at most twice `long_side`.
+        short_side: at least, in pixels, of kept images; their long side is at most twice `long_side`.
     """
 
     def __init__(self, annotations: Set, long_side: int, track: Track | None = None, *, short_side: int = 0) -> None:
@@ -41,11 +41,7 @@ class ImageDataset(Generic[Set]):
 
 
 class DetectionDataset(ImageDataset[Annotations]):
-    """Samples of images with boxes, and with instance masks if they are asked for.
-
-    Args:
-        annotations, long_side, track: as of `ImageDataset`.
-        masks: draw the polygons and run lengths of a sample's objects, see `draw_objects`.
+    """Samples of images with boxes, and with instance masks (`draw_objects`) if `masks` asks for them.
 
     Raises:
         AnnotationError: masks are asked for, and objects have boxes only.
@@ -78,7 +74,7 @@ class DetectionDataset(ImageDataset[Annotations]):
 
 
 class SegmentationDataset(ImageDataset[SemanticMasks]):
-    """Samples of images with semantic masks, without boxes; arguments as of `ImageDataset`."""
+    """Samples of images with semantic masks, without boxes."""
 
     def __init__(self, annotations: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         super().__init__(annotations, long_side, track)
@@ -87,17 +83,12 @@ class SegmentationDataset(ImageDataset[SemanticMasks]):
 
     def __getitem__(self, index: int) -> Sample:
         """The image and its mask; they may be views into the caches."""
-        return Sample(
-            self.images[index],
-            np.zeros((0, 4), np.float32),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.bool_),
-            self.masks[index],
-        )
+        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        return Sample(self.images[index], *nothing, self.masks[index])
 
 
 class ClassificationDataset(ImageDataset[LabelledImages]):
-    """(image, label) by position; arguments as of `ImageDataset`.
+    """(image, label) by position.
 
     To cut crops of `size` from them, images need to be larger: a `long_side` of 1.5 times `size` leaves images of 4 : 3
     a short side of 256 for crops of 224.
@@ -124,23 +115,13 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]
     """Samples of one size to images (N, 3, H, W) uint8 and target dicts, with `masks` where samples have them."""
     targets = []
     for sample in samples:
-        target = {
-            "boxes": torch.from_numpy(sample.boxes),
-            "labels": torch.from_numpy(sample.labels),
-            "iscrowd": torch.from_numpy(sample.iscrowd),
-        }
-        if sample.masks is not None:
-            target["masks"] = torch.from_numpy(sample.masks)
-        targets.append(target)
+        names = ("boxes", "labels", "iscrowd") if sample.masks is None else ("boxes", "labels", "iscrowd", "masks")
+        targets.append({name: torch.from_numpy(getattr(sample, name)) for name in names})
     return _stacked([sample.image for sample in samples]), targets
 
 
 def collate_masks(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Samples of one size to images (N, 3, H, W) uint8 and semantic masks (N, H, W) uint8.
-
-    Raises:
-        ValueError: a sample has no mask.
-    """
+    """Samples of one size, all with masks, to images (N, 3, H, W) uint8 and semantic masks (N, H, W) uint8."""
     masks = [sample.mask for sample in samples if sample.mask is not None]
     if len(masks) < len(samples):
         raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no mask")

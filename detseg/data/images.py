@@ -25,12 +25,7 @@ if PIL.Image.MAX_IMAGE_PIXELS is not None:
 
 
 def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
-    """`PIL.Image.open` for images of up to `MAX_PIXELS`.
-
-    Raises:
-        ValueError: it has more.
-        OSError: and whatever else Pillow raises, for files that are missing or no images.
-    """
+    """`PIL.Image.open` for images of up to `MAX_PIXELS`; ValueError if it has more, else whatever Pillow raises."""
     too_large = f"it has more than {MAX_PIXELS} pixels, the most that can be read; cut it into several images"
     try:
         image = PIL.Image.open(source)
@@ -51,7 +46,10 @@ def read_image(path: str | Path) -> Image:
     Raises:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
-    data = _read_bytes(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
     _, orientation, misread = _header(data, path)
     # OpenCV fills the rest of a JPEG or PNG that is cut short with grey, Pillow refuses it.
     suspect = data[:2] in (b"\xff\xd8", b"\x89P") and not _has_end_mark(data)
@@ -60,11 +58,7 @@ def read_image(path: str | Path) -> Image:
 
 
 def read_sized_image(path: str | Path, size: Sequence[int]) -> Image:
-    """`read_image`, of an image that is said to have a size (width, height); zeros where that is not known.
-
-    Raises:
-        ValueError: the image cannot be read, or has another size. The message names it.
-    """
+    """`read_image`, which also raises ValueError unless the size is (width, height); zeros where it is not known."""
     image = read_image(path)
     if min(size) > 0 and image.shape[:2] != (size[1], size[0]):
         raise ValueError(
@@ -75,11 +69,7 @@ def read_sized_image(path: str | Path, size: Sequence[int]) -> Image:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the image as `read_image` returns it, from the file's header only.
-
-    Raises:
-        ValueError: the file is missing or is no image. The message names it.
-    """
+    """(width, height) of the image as `read_image` returns it, from the file's header only; or ValueError."""
     return _header(path, path).size
 
 
@@ -97,24 +87,13 @@ class ImageInfo(NamedTuple):
 
 
 def inspect_image(path: str | Path) -> ImageInfo:
-    """Check that an image can be read to its end, without decoding JPEG and PNG files that have an end mark.
-
-    Raises:
-        ValueError: the file is missing, is no image, or is cut short. The message names it.
-    """
+    """Check, as `read_image`, that a file is a whole image, but do not decode JPEG and PNG files with an end mark."""
     header = _header(path, path)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = _has_end_mark(data)
     if not whole:
         read_image(path)
     return header
-
-
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
 
 
 def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
@@ -181,15 +160,10 @@ def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Image:
         raise ValueError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
-    if pixels.shape[2] == 4:
-        return _over_white(pixels)
+    if pixels.shape[2] == 4:  # laid over white
+        alpha = pixels[..., 3:].astype(np.uint16)
+        pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     return np.ascontiguousarray(pixels)
-
-
-def _over_white(pixels: NDArray[np.uint8]) -> Image:
-    alpha = pixels[..., 3:].astype(np.uint16)
-    mixed = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return mixed.astype(np.uint8)
 
 
 def _upright(pixels: Image, orientation: int) -> Image:

@@ -35,11 +35,8 @@ class MaskError(AnnotationError):
 def read_index_image(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The values (H, W) of a label map as they are in the file: uint8, or uint16 from 16-bit files.
 
-    Palette files give the index, not the colour; grey saved as three or four channels gives the first. An
-    EXIF orientation is not applied: a mask shows the upright image.
-
-    Raises:
-        MaskError: the file is missing, damaged, a JPEG, or an image of colours.
+    Palette files give the index, not the colour; grey saved as three or four channels gives the first. An EXIF
+    orientation is not applied: a mask shows the upright image. MaskError: missing, damaged, a JPEG, or of colours.
     """
     try:
         with open_image(path) as image:
@@ -89,11 +86,8 @@ def write_index_png(path: str | Path, mask: ArrayLike, palette: ArrayLike | None
 
     Args:
         path: the file; its folder is made, and the file is complete or not there.
-        mask: integers 0..255; 255 is "ignore".
+        mask: integers 0..255; 255 is "ignore". Others, and other shapes, raise ValueError.
         palette: (up to 256, 3) RGB, the colour of each value; None is `mask_palette()`.
-
-    Raises:
-        ValueError: the mask is not two-dimensional, holds other numbers, or the palette has another shape.
     """
     labels = np.asarray(mask)
     if labels.ndim != 2 or labels.size == 0 or labels.dtype.kind not in "iub":

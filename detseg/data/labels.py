@@ -42,8 +42,7 @@ class LabelledImages(ImageSet):
     def match(self, reference: Iterable[Category]) -> LabelledImages:
         """The same with the classes of `reference`, matched by name: folders number them by what happens to be there.
 
-        Raises:
-            AnnotationError: it has images of another class.
+        AnnotationError: it has images of another class.
         """
         wanted = tuple(reference)
         names = [category.name for category in wanted]
@@ -61,17 +60,12 @@ def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[floa
     made good in the next. Training comes first: of a class with one image it gets that one, and no split with a
     share goes without a class that has enough images for all.
 
-    Which images of a class go where is decided by hashes of `seed` and their keys. So the same images are
-    split alike on every machine, whatever the order in which its file system lists them.
-
-    Args:
-        keys: N names, such as paths within the data set, each another.
-        labels: (N,).
-        shares: of the splits; above 0, together 1, or ValueError is raised.
-        seed: another one splits otherwise.
+    Which images of a class go where is decided by hashes of `seed` and their keys (N names, such as paths within the
+    data set, each another). So the same images are split alike on every machine, whatever the order in which its file
+    system lists them.
 
     Returns:
-        (N,) positions in `shares`.
+        (N,) positions in `shares`, which are above 0 and together 1, or ValueError is raised.
     """
     portions = np.asarray(shares, np.float64)
     if portions.ndim != 1 or not len(portions) or not (portions > 0).all() or abs(portions.sum() - 1) > 1e-6:

@@ -70,16 +70,15 @@ def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def resize_long_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Image (H, W, 3) resized so that its long side is `size` pixels.
-
-    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging; the input itself when
-    nothing changes.
-    """
+    """Image (H, W, 3) resized so that its long side is `size` pixels."""
     return resize_image(image, fitted_size(image.shape[1], image.shape[0], size))
 
 
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Image (H, W, 3) resized to `size` = (width, height), as `resize_long_side` does it."""
+    """Image (H, W, 3) resized to `size` = (width, height); the input itself when nothing changes.
+
+    INTER_AREA when shrinking (averages all pixels, so no moiré), INTER_LINEAR when enlarging.
+    """
     height, width = image.shape[:2]
     if size == (width, height):
         return image
@@ -140,7 +139,6 @@ class EvalTransform:
         mask = None if sample.mask is None else letterbox_mask(sample.mask, self.size)
         masks = None
         if sample.masks is not None:
-            masks = np.zeros((len(sample.masks), self.size, self.size), np.uint8)
-            for placed, one in zip(masks, sample.masks, strict=True):
-                placed[:] = letterbox_mask(one, self.size, outside=0)
+            square = [letterbox_mask(one, self.size, outside=0) for one in sample.masks]
+            masks = np.array(square, np.uint8).reshape(-1, self.size, self.size)
         return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask, masks=masks), box

@@ -19,10 +19,8 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
 
     Pixels of no object are 0. Where objects overlap, the one with the smaller area is on top (of equal ones the
     later): it would be hidden otherwise. Crowd regions, objects without a polygon (their box) and objects of
-    unknown category become 255, "ignore", as far as no other object covers them.
-
-    Raises:
-        MaskError: a run-length mask has another size than the image.
+    unknown category become 255, "ignore", as far as no other object covers them. MaskError: a run-length mask
+    has another size than the image.
     """
     from pycocotools import mask as coco
 
@@ -46,11 +44,8 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
 def draw_objects(objects: Annotations, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The masks (M, H, W) of the objects of image `index`, 1 inside, when it is resized to `size` = (width, height).
 
-    Polygons are scaled and then drawn; run-length masks are resized, each pixel taking the value under its centre. An
-    object without either is its box.
-
-    Raises:
-        MaskError: a run-length mask has another size than the image.
+    Polygons are scaled and then drawn; run-length masks are resized, each pixel taking the value under its centre, or
+    refused as in `draw_labels`. An object without either is its box.
     """
     from pycocotools import mask as coco
 

@@ -51,10 +51,7 @@ class SemanticMasks(ImageSet):
         """Masks drawn from the polygons or run lengths of objects, see `detseg.data.mask_drawing.draw_labels`.
 
         Label 0 is the background, the dataset's categories follow; if its first category is named "background",
-        that one is label 0.
-
-        Raises:
-            AnnotationError: objects have boxes only.
+        that one is label 0. AnnotationError: objects have boxes only.
         """
         segments = annotations.segments
         if segments is None and (~annotations.iscrowd).any():
@@ -87,9 +84,7 @@ class SemanticMasks(ImageSet):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The class of every pixel (H, W) of image `index`: 0..K-1, or 255 for "ignore".
 
-        Raises:
-            MaskError: the mask is missing, damaged, of another size than the image, or holds values that are
-                not among the classes. The message names them.
+        MaskError: the mask is missing, damaged, of another size than the image, or holds values that are no class.
         """
         if self._packed is not None:
             return self._packed[index]

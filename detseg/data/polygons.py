@@ -138,15 +138,11 @@ class SegmentsBuilder:
 
     def add_rle(self, height: int, width: int, counts: str | bytes | Sequence[int]) -> None:
         """Add an object with a run-length mask: compressed (text) or plain run lengths (numbers)."""
-        if isinstance(counts, str):
-            packed = counts.encode("ascii")
-        elif isinstance(counts, bytes):
-            packed = counts
-        else:
+        packed = counts.encode("ascii") if isinstance(counts, str) else counts
+        if not isinstance(packed, bytes):
             from pycocotools import mask
 
-            runs = {"size": [height, width], "counts": list(counts)}
-            packed = mask.frPyObjects(runs, height, width)["counts"]
+            packed = mask.frPyObjects({"size": [height, width], "counts": list(packed)}, height, width)["counts"]
         self._rle_bytes += packed
         self._rle_counts.append(len(packed))
         self._rle_sizes.extend((height, width))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,40 +17,19 @@ IGNORE = 255
 
 @dataclass(slots=True)
 class Sample:
-    """An image and its objects, the unit that the dataset gives and every transform returns.
+    """An image and its objects, the unit that the dataset gives and every transform returns."""
 
-    Attributes:
-        image: uint8 (H, W, 3), RGB, contiguous.
-        boxes: float32 (M, 4), xyxy in pixels of `image`, half-open.
-        labels: int64 (M,), 0..K-1.
-        iscrowd: bool (M,); True means "ignore here", neither object nor background.
-        mask: uint8 (H, W), the class of every pixel, 255 where it is not known; None without such masks.
-        masks: uint8 (M, H, W), 1 where an object is, one for each box; None without such masks.
-    """
-
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    iscrowd: NDArray[np.bool_]
-    mask: NDArray[np.uint8] | None = None
-    masks: NDArray[np.uint8] | None = None
+    image: NDArray[np.uint8]  # (H, W, 3), RGB, contiguous
+    boxes: NDArray[np.float32]  # (M, 4), xyxy in pixels of `image`, half-open
+    labels: NDArray[np.int64]  # (M,), 0..K-1
+    iscrowd: NDArray[np.bool_]  # (M,), True means "ignore here", neither object nor background
+    mask: NDArray[np.uint8] | None = None  # (H, W), the class of every pixel, 255 where it is not known
+    masks: NDArray[np.uint8] | None = None  # (M, H, W), 1 where an object is, one for each box
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the image."""
         return self.image.shape[1], self.image.shape[0]
-
-
-def join_masks(samples: Sequence[Sample]) -> NDArray[np.uint8] | None:
-    """The instance masks of several samples of one size, one after another; None if they have none.
-
-    Raises:
-        ValueError: some have masks and others have not.
-    """
-    masks = [sample.masks for sample in samples if sample.masks is not None]
-    if masks and len(masks) < len(samples):
-        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no instance masks")
-    return np.concatenate(masks) if masks else None
 
 
 class Kept(NamedTuple):
@@ -74,19 +52,14 @@ def clip_and_filter(
 ) -> Kept:
     """Clip boxes (M, 4) to a window and ignore what can no longer be learnt; order is kept, arrays are new.
 
-    The visible share of a box is its area inside the window over its whole area.
+    Boxes are xyxy in the pixels of the window, whose corner is (0, 0) and `size` (width, height). The visible share
+    of a box is its area inside the window over its whole area.
 
     - share >= `min_visible` and both clipped sides >= `min_side` pixels: stays an object;
     - smaller share or a shorter side: stays as `iscrowd`. Its pixels are still in the image, so it must not be
       taught as background, but too little is left to ask a detector for its box;
     - crowd boxes stay what they are, since they must stay ignored;
     - dropped is only that of which nothing is visible.
-
-    Args:
-        boxes, labels, iscrowd: of M objects; boxes xyxy in window pixels, may reach outside.
-        size: (width, height) of the window; its top-left corner is (0, 0).
-        min_visible: share in [0, 1] that must remain.
-        min_side: pixels.
     """
     if len(boxes) == 0:
         return Kept(np.zeros((0, 4), np.float32), labels[:0].copy(), iscrowd[:0].copy(), np.zeros(0, np.int64))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +42,11 @@ TRIES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class WindowGrid:
-    """How windows lie over images and their pyramid.
+    """How windows lie over images and their pyramid."""
 
-    Attributes:
-        size: side of the windows, pixels.
-        stride: from a window to the next, pixels; the stride of the network's deepest map.
-        ratio: between the levels of the pyramid.
-    """
-
-    size: int = 128
-    stride: int = 32
-    ratio: float = math.sqrt(2)
+    size: int = 128  # side of the windows, pixels
+    stride: int = 32  # from a window to the next, pixels; the stride of the network's deepest map
+    ratio: float = math.sqrt(2)  # between the levels of the pyramid
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.size < 2 * self.stride or self.size % self.stride:
@@ -125,10 +119,10 @@ class WindowsReport:
 
 
 class Chosen(NamedTuple):
-    """Windows of one image: each with the position of the object that is its own, -1 for background."""
+    """Windows of one image."""
 
     windows: list[Window]
-    owners: list[int]
+    owners: list[int]  # for each the position of the object that is its own, -1 for background
 
 
 def choose_windows(
@@ -142,15 +136,13 @@ def choose_windows(
     per_object: int = 2,
     background: float = 1.0,
 ) -> Chosen:
-    """Where to cut windows in one image.
+    """Where to cut windows in one image of `size` = (width, height).
 
     Args:
         boxes: (M, 4) xyxy of all objects, pixels.
         crowds: (C, 4) boxes that no background is cut from.
-        size: (width, height) of the image.
-        grid, per_object, background: as in `windows_of`.
-        rng: of all that is random.
         centred: positions of the objects that windows are to be cut for.
+        grid, rng, per_object, background: as in `windows_of`.
     """
     windows = [grid.around(boxes[i], rng.uniform(-1, 1, 3)) for i in np.repeat(centred, per_object)]
     # Among many alike a neighbour may fit better than the one the window was meant for.
@@ -220,13 +212,10 @@ def windows_of(
 
     Args:
         annotations, folder, split: the images and their boxes; where to write to; "train", "val", …
-        grid: size and steps of the windows.
         per_object: windows for each object; crowd or difficult ones get none, and no background is cut from them.
         background: windows without an object for each window with one, and one more in every image; half of them
             are near misses, the others lie anywhere. With 0 there are none.
         min_side: of objects, pixels; those with a shorter side get no windows.
-        seed: of all that is random.
-        track: shows progress over images.
 
     Raises:
         ValueError: an option is out of range, an image cannot be read, or an object has no class or no finite box.
@@ -247,20 +236,18 @@ def windows_of(
         require_boxes(annotations, image)
         crowds, rows = rows[annotations.iscrowd[rows]], rows[~annotations.iscrowd[rows]]
         boxes = annotations.boxes[rows]
-        size = (int(annotations.sizes[image, 0]), int(annotations.sizes[image, 1]))
+        width, height = annotations.sizes[image].tolist()
         centred = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(1) >= min_side)
-        chosen = choose_windows(
-            boxes, annotations.boxes[crowds], size, grid, np.random.default_rng((seed, image)),
-            centred=centred, per_object=per_object, background=background,
-        )  # fmt: skip
-        paths = [str(place / f"{stems[image]}_{number}.jpg") for number in range(len(chosen.windows))]
-        if paths:
-            pixels = read_image(str(annotations.paths[image]))
-            for path, window in zip(paths, chosen.windows, strict=True):
-                write_jpeg(Path(path), cut_window(pixels, window, grid.size))
-        owners = [int(rows[owner]) if owner >= 0 else -1 for owner in chosen.owners]
-        wanted = grid.long_side(boxes[centred], size)
-        return _Cut(paths, chosen.windows, owners, len(rows) - len(centred), len(crowds), wanted)
+        options: dict[str, Any] = {"centred": centred, "per_object": per_object, "background": background}
+        rng = np.random.default_rng((seed, image))
+        windows, owners = choose_windows(boxes, annotations.boxes[crowds], (width, height), grid, rng, **options)
+        paths = [str(place / f"{stems[image]}_{number}.jpg") for number in range(len(windows))]
+        pixels = read_image(str(annotations.paths[image])) if paths else np.zeros((1, 1, 3), np.uint8)
+        for path, window in zip(paths, windows, strict=True):
+            write_jpeg(Path(path), cut_window(pixels, window, grid.size))
+        owners = [int(rows[owner]) if owner >= 0 else -1 for owner in owners]
+        wanted = grid.long_side(boxes[centred], (width, height))
+        return _Cut(paths, windows, owners, len(rows) - len(centred), len(crowds), wanted)
 
     cuts = map_images(cut, len(annotations), track)
     written = _annotations(annotations, cuts, grid.size)

@@ -8,7 +8,7 @@ import numpy as np
 
 from detseg.flowers import canvas, shapes
 from detseg.flowers.canvas import Stream
-from detseg.flowers.shapes import Array, Colour, Light, Sprite, mix, steps
+from detseg.flowers.shapes import Array, Colour, Light, mix, steps
 
 # Seen from above (flowers look up at the viewer) or from the side (stems go down).
 FROM_ABOVE = ("grass", "soil", "leaves")
@@ -24,14 +24,10 @@ def _noise(stream: Stream, size: tuple[int, int], cell_x: float, cell_y: float, 
     return canvas.noise(size[1], size[0], max(2, int(cell_x)), max(2, int(cell_y)), octaves, stream.integer(0, 2**30))
 
 
-def _ramp(values: Array, dark: Colour, light: Colour, middle: Colour | None = None) -> Array:
+def _ramp(values: Array, dark: Colour, light: Colour) -> Array:
     """Colour uint8 (…,3) for values uint8, by a table of 256 colours."""
-    share = steps(256)
-    if middle is None:
-        table = mix(dark, light, share)
-    else:
-        table = np.where(share[:, None] < 0.5, mix(dark, middle, share * 2), mix(middle, light, share * 2 - 1))
-    return canvas.recolour(values, np.clip(np.floor(table), 0, 255).astype(np.uint8))
+    table = np.clip(np.floor(mix(dark, light, steps(256))), 0, 255).astype(np.uint8)
+    return np.take(table, values, axis=0)
 
 
 def _stretch(values: Array, gain: int) -> Array:
@@ -74,13 +70,8 @@ def _blades(
     tone = stream.uniforms(0, 1, count)[:, None, None]
     colours = mix(dark, bright, (0.55 * tone + 0.35 * t + 0.2 + 0.1 * side) * np.ones_like(px))
     mesh = shapes.grid_mesh(points, colours * (0.74 + 0.3 * depth[..., None] / 110))
-    _lay(image, shapes.render(mesh, light, (wide, high), clip=True, samples=samples))
-
-
-def _lay(image: Array, sprite: Sprite | None) -> None:
-    """Paste what was drawn, if anything, in place."""
-    if sprite is not None:
-        canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
+    if sprite := shapes.render(mesh, light, (wide, high), clip=True, samples=samples):
+        sprite.paste(image)
 
 
 def _grass(stream: Stream, size: tuple[int, int], light: Light) -> Array:
@@ -132,10 +123,9 @@ def _pebbles(stream: Stream, image: Array, light: Light, unit: float, tone: Arra
         -1,
     )
     colours = tone * stream.uniforms(0.7, 1.25, count)[:, None, None, None]
-    sprite = shapes.render(shapes.grid_mesh(points, colours), light, (wide, high), clip=True)
-    if sprite is not None:
+    if sprite := shapes.render(shapes.grid_mesh(points, colours), light, (wide, high), clip=True):
         canvas.darken(image, canvas.blur(sprite.rgba[..., 3:], 1), sprite.left + 1, sprite.top + 2, 150)
-        canvas.paste(image, sprite.rgba, sprite.left, sprite.top)
+        sprite.paste(image)
 
 
 def _leaves(stream: Stream, size: tuple[int, int], light: Light) -> Array:
@@ -158,7 +148,8 @@ def _leaves(stream: Stream, size: tuple[int, int], light: Light) -> Array:
             cup=stream.uniforms(0.1, 0.6, count),
         )
         veins, samples = shapes.LEAF_VEINS, 1 + layer // 2
-        _lay(image, shapes.render(mesh, light, size, stripes=veins, shadow=4 * unit, clip=True, samples=samples))
+        if sprite := shapes.render(mesh, light, size, stripes=veins, shadow=4 * unit, clip=True, samples=samples):
+            sprite.paste(image)
         image = canvas.blur(image, max(1, int((3 - layer) * unit)), 1)
     return image
 
@@ -208,11 +199,9 @@ def _bokeh(stream: Stream, size: tuple[int, int], light: Light) -> Array:
         middle = np.broadcast_to(np.array([x, y, 0.0]), rim.shape)
         disc = shapes.grid_mesh(np.stack([middle, rim])[None], mix(bright, glow, stream.uniform(0.2, 0.9)))
         disc = disc._replace(normals=np.broadcast_to(np.array([0.0, 0.0, 1.0]), disc.normals.shape))
-        sprite = shapes.render(disc, _FLAT, size, clip=True)
-        if sprite is not None:
-            strength = stream.integer(40, 120)
-            faint = (sprite.rgba.astype(np.int32) * strength // 256).astype(np.uint8)
-            canvas.paste(image, faint, sprite.left, sprite.top)
+        if sprite := shapes.render(disc, _FLAT, size, clip=True):
+            sprite.rgba = (sprite.rgba.astype(np.int32) * stream.integer(40, 120) // 256).astype(np.uint8)
+            sprite.paste(image)
     return canvas.blur(image, max(2, int(stream.integer(2, 5) * unit)))
 
 

@@ -190,9 +190,7 @@ def _box_blur(source: np.ndarray, radius: int) -> np.ndarray:
                 total -= np.int64(source[y, max(x - radius, 0), k])
     flat = middle.reshape(height, width * channels)
     flat_out = out.reshape(height, width * channels)
-    totals = np.zeros(width * channels, np.int32)
-    for i in range(width * channels):
-        totals[i] = np.int32(flat[0, i]) * np.int32(radius + 1)
+    totals = flat[0].astype(np.int32) * np.int32(radius + 1)
     for y in range(radius):
         for i in range(width * channels):
             totals[i] += np.int32(flat[min(y + 1, height - 1), i])
@@ -249,17 +247,6 @@ def noise(height: int, width: int, cell_x: int, cell_y: int, octaves: int, seed:
 
 
 @njit(nogil=True)
-def recolour(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """table[values]: uint8 (H,W) through a table (256,3) uint8."""
-    out = np.empty((values.shape[0], values.shape[1], 3), np.uint8)
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            for k in range(3):
-                out[y, x, k] = table[values[y, x], k]
-    return out
-
-
-@njit(nogil=True)
 def develop(image: np.ndarray, tables: np.ndarray, dark: int, grain: int, random: np.ndarray) -> None:
     """Exposure by channel tables (3,256), a vignette and grain, in place; random holds 2 bytes a sample."""
     height, width, _ = image.shape
@@ -290,25 +277,6 @@ def measure(ids: np.ndarray, count: int) -> np.ndarray:
                 out[k, 1], out[k, 2] = min(out[k, 1], x), min(out[k, 2], y)
                 out[k, 3], out[k, 4] = max(out[k, 3], x + 1), max(out[k, 4], y + 1)
     return out[1:]
-
-
-@njit(nogil=True)
-def grid_normals(points: np.ndarray) -> np.ndarray:
-    """Normals (P,U,V,3), not of unit length, of surfaces given as grids of points (P,U,V,3) float64."""
-    count, rows, columns, _ = points.shape
-    out = np.empty_like(points)
-    for p in range(count):
-        for u in range(rows):
-            u0, u1 = max(u - 1, 0), min(u + 1, rows - 1)
-            for v in range(columns):
-                v0, v1 = max(v - 1, 0), min(v + 1, columns - 1)
-                ax, bx = points[p, u1, v, 0] - points[p, u0, v, 0], points[p, u, v1, 0] - points[p, u, v0, 0]
-                ay, by = points[p, u1, v, 1] - points[p, u0, v, 1], points[p, u, v1, 1] - points[p, u, v0, 1]
-                az, bz = points[p, u1, v, 2] - points[p, u0, v, 2], points[p, u, v1, 2] - points[p, u, v0, 2]
-                out[p, u, v, 0] = ay * bz - az * by
-                out[p, u, v, 1] = az * bx - ax * bz
-                out[p, u, v, 2] = ax * by - ay * bx
-    return out
 
 
 @njit(nogil=True)

@@ -63,16 +63,20 @@ def write_flowers(
     if _is_complete(folder, settings, jobs):
         return folder
     _clear(folder)
-    _write_json(folder / MARKER, {**settings, "complete": False})
+    write_atomically(folder / MARKER, json.dumps({**settings, "complete": False}))
     (folder / "images").mkdir(exist_ok=True)
-    contents = {split: _empty_coco() for split in ("train", "val")}
+    info = {"description": "detseg's embedded flower images (drawn, not photographed)"}
+    categories = [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)]
+    contents: dict[str, dict[str, Any]] = {
+        split: {"info": info, "images": [], "annotations": [], "categories": categories} for split in ("train", "val")
+    }
     for done, (split, name, scene) in enumerate(_drawn(folder, jobs, seed, size, workers), 1):
         _add_to_coco(contents[split], name, scene)
         if progress is not None:
             progress(done, len(jobs))
     for split, content in contents.items():
-        _write_json(folder / f"{split}.json", content)
-    _write_json(folder / MARKER, {**settings, "complete": True})
+        write_atomically(folder / f"{split}.json", json.dumps(content))
+    write_atomically(folder / MARKER, json.dumps({**settings, "complete": True}))
     return folder
 
 
@@ -85,21 +89,13 @@ def _drawn(
         split, index = job
         scene = draw_scene(scene_seed(seed, split, index), size)
         name = f"{split}_{index:06d}.jpg"
-        _write_jpeg(folder / "images" / name, scene)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality]
+        (folder / "images" / name).write_bytes(cv2.imencode(".jpg", scene.image[..., ::-1], quality)[1].tobytes())
         return split, name, scene
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, len(jobs), 64):  # in pieces: finished scenes must not pile up in memory
             yield from pool.map(work, jobs[start : start + 64])
-
-
-def _empty_coco() -> dict[str, Any]:
-    return {
-        "info": {"description": "detseg's embedded flower images (drawn, not photographed)"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)],
-    }
 
 
 def _add_to_coco(content: dict[str, Any], name: str, scene: FlowerScene) -> None:
@@ -120,17 +116,6 @@ def _add_to_coco(content: dict[str, Any], name: str, scene: FlowerScene) -> None
                 "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
             }
         )
-
-
-def _write_jpeg(path: Path, scene: FlowerScene) -> None:
-    done, data = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality])
-    if not done:
-        raise OSError(f"{path}: the image could not be encoded as JPEG")
-    path.write_bytes(data.tobytes())
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(content))
 
 
 def _is_complete(folder: Path, settings: dict[str, Any], jobs: list[tuple[str, int]]) -> bool:

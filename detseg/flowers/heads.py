@@ -150,16 +150,9 @@ def _rose(stream: Stream, radius: float) -> Head:
     colours = mix(colours, np.minimum(np.asarray(colour) * 1.12 + 16, 255), np.clip(roll, 0, 1) * 0.75)
     colours = colours * (1 + stream.uniforms(-0.06, 0.06, count))[:, None, None, None]
     parts = [shapes.grid_mesh(points, colours, (across + 1) / 2 * np.ones((rows, 1)))]
-    sepals = shapes.ray_petals(
-        (np.arange(5) + 0.3) / 5,
-        np.full(5, 0.85),
-        np.full(5, 0.2),
-        np.array([0.8, 1.0, 0.6, 0.1]),
-        base=0.05,
-        height=-0.12,
-        elevation=0.0,
-        curl=-0.05,
-    )
+    turns, outline = (np.arange(5) + 0.3) / 5, np.array([0.8, 1.0, 0.6, 0.1])
+    length, width = np.full(5, 0.85), np.full(5, 0.2)
+    sepals = shapes.ray_petals(turns, length, width, outline, base=0.05, height=-0.12, elevation=0.0, curl=-0.05)
     parts.append(shapes.grid_mesh(sepals, np.array([70.0, 120.0, 50.0])))
     return Head(shapes.join(parts), shapes.stripes_from(stream, 0.03), -0.1)
 
@@ -201,9 +194,8 @@ def _sunflower(stream: Stream, radius: float) -> Head:
             cup=0.4,
             columns=columns,
         )
-        parts.append(
-            shapes.grid_mesh(points, _tinted(stream, colours * (0.9 + 0.1 * layer), count, 0.07), steps(columns))
-        )
+        tinted = _tinted(stream, colours * (0.9 + 0.1 * layer), count, 0.07)
+        parts.append(shapes.grid_mesh(points, tinted, steps(columns)))
     dark: Colour = (58.0, 32.0, 14.0)
     heart: Colour = (104.0, 92.0, 34.0) if stream.chance(0.5) else (74.0, 46.0, 20.0)
     dish = 0.1 * disc
@@ -222,11 +214,8 @@ def _tulip(stream: Stream, radius: float) -> Head:
     rows, columns = (13, 13) if radius > 20 else (8, 7)
     along, across = _grid(rows, columns)
     opened = stream.uniform(0, 1) * stream.uniform(0, 1)
-    profile = curve(
-        along[:, 0],
-        [0, 0.12, 0.3, 0.5, 0.75, 1],
-        [0.12, 0.42, 0.6, 0.64, 0.54 + 0.14 * opened, 0.3 + 0.5 * opened],
-    )[:, None]
+    reaches = [0.12, 0.42, 0.6, 0.64, 0.54 + 0.14 * opened, 0.3 + 0.5 * opened]
+    profile = curve(along[:, 0], [0, 0.12, 0.3, 0.5, 0.75, 1], reaches)[:, None]
     outline = curve(along[:, 0], [0, 0.1, 0.35, 0.6, 0.8, 0.93, 1], [0.55, 0.85, 1, 0.95, 0.7, 0.36, 0.03])[:, None]
     parts = []
     tall = stream.uniform(1.5, 1.85)
@@ -237,11 +226,8 @@ def _tulip(stream: Stream, radius: float) -> Head:
         height = -0.75 + tall * along * (1.04 - 0.06 * layer) * (1 + stream.uniforms(-0.04, 0.04, 3)[:, None, None])
         points = shapes.cup_petals(azimuth, reach, height, outline * across * (0.19 + 0.005 * layer))
         tone = mix(base, colour, along * 2.6 - 0.05 + 0.2 * across * across)
-        tone = mix(
-            tone,
-            np.minimum(np.asarray(colour) * 1.1 + 26, 255),
-            across * across * across * across * 0.7 * np.minimum(along * 2, 1),
-        )
+        pale = np.minimum(np.asarray(colour) * 1.1 + 26, 255)
+        tone = mix(tone, pale, across * across * across * across * 0.7 * np.minimum(along * 2, 1))
         tone = tone * (0.86 + 0.14 * layer)
         parts.append(shapes.grid_mesh(points, _tinted(stream, tone, 3, 0.05), (across + 1) / 2 * np.ones((rows, 1))))
     parts.append(shapes.dome(0.14, -0.72, 0.3, (214.0, 200.0, 90.0), (120.0, 140.0, 60.0)))

@@ -5,7 +5,7 @@ An object is the flower head only: stems and leaves belong to the background.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,19 +22,14 @@ MIN_VISIBLE = 0.4  # share of a head that other things and the image's border mu
 
 @dataclass
 class FlowerScene:
-    """One drawn image with the truth about it.
+    """One drawn image with the truth about it."""
 
-    image (H,W,3) uint8 RGB; boxes (M,4) float32 xyxy, tight around the visible masks; labels (M,) int64 into
-    SPECIES; masks (M,H,W) bool, disjoint; semantic (H,W) uint8, 0 background and 1..5 species;
-    jpeg_quality, the compression that belongs to the image.
-    """
-
-    image: Array
-    boxes: Array
-    labels: Array
-    masks: Array
-    semantic: Array
-    jpeg_quality: int
+    image: Array  # (H,W,3) uint8 RGB
+    boxes: Array  # (M,4) float32 xyxy, tight around the visible masks
+    labels: Array  # (M,) int64 into SPECIES
+    masks: Array  # (M,H,W) bool, disjoint
+    semantic: Array  # (H,W) uint8, 0 background and 1..5 species
+    jpeg_quality: int  # the compression that belongs to the image
 
 
 @dataclass
@@ -50,7 +45,7 @@ class _Flower:
     spin: float
     blur: int
     key: int
-    plants: list[Sprite] = field(default_factory=list)
+    plant: Sprite | None = None
     head: Sprite | None = None
 
 
@@ -70,7 +65,7 @@ def draw_scene(seed: int, size: tuple[int, int] = (320, 320)) -> FlowerScene:
         _draw_flower(flower, Stream(_SALT, seed, flower.key), light, size, kind)
     flowers, ids = _keep_visible(flowers, size)
     for flower in flowers:
-        _paint_flower(image, flower, light, size, from_side)
+        _paint_flower(image, flower, light, from_side)
     image = _develop(stream, image)
     return _scene(image, flowers, ids, stream.integer(72, 95))
 
@@ -97,7 +92,8 @@ def _plan(stream: Stream, size: tuple[int, int], from_side: bool) -> list[_Flowe
             radius = max(15.0, largest * scale) * unit
             x = stream.uniform(0.6 * radius, size[0] - 0.6 * radius)
             y = stream.uniform(0.6 * radius, size[1] - (1.1 if from_side else 0.6) * radius)
-            if all(_apart(x, y, radius, flower) for flower in flowers):
+            near = ((x - other.x, y - other.y, 0.72 * (radius + other.radius)) for other in flowers)
+            if all(dx * dx + dy * dy > least * least for dx, dy, least in near):
                 break
         else:
             continue
@@ -107,11 +103,6 @@ def _plan(stream: Stream, size: tuple[int, int], from_side: bool) -> list[_Flowe
     for flower in flowers:
         flower.blur = int(abs(focus - flower.radius) / (22 * unit) * unit * 0.9)
     return sorted(flowers, key=lambda flower: flower.radius)
-
-
-def _apart(x: float, y: float, radius: float, other: _Flower) -> bool:
-    dx, dy, least = x - other.x, y - other.y, 0.72 * (radius + other.radius)
-    return dx * dx + dy * dy > least * least
 
 
 def _pose(stream: Stream, species: str, from_side: bool) -> tuple[float, float]:
@@ -134,8 +125,8 @@ def _draw_flower(flower: _Flower, stream: Stream, light: Light, size: tuple[int,
     start = (flower.x + foot[0], flower.y + foot[1])
     plant = build_plant(flower.species, stream, start, matrix[:, 2], flower.radius, kind, size)
     reach = max(1.0, 0.1 * flower.radius)
-    sprite = shapes.render(plant, light, size, stripes=shapes.LEAF_VEINS, shadow=reach, blur=flower.blur, clip=True)
-    flower.plants = [sprite] if sprite is not None else []
+    veins = shapes.LEAF_VEINS
+    flower.plant = shapes.render(plant, light, size, stripes=veins, shadow=reach, blur=flower.blur, clip=True)
 
 
 def _keep_visible(flowers: list[_Flower], size: tuple[int, int]) -> tuple[list[_Flower], Array]:
@@ -158,17 +149,16 @@ def _map_of(flowers: list[_Flower], size: tuple[int, int]) -> Array:
     """Which head each pixel shows (H,W) uint8: 0 none, 1 + index; what comes later hides what came before."""
     ids = np.zeros((size[1], size[0]), np.uint8)
     for number, flower in enumerate(flowers, 1):
-        for sprite in flower.plants:
-            canvas.mark(ids, sprite.rgba, sprite.left, sprite.top, 0)
-        if flower.head is not None:
-            canvas.mark(ids, flower.head.rgba, flower.head.left, flower.head.top, number)
+        for sprite, mark in ((flower.plant, 0), (flower.head, number)):
+            if sprite is not None:
+                canvas.mark(ids, sprite.rgba, sprite.left, sprite.top, mark)
     return ids
 
 
-def _paint_flower(image: Array, flower: _Flower, light: Light, size: tuple[int, int], from_side: bool) -> None:
+def _paint_flower(image: Array, flower: _Flower, light: Light, from_side: bool) -> None:
     """Lay shadow, plant and head over the image, in place."""
-    for plant in flower.plants:
-        canvas.paste(image, plant.rgba, plant.left, plant.top)
+    if flower.plant is not None:
+        flower.plant.paste(image)
     head = flower.head
     if head is None:
         return
@@ -178,7 +168,7 @@ def _paint_flower(image: Array, flower: _Flower, light: Light, size: tuple[int, 
     alpha = canvas.blur(np.pad(head.rgba[..., 3:], ((pad, pad), (pad, pad), (0, 0))), soft)
     dx, dy = int(-light.direction[0] * reach * 1.5), int(-light.direction[1] * reach * 1.5)
     canvas.darken(image, alpha, head.left - pad + dx, head.top - pad + dy, 70 if from_side else 140)
-    canvas.paste(image, head.rgba, head.left, head.top)
+    head.paste(image)
 
 
 def _develop(stream: Stream, image: Array) -> Array:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from detseg.flowers import canvas
 from detseg.flowers.canvas import Stream
@@ -27,12 +28,12 @@ Array = np.ndarray
 Colour = tuple[float, float, float]
 
 
-def sine(turns: Array | float) -> Array:
+def sine(turns: ArrayLike) -> Array:
     """Sine of an angle in turns (1 = full circle), the same digits on every machine."""
     return _SINES[np.floor(np.asarray(turns) * _STEPS + 0.5).astype(np.int64) & (_STEPS - 1)]
 
 
-def cosine(turns: Array | float) -> Array:
+def cosine(turns: ArrayLike) -> Array:
     """Cosine of an angle in turns."""
     return sine(np.asarray(turns) + 0.25)
 
@@ -65,6 +66,10 @@ class Sprite:
     left: int
     top: int
 
+    def paste(self, image: Array) -> None:
+        """Lay it over an image, in place."""
+        canvas.paste(image, self.rgba, self.left, self.top)
+
 
 @lru_cache(maxsize=64)
 def _grid_faces(count: int, rows: int, columns: int) -> Array:
@@ -77,10 +82,12 @@ def _grid_faces(count: int, rows: int, columns: int) -> Array:
 def grid_mesh(points: Array, colours: Array, stripe: Array | float = 0.0) -> Mesh:
     """A mesh from grids: points (P,U,V,3); colours and stripe broadcast to (P,U,V,3) and (P,U,V)."""
     count, rows, columns, _ = points.shape
-    normals = canvas.grid_normals(np.ascontiguousarray(points)).reshape(-1, 3)
+    u, v = np.arange(rows), np.arange(columns)  # a point's normal is that of the cross of its neighbours
+    along = points[:, np.minimum(u + 1, rows - 1)] - points[:, np.maximum(u - 1, 0)]
+    across = points[:, :, np.minimum(v + 1, columns - 1)] - points[:, :, np.maximum(v - 1, 0)]
     return Mesh(
         points.reshape(-1, 3),
-        normals,
+        np.cross(along, across).reshape(-1, 3),
         np.broadcast_to(colours, points.shape).reshape(-1, 3),
         np.broadcast_to(stripe, points.shape[:3]).reshape(-1),
         _grid_faces(count, rows, columns),
@@ -152,10 +159,7 @@ def ray_petals(
 
 
 def cup_petals(azimuth: Array, radius: Array, height: Array, span: Array) -> Array:
-    """Points (P,U,V,3) of petals that wrap around the axis; radius, height, span broadcast to (P,U,V).
-
-    span is the angle (turns) of each point from the petal's middle line.
-    """
+    """Points (P,U,V,3) of petals around the axis; span is each point's angle (turns) from the petal's middle line."""
     radius, height, span = np.broadcast_arrays(radius, height, span)
     angle = azimuth[:, None, None] + span
     return np.stack([radius * cosine(angle), radius * sine(angle), height], -1)
@@ -234,9 +238,7 @@ def bezier(start: Sequence[float], middle: Sequence[float], end: Sequence[float]
 
 def rotation(tilt: float, lean: float, spin: float) -> Array:
     """Matrix (3,3) that spins about the axis and then tips it by `tilt` towards direction `lean` (turns)."""
-    ct, st = float(cosine(tilt)), float(sine(tilt))
-    cl, sl = float(cosine(lean)), float(sine(lean))
-    cs, ss = float(cosine(spin)), float(sine(spin))
+    (ct, cl, cs), (st, sl, ss) = cosine([tilt, lean, spin]).tolist(), sine([tilt, lean, spin]).tolist()
     # Tipping towards (cl, sl): the axis goes to (st·cl, st·sl, ct).
     first = [ct * cl * cl + sl * sl, (ct - 1) * cl * sl, st * cl]
     second = [(ct - 1) * cl * sl, ct * sl * sl + cl * cl, st * sl]
@@ -323,12 +325,9 @@ def render(
 
 def _taps(light: Light, reach: float) -> Array:
     """Where `resolve` looks for something that throws a shadow: towards the light, near and far."""
-    lx, ly, _ = light.direction
-    rows = []
-    for distance in (reach * 0.4, reach):
-        x, y = math.floor(lx * distance * 1.4 + 0.5), math.floor(ly * distance * 1.4 + 0.5)
-        rows.append((x, y, max(8, math.floor(distance * canvas.SUBPIXEL * 0.6))))
-    return np.array(rows, np.int64)
+    far = np.array([[reach * 0.4], [reach]])
+    rise = np.maximum(8, np.floor(far * canvas.SUBPIXEL * 0.6))
+    return np.hstack([np.floor(np.array(light.direction[:2]) * far * 1.4 + 0.5), rise]).astype(np.int64)
 
 
 def stripes_from(stream: Stream, strength: float) -> Array:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg.data import raise_on_problems, read_annotations, read_dataset, read_masks
+from detseg.data import raise_on_problems, read_annotations, read_dataset, read_masks, validate
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats import (
     FORMATS,
@@ -65,7 +65,7 @@ def test_what_is_written_is_recognised_and_read_back(tmp_path, sample, format):
     assert data["train"].names == sample.names
     for split, part in (("train", sample.subset([0, 1])), ("val", sample.subset([2]))):
         assert by_image(data[split]) == by_image(part)
-        raise_on_problems(data[split].validate())
+        raise_on_problems(validate(data[split]))
 
 
 @writers
@@ -107,7 +107,7 @@ def test_a_new_format_is_one_line(tmp_path):
         assert read_annotations(tmp_path, "train").boxes.tolist() == [[1, 2, 30, 40]]
         data = read_dataset(tmp_path)
         assert {split: len(part) for split, part in data.items()} == {"train": 1, "val": 1}
-        assert data["val"].validate(other=data["train"]) == []
+        assert validate(data["val"], other=data["train"]) == []
         assert titles(FORMATS).endswith(" or Toy")
         (tmp_path / "none").mkdir()
         for read in (read_annotations, read_masks):

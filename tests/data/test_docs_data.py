@@ -21,7 +21,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 7
     exec("\n".join(blocks), {})
 
     assert "4 images, 4 objects of ('rose', 'daisy', 'water lily')" in capsys.readouterr().out

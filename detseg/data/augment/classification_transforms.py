@@ -44,26 +44,21 @@ AUGMENTATIONS: dict[str, tuple[str, Any, Any]] = {
 
 
 class ClassificationTransform:
-    """Random augmentation of one image (H, W, 3) uint8 to `size` x `size`.
+    """Random augmentation of one image (H, W, 3) uint8 to `size` x `size`; ValueError for options out of range.
 
     The result depends on the image and the state of `rng` only. Use one instance per thread. With neither `area` nor
     `patch` the window is the centre crop of `ClassificationEval`.
 
     Args:
-        size: side of the result, pixels.
         area: "scale": the window has a share of the image's area in this range and a width : height of up to
             4 : 3 either way, anywhere in the image (Szegedy et al. 2015). A window that would be wider or higher
             than the image is cut to it.
         patch: a window anywhere in the image as resized for the centre crop, without scaling (Krizhevsky et al.
             2012). Excludes `area`.
-        flip: see `Flip`.
         rotate: largest angle, degrees. What lies beyond the image is mirrored in.
         zoom: largest magnification; 1.25 shows as little as 1 / 1.25 of the window's sides.
         warp: largest shift of each corner of the window, as a share of its sides: looking from aside.
         light, colour, blur, noise: as of `Photometric`.
-
-    Raises:
-        ValueError: an option is outside its range.
     """
 
     RATIO = math.log(4 / 3)  # log of the largest width : height of a window
@@ -101,11 +96,7 @@ class ClassificationTransform:
 
     @classmethod
     def by_name(cls, size: int, names: Sequence[str], *, flip: Flip = "horizontal") -> ClassificationTransform:
-        """The augmentations of these names and no others, see `AUGMENTATIONS`, and mirroring.
-
-        Raises:
-            ValueError: a name is unknown; the message has those near it.
-        """
+        """The augmentations of these names and no others, see `AUGMENTATIONS`, and mirroring."""
         options = {option: off for option, _, off in AUGMENTATIONS.values()}
         for name in names:
             if name not in AUGMENTATIONS:
@@ -113,8 +104,7 @@ class ClassificationTransform:
                 hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(AUGMENTATIONS)}."
                 hint = "images are mirrored by --flip." if name.startswith("flip") else hint
                 raise ValueError(f"there is no augmentation {name!r}; {hint}")
-            option, strength, _ = AUGMENTATIONS[name]
-            options[option] = strength
+            options[AUGMENTATIONS[name][0]] = AUGMENTATIONS[name][1]
         return cls(size, flip=flip, **options)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
@@ -154,13 +144,10 @@ class ClassificationTransform:
 
 
 def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image:
-    """What lies between four corners of an image, as a square.
+    """What lies between four corners of an image, as a square of `size` x `size`.
 
-    Args:
-        image: uint8 (H, W, 3).
-        corners: (4, 2) x, y in pixels, in the order of the square's corners: top left, top right, bottom right,
-            bottom left. They may lie outside: the image goes on there as its own mirror image.
-        size: side of the square.
+    The corners (4, 2) x, y in pixels are in the order top left, top right, bottom right, bottom left. They may lie
+    outside: the image goes on there as its own mirror image.
     """
     x, y = corners.T
     area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
@@ -176,33 +163,10 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
     source = (corners - 0.5).astype(np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     border = cv2.BORDER_REFLECT_101 if min(image.shape[:2]) > 1 else cv2.BORDER_REPLICATE
+    warp, matrix = cv2.warpPerspective, cv2.getPerspectiveTransform(target, source)
     if np.abs(corners[0] + corners[2] - corners[1] - corners[3]).max() < 1e-9:  # a parallelogram: no perspective
-        matrix = cv2.getAffineTransform(target[:3], source[:3])
-        return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=border), np.uint8)
-    matrix = cv2.getPerspectiveTransform(target, source)
-    return np.asarray(cv2.warpPerspective(image, matrix, (size, size), flags=flags, borderMode=border), np.uint8)
-
-
-class ClassificationEval:
-    """`transform(image)`: the short side to size x 256 / 224, then the centre: (size, size, 3); no randomness."""
-
-    def __init__(self, size: int) -> None:
-        check_size(size)
-        self.size = size
-
-    def __call__(self, image: Image) -> Image:
-        """Crop an image uint8 (H, W, 3)."""
-        return self._crop(resize_short_side(image, round(self.size * RESIZE)))
-
-    def _crop(self, image: Image) -> Image:
-        return centre_crop(image, self.size)
-
-
-class TenCrop(ClassificationEval):
-    """The same with `ten_crop`: (10, size, size, 3); average the model's answers."""
-
-    def _crop(self, image: Image) -> Image:
-        return ten_crop(image, self.size)
+        warp, matrix = cv2.warpAffine, cv2.getAffineTransform(target[:3], source[:3])
+    return np.asarray(warp(image, matrix, (size, size), flags=flags, borderMode=border), np.uint8)
 
 
 def resize_short_side(image: Image, side: int) -> Image:
@@ -217,11 +181,7 @@ def resize_short_side(image: Image, side: int) -> Image:
 
 
 def centre_crop(image: Image, size: int) -> Image:
-    """The middle of an image, (size, size, 3), contiguous.
-
-    Raises:
-        ValueError: the image is smaller.
-    """
+    """The middle of an image, (size, size, 3), contiguous; ValueError if the image is smaller."""
     top, left = _middle(image, size)
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
@@ -229,11 +189,8 @@ def centre_crop(image: Image, size: int) -> Image:
 def ten_crop(image: Image, size: int) -> Image:
     """The four corners and the middle of an image, then the same of its mirror image (Krizhevsky et al. 2012).
 
-    Returns:
-        uint8 (10, size, size, 3): top left, top right, bottom left, bottom right, middle; mirrored in that order.
-
-    Raises:
-        ValueError: the image is smaller.
+    Gives uint8 (10, size, size, 3): top left, top right, bottom left, bottom right, middle; mirrored in that order. An
+    image that is smaller raises ValueError.
     """
     top, left = _middle(image, size)
     bottom, right = image.shape[0] - size, image.shape[1] - size
@@ -247,3 +204,23 @@ def _middle(image: Image, size: int) -> tuple[int, int]:
     if min(height, width) < size:
         raise ValueError(f"a crop of {size} x {size} does not fit an image of {width} x {height}; enlarge it first")
     return round((height - size) / 2), round((width - size) / 2)
+
+
+class ClassificationEval:
+    """`transform(image)`: the short side to size x 256 / 224, then the centre: (size, size, 3); no randomness."""
+
+    _crop = staticmethod(centre_crop)
+
+    def __init__(self, size: int) -> None:
+        check_size(size)
+        self.size = size
+
+    def __call__(self, image: Image) -> Image:
+        """Crop an image uint8 (H, W, 3)."""
+        return self._crop(resize_short_side(image, round(self.size * RESIZE)), self.size)
+
+
+class TenCrop(ClassificationEval):
+    """The same with `ten_crop`: (10, size, size, 3); average the model's answers."""
+
+    _crop = staticmethod(ten_crop)

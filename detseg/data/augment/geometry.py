@@ -46,11 +46,10 @@ def warp_boxes(
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def warp_boxes_by_masks(sample: Sample, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`warp_boxes` of a sample with instance masks: the hulls of the warped masks, where they are not empty."""
-    boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
-    assert sample.masks is not None
-    for i in np.flatnonzero(~sample.iscrowd):
+def _fit_to_masks(boxes: NDArray[np.float64], sample: Sample, matrix: NDArray[np.float64]) -> None:
+    """Make warped boxes the hulls of the warped instance masks, where there are any that are not empty; in place."""
+    for i in np.flatnonzero(~sample.iscrowd) if sample.masks is not None else ():
+        assert sample.masks is not None
         left, top, width, height = cv2.boundingRect(sample.masks[i])
         if not width or not height:
             continue
@@ -60,7 +59,6 @@ def warp_boxes_by_masks(sample: Sample, matrix: NDArray[np.float64]) -> NDArray[
         x, y = np.concatenate([first, last, first, last]) + left, np.concatenate([rows, rows, rows + 1, rows + 1]) + top
         points = np.stack([x, y], 1) @ matrix[:, :2].T + matrix[:, 2]
         boxes[i] = [*points.min(0), *points.max(0)]
-    return boxes
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -98,22 +96,13 @@ def warp_mask(
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Random geometry; `geometry(sample, (width, height), rng, unit)` -> Sample of that size.
-
-    Attributes:
-        flip: see `Flip`.
-        scale: range of the zoom, drawn evenly on a log scale; 1 fills the training square.
-        aspect: largest change of width : height; 0.1 is from 1/1.1 to 1.1.
-        rotate: largest angle, degrees, either way.
-        min_visible: see `clip_and_filter`.
-        min_side: see `clip_and_filter`.
-    """
+    """Random geometry; `geometry(sample, (width, height), rng, unit)` -> Sample of that size."""
 
     flip: Flip = "horizontal"
-    scale: tuple[float, float] = (0.6, 1.4)
-    aspect: float = 0.1
-    rotate: float = 5.0
-    min_visible: float = 0.3
+    scale: tuple[float, float] = (0.6, 1.4)  # range of the zoom, drawn evenly on a log scale; 1 fills the square
+    aspect: float = 0.1  # largest change of width : height; 0.1 is from 1/1.1 to 1.1
+    rotate: float = 5.0  # largest angle, degrees, either way
+    min_visible: float = 0.3  # this and the next: see `clip_and_filter`
     min_side: float = 2.0
 
     def __post_init__(self) -> None:
@@ -138,10 +127,9 @@ class Geometry:
         draws = rng.random(7)
         linear = self._linear(sample, unit or max(size), draws)
         matrix = np.concatenate([linear, np.zeros((2, 1))], axis=1)
-        if sample.masks is not None and linear[0, 1] != 0:
-            boxes = warp_boxes_by_masks(sample, matrix)
-        else:
-            boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
+        boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
+        if linear[0, 1] != 0:
+            _fit_to_masks(boxes, sample, matrix)
         matrix[:, 2] = _translation(sample, linear, boxes, size, draws)
         boxes += np.tile(matrix[:, 2], 2)
         kept = clip_and_filter(
@@ -191,8 +179,6 @@ def _translation(
         box = boxes[objects[int(draws[4] * len(objects))]]
         left, right = -box[:2], window - box[2:]
         # The two ranges always meet when the box lies in the image; clip for boxes that reach outside.
-        low, high = (
-            np.clip(np.minimum(left, right), low, high),
-            np.clip(np.maximum(left, right), low, high),
-        )
+        ends = np.minimum(left, right), np.maximum(left, right)
+        low, high = np.clip(ends[0], low, high), np.clip(ends[1], low, high)
     return low + (high - low) * draws[5:7]

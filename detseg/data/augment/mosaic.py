@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.augment.geometry import Geometry
-from detseg.data.sample import IGNORE, PADDING, Sample, join_masks
+from detseg.data.sample import IGNORE, PADDING, Sample
 
 MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
 """At 0.5 an image fits its quadrant; above, each quadrant shows a part of it."""
@@ -21,14 +21,11 @@ MOSAIC_GEOMETRY = Geometry(scale=(0.4, 1.0), rotate=0.0)
 def mosaic(
     samples: Sequence[Sample], size: int, rng: np.random.Generator, geometry: Geometry = MOSAIC_GEOMETRY
 ) -> Sample:
-    """Four samples around a random centre of a `size` x `size` image.
+    """Four samples, all with masks or all without, around a random centre of a `size` x `size` image.
 
     Each is warped once, straight into its quadrant, so nothing is resampled twice: do not send the result
     through `Geometry` again (`TrainTransform.mosaic` adds only light, colour, blur and noise). Zoom 1 of
     `geometry` makes an image's long side `size`. Objects come in the order of the samples.
-
-    Raises:
-        ValueError: not exactly four samples, or only some of them have a mask or instance masks.
     """
     if len(samples) != 4:
         raise ValueError(f"a mosaic takes 4 samples, got {len(samples)}")
@@ -57,12 +54,9 @@ def mosaic(
 
 
 def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
-    """The weighted mean of two images of one size, with the objects of both (a's first).
+    """The weighted mean of two images of one size, without semantic masks, with the objects of both (a's first).
 
     The weight is drawn from Beta(8, 8), so that both stay recognisable: each object is asked for in full.
-
-    Raises:
-        ValueError: the images differ in size, or have semantic masks, of which a pixel has one class, not two.
     """
     if a.mask is not None or b.mask is not None:
         raise ValueError("mixup is for boxes: a pixel of a mask cannot have the classes of two images; use mosaic")
@@ -77,11 +71,8 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
 
 def _joined(image: NDArray[np.uint8], samples: Sequence[Sample], mask: NDArray[np.uint8] | None = None) -> Sample:
     """An image with the objects of all samples, in their order."""
-    return Sample(
-        image,
-        np.concatenate([s.boxes for s in samples]),
-        np.concatenate([s.labels for s in samples]),
-        np.concatenate([s.iscrowd for s in samples]),
-        mask,
-        join_masks(samples),
-    )
+    masks = [sample.masks for sample in samples if sample.masks is not None]
+    if masks and len(masks) < len(samples):
+        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no instance masks")
+    objects = {name: np.concatenate([getattr(s, name) for s in samples]) for name in ("boxes", "labels", "iscrowd")}
+    return Sample(image, **objects, mask=mask, masks=np.concatenate(masks) if masks else None)

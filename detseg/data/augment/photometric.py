@@ -56,9 +56,7 @@ class ColourMatrix(A.ImageOnlyTransform):
 class TableNoise(A.ImageOnlyTransform):
     """Gaussian noise cut at a random place from one periodic table drawn beforehand (about 80 us).
 
-    Args:
-        strength: range of the standard deviation, grey levels.
-        p: probability.
+    `strength` is the range of the standard deviation, in grey levels.
     """
 
     PERIOD = 512  # pixels
@@ -77,16 +75,11 @@ class TableNoise(A.ImageOnlyTransform):
         draws = self.random_generator.random(3)
         low, high = self.strength
         top, left = (int(v) for v in draws[1:] * self.PERIOD)
-        self._grow(self.PERIOD + max(height, width))
-        return {
-            "noise": self.table[top : top + height, left : left + width],
-            "weight": (low + (high - low) * draws[0]) / self.DEVIATION,
-        }
-
-    def _grow(self, side: int) -> None:
-        """Repeat the table to at least `side` pixels; being periodic, it gives the same noise as before."""
-        if len(self.table) < side:
-            self.table = np.pad(self.period, ((0, side - self.PERIOD),) * 2 + ((0, 0),), mode="wrap")
+        more = max(height, width)
+        if len(self.table) < self.PERIOD + more:  # repeated: being periodic, it gives the same noise as before
+            self.table = np.pad(self.period, ((0, more), (0, more), (0, 0)), mode="wrap")
+        noise = self.table[top : top + height, left : left + width]
+        return {"noise": noise, "weight": (low + (high - low) * draws[0]) / self.DEVIATION}
 
     def apply(self, img: NDArray[np.uint8], noise: NDArray[np.uint8], weight: float, **_: Any) -> NDArray[np.uint8]:
         """Img (H, W, 3) uint8 plus weighted noise, saturated."""

@@ -21,16 +21,12 @@ from detseg.data.sample import Sample
 
 
 class TrainTransform:
-    """Random augmentation of one sample (or four, `mosaic`) to `size` x `size`.
+    """Random augmentation of one sample (or four, `mosaic`) to `size` x `size` pixels.
 
     The result depends on the sample and the state of `rng` only, never on global random states. Use one
     instance per thread (processes each have their own): albumentations keeps the generators in its objects.
-
-    Args:
-        size: side of the result, pixels.
-        flip, scale, aspect, rotate, min_visible, min_side: as of `Geometry`; at zoom 1 the long side is `size`.
-        light, colour, blur, noise: as of `Photometric`.
-        mosaic_scale: as `scale`, for images of a mosaic (0.5 fits a quadrant).
+    Options are those of `Geometry` (at zoom 1 the long side is `size`) and of `Photometric`; `mosaic_scale` is as
+    `scale`, for images of a mosaic (0.5 fits a quadrant).
     """
 
     def __init__(

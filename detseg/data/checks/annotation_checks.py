@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,15 @@ import numpy as np
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import ImageSet
-from detseg.data.checks.image_checks import image_problem, image_problems, name_problems, repeats, sharing_problems
+from detseg.data.checks.image_checks import (
+    id_problems,
+    image_problem,
+    image_problems,
+    name_problems,
+    repeated_paths,
+    repeats,
+    sharing_problems,
+)
 from detseg.data.checks.problems import Problem, Severity
 
 MIN_SIDE = 1e-3  # pixels; thinner boxes vanish in float32 and have no area to learn
@@ -33,8 +40,7 @@ def annotation_problems(annotations: Annotations, check_images: bool, other: Ima
         problems += image_problems(annotations)
     problems += sharing_problems(annotations, other, read_files=check_images)
     if not len(annotations.image_index):
-        what = f"{len(annotations)} images and not a single object"
-        remedy = "check that this is the right file"
+        what, remedy = f"{len(annotations)} images and not a single object", "check that this is the right file"
         problems.append(Problem(annotations.source, "", None, what, remedy, "warning", "empty"))
     return problems
 
@@ -93,28 +99,22 @@ def category_problems(a: Annotations) -> Iterator[Problem]:
 
 def duplicate_problems(a: Annotations) -> Iterator[Problem]:
     """Objects, object ids, image ids and images that occur twice."""
-    for row in repeats(a.image_ids):
-        what = f"image id {a.image_ids[row]} is given to an earlier image too"
-        yield image_problem(a, row, what, "give every image its own id", "duplicate-image-id")
+    yield from id_problems(a)
     doubled_ids = set(repeats(a.image_ids))
-    for row in repeats(np.array([os.path.normpath(path) for path in a.paths.tolist()])):
+    for row in repeated_paths(a):
         if row not in doubled_ids:
             what = "the image is listed twice, so each entry lacks the objects of the other"
             yield image_problem(a, row, what, "join the two entries", "duplicate-path")
     for row in repeats(a.ids):
         what = f"annotation id {a.ids[row]} is given to an earlier object too"
         yield object_problem(a, row, what, "give every object its own id", "duplicate-object-id", "warning")
-    for row in _repeated_objects(a):
-        what = _describe(a, row, "the same box {box} with the same category is listed twice in this image")
-        yield object_problem(a, row, what, "remove one of the two", "duplicate-object", "warning")
-
-
-def _repeated_objects(a: Annotations) -> list[int]:
     columns = np.column_stack([a.image_index, a.labels, a.boxes])
     order = np.lexsort(columns.T[::-1])  # stable: the first of several stays first
     ordered = columns[order]
     same = (ordered[1:] == ordered[:-1]).all(axis=1)
-    return np.sort(order[1:][same]).tolist()
+    for row in np.sort(order[1:][same]).tolist():
+        what = _describe(a, row, "the same box {box} with the same category is listed twice in this image")
+        yield object_problem(a, row, what, "remove one of the two", "duplicate-object", "warning")
 
 
 def polygon_problems(a: Annotations) -> Iterator[Problem]:

@@ -48,12 +48,21 @@ def repeats(values: NDArray[Any]) -> list[int]:
     return np.flatnonzero(later).tolist()
 
 
-def image_problems(a: ImageSet) -> Iterator[Problem]:
-    """Images that are missing or damaged, or whose size is not the one in the annotation file.
+def id_problems(data: ImageSet) -> Iterator[Problem]:
+    """Image ids that occur twice."""
+    for row in repeats(data.image_ids):
+        what = f"image id {data.image_ids[row]} is given to an earlier image too"
+        yield image_problem(data, row, what, "give every image its own id", "duplicate-image-id")
 
-    Packed images were checked when they were packed.
-    """
-    if a.pack is not None:
+
+def repeated_paths(data: ImageSet) -> list[int]:
+    """Positions of images that are listed before, by path."""
+    return repeats(np.array([os.path.normpath(path) for path in data.paths.tolist()]))
+
+
+def image_problems(a: ImageSet) -> Iterator[Problem]:
+    """Images that are missing or damaged, or whose size is not the one in the annotation file."""
+    if a.pack is not None:  # checked when they were packed
         return
     results = in_threads(_inspect, a.paths.tolist())
     for image, found in enumerate(results):
@@ -64,8 +73,7 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
             remedy = f"put it there, {folder}, or remove the entry"
             yield image_problem(a, image, "the image does not exist", remedy, "missing-image")
         else:
-            remedy = "replace the image or remove the entry"
-            yield image_problem(a, image, found, remedy, "damaged-image")
+            yield image_problem(a, image, found, "replace the image or remove the entry", "damaged-image")
 
 
 def _inspect(path: str) -> ImageInfo | str:
@@ -98,7 +106,7 @@ def sharing_problems(a: ImageSet, other: ImageSet | None, read_files: bool) -> I
 
     Packed images are compared by what their files held when they were packed.
     """
-    packed = any(images is not None and images.pack is not None for images in (a, other))
+    packed = a.pack is not None or (other is not None and other.pack is not None)
     shared: dict[int, str] = {}
     if a.pack is None:
         mine, theirs = a.paths.tolist(), [] if other is None or packed else other.paths.tolist()
@@ -113,20 +121,16 @@ def sharing_problems(a: ImageSet, other: ImageSet | None, read_files: bool) -> I
                     yield image_problem(a, row, what, remedy, "duplicate-image", "warning")
             for row in own if foreign else []:
                 shared.setdefault(row, theirs[foreign[0]])
-    if packed and other is not None:
-        shared = _packed_in_both(a, other, read_files)
-    yield from _shared_problems(a, other, shared)
-
-
-def _packed_in_both(a: ImageSet, other: ImageSet, read_files: bool) -> dict[int, str]:
-    """Position in `a` -> path in `other` of images that are in both, where one of the two is packed, or both.
-
-    Without leave to read files, packed images can only be compared with packed ones.
-    """
-    if not read_files and (a.pack is None or other.pack is None):
-        return {}
-    there = dict(zip(_digests(other), other.paths.tolist(), strict=True))
-    return {row: there[key] for row, key in enumerate(_digests(a)) if key is not None and key in there}
+    if other is None:
+        return
+    # Without leave to read files, packed images can only be compared with packed ones.
+    if packed and (read_files or (a.pack is not None and other.pack is not None)):
+        of_digest = dict(zip(_digests(other), other.paths.tolist(), strict=True))
+        shared = {row: of_digest[key] for row, key in enumerate(_digests(a)) if key is not None and key in of_digest}
+    for row, path in sorted(shared.items()):
+        what = f"the image is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
+        remedy = "remove it from one of the two, or the measured accuracy is too high"
+        yield image_problem(a, row, what, remedy, "in-both-splits")
 
 
 def _digests(images: ImageSet) -> list[int | None]:
@@ -134,14 +138,6 @@ def _digests(images: ImageSet) -> list[int | None]:
     if images.pack is None:
         return list(in_threads(file_digest, images.paths.tolist()))
     return image_digests(images.pack).tolist()
-
-
-def _shared_problems(a: ImageSet, other: ImageSet | None, shared: dict[int, str]) -> Iterator[Problem]:
-    for row, path in sorted(shared.items()):
-        assert other is not None
-        what = f"the image is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
-        remedy = "remove it from one of the two, or the measured accuracy is too high"
-        yield image_problem(a, row, what, remedy, "in-both-splits")
 
 
 def equal_images(a: ImageSet) -> list[list[int]]:
@@ -160,7 +156,7 @@ def equal_files(paths: Sequence[str]) -> list[list[int]]:
     Only files of equal length are opened, and only those with equal beginnings and ends are read whole.
     """
     groups = [list(range(len(paths)))]
-    for key in (_length, _ends, _digest):
+    for key in (lambda path: Path(path).stat().st_size, _ends, _digest):
         groups = [part for group in groups for part in _split(group, paths, key)]
     return groups
 
@@ -177,10 +173,6 @@ def _split(group: list[int], paths: Sequence[str], key: Callable[[str], Any]) ->
         if value is not None:
             parts[value].append(row)
     return [part for part in parts.values() if len(part) > 1]
-
-
-def _length(path: str) -> int:
-    return Path(path).stat().st_size
 
 
 def _ends(path: str) -> bytes:

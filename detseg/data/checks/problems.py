@@ -44,27 +44,16 @@ class AnnotationError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a dataset, and how to repair it.
+    """One thing that is wrong in a dataset, and how to repair it."""
 
-    Attributes:
-        file: the annotation file (for VOC and YOLO the image's own file).
-        image: path of the image, or "" when the problem concerns no single image.
-        object: annotation id, or None when the problem concerns no single object.
-        what: what is wrong.
-        remedy: what to do about it.
-        severity: "error" stops training, "warning" is only logged.
-        kind: a short fixed name of the problem, for code.
-        image_index, object_index: positions in the data set, for `repair`; -1 for none.
-    """
-
-    file: str
-    image: str
-    object: int | None
+    file: str  # of the annotations (for VOC and YOLO the image's own file)
+    image: str  # its path, or "" when the problem concerns no single image
+    object: int | None  # annotation id, or None when the problem concerns no single object
     what: str
     remedy: str
-    severity: Severity = "error"
-    kind: str = ""
-    image_index: int = field(default=-1, repr=False)
+    severity: Severity = "error"  # which stops training; a warning is only logged
+    kind: str = ""  # a short fixed name of the problem, for code
+    image_index: int = field(default=-1, repr=False)  # position in the data set, for `repair`; -1 for none
     object_index: int = field(default=-1, repr=False)
 
     @property
@@ -81,20 +70,10 @@ class Problem:
         return f"{', '.join(place)}: {self.what} ({self.remedy})"
 
 
-def errors_first(problems: Iterable[Problem]) -> list[Problem]:
-    """The errors, then the warnings, both in the order they have."""
-    return sorted(problems, key=lambda problem: problem.severity != "error")
-
-
 def raise_on_problems(problems: Iterable[Problem], advice: str = "") -> None:
-    """Stop on errors, log warnings.
+    """Log warnings, raise AnnotationError for errors: their number, the first ten, and what to do.
 
-    Args:
-        problems: all there are.
-        advice: what to do, where that is not what `--repair` does.
-
-    Raises:
-        AnnotationError: there are errors; the message has their number, the first ten, and what to do.
+    `advice` is for what to do, where that is not what `--repair` does.
     """
     problems = list(problems)
     errors = [problem for problem in problems if problem.severity == "error"]
@@ -114,8 +93,7 @@ def _summary(problems: list[Problem], noun: str) -> str:
 
 def _advice(errors: list[Problem]) -> str:
     count = sum(error.repairable for error in errors)
-    if count == len(errors):
-        return "--repair repairs all of them and says what it did."
     if count == 0:
         return "--repair cannot repair these: correct the files."
-    return f"--repair repairs {count} of them and says what it did; correct the files for the others."
+    share, rest = ("all", "") if count == len(errors) else (count, "; correct the files for the others")
+    return f"--repair repairs {share} of them and says what it did{rest}."

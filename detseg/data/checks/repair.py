@@ -38,8 +38,7 @@ def repair_once(data: Set, problems: Iterable[Problem]) -> tuple[Set, list[str]]
         _leave_out_images(by_kind, keep, done)
         twice = by_kind.get("duplicate-path", [])
         keep[[problem.image_index for problem in twice]] = False
-        if twice:
-            done.append(f"left out {len(twice)} images listed twice, the first is {_name(twice[0])}")
+        _note(done, f"left out {len(twice)} images listed twice", twice)
         repaired = data.subset(keep)
     else:
         out = left_out_images(data, [problem for found in by_kind.values() for problem in found])
@@ -58,19 +57,27 @@ def left_out_images(data: ImageSet, problems: Iterable[Problem]) -> set[int]:
 
 def _repair_annotations(annotations: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     repaired = annotations
-    for step in (_turn, _remove_polygons, _clip, _renumber, _leave_out):
-        repaired = step(repaired, by_kind, done)
+    for step, kinds in (
+        (_turn, ("unrotated",)),
+        (_remove_polygons, ("malformed-outline", "mask-size")),
+        (_clip, ("box-over-border",)),
+        (_renumber, ("duplicate-object-id",)),
+    ):
+        found = [problem for kind in kinds for problem in by_kind.get(kind, [])]
+        if found:
+            repaired, what = step(repaired, found)
+            _note(done, what, found)
+    repaired = _leave_out(repaired, by_kind, done)
     for kind, name in LEFT_OUT_BY_READER.items():
-        if kind in by_kind:
-            done.append(f"left out {len(by_kind[kind])} {name}, the first is {_name(by_kind[kind][0])}")
+        _note(done, f"left out {len(by_kind.get(kind, []))} {name}", by_kind.get(kind, []))
     return replace(repaired, read_problems=tuple(p for p in repaired.read_problems if not p.repairable))
 
 
-def _name(problem: Problem) -> str:
-    parts = [problem.image or problem.file]
-    if problem.object is not None:
-        parts.append(f"object {problem.object}")
-    return ", ".join(parts)
+def _note(done: list[str], what: str, found: list[Problem]) -> None:
+    """Add a sentence on what was done about problems, if there are any."""
+    if found:
+        number = "" if found[0].object is None else f", object {found[0].object}"
+        done.append(f"{what}, the first is {found[0].image or found[0].file}{number}")
 
 
 def _rows(problems: Iterable[Problem]) -> NDArray[np.int64]:
@@ -78,10 +85,7 @@ def _rows(problems: Iterable[Problem]) -> NDArray[np.int64]:
     return np.unique(np.array([p.object_index for p in problems if p.object_index >= 0], dtype=np.int64))
 
 
-def _turn(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
-    found = by_kind.get("unrotated", [])
-    if not found:
-        return a
+def _turn(a: Annotations, found: list[Problem]) -> tuple[Annotations, str]:
     boxes, sizes, segments, masks = a.boxes.copy(), a.sizes.copy(), a.segments, np.zeros(len(a.ids), bool)
     points = None if segments is None else segments.points.copy()
     for problem in found:
@@ -100,8 +104,8 @@ def _turn(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
     if segments is not None and points is not None:
         segments = replace(segments, points=points).without(masks)
     lost = f" ({int(masks.sum())} run-length masks were removed)" if masks.any() else ""
-    done.append(f"turned the boxes of {len(found)} images upright{lost}, the first is {_name(found[0])}")
-    return replace(a, boxes=boxes, sizes=sizes, segments=segments)
+    turned = replace(a, boxes=boxes, sizes=sizes, segments=segments)
+    return turned, f"turned the boxes of {len(found)} images upright{lost}"
 
 
 def turn_points(points: NDArray[np.float64], width: int, height: int, orientation: int) -> NDArray[np.float64]:
@@ -116,45 +120,31 @@ def turn_points(points: NDArray[np.float64], width: int, height: int, orientatio
     return np.stack([across, down], axis=1)
 
 
-def _remove_polygons(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
-    found = [*by_kind.get("malformed-outline", []), *by_kind.get("mask-size", [])]
-    if not found:
-        return a
-    done.append(f"removed {len(found)} broken polygons or masks, the first is of {_name(found[0])}")
+def _remove_polygons(a: Annotations, found: list[Problem]) -> tuple[Annotations, str]:
     rows = _rows(found)  # none of those that the reader reports, which are not in the arrays
-    if a.segments is None or not len(rows):
-        return a
-    removed = np.zeros(len(a.ids), bool)
-    removed[rows] = True
-    return replace(a, segments=a.segments.without(removed))
+    if a.segments is not None and len(rows):
+        removed = np.zeros(len(a.ids), bool)
+        removed[rows] = True
+        a = replace(a, segments=a.segments.without(removed))
+    return a, f"removed {len(found)} broken polygons or masks"
 
 
-def _clip(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
-    found = by_kind.get("box-over-border", [])
-    if not found:
-        return a
+def _clip(a: Annotations, found: list[Problem]) -> tuple[Annotations, str]:
     rows = _rows(found)
     boxes, areas = a.boxes.copy(), a.areas.copy()
     limits = np.tile(a.sizes[a.image_index[rows]], 2).astype(np.float64)
     boxes[rows] = np.clip(boxes[rows], 0, limits)
-    plain = rows
-    if a.segments is not None:
-        plain = rows[~(a.segments.has_polygons | a.segments.has_rle)[rows]]
+    plain = rows[~a.drawn[rows]]
     areas[plain] = np.prod(boxes[plain, 2:] - boxes[plain, :2], axis=1)
-    done.append(f"clipped {len(rows)} boxes to their image, the first is {_name(found[0])}")
-    return replace(a, boxes=boxes, areas=areas)
+    return replace(a, boxes=boxes, areas=areas), f"clipped {len(rows)} boxes to their image"
 
 
-def _renumber(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
-    found = by_kind.get("duplicate-object-id", [])
-    if not found:
-        return a
+def _renumber(a: Annotations, found: list[Problem]) -> tuple[Annotations, str]:
     rows = _rows(found)
     ids = a.ids.copy()
     first = int(ids.max()) + 1
     ids[rows] = np.arange(first, first + len(rows))
-    done.append(f"gave {len(rows)} objects new ids from {first} on, the first is {_name(found[0])}")
-    return replace(a, ids=ids)
+    return replace(a, ids=ids), f"gave {len(rows)} objects new ids from {first} on"
 
 
 def _leave_out(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
@@ -167,7 +157,7 @@ def _leave_out(a: Annotations, by_kind: ByKind, done: list[str]) -> Annotations:
             rows = np.flatnonzero((a.labels < 0) | (a.labels >= len(a.categories)))
         keep_objects[rows] = False
         if len(rows):
-            done.append(f"left out {len(rows)} {name}, the first is {_name(found[0])}")
+            _note(done, f"left out {len(rows)} {name}", found)
     _leave_out_images(by_kind, keep_images, done)
     target = _joined(a, by_kind.get("duplicate-path", []), keep_images, done)
     if keep_images.all() and keep_objects.all():
@@ -182,8 +172,7 @@ def _leave_out_images(by_kind: ByKind, keep: NDArray[np.bool_], done: list[str])
     for kind, name in LEFT_OUT_IMAGES.items():
         found = by_kind.get(kind, [])
         keep[[problem.image_index for problem in found]] = False
-        if found:
-            done.append(f"left out {len(found)} {name}, the first is {_name(found[0])}")
+        _note(done, f"left out {len(found)} {name}", found)
 
 
 def _joined(a: Annotations, found: list[Problem], keep_images: NDArray[np.bool_], done: list[str]) -> NDArray[np.int64]:
@@ -196,6 +185,5 @@ def _joined(a: Annotations, found: list[Problem], keep_images: NDArray[np.bool_]
             target[image], keep_images[image] = first_of[path], False
         elif keep_images[image]:
             first_of.setdefault(path, image)
-    if found:
-        done.append(f"joined {len(found)} repeated entries of an image, the first is {_name(found[0])}")
+    _note(done, f"joined {len(found)} repeated entries of an image", found)
     return target

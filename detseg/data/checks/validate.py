@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import ImageSet, Set
 from detseg.data.checks.annotation_checks import annotation_problems
-from detseg.data.checks.label_checks import label_problems
-from detseg.data.checks.mask_checks import mask_problems
-from detseg.data.checks.problems import AnnotationError, Problem, errors_first, raise_on_problems
+from detseg.data.checks.class_checks import label_problems, mask_problems
+from detseg.data.checks.problems import AnnotationError, Problem, raise_on_problems
 from detseg.data.checks.repair import left_out_images, repair_once
 from detseg.data.labels import LabelledImages
 from detseg.data.masks import SemanticMasks
@@ -18,20 +18,16 @@ __all__ = ["checked", "raise_on_problems", "repair", "validate"]
 
 
 def validate(data: ImageSet, check_images: bool = True, other: ImageSet | None = None) -> list[Problem]:
-    """Every problem of a data set, errors first.
+    """Every problem of `Annotations`, `SemanticMasks` or `LabelledImages`, errors first.
 
     Args:
-        data: `Annotations`, `SemanticMasks` or `LabelledImages`.
         check_images: also open every image (and mask file): it exists, is complete, and has the size the annotations
             say; and find equal files. Without it no file is touched. Packed images were checked when packed.
         other: the training split, when this is another one; images that are in both are errors.
     """
-    if isinstance(data, SemanticMasks):
-        return errors_first(mask_problems(data, check_images, other))
-    if isinstance(data, LabelledImages):
-        return errors_first(label_problems(data, check_images, other))
-    assert isinstance(data, Annotations)
-    return errors_first(annotation_problems(data, check_images, other))
+    problems: Any = {SemanticMasks: mask_problems, LabelledImages: label_problems, Annotations: annotation_problems}
+    found: list[Problem] = problems[type(data)](data, check_images, other)
+    return sorted(found, key=lambda problem: problem.severity != "error")
 
 
 def repair(data: Set, problems: Iterable[Problem]) -> tuple[Set, list[str]]:
@@ -40,10 +36,7 @@ def repair(data: Set, problems: Iterable[Problem]) -> tuple[Set, list[str]]:
     Boxes over the border are clipped; objects and images that cannot be used are left out; entries of the same image
     are joined; boxes drawn on unturned pixels are turned; broken polygons are removed; repeated object ids are
     renumbered. Of labelled images, those with errors are left out. Mask files are not changed. Problems whose
-    `repairable` is False stay.
-
-    Returns:
-        The repaired set, and one sentence for each kind of change.
+    `repairable` is False stay. The second thing returned is one sentence for each kind of change.
     """
     done: list[str] = []
     while changes := repair_once(data, problems):
@@ -55,16 +48,10 @@ def repair(data: Set, problems: Iterable[Problem]) -> tuple[Set, list[str]]:
 
 
 def checked(data: Set, other: ImageSet | None, *, repairing: bool, print_line: Callable[[str], None]) -> Set:
-    """The annotations, masks or labels of a split, without errors.
+    """The annotations, masks or labels of a split, without errors; arguments as of `validate`.
 
-    Args:
-        data: as of `validate`.
-        other: the training split, when this is another one.
-        repairing: repair what can be repaired, and print what was done.
-        print_line: is given a sentence for each kind of change.
-
-    Raises:
-        AnnotationError: there are errors, or no images; the message names file, item and remedy.
+    With `repairing`, what can be repaired is, and `print_line` is given a sentence for each kind of change.
+    AnnotationError, if errors are left or no images, names file, item and remedy.
     """
     problems = validate(data, other=other)
     if len(data) and len(left_out_images(data, problems)) == len(data):

@@ -10,6 +10,9 @@ from detseg.data.formats.coco import read_coco, write_coco
 from detseg.data.formats.format import FORMATS, Format, NotRecognisedError, formats_of, looked_for, titles
 from detseg.data.formats.mask_folders import has_mask_files
 from detseg.data.formats.read import (
+    find_label_sources,
+    find_mask_sources,
+    find_sources,
     read_annotations,
     read_dataset,
     read_label_splits,
@@ -18,7 +21,6 @@ from detseg.data.formats.read import (
     read_mask_dataset,
     read_masks,
 )
-from detseg.data.formats.recognise import find_label_sources, find_mask_sources, find_sources
 from detseg.data.formats.voc import read_voc, write_voc
 from detseg.data.formats.yolo import read_yolo, write_yolo
 

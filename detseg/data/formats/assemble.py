@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +45,12 @@ class Assembler:
         self._labels.append(label)
         self._iscrowd.append(iscrowd)
 
-    def add_problem(
-        self,
-        what: str,
-        remedy: str,
-        kind: str,
-        *,
-        severity: Literal["error", "warning"] = "error",
-        of_next_object: bool = False,
-    ) -> None:
-        """Note something wrong with the latest image, or with the object that is added to it next."""
+    def add_problem(self, what: str, remedy: str, kind: str, *, of_next_object: bool = False) -> None:
+        """Note an error of the latest image, or of the object that is added to it next."""
         row = len(self._paths) - 1
         number = len(self._image_index) + 1 if of_next_object else None
-        self.problems.append(
-            Problem(self._files[row], self._paths[row], number, what, remedy, severity, kind, image_index=row)
-        )
+        problem = Problem(self._files[row], self._paths[row], number, what, remedy, kind=kind, image_index=row)
+        self.problems.append(problem)
 
     def build(self, categories: Sequence[Category], source: Path) -> Annotations:
         """The dataset. Images and objects are numbered from 1 in reading order."""
@@ -98,9 +89,7 @@ def label_classes(found: set[str], root: Path) -> tuple[Category, ...]:
     all_numbers = all(_number(word) is not None for word in found)
     if file is None and all_numbers:
         return tuple(Category(number, numbers[number]) for number in sorted(numbers))
-    if file is None:
-        return tuple(Category(position, name) for position, name in enumerate(sorted(found)))
-    names = read_names(file)
+    names = sorted(found) if file is None else read_names(file)
     categories = tuple(Category(position, name) for position, name in enumerate(names))
     unknown = sorted(found - set(names))
     if len(unknown) == len(found) and all_numbers and all(0 <= number < len(names) for number in numbers):
@@ -109,13 +98,6 @@ def label_classes(found: set[str], root: Path) -> tuple[Category, ...]:
         shown = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
         raise AnnotationError(f"{file}: does not list the classes {shown}; add them, or remove the file")
     return categories
-
-
-def _labels(words: Sequence[str], categories: tuple[Category, ...]) -> list[int]:
-    """The label of each word: a class's name, or its number."""
-    by_name = {category.name: position for position, category in enumerate(categories)}
-    by_id = {category.id: position for position, category in enumerate(categories)}
-    return [by_name[word] if word in by_name else by_id[_number(word)] for word in words]  # type: ignore[index]
 
 
 def _number(word: str) -> int | None:
@@ -132,12 +114,15 @@ def labelled_images(
     """The images at `paths` (N,) with the classes that `words` (N,) name, by name or number."""
     from detseg.data.labels import LabelledImages  # here: it brings OpenCV
 
+    by_name = {category.name: position for position, category in enumerate(categories)}
+    by_id = {category.id: position for position, category in enumerate(categories)}
+    labels = [by_name[word] if word in by_name else by_id[_number(word)] for word in words]  # type: ignore[index]
     return LabelledImages(
         categories=categories,
         image_ids=np.arange(len(paths), dtype=np.int64),
         paths=np.array(paths, dtype=np.str_),
         sizes=measure_images(paths, np.zeros((len(paths), 2), np.int32)),
-        labels=np.array(_labels(words, categories), dtype=np.int64),
+        labels=np.array(labels, dtype=np.int64),
         source=source,
         read_problems=problems,
     )

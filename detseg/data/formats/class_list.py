@@ -32,15 +32,11 @@ class ClassList(NamedTuple):
     ignore_values: tuple[int, ...] = (IGNORE,)
 
 
-def voc_classes() -> ClassList:
-    """Pascal VOC's background and 20 classes."""
-    return ClassList(tuple(Category(value, name) for value, name in enumerate(VOC_NAMES)))
+VOC_CLASSES = ClassList(tuple(Category(value, name) for value, name in enumerate(VOC_NAMES)))
 
 
 def read_class_list(file: Path) -> ClassList:
-    """Read a list of classes.
-
-    255 means "ignore" unless the list gives it to a class.
+    """Read a list of classes, in which 255 means "ignore" unless it is a class's.
 
     Raises:
         AnnotationError: the file cannot be read, is empty, or gives a value or a name twice.
@@ -69,10 +65,8 @@ def read_class_list(file: Path) -> ClassList:
 def guess_classes(mask_paths: Iterable[str], place: Path, file_name: str) -> ClassList:
     """The classes of masks without a list: only background and foreground can be told from the values.
 
-    Values 0 and 1 (and 255, "ignore") are background and foreground; so are 0 and 255 alone.
-
-    Raises:
-        AnnotationError: there are other values; the message says what to write.
+    Values 0 and 1 (and 255, "ignore") are background and foreground; so are 0 and 255 alone. AnnotationError, for
+    others, says what to write.
     """
     from concurrent.futures import ThreadPoolExecutor
 

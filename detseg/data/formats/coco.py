@@ -81,10 +81,7 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 
 def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
-    """The file that fits the first pattern that fits any; where only a part of its name is sure, its content counts.
-
-    Capitals do not matter: some tools write Train.json.
-    """
+    """The file that fits the first pattern that fits any (Train.json too); content counts where the name is unsure."""
     for folder in folders:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json") if folder.is_dir() else []
         for pattern in patterns:
@@ -118,15 +115,10 @@ def image_folders(path: Path, images: str | Path | None) -> list[Path]:
 
 
 def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations:
-    """Read a COCO JSON file.
+    """Read a COCO JSON file; AnnotationError, for what is none, names the place in it.
 
-    Args:
-        path: the JSON file.
-        images: the folder of the images. Without it they are looked for beside the JSON file, in `images/`,
-            and in folders named after the split ("train2017" for instances_train2017.json), here and one up.
-
-    Raises:
-        AnnotationError: the file is no COCO annotation file; the message names the place in it.
+    Without `images`, their folder, they are looked for beside the JSON file, in `images/`, and in folders named after
+    the split ("train2017" for instances_train2017.json), here and one up.
     """
     path = Path(path)
     content = load_file(path)
@@ -155,7 +147,14 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         source=str(path),
         **columns,
     )
-    return replace(_fill_gaps(annotations), read_problems=_with_images(objects.problems, annotations))
+    # The problems know their image by its id only.
+    where = {int(number): row for row, number in enumerate(image_ids)} if objects.problems else {}
+    rows = [where.get(problem.image_index, -1) for problem in objects.problems]
+    problems = tuple(
+        replace(problem, image=paths[row] if row >= 0 else "", image_index=row)
+        for problem, row in zip(objects.problems, rows, strict=True)
+    )
+    return replace(_fill_gaps(annotations), read_problems=problems)
 
 
 def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
@@ -262,20 +261,9 @@ class _Objects:
         self, a: CocoAnnotation, what: str, remedy: str, kind: str, severity: Literal["error", "warning"] = "error"
     ) -> None:
         number = None if a.id == MISSING else a.id
-        # The image id is kept until the images' paths are known, see `_with_images`.
+        # The image id stands in for its position until that is known.
         problem = Problem(str(self._path), "", number, what, remedy, severity, kind, image_index=a.image_id)
         self.problems.append(problem)
-
-
-def _with_images(problems: list[Problem], annotations: Annotations) -> tuple[Problem, ...]:
-    """Name the image in problems that know only its image id."""
-    where = {int(number): row for row, number in enumerate(annotations.image_ids)} if problems else {}
-    named = []
-    for problem in problems:
-        row = where.get(problem.image_index, -1)
-        image = str(annotations.paths[row]) if row >= 0 else ""
-        named.append(replace(problem, image=image, image_index=row))
-    return tuple(named)
 
 
 def _fills(height: int, width: int, counts: str | list[int]) -> bool:
@@ -299,14 +287,12 @@ def _fill_gaps(annotations: Annotations) -> Annotations:
         first = max(int(ids.max(initial=0)), 0) + 1
         ids = ids.copy()
         ids[missing] = np.arange(first, first + int(missing.sum()))
-    segments = annotations.segments
-    drawn = np.zeros(len(ids), bool) if segments is None else segments.has_polygons | segments.has_rle
     no_box = np.asarray(np.isnan(boxes).all(axis=1))
     no_area = np.isnan(areas)
     if not missing.any() and not no_box.any() and not no_area.any():
         return annotations
     boxes, areas = boxes.copy(), areas.copy()
-    for row in np.flatnonzero(drawn & (no_box | no_area)):
+    for row in np.flatnonzero(annotations.drawn & (no_box | no_area)):
         box, area = _measure_segment(annotations, int(row))
         if no_box[row]:
             boxes[row] = box
@@ -339,24 +325,19 @@ def _measure_segment(annotations: Annotations, row: int) -> tuple[Any, float]:
 def write_coco(annotations: Annotations, path: str | Path) -> None:
     """Write a COCO JSON file: boxes, polygons, masks, crowd, ids and areas, in one step.
 
-    Images stay where they are; their names are written relative to the JSON file when they lie near it.
-
-    Raises:
-        AnnotationError: a box is not finite or an object has no category.
+    Images stay where they are; their names are written relative to the JSON file when they lie near it. AnnotationError
+    is raised for a box that is not finite and an object without category.
     """
     path = Path(path)
     require_writable(annotations, path)
     here = path.resolve().parent
-    sizes = annotations.sizes.tolist()
+    numbers, sizes = annotations.image_ids.tolist(), annotations.sizes.tolist()
     images = [
-        {"id": number, "file_name": _relative(name, here), "width": size[0], "height": size[1]}
-        for number, name, size in zip(annotations.image_ids.tolist(), annotations.paths.tolist(), sizes, strict=True)
+        CocoImage(number, _relative(name, here), *size)
+        for number, name, size in zip(numbers, annotations.paths.tolist(), sizes, strict=True)
     ]
-    content = {
-        "images": images,
-        "annotations": _written_objects(annotations),
-        "categories": [{"id": c.id, "name": c.name} for c in annotations.categories],
-    }
+    categories = [CocoCategory(*category) for category in annotations.categories]
+    content = {"images": images, "annotations": _written_objects(annotations), "categories": categories}
     write_atomically(path, msgspec.json.encode(content))
 
 
@@ -380,22 +361,14 @@ def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
     }
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     written = [dict(zip(columns, row, strict=True)) for row in rows]
-    for row, item in enumerate(written):
-        segmentation = _written_segment(annotations, row)
-        if segmentation is not None:
-            item["segmentation"] = segmentation
-    return written
-
-
-def _written_segment(annotations: Annotations, row: int) -> Any:
     segments = annotations.segments
-    if segments is None:
-        return None
-    polygons = segments.polygons(row)
-    if polygons:
-        return [polygon.ravel().tolist() for polygon in polygons]
-    rle = segments.rle(row, 0, 0)
-    return rle and {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    for row, item in enumerate(written if segments is not None else []):
+        assert segments is not None
+        if polygons := segments.polygons(row):
+            item["segmentation"] = [polygon.ravel().tolist() for polygon in polygons]
+        elif rle := segments.rle(row, 0, 0):
+            item["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    return written
 
 
 def _write_split(annotations: Annotations, folder: Path, split: str) -> None:

@@ -262,10 +262,7 @@ class FoundColumns:
 
 
 def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
-    """The columns of a COCO file of annotations; None unless everything is as it should be.
-
-    For any other file the caller takes `parse_json`, and checks item by item to name the fault.
-    """
+    """The columns of a COCO file of annotations; None, for the caller to check item by item, if anything is wrong."""
     with contextlib.suppress(*_ODD), _without_collector():
         truth: Any = _MASKED_TRUTH.decode(content) if masks else _BOXED_TRUTH.decode(content)
         objects = truth.annotations

@@ -27,29 +27,20 @@ class NotRecognisedError(AnnotationError):
 class Format:
     """One form in which annotations are kept on disk.
 
-    Attributes:
-        name: for code, such as "coco".
-        title: for people, such as "COCO".
-        looks_for: a line that says what a file or folder of this form looks like.
-        find: `find(path, images)` gives the splits at an existing path, each with a function that reads it, or None
-            when the path is not of this form. A format of masks also gets `masks` and `ignore_value`. It may raise
-            AnnotationError for a path that is of this form and damaged.
-        read: reads one split by itself, for callers that know the form.
-        write: `write(annotations, folder, split)`; None where there is no writer.
-        gives: what is read: `Annotations`, `SemanticMasks` or `LabelledImages`.
-        takes_images: whether a folder of images may be named, or the form says itself where they are.
-        guess: as `find`, for weaker signs: asked when no format's `find` knows the path.
+    `find(path, images)` gives the splits at an existing path, each with a function that reads it, or None when the path
+    is not of this form. A format of masks also gets `masks` and `ignore_value`. It may raise AnnotationError for a path
+    that is of this form and damaged.
     """
 
-    name: str
-    title: str
-    looks_for: str
+    name: str  # for code, such as "coco"
+    title: str  # for people, such as "COCO"
+    looks_for: str  # a line that says what a file or folder of this form looks like
     find: Find
-    read: Callable[..., Any] | None = None
-    write: Callable[..., None] | None = None
+    read: Callable[..., Any] | None = None  # reads one split by itself, for callers that know the form
+    write: Callable[..., None] | None = None  # `write(annotations, folder, split)`
     gives: Gives = "objects"
-    takes_images: bool = True
-    guess: Find | None = None
+    takes_images: bool = True  # whether a folder of images may be named, or the form says itself where they are
+    guess: Find | None = None  # as `find`, for weaker signs: asked when no format's `find` knows the path
 
 
 FORMATS: list[Format] = []  # in the order in which they are asked; `detseg.data.formats` fills it

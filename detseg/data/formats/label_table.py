@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.format import SPLITS, Format, Sources
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, FolderCache, locate_images
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, WRITTEN_EXTENSIONS, FolderCache, locate_images, read_text
 
 if TYPE_CHECKING:
     from detseg.data.labels import LabelledImages
@@ -32,12 +32,7 @@ class LabelTable(NamedTuple):
 
     names: list[str]  # of the images
     labels: list[str]
-    splits: list[str] | None  # "train", "val" or "test"
-
-    def rows(self, split: str) -> LabelTable:
-        """The rows of one split."""
-        chosen = [row for row, mark in enumerate(self.splits or ()) if mark == split]
-        return LabelTable([self.names[row] for row in chosen], [self.labels[row] for row in chosen], None)
+    splits: list[str] | None = None  # "train", "val" or "test"
 
 
 def split_of(word: str) -> str | None:
@@ -49,14 +44,9 @@ def split_of(word: str) -> str | None:
 def read_label_table(path: Path) -> LabelTable:
     """Read a CSV file of image names and classes, with or without a heading, and maybe a column of splits.
 
-    Raises:
-        AnnotationError: it is no such table; the message has the line and what is wrong.
+    AnnotationError, for what is no such table, has the line and what is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
-    rows = _rows(text, path)
+    rows = _rows(read_text(path), path)
     if not rows:
         raise AnnotationError(f"{path}: the table is empty; it needs a row for each image: its name, its class")
     columns = _columns(rows[0][1], path)
@@ -98,11 +88,9 @@ def _columns(first: list[str], path: Path) -> _Columns:
     words = ["".join(filter(str.isalnum, cell.lower())) for cell in first]
     image = _best(words, IMAGE_HEADINGS)
     label = _best(words, LABEL_HEADINGS)
-    if len(first) == 2 and not any(cell.lower().endswith(IMAGE_EXTENSIONS) for cell in first):
-        if image is None and label is not None:
-            image = 1 - label
-        elif label is None and image is not None:
-            label = 1 - image
+    if len(first) == 2 and not any(cell.lower().endswith(IMAGE_EXTENSIONS) for cell in first):  # one says the other
+        image = 1 - label if image is None and label is not None else image
+        label = 1 - image if label is None and image is not None else label
     if image is not None and label is not None:
         return _Columns(image, label, _best(words, SPLIT_HEADINGS), len(first), True)
     if len(first) in (2, 3) and first[0].lower().endswith(IMAGE_EXTENSIONS):
@@ -169,8 +157,9 @@ def _sources(files: dict[str, Path], images: str | Path | None) -> Sources:
     root = next(iter(files.values())).parent
     categories = label_classes({label for table in tables.values() for label in table.labels}, root)
     if list(tables) == [""] and (marks := tables[""].splits) is not None:
-        files = {split: files[""] for split in SPLITS if split in marks}
-        tables = {split: tables[""].rows(split) for split in files}
+        whole, files = tables[""], {split: files[""] for split in SPLITS if split in marks}
+        rows = {split: [row for row, mark in enumerate(marks) if mark == split] for split in files}
+        tables = {s: LabelTable([whole.names[r] for r in rs], [whole.labels[r] for r in rs]) for s, rs in rows.items()}
     return {split: partial(_read, files[split], table, categories, images) for split, table in tables.items()}
 
 
@@ -189,10 +178,9 @@ def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> s
     above, _, bare = name.replace("\\", "/").rpartition("/")
     for folder in folders:
         there = cache.names(str(folder / above))
-        for extension in IMAGE_EXTENSIONS:
-            for written in (extension, extension.upper()):
-                if f"{bare}{written}" in there:
-                    return f"{name}{written}"
+        written = next((extension for extension in WRITTEN_EXTENSIONS if f"{bare}{extension}" in there), None)
+        if written is not None:
+            return f"{name}{written}"
     return name
 
 

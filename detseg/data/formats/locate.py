@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,10 @@ from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import SPLITS
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+WRITTEN_EXTENSIONS = tuple(e for extension in IMAGE_EXTENSIONS for e in (extension, extension.upper()))
 
 PlaceImages = Literal["link", "copy", "leave"]
+"""How images come into a written data set: as links (copies where these are impossible), as copies, or not at all."""
 
 
 class FolderCache:
@@ -30,10 +33,9 @@ class FolderCache:
     def names(self, folder: str) -> set[str]:
         """The names in a folder; empty if there is no such folder."""
         if folder not in self._names:
-            try:
-                self._names[folder] = set(os.listdir(folder or "."))  # noqa: PTH208 - one call for 100 k names
-            except OSError:
-                self._names[folder] = set()
+            self._names[folder] = set()
+            with suppress(OSError):
+                self._names[folder].update(os.listdir(folder or "."))  # noqa: PTH208 - one call for 100 k names
         return self._names[folder]
 
     def __contains__(self, path: str) -> bool:
@@ -50,13 +52,8 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
     """
     cache = FolderCache()
     bases = [str(folder) for folder in folders]
-    hits = dict.fromkeys(bases, 0)
-    found = []
-    for name in file_names:
-        base, form = _locate(name.replace("\\", "/"), bases, cache)
-        if base is not None:
-            hits[base] += 1
-        found.append((base, form))
+    found = [_locate(name.replace("\\", "/"), bases, cache) for name in file_names]
+    hits = Counter(base for base, _ in found)
     likeliest = max(bases, key=lambda base: (hits[base], bool(cache.names(base))))
     return [_join(base if base is not None else likeliest, form) for base, form in found]
 
@@ -131,13 +128,17 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
     return sizes
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped."""
+def read_text(path: Path) -> str:
+    """The content of a text file; raises AnnotationError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, stripped."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_names(path: Path) -> list[str]:
@@ -153,12 +154,6 @@ def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     """The first file that is there: in the first folder that has one, the first of these names."""
     names = tuple(names)
     return next((file for folder in folders for name in names if (file := folder / name).is_file()), None)
-
-
-def segment_count(annotations: Annotations) -> int:
-    """How many objects have polygons or a mask."""
-    segments = annotations.segments
-    return 0 if segments is None else int((segments.has_polygons | segments.has_rle).sum())
 
 
 def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
@@ -178,8 +173,14 @@ def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
     return stems
 
 
+def image_targets(annotations: Annotations, stems: Sequence[str], folder: Path) -> list[Path]:
+    """Where each image is placed in a folder: under its stem, with its own extension."""
+    paths = annotations.paths.tolist()
+    return [folder / f"{stem}{Path(path).suffix}" for stem, path in zip(stems, paths, strict=True)]
+
+
 def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImages) -> None:
-    """Bring images into a dataset folder by link (copied where links are impossible) or by copy."""
+    """Bring images to where a data set has them."""
     if how not in ("link", "copy", "leave"):
         raise ValueError(f'images must be "link", "copy" or "leave", not {how!r}')
     if how == "leave":
@@ -193,20 +194,14 @@ def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImag
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if how == "link":
-            try:
+            with suppress(OSError):  # no permission (Windows) or a file system without links
                 target.symlink_to(source)
                 continue
-            except OSError:  # no permission (Windows) or a file system without links
-                pass
         shutil.copyfile(source, target)
 
 
 def require_writable(annotations: Annotations, target: Path) -> None:
-    """Refuse to write what could not be read back.
-
-    Raises:
-        AnnotationError: a box is not finite, or an object has no category.
-    """
+    """Refuse, by AnnotationError, what could not be read back: boxes that are not finite, objects of no category."""
     for bad, what in (
         (~np.isfinite(annotations.boxes).all(axis=1), "a box that is not finite"),
         (annotations.labels < 0, "no known category"),

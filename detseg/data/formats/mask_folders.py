@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -33,8 +32,6 @@ Pairs = list[tuple[str, str]]  # (image, its mask)
 
 
 class _Names(NamedTuple):
-    """How the parts of a set are called."""
-
     images: str
     masks: str
     lists: str  # the folder of train.txt and val.txt
@@ -43,14 +40,13 @@ class _Names(NamedTuple):
 PLAIN, VOC = _Names("images", "masks", ""), _Names("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Where the parts of a mask dataset lie."""
 
     root: Path
     splits: dict[str, Pairs]
     class_files: tuple[Path, ...]  # likeliest first
-    is_voc: bool = False
+    is_voc: bool
 
 
 def _find(path: Path, images: str | Path | None, masks: str | None, ignore_value: int | None) -> Sources | None:
@@ -93,12 +89,7 @@ def _root(path: Path) -> Path:
 
 
 def find_layout(path: Path, asked: str | None = None) -> Layout | None:
-    """The layout of a folder, or of the images of a list in it; None if it is no mask dataset.
-
-    Args:
-        path: a folder or a text file that lists images.
-        asked: the name of the folder of masks; by default "masks", in VOC's form "SegmentationClass".
-    """
+    """The layout of a folder, or of the images of a list in it, with the `asked` or usual folder of masks; or None."""
     if not path.is_dir() and path.suffix.lower() != ".txt":
         return None
     root = _root(path)
@@ -125,13 +116,13 @@ def find_layout(path: Path, asked: str | None = None) -> Layout | None:
 
 def _classes(layout: Layout, ignore_value: int | None) -> ClassList:
     """The classes that a file lists, else VOC's own, else background and foreground by the values in the masks."""
-    from detseg.data.formats.class_list import guess_classes, read_class_list, voc_classes
+    from detseg.data.formats.class_list import VOC_CLASSES, guess_classes, read_class_list
 
     file = next((file for file in layout.class_files if file.is_file()), None)
     if file is not None:
         classes = read_class_list(file)
     elif layout.is_voc:
-        classes = voc_classes()
+        classes = VOC_CLASSES
     else:
         paths = dict.fromkeys(mask for _, mask in chain(*layout.splits.values()))
         classes = guess_classes(paths, layout.root, layout.class_files[0].name)
@@ -160,8 +151,8 @@ def _read(pairs: Pairs, classes: ClassList, source: Path) -> SemanticMasks:
 
 def _lists(folder: Path) -> dict[str, Path]:
     """train.txt, val.txt, ... in a folder."""
-    found = {split: first_file([folder], [f"{name}.txt" for name in names]) for split, names in SPLITS.items()}
-    return {split: file for split, file in found.items() if file is not None}
+    forms = {split: [f"{name}.txt" for name in names] for split, names in SPLITS.items()}
+    return {split: file for split, names in forms.items() if (file := first_file([folder], names))}
 
 
 def _listed(files: dict[str, Path], images: Path, masks: Path) -> dict[str, Pairs]:
@@ -198,12 +189,15 @@ def _bare(name: str) -> str:
 
 def _pairs(paths: Iterable[str], images: Path, masks: Path) -> Pairs:
     """Each image with the mask of its name; where there is none, with the path it should have."""
+
+    def stem(path: str, folder: Path) -> str:
+        return os.path.splitext(os.path.relpath(path, folder))[0]  # noqa: PTH122
+
     known: dict[str, str] = {}
     # PNG files first: beside them may lie coloured copies as JPEG to look at.
     for path in sorted(list_images(masks), key=lambda path: not path.lower().endswith(".png")):
-        known.setdefault(os.path.splitext(os.path.relpath(path, masks))[0], path)  # noqa: PTH122
-    stems = [(path, os.path.splitext(os.path.relpath(path, images))[0]) for path in paths]  # noqa: PTH122
-    return [(path, known.get(stem, str(masks / f"{stem}.png"))) for path, stem in stems]
+        known.setdefault(stem(path, masks), path)
+    return [(path, known.get(stem(path, images), str(masks / f"{stem(path, images)}.png"))) for path in paths]
 
 
 FORMAT = Format(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,37 +11,21 @@ from detseg.data.formats.format import Format, Gives, Sources
 from detseg.data.pack.file import UNDIVIDED, is_pack
 
 
-def _objects(path: Path) -> Sources:
-    from detseg.data.pack.datasets import packed_annotation_sources  # here, as below: it brings OpenCV
-
-    return packed_annotation_sources(path)
-
-
-def _masks(path: Path) -> Sources:
-    from detseg.data.pack.datasets import packed_mask_sources
-
-    return packed_mask_sources(path)
-
-
-def _labels(path: Path) -> Sources:
-    from detseg.data.pack.datasets import read_packed_labels
-
-    packed: dict[str, Any] = read_packed_labels(path)
-    packed = {"": packed[UNDIVIDED]} if list(packed) == [UNDIVIDED] else packed
-    return {split: partial(packed.__getitem__, split) for split in packed}
-
-
-def _find(sources: Callable[[Path], Sources], path: Path, images: Any, **mask_options: Any) -> Sources | None:
+def _find(task: str, path: Path, images: Any, **mask_options: Any) -> Sources | None:
     if not is_pack(path):
         return None
     if any(value is not None for value in mask_options.values()):
         raise AnnotationError(f"{path}: its masks and what is ignored in them were chosen when it was packed")
-    return sources(path)
+    from detseg.data.pack.datasets import packed_sources  # here: it brings OpenCV
+
+    sources = packed_sources(path, task)
+    undivided = task == "classification" and list(sources) == [UNDIVIDED]
+    return {"": sources[UNDIVIDED]} if undivided else sources
 
 
-def _format(gives: Gives, sources: Callable[[Path], Sources]) -> Format:
+def _format(gives: Gives, task: str) -> Format:
     looks_for = "an .h5 file that `detseg pack` wrote"
-    return Format("packed", "packed", looks_for, partial(_find, sources), gives=gives, takes_images=False)
+    return Format("packed", "packed", looks_for, partial(_find, task), gives=gives, takes_images=False)
 
 
-FORMATS = [_format("objects", _objects), _format("masks", _masks), _format("labels", _labels)]
+FORMATS = [_format("objects", "detection"), _format("masks", "segmentation"), _format("labels", "classification")]

@@ -1,51 +1,120 @@
-"""Reading data sets of any format: objects, masks, or labelled images; one split, or training and validation."""
+"""Reading data sets of any format, found by asking all of `FORMATS`: one split, or training and validation.
+
+What all readers have in common: `path` is a file or folder in one of `FORMATS`, recognised by what is there; `split` is
+"train", "val" or "test", where the path holds several; `images` is the folder of images, where they are not found by
+themselves; `val_share` is the share of the images that becomes "val", of a set without splits (`detseg.data.splits`).
+All raise AnnotationError: nothing readable is there, a split is missing, a file is malformed, or categories differ.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.data.annotations import AnnotationError, Annotations, match_categories
-from detseg.data.formats.format import Sources
-from detseg.data.formats.recognise import find_label_sources, find_mask_sources, find_sources
+from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.formats.format import Gives, NotRecognisedError, Sources, formats_of, looked_for, titles
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
     from detseg.data.labels import LabelledImages
     from detseg.data.masks import SemanticMasks
 
-SHARES = (0.75, 0.15, 0.10)
+THINGS: dict[Gives, str] = {"objects": "annotations", "masks": "masks", "labels": "labelled images"}
+
+
+def find_sources(
+    path: str | Path, images: str | Path | None = None, *, gives: Gives = "objects", **options: Any
+) -> Sources:
+    """The splits found at a path, each with a function that reads it; `options` go to the formats of this kind.
+
+    Raises:
+        AnnotationError: the path does not exist or cannot be read, or says itself where its images are.
+        NotRecognisedError: it holds no known format; the message lists what was looked for.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise AnnotationError(f"{path}: does not exist")
+    known = formats_of(gives)
+    attempts = [(format, format.find) for format in known]
+    attempts += [(format, format.guess) for format in known if format.guess is not None]
+    for format, find in attempts:
+        try:
+            sources = find(path, images, **options)
+        except OSError as error:
+            raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+        if sources and images is not None and not format.takes_images:
+            takers = titles([format for format in known if format.takes_images], "and")
+            remedy = f"--images is for {takers}" if takers else "leave --images out"
+            raise AnnotationError(f"{path}: says itself where its images are; {remedy}")
+        if sources:
+            return sources
+    raise NotRecognisedError(f"{path}: no {THINGS[gives]} recognised. Looked for:{looked_for(gives)}")
+
+
+def find_mask_sources(
+    path: str | Path, masks: str | None = None, ignore_value: int | None = None, images: str | Path | None = None
+) -> Sources:
+    """The splits of masks found at a path: of mask files, else drawn from the polygons and masks of objects.
+
+    Arguments and errors are those of `read_masks`.
+    """
+    try:
+        return find_sources(path, images, gives="masks", masks=masks, ignore_value=ignore_value)
+    except NotRecognisedError as error:
+        try:
+            found = find_sources(path, images)
+        except NotRecognisedError:
+            drawn = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
+            raise NotRecognisedError(f"{error}\n  {drawn}") from None
+    if ignore_value is not None:
+        raise AnnotationError(
+            f"{path}: its masks are drawn from polygons, in which no value stands for ignored pixels; leave the "
+            "ignored value out"
+        )
+    return {name: partial(_drawn, read) for name, read in found.items()}
+
+
+def _drawn(read: Any) -> Any:
+    from detseg.data.masks import SemanticMasks
+
+    return SemanticMasks.from_annotations(read())
+
+
+def find_label_sources(path: str | Path, images: str | Path | None = None) -> Sources:
+    """The splits of labelled images found at a path; the error for a set with boxes says how to cut them out."""
+    try:
+        return find_sources(path, images, gives="labels")
+    except NotRecognisedError:
+        if not Path(path).is_dir() or not _holds_objects(Path(path)):
+            raise
+    raise AnnotationError(
+        f"{path}: holds images with boxes, not with one class each. Cut its objects out first: "
+        f"detseg crops --data {path} --output crops"
+    )
+
+
+def _holds_objects(folder: Path) -> bool:
+    try:
+        return bool(find_sources(folder))
+    except AnnotationError:
+        return False
+
+
+# ------------------------------------------------------------------ reading
 
 
 def read_annotations(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
-    """Read objects with boxes; the format is recognised from the path.
-
-    Args:
-        path: a file or folder in one of `FORMATS`.
-        split: "train", "val" or "test", where the path holds several.
-        images: the folder of the images, where they are not found by themselves.
-
-    Raises:
-        AnnotationError: nothing readable is there, the split is missing, or a file is malformed.
-    """
+    """Read objects with boxes."""
     return _one(path, find_sources(path, images), split, "annotations")
 
 
 def read_dataset(
     path: str | Path, images: str | Path | None = None, val_share: float | None = None
 ) -> dict[str, Annotations]:
-    """Read the splits "train" and "val" of a data set, both with the category order of "train".
-
-    Args:
-        path: a file or folder in one of `FORMATS`.
-        images: the folder of the images, where they are not found by themselves.
-        val_share: share of the images that becomes "val", of a set without splits; see `detseg.data.splits`.
-
-    Raises:
-        AnnotationError: a split is missing, the categories of the two differ, or a file is malformed.
-    """
-    return _both(path, find_sources(path, images), val_share, match_categories, "annotations")
+    """Read the splits "train" and "val" of a data set, both with the category order of "train"."""
+    return _both(path, find_sources(path, images), val_share, "annotations")
 
 
 def read_masks(
@@ -59,16 +128,14 @@ def read_masks(
     """Read semantic masks of mask files, or drawn from the polygons and masks of objects.
 
     Args:
-        path: a file or folder in one of `FORMATS`, or a list of the images of a mask folder.
-        split: "train", "val" or "test", where the path holds several.
+        path, split, images: see above; the path may also be a list of the images of a mask folder.
         masks: the folder of masks beside the images, where it is not "masks" or "SegmentationClass". Of
             "masks_species" the classes are those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
-        images: the folder of the images of annotations, where they are not found by themselves.
 
     Raises:
-        AnnotationError: as `read_annotations`; or `masks` or `ignore_value` is given for what has no mask files.
+        AnnotationError: as said above; or `masks` or `ignore_value` is given for what has no mask files.
     """
     return _one(path, find_mask_sources(path, masks, ignore_value, images), split, "masks")
 
@@ -81,15 +148,12 @@ def read_mask_dataset(
     images: str | Path | None = None,
     val_share: float | None = None,
 ) -> dict[str, SemanticMasks]:
-    """Read the splits "train" and "val" of a set of masks, both with the class order of "train".
-
-    Arguments and errors are those of `read_masks`, `val_share` that of `read_dataset`.
-    """
-    return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, match_categories, "masks")
+    """Read the splits "train" and "val" as `read_masks` does, both with the class order of "train"."""
+    return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, "masks")
 
 
 def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledImages:
-    """Read the labelled images of one folder, table or split; see `read_annotations`."""
+    """Read images with one class each."""
     return _one(path, find_label_sources(path, images), split, "images")
 
 
@@ -99,19 +163,13 @@ def read_label_splits(path: str | Path, *, images: str | Path | None = None) -> 
 
 
 def read_labelled_dataset(
-    path: str | Path, *, split: Sequence[float] = SHARES, seed: int = 0, images: str | Path | None = None
+    path: str | Path, *, split: Sequence[float] = (0.75, 0.15, 0.1), seed: int = 0, images: str | Path | None = None
 ) -> dict[str, LabelledImages]:
     """Read a classification set as "train", "val" and, where there is one, "test", all with one list of classes.
 
-    Args:
-        path: a file or folder in one of `FORMATS`.
-        split: shares of training, validation and, if there are three, test, for data that are not divided. If only
-            the validation part is missing, training is divided between the two in proportion.
-        seed: of that division; see `detseg.data.labels.divide`.
-        images: the folder of the images of a table, where they are not found by themselves.
-
-    Raises:
-        ValueError: `split` is not such shares. AnnotationError: as `read_annotations`.
+    `split` are the shares of training, validation and, if there are three, test, for data that are not divided, and
+    `seed` decides who goes where (`detseg.data.labels.divide`). If only the validation part is missing, training is
+    divided between the two in proportion. Shares that are none raise ValueError.
     """
     if len(split) not in (2, 3):
         raise ValueError(f"split needs 2 or 3 shares (train, val and test), not {len(split)}")
@@ -137,10 +195,8 @@ def _one(path: str | Path, sources: Sources, split: str | None, what: str) -> An
     return sources[split]()
 
 
-def _both(
-    path: str | Path, sources: Sources, val_share: float | None, match: Callable[[Any, Any], Any], what: str
-) -> dict[str, Any]:
-    """The splits "train" and "val"; `match` gives the second the categories of the first."""
+def _both(path: str | Path, sources: Sources, val_share: float | None, what: str) -> dict[str, Any]:
+    """The splits "train" and "val", the second with the categories of the first."""
     if val_share is not None:
         from detseg.data.splits import divided, only_set  # here: it brings OpenCV
 
@@ -153,10 +209,10 @@ def _both(
             "training divide one set by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
-    return {"train": train, "val": match(train.categories, val)}
+    return {"train": train, "val": val.match(train.categories)}
 
 
-def _listing(splits: Mapping[str, Any], what: str) -> str:
+def _listing(splits: Sources, what: str) -> str:
     return ", ".join(name or f"{what} without splits" for name in splits)
 
 
@@ -168,5 +224,4 @@ def _divided(path: Path, images: LabelledImages, shares: Sequence[float], seed: 
         root = path if path.is_dir() else path.parent
         keys = [Path(os.path.relpath(key, root)).as_posix() for key in keys]
     part = divide(keys, images.labels, shares, seed)
-    names = SPLITS[: len(shares)]
-    return {name: images.subset(part == position) for position, name in enumerate(names)}
+    return {name: images.subset(part == position) for position, name in enumerate(SPLITS[: len(shares)])}

@@ -23,16 +23,16 @@ from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.locate import (
-    IMAGE_EXTENSIONS,
+    WRITTEN_EXTENSIONS,
     FolderCache,
     PlaceImages,
     first_file,
+    image_targets,
     measure_images,
     place_images,
     read_lines,
     read_names,
     require_writable,
-    segment_count,
     unique_stems,
 )
 from detseg.files import write_atomically
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
 IMAGE_FOLDERS = ("JPEGImages", "images", "")
-EXTENSIONS = tuple(e for extension in IMAGE_EXTENSIONS for e in (extension, extension.upper()))
 
 
 # ------------------------------------------------------------------ finding
@@ -94,7 +93,7 @@ class _Record(NamedTuple):
 
 
 def read_voc(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
-    """Read Pascal VOC annotations.
+    """Read Pascal VOC annotations; AnnotationError, for what is none, names the file and the line.
 
     The categories are those of labels.txt or classes.txt (one name per line) where the folder has such a
     file, otherwise all names in the folder's XML files, of any split, in alphabetical order. Ids are 1..K.
@@ -104,9 +103,6 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
             or one file.
         split: read the images that ImageSets/Main/<split>.txt lists; None reads every XML file.
         images: the folder of the images; without it JPEGImages/, images/ and the XML's folder are tried.
-
-    Raises:
-        AnnotationError: a file is no VOC annotation; the message names it and the line.
     """
     path = Path(path)
     xml_folder = path.parent if path.is_file() else path / "Annotations"
@@ -132,24 +128,13 @@ def read_voc(path: str | Path, split: str | None = None, images: str | Path | No
     ]
     declared = np.array([record.size for record in records.values()], dtype=np.int32).reshape(-1, 2)
     sizes = measure_images(located, declared).tolist()
-    categories = [Category(number, name) for number, name in enumerate(names, 1)]
-    return _assemble(records, located, sizes, categories, path)
-
-
-def _assemble(
-    records: dict[Path, _Record],
-    images: list[str],
-    sizes: list[tuple[int, int]],
-    categories: list[Category],
-    source: Path,
-) -> Annotations:
     assembler = Assembler()
-    labels = {category.name: label for label, category in enumerate(categories)}
-    for (file, record), image, size in zip(records.items(), images, sizes, strict=True):
+    labels = {name: label for label, name in enumerate(names)}
+    for (file, record), image, size in zip(records.items(), located, sizes, strict=True):
         assembler.add_image(image, str(file), size)
         for number, item in enumerate(record.objects, 1):
             _add_object(item, number, labels, assembler)
-    return assembler.build(categories, source)
+    return assembler.build([Category(number, name) for number, name in enumerate(names, 1)], path)
 
 
 def _listed(root: Path, xml_folder: Path, split: str) -> list[Path]:
@@ -158,21 +143,16 @@ def _listed(root: Path, xml_folder: Path, split: str) -> list[Path]:
     if not file.is_file():
         found = ", ".join(voc_splits(root)) or "none"
         raise AnnotationError(f"{file}: no such list; the splits found in ImageSets/Main are: {found}")
-    chosen, absent = [], []
-    for line in read_lines(file):
-        names = [line, line.split()[0]]
-        xml = next((x for name in names if (x := xml_folder / f"{name}.xml").is_file()), None)
-        if xml is None:
-            absent.append(line)
-        else:
-            chosen.append(xml)
+    lines = read_lines(file)
+    chosen = [first_file([xml_folder], (f"{line}.xml", f"{line.split()[0]}.xml")) for line in lines]
+    absent = [line for line, xml in zip(lines, chosen, strict=True) if xml is None]
     if absent:
         raise AnnotationError(
             f"{file}: {len(absent)} listed images have no XML file in {xml_folder}, "
             f"the first is {absent[0]!r}. Remove these lines, or add the files (images without objects "
             "have one without <object>)"
         )
-    return chosen
+    return [xml for xml in chosen if xml is not None]
 
 
 def _record(file: Path) -> _Record:
@@ -224,8 +204,8 @@ def _image(file: Path, place: Path, record: _Record, folders: Sequence[Path], ca
     Its name counts for more where the two differ: files are renamed, and nobody corrects what is written in them.
     """
     given = PurePosixPath(record.filename.replace("\\", "/"))
-    named = [str(given), given.name, *(f"{given.name}{e}" for e in EXTENSIONS)] if given.name else []
-    own = [f"{file.stem}{e}" for e in EXTENSIONS]
+    named = [str(given), given.name, *(f"{given.name}{e}" for e in WRITTEN_EXTENSIONS)] if given.name else []
+    own = [f"{file.stem}{e}" for e in WRITTEN_EXTENSIONS]
     names = named + own if file.stem in (given.name, given.stem) else own + named
     for candidate in [place / name for name in names] + [Path(name) for name in names if place.name]:
         for folder in folders:
@@ -262,11 +242,8 @@ def write_voc(
     """Write one split of a VOC folder: Annotations/, ImageSets/Main/<split>.txt, JPEGImages/, labels.txt.
 
     labels.txt keeps the order of the categories. VOC has neither category ids, image ids nor polygons: they
-    are lost, and lost polygons are counted in a logged warning. Fractions of pixels are kept.
-
-    Args:
-        images: "link" puts links to the images into JPEGImages (copies where links are impossible),
-            "copy" copies them, "leave" only notes their path in the XML.
+    are lost, and lost polygons are counted in a logged warning. Fractions of pixels are kept. For `images` see
+    `PlaceImages`; their path is in the XML anyway.
 
     Raises:
         AnnotationError: a box is not finite, an object has no category, or the folder holds other categories.
@@ -274,21 +251,16 @@ def write_voc(
     folder = Path(folder)
     require_writable(annotations, folder)
     _write_labels(annotations, folder / "labels.txt")
-    drawn = segment_count(annotations)
+    drawn = int(annotations.drawn.sum())
     if drawn:
         log.warning("%s: VOC has no polygons, %d objects keep only their boxes", folder, drawn)
-    stems = unique_stems(annotations, _taken(folder, split))
-    extensions = [Path(path).suffix for path in annotations.paths.tolist()]
-    targets = [folder / "JPEGImages" / f"{s}{e}" for s, e in zip(stems, extensions, strict=True)]
+    others = (file for other, file in voc_splits(folder).items() if other != split)
+    stems = unique_stems(annotations, set(chain.from_iterable(map(read_lines, others))))
+    targets = image_targets(annotations, stems, folder / "JPEGImages")
     place_images(annotations.paths.tolist(), targets, images)
     for row, (stem, target) in enumerate(zip(stems, targets, strict=True)):
         write_atomically(folder / "Annotations" / f"{stem}.xml", _xml(annotations, row, target.name))
     write_atomically(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{s}\n" for s in stems))
-
-
-def _taken(folder: Path, split: str) -> set[str]:
-    """Names that the folder's other splits use."""
-    return {name for other, file in voc_splits(folder).items() if other != split for name in read_lines(file)}
 
 
 def _write_labels(annotations: Annotations, file: Path) -> None:

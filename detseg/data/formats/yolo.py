@@ -28,12 +28,12 @@ from detseg.data.formats.locate import (
     PlaceImages,
     by_last_parts,
     first_file,
+    image_targets,
     list_images,
     measure_images,
     place_images,
     read_lines,
     require_writable,
-    segment_count,
     split_folders,
     unique_stems,
 )
@@ -113,13 +113,10 @@ def read_yolo(
     image. An image without label file has no objects. Category ids are the class numbers 0..K-1.
 
     Args:
-        places: folders of images, text files that list images, or images.
+        places: folders of images, text files that list images, or images; AnnotationError if there is no image.
         names: class names; without them classes.txt is looked for nearby, else the numbers serve as names.
         source: what to call the dataset in messages.
         keypoint_numbers: how many numbers of key points follow the box in lines for poses; they are left out.
-
-    Raises:
-        AnnotationError: there are no images or a file is not text; the message names it.
     """
     images = [image for place in places for image in _images(place)]
     if not images:
@@ -209,7 +206,12 @@ def _read_labels(
             assembler.add_problem(what, remedy, "pixel-coordinates")
         else:
             highest = max(highest, int(label))
-            _add_object(int(label), values, size, names, number, assembler)
+            if names is not None and label >= len(names):
+                what = f"line {number}: class {label:.0f} is not among the {len(names)} classes 0..{len(names) - 1}"
+                remedy = "add its name to data.yaml, correct the class, or remove the line"
+                assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
+                label = -1
+            _add_object(int(label), values, size, assembler)
     return highest
 
 
@@ -217,19 +219,7 @@ def _bad_line(assembler: Assembler, number: int, what: str) -> None:
     assembler.add_problem(f"line {number}: {what}", "correct or remove the line", "malformed-object")
 
 
-def _add_object(
-    label: int,
-    values: list[float],
-    size: tuple[int, int],
-    names: Sequence[str] | None,
-    line: int,
-    assembler: Assembler,
-) -> None:
-    if names is not None and label >= len(names):
-        what = f"line {line}: class {label} is not among the {len(names)} classes 0..{len(names) - 1}"
-        remedy = "add its name to data.yaml, correct the class, or remove the line"
-        assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
-        label = -1
+def _add_object(label: int, values: list[float], size: tuple[int, int], assembler: Assembler) -> None:
     # The size of an image that cannot be read is unknown: its boxes stay shares, validation reports it.
     width, height = (max(side, 1) for side in size)
     if len(values) == 4:
@@ -262,8 +252,7 @@ def write_yolo(
     Category ids become 0..K-1, image and annotation ids are lost.
 
     Args:
-        images: "link" puts links to the images into images/ (copies where links are impossible), "copy"
-            copies them, "leave" expects them to be put there by other means.
+        images: see `PlaceImages`.
         crowd: YOLO cannot say "ignore this". "error" refuses, "drop" leaves crowd objects out (they become
             background), "keep" writes them as ordinary objects; both log how many.
         polygons: write objects with exactly one polygon as such, the rest as boxes.
@@ -274,33 +263,35 @@ def write_yolo(
     """
     folder = Path(folder)
     require_writable(annotations, folder)
-    _require_sizes(annotations, folder)
-    written = _crowd_choice(annotations, crowd, folder)
-    _report_lost_polygons(annotations, polygons, folder)
-    content = _yaml_with(annotations, folder / "data.yaml", split)
-
-    sources = annotations.paths.tolist()
-    stems = unique_stems(annotations, set())
-    targets = [
-        folder / "images" / split / f"{stem}{Path(source).suffix}" for stem, source in zip(stems, sources, strict=True)
-    ]
-    _refuse_leftovers(folder / "images" / split, targets)
-    place_images(sources, targets, images)
-    boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
-    for row, stem in enumerate(stems):
-        owned = annotations.objects(row)
-        lines = [_line(annotations, row, o, boxes, polygons) for o in range(owned.start, owned.stop) if written[o]]
-        write_atomically(folder / "labels" / split / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
-    write_atomically(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _require_sizes(annotations: Annotations, folder: Path) -> None:
     unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
     if len(unknown):
         raise AnnotationError(
             f"{folder}: not written, YOLO needs the size of every image and {len(unknown)} are unknown; "
             f"the first is {annotations.paths[unknown[0]]}"
         )
+    written = _crowd_choice(annotations, crowd, folder)
+    lost = int(annotations.drawn.sum())
+    if polygons and annotations.segments is not None:
+        lost -= int((np.diff(annotations.segments.polygon_offsets) == 1).sum())
+    if lost:
+        log.warning("%s: %d objects keep only their boxes, not their polygons", folder, lost)
+    content = _yaml_with(annotations, folder / "data.yaml", split)
+
+    stems = unique_stems(annotations, set())
+    targets = image_targets(annotations, stems, folder / "images" / split)
+    # Images of an earlier export would silently join the split.
+    extra = sorted(set(list_images(folder / "images" / split)) - set(map(str, targets)))
+    if extra:
+        raise AnnotationError(
+            f"{folder / 'images' / split}: already holds {len(extra)} other images, the first is {extra[0]}"
+        )
+    place_images(annotations.paths.tolist(), targets, images)
+    boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
+    for row, stem in enumerate(stems):
+        owned = annotations.objects(row)
+        lines = [_line(annotations, row, o, boxes, polygons) for o in range(owned.start, owned.stop) if written[o]]
+        write_atomically(folder / "labels" / split / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
+    write_atomically(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _crowd_choice(annotations: Annotations, crowd: str, folder: Path) -> Any:
@@ -319,14 +310,6 @@ def _crowd_choice(annotations: Annotations, crowd: str, folder: Path) -> Any:
     return ~annotations.iscrowd if crowd == "drop" else np.ones(len(annotations.iscrowd), bool)
 
 
-def _report_lost_polygons(annotations: Annotations, polygons: bool, folder: Path) -> None:
-    lost = segment_count(annotations)
-    if polygons and annotations.segments is not None:
-        lost -= int((np.diff(annotations.segments.polygon_offsets) == 1).sum())
-    if lost:
-        log.warning("%s: %d objects keep only their boxes, not their polygons", folder, lost)
-
-
 def _yaml_with(annotations: Annotations, file: Path, split: str) -> dict[str, Any]:
     """The content of data.yaml with this split added."""
     names = dict(enumerate(annotations.names))
@@ -338,13 +321,6 @@ def _yaml_with(annotations: Annotations, file: Path, split: str) -> dict[str, An
     # Without "path" the splits are relative to data.yaml itself, so that the folder can be moved.
     splits: dict[str, Any] = {key: content[key] for key in ("train", "val", "test") if key in content}
     return {**splits, split: f"images/{split}", "names": names}
-
-
-def _refuse_leftovers(folder: Path, targets: list[Path]) -> None:
-    """Images of an earlier export would silently join the split."""
-    extra = sorted(set(list_images(folder)) - {str(target) for target in targets})
-    if extra:
-        raise AnnotationError(f"{folder}: already holds {len(extra)} other images, the first is {extra[0]}")
 
 
 def _line(annotations: Annotations, row: int, position: int, boxes: NDArray[np.float64], polygons: bool) -> str:

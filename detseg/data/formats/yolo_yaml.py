@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,23 +31,15 @@ def find_yaml(folder: Path) -> Path | None:
     named = first_file([folder], YAML_NAMES)
     if named is not None:
         return named
-    others = [file for file in sorted(folder.glob("*.y*ml")) if not file.name.startswith(".") and _has_names(file)]
+    others = []
+    for file in sorted(folder.glob("*.y*ml")):
+        with suppress(AnnotationError):  # some other program's
+            others += [file] if not file.name.startswith(".") and "names" in load_yaml(file) else []
     return others[0] if len(others) == 1 else None
 
 
-def _has_names(file: Path) -> bool:
-    try:
-        return "names" in load_yaml(file)
-    except AnnotationError:  # some other program's
-        return False
-
-
 def read_yaml(file: Path) -> YoloData:
-    """Read a data.yaml.
-
-    Raises:
-        AnnotationError: it is no such file, its names do not fit its `nc`, or its images are not found.
-    """
+    """Read a data.yaml; AnnotationError: it is none, its names do not fit its `nc`, or its images are not found."""
     content = load_yaml(file)
     names = class_names(content, file)
     root = str(content.get("path") or "")

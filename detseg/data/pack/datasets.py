@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,23 +26,12 @@ from detseg.data.images import read_sized_image
 from detseg.data.labels import LabelledImages
 from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.masks import SemanticMasks
-from detseg.data.pack.file import (
-    FORMAT,
-    MAX_SIDE,
-    VERSION,
-    OpenPack,
-    PackInfo,
-    content_digest,
-    opened,
-    read_pack_info,
-)
+from detseg.data.pack.file import FORMAT, MAX_SIDE, VERSION, OpenPack, PackInfo, content_digest, opened, read_pack_info
 from detseg.files import replacing
 
-Set = TypeVar("Set")
 Split = Annotations | LabelledImages | SemanticMasks
 
-CHUNK = 32
-"""Images of a chunk: a batch, so that reading in the file's order reads whole chunks."""
+CHUNK = 32  # images: a batch, so that reading in the file's order reads whole chunks
 
 
 def write_pack(
@@ -56,20 +45,9 @@ def write_pack(
 ) -> PackInfo:
     """Write the splits of a data set into one file, which is either complete or not there.
 
-    Images are resized to a long side of `size`, as `ImageCache` does, and stored in random order, so that
+    Images are resized to a long side of `size` pixels, as `ImageCache` does, and stored in random order, so that
     neighbours are of different classes. Masks are also stored in the sizes of the originals, to evaluate by them.
-    Polygons of objects are not stored.
-
-    Args:
-        path: the file to write; replaced if it is there.
-        splits: "train" and others, all of one kind and with the same categories.
-        size: long side of the images, pixels.
-        chunk: images to a chunk.
-        seed: of the order.
-        track: shows progress, see `detseg.data.base.Track`.
-
-    Returns:
-        What the file says of itself.
+    Polygons of objects are not stored. The splits ("train" and others) are of one kind, with the same categories.
 
     Raises:
         ValueError: an image cannot be read or has another size than the annotations say, the splits do not fit
@@ -77,7 +55,6 @@ def write_pack(
     """
     path = Path(path)
     _check(path, splits, size, chunk)
-    _check_room(path, splits, size)
     with replacing(path) as temporary:
         _write(temporary, splits, size, chunk, seed, track)
     return read_pack_info(path)
@@ -85,8 +62,9 @@ def write_pack(
 
 def task_of(data: Split) -> str:
     """The task that a split is for."""
-    kinds = {LabelledImages: "classification", Annotations: "detection"}
-    return next((task for kind, task in kinds.items() if isinstance(data, kind)), "segmentation")
+    if isinstance(data, LabelledImages):
+        return "classification"
+    return "detection" if isinstance(data, Annotations) else "segmentation"
 
 
 def _check(path: Path, splits: Mapping[str, Split], size: int, chunk: int) -> None:
@@ -106,10 +84,7 @@ def _check(path: Path, splits: Mapping[str, Split], size: int, chunk: int) -> No
             raise ValueError(f"{data.pack.file}: is packed already")
         if not name.isidentifier() or name.startswith("category_"):
             raise ValueError(f"{path}: a split cannot be named {name!r}; use letters, such as train")
-
-
-def _check_room(path: Path, splits: Mapping[str, Split], size: int) -> None:
-    channels = 4 if task_of(next(iter(splits.values()))) == "segmentation" else 3
+    channels = 4 if isinstance(data, SemanticMasks) else 3
     needed = sum(map(len, splits.values())) * size * size * channels
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(folder).free
@@ -135,8 +110,9 @@ def _write(path: Path, splits: Mapping[str, Split], size: int, chunk: int, seed:
             order = np.random.default_rng(seed).permutation(len(data))
             moments[name] = _write_split(file.create_group(name), data.subset(order), size, chunk, progress)
         next(progress, None)  # lets it end
-        mean, std = _mean_and_std(moments.get("train", next(iter(moments.values()))))
-        file.attrs.update({"mean": mean, "std": std})
+        pixels, *sums = np.sum(moments.get("train", next(iter(moments.values()))), axis=0)
+        mean, squares = np.array(sums[:3]) / pixels, np.array(sums[3:]) / pixels
+        file.attrs.update({"mean": mean, "std": np.sqrt(np.maximum(squares - mean**2, 0))})
 
 
 class _Prepared(NamedTuple):
@@ -161,10 +137,15 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
         group["offsets"] = data.offsets
         for name in ("boxes", "labels", "iscrowd", "ids", "areas"):
             group[name] = getattr(data, name)
-    rows = _create_rows(group, "pixels", count, size * size * 3, chunk)
-    masks = originals = None
+
+    def create_rows(name: str, width: int) -> Any:
+        # Every chunk is written once and whole, so there is nothing to fill in beforehand.
+        chunks = (min(chunk, count), width)
+        return group.create_dataset(name, (count, width), np.uint8, chunks=chunks, fill_time="never")
+
+    rows, masks, originals = create_rows("pixels", size * size * 3), None, None
     if isinstance(data, SemanticMasks):
-        masks = _create_rows(group, "masks", count, size * size, chunk)
+        masks = create_rows("masks", size * size)
         originals = group.create_dataset("original_masks", (0,), np.uint8, maxshape=(None,), chunks=(2**16,))
     sizes, shapes = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32)
     digests, mask_digests = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
@@ -203,11 +184,6 @@ def _padded_rows(arrays: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.
     return rows
 
 
-def _create_rows(group: Any, name: str, count: int, width: int, chunk: int) -> Any:
-    # Every chunk is written once and whole, so there is nothing to fill in beforehand.
-    return group.create_dataset(name, (count, width), np.uint8, chunks=(min(chunk, count), width), fill_time="never")
-
-
 def _prepared(data: Split, index: int, size: int) -> _Prepared:
     """An image and its mask, read and resized."""
     path = str(data.paths[index])
@@ -229,12 +205,6 @@ def _moments(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.concatenate([[pixels], pixels * mean, pixels * (deviation**2 + mean**2)])
 
 
-def _mean_and_std(moments: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    total = np.sum(moments, axis=0)
-    mean, squares = total[1:4] / total[0], total[4:] / total[0]
-    return mean, np.sqrt(np.maximum(squares - mean**2, 0))
-
-
 def _names(paths: list[str]) -> list[str]:
     """Paths within the folder that all images lie in: where it is on this machine is nobody else's business."""
     absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - links are kept, and speed
@@ -251,35 +221,16 @@ def _write_strings(group: Any, name: str, values: list[str]) -> None:
 # ------------------------------------------------------------------ reading
 
 
-def packed_annotation_sources(path: str | Path) -> dict[str, Callable[[], Annotations]]:
-    """The splits of a packed detection set, each with a function that reads it.
-
-    Boxes are in the pixels of the original images.
+def packed_sources(path: str | Path, task: str) -> dict[str, Callable[[], Any]]:
+    """The splits of a packed set, each with a function that reads it; boxes are in the original images' pixels.
 
     Raises:
         AnnotationError: as `read_pack_info`; or the file is of another task. The functions raise it for damage.
     """
-    return _sources(path, "detection", _read_annotations)
 
-
-def packed_mask_sources(path: str | Path) -> dict[str, Callable[[], SemanticMasks]]:
-    """The splits of a packed segmentation set, as `packed_annotation_sources`."""
-    return _sources(path, "segmentation", _read_masks)
-
-
-def read_packed_labels(path: str | Path) -> dict[str, LabelledImages]:
-    """The splits of a packed classification set.
-
-    Raises:
-        AnnotationError: as `read_pack_info`; or the file is of another task, or damaged.
-    """
-    return {split: read() for split, read in _sources(path, "classification", _read_labels).items()}
-
-
-def _sources(path: str | Path, task: str, read: Callable[[OpenPack, str], Set]) -> dict[str, Callable[[], Set]]:
-    def read_split(split: str) -> Set:
+    def read_split(split: str) -> Split:
         with opened(path) as pack:
-            return read(pack, split)
+            return _READERS[task](pack, split)
 
     return {split: partial(read_split, split) for split in read_pack_info(path).require(task=task).splits}
 
@@ -320,3 +271,10 @@ def _read_annotations(pack: OpenPack, split: str) -> Annotations:
 def _read_masks(pack: OpenPack, split: str) -> SemanticMasks:
     pack.dataset(f"{split}/masks", "u", (pack.info.splits[split], pack.info.size**2))
     return SemanticMasks(**_images_of(pack, split))
+
+
+_READERS: dict[str, Callable[[OpenPack, str], Split]] = {
+    "classification": _read_labels,
+    "detection": _read_annotations,
+    "segmentation": _read_masks,
+}

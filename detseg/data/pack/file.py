@@ -39,14 +39,13 @@ UNDIVIDED = "all"  # the one split of a packed file whose images had no splits
 TASKS = ("classification", "detection", "segmentation")
 MAX_SIDE = 16384  # pixels
 
-_FIRST = ("train", "val", "test")  # of the splits, in this order
 REMEDY = "Pack the data again: detseg pack"
-# name -> kind of numbers (numpy), columns or None
-_COMMON = {
-    "shapes": ("i", 2),
-    "sizes": ("i", 2),
-    "image_ids": ("i", None),
-    "picture_digests": ("u", None),
+# name -> kind of numbers (numpy), further axes
+_COMMON: dict[str, tuple[str, tuple[int, ...]]] = {
+    "shapes": ("i", (2,)),
+    "sizes": ("i", (2,)),
+    "image_ids": ("i", ()),
+    "picture_digests": ("u", ()),
 }
 # task of a file -> what to do with it when another one is wanted
 _OTHERWISE = {
@@ -83,11 +82,7 @@ def is_pack(path: str | Path) -> bool:
 
 
 def read_pack_info(path: str | Path) -> PackInfo:
-    """What is in a packed file.
-
-    Raises:
-        AnnotationError: it is no packed data set, is cut short, or is of another version.
-    """
+    """What is in a packed file; AnnotationError: it is no packed data set, is cut short, or is of another version."""
     with opened(path) as pack:
         return pack.info
 
@@ -105,11 +100,7 @@ def opened(path: str | Path) -> Iterator[OpenPack]:
 
 
 def open_file(path: str | Path) -> Any:
-    """The h5py.File, for reading.
-
-    Raises:
-        AnnotationError: there is no such file, it is no HDF5 file, or it is cut short.
-    """
+    """The h5py.File, for reading; AnnotationError: there is no such file, it is no HDF5 file, or it is cut short."""
     import h5py  # here: 0.4 s, and most work needs none of it
 
     if not Path(path).is_file():
@@ -130,10 +121,6 @@ class OpenPack:
         self.file, self.path = file, path
         self.info = self._read_info()
 
-    def damaged(self, what: str) -> AnnotationError:
-        """An error that says so."""
-        return damaged(self.path, what)
-
     def _read_info(self) -> PackInfo:
         import h5py
 
@@ -146,17 +133,17 @@ class OpenPack:
             )
         task, size = attributes.get("task"), attributes.get("size")
         if task not in TASKS or not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIDE:
-            raise self.damaged(f"task {task!r} or size {size!r}")
+            raise damaged(self.path, f"task {task!r} or size {size!r}")
         mean, std = (np.asarray(attributes.get(name, ()), np.float64) for name in ("mean", "std"))
         if mean.shape != (3,) or std.shape != (3,) or not np.isfinite([mean, std]).all():
-            raise self.damaged("mean and std must be three numbers each")
+            raise damaged(self.path, "mean and std must be three numbers each")
         names = self.strings("category_names")
         ids = self.array("category_ids", "i", (len(names),))
         splits = {}
         for split in self.file:
             if isinstance(self._hard(split), h5py.Group):
                 splits[split] = len(self.dataset(f"{split}/image_ids", "i", None))
-        order = sorted(splits, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
+        first = [name for name in ("train", "val", "test") if name in splits]
         return PackInfo(
             file=str(self.path),
             task=str(task),
@@ -164,7 +151,7 @@ class OpenPack:
             categories=tuple(Category(int(i), str(name)) for i, name in zip(ids, names, strict=True)),
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
-            splits={name: splits[name] for name in order},
+            splits={name: splits[name] for name in (*first, *sorted(splits.keys() - first))},
         )
 
     def images(self, split: str) -> dict[str, NDArray[Any]]:
@@ -176,27 +163,25 @@ class OpenPack:
         count = self.info.splits[split]
         names = self.strings(f"{split}/names")
         if len(names) != count:
-            raise self.damaged(f"{split}/names has {len(names)} entries, expected {count}")
-        arrays: dict[str, NDArray[Any]] = {"names": names}
-        for name, (kind, columns) in _COMMON.items():
-            arrays[name] = self.array(f"{split}/{name}", kind, (count, columns) if columns else (count,))
+            raise damaged(self.path, f"{split}/names has {len(names)} entries, expected {count}")
+        arrays = {name: self.array(f"{split}/{name}", kind, (count, *axes)) for name, (kind, axes) in _COMMON.items()}
         shapes, sizes = arrays["shapes"].astype(np.int64), arrays["sizes"].astype(np.int64)
         if (shapes < 1).any() or (shapes > self.info.size).any():
-            raise self.damaged(f"{split}/shapes must lie in 1..{self.info.size}")
+            raise damaged(self.path, f"{split}/shapes must lie in 1..{self.info.size}")
         if (sizes < 1).any() or (sizes.astype(np.float64).prod(1) > MAX_PIXELS).any():
-            raise self.damaged(f"{split}/sizes must be positive and not above {MAX_PIXELS} pixels")
+            raise damaged(self.path, f"{split}/sizes must be positive and not above {MAX_PIXELS} pixels")
         fitted = np.array([fitted_size(w, h, self.info.size)[::-1] for w, h in sizes.tolist()], np.int64)
         wrong = np.flatnonzero((fitted.reshape(-1, 2) != shapes).any(1))
         if len(wrong):
-            raise self.damaged(f"{split}/shapes and sizes do not fit each other, at row {wrong[0]}")
-        return arrays
+            raise damaged(self.path, f"{split}/shapes and sizes do not fit each other, at row {wrong[0]}")
+        return arrays | {"names": names}
 
     def offsets(self, place: str) -> NDArray[np.int64]:
         """(N + 1,) where the entries of each image begin and end."""
         count = self.info.splits[place.split("/")[0]]
         offsets = self.array(place, "i", (count + 1,)).astype(np.int64)
         if offsets[0] != 0 or (np.diff(offsets) < 0).any():
-            raise self.damaged(f"{place} must start at 0 and never fall")
+            raise damaged(self.path, f"{place} must start at 0 and never fall")
         return offsets
 
     def labels(self, place: str, count: int) -> NDArray[np.int64]:
@@ -204,7 +189,7 @@ class OpenPack:
         labels = self.array(place, "i", (count,)).astype(np.int64)
         classes = len(self.info.categories)
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise self.damaged(f"{place} must lie in 0..{classes - 1}, they are {labels.min()}..{labels.max()}")
+            raise damaged(self.path, f"{place} must lie in 0..{classes - 1}, they are {labels.min()}..{labels.max()}")
         return labels
 
     def strings(self, place: str) -> NDArray[np.str_]:
@@ -220,13 +205,13 @@ class OpenPack:
         """A data set of this file itself, of this kind (of numpy) and shape (None: any one-dimensional)."""
         found = self._hard(place)
         if not hasattr(found, "dtype") or found.is_virtual or found.external:
-            raise self.damaged(f"{place} must be a data set of this file")
+            raise damaged(self.path, f"{place} must be a data set of this file")
         if found.dtype.kind not in (kind, "u" if kind == "i" else kind):
-            raise self.damaged(f"{place} holds {found.dtype}")
+            raise damaged(self.path, f"{place} holds {found.dtype}")
         if len(found.shape) != 1 if shape is None else found.shape != shape:
-            raise self.damaged(f"{place} has shape {found.shape}, expected {shape or '(N,)'}")
+            raise damaged(self.path, f"{place} has shape {found.shape}, expected {shape or '(N,)'}")
         if found.size * found.dtype.itemsize > found.id.get_storage_size():  # it may claim any size without having it
-            raise self.damaged(f"{place} holds less than its shape {found.shape} says")
+            raise damaged(self.path, f"{place} holds less than its shape {found.shape} says")
         return found
 
     def _hard(self, place: str) -> Any:
@@ -237,9 +222,9 @@ class OpenPack:
         for word in place.split("/"):
             link = group.get(word, getlink=True) if isinstance(group, h5py.Group) else None
             if link is None:
-                raise self.damaged(f"{place} is missing")
+                raise damaged(self.path, f"{place} is missing")
             if not isinstance(link, h5py.HardLink):
-                raise self.damaged(f"{place} is a link, which may lead anywhere")
+                raise damaged(self.path, f"{place} is a link, which may lead anywhere")
             group = group[word]
         return group
 

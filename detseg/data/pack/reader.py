@@ -22,17 +22,14 @@ from detseg.data.pack.file import REMEDY, OpenPack, damaged, open_file, opened
 from detseg.data.sample import IGNORE
 
 
-class PackedArrays:
-    """Arrays of a split, by position.
+class PackedImages:
+    """The images of a split, uint8 (H, W, 3), in place of an `ImageCache`.
 
-    Args:
-        path: the packed file.
-        split: one of its splits.
-        rows: positions in the split, in the order wanted; by default all.
-
-    Raises:
-        AnnotationError: as `read_pack_info`; or the split is missing, or damaged.
+    `rows` are positions in the split, in the order wanted; by default all. Raises AnnotationError: as `read_pack_info`;
+    or the split is missing, or damaged.
     """
+
+    NAME, CHANNELS, DIGESTS = "pixels", 3, "picture_digests"
 
     def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
         self.path, self.split = str(path), split
@@ -46,7 +43,12 @@ class PackedArrays:
             self._check(pack, pack.images(split))
 
     def _check(self, pack: OpenPack, images: dict[str, NDArray[Any]]) -> None:
-        raise NotImplementedError
+        count, size = self.info.splits[self.split], self.info.size
+        stored = pack.dataset(f"{self.split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
+        if stored.dtype != np.uint8:
+            raise damaged(self.path, f"{self.split}/{self.NAME} must be uint8, it is {stored.dtype}")
+        self.digests: NDArray[np.uint64] = pack.array(f"{self.split}/{self.DIGESTS}", "u", (count,))[self.rows]
+        self._shapes = images["shapes"].astype(np.int64)[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,20 +74,6 @@ class PackedArrays:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": None}
-
-
-class PackedImages(PackedArrays):
-    """The images of a split, uint8 (H, W, 3), in place of an `ImageCache`."""
-
-    NAME, CHANNELS, DIGESTS = "pixels", 3, "picture_digests"
-
-    def _check(self, pack: OpenPack, images: dict[str, NDArray[Any]]) -> None:
-        count, size = self.info.splits[self.split], self.info.size
-        stored = pack.dataset(f"{self.split}/{self.NAME}", "u", (count, size * size * self.CHANNELS))
-        if stored.dtype != np.uint8:
-            raise pack.damaged(f"{self.split}/{self.NAME} must be uint8, it is {stored.dtype}")
-        self.digests: NDArray[np.uint64] = pack.array(f"{self.split}/{self.DIGESTS}", "u", (count,))[self.rows]
-        self._shapes = images["shapes"].astype(np.int64)[self.rows]
 
     @property
     def place(self) -> str:
@@ -115,12 +103,7 @@ class PackedImages(PackedArrays):
 
 
 class PackedMasks(PackedImages):
-    """The label maps of a split, uint8 (H, W), 255 for "ignore", in place of a `MaskCache`.
-
-    Args:
-        path, split, rows: as of `PackedArrays`.
-        labels: (256,) the label that a stored one means; by default itself.
-    """
+    """The label maps of a split, uint8 (H, W), 255 for "ignore", in place of a `MaskCache`."""
 
     NAME, CHANNELS, DIGESTS = "masks", 1, "mask_digests"
 
@@ -129,7 +112,7 @@ class PackedMasks(PackedImages):
         path: str | Path,
         split: str,
         rows: NDArray[np.int64] | None = None,
-        labels: NDArray[np.uint8] | None = None,
+        labels: NDArray[np.uint8] | None = None,  # (256,) the label that a stored one means; by default itself
     ) -> None:
         super().__init__(path, split, rows)
         self.labels = labels

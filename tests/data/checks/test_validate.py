@@ -107,7 +107,7 @@ def test_outlines():
     assert validate(repaired, check_images=False) == []
     assert repaired.segments.has_polygons.tolist() == [True, False, False, False]
     assert repaired.segments.has_rle.tolist() == [False, False, False, True]
-    assert done == ["removed 2 broken polygons or masks, the first is of 0.jpg, object 2"]
+    assert done == ["removed 2 broken polygons or masks, the first is 0.jpg, object 2"]
 
 
 @pytest.fixture

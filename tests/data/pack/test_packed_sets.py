@@ -152,10 +152,8 @@ def test_nothing_is_kept_in_memory(boxes_pack, masks_pack, monkeypatch):
 
     monkeypatch.setattr("detseg.data.cache.ArrayCache.__init__", refuse)
     monkeypatch.setattr("detseg.data.cache.read_sized_image", refuse)
-    from detseg.data.pack.reader import PackedArrays
-
-    rows = PackedArrays._read
-    monkeypatch.setattr(PackedArrays, "_read", lambda self, *place: asked.append(place) or rows(self, *place))
+    rows = PackedImages._read
+    monkeypatch.setattr(PackedImages, "_read", lambda self, *place: asked.append(place) or rows(self, *place))
     data = DetectionDataset(read_annotations(boxes_pack, "train"), SIZE)
     masked = SegmentationDataset(read_masks(masks_pack, "train"), SIZE)
     assert masked.images.content().dtype == masked.masks.content().dtype == np.uint64

@@ -15,10 +15,10 @@ from detseg.data.annotations import AnnotationError
 from detseg.data.cache import ImageCache, MaskCache
 from detseg.data.checks.validate import validate
 from detseg.data.dataset import ClassificationDataset, collate_labels
-from detseg.data.formats import read_annotations, read_dataset, read_labelled_dataset, read_labels
+from detseg.data.formats import read_annotations, read_dataset, read_label_splits, read_labelled_dataset, read_labels
 from detseg.data.images import read_image
 from detseg.data.masks import SemanticMasks
-from detseg.data.pack.datasets import read_packed_labels, write_pack
+from detseg.data.pack.datasets import write_pack
 from detseg.data.pack.file import read_pack_info
 from detseg.data.pack.reader import PackedImages, PackedMasks
 from detseg.flowers.dataset import write_flowers
@@ -128,7 +128,7 @@ def test_a_batch():
 
 
 def test_packed_sets_pass_the_checks(packed):
-    splits = read_packed_labels(packed)
+    splits = read_label_splits(packed)
     assert validate(splits["train"]) == []
     assert validate(splits["val"], other=splits["train"]) == []
 
@@ -315,7 +315,7 @@ def test_files_that_are_cut_short(copy, share):
     content = Path(copy).read_bytes()
     Path(copy).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(AnnotationError, match=r"copy\.h5: (damaged|not an HDF5 file).*detseg pack"):
-        read_packed_labels(copy)
+        read_label_splits(copy)
 
 
 def _replace(file, place, values, **options):
@@ -349,7 +349,7 @@ def test_damage_is_named(copy, damage):
     with h5py.File(copy, "a") as file:
         DAMAGES[damage](file)
     with pytest.raises(AnnotationError, match=rf"copy\.h5: damaged.*{damage if damage != 'category_names' else ''}"):
-        read_packed_labels(copy)
+        read_label_splits(copy)
 
 
 @pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual"])
