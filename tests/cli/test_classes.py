@@ -1,46 +1,37 @@
 """`detseg predict` and `detseg evaluate` on the run of a classifier, and `evaluate` on that of a localizer."""
 
 import csv
-import io
 import json
 import shutil
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from detseg.cli import main
-from detseg.data.crops import crops_of
-from detseg.data.formats import read_dataset, read_labelled_dataset
+from detseg.data.formats import read_labelled_dataset
 from detseg.data.pack.datasets import write_pack
 from detseg.metrics.bootstrap.classification import compare_classification
-from tests.small_set import write_small_set
-
-QUICK = [
-    *("--backbone", "test_efficientnet", "--weights", "none", "--size", "64"),
-    *("--batch-size", "4", "--precision", "fp32"),
-]
+from tests.cli.conftest import QUICK
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder with boxes/, crops/ and three runs: a good classifier, a bad one, a localizer."""
+def world(small, crops, classifier, localizer, tmp_path_factory):
+    """A folder with boxes/, crops/ and three runs: a good classifier, one that is always wrong, a localizer."""
     folder = tmp_path_factory.mktemp("classes")
-    write_small_set(folder / "boxes", train=10, val=5)
-    for split, data in read_dataset(folder / "boxes").items():
-        crops_of(data, folder / "crops" / split, margin=0.3, min_side=4)
-    with redirect_stdout(io.StringIO()):
-        for name, epochs in (("good", "10"), ("bad", "1")):
-            words = [*QUICK, "--epochs", epochs, "--lr", "0.02" if name == "good" else "0.00001"]
-            data = ["--data", str(folder / "crops"), "--output", str(folder / name)]
-            assert main(["train", "classifier", *data, *words]) == 0
-        data = ["--data", str(folder / "boxes"), "--output", str(folder / "localizer")]
-        assert main(["train", "localizer", *data, *QUICK, "--epochs", "1"]) == 0
+    (folder / "boxes").symlink_to(small)
+    (folder / "crops").symlink_to(crops)
+    for name, run in (("good", classifier), ("bad", classifier), ("localizer", localizer)):
+        shutil.copytree(run.folder, folder / name)
+    weights = load_file(folder / "bad/model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] *= -1
+    save_file(weights, folder / "bad/model.safetensors")
     return folder
 
 
-def test_predict_tells_and_writes_the_likeliest_classes(world, tmp_path, capsys):
+def test_predict_prints_and_writes_the_likeliest_classes(world, tmp_path, capsys):
     images = world / "crops/val/square"
     assert main(["predict", str(world / "good"), str(images), "--output", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -63,9 +54,9 @@ def test_the_classes_of_all_but_a_broken_image_are_written(world, tmp_path, caps
     (tmp_path / "1.png").write_bytes(b"no image")
     images = [str(tmp_path / f"{i}.png") for i in range(3)]
     assert main(["predict", str(world / "good"), *images, "--output", str(tmp_path)]) == 1
-    told = capsys.readouterr()
-    assert f"1 of 3 images cannot be read and were left out; {images[1]}: " in told.err
-    assert [line.split(":")[0] for line in told.out.splitlines() if line.endswith("; left out")] == images[1:2]
+    printed = capsys.readouterr()
+    assert f"1 of 3 images cannot be read and were left out; {images[1]}: " in printed.err
+    assert [line.split(":")[0] for line in printed.out.splitlines() if line.endswith("; left out")] == images[1:2]
     with (tmp_path / "classes.csv").open() as file:
         best = [(row["image"], row["class"]) for row in csv.DictReader(file) if row["rank"] == "1"]
     assert best == [(images[0], "square"), (images[2], "square")]
@@ -114,7 +105,7 @@ def test_other_images_and_tables(world, tmp_path, capsys):
     assert [(row["class"], row["images"]) for row in rows] == [("", "5"), ("bar", "4"), ("square", "1")]
 
 
-def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(world, tmp_path, capsys):
+def test_of_a_data_set_the_validation_split_is_evaluated_or_the_one_asked_for(world, tmp_path, capsys):
     own = evaluated(capsys, world / "good")
     write_pack(tmp_path / "all.h5", read_labelled_dataset(world / "crops"), 96)
     for truth in (world / "crops", tmp_path / "all.h5"):
@@ -126,7 +117,7 @@ def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(world
     assert "crops: has no split 'test' for --split; found: train, val" in capsys.readouterr().err
 
 
-def test_the_test_share_of_a_divided_set_is_told_and_judged(world, tmp_path, capsys):
+def test_the_test_share_of_a_split_set_is_printed_and_evaluated(world, tmp_path, capsys):
     data, folder = world / "crops/train", tmp_path / "run"
     division = ["--split", "0.6", "0.2", "0.2", "--split-seed", "3"]
     words = ["--data", str(data), "--output", str(folder), *QUICK, "--epochs", "1", *division]
@@ -142,7 +133,7 @@ def test_the_test_share_of_a_divided_set_is_told_and_judged(world, tmp_path, cap
     assert found["images"] == len(test) == 4
 
 
-def test_copied_models_are_judged_by_ground_truth(world, tmp_path, capsys):
+def test_copied_models_are_evaluated_on_ground_truth(world, tmp_path, capsys):
     for kind, truth in (("good", "crops"), ("localizer", "boxes")):
         (tmp_path / kind).mkdir()
         for name in ("model.json", "model.safetensors"):
@@ -168,7 +159,7 @@ def test_a_table_with_images_from_elsewhere(world, tmp_path, capsys):
 def test_two_classifiers_compared(world, capsys):
     comparison = evaluated(capsys, world / "bad", "--compare", world / "good")["comparison"]
     top1 = comparison["figures"]["top1"]
-    a, b = (json.loads((world / name / "model.json").read_text())["training"]["top1"] for name in ("bad", "good"))
+    a, b = (evaluated(capsys, world / name)["top1"] for name in ("bad", "good"))
     assert (top1["a"], top1["b"]) == (a, b)
     assert top1["difference"] == pytest.approx(b - a)
     assert b > a
@@ -204,7 +195,7 @@ def test_runs_on_other_images_are_not_compared(world, tmp_path, capsys):
     assert "was validated on other images or classes" in capsys.readouterr().err
 
 
-def test_a_localizer_is_judged_by_the_images_and_figures_of_its_training(world, tmp_path, capsys):
+def test_a_localizer_is_evaluated_by_the_images_and_figures_of_its_training(world, tmp_path, capsys):
     """Only images with an object, by mean IoU and accuracy, and by AP."""
     found = evaluated(capsys, world / "localizer")
     trained = json.loads((world / "localizer/model.json").read_text())["training"]
@@ -228,7 +219,7 @@ def test_a_localizer_is_judged_by_the_images_and_figures_of_its_training(world, 
     assert [row["accuracy"] for row in classes] == [str(v["accuracy"]) for v in found["localization"]["per_class"]]
 
 
-def test_a_localizer_of_single_objects_is_judged_by_these(world, tmp_path, capsys):
+def test_a_localizer_of_single_objects_is_evaluated_on_these(world, tmp_path, capsys):
     folder = shutil.copytree(world / "boxes", tmp_path / "single")
     for split, images in (("train", 4), ("val", 2)):
         content = json.loads((folder / f"{split}.json").read_text())
@@ -244,7 +235,7 @@ def test_a_localizer_of_single_objects_is_judged_by_these(world, tmp_path, capsy
     assert (found["images"], found["objects"], found["localization"]["images"]) == (2, 2, 2)
 
 
-def test_a_localizer_beside_other_detections_is_judged_like_any_detector(world, tmp_path, capsys):
+def test_a_localizer_beside_other_detections_is_evaluated_like_any_detector(world, tmp_path, capsys):
     (tmp_path / "nothing.json").write_text("[]")
     truth = ["--ground-truth", world / "boxes/val.json"]
     found = evaluated(capsys, world / "localizer", "--compare", tmp_path / "nothing.json", *truth)

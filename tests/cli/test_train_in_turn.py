@@ -19,7 +19,7 @@ def backbone_of(run):
 
 
 @pytest.fixture
-def train(tmp_path, capsys, at_once):
+def train(tmp_path, capsys):
     """`train(task, data, weights, *words)` with the backbone held fast: the run's folder, and the lines it printed."""
 
     def train(task, data, weights, *words):

@@ -53,7 +53,7 @@ def error_of(capsys, task, *arguments):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, at_once, monkeypatch):
+def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, monkeypatch):
     """Bit for bit, where both have the images in one size and order."""
     config, load = TASKS[task]
     monkeypatch.setattr(f"detseg.train.tasks.{task}.CACHE_ZOOM", 1)
@@ -85,7 +85,7 @@ def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs,
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_whole_command(task, packs, tmp_path, capsys, at_once, monkeypatch):
+def test_the_whole_command(task, packs, tmp_path, capsys, monkeypatch):
     file, folder = packs / ("masks.h5" if task == "segmenter" else "boxes.h5"), tmp_path / "run"
     monkeypatch.chdir(packs)
     words = ["--data", file.name, *QUICK, "--epochs", "1", "--workers", "2", "--output", str(folder)]
@@ -120,7 +120,7 @@ def stopped_after(samples, monkeypatch):
     monkeypatch.setattr(DetectionDataset, "__getitem__", counted)
 
 
-def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, at_once, monkeypatch):
+def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, monkeypatch):
     config = partial(TrainDetector, data=packs / "boxes.h5", **SETTINGS)
     train(config(output=tmp_path / "whole"))
     with monkeypatch.context() as patch:
@@ -131,7 +131,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, at_once
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
 
 
-def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
+def test_a_changed_pack_cannot_be_resumed(masked, tmp_path):
     """Another mask of the same size, of the same image."""
     file, splits = tmp_path / "set.h5", read_mask_dataset(masked)
     write_pack(file, splits, SIZE)
@@ -145,7 +145,7 @@ def test_a_changed_pack_cannot_be_resumed(masked, tmp_path, at_once):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_two_files(task, small, masked, tmp_path, at_once):
+def test_two_files(task, small, masked, tmp_path):
     """One of training and one of validation images, of other sizes and other names of the splits."""
     (config, _), settings = TASKS[task], SETTINGS | {"epochs": 1}
     splits = read_mask_dataset(masked) if task == "segmenter" else read_dataset(small)
@@ -156,7 +156,7 @@ def test_two_files(task, small, masked, tmp_path, at_once):
     assert run.train.images.long_side == SIZE and run.val.images.long_side == 48
 
 
-def test_a_file_and_a_folder(masked, packs, tmp_path, at_once):
+def test_a_file_and_a_folder(masked, packs, tmp_path):
     settings = SETTINGS | {"epochs": 1}
     config = TrainSegmenter(train=packs / "masks.h5", val=masked / "val.txt", output=tmp_path / "run", **settings)
     run = train(config)
@@ -164,7 +164,7 @@ def test_a_file_and_a_folder(masked, packs, tmp_path, at_once):
     assert len(run.val) == run.metrics.images.image_ids.size == 5
 
 
-def test_images_that_are_too_small_are_warned_of(packs, tmp_path, at_once, caplog):
+def test_images_that_are_too_small_are_warned_of(packs, tmp_path, caplog):
     settings = SETTINGS | {"size": 96, "epochs": 1}
     with caplog.at_level(logging.WARNING, "detseg"):
         train(TrainDetector(data=packs / "boxes.h5", output=tmp_path / "run", **settings))

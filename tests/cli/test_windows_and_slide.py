@@ -20,10 +20,8 @@ from detseg.localize import SlidingWindowDetector
 from detseg.localize.localizer import Localizer
 from detseg.predict import SlidingDetector
 from detseg.train.config import TrainLocalizer
+from tests.cli.conftest import trained
 from tests.small_set import write_small_set
-
-QUICK = ("--backbone", "test_efficientnet", "--weights", "none", "--epochs", "1", "--batch-size", "4")
-QUICK = (*QUICK, "--precision", "fp32", "--size", "64")
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +36,11 @@ def windows(boxes, tmp_path_factory):
     return folder
 
 
-def trained(data, folder, *options):
-    with pytest.MonkeyPatch.context() as patch:
-        from tests.cli.conftest import no_timing
-
-        no_timing(patch)
-        assert main(["train", "localizer", "--data", str(data), "--output", str(folder), *QUICK, *options]) == 0
-    return folder
-
-
 @pytest.fixture(scope="module")
-def localizer(windows, tmp_path_factory):
-    return trained(windows, tmp_path_factory.mktemp("runs") / "slides", "--objectness", "--zoom", "1", "1")
+def slider(windows, tmp_path_factory):
+    """The folder of a localizer with objectness, trained on windows."""
+    words = ("--epochs", "1", "--objectness", "--zoom", "1", "1")
+    return trained("localizer", windows, tmp_path_factory.mktemp("runs") / "slides", *words).folder
 
 
 def test_windows_are_a_detection_set(windows, boxes):
@@ -60,7 +51,7 @@ def test_windows_are_a_detection_set(windows, boxes):
         assert len(data.boxes) == 2 * (~source[split].iscrowd).sum() < len(data)
 
 
-def test_windows_say_what_they_did(boxes, tmp_path, capsys):
+def test_windows_print_what_they_did(boxes, tmp_path, capsys):
     words = ["windows", "--data", str(boxes), "--output", str(tmp_path / "out"), "--size", "64", "--min-side", "17"]
     assert main(words) == 0
     line = capsys.readouterr().out.splitlines()[0]
@@ -75,7 +66,7 @@ def test_windows_say_what_they_did(boxes, tmp_path, capsys):
     assert "multiple of the stride 32" in capsys.readouterr().err
 
 
-def test_small_objects_are_told_with_what_finds_them(boxes, tmp_path, capsys):
+def test_small_objects_are_printed_with_what_finds_them(boxes, tmp_path, capsys):
     """By the pyramid that really slides over the images."""
     folder = shutil.copytree(boxes, tmp_path / "boxes")
     content = json.loads((folder / "train.json").read_text())
@@ -87,7 +78,7 @@ def test_small_objects_are_told_with_what_finds_them(boxes, tmp_path, capsys):
     words = ["windows", "--data", str(folder), "--output", str(tmp_path / "out"), "--size", "64", "--min-side", "6"]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    told = re.fullmatch(
+    printed = re.fullmatch(
         r"train: (\d+) of the objects are smaller than --slide finds by default; it finds all with --long-side (\d+)",
         lines[1],
     )
@@ -106,8 +97,8 @@ def test_small_objects_are_told_with_what_finds_them(boxes, tmp_path, capsys):
     def centred(side):
         return np.concatenate([-side / 2, side / 2])[None]
 
-    assert int(told[1]) == (~found(320)).sum() == 2
-    assert found(int(told[2])).all() and not found(int(told[2]) - 8).all()
+    assert int(printed[1]) == (~found(320)).sum() == 2
+    assert found(int(printed[2])).all() and not found(int(printed[2]) - 8).all()
 
 
 def test_the_recipe_is_that_of_the_docs():
@@ -117,42 +108,13 @@ def test_the_recipe_is_that_of_the_docs():
         assert f"detseg train localizer {options}" in text
 
 
-def test_zoom_is_kept_in_the_settings(localizer, windows):
-    assert json.loads((localizer / "config.json").read_text())["zoom"] == [1, 1]
-    with pytest.raises(ValueError, match="--zoom is the smallest and the largest factor"):
-        TrainLocalizer(data=windows, zoom=(1.2, 1)).check()
+def test_zoom_is_kept_in_the_settings(slider):
+    assert json.loads((slider / "config.json").read_text())["zoom"] == [1, 1]
 
 
-def test_zoom_is_what_training_augments_with(windows, tmp_path, monkeypatch):
-    from detseg.train.tasks import localizer as module
-
-    seen = []
-
-    class Stop(Exception):
-        pass
-
-    def samples(dataset, seed, transform):
-        drawn = [transform(64)(dataset[i], np.random.default_rng(i)) for i in range(len(dataset))]
-        seen.extend(zip(drawn, (dataset[i] for i in range(len(dataset))), strict=True))
-        raise Stop
-
-    monkeypatch.setattr(module, "TrainingSamples", samples)
-    with pytest.raises(Stop):
-        trained(windows, tmp_path / "run", "--objectness", "--zoom", "1", "1")
-    moved = [(a.boxes[0] * 1.0, b.boxes[0] * 64 / b.size[0]) for a, b in seen if len(b.boxes)]
-    assert len(moved) > 8
-    for after, before in moved:
-        after, before = after.reshape(2, 2), before.reshape(2, 2)
-        middle = np.abs(after.mean(0) - 32) - np.abs(before.mean(0) - 32)  # mirrored or not
-        # Rotation by 5 degrees and a stretch by a twentieth are left.
-        assert (
-            np.abs(middle).max() < 4 and np.abs((after[1] - after[0]).max() / (before[1] - before[0]).max() - 1) < 0.15
-        )
-
-
-def test_slide_writes_detections_that_can_be_evaluated(localizer, boxes, tmp_path, capsys):
+def test_slide_writes_detections_that_can_be_evaluated(slider, boxes, tmp_path, capsys):
     out = tmp_path / "found"
-    words = ["predict", str(localizer), "--slide", "--output", str(out), "--image-ids", str(boxes / "val.json")]
+    words = ["predict", str(slider), "--slide", "--output", str(out), "--image-ids", str(boxes / "val.json")]
     assert main(words) == 0
     found = json.loads((out / "detections.json").read_text())
     assert {entry["image_id"] for entry in found} == {
@@ -172,21 +134,21 @@ def figures(capfd, *words):
 
 
 @pytest.mark.parametrize("size", [(), ("--long-side", "200")])
-def test_evaluate_slides_as_predict_does(localizer, boxes, tmp_path, monkeypatch, size):
+def test_evaluate_slides_as_predict_does(slider, boxes, tmp_path, monkeypatch, size):
     out, truth = tmp_path / "found", str(boxes / "train.json")
-    words = ["predict", str(localizer), "--slide", *size, "--output", str(out), "--image-ids", truth]
+    words = ["predict", str(slider), "--slide", *size, "--output", str(out), "--image-ids", truth]
     assert main(words) == 0
     expected = json.loads((out / "detections.json").read_text())
-    judged, analyse = [], evaluate_detections.analyse
+    evaluated, analyse = [], evaluate_detections.analyse
 
     def recorded(truth, detections, *options, **named):
-        judged.append(detections)
+        evaluated.append(detections)
         return analyse(truth, detections, *options, **named)
 
     monkeypatch.setattr(evaluate_detections, "analyse", recorded)
-    words = ["evaluate", "--detections", str(localizer), "--ground-truth", truth, "--resamples", "0"]
+    words = ["evaluate", "--detections", str(slider), "--ground-truth", truth, "--resamples", "0"]
     assert main([*words, "--slide", *size]) == main(words) == 0
-    slid, whole = judged
+    slid, whole = evaluated
     assert slid.image_ids.tolist() == [entry["image_id"] for entry in expected]
     assert slid.category_ids.tolist() == [entry["category_id"] for entry in expected]
     np.testing.assert_allclose(slid.scores, [entry["score"] for entry in expected], rtol=1e-6)
@@ -196,35 +158,35 @@ def test_evaluate_slides_as_predict_does(localizer, boxes, tmp_path, monkeypatch
     assert len(whole) == 4 < len(slid), "without sliding it finds one in each image"
 
 
-def test_evaluate_compares_a_localizer_that_slides_with_a_detector(localizer, run, boxes, capfd):
+def test_evaluate_compares_a_localizer_that_slides_with_a_detector(slider, run, boxes, capfd):
     truth = boxes / "val.json"
-    words = ["evaluate", "--detections", str(localizer), "--slide", "--ground-truth", str(truth), "--json"]
+    words = ["evaluate", "--detections", str(slider), "--slide", "--ground-truth", str(truth), "--json"]
     assert main([*words, "--compare", str(run.folder), "--resamples", "5"]) == 0
     figure = json.loads(capfd.readouterr().out)["comparison"]["figures"]["AP"]
     assert figure["a"] == pytest.approx(figures(capfd, *words[1:6])["AP"])
     assert figure["b"] == pytest.approx(figures(capfd, "--detections", run.folder, "--ground-truth", truth)["AP"])
 
 
-def test_evaluate_says_what_cannot_slide(localizer, windows, run, boxes, segmenter, tmp_path, capsys):
+def test_evaluate_names_what_cannot_slide(slider, localizer, run, boxes, segmenter, tmp_path, capsys):
     truth = ("--ground-truth", str(boxes / "val.json"))
     empty = tmp_path / "empty.json"
     empty.write_text("[]")
-    plain = trained(windows, tmp_path / "plain")
+    plain = localizer.folder
     for words, message in (
         ([str(plain), "--slide", *truth], f"{plain}: this localizer takes it"),
         ([str(run.folder), "--slide", *truth], f"{run.folder}: only a localizer can slide"),
         ([str(empty), "--slide", *truth], "empty.json: is a file of detections; only a localizer can slide"),
-        ([str(localizer), "--slide"], "was validated on windows of 64 px"),
-        ([str(localizer), "--slide", "--long-side", "0", *truth], "long_side must be at least 1 pixel"),
-        ([str(localizer), "--long-side", "500", *truth], "there is no --long-side; leave it out"),
+        ([str(slider), "--slide"], "was validated on windows of 64 px"),
+        ([str(slider), "--slide", "--long-side", "0", *truth], "long_side must be at least 1 pixel"),
+        ([str(slider), "--long-side", "500", *truth], "there is no --long-side; leave it out"),
         ([str(segmenter.folder), "--slide"], "masks are evaluated, for which there is no --slide"),
     ):
         assert main(["evaluate", "--detections", *words]) == 1
         assert message in capsys.readouterr().err
 
 
-def test_from_python(localizer, boxes):
-    detector = SlidingDetector(detseg.load(localizer))
+def test_from_python(slider, boxes):
+    detector = SlidingDetector(detseg.load(slider))
     assert detector.long_side == 320 and detector.names == ["square", "bar"]
     data = read_dataset(boxes)["val"]
     found = detector.predict([str(path) for path in data.paths], score_threshold=0)
@@ -236,21 +198,21 @@ def test_from_python(localizer, boxes):
     assert all(len(f["scores"]) == 0 for f in detector.predict([str(data.paths[0])], score_threshold=1.01))
     assert len(detector.predict([str(data.paths[-1])], score_threshold=float(best))[0]["scores"]) == 1
     # Looked at in another size, boxes still are in the image's own pixels.
-    small = SlidingDetector(detseg.load(localizer), long_side=48)
+    small = SlidingDetector(detseg.load(slider), long_side=48)
     (one,) = small.predict([np.zeros((300, 600, 3), np.uint8)], score_threshold=0)
     assert one["boxes"][:, 2].max() > 48
 
 
-def test_what_cannot_slide(localizer, windows, run, boxes, tmp_path, capsys):
+def test_what_cannot_slide(slider, localizer, run, boxes, tmp_path, capsys):
     image = str(read_dataset(boxes)["val"].paths[0])
-    plain = trained(windows, tmp_path / "plain")
+    plain = localizer.folder
     for folder, message in ((plain, "train one with objectness"), (run.folder, "only a localizer can slide")):
         assert main(["predict", str(folder), image, "--slide", "--output", str(tmp_path / "no")]) == 1
         error = capsys.readouterr().err
         assert message in error and str(folder) in error.replace("\n", "")
-    assert main(["predict", str(localizer), image, "--long-side", "500"]) == 1
+    assert main(["predict", str(slider), image, "--long-side", "500"]) == 1
     assert "there is no --long-side" in capsys.readouterr().err
-    assert main(["predict", str(localizer), image, "--slide", "--long-side", "0"]) == 1
+    assert main(["predict", str(slider), image, "--slide", "--long-side", "0"]) == 1
     assert "at least 1 pixel" in capsys.readouterr().err
 
 

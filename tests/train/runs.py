@@ -7,11 +7,13 @@ python -m tests.train.runs FOLDER wait      # trains until interrupted; prints a
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -169,6 +171,15 @@ def differences(a, b, path=""):
             return [path]
         return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
     return [] if a == b else [f"{path}: {a!r} {b!r}"]
+
+
+@contextmanager
+def untimed() -> Iterator[None]:
+    """Runs train in float32 at once, without a child process that measures what is fastest."""
+    choice = Choice("fp32", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detseg.train.process.choose", lambda spec, precision: (choice, {choice: 1.0}))
+        yield
 
 
 def main(folder, what):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from detseg.tasks import TASKS
 from detseg.train.config import SETTINGS, TrainClassifier, TrainDetector, config_for, load_config
 
 
@@ -11,10 +12,68 @@ def test_the_options_of_a_task_and_of_a_model_are_one():
     assert config_for("detector") is config_for("detector", "yolo") is TrainDetector
     config = TrainDetector(data="flowers", strides=(16, 32), mosaic=0.5)
     assert (config.model, config.task, config.strides, config.flip) == ("yolo", "detector", (16, 32), "horizontal")
-    with pytest.raises(ValueError, match="--strides are positive and rise"):
-        TrainDetector(data="flowers", strides=(32, 16)).check()
-    with pytest.raises(ValueError, match="--mosaic is a share"):
-        TrainDetector(data="flowers", mosaic=2).check()
+
+
+# Options, and what their message says.
+OF_ALL = [
+    ({}, "either as --data or as --train and --val"),
+    ({"data": "D", "train": "D"}, "either as --data or as --train and --val"),
+    ({"train": "D"}, "--train and --val belong together: one is missing"),
+    ({"data": "D", "size": 100}, "--size must be a multiple of 32 and at least {least}, not 100; 96 is near"),
+    ({"data": "D", "size": 16}, "--size must be a multiple of 32 and at least {least}, not 16; {least} is near"),
+    ({"data": "D", "epochs": 2, "minutes": 1}, "--epochs or --minutes, not both"),
+    ({"data": "D", "epochs": 0}, "--epochs must be positive"),
+    ({"data": "D", "minutes": float("nan")}, "--minutes must be positive"),
+    ({"data": "D", "batch_size": 0}, "--batch-size must be positive"),
+    ({"data": "D", "accumulate": 0}, "--accumulate must be positive"),
+    ({"data": "D", "lr": float("inf")}, "--lr must be positive"),
+    ({"data": "D", "stage_decay": 0}, "--stage-decay must be positive"),
+    ({"data": "D", "seed": -1}, "--seed must not be negative"),
+    ({"data": "D", "workers": -1}, "--workers must not be negative"),
+    ({"resume": "R", "epochs": 3, "size": 64}, "leave out --size, --epochs"),
+    ({"resume": "R", "train": "D", "val": "D"}, "--resume takes all settings from the run"),
+]
+ANNOTATED = [
+    ({"data": "D", "val_share": 1}, "--val-share is a share above 0 and below 1, such as 0.2, not 1"),
+    ({"train": "D", "val": "D", "val_share": 0.2}, "--val-share divides --data; leave it out where --val is given"),
+]
+OF_TASKS = {
+    "detector": [
+        *ANNOTATED,
+        ({"data": "D", "mosaic": 1.5}, "--mosaic is a share"),
+        ({"data": "D", "mixup": float("nan")}, "--mixup is a share between 0 and 1, not nan"),
+        ({"data": "D", "strides": (32, 16)}, "--strides are positive and rise"),
+    ],
+    "localizer": [
+        *ANNOTATED,
+        ({"data": "D", "zoom": (1.2, 1)}, "--zoom is the smallest and the largest factor"),
+    ],
+    "segmenter": [
+        *ANNOTATED,
+        ({"data": "D", "loss": "huber"}, "huber"),
+        ({"data": "D", "decoder": "pyramid", "start_from": "R"}, "--start-from is for --decoder fcn"),
+        ({"data": "D", "strides": (32, 16)}, "--strides are positive and rise, the finest first, not 32 16; 16 32 do"),
+        ({"data": "D", "strides": (0, 8)}, "not 0 8; 8 do"),
+        ({"data": "D", "atrous": True, "strides": (8, 16, 32)}, "which --strides has already; give --strides 8 32"),
+    ],
+    "classifier": [
+        ({"data": "D", "views": 0}, "--views must be positive"),
+        ({"data": "D", "dropout": 1}, "--dropout is a share"),
+        ({"data": "D", "label_smoothing": -1}, "--label-smoothing is a share"),
+        ({"data": "D", "weights": "none", "strategy": "probe"}, "leave out --weights none"),
+        ({"train": "D", "val": "D", "split_seed": 3}, "--split-seed: for --data that are not divided; leave it out"),
+    ],
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_contradictions_and_impossible_values(task):
+    """None of them needs data to be found."""
+    kind = config_for(task)
+    for options, message in (*OF_ALL, *OF_TASKS[task]):
+        with pytest.raises(ValueError) as error:
+            kind(**options).check()
+        assert message.format(least=kind.smallest_size) in str(error.value), options
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
@@ -55,3 +114,15 @@ def test_mistakes_name_the_file(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             load_config(write(tmp_path, **content))
         assert str(tmp_path / SETTINGS) in str(error.value), message
+    for content in ("{", "[1]"):
+        (tmp_path / SETTINGS).write_text(content)
+        with pytest.raises(ValueError, match=f"{tmp_path / SETTINGS}: not the settings of a run"):
+            load_config(tmp_path, "detector")
+
+
+def test_a_run_is_of_one_task(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no run to resume here \(config.json is missing\)"):
+        load_config(tmp_path)
+    TrainDetector(data=tmp_path).save(tmp_path)
+    with pytest.raises(ValueError, match="this is the run of a detector; resume it with detseg train detector --res"):
+        TrainClassifier.load(tmp_path)

@@ -1,0 +1,123 @@
+"""A run's place and parts before it trains: whose folder it is, its weights, its number format."""
+
+import io
+import re
+
+import pytest
+import torch
+from rich.console import Console
+
+from detseg.backbones import create_backbone
+from detseg.train.config import TrainDetector
+from detseg.train.errors import TrainingError
+from detseg.train.precision import Choice
+from detseg.train.process import process
+
+ARCHITECTURE = {
+    "kind": "yolo",
+    "backbone": "test_efficientnet",
+    "strides": [8, 16, 32],
+    "num_classes": 2,
+    "anchors": [[[1.0, 1.0]]] * 3,
+    "folded": True,
+}
+
+
+def config(folder, **settings):
+    return TrainDetector(data=folder, backbone="test_efficientnet", size=64, **{"weights": "none"} | settings)
+
+
+def test_a_folder_with_files_of_a_run_is_not_overwritten(tmp_path):
+    for left, message in (
+        ("resume.pt", "holds a run already; go on with it by --resume"),
+        ("model.safetensors", "holds model.safetensors of an earlier run, without resume.pt; give another --output"),
+        ("model.json", "holds model.json of an earlier run"),
+        ("metrics.csv", "holds metrics.csv of an earlier run"),
+        ("config.json", "holds a config.json already, .*; give another --output, or delete that file"),
+    ):
+        (tmp_path / left).write_text("precious")
+        with (
+            pytest.raises(ValueError, match=f"{tmp_path}: {message}"),
+            process(config(tmp_path, output=tmp_path)) as this,
+        ):
+            this.open_folder()
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(left, "precious")]
+        (tmp_path / left).unlink()
+
+
+def test_of_two_runs_that_start_at_once_one_gets_the_folder(tmp_path):
+    """Both have looked before either writes."""
+    mine = config(tmp_path, output=tmp_path / "run")
+    with process(mine) as first, process(mine) as second:
+        folder = first.open_folder()
+        with pytest.raises(ValueError, match=r"holds a config\.json already, of a run that has saved nothing yet"):
+            second.open_folder()
+        second.release()
+        assert TrainDetector.load(folder) == mine, "the other's are left alone"
+
+
+def test_a_run_that_ends_before_it_saves_anything_leaves_its_place_to_the_next(tmp_path):
+    mine = config(tmp_path, output=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), process(mine) as this:
+        this.open_folder()
+        raise KeyboardInterrupt
+    assert list((tmp_path / "run").iterdir()) == []
+    with process(mine) as this:
+        (this.open_folder() / "resume.pt").touch()
+    assert TrainDetector.load(tmp_path / "run") == mine
+
+
+def test_runs_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "detector-1").mkdir(parents=True)
+    with process(config(tmp_path)) as this:
+        assert this.open_folder().name == "detector-2"
+
+
+def test_auto_prints_what_it_measured(tmp_path, monkeypatch):
+    """Images are those of a batch: 2 in 0.5 and in 0.8 seconds."""
+    fast, slow = Choice("fp32", True), Choice("bf16", True)
+    asked, answers = [], []
+    monkeypatch.setattr("detseg.train.process.choose", lambda *given: asked.append(given) or (fast, answers[-1]))
+    for times, printed in (
+        ({fast: 0.5, slow: 0.8}, f"precision: {fast}, 4.0 images/s ({slow} 0.62 x as fast)\n"),
+        ({fast: 0.5}, f"precision: {fast}, 4.0 images/s\n"),
+    ):
+        answers.append(times)
+        console = Console(file=io.StringIO(), width=200)
+        with process(config(tmp_path, batch_size=2), console) as this:
+            assert this.choose_precision(ARCHITECTURE, 3) == fast
+        assert console.file.getvalue() == printed
+    spec, precision = asked[0]
+    assert (spec["architecture"], spec["freeze"], spec["norms_rest"]) == (ARCHITECTURE, 3, False)
+    assert (spec["size"], spec["batch_size"], precision) == (64, 2, "auto")
+
+
+def test_a_precision_is_measured_in_a_child(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    with process(config(tmp_path, batch_size=1, precision="fp32"), console) as this:
+        assert this.choose_precision(ARCHITECTURE, 0) == Choice("fp32", True)
+    assert re.fullmatch(r"precision: float32, channels_last, \d+\.\d images/s\n", console.file.getvalue())
+
+
+def test_what_was_taken_of_a_file_of_weights_is_printed(tmp_path):
+    file = tmp_path / "weights.pt"
+    tensors = create_backbone("test_efficientnet").state_dict()
+    torch.save(tensors | {"head.weight": torch.zeros(3)}, file)
+    console = Console(file=io.StringIO(), width=60)
+    with process(config(tmp_path, weights=str(file)), console) as this:
+        this.build(ARCHITECTURE)
+    printed = console.file.getvalue()
+    assert printed == f"weights from {file}: {len(tensors)} tensors copied, 1 skipped (head.weight)\n"
+
+
+def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise RuntimeError("the hub cannot be reached")
+
+    monkeypatch.setattr("detseg.train.process.build_model", unreachable)
+    with (
+        process(config(tmp_path, weights="pretrained")) as this,
+        pytest.raises(TrainingError, match=r"^test_efficientnet: the hub cannot be reached$"),
+    ):
+        this.build(ARCHITECTURE)
