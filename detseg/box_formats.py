@@ -1,7 +1,5 @@
 """The one conversion between box formats. Readers of files use it too, so it does not load torch by itself."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np

@@ -3,8 +3,6 @@
 Numba takes half a second to load: import pages that import this one where they are first needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ A model is a class with `@register_model`; `Model` is its contract. On disk it i
 weights, `model.json` with everything else; no code is in either.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings as the command line calls them, for messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import fields
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Names for things: one registry class for backbones, networks, models, decoders, exporters."""
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The tasks of detseg, one entry each: where what a task adds is found. Each floor looks up its own place only."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any, NamedTuple
 

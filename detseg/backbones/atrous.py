@@ -4,8 +4,6 @@ The layers that would halve the map for the last time keep its size, and every l
 cell. So cell (2i, 2j) of the new map is cell (i, j) of the old one, and the cells between are new.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The contract every backbone keeps: an image goes in, one feature map per asked stride comes out."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Backbones from networks that are one layer after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Backbones by name: registered builders first, then timm, then torchvision."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import os

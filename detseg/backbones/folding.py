@@ -10,8 +10,6 @@ follows from the network's structure, never from its numbers: a saved model, bui
 the same layers.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import os

@@ -1,7 +1,5 @@
 """What a feature network really does, measured on the meta device: channels, strides, stages, layers without effect."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

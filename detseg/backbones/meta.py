@@ -3,8 +3,6 @@
 Also what every look at a run needs: evaluation mode for a while, hooks that are taken away again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar

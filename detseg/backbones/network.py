@@ -1,7 +1,5 @@
 """Whole classifiers by name, head included: detseg's own, timm's, torchvision's; and what they are, unbuilt."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -1,7 +1,5 @@
 """What every model does to images first: floats in [0, 1], normalised as its backbone wants them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

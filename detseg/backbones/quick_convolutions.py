@@ -6,8 +6,6 @@ In bfloat16 it has no quick one for the input's gradient at strides above 1 eith
 Everything else, and every other device, is left to torch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -9,8 +9,6 @@ tensors(name), summarise(name)              what a classifier is made of, withou
 download(name), weights_at_hand(name)       its ImageNet weights
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging

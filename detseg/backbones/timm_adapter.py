@@ -1,7 +1,5 @@
 """timm's networks; the functions of a library, see `sources`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """torchvision's classifiers; the functions of a library, see `sources`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any

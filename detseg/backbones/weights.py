@@ -1,7 +1,5 @@
 """Weights from files into modules, with a report; a parameter that gets nothing is an error."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 import logging

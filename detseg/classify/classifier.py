@@ -1,7 +1,5 @@
 """One class an image: backbone, global average pooling, a linear layer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ score would rise with it. For a network that ends in global average pooling and 
 factor, the class activation map of Zhou et al. (2016, arXiv:1512.04150).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Similarity of new images to those a network was trained on, from what its batch norms remember of those."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple

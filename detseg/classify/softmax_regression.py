@@ -4,8 +4,6 @@ The problem is convex: L-BFGS finds its one solution in seconds. The penalty on 
 cross-validation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

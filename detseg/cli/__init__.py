@@ -1,7 +1,5 @@
 """The command line: a word or two choose a command, its dataclass gives the options."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """`detseg demo`: the whole road on the embedded images, without any data of one's own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """`detseg export`: write a trained model for engines without detseg."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Images on the command line: files and folders in, free names for what is written of each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

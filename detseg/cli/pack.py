@@ -1,7 +1,5 @@
 """`detseg pack`: a data set of any task in one HDF5 file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial

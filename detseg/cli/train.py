@@ -1,7 +1,5 @@
 """`detseg train`: train a model and show how good it is."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`detseg windows`: what a sliding window sees, from a detection set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

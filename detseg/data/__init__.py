@@ -1,7 +1,5 @@
 """Annotations, masks and images: reading, checking, repairing, writing. Names are imported on first use."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

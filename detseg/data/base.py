@@ -1,7 +1,5 @@
 """What the in-memory forms of all tasks have in common: a list of images, as flat arrays, and a list of categories."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, TypeVar

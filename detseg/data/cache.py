@@ -4,8 +4,6 @@ Every image is read and resized to the training size once; an epoch then costs n
 (`detseg.data.pack`) stay in their file at the size they have there.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

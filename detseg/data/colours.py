@@ -1,7 +1,5 @@
 """The colour of each class, the same in boxes, masks, plots and palettes of files."""
 
-from __future__ import annotations
-
 import colorsys
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """From boxes to a classification set: every object cut out and put into the folder of its class."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Images with their annotations, ready for training: samples by position, and batches of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Generic
 

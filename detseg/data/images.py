@@ -1,7 +1,5 @@
 """Reading images: always uint8 RGB, upright, whatever the file holds."""
 
-from __future__ import annotations
-
 import io
 import mmap
 from collections.abc import Sequence

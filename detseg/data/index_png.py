@@ -3,8 +3,6 @@
 Images of colours are not looked up but refused: which class a colour means is not in the file.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Draws the polygons and run lengths of objects: into one map of classes, or each into a mask of its own."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

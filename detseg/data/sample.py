@@ -1,7 +1,5 @@
 """One image with its objects, and the rule that decides which objects survive a crop."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Splits a set without splits into training and validation, image by image, by rule."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What all detectors share: flat targets, the selection of detections, examples, the form that exporters take."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 

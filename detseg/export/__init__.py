@@ -1,7 +1,5 @@
 """Trained models in other programs' forms: one file an exporter, a function with `@register_exporter`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

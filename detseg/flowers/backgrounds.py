@@ -1,7 +1,5 @@
 """What stands behind the embedded flowers: grass, soil, foliage, meadow with sky, and blurred light."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ Everything here gives the same bytes on every machine: random numbers come from 
 (whose stream numpy guarantees), and pixels are computed in integers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

@@ -5,8 +5,6 @@
 head only: stems and leaves belong to the background. The same seed gives the same pixels on every machine.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

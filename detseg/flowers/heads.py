@@ -5,8 +5,6 @@ disc. rose: a spiral of wrapped petals, tight inside and open outside. sunflower
 two rows of pointed yellow petals. tulip: a cup of three and three petals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What carries a flower head: the stem and leaves of each species, seen from the side or from above."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from detseg.flowers import shapes

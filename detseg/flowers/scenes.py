@@ -3,8 +3,6 @@
 An object is the flower head only: stems and leaves belong to the background.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

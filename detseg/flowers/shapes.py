@@ -5,8 +5,6 @@ rounded table; coordinates and colours become integers before a pixel is touched
 y down, z towards the viewer; a flower looks along +z and has a radius of about 1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

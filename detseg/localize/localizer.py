@@ -4,8 +4,6 @@ Boxes are learnt as centre and size in shares of the image; of width and height 
 al. 2016, arXiv:1506.02640): ten pixels more or less matter more on a small box.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ trained on, in about the middle (Rowley et al. 1998). Cut out, overlapping windo
 turned into convolutions, the network says for all at once what it says of one (Sermanet et al. 2014, arXiv:1312.6229).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ that list, so a new figure is a function and one line:
     FIGURES.append(Figure("miou", "mIoU", "mean IoU over classes", lambda metrics: metrics.miou))
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable

@@ -1,7 +1,5 @@
 """Trained models at work."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from detseg.models import load_model

@@ -1,7 +1,5 @@
 """Trained classifiers at work: images in, classes and their probabilities out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 

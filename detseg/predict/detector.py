@@ -1,7 +1,5 @@
 """Trained detectors at work: images in, boxes in the images' own pixels out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

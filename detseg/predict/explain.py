@@ -1,7 +1,5 @@
 """Why a trained classifier says what it says of an image: probabilities, feature maps, Grad-CAM."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

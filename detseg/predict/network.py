@@ -1,7 +1,5 @@
 """Networks by name, with their ImageNet weights, as classifiers of images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from detseg.backbones import timm_adapter, torchvision_adapter

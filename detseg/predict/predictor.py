@@ -1,7 +1,5 @@
 """What trained models of all tasks have in common when they look at images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path

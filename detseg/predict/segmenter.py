@@ -1,7 +1,5 @@
 """Trained segmenters at work: images in, the class of every pixel of the image's own out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Boxes from masks: connected components of each class become objects, so a segmenter is evaluated as a detector."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -5,8 +5,6 @@ Maps of images whose size is no multiple of a stride reach over their border, so
 finer map's size, at the bottom and right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -3,8 +3,6 @@
 All ignore the pixels marked `IGNORE_INDEX`; a batch of nothing else has a loss of exactly zero, with a gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -13,8 +13,6 @@ Outside of the map a transposed convolution adds zeros, which would pull the sco
 outermost cells are repeated once instead (the kernel reaches no further), and those f numbers a side are dropped too.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -3,8 +3,6 @@
 `config_for("detector", "yolo")` gives that dataclass; ``TrainDetector`` and so on are those of the default models.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """The data of a run: annotations found and checked; images read once, or from a packed file as needed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Marks by which a resumed run notices that its data are no longer those it was started with."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which weights learn, how fast, and their average: freezing, parameter groups, the schedule, EMA."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -7,8 +7,6 @@ there costs nothing but that candidate.
     python -m detseg.train.precision < spec.json      # one JSON line for each candidate
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import statistics

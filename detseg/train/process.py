@@ -1,7 +1,5 @@
 """One process's share of a run, fresh or resumed: options, devices, the run folder, the model, its number format."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

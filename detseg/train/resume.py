@@ -1,7 +1,5 @@
 """The state that a run resumes from: `resume.pt`, read by torch's weights-only loader, so no code runs from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ run = train(TrainDetector(data=Path("flowers"), minutes=30))
 print(run.folder, run.metrics.map)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

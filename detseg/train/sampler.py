@@ -4,8 +4,6 @@ Everything random about a sample follows from (seed, epoch, position), never fro
 come back after a resume, with any number of worker processes.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 import time

@@ -1,7 +1,5 @@
 """Stopping on signals: Ctrl-C and SIGTERM end a run after the step under way."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -1,7 +1,5 @@
 """Losses and gradients that must be finite: the first that is not is reported with the images it came from."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple

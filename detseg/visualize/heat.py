@@ -3,8 +3,6 @@
 Images are uint8 RGB (H, W, 3). Sheets are `WIDTH` pixels wide, so that `stack` makes one page of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -1,7 +1,5 @@
 """Masks laid over images: semantic ones, and those of single objects; truth beside prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

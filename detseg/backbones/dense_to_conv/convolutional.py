@@ -9,8 +9,6 @@ the crop of that size whose corner is at (stride · y, stride · x), exactly so 
 have no layer that looks at its whole map, as squeeze and excitation does (docs/backbones.md).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A network as a graph of calls in which pieces that map maps to maps stay whole."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

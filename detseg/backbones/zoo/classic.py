@@ -1,7 +1,5 @@
 """The networks that began it, by hand from their papers: LeNet-5, AlexNet, ZF Net."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from functools import partial
 from typing import Literal

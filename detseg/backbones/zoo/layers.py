@@ -1,7 +1,5 @@
 """Layers for networks of one's own: squeeze and excitation (Hu et al., 2017), depthwise max-pooling."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

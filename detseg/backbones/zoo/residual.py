@@ -1,7 +1,5 @@
 """ResNet-34 from residual units (He et al., Deep residual learning for image recognition, 2015)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """VGG as the first fully convolutional networks had it: fc6 and fc7 are convolutions (Long et al. 2015)."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Sequence

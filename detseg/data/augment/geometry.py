@@ -5,8 +5,6 @@ a Compose with boxes takes about 1.8 ms for a 320-pixel image, most of it bookke
 cv2.warpAffine take about 0.5 ms and resample once, so the geometry is our own.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args

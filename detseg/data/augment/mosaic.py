@@ -3,8 +3,6 @@
 Mosaic follows YOLOv4 (Bochkovskiy et al. 2020), mixup for detection Zhang et al. 2019 ("Bag of Freebies").
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

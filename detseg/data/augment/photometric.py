@@ -7,8 +7,6 @@ Measured for 320 x 320 x 3, one thread: albumentations' brightness and contrast 
 than everything else together, so colour and noise are our own transforms in albumentations' interface.
 """
 
-from __future__ import annotations
-
 import os
 import random
 from typing import Any

@@ -7,8 +7,6 @@
 Every result is a contiguous uint8 (size, size, 3) image with its boxes, and its masks, in the same pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

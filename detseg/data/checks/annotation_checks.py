@@ -1,7 +1,5 @@
 """Checks of objects and their boxes, polygons and categories; no image is opened."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace

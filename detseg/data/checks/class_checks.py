@@ -1,7 +1,5 @@
 """Checks of sets with a class for every pixel (masks) or for every image (labels)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from os.path import realpath
 

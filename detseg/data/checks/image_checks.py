@@ -1,7 +1,5 @@
 """Checks of the images themselves, whatever is annotated in them: there, whole, of the right size, each only once."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import defaultdict

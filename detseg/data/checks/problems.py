@@ -1,7 +1,5 @@
 """What can be wrong with a data set, and the message that sums it up."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field

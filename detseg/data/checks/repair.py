@@ -1,7 +1,5 @@
 """Repairs what can be repaired without guessing: clip, leave out, join, renumber."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Find everything that is wrong with a data set before it wastes a training run; repair what is safe, if asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -3,8 +3,6 @@
 A format is known to `--data`, to every reader, message and help text by its entry in `FORMATS`.
 """
 
-from __future__ import annotations
-
 from detseg.data.formats import class_folders, coco, label_table, mask_folders, packed, voc, yolo
 from detseg.data.formats.coco import read_coco, write_coco
 from detseg.data.formats.format import FORMATS, Format, NotRecognisedError, formats_of, looked_for, titles

@@ -1,7 +1,5 @@
 """Classification sets as folders: one folder of images for each class, maybe in train/, val/ and test/."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

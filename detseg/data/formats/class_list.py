@@ -4,8 +4,6 @@ Either one name a line, the first of value 0, or a value and a name a line ("4 b
 the names "ignore" and "void" mark values that count for no class.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

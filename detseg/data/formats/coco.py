@@ -4,8 +4,6 @@ The reader turns the file into flat arrays a few thousand annotations at a time,
 never exist as Python objects together. `coco_json.py` has the records.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """What an annotation format is: one record in the list that recognition, messages, help and docs go by."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal

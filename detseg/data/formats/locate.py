@@ -1,7 +1,5 @@
 """What the readers and writers share: finding images, measuring them, writing files in one step."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

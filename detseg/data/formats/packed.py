@@ -1,7 +1,5 @@
 """Files that `detseg pack` wrote, as a format of objects, of masks and of labels; see `detseg.data.pack`."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

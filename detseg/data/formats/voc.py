@@ -4,8 +4,6 @@ VOC counts pixels from 1 and its xmax, ymax are the last pixels inside the box, 
 (xmin, ymin, xmax, ymax) is (xmin - 1, ymin - 1, xmax, ymax) here. `difficult` becomes `iscrowd` (ignored).
 """
 
-from __future__ import annotations
-
 import html
 import logging
 from collections.abc import Sequence

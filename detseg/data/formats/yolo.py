@@ -5,8 +5,6 @@ One text file per image, one object per line: "class x_centre y_centre width hei
 Format: https://docs.ultralytics.com/datasets/detect/
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The data.yaml of YOLO sets: where the images of each split are listed, and the names of the classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path

@@ -5,8 +5,6 @@ is for sets that are larger than the memory; smaller ones are kept in memory any
 is read back are the names that the images had; their pixels come from `PackedImages`.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import zlib

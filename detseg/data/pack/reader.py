@@ -7,8 +7,6 @@ Every process opens the file for itself, because HDF5's handles must not be shar
 used in forked workers, and be pickled.
 """
 
-from __future__ import annotations
-
 import os
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What pages of models that find boxes share: samples with their boxes, truth beside predictions."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page of a classifier's run."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The page of a detector's run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pictures that explain one answer of a classifier, written to files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

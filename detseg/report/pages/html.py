@@ -1,7 +1,5 @@
 """The page of a run: `report.html` in its folder, the drawings beside it, nothing from the network."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shlex

@@ -1,7 +1,5 @@
 """The page of a segmenter's run."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar

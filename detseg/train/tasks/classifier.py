@@ -1,7 +1,5 @@
 """The classifier's task: one class an image, by transfer learning."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The detector's task: boxes of any number of objects an image."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterable

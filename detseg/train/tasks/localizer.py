@@ -1,7 +1,5 @@
 """The localizer's task: the class and the box of the one object in each image."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

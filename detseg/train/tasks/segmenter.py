@@ -1,7 +1,5 @@
 """The segmenter's task: the class of every pixel."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -7,8 +7,6 @@ The four classic cases of transfer learning (Yosinski et al. 2014, arXiv:1411.17
     many         finetune: all, early ones slowly   full: all, at the full rate
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from detseg.classify.similarity import Similarity

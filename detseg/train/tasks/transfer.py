@@ -1,7 +1,5 @@
 """Transfer learning: a strategy for a set of images, and a head solved on features that are computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
