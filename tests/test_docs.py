@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from detseg.cli import main
+from tests.train.runs import untimed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {p.relative_to(ROOT).as_posix(): p for p in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")))}
@@ -22,9 +23,14 @@ TINY += ("--backbone", "test_efficientnet", "--weights", "none")
 def world(tmp_path_factory):
     """A folder as the pages assume it: flowers/ in COCO form, the same with masks, images, ground truth, detections,
     trained runs."""
+    with untimed():
+        return make_world(tmp_path_factory.mktemp("world"))
+
+
+def make_world(folder):
+    """As `world`, in a folder."""
     from detseg.flowers.dataset import write_flowers
 
-    folder = tmp_path_factory.mktemp("world")
     flowers = write_flowers(folder / "flowers", train=8, val=4, size=(96, 96))
     for number, name in enumerate(("garden", "meadow")):
         shutil.copy(flowers / f"images/val_{number:06d}.jpg", folder / f"{name}.jpg")
@@ -103,11 +109,12 @@ def test_the_blocks_of_a_page_run_in_their_order(page, world, tmp_path, monkeypa
     for trains in ("train", "demo"):
         monkeypatch.setattr(f"detseg.cli.{trains}.run", checked)
     names: dict[str, object] = {}
-    for language, number, code in code_blocks(PAGES[page]):
-        if language == "python":
-            exec(compile("\n" * number + code, PAGES[page], "exec"), names)
-        for arguments in detseg_commands(code) if language == "sh" else ():
-            assert main(arguments) == 0, arguments
+    with untimed():
+        for language, number, code in code_blocks(PAGES[page]):
+            if language == "python":
+                exec(compile("\n" * number + code, PAGES[page], "exec"), names)
+            for arguments in detseg_commands(code) if language == "sh" else ():
+                assert main(arguments) == 0, arguments
 
 
 def checked(config):
@@ -163,20 +170,20 @@ def test_the_page_on_training_has_every_option_with_its_default():
     from detseg.train.config import TrainDetector
 
     rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", PAGES["docs/train.md"].read_text(), re.MULTILINE)
-    told = {
+    listed = {
         option.removeprefix("no-").replace("-", "_"): default.strip("`")  # --no-x switches off what is on
         for options, default in rows
         for option in re.findall(r"`--([a-z-]+)`", options)
     }
     fields = {field.name: field.default for field in dataclasses.fields(TrainDetector)}
-    assert told.keys() == fields.keys()
+    assert listed.keys() == fields.keys()
     for name, default in fields.items():
         if isinstance(default, bool):
-            assert told[name] == ("on" if default else "off"), name
+            assert listed[name] == ("on" if default else "off"), name
         elif isinstance(default, tuple):
-            assert told[name] == " ".join(map(str, default)), name
-        elif default is not None:  # a default that is worked out is told in words
-            assert type(default)(told[name]) == default, name
+            assert listed[name] == " ".join(map(str, default)), name
+        elif default is not None:  # a default that is worked out is given in words
+            assert type(default)(listed[name]) == default, name
 
 
 def test_the_readme_lists_the_files_of_a_run_and_no_others(world):

@@ -16,7 +16,7 @@ from detseg.train.sampler import SizeSchedule, TrainingSamples
 from tests.evaluating import evaluate
 from tests.train.runs import tiny_trainer
 
-SIZE, STEPS = 128, 120
+SIZE, STEPS = 96, 90
 PLAIN = {
     **{"flip": "none", "scale": (1.0, 1.0), "aspect": 0.0, "rotate": 0.0},
     **{"light": 0.0, "colour": 0.0, "blur": 0.0, "noise": 0.0},

@@ -67,7 +67,7 @@ def test_a_long_list_is_cut(capsys):
     assert len(listed(capsys, "efficientnet_lite", "--limit", "3")) == 3
 
 
-def test_mistakes_are_told_in_a_line(capsys):
+def test_a_mistake_is_one_line(capsys):
     for arguments, message in [
         (["googlnet"], "no backbone is named 'googlnet'; did you mean googlenet"),
         (["*googlnet"], "no backbone is named '*googlnet'; did you mean googlenet"),

@@ -111,7 +111,7 @@ def test_without_resamples_there_are_no_intervals(files, capsys) -> None:
     assert not any(row[0].startswith("95 %") for row in rows)
 
 
-def test_many_classes_are_told_by_their_confusions(tmp_path, capsys) -> None:
+def test_of_many_classes_the_confusions_are_listed(tmp_path, capsys) -> None:
     truth = {
         "images": [{"id": 1, "width": 200, "height": 200}],
         "categories": [{"id": k, "name": f"class {k}"} for k in range(13)],
@@ -199,40 +199,40 @@ def test_a_csv_that_cannot_be_written_costs_no_figures(files, tmp_path, capsys) 
 # ------------------------------------------------------------------ runs
 
 
-def told(capfd, **options) -> dict:
+def evaluated(capfd, **options) -> dict:
     assert evaluate(Evaluate(json=True, resamples=20, **options)) == 0
     return json.loads(capfd.readouterr().out)
 
 
-def test_a_run_is_judged_on_its_own_validation_data(run, small, capfd) -> None:
-    content = told(capfd, detections=run.folder)
+def test_a_run_is_evaluated_on_its_own_validation_data(run, small, capfd) -> None:
+    content = evaluated(capfd, detections=run.folder)
     trained = json.loads((run.folder / "model.json").read_text())["training"]
     assert content["figures"]["AP"] == pytest.approx(trained["map"], abs=0.005)
     assert content["images"] == 5
-    assert told(capfd, detections=run.folder, ground_truth=small / "val.json")["figures"] == content["figures"]
+    assert evaluated(capfd, detections=run.folder, ground_truth=small / "val.json")["figures"] == content["figures"]
 
 
 def test_a_run_on_other_data_and_as_the_other_side(run, small, tmp_path, capfd) -> None:
     truth = small / "train.json"
-    content = told(capfd, detections=run.folder, ground_truth=truth, compare=run.folder)
+    content = evaluated(capfd, detections=run.folder, ground_truth=truth, compare=run.folder)
     assert content["images"] == 8
     assert content["comparison"]["figures"]["AP"]["difference"] == 0
     nothing = tmp_path / "nothing.json"
     nothing.write_text("[]")
-    content = told(capfd, detections=nothing, ground_truth=truth, compare=run.folder)
+    content = evaluated(capfd, detections=nothing, ground_truth=truth, compare=run.folder)
     assert content["figures"]["AP"] == 0 < content["comparison"]["figures"]["AP"]["b"]
 
 
-def test_of_a_data_set_the_validation_split_is_judged_or_the_one_asked_for(run, small, tmp_path, capfd) -> None:
-    own = told(capfd, detections=run.folder)
+def test_of_a_data_set_the_validation_split_is_evaluated_or_the_one_asked_for(run, small, tmp_path, capfd) -> None:
+    own = evaluated(capfd, detections=run.folder)
     write_pack(tmp_path / "all.h5", read_dataset(small), 96)
     for truth in (small, tmp_path / "all.h5"):
-        content = told(capfd, detections=run.folder, ground_truth=truth)
+        content = evaluated(capfd, detections=run.folder, ground_truth=truth)
         assert (content["images"], content["objects"]) == (own["images"], own["objects"]) == (5, 8)
-        assert told(capfd, detections=run.folder, ground_truth=truth, split="train")["images"] == 8
-    assert told(capfd, detections=run.folder, ground_truth=small)["figures"] == own["figures"]
-    assert told(capfd, detections=run.folder, split="val")["figures"] == own["figures"]
-    assert told(capfd, detections=run.folder, split="train")["images"] == 8
+        assert evaluated(capfd, detections=run.folder, ground_truth=truth, split="train")["images"] == 8
+    assert evaluated(capfd, detections=run.folder, ground_truth=small)["figures"] == own["figures"]
+    assert evaluated(capfd, detections=run.folder, split="val")["figures"] == own["figures"]
+    assert evaluated(capfd, detections=run.folder, split="train")["images"] == 8
 
 
 def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
@@ -258,23 +258,23 @@ def test_images_from_elsewhere(run, small, files, tmp_path, capfd) -> None:
     asked = {"detections": run.folder, "ground_truth": tmp_path / "val.json"}
     with pytest.raises(ValueError, match=r"val0\.png"):
         evaluate(Evaluate(**asked))
-    figures = told(capfd, **asked, images=tmp_path / "elsewhere/images")["figures"]
-    assert figures == told(capfd, detections=run.folder)["figures"]
-    # As in training, where nothing is said; but not for images that are beside their annotations.
+    figures = evaluated(capfd, **asked, images=tmp_path / "elsewhere/images")["figures"]
+    assert figures == evaluated(capfd, detections=run.folder)["figures"]
+    # As in training, where the option is not given; but not for images that are beside their annotations.
     asked["detections"] = shutil.copytree(run.folder, tmp_path / "run")
     settings = json.loads((tmp_path / "run/config.json").read_text())
     (tmp_path / "run/config.json").write_text(json.dumps(settings | {"images": str(tmp_path / "elsewhere/images")}))
-    assert told(capfd, **asked)["figures"] == figures
+    assert evaluated(capfd, **asked)["figures"] == figures
     shutil.rmtree(tmp_path / "elsewhere")
-    assert told(capfd, **asked | {"ground_truth": small / "val.json"})["figures"] == figures
+    assert evaluated(capfd, **asked | {"ground_truth": small / "val.json"})["figures"] == figures
     with pytest.raises(ValueError, match=r"detections\.json: is a file of detections, .* leave out --images"):
         evaluate(Evaluate(**files, images=small))
 
 
-def test_a_copied_model_is_judged_by_ground_truth(run, small, tmp_path, capfd) -> None:
+def test_a_copied_model_is_evaluated_on_ground_truth(run, small, tmp_path, capfd) -> None:
     for name in ("model.json", "model.safetensors"):
         shutil.copy(run.folder / name, tmp_path)
-    assert told(capfd, detections=tmp_path, ground_truth=small / "val.json")["images"] == 5
+    assert evaluated(capfd, detections=tmp_path, ground_truth=small / "val.json")["images"] == 5
     with pytest.raises(ValueError, match=r"not known \(config\.json is missing\); name the images .* --ground-truth"):
         evaluate(Evaluate(detections=tmp_path))
 

@@ -50,7 +50,7 @@ def test_crops_are_a_classification_set(crops, boxes):
     assert validate(splits["val"], other=splits["train"]) == []
 
 
-def test_crops_say_what_they_did(boxes, tmp_path, capsys):
+def test_crops_print_what_they_did(boxes, tmp_path, capsys):
     assert run_crops(Crops(data=boxes, output=tmp_path / "out", min_side=17)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"train: \d+ crops of 4 images; left out \d+ small and 1 crowd or difficult objects", lines[0])
@@ -69,7 +69,7 @@ def test_cut_from_images_elsewhere(boxes, tmp_path, command):
     assert main([*words, "--images", str(boxes / "images")]) == 0
 
 
-def test_errors_in_the_annotations_stop_or_are_mended(tmp_path, capsys):
+def test_errors_in_the_annotations_stop_or_are_repaired(tmp_path, capsys):
     folder = write_small_set(tmp_path / "data", train=2, val=2)
     (folder / "images/train1.png").unlink()
     with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):
@@ -203,7 +203,7 @@ def test_sets_without_splits_and_sets_with_a_test_split(boxes, tmp_path, capsys)
     assert sorted(zip(packed.ids, packed.labels, strict=True)) == sorted(zip(plain.ids, plain.labels, strict=True))
 
 
-def test_errors_are_mended_if_asked_for(tmp_path, capsys):
+def test_errors_are_repaired_if_asked_for(tmp_path, capsys):
     folder = write_small_set(tmp_path / "data", train=3, val=2)
     (folder / "images/train1.png").unlink()
     with pytest.raises(AnnotationError, match=r"train1\.png.*does not exist"):

@@ -32,13 +32,13 @@ def files(masked, tmp_path_factory):
 
 
 @pytest.fixture
-def small_outlines(tmp_path):
-    """COCO outlines, masks of the same, and the folder of their image, which lies elsewhere."""
+def small_polygons(tmp_path):
+    """COCO polygons, masks of the same, and the folder of their image, which lies elsewhere."""
     write_picture(tmp_path / "elsewhere/a.png", 16, 8)
-    outline = {"bbox": [4, 1, 3, 5], "segmentation": [[4, 1, 7, 1, 7, 6, 4, 6]]}
+    polygon = {"bbox": [4, 1, 3, 5], "segmentation": [[4, 1, 7, 1, 7, 6, 4, 6]]}
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 16, "height": 8}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0} | outline],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0} | polygon],
         "categories": [{"id": 1, "name": "rose"}],
     }
     write_json(tmp_path / "truth/val.json", content)
@@ -47,67 +47,67 @@ def small_outlines(tmp_path):
     return tmp_path / "truth/val.json", tmp_path / "seen", tmp_path / "elsewhere"
 
 
-def told(capfd, **options) -> dict:
+def evaluated(capfd, **options) -> dict:
     assert evaluate(Evaluate(json=True, **{"resamples": 20} | options)) == 0
     return json.loads(capfd.readouterr().out)
 
 
-def test_a_segmenter_is_judged_on_its_own_validation_set(segmenter, masked, capfd):
-    content = told(capfd, detections=segmenter.folder)
+def test_a_segmenter_is_evaluated_on_its_own_validation_set(segmenter, masked, capfd):
+    content = evaluated(capfd, detections=segmenter.folder)
     trained = json.loads((segmenter.folder / "model.json").read_text())["training"]
     assert content["figures"]["miou"] == pytest.approx(trained["miou"], abs=1e-6), "as training reported"
     assert content["images"] == 5
     assert content["intervals"]["figures"]["miou"]["low"] <= content["figures"]["miou"]
     for path in (masked, masked / "val.txt"):
-        assert told(capfd, detections=segmenter.folder, ground_truth=path)["figures"] == content["figures"]
-    assert told(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["images"] == 8
+        assert evaluated(capfd, detections=segmenter.folder, ground_truth=path)["figures"] == content["figures"]
+    assert evaluated(capfd, detections=segmenter.folder, ground_truth=masked / "train.txt")["images"] == 8
 
 
-def test_a_copied_segmenter_is_judged_by_ground_truth(segmenter, masked, tmp_path, capfd):
+def test_a_copied_segmenter_is_evaluated_on_ground_truth(segmenter, masked, tmp_path, capfd):
     for name in ("model.json", "model.safetensors"):
         shutil.copy(segmenter.folder / name, tmp_path)
-    expected = told(capfd, detections=segmenter.folder)["figures"]
-    assert told(capfd, detections=tmp_path, ground_truth=masked)["figures"] == expected
+    expected = evaluated(capfd, detections=segmenter.folder)["figures"]
+    assert evaluated(capfd, detections=tmp_path, ground_truth=masked)["figures"] == expected
     with pytest.raises(
         ValueError, match=r"config\.json is missing\); name the images to evaluate on with --ground-truth"
     ):
         evaluate(Evaluate(detections=tmp_path))
 
 
-def test_outlines_whose_images_are_elsewhere(small_outlines, tmp_path, capfd):
-    truth, masks, images = small_outlines
+def test_polygons_whose_images_are_elsewhere(small_polygons, tmp_path, capfd):
+    truth, masks, images = small_polygons
     with pytest.raises(ValueError, match="does not exist"):
         evaluate(Evaluate(detections=masks, ground_truth=truth))
-    assert told(capfd, detections=masks, ground_truth=truth, images=images)["figures"]["miou"] == 1
+    assert evaluated(capfd, detections=masks, ground_truth=truth, images=images)["figures"]["miou"] == 1
 
 
 def test_another_split_of_masks(segmenter, files, masked, tmp_path, capfd):
-    own = told(capfd, detections=segmenter.folder, split="train")
+    own = evaluated(capfd, detections=segmenter.folder, split="train")
     assert own["images"] == 8
-    given = told(capfd, detections=segmenter.folder, ground_truth=masked, split="train")
+    given = evaluated(capfd, detections=segmenter.folder, ground_truth=masked, split="train")
     assert given["figures"] == own["figures"]
-    assert told(capfd, detections=files, ground_truth=masked, split="val")["images"] == 5
+    assert evaluated(capfd, detections=files, ground_truth=masked, split="val")["images"] == 5
     with pytest.raises(ValueError, match="masked: has no split 'test' for --split; found: train, val"):
         evaluate(Evaluate(detections=segmenter.folder, split="test"))
 
 
 def test_other_ways_of_looking_give_other_figures(segmenter, capfd):
-    plain = told(capfd, detections=segmenter.folder)["confusion"]
+    plain = evaluated(capfd, detections=segmenter.folder)["confusion"]
     for options in ({"flip": True}, {"scales": (0.75, 1.25)}, {"long_side": 128}):
-        assert told(capfd, detections=segmenter.folder, **options)["confusion"] != plain
+        assert evaluated(capfd, detections=segmenter.folder, **options)["confusion"] != plain
 
 
-def test_what_predict_writes_is_what_evaluate_judges(segmenter, masked, tmp_path, capfd):
+def test_what_predict_writes_is_what_evaluate_reads(segmenter, masked, tmp_path, capfd):
     images = [str(masked / f"images/val{i}.png") for i in range(5)]
     assert main(["predict", str(segmenter.folder), *images, "--flip", "--output", str(tmp_path)]) == 0
     capfd.readouterr()
-    of_files = told(capfd, detections=tmp_path, ground_truth=masked / "val.txt")
-    of_run = told(capfd, detections=segmenter.folder, flip=True)
+    of_files = evaluated(capfd, detections=tmp_path, ground_truth=masked / "val.txt")
+    of_run = evaluated(capfd, detections=segmenter.folder, flip=True)
     assert of_files == of_run
 
 
 def test_a_folder_of_files(files, masked, capfd):
-    content = told(capfd, detections=files, ground_truth=masked, resamples=100)
+    content = evaluated(capfd, detections=files, ground_truth=masked, resamples=100)
     truth = read_masks(masked, "val")
     found = [np.where(truth.mask(i) == 255, 1, truth.mask(i)) * (i != 2) for i in range(5)]
     expected = evaluate_segmentation([truth.mask(i) for i in range(5)], found, truth.names)
@@ -123,7 +123,7 @@ def test_a_comparison_of_masks(files, segmenter, masked, capfd, monkeypatch):
     text = capfd.readouterr().out
     assert "Compared with the other masks" in text
     assert "IoU of disc" in text
-    content = told(capfd, detections=files, compare=segmenter.folder, ground_truth=masked)
+    content = evaluated(capfd, detections=files, compare=segmenter.folder, ground_truth=masked)
     row = content["comparison"]["figures"]["miou"]
     assert row["a"] == content["figures"]["miou"]
     assert row["difference"] == pytest.approx(row["b"] - row["a"])
@@ -131,12 +131,12 @@ def test_a_comparison_of_masks(files, segmenter, masked, capfd, monkeypatch):
 
 def test_a_run_with_its_classes_in_another_order(segmenter, masked, tmp_path, capfd):
     """Labels of the model are not those of the set: classes are matched by value and name."""
-    plain = told(capfd, detections=segmenter.folder)
+    plain = evaluated(capfd, detections=segmenter.folder)
     data = tmp_path / "data"
     shutil.copytree(masked, data)
     lines = (data / "classes.txt").read_text().splitlines()
     (data / "classes.txt").write_text("\n".join([lines[0], lines[2], lines[1]]))
-    content = told(capfd, detections=segmenter.folder, ground_truth=data)
+    content = evaluated(capfd, detections=segmenter.folder, ground_truth=data)
     assert [row["name"] for row in content["per_class"]] == ["background", "disc", "box"]
     assert content["figures"]["miou"] == pytest.approx(plain["figures"]["miou"])
 
@@ -158,7 +158,7 @@ def test_files_of_a_run_with_its_categories_in_another_order(tmp_path, capfd):
     values = mask_values([category.id for category in learnt.categories])
     write_index_png(tmp_path / "seen/a.png", values[learnt.mask(0)])
     for name in ("train", "test"):
-        content = told(capfd, detections=tmp_path / "seen", ground_truth=tmp_path / f"{name}.json")
+        content = evaluated(capfd, detections=tmp_path / "seen", ground_truth=tmp_path / f"{name}.json")
         assert content["figures"]["miou"] == 1
 
 
@@ -171,7 +171,7 @@ def test_masks_of_0_and_255_make_the_round_trip(tmp_path, capfd):
     assert truth.names == ("background", "foreground")
     write_index_png(tmp_path / "seen/a.png", mask_values([c.id for c in truth.categories])[truth.mask(0)])
     for folder in (tmp_path / "masks", tmp_path / "seen"):
-        assert told(capfd, detections=folder, ground_truth=tmp_path)["figures"]["miou"] == 1
+        assert evaluated(capfd, detections=folder, ground_truth=tmp_path)["figures"]["miou"] == 1
 
 
 def test_tables_of_masks(files, masked, capsys, monkeypatch):

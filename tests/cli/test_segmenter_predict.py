@@ -158,7 +158,7 @@ def test_objects_of_a_mask():
     assert sorted(without["labels"].tolist()) == [0, 1, 2], "no class of the name background: all are objects"
 
 
-def test_specks_are_no_objects(segmenter, masked, tmp_path, monkeypatch):
+def test_small_components_are_no_objects(segmenter, masked, tmp_path, monkeypatch):
     mask = np.zeros((72, 96), np.uint8)
     mask[0, 0], mask[10:13, 10:15], mask[30:34, 30:34] = 1, 1, 2  # 1, 15 and 16 pixels
     seen = Segmentation(mask, np.ones(mask.shape, np.float32))
@@ -176,24 +176,21 @@ def test_values_of_written_masks():
         assert mask_values(ids).tolist() == values, "ids that do not fit give way to their places among each other"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_options_that_do_not_fit_a_segmenter(segmenter, masked, small, tmp_path, capsys):
+    for arguments, message in (
         ("P --score-threshold 0.5", "holds a segmenter, for which there is no --score-threshold"),
+        ("P --slide", "holds a segmenter, for which there is no --slide"),
         ("--image-ids D/val.json", "which a segmenter writes with --boxes"),
         ("P --min-area 4", "--min-area is for detections.json, which a segmenter writes with --boxes"),
         ("P --boxes --min-area 0", "--min-area must be at least 1 pixel, not 0"),
         ("P --scales 0", "scales must be positive numbers"),
         ("P --long-side 0", "long_side must be at least 1"),
         ("P --long-side 200 --scales 1 2", "long_side and scales do not go together"),
-    ],
-)
-def test_options_that_do_not_fit_a_segmenter(segmenter, masked, small, tmp_path, capsys, arguments, message):
-    words = arguments.replace("P", str(masked / "images/val0.png")).replace("D", str(small)).split()
-    assert predict(segmenter, *words, "--output", tmp_path / "out") == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    ):
+        words = arguments.replace("P", str(masked / "images/val0.png")).replace("D", str(small)).split()
+        assert predict(segmenter, *words, "--output", tmp_path / "out") == 1, arguments
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, arguments
 
 
 def test_options_that_do_not_fit_a_detector(run, small, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`detseg train segmenter`: the whole command on a tiny set, what it leaves and says, its mistakes, resuming."""
+"""`detseg train segmenter`: the whole command on a tiny set, what it leaves and prints, its mistakes, resuming."""
 
 import csv
 import json

@@ -10,12 +10,14 @@ from functools import partial
 import h5py
 import numpy as np
 import pytest
+from rich.console import Console
 
 from detseg.cli import main
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset, read_mask_dataset
 from detseg.data.pack.datasets import write_pack
 from detseg.models import load_model
+from detseg.tasks import part
 from detseg.train.config import TrainDetector, TrainLocalizer, TrainSegmenter
 from detseg.train.runner import train
 from tests.train.runs import differences, state_of
@@ -72,7 +74,7 @@ def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs,
     states = [state_of(tmp_path / name) for name in ("packed", "plain")]
     marks = [state.pop("fingerprint") for state in states]
     equal = {part for part in marks[0] if marks[0][part] == marks[1][part]}
-    # Of images and masks a pack tells digests only.
+    # Of images and masks a pack holds digests only.
     assert equal == (set() if task == "segmenter" else {"training annotations", "validation annotations"})
     assert differences(*states) == []
     assert differences(*(dict(load_model(tmp_path / name)[0].state_dict()) for name in ("packed", "plain"))) == []
@@ -144,16 +146,17 @@ def test_a_changed_pack_cannot_be_resumed(masked, tmp_path):
         train(TrainSegmenter(resume=tmp_path / "run"))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_two_files(task, small, masked, tmp_path):
+def test_two_files(small, masked, tmp_path):
     """One of training and one of validation images, of other sizes and other names of the splits."""
-    (config, _), settings = TASKS[task], SETTINGS | {"epochs": 1}
-    splits = read_mask_dataset(masked) if task == "segmenter" else read_dataset(small)
-    write_pack(tmp_path / "a.h5", {"train": splits["train"]}, SIZE)
-    write_pack(tmp_path / "b.h5", {"all": splits["val"]}, 48)
-    run = train(config(train=tmp_path / "a.h5", val=tmp_path / "b.h5", output=tmp_path / "run", **settings))
-    assert len(run.train) == 8 and len(run.val) == (4 if task == "localizer" else 5)
-    assert run.train.images.long_side == SIZE and run.val.images.long_side == 48
+    for name, (config, _) in TASKS.items():
+        splits = read_mask_dataset(masked) if name == "segmenter" else read_dataset(small)
+        files = {side: tmp_path / f"{name} {side}.h5" for side in ("train", "val")}
+        write_pack(files["train"], {"train": splits["train"]}, SIZE)
+        write_pack(files["val"], {"all": splits["val"]}, 48)
+        task = part(name, "train")(config(**files, **SETTINGS), Console(quiet=True))
+        train, val = (task.open(data, what) for data, what in zip(task.load(), ("training", "validation"), strict=True))
+        assert len(train) == 8 and len(val) == (4 if name == "localizer" else 5), name
+        assert train.images.long_side == SIZE and val.images.long_side == 48, name
 
 
 def test_a_file_and_a_folder(masked, packs, tmp_path):
@@ -174,7 +177,7 @@ def test_images_that_are_too_small_are_warned_of(packs, tmp_path, caplog):
     assert "pack them with --size 120" in warned[0] and "validation images are wanted at 96 px" in warned[1]
 
 
-def test_mistakes_are_told_in_a_line(packs, tmp_path, capsys):
+def test_a_mistake_is_one_line(packs, tmp_path, capsys):
     boxes, masks = packs / "boxes.h5", packs / "masks.h5"
     for task, file, other in (("detector", masks, "segmentation"), ("localizer", masks, "segmentation")):
         assert f"{file}: packed for {other}, not for detection: it can train a segmenter" in error_of(

@@ -214,8 +214,3 @@ def test_what_cannot_slide(slider, localizer, run, boxes, tmp_path, capsys):
     assert "there is no --long-side" in capsys.readouterr().err
     assert main(["predict", str(slider), image, "--slide", "--long-side", "0"]) == 1
     assert "at least 1 pixel" in capsys.readouterr().err
-
-
-def test_a_segmenter_cannot_slide(segmenter, masked, capsys):
-    assert main(["predict", str(segmenter.folder), str(masked / "images"), "--slide"]) == 1
-    assert "holds a segmenter, for which there is no --slide" in capsys.readouterr().err

@@ -195,7 +195,7 @@ def test_objectness_lowers_the_scores():
 @pytest.mark.parametrize(
     ("stride", "size", "grid"), [(32, 224, 7), (32, 64, 2), (64, 96, 2), (16, 224, 14), (4, 224, 14), (64, 32, 1)]
 )
-def test_the_box_is_told_from_the_cells_of_the_map(stride, size, grid):
+def test_the_box_is_decoded_from_the_cells_of_the_map(stride, size, grid):
     net = nn.Conv2d(3, 2, 1, stride)
     net.forward = lambda x, forward=net.forward: [forward(x)]
     model = Localizer(Backbone(net, strides=(stride,)), 2, size=size, width=3)

@@ -1,6 +1,6 @@
 """One of two processes of which the second meets a loss that is not finite: torchrun -m tests.train.failing FOLDER.
 
-Each writes what it was told, and which images it had seen last, to FOLDER-RANK.json.
+Each writes the error it raised, and which images it had seen last, to FOLDER-RANK.json.
 """
 
 import json
@@ -46,8 +46,8 @@ def main(folder):
     try:
         trainer.run()
     except TrainingError as error:
-        told = {"error": str(error), "images": [trainer.job.names[i] for i in seen[-BATCH:]]}
-        Path(f"{folder}-{accelerator.process_index}.json").write_text(json.dumps(told))
+        result = {"error": str(error), "images": [trainer.job.names[i] for i in seen[-BATCH:]]}
+        Path(f"{folder}-{accelerator.process_index}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

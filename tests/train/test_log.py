@@ -1,4 +1,4 @@
-"""What a run tells: rows, lines, a bar."""
+"""What a run logs and prints: rows, lines, a bar."""
 
 import csv
 import io

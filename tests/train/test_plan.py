@@ -148,7 +148,7 @@ def test_progress_by_steps():
     assert progress.fraction() == 1
 
 
-def test_progress_by_time_counts_earlier_sittings(monkeypatch):
+def test_progress_by_time_counts_earlier_processes(monkeypatch):
     class Clock:
         now = 50.0
 

@@ -110,7 +110,7 @@ def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
     assert choose({"architecture": architecture, **spec}, "auto") == (FP32, {})
 
 
-def test_what_is_not_timed_is_told(monkeypatch):
+def test_what_is_not_timed_is_named(monkeypatch):
     monkeypatch.setattr("detseg.train.process.choose", lambda spec, precision: (FP32, {}))
     lines = StringIO()
     process = Process(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None)

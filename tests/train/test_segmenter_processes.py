@@ -49,7 +49,7 @@ def test_both_end_with_the_same_segmenter(both):
     assert differences(first["average"], second["average"]) == []
 
 
-def test_images_that_both_judged_are_counted_together(both):
+def test_images_that_both_evaluated_are_counted_together(both):
     """Five are shared out to two processes; the figures are those of one process with the saved model."""
     folder, (first, second) = both
     assert second["metrics"] is None

@@ -1,4 +1,4 @@
-"""Objects that are too small at the training size are told before training starts, and are not taught as background."""
+"""Objects too small at the training size are warned of before training starts, and are not taught as background."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ from detseg.train.tasks.detector import DetectorTask, warn_of_small_objects
 from tests.small_set import write_small_set
 
 
-def test_specks_are_told_with_the_size_that_helps(caplog: pytest.LogCaptureFixture) -> None:
+def test_small_objects_are_warned_of_with_the_size_that_helps(caplog: pytest.LogCaptureFixture) -> None:
     """20 px in images of 2000 px are 0.96 px at 96; 4 px of them are had at 400, and 416 divides by 32."""
     with caplog.at_level(logging.WARNING):
         warn_of_small_objects(np.array([[0.96, 30], [40, 50], [0.96, 0.96], [4, 4]]), 96)
@@ -45,7 +45,7 @@ def test_objects_without_any_size_are_no_reason_to_stop(caplog: pytest.LogCaptur
     assert "1 of 1 objects" in caplog.text
 
 
-def test_specks_are_not_taught_as_background() -> None:
+def test_small_objects_are_not_taught_as_background() -> None:
     corners = np.random.default_rng(0).uniform(100, 900, (5, 2)).astype(np.float32)
     sample = Sample(
         np.zeros((1000, 1000, 3), np.uint8),

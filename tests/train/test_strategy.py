@@ -1,4 +1,4 @@
-"""The four cases of transfer, and what each says of itself."""
+"""The four cases of transfer, and the reason that each gives."""
 
 import pytest
 
