@@ -173,7 +173,7 @@ def test_evaluate_names_what_cannot_slide(slider, localizer, run, boxes, segment
     empty.write_text("[]")
     plain = localizer.folder
     for words, message in (
-        ([str(plain), "--slide", *truth], f"{plain}: this localizer takes it"),
+        ([str(plain), "--slide", *truth], f"{plain}: a localizer without objectness finds"),
         ([str(run.folder), "--slide", *truth], f"{run.folder}: only a localizer can slide"),
         ([str(empty), "--slide", *truth], "empty.json: is a file of detections; only a localizer can slide"),
         ([str(slider), "--slide"], "was validated on windows of 64 px"),
