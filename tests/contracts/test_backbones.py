@@ -22,26 +22,32 @@ FAMILIES = [
     "resnet50",
     "vgg11_bn",
     "mobilenetv2_100",
-    "mobilenetv3_small_050",
     "tf_efficientnet_lite0",
-    "efficientnet_b0",
     "densenet121",
-    "regnetx_002",
     "convnext_atto",
     "ghostnet_100",
     "mnasnet_small",
     "dla34",
     "hrnet_w18_small",
     "repvgg_a0",
-    "cspresnet50",
-    "xception41",
     "legacy_xception",
     "inception_v3",
-    "seresnet18",
     "nf_resnet26",
     "googlenet",
     "shufflenet_v2_x0_5",
-    "legacy_seresnet18",
+    # Wired as one of the above.
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "mobilenetv3_small_050",
+            "efficientnet_b0",
+            "regnetx_002",
+            "cspresnet50",
+            "xception41",
+            "seresnet18",
+            "legacy_seresnet18",
+        )
+    ),
 ]
 # Too large to run here: their shapes are enough.
 SHAPES_ONLY = [
