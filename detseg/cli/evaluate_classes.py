@@ -1,15 +1,14 @@
 """How good the classifier of a run is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from rich.console import Console, RenderableType
 
 from detseg.cli.evaluate import (
     Evaluate,
@@ -32,9 +31,6 @@ from detseg.predict.classifier import classify
 from detseg.report.tables import classification
 from detseg.report.tables.builders import comparison_table
 from detseg.train.tasks.classifier import load_labelled_data, matched_to, open_labelled
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
 
 
 def evaluate(config: Evaluate, console: Console) -> Verdict:

@@ -1,16 +1,15 @@
 """How good masks are: of the model of a run, or of a folder of files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
+from rich.console import Console, RenderableType
 
 from detseg.cli.evaluate import (
     Evaluate,
@@ -44,9 +43,6 @@ from detseg.predict import Segmenter, load
 from detseg.report.tables import segmentation
 from detseg.report.tables.builders import comparison_table
 from detseg.train.tasks.segmenter import load_mask_data
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
 
 
 def evaluate(config: Evaluate, console: Console) -> Verdict:
