@@ -1,7 +1,7 @@
 """COCO JSON: reader and writer.
 
 The reader turns the file into flat arrays a few thousand annotations at a time, so that a million boxes
-never exist as Python objects together. `coco_json.py` has the records.
+never exist as Python objects together. `detseg.data.coco_json` has the records, which metrics read too.
 """
 
 import math
@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from detseg.box_formats import convert_boxes
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
-from detseg.data.formats.assemble import box_areas
-from detseg.data.formats.coco_json import (
+from detseg.data.coco_json import (
     MISSING,
     CocoAnnotation,
     CocoCategory,
@@ -31,6 +30,7 @@ from detseg.data.formats.coco_json import (
     load_file,
     parse_chunk,
 )
+from detseg.data.formats.assemble import box_areas
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.locate import locate_images, measure_images, require_writable
 from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn

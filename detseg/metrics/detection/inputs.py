@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.formats import coco_json
-from detseg.data.formats.coco_json import FoundColumns, TruthColumns
+from detseg.data import coco_json
+from detseg.data.coco_json import FoundColumns, TruthColumns
 from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection import records
 from detseg.metrics.detection.batches import prediction_columns
@@ -287,8 +287,11 @@ def _result_columns(results: list[Any], place: str, masks: bool) -> FoundColumns
 
     image_ids, category_ids = (records.read_ids(results, key, place) for key in ("image_id", "category_id"))
     scores = records.read_numbers(records.read_column(results, "score", label), label, "score")
-    boxed = [i for i, result in enumerate(results) if not masks or result.get("bbox")]
-    boxes = records.read_boxes([results[i] for i in boxed], lambda row: label(boxed[row]))
+    boxed, chosen = list(range(len(results))), results
+    if masks:
+        boxed = [i for i, result in enumerate(results) if result.get("bbox")]
+        chosen = [results[i] for i in boxed]
+    boxes = records.read_boxes(chosen, lambda row: label(boxed[row]))
     outlines = [result.get("segmentation") for result in results] if masks else None
     return FoundColumns(image_ids, category_ids, scores, np.array(boxed, dtype=np.int64), boxes, outlines)
 

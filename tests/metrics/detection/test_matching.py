@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from detseg.data.formats.coco_json import quick_results, quick_truth
+from detseg.data.coco_json import quick_results, quick_truth
 from detseg.metrics.detection.inputs import read_found, read_truth
 from detseg.metrics.detection.layout import lay_out
 from detseg.metrics.detection.loops import HIT, IGNORED, MISS

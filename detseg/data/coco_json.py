@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError, Problem
+from detseg.data.checks.problems import AnnotationError, Problem
 
 MISSING = -(2**63)  # stands for an annotation id the file does not give
 Box = tuple[float, float, float, float]  # x, y, width, height
