@@ -60,14 +60,28 @@ class DetectorOptions(TrainAnnotated):
         return self
 
 
-class DetectorTask(Task):
+class BoxTask(Task):
+    """What all tasks on annotated boxes share."""
+
+    collate = staticmethod(collate)
+
+    def open(self, data: Annotations, split: str) -> DetectionDataset:
+        """The images, those of training a little larger than the network sees them."""
+        zoom = CACHE_ZOOM if split == "training" else 1
+        return open_images(DetectionDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
+
+    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """Detections, or one box an image, in the images' own pixels."""
+        return predict_dataset(model, dataset, indices, self.config.size)
+
+
+class DetectorTask(BoxTask):
     """Detectors: COCO boxes in, mAP out."""
 
     name: ClassVar[str] = "detector"
     Options = DetectorOptions
     FIGURES = FIGURES
     columns: ClassVar[dict[str, str]] = {"AP": "map", "AP50": "map50"}
-    collate = staticmethod(collate)
 
     def load(self) -> tuple[Annotations, Annotations]:
         """Training and validation annotations, both with objects."""
@@ -81,11 +95,6 @@ class DetectorTask(Task):
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         return train, val
 
-    def open(self, data: Annotations, split: str) -> DetectionDataset:
-        """The images, those of training a little larger than the network sees them."""
-        zoom = CACHE_ZOOM if split == "training" else 1
-        return open_images(DetectionDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
-
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""
         return TrainingSamples(dataset, config.seed, partial(TrainTransform, flip=config.flip))
@@ -93,10 +102,6 @@ class DetectorTask(Task):
     def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator:
         """COCO's metrics, by the annotations of the dataset."""
         return DetectionEvaluator(dataset.annotations)
-
-    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
-        """Detections, boxes in the images' own pixels."""
-        return predict_dataset(model, dataset, indices, self.config.size)
 
     def target(self, dataset: DetectionDataset, index: int) -> int:
         """The image's id: the evaluator has its objects."""

@@ -1,25 +1,23 @@
 """The localizer's task: the class and the box of the one object in each image."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from rich.console import Console
-from torch import nn
 
 from detseg.console import print_line
 from detseg.data.annotations import Annotations
 from detseg.data.augment.transforms import TrainTransform
-from detseg.data.dataset import DetectionDataset, collate
+from detseg.data.dataset import DetectionDataset
 from detseg.metrics.localization import FIGURES, OF_PRESENCE, LocalizationEvaluator
 from detseg.train.config import TrainAnnotated
-from detseg.train.data import load_data, open_images, print_data
+from detseg.train.data import load_data, print_data
 from detseg.train.sampler import TrainingSamples
-from detseg.train.task import Task
-from detseg.train.tasks.detector import CACHE_ZOOM, predict_dataset
+from detseg.train.tasks.detector import BoxTask
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +63,12 @@ class LocalizerOptions(TrainAnnotated):
         return self
 
 
-class LocalizerTask(Task):
+class LocalizerTask(BoxTask):
     """Localizers: COCO boxes in, mean IoU and accuracy out."""
 
     name: ClassVar[str] = "localizer"
     Options = LocalizerOptions
     FIGURES = FIGURES
-    collate = staticmethod(collate)
 
     _with_objectness = False
 
@@ -90,11 +87,6 @@ class LocalizerTask(Task):
             self.FIGURES = [figure for figure in FIGURES if figure.name not in OF_PRESENCE]
         return train, val
 
-    def open(self, data: Annotations, split: str) -> DetectionDataset:
-        """The images, those of training a little larger than the network sees them."""
-        zoom = CACHE_ZOOM if split == "training" else 1
-        return open_images(DetectionDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
-
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""
         return TrainingSamples(dataset, config.seed, partial(TrainTransform, scale=config.zoom, flip=config.flip))
@@ -102,10 +94,6 @@ class LocalizerTask(Task):
     def evaluator(self, dataset: DetectionDataset) -> LocalizationEvaluator:
         """Metrics of one object an image."""
         return LocalizationEvaluator(dataset.annotations.names)
-
-    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
-        """One box an image, in the image's own pixels."""
-        return predict_dataset(model, dataset, indices, self.config.size)
 
     def target(self, dataset: DetectionDataset, index: int) -> dict[str, np.ndarray]:
         """The image's objects."""
