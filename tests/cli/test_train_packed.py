@@ -58,7 +58,8 @@ def error_of(capsys, task, *arguments):
 def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, monkeypatch):
     """Bit for bit, where both have the images in one size and order."""
     config, load = TASKS[task]
-    monkeypatch.setattr(f"detseg.train.tasks.{task}.CACHE_ZOOM", 1)
+    home = "segmenter" if task == "segmenter" else "detector"
+    monkeypatch.setattr(f"detseg.train.tasks.{home}.CACHE_ZOOM", 1)
     file = packs / ("masks.h5" if task == "segmenter" else "boxes.h5")
     packed = train(config(data=file, output=tmp_path / "packed", **SETTINGS))
     read, folder = (read_mask_dataset, masked) if task == "segmenter" else (read_dataset, small)
