@@ -1,9 +1,11 @@
 """What holds for every annotation format, and for one that a test adds."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detseg.data import raise_on_problems, read_annotations, read_dataset, read_masks, validate
@@ -17,7 +19,9 @@ from detseg.data.formats import (
     find_sources,
     read_labels,
     titles,
+    write_dataset,
 )
+from detseg.data.polygons import SegmentsBuilder
 from tests.data.annotation_samples import by_image, make, write_picture
 
 FIND = {"objects": find_sources, "masks": find_mask_sources, "labels": find_label_sources}
@@ -66,6 +70,35 @@ def test_what_is_written_is_recognised_and_read_back(tmp_path, sample, format):
     for split, part in (("train", sample.subset([0, 1])), ("val", sample.subset([2]))):
         assert by_image(data[split]) == by_image(part)
         raise_on_problems(validate(data[split]))
+
+
+@writers
+def test_what_it_holds_comes_back_and_the_rest_is_told(tmp_path, sample, format, caplog):
+    builder = SegmentsBuilder()
+    for x1, y1, x2, y2 in sample.boxes.tolist():
+        builder.add_polygons([[x1, y1, x2, y1, x2, y2, x1, y2]])
+    numbered = tuple(category._replace(id=10 * category.id) for category in sample.categories)
+    iscrowd = np.array([True, False, False])
+    given = replace(sample, segments=builder.build(), iscrowd=iscrowd, image_ids=sample.image_ids + 40)
+    given = replace(given, categories=numbered)
+    if "crowd" not in format.holds:
+        with pytest.raises(AnnotationError, match="cannot mark the 1 crowd"):
+            write_dataset(given, tmp_path / "none", to=format.name)
+    write_dataset(given, tmp_path / "to", to=format.name, crowd="keep", images="copy")
+    data = read_annotations(tmp_path / "to", "train")
+    order = [Path(path).name for path in data.paths.tolist()]
+    assert sorted(order) == ["a.png", "b.png", "c.png"] and validate(data) == []
+    assert not any(Path(path).is_symlink() for path in data.paths.tolist())
+    data = data.subset([order.index(f"{name}.png") for name in "abc"])
+    assert (data.iscrowd.tolist() == iscrowd.tolist()) == ("crowd" in format.holds)
+    assert (data.categories == numbered) == ("category ids" in format.holds)
+    assert (data.image_ids.tolist() == given.image_ids.tolist()) == ("image ids" in format.holds)
+    assert ("polygons" in caplog.text) == ("polygons" not in format.holds)
+    if "polygons" in format.holds:
+        assert data.drawn.all()
+        for row, box in enumerate(given.boxes):
+            points = data.segments.polygons(row)[0]
+            np.testing.assert_allclose([*points.min(0), *points.max(0)], box, atol=1e-6)
 
 
 @writers

@@ -19,8 +19,9 @@ from detseg.data.formats.read import (
     read_mask_dataset,
     read_masks,
 )
-from detseg.data.formats.voc import read_voc, write_voc
-from detseg.data.formats.yolo import read_yolo, write_yolo
+from detseg.data.formats.voc import read_voc
+from detseg.data.formats.write import write_dataset, write_voc, write_yolo
+from detseg.data.formats.yolo import read_yolo
 
 __all__ = [
     "FORMATS",
@@ -44,6 +45,7 @@ __all__ = [
     "read_yolo",
     "titles",
     "write_coco",
+    "write_dataset",
     "write_voc",
     "write_yolo",
 ]

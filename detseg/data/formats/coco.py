@@ -32,7 +32,16 @@ from detseg.data.coco_json import (
 )
 from detseg.data.formats.assemble import box_areas
 from detseg.data.formats.format import SPLITS, Format, Sources
-from detseg.data.formats.locate import locate_images, measure_images, require_writable
+from detseg.data.formats.locate import (
+    PlaceImages,
+    image_folders,
+    image_targets,
+    locate_images,
+    measure_images,
+    place_images,
+    require_writable,
+    unique_stems,
+)
 from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
 from detseg.files import write_atomically
 
@@ -63,7 +72,10 @@ def looks_like_coco(file: Path, length: int = 65536) -> bool:
         opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
         text += opened.read()
     text = text.replace(b"\0", b"")  # UTF-16
-    return any(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
+    # Label Studio and CreateML have "annotations" too, Datumaro has "categories", an object.
+    return bool(re.search(rb'"(images|categories)"\s*:\s*\[', text)) or (
+        b'"annotations"' in text and b'"image_id"' in text
+    )
 
 
 def _splits(folder: Path) -> dict[str, Path]:
@@ -93,22 +105,6 @@ def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | Non
     return None
 
 
-def image_folders(path: Path, images: str | Path | None) -> list[Path]:
-    """Where the images of a COCO file may lie, likeliest first."""
-    if images is not None:
-        if not Path(images).is_dir():
-            raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
-        return [Path(images)]
-    here = path.parent
-    split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)
-    names = [split, split.rstrip("0123456789_-")] if split else []
-    places = [here, here / "images"]
-    for base in (here, here / "images", here.parent, here.parent / "images"):
-        places += [base / name for name in names if name]
-    places += [here.parent, here.parent / "images"]
-    return list(dict.fromkeys(places))
-
-
 # ------------------------------------------------------------------ reading
 
 
@@ -126,7 +122,8 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         objects.add(parse_chunk(items[start : start + CHUNK], start, path, objects.problems))
     columns = objects.columns()
 
-    paths = locate_images(_file_names(content.images, path), image_folders(path, images))
+    split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)
+    paths = locate_images(_file_names(content.images, path), image_folders(path.parent, images, split))
     sizes = _int64([(i.width or 0, i.height or 0) for i in content.images], f"{path}: image sizes")
     categories = tuple(Category(c.id, c.name) for c in content.categories)
     del content, items  # the whole file; the arrays that follow take its place in memory
@@ -369,8 +366,12 @@ def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
     return written
 
 
-def _write_split(annotations: Annotations, folder: Path, split: str) -> None:
-    write_coco(annotations, Path(folder) / f"{split}.json")
+def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImages = "link") -> None:
+    if images != "keep":
+        targets = image_targets(annotations, unique_stems(annotations, set()), folder / "images" / split)
+        place_images(annotations.paths.tolist(), targets, images)
+        annotations = replace(annotations, paths=np.array([str(target) for target in targets], np.str_))
+    write_coco(annotations, folder / f"{split}.json")
 
 
 FORMAT = Format(
@@ -381,5 +382,6 @@ FORMAT = Format(
     find=_find,
     guess=_guess,
     read=read_coco,
-    write=_write_split,
+    write=_write,
+    holds=frozenset({"polygons", "masks", "crowd", "category ids", "image ids"}),
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from detseg.data.annotations import AnnotationError
 
 Gives = Literal["objects", "masks", "labels"]
+Holds = Literal["polygons", "masks", "crowd", "scores", "category ids", "image ids"]
 Sources = dict[str, Callable[[], Any]]  # split -> its reader; "" where there are no splits
 Find = Callable[..., Sources | None]
 
@@ -35,7 +36,8 @@ class Format:
     looks_for: str  # a line that says what a file or folder of this form looks like
     find: Find
     read: Callable[..., Any] | None = None  # reads one split by itself, for callers that know the form
-    write: Callable[..., None] | None = None  # `write(annotations, folder, split)`
+    write: Callable[..., None] | None = None  # `write(annotations, folder, split, images=)`; see `write_dataset`
+    holds: frozenset[Holds] = frozenset()  # what it can say beside boxes, class names and images without objects
     gives: Gives = "objects"
     takes_images: bool = True  # whether a folder of images may be named, or the form says itself where they are
     guess: Find | None = None  # as `find`, for weaker signs: asked when no format's `find` knows the path

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import SPLITS
+from detseg.files import write_atomically
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 WRITTEN_EXTENSIONS = tuple(e for extension in IMAGE_EXTENSIONS for e in (extension, extension.upper()))
 
-PlaceImages = Literal["link", "copy", "leave"]
-"""How images come into a written data set: as links (copies where these are impossible), as copies, or not at all."""
+PlaceImages = Literal["link", "copy", "keep"]
+"""How images come into a written data set: as links (copies where these are impossible), as copies, or not at all:
+kept where they are."""
 
 
 class FolderCache:
@@ -72,6 +74,23 @@ def _join(folder: str, name: str) -> str:
     if "/" not in name and name not in ("", ".", ".."):  # the usual case, a hundred thousand times
         return name if folder == "." else f"{folder}{os.sep}{name}"
     return os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 - pathlib is five times slower
+
+
+def image_folders(place: Path, images: str | Path | None, split: str = "") -> list[Path]:
+    """Where the images of annotations in the folder `place` may lie, likeliest first.
+
+    `images` is the folder that the user names; `split` is what a file's name tells ("train2017", say).
+    """
+    if images is not None:
+        if not Path(images).is_dir():
+            raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
+        return [Path(images)]
+    names = [split, split.rstrip("0123456789_-")] if split else []
+    places = [place, place / "images"]
+    for base in (place, place / "images", place.parent, place.parent / "images"):
+        places += [base / name for name in names if name]
+    places += [place.parent, place.parent / "images"]
+    return list(dict.fromkeys(places))
 
 
 def split_folders(root: Path, first: str, second: str) -> dict[str, tuple[Path, Path]]:
@@ -148,6 +167,16 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
+def write_names(annotations: Annotations, file: Path) -> None:
+    """Write a list of classes in their order, for formats that know classes by name only; or AnnotationError."""
+    names = list(annotations.names)
+    if len(set(names)) < len(names) or any(not name.strip() or "\n" in name for name in names):
+        raise AnnotationError(f"{file}: the format knows categories by name only, so names must differ: {names}")
+    if file.is_file() and read_lines(file) != names:
+        raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
+    write_atomically(file, "".join(f"{name}\n" for name in names))
+
+
 def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     """The first file that is there: in the first folder that has one, the first of these names."""
     names = tuple(names)
@@ -179,9 +208,9 @@ def image_targets(annotations: Annotations, stems: Sequence[str], folder: Path) 
 
 def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImages) -> None:
     """Bring images to where a data set has them."""
-    if how not in ("link", "copy", "leave"):
-        raise ValueError(f'images must be "link", "copy" or "leave", not {how!r}')
-    if how == "leave":
+    if how not in ("link", "copy", "keep"):
+        raise ValueError(f'images must be "link", "copy" or "keep", not {how!r}')
+    if how == "keep":
         return
     for name, target in zip(sources, targets, strict=True):
         source = Path(name).resolve()

@@ -5,7 +5,6 @@ VOC counts pixels from 1 and its xmax, ymax are the last pixels inside the box, 
 """
 
 import html
-import logging
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -30,12 +29,10 @@ from detseg.data.formats.locate import (
     place_images,
     read_lines,
     read_names,
-    require_writable,
     unique_stems,
+    write_names,
 )
 from detseg.files import write_atomically
-
-log = logging.getLogger(__name__)
 
 CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
 IMAGE_FOLDERS = ("JPEGImages", "images", "")
@@ -234,24 +231,12 @@ def _add_object(item: _Object, number: int, labels: dict[str, int], assembler: A
 # ------------------------------------------------------------------ writing
 
 
-def write_voc(
-    annotations: Annotations, folder: str | Path, split: str = "train", *, images: PlaceImages = "link"
-) -> None:
-    """Write one split of a VOC folder: Annotations/, ImageSets/Main/<split>.txt, JPEGImages/, labels.txt.
+def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImages = "link") -> None:
+    """One split: Annotations/, ImageSets/Main/<split>.txt, JPEGImages/, and labels.txt with the categories in order.
 
-    labels.txt keeps the order of the categories. VOC has neither category ids, image ids nor polygons: they
-    are lost, and lost polygons are counted in a logged warning. Fractions of pixels are kept. For `images` see
-    `PlaceImages`; their path is in the XML anyway.
-
-    Raises:
-        AnnotationError: a box is not finite, an object has no category, or the folder holds other categories.
+    Fractions of pixels are kept. The images' paths are in the XML, placed or not.
     """
-    folder = Path(folder)
-    require_writable(annotations, folder)
-    _write_labels(annotations, folder / "labels.txt")
-    drawn = int(annotations.drawn.sum())
-    if drawn:
-        log.warning("%s: VOC has no polygons, %d objects keep only their boxes", folder, drawn)
+    write_names(annotations, folder / "labels.txt")
     others = (file for other, file in voc_splits(folder).items() if other != split)
     stems = unique_stems(annotations, set(chain.from_iterable(map(read_lines, others))))
     targets = image_targets(annotations, stems, folder / "JPEGImages")
@@ -259,15 +244,6 @@ def write_voc(
     for row, (stem, target) in enumerate(zip(stems, targets, strict=True)):
         write_atomically(folder / "Annotations" / f"{stem}.xml", _xml(annotations, row, target.name))
     write_atomically(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{s}\n" for s in stems))
-
-
-def _write_labels(annotations: Annotations, file: Path) -> None:
-    names = list(annotations.names)
-    if len(set(names)) < len(names) or any(not name.strip() or "\n" in name for name in names):
-        raise AnnotationError(f"{file}: VOC knows categories by name only, so names must differ: {names}")
-    if file.is_file() and read_lines(file) != names:
-        raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
-    write_atomically(file, "".join(f"{name}\n" for name in names))
 
 
 def _number(value: Any) -> str:
@@ -307,5 +283,6 @@ FORMAT = Format(
     find=_find,
     guess=_guess,
     read=read_voc,
-    write=write_voc,
+    write=_write,
+    holds=frozenset({"crowd"}),
 )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -31,7 +31,6 @@ from detseg.data.formats.locate import (
     measure_images,
     place_images,
     read_lines,
-    require_writable,
     split_folders,
     unique_stems,
 )
@@ -236,43 +235,23 @@ def _add_object(label: int, values: list[float], size: tuple[int, int], assemble
 # ------------------------------------------------------------------ writing
 
 
-def write_yolo(
-    annotations: Annotations,
-    folder: str | Path,
-    split: str = "train",
-    *,
-    images: PlaceImages = "link",
-    crowd: Literal["error", "drop", "keep"] = "error",
-    polygons: bool = False,
-) -> None:
-    """Write one split of a YOLO folder: images/<split>/, labels/<split>/, and its line in data.yaml.
+def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImages = "link") -> None:
+    """One split: images/<split>/, labels/<split>/, and its line in data.yaml. Ids become 0..K-1.
 
-    Category ids become 0..K-1, image and annotation ids are lost.
-
-    Args:
-        images: see `PlaceImages`.
-        crowd: YOLO cannot say "ignore this". "error" refuses, "drop" leaves crowd objects out (they become
-            background), "keep" writes them as ordinary objects; both log how many.
-        polygons: write objects with exactly one polygon as such, the rest as boxes.
-
-    Raises:
-        AnnotationError: crowd objects with crowd="error", a box that is not finite, an object without
-            category, an image of unknown size, or a folder that holds other categories.
+    Readers of this format take a set for boxes or for polygons, not for both: polygons are written where every object
+    has exactly one. AnnotationError: an image of unknown size, or a folder that holds other categories.
     """
-    folder = Path(folder)
-    require_writable(annotations, folder)
     unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
     if len(unknown):
         raise AnnotationError(
-            f"{folder}: not written, YOLO needs the size of every image and {len(unknown)} are unknown; "
+            f"{folder}: not written, YOLO coordinates are shares of the image and {len(unknown)} sizes are unknown; "
             f"the first is {annotations.paths[unknown[0]]}"
         )
-    written = _crowd_choice(annotations, crowd, folder)
-    lost = int(annotations.drawn.sum())
-    if polygons and annotations.segments is not None:
-        lost -= int((np.diff(annotations.segments.polygon_offsets) == 1).sum())
+    segments = annotations.segments
+    polygons = segments is not None and bool((np.diff(segments.polygon_offsets) == 1).all())
+    lost = 0 if polygons or segments is None else int(segments.has_polygons.sum())
     if lost:
-        log.warning("%s: %d objects keep only their boxes, not their polygons", folder, lost)
+        log.warning("%s: not every object has exactly one polygon, %d objects keep only their boxes", folder, lost)
     content = _yaml_with(annotations, folder / "data.yaml", split)
 
     stems = unique_stems(annotations, set())
@@ -287,25 +266,9 @@ def write_yolo(
     boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
     for row, stem in enumerate(stems):
         owned = annotations.objects(row)
-        lines = [_line(annotations, row, o, boxes, polygons) for o in range(owned.start, owned.stop) if written[o]]
+        lines = [_line(annotations, row, position, boxes, polygons) for position in range(owned.start, owned.stop)]
         write_atomically(folder / "labels" / split / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
     write_atomically(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _crowd_choice(annotations: Annotations, crowd: str, folder: Path) -> Any:
-    """(M,) True for the objects to write."""
-    if crowd not in ("error", "drop", "keep"):
-        raise ValueError(f'crowd must be "error", "drop" or "keep", not {crowd!r}')
-    count = int(annotations.iscrowd.sum())
-    if count and crowd == "error":
-        raise AnnotationError(
-            f"{folder}: not written, YOLO labels cannot mark the {count} crowd (or difficult) objects as "
-            'ignored. Choose crowd="drop" to leave them out or crowd="keep" to write them as ordinary objects'
-        )
-    if count:
-        done = "left out" if crowd == "drop" else "written as ordinary objects"
-        log.warning("%s: %d crowd (or difficult) objects were %s", folder, count, done)
-    return ~annotations.iscrowd if crowd == "drop" else np.ones(len(annotations.iscrowd), bool)
 
 
 def _yaml_with(annotations: Annotations, file: Path, split: str) -> dict[str, Any]:
@@ -337,6 +300,7 @@ FORMAT = Format(
     ".txt files beside them",
     find=_find,
     read=read_yolo,
-    write=write_yolo,
+    write=_write,
+    holds=frozenset({"polygons"}),
     takes_images=False,
 )

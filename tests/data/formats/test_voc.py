@@ -214,12 +214,13 @@ def test_what_voc_cannot_hold_is_told(tmp_path, caplog):
     first = read_coco(write_coco_dataset(tmp_path / "coco"))
     with caplog.at_level(logging.WARNING):
         write_voc(first, tmp_path / "voc")
-    assert "2 objects keep only their boxes" in caplog.text
+    assert "VOC has no polygons, 1 objects keep only their boxes" in caplog.text
+    assert "VOC has no run-length masks, 1 objects keep only their boxes" in caplog.text
     same = make([[0, 0, 1, 1]], categories=(Category(1, "rose"), Category(2, "rose")))
     with pytest.raises(AnnotationError, match="names must differ"):
-        write_voc(same, tmp_path / "other", images="leave")
+        write_voc(same, tmp_path / "other", images="keep")
     with pytest.raises(AnnotationError, match="already holds other categories"):
         tulips = make([[0, 0, 1, 1]], categories=(Category(1, "tulip"),))
-        write_voc(tulips, tmp_path / "voc", "val", images="leave")
+        write_voc(tulips, tmp_path / "voc", "val", images="keep")
     with pytest.raises(ValueError, match="the image does not exist"):
         write_voc(make([[0, 0, 1, 1]]), tmp_path / "other")

@@ -185,11 +185,11 @@ def test_crowd_is_refused_dropped_or_kept(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         write_yolo(first, tmp_path / "yolo", crowd="drop")
     assert "1 crowd (or difficult) objects were left out" in caplog.text
-    assert "2 objects keep only their boxes" in caplog.text
+    assert "not every object has exactly one polygon, 1 objects keep only their boxes" in caplog.text
     assert len(read_annotations(tmp_path / "yolo", "train").ids) == 3
 
 
-def test_polygons_are_written_when_asked(tmp_path):
+def test_polygons_are_written_where_every_object_has_one(tmp_path):
     annotations = make([[10, 5, 30, 35]], paths=[str(write_picture(tmp_path / "a.jpg"))])
     points = np.array([[10, 5], [30, 5], [30, 35.0]])
     from detseg.data.polygons import SegmentsBuilder
@@ -197,7 +197,7 @@ def test_polygons_are_written_when_asked(tmp_path):
     builder = SegmentsBuilder()
     builder.add_polygons([points.ravel().tolist()])
     annotations = make([[10, 5, 30, 35]], paths=annotations.paths, segments=builder.build())
-    write_yolo(annotations, tmp_path / "yolo", polygons=True)
+    write_yolo(annotations, tmp_path / "yolo")
     again = read_annotations(tmp_path / "yolo", "train")
     np.testing.assert_allclose(again.segments.polygons(0)[0], points)
     np.testing.assert_allclose(again.boxes, annotations.boxes)
@@ -215,7 +215,7 @@ def test_writer_refuses_what_would_mix_or_lose(tmp_path):
     with pytest.raises(AnnotationError, match="already holds 1 other images"):
         write_yolo(renamed, tmp_path / "yolo")
     unmeasured = make([[10, 5, 30, 35]], paths=[image], sizes=[(0, 0)])
-    with pytest.raises(AnnotationError, match="needs the size of every image"):
+    with pytest.raises(AnnotationError, match="1 sizes are unknown"):
         write_yolo(unmeasured, tmp_path / "new")
     with pytest.raises(ValueError, match="crowd must be"):
         write_yolo(annotations, tmp_path / "new", crowd="maybe")
