@@ -68,7 +68,7 @@ def read_records(
 
     Args:
         source: its file or folder, for messages.
-        folders: where its images may lie, likeliest first.
+        folders: where its images may lie, likeliest first; none where the records have paths that open as they are.
         names: its classes, in order; by default the names that occur, in alphabetical order. Their ids are 1..K.
     """
     assembler = Assembler()
@@ -86,7 +86,7 @@ def read_records(
                 _add(assembler, item, label)
     found = list(labels) if names is None else names
     data = assembler.build([Category(number, name) for number, name in enumerate(found, 1)], source)
-    paths = locate_images(images, folders)
+    paths = locate_images(images, folders) if folders else images
     data = replace(data, paths=np.array(paths, np.str_), sizes=measure_images(paths, data.sizes))
     data = replace(data, read_problems=tuple(replace(p, image=paths[p.image_index]) for p in data.read_problems))
     data = _in_pixels(data, np.array(shares, bool))
