@@ -32,7 +32,7 @@ from detseg.data.formats.locate import (
 )
 from detseg.data.formats.records import Record, record_sources
 from detseg.data.formats.voc_images import OTHER_XML_FOLDERS, SPELLED, XML_FOLDERS, find_voc_images, subfolders
-from detseg.data.formats.voc_xml import VocFile, parse_voc
+from detseg.data.formats.voc_xml import ImageNames, VocFile, parse_voc
 from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ TRIED = 100  # XML files that are looked into before a folder is not of this for
 
 def _find(path: Path, images: str | Path | None, weak: bool = False) -> Sources | None:
     path = path if path.name else path.absolute()  # of "." the folder above is asked for
-    if path.suffix.lower() == ".txt" and "ImageSets" in path.parts[-3:-1] and path.is_file():
-        root = path.parents[2 if path.parent.name == "Main" else 1]
+    place = path.parent.parent if path.parent.name == "Main" else path.parent
+    if path.suffix.lower() == ".txt" and place.name == "ImageSets" and path.is_file():
+        root = place.parent
         lists = voc_splits(root) | {path.stem: path}
         return {"": _sources(root, _listed(lists, _every_file(root)), images, listed=True)[path.stem]}
     found = _xml_files(path, weak)
@@ -65,22 +66,31 @@ def _xml_files(path: Path, weak: bool) -> dict[str, list[Path]]:
     if path.is_file():
         return {"": [path]} if path.suffix.lower() == ".xml" and _is_voc(path) else {}
     below = subfolders(path)
-    names = OTHER_XML_FOLDERS if weak else XML_FOLDERS
-    for name in names:
-        for folder in [path, *below]:
-            if folder.name.lower() == name and (files := _voc_files(folder, deep=True, alone=not weak)):
-                return _by_folder(folder, files)
+    top, files = _in_named_folder(path, below, weak)
+    if files:
+        return _by_folder(top, files)
     found: dict[str, list[Path]] = {}
     for folder in below:
-        split = split_of(folder.name)
-        inside = list(chain.from_iterable(_xml_files(folder, weak).values())) if split else []
-        if inside and split:
-            found.setdefault(split, []).extend(inside)
+        if split := split_of(folder.name):
+            inside = _in_named_folder(folder, subfolders(folder), weak)[1] or (_voc_files(folder) if weak else [])
+            found[split] = found.get(split, []) + inside
+    found = {split: files for split, files in found.items() if files}
     own = _voc_files(path) if weak else []
-    if found or own:
-        return {**found, **({"": own} if own else {})}
+    if own and not {"train", "val"} & set(found):
+        return {"": own}
+    if found:
+        return found | ({"": own} if own else {})
     only = [files for folder in below if (files := _voc_files(folder))] if weak else []
     return {"": only[0]} if len(only) == 1 else {}
+
+
+def _in_named_folder(path: Path, below: Sequence[Path], weak: bool) -> tuple[Path, list[Path]]:
+    """The XML files of a folder if it, or else one in it, has a usual name for them."""
+    for name in OTHER_XML_FOLDERS if weak else XML_FOLDERS:
+        for folder in (path, *below):
+            if folder.name.lower() == name and (files := _voc_files(folder, deep=True, alone=not weak)):
+                return folder, files
+    return path, []
 
 
 def _voc_files(folder: Path, deep: bool = False, alone: bool = False) -> list[Path]:
@@ -200,16 +210,20 @@ def _sources(
     file = first_file([place, *(file.parent for file in chosen[:1]), *above], CLASS_FILES)
     parse = cache(parse_voc) if len(set(chosen)) < len(chosen) else parse_voc  # trainval has what train and val have
     stems = None if listed or path.is_file() else {file.stem for file in chosen}
-    find = partial(find_voc_images, place=place, images=images, stems=stems)
-    readers = {split: partial(_records, files, parse, find, listed) for split, files in splits.items()}
-    return record_sources(readers, path, lambda split: (), None if file is None else read_names(file))
+    given: dict[str, dict[Path, ImageNames]] = {split: {} for split in splits}  # filled as the files are read
+    readers = {split: partial(_records, files, parse, listed, given[split]) for split, files in splits.items()}
+    names = None if file is None else read_names(file)
+    return record_sources(
+        readers, path, lambda split: lambda _: find_voc_images(given[split], place, images, stems), names
+    )
 
 
-def _records(files: Sequence[Path], parse: Parse, find: Callable[..., list[str]], listed: bool) -> Iterator[Record]:
-    parsed: dict[Path, VocFile] = {}
+def _records(files: Sequence[Path], parse: Parse, listed: bool, given: dict[Path, ImageNames]) -> Iterator[Record]:
+    """The records of files, without their images; `given` gets what each says of it."""
+    given.clear()
     foreign: list[Path] = []
     errors: list[AnnotationError] = []
-    for file in files:
+    for file in dict.fromkeys(files):
         try:
             found = parse(file)
         except AnnotationError as error:
@@ -218,16 +232,15 @@ def _records(files: Sequence[Path], parse: Parse, find: Callable[..., list[str]]
         if found is None:
             foreign.append(file)
         else:
-            parsed[file] = found
-    if foreign and (listed or not parsed):
+            given[file] = found.names
+            yield Record("", found.items, found.size, str(file))
+    if foreign and (listed or not given):
         errors.append(AnnotationError(f"{foreign[0]}: no VOC annotation, the outermost element is not <annotation>"))
     if errors:
         more = f" ({len(errors) - 1} more files cannot be read)" if len(errors) > 1 else ""
         raise AnnotationError(f"{errors[0]}{more}") from errors[0]
     if foreign:
         log.warning("%d XML files are no VOC annotations and passed over, the first is %s", len(foreign), foreign[0])
-    for (file, found), image in zip(parsed.items(), find(parsed), strict=True):
-        yield Record(image, found.items, found.size, str(file))
 
 
 # ------------------------------------------------------------------ writing

@@ -11,7 +11,7 @@ from pathlib import Path
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.layout import ANNOTATION_FOLDERS
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, WRITTEN_EXTENSIONS, FolderCache, locate_images
-from detseg.data.formats.voc_xml import VocFile
+from detseg.data.formats.voc_xml import ImageNames
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,16 @@ SPELLED = {spelling: split for split, spellings in SPLITS.items() for spelling i
 
 
 def find_voc_images(
-    parsed: Mapping[Path, VocFile], place: Path, images: str | Path | None, stems: set[str] | None
+    given: Mapping[Path, ImageNames], place: Path, images: str | Path | None, stems: set[str] | None
 ) -> list[str]:
-    """The image of every XML file. `stems` are the names of all XML files; images of no such name are counted."""
+    """The image of every XML file, of which `given` is what it says of it.
+
+    `stems` are the names of all XML files of the set; images of no such name are counted. `images` is the folder that
+    the user names.
+    """
     cached = FolderCache()
     folders = cache(partial(_image_folders, place=place, images=images, cached=cached))
-    found = {file: _image(file, record, folders(file.parent), cached) for file, record in parsed.items()}
+    found = {file: _image(file, names, folders(file.parent), cached) for file, names in given.items()}
     claims = Counter(found.values())
     missing: dict[Path, list[Path]] = {}
     for file, image in found.items():
@@ -36,7 +40,7 @@ def find_voc_images(
         elif claims[image] > 1:
             found[file] = _own_image(file, Path(image), _below(file.parent, place))
     for folder, files in missing.items():  # perhaps their names are spelled otherwise
-        names = [parsed[file].filename or f"{file.stem}.jpg" for file in files]
+        names = [given[file].filename or f"{file.stem}.jpg" for file in files]
         found |= zip(files, locate_images(names, folders(folder)), strict=True)
     located = [str(image) for image in found.values()]
     if stems is not None:
@@ -116,23 +120,23 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
-def _image(file: Path, record: VocFile, folders: Iterable[Path], cached: FolderCache) -> str | None:
+def _image(file: Path, written: ImageNames, folders: Iterable[Path], cached: FolderCache) -> str | None:
     """The image of an XML file, if there is one: the one of its name, or its <filename>.
 
     Its name counts for more where the two differ: files are renamed, and nobody corrects what is written in them.
     """
     stem = os.path.splitext(file.name)[0]  # noqa: PTH122 - speed
-    given = record.filename.replace("\\", "/")
+    given = written.filename.replace("\\", "/")
     bare = given.rpartition("/")[2]
     named = dict.fromkeys((given, bare, *(f"{bare}{e}" for e in WRITTEN_EXTENSIONS))) if bare else {}
     own = [f"{stem}{e}" for e in WRITTEN_EXTENSIONS]
     alike = stem in (bare, os.path.splitext(bare)[0])  # noqa: PTH122
     names = [*named, *own] if alike else [*own, *named]
-    if record.folder:
-        names += [f"{record.folder}/{name}" for name in names]
+    if written.folder:
+        names += [f"{written.folder}/{name}" for name in names]
     for name in names:
         for folder in folders:
             path = f"{folder}{os.sep}{name}"
             if path in cached:
                 return os.path.normpath(path)
-    return record.path if record.path and Path(record.path).is_file() else None
+    return written.path if written.path and Path(written.path).is_file() else None

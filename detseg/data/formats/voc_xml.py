@@ -26,12 +26,18 @@ WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": 
 TURN = 2 * math.pi + 1e-6
 
 
-class VocFile(NamedTuple):
-    """An image as its file has it: names as written, boxes and polygons as they are here."""
+class ImageNames(NamedTuple):
+    """What a file says of where its image is, as written."""
 
     filename: str
     folder: str
     path: str
+
+
+class VocFile(NamedTuple):
+    """An image with its objects."""
+
+    names: ImageNames
     size: tuple[int, int]  # width, height; zeros where the file has none
     items: list[Item | Fault]
 
@@ -50,7 +56,8 @@ def parse_voc(file: Path) -> VocFile | None:
     if tree.tag != "annotation":
         return None
     items = [item for number, element in enumerate(tree.findall("object"), 1) for item in _items(number, element)]
-    return VocFile(_text(tree, "filename"), _text(tree, "folder"), _text(tree, "path"), _size(tree, file), items)
+    names = ImageNames(*(_text(tree, tag) for tag in ImageNames._fields))
+    return VocFile(names, _size(tree, file), items)
 
 
 def _text_of(file: Path) -> str:

@@ -305,6 +305,19 @@ def test_files_of_no_split_are_counted(tmp_path, caplog):
     assert f"1 XML files are in no split and left out, the first is {tmp_path}/c.xml" in caplog.text
 
 
+def test_a_folder_of_test_files_beside_the_others(tmp_path):
+    tree(tmp_path, "a.xml", "b.xml", "a.jpg", "b.jpg", "test/a.xml", "test/a.jpg")
+    assert len(read_annotations(tmp_path)) == 2, "as without it"
+
+
+def test_links_in_a_circle(tmp_path):
+    tree(tmp_path, "train/a.xml", "train/a.jpg", "val/b.xml", "val/b.jpg")
+    for name in ("train", "val"):
+        (tmp_path / name / "train").symlink_to(tmp_path)
+        (tmp_path / name / "val").symlink_to(tmp_path)
+    assert {split: len(part) for split, part in read_dataset(tmp_path).items()} == {"train": 1, "val": 1}
+
+
 def test_an_image_named_train_makes_no_split(tmp_path):
     tree(tmp_path, "annotations/a.xml", "annotations/train.xml", "images/a.jpg", "images/train.jpg")
     assert len(read_annotations(tmp_path)) == 2
@@ -350,6 +363,21 @@ def test_the_image_by_name_of_the_file_or_by_filename(tmp_path, filename, found)
     tree(tmp_path, "images/b.jpg", *(["images/a.png"] if found == "a.png" else []))
     write_xml(tmp_path / "annots/a.xml", A, filename=filename)
     assert read_annotations(tmp_path).paths.tolist() == [str(tmp_path / "images" / found)]
+
+
+def test_an_image_belongs_to_the_file_of_its_name_before_others_that_name_it(tmp_path):
+    """b.xml was a copy of a.xml, and its own image is gone: its boxes are not for a.jpg."""
+    tree(tmp_path, "annots/a.xml", "images/a.jpg")
+    write_xml(tmp_path / "annots/b.xml", B, filename="a.jpg")
+    data = read_annotations(tmp_path)
+    assert data.paths.tolist() == [str(tmp_path / f"images/{name}.jpg") for name in "ab"]
+    assert [p.kind for p in validate(data)] == ["missing-image"]
+
+
+def test_lists_of_masks_are_no_lists_of_boxes(voc):
+    (voc / "ImageSets/Segmentation").mkdir()
+    (voc / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    assert voc_format.FORMAT.find(voc / "ImageSets/Segmentation/train.txt", None) is None
 
 
 def test_the_folder_that_the_file_names(tmp_path):
