@@ -281,6 +281,7 @@ def test_the_folder_one_stands_in(tmp_path, monkeypatch):
         ("train/annotations", "test/annotations", ("images/train", "images/test")),
         ("annotations/train", "annotations/valid", ("images/train", "images/valid")),
         ("Annotations/Train", "Annotations/Validation", ("images", "images")),
+        ("labels/train", "labels/val", ("images/train", "images/val")),
         ("annots_train", "annots_val", ("images", "images")),
     ],
 )
@@ -297,6 +298,13 @@ def test_splits_from_folders(tmp_path, train, val, images):
     assert data["train"].names == data[other].names == ("daisy", "rose"), "the names of both"
     for part in data.values():
         assert validate(part) == []
+
+
+def test_labels_for_yolo_beside_xml_stay_yolo(tmp_path):
+    tree(tmp_path, "labels/a.xml", "images/a.jpg")
+    assert voc_format.FORMAT.find(tmp_path, None)
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    assert voc_format.FORMAT.find(tmp_path, None) is None
 
 
 def test_files_of_no_split_are_counted(tmp_path, caplog):
