@@ -59,16 +59,17 @@ class Record(NamedTuple):
 
 
 Records = Iterable[Record]
+Locate = Callable[[Sequence[str]], list[str]]
 
 
 def read_records(
-    records: Records, source: Path, folders: Sequence[Path], names: Sequence[str] | None = None
+    records: Records, source: Path, folders: Sequence[Path] | Locate, names: Sequence[str] | None = None
 ) -> Annotations:
     """The data set that records describe.
 
     Args:
         source: its file or folder, for messages.
-        folders: where its images may lie, likeliest first.
+        folders: where its images may lie, likeliest first; or what finds the path of each `Record.image`.
         names: its classes, in order; by default the names that occur, in alphabetical order. Their ids are 1..K.
     """
     assembler = Assembler()
@@ -86,7 +87,7 @@ def read_records(
                 _add(assembler, item, label)
     found = list(labels) if names is None else names
     data = assembler.build([Category(number, name) for number, name in enumerate(found, 1)], source)
-    paths = locate_images(images, folders)
+    paths = folders(images) if callable(folders) else locate_images(images, folders)
     data = replace(data, paths=np.array(paths, np.str_), sizes=measure_images(paths, data.sizes))
     data = replace(data, read_problems=tuple(replace(p, image=paths[p.image_index]) for p in data.read_problems))
     data = _in_pixels(data, np.array(shares, bool))
@@ -160,12 +161,12 @@ def with_names(data: Annotations, names: Sequence[str]) -> Annotations:
 def record_sources(
     splits: Mapping[str, Callable[[], Records]],
     source: Path,
-    folders: Callable[[str], Sequence[Path]],
+    folders: Callable[[str], Sequence[Path] | Locate],
     names: Sequence[str] | None = None,
 ) -> Sources:
     """The splits, each with its reader; classes that no file lists are those of all splits together.
 
-    `folders(split)` says where the images of a split may lie.
+    `folders(split)` says where the images of a split may lie, or finds them.
     """
 
     def read(split: str) -> Annotations:

@@ -1,231 +1,246 @@
-"""Pascal VOC XML: reader and writer.
+"""Pascal VOC: finding, reading and writing folders of XML files, of which each has its image.
 
-VOC counts pixels from 1 and its xmax, ymax are the last pixels inside the box, so a VOC box
-(xmin, ymin, xmax, ymax) is (xmin - 1, ymin - 1, xmax, ymax) here. `difficult` becomes `iscrowd` (ignored).
+`detseg.data.formats.voc_xml` reads a file.
 """
 
 import html
-from collections.abc import Sequence
-from functools import partial
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from itertools import chain
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+from pathlib import Path
+from typing import Any
 
-import defusedxml.ElementTree
 import numpy as np
-from defusedxml.common import DefusedXmlException
+from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError, Annotations, Category
-from detseg.data.formats.assemble import Assembler
+from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import Format, Sources
+from detseg.data.formats.layout import beginning, split_of
 from detseg.data.formats.locate import (
-    WRITTEN_EXTENSIONS,
-    FolderCache,
+    IMAGE_EXTENSIONS,
     PlaceImages,
     first_file,
     image_targets,
-    measure_images,
     place_images,
     read_lines,
     read_names,
     unique_stems,
     write_names,
 )
+from detseg.data.formats.records import Record, record_sources
+from detseg.data.formats.voc_images import OTHER_XML_FOLDERS, SPELLED, XML_FOLDERS, find_voc_images, subfolders
+from detseg.data.formats.voc_xml import ImageNames, VocFile, parse_voc
 from detseg.files import write_atomically
 
-CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
-IMAGE_FOLDERS = ("JPEGImages", "images", "")
+log = logging.getLogger(__name__)
 
+CLASS_FILES = ("labels.txt", "classes.txt", "label_list.txt", "predefined_classes.txt")
+TRIED = 100  # XML files that are looked into before a folder is not of this form
 
 # ------------------------------------------------------------------ finding
 
 
-def _find(path: Path, images: str | Path | None) -> Sources | None:
-    if path.is_dir():
-        if not _xml_files(path / "Annotations", "**/*.xml"):
-            return None
-        divided: Sources = {split: partial(read_voc, path, split, images) for split in voc_splits(path)}
-        return divided or {"": partial(read_voc, path, images=images)}
-    if path.suffix.lower() == ".xml":
-        return {"": partial(read_voc, path, images=images)}
-    if path.suffix.lower() == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main"):
-        return {"": partial(read_voc, path.parents[2], path.stem, images)}
-    return None
+def _find(path: Path, images: str | Path | None, weak: bool = False) -> Sources | None:
+    path = path if path.name else path.absolute()  # of "." the folder above is asked for
+    place = path.parent.parent if path.parent.name == "Main" else path.parent
+    if path.suffix.lower() == ".txt" and place.name == "ImageSets" and path.is_file():
+        root = place.parent
+        lists = voc_splits(root) | {path.stem: path}
+        return {"": _sources(root, _listed(lists, _every_file(root)), images, listed=True)[path.stem]}
+    found = _xml_files(path, weak)
+    if found and (lists := voc_splits(path)):
+        chosen = _listed(lists, list(chain.from_iterable(found.values())))
+        return _sources(path, chosen, images, listed=True)
+    return _sources(path, found, images) if found else None
 
 
-def _guess(path: Path, images: str | Path | None) -> Sources | None:
-    return {"": partial(read_voc, path, images=images)} if path.is_dir() and _xml_files(path, "*.xml") else None
+def _xml_files(path: Path, weak: bool) -> dict[str, list[Path]]:
+    """The XML files of each split at a path, those of none as "" beside them; empty if none is VOC.
+
+    They lie in a folder with a usual name (with all folders below it), in folders named after splits, and, where weak
+    signs will do, beside the images or in the only folder with such files.
+    """
+    if path.is_file():
+        return {"": [path]} if path.suffix.lower() == ".xml" and _is_voc(path) else {}
+    below = subfolders(path)
+    top, files = _in_named_folder(path, below, weak)
+    if files:
+        return _by_folder(top, files)
+    found: dict[str, list[Path]] = {}
+    for folder in below:
+        if split := split_of(folder.name):
+            inside = _in_named_folder(folder, subfolders(folder), weak)[1] or (_voc_files(folder) if weak else [])
+            found[split] = found.get(split, []) + inside
+    found = {split: files for split, files in found.items() if files}
+    own = _voc_files(path) if weak else []
+    if own and not {"train", "val"} & set(found):
+        return {"": own}
+    if found:
+        return found | ({"": own} if own else {})
+    only = [files for folder in below if (files := _voc_files(folder))] if weak else []
+    return {"": only[0]} if len(only) == 1 else {}
 
 
-def _xml_files(folder: Path, pattern: str) -> list[Path]:
-    """XML files, without hidden ones: macOS packs one beside each file."""
-    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+def _in_named_folder(path: Path, below: Sequence[Path], weak: bool) -> tuple[Path, list[Path]]:
+    """The XML files of a folder if it, or else one in it, has a usual name for them."""
+    for name in OTHER_XML_FOLDERS if weak else XML_FOLDERS:
+        for folder in (path, *below):
+            if folder.name.lower() == name and (files := _voc_files(folder, deep=True, alone=not weak)):
+                return folder, files
+    return path, []
+
+
+def _voc_files(folder: Path, deep: bool = False, alone: bool = False) -> list[Path]:
+    """The XML files in a folder, without hidden ones (macOS packs one beside each file), if one is VOC.
+
+    `alone`: none where .txt files are with them in a folder of labels, which may be meant for YOLO.
+    """
+    alone = alone and folder.name.lower().startswith("label")
+    files = []
+    for where, below, names in os.walk(folder):
+        below[:] = [name for name in sorted(below) if deep and not name.startswith((".", "__"))]
+        if alone and any(name.endswith(".txt") and name not in CLASS_FILES for name in names):
+            return []
+        place = Path(where)
+        files += [place / name for name in sorted(names) if name[-4:].lower() == ".xml" and not name.startswith(".")]
+    return files if any(map(_is_voc, files[:TRIED])) else []
+
+
+def _is_voc(file: Path) -> bool:
+    """Whether the outermost element is <annotation>: that of CVAT is <annotations>."""
+    head = re.sub(rb"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>", b"", beginning(file, 4096), flags=re.DOTALL)
+    return re.match(rb"[^<]*<annotation[\s/>]", head) is not None
+
+
+def _by_folder(top: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files grouped by the split that a folder on the way from `top` to them is named after."""
+    split = cache(lambda place: next(filter(None, map(split_of, place.relative_to(top).parts)), ""))
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(split(file.parent), []).append(file)
+    return found if "train" in found or "val" in found else {"": list(files)}
 
 
 def voc_splits(folder: Path) -> dict[str, Path]:
     """The splits ("train", "val", ...) of a VOC folder with their lists in ImageSets/Main, without those per class."""
-    lists = {file.stem.lower(): file for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}  # or Train.txt
-    return {split: lists[split] for split in ("test", "train", "trainval", "val") if split in lists}
+    for place in (folder / "ImageSets" / "Main", folder / "ImageSets"):
+        lists = {SPELLED.get(file.stem.lower(), ""): file for file in sorted(place.glob("*.txt"))}  # or Train.txt
+        if lists := {split: lists[split] for split in sorted(lists) if split}:
+            return lists
+    return {}
+
+
+def _listed(lists: Mapping[str, Path], files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The XML files of each list. A line holds a name, or a name and 1, 0 or -1 in lists made per class."""
+    by_name = {file.stem: file for file in reversed(files)}
+    by_name |= {f"{file.parent.name}/{file.stem}": file for file in files}
+    chosen: dict[str, list[Path]] = {}
+    for split, file in lists.items():
+        lines = read_lines(file)
+        found = [_named(line, by_name) or _named(line.split()[0], by_name) for line in lines]
+        absent = [line for line, xml in zip(lines, found, strict=True) if xml is None]
+        if absent:
+            raise AnnotationError(
+                f"{file}: {len(absent)} listed images have no XML file, the first is {absent[0]!r}. Remove these "
+                "lines, or add the files (images without objects have one without <object>)"
+            )
+        chosen[split] = [xml for xml in found if xml is not None]
+    return chosen
+
+
+def _named(line: str, by_name: Mapping[str, Path]) -> Path | None:
+    stem, extension = os.path.splitext(line)  # noqa: PTH122 - a line, not a path
+    name = stem if extension.lower() in (*IMAGE_EXTENSIONS, ".xml") else line
+    return by_name.get(name) or by_name.get("/".join(name.split("/")[-2:])) or by_name.get(name.split("/")[-1])
 
 
 # ------------------------------------------------------------------ reading
-
-
-class _Object(NamedTuple):
-    name: str
-    corners: tuple[float, ...] | None  # xmin, ymin, xmax, ymax as written
-    difficult: bool
-
-
-class _Record(NamedTuple):
-    """What one XML file says."""
-
-    filename: str
-    path: str
-    size: tuple[int, int]  # width, height; zeros where the file has none
-    objects: list[_Object]
 
 
 def read_voc(path: str | Path, split: str | None = None, images: str | Path | None = None) -> Annotations:
     """Read Pascal VOC annotations; AnnotationError, for what is none, names the file and the line.
 
     The categories are those of labels.txt or classes.txt (one name per line) where the folder has such a
-    file, otherwise all names in the folder's XML files, of any split, in alphabetical order. Ids are 1..K.
+    file, otherwise all names that occur in any split, in alphabetical order. Ids are 1..K.
 
     Args:
         path: a VOC folder (Annotations/ with its subfolders, JPEGImages/, ImageSets/Main/), a folder of XML files,
             or one file.
         split: read the images that ImageSets/Main/<split>.txt lists; None reads every XML file.
-        images: the folder of the images; without it JPEGImages/, images/ and the XML's folder are tried.
+        images: the folder of the images; without it they are looked for beside the XML files, in JPEGImages/, images/
+            and the like.
     """
     path = Path(path)
-    xml_folder = path.parent if path.is_file() else path / "Annotations"
-    xml_folder = xml_folder if xml_folder.is_dir() else path
-    root = xml_folder.parent if xml_folder.name == "Annotations" else xml_folder
-    everything = [path] if path.is_file() else _xml_files(xml_folder, "**/*.xml" if xml_folder != root else "*.xml")
-    if not everything:
-        raise AnnotationError(f"{path}: no XML files here and none in Annotations/")
-    chosen = everything if split is None else _listed(root, xml_folder, split)
-    records = {file: _record(file) for file in chosen}
-    file = first_file((root, xml_folder), CLASS_FILES)
-    if file is not None:
-        names = read_names(file)
-    else:
-        others = (_record(file) for file in everything if file not in records)
-        found = {item.name for record in chain(records.values(), others) for item in record.objects}
-        names = sorted(found - {""})
-
-    folders = [Path(images)] if images is not None else [root / f for f in IMAGE_FOLDERS] + [xml_folder]
-    cache = FolderCache()
-    located = [
-        _image(file, file.parent.relative_to(xml_folder), record, folders, cache) for file, record in records.items()
-    ]
-    declared = np.array([record.size for record in records.values()], dtype=np.int32).reshape(-1, 2)
-    sizes = measure_images(located, declared).tolist()
-    assembler = Assembler()
-    labels = {name: label for label, name in enumerate(names)}
-    for (file, record), image, size in zip(records.items(), located, sizes, strict=True):
-        assembler.add_image(image, str(file), size)
-        for number, item in enumerate(record.objects, 1):
-            _add_object(item, number, labels, assembler)
-    return assembler.build([Category(number, name) for number, name in enumerate(names, 1)], path)
+    if split is None:
+        return _sources(path, {"": _every_file(path)}, images)[""]()
+    sources = _find(path, images, weak=True) or {}
+    if split not in sources:
+        raise AnnotationError(f"{path}: no split {split!r}; found: {', '.join(filter(None, sources)) or 'none'}")
+    read: Callable[[], Annotations] = sources[split]
+    return read()
 
 
-def _listed(root: Path, xml_folder: Path, split: str) -> list[Path]:
-    """The XML files of a split. A line holds a name, or a name and 1, 0 or -1 in lists made per class."""
-    file = voc_splits(root).get(split, root / "ImageSets" / "Main" / f"{split}.txt")
-    if not file.is_file():
-        found = ", ".join(voc_splits(root)) or "none"
-        raise AnnotationError(f"{file}: no such list; the splits found in ImageSets/Main are: {found}")
-    lines = read_lines(file)
-    chosen = [first_file([xml_folder], (f"{line}.xml", f"{line.split()[0]}.xml")) for line in lines]
-    absent = [line for line, xml in zip(lines, chosen, strict=True) if xml is None]
-    if absent:
-        raise AnnotationError(
-            f"{file}: {len(absent)} listed images have no XML file in {xml_folder}, "
-            f"the first is {absent[0]!r}. Remove these lines, or add the files (images without objects "
-            "have one without <object>)"
-        )
-    return [xml for xml in chosen if xml is not None]
+def _every_file(path: Path) -> list[Path]:
+    files = list(chain.from_iterable(_xml_files(path, weak=True).values()))
+    if not files:
+        raise AnnotationError(f"{path}: no VOC annotation here (XML files with <annotation> as the outermost element)")
+    return files
 
 
-def _record(file: Path) -> _Record:
-    try:
-        tree = defusedxml.ElementTree.parse(file).getroot()
-    except ParseError as error:
-        line, column = error.position
-        raise AnnotationError(f"{file}: line {line}, column {column}: not well-formed XML: {error}") from error
-    except (DefusedXmlException, OSError, ValueError, LookupError) as error:
-        remedy = "; save it as UTF-8" if "encoding" in str(error) else ""  # the parser knows no gb2312
-        raise AnnotationError(f"{file}: cannot be read as XML: {error}{remedy}") from error
-    if tree is None or tree.tag != "annotation":
-        raise AnnotationError(f"{file}: no VOC annotation, those have <annotation> as the outermost element")
-    objects = [_Object(_text(e, "name"), _corners(e), _is_true(_text(e, "difficult"))) for e in tree.findall("object")]
-    return _Record(_text(tree, "filename"), _text(tree, "path"), _size(tree, file), objects)
+Parse = Callable[[Path], VocFile | None]
 
 
-def _text(element: Element, tag: str) -> str:
-    return (element.findtext(tag) or "").strip()
+def _sources(
+    path: Path, found: Mapping[str, list[Path]], images: str | Path | None, *, listed: bool = False
+) -> Sources:
+    """The splits of XML files, each with its reader. Files of no split, beside files of splits, are left out.
 
-
-def _is_true(text: str) -> bool:
-    """VOC writes difficult as 0 or 1, some tools as False or true, or as "Unspecified"."""
-    try:
-        return float(text) != 0
-    except ValueError:
-        return text.lower() in ("true", "yes")
-
-
-def _corners(element: Element) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-    except ValueError:
-        return None
-
-
-def _size(tree: Element, file: Path) -> tuple[int, int]:
-    texts = [_text(tree, f"size/{side}") for side in ("width", "height")]
-    try:
-        width, height = (int(float(text)) if text else 0 for text in texts)
-    except (ValueError, OverflowError) as error:
-        raise AnnotationError(f"{file}: <size> holds {texts}, expected whole numbers of pixels") from error
-    return width, height
-
-
-def _image(file: Path, place: Path, record: _Record, folders: Sequence[Path], cache: FolderCache) -> str:
-    """The image of an XML file, which lies at `place` among the XML files: the one of its name, or its <filename>.
-
-    Its name counts for more where the two differ: files are renamed, and nobody corrects what is written in them.
+    `listed`: the files were chosen by lists, so each must be an annotation.
     """
-    given = PurePosixPath(record.filename.replace("\\", "/"))
-    named = [str(given), given.name, *(f"{given.name}{e}" for e in WRITTEN_EXTENSIONS)] if given.name else []
-    own = [f"{file.stem}{e}" for e in WRITTEN_EXTENSIONS]
-    names = named + own if file.stem in (given.name, given.stem) else own + named
-    for candidate in [place / name for name in names] + [Path(name) for name in names if place.name]:
-        for folder in folders:
-            path = str(folder / candidate)
-            if path in cache:
-                return path
-    if record.path and Path(record.path).is_file():
-        return record.path
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return str(folder / place / (given.name or f"{file.stem}.jpg"))
+    place = path if path.is_dir() else path.parent
+    splits = {split: files for split, files in found.items() if split} or dict(found)
+    if len(splits) < len(found):
+        left = found[""]
+        log.warning("%s: %d XML files are in no split and left out, the first is %s", path, len(left), left[0])
+    chosen = list(chain.from_iterable(splits.values()))
+    above = [place.parent] if place.name.lower() in OTHER_XML_FOLDERS else []
+    file = first_file([place, *(file.parent for file in chosen[:1]), *above], CLASS_FILES)
+    parse = cache(parse_voc) if len(set(chosen)) < len(chosen) else parse_voc  # trainval has what train and val have
+    stems = None if listed or path.is_file() else {file.stem for file in chosen}
+    given: dict[str, dict[Path, ImageNames]] = {split: {} for split in splits}  # filled as the files are read
+    readers = {split: partial(_records, files, parse, listed, given[split]) for split, files in splits.items()}
+    names = None if file is None else read_names(file)
+    return record_sources(
+        readers, path, lambda split: lambda _: find_voc_images(given[split], place, images, stems), names
+    )
 
 
-def _add_object(item: _Object, number: int, labels: dict[str, int], assembler: Assembler) -> None:
-    if item.corners is None:
-        what = f"<object> {number} ({item.name or 'without name'}) has no <bndbox> with four numbers"
-        assembler.add_problem(what, "correct or remove it", "malformed-object")
-        return
-    label = labels.get(item.name, -1)
-    if label < 0:
-        what = f"<object> {number} has the name {item.name!r}, which is not in the list of classes"
-        remedy = "add the name to the list, correct it, or remove the object"
-        assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
-    x1, y1, x2, y2 = item.corners
-    assembler.add_object((x1 - 1, y1 - 1, x2, y2), label, item.difficult)
-    assembler.segments.add_nothing()
+def _records(files: Sequence[Path], parse: Parse, listed: bool, given: dict[Path, ImageNames]) -> Iterator[Record]:
+    """The records of files, without their images; `given` gets what each says of it."""
+    given.clear()
+    foreign: list[Path] = []
+    errors: list[AnnotationError] = []
+    for file in dict.fromkeys(files):
+        try:
+            found = parse(file)
+        except AnnotationError as error:
+            errors.append(error)
+            continue
+        if found is None:
+            foreign.append(file)
+        else:
+            given[file] = found.names
+            yield Record("", found.items, found.size, str(file))
+    if foreign and (listed or not given):
+        errors.append(AnnotationError(f"{foreign[0]}: no VOC annotation, the outermost element is not <annotation>"))
+    if errors:
+        more = f" ({len(errors) - 1} more files cannot be read)" if len(errors) > 1 else ""
+        raise AnnotationError(f"{errors[0]}{more}") from errors[0]
+    if foreign:
+        log.warning("%d XML files are no VOC annotations and passed over, the first is %s", len(foreign), foreign[0])
 
 
 # ------------------------------------------------------------------ writing
@@ -246,9 +261,14 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
     write_atomically(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{s}\n" for s in stems))
 
 
-def _number(value: Any) -> str:
+def _shortest(value: Any) -> str:
     """The shortest text that reads back as the same number; whole numbers without a point."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _polygon(points: NDArray[np.float64]) -> str:
+    pairs = [(_shortest(x + 1), _shortest(y + 1)) for x, y in points.tolist()]
+    return "".join(f"<x{number}>{x}</x{number}><y{number}>{y}</y{number}>" for number, (x, y) in enumerate(pairs, 1))
 
 
 def _xml(annotations: Annotations, row: int, filename: str) -> str:
@@ -265,12 +285,14 @@ def _xml(annotations: Annotations, row: int, filename: str) -> str:
     for position in range(owned.start, owned.stop):
         x1, y1, x2, y2 = annotations.boxes[position].tolist()
         corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
-        box = "".join(f"<{side}>{_number(value)}</{side}>" for side, value in corners.items())
+        box = "".join(f"<{side}>{_shortest(value)}</{side}>" for side, value in corners.items())
+        polygons = [] if annotations.segments is None else annotations.segments.polygons(position)
         lines += [
             "  <object>",
             f"    <name>{html.escape(annotations.names[annotations.labels[position]], quote=False)}</name>",
             f"    <difficult>{int(annotations.iscrowd[position])}</difficult>",
             f"    <bndbox>{box}</bndbox>",
+            *(f"    <polygon>{_polygon(points)}</polygon>" for points in polygons),
             "  </object>",
         ]
     return "\n".join([*lines, "</annotation>", ""])
@@ -279,10 +301,11 @@ def _xml(annotations: Annotations, row: int, filename: str) -> str:
 FORMAT = Format(
     name="voc",
     title="VOC",
-    looks_for="Annotations/*.xml with JPEGImages/, and ImageSets/Main/train.txt and val.txt; .xml files",
+    looks_for="Annotations/*.xml with JPEGImages/ or images/, and ImageSets/Main/train.txt and val.txt; train/*.xml "
+    "and valid/*.xml; .xml files",
     find=_find,
-    guess=_guess,
+    guess=partial(_find, weak=True),
     read=read_voc,
     write=_write,
-    holds=frozenset({"crowd"}),
+    holds=frozenset({"crowd", "polygons"}),
 )
