@@ -39,7 +39,7 @@ def files_by_split(path: Path, suffixes: Sequence[str], is_ours: Callable[[Path]
         return {"": [path]} if path.suffix.lower() in suffixes and is_ours(path) else {}
     for folder in _places(path):
         own = _files(folder, suffixes, is_ours)
-        named = _grouped(own)
+        named = _grouped(own, is_ours)
         if "train" in named or "val" in named:
             return named
         divided: dict[str, list[Path]] = {}
@@ -72,11 +72,17 @@ def _files(folder: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool
     return files if any(is_ours(file) for file in files[:TRIED]) else []
 
 
-def _grouped(files: Sequence[Path]) -> dict[str, list[Path]]:
+def _grouped(files: Sequence[Path], is_ours: Callable[[Path], bool]) -> dict[str, list[Path]]:
+    """The files by the splits in their names; empty where the names say nothing of splits."""
     groups: dict[str, list[Path]] = {}
+    others = []
     for file in files:
         split = split_of(file.stem)
-        if split is not None:
+        if split is None:
+            others.append(file)
+        else:
             groups.setdefault(split, []).append(file)
-    # One file an image may be called train_000.json: those are no splits.
-    return groups if all(len(group) == 1 for group in groups.values()) else {}
+    # One file an image may be called train_000.json, or my_train.json among others: those are no splits.
+    if any(len(group) > 1 for group in groups.values()) or not groups or any(map(is_ours, others)):
+        return {}
+    return groups

@@ -76,6 +76,7 @@ def test_splits_share_their_classes(tmp_path):
         (["train/annotations/x.json"], {"train": ["train/annotations/x.json"]}),
         (["annotations/1.json", "annotations/2.json"], {"": ["annotations/1.json", "annotations/2.json"]}),
         (["train_000.json", "train_001.json"], {"": ["train_000.json", "train_001.json"]}),
+        (["a.json", "my_train.json", "b.json"], {"": ["a.json", "b.json", "my_train.json"]}),
         ([".hidden.json", "other.txt"], {}),
     ],
 )
