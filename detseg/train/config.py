@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from detseg.data.augment.strengths import OF_BOXES, strengths
 from detseg.options import option, require_positive
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
@@ -147,10 +148,14 @@ class TrainAnnotated(TrainConfig):
     """Fraction of --data used for validation, such as 0.2, if --data has no splits; the same images in every run."""
     repair: bool = False
     """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
+    augment: tuple[str, ...] | None = None
+    """Strengths, such as rotate=10 zoom=1.1, of zoom, aspect, rotate, light, colour, blur, noise. 0 switches one off;
+    names without a number leave those alone on."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         super().check()
+        strengths(self.augment or (), OF_BOXES)
         if self.val_share is not None:
             if not 0 < self.val_share < 1:
                 raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {self.val_share}")

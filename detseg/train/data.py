@@ -10,6 +10,8 @@ from rich.console import Console
 
 from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
+from detseg.data.augment.strengths import OF_BOXES, Strength, strengths
+from detseg.data.augment.transforms import TrainTransform
 from detseg.data.checks.validate import checked
 from detseg.data.formats import find_sources, read_dataset
 
@@ -69,6 +71,11 @@ def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     counts = f"{len(train)} images with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
     print_line(console, f"training on {counts}")
     print_line(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
+
+
+def transform_of(config: Any, known: Mapping[str, Strength] = OF_BOXES, **usual: Any) -> partial[TrainTransform]:
+    """Makes the augmentation of an input size; `usual` are the task's own strengths, where --augment sets no other."""
+    return partial(TrainTransform, flip=config.flip, **usual | strengths(config.augment or (), known))
 
 
 def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:

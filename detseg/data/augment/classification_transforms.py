@@ -1,7 +1,6 @@
 """From an image to what a classifier sees: random for training, a centre crop or ten crops to evaluate.
 
     transform = ClassificationTransform(224)
-    transform = ClassificationTransform.by_name(224, ("patch", "colour"), flip="none")
     image = transform(image, np.random.default_rng([seed, epoch, index]))
     image = ClassificationEval(224)(image)
     images = TenCrop(224)(image)  # (10, 224, 224, 3)
@@ -12,9 +11,7 @@ them is drawn as a square.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -28,19 +25,6 @@ Image = NDArray[np.uint8]
 
 RESIZE = 256 / 224
 """Short side of the resized image over the side of the crop: AlexNet's 256 and 224, kept ever since."""
-
-AUGMENTATIONS: dict[str, tuple[str, Any, Any]] = {
-    "patch": ("patch", True, False),
-    "scale": ("area", (0.35, 1.0), None),
-    "rotate": ("rotate", 10.0, 0.0),
-    "zoom": ("zoom", 1.25, 1.0),
-    "warp": ("warp", 0.1, 0.0),
-    "light": ("light", 0.2, 0.0),
-    "colour": ("colour", 0.2, 0.0),
-    "blur": ("blur", 0.05, 0.0),
-    "noise": ("noise", 0.1, 0.0),
-}
-"""The augmentations by name: option of `ClassificationTransform`, its strength, and how it is off."""
 
 
 class ClassificationTransform:
@@ -93,19 +77,6 @@ class ClassificationTransform:
         self.flips = (0.5 * (flip in ("horizontal", "both")), 0.5 * (flip in ("vertical", "both")))
         self.rotate, self.zoom, self.warp = rotate, zoom, warp
         self.photometric = Photometric(light=light, colour=colour, blur=blur, noise=noise)
-
-    @classmethod
-    def by_name(cls, size: int, names: Sequence[str], *, flip: Flip = "horizontal") -> ClassificationTransform:
-        """The augmentations of these names and no others, see `AUGMENTATIONS`, and mirroring."""
-        options = {option: off for option, _, off in AUGMENTATIONS.values()}
-        for name in names:
-            if name not in AUGMENTATIONS:
-                near = difflib.get_close_matches(name, AUGMENTATIONS, 3)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(AUGMENTATIONS)}."
-                hint = "images are mirrored by --flip." if name.startswith("flip") else hint
-                raise ValueError(f"there is no augmentation {name!r}; {hint}")
-            options[AUGMENTATIONS[name][0]] = AUGMENTATIONS[name][1]
-        return cls(size, flip=flip, **options)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         """Augment one image to uint8 (size, size, 3), contiguous; the input is not changed."""
