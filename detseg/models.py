@@ -76,7 +76,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     Args:
         architecture: the entry "architecture" of `model.json`: "kind" (the model's name), "backbone", "strides"
             (without them the deepest map alone), "atrous" (the last stage is dilated), "folded" (batch norms are part
-            of the convolutions) and the arguments of the model's class.
+            of the convolutions), "normalisation" ("mean" and "std" of the training images, in place of the backbone's)
+            and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
@@ -88,6 +89,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, MODELS))}")
     try:
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
+        normalisation = entries.pop("normalisation", None)
         name, strides = entries.pop("backbone"), entries.pop("strides", None)
         if strides is None:
             backbone = create_deepest(name, pretrained=pretrained)
@@ -98,6 +100,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         if folded:
             fold_backbone(backbone)
         model = MODELS[kind](backbone, **entries)
+        if normalisation is not None:
+            model.set_normalisation(**normalisation)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken(model)

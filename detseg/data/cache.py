@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data.base import ImageSet, Track
-from detseg.data.images import read_image, read_sized_image
+from detseg.data.images import pixel_moments, read_image, read_sized_image
 from detseg.data.letterbox import fitted_size, resize_image, resize_mask
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.reader import PackedImages
@@ -110,6 +110,22 @@ def images_of(
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
     return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
+
+
+def channel_statistics(images: ImageCache | PackedImages) -> dict[str, list[float]]:
+    """ "mean" and "std" (C,) of all pixels by channel, 0..1; of packed images those of the training images of the pack.
+
+    A channel that is the same everywhere has a standard deviation of 1/255, one grey level.
+    """
+    if isinstance(images, PackedImages):
+        mean, std = np.array(images.info.mean), np.array(images.info.std)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            moments = list(pool.map(lambda index: pixel_moments(images[index]), range(len(images))))
+        pixels, *sums = np.sum(moments, axis=0)
+        mean, squares = np.array_split(np.array(sums) / pixels, 2)
+        std = np.sqrt(np.maximum(squares - mean**2, 0))
+    return {"mean": mean.tolist(), "std": np.maximum(std, 1 / 255).tolist()}
 
 
 def full_images(data: ImageSet, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:

@@ -170,3 +170,10 @@ def _upright(pixels: Image, orientation: int) -> Image:
         pixels = cv2.transpose(pixels)  # type: ignore[assignment]
     mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return pixels if mirror is None else cv2.flip(pixels, mirror)  # type: ignore[return-value]
+
+
+def pixel_moments(image: Image) -> NDArray[np.float64]:
+    """(1 + 2C,): number of pixels of an image (H, W, C), sums of its channels and of their squares, of values 0..1."""
+    mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(image))
+    pixels = image.shape[0] * image.shape[1]
+    return np.concatenate([[pixels], pixels * mean, pixels * (deviation**2 + mean**2)])

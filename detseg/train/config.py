@@ -42,6 +42,8 @@ class TrainConfig:
     """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
     size: int = 320
     """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
+    normalise: Literal["backbone", "dataset"] = "backbone"
+    """Mean and standard deviation to normalise images with: those of the backbone's pretraining, or of your images."""
     epochs: int | None = None
     """Number of epochs; by default 30, unless --minutes is given."""
     minutes: float | None = None

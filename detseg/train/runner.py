@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from detseg.console import print_line
+from detseg.data.cache import channel_statistics
 from detseg.registry import MODELS
 from detseg.tasks import part
 from detseg.train.config import TrainConfig
@@ -55,6 +56,10 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         if this.state is None:
             task.started(model, train_data)
         datasets = task.open(train_data, "training"), task.open(val_data, "validation")
+        if this.config.normalise == "dataset":
+            architecture["normalisation"] = normalisation = channel_statistics(datasets[0].images)
+            model.set_normalisation(**normalisation)
+            print_line(this.console, _normalisation_line(normalisation))
         this.config = task.config = task.resolved(this, model, architecture, datasets[0])
         freeze = frozen_stages(this.config, model, len(train_data))
         head_only = task.head_only(freeze == len(model.backbone.stages))
@@ -88,6 +93,11 @@ def describe(config: Any, data: Any) -> dict[str, Any]:
         "num_classes": len(data.categories),
         **MODELS[config.model].options_for(data, config),
     }
+
+
+def _normalisation_line(found: Mapping[str, list[float]]) -> str:
+    shown = (f"{name} {' '.join(f'{value:.3f}' for value in values)}" for name, values in found.items())
+    return f"normalisation by the training images: {', '.join(shown)}"
 
 
 def frozen_stages(config: Any, model: Any, images: int) -> int:
