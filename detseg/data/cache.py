@@ -20,6 +20,8 @@ from detseg.data.base import ImageSet, Track
 from detseg.data.images import pixel_moments, read_image, read_sized_image
 from detseg.data.letterbox import fitted_size, resize_image, resize_mask
 from detseg.data.masks import SemanticMasks
+from detseg.data.pack.file import is_pack
+from detseg.data.pack.idx import IdxImages
 from detseg.data.pack.reader import PackedImages
 
 
@@ -105,14 +107,16 @@ class MaskCache(ArrayCache):
 
 def images_of(
     data: ImageSet, long_side: int, track: Track | None = None, *, short_side: int = 0
-) -> ImageCache | PackedImages:
+) -> ImageCache | PackedImages | IdxImages:
     """The images of a data set by position: read once and kept in an `ImageCache`, or where they are packed."""
+    if data.pack is not None and not is_pack(data.pack.file):
+        return IdxImages(data.pack.file, data.pack.rows)
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
     return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
 
 
-def channel_statistics(images: ImageCache | PackedImages) -> dict[str, list[float]]:
+def channel_statistics(images: ImageCache | PackedImages | IdxImages) -> dict[str, list[float]]:
     """ "mean" and "std" (C,) of all pixels by channel, 0..1; of packed images those of the training images of the pack.
 
     A channel that is the same everywhere has a standard deviation of 1/255, one grey level.

@@ -14,6 +14,7 @@ from detseg.data.augment.strengths import OF_BOXES, Strength, strengths
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.checks.validate import checked
 from detseg.data.formats import find_sources, read_dataset
+from detseg.data.pack.reader import PackedImages
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: s
     dataset = kind(data, long_side, shown)
     kept = dataset.images
     print_line(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
-    if kept.long_side < long_side:
+    if isinstance(kept, PackedImages) and kept.long_side < long_side:
         logger.warning(
             "%s: its images have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "
             "them with --size %d, or train at a smaller --size",
