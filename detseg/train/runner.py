@@ -17,7 +17,7 @@ from detseg.data.cache import channel_statistics
 from detseg.registry import MODELS
 from detseg.tasks import part
 from detseg.train.config import TrainConfig
-from detseg.train.errors import TrainingError
+from detseg.train.errors import TrainingError, memory_advice
 from detseg.train.finder import RateCurve
 from detseg.train.log import RunLog
 from detseg.train.loop import Settings, Trainer
@@ -48,7 +48,7 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         ValueError: wrong options or data; the message names file, item and remedy.
         TrainingError: a loss is not finite, or the backbone's weights cannot be had.
     """
-    with process(config, console) as this:
+    with process(config, console) as this, memory_advice(this.config):
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = task.load()
         architecture = describe(this.config, train_data)
