@@ -91,10 +91,11 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
         normalisation = entries.pop("normalisation", None)
         name, strides = entries.pop("backbone"), entries.pop("strides", None)
+        channels = entries.pop("in_channels", 3)
         if strides is None:
-            backbone = create_deepest(name, pretrained=pretrained)
+            backbone = create_deepest(name, pretrained=pretrained, in_channels=channels)
         else:
-            backbone = create_backbone(name, pretrained=pretrained, strides=tuple(strides))
+            backbone = create_backbone(name, pretrained=pretrained, strides=tuple(strides), in_channels=channels)
         if atrous:
             backbone = dilate_last_stage(backbone)
         if folded:

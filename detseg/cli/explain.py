@@ -84,7 +84,7 @@ def _run(config: Explain, sources: Mapping[Path, str]) -> int:
     labels = find_labels(predictor.names, config.classes) if config.classes else None
     remark = f"{config.model}, images of {predictor.size} × {predictor.size} pixels"
     for number, (path, page) in enumerate(zip(paths, pages, strict=True)):
-        image = read_image(path)
+        image = read_image(path, predictor.channels)
         seen = explain(predictor, image, labels)
         written = write_explanation(seen, image, predictor.names, page, title=path.name, remark=remark)
         if number == 0:

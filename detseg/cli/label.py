@@ -84,7 +84,7 @@ def run(config: Label) -> int:
         detector = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
         if type(detector) is not Detector or not hasattr(detector.model, "backbone"):
             raise ValueError(f"{config.run}: holds no detector; labels are made by runs of `detseg train detector`")
-        reader = Reader(images, console, sources)
+        reader = Reader(images, console, sources, detector.channels)
         if config.next is None:
             _label(config, detector, reader, console)
         else:
@@ -230,4 +230,4 @@ def _drawn(path: Path, look: Look, detector: Detector) -> NDArray[np.uint8]:
 
     keep = look.found["scores"] >= SEEN
     boxes, scores, labels = (look.found[name][keep] for name in ("boxes", "scores", "labels"))
-    return draw_boxes(read_image(path), boxes, labels, detector.names, scores)
+    return draw_boxes(read_image(path, detector.channels), boxes, labels, detector.names, scores)

@@ -115,7 +115,7 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
-    reader = Reader(images, console, sources)
+    reader = Reader(images, console, sources, model.channels)
     if isinstance(model, ImageClassifier):
         from detseg.cli.predict_classes import write_classes
 

@@ -66,7 +66,7 @@ class ArrayCache:
 
 
 class ImageCache(ArrayCache):
-    """Images (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
+    """Images (H, W, C) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class ImageCache(ArrayCache):
         track: Track | None = None,
         *,
         short_side: int = 0,
+        channels: int = 3,
     ) -> None:
         """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink or enlarge them.
 
@@ -83,12 +84,12 @@ class ImageCache(ArrayCache):
         """
 
         def read(index: int) -> NDArray[np.uint8]:
-            image = read_sized_image(paths[index], sizes[index].tolist())
+            image = read_sized_image(paths[index], sizes[index].tolist(), channels)
             return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
 
         self.long_side = long_side
         shapes = fitted_shapes(sizes, long_side, short_side)
-        super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
+        super().__init__(np.column_stack([shapes, np.full(len(shapes), channels)]), read, track)
 
 
 class MaskCache(ArrayCache):
@@ -113,7 +114,8 @@ def images_of(
         return IdxImages(data.pack.file, data.pack.rows)
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
-    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
+    options = {"short_side": short_side, "channels": data.channels}
+    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, **options)
 
 
 def channel_statistics(images: ImageCache | PackedImages | IdxImages) -> dict[str, list[float]]:
@@ -133,11 +135,11 @@ def channel_statistics(images: ImageCache | PackedImages | IdxImages) -> dict[st
 
 
 def full_images(data: ImageSet, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
-    """Some images (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
+    """Some images (H, W, C) of a data set in full size: from their files, or enlarged from what is packed of them."""
     packed = None if data.pack is None else images_of(data, 0)
     for index in indices:
         if packed is None:
-            yield read_image(str(data.paths[index]))
+            yield read_image(str(data.paths[index]), data.channels)
         else:
             width, height = data.sizes[index].tolist()
             yield resize_image(packed[index], (width, height))

@@ -42,6 +42,8 @@ class TrainConfig:
     """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
     size: int = 320
     """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
+    channels: int = 3
+    """Channels of the images: 3 (RGB), 1 (grey), or the number of bands of TIFF files."""
     normalise: Literal["backbone", "dataset"] = "backbone"
     """Mean and standard deviation to normalise images with: those of the backbone's pretraining, or of your images."""
     epochs: int | None = None
@@ -100,7 +102,9 @@ class TrainConfig:
             raise ValueError(f"--size must be a multiple of 32 and at least {least}, not {self.size}; {near} is near")
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
-        require_positive(self, "epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay")
+        require_positive(
+            self, "channels", "epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay"
+        )
         for name in ("weight_decay", "freeze", "seed", "workers"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and not 0 <= value < float("inf"):

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from detseg.console import print_line
+from detseg.data.base import with_channels
 from detseg.data.cache import channel_statistics
 from detseg.registry import MODELS
 from detseg.tasks import part
@@ -50,7 +51,7 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
     """
     with process(config, console) as this, memory_advice(this.config):
         task: Task = part(config.task, "train")(this.config, this.console)
-        train_data, val_data = task.load()
+        train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
         architecture = describe(this.config, train_data)
         model = this.build(architecture)
         if this.state is None:
@@ -90,6 +91,7 @@ def describe(config: Any, data: Any) -> dict[str, Any]:
         "backbone": config.backbone,
         # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
         "folded": config.weights != "none",
+        **({} if config.channels == 3 else {"in_channels": config.channels}),
         "num_classes": len(data.categories),
         **MODELS[config.model].options_for(data, config),
     }

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.augment.geometry import Flip, check_flip
-from detseg.data.letterbox import check_size
+from detseg.data.letterbox import check_size, resized
 
 Image = NDArray[np.uint8]
 
@@ -127,7 +127,7 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
         blocks = round(shrink)
         height, width = image.shape[:2]
         small = (max(1, round(width / blocks)), max(1, round(height / blocks)))
-        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        image = resized(image, small, cv2.INTER_AREA)
         corners = corners * np.array(small) / (width, height)
     # Corners count from the edge of the first pixel, OpenCV from its centre.
     target = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32) - np.float32(0.5)
@@ -137,7 +137,8 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
     warp, matrix = cv2.warpPerspective, cv2.getPerspectiveTransform(target, source)
     if np.abs(corners[0] + corners[2] - corners[1] - corners[3]).max() < 1e-9:  # a parallelogram: no perspective
         warp, matrix = cv2.warpAffine, cv2.getAffineTransform(target[:3], source[:3])
-    return np.asarray(warp(image, matrix, (size, size), flags=flags, borderMode=border), np.uint8)
+    warped = warp(image, matrix, (size, size), flags=flags, borderMode=border)
+    return np.asarray(warped, np.uint8).reshape(size, size, image.shape[2])
 
 
 def resize_short_side(image: Image, side: int) -> Image:
@@ -148,7 +149,7 @@ def resize_short_side(image: Image, side: int) -> Image:
         return image
     target = (max(side, round(width * side / short)), max(side, round(height * side / short)))
     interpolation = cv2.INTER_AREA if short > side else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, target, interpolation=interpolation), np.uint8)
+    return resized(image, target, interpolation)
 
 
 def centre_crop(image: Image, size: int) -> Image:
