@@ -76,7 +76,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
     Args:
         architecture: the entry "architecture" of `model.json`: "kind" (the model's name), "backbone", "strides"
             (without them the deepest map alone), "atrous" (the last stage is dilated), "folded" (batch norms are part
-            of the convolutions) and the arguments of the model's class.
+            of the convolutions), "normalisation" ("mean" and "std" of the training images, in place of the backbone's)
+            and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
@@ -88,16 +89,20 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
         raise ValueError(f"unknown architecture {kind!r}; this version knows {', '.join(map(repr, MODELS))}")
     try:
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
+        normalisation = entries.pop("normalisation", None)
         name, strides = entries.pop("backbone"), entries.pop("strides", None)
+        channels = entries.pop("in_channels", 3)
         if strides is None:
-            backbone = create_deepest(name, pretrained=pretrained)
+            backbone = create_deepest(name, pretrained=pretrained, in_channels=channels)
         else:
-            backbone = create_backbone(name, pretrained=pretrained, strides=tuple(strides))
+            backbone = create_backbone(name, pretrained=pretrained, strides=tuple(strides), in_channels=channels)
         if atrous:
             backbone = dilate_last_stage(backbone)
         if folded:
             fold_backbone(backbone)
         model = MODELS[kind](backbone, **entries)
+        if normalisation is not None:
+            model.set_normalisation(**normalisation)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken(model)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detseg.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, spread_colours
 from detseg.backbones.chain import chain_backbone, feature_maps
 from detseg.backbones.create import BACKBONES, list_backbones, register_backbone, unknown_backbone
-from detseg.backbones.meta import on_meta, shapes_of
+from detseg.backbones.meta import build_on_meta, on_meta, shapes_of
 from detseg.backbones.sources import find_weights, library_of, no_weights, weights_at_hand
 from detseg.backbones.weights import WeightReport, copy_weights, load_weights
 from detseg.registry import Registry
@@ -173,6 +173,11 @@ def summarise_network(name: str) -> NetworkSummary:
         raise unknown_backbone(name)
     strides = tuple(sorted(maps))
     return NetworkSummary(name, parameters, strides, tuple(maps[s] for s in strides), weights_at_hand(name))
+
+
+def unbuilt_network(name: str) -> nn.Module:
+    """The whole classifier `name` with its own number of classes, on the meta device where it can be made there."""
+    return build_on_meta(OWN_NETWORKS[name] if name in OWN_NETWORKS else functools.partial(create_network, name))
 
 
 def match_networks(pattern: str) -> list[str]:

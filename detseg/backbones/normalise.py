@@ -1,5 +1,7 @@
 """What every model does to images first: floats in [0, 1], normalised as its backbone wants them."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,6 +32,14 @@ class ImageModel(nn.Module):
     def exportable(self) -> nn.Module:
         """This model as a module of plain tensors in and out."""
         return self
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise with other numbers than those the backbone declares, C each; ValueError for other counts."""
+        count = len(self.mean)
+        if len(mean) != count or len(std) != count or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
+            raise ValueError(f"mean and std must be {count} numbers each, std above 0, not {list(mean)}, {list(std)}")
+        for name, values in (("mean", mean), ("std", std)):
+            getattr(self, name).copy_(torch.tensor(values).view(-1, 1, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8 or float in [0, 1], as ``(x - mean) / std``; ValueError for other images."""

@@ -1,6 +1,8 @@
-"""One class an image: backbone, global average pooling, a linear layer."""
+"""One class an image: backbone, global average pooling, fully connected layers if asked for, a linear layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ class Classifier(ImageModel):
         num_classes: K, at least 2.
         dropout: share of the pooled features that are zeroed at random while training.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
+        head: widths of fully connected layers with ReLU and dropout between the pooled features and the last layer.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -32,15 +35,20 @@ class Classifier(ImageModel):
         """Dropout before the last layer."""
         label_smoothing: float = 0.1
         """Label smoothing."""
+        head: tuple[int, ...] = ()
+        """Widths of fully connected layers before the last one, such as 1000 500 150; by default none."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""
             require_share(self, "dropout", "label_smoothing", below=True)
+            if any(width < 1 for width in self.head):
+                raise ValueError(f"--head lists the widths of layers, at least 1 each, not {self.head}")
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
         """The options as set."""
-        return {"dropout": config.dropout, "label_smoothing": config.label_smoothing}
+        options = {"dropout": config.dropout, "label_smoothing": config.label_smoothing}
+        return options | ({"head": list(config.head)} if config.head else {})
 
     @staticmethod
     def example_targets(count: int, size: int, device: torch.device | str) -> Tensor:
@@ -48,7 +56,13 @@ class Classifier(ImageModel):
         return torch.zeros(count, dtype=torch.int64, device=device)
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, *, dropout: float = 0.2, label_smoothing: float = 0.0
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        dropout: float = 0.2,
+        label_smoothing: float = 0.0,
+        head: Sequence[int] = (),
     ) -> None:
         super().__init__(backbone)
         if num_classes < 2:
@@ -60,7 +74,14 @@ class Classifier(ImageModel):
         self.num_classes = num_classes
         self.dropout = dropout
         self.label_smoothing = label_smoothing
-        self.classifier = nn.Linear(backbone.channels[-1], num_classes)
+        widths = [backbone.channels[-1], *head]
+        layers = (
+            layer
+            for before, width in pairwise(widths)
+            for layer in (nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout))
+        )
+        self.hidden = nn.Sequential(*layers)  # PyTorch's own initialisation: these are no class scores
+        self.classifier = nn.Linear(widths[-1], num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
@@ -73,19 +94,20 @@ class Classifier(ImageModel):
         """
         features = F.dropout(self.features(images), self.dropout, self.training)
         with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype)).float()
+            logits: Tensor = self.classifier(self.hidden(features.to(self.classifier.weight.dtype))).float()
         if targets is None:
             return logits
         return {"loss_class": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
 
     def features(self, images: Tensor) -> Tensor:
-        """What the linear layer sees: (N, C), the mean of the deepest map over all cells."""
+        """What the head sees: (N, C), the mean of the deepest map over all cells."""
         deepest: Tensor = self.backbone(self.normalise(images))[-1]
         return deepest.mean((2, 3))
 
     def plain(self, images: Tensor) -> Tensor:
         """`forward` for `dense_to_conv`, which decides nothing by what its input is: float images to logits (N, K)."""
-        logits: Tensor = self.classifier(self.backbone((images - self.mean) / self.std)[-1].mean((2, 3)))
+        pooled = self.backbone((images - self.mean) / self.std)[-1].mean((2, 3))
+        logits: Tensor = self.classifier(self.hidden(pooled))
         return logits
 
 

@@ -42,6 +42,9 @@ COMMANDS = {
     "windows": Command(
         "detseg.cli.windows:Windows", "detseg.cli.windows:run", "cut windows to train a sliding-window detector"
     ),
+    "label": Command(
+        "detseg.cli.label:Label", "detseg.cli.label:run", "pre-label images to correct; which images to label next"
+    ),
     "pack": Command(
         "detseg.cli.pack:Pack", "detseg.cli.pack:run", "pack a data set larger than memory into one HDF5 file"
     ),

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from detseg.options import require_positive
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detseg.backbones.cost import NetworkCost
     from detseg.backbones.network import NetworkSummary
 
 # Families shown without a pattern.
@@ -33,12 +36,20 @@ class Backbones:
         detseg backbones
         detseg backbones resnet34
         detseg backbones "tf_efficientnet_lite*" --json
+
+    What a batch of it takes, in memory and in multiplications:
+
+        detseg backbones resnet18 --size 320 --batch-size 8
     """
 
     pattern: Annotated[str, tyro.conf.Positional] = ""
     """Name, part of a name, or wildcard pattern."""
     limit: int = 50
     """Largest number of networks to list; each takes about 0.1 s."""
+    size: tuple[int, ...] = ()
+    """Image size, one number or height and width: also list memory and multiplications (of the whole classifier)."""
+    batch_size: int = 1
+    """Images per batch, for --size."""
     json: bool = False
     """Print a JSON list instead of a table."""
 
@@ -54,6 +65,9 @@ def run(config: Backbones) -> int:
     from detseg.backbones.network import OWN_NETWORKS, match_networks, summarise_network
     from detseg.console import print_line, track
 
+    if len(config.size) > 2 or any(side < 1 for side in config.size):
+        raise ValueError(f"--size is one number, or height and width, not {' '.join(map(str, config.size))}")
+    require_positive(config, "batch_size")
     if config.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {config.limit}")
     console = Console()
@@ -61,10 +75,14 @@ def run(config: Backbones) -> int:
     shown = names[: config.limit]
     progress = Console(quiet=True) if config.json else console
     rows = [summarise_network(name) for name in track(shown, len(shown), what="looking", console=progress)]
+    costs = [_cost(name, config) for name in shown] if config.size else []
     if config.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        with_costs = [{"cost": asdict(cost)} for cost in costs] or [{} for _ in rows]
+        print(json.dumps([asdict(row) | cost for row, cost in zip(rows, with_costs, strict=True)], indent=1))
         return 0
     console.print(_table(rows))
+    if costs:
+        console.print(_cost_table(shown, costs, config))
     if len(shown) < len(names):
         print_line(console, f"and {len(names) - len(shown)} more: narrow the pattern, or raise --limit")
     if not config.pattern:
@@ -90,6 +108,37 @@ def _table(rows: Iterable[NetworkSummary]) -> Table:
             _list(row.channels),
             WEIGHTS[row.weights],
         )
+    return table
+
+
+def _cost(name: str, config: Backbones) -> NetworkCost:
+    """What a batch takes of a network; ValueError where it cannot run on images of this size."""
+    from detseg.backbones.cost import network_cost
+    from detseg.backbones.network import unbuilt_network
+
+    try:
+        return network_cost(unbuilt_network(name), (config.size * 2)[:2], batch_size=config.batch_size)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _cost_table(names: Sequence[str], costs: Sequence[NetworkCost], config: Backbones) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    height, width = (config.size * 2)[:2]
+    batch = f"{config.batch_size} image{'s' if config.batch_size > 1 else ''} of {height} x {width} pixels"
+    caption = (
+        f"{batch} in float32, MB. Training: parameters, gradients, AdamW's averages, and the activations kept for the "
+        "backward pass. Inference: the most activations that are alive at a time."
+    )
+    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")
+    table.add_column("name", no_wrap=True)
+    for heading in ("parameters", "with AdamW", "activations in training", "in inference", "multiplications an image"):
+        table.add_column(heading, justify="right")
+    for name, cost in zip(names, costs, strict=True):
+        values = (cost.parameter_bytes, cost.optimizer_bytes, cost.training_bytes, cost.inference_bytes)
+        table.add_row(name, *(f"{value / 1e6:,.1f}" for value in values), f"{cost.multiplications / 1e6:,.1f} M")
     return table
 
 

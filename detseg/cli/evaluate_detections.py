@@ -79,6 +79,12 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     return Verdict(content, rows, tables)
 
 
+def analysis_of_run(run: Path, console: Console) -> Analysis:
+    """How good the detector of a run is on the images it was validated on, without confidence intervals."""
+    truth, detections, _ = _sides(Evaluate(detections=run), None, console)
+    return analyse(truth, detections, resamples=0)
+
+
 def _rows(analysis: Analysis) -> list[dict[str, Any]]:
     metrics, intervals, best = analysis.metrics, analysis.intervals, analysis.thresholds
     rows: list[dict[str, Any]] = [

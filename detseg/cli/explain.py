@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from detseg.cli.images import free_names, listed_images
+from detseg.cli.images import free_names, local_images
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,8 +34,8 @@ class Explain:
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder of a classifier or localizer, or a network name (see `detseg backbones`)."""
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Images, or folders of images."""
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Images, folders of images, or web addresses of images."""
     output: Path = Path("explained")
     """Output folder."""
     classes: tuple[str, ...] = ()
@@ -53,6 +53,12 @@ def run(config: Explain) -> int:
         ValueError: no such run or network, or one that gives no class to the whole image; no weights; a class that
             there is not; an image that cannot be read, images before it are written.
     """
+    with local_images(config.sources) as sources:
+        return _run(config, sources)
+
+
+def _run(config: Explain, sources: Mapping[Path, str]) -> int:
+    """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
     from rich.console import Console
 
@@ -64,7 +70,7 @@ def run(config: Explain) -> int:
     from detseg.visualize.heat import filter_sheet
 
     console = Console()
-    paths = listed_images(config.sources)
+    paths = list(sources)
     if not paths:
         raise ValueError("name images, or folders of images, after the run or network")
 
@@ -78,12 +84,12 @@ def run(config: Explain) -> int:
     labels = find_labels(predictor.names, config.classes) if config.classes else None
     remark = f"{config.model}, images of {predictor.size} × {predictor.size} pixels"
     for number, (path, page) in enumerate(zip(paths, pages, strict=True)):
-        image = read_image(path)
+        image = read_image(path, predictor.channels)
         seen = explain(predictor, image, labels)
         written = write_explanation(seen, image, predictor.names, page, title=path.name, remark=remark)
         if number == 0:
             filters = write_picture(filter_sheet(seen.filters), config.output / "filters.png")
-        print_line(console, f"{path}")
+        print_line(console, sources[path])
         console.print(_table(seen, predictor.names))
         for path, what in zip(written, ("all of it on a page", *PARTS.values()), strict=True):
             print_line(console, f"{path}: {what}")

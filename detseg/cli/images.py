@@ -1,14 +1,53 @@
 """Images on the command line: files and folders in, free names for what is written of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+LARGEST = 2**30  # bytes of a downloaded image
+PATIENCE = 30  # seconds without an answer
 
 
-def listed_images(sources: Sequence[Path]) -> list[Path]:
-    """The files among the sources, and the images in the folders."""
+@contextmanager
+def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
+    """The files among the sources, the images in the folders, and those at web addresses, each with what to call it.
+
+    What is downloaded is in a temporary folder inside the block. ValueError: an address gives nothing.
+    """
     from detseg.data.formats.locate import list_images
 
-    return [Path(path) for source in sources for path in (list_images(source) if source.is_dir() else [str(source)])]
+    with tempfile.TemporaryDirectory(prefix="detseg-") as folder:
+        found: dict[Path, str] = {}
+        for number, source in enumerate(sources):
+            if source.lower().startswith(("http://", "https://")):
+                found[_download(source, Path(folder) / str(number))] = source
+            else:
+                paths = list_images(Path(source)) if Path(source).is_dir() else [source]
+                found |= {Path(path): str(Path(path)) for path in paths}
+        yield found
+
+
+def _download(address: str, folder: Path) -> Path:
+    """The file at a web address, under its own name in a folder."""
+    try:
+        name = Path(unquote(urlsplit(address).path)).name or "image"
+        with urlopen(Request(address, headers={"User-Agent": "detseg"}), timeout=PATIENCE) as answer:
+            content = answer.read(LARGEST + 1)
+    except URLError as error:
+        raise ValueError(f"{address}: cannot be downloaded: {error.reason}") from error
+    except (OSError, ValueError, HTTPException) as error:
+        raise ValueError(f"{address}: cannot be downloaded: {error}") from error
+    if len(content) > LARGEST:
+        raise ValueError(f"{address}: has more than {LARGEST / 1e9:.1f} GB, which is no image")
+    folder.mkdir()
+    path = folder / name[-100:]
+    path.write_bytes(content)
+    return path
 
 
 def free_names(images: Sequence[Path], written: Callable[[str], Mapping[Path, str]]) -> list[str]:

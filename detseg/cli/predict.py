@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from detseg.cli.images import free_names, listed_images
+from detseg.cli.images import free_names, local_images
 from detseg.options import given
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Predict:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Images, or folders of images."""
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Images, folders of images, or web addresses of images."""
     output: Path = Path("predictions")
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
@@ -92,6 +92,12 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
+    with local_images(config.sources) as sources:
+        return _run(config, sources)
+
+
+def _run(config: Predict, sources: Mapping[Path, str]) -> int:
+    """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
     from rich.console import Console
 
@@ -101,7 +107,7 @@ def run(config: Predict) -> int:
     from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
 
     console = Console()
-    images, ids = _images(config)
+    images, ids = _images(config, list(sources))
     model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
     if config.slide:
@@ -109,7 +115,7 @@ def run(config: Predict) -> int:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
-    reader = Reader(images, console)
+    reader = Reader(images, console, sources, model.channels)
     if isinstance(model, ImageClassifier):
         from detseg.cli.predict_classes import write_classes
 
@@ -125,9 +131,9 @@ def run(config: Predict) -> int:
     results: list[dict[str, Any]] = []
     shown = track(reader, len(images), what="predicting", console=console)
     for position, found in find_in(shown, model, config):
-        image = images[position]
+        image = reader.names[position]
         write_found(found, targets[position])
-        results += [{"image_id": ids[position], "file_name": str(image)} | result for result in found.results]
+        results += [{"image_id": ids[position], "file_name": image} | result for result in found.results]
         print_line(console, f"{image}: {found.text}")
     written = "images with classes and masks" if segments else "images with boxes"
     if not segments or config.boxes:
@@ -160,14 +166,13 @@ def _check_options(config: Predict, model: Predictor) -> None:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 
 
-def _images(config: Predict) -> tuple[list[Path], list[int]]:
+def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int]]:
     """The images to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
     from detseg.data.base import refuse_pack
     from detseg.train.data import read_split
 
-    paths = listed_images(config.sources)
     if config.sources and not paths:
-        raise ValueError(f"no images in {', '.join(map(str, config.sources))}")
+        raise ValueError(f"no images in {', '.join(config.sources)}")
     if config.image_ids is None:
         if config.images is not None:
             raise ValueError("--images is the folder of the images that --image-ids lists: add that, or leave it out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,11 +31,11 @@ def write_classes(model: ImageClassifier, reader: Reader, config: Predict) -> No
     table.writerow(("image", "rank", "class", "category_id", "score"))
     console = reader.console
     shown = track(reader, len(reader.images), what="predicting", console=console)
-    read: list[Path] = []  # some images ahead of what is found
+    read: list[str] = []  # some images ahead of what is found
 
     def pixels() -> Iterator[NDArray[np.uint8]]:
         for position, image in shown:
-            read.append(reader.images[position])
+            read.append(reader.names[position])
             yield image
 
     for index, seen in enumerate(model.stream(pixels(), BATCH, config.ten_crop)):

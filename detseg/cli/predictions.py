@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,21 +38,26 @@ Numbered = tuple[int, NDArray[np.uint8]]
 class Reader:
     """Reads images one after another: (position, pixels) of each; prints which cannot be read and leaves them out.
 
+    `names` is what to call images that are not called by their path, `channels` what they are read with.
+
     Attributes:
         problems: with those that were left out so far.
     """
 
-    def __init__(self, images: Sequence[Path], console: Console) -> None:
-        self.images, self.console = images, console
+    def __init__(
+        self, images: Sequence[Path], console: Console, names: Mapping[Path, str] | None = None, channels: int = 3
+    ) -> None:
+        self.images, self.console, self.channels = images, console, channels
+        self.names = [str(image) if names is None else names.get(image, str(image)) for image in images]
         self.problems: list[str] = []
 
     def __iter__(self) -> Iterator[Numbered]:
         for position, image in enumerate(self.images):
             try:
-                pixels = read_image(image)
+                pixels = read_image(image, self.channels)
             except ValueError as error:
-                self.problems.append(str(error))
-                print_line(self.console, f"{error}; left out")
+                self.problems.append(str(error).replace(str(image), self.names[position]))
+                print_line(self.console, f"{self.problems[-1]}; left out")
             else:
                 yield position, pixels
         if len(self.problems) == len(self.images):

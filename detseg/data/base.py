@@ -40,6 +40,7 @@ class ImageSet:
     source: str = ""  # the file or folder it was read from
     read_problems: tuple[Problem, ...] = ()  # what the reader had to leave out
     pack: PackRows | None = None  # where the images are, if not in files
+    channels: int = 3  # that images are read with: 3 for RGB, 1 for grey, more for the bands of TIFF files
 
     def __post_init__(self) -> None:
         self._require_shapes(paths=(len(self),), sizes=(len(self), 2))
@@ -115,6 +116,15 @@ Set = TypeVar("Set", bound=ImageSet)
 def match_categories(reference: Iterable[Category], data: Set) -> Set:
     """`ImageSet.match`, for where a function is wanted."""
     return data.match(reference)
+
+
+def with_channels(data: Set, channels: int) -> Set:
+    """The set, its images read with so many channels; ValueError if it is packed with other ones."""
+    if data.pack is not None and channels != 3:
+        raise ValueError(
+            f"{data.pack.file}: packed images have 3 channels, not {channels}; train on the files themselves"
+        )
+    return replace(data, channels=channels)
 
 
 def refuse_pack(pack: PackRows | None) -> None:

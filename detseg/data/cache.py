@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data.base import ImageSet, Track
-from detseg.data.images import read_image, read_sized_image
+from detseg.data.images import pixel_moments, read_image, read_sized_image
 from detseg.data.letterbox import fitted_size, resize_image, resize_mask
 from detseg.data.masks import SemanticMasks
+from detseg.data.pack.file import is_pack
+from detseg.data.pack.idx import IdxImages
 from detseg.data.pack.reader import PackedImages
 
 
@@ -64,7 +66,7 @@ class ArrayCache:
 
 
 class ImageCache(ArrayCache):
-    """Images (H, W, 3) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
+    """Images (H, W, C) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class ImageCache(ArrayCache):
         track: Track | None = None,
         *,
         short_side: int = 0,
+        channels: int = 3,
     ) -> None:
         """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink or enlarge them.
 
@@ -81,12 +84,12 @@ class ImageCache(ArrayCache):
         """
 
         def read(index: int) -> NDArray[np.uint8]:
-            image = read_sized_image(paths[index], sizes[index].tolist())
+            image = read_sized_image(paths[index], sizes[index].tolist(), channels)
             return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
 
         self.long_side = long_side
         shapes = fitted_shapes(sizes, long_side, short_side)
-        super().__init__(np.column_stack([shapes, np.full(len(shapes), 3)]), read, track)
+        super().__init__(np.column_stack([shapes, np.full(len(shapes), channels)]), read, track)
 
 
 class MaskCache(ArrayCache):
@@ -105,19 +108,38 @@ class MaskCache(ArrayCache):
 
 def images_of(
     data: ImageSet, long_side: int, track: Track | None = None, *, short_side: int = 0
-) -> ImageCache | PackedImages:
+) -> ImageCache | PackedImages | IdxImages:
     """The images of a data set by position: read once and kept in an `ImageCache`, or where they are packed."""
+    if data.pack is not None and not is_pack(data.pack.file):
+        return IdxImages(data.pack.file, data.pack.rows)
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
-    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, short_side=short_side)
+    options = {"short_side": short_side, "channels": data.channels}
+    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, **options)
+
+
+def channel_statistics(images: ImageCache | PackedImages | IdxImages) -> dict[str, list[float]]:
+    """ "mean" and "std" (C,) of all pixels by channel, 0..1; of packed images those of the training images of the pack.
+
+    A channel that is the same everywhere has a standard deviation of 1/255, one grey level.
+    """
+    if isinstance(images, PackedImages):
+        mean, std = np.array(images.info.mean), np.array(images.info.std)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            moments = list(pool.map(lambda index: pixel_moments(images[index]), range(len(images))))
+        pixels, *sums = np.sum(moments, axis=0)
+        mean, squares = np.array_split(np.array(sums) / pixels, 2)
+        std = np.sqrt(np.maximum(squares - mean**2, 0))
+    return {"mean": mean.tolist(), "std": np.maximum(std, 1 / 255).tolist()}
 
 
 def full_images(data: ImageSet, indices: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
-    """Some images (H, W, 3) of a data set in full size: from their files, or enlarged from what is packed of them."""
+    """Some images (H, W, C) of a data set in full size: from their files, or enlarged from what is packed of them."""
     packed = None if data.pack is None else images_of(data, 0)
     for index in indices:
         if packed is None:
-            yield read_image(str(data.paths[index]))
+            yield read_image(str(data.paths[index]), data.channels)
         else:
             width, height = data.sizes[index].tolist()
             yield resize_image(packed[index], (width, height))

@@ -35,8 +35,8 @@ def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
     return image
 
 
-def read_image(path: str | Path) -> Image:
-    """Read an image as uint8 RGB (H, W, 3).
+def read_image(path: str | Path, channels: int = 3) -> Image:
+    """Read an image as uint8 RGB (H, W, 3), or with another number of channels (H, W, channels): see `read_bands`.
 
     The EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up, 16-bit values
     are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white.
@@ -44,6 +44,10 @@ def read_image(path: str | Path) -> Image:
     Raises:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
+    if channels != 3:
+        from detseg.data.bands import read_bands
+
+        return read_bands(path, channels)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -55,9 +59,9 @@ def read_image(path: str | Path) -> Image:
     return _upright(_to_rgb(pixels, path), orientation)
 
 
-def read_sized_image(path: str | Path, size: Sequence[int]) -> Image:
+def read_sized_image(path: str | Path, size: Sequence[int], channels: int = 3) -> Image:
     """`read_image`, which also raises ValueError unless the size is (width, height); zeros where it is not known."""
-    image = read_image(path)
+    image = read_image(path, channels)
     if min(size) > 0 and image.shape[:2] != (size[1], size[0]):
         raise ValueError(
             f"{path}: the image is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
@@ -170,3 +174,10 @@ def _upright(pixels: Image, orientation: int) -> Image:
         pixels = cv2.transpose(pixels)  # type: ignore[assignment]
     mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return pixels if mirror is None else cv2.flip(pixels, mirror)  # type: ignore[return-value]
+
+
+def pixel_moments(image: Image) -> NDArray[np.float64]:
+    """(1 + 2C,): number of pixels of an image (H, W, C), sums of its channels and of their squares, of values 0..1."""
+    mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(image))
+    pixels = image.shape[0] * image.shape[1]
+    return np.concatenate([[pixels], pixels * mean, pixels * (deviation**2 + mean**2)])

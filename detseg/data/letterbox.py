@@ -83,7 +83,19 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     if size == (width, height):
         return image
     interpolation = cv2.INTER_AREA if max(width, height) > max(size) else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
+    return resized(image, size, interpolation)
+
+
+def resized(image: NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
+    """`cv2.resize` of an image (H, W, C) with any number of channels: OpenCV averages four at a time, and drops one."""
+    parts = [image[..., first : first + 4] for first in range(0, image.shape[2], 4)] if image.shape[2] > 4 else [image]
+    done = [cv2.resize(np.ascontiguousarray(part), size, interpolation=interpolation) for part in parts]
+    whole = (
+        np.concatenate([part if part.ndim == 3 else part[..., None] for part in done], axis=2)
+        if len(done) > 1
+        else done[0]
+    )
+    return np.asarray(whole, np.uint8).reshape(size[1], size[0], image.shape[2])
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -90,6 +90,11 @@ class ClassificationMetrics:
         """Class names in label order."""
         return tuple(row.name for row in self.per_class)
 
+    @property
+    def largest_class(self) -> ClassFigures:
+        """The class with most images, of equals the first: always answering it is the accuracy to beat."""
+        return max(self.per_class, key=lambda row: row.count)
+
     def shown(self) -> list[Figure]:
         """`FIGURES` without what says nothing: of up to five classes the right one is always among the first five."""
         return [f for f in FIGURES if f.name != "top5" or len(self.per_class) > 5]
@@ -106,6 +111,7 @@ class ClassificationMetrics:
         """Everything as plain Python for `json.dump`, NaN as None."""
         content = {
             "images": self.images,
+            "largest_class": {"name": self.largest_class.name, "share": self.largest_class.count / self.images},
             "level": self.level,
             "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
             "per_class": [asdict(row) for row in self.per_class],

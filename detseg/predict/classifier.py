@@ -34,7 +34,7 @@ def classify(
     views = 10 if ten_crop else 1
     cut = TenCrop(size) if ten_crop else ClassificationEval(size)
     for batch in in_batches(map(cut, images), (batch_size + views - 1) // views):
-        squares = np.stack(batch).reshape(-1, size, size, 3)
+        squares = np.stack(batch).reshape(-1, size, size, batch[0].shape[-1])
         probabilities = model(model_input(model, squares)).softmax(1)
         yield from probabilities.unflatten(0, (-1, views)).mean(1).cpu().numpy()
 
@@ -48,7 +48,7 @@ class ImageClassifier(Predictor):
         `batch_size` is of images, or crops of them; `ten_crop` takes the mean over ten crops: corners and middle,
         mirrored too; slower and a little better.
         """
-        return list(self.stream(open_all(images), batch_size, ten_crop))
+        return list(self.stream(open_all(images, self.channels), batch_size, ten_crop))
 
     def stream(
         self, images: Iterable[NDArray[np.uint8]], batch_size: int = 16, ten_crop: bool = False

@@ -64,7 +64,7 @@ class Detector(Predictor):
             and, of models that find them, ``masks`` (D, H, W) bool, best first; label i is called ``names[i]``.
         """
         results = []
-        for found in self._find(open_all(images), batch_size):
+        for found in self._find(open_all(images, self.channels), batch_size):
             keep = found["scores"] >= score_threshold
             results.append({name: value[keep].cpu().numpy() for name, value in found.items()})
         return results

@@ -67,7 +67,7 @@ def explain(
     Raises:
         ValueError: the model gives no class to the whole image, has no such label or no feature maps; or no image.
     """
-    (image,) = open_all([image])
+    (image,) = open_all([image], predictor.channels)
     logits_of, net, view = _parts(predictor.model)
     seen, area = view(image, predictor.size)
     batch = model_input(predictor.model, seen[None]).to(next(predictor.model.parameters()).dtype) / 255

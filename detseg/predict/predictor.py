@@ -21,12 +21,13 @@ T = TypeVar("T")
 class Predictor:
     """A trained model and what it was trained for.
 
-    `predict` of each task takes a list of images: paths, or uint8 RGB arrays (H, W, 3). It raises ValueError, naming
-    the image, where a file is no image, an array is something else, or one image was given instead of a list.
+    `predict` of each task takes a list of images: paths, or uint8 arrays (H, W, C), RGB if C is 3. It raises
+    ValueError, naming the image, where a file is no image, an array is something else, or one image was given instead of a list.
 
     Attributes:
         categories: (id, name) of each label, with the ids of the dataset it was trained on.
         size: side of the square that images are fitted into.
+        channels: of images: 3 for RGB, 1 for grey, more for bands.
         description: everything `model.json` says.
     """
 
@@ -35,6 +36,7 @@ class Predictor:
         self.description = description
         self.categories = [(int(c["id"]), str(c["name"])) for c in description["categories"]]
         self.size = int(description["size"])
+        self.channels = int(description.get("architecture", {}).get("in_channels", 3))
 
     @property
     def names(self) -> list[str]:
@@ -50,19 +52,19 @@ class Predictor:
         return self
 
 
-def open_all(images: Sequence[Image]) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of images, uint8 RGB (H, W, 3), one after another; raises ValueError as `Predictor` says."""
+def open_all(images: Sequence[Image], channels: int = 3) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of images, uint8 (H, W, channels), one after another; raises ValueError as `Predictor` says."""
     if isinstance(images, (str, Path)):
         raise ValueError(f"give a list of images: predict([{str(images)!r}])")
-    return map(_open, images)
+    return (_open(image, channels) for image in images)
 
 
-def _open(image: Image) -> NDArray[np.uint8]:
+def _open(image: Image, channels: int) -> NDArray[np.uint8]:
     if not isinstance(image, np.ndarray):
-        return read_image(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        return read_image(image, channels)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
         raise ValueError(
-            f"an image must be a path or a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
+            f"an image must be a path or a uint8 array of shape (H, W, {channels}), got {image.dtype} {image.shape}"
         )
     return image
 

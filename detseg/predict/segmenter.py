@@ -179,7 +179,7 @@ class Segmenter(Predictor):
         Returns:
             For each image its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
         """
-        return list(self.stream(open_all(images), batch_size, flip, scales, long_side))
+        return list(self.stream(open_all(images, self.channels), batch_size, flip, scales, long_side))
 
     def stream(
         self,

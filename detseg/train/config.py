@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from detseg.data.augment.strengths import OF_BOXES, strengths
 from detseg.options import option, require_positive
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
@@ -41,6 +42,10 @@ class TrainConfig:
     """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
     size: int = 320
     """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
+    channels: int = 3
+    """Channels of the images: 3 (RGB), 1 (grey), or the number of bands of TIFF files."""
+    normalise: Literal["backbone", "dataset"] = "backbone"
+    """Mean and standard deviation to normalise images with: those of the backbone's pretraining, or of your images."""
     epochs: int | None = None
     """Number of epochs; by default 30, unless --minutes is given."""
     minutes: float | None = None
@@ -97,7 +102,9 @@ class TrainConfig:
             raise ValueError(f"--size must be a multiple of 32 and at least {least}, not {self.size}; {near} is near")
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
-        require_positive(self, "epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay")
+        require_positive(
+            self, "channels", "epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay"
+        )
         for name in ("weight_decay", "freeze", "seed", "workers"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and not 0 <= value < float("inf"):
@@ -147,10 +154,14 @@ class TrainAnnotated(TrainConfig):
     """Fraction of --data used for validation, such as 0.2, if --data has no splits; the same images in every run."""
     repair: bool = False
     """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
+    augment: tuple[str, ...] | None = None
+    """Strengths, such as rotate=10 zoom=1.1, of zoom, aspect, rotate, light, colour, blur, noise. 0 switches one off;
+    names without a number leave those alone on."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         super().check()
+        strengths(self.augment or (), OF_BOXES)
         if self.val_share is not None:
             if not 0 < self.val_share < 1:
                 raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {self.val_share}")

@@ -10,8 +10,11 @@ from rich.console import Console
 
 from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
+from detseg.data.augment.strengths import OF_BOXES, Strength, strengths
+from detseg.data.augment.transforms import TrainTransform
 from detseg.data.checks.validate import checked
 from detseg.data.formats import find_sources, read_dataset
+from detseg.data.pack.reader import PackedImages
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,11 @@ def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     print_line(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
 
 
+def transform_of(config: Any, known: Mapping[str, Strength] = OF_BOXES, **usual: Any) -> partial[TrainTransform]:
+    """Makes the augmentation of an input size; `usual` are the task's own strengths, where --augment sets no other."""
+    return partial(TrainTransform, flip=config.flip, **usual | strengths(config.augment or (), known))
+
+
 def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: str, console: Console) -> Dataset:
     """The dataset of a kind with its images read and kept at `long_side` pixels; packed ones stay in their file.
 
@@ -81,7 +89,7 @@ def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: s
     dataset = kind(data, long_side, shown)
     kept = dataset.images
     print_line(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
-    if kept.long_side < long_side:
+    if isinstance(kept, PackedImages) and kept.long_side < long_side:
         logger.warning(
             "%s: its images have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "
             "them with --size %d, or train at a smaller --size",

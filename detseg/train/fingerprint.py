@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Category
 from detseg.data.base import ImageSet
+from detseg.data.pack.idx import IdxImages
 from detseg.data.pack.reader import PackedImages
 
 
@@ -22,7 +23,8 @@ def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) 
 
 
 def image_marks(data: ImageSet, images: object) -> NDArray[Any]:
-    """What differs if an image does: of packed ones their digests and size, of files their lengths, which nearly do.
+    """What differs if an image does: of packed ones their digests and size, of files their lengths,
+    which nearly do.
 
     Args:
         data: the images' annotations.
@@ -30,4 +32,6 @@ def image_marks(data: ImageSet, images: object) -> NDArray[Any]:
     """
     if isinstance(images, PackedImages):
         return np.append(images.digests, np.uint64(images.long_side))
+    if isinstance(images, IdxImages):
+        return images.content()
     return np.array([Path(path).stat().st_size for path in data.paths.tolist()], np.int64)

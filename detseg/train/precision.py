@@ -145,7 +145,8 @@ def _run(spec: dict[str, Any]) -> None:
 
 def _step(model: Any, device: torch.device, bf16: bool, count: int, size: int) -> tuple[float, bool]:
     """Seconds of a training step of so many images, and whether its loss was finite."""
-    images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+    shape = count, size, size, len(model.mean)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     targets = model.example_targets(count, size, device)
     started = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -13,10 +13,12 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from detseg.console import print_line
+from detseg.data.base import with_channels
+from detseg.data.cache import channel_statistics
 from detseg.registry import MODELS
 from detseg.tasks import part
 from detseg.train.config import TrainConfig
-from detseg.train.errors import TrainingError
+from detseg.train.errors import TrainingError, memory_advice
 from detseg.train.finder import RateCurve
 from detseg.train.log import RunLog
 from detseg.train.loop import Settings, Trainer
@@ -47,14 +49,18 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         ValueError: wrong options or data; the message names file, item and remedy.
         TrainingError: a loss is not finite, or the backbone's weights cannot be had.
     """
-    with process(config, console) as this:
+    with process(config, console) as this, memory_advice(this.config):
         task: Task = part(config.task, "train")(this.config, this.console)
-        train_data, val_data = task.load()
+        train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
         architecture = describe(this.config, train_data)
         model = this.build(architecture)
         if this.state is None:
             task.started(model, train_data)
         datasets = task.open(train_data, "training"), task.open(val_data, "validation")
+        if this.config.normalise == "dataset":
+            architecture["normalisation"] = normalisation = channel_statistics(datasets[0].images)
+            model.set_normalisation(**normalisation)
+            print_line(this.console, _normalisation_line(normalisation))
         this.config = task.config = task.resolved(this, model, architecture, datasets[0])
         freeze = frozen_stages(this.config, model, len(train_data))
         head_only = task.head_only(freeze == len(model.backbone.stages))
@@ -85,9 +91,15 @@ def describe(config: Any, data: Any) -> dict[str, Any]:
         "backbone": config.backbone,
         # Pretrained statistics are kept: batches are too small, and images too few, for better ones.
         "folded": config.weights != "none",
+        **({} if config.channels == 3 else {"in_channels": config.channels}),
         "num_classes": len(data.categories),
         **MODELS[config.model].options_for(data, config),
     }
+
+
+def _normalisation_line(found: Mapping[str, list[float]]) -> str:
+    shown = (f"{name} {' '.join(f'{value:.3f}' for value in values)}" for name, values in found.items())
+    return f"normalisation by the training images: {', '.join(shown)}"
 
 
 def frozen_stages(config: Any, model: Any, images: int) -> int:

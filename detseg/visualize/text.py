@@ -12,17 +12,18 @@ import PIL.ImageDraw
 from numpy.typing import NDArray
 from PIL import ImageFont
 
+from detseg.data.bands import shown
 from detseg.data.colours import Color, luminance
 
 Image = NDArray[np.uint8]
 
 
 def checked_image(image: Image) -> Image:
-    """`image` itself, or ValueError if it is not uint8 (H, W, 3)."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    """`image` itself, or ValueError if it is not uint8 (H, W, 3); of grey and of many bands what `shown` shows."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"an image must be a uint8 array (height, width, 3) in RGB, got {got}")
-    return image
+    return shown(image)
 
 
 def text_color(background: Color) -> Color:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
@@ -157,3 +158,22 @@ def test_what_cannot_be_had_is_told():
         create_deepest("lenet5", pretrained=True)
     with pytest.raises(FileNotFoundError, match=r"nothing\.pt"):
         create_deepest("test_efficientnet", pretrained="nothing.pt")
+
+
+def test_hidden_layers_have_the_widths_that_are_asked_for():
+    backbone = create_deepest("lenet5")
+    model = Classifier(backbone, 10, head=(1000, 500, 150), dropout=0.3)
+    linear = [layer for layer in model.hidden if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [
+        (backbone.channels[-1], 1000), (1000, 500), (500, 150),
+    ]  # fmt: skip
+    assert model.classifier.in_features == 150
+    images = torch.rand(2, 3, 64, 64)
+    model.eval()
+    expected = model.features(images)
+    for layer in linear:
+        expected = (expected @ layer.weight.T + layer.bias).clamp(min=0)
+    torch.testing.assert_close(model(images), expected @ model.classifier.weight.T + model.classifier.bias)
+    torch.testing.assert_close(model.plain(images), model(images))
+    model.train()(images, torch.tensor([1, 2]))["loss_class"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.hidden.parameters())

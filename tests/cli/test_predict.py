@@ -123,7 +123,7 @@ def test_ids_of_some_images(run, small, tmp_path):
 
 def test_of_a_data_set_the_validation_images_are_meant(small, tmp_path):
     def listed(source):
-        return _images(Predict(tmp_path, image_ids=source))
+        return _images(Predict(tmp_path, image_ids=source), [])
 
     assert listed(small) == listed(small / "val.json")
     assert len(listed(small)[1]) == 5
@@ -159,9 +159,9 @@ def test_only_what_an_earlier_prediction_wrote_is_overwritten(run, small, tmp_pa
 def test_ids_of_images_from_elsewhere(run, small, tmp_path):
     shutil.copy(small / "val.json", tmp_path)
     config = Predict(tmp_path, image_ids=tmp_path / "val.json", images=small / "images")
-    assert [path.resolve() for path in _images(config)[0]] == [small / f"images/val{i}.png" for i in range(5)]
+    assert [path.resolve() for path in _images(config, [])[0]] == [small / f"images/val{i}.png" for i in range(5)]
     with pytest.raises(ValueError, match="--images is the folder of the images that --image-ids lists"):
-        _images(Predict(tmp_path, (small / "images",), images=small / "images"))
+        _images(Predict(tmp_path, images=small / "images"), [small / "images"])
 
 
 def test_a_mistake_is_one_line(run, small, tmp_path, capsys):

@@ -82,7 +82,7 @@ def test_a_probe_changes_nothing_but_the_head(crops, weights, tmp_path, capsys):
     assert without in lines, "settings that mean nothing then are named"
     assert not any(line.startswith("precision") for line in lines)
     settings = json.loads((folder / "config.json").read_text())
-    assert (settings["strategy"], settings["freeze"], settings["head"]) == ("probe", 5, "first")
+    assert (settings["strategy"], settings["freeze"], settings["fit_head"]) == ("probe", 5, "first")
     description = json.loads((folder / "model.json").read_text())
     before = build_model(description["architecture"], pretrained=weights).eval().backbone
     after = load_model(folder)[0].backbone

@@ -219,6 +219,9 @@ def test_comparison_of_two_classifiers(answers):
 def test_everything_as_json(answers):
     found = evaluated(*answers)
     content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    largest = found.largest_class
+    assert content["largest_class"] == {"name": largest.name, "share": largest.count / found.images}
+    assert largest.count == max(row.count for row in found.per_class)
     assert content["top1"] == found.top1 and {figure.name for figure in FIGURES} <= set(content)
     assert content["per_class"][5]["recall"] is None
     assert content["intervals"]["top1"]["low"] == found.intervals["top1"].low

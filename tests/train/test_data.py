@@ -3,13 +3,20 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from detseg.data.cache import images_of
 from detseg.data.formats import read_dataset, write_voc, write_yolo
+from detseg.data.pack.datasets import write_pack
+from detseg.models import load_model
 from detseg.train.config import TrainDetector, TrainLocalizer
 from detseg.train.data import load_data
+from detseg.train.runner import train
 from detseg.train.tasks.detector import DetectorTask
+from tests.small_set import write_small_set
+from tests.train.runs import untimed
 
 QUIET = Console(quiet=True)
 
@@ -90,3 +97,34 @@ def test_a_set_without_objects_is_refused(small, tmp_path, split, message):
         (data / f"{split}.json").write_text(json.dumps(content | {"annotations": left}))
         with pytest.raises(ValueError, match=rf"{split}\.json: there are {message}"):
             DetectorTask(TrainDetector(data=data), QUIET).load()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_normalisation_by_the_training_images_is_trained_saved_and_loaded(tmp_path, packed):
+    data = write_small_set(tmp_path / "data")
+    splits = read_dataset(data)
+    if packed:
+        write_pack(tmp_path / "data.h5", splits, 64)
+        splits = read_dataset(tmp_path / "data.h5")
+    images = images_of(splits["train"], 64)
+    pixels = np.concatenate([images[i].reshape(-1, 3) for i in range(len(images))]) / 255
+    with untimed():
+        run = train(
+            TrainDetector(
+                data=tmp_path / "data.h5" if packed else data,
+                output=tmp_path / "run",
+                backbone="test_efficientnet",
+                weights="none",
+                size=64,
+                epochs=1,
+                precision="fp32",
+                normalise="dataset",
+            )
+        )
+    model, description = load_model(run.folder)
+    wanted = description["architecture"]["normalisation"]
+    for name, values in (("mean", pixels.mean(0)), ("std", pixels.std(0))):
+        np.testing.assert_allclose(wanted[name], values, atol=0.01)
+        np.testing.assert_allclose(getattr(model, name).flatten(), wanted[name], atol=1e-6)
+    with pytest.raises(ValueError, match="must be 3 numbers each, std above 0"):
+        model.set_normalisation([0.5] * 3, [0.5, 0, 0.5])

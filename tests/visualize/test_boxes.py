@@ -181,7 +181,7 @@ def test_mistakes_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             draw_boxes(blank(), **arguments)
-    for image in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8), "x"):
+    for image in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 0), np.uint8), "x"):
         with pytest.raises(ValueError, match=r"uint8 array \(height, width, 3\)"):
             draw_boxes(image, [])
 

@@ -1,7 +1,6 @@
 """From an image to what a classifier sees: random for training, a centre crop or ten crops to evaluate.
 
     transform = ClassificationTransform(224)
-    transform = ClassificationTransform.by_name(224, ("patch", "colour"), flip="none")
     image = transform(image, np.random.default_rng([seed, epoch, index]))
     image = ClassificationEval(224)(image)
     images = TenCrop(224)(image)  # (10, 224, 224, 3)
@@ -12,9 +11,7 @@ them is drawn as a square.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -22,25 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.augment.geometry import Flip, check_flip
-from detseg.data.letterbox import check_size
+from detseg.data.letterbox import check_size, resized
 
 Image = NDArray[np.uint8]
 
 RESIZE = 256 / 224
 """Short side of the resized image over the side of the crop: AlexNet's 256 and 224, kept ever since."""
-
-AUGMENTATIONS: dict[str, tuple[str, Any, Any]] = {
-    "patch": ("patch", True, False),
-    "scale": ("area", (0.35, 1.0), None),
-    "rotate": ("rotate", 10.0, 0.0),
-    "zoom": ("zoom", 1.25, 1.0),
-    "warp": ("warp", 0.1, 0.0),
-    "light": ("light", 0.2, 0.0),
-    "colour": ("colour", 0.2, 0.0),
-    "blur": ("blur", 0.05, 0.0),
-    "noise": ("noise", 0.1, 0.0),
-}
-"""The augmentations by name: option of `ClassificationTransform`, its strength, and how it is off."""
 
 
 class ClassificationTransform:
@@ -94,19 +78,6 @@ class ClassificationTransform:
         self.rotate, self.zoom, self.warp = rotate, zoom, warp
         self.photometric = Photometric(light=light, colour=colour, blur=blur, noise=noise)
 
-    @classmethod
-    def by_name(cls, size: int, names: Sequence[str], *, flip: Flip = "horizontal") -> ClassificationTransform:
-        """The augmentations of these names and no others, see `AUGMENTATIONS`, and mirroring."""
-        options = {option: off for option, _, off in AUGMENTATIONS.values()}
-        for name in names:
-            if name not in AUGMENTATIONS:
-                near = difflib.get_close_matches(name, AUGMENTATIONS, 3)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(AUGMENTATIONS)}."
-                hint = "images are mirrored by --flip." if name.startswith("flip") else hint
-                raise ValueError(f"there is no augmentation {name!r}; {hint}")
-            options[AUGMENTATIONS[name][0]] = AUGMENTATIONS[name][1]
-        return cls(size, flip=flip, **options)
-
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         """Augment one image to uint8 (size, size, 3), contiguous; the input is not changed."""
         corners = self.corners(image.shape[1], image.shape[0], rng)
@@ -156,7 +127,7 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
         blocks = round(shrink)
         height, width = image.shape[:2]
         small = (max(1, round(width / blocks)), max(1, round(height / blocks)))
-        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        image = resized(image, small, cv2.INTER_AREA)
         corners = corners * np.array(small) / (width, height)
     # Corners count from the edge of the first pixel, OpenCV from its centre.
     target = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32) - np.float32(0.5)
@@ -166,7 +137,8 @@ def warp_corners(image: Image, corners: NDArray[np.float64], size: int) -> Image
     warp, matrix = cv2.warpPerspective, cv2.getPerspectiveTransform(target, source)
     if np.abs(corners[0] + corners[2] - corners[1] - corners[3]).max() < 1e-9:  # a parallelogram: no perspective
         warp, matrix = cv2.warpAffine, cv2.getAffineTransform(target[:3], source[:3])
-    return np.asarray(warp(image, matrix, (size, size), flags=flags, borderMode=border), np.uint8)
+    warped = warp(image, matrix, (size, size), flags=flags, borderMode=border)
+    return np.asarray(warped, np.uint8).reshape(size, size, image.shape[2])
 
 
 def resize_short_side(image: Image, side: int) -> Image:
@@ -177,7 +149,7 @@ def resize_short_side(image: Image, side: int) -> Image:
         return image
     target = (max(side, round(width * side / short)), max(side, round(height * side / short)))
     interpolation = cv2.INTER_AREA if short > side else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, target, interpolation=interpolation), np.uint8)
+    return resized(image, target, interpolation)
 
 
 def centre_crop(image: Image, size: int) -> Image:

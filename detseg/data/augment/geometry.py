@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.letterbox import fitted_size
+from detseg.data.letterbox import fitted_size, resized
 from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
 
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -60,7 +60,7 @@ def _fit_to_masks(boxes: NDArray[np.float64], sample: Sample, matrix: NDArray[np
 
 
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Image (H, W, 3) through x' = matrix @ (x, y, 1) into a (height, width, 3) image, grey outside.
+    """Image (H, W, C) through x' = matrix @ (x, y, 1) into a (height, width, C) image, grey outside.
 
     `size` is (width, height). Coordinates are continuous: the first pixel covers 0..1 and has its centre at
     0.5, as boxes have it; OpenCV puts the centre at 0, which is corrected here.
@@ -71,12 +71,12 @@ def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tupl
         height, width = image.shape[:2]
         blocks = round(1 / shrink)
         small = (max(1, round(width / blocks)), max(1, round(height / blocks)))
-        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        image = resized(image, small, cv2.INTER_AREA)
         matrix[:, 0] *= width / small[0]
         matrix[:, 1] *= height / small[1]
     matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
-    warped = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(PADDING,) * 3)
-    return np.asarray(warped, np.uint8)
+    warped = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(PADDING,) * 4)
+    return np.asarray(warped, np.uint8).reshape(size[1], size[0], image.shape[2])
 
 
 def warp_mask(

@@ -31,7 +31,7 @@ def mosaic(
     if masked not in (0, 4):
         raise ValueError(f"a mosaic takes samples that all have a mask or all have none; {masked} of these 4 have one")
     centre_x, centre_y = (int(v) for v in rng.integers(size // 4, size - size // 4 + 1, 2))
-    image = np.full((size, size, 3), PADDING, np.uint8)
+    image = np.full((size, size, samples[0].image.shape[2]), PADDING, np.uint8)
     mask = np.full((size, size), IGNORE, np.uint8) if masked else None
     tiles = []
     for i, sample in enumerate(samples):
@@ -63,7 +63,7 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
             f"mixup needs two images of one size, got {a.size} and {b.size} (width, height); transform both first"
         )
     weight = float(rng.beta(8.0, 8.0))
-    image = np.asarray(cv2.addWeighted(a.image, weight, b.image, 1 - weight, 0.0), np.uint8)
+    image = np.asarray(cv2.addWeighted(a.image, weight, b.image, 1 - weight, 0.0), np.uint8).reshape(a.image.shape)
     return _joined(image, [a, b])
 
 

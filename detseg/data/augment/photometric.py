@@ -47,8 +47,11 @@ class ColourMatrix(A.ImageOnlyTransform):
         return {"matrix": colour_matrix(1 + self.saturation * draws[0], self.hue * draws[1], gains)}
 
     def apply(self, img: NDArray[np.uint8], matrix: NDArray[np.float64], **_: Any) -> NDArray[np.uint8]:
-        """Img (H, W, 3) uint8 -> the same shape and type, saturated."""
-        return np.asarray(cv2.transform(img, matrix.astype(np.float32)), np.uint8)
+        """Img (H, W, C) uint8 -> the same shape and type, saturated; of bands the first three are colours."""
+        if img.shape[2] < 3:
+            return img
+        coloured = np.asarray(cv2.transform(np.ascontiguousarray(img[..., :3]), matrix.astype(np.float32)), np.uint8)
+        return coloured if img.shape[2] == 3 else np.concatenate([coloured, img[..., 3:]], axis=2)
 
 
 class TableNoise(A.ImageOnlyTransform):
@@ -80,8 +83,10 @@ class TableNoise(A.ImageOnlyTransform):
         return {"noise": noise, "weight": (low + (high - low) * draws[0]) / self.DEVIATION}
 
     def apply(self, img: NDArray[np.uint8], noise: NDArray[np.uint8], weight: float, **_: Any) -> NDArray[np.uint8]:
-        """Img (H, W, 3) uint8 plus weighted noise, saturated."""
-        return np.asarray(cv2.addWeighted(img, 1.0, noise, weight, -128.0 * weight), np.uint8)
+        """Img (H, W, C) uint8 plus weighted noise, saturated."""
+        if img.shape[2] != 3:
+            noise = np.ascontiguousarray(noise[..., np.arange(img.shape[2]) % 3])
+        return np.asarray(cv2.addWeighted(img, 1.0, noise, weight, -128.0 * weight), np.uint8).reshape(img.shape)
 
 
 class Photometric:
@@ -123,4 +128,4 @@ class Photometric:
         # Python generator takes 8 us; set_random_seed would build new generators, 150 us.
         self._random.seed(int(rng.integers(2**62)))
         self.compose.set_random_state(rng, self._random)
-        return np.ascontiguousarray(self.compose(image=image)["image"])
+        return np.ascontiguousarray(self.compose(image=image)["image"]).reshape(image.shape)

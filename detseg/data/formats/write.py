@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import FORMATS, Format
@@ -31,10 +32,12 @@ def write_dataset(
     to: str,
     images: PlaceImages = "link",
     crowd: CrowdChoice = "error",
+    scores: NDArray[np.floating] | None = None,
 ) -> None:
     """Write one split of a data set in the format `to`, which reads it back: `find` and `read` of its `Format`.
 
-    What the format cannot hold (polygons, masks, ids) is lost, counted and logged as a warning.
+    What the format cannot hold (polygons, masks, ids) is lost, counted and logged as a warning. `scores` (M,) say that
+    the objects were found by a model: formats that know of such things write them as a model's predictions.
 
     Raises:
         AnnotationError: a box is not finite, an object has no category, the folder holds other categories, or there
@@ -50,7 +53,8 @@ def write_dataset(
     for what in losses(kept, format):
         log.warning("%s: %s", folder, what)
     assert format.write is not None
-    format.write(kept, folder, split, images=images)
+    options = {} if scores is None or "scores" not in format.holds else {"scores": scores}
+    format.write(kept, folder, split, images=images, **options)
 
 
 def without_crowd(a: Annotations, crowd: CrowdChoice, folder: Path, title: str) -> Annotations:

@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import PackRows, Track
-from detseg.data.images import read_sized_image
+from detseg.data.images import pixel_moments, read_sized_image
 from detseg.data.labels import LabelledImages
 from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.masks import SemanticMasks
@@ -125,7 +124,7 @@ class _Prepared(NamedTuple):
 
 
 def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Iterator[int]) -> list[NDArray[np.float64]]:
-    """Write one split; returns the `_moments` of its images."""
+    """Write one split; returns the `pixel_moments` of its images."""
     count = len(data)
     group["image_ids"] = np.asarray(data.image_ids, np.int64)
     _write_strings(group, "names", _names(data.paths.tolist()))
@@ -158,7 +157,7 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
                 sizes[index], shapes[index] = prepared.size, prepared.image.shape[:2]
                 digests[index], mask_digests[index] = prepared.digest, prepared.mask_digest
                 mask_offsets[index + 1] = mask_offsets[index] + len(prepared.original_mask)
-                moments.append(_moments(prepared.image))
+                moments.append(pixel_moments(prepared.image))
                 found.append(prepared)
                 next(progress, None)
             rows[members.start : members.stop] = _padded_rows([one.image for one in found], size * size * 3)
@@ -194,13 +193,6 @@ def _prepared(data: Split, index: int, size: int) -> _Prepared:
     small = resize_mask(labels, (resized.shape[1], resized.shape[0]))
     content = labels.tobytes()
     return _Prepared(resized, original, digest, small, zlib.compress(content), content_digest(content))
-
-
-def _moments(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(7,): number of pixels, sums of the three channels and of their squares, of values 0..1."""
-    mean, deviation = (values.reshape(3) / 255 for values in cv2.meanStdDev(image))
-    pixels = image.shape[0] * image.shape[1]
-    return np.concatenate([[pixels], pixels * mean, pixels * (deviation**2 + mean**2)])
 
 
 def _names(paths: list[str]) -> list[str]:

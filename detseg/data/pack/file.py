@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from detseg.data.base import Category, PackRows
 from detseg.data.checks.problems import AnnotationError
+from detseg.data.pack.idx import read_idx_images
 
 FORMAT, VERSION = "detseg pack", 1
 EXTENSIONS = (".h5", ".hdf5")
@@ -235,7 +236,10 @@ def damaged(path: str | Path, what: str) -> AnnotationError:
 
 
 def image_digests(pack: PackRows) -> NDArray[np.uint64]:
-    """(N,) of images in a packed file: equal where their original files were."""
+    """(N,) of images in a packed file: equal where their original files were; in an idx file: where the images are."""
+    if not is_pack(pack.file):
+        images = read_idx_images(pack.file)
+        return np.array([content_digest(images[row].tobytes()) for row in pack.rows.tolist()], np.uint64)
     with opened(pack.file) as file:
         count = file.info.require(split=pack.split).splits[pack.split]
         return np.asarray(file.array(f"{pack.split}/picture_digests", "u", (count,))[pack.rows], np.uint64)

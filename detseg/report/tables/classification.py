@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 def tables(metrics: ClassificationMetrics) -> Group:
     """Figures, classes and confusions: `rich.print(tables(metrics))`."""
-    counts = f"images: {metrics.images}, classes: {len(metrics.per_class)}"
+    largest = metrics.largest_class
+    counts = (
+        f"images: {metrics.images}, classes: {len(metrics.per_class)}; always answering {largest.name} would have an "
+        f"accuracy of {largest.count / metrics.images:.3f}"
+    )
     caption = "predicted: how many images were taken for the class"
     return below_each_other(
         figures_table(metrics, "Classification", counts, limits=metrics.intervals, level=metrics.level),

@@ -14,7 +14,7 @@ from torch import nn
 from detseg.console import print_line
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
-from detseg.data.augment.geometry import Flip
+from detseg.data.augment.strengths import OF_CLASSES, strengths
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.formats import read_label_splits, read_labelled_dataset
@@ -73,12 +73,13 @@ class ClassifierOptions(TrainConfig):
     """Random seed of that split."""
     strategy: Literal["auto", "probe", "partial", "finetune", "full", "scratch"] = "auto"
     """probe: a linear layer only; partial: later stages too; finetune: all, early stages slowly; full, scratch: all."""
-    head: Literal["first", "together"] | None = None
-    """Solve the head on frozen features first, or train all together. By default first if pretrained."""
+    fit_head: Literal["first", "together"] | None = None
+    """Solve the last layer on frozen features first, or train all together. By default first if pretrained."""
     views: int = 2
     """Views per image on which the head is solved: centre crop, its mirror image, then augmented ones."""
     augment: tuple[str, ...] | None = None
-    """Of patch*, scale, flip, flip-vertical*, rotate, zoom*, warp, light, colour, blur, noise (*: off unless named)."""
+    """Strengths, such as rotate=10 zoom=1.1, of patch*, scale, rotate, zoom*, warp, light, colour, blur, noise (*: off
+    unless named). 0 switches one off; names without a number leave those alone on."""
     repair: bool = False
     """Leave out images that have errors, and list them; otherwise errors stop."""
     ten_crop: bool = False
@@ -86,7 +87,9 @@ class ClassifierOptions(TrainConfig):
 
     @classmethod
     def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """With `flip` of its own, which once was among the augmentations."""
+        """With `flip` of its own, which once was among the augmentations, and `fit_head`, which was `head`."""
+        if "fit_head" not in content and not isinstance(content.get("head"), list):
+            content = content | {"fit_head": content.get("head"), "head": ()}
         names = content.get("augment")
         if names is None or "flip" in content:
             return content
@@ -99,8 +102,11 @@ class ClassifierOptions(TrainConfig):
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
         super().check()
         require_positive(self, "views")
+        strengths(self.augment or (), OF_CLASSES)
         if self.data is None and self.resume is None and (asked := ", ".join(given(self, OF_SPLITTING))):
             raise ValueError(f"{asked}: for --data that are not divided; leave it out where --val is given")
+        if getattr(self, "head", ()) and self.fit_head == "first":  # a model of one's own may have no such option
+            raise ValueError("--fit-head first solves a single linear layer; leave it out, or leave out --head")
         if self.weights == "none" and self.strategy not in ("auto", "scratch"):
             raise ValueError(f"--strategy {self.strategy} builds on trained weights; leave out --weights none")
         return self
@@ -109,9 +115,8 @@ class ClassifierOptions(TrainConfig):
 class Augmentation:
     """`ClassificationTransform` for samples: (image, label) in and out."""
 
-    def __init__(self, size: int, names: Sequence[str] | None = None, flip: Flip = "horizontal") -> None:
-        make = ClassificationTransform if names is None else partial(ClassificationTransform.by_name, names=names)
-        self.transform: ClassificationTransform = make(size, flip=flip)
+    def __init__(self, size: int, **options: Any) -> None:
+        self.transform = ClassificationTransform(size, **options)
 
     def __call__(self, sample: LabelledSample, rng: np.random.Generator) -> LabelledSample:
         """Augment the image; the label stays."""
@@ -136,7 +141,7 @@ class ClassifierTask(Task):
         _refuse_idle_shares(self.config)
         splits = load_labelled_data(self.config, self.console)
         print_labelled_data(self.console, splits)
-        augmentation_of(self.config)(self.config.size)  # a wrong name is told before images are read
+        augmentation_of(self.config)(self.config.size)  # a wrong strength is told before images are read
         return splits["train"], splits["val"]
 
     def open(self, data: LabelledImages, split: str) -> ClassificationDataset:
@@ -163,14 +168,14 @@ class ClassifierTask(Task):
 
     def head_only(self, all_frozen: bool) -> bool:
         """A solved head on a frozen backbone leaves nothing to train."""
-        return all_frozen and self.config.head == "first"
+        return all_frozen and self.config.fit_head == "first"
 
     def prepared(self, process: Process, model: Any, samples: TrainingSamples, head_only: bool) -> None:
         """Solve the head."""
         if head_only:
             line = f"only the head learns, and it is solved at once{_without_effect(self._asked)}"
             print_line(self.console, line)
-        if self.config.head == "first":
+        if self.config.fit_head == "first":
             # With the loss that training goes on with, so that the head is where that would lead it. A head that is
             # all there is has no need of it, and its probabilities are the better for it.
             smoothing = 0.0 if head_only else self.config.label_smoothing
@@ -202,7 +207,7 @@ def _without_effect(config: Any) -> str:
 
 def augmentation_of(config: Any) -> partial[Augmentation]:
     """Makes the augmentation of an input size."""
-    return partial(Augmentation, names=config.augment, flip=config.flip)
+    return partial(Augmentation, flip=config.flip, **strengths(config.augment or (), OF_CLASSES))
 
 
 # ------------------------------------------------------------------ data

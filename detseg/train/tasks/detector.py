@@ -4,21 +4,19 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import nn
 
 from detseg.data.annotations import Annotations
-from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
 from detseg.metrics import DetectionEvaluator
 from detseg.metrics.detection import FIGURES
 from detseg.options import require_share
 from detseg.predict.detector import detect
 from detseg.train.config import TrainAnnotated
-from detseg.train.data import load_data, open_images, print_data
+from detseg.train.data import load_data, open_images, print_data, transform_of
 from detseg.train.sampler import TrainingSamples
 from detseg.train.task import Task
 
@@ -97,7 +95,7 @@ class DetectorTask(BoxTask):
 
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""
-        return TrainingSamples(dataset, config.seed, partial(TrainTransform, flip=config.flip))
+        return TrainingSamples(dataset, config.seed, transform_of(config))
 
     def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator:
         """COCO's metrics, by the annotations of the dataset."""

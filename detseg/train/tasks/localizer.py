@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -11,11 +10,10 @@ from rich.console import Console
 
 from detseg.console import print_line
 from detseg.data.annotations import Annotations
-from detseg.data.augment.transforms import TrainTransform
 from detseg.data.dataset import DetectionDataset
 from detseg.metrics.localization import FIGURES, OF_PRESENCE, LocalizationEvaluator
 from detseg.train.config import TrainAnnotated
-from detseg.train.data import load_data, print_data
+from detseg.train.data import load_data, print_data, transform_of
 from detseg.train.sampler import TrainingSamples
 from detseg.train.tasks.detector import BoxTask
 
@@ -89,7 +87,7 @@ class LocalizerTask(BoxTask):
 
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""
-        return TrainingSamples(dataset, config.seed, partial(TrainTransform, scale=config.zoom, flip=config.flip))
+        return TrainingSamples(dataset, config.seed, transform_of(config, scale=config.zoom))
 
     def evaluator(self, dataset: DetectionDataset) -> LocalizationEvaluator:
         """Metrics of one object an image."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detseg.console import print_line
-from detseg.data.augment.transforms import TrainTransform
+from detseg.data.augment.strengths import OF_MASKS
 from detseg.data.base import match_categories
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import SegmentationDataset, collate_masks
@@ -25,12 +25,12 @@ from detseg.predict.segmenter import segment
 from detseg.segment import FCN, IGNORE_INDEX
 from detseg.segment.decoder import DECODERS
 from detseg.train.config import TrainAnnotated
-from detseg.train.data import open_images, own_split
+from detseg.train.data import open_images, own_split, transform_of
 from detseg.train.sampler import TrainingSamples
 from detseg.train.task import Task
 
 # Turned further than for boxes, which fit turned objects badly; masks fit them as well as ever.
-AUGMENTATION = partial(TrainTransform, rotate=15.0, scale=(0.7, 1.6))
+USUAL = {"rotate": 15.0, "scale": (0.7, 1.6)}
 # Cached images are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
 
@@ -105,7 +105,7 @@ class SegmenterTask(Task):
 
     def samples(self, dataset: SegmentationDataset, config: Any) -> TrainingSamples:
         """Augmented images and masks."""
-        return TrainingSamples(dataset, config.seed, partial(AUGMENTATION, flip=config.flip))
+        return TrainingSamples(dataset, config.seed, transform_of(config, OF_MASKS, **USUAL))
 
     def started(self, model: Any, data: SemanticMasks) -> None:
         """Take over the weights of a coarser network."""

@@ -54,7 +54,7 @@ def resolve(process: Process, train: ClassificationDataset, architecture: Mappin
     stages = len(model.backbone.stages)
     filled: dict[str, Any] = {
         "freeze": round(strategy.frozen * stages),
-        "head": "first" if strategy.head_first else "together",
+        "fit_head": "first" if strategy.head_first and not getattr(config, "head", ()) else "together",
         "lr": strategy.lr,
         "backbone_lr": strategy.backbone_lr,
         "stage_decay": strategy.stage_decay,

@@ -10,7 +10,6 @@ import torch
 from torchvision.transforms.v2 import functional as oracle
 
 from detseg.data.augment.classification_transforms import (
-    AUGMENTATIONS,
     ClassificationEval,
     ClassificationTransform,
     TenCrop,
@@ -19,6 +18,7 @@ from detseg.data.augment.classification_transforms import (
     ten_crop,
     warp_corners,
 )
+from detseg.data.augment.strengths import OF_CLASSES
 
 
 def make_image(height, width, seed=0, smooth=8):
@@ -27,7 +27,7 @@ def make_image(height, width, seed=0, smooth=8):
 
 
 def alone(size=32, **options):
-    off = {option: value for option, _, value in AUGMENTATIONS.values()}
+    off = {entry.option: entry.off for entry in OF_CLASSES.values()}
     return ClassificationTransform(size, **({"flip": "none"} | off | options))
 
 
@@ -187,8 +187,8 @@ def test_flips():
             (way,) = (way for way in ways if np.array_equal(found, plain[:: way[0], :: way[1]]))
             counts[way] += 1
         assert all(abs(count - 200 / len(ways)) < 35 for count in counts.values()), (flip, counts)
-    named = ClassificationTransform.by_name(112, (), flip="none")
-    assert all(np.array_equal(named(image, rng(seed)), plain) for seed in range(20))
+    still = alone(112)
+    assert all(np.array_equal(still(image, rng(seed)), plain) for seed in range(20))
 
 
 def test_rotation_keeps_the_shape_of_the_window():
@@ -243,30 +243,9 @@ def test_the_same_state_gives_the_same_image():
     np.testing.assert_array_equal(image, before)
 
 
-# ------------------------------------------------------------------ by name
-
-
-def test_each_by_its_name():
-    image = make_image(100, 130)
-    plain = ClassificationTransform.by_name(64, (), flip="none")(image, rng())
-    for name in AUGMENTATIONS:
-        transform = ClassificationTransform.by_name(64, (name,), flip="none")
-        assert any(not np.array_equal(transform(image, rng(seed)), plain) for seed in range(60)), name
-
-
-def test_names_that_are_unknown_or_exclude_each_other():
-    with pytest.raises(ValueError, match="there is no augmentation 'rotat'; did you mean rotate"):
-        ClassificationTransform.by_name(64, ("patch", "rotat"))
-    with pytest.raises(ValueError, match="there are patch, scale, rotate"):
-        ClassificationTransform.by_name(64, ("qqq",))
-    with pytest.raises(ValueError, match="there is no augmentation 'flip'; images are mirrored by --flip"):
-        ClassificationTransform.by_name(64, ("flip",))
-    with pytest.raises(ValueError, match="not both"):
-        ClassificationTransform.by_name(64, ("patch", "scale"))
-
-
 def test_options_out_of_range():
     for options, message in (
+        ({"patch": True}, "not both"),
         ({"size": 0}, "size must be at least 1"),
         ({"area": (0, 1)}, "area must be"),
         ({"area": (0.5, 1.1)}, "area must be"),

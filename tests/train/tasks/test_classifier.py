@@ -153,7 +153,7 @@ def test_a_process_without_images_has_nothing_to_give():
 
 def test_augmentations_by_name():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    plain, named = (augmentation_of(config(augment=names, flip="none"))(64) for names in ((), ("warp", "patch")))
+    plain, named = (augmentation_of(config(augment=names, flip="none"))(64) for names in (("none",), ("warp", "patch")))
     (same, label), (other, _) = (a((image, 1), np.random.default_rng(2)) for a in (plain, named))
     assert label == 1 and other.shape == same.shape and not np.array_equal(other, same)
 
@@ -179,9 +179,15 @@ def test_strategies_fill_in_what_was_not_given(crops, opened, weights):
         filled, printed = resolved(asked, opened)
         assert printed == f"strategy: {strategy}; as asked for"
         lr = 1e-3 if strategy == "probe" else 3e-4
-        wanted = {"freeze": frozen, "head": "first", "lr": lr, "backbone_lr": backbone_lr, "stage_decay": stage_decay}
+        wanted = {
+            "freeze": frozen,
+            "fit_head": "first",
+            "lr": lr,
+            "backbone_lr": backbone_lr,
+            "stage_decay": stage_decay,
+        }
         assert filled == replace(asked, **wanted), strategy
-        own = replace(asked, freeze="none", head="together", backbone_lr=0.5)
+        own = replace(asked, freeze="none", fit_head="together", backbone_lr=0.5)
         assert resolved(own, opened)[0] == replace(own, lr=lr, stage_decay=stage_decay), strategy
 
 
@@ -192,5 +198,5 @@ def test_auto_looks_at_the_images_and_prints_why(crops, opened, weights):
     assert line.startswith("strategy: partial; 10 images a class are few")
     assert "they are unlike those of the pretraining" in line
     filled, line = resolved(config(data=crops), opened)
-    assert (filled.strategy, filled.freeze, filled.head) == ("scratch", 0, "together")
+    assert (filled.strategy, filled.freeze, filled.fit_head) == ("scratch", 0, "together")
     assert line == "strategy: scratch; there are no trained weights to build on"
