@@ -22,7 +22,8 @@ class Predictor:
     """A trained model and what it was trained for.
 
     `predict` of each task takes a list of images: paths, or uint8 arrays (H, W, C), RGB if C is 3. It raises
-    ValueError, naming the image, where a file is no image, an array is something else, or one image was given instead of a list.
+    ValueError, naming the image, where a file is no image, an array is something else, or one image was given instead
+    of a list.
 
     Attributes:
         categories: (id, name) of each label, with the ids of the dataset it was trained on.
