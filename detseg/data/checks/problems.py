@@ -53,6 +53,7 @@ class Problem:
     kind: str = ""  # a short fixed name of the problem, for code
     image_index: int = field(default=-1, repr=False)  # position in the data set, for `repair`; -1 for none
     object_index: int = field(default=-1, repr=False)
+    category: int | None = field(default=None, repr=False)  # the number that stands for no category, of such an object
 
     @property
     def repairable(self) -> bool:
