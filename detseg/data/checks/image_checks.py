@@ -47,10 +47,24 @@ def repeats(values: NDArray[Any]) -> list[int]:
 
 
 def id_problems(data: ImageSet) -> Iterator[Problem]:
-    """Image ids that occur twice."""
-    for row in repeats(data.image_ids):
-        what = f"image id {data.image_ids[row]} is given to an earlier image too"
-        yield image_problem(data, row, what, "give every image its own id", "duplicate-image-id")
+    """Image ids that occur twice; given to different images, nobody can tell whose the objects of that id are."""
+    for number in np.unique(data.image_ids[repeats(data.image_ids)]):
+        rows = np.flatnonzero(data.image_ids == number).tolist()
+        paths = {os.path.normpath(data.paths[row]) for row in rows}
+        if len(paths) == 1:
+            what, remedy = (
+                f"image id {number} is listed {len(rows)} times, for the same image",
+                "keep one of the entries",
+            )
+            rows = rows[1:]
+        else:
+            names = ", ".join(sorted(Path(path).name for path in paths)[:3]) + (", ..." if len(paths) > 3 else "")
+            what = (
+                f"image id {number} is given to {len(paths)} images ({names}): whose its objects are, nobody can tell"
+            )
+            remedy = "give every image its own id, and its objects that id"
+        for row in rows:
+            yield image_problem(data, row, what, remedy, "duplicate-image-id")
 
 
 def repeated_paths(data: ImageSet) -> list[int]:

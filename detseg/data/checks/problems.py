@@ -27,7 +27,7 @@ LEFT_OUT_IMAGES = {
     "damaged-image": "damaged images",
     "missing-mask": "images without a mask",
     "damaged-mask": "images with a damaged mask",
-    "duplicate-image-id": "images whose id was taken (with their objects)",
+    "duplicate-image-id": "images whose id is another's too (with all objects of that id)",
     "in-both-splits": "images that are in the other split too",
 }
 CHANGED = ("box-over-border", "duplicate-object-id", "unrotated", "malformed-outline", "mask-size", "duplicate-path")

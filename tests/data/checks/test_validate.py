@@ -80,6 +80,7 @@ def test_duplicates():
     )
     found = {(p.kind, p.image, p.object) for p in validate(annotations, check_images=False)}
     assert found == {
+        ("duplicate-image-id", "a.jpg", None),
         ("duplicate-image-id", "b.jpg", None),
         ("duplicate-path", "./a.jpg", None),
         ("duplicate-object-id", "a.jpg", 1),
