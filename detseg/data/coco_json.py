@@ -334,7 +334,7 @@ def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
     with contextlib.suppress(*_ODD), _without_collector():
         truth: Any = _MASKED_TRUTH.decode(content) if masks else _BOXED_TRUTH.decode(content)
         objects = truth.annotations
-        if objects is None:
+        if objects is None or any(type(item.id) is str for item in chain(truth.images, truth.categories)):
             return None
         return TruthColumns(
             image_ids=column(truth.images, "id", np.int64),

@@ -18,6 +18,7 @@ NEARLY = 0.95  # share of the objects
 SEVERAL = 0.25  # share of the objects with an error: a cause gives some objects what happens to fit
 OVER = 1.0 + 1e-6  # pixels over the border that rounding explains
 SHARES = 1.5  # boxes as shares of the image end at 1, with some dust
+ABSURD = 1e12  # pixels
 FEW = 4  # objects of a class or set: of fewer nothing is said
 
 
@@ -41,9 +42,9 @@ def _cause(a: Annotations, what: str, remedy: str, explains: tuple[str, ...]) ->
 
 
 def _placed(a: Annotations) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The finite boxes (n, 4) in images of known size, and these sizes (n, 2)."""
+    """The boxes (n, 4) in images of known size, without those that are not finite or absurd, and these sizes (n, 2)."""
     sizes = a.sizes[a.image_index].astype(np.float64)
-    rows = np.isfinite(a.boxes).all(axis=1) & (sizes > 0).all(axis=1)
+    rows = (np.abs(a.boxes) < ABSURD).all(axis=1) & (sizes > 0).all(axis=1)
     return a.boxes[rows], sizes[rows]
 
 

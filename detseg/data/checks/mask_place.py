@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
+from detseg.data.checks.common_causes import ABSURD
 from detseg.data.checks.problems import Problem
 
 IOU = 0.5  # of the mask's box and the object's box
@@ -17,7 +18,7 @@ LOOKED_AT = 20  # masks that are turned to see whether their runs go along rows
 def mask_place_problems(a: Annotations) -> Iterator[Problem]:
     """One warning for all objects whose polygons or run lengths have a box far from the object's own."""
     boxes, drawn = mask_boxes(a)
-    usable = drawn & np.isfinite(a.boxes).all(axis=1) & (a.boxes[:, 2:] > a.boxes[:, :2]).all(axis=1)
+    usable = drawn & (np.abs(a.boxes) < ABSURD).all(axis=1) & (a.boxes[:, 2:] > a.boxes[:, :2]).all(axis=1)
     sizes = np.tile(a.sizes[a.image_index].astype(np.float64), 2)
     limits = np.where(sizes > 0, sizes, np.inf)  # polygons may go over the border
     boxes, own = (np.clip(both, 0, limits) for both in (boxes, a.boxes))

@@ -78,7 +78,7 @@ class Assembler:
 
 def box_areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Areas (M,) of boxes (M, 4) xyxy."""
-    with np.errstate(invalid="ignore"):  # inf - inf; validation reports such boxes
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; validation reports such boxes
         return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 

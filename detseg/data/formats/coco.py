@@ -50,6 +50,7 @@ from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
 from detseg.files import write_atomically
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
+MOST_PIXELS = 2**31  # of a run-length mask; what claims more would fill the memory
 NO_BOX = (math.nan,) * 4
 
 
@@ -179,7 +180,7 @@ class _Objects:
             problem, image_id = self.odd[-1]
             self.odd[-1] = replace(problem, category=category_ids[row]), image_id
         boxes = box_column((a.bbox or NO_BOX for a in chunk), len(chunk))
-        with np.errstate(invalid="ignore"):  # infinite numbers; validation reports such boxes
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers; validation reports such boxes
             boxes = convert_boxes(boxes, "xywh", "xyxy")
         self._chunks.append(
             {
@@ -220,7 +221,7 @@ class _Objects:
             return self.segments.add_nothing()
         if isinstance(segmentation, CocoRle):
             (height, width), counts = segmentation.size, segmentation.counts
-            if height > 0 and width > 0 and _fills(height, width, counts):
+            if height > 0 and width > 0 and height * width < MOST_PIXELS and _fills(height, width, counts):
                 return self.segments.add_rle(height, width, counts)
             what = f"the run lengths do not fill the mask of {height} x {width} pixels"
             self._problem(a, what, "correct the mask; it is left out", "malformed-outline", "warning")

@@ -243,7 +243,8 @@ def _checked_truth(columns: TruthColumns, label: Label) -> Truth:
     else:
         records.check_boxes(boxes, label)
     if None in areas:
-        measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
+        with np.errstate(over="ignore"):  # an area that is not finite is told below
+            measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
         areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
     same = ("image_ids", "sizes", "category_ids", "names", "object_images", "object_categories", "iscrowd")
     values = {name: getattr(c, name) for name in (*same, "image_texts", "category_texts")}
