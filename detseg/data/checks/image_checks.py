@@ -48,22 +48,20 @@ def repeats(values: NDArray[Any]) -> list[int]:
 
 def id_problems(data: ImageSet) -> Iterator[Problem]:
     """Image ids that occur twice; given to different images, nobody can tell whose the objects of that id are."""
-    for number in np.unique(data.image_ids[repeats(data.image_ids)]):
-        rows = np.flatnonzero(data.image_ids == number).tolist()
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, number in enumerate(data.image_ids.tolist() if repeats(data.image_ids) else []):
+        groups[number].append(row)
+    for number, rows in groups.items():
         paths = {os.path.normpath(data.paths[row]) for row in rows}
+        names = ", ".join(sorted(Path(path).name for path in paths)[:3]) + (", ..." if len(paths) > 3 else "")
+        what = f"image id {number} is given to {len(paths)} images ({names}): whose its objects are, nobody can tell"
+        remedy = "give every image its own id, and its objects that id"
         if len(paths) == 1:
             what, remedy = (
                 f"image id {number} is listed {len(rows)} times, for the same image",
                 "keep one of the entries",
             )
-            rows = rows[1:]
-        else:
-            names = ", ".join(sorted(Path(path).name for path in paths)[:3]) + (", ..." if len(paths) > 3 else "")
-            what = (
-                f"image id {number} is given to {len(paths)} images ({names}): whose its objects are, nobody can tell"
-            )
-            remedy = "give every image its own id, and its objects that id"
-        for row in rows:
+        for row in rows if len(paths) > 1 else rows[1:]:
             yield image_problem(data, row, what, remedy, "duplicate-image-id")
 
 

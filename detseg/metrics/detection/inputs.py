@@ -315,7 +315,8 @@ def _checked_found(columns: FoundColumns, truth: Truth, place: str) -> Found:
     remedy = f"the ground truth lists no such category; it has {known}"
     records.check_known(c.category_ids, truth.category_ids, label, "category_id", remedy)
     records.check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
-    boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
+    with np.errstate(over="ignore"):
+        boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
     if c.outlines is not None:
         masks = records.read_masks(c.outlines, c.image_ids, truth, label)
         boxes = np.zeros((len(masks), 4))  # not used

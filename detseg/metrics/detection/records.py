@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.box_formats import convert_boxes
 from detseg.data.coco_ids import TextIds
+from detseg.data.coco_json import as_polygons
 
 Label = Callable[[int], str]
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
@@ -173,6 +174,7 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
         stop("the size of its image is unknown, so its mask cannot be placed: give width and height")
     try:
         if isinstance(outline, list):
+            outline = as_polygons(outline)
             if not all(map(can_be_drawn, outline)):
                 raise ValueError(f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}")
             rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
