@@ -53,15 +53,15 @@ def id_problems(data: ImageSet) -> Iterator[Problem]:
         groups[number].append(row)
     for number, rows in groups.items():
         paths = {os.path.normpath(data.paths[row]) for row in rows}
-        names = ", ".join(sorted(Path(path).name for path in paths)[:3]) + (", ..." if len(paths) > 3 else "")
-        what = f"image id {number} is given to {len(paths)} images ({names}): whose its objects are, nobody can tell"
-        remedy = "give every image its own id, and its objects that id"
-        if len(paths) == 1:
-            what, remedy = (
-                f"image id {number} is listed {len(rows)} times, for the same image",
-                "keep one of the entries",
+        what, remedy = f"image id {number} is listed {len(rows)} times, for the same image", "keep one of the entries"
+        if len(paths) > 1:
+            names = ", ".join(sorted(Path(path).name for path in paths)[:3]) + (", ..." if len(paths) > 3 else "")
+            what = (
+                f"image id {number} is given to {len(paths)} images ({names}): whose its objects are, nobody can tell"
             )
-        for row in rows if len(paths) > 1 else rows[1:]:
+            remedy = "give every image its own id, and its objects that id"
+        known = len(paths) == 1 or data.pack is not None  # a packed file keeps objects by position
+        for row in rows[1:] if known else rows:
             yield image_problem(data, row, what, remedy, "duplicate-image-id")
 
 
