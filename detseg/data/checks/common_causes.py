@@ -4,7 +4,7 @@
 that it leaves alone. A set without single errors is never accused, but for boxes that are all as small as shares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,9 @@ ABSURD = 1e12  # pixels
 FEW = 4  # objects of a class or set: of fewer nothing is said
 
 
+Rows = NDArray[np.float64]
+
+
 class Cause(NamedTuple):
     """A cause, and the kinds of single problems that it explains."""
 
@@ -31,7 +34,8 @@ class Cause(NamedTuple):
 
 def tell_causes(a: Annotations, problems: list[Problem]) -> list[Problem]:
     """The problems with those that have one cause replaced by it, which comes first."""
-    causes = [*_shares(a), *_corners(a), *_counting(a), *_malformed(a)]
+    boxes, sizes = _placed(a)
+    causes = [*_shares(a, boxes, sizes), *_corners(a, boxes, sizes), *_counting(a), *_malformed(a)]
     explained = {kind for cause in causes for kind in cause.explains}
     told = [cause.problem for cause in causes]
     return [*told, *(problem for problem in problems if problem.kind not in explained), *_mostly_ignored(a)]
@@ -41,48 +45,55 @@ def _cause(a: Annotations, what: str, remedy: str, explains: tuple[str, ...]) ->
     return Cause(Problem(a.source, "", None, what, remedy, kind="common-cause"), explains)
 
 
-def _placed(a: Annotations) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _placed(a: Annotations) -> tuple[Rows, Rows]:
     """The boxes (n, 4) in images of known size, without those that are not finite or absurd, and these sizes (n, 2)."""
     sizes = a.sizes[a.image_index].astype(np.float64)
-    rows = (np.abs(a.boxes) < ABSURD).all(axis=1) & (sizes > 0).all(axis=1)
-    return a.boxes[rows], sizes[rows]
+    if (a.sizes > 0).all() and np.abs(a.boxes).max(initial=0) < ABSURD:
+        return a.boxes, sizes
+    usable = (np.abs(a.boxes) < ABSURD).all(axis=1) & (sizes > 0).all(axis=1)
+    return a.boxes[usable], sizes[usable]
 
 
 # ------------------------------------------------------------------ boxes in other units and orders
 
 
-def _shares(a: Annotations) -> Iterator[Cause]:
-    boxes, sizes = _placed(a)
-    if len(boxes) and np.abs(boxes).max() <= SHARES and sizes.min() > 2 * SHARES:
+def _shares(a: Annotations, boxes: Rows, sizes: Rows) -> Iterator[Cause]:
+    if len(boxes) and boxes.max() <= SHARES and boxes.min() >= -SHARES and sizes.min() > 2 * SHARES:
         what = f"no box reaches beyond {boxes.max():.4g} px: the {len(boxes)} boxes seem to be shares of the image"
         remedy = "multiply x and width by the image's width, y and height by its height"
         yield _cause(a, what, remedy, ("zero-size-box", "reversed-box", "box-over-border"))
 
 
-def _corners(a: Annotations) -> Iterator[Cause]:
+SIZES, CORNERS = "x, y, width, height", "x1, y1, x2, y2"
+# What was written, what belongs there, and the four numbers again of a box that was read so.
+EXCHANGED: tuple[tuple[str, str, Callable[[Rows], Rows]], ...] = (
+    (CORNERS, SIZES, lambda boxes: convert_boxes(boxes, "xyxy", "xywh")),
+    (CORNERS, "centre x, centre y, width, height", lambda boxes: convert_boxes(boxes, "xyxy", "cxcywh")),
+    (SIZES, CORNERS, lambda boxes: convert_boxes(boxes, "xywh", "xyxy")),
+)
+
+
+def _corners(a: Annotations, boxes: Rows, sizes: Rows) -> Iterator[Cause]:
     """Boxes that are at fault as they were read, and nearly all of which fit if their four numbers meant others."""
-    boxes, sizes = _placed(a)
-    over = _over(boxes, sizes)
-    reversed_ = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-    x1, y1, x2, y2 = boxes.T
-    sides = "x, y, width, height"
-    for wrong, written, belong, numbers in (
-        (over, "x1, y1, x2, y2", sides, np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)),
-        (over, "x1, y1, x2, y2", "centre x, centre y, width, height", convert_boxes(boxes, "xyxy", "cxcywh")),
-        (reversed_, sides, "x1, y1, x2, y2", np.stack([x1, y1, x1 + x2, y1 + y2], axis=1)),
-    ):
-        fits = (numbers[:, 2:] > numbers[:, :2]).all(axis=1) & ~_over(numbers, sizes)
-        count = int(wrong.sum())
-        if count >= max(2, SEVERAL * len(boxes)) and fits.mean() >= NEARLY:
-            fault = "reach over the border of their image" if wrong is over else "are reversed"
+    enough = max(2, SEVERAL * len(boxes))
+    over, reversed_ = int(_over(boxes, sizes).sum()), int((boxes[:, 2:] < boxes[:, :2]).any(axis=1).sum())
+    for written, belong, numbers in EXCHANGED:
+        count, fault = (
+            (over, "reach over the border of their image") if written == CORNERS else (reversed_, "are reversed")
+        )
+        if count < enough:
+            continue
+        meant = numbers(boxes)
+        if ((meant[:, 2:] > meant[:, :2]).all(axis=1) & ~_over(meant, sizes)).mean() >= NEARLY:
             what = f"{count} of {len(boxes)} boxes {fault}, and nearly all fit if read as {written}"
             remedy = f"write {belong}, which belong there"
             yield _cause(a, what, remedy, ("box-over-border", "box-outside", "reversed-box", "zero-size-box"))
             return
 
 
-def _over(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray((boxes[:, :2] < -OVER).any(axis=1) | (boxes[:, 2:] > sizes + OVER).any(axis=1))
+def _over(boxes: Rows, sizes: Rows) -> NDArray[np.bool_]:
+    x1, y1, x2, y2 = boxes.T
+    return np.asarray((x1 < -OVER) | (y1 < -OVER) | (x2 > sizes[:, 0] + OVER) | (y2 > sizes[:, 1] + OVER))
 
 
 # ------------------------------------------------------------------ classes, and objects that cannot be read
@@ -96,12 +107,15 @@ def _counting(a: Annotations) -> Iterator[Cause]:
         return
     present = {category.id for label, category in enumerate(a.categories) if (a.labels == label).any()}
     name_of = dict(a.categories)
-    for beyond, absent, change in ((ids[-1] + 1, ids[0], "subtract 1 from"), (ids[0] - 1, ids[-1], "add 1 to")):
+    for beyond, absent, step, change in (
+        (ids[-1] + 1, ids[0], 1, "subtract 1 from"),
+        (ids[0] - 1, ids[-1], -1, "add 1 to"),
+    ):
         if set(unknown) == {beyond} and absent not in present:
             what = (
                 f"{len(unknown)} of {len(a.ids)} objects are of class {beyond}, which the list ({ids[0]} to {ids[-1]}) "
                 f"does not have, and none is of class {absent} ({name_of[absent]!r}): counted from "
-                f"{1 if beyond > absent else 0}, where the list counts from {ids[0]}?"
+                f"{ids[0] + step}, where the list counts from {ids[0]}?"
             )
             remedy = f"{change} every object's class; or add the missing class to the list, if it is one"
             yield _cause(a, what, remedy, ("unknown-category",))

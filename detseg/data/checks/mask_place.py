@@ -17,6 +17,8 @@ LOOKED_AT = 20  # masks that are turned to see whether their runs go along rows
 
 def mask_place_problems(a: Annotations) -> Iterator[Problem]:
     """One warning for all objects whose polygons or run lengths have a box far from the object's own."""
+    if a.segments is None:
+        return
     boxes, drawn = mask_boxes(a)
     usable = drawn & (np.abs(a.boxes) < ABSURD).all(axis=1) & (a.boxes[:, 2:] > a.boxes[:, :2]).all(axis=1)
     sizes = np.tile(a.sizes[a.image_index].astype(np.float64), 2)
