@@ -3,7 +3,7 @@
 import gzip
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -23,7 +23,8 @@ def find(path: Path) -> dict[str, Path]:
     """The COCO file of each split of a folder, "" for that of a file; empty if there is none."""
     if not path.is_dir():
         return {"": path} if is_json(path) and looks_like_coco(path) else {}
-    splits = {split: file for split in SPLITS if (file := _file_of(path, split)) is not None}
+    named = {file: _stem(file).lower() for place in _places(path) for file in json_files(place)}
+    splits = {split: file for split in SPLITS if (file := _file_of(path, named, split)) is not None}
     # A damaged train.json is told about when val.json shows what it is; beside other data it may be anything.
     return splits if any(looks_like_coco(file) for file in splits.values()) else {}
 
@@ -45,12 +46,17 @@ def split_word(file: Path) -> str:
 
 def is_json(file: Path) -> bool:
     """Whether a file that is not hidden has one of the endings."""
-    return file.name.lower().endswith(ENDINGS) and not file.name.startswith(".")
+    return _is_json(file.name)
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 
 def json_files(folder: Path) -> list[Path]:
     """The JSON files in a folder; none if there is no such folder."""
-    return sorted(entry for entry in folder.iterdir() if is_json(entry)) if folder.is_dir() else []
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208 - it may hold 100 k images
+    return [folder / name for name in names if _is_json(name)]
 
 
 def looks_like_coco(file: Path, length: int = 65536) -> bool:
@@ -81,9 +87,8 @@ def _places(folder: Path) -> list[Path]:
     return [folder, folder / "annotations"]
 
 
-def _file_of(folder: Path, split: str) -> Path | None:
-    """The file of a split: by its name in the folder or in annotations/; else in a folder named after the split."""
-    named = {file: _stem(file).lower() for place in _places(folder) for file in json_files(place)}
+def _file_of(folder: Path, named: Mapping[Path, str], split: str) -> Path | None:
+    """The file of a split: by its name, of those in the folder or in annotations/; else in a folder of the split."""
     for form in FORMS:
         patterns = [form.format(spelling) for spelling in SPLITS[split]]
         for pattern in patterns:
@@ -108,8 +113,8 @@ def _only(files: Sequence[Path]) -> Path:
 
 def _in_folder(folder: Path, split: str) -> Path | None:
     """The file of a folder that is named after the split, such as train/_annotations.coco.json."""
-    below = sorted(entry for entry in folder.iterdir() if entry.name.lower() in SPLITS[split] and entry.is_dir())
-    for place in [where for entry in below for where in _places(entry)]:
+    below = sorted(name for name in os.listdir(folder) if name.lower() in SPLITS[split])  # noqa: PTH208
+    for place in [where for name in below for where in _places(folder / name)]:
         files = json_files(place)
         for name in IN_SPLIT_FOLDERS:
             for file in files:
