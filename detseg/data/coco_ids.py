@@ -53,6 +53,11 @@ class TextIds:
         numbers = [MISSING if isinstance(value, int) and value in self.named else self.number(value) for value in ids]
         return np.array([v if isinstance(v, int) and abs(v) < 2**63 else MISSING for v in numbers], dtype=np.int64)
 
+    def written(self, numbers: Iterable[int]) -> list[int | str]:
+        """The ids (n,) as the file has them, of numbers."""
+        texts: dict[int, int | str] = {number: text for text, number in self.numbers.items()}
+        return [texts.get(number, number) for number in numbers]
+
 
 NUMBERS = TextIds()  # of a list without texts
 

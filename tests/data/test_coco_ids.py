@@ -8,7 +8,7 @@ import pytest
 from detseg.data.annotations import AnnotationError
 from detseg.data.checks.validate import repair, validate
 from detseg.data.coco_ids import MISSING, NUMBERS, TextIds
-from detseg.data.formats import read_coco
+from detseg.data.formats import read_coco, write_coco
 from detseg.metrics import evaluate_detections
 from detseg.metrics.detection.inputs import read_found, read_truth
 from tests.cases import case
@@ -67,6 +67,16 @@ def test_images_and_categories_with_names_for_ids_are_read(tmp_path):
         assert [c.id for c in data.categories] == ([1, 2, 3] if category_ids else [7, 0, 90])
 
 
+def test_names_for_ids_are_written_again(tmp_path):
+    data = read_coco(write_json(tmp_path / "train.json", named_content(category_ids=True)))
+    write_coco(data.subset([2, 0]), tmp_path / "part.json")
+    part = json.loads((tmp_path / "part.json").read_text())
+    assert [image["id"] for image in part["images"]] == ["img-e", "img-b"]
+    assert [(item["image_id"], item["category_id"]) for item in part["annotations"]] == [("img-b", "c90")]
+    assert [category["id"] for category in part["categories"]] == ["c7", "c0", "c90"]
+    assert by_image(read_coco(tmp_path / "part.json")) == by_image(data.subset([2, 0]))
+
+
 def test_annotation_ids_that_are_no_numbers_are_numbered_anew(tmp_path):
     for odd in ("5f3c-0001-ab", 2.5, [1], {}, None, True, 2**80, ""):
         with case(odd):
@@ -117,6 +127,7 @@ def test_results_with_the_same_names_are_evaluated(tmp_path):
         assert evaluate_detections(named, results).map == expected
         # What detseg itself finds in the images of such a file has the numbers.
         position = {name: number for number, name in enumerate(NAMES.values(), 1)}
+        assert evaluate_detections(read_coco(truth), results).map == expected
         by_number = [result | {"image_id": position[result["image_id"]]} for result in results]
         assert evaluate_detections(truth, write_json(tmp_path / "dt.json", by_number)).map == expected
 

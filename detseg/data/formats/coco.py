@@ -99,6 +99,8 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         sizes=measure_images(paths, sizes),
         segments=built,
         source=str(path),
+        image_texts=image_texts,
+        category_texts=category_texts,
         **columns,
     )
     return replace(_fill_gaps(annotations), read_problems=objects.problems(paths))
@@ -314,12 +316,13 @@ def write_coco(annotations: Annotations, path: str | Path) -> None:
     path = Path(path)
     require_writable(annotations, path)
     here = path.resolve().parent
-    numbers, sizes = annotations.image_ids.tolist(), annotations.sizes.tolist()
+    ids, sizes = annotations.image_texts.written(annotations.image_ids.tolist()), annotations.sizes.tolist()
     images = [
-        CocoImage(number, _relative(name, here), *size)
-        for number, name, size in zip(numbers, annotations.paths.tolist(), sizes, strict=True)
+        CocoImage(image_id, _relative(name, here), *size)
+        for image_id, name, size in zip(ids, annotations.paths.tolist(), sizes, strict=True)
     ]
-    categories = [CocoCategory(*category) for category in annotations.categories]
+    ids = annotations.category_texts.written(category.id for category in annotations.categories)
+    categories = [CocoCategory(number, name) for number, name in zip(ids, annotations.names, strict=True)]
     content = {"images": images, "annotations": _written_objects(annotations), "categories": categories}
     write_atomically(path, msgspec.json.encode(content))
 
@@ -342,7 +345,10 @@ def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
         "area": annotations.areas,
         "iscrowd": annotations.iscrowd.astype(int),
     }
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    values = {name: column.tolist() for name, column in columns.items()}
+    for name, texts in (("image_id", annotations.image_texts), ("category_id", annotations.category_texts)):
+        values[name] = texts.written(values[name])
+    rows = zip(*values.values(), strict=True)
     written = [dict(zip(columns, row, strict=True)) for row in rows]
     segments = annotations.segments
     for row, item in enumerate(written if segments is not None else []):

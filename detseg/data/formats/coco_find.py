@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -69,7 +70,7 @@ def looks_like_coco(file: Path, length: int = 65536) -> bool:
         if text.startswith(GZIP):
             with gzip.open(file) as unpacked:
                 text = unpacked.read(length)
-    except (OSError, EOFError, ValueError):  # the reader says what is wrong with it
+    except (OSError, EOFError, zlib.error):  # the reader says what is wrong with it
         return False
     text = text.replace(b"\0", b"")  # UTF-16
     # Label Studio and CreateML have "annotations" too, Datumaro has "categories", an object.
@@ -98,10 +99,12 @@ def _file_of(folder: Path, named: Mapping[Path, str], split: str) -> Path | None
                 files = [file for file in files if "*" not in pattern or looks_like_coco(file)]
                 if files:
                     return _only(files)
-    words = [file for file, stem in named.items() if split_of(stem) == split and not stem.startswith(OTHER_TASKS)]
-    words = words or [file for file, stem in named.items() if split_of(stem) == split and stem.startswith("person")]
-    found = [file for file in words if looks_like_coco(file)]
-    return _only(found) if found else _in_folder(folder, split)
+    words = [file for file, stem in named.items() if split_of(stem) == split and looks_like_coco(file)]
+    own = [file for file in words if not named[file].startswith(OTHER_TASKS)]
+    # Of panoptic files the reader says what to give in their place.
+    own = own or [file for file in words if named[file].startswith("person_keypoints")]
+    own = own or [file for file in words if named[file].startswith("panoptic")]
+    return _only(own) if own else _in_folder(folder, split)
 
 
 def _only(files: Sequence[Path]) -> Path:

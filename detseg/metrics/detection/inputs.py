@@ -228,6 +228,8 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
         outlines=masks,
         areas=annotations.areas,
         iscrowd=np.asarray(annotations.iscrowd, dtype=bool),
+        image_texts=getattr(annotations, "image_texts", NUMBERS),
+        category_texts=getattr(annotations, "category_texts", NUMBERS),
     )
     return _checked_truth(columns, label)
 

@@ -116,6 +116,8 @@ def test_packed_files_are_read_everywhere(tmp_path):
         packed.write_bytes(bad)
         with pytest.raises(AnnotationError, match=r"train\.json\.gz: cannot be read: \w"):
             read_coco(packed)
+        with pytest.raises(AnnotationError, match=r"train\.json\.gz: cannot be read: \w"):
+            read_annotations(tmp_path)
 
 
 def test_images_beside_the_file_of_a_split(tmp_path):
@@ -150,5 +152,6 @@ def test_a_panoptic_file_is_told_apart(tmp_path):
     content = CONTENT | {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": info}]}
     for text in (json.dumps(content), json.dumps(content).replace('"id": 1,', '"id": 1.0,')):
         (tmp_path / "panoptic_train.json").write_text(text)
+        (tmp_path / "panoptic_val.json").write_text(text)
         with pytest.raises(AnnotationError, match=r"panoptic_train\.json: is a COCO panoptic file.*file of instances"):
-            read_annotations(tmp_path)
+            read_dataset(tmp_path)
