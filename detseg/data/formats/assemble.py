@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +51,8 @@ class Assembler:
         """Note an error of the latest image, or of the object that is added to it next, of an unknown `category`."""
         row = len(self._paths) - 1
         number = len(self._image_index) + 1 if of_next_object else None
-        problem = Problem(self._files[row], self._paths[row], number, what, remedy, kind=kind, image_index=row)
-        self.problems.append(replace(problem, category=category))
+        place = (self._files[row], self._paths[row], number)
+        self.problems.append(Problem(*place, what, remedy, kind=kind, image_index=row, category=category))
 
     def build(self, categories: Sequence[Category], source: Path) -> Annotations:
         """The dataset. Images and objects are numbered from 1 in reading order."""

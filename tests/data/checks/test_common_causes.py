@@ -1,14 +1,15 @@
 """What nearly all objects have in common; sound sets, of all sizes, are never accused."""
 
-import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detseg.data.annotations import Annotations, Category, Problem
 from detseg.data.checks.validate import AnnotationError, checked, repair, validate
-from detseg.data.formats import read_annotations, read_coco
+from detseg.data.formats import read_coco
+from detseg.data.formats.assemble import Assembler
 from tests.cases import case
 from tests.data.annotation_samples import coco_content, make, write_json, write_picture
 
@@ -113,28 +114,29 @@ def test_what_a_cause_explains_is_neither_listed_nor_repaired(tmp_path):
         assert "1 error in the annotations" in str(error.value)
 
 
-def write_yolo(folder, classes, names=("rose", "daisy")):
-    write_picture(folder / "images/train/a.jpg")
-    (folder / "labels/train").mkdir(parents=True)
-    lines = [f"{number} 0.5 0.5 0.{row + 1} 0.5\n" for row, number in enumerate(classes)]
-    (folder / "labels/train/a.txt").write_text("".join(lines))
-    (folder / "data.yaml").write_text(json.dumps({"train": "images/train", "names": list(names)}))
-    return read_annotations(folder)
+def of_classes(classes: tuple[int, ...]) -> Annotations:
+    """Objects of these classes of a list of two, as a reader of class numbers gives them."""
+    assembler = Assembler()
+    assembler.add_image("a.jpg", "a.txt", (64, 48))
+    for row, number in enumerate(classes):
+        if number > 1:
+            what = f"class {number} is not among the 2 classes"
+            assembler.add_problem(what, "correct it", "unknown-category", of_next_object=True, category=number)
+        assembler.add_object([row, 1, row + 20, 30], number if number < 2 else -1)
+    return assembler.build([Category(0, "rose"), Category(1, "daisy")], Path("data.yaml"))
 
 
-def test_classes_counted_from_1(tmp_path):
-    for number, (classes, expected) in enumerate(
-        (
-            ((1, 2, 2, 1), True),
-            ((2, 2), True),
-            ((0, 1, 2, 2), False),  # the first class occurs
-            ((1, 2, 3, 3), False),  # two classes are beyond the list
-            ((1, 1, 2), False),  # a slip
-            ((0, 1), False),
-        )
+def test_classes_counted_from_1():
+    for classes, expected in (
+        ((1, 2, 2, 1), True),
+        ((2, 2), True),
+        ((0, 1, 2, 2), False),  # the first class occurs
+        ((1, 2, 3, 3), False),  # two classes are beyond the list
+        ((1, 1, 2), False),  # a slip
+        ((0, 1), False),
     ):
         with case(classes):
-            data = write_yolo(tmp_path / str(number), classes)
+            data = of_classes(classes)
             found = causes(data)
             assert len(found) == expected
             problems = validate(data, check_images=False)
@@ -142,7 +144,7 @@ def test_classes_counted_from_1(tmp_path):
                 assert "and none is of class 0 ('rose'): counted from 1, where the list counts from 0?" in found[0].what
                 assert found[0].remedy.startswith("subtract 1 from every object's class")
                 assert [p.kind for p in problems] == ["common-cause"]
-            data = replace(data, boxes=data.boxes + np.array([9, 0, 40, 0]))  # another repair does not make it forget
+            data.boxes[0, 2] = 80  # another repair does not make it forget
             assert len(causes(repair(data, validate(data, check_images=False))[0])) == expected
 
 
