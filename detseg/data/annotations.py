@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detseg.data.base import Category, ImageSet, category_difference, match_categories
 from detseg.data.checks.problems import AnnotationError, Problem
+from detseg.data.coco_ids import NUMBERS, TextIds
 from detseg.data.polygons import Segments
 
 __all__ = ["AnnotationError", "Annotations", "Category", "Problem", "category_difference", "match_categories"]
@@ -33,6 +34,8 @@ class Annotations(ImageSet):
     areas: NDArray[np.float64]  # (M,) pixels; of the mask where the dataset has one
     segments: Segments | None = None
     label_files: NDArray[np.str_] | None = None  # (N,) where every image has its own annotation file
+    image_texts: TextIds = NUMBERS  # the ids that are texts in the file, and the numbers they have here
+    category_texts: TextIds = NUMBERS
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,8 +5,10 @@ Format: https://cocodataset.org/#format-data
 
 import contextlib
 import gc
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.checks.problems import AnnotationError, Problem
+from detseg.data.coco_ids import MISSING, NUMBERS, TextIds, as_number
 
-MISSING = -(2**63)  # stands for an annotation id the file does not give
+Id = int | str  # see `detseg.data.coco_ids`
+GZIP = b"\x1f\x8b"
 Box = tuple[float, float, float, float]  # x, y, width, height
 T = TypeVar("T")
 
@@ -31,7 +35,7 @@ T = TypeVar("T")
 class CocoImage(msgspec.Struct, gc=False):
     """An entry of `images`; `file_name` may hold folders."""
 
-    id: int
+    id: Id
     file_name: str = ""
     width: int | None = 0
     height: int | None = 0
@@ -40,7 +44,7 @@ class CocoImage(msgspec.Struct, gc=False):
 class CocoCategory(msgspec.Struct, gc=False):
     """An entry of `categories`."""
 
-    id: int
+    id: Id
     name: str
 
 
@@ -54,13 +58,22 @@ class CocoRle(msgspec.Struct, gc=False):
 class CocoAnnotation(msgspec.Struct, gc=False):
     """An entry of `annotations`, with all that may be missing."""
 
-    image_id: int
-    category_id: int
+    image_id: Id
+    category_id: Id
     bbox: Box | None = None
-    id: int = MISSING
+    id: Id | None = MISSING
     area: float | None = None
     iscrowd: bool | int | None = 0
     segmentation: list[list[float]] | CocoRle | None = None
+
+
+class OtherNames(msgspec.Struct, gc=False):
+    """What an entry of `images` may have in place of `file_name`."""
+
+    coco_url: Any = None
+    filename: Any = None
+    name: Any = None
+    path: Any = None
 
 
 class CocoFile(msgspec.Struct, Generic[T], gc=False):
@@ -69,6 +82,11 @@ class CocoFile(msgspec.Struct, Generic[T], gc=False):
     images: list[CocoImage]
     categories: list[CocoCategory]
     annotations: list[T] | None = None
+    other_names: list[OtherNames] | None = None  # of every image, where one has no file_name
+
+
+class _ImageNames(msgspec.Struct, gc=False):
+    images: list[OtherNames]
 
 
 class _Boxed(msgspec.Struct, gc=False):
@@ -114,11 +132,14 @@ _ODD = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, without a byte order mark of UTF-8; raises AnnotationError."""
+    """The content of a file, unpacked (gzip), without a byte order mark of UTF-8; raises AnnotationError."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def parse_json(content: bytes, place: str | Path) -> Any:
@@ -159,9 +180,30 @@ def _refuse_half_characters(text: str, place: str | Path) -> None:
 def load_file(path: Path) -> CocoFile[Any]:
     """The file's parts, its annotations unread: JSON texts, or what these hold; see `parse_chunk`."""
     content = read_bytes(path)
+    file: CocoFile[Any] | None = None
     with contextlib.suppress(*_ODD):
-        return _UNREAD.decode(content)
-    parsed = parse_json(content, path)
+        file = _UNREAD.decode(content)
+    parts: dict[str, Any] = {}
+    if file is None:
+        parts = _parts(parse_json(content, path), path)
+        images = [_convert(item, CocoImage, f"{path}: images[{i}]") for i, item in enumerate(parts["images"])]
+        categories = [
+            _convert(item, CocoCategory, f"{path}: categories[{i}]") for i, item in enumerate(parts["categories"])
+        ]
+        file = CocoFile(images, categories, parts.get("annotations"))
+    if file.annotations and "segments_info" in _keys(file.annotations[0], f"{path}: annotations[0]"):
+        raise AnnotationError(
+            f"{path}: is a COCO panoptic file, whose masks lie in PNG files of their own; give the file of instances "
+            "of the same images (instances_train2017.json for panoptic_train2017.json)"
+        )
+    file.other_names = None  # whatever a key of this name holds
+    if not all(image.file_name for image in file.images):
+        names = msgspec.convert(parts, _ImageNames) if parts else msgspec.json.decode(content, type=_ImageNames)
+        file.other_names = names.images
+    return file
+
+
+def _parts(parsed: Any, path: Path) -> dict[str, Any]:
     if isinstance(parsed, list):
         raise AnnotationError(
             f"{path}: holds a list, as COCO detection results do. Annotations are an object with "
@@ -171,11 +213,12 @@ def load_file(path: Path) -> CocoFile[Any]:
     for key in ("images", "categories", "annotations"):
         if not isinstance(parts.get(key), list) and (key != "annotations" or parts.get(key) is not None):
             raise AnnotationError(f'{path}: no list "{key}"; this is not a COCO annotation file')
-    images = [_convert(item, CocoImage, f"{path}: images[{i}]") for i, item in enumerate(parts["images"])]
-    categories = [
-        _convert(item, CocoCategory, f"{path}: categories[{i}]") for i, item in enumerate(parts["categories"])
-    ]
-    return CocoFile(images, categories, parts.get("annotations"))
+    return parts
+
+
+def _keys(item: Any, place: str) -> Sequence[str]:
+    parsed = parse_json(bytes(item), place) if isinstance(item, msgspec.Raw) else item
+    return list(parsed) if isinstance(parsed, dict) else []
 
 
 def _convert(item: Any, kind: type[T], place: str) -> T:
@@ -185,17 +228,20 @@ def _convert(item: Any, kind: type[T], place: str) -> T:
         raise AnnotationError(f"{place}: {error}") from error
 
 
-def parse_chunk(items: Sequence[Any], start: int, path: Path, problems: list[Problem]) -> list[CocoAnnotation]:
-    """Read annotations, the first of which is number `start`; adds those that cannot be read to `problems`."""
+OddObject = tuple[Problem, Id | None]  # with the image id that the file gives for it
+
+
+def parse_chunk(items: Sequence[Any], start: int, path: Path, odd: list[OddObject]) -> list[CocoAnnotation]:
+    """Read annotations, the first of which is number `start`; adds what is wrong with them to `odd`."""
     if items and isinstance(items[0], msgspec.Raw):
         with contextlib.suppress(*_ODD):
             return _MANY.decode(b"[" + b",".join(items) + b"]")
         items = [parse_json(bytes(item), f"{path}: annotations[{i}]") for i, item in enumerate(items, start)]
-    parsed = (_parse_leniently(item, position, path, problems) for position, item in enumerate(items, start))
+    parsed = (_parse_leniently(item, position, path, odd) for position, item in enumerate(items, start))
     return [annotation for annotation in parsed if annotation is not None]
 
 
-def _parse_leniently(fields: Any, position: int, path: Path, problems: list[Problem]) -> CocoAnnotation | None:
+def _parse_leniently(fields: Any, position: int, path: Path, odd: list[OddObject]) -> CocoAnnotation | None:
     """Read an annotation with odd types (numbers as text); without a usable segmentation if that is the fault."""
     fields = _as_meant(fields)
     try:
@@ -203,29 +249,51 @@ def _parse_leniently(fields: Any, position: int, path: Path, problems: list[Prob
     except msgspec.ValidationError as error:
         reason = str(error)
     known = fields if isinstance(fields, dict) else {}
-    number, image_id = (v if type(v := known.get(key)) is int else None for key in ("id", "image_id"))
+    number = v if type(v := as_number(known.get("id"))) is int else None
+    image_id = v if isinstance(v := known.get("image_id"), int | str) else None
     what = f"annotations[{position}] is malformed: {reason}"
-    index = -1 if image_id is None else image_id
-    malformed = Problem(str(path), "", number, what, "correct or remove it", kind="malformed-object", image_index=index)
+    malformed = Problem(str(path), "", number, what, "correct or remove it", kind="malformed-object")
     if "$.segmentation" in reason and known.get("bbox"):
         remedy = "correct the segmentation; the object keeps only its box"
-        problems.append(replace(malformed, remedy=remedy, severity="warning", kind="malformed-outline"))
+        outline = replace(malformed, remedy=remedy, severity="warning", kind="malformed-outline")
+        odd.append((outline, image_id))
         rest = {key: value for key, value in known.items() if key != "segmentation"}
-        return _parse_leniently(rest, position, path, problems)
-    problems.append(malformed)
+        return _parse_leniently(rest, position, path, odd)
+    odd.append((malformed, image_id))
     return None
 
 
 def _as_meant(fields: Any) -> Any:
-    """An annotation without what some tools write in other words: no box as [], no id as null, one flat polygon."""
+    """An annotation without what some tools write in other words: no box as [], an id that is none, other polygons."""
     if not isinstance(fields, dict):
         return fields
-    left_out = {key for key, nothing in (("id", None), ("bbox", [])) if fields.get(key, 0) == nothing}
-    fields = {key: value for key, value in fields.items() if key not in left_out}
-    polygon = fields.get("segmentation")
-    if isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(v, int | float) for v in polygon):
-        fields["segmentation"] = [polygon]
+    fields = {key: value for key, value in fields.items() if key != "bbox" or value != []}
+    if "id" in fields and type(fields["id"]) not in (int, str) and not _is_whole(fields["id"]):
+        del fields["id"]
+    if isinstance(fields.get("segmentation"), list):
+        fields["segmentation"] = as_polygons(fields["segmentation"])
     return fields
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def as_polygons(segmentation: list[Any]) -> list[Any]:
+    """Polygons as COCO has them, [[x, y, x, y, ...], ...], from a single one, from points [[x, y], ...] or lists of
+    points; anything else as it is.
+    """
+    if len(segmentation) >= 6 and all(isinstance(value, int | float) for value in segmentation):
+        return [segmentation]
+    if len(segmentation) >= 3 and all(_is_point(value) for value in segmentation):
+        return [[*chain.from_iterable(segmentation)]]
+    if segmentation and all(isinstance(part, list) and part and all(map(_is_point, part)) for part in segmentation):
+        return [[*chain.from_iterable(part)] for part in segmentation]
+    return segmentation
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
 
 
 # ------------------------------------------------------------------ columns
@@ -245,6 +313,8 @@ class TruthColumns:
     outlines: list[Any] | None  # (M,) `segmentation`, when masks are compared
     areas: list[Any]  # (M,) None where not given
     iscrowd: NDArray[np.bool_]  # (M,)
+    image_texts: TextIds = NUMBERS
+    category_texts: TextIds = NUMBERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +334,7 @@ def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
     with contextlib.suppress(*_ODD), _without_collector():
         truth: Any = _MASKED_TRUTH.decode(content) if masks else _BOXED_TRUTH.decode(content)
         objects = truth.annotations
-        if objects is None:
+        if objects is None or any(type(item.id) is str for item in chain(truth.images, truth.categories)):
             return None
         return TruthColumns(
             image_ids=column(truth.images, "id", np.int64),

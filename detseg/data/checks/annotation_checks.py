@@ -9,6 +9,7 @@ import numpy as np
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import ImageSet
+from detseg.data.checks.common_causes import tell_causes
 from detseg.data.checks.image_checks import (
     id_problems,
     image_problem,
@@ -18,6 +19,7 @@ from detseg.data.checks.image_checks import (
     repeats,
     sharing_problems,
 )
+from detseg.data.checks.mask_place import mask_place_problems
 from detseg.data.checks.problems import Problem, Severity
 
 MIN_SIDE = 1e-3  # pixels; thinner boxes vanish in float32 and have no area to learn
@@ -34,6 +36,7 @@ def annotation_problems(annotations: Annotations, check_images: bool, other: Ima
         *polygon_problems(annotations),
         *duplicate_problems(annotations),
     ]
+    problems = [*tell_causes(annotations, problems), *mask_place_problems(annotations)]
     if check_images:
         problems += image_problems(annotations)
     problems += sharing_problems(annotations, other, read_files=check_images)

@@ -47,10 +47,22 @@ def repeats(values: NDArray[Any]) -> list[int]:
 
 
 def id_problems(data: ImageSet) -> Iterator[Problem]:
-    """Image ids that occur twice."""
-    for row in repeats(data.image_ids):
-        what = f"image id {data.image_ids[row]} is given to an earlier image too"
-        yield image_problem(data, row, what, "give every image its own id", "duplicate-image-id")
+    """Image ids that occur twice; given to different images, nobody can tell whose the objects of that id are."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, number in enumerate(data.image_ids.tolist() if repeats(data.image_ids) else []):
+        groups[number].append(row)
+    for number, rows in groups.items():
+        paths = {os.path.normpath(data.paths[row]) for row in rows}
+        what, remedy = f"image id {number} is listed {len(rows)} times, for the same image", "keep one of the entries"
+        if len(paths) > 1:
+            names = ", ".join(sorted(Path(path).name for path in paths)[:3]) + (", ..." if len(paths) > 3 else "")
+            what = (
+                f"image id {number} is given to {len(paths)} images ({names}): whose its objects are, nobody can tell"
+            )
+            remedy = "give every image its own id, and its objects that id"
+        known = len(paths) == 1 or data.pack is not None  # a packed file keeps objects by position
+        for row in rows[1:] if known else rows:
+            yield image_problem(data, row, what, remedy, "duplicate-image-id")
 
 
 def repeated_paths(data: ImageSet) -> list[int]:

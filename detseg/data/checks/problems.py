@@ -27,7 +27,7 @@ LEFT_OUT_IMAGES = {
     "damaged-image": "damaged images",
     "missing-mask": "images without a mask",
     "damaged-mask": "images with a damaged mask",
-    "duplicate-image-id": "images whose id was taken (with their objects)",
+    "duplicate-image-id": "images whose id is another's too (with all objects of that id)",
     "in-both-splits": "images that are in the other split too",
 }
 CHANGED = ("box-over-border", "duplicate-object-id", "unrotated", "malformed-outline", "mask-size", "duplicate-path")
@@ -53,6 +53,7 @@ class Problem:
     kind: str = ""  # a short fixed name of the problem, for code
     image_index: int = field(default=-1, repr=False)  # position in the data set, for `repair`; -1 for none
     object_index: int = field(default=-1, repr=False)
+    category: int | None = field(default=None, repr=False)  # the number that stands for no category, of such an object
 
     @property
     def repairable(self) -> bool:

@@ -68,7 +68,9 @@ def _repair_annotations(annotations: Annotations, by_kind: ByKind, done: list[st
     repaired = _leave_out(repaired, by_kind, done)
     for kind, name in LEFT_OUT_BY_READER.items():
         _note(done, f"left out {len(by_kind.get(kind, []))} {name}", by_kind.get(kind, []))
-    return replace(repaired, read_problems=tuple(p for p in repaired.read_problems if not p.repairable))
+    # What was not to be repaired (its cause is known) stays.
+    left = tuple(p for p in repaired.read_problems if not p.repairable or p.kind not in by_kind)
+    return replace(repaired, read_problems=left)
 
 
 def _note(done: list[str], what: str, found: list[Problem]) -> None:

@@ -31,10 +31,11 @@ def validate(data: ImageSet, check_images: bool = True, other: ImageSet | None =
 def repair(data: Set, problems: Iterable[Problem]) -> tuple[Set, list[str]]:
     """Repair the problems that `validate` found in this set, and those that come of it, as far as that is safe.
 
-    Boxes over the border are clipped; objects and images that cannot be used are left out; entries of the same image
-    are joined; boxes drawn on unturned pixels are turned; broken polygons are removed; repeated object ids are
-    renumbered. Of labelled images, those with errors are left out. Mask files are not changed. Problems whose
-    `repairable` is False stay. The second thing returned is one sentence for each kind of change.
+    Boxes over the border are clipped; objects and images that cannot be used are left out, so are all images that share
+    an id, with its objects; entries of the same image are joined; boxes drawn on unturned pixels are turned; broken
+    polygons are removed; repeated object ids are renumbered. Of labelled images, those with errors are left out. Mask
+    files are not changed. Problems whose `repairable` is False stay, with all that `common_causes` explains by one of
+    them. The second thing returned is one sentence for each kind of change.
     """
     done: list[str] = []
     while changes := repair_once(data, problems):

@@ -45,12 +45,14 @@ class Assembler:
         self._labels.append(label)
         self._iscrowd.append(iscrowd)
 
-    def add_problem(self, what: str, remedy: str, kind: str, *, of_next_object: bool = False) -> None:
-        """Note an error of the latest image, or of the object that is added to it next."""
+    def add_problem(
+        self, what: str, remedy: str, kind: str, *, of_next_object: bool = False, category: int | None = None
+    ) -> None:
+        """Note an error of the latest image, or of the object that is added to it next, of an unknown `category`."""
         row = len(self._paths) - 1
         number = len(self._image_index) + 1 if of_next_object else None
-        problem = Problem(self._files[row], self._paths[row], number, what, remedy, kind=kind, image_index=row)
-        self.problems.append(problem)
+        place = (self._files[row], self._paths[row], number)
+        self.problems.append(Problem(*place, what, remedy, kind=kind, image_index=row, category=category))
 
     def build(self, categories: Sequence[Category], source: Path) -> Annotations:
         """The dataset. Images and objects are numbered from 1 in reading order."""
@@ -75,7 +77,7 @@ class Assembler:
 
 def box_areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Areas (M,) of boxes (M, 4) xyxy."""
-    with np.errstate(invalid="ignore"):  # inf - inf; validation reports such boxes
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; validation reports such boxes
         return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 

@@ -6,13 +6,12 @@ never exist as Python objects together. `detseg.data.coco_json` has the records,
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import numpy as np
@@ -20,18 +19,23 @@ from numpy.typing import NDArray
 
 from detseg.box_formats import convert_boxes
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
+from detseg.data.coco_ids import MISSING, NUMBERS, TextIds
 from detseg.data.coco_json import (
-    MISSING,
     CocoAnnotation,
     CocoCategory,
+    CocoFile,
     CocoImage,
     CocoRle,
+    Id,
+    OddObject,
+    as_polygons,
     box_column,
     load_file,
     parse_chunk,
 )
 from detseg.data.formats.assemble import box_areas
-from detseg.data.formats.format import SPLITS, Format, Sources
+from detseg.data.formats.coco_find import find, guess, split_word
+from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.locate import (
     PlaceImages,
     image_folders,
@@ -46,63 +50,16 @@ from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
 from detseg.files import write_atomically
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
+MOST_PIXELS = 2**31  # of a run-length mask; what claims more would fill the memory
 NO_BOX = (math.nan,) * 4
 
 
-# ------------------------------------------------------------------ finding
-
-
 def _find(path: Path, images: str | Path | None) -> Sources | None:
-    if path.is_dir():
-        return {split: partial(read_coco, file, images) for split, file in _splits(path).items()} or None
-    return {"": partial(read_coco, path, images)} if path.suffix.lower() == ".json" and looks_like_coco(path) else None
+    return {split: partial(read_coco, file, images) for split, file in find(path).items()} or None
 
 
 def _guess(path: Path, images: str | Path | None) -> Sources | None:
-    """A JSON file, or the only one of a folder, without the usual marks: the reader says what is wrong with it."""
-    files = [path] if path.is_file() else sorted([*path.glob("*.json"), *(path / "annotations").glob("*.json")])
-    files = [file for file in files if file.suffix.lower() == ".json" and not file.name.startswith(".")]
-    return {"": partial(read_coco, files[0], images)} if len(files) == 1 else None
-
-
-def looks_like_coco(file: Path, length: int = 65536) -> bool:
-    """Whether one of COCO's lists is named near the file's beginning or end."""
-    with file.open("rb") as opened:
-        text = opened.read(length)
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - length))
-        text += opened.read()
-    text = text.replace(b"\0", b"")  # UTF-16
-    # Label Studio and CreateML have "annotations" too, Datumaro has "categories", an object.
-    return bool(re.search(rb'"(images|categories)"\s*:\s*\[', text)) or (
-        b'"annotations"' in text and b'"image_id"' in text
-    )
-
-
-def _splits(folder: Path) -> dict[str, Path]:
-    splits = {}
-    for split, spellings in SPLITS.items():
-        forms = ("{}.json", "instances_{}.json", "instances_{}*.json", "{}*.json")
-        names = [form.format(name) for name in spellings for form in forms]
-        file = _first_match([folder, folder / "annotations"], names)
-        file = file or _first_match([folder / name for name in spellings], ["_annotations.coco.json"])
-        if file is not None:
-            splits[split] = file
-    return splits
-
-
-def _first_match(folders: Sequence[Path], patterns: Sequence[str]) -> Path | None:
-    """The file that fits the first pattern that fits any (Train.json too); content counts where the name is unsure."""
-    for folder in folders:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json") if folder.is_dir() else []
-        for pattern in patterns:
-            matches = [file for file in files if fnmatchcase(file.name.lower(), pattern)]
-            matches = [file for file in matches if "*" not in pattern or looks_like_coco(file)]
-            if len(matches) > 1:
-                names = ", ".join(match.name for match in matches)
-                raise AnnotationError(f"{folder}: several files could be meant ({names}); give the file itself")
-            if matches:
-                return matches[0]
-    return None
+    return {split: partial(read_coco, file, images) for split, file in guess(path).items()} or None
 
 
 # ------------------------------------------------------------------ reading
@@ -116,16 +73,18 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
     """
     path = Path(path)
     content = load_file(path)
-    image_ids = _int64([image.id for image in content.images], f"{path}: images[].id")
-    objects, items = _Objects(path, image_ids, content.categories), content.annotations or []
+    image_ids, image_texts = _numbers([image.id for image in content.images], f"{path}: images[].id")
+    category_ids, category_texts = _numbers([c.id for c in content.categories], f"{path}: categories[].id")
+    categories = [Category(number, c.name) for number, c in zip(category_ids.tolist(), content.categories, strict=True)]
+    objects, items = _Objects(path, image_ids, image_texts, categories, category_texts), content.annotations or []
     for start in range(0, max(1, len(items)), CHUNK):
-        objects.add(parse_chunk(items[start : start + CHUNK], start, path, objects.problems))
+        objects.add(parse_chunk(items[start : start + CHUNK], start, path, objects.odd))
     columns = objects.columns()
 
-    split = re.sub(r"^(instances|annotations|_annotations\.coco|person_keypoints)_?", "", path.stem)
-    paths = locate_images(_file_names(content.images, path), image_folders(path.parent, images, split))
-    sizes = _int64([(i.width or 0, i.height or 0) for i in content.images], f"{path}: image sizes")
-    categories = tuple(Category(c.id, c.name) for c in content.categories)
+    folders = image_folders(path.parent, images, split_word(path))
+    folders += [path.parent / "data"] if images is None else []  # FiftyOne's
+    paths = locate_images(_file_names(content, path), folders)
+    sizes = _sizes(content.images)
     del content, items  # the whole file; the arrays that follow take its place in memory
     order = np.argsort(columns["image_index"], kind="stable")
     built = objects.segments.build()
@@ -134,55 +93,74 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
             columns[name] = values[order]
         built = built and built.take(order)
     annotations = Annotations(
-        categories=categories,
+        categories=tuple(categories),
         image_ids=image_ids,
         paths=np.array(paths, dtype=np.str_),
-        sizes=measure_images(paths, sizes.astype(np.int32).reshape(-1, 2)),
+        sizes=measure_images(paths, sizes),
         segments=built,
         source=str(path),
+        image_texts=image_texts,
+        category_texts=category_texts,
         **columns,
     )
-    # The problems know their image by its id only.
-    where = {int(number): row for row, number in enumerate(image_ids)} if objects.problems else {}
-    rows = [where.get(problem.image_index, -1) for problem in objects.problems]
-    problems = tuple(
-        replace(problem, image=paths[row] if row >= 0 else "", image_index=row)
-        for problem, row in zip(objects.problems, rows, strict=True)
-    )
-    return replace(_fill_gaps(annotations), read_problems=problems)
+    return replace(_fill_gaps(annotations), read_problems=objects.problems(paths))
 
 
-def _int64(values: Sequence[Any], place: str) -> NDArray[np.int64]:
-    try:
-        return np.array(values, dtype=np.int64)
-    except OverflowError as error:
-        raise AnnotationError(f"{place}: a number is too large for 64 bits") from error
+def _numbers(ids: Sequence[Id], place: str) -> tuple[NDArray[np.int64], TextIds]:
+    """The numbers of a list's ids, and those that are texts."""
+    texts = TextIds.of(ids)
+    numbers = texts.column(ids)
+    if (numbers == MISSING).any():
+        raise AnnotationError(f"{place}: a number is too large for 64 bits")
+    return numbers, texts
 
 
-def _file_names(images: list[CocoImage], path: Path) -> list[str]:
-    names = [image.file_name for image in images]
-    for position, name in enumerate(names):
-        if not name or "\0" in name:
-            what = "has no file_name" if not name else f"has a file_name with a NUL character, {name!r}"
-            raise AnnotationError(f"{path}: images[{position}] (id {images[position].id}) {what}; give the image's")
+def _sizes(images: list[CocoImage]) -> NDArray[np.int32]:
+    """(N, 2) width, height; what is beyond any image stays so, for validation."""
+    most = np.iinfo(np.int32).max
+    sides = [(min(max(i.width or 0, 0), most), min(max(i.height or 0, 0), most)) for i in images]
+    return np.array(sides, dtype=np.int32).reshape(-1, 2)
+
+
+def _file_names(content: CocoFile[Any], path: Path) -> list[str]:
+    names = [image.file_name for image in content.images]
+    for i, other in enumerate(content.other_names or []):
+        if not names[i] and isinstance(other.coco_url, str):  # LVIS has nothing else; it ends in train2017/1.jpg
+            names[i] = "/".join(unquote(urlsplit(other.coco_url).path).split("/")[-2:])
+        given = [key for key in ("filename", "name", "path") if isinstance(getattr(other, key), str)]
+        remedy = f"rename {given[0]!r}, which it has, to 'file_name'" if given else "give the image's"
+        if not names[i]:
+            raise AnnotationError(f"{path}: images[{i}] (id {content.images[i].id}) has no file_name; {remedy}")
+    for i, name in enumerate(names):
+        if "\0" in name:
+            what = f"has a file_name with a NUL character, {name!r}"
+            raise AnnotationError(f"{path}: images[{i}] (id {content.images[i].id}) {what}; give the image's")
     return names
 
 
 class _Objects:
     """Collects annotations as columns, in file order, without those that cannot be used; and what is wrong."""
 
-    def __init__(self, path: Path, image_ids: NDArray[np.int64], categories: Sequence[CocoCategory]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        image_ids: NDArray[np.int64],
+        image_texts: TextIds,
+        categories: Sequence[Category],
+        category_texts: TextIds,
+    ) -> None:
         self.segments = SegmentsBuilder()
-        self.problems: list[Problem] = []
+        self.odd: list[OddObject] = []
         self._path = path
         self._images = np.unique(image_ids, return_index=True)  # of several with the same id the first counts
+        self._image_texts, self._category_texts = image_texts, category_texts
         self._labels: dict[int, int] = {}
         self._chunks: list[dict[str, NDArray[Any]]] = []
         for label, category in enumerate(categories):
             if self._labels.setdefault(category.id, label) != label:
                 what = f"category id {category.id} is given twice, the second time to {category.name!r}"
                 problem = Problem(str(path), "", None, what, "give every category its own id", kind="category")
-                self.problems.append(problem)
+                self.odd.append((problem, None))
 
     def columns(self) -> dict[str, Any]:
         """The arrays over objects, by their names in `Annotations`."""
@@ -193,15 +171,18 @@ class _Objects:
         image_index = self._rows([a.image_id for a in chunk])
         if (image_index < 0).any():
             for row in np.flatnonzero(image_index < 0):
-                what = f"image id {chunk[row].image_id} is not in the file's list of images"
+                what = f"image id {chunk[row].image_id!r} is not in the file's list of images"
                 self._problem(chunk[row], what, "add the image, or remove the object", "unknown-image")
             chunk = [a for a, row in zip(chunk, image_index, strict=True) if row >= 0]
-        labels = np.array([self._labels.get(a.category_id, -1) for a in chunk], np.int32)
+        category_ids = self._category_texts.column([a.category_id for a in chunk]).tolist()
+        labels = np.array([self._labels.get(number, -1) for number in category_ids], np.int32)
         for row in np.flatnonzero(labels < 0):
-            what = f"category id {chunk[row].category_id} is not in the file's list of categories"
+            what = f"category id {chunk[row].category_id!r} is not in the file's list of categories"
             self._problem(chunk[row], what, "add the category, or remove the object", "unknown-category")
+            problem, image_id = self.odd[-1]
+            self.odd[-1] = replace(problem, category=category_ids[row]), image_id
         boxes = box_column((a.bbox or NO_BOX for a in chunk), len(chunk))
-        with np.errstate(invalid="ignore"):  # infinite numbers; validation reports such boxes
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite numbers; validation reports such boxes
             boxes = convert_boxes(boxes, "xywh", "xyxy")
         self._chunks.append(
             {
@@ -209,7 +190,7 @@ class _Objects:
                 "boxes": boxes,
                 "labels": labels,
                 "iscrowd": np.array([bool(a.iscrowd) for a in chunk], np.bool_),
-                "ids": _int64([a.id for a in chunk], f"{self._path}: annotations[].id"),
+                "ids": NUMBERS.column([a.id for a in chunk]),
                 "areas": np.array([np.nan if a.area is None else a.area for a in chunk], np.float64),
             }
         )
@@ -219,9 +200,17 @@ class _Objects:
         else:
             self.segments.add_nothing(len(chunk))
 
-    def _rows(self, image_ids: list[int]) -> NDArray[np.int64]:
+    def problems(self, paths: Sequence[str]) -> tuple[Problem, ...]:
+        """What is wrong, each with its image, of those at `paths` (N,)."""
+        rows = self._rows([image_id for _, image_id in self.odd]).tolist() if self.odd else []
+        return tuple(
+            replace(problem, image=paths[row] if row >= 0 else "", image_index=row)
+            for (problem, _), row in zip(self.odd, rows, strict=True)
+        )
+
+    def _rows(self, image_ids: Sequence[Any]) -> NDArray[np.int64]:
         """The position of each image, -1 where the file does not list it."""
-        ids = _int64(image_ids, f"{self._path}: annotations[].image_id")
+        ids = self._image_texts.column(image_ids)
         known, first = self._images
         if not len(known):
             return np.full(len(ids), -1)
@@ -234,11 +223,13 @@ class _Objects:
             return self.segments.add_nothing()
         if isinstance(segmentation, CocoRle):
             (height, width), counts = segmentation.size, segmentation.counts
-            if height > 0 and width > 0 and _fills(height, width, counts):
+            if height > 0 and width > 0 and height * width < MOST_PIXELS and _fills(height, width, counts):
                 return self.segments.add_rle(height, width, counts)
             what = f"the run lengths do not fill the mask of {height} x {width} pixels"
             self._problem(a, what, "correct the mask; it is left out", "malformed-outline", "warning")
             return self.segments.add_nothing()
+        if len(segmentation[0]) == 2:
+            segmentation = as_polygons(segmentation)
         # Fewer than three points enclose nothing, and pycocotools takes four numbers for a box.
         shaped = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
         usable = [polygon for polygon in shaped if can_be_drawn(polygon)]
@@ -255,10 +246,9 @@ class _Objects:
     def _problem(
         self, a: CocoAnnotation, what: str, remedy: str, kind: str, severity: Literal["error", "warning"] = "error"
     ) -> None:
-        number = None if a.id == MISSING else a.id
-        # The image id stands in for its position until that is known.
-        problem = Problem(str(self._path), "", number, what, remedy, severity, kind, image_index=a.image_id)
-        self.problems.append(problem)
+        number = int(NUMBERS.column([a.id])[0])
+        shown = None if number == MISSING else number
+        self.odd.append((Problem(str(self._path), "", shown, what, remedy, severity, kind), a.image_id))
 
 
 def _fills(height: int, width: int, counts: str | list[int]) -> bool:
@@ -326,12 +316,13 @@ def write_coco(annotations: Annotations, path: str | Path) -> None:
     path = Path(path)
     require_writable(annotations, path)
     here = path.resolve().parent
-    numbers, sizes = annotations.image_ids.tolist(), annotations.sizes.tolist()
+    ids, sizes = annotations.image_texts.written(annotations.image_ids.tolist()), annotations.sizes.tolist()
     images = [
-        CocoImage(number, _relative(name, here), *size)
-        for number, name, size in zip(numbers, annotations.paths.tolist(), sizes, strict=True)
+        CocoImage(image_id, _relative(name, here), *size)
+        for image_id, name, size in zip(ids, annotations.paths.tolist(), sizes, strict=True)
     ]
-    categories = [CocoCategory(*category) for category in annotations.categories]
+    ids = annotations.category_texts.written(category.id for category in annotations.categories)
+    categories = [CocoCategory(number, name) for number, name in zip(ids, annotations.names, strict=True)]
     content = {"images": images, "annotations": _written_objects(annotations), "categories": categories}
     write_atomically(path, msgspec.json.encode(content))
 
@@ -354,7 +345,10 @@ def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
         "area": annotations.areas,
         "iscrowd": annotations.iscrowd.astype(int),
     }
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    values = {name: column.tolist() for name, column in columns.items()}
+    for name, texts in (("image_id", annotations.image_texts), ("category_id", annotations.category_texts)):
+        values[name] = texts.written(values[name])
+    rows = zip(*values.values(), strict=True)
     written = [dict(zip(columns, row, strict=True)) for row in rows]
     segments = annotations.segments
     for row, item in enumerate(written if segments is not None else []):
@@ -377,8 +371,8 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
 FORMAT = Format(
     name="coco",
     title="COCO",
-    looks_for="train.json and val.json, or instances_train*.json and instances_val*.json, here or in annotations/; "
-    "train/_annotations.coco.json; a single .json file",
+    looks_for="train.json and val.json, or names with train and val in them (instances_train2017.json), here or in "
+    "annotations/; train/_annotations.coco.json, train/labels.json; a single .json file; any of them as .json.gz",
     find=_find,
     guess=_guess,
     read=read_coco,

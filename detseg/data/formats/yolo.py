@@ -206,7 +206,7 @@ def _read_labels(
             if names is not None and label >= len(names):
                 what = f"line {number}: class {label:.0f} is not among the {len(names)} classes 0..{len(names) - 1}"
                 remedy = "add its name to data.yaml, correct the class, or remove the line"
-                assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
+                assembler.add_problem(what, remedy, "unknown-category", of_next_object=True, category=int(label))
                 label = -1
             _add_object(int(label), values, size, assembler)
     return highest

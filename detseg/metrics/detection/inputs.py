@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data import coco_json
+from detseg.data.coco_ids import NUMBERS, TextIds
 from detseg.data.coco_json import FoundColumns, TruthColumns
 from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection import records
@@ -105,6 +106,8 @@ class Truth:
     areas: NDArray[np.float64]  # (M,) decides between small, medium and large
     iscrowd: NDArray[np.bool_]  # (M,)
     masks: Sequence[Rle] | None  # (M,), only for segm
+    image_texts: TextIds = NUMBERS
+    category_texts: TextIds = NUMBERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +159,8 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         if not isinstance(content.get(part), list):
             raise ValueError(f"{place}: no list {part!r}; it has {', '.join(map(str, content)) or 'nothing'}")
     images, objects, categories = content["images"], content["annotations"], content["categories"]
-    image_ids = records.read_ids(images, "id", f"{place}: images")
-    category_ids = records.read_ids(categories, "id", f"{place}: categories")
+    image_ids, image_texts = records.own_ids(images, f"{place}: images")
+    category_ids, category_texts = records.own_ids(categories, f"{place}: categories")
     where = f"{place}: annotations"
 
     def label(i: int) -> str:
@@ -170,12 +173,14 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         sizes=[_size(image, f"{place}: images[{i}]") for i, image in enumerate(images)],
         category_ids=category_ids,
         names=tuple(str(c.get("name", c["id"])) for c in categories),
-        object_images=records.read_ids(objects, "image_id", where),
-        object_categories=records.read_ids(objects, "category_id", where),
+        object_images=records.read_ids(objects, "image_id", where, image_texts),
+        object_categories=records.read_ids(objects, "category_id", where, category_texts),
         boxes=records.read_boxes(objects, label) if iou_type == "bbox" else None,
         outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
         areas=[item.get("area") for item in objects],
         iscrowd=np.array([_is_crowd(item, label, i) for i, item in enumerate(objects)], dtype=bool),
+        image_texts=image_texts,
+        category_texts=category_texts,
     )
     return _checked_truth(columns, label)
 
@@ -223,6 +228,8 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
         outlines=masks,
         areas=annotations.areas,
         iscrowd=np.asarray(annotations.iscrowd, dtype=bool),
+        image_texts=getattr(annotations, "image_texts", NUMBERS),
+        category_texts=getattr(annotations, "category_texts", NUMBERS),
     )
     return _checked_truth(columns, label)
 
@@ -238,10 +245,11 @@ def _checked_truth(columns: TruthColumns, label: Label) -> Truth:
     else:
         records.check_boxes(boxes, label)
     if None in areas:
-        measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
+        with np.errstate(over="ignore"):  # an area that is not finite is told below
+            measured = (boxes[:, 2] * boxes[:, 3] if masks is None else mask_areas(masks)).tolist()
         areas = [m if area is None else area for area, m in zip(areas, measured, strict=True)]
     same = ("image_ids", "sizes", "category_ids", "names", "object_images", "object_categories", "iscrowd")
-    values = {name: getattr(c, name) for name in same}
+    values = {name: getattr(c, name) for name in (*same, "image_texts", "category_texts")}
     return Truth(**values, boxes=boxes, areas=records.read_numbers(areas, label, "area"), masks=masks)
 
 
@@ -272,7 +280,7 @@ def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
         outlines = None if not masks else [None] * len(d) if d.masks is None else d.masks
         columns = FoundColumns(d.image_ids, d.category_ids, d.scores, every, to_xywh(d.boxes), outlines)
     elif isinstance(detections, list):
-        columns = _result_columns(detections, place, masks)
+        columns = _result_columns(detections, truth, place, masks)
     else:
         raise ValueError(
             f"{place} must hold a list of COCO results (image_id, category_id, bbox, score), got "
@@ -281,11 +289,12 @@ def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
     return _checked_found(columns, truth, place)
 
 
-def _result_columns(results: list[Any], place: str, masks: bool) -> FoundColumns:
+def _result_columns(results: list[Any], truth: Truth, place: str, masks: bool) -> FoundColumns:
     def label(i: int) -> str:
         return f"{place}[{i}]"
 
-    image_ids, category_ids = (records.read_ids(results, key, place) for key in ("image_id", "category_id"))
+    image_ids = records.read_ids(results, "image_id", place, truth.image_texts, in_results=True)
+    category_ids = records.read_ids(results, "category_id", place, truth.category_texts, in_results=True)
     scores = records.read_numbers(records.read_column(results, "score", label), label, "score")
     boxed, chosen = list(range(len(results))), results
     if masks:
@@ -308,7 +317,8 @@ def _checked_found(columns: FoundColumns, truth: Truth, place: str) -> Found:
     remedy = f"the ground truth lists no such category; it has {known}"
     records.check_known(c.category_ids, truth.category_ids, label, "category_id", remedy)
     records.check_boxes(c.boxes, lambda row: label(int(c.boxed[row])))
-    boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
+    with np.errstate(over="ignore"):
+        boxes, areas, masks = c.boxes, c.boxes[:, 2] * c.boxes[:, 3], None
     if c.outlines is not None:
         masks = records.read_masks(c.outlines, c.image_ids, truth, label)
         boxes = np.zeros((len(masks), 4))  # not used

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.box_formats import convert_boxes
+from detseg.data.coco_ids import TextIds
+from detseg.data.coco_json import as_polygons
 
 Label = Callable[[int], str]
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
@@ -28,9 +30,23 @@ def read_column(items: Sequence[Any], key: str, label: Label) -> list[Any]:
         raise
 
 
-def read_ids(items: Sequence[Any], key: str, place: str) -> NDArray[np.int64]:
-    """`item[key]` of every item as (n,) whole numbers; `place` is what a message calls the list."""
-    return whole_numbers(read_column(items, key, lambda i: f"{place}[{i}]"), place, key)
+def read_ids(items: Sequence[Any], key: str, place: str, texts: TextIds, in_results: bool = False) -> NDArray[np.int64]:
+    """`item[key]` of every item as (n,) whole numbers; `place` is what a message calls the list.
+
+    `texts` are the ids of the ground truth that are texts. The numbers that stand for names count in results only.
+    """
+    values = read_column(items, key, lambda i: f"{place}[{i}]")
+    for i, value in enumerate(values if texts else ()):
+        values[i] = texts.number(value)
+        if isinstance(values[i], str) or (not in_results and isinstance(value, int) and value in texts.named):
+            raise ValueError(f"{place}[{i}]: {key} {value!r:.80} is not in the list of the ground truth")
+    return whole_numbers(values, place, key)
+
+
+def own_ids(items: Sequence[Any], place: str) -> tuple[NDArray[np.int64], TextIds]:
+    """`item["id"]` of every item as (n,) whole numbers, and those that are texts."""
+    texts = TextIds.of(read_column(items, "id", lambda i: f"{place}[{i}]"))
+    return read_ids(items, "id", place, texts), texts
 
 
 def whole_numbers(values: ArrayLike, place: str, key: str = "an id") -> NDArray[np.int64]:
@@ -158,6 +174,7 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
         stop("the size of its image is unknown, so its mask cannot be placed: give width and height")
     try:
         if isinstance(outline, list):
+            outline = as_polygons(outline)
             if not all(map(can_be_drawn, outline)):
                 raise ValueError(f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}")
             rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))

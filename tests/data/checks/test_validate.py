@@ -80,6 +80,7 @@ def test_duplicates():
     )
     found = {(p.kind, p.image, p.object) for p in validate(annotations, check_images=False)}
     assert found == {
+        ("duplicate-image-id", "a.jpg", None),
         ("duplicate-image-id", "b.jpg", None),
         ("duplicate-path", "./a.jpg", None),
         ("duplicate-object-id", "a.jpg", 1),
@@ -374,6 +375,34 @@ def test_repair_goes_on_until_nothing_changes():
         assert [line.startswith(words) for line, words in zip(done, sentences, strict=True)] == [True, True]
         assert validate(repaired, check_images=False) == []
     assert repaired.boxes.tolist() == [GOOD, [1, 1, 5, 5]] and repaired.paths.tolist() == ["a.jpg", "b.jpg"]
+
+
+def test_images_with_one_id_are_left_out_with_all_its_objects(tmp_path):
+    """Two exports in one file, both counted from 1: whose the objects are cannot be told."""
+    content = coco_content()
+    content["images"][1]["id"] = 5
+    for item in content["annotations"]:
+        item["image_id"] = 5 if item["image_id"] == 0 else item["image_id"]
+    data = read_coco(write_json(tmp_path / "train.json", content))
+    found = validate(data, check_images=False)
+    assert [(p.kind, p.severity, p.image[-5:]) for p in found] == [
+        ("duplicate-image-id", "error", "b.jpg"),
+        ("duplicate-image-id", "error", "a.jpg"),
+    ]
+    assert "image id 5 is given to 2 images (a.jpg, b.jpg)" in found[0].what
+    repaired, done = repair(data, found)
+    assert [path[-5:] for path in repaired.paths.tolist()] == ["y.jpg", "c.jpg"] and repaired.ids.tolist() == [11]
+    assert done[0].startswith("left out 2 images whose id is another's too (with all objects of that id)")
+
+
+def test_an_image_listed_twice_with_its_id_keeps_its_objects(tmp_path):
+    content = coco_content()
+    content["images"] *= 2
+    data = read_coco(write_json(tmp_path / "train.json", content))
+    found = validate(data, check_images=False)
+    assert [p.image_index for p in found] == [4, 5, 6, 7] and "2 times, for the same image" in found[0].what
+    repaired, _ = repair(data, found)
+    assert repaired.image_ids.tolist() == [5, 0, 9, 3] and repaired.ids.tolist() == [4, 0, 2, 11]
 
 
 def test_a_set_is_repaired_only_when_asked(dataset, tmp_path, monkeypatch):

@@ -89,6 +89,28 @@ def test_what_tools_write_in_other_words(tmp_path):
     assert [points.ravel().tolist() for points in data.segments.polygons(row)] == [polygon]
 
 
+def test_polygons_as_lists_of_points(tmp_path):
+    polygon = [10, 5, 30, 5, 30, 35]
+    points = [[10, 5], [30, 5], [30, 35]]
+    for outline, expected in (
+        (points, [polygon]),
+        ([points], [polygon]),
+        ([points, [[1.5, 2], [3, 4], [5, 6], [7, 8]]], [polygon, [1.5, 2, 3, 4, 5, 6, 7, 8]]),
+        ([polygon], [polygon]),
+    ):
+        data = read_coco(with_outline(tmp_path, outline))
+        (row,) = np.flatnonzero(data.ids == 4)
+        assert [p.ravel().tolist() for p in data.segments.polygons(row)] == expected and data.read_problems == ()
+        results = [{"image_id": 5, "category_id": 90, "segmentation": outline, "score": 1}]
+        truth = read_truth(write_json(tmp_path / "gt.json", coco_content() | {"annotations": []}), "segm")
+        found = read_found(write_json(tmp_path / "dt.json", results), truth, "segm")
+        drawn = mask.merge(mask.frPyObjects([[float(v) for v in p] for p in expected], 48, 64))
+        assert mask.decode(found.masks[0]).tolist() == mask.decode(drawn).tolist()
+    for outline in ([[10, 5], [30, 5]], [[[10, 5], [30, 5]]], [[10, 5], [30, 5, 1], [30, 35]]):
+        (problem,) = read_coco(with_outline(tmp_path, outline)).read_problems
+        assert problem.kind == "malformed-outline", outline
+
+
 def test_flat_arrays_of_the_sample(tmp_path):
     annotations = read_coco(write_coco_dataset(tmp_path))
     assert annotations.categories == (Category(7, "rose"), Category(0, "daisy"), Category(90, "water lily"))
