@@ -1,5 +1,6 @@
 """Where the annotation files of a set lie: in one file, in a file a split, in folders of splits, or one an image."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -11,14 +12,19 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "ann", "labels", "j
 TRIED = 5  # files of a folder that are looked into before it is not of a form
 
 
-@lru_cache(maxsize=4096)
 def beginning(file: Path, length: int = 65536) -> bytes:
     """The first bytes of a file, without the zeros of UTF-16; nothing if it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return opened.read(length).replace(b"\0", b"")
+        state = file.stat()
+        return _beginning(file, length, state.st_mtime_ns, state.st_size)
     except OSError:
         return b""
+
+
+@lru_cache(maxsize=64)  # every format asks about the same few files; keyed by their state, as files change
+def _beginning(file: Path, length: int, changed: int, size: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(length).replace(b"\0", b"")
 
 
 def split_of(name: str) -> str | None:
@@ -28,25 +34,27 @@ def split_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def files_by_split(path: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool]) -> dict[str, list[Path]]:
+def files_by_split(
+    path: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool], below: Sequence[str] = ANNOTATION_FOLDERS
+) -> dict[str, list[Path]]:
     """The annotation files of each split ("" where there are none) of a file or folder; empty if none is of this form.
 
     Of a folder: files named after splits; else folders named after splits, with the files in them; else all files.
-    Each is looked for in the folder itself and then in its folders of annotations. `is_ours` judges by content.
-    Files beginning with a point are passed over.
+    Each is looked for in the folder itself and then in its folders of annotations, those named in `below`. `is_ours`
+    judges by content. Files beginning with a point are passed over.
     """
     if path.is_file():
         return {"": [path]} if path.suffix.lower() in suffixes and is_ours(path) else {}
-    for folder in _places(path):
+    for folder in _places(path, below):
         own = _files(folder, suffixes, is_ours)
         named = _grouped(own)
         if "train" in named or "val" in named:
             return named
         divided: dict[str, list[Path]] = {}
-        for below in _folders(folder):
-            split = split_of(below.name)
+        for part in _folders(folder):
+            split = split_of(part.name)
             if split is not None and split not in divided:
-                inside = next(filter(None, (_files(place, suffixes, is_ours) for place in _places(below))), [])
+                inside = next(filter(None, (_files(place, suffixes, is_ours) for place in _places(part, below))), [])
                 divided |= {split: inside} if inside else {}
         if divided:
             return divided
@@ -55,20 +63,23 @@ def files_by_split(path: Path, suffixes: Sequence[str], is_ours: Callable[[Path]
     return {}
 
 
-def _places(folder: Path) -> list[Path]:
+def _places(folder: Path, below: Sequence[str]) -> list[Path]:
     """A folder, then those in it that hold annotations by their name."""
-    below = {entry.name.lower(): entry for entry in _folders(folder)}
-    return [folder, *(below[name] for name in ANNOTATION_FOLDERS if name in below)]
+    found = {entry.name.lower(): entry for entry in _folders(folder)}
+    return [folder, *(found[name] for name in below if name in found)]
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(e for e in folder.iterdir() if e.is_dir() and not e.name.startswith((".", "__")))
+    with os.scandir(folder) as entries:  # unlike pathlib it asks the disk about no file by itself
+        return sorted(Path(e.path) for e in entries if not e.name.startswith((".", "__")) and e.is_dir())
 
 
 def _files(folder: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool]) -> list[Path]:
     """All files with one of these endings where one of the first few is of this form, else none."""
-    files = sorted(e for e in folder.iterdir() if e.suffix.lower() in suffixes and not e.name.startswith("."))
-    files = [file for file in files if file.is_file()]
+    endings = tuple(suffixes)
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.name.lower().endswith(endings) and e.name[0] != "." and e.is_file()]
+    files = [folder / name for name in sorted(names)]
     return files if any(is_ours(file) for file in files[:TRIED]) else []
 
 
