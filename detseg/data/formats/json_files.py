@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.coco_json import parse_json, read_bytes
@@ -261,10 +262,18 @@ def single_polygons(annotations: Annotations, folder: Path, title: str) -> dict[
     segments = annotations.segments
     if segments is None:
         return {}
-    counts = segments.polygon_offsets[1:] - segments.polygon_offsets[:-1]
+    counts = np.diff(segments.polygon_offsets)
     several = int((counts > 1).sum())
     if several:
         log.warning(
             "%s: %s has one polygon an object, %d objects of several keep only their boxes", folder, title, several
         )
-    return {row: segments.polygons(row)[0].tolist() for row in (counts == 1).nonzero()[0].tolist()}
+    return {row: segments.polygons(row)[0].tolist() for row in np.flatnonzero(counts == 1).tolist()}
+
+
+def tell_drawn(annotations: Annotations, folder: Path, title: str) -> None:
+    """Log how many objects of several polygons a form with masks and one polygon an object will draw as masks."""
+    segments = annotations.segments
+    count = 0 if segments is None else int((np.diff(segments.polygon_offsets) > 1).sum())
+    if count:
+        log.warning("%s: %s has one polygon an object, %d objects of several become masks", folder, title, count)

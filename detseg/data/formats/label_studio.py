@@ -29,6 +29,7 @@ from detseg.data.formats.json_files import (
     of_form,
     placed_names,
     read_objects,
+    tell_drawn,
     write_json,
 )
 from detseg.data.formats.label_studio_brush import decode_brush, encode_brush
@@ -96,7 +97,7 @@ def _records(files: Sequence[Path], left_out: LeftOut) -> Iterator[Record]:
             if before is not None and (key is None or key != before[0]):
                 yield before[1]
             elif before is not None:
-                left_out.add("earlier annotations of an image were left out; its last one counts", before[1].image)
+                left_out.add("earlier annotations of an image, left out for its last", before[1].image)
             before = None if record is None else (key, record)
         if before is not None:
             yield before[1]
@@ -106,13 +107,13 @@ def _task(task: Mapping[str, Any], file: Path, left_out: LeftOut) -> Record | No
     image = _image(task["data"])
     given = task.get("annotations", task.get("completions")) or []
     if task.get("predictions"):
-        left_out.add("tasks have predictions, which are not read as annotations", image)
+        left_out.add("tasks with predictions, which are not read as annotations", image)
     kept = [annotation for annotation in given if not annotation.get("was_cancelled")]
     if not kept:
-        left_out.add("tasks were skipped and are left out" if given else "tasks were never annotated, left out", image)
+        left_out.add("tasks skipped by people, left out" if given else "tasks never annotated, left out", image)
         return None
     if len(kept) > 1:
-        left_out.add("images have several annotations; the ground truth counts, else the last one", image)
+        left_out.add("images with several annotations, of which the ground truth counts, else the last", image)
     truths = [annotation for annotation in kept if annotation.get("ground_truth")]
     return _record(image, (truths or kept)[-1].get("result") or [], file, left_out)
 
@@ -152,7 +153,7 @@ def _record(image: str, results: Sequence[Any], file: Path, left_out: LeftOut) -
         key, value = result.get("id", f"result {number}"), result.get("value")
         kind = result.get("type")
         if not isinstance(value, Mapping) or not any(part in value for part in ("x", "points", "rle", "imageDataURL")):
-            left_out.add(f"results of the type {kind} are no objects and were left out", image)
+            left_out.add(f"results of the type {kind}, no objects, left out", image)
             continue
         shapes.setdefault(key, value)
         named = next((v for k, v in value.items() if k.endswith("labels") and isinstance(v, list)), [])
@@ -215,6 +216,7 @@ def _write(
             f"unknown; the first is {annotations.paths[unknown[0]]}"
         )
     _write_config(annotations, folder)
+    tell_drawn(annotations, folder, FORMAT.title)
     names = placed_names(annotations, folder, f"images/{split}", images)
     tasks = []
     for row, name in enumerate(names):

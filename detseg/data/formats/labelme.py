@@ -125,7 +125,7 @@ def _items(shapes: Any, size: tuple[int, int], names: Sequence[str] | None, left
         kind = (str(group), str(shape.get("label"))) if group is not None else number
         groups.setdefault(kind, []).append(shape)
     items = []
-    for item in read_objects(groups.values(), lambda members: _item(members, size, left_out), "shape"):
+    for item in read_objects(groups.values(), lambda members: _item(members, size, left_out)):
         if isinstance(item, Fault) or item.name not in SPECIAL:
             items.append(item)
         elif item.name == SPECIAL[0] and names:

@@ -28,6 +28,7 @@ from detseg.data.formats.json_files import (
     of_form,
     placed_names,
     read_objects,
+    tell_drawn,
     write_json,
 )
 from detseg.data.formats.layout import TRIED, beginning, split_of
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 META = "meta.json"
 SHAPES = ("rectangle", "polygon", "bitmap")
 WITHOUT_AREA = ("point", "line", "graph", "cuboid")
+PNG = b"\x89PNG"
 MOST_BYTES = 2**28  # of an unpacked bitmap
 
 
@@ -147,8 +149,11 @@ def _item(entry: Any, size: tuple[int, int], left_out: LeftOut) -> Item | None:
 
 
 def _bitmap(text: Any) -> NDArray[np.bool_]:
+    png = from_base64(text)
+    if png.startswith(PNG):  # older versions did not pack it
+        return png_mask(png)
     unpacker = zlib.decompressobj()
-    png = unpacker.decompress(from_base64(text), MOST_BYTES)
+    png = unpacker.decompress(png, MOST_BYTES)
     if unpacker.unconsumed_tail:
         raise ValueError("its bitmap is too large")
     return png_mask(png)
@@ -165,6 +170,7 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
     if images == "keep":
         raise AnnotationError(f"{folder}: a Supervisely project holds its images; copy or link them (images=)")
     _write_meta(annotations, folder)
+    tell_drawn(annotations, folder, FORMAT.title)
     names = placed_names(annotations, folder / split, "img", images)
     for row, name in enumerate(names):
         owned = annotations.objects(row)
