@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.formats.records import RunLengths
-from detseg.data.polygons import FAR, Segments
+from detseg.data.polygons import Segments, can_be_drawn
 
 POINTS = 64  # of an ellipse: of a radius of 100 pixels the polygon is at most 0.12 pixels inside
 MOST_PIXELS = 2**28  # of a mask: what is larger is damaged, or meant to fill the memory
@@ -76,7 +76,7 @@ def drawn(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray
     width, height = size
     if not 0 < width * height <= MOST_PIXELS:
         raise ValueError(f"its mask is of an image of {width} x {height} pixels")
-    if not all(len(polygon) >= 6 and max(map(abs, polygon)) < FAR for polygon in polygons):
+    if not all(len(polygon) >= 6 and can_be_drawn(polygon) for polygon in polygons):
         raise ValueError("its polygons are not finite, or have fewer than 3 points")
     codes = coco.frPyObjects([list(polygon) for polygon in polygons], height, width)
     return np.asarray(coco.decode(coco.merge(codes)), bool)

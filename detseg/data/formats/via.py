@@ -4,7 +4,6 @@ Formats: https://www.robots.ox.ac.uk/~vgg/software/via/, its sources at https://
 """
 
 import csv
-import io
 import logging
 import math
 import re
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.coco_json import parse_json
@@ -30,7 +29,7 @@ from detseg.data.formats.json_files import (
     write_json,
 )
 from detseg.data.formats.layout import beginning, files_by_split
-from detseg.data.formats.locate import PlaceImages, image_folders, read_text
+from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse
 from detseg.data.formats.records import Item, Record, record_sources
 
@@ -41,6 +40,8 @@ CLASS_ATTRIBUTES = ("class", "classes", "label", "label_id", "category", "name",
 WITHOUT_AREA = ("point", "polyline", "line")
 SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon", 8: "extreme rect"}
 IMAGE, IN_FILES = 2, (1, 4)  # version 3: the type of a file, and places where `fname` is its name, not `src`
+SECOND_COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
+THIRD_COLUMNS = ("file_list", "spatial_coordinates", "metadata")
 MOST_CHARACTERS = 2**27  # in a field of a CSV file
 
 
@@ -251,45 +252,53 @@ def _second(xy: Sequence[float], values: Mapping[str, Any], attributes: Mapping[
 
 
 def _csv_images(file: Path) -> Iterator[Image]:
-    text = read_text(file)
-    header = re.search(r"^#\s*CSV_HEADER\s*=\s*(metadata_id.*)$", text, re.MULTILINE)
-    attributes = re.search(r"^#\s*ATTRIBUTE\s*=\s*(\{.*\})", text, re.MULTILINE)
-    options = parse_json(attributes[1].encode(), file) if attributes else {}
-    images: dict[str, list[Any]] = {}
-    for number, row in enumerate(_rows(text[header.start() :] if header else text, file), 2):
-        place = f"{file}: row {number}"
-        if header:
-            names = parse_json(row["file_list"].encode(), place)
-            if len(names) != 1:
-                raise AnnotationError(f"{place}: a view of {len(names)} files; expected one image")
-            xy = parse_json(row["spatial_coordinates"].encode(), place)
-            regions = [_second(xy, parse_json(row["metadata"].encode(), place), options)] if xy else []
-            images.setdefault(str(names[0]), []).extend(regions)
-            continue
-        regions = images.setdefault(row["filename"], [])
-        shape = parse_json((row["region_shape_attributes"] or "{}").encode(), place)
-        if shape:
-            attributes_of = parse_json((row["region_attributes"] or "{}").encode(), place)
-            regions.append({"shape_attributes": shape, "region_attributes": attributes_of})
-    yield from (Image(name, regions) for name, regions in images.items())
-
-
-def _rows(text: str, file: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by the names in its first line, of which VIA marks some with #."""
+    images: dict[str, list[tuple[int, str, str]]] = {}  # its rows, not yet read: number, shape and attributes
     limit = csv.field_size_limit(MOST_CHARACTERS)
     try:
-        lines = csv.reader(io.StringIO(text, newline=""))
-        first = next(lines)
-        names = [re.sub(r"^#\s*(CSV_HEADER\s*=)?\s*", "", name).strip() for name in first]
-        for line in lines:
-            if line and len(line) >= len(names):
-                yield dict(zip(names, line, strict=False))
-            elif line:
-                raise AnnotationError(f"{file}: line {lines.line_num}: {len(line)} fields, expected {len(names)}")
-    except (csv.Error, StopIteration) as error:
-        raise AnnotationError(f"{file}: cannot be read as CSV: {error}") from error
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            names, options = _head(opened, file)
+            columns = THIRD_COLUMNS if THIRD_COLUMNS[0] in names else SECOND_COLUMNS
+            places = [names.index(column) for column in columns]
+            for number, row in enumerate(csv.reader(opened), 1):
+                if row and len(row) <= max(places):
+                    raise AnnotationError(f"{file}: row {number}: {len(row)} fields, expected {len(names)}")
+                if row:
+                    name, shape, values = (row[place] for place in places)
+                    images.setdefault(name, []).append((number, shape, values))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{file}: cannot be read as CSV in UTF-8: {error}") from error
     finally:
         csv.field_size_limit(limit)
+    third = columns == THIRD_COLUMNS
+    for name, rows in images.items():
+        regions = []
+        for number, *texts in rows:
+            shape, values = (parse_json((text or "{}").encode(), f"{file}: row {number}") for text in texts)
+            if shape and third:
+                regions.append(_second(shape, values, options))
+            elif shape:
+                regions.append({"shape_attributes": shape, "region_attributes": values})
+        yield Image(_only_file(name, file) if third else name, regions)
+
+
+def _head(opened: TextIO, file: Path) -> tuple[list[str], Any]:
+    """The names of the columns, and what version 3 says in comments before of attributes and their options."""
+    options: Any = {}
+    for line in opened:
+        if found := re.match(r"#\s*ATTRIBUTE\s*=\s*(\{.*\})", line):
+            options = parse_json(found[1].encode(), file)
+        names = re.sub(r"^#\s*(CSV_HEADER\s*=)?", "", line).split(",")
+        names = [name.strip().strip('"').lstrip("#") for name in names]
+        if set(names) >= set(SECOND_COLUMNS) or set(names) >= set(THIRD_COLUMNS):
+            return names, options
+    raise AnnotationError(f"{file}: no line names the columns {', '.join(SECOND_COLUMNS)}")
+
+
+def _only_file(text: str, file: Path) -> str:
+    names = parse_json(text.encode(), file)
+    if len(names) != 1:
+        raise AnnotationError(f"{file}: a view of {len(names)} files ({text[:100]}); expected one image")
+    return str(names[0])
 
 
 # ------------------------------------------------------------------ writing
