@@ -36,10 +36,11 @@ IMAGE_KEYS = ("image", "imagefilename", "imageFilename")
 def is_createml(file: Path) -> bool:
     """Whether a JSON file is a list of images with CreateML's annotations, by its beginning."""
     text = beginning(file)
+    drawn = b'"coordinates"' in text or not re.search(rb'"annotations?"\s*:\s*\[\s*[^\]\s]', text)
     return (
         text.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
         and bool(re.search(rb'"image(filename)?"\s*:\s*"', text, re.IGNORECASE))
-        and bool(re.search(rb'"annotations?"\s*:\s*\[', text))
+        and bool(re.search(rb'"annotations?"\s*:\s*\[', text) and drawn)
         and not re.search(rb'"data"\s*:\s*\{|"result"\s*:\s*\[|"annotation_id"', text)  # Label Studio
     )
 

@@ -177,7 +177,7 @@ def class_name(value: Any) -> str:
     return value.strip()
 
 
-def image_size(width: Any, height: Any) -> tuple[int, int]:
+def given_size(width: Any, height: Any) -> tuple[int, int]:
     """Width and height as a file gives them; zeros, to measure the image, for what is no size."""
     with suppress(*ODD):
         sides = int(width), int(height)

@@ -24,7 +24,7 @@ from detseg.data.formats.json_files import (
     class_name,
     file_sources,
     flat,
-    image_size,
+    given_size,
     json_list,
     of_form,
     placed_names,
@@ -145,7 +145,7 @@ def _path(text: str) -> str:
 
 
 def _record(image: str, results: Sequence[Any], file: Path, left_out: LeftOut) -> Record:
-    sizes = (image_size(r.get("original_width"), r.get("original_height")) for r in results)
+    sizes = (given_size(r.get("original_width"), r.get("original_height")) for r in results)
     size = next((size for size in sizes if size != (0, 0)), (0, 0))
     labels: dict[Any, list[str]] = {}  # of a region, whose shape and label may be two results of one id
     shapes: dict[Any, Any] = {}

@@ -21,7 +21,7 @@ from detseg.data.formats.json_files import (
     class_name,
     file_sources,
     flat,
-    image_size,
+    given_size,
     json_lines,
     json_list,
     of_form,
@@ -80,7 +80,7 @@ def _record(row: Any, file: Path, left_out: LeftOut) -> Record | None:
         left_out.add("data rows of videos, left out", name)
         return None
     items = read_objects(annotations.get("objects") or [], partial(_item, left_out=left_out))
-    return Record(name, items, image_size(media.get("width"), media.get("height")), str(file))
+    return Record(name, items, given_size(media.get("width"), media.get("height")), str(file))
 
 
 def _chosen(labels: Sequence[Any]) -> Any:

@@ -21,7 +21,7 @@ from detseg.data.formats.json_files import (
     LeftOut,
     class_name,
     flat,
-    image_size,
+    given_size,
     is_text,
     json_object,
     names_beside,
@@ -59,6 +59,8 @@ WITHOUT_AREA = ("point", "points", "line", "linestrip", "points_with_labels")
 def is_labelme(file: Path) -> bool:
     """Whether a JSON file holds LabelMe's shapes of an image, by its beginning."""
     text = beginning(file)
+    if text.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":  # CVAT has lists of such shapes
+        return False
     shapes = re.search(rb'"shapes"\s*:\s*\[', text) and re.search(rb'"(imagePath|imageData|shape_type|points)"', text)
     # An embedded image may stand before the shapes, longer than what was read.
     return bool(shapes or re.search(rb'"imageData"\s*:\s*"', text))
@@ -90,7 +92,7 @@ def _records(
             continue
         with of_form(file, "LabelMe"):
             image = _image(read_part(content.get("imagePath"), file), file, cache)
-            size = image_size(*(read_part(content.get(key), file) for key in ("imageWidth", "imageHeight")))
+            size = given_size(*(read_part(content.get(key), file) for key in ("imageWidth", "imageHeight")))
             shapes = read_part(content["shapes"], file)
             items = _items(shapes, size, names, left_out)
         if is_text(content.get("imageData")) and not _is_there(image, folders, cache):

@@ -24,7 +24,7 @@ from detseg.data.formats.json_files import (
     LeftOut,
     class_name,
     flat,
-    image_size,
+    given_size,
     of_form,
     placed_names,
     read_objects,
@@ -118,7 +118,7 @@ def _records(sets: Sequence[Path], root: Path, source: Path) -> Iterator[Record]
             annotated.add(name)
             with of_form(file, FORMAT.title):
                 content = parse_json(read_bytes(file), file)
-                size = image_size(content["size"]["width"], content["size"]["height"])
+                size = given_size(content["size"]["width"], content["size"]["height"])
                 items = read_objects(content["objects"], partial(_item, size=size, left_out=left_out))
             yield Record(f"{folder.relative_to(root).as_posix()}/img/{name}", items, size, str(file))
         for name in sorted(names - annotated):

@@ -73,7 +73,14 @@ def test_a_damaged_file_is_named(tmp_path, text):
 
 @pytest.mark.parametrize(
     "content",
-    [{"images": []}, [{"image": "a"}], [{"id": 1, "data": {"image": "a"}, "annotations": []}], [], [1]],
+    [
+        {"images": []},
+        [{"image": "a"}],
+        [{"image": "a", "annotations": [{"bbox": [1, 2, 3, 4]}]}],
+        [{"id": 1, "data": {"image": "a"}, "annotations": []}],
+        [],
+        [1],
+    ],
 )
 def test_other_lists_are_none(tmp_path, content):
     assert not createml.is_createml(write_json(tmp_path / "a.json", content))

@@ -134,6 +134,13 @@ def test_which_annotation_counts(tmp_path, caplog):
     assert "images with several annotations, of which the ground truth counts, else the last: 2" in caplog.text
 
 
+def test_the_first_versions_called_annotations_completions(tmp_path):
+    old = task()
+    old["completions"] = [{"result": [result()]}]
+    del old["annotations"]
+    assert by_image(read(tmp_path, old))["a.png"] == [("rose", False, [8, 8, 32, 24])]
+
+
 def test_tasks_nobody_annotated_are_left_out(tmp_path, caplog):
     skipped = task(annotations=[{"was_cancelled": True, "result": []}])
     guessed = task(annotations=[], predictions=[{"model_version": "m", "result": [result()]}])

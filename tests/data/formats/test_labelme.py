@@ -228,4 +228,6 @@ def test_a_damaged_file_among_good_ones_is_named(tmp_path, text):
 def test_a_single_file(tmp_path):
     file = write(tmp_path, shapes=[shape("rose", [[1, 1], [5, 5]], "rectangle")])
     assert list(find_sources(file)) == [""] and len(read_annotations(file).ids) == 1
-    assert labelme.is_labelme(file) and not labelme.is_labelme(write_json(tmp_path / "o.json", {"shapes": 3}))
+    assert labelme.is_labelme(file)
+    for other in ({"shapes": 3}, [{"shapes": [{"type": "rectangle", "points": [1, 2, 3, 4]}]}]):
+        assert not labelme.is_labelme(write_json(tmp_path / "other.json", other))

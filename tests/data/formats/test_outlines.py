@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detseg.data.formats.json_files import class_name, image_size
+from detseg.data.formats.json_files import class_name, given_size
 from detseg.data.formats.outlines import cropped, decoded, drawn, ellipse, mask_png, pasted, png_mask, rotated_box
 from detseg.data.polygons import FAR
 
@@ -67,4 +67,4 @@ def test_what_is_no_name_of_a_class(value):
 def test_names_and_sizes_as_files_give_them():
     assert [class_name(value) for value in (" rose ", 7, 1.5)] == ["rose", "7", "1.5"]
     sizes = [("64", 48.0), (0, 48), (-1, 48), (None, 48), (math.inf, 48), (math.nan, 48), (10**12, 48)]
-    assert [image_size(*size) for size in sizes] == [(64, 48)] + [(0, 0)] * 6
+    assert [given_size(*size) for size in sizes] == [(64, 48)] + [(0, 0)] * 6
