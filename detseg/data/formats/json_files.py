@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,38 @@ def file_sources(
             files = ", ".join(file.name for file in splits[split])
             raise AnnotationError(f"{path}: no image of {files} is annotated{left_out.listing()}")
 
-    return record_sources(
+    return listed_sources(
         {split: partial(read, split) for split in splits},
         path,
         lambda split: image_folders(places[split], images, split),
         lambda: (names or names_beside)(next(iter(places.values()))),
     )
+
+
+def listed_sources(
+    splits: Mapping[str, Callable[[], Records]],
+    source: Path,
+    folders: Callable[[str], Sequence[Path]],
+    names: Callable[[], Sequence[str] | None],
+) -> Sources:
+    """`record_sources` where the list of classes, `names()`, is looked for when the first split is read, not before."""
+
+    def checked(split: str) -> Records:
+        for record in splits[split]():
+            if not record.image or "\0" in record.image:
+                place = record.file or source
+                raise AnnotationError(f"{place}: an image has the name {record.image!r:.100}; correct the file")
+            yield record
+
+    @cache
+    def sources() -> Sources:
+        return record_sources({split: partial(checked, split) for split in splits}, source, folders, names())
+
+    def read(split: str) -> Annotations:
+        data: Annotations = sources()[split]()
+        return data
+
+    return {split: partial(read, split) for split in splits}
 
 
 # ------------------------------------------------------------------ reading

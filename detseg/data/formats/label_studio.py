@@ -151,16 +151,19 @@ def _record(image: str, results: Sequence[Any], file: Path, left_out: LeftOut) -
     shapes: dict[Any, Any] = {}
     for number, result in enumerate(results):
         key, value = result.get("id", f"result {number}"), result.get("value")
-        kind = result.get("type")
-        if not isinstance(value, Mapping) or not any(part in value for part in ("x", "points", "rle", "imageDataURL")):
-            left_out.add(f"results of the type {kind}, no objects, left out", image)
-            continue
-        shapes.setdefault(key, value)
+        value = value if isinstance(value, Mapping) else {}
         named = next((v for k, v in value.items() if k.endswith("labels") and isinstance(v, list)), [])
-        labels[key] = list(dict.fromkeys([*labels.get(key, []), *named]))
+        if named:
+            labels[key] = list(dict.fromkeys([*labels.get(key, []), *named]))
+        if any(part in value for part in ("x", "points", "rle", "imageDataURL")):
+            shapes.setdefault(key, value)
+        elif not named:
+            left_out.add(f"results of the type {result.get('type')}, no objects, left out", image)
+    for _ in labels.keys() - shapes.keys():
+        left_out.add("labels without a region, left out", image)
 
     def read(key: Any) -> Item | None:
-        return _item(shapes[key], labels[key], size, left_out)
+        return _item(shapes[key], labels.get(key, []), size, left_out)
 
     items: list[Item | Fault] = read_objects(shapes, read, "region")
     return Record(image, items, size, str(file), shares=size == (0, 0))

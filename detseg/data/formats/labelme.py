@@ -24,6 +24,7 @@ from detseg.data.formats.json_files import (
     given_size,
     is_text,
     json_object,
+    listed_sources,
     names_beside,
     of_form,
     placed_names,
@@ -46,7 +47,7 @@ from detseg.data.formats.outlines import (
     png_mask,
     run_lengths,
 )
-from detseg.data.formats.records import Fault, Item, Record, RunLengths, record_sources
+from detseg.data.formats.records import Fault, Item, Record, RunLengths
 
 FOLDERS = (*ANNOTATION_FOLDERS, "images", "imgs", "jpegimages")
 SPECIAL = ("__ignore__", "_background_")
@@ -67,7 +68,7 @@ def is_labelme(file: Path) -> bool:
 
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
-    splits = files_by_split(path, (".json",), is_labelme, FOLDERS)
+    splits = files_by_split(path, (".json",), is_labelme, inside=FOLDERS)
     if not splits:
         return None
     places = {split: files[0].parent for split, files in splits.items()}
@@ -75,7 +76,7 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
     names = None if listed is None else [name for name in listed if name not in SPECIAL]
     folders = {split: image_folders(place, images, split) for split, place in places.items()}
     readers = {split: partial(_records, files, path, names, folders[split]) for split, files in splits.items()}
-    return record_sources(readers, path, folders.__getitem__, names)
+    return listed_sources(readers, path, folders.__getitem__, lambda: names)
 
 
 # ------------------------------------------------------------------ reading

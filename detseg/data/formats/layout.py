@@ -21,8 +21,9 @@ def beginning(file: Path, length: int = 65536) -> bytes:
         return b""
 
 
-@lru_cache(maxsize=64)  # every format asks about the same few files; keyed by their state, as files change
+@lru_cache(maxsize=4096)
 def _beginning(file: Path, length: int, changed: int, size: int) -> bytes:
+    """Read once for all formats that ask, and again when the file has changed."""
     with file.open("rb") as opened:
         return opened.read(length).replace(b"\0", b"")
 
@@ -35,27 +36,35 @@ def split_of(name: str) -> str | None:
 
 
 def files_by_split(
-    path: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool], below: Sequence[str] = ANNOTATION_FOLDERS
+    path: Path,
+    suffixes: Sequence[str],
+    is_ours: Callable[[Path], bool],
+    *,
+    each: bool = False,
+    inside: Sequence[str] = ANNOTATION_FOLDERS,
 ) -> dict[str, list[Path]]:
     """The annotation files of each split ("" where there are none) of a file or folder; empty if none is of this form.
 
     Of a folder: files named after splits; else folders named after splits, with the files in them; else all files.
-    Each is looked for in the folder itself and then in its folders of annotations, those named in `below`. `is_ours`
-    judges by content. Files beginning with a point are passed over.
+    Each is looked for in the folder itself and then in its folders of annotations, by the names in `inside`. `is_ours`
+    judges by content.
+    Files beginning with a point are passed over, and with `each` those that are not of this form: tables of other
+    things lie beside tables of boxes. Else a look at the first few must do.
     """
     if path.is_file():
         return {"": [path]} if path.suffix.lower() in suffixes and is_ours(path) else {}
-    for folder in _places(path, below):
-        own = _files(folder, suffixes, is_ours)
+    for folder in _places(path, inside):
+        own = _files(folder, suffixes, is_ours, each)
         named = _grouped(own)
         if "train" in named or "val" in named:
             return named
         divided: dict[str, list[Path]] = {}
-        for part in _folders(folder):
-            split = split_of(part.name)
+        for below in subfolders(folder):
+            split = split_of(below.name)
             if split is not None and split not in divided:
-                inside = next(filter(None, (_files(place, suffixes, is_ours) for place in _places(part, below))), [])
-                divided |= {split: inside} if inside else {}
+                places = _places(below, inside)
+                files = next(filter(None, (_files(place, suffixes, is_ours, each) for place in places)), [])
+                divided |= {split: files} if files else {}
         if divided:
             return divided
         if own:
@@ -63,23 +72,27 @@ def files_by_split(
     return {}
 
 
-def _places(folder: Path, below: Sequence[str]) -> list[Path]:
+def _places(folder: Path, inside: Sequence[str]) -> list[Path]:
     """A folder, then those in it that hold annotations by their name."""
-    found = {entry.name.lower(): entry for entry in _folders(folder)}
-    return [folder, *(found[name] for name in below if name in found)]
+    below = {entry.name.lower(): entry for entry in subfolders(folder)}
+    return [folder, *(below[name] for name in inside if name in below)]
 
 
-def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:  # unlike pathlib it asks the disk about no file by itself
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones; none if it is no folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # it knows folders without asking for each
         return sorted(Path(e.path) for e in entries if not e.name.startswith((".", "__")) and e.is_dir())
 
 
-def _files(folder: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool]) -> list[Path]:
-    """All files with one of these endings where one of the first few is of this form, else none."""
-    endings = tuple(suffixes)
+def _files(folder: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool], each: bool) -> list[Path]:
+    """The files with one of these endings, where one of the first few is of this form; else none."""
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.lower().endswith(endings) and e.name[0] != "." and e.is_file()]
-    files = [folder / name for name in sorted(names)]
+        found = [e for e in entries if not e.name.startswith(".") and e.name.lower().endswith(tuple(suffixes))]
+    files = sorted(Path(e.path) for e in found if e.is_file())
+    if each:
+        return [file for file in files if is_ours(file)]
     return files if any(is_ours(file) for file in files[:TRIED]) else []
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import AnnotationError, Annotations, Category
+from detseg.data.annotations import Annotations, Category
 from detseg.data.formats.assemble import Assembler, box_areas
 from detseg.data.formats.format import Sources
 from detseg.data.formats.locate import locate_images, measure_images
@@ -73,11 +73,8 @@ def read_records(
     """
     assembler = Assembler()
     labels = {} if names is None else {name: label for label, name in enumerate(names)}
-    images: list[str] = []
-    shares: list[bool] = []
+    images, shares = [], []
     for record in records:
-        if not record.image or "\0" in record.image:
-            raise AnnotationError(f"{record.file or source}: image {len(images) + 1} has the name {record.image!r}")
         images.append(record.image)
         shares.append(record.shares)
         assembler.add_image(record.image, record.file or str(source), record.size)
@@ -164,26 +161,23 @@ def record_sources(
     splits: Mapping[str, Callable[[], Records]],
     source: Path,
     folders: Callable[[str], Sequence[Path]],
-    names: Sequence[str] | Callable[[], Sequence[str] | None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Sources:
     """The splits, each with its reader; classes that no file lists are those of all splits together.
 
-    `folders(split)` says where the images of a split may lie; `names` may be a function, to be asked on reading only.
+    `folders(split)` says where the images of a split may lie.
     """
 
-    @cache
-    def listed() -> Sequence[str] | None:
-        return names() if callable(names) else names
+    def read(split: str) -> Annotations:
+        return read_records(splits[split](), source, folders(split), names)
+
+    if names is not None or len(splits) == 1:
+        return {split: partial(read, split) for split in splits}
 
     @cache
     def everything() -> dict[str, Annotations]:
-        found = {split: read_records(splits[split](), source, folders(split)) for split in splits}
+        found = {split: read(split) for split in splits}
         union = sorted({name for data in found.values() for name in data.names})
         return {split: with_names(data, union) for split, data in found.items()}
 
-    def read(split: str) -> Annotations:
-        if listed() is None and len(splits) > 1:
-            return everything()[split]
-        return read_records(splits[split](), source, folders(split), listed())
-
-    return {split: partial(read, split) for split in splits}
+    return {split: partial(lambda split: everything()[split], split) for split in splits}

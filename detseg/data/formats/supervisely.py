@@ -25,6 +25,7 @@ from detseg.data.formats.json_files import (
     class_name,
     flat,
     given_size,
+    listed_sources,
     of_form,
     placed_names,
     read_objects,
@@ -34,7 +35,7 @@ from detseg.data.formats.json_files import (
 from detseg.data.formats.layout import TRIED, beginning, split_of
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, FolderCache, PlaceImages, image_folders
 from detseg.data.formats.outlines import cropped, drawn, from_base64, mask_png, own_mask, pasted, png_mask, run_lengths
-from detseg.data.formats.records import Item, Record, record_sources
+from detseg.data.formats.records import Item, Record
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
         log.warning("%s: the data sets %s are named after no split and were left out", path, names)
     folders = [root] if images is None else image_folders(root, images)
     readers = {split: partial(_records, members, root, path) for split, members in splits.items()}
-    return record_sources(readers, path, lambda _: folders, partial(_class_names, root))
+    return listed_sources(readers, path, lambda _: folders, partial(_class_names, root))
 
 
 def _datasets(root: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from detseg.data.formats.json_files import (
     LeftOut,
     class_name,
     json_object,
+    listed_sources,
     of_form,
     placed_names,
     read_objects,
@@ -31,7 +32,7 @@ from detseg.data.formats.json_files import (
 from detseg.data.formats.layout import beginning, files_by_split
 from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse
-from detseg.data.formats.records import Item, Record, record_sources
+from detseg.data.formats.records import Item, Record
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
 
     readers = {split: lambda files=files: _records(files, path, classes()[0]) for split, files in splits.items()}
     folders = lambda split: image_folders(places[split], images, split)  # noqa: E731
-    return record_sources(readers, path, folders, lambda: classes()[1])
+    return listed_sources(readers, path, folders, lambda: classes()[1])
 
 
 # ------------------------------------------------------------------ reading

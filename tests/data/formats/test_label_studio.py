@@ -98,13 +98,17 @@ def test_damaged_brush_masks_are_problems(tmp_path, code):
     assert len(data.ids) == 1 and len(data.read_problems) == 1
 
 
-def test_shape_and_label_may_be_two_results_of_a_region(tmp_path):
+def test_shape_and_label_may_be_two_results_of_a_region(tmp_path, caplog):
     geometry = {key: RECT[key] for key in ("x", "y", "width", "height", "rotation")}
     pair = [
         result(geometry, "rectangle", id="same"),
         result(geometry | {"labels": ["rose"]}, "labels", id="same"),
     ]
     assert by_image(read(tmp_path, task(*pair)))["a.png"] == [("rose", False, [8, 8, 32, 24])]
+    pair[1]["value"] = {"labels": ["daisy"]}
+    stray = result({"labels": ["tulip"]}, "labels", id="other")
+    assert by_image(read(tmp_path, task(*pair, stray)))["a.png"] == [("daisy", False, [8, 8, 32, 24])]
+    assert "labels without a region, left out: 1" in caplog.text
 
 
 def test_labels_are_not_guessed(tmp_path):
