@@ -197,10 +197,11 @@ def read_objects(
 def class_name(value: Any) -> str:
     """A class by its name; numbers are taken as they are written. ValueError for what is no name."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
+        return str(value)
+    name = value.strip() if isinstance(value, str) else ""
+    if not name:
         raise ValueError(f"its class is {value!r}, no name")
-    return value.strip()
+    return name
 
 
 def given_size(width: Any, height: Any) -> tuple[int, int]:
@@ -219,7 +220,7 @@ def is_text(value: Any) -> bool:
 
 def flat(points: Iterable[Any]) -> list[float]:
     """x1, y1, x2, y2, ... of points [x, y] or {"x": x, "y": y}."""
-    pairs = [(p["x"], p["y"]) if isinstance(p, Mapping) else p for p in points]
+    pairs = [(p["x"], p["y"]) if isinstance(p, dict) else p for p in points]
     return [float(value) for x, y in pairs for value in (x, y)]
 
 

@@ -165,8 +165,8 @@ def _item(shapes: Sequence[Any], size: tuple[int, int], left_out: LeftOut) -> It
 
 
 def _is_ignored(shape: Any) -> bool:
-    flags = shape.get("flags") or {}
-    return shape.get("difficult") is True or any(flags.get(flag) is True for flag in IGNORED)
+    flags = shape.get("flags")
+    return shape.get("difficult") is True or bool(flags and any(flags.get(flag) is True for flag in IGNORED))
 
 
 def _box(points: Sequence[float]) -> tuple[float, float, float, float]:
