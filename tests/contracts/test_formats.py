@@ -105,7 +105,8 @@ def test_what_it_holds_comes_back_and_the_rest_is_told(tmp_path, sample, format,
 def test_a_damaged_file_is_one_clear_error(tmp_path, sample, format):
     """Every file but the images, in turn: bytes that are no text, or nothing at all."""
     format.write(sample, tmp_path / "to", "train")
-    files = [f for f in (tmp_path / "to").rglob("*") if f.is_file() and f.suffix in (".json", ".xml", ".yaml")]
+    texts = (".json", ".ndjson", ".xml", ".yaml")
+    files = [f for f in (tmp_path / "to").rglob("*") if f.is_file() and f.suffix in texts]
     assert files
     for file in files:
         good = file.read_bytes()

@@ -3,7 +3,23 @@
 A format is known to `--data`, to every reader, message and help text by its entry in `FORMATS`.
 """
 
-from detseg.data.formats import class_folders, coco, label_table, mask_folders, mnist, named_files, packed, voc, yolo
+from detseg.data.formats import (
+    class_folders,
+    coco,
+    createml,
+    label_studio,
+    label_table,
+    labelbox,
+    labelme,
+    mask_folders,
+    mnist,
+    named_files,
+    packed,
+    supervisely,
+    via,
+    voc,
+    yolo,
+)
 from detseg.data.formats.coco import read_coco, write_coco
 from detseg.data.formats.format import FORMATS, Format, NotRecognisedError, formats_of, looked_for, titles
 from detseg.data.formats.mask_folders import has_mask_files
@@ -51,6 +67,12 @@ __all__ = [
 ]
 
 FORMATS += [
+    labelme.FORMAT,
+    via.FORMAT,
+    label_studio.FORMAT,
+    createml.FORMAT,
+    labelbox.FORMAT,
+    supervisely.FORMAT,
     coco.FORMAT,
     voc.FORMAT,
     yolo.FORMAT,
