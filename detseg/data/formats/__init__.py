@@ -3,7 +3,22 @@
 A format is known to `--data`, to every reader, message and help text by its entry in `FORMATS`.
 """
 
-from detseg.data.formats import class_folders, coco, label_table, mask_folders, packed, voc, yolo
+from detseg.data.formats import (
+    box_table,
+    class_folders,
+    coco,
+    cvat,
+    datumaro,
+    dlib,
+    kitti,
+    label_table,
+    mask_folders,
+    open_images,
+    packed,
+    visdrone,
+    voc,
+    yolo,
+)
 from detseg.data.formats.coco import read_coco, write_coco
 from detseg.data.formats.format import FORMATS, Format, NotRecognisedError, formats_of, looked_for, titles
 from detseg.data.formats.mask_folders import has_mask_files
@@ -51,9 +66,16 @@ __all__ = [
 ]
 
 FORMATS += [
+    cvat.FORMAT,  # before those that go by names of files and folders: these know their files by content
+    dlib.FORMAT,
+    datumaro.FORMAT,
+    kitti.FORMAT,
+    visdrone.FORMAT,
     coco.FORMAT,
     voc.FORMAT,
     yolo.FORMAT,
+    open_images.FORMAT,
+    box_table.FORMAT,
     mask_folders.FORMAT,
     label_table.FORMAT,
     class_folders.FORMAT,

@@ -1,5 +1,6 @@
 """Where the annotation files of a set lie: in one file, in a file a split, in folders of splits, or one an image."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -28,25 +29,28 @@ def split_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def files_by_split(path: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool]) -> dict[str, list[Path]]:
+def files_by_split(
+    path: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool], *, each: bool = False
+) -> dict[str, list[Path]]:
     """The annotation files of each split ("" where there are none) of a file or folder; empty if none is of this form.
 
     Of a folder: files named after splits; else folders named after splits, with the files in them; else all files.
     Each is looked for in the folder itself and then in its folders of annotations. `is_ours` judges by content.
-    Files beginning with a point are passed over.
+    Files beginning with a point are passed over, and with `each` those that are not of this form: tables of other
+    things lie beside tables of boxes. Else a look at the first few must do.
     """
     if path.is_file():
         return {"": [path]} if path.suffix.lower() in suffixes and is_ours(path) else {}
     for folder in _places(path):
-        own = _files(folder, suffixes, is_ours)
+        own = _files(folder, suffixes, is_ours, each)
         named = _grouped(own)
         if "train" in named or "val" in named:
             return named
         divided: dict[str, list[Path]] = {}
-        for below in _folders(folder):
+        for below in subfolders(folder):
             split = split_of(below.name)
             if split is not None and split not in divided:
-                inside = next(filter(None, (_files(place, suffixes, is_ours) for place in _places(below))), [])
+                inside = next(filter(None, (_files(place, suffixes, is_ours, each) for place in _places(below))), [])
                 divided |= {split: inside} if inside else {}
         if divided:
             return divided
@@ -57,18 +61,25 @@ def files_by_split(path: Path, suffixes: Sequence[str], is_ours: Callable[[Path]
 
 def _places(folder: Path) -> list[Path]:
     """A folder, then those in it that hold annotations by their name."""
-    below = {entry.name.lower(): entry for entry in _folders(folder)}
+    below = {entry.name.lower(): entry for entry in subfolders(folder)}
     return [folder, *(below[name] for name in ANNOTATION_FOLDERS if name in below)]
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(e for e in folder.iterdir() if e.is_dir() and not e.name.startswith((".", "__")))
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones; none if it is no folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # it knows folders without asking for each
+        return sorted(Path(e.path) for e in entries if not e.name.startswith((".", "__")) and e.is_dir())
 
 
-def _files(folder: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool]) -> list[Path]:
-    """All files with one of these endings where one of the first few is of this form, else none."""
-    files = sorted(e for e in folder.iterdir() if e.suffix.lower() in suffixes and not e.name.startswith("."))
-    files = [file for file in files if file.is_file()]
+def _files(folder: Path, suffixes: Sequence[str], is_ours: Callable[[Path], bool], each: bool) -> list[Path]:
+    """The files with one of these endings, where one of the first few is of this form; else none."""
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if not e.name.startswith(".") and e.name.lower().endswith(tuple(suffixes))]
+    files = sorted(Path(e.path) for e in found if e.is_file())
+    if each:
+        return [file for file in files if is_ours(file)]
     return files if any(is_ours(file) for file in files[:TRIED]) else []
 
 
