@@ -228,7 +228,7 @@ def _chosen(piece: Piece, columns: Columns, split: str | None, file: Path) -> _C
     """The rows with an image, of the split; AnnotationError for a row that has something else and no image."""
     names = piece.columns[columns.image]
     kept = np.ones(len(names), bool)
-    for at in [at for at, name in enumerate(names) if not name.strip()]:
+    for at in [] if all(map(str.strip, names)) else [at for at, name in enumerate(names) if not name.strip()]:
         kept[at] = False
         if any(column[at].strip() for column in piece.columns):
             line = lines_of(file, {piece.first + at}, bool(columns.heading)).get(piece.first + at)
@@ -253,9 +253,10 @@ class _Sizes:
         self._pieces: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
 
     def add(self, images: NDArray[np.int64], width: Sequence[str], height: Sequence[str]) -> None:
-        told = np.nan_to_num(np.stack([numbers(width)[0], numbers(height)[0]], axis=1), posinf=0, neginf=0)
-        _, first = np.unique(images, return_index=True)
-        self._pieces.append((images[first], np.clip(told[first], 0, 2**31 - 1).astype(np.int32)))
+        first = np.unique(images, return_index=True)[1]
+        sides = [numbers([cells[at] for at in first.tolist()])[0] for cells in (width, height)]
+        told = np.nan_to_num(np.stack(sides, axis=1), posinf=0, neginf=0)
+        self._pieces.append((images[first], np.clip(told, 0, 2**31 - 1).astype(np.int32)))
 
     def of(self, count: int) -> NDArray[np.int32]:
         """(count, 2) width, height; zeros where none are told."""

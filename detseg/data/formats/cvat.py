@@ -129,6 +129,13 @@ class _Images(XmlHandler):
             )
         elif self._image is None or self._inside:
             self._inside += tag == "skeleton"
+        elif tag == "box" and "rotation" not in attributes:
+            a = attributes
+            try:  # mostly, a million times
+                box = float(a["xtl"]), float(a["ytl"]), float(a["xbr"]), float(a["ybr"])
+                self._items.append(Item(a["label"], box))
+            except (KeyError, ValueError):
+                self._add(tag, attributes)
         elif tag in SHAPES:
             self._add(tag, attributes)
         elif tag in NO_AREA:
@@ -173,8 +180,8 @@ class _Images(XmlHandler):
 
 def _item(tag: str, a: dict[str, str], size: tuple[int, int]) -> Item:
     if tag == "box":
-        box = float(a["xtl"]), float(a["ytl"]), float(a["xbr"]), float(a["ybr"])
-        if "rotation" not in a or not float(a["rotation"]):
+        box = tuple(float(a[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
+        if not float(a.get("rotation", 0)):
             return Item(a["label"], box)
         return Item(a["label"], polygons=[turned_box(box, float(a["rotation"]))])
     if tag == "polygon":

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,18 @@ class _Rle(msgspec.Struct, gc=False):
     counts: str | list[int]
 
 
-class _Annotation(msgspec.Struct):
+class _Attributes(msgspec.Struct, gc=False):
+    is_crowd: bool | int | None = False
+
+
+class _Annotation(msgspec.Struct, gc=False):
     type: str
     label_id: int | None = None
     group: int = 0
     bbox: list[float] | None = None
-    points: Any = None
+    points: list[float] | None = None
     rle: _Rle | None = None
-    attributes: dict[str, Any] | None = None
+    attributes: _Attributes | None = None
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -52,7 +56,7 @@ class _Image(msgspec.Struct, gc=False):
     size: tuple[int, int] | None = None  # height, width
 
 
-class _ItemOf(msgspec.Struct):
+class _ItemOf(msgspec.Struct, gc=False):
     id: str | int
     annotations: list[_Annotation] = []
     image: _Image | None = None
@@ -97,10 +101,11 @@ def _is_ours(file: Path) -> bool:
 
 
 def _read(path: Path, files: dict[str, list[Path]], split: str, images: str | Path | None) -> Annotations:
-    every = [_names(_load(file)) for group in files.values() for file in group]
-    names = list(dict.fromkeys(name for listed in every for name in listed))
+    own = {file: _load(file) for file in files[split]}
+    every = (own[file] if file in own else _load(file) for group in files.values() for file in group)
+    names = list(dict.fromkeys(name for content in every for name in _names(content)))
     folders = image_folders(files[split][0].parent, images, split)
-    return read_records(_records(files[split]), path, folders, names)
+    return read_records(_records(own), path, folders, names)
 
 
 def _load(file: Path) -> _File:
@@ -120,10 +125,9 @@ def _names(content: _File) -> list[str]:
     return [] if content.categories.label is None else [label.name for label in content.categories.label.labels]
 
 
-def _records(files: Sequence[Path]) -> Iterator[Record]:
-    for file in files:
+def _records(files: Mapping[Path, _File]) -> Iterator[Record]:
+    for file, content in files.items():
         left_out: Counter[str] = Counter()
-        content = _load(file)
         names = _names(content)
         for position, raw in enumerate(content.items):
             item, faults = _item_of(raw, f"{file}: items[{position}]")
@@ -200,22 +204,21 @@ def _join(objects: list[Any], rows: list[int]) -> None:
 
 
 def _item(a: _Annotation, name: str) -> Item | None:
-    attributes = a.attributes or {}
-    iscrowd = bool(attributes.get("is_crowd", False))
+    iscrowd = a.attributes is not None and bool(a.attributes.is_crowd)
+    if a.type == "bbox" and a.bbox is not None and len(a.bbox) == 4:
+        x, y, width, height = a.bbox
+        return Item(name, (x, y, x + width, y + height), iscrowd=iscrowd)
     if a.type == "mask":
         if a.rle is None or not is_mask(*a.rle.size, a.rle.counts):
             return None
         return Item(name, mask=RunLengths(*a.rle.size, a.rle.counts), iscrowd=iscrowd)
     values = a.bbox if a.type in ("bbox", "rotated_bbox") else a.points
-    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+    if values is None:
         return None
     if a.type == "polygon":
         return Item(name, polygons=[values], iscrowd=iscrowd)
-    if len(values) != (5 if a.type == "rotated_bbox" else 4):
+    if a.type == "bbox" or len(values) != (5 if a.type == "rotated_bbox" else 4):
         return None
-    if a.type == "bbox":
-        x, y, width, height = values
-        return Item(name, (x, y, x + width, y + height), iscrowd=iscrowd)
     if a.type == "rotated_bbox":  # middle, size, degrees clockwise
         x, y, width, height, degrees = values
         box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)

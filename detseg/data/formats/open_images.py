@@ -7,7 +7,7 @@ Format: https://storage.googleapis.com/openimages/web/download_v7.html#data-form
 import csv
 import io
 import logging
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,14 @@ def _image_folders(file: Path, root: Path, images: str | Path | None, split: str
 
 def _add_images_without_objects(rows: BoxRows, file: Path, root: Path, split: str, folders: list[Path]) -> None:
     """Images that a list of images has and no box: those that are there, for hardly anybody downloads all of them."""
-    names = {path.stem: path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+
+    @cache
+    def stems(folder: Path) -> set[str]:
+        return {file.stem for file in folder.iterdir()} if folder.is_dir() else set()
+
+    def is_there(image: Path) -> bool:
+        return any(image.name in stems(folder / image.parent) for folder in folders)
+
     for found in _beside(file, root, "*images*rotation*.csv"):
         _, start = first_rows(found, 1)
         if not start or not set(IMAGES_HEADING) <= set(start[0]):
@@ -126,7 +133,7 @@ def _add_images_without_objects(rows: BoxRows, file: Path, root: Path, split: st
         spellings = SPLITS.get(split, (split,))
         for piece in pieces(found, True):
             for image, part in zip(piece.columns[name], piece.columns[subset], strict=True):
-                if (not split or part.lower() in spellings) and Path(image).name in names:
+                if (not split or part.lower() in spellings) and is_there(Path(image)):
                     rows.images.of([image])
 
 

@@ -4,10 +4,11 @@ import codecs
 import csv
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from detseg.data.formats.records import with_images
 
 EXTENSIONS = (".csv", ".tsv")
 MARKS = ",;\t|"
-PIECE = 1 << 15  # rows
+PIECE = 512  # rows; many more at a time leave the cache and take four times as long
 NOTHING = ("", "nan", "none", "null", "na", "n/a")  # what programs write into a cell without a value
 
 
@@ -55,18 +56,14 @@ def pieces(file: Path, heading: bool) -> Iterator[Piece]:
     """The rows of a table; AnnotationError for what is no text or no table, with its line."""
     first, width = 0, 0
     try:
-        with file.open(encoding=_encoding(file), newline="") as opened:
+        with _opened(file) as opened:
             reader = csv.reader(opened, delimiter=first_rows(file)[0], skipinitialspace=True)
             try:
                 width = len(next(filter(None, reader), ())) if heading else 0
                 while read := list(islice(reader, PIECE)):
-                    rows = [row for row in read if row]
-                    width = width or len(rows[0]) if rows else width
-                    odd = {at: len(row) for at, row in enumerate(rows) if len(row) != width}
-                    for at in odd:
-                        rows[at] = (rows[at] + [""] * width)[:width]
-                    if rows:
-                        yield Piece(first, list(zip(*rows, strict=True)), odd)
+                    if rows := list(filter(None, read)):
+                        width = width or len(rows[0])
+                        yield _piece(first, rows, width)
                     first += len(rows)
             except csv.Error as error:
                 raise AnnotationError(f"{file}: line {reader.line_num}: not a CSV table: {error}") from error
@@ -76,18 +73,32 @@ def pieces(file: Path, heading: bool) -> Iterator[Piece]:
         raise AnnotationError(f"{file}: cannot be read as text: {error}") from error
 
 
+def _piece(first: int, rows: list[list[str]], width: int) -> Piece:
+    with suppress(ValueError):  # rows of different lengths
+        columns: list[Sequence[str]] = list(zip(*rows, strict=True))
+        if len(columns) == width:
+            return Piece(first, columns, {})
+    odd = {at: len(row) for at, row in enumerate(rows) if len(row) != width}
+    return Piece(first, list(zip(*((row + [""] * width)[:width] for row in rows), strict=True)), odd)
+
+
 def lines_of(file: Path, positions: set[int], heading: bool) -> dict[int, int]:
     """The lines on which the rows at positions of `pieces` end; for messages, it reads the file again."""
-    with file.open(encoding=_encoding(file), newline="") as opened:
+    with _opened(file) as opened:
         reader = csv.reader(opened, delimiter=first_rows(file)[0], skipinitialspace=True)
         rows = enumerate(filter(None, reader), -int(heading))
         return {position: reader.line_num for position, _ in rows if position in positions}
 
 
-def _encoding(file: Path) -> str:
+def _opened(file: Path) -> TextIO:
+    """The text of a file after its byte order mark, UTF-8 or as spreadsheets write UTF-16."""
     with file.open("rb") as opened:
-        start = opened.read(2)
-    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        start = opened.read(3)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return file.open(encoding="utf-16", newline="")
+    text = file.open(encoding="utf-8", newline="")  # "utf-8-sig" is decoded in Python, slowly
+    text.seek(len(codecs.BOM_UTF8) if start == codecs.BOM_UTF8 else 0)
+    return text
 
 
 def _bad_line(file: Path) -> str:
