@@ -12,14 +12,20 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "ann", "labels", "j
 TRIED = 5  # files of a folder that are looked into before it is not of a form
 
 
-@lru_cache(maxsize=4096)
 def beginning(file: Path, length: int = 65536) -> bytes:
     """The first bytes of a file, without the zeros of UTF-16; nothing if it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return opened.read(length).replace(b"\0", b"")
+        state = file.stat()
+        return _beginning(file, length, state.st_mtime_ns, state.st_size)
     except OSError:
         return b""
+
+
+@lru_cache(maxsize=4096)
+def _beginning(file: Path, length: int, changed: int, size: int) -> bytes:
+    """Read once for all formats that ask, and again when the file has changed."""
+    with file.open("rb") as opened:
+        return opened.read(length).replace(b"\0", b"")
 
 
 def split_of(name: str) -> str | None:
