@@ -4,8 +4,8 @@
         [--polygons] [--peers-python ../peers/bin/python]
 
 Writes a generated set of each format to a temporary folder, loads it with detseg and with those of pycocotools,
-datumaro and globox that are installed for the Python of --peers-python, and prints seconds and peak memory. The images
-of Open Images are there, since its boxes are shares of them; no other loader opens an image.
+datumaro and globox that are installed for the Python of --peers-python, and prints seconds and peak memory. Boxes of
+Open Images are shares, so its images are there and opened; images of the other formats are not.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def write_datumaro(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
 
 def write_cvat(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
     labels = "".join(f"<label><name>{name}</name><attributes></attributes></label>" for name in CLASSES)
+    link_images(folder / "images", len(drawn))  # datumaro asks for them
     path = folder / "train.xml"
     with path.open("w") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>\n')
@@ -162,17 +163,23 @@ def write_cvat(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
     return folder
 
 
-def write_openimages(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
+def link_images(folder: Path, count: int) -> None:
+    """Many names of one image."""
     from PIL import Image
 
-    for name in ("annotations", "images/train"):
-        (folder / name).mkdir(parents=True)
-    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "image.jpg")
+    folder.mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / image_name(0))
+    for row in range(1, count):
+        os.link(folder / image_name(0), folder / image_name(row))
+
+
+def write_openimages(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
+    (folder / "annotations").mkdir()
+    link_images(folder / "images/train", len(drawn))
     titles = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction"
     with (folder / "annotations/train-annotations-bbox.csv").open("w") as file:
         file.write(f"{titles},IsInside\n")
         for row, boxes in enumerate(drawn):
-            os.link(folder / "image.jpg", folder / "images/train" / image_name(row))
             for label, x1, y1, x2, y2 in boxes:
                 shares = f"{x1 / WIDTH:.6f},{x2 / WIDTH:.6f},{y1 / HEIGHT:.6f},{y2 / HEIGHT:.6f}"
                 file.write(f"{Path(image_name(row)).stem},xclick,/m/{label:05d},1,{shares},0,0,0,0,0\n")
@@ -270,7 +277,9 @@ def make_table(results: dict[str, dict[str, float]], title: str) -> Table:
     own = results.get("detseg")
     for name, run in results.items():
         ratios = (
-            ("", "") if own is None else (f"{run['cpu'] / own['cpu']:.1f} x", f"{run['added'] / own['added']:.1f} x")
+            ("", "")
+            if own is None
+            else (f"{run['cpu'] / own['cpu']:.1f} x", f"{run['added'] / max(own['added'], 1):.1f} x")
         )
         cells = (f"{run['objects']:,}", f"{run['seconds']:.2f}", f"{run['cpu']:.2f}", f"{run['added']:.0f}")
         table.add_row(name, *cells, *ratios)

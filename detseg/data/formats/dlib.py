@@ -69,9 +69,9 @@ class _Images(XmlHandler):
             self._label = _as_utf8(self.heard())
         elif tag == "box" and self._box is not None:
             label = self._label or _as_utf8(self._box.get("label", ""))
-            self.unlabelled += not label
             try:
                 self._items.append(_item(self._box, label or UNLABELLED))
+                self.unlabelled += not label
             except (KeyError, ValueError) as error:
                 what = f"no {error}" if isinstance(error, KeyError) else str(error)
                 self._items.append(Fault(f"line {self.line}: <box> of {label!r}: {what}"))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations, Category
+from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler, box_areas
 from detseg.data.formats.format import Sources
 from detseg.data.formats.locate import (
@@ -101,6 +101,9 @@ def with_images(
     data: Annotations, names: Sequence[str], folders: Sequence[Path], shares: NDArray[np.bool_]
 ) -> Annotations:
     """The set with its images found by their `names` (N,) and measured, and the shares of `shares` (N,) in pixels."""
+    odd = next((name for name in names if "\0" in name), None)
+    if odd is not None:  # no system has such a file
+        raise AnnotationError(f"{data.source}: the name of an image holds a zero byte: {odd!r:.100}; correct the file")
     cache = FolderCache()
     paths = locate_images([_with_extension(name, folders, cache) for name in names], folders)
     data = replace(data, paths=np.array(paths, np.str_), sizes=measure_images(paths, data.sizes))
