@@ -164,13 +164,16 @@ def write_cvat(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
 
 
 def link_images(folder: Path, count: int) -> None:
-    """Many names of one image."""
+    """Many names of one image, or of a few: a file cannot have more than some ten thousand."""
     from PIL import Image
 
     folder.mkdir(parents=True)
-    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / image_name(0))
-    for row in range(1, count):
-        os.link(folder / image_name(0), folder / image_name(row))
+    for row in range(count):
+        first = row - row % 10_000
+        if row == first:
+            Image.new("RGB", (WIDTH, HEIGHT)).save(folder / image_name(row))
+        else:
+            os.link(folder / image_name(first), folder / image_name(row))
 
 
 def write_openimages(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
