@@ -136,7 +136,7 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
         if path.suffix.lower() in TABLE_EXTENSIONS and columns_of(path) is not None:
             raise AnnotationError(
                 f"{path}: is a table of boxes, not of images with one class each. Cut its objects out first, from the "
-                f"folder with a table for training and one for validation: detseg crops --data {path.parent} --output crops"
+                f"folder with tables for training and validation: detseg crops --data {path.parent} --output crops"
             )
         return _sources({"": path}, images) if path.suffix.lower() in TABLE_EXTENSIONS else None
     tables = tables_of(path)
