@@ -85,6 +85,16 @@ def read_records(
         images.append(record.image)
         shares.append(record.shares)
         assembler.add_image(record.image, record.file or str(source), record.size)
+        columns = _columns(record.items)
+        if columns is not None:  # mostly, for a million objects
+            called, boxes, iscrowd = columns
+            if names is None:
+                for name in called:
+                    labels.setdefault(name, len(labels))
+            numbers = [labels.get(name, -1) for name in called]
+            if -1 not in numbers:
+                assembler.add_boxes(boxes, numbers, iscrowd)
+                continue
         for item in record.items:
             if isinstance(item, Fault):
                 assembler.add_problem(item.what, item.remedy, item.kind, of_next_object=True)
@@ -111,14 +121,25 @@ def with_images(
     return _in_pixels(data, shares)
 
 
+def _columns(items: Sequence[Item | Fault]) -> tuple[list[str], list[Sequence[float]], list[bool]] | None:
+    """The names and boxes of objects that are nothing but boxes, and which are ignored; None if some are more."""
+    names, boxes, ignored = [], [], []
+    for item in items:
+        if isinstance(item, Fault):
+            return None
+        name, box, polygons, mask, iscrowd = item
+        if box is None or polygons or mask is not None:
+            return None
+        names.append(name)
+        boxes.append(box)
+        ignored.append(iscrowd)
+    return names, boxes, ignored
+
+
 def _add(assembler: Assembler, item: Item, label: int) -> None:
     if label < 0:
         what, remedy = f"the class {item.name!r} is not in the list of classes", "add it to the list, or correct it"
         assembler.add_problem(what, remedy, "unknown-category", of_next_object=True)
-    if item.box is not None and not item.polygons and item.mask is None:  # mostly, a million times
-        assembler.add_object(item.box, label, item.iscrowd)
-        assembler.segments.add_nothing()
-        return
     usable = [polygon for polygon in item.polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
     usable = [polygon for polygon in usable if can_be_drawn(polygon)]
     if len(usable) < len(item.polygons):
