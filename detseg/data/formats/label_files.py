@@ -3,11 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.layout import split_of, subfolders
+from detseg.data.formats.layout import beginning, split_of, subfolders
 from detseg.data.formats.locate import PlaceImages, list_images, read_text
 from detseg.data.formats.records import Fault, Item, Record
 from detseg.data.formats.write import placed_names
@@ -15,7 +16,7 @@ from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-LOOKED_INTO = 20  # files of a folder, for the first may be of images without objects
+LOOKED_INTO = 5  # files of a folder with something in them
 
 ReadLine = Callable[[str], Sequence[Item | Fault]]
 
@@ -37,36 +38,28 @@ def label_folders(
     """
     if path.is_file():
         return {}
-    pair = _pair(path.parent, labels, images, is_ours, path) or _pair(path, labels, images, is_ours)
+    above = _pair(path.parent, labels, images)
+    pair = above if above and above.labels == path else _pair(path, labels, images)
     if pair:
-        within = {s: _within(pair, s) for folder in subfolders(pair.labels) if (s := folder.name) and split_of(s)}
-        divided = {split_of(name) or name: found for name, found in within.items() if found}
-        return divided or {"": pair}
-    below = subfolders(path)
-    splits: dict[str, LabelFolder] = {}
-    for folder in below:
-        split = split_of(folder.name.lower().replace("test-dev", "test"))
-        found = None if split is None else _pair(folder, labels, images, is_ours)
-        if split is not None and found is not None:
-            splits.setdefault(split, found)
-    return splits
+        names = [folder.name for folder in subfolders(pair.labels) if split_of(folder.name)]
+        divided = {split_of(name) or name: found for name in names if (found := _within(pair, name))}
+        splits = divided or {"": pair}
+    else:
+        splits = {}
+        for folder in subfolders(path):
+            split = split_of(folder.name.lower().replace("test-dev", "test"))
+            found = None if split is None else _pair(folder, labels, images)
+            if split is not None and found is not None:
+                splits.setdefault(split, found)
+    # One will do: the others may have images without objects only.
+    return splits if any(is_ours(file) for found in splits.values() for file in _first(found.labels)) else {}
 
 
-def _pair(
-    root: Path,
-    labels: Sequence[str],
-    images: Sequence[str],
-    is_ours: Callable[[Path], bool],
-    wanted: Path | None = None,
-) -> LabelFolder | None:
-    """The two folders in `root`; with `wanted` only if it is the one of labels."""
+def _pair(root: Path, labels: Sequence[str], images: Sequence[str]) -> LabelFolder | None:
+    """The two folders in `root`, by the first names that both have."""
     below = {folder.name.lower(): folder for folder in subfolders(root)}
-    for label in labels:
-        for image in images:
-            pair = LabelFolder(below[label], below[image]) if label in below and image in below else None
-            if pair and (wanted is None or pair.labels == wanted) and _holds(pair.labels, is_ours):
-                return pair
-    return None
+    pairs = ((label, image) for label in labels for image in images if label in below and image in below)
+    return next((LabelFolder(below[label], below[image]) for label, image in pairs), None)
 
 
 def _within(pair: LabelFolder, split: str) -> LabelFolder | None:
@@ -74,9 +67,8 @@ def _within(pair: LabelFolder, split: str) -> LabelFolder | None:
     return found if found.labels.is_dir() and found.images.is_dir() else None
 
 
-def _holds(folder: Path, is_ours: Callable[[Path], bool]) -> bool:
-    files = label_files(folder) or [file for below in subfolders(folder) for file in label_files(below)]
-    return any(is_ours(file) for file in files[:LOOKED_INTO])
+def _first(folder: Path) -> list[Path]:
+    return list(islice(filter(beginning, label_files(folder)), LOOKED_INTO))
 
 
 def label_files(folder: Path) -> list[Path]:

@@ -47,6 +47,13 @@ def test_kitti(tmp_path, place, labels, images, split):
     raise_on_problems(validate(data))
 
 
+def test_a_split_without_any_objects_is_one(tmp_path):
+    write(tmp_path / "training", "label_2", "image_2", KITTI)
+    write(tmp_path / "val", "label_2", "image_2", "")
+    data = read_dataset(tmp_path)
+    assert (len(data["val"]), len(data["val"].ids)) == (1, 0) and data["val"].names == data["train"].names
+
+
 def test_a_folder_of_labels_will_do(tmp_path):
     write(tmp_path, "label_2", "image_2", KITTI)
     assert len(read_annotations(tmp_path / "label_2").ids) == 4
