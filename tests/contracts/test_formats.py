@@ -105,12 +105,15 @@ def test_what_it_holds_comes_back_and_the_rest_is_told(tmp_path, sample, format,
 def test_a_damaged_file_is_one_clear_error(tmp_path, sample, format):
     """Every file but the images, in turn: bytes that are no text, or nothing at all."""
     format.write(sample, tmp_path / "to", "train")
-    texts = (".json", ".ndjson", ".xml", ".yaml")
-    files = [f for f in (tmp_path / "to").rglob("*") if f.is_file() and f.suffix in texts]
-    assert files
-    for file in files:
+    files = [
+        f for f in (tmp_path / "to").rglob("*") if f.is_file() and f.suffix in (".json", ".ndjson", ".xml", ".yaml")
+    ]
+    tables = [f for f in (tmp_path / "to").rglob("*") if f.is_file() and f.suffix in (".csv", ".txt")]
+    assert files or tables
+    for file in files or tables:
         good = file.read_bytes()
-        for bad in (b"\xff\xe4\xf6{[<", good[: len(good) // 2], b"[" * 5000):
+        damaged = (b"\xff\xe4\xf6{[<", good[: len(good) // 2], b"[" * 5000)
+        for bad in damaged if files else damaged[:1]:  # half a table is a table
             file.write_bytes(bad)
             with pytest.raises(AnnotationError, match=re.escape(str(tmp_path / "to"))):
                 read_annotations(tmp_path / "to", "train")

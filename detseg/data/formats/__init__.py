@@ -4,9 +4,14 @@ A format is known to `--data`, to every reader, message and help text by its ent
 """
 
 from detseg.data.formats import (
+    box_table,
     class_folders,
     coco,
     createml,
+    cvat,
+    datumaro,
+    dlib,
+    kitti,
     label_studio,
     label_table,
     labelbox,
@@ -14,9 +19,11 @@ from detseg.data.formats import (
     mask_folders,
     mnist,
     named_files,
+    open_images,
     packed,
     supervisely,
     via,
+    visdrone,
     voc,
     yolo,
 )
@@ -67,6 +74,11 @@ __all__ = [
 ]
 
 FORMATS += [
+    cvat.FORMAT,  # before those that go by names of files and folders: these know their files by content
+    dlib.FORMAT,
+    datumaro.FORMAT,
+    kitti.FORMAT,
+    visdrone.FORMAT,
     labelme.FORMAT,
     via.FORMAT,
     label_studio.FORMAT,
@@ -76,6 +88,8 @@ FORMATS += [
     coco.FORMAT,
     voc.FORMAT,
     yolo.FORMAT,
+    open_images.FORMAT,
+    box_table.FORMAT,
     mask_folders.FORMAT,
     label_table.FORMAT,
     class_folders.FORMAT,

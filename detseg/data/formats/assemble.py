@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,14 @@ class Assembler:
         self._boxes.extend(box)
         self._labels.append(label)
         self._iscrowd.append(iscrowd)
+
+    def add_boxes(self, boxes: Sequence[Sequence[float]], labels: Sequence[int], iscrowd: Sequence[bool]) -> None:
+        """Add objects that are nothing but boxes to the latest image, and nothing to `segments` for each."""
+        self._image_index.extend([len(self._paths) - 1] * len(boxes))
+        self._boxes.extend(chain.from_iterable(boxes))
+        self._labels.extend(labels)
+        self._iscrowd.extend(iscrowd)
+        self.segments.add_nothing(len(boxes))
 
     def add_problem(
         self, what: str, remedy: str, kind: str, *, of_next_object: bool = False, category: int | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats.assemble import label_classes, labelled_images
+from detseg.data.formats.box_table import columns_of
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, WRITTEN_EXTENSIONS, FolderCache, locate_images, read_text
 
@@ -132,6 +133,11 @@ def _add(table: LabelTable, columns: _Columns, cells: list[str], place: str) -> 
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
     if path.is_file():
+        if path.suffix.lower() in TABLE_EXTENSIONS and columns_of(path) is not None:
+            raise AnnotationError(
+                f"{path}: is a table of boxes, not of images with one class each. Cut its objects out first, from the "
+                f"folder with tables for training and validation: detseg crops --data {path.parent} --output crops"
+            )
         return _sources({"": path}, images) if path.suffix.lower() in TABLE_EXTENSIONS else None
     tables = tables_of(path)
     return _sources(tables, images) if "train" in tables else None
@@ -147,6 +153,7 @@ def _guess(path: Path, images: str | Path | None) -> Sources | None:
 def tables_of(folder: Path) -> dict[str, Path]:
     """Split, or name of the file, -> table of a folder."""
     files = sorted(e for e in folder.iterdir() if e.suffix.lower() in TABLE_EXTENSIONS and not e.name.startswith("."))
+    files = [file for file in files if columns_of(file) is None]  # else it is a table of boxes
     splits = {split: file for file in files if (split := split_of(file.stem))}
     return splits if "train" in splits else {file.name: file for file in files}
 

@@ -4,6 +4,7 @@ The rest: images are found and measured, shares become pixels, class names get l
 what a reader cannot use is reported as a problem.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -13,10 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations, Category
+from detseg.data.annotations import AnnotationError, Annotations, Category
 from detseg.data.formats.assemble import Assembler, box_areas
 from detseg.data.formats.format import Sources
-from detseg.data.formats.locate import locate_images, measure_images
+from detseg.data.formats.locate import (
+    IMAGE_EXTENSIONS,
+    WRITTEN_EXTENSIONS,
+    FolderCache,
+    locate_images,
+    measure_images,
+)
 from detseg.data.polygons import can_be_drawn
 
 NO_BOX = (0.0, 0.0, 0.0, 0.0)
@@ -79,6 +86,16 @@ def read_records(
         images.append(record.image)
         shares.append(record.shares)
         assembler.add_image(record.image, record.file or str(source), record.size)
+        columns = _columns(record.items)
+        if columns is not None:  # mostly, for a million objects
+            called, boxes, iscrowd = columns
+            if names is None:
+                for name in called:
+                    labels.setdefault(name, len(labels))
+            numbers = [labels.get(name, -1) for name in called]
+            if -1 not in numbers:
+                assembler.add_boxes(boxes, numbers, iscrowd)
+                continue
         for item in record.items:
             if isinstance(item, Fault):
                 assembler.add_problem(item.what, item.remedy, item.kind, of_next_object=True)
@@ -87,11 +104,40 @@ def read_records(
                 _add(assembler, item, label)
     found = list(labels) if names is None else names
     data = assembler.build([Category(number, name) for number, name in enumerate(found, 1)], source)
-    paths = folders(images) if callable(folders) else locate_images(images, folders)
+    data = with_images(data, images, folders, np.array(shares, bool))
+    return data if names is not None else with_names(data, sorted(found))
+
+
+def with_images(
+    data: Annotations, names: Sequence[str], folders: Sequence[Path] | Locate, shares: NDArray[np.bool_]
+) -> Annotations:
+    """The set with its images found by their `names` (N,) and measured, and the shares of `shares` (N,) in pixels."""
+    odd = next((name for name in names if "\0" in name), None)
+    if odd is not None:  # no system has such a file
+        raise AnnotationError(f"{data.source}: the name of an image holds a zero byte: {odd!r:.100}; correct the file")
+    if callable(folders):
+        paths = folders(names)
+    else:
+        cache = FolderCache()
+        paths = locate_images([_with_extension(name, folders, cache) for name in names], folders)
     data = replace(data, paths=np.array(paths, np.str_), sizes=measure_images(paths, data.sizes))
     data = replace(data, read_problems=tuple(replace(p, image=paths[p.image_index]) for p in data.read_problems))
-    data = _in_pixels(data, np.array(shares, bool))
-    return data if names is not None else with_names(data, sorted(found))
+    return _in_pixels(data, shares)
+
+
+def _columns(items: Sequence[Item | Fault]) -> tuple[list[str], list[Sequence[float]], list[bool]] | None:
+    """The names and boxes of objects that are nothing but boxes, and which are ignored; None if some are more."""
+    names, boxes, ignored = [], [], []
+    for item in items:
+        if isinstance(item, Fault):
+            return None
+        name, box, polygons, mask, iscrowd = item
+        if box is None or polygons or mask is not None:
+            return None
+        names.append(name)
+        boxes.append(box)
+        ignored.append(iscrowd)
+    return names, boxes, ignored
 
 
 def _add(assembler: Assembler, item: Item, label: int) -> None:
@@ -133,6 +179,22 @@ def _box_of(polygons: Sequence[Sequence[float]], mask: RunLengths | None) -> Seq
     return x, y, x + width, y + height
 
 
+def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> str:
+    """The name as it is, or with the extension of an image that is there: some files leave it out."""
+    if name.lower().endswith(IMAGE_EXTENSIONS):
+        return name
+    above, _, bare = name.replace("\\", "/").rpartition("/")
+    for folder in folders:
+        for where in dict.fromkeys((str(folder / above), str(folder))):
+            there = cache.names(where)
+            if bare in there:
+                return name
+            for extension in WRITTEN_EXTENSIONS:
+                if f"{bare}{extension}" in there:
+                    return f"{name}{extension}"
+    return name
+
+
 def _in_pixels(data: Annotations, shares: NDArray[np.bool_]) -> Annotations:
     """The set with boxes and polygons of the images in `shares` (N,) multiplied by the image's size.
 
@@ -172,13 +234,67 @@ def record_sources(
     def read(split: str) -> Annotations:
         return read_records(splits[split](), source, folders(split), names)
 
-    if names is not None or len(splits) == 1:
-        return {split: partial(read, split) for split in splits}
+    sources: Sources = {split: partial(read, split) for split in splits}
+    return sources if names is not None else with_shared_names(sources)
+
+
+def with_shared_names(sources: Mapping[str, Callable[[], Annotations]]) -> Sources:
+    """The same splits, all with the same classes: where they differ all that occur, in alphabetical order."""
+    if len(sources) == 1:
+        return dict(sources)
 
     @cache
     def everything() -> dict[str, Annotations]:
-        found = {split: read(split) for split in splits}
+        found = {split: read() for split, read in sources.items()}
+        if len({data.categories for data in found.values()}) == 1:
+            return found
         union = sorted({name for data in found.values() for name in data.names})
         return {split: with_names(data, union) for split, data in found.items()}
 
-    return {split: partial(lambda split: everything()[split], split) for split in splits}
+    return {split: partial(lambda split: everything()[split], split) for split in sources}
+
+
+def turned_box(box: Sequence[float], degrees: float) -> list[float]:
+    """The polygon x1, y1, x2, y2, ... of a box xyxy that is turned clockwise about its middle."""
+    x1, y1, x2, y2 = box
+    return turned([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], degrees)
+
+
+def ellipse(box: Sequence[float], degrees: float = 0) -> list[float]:
+    """The polygon of the ellipse in a box xyxy, turned clockwise: 64 corners, within 0.13 % of the radius."""
+    x1, y1, x2, y2 = box
+    angles = [math.tau * step / 64 for step in range(64)]
+    corners = [
+        ((x1 + x2 + (x2 - x1) * math.cos(angle)) / 2, (y1 + y2 + (y2 - y1) * math.sin(angle)) / 2) for angle in angles
+    ]
+    return turned(corners, degrees)
+
+
+def turned(corners: Sequence[tuple[float, float]], degrees: float) -> list[float]:
+    """Corners turned clockwise about their middle, as x1, y1, x2, y2, ..."""
+    points, turn = np.array(corners, np.float64), math.radians(degrees % 360)
+    if turn:
+        middle = points.mean(axis=0)
+        matrix = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+        points = (points - middle) @ matrix + middle
+    return [float(value) for value in points.ravel()]
+
+
+def is_mask(height: int, width: int, counts: str | Sequence[int]) -> bool:
+    """Whether run lengths, compressed or not, are those of a mask of that size."""
+    if height <= 0 or width <= 0:
+        return False
+    if not isinstance(counts, str):
+        return min(counts, default=-1) >= 0 and sum(counts) == height * width
+    from pycocotools import mask
+
+    try:
+        mask.decode({"size": [height, width], "counts": counts.encode("ascii")})  # raises where they go beyond its end
+    except (ValueError, UnicodeEncodeError):
+        return False
+    return bool(counts)
+
+
+def of_every_class(box: Sequence[float], names: Sequence[str]) -> list[Item]:
+    """A region in which objects of no class count: an ignored one for each class."""
+    return [Item(name, box, iscrowd=True) for name in names]

@@ -3,14 +3,14 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import FORMATS, Format
-from detseg.data.formats.locate import PlaceImages, require_writable
+from detseg.data.formats.locate import PlaceImages, image_targets, place_images, require_writable, unique_stems
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,20 @@ def losses(a: Annotations, format: Format) -> list[str]:
         if masks and "masks" not in format.holds:
             told.append(f"{format.title} has no run-length masks, {masks} objects keep only their boxes")
     return told
+
+
+def placed_names(annotations: Annotations, folder: Path, images: PlaceImages) -> list[str]:
+    """Bring the images into a folder; what a file calls each: its name there, or its whole path where it is kept."""
+    if images == "keep":
+        return [str(Path(path).absolute()) for path in annotations.paths.tolist()]
+    targets = image_targets(annotations, unique_stems(annotations, set()), folder)
+    place_images(annotations.paths.tolist(), targets, images)
+    return [target.name for target in targets]
+
+
+def number(value: Any) -> str:
+    """The shortest text that reads back as the same number; whole numbers without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def write_voc(
