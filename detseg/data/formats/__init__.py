@@ -20,7 +20,7 @@ from detseg.data.formats.read import (
     read_masks,
 )
 from detseg.data.formats.voc import read_voc
-from detseg.data.formats.write import write_dataset, write_voc, write_yolo
+from detseg.data.formats.write import write_dataset, write_masks, write_voc, write_yolo
 from detseg.data.formats.yolo import read_yolo
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "titles",
     "write_coco",
     "write_dataset",
+    "write_masks",
     "write_voc",
     "write_yolo",
 ]

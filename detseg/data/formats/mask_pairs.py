@@ -1,0 +1,123 @@
+"""Which mask belongs to which image: by name, also where one of the two names is longer in a usual way."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, list_images
+
+MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".webp")  # likeliest first
+CITYSCAPES = "_gtFine_labelIds"
+_WORDS = r"masks?|seg(?:mentation)?s?|labels?|gt|ground_?truth|ann(?:otation)?s?|matte|target"
+_IMAGE_WORDS = r"images?|imgs?|sat|rgb|leftImg8bit|photo"
+_SUFFIX = re.compile(rf"(?P<name>.+?)(?P<affix>_gtFine_labelIds|[_\-. ](?:{_WORDS})|_L)", re.IGNORECASE)
+_PREFIX = re.compile(rf"(?P<affix>(?:{_WORDS})[_\-. ])(?P<name>.+)", re.IGNORECASE)
+_IMAGE_SUFFIX = re.compile(rf"(?P<name>.+?)[_\-. ](?:{_IMAGE_WORDS})", re.IGNORECASE)
+_IMAGE_PREFIX = re.compile(rf"(?:{_IMAGE_WORDS})[_\-. ](?P<name>.+)", re.IGNORECASE)
+
+Pairs = list[tuple[str, str]]  # (image, its mask)
+FORMS = "its image's name, or that with _mask, _seg, _label(s), _gt or mask_ added, or with the image's ending within"
+
+
+def mask_files(folder: Path) -> list[str]:
+    """All files in a folder and those below it that may be masks, PNG first: beside them may lie coloured JPEG copies.
+
+    Hidden ones are passed over.
+    """
+    files = list_images(folder)
+    files += [path for path in _others(folder) if path not in files]
+    rank = {extension: position for position, extension in enumerate(MASK_EXTENSIONS)}
+    files = [path for path in files if os.path.splitext(path)[1].lower() in rank]  # noqa: PTH122
+    return sorted(files, key=lambda path: (rank[os.path.splitext(path)[1].lower()], path))  # noqa: PTH122
+
+
+def _others(folder: Path) -> list[str]:
+    """GIF files, where `list_images` does not list them."""
+    if ".gif" in IMAGE_EXTENSIONS:
+        return []
+    found = [p for p in folder.rglob("*") if p.suffix.lower() == ".gif"]
+    return [str(p) for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
+class MaskNames:
+    """The masks of a folder, asked by image."""
+
+    def __init__(self, folder: Path, files: Iterable[str] | None = None) -> None:
+        self.folder = folder
+        self.files = mask_files(folder) if files is None else list(files)
+        self._exact: dict[str, str] = {}
+        keyed = []
+        for path in self.files:
+            stem = stem_in(path, folder)
+            self._exact.setdefault(stem, path)
+            keyed += [(affix, name, path) for affix, name in _shorter(stem)]
+        counts = Counter(affix for affix, _, _ in keyed)
+        self.affix = counts.most_common(1)[0][0] if counts else ""  # what most masks have added
+        self._keyed: dict[str, str] = {}
+        # Of x_mask.png and x_seg.png, the form that most masks have.
+        for _, name, path in sorted(keyed, key=lambda item: -counts[item[0]]):
+            self._keyed.setdefault(name, path)
+
+    def of(self, path: str, images: Path) -> str | None:
+        """The mask of an image in the folder `images`; None if there is none."""
+        stem = stem_in(path, images)
+        if stem in self._exact and self._exact[stem] != path:
+            return self._exact[stem]
+        for name in (stem, *_image_names(stem)):
+            found = self._keyed.get(name)
+            if found is not None and found != path:
+                return found
+        return next((self._exact[name] for name in _image_names(stem) if name in self._exact), None)
+
+    def expected(self, path: str, images: Path) -> str:
+        """Where the mask of an image that has none should be."""
+        name = stem_in(path, images)
+        folder, _, bare = name.rpartition("/")
+        affix = self.affix
+        bare = f"{affix}{bare}" if affix and affix[-1] in "_-. " else f"{bare}{affix}"
+        return str(self.folder / folder / f"{bare}.png")
+
+
+def pair(paths: Sequence[str], images: Path, masks: MaskNames) -> Pairs:
+    """Each image with its mask; where there is none, with the path it should have."""
+    return [(path, masks.of(path, images) or masks.expected(path, images)) for path in paths]
+
+
+def stem_in(path: str, folder: Path) -> str:
+    """The name of a file within a folder, without its extension."""
+    return os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")  # noqa: PTH122
+
+
+def is_named_as_mask(path: str) -> bool:
+    """Whether a file's name says by itself that it is a mask."""
+    return bool(_longer(os.path.splitext(os.path.basename(path))[0]))  # noqa: PTH119, PTH122
+
+
+def _shorter(stem: str) -> list[tuple[str, str]]:
+    """(what is added, name of the image) for a mask's name: without a suffix or prefix, without an image's ending."""
+    folder, slash, bare = stem.rpartition("/")
+    found = _longer(bare)
+    for ending in IMAGE_EXTENSIONS:  # x.jpg.png
+        if bare.lower().endswith(ending):
+            found.append((bare[-len(ending) :], bare[: -len(ending)]))
+    return [(affix, f"{folder}{slash}{name}") for affix, name in found]
+
+
+def _longer(bare: str) -> list[tuple[str, str]]:
+    matches = [form.fullmatch(bare) for form in (_SUFFIX, _PREFIX)]
+    found = [(match["affix"], match["name"]) for match in matches if match]
+    # x_leftImg8bit of the image stands for x_gtFine_labelIds of the mask; x.jpg_mask for x.jpg.
+    for affix, name in list(found):
+        found += [(affix, name[: -len(e)]) for e in IMAGE_EXTENSIONS if name.lower().endswith(e)]
+    return found
+
+
+def _image_names(stem: str) -> list[str]:
+    """An image's name without what says that it is one."""
+    folder, slash, bare = stem.rpartition("/")
+    matches = [form.fullmatch(bare) for form in (_IMAGE_SUFFIX, _IMAGE_PREFIX)]
+    return [f"{folder}{slash}{match['name']}" for match in matches if match]
