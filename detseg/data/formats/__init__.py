@@ -3,7 +3,7 @@
 A format is known to `--data`, to every reader, message and help text by its entry in `FORMATS`.
 """
 
-from detseg.data.formats import class_folders, coco, label_table, mask_folders, packed, voc, yolo
+from detseg.data.formats import class_folders, coco, instance_masks, label_table, mask_folders, packed, voc, yolo
 from detseg.data.formats.coco import read_coco, write_coco
 from detseg.data.formats.format import FORMATS, Format, NotRecognisedError, formats_of, looked_for, titles
 from detseg.data.formats.mask_folders import has_mask_files
@@ -54,6 +54,7 @@ __all__ = [
 FORMATS += [
     coco.FORMAT,
     voc.FORMAT,
+    instance_masks.FORMAT,
     yolo.FORMAT,
     mask_folders.FORMAT,
     label_table.FORMAT,

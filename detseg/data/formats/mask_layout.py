@@ -56,10 +56,13 @@ class _Place(NamedTuple):
     masks: Path
 
 
-def find_layout(path: Path, masks: str | None = None, images: str | Path | None = None) -> Layout | None:
+def find_layout(
+    path: Path, masks: str | None = None, images: str | Path | None = None, only_named: bool = False
+) -> Layout | None:
     """The layout of a folder, or of the images of a list in it; None if there are no masks.
 
-    `masks` and `images` are folders, by name in the folder or by path, where they are not those usual.
+    `masks` and `images` are folders, by name in the folder or by path, where they are not those usual. With
+    `only_named`, a folder that holds both, and folders that only look so, do not count.
     """
     if not path.is_dir() and path.suffix.lower() != ".txt":
         return None
@@ -72,7 +75,7 @@ def find_layout(path: Path, masks: str | None = None, images: str | Path | None 
     if (masks is not None and asked is None) or (images is not None and named is None):
         return None
     whole_first = bool(lists)  # they say what is of which split, also where folders are called so
-    candidates = _asked(root, asked, named, whole_first) if asked or named else _usual(root, whole_first)
+    candidates = _asked(root, asked, named, whole_first) if asked or named else _usual(root, whole_first, only_named)
     for splits in candidates:
         if path != root and "" not in splits:
             continue
@@ -102,7 +105,7 @@ def _asked(root: Path, masks: Path | None, images: Path | None, whole_first: boo
                 yield from _places(image_folder, mask_folder, whole_first)
 
 
-def _usual(root: Path, whole_first: bool) -> Iterator[dict[str, _Place]]:
+def _usual(root: Path, whole_first: bool, only_named: bool) -> Iterator[dict[str, _Place]]:
     """The pairs of folders by usual names, likeliest first; then one folder for both; then whatever pairs by name."""
     folders = _folders(root)
     images = _by_role(folders, IMAGE_FOLDERS)
@@ -110,6 +113,8 @@ def _usual(root: Path, whole_first: bool) -> Iterator[dict[str, _Place]]:
         for image_folder, mask_folder in product(images, _by_role(folders, roles)):
             yield from _places(image_folder, mask_folder, whole_first)
         yield from filter(None, (_inside(root, roles), _beside(folders, roles)))
+    if only_named:
+        return
     yield from filter(None, ({split: _Place(folder, folder) for split, folder in _splits_of(root)},))
     yield from ({"": _Place(folder, folder)} for folder in (*images, root))
     if len(folders) <= MOST_FOLDERS:

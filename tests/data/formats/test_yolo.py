@@ -157,7 +157,7 @@ def test_key_points_behind_the_box_are_left_out(yolo):
 
 
 def test_images_argument_is_refused(yolo):
-    with pytest.raises(AnnotationError, match="--images is for COCO and VOC"):
+    with pytest.raises(AnnotationError, match="--images is for COCO, VOC"):
         read_annotations(yolo, "train", images=yolo)
 
 
