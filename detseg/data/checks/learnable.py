@@ -6,7 +6,7 @@ import numpy as np
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import ImageSet
-from detseg.data.index_png import MaskError, is_background
+from detseg.data.index_png import MaskError
 from detseg.data.labels import LabelledImages
 from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
@@ -86,8 +86,8 @@ def _advice(data: SemanticMasks, seen: set[int]) -> str:
         )
     if data.reading.threshold is not None:
         return f"; the threshold of {data.reading.threshold} is above or below all that is in the masks"
-    others = [name for name in data.names if not is_background(name)]
-    shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    absent = [name for label, name in enumerate(data.names) if label not in seen]
+    shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "") or "a second class"
     return f"; no pixel of {shown}. Are these the right masks, and the right list of classes?"
 
 

@@ -7,6 +7,7 @@ single name means that class before a background: whatever is not 0 is of it.
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def _checked(pairs: list[tuple[int, str]], file: Path, reading: MaskReading = ST
     if not classes:
         raise AnnotationError(f"{file}: lists no class; write one name a line, the first for value 0")
     for what, values in (("value", [str(value) for value, _ in pairs]), ("name", [c.name for c in classes])):
-        repeated = sorted({value for value in values if values.count(value) > 1})
+        repeated = sorted(value for value, count in Counter(values).items() if count > 1)
         if repeated:
             raise AnnotationError(f"{file}: gives the {what} {', '.join(repeated[:10])} twice")
     largest = max(value for value, _ in pairs)

@@ -12,7 +12,7 @@ import numpy as np
 from detseg.data.annotations import AnnotationError, Problem
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.locate import measure_images, place_images, read_lines, unique_stems
-from detseg.data.formats.mask_layout import Layout, find_layout, root_of
+from detseg.data.formats.mask_layout import Layout, find_layout, root_of, unpaired
 from detseg.data.formats.mask_pairs import FORMS, mask_files
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
@@ -49,9 +49,15 @@ def _guess(
     ignore_value: int | None = None,
     threshold: int | None = None,
 ) -> None:
-    """Say what is there in place of a folder of masks that was asked for."""
+    """Say what is there in place of a folder of masks that was asked for, or that looks like one."""
+    root = root_of(path)
+    if masks is None and images is None and path.is_dir() and (found := unpaired(root)):
+        photos, look = (sorted(p.name for p in folder.iterdir() if p.is_file())[:3] for folder in found)
+        raise AnnotationError(
+            f"{path}: {found[1].name}/ looks like masks and {found[0].name}/ like images, but their files do not pair "
+            f"by name: {', '.join(look)} and {', '.join(photos)} (a mask has {FORMS})"
+        )
     if masks is not None:
-        root = root_of(path)
         folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         folder = "JPEGImages" if (root / "JPEGImages").is_dir() else "images"
         if images is not None:

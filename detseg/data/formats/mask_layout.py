@@ -46,7 +46,8 @@ class Layout(NamedTuple):
     @property
     def matches(self) -> int:
         """How many images have a mask."""
-        return sum(os.path.isfile(mask) for pairs in self.splits.values() for _, mask in pairs)  # noqa: PTH113
+        pairs = [pair for pairs in self.splits.values() for pair in pairs]
+        return sum(mask != image and os.path.isfile(mask) for image, mask in pairs)  # noqa: PTH113
 
 
 class _Place(NamedTuple):
@@ -162,9 +163,15 @@ def _layout(root: Path, splits: dict[str, _Place], lists: dict[str, Path], asked
     spare, bare, affixes = [], [], set()
     first = next(iter(splits.values()))
     is_voc = _key(first.images.name) == "jpegimages"
+    role = _split_and_role(first.masks.name)[1]
+    all_names = {split: _mask_names(place) for split, place in splits.items()}
+    files = [path for names in all_names.values() for path in names.files]
+    # JPEG files in labels/ and the like are images to look at.
+    if not files or (asked is None and role in UNSURE and all(_is_jpeg(path) for path in files)):
+        return None
     for split, place in splits.items():
-        names, images = _names_and_images(place)
-        pairs = pair(images, place.images, names)
+        names = all_names[split]
+        pairs = pair(_images(place, names), place.images, names)
         if split == "" and lists:
             found = _listed(lists, pairs, place, names)
         else:
@@ -181,21 +188,43 @@ def _layout(root: Path, splits: dict[str, _Place], lists: dict[str, Path], asked
         *(tuple(spare), tuple(bare), tried),
     )
     # Folders that are named, and images/ with masks/, are those of the set even if no file fits: that is told later.
-    sure = asked is not None or (first.images != first.masks and _split_and_role(first.masks.name)[1] in SURE)
-    some = any(mask_files(place.masks) for place in splits.values())
-    return layout if layout.matches or (sure and some) else None
+    sure = asked is not None or (first.images != first.masks and role in SURE)
+    return layout if layout.matches or sure else None
 
 
-def _names_and_images(place: _Place) -> tuple[MaskNames, list[str]]:
-    """The masks and the images of a pair of folders; of a single one the masks are those that are named so."""
+def _mask_names(place: _Place) -> MaskNames:
+    """The masks of a pair of folders; of a single folder those files that are named so."""
     if place.images != place.masks:
-        inside = f"{place.masks}{os.sep}"
-        images = [path for path in list_images(place.images) if not path.startswith(inside)]
-        return MaskNames(place.masks), images
+        return MaskNames(place.masks)
     files = mask_files(place.masks)
-    masks = [path for path in files if is_named_as_mask(path) and not path.lower().endswith((".jpg", ".jpeg"))]
-    taken = set(masks)
-    return MaskNames(place.masks, masks), [path for path in list_images(place.images) if path not in taken]
+    return MaskNames(place.masks, [path for path in files if not _is_jpeg(path) and is_named_as_mask(path)])
+
+
+def _images(place: _Place, names: MaskNames) -> list[str]:
+    """The images of a pair of folders, without the masks that lie among them or below."""
+    masks = set(names.files)
+    return [path for path in list_images(place.images) if path not in masks]
+
+
+def _is_jpeg(path: str) -> bool:
+    return path.lower().endswith((".jpg", ".jpeg"))
+
+
+def unpaired(root: Path) -> tuple[Path, Path] | None:
+    """A folder of photos and one of masks, as their first files look, where there is nothing but folders of images."""
+    folders = _folders(root)
+    if len(folders) > MOST_FOLDERS or any(_other_files(folder) for folder in (root, *folders)):
+        return None
+    modes = {folder: _modes(folder) for folder in folders}
+    photos = [folder for folder in folders if modes[folder] == {"RGB"}]
+    masks = [folder for folder in folders if modes[folder] and modes[folder] <= ONE_CHANNEL]
+    return (photos[0], masks[0]) if photos and masks else None
+
+
+def _other_files(folder: Path) -> bool:
+    """Whether a folder holds annotations of another form, but for lists in the root."""
+    endings = {entry.suffix.lower() for entry in folder.iterdir() if not entry.name.startswith(".")}
+    return bool(endings & {".json", ".xml", ".yaml", ".yml"})
 
 
 def _modes(folder: Path) -> set[str]:
