@@ -6,6 +6,7 @@ set says it: its list of classes has one name, alone.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -42,33 +43,50 @@ class _Object(NamedTuple):
 
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
-    if not path.is_dir() or not any(map(_single_name, _lists_near(path))):  # most sets end here, nothing is listed
+    layout = find_layout(path, None, images, only_named=True) if path.is_dir() else None
+    if layout is None:
         return None
-    layout = find_layout(path, None, images, only_named=True)
-    name = None if layout is None else _single_name(class_file(layout))
-    if layout is None or name is None:
-        return None
-    return {split: partial(_read, layout, split, name) for split in layout.splits}
+    sources = _sources(layout)
+    if sources is None and not _has_other_annotations(path):
+        _refuse(path, layout)
+    return sources
 
 
 def _guess(path: Path, images: str | Path | None) -> Sources | None:
-    """The same for folders of any name; of other masks, what they are good for."""
+    """The same for folders of any name."""
     layout = find_layout(path, None, images)
     if layout is None:
         return None
+    sources = _sources(layout)
+    if sources is None:
+        _refuse(path, layout)
+    return sources
+
+
+def _sources(layout: Layout) -> Sources | None:
     name = _single_name(class_file(layout))
-    if name is not None:
-        return {split: partial(_read, layout, split, name) for split in layout.splits}
-    raise AnnotationError(
-        f"{path}: holds masks with a class for every pixel, no objects: detseg train segmenter learns from them. If "
-        "each value above 0 is the number of an object, write their one class, alone, into "
-        f"{layout.class_files[0].name}"
-    )
+    return None if name is None else {split: partial(_read, layout, split, name) for split in layout.splits}
 
 
-def _lists_near(path: Path) -> list[Path]:
-    folders = [path, *(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))]
-    return [folder / name for folder in folders for name in CLASS_FILES if (folder / name).is_file()]
+def _refuse(path: Path, layout: Layout) -> None:
+    """Raise AnnotationError, which says what masks of classes are good for; nothing if they are no image's."""
+    if layout.matches:
+        raise AnnotationError(
+            f"{path}: holds masks with a class for every pixel, no objects: detseg train segmenter learns from them. "
+            "If each value above 0 is the number of an object, write their one class, alone, into "
+            f"{layout.class_files[0].name}"
+        )
+
+
+def _has_other_annotations(path: Path) -> bool:
+    """Whether there is a YAML file, or a folder with text files, as YOLO has them."""
+    if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
+        return True
+    for where, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "ImageSets"]
+        if where != str(path) and any(name.lower().endswith(".txt") and name not in CLASS_FILES for name in names):
+            return True
+    return False
 
 
 def _single_name(file: Path | None) -> str | None:

@@ -34,7 +34,8 @@ def test_masks_of_0_and_255_with_a_list_of_two(tmp_path):
         require_learnable(masks_of(tmp_path, [[0, 255, 255, 0], [0, 0, 0, 0]]))
     assert str(error.value) == (
         f"{tmp_path}: there is nothing to learn in the masks of 2 images: every pixel is 'background' or ignored. 255 "
-        "is taken as 'ignore': if it is 'flower', write the lines '0 background' and '255 flower' into the list of classes"
+        "is taken as 'ignore': if it is 'flower', write the lines '0 background' and '255 flower' into the list of "
+        "classes"
     )
     require_learnable(masks_of(tmp_path, [[0, 255, 255, 0], [0, 0, 0, 0]], "0 background\n255 flower\n"))
 

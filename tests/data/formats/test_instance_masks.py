@@ -105,12 +105,21 @@ def test_masks_that_cannot_be_used_are_named(tmp_path):
 
 
 def test_other_masks_are_no_objects(tmp_path):
+    """Not by lists of images either, which YOLO sets have too."""
     write_mask_set(tmp_path)
+    message = "a class for every pixel, no objects: detseg train segmenter .* their one class, alone, into classes.txt"
+    with pytest.raises(AnnotationError, match=message):
+        find_sources(tmp_path)
+    (tmp_path / "labels").mkdir()
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            (tmp_path / f"labels/{split}{number}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert read_annotations(tmp_path, "train").names == ("soil", "daisy")  # YOLO's
+    shutil.rmtree(tmp_path / "labels")
     for split in ("train", "val"):
         (tmp_path / f"{split}.txt").unlink()
-    for name in ("image", "mask"):
-        shutil.move(tmp_path / f"{name}s", tmp_path / name)
-    message = "a class for every pixel, no objects: detseg train segmenter .* their one class, alone, into classes.txt"
+    for name in ("images", "masks"):
+        shutil.move(tmp_path / name, tmp_path / f"my {name}")
     with pytest.raises(AnnotationError, match=message):
         find_sources(tmp_path)
     (tmp_path / "classes.txt").write_text("flower\n")
