@@ -65,6 +65,10 @@ def read_class_list(file: Path) -> ClassList:
     if lines and all(numbered):
         pairs = [(_number(match[1], file), match[2].strip()) for match in numbered if match]
         return _checked(pairs, file)
+    if file.suffix.lower() == ".csv":
+        raise AnnotationError(
+            f"{file}: lists no classes: its first line names neither the columns name, r, g, b nor Pixel Value, Class"
+        )
     names = lines[1:] if lines and lines[0] == "__ignore__" else lines  # labelme's lists start with it, as -1
     if len(names) == 1 and names[0].lower() not in IGNORED_NAMES and not is_background(names[0]):
         return ClassList((Category(0, BACKGROUND), Category(1, names[0])), (), MaskReading(binary=True))

@@ -90,6 +90,21 @@ def _plain(palette: np.ndarray | None, used: set[int]) -> bool:
     return all((value == 0) == (palette[value, 0] == 0) and value in (0, 1, IGNORE) for value in used)
 
 
+def need_colours(mask_paths: Iterable[str]) -> bool:
+    """Whether the first mask that can be read is an image of colours, which no list of numbers explains."""
+    for path in mask_paths:
+        try:
+            mask = open_mask(path)
+        except MaskError:
+            continue
+        try:
+            index_values(mask, path)
+        except MaskError as error:
+            return error.kind == "colour-mask"
+        return False
+    return False
+
+
 def in_colours(mask_paths: Iterable[str], reading: MaskReading) -> bool:
     """Whether masks beside a list of colours are in these colours; if not, they hold the numbers of its lines.
 

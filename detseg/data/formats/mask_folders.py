@@ -81,12 +81,18 @@ def class_file(layout: Layout) -> Path | None:
 def _classes(layout: Layout, ignore_value: int | None, threshold: int | None) -> ClassList:
     """The classes that a file lists, else VOC's own, else background and foreground by the values in the masks."""
     from detseg.data.formats import class_list
-    from detseg.data.formats.guess_classes import ONE, guess_classes, in_colours
+    from detseg.data.formats.guess_classes import ONE, guess_classes, in_colours, need_colours
 
     file = class_file(layout)
     paths = list(dict.fromkeys(mask for _, mask in chain(*layout.splits.values())))
     if file is not None:
         classes = class_list.read_class_list(file)
+        others = [other for other in layout.class_files if other != file and other.is_file()]
+        if others and not classes.reading.colours and need_colours(paths):
+            file, classes = next(
+                ((other, found) for other in others if (found := class_list.read_class_list(other)).reading.colours),
+                (file, classes),
+            )
         if classes.reading.colours and not in_colours(paths, classes.reading):
             classes = class_list.by_number(classes)
     elif layout.is_voc:

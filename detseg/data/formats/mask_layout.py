@@ -17,7 +17,7 @@ VOC_LISTS = "ImageSets/Segmentation"
 LISTS = ("", VOC_LISTS, "ImageSets", "splits")
 CLASS_FILES = (
     *("classes.txt", "labels.txt", "class_names.txt", "labelmap.txt", "label_colors.txt", "class_dict.csv"),
-    *("_classes.csv", "classes.csv"),
+    "_classes.csv",
 )
 # Likeliest first. Those of the second line also hold other things, so files in them must be named as the images.
 IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img", "pngimages", "leftimg8bit", "photos", "frames", "rgb")
@@ -42,12 +42,7 @@ class Layout(NamedTuple):
     spare: tuple[str, ...] = ()  # masks that no image has
     bare: tuple[str, ...] = ()  # images without a mask, left out where masks are meant to be of some images only
     tried: str = ""  # the folders, for messages
-
-    @property
-    def matches(self) -> int:
-        """How many images have a mask."""
-        pairs = [pair for pairs in self.splits.values() for pair in pairs]
-        return sum(mask != image and os.path.isfile(mask) for image, mask in pairs)  # noqa: PTH113
+    matches: int = 0  # how many images have a mask
 
 
 class _Place(NamedTuple):
@@ -159,37 +154,38 @@ def _beside(folders: list[Path], roles: tuple[str, ...]) -> dict[str, _Place]:
 
 def _layout(root: Path, splits: dict[str, _Place], lists: dict[str, Path], asked: str | None) -> Layout | None:
     """The layout of these folders; None if no mask in them is an image's."""
-    found: dict[str, Pairs] = {}
-    spare, bare, affixes = [], [], set()
+    names = {split: _mask_names(place) for split, place in splits.items()}
+    files = {path for masks in names.values() for path in masks.files}
     first = next(iter(splits.values()))
-    is_voc = _key(first.images.name) == "jpegimages"
     role = _split_and_role(first.masks.name)[1]
-    all_names = {split: _mask_names(place) for split, place in splits.items()}
-    files = [path for names in all_names.values() for path in names.files]
     # JPEG files in labels/ and the like are images to look at.
-    if not files or (asked is None and role in UNSURE and all(_is_jpeg(path) for path in files)):
+    if not files or (asked is None and role in UNSURE and all(map(_is_jpeg, files))):
         return None
-    for split, place in splits.items():
-        names = all_names[split]
-        pairs = pair(_images(place, names), place.images, names)
-        if split == "" and lists:
-            found = _listed(lists, pairs, place, names)
-        else:
-            found[split] = pairs
-        used = {mask for _, mask in pairs}
-        spare += [mask for mask in names.files if mask not in used] if not lists else []
-        affixes.add(names.affix)
-        if is_voc and not lists:  # its images of detection have no masks: those that have one are meant
-            bare += [image for image, mask in pairs if not Path(mask).is_file()]
-            found[split] = [(image, mask) for image, mask in pairs if Path(mask).is_file()]
-    tried = "; ".join(f"{place.images} with {place.masks}" for place in splits.values())
-    layout = Layout(
-        *(root, found, _class_files(root, splits, asked), is_voc, affixes == {CITYSCAPES}),
-        *(tuple(spare), tuple(bare), tried),
-    )
+    pairs = {split: pair(_images(place, names[split]), place.images, names[split]) for split, place in splits.items()}
+    if lists and "" in pairs:
+        pairs, spare = _listed(lists, pairs[""], first, names[""]), []
+    else:
+        spare = sorted(files - {mask for found in pairs.values() for _, mask in found})
+    bare: list[str] = []
+    is_voc = _key(first.images.name) == "jpegimages"
+    if is_voc and not lists:  # its images of detection have no masks: those that have one are meant
+        bare = [image for found in pairs.values() for image, mask in found if mask not in files]
+        pairs = {split: [item for item in found if item[1] in files] for split, found in pairs.items()}
+    matched = [mask for found in pairs.values() for image, mask in found if mask in files and mask != image]
     # Folders that are named, and images/ with masks/, are those of the set even if no file fits: that is told later.
-    sure = asked is not None or (first.images != first.masks and role in SURE)
-    return layout if layout.matches or sure else None
+    if not matched and asked is None and (first.images == first.masks or role not in SURE):
+        return None
+    return Layout(
+        root,
+        pairs,
+        _class_files(root, splits, asked),
+        is_voc=is_voc,
+        is_cityscapes=bool(matched) and all(mask.endswith(f"{CITYSCAPES}.png") for mask in matched),
+        spare=tuple(spare),
+        bare=tuple(bare),
+        tried="; ".join(f"{place.images} with {place.masks}" for place in splits.values()),
+        matches=len(matched),
+    )
 
 
 def _mask_names(place: _Place) -> MaskNames:
@@ -232,13 +228,24 @@ def _modes(folder: Path) -> set[str]:
     from detseg.data.images import open_image
 
     found = set()
-    for path in list_images(folder)[:3]:
+    for path in _first_images(folder):
         try:
             with open_image(path) as image:
                 found.add("JPEG" if image.format == "JPEG" and image.mode != "RGB" else image.mode)
         except Exception:  # Pillow raises many kinds
             found.add("")
     return found
+
+
+def _first_images(folder: Path) -> list[str]:
+    """Three images of a folder or those below it."""
+    found: list[str] = []
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        found += [f"{where}{os.sep}{name}" for name in sorted(names) if name.lower().endswith(IMAGE_EXTENSIONS)][:3]
+        if len(found) >= 3:
+            break
+    return found[:3]
 
 
 def _class_files(root: Path, splits: Mapping[str, _Place], asked: str | None) -> tuple[Path, ...]:
@@ -254,7 +261,8 @@ def _class_files(root: Path, splits: Mapping[str, _Place], asked: str | None) ->
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(e for e in folder.iterdir() if e.is_dir() and not e.name.startswith((".", "__")))
+    with os.scandir(folder) as entries:  # which knows the kind of a hundred thousand entries without asking again
+        return sorted(folder / e.name for e in entries if not e.name.startswith((".", "__")) and e.is_dir())
 
 
 def _folder(root: Path, name: str) -> Path | None:

@@ -6,9 +6,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, list_images
+from detseg.data.formats.locate import IMAGE_EXTENSIONS
 
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".webp")  # likeliest first
 CITYSCAPES = "_gtFine_labelIds"
@@ -28,19 +29,14 @@ def mask_files(folder: Path) -> list[str]:
 
     Hidden ones are passed over.
     """
-    files = list_images(folder)
-    files += [path for path in _others(folder) if path not in files]
-    rank = {extension: position for position, extension in enumerate(MASK_EXTENSIONS)}
-    files = [path for path in files if os.path.splitext(path)[1].lower() in rank]  # noqa: PTH122
-    return sorted(files, key=lambda path: (rank[os.path.splitext(path)[1].lower()], path))  # noqa: PTH122
-
-
-def _others(folder: Path) -> list[str]:
-    """GIF files, where `list_images` does not list them."""
-    if ".gif" in IMAGE_EXTENSIONS:
-        return []
-    found = [p for p in folder.rglob("*") if p.suffix.lower() == ".gif"]
-    return [str(p) for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    found: dict[str, list[str]] = {extension: [] for extension in MASK_EXTENSIONS}
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+        for name in names:
+            point = name.rfind(".")
+            if point > 0 and (kind := name[point:].lower()) in found:
+                found[kind].append(f"{where}{os.sep}{name}")
+    return [path for paths in found.values() for path in sorted(paths)]
 
 
 class MaskNames:
@@ -50,17 +46,26 @@ class MaskNames:
         self.folder = folder
         self.files = mask_files(folder) if files is None else list(files)
         self._exact: dict[str, str] = {}
-        keyed = []
         for path in self.files:
-            stem = stem_in(path, folder)
-            self._exact.setdefault(stem, path)
-            keyed += [(affix, name, path) for affix, name in _shorter(stem)]
+            self._exact.setdefault(stem_in(path, folder), path)
+
+    @cached_property
+    def _longer(self) -> tuple[str, dict[str, str]]:
+        """What most masks have added to the names of their images, and the mask of each such name.
+
+        Of x_mask.png and x_seg.png, the form that most masks have.
+        """
+        keyed = [(affix, name, path) for stem, path in self._exact.items() for affix, name in _shorter(stem)]
         counts = Counter(affix for affix, _, _ in keyed)
-        self.affix = counts.most_common(1)[0][0] if counts else ""  # what most masks have added
-        self._keyed: dict[str, str] = {}
-        # Of x_mask.png and x_seg.png, the form that most masks have.
+        found: dict[str, str] = {}
         for _, name, path in sorted(keyed, key=lambda item: -counts[item[0]]):
-            self._keyed.setdefault(name, path)
+            found.setdefault(name, path)
+        return (counts.most_common(1)[0][0] if counts else "", found)
+
+    @property
+    def affix(self) -> str:
+        """What most masks have added to the names of their images; "" if none has."""
+        return self._longer[0]
 
     def of(self, path: str, images: Path) -> str | None:
         """The mask of an image in the folder `images`; None if there is none."""
@@ -68,10 +73,11 @@ class MaskNames:
         if stem in self._exact and self._exact[stem] != path:
             return self._exact[stem]
         for name in (stem, *_image_names(stem)):
-            found = self._keyed.get(name)
+            found = self._longer[1].get(name)
             if found is not None and found != path:
                 return found
-        return next((self._exact[name] for name in _image_names(stem) if name in self._exact), None)
+        found = next((self._exact[name] for name in _image_names(stem) if name in self._exact), None)
+        return None if found == path else found
 
     def expected(self, path: str, images: Path) -> str:
         """Where the mask of an image that has none should be."""
@@ -89,7 +95,9 @@ def pair(paths: Sequence[str], images: Path, masks: MaskNames) -> Pairs:
 
 def stem_in(path: str, folder: Path) -> str:
     """The name of a file within a folder, without its extension."""
-    return os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")  # noqa: PTH122
+    start = f"{folder}{os.sep}"
+    inside = path[len(start) :] if path.startswith(start) else os.path.relpath(path, folder)
+    return os.path.splitext(inside)[0].replace(os.sep, "/")  # noqa: PTH122
 
 
 def is_named_as_mask(path: str) -> bool:
@@ -101,19 +109,18 @@ def _shorter(stem: str) -> list[tuple[str, str]]:
     """(what is added, name of the image) for a mask's name: without a suffix or prefix, without an image's ending."""
     folder, slash, bare = stem.rpartition("/")
     found = _longer(bare)
-    for ending in IMAGE_EXTENSIONS:  # x.jpg.png
-        if bare.lower().endswith(ending):
-            found.append((bare[-len(ending) :], bare[: -len(ending)]))
+    if bare.lower().endswith(IMAGE_EXTENSIONS):  # x.jpg.png
+        name, ending = os.path.splitext(bare)  # noqa: PTH122
+        found.append((ending, name))
     return [(affix, f"{folder}{slash}{name}") for affix, name in found]
 
 
 def _longer(bare: str) -> list[tuple[str, str]]:
     matches = [form.fullmatch(bare) for form in (_SUFFIX, _PREFIX)]
     found = [(match["affix"], match["name"]) for match in matches if match]
-    # x_leftImg8bit of the image stands for x_gtFine_labelIds of the mask; x.jpg_mask for x.jpg.
-    for affix, name in list(found):
-        found += [(affix, name[: -len(e)]) for e in IMAGE_EXTENSIONS if name.lower().endswith(e)]
-    return found
+    # x.jpg_mask is the mask of x.jpg.
+    more = [(affix, os.path.splitext(name)[0]) for affix, name in found if name.lower().endswith(IMAGE_EXTENSIONS)]  # noqa: PTH122
+    return found + more
 
 
 def _image_names(stem: str) -> list[str]:

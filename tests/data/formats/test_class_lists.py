@@ -73,6 +73,11 @@ def test_lists_of_colours_that_cannot_be(tmp_path):
             (tmp_path / "labelmap.txt").write_text(text)
             with pytest.raises(AnnotationError, match=f"labelmap.txt: .*{words}"):
                 read_class_list(tmp_path / "labelmap.txt")
+    (tmp_path / "_classes.csv").write_text("filename, rose, daisy\na.jpg, 0, 1\n")
+    with pytest.raises(
+        AnnotationError, match=r"_classes\.csv: lists no classes: its first line names neither the columns name, r"
+    ):
+        read_class_list(tmp_path / "_classes.csv")
 
 
 def test_masks_in_colours(tmp_path):
@@ -85,6 +90,14 @@ def test_masks_in_colours(tmp_path):
         np.testing.assert_array_equal(found.mask(number), LABELS)
     assert not found.mask(4).any()
     assert not validate(found)
+
+
+def test_masks_in_colours_take_the_list_that_has_them(tmp_path):
+    write_set(tmp_path, [COLOURS[LABELS]], "classes.txt", "rose\ndaisy\n")
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    np.testing.assert_array_equal(read_masks(tmp_path).mask(0), LABELS)
+    save_mask(tmp_path / "masks/a.png", LABELS % 2)
+    assert read_masks(tmp_path).names == ("rose", "daisy")
 
 
 def test_the_border_of_vocs_objects_counts_for_nothing(tmp_path):
