@@ -27,6 +27,7 @@ from detseg.console import print_line, track
 from detseg.data.annotations import Category
 from detseg.data.base import match_categories
 from detseg.data.cache import full_images
+from detseg.data.checks.learnable import require_learnable
 from detseg.data.checks.validate import checked
 from detseg.data.formats import find_mask_sources, has_mask_files
 from detseg.data.mask_reading import STORED
@@ -124,7 +125,9 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
         return sources[pick_split(path, sources, config.split)]()
 
     truth = read_with_images(read, images, None if trained is None else trained.images)
-    return checked(truth, None, repairing=repair, print_line=partial(print_line, console))
+    truth = checked(truth, None, repairing=repair, print_line=partial(print_line, console))
+    require_learnable(truth, "evaluate a model on")
+    return truth
 
 
 # ------------------------------------------------------------------ predictions

@@ -28,6 +28,15 @@ class MaskReading(NamedTuple):
     threshold: int | None = None  # the brightness from which on a pixel is 1, below it is 0; JPEG is allowed
     colours: tuple[ListedColour, ...] = ()  # colours are looked up, those of palettes too
 
+    def __str__(self) -> str:
+        if self.colours:
+            return f"by the {len(self.colours)} colours of the list of classes"
+        if self.threshold is not None:
+            return f"what is {self.threshold} or lighter is the second class"
+        return (
+            "whatever is not 0 (white, in palettes of black and white) is the second class" if self.binary else "as is"
+        )
+
     def values(self, path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The values (H, W) of a mask file; or MaskError."""
         if self.colours:
@@ -71,7 +80,11 @@ def soft_edges(path: str | Path, count: int) -> MaskError:
 
 def _brightness(path: str | Path) -> NDArray[Any]:
     mask = open_mask(path, lossy=True)
-    pixels = mask.pixels if mask.palette is None or mask.pixels.ndim != 2 else _shown(mask, path)
+    pixels = mask.pixels
+    if mask.palette is not None and pixels.ndim == 2:
+        shown = _shown(mask, path)
+        if (shown == shown[..., :1]).all():  # of a palette of colours the numbers count
+            pixels = shown[..., 0]
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.ndim == 3 and mask.mode in ("RGB", "YCbCr"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from detseg.data.formats.locate import IMAGE_EXTENSIONS
 
@@ -60,7 +62,17 @@ class MaskNames:
         found: dict[str, str] = {}
         for _, name, path in sorted(keyed, key=lambda item: -counts[item[0]]):
             found.setdefault(name, path)
-        return (counts.most_common(1)[0][0] if counts else "", found)
+        affix, count = counts.most_common(1)[0] if counts else ("", 0)
+        return (affix if 2 * count > len(self._exact) else "", found)
+
+    @cached_property
+    def _folded(self) -> dict[str, list[str]]:
+        """The masks by names without differences of spelling."""
+        found: dict[str, list[str]] = {}
+        for stem, path in self._exact.items():
+            for name in {_fold(stem), *(_fold(shorter) for _, shorter in _shorter(stem))}:
+                found.setdefault(name, []).append(path)
+        return found
 
     @property
     def affix(self) -> str:
@@ -77,6 +89,9 @@ class MaskNames:
             if found is not None and found != path:
                 return found
         found = next((self._exact[name] for name in _image_names(stem) if name in self._exact), None)
+        if found is None:
+            alike = self._folded.get(_fold(stem), [])
+            found = alike[0] if len(alike) == 1 else None  # of several it cannot be told which is meant
         return None if found == path else found
 
     def expected(self, path: str, images: Path) -> str:
@@ -121,6 +136,11 @@ def _longer(bare: str) -> list[tuple[str, str]]:
     # x.jpg_mask is the mask of x.jpg.
     more = [(affix, os.path.splitext(name)[0]) for affix, name in found if name.lower().endswith(IMAGE_EXTENSIONS)]  # noqa: PTH122
     return found + more
+
+
+def _fold(name: str) -> str:
+    """A name without what systems and web tools change in it: case, Unicode form, %20 for a space."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def _image_names(stem: str) -> list[str]:

@@ -19,6 +19,7 @@ from detseg.data.checks.summary import objects_summary
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import SegmentationDataset, collate_masks
 from detseg.data.formats import find_mask_sources, read_mask_dataset
+from detseg.data.mask_reading import STORED
 from detseg.data.masks import SemanticMasks
 from detseg.metrics import SegmentationEvaluator
 from detseg.metrics.segmentation import FIGURES
@@ -100,6 +101,8 @@ class SegmenterTask(Task):
         print_line(self.console, f"training on {_summary(train)}, validating on {_summary(val).removesuffix(MASKS)}")
         labels = ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories))
         print_line(self.console, f"labels: {labels}")
+        if train.reading != STORED:
+            print_line(self.console, f"masks are read so: {train.reading}")
         return train, val
 
     def open(self, data: SemanticMasks, split: str) -> SegmentationDataset:

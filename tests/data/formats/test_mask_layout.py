@@ -171,6 +171,20 @@ def test_the_name_itself_goes_before_longer_ones(tmp_path):
     assert [masks.mask(i).tolist() for i in range(2)] == [mask_of(0).tolist(), mask_of(1).tolist()]
 
 
+def test_names_in_another_spelling_where_one_file_is_meant(tmp_path):
+    spellings = (("IMG_1", "img_1"), ("gänse", "ga\u0308nse_mask"), ("a b", "a%20b"), ("x", "X_MASK"))
+    for number, (image, mask) in enumerate(spellings):
+        write_picture(tmp_path / f"images/{image}.JPG", 6, 2, number)
+        save_mask(tmp_path / f"masks/{mask}.png", mask_of(number))
+    masks = read_masks(tmp_path)
+    order = [Path(path).stem for path in masks.paths.tolist()]
+    for number, (image, _) in enumerate(spellings):
+        assert masks.mask(order.index(image)).tolist() == mask_of(number).tolist()
+    shutil.copy(tmp_path / "masks/img_1.png", tmp_path / "masks/Img_1.png")
+    masks = read_masks(tmp_path)
+    assert masks.mask_paths[order.index("IMG_1")] == str(tmp_path / "masks/IMG_1.png")  # either: told as missing
+
+
 def test_cityscapes_classes_and_files(tmp_path):
     write_set(
         *(tmp_path, "leftImg8bit/{s}/b/b_{i}_leftImg8bit.png", "gtFine/{s}/b/b_{i}_gtFine_labelIds.png"), classes=None
