@@ -150,3 +150,17 @@ def test_what_cannot_be_written(tmp_path):
     twice = replace(numbered, **numbered.take_objects(np.array([0, 0, 1])))
     with pytest.raises(AnnotationError, match="object 1 is covered by others"):
         write_dataset(twice, tmp_path / "to", to="instance-masks")
+
+
+def test_damaged_masks_name_their_file(tmp_path):
+    write_set(tmp_path)
+    rng = np.random.default_rng(3)
+    mask = tmp_path / "masks/train0.png"
+    content = mask.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(damaged), rng.integers(1, 6)):
+            damaged[place] = rng.integers(0, 256)
+        mask.write_bytes(bytes(damaged[: rng.integers(1, len(damaged) + 1)]))
+        for problem in validate(read_annotations(tmp_path, "train")):
+            assert str(tmp_path) in problem.file

@@ -318,7 +318,7 @@ def test_a_file_for_another_task(boxes_pack, masks_pack):
 
 
 def test_what_cannot_be_asked_of_a_pack(boxes_pack, masks_pack, tmp_path):
-    with pytest.raises(AnnotationError, match="--images is for COCO and VOC"):
+    with pytest.raises(AnnotationError, match="--images is for COCO, VOC"):
         read_annotations(boxes_pack, "train", images=tmp_path)
     for options in ({"masks": "masks_species"}, {"ignore_value": 0}):
         with pytest.raises(AnnotationError, match="were chosen when it was packed"):
