@@ -7,6 +7,7 @@ set says it: its list of classes has one name, alone.
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.formats.assemble import Assembler
 from detseg.data.formats.format import Format, Sources
+from detseg.data.formats.layout import TRIED, beginning
 from detseg.data.formats.locate import (
     image_targets,
     measure_images,
@@ -44,10 +46,10 @@ class _Object(NamedTuple):
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
     layout = find_layout(path, None, images, only_named=True) if path.is_dir() else None
-    if layout is None:
+    if layout is None or not layout.matches or _is_yolo(path):
         return None
     sources = _sources(layout)
-    if sources is None and not _has_other_annotations(path):
+    if sources is None:
         _refuse(path, layout)
     return sources
 
@@ -78,15 +80,21 @@ def _refuse(path: Path, layout: Layout) -> None:
         )
 
 
-def _has_other_annotations(path: Path) -> bool:
-    """Whether there is a YAML file, or a folder with text files, as YOLO has them."""
+def _is_yolo(path: Path) -> bool:
+    """Whether there are YOLO's labels too: a YAML file, or text files below the folder whose rows are numbers."""
     if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
         return True
     for where, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "ImageSets"]
-        if where != str(path) and any(name.lower().endswith(".txt") and name not in CLASS_FILES for name in names):
+        texts = [name for name in names if name.lower().endswith(".txt") and name not in CLASS_FILES]
+        if where != str(path) and any(_is_row(Path(where, name)) for name in texts[:TRIED]):
             return True
     return False
+
+
+def _is_row(file: Path) -> bool:
+    words = beginning(file).partition(b"\n")[0].split()
+    return len(words) >= 5 and all(re.fullmatch(rb"[-+.0-9eE]+", word) for word in words)
 
 
 def _single_name(file: Path | None) -> str | None:

@@ -30,6 +30,8 @@ def _find(
 ) -> Sources | None:
     layout = find_layout(path, masks, images)
     if layout is None:
+        if images is not None and path.is_dir() and not (path / images).is_dir() and not Path(images).is_dir():
+            raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
         return None
 
     @cache

@@ -56,8 +56,20 @@ def test_as_penn_fudan_has_them(tmp_path):
     write_set(tmp_path, "PNGImages", "PedMasks", "{}_mask.png")
     for split in ("train", "val"):
         (tmp_path / f"{split}.txt").unlink()
+        # Its own annotations are text files, but no YOLO rows.
+        (tmp_path / "Annotation").mkdir(exist_ok=True)
+        (tmp_path / f"Annotation/{split}0.txt").write_text("# Compatible with PASCAL Annotation Version 1.00\n")
     data = read_annotations(tmp_path)
     assert len(data) == 2 and len(data.ids) == 6
+
+
+def test_labels_of_yolo_go_before_masks_beside_them(tmp_path):
+    write_set(tmp_path)
+    (tmp_path / "labels").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / f"labels/{split}0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+        (tmp_path / f"{split}.txt").write_text(f"images/{split}0.png\n")
+    assert read_annotations(tmp_path, "train").boxes.tolist() == [[1.5, 1, 4.5, 3]]
 
 
 def test_folders_of_other_names(tmp_path):

@@ -102,6 +102,9 @@ def test_folders_are_named_by_options(tmp_path):
         AnnotationError, match=r"no mask found for the images in .*elsewhere; looked for them in 'nope'"
     ):
         read_mask_dataset(folder, masks="nope", images=tmp_path / "elsewhere")
+    for masks in ("masks", None):
+        with pytest.raises(AnnotationError, match=r"^nowhere: the folder of images \(--images\) does not exist"):
+            read_mask_dataset(folder, masks=masks, images="nowhere")
 
 
 def test_folders_of_any_name_are_told_by_what_they_hold(tmp_path):
