@@ -79,7 +79,9 @@ class Evaluate:
     long_side: int | None = None
     """Segmenters: tiled prediction at this long side. With --slide: long side of the largest scale."""
     masks: str | None = None
-    """Masks: name of the ground-truth mask folder beside images/; by default masks, or as in training."""
+    """Masks: folder of the ground truth, by name beside the images or by path; by default as in training."""
+    threshold: int | None = None
+    """Masks of two classes with soft edges, or JPEG: brightness from which on a pixel is foreground."""
     ten_crop: bool = False
     """Classifiers: average over ten crops (corners and centre, and mirrored)."""
     json: bool = False

@@ -27,8 +27,10 @@ from detseg.console import print_line, track
 from detseg.data.annotations import Category
 from detseg.data.base import match_categories
 from detseg.data.cache import full_images
+from detseg.data.checks.learnable import require_learnable
 from detseg.data.checks.validate import checked
 from detseg.data.formats import find_mask_sources, has_mask_files
+from detseg.data.mask_reading import STORED
 from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
@@ -99,24 +101,33 @@ def _truth(config: Evaluate, console: Console) -> SemanticMasks:
                 "what it was validated on)"
             )
         trained = settings_of(config.detections)
-        asked = replace(trained, masks=masks or trained.masks, images=config.images or trained.images)
+        asked = replace(
+            trained,
+            masks=masks or trained.masks,
+            images=config.images or trained.images,
+            threshold=trained.threshold if config.threshold is None else config.threshold,
+        )
         if config.split != "test":
             train, val = load_mask_data(asked, console)
             return train if config.split == "train" else val
         path, masks, repair = data_of_run(config.detections, trained), asked.masks, trained.repair
         images = asked.images
+    threshold = config.threshold
     if trained is not None:
         if masks is None and trained.masks is not None and has_mask_files(path, trained.masks):
             masks = trained.masks
-        if trained.ignore_value is not None and has_mask_files(path, masks):
+        if has_mask_files(path, masks, images):
             ignore_value = trained.ignore_value
+            threshold = trained.threshold if threshold is None else threshold
 
     def read(images: Path | None) -> SemanticMasks:
-        sources = find_mask_sources(path, masks, ignore_value, images)
+        sources = find_mask_sources(path, masks, ignore_value, images, threshold)
         return sources[pick_split(path, sources, config.split)]()
 
     truth = read_with_images(read, images, None if trained is None else trained.images)
-    return checked(truth, None, repairing=repair, print_line=partial(print_line, console))
+    truth = checked(truth, None, repairing=repair, print_line=partial(print_line, console))
+    require_learnable(truth, "evaluate a model on")
+    return truth
 
 
 # ------------------------------------------------------------------ predictions
@@ -166,8 +177,9 @@ def _read_files(folder: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8
         objects=None,
         pack=None,
         ignore_values=(),  # a prediction says something of every pixel
+        reading=STORED,
     )
     return map(found.mask, range(len(found)))
 
 
-MASKS = Evaluator("masks", evaluate, ("flip", "scales", "long_side", "masks"))
+MASKS = Evaluator("masks", evaluate, ("flip", "scales", "long_side", "masks", "threshold"))

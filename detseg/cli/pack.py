@@ -34,9 +34,11 @@ class Pack:
     chunk: int = 32
     """Images per HDF5 chunk; the batch size is a good choice."""
     masks: str | None = None
-    """Masks: name of the mask folder beside images/ (or JPEGImages/); by default masks (or SegmentationClass)."""
+    """Masks: their folder, by name beside the images or by path; by default masks/, SegmentationClass/ or the like."""
     ignore_value: int | None = None
     """Masks: value to ignore; by default 255, or as the class list says."""
+    threshold: int | None = None
+    """Masks of two classes with soft edges, or JPEG: brightness (of 255) from which on a pixel is foreground."""
     images: Path | None = None
     """Folder of the images, where they are not beside the annotations or the CSV table."""
     repair: bool = False
@@ -55,7 +57,9 @@ def run(config: Pack) -> int:
     from detseg.data.checks.validate import checked
     from detseg.data.pack.datasets import task_of, write_pack
     from detseg.data.pack.file import is_pack
+    from detseg.options import require_positive
 
+    require_positive(config, "threshold")
     if config.output.exists():
         raise ValueError(f"{config.output}: is there already; name another file, or remove it")
     if not is_pack(config.output):
@@ -109,14 +113,14 @@ def read_any(config: Pack) -> Mapping[str, Any]:
     from detseg.data.formats import find_mask_sources, find_sources, read_label_splits
     from detseg.data.pack.file import UNDIVIDED
 
-    masks_asked = config.masks is not None or config.ignore_value is not None
+    masks_asked = any(value is not None for value in (config.masks, config.ignore_value, config.threshold))
     task = config.task or ("segmentation" if masks_asked else _task_of(config.data))
     if task == "classification":
         splits = read_label_splits(config.data, images=config.images)
         return {split or UNDIVIDED: data for split, data in splits.items()}
     if task == "detection":
         return _alike(find_sources(config.data, config.images), match_categories)
-    sources = find_mask_sources(config.data, config.masks, config.ignore_value, config.images)
+    sources = find_mask_sources(config.data, config.masks, config.ignore_value, config.images, config.threshold)
     return _alike(sources, match_categories)
 
 

@@ -8,7 +8,7 @@ _NAMES = {
     "checks.validate": "raise_on_problems repair validate",
     "colours": "class_color",
     "formats": "read_annotations read_dataset read_labelled_dataset read_labels read_mask_dataset read_masks "
-    "write_coco write_dataset write_voc write_yolo",
+    "write_coco write_dataset write_masks write_voc write_yolo",
     "images": "image_size read_image",
     "index_png": "MaskError mask_palette write_index_png",
     "masks": "SemanticMasks",

@@ -1,6 +1,7 @@
 """Reading images: always uint8 RGB, upright, whatever the file holds."""
 
 import io
+import logging
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,17 @@ import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
+BITS = 258  # the TIFF tag with the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
+
+_warned_of_few_bits = False
 
 # Pillow takes more than 179 million pixels for an attack, and aerial images and slides have as many. The limit is one
 # of the whole process; it is raised once, since images are read in several threads. No limit at all stays none.
@@ -39,7 +46,8 @@ def read_image(path: str | Path, channels: int = 3) -> Image:
     """Read an image as uint8 RGB (H, W, 3), or with another number of channels (H, W, channels): see `read_bands`.
 
     The EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up, 16-bit values
-    are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white.
+    are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white. Bands beyond the third count
+    only where they are marked as transparency.
 
     Raises:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
@@ -52,11 +60,13 @@ def read_image(path: str | Path, channels: int = 3) -> Image:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
-    _, orientation, misread = _header(data, path)
+    header = _header(data, path)
     # OpenCV fills the rest of a JPEG or PNG that is cut short with grey, Pillow refuses it.
     suspect = data[:2] in (b"\xff\xd8", b"\x89P") and not _has_end_mark(data)
-    pixels = _decode_strictly(data, path) if suspect or misread else _decode(data, path)
-    return _upright(_to_rgb(pixels, path), orientation)
+    pixels = _decode_strictly(data, path) if suspect or header.misread else _decode(data, path)
+    if pixels.ndim == 3 and not header.transparent:
+        pixels = pixels[..., :3]  # a fourth band is infrared, or anything
+    return _upright(_to_rgb(pixels, path), header.orientation)
 
 
 def read_sized_image(path: str | Path, size: Sequence[int], channels: int = 3) -> Image:
@@ -80,7 +90,8 @@ class ImageInfo(NamedTuple):
 
     stored_size: tuple[int, int]  # width, height
     orientation: int  # of EXIF, 1..8
-    misread: bool  # OpenCV reads what is transparent wrongly
+    misread: bool  # OpenCV reads what is transparent wrongly, or more than four bands not at all
+    transparent: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,19 +113,35 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
     try:
         with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             transparent = image.has_transparency_data
-            if image.format == "TIFF":  # Pillow and OpenCV both turn TIFF images by themselves
+            if isinstance(image, TiffImageFile):  # Pillow and OpenCV both turn TIFF images by themselves
                 # OpenCV leaves out the alpha of grey TIFF images and multiplies colours by theirs.
-                return ImageInfo(image.size, 1, transparent)
+                return ImageInfo(image.size, 1, transparent or len(image.tag_v2.get(BITS, ())) > 4, transparent)
             orientation = image.getexif().get(ORIENTATION, 1)
             # OpenCV knows of no grey level that is transparent.
             misread = transparent and image.mode in ("1", "L")
-            return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread)
+            return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread, transparent)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
-        raise ValueError(f"{path}: not a readable image, or of an unknown format") from error
+        what = _bands_of_tiff(source) or "not a readable image, or of an unknown format"
+        raise ValueError(f"{path}: {what}") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         raise ValueError(f"{path}: not a readable image: {error}") from error
+
+
+def _bands_of_tiff(source: bytes | str | Path) -> str:
+    """What to say of a TIFF image with bands that Pillow cannot read; nothing of other files."""
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        bits = tags[BITS]
+        if len(bits) <= 4:
+            return ""
+    except Exception:  # no TIFF, or a damaged one
+        return ""
+    return f"a TIFF image of {len(bits)} bands of {bits[0]} bits cannot be read; save three of them as an RGB image"
 
 
 def _has_end_mark(data: bytes | mmap.mmap) -> bool:
@@ -157,6 +184,7 @@ def _decode_strictly(data: bytes, path: str | Path) -> NDArray[Any]:
 
 def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Image:
     if pixels.dtype == np.uint16:
+        _warn_of_few_bits(pixels, path)
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise ValueError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
@@ -166,6 +194,19 @@ def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Image:
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     return np.ascontiguousarray(pixels)
+
+
+def _warn_of_few_bits(pixels: NDArray[np.uint16], path: str | Path) -> None:
+    """Warn of the first 16-bit image whose values are all small, as those of 12-bit cameras are."""
+    global _warned_of_few_bits
+    largest = int(pixels.max(initial=0))
+    if 0 < largest < 65535 // 10 and not _warned_of_few_bits:
+        _warned_of_few_bits = True
+        log.warning(
+            "%s: a 16-bit image whose largest value is %d, of 65535, so it is nearly black; if all are so (12-bit "
+            "cameras), multiply their values by %d before training",
+            *(path, largest, 65535 // max(largest, 4095)),
+        )
 
 
 def _upright(pixels: Image, orientation: int) -> Image:

@@ -1,12 +1,13 @@
 """Label maps as images: index PNG (grey, the value is the class) and palette PNG (the same, shown in colours).
 
-Images of colours are not looked up but refused: which class a colour means is not in the file.
+Images of colours are refused here: which class a colour means is not in the file. Where a list says it, and for masks
+whose values are no numbers of classes, see `detseg.data.mask_reading`.
 """
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,27 +31,95 @@ class MaskError(AnnotationError):
         self.what, self.remedy, self.kind = what, remedy, kind
 
 
-def read_index_image(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The values (H, W) of a label map as they are in the file: uint8, or uint16 from 16-bit files.
+class StoredMask(NamedTuple):
+    """What a mask file holds, before anything is made of it."""
 
-    Palette files give the index, not the colour; grey saved as three or four channels gives the first. An EXIF
-    orientation is not applied: a mask shows the upright image. MaskError: missing, damaged, a JPEG, or of colours.
+    pixels: NDArray[Any]  # (H, W), or (H, W, C) with up to four channels
+    mode: str  # as Pillow names it
+    palette: NDArray[np.uint8] | None  # (up to 256, 3) RGB, the colour of each value
+
+
+def open_mask(path: str | Path, lossy: bool = False) -> StoredMask:
+    """Read a mask file. An EXIF orientation is not applied: a mask shows the upright image.
+
+    MaskError: it is missing, damaged, or a JPEG, unless `lossy` allows that.
     """
     try:
         with open_image(path) as image:
-            lossy = image.format == "JPEG"
-            mode, factor = image.mode, _factor(image)
-            values = np.asarray(image)
+            is_jpeg, mode, factor = image.format in ("JPEG", "MPO"), image.mode, _factor(image)
+            pixels = np.asarray(image)
+            colours = image.getpalette("RGB") if mode in ("P", "PA") else None
     except FileNotFoundError as error:
         what, remedy = "the mask does not exist", "put it there, or remove the image from the set"
         raise MaskError(path, what, remedy, "missing-mask") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         what, remedy = f"the mask cannot be read: {error}", "replace it, or remove the image from the set"
         raise MaskError(path, what, remedy, "damaged-mask") from error
-    if lossy:
-        what, remedy = "the mask is a JPEG file, which changes the numbers", "save it anew from its source as PNG"
+    if is_jpeg and not lossy:
+        what = "the mask is a JPEG file, which changes the numbers"
+        remedy = "save it anew from its source as PNG, or, if it shows one class in white on black, --threshold 128"
         raise MaskError(path, what, remedy, "lossy-mask")
-    return _indices(values if factor == 1 else values // factor, mode, path)
+    palette = None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+    return StoredMask(pixels if factor == 1 else pixels // factor, mode, palette)
+
+
+def palette_of(path: str | Path) -> NDArray[np.uint8] | None:
+    """The palette (up to 256, 3) RGB of an image file, from its header; None if it has none or cannot be read."""
+    try:
+        with open_image(path) as image:
+            colours = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+    except Exception:  # Pillow raises many kinds
+        return None
+    return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+
+
+def read_index_image(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The values (H, W) of a label map as they are in the file: uint8, or uint16 from 16-bit files.
+
+    Palette files give the index, not the colour; grey saved as three or four channels gives the first. Where all
+    colours are the same and only the transparency differs, it is the mask. MaskError: missing, damaged, a JPEG, of
+    colours, or colours and transparency both tell something.
+    """
+    return index_values(open_mask(path), path)
+
+
+def index_values(mask: StoredMask, path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The values (H, W) of a mask file, see `read_index_image`."""
+    values = mask.pixels
+    if values.ndim == 3:
+        values = np.ascontiguousarray(_one_channel(values, mask.mode, path))
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        what = f"the mask holds numbers of another kind ({mask.mode})"
+        raise MaskError(path, what, "save whole numbers of 8 or 16 bits", "colour-mask")
+    return values.astype(np.uint16)
+
+
+def _one_channel(pixels: NDArray[Any], mode: str, path: str | Path) -> NDArray[Any]:
+    """The channel (H, W) that holds the values of an image of several, which says nothing in the others."""
+    colours = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
+    first = colours[..., 0]
+    if mode in ("RGBA", "LA"):
+        alpha = pixels[..., -1]
+        if (alpha != alpha.flat[0]).any() and (alpha != first).any():
+            if (colours == colours[0, 0]).all():
+                return alpha
+            what, remedy = (
+                "its transparency differs from pixel to pixel, and so do its colours",
+                "save it without alpha",
+            )
+            raise MaskError(path, f"the mask is not clear: {what}", remedy, "alpha-mask")
+    if (colours != first[..., None]).any():
+        what = f"the mask is an image of colours ({mode}), not of class numbers"
+        remedy = (
+            "put a list of the colours beside it, such as labelmap.txt or class_dict.csv, or give each colour the "
+            "number of its class and save that with detseg.data.write_index_png"
+        )
+        raise MaskError(path, what, remedy, "colour-mask")
+    return first
 
 
 def _factor(image: Image.Image) -> int:
@@ -59,24 +128,6 @@ def _factor(image: Image.Image) -> int:
     stored = tiles[0][3] if tiles else None
     kind = stored[0] if isinstance(stored, tuple) and stored else stored
     return {"L;2": 85, "L;4": 17}.get(str(kind), 1)
-
-
-def _indices(values: NDArray[Any], mode: str, path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    if values.ndim == 3:
-        first, colours = values[..., 0], values[..., : 3 if values.shape[2] >= 3 else 1]
-        if (colours != first[..., None]).any():
-            what = f"the mask is an image of colours ({mode}), not of class numbers"
-            remedy = "give each colour the number of its class and save that with detseg.data.write_index_png"
-            raise MaskError(path, what, remedy, "colour-mask")
-        values = np.ascontiguousarray(first)
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype in (np.uint8, np.uint16):
-        return values
-    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        what = f"the mask holds numbers of another kind ({mode})"
-        raise MaskError(path, what, "save whole numbers of 8 or 16 bits", "colour-mask")
-    return values.astype(np.uint16)
 
 
 def write_index_png(path: str | Path, mask: ArrayLike, palette: ArrayLike | None = None) -> None:

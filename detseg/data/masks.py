@@ -13,8 +13,9 @@ from detseg.data.annotations import Annotations
 from detseg.data.base import Category, ImageSet
 from detseg.data.checks.problems import AnnotationError
 from detseg.data.images import inspect_image
-from detseg.data.index_png import MaskError, is_background, read_index_image
+from detseg.data.index_png import MaskError, is_background
 from detseg.data.mask_drawing import draw_labels
+from detseg.data.mask_reading import STORED, MaskReading, is_soft, soft_edges
 from detseg.data.pack.reader import OriginalMasks
 from detseg.data.sample import IGNORE
 
@@ -33,6 +34,7 @@ class SemanticMasks(ImageSet):
 
     mask_paths: NDArray[np.str_] | None = None  # (N,) the label maps
     ignore_values: tuple[int, ...] = (IGNORE,)  # values in these files that mean "ignore"
+    reading: MaskReading = STORED  # how these values are found in the files
     objects: Annotations | None = None  # whose polygons are drawn
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class SemanticMasks(ImageSet):
             assert self.objects is not None
             return draw_labels(self.objects, index, len(self.categories) - len(self.objects.categories))
         path = str(self.mask_paths[index])
-        values = read_index_image(path)
+        values = self.reading.values(path)
         self._check_size(index, values.shape)
         labels = np.take(self._table[:256] if values.dtype == np.uint8 else self._table, values)
         if labels.min(initial=0) < 0:
@@ -131,6 +133,8 @@ class SemanticMasks(ImageSet):
 
     def _unknown_values(self, path: str, values: NDArray[np.uint8] | NDArray[np.uint16]) -> MaskError:
         found, counts = np.unique(values, return_counts=True)
+        if len(self.categories) == 2 and is_soft({*found.tolist(), 0, IGNORE}):
+            return soft_edges(path, len(found))
         order = np.argsort(-counts, kind="stable")
         shown = ", ".join(f"{found[i]} ({counts[i]} pixels)" for i in order[:5])
         what = f"values that are no class: {shown}{', ...' if len(order) > 5 else ''}"

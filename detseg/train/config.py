@@ -149,7 +149,7 @@ class TrainAnnotated(TrainConfig):
     """What is the same for all that learn from annotations of objects or pixels."""
 
     images: Path | None = None
-    """Folder of the images, where they are not beside the COCO or VOC annotations."""
+    """Folder of the images, where they are not found beside the annotations or masks."""
     val_share: float | None = None
     """Fraction of --data used for validation, such as 0.2, if --data has no splits; the same images in every run."""
     repair: bool = False

@@ -12,6 +12,8 @@ from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
 from detseg.data.augment.strengths import OF_BOXES, Strength, strengths
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.checks.learnable import require_learnable
+from detseg.data.checks.summary import objects_summary
 from detseg.data.checks.validate import checked
 from detseg.data.formats import find_sources, read_dataset
 from detseg.data.pack.reader import PackedImages
@@ -37,8 +39,7 @@ def load_data(config: Any, console: Console) -> tuple[Annotations, Annotations]:
     check = partial(checked, repairing=config.repair, print_line=partial(print_line, console))
     train = check(train, None)
     val = check(val, train)
-    if train.iscrowd.all():
-        raise ValueError(f"{train.source}: there are no objects to learn in {len(train)} images")
+    require_learnable(train)
     return train, val
 
 
@@ -69,8 +70,7 @@ def own_split(path: Path, splits: Mapping[str, T], name: str) -> T:
 
 def print_data(console: Console, train: Annotations, val: Annotations) -> None:
     """Print how much there is, and which label each category id gets."""
-    counts = f"{len(train)} images with {len(train.boxes)} objects, validating on {len(val)} with {len(val.boxes)}"
-    print_line(console, f"training on {counts}")
+    print_line(console, f"training on {objects_summary(train)}, validating on {objects_summary(val)}")
     print_line(console, "labels: " + ", ".join(f"{k}={c.name} (id {c.id})" for k, c in enumerate(train.categories)))
 
 

@@ -230,7 +230,7 @@ def test_a_localizer_of_single_objects_is_evaluated_on_these(world, tmp_path, ca
         (folder / f"{split}.json").write_text(json.dumps(content))
     words = ["--data", str(folder), "--output", str(tmp_path / "run"), "--epochs", "1", "--objects", "single"]
     assert main(["train", "localizer", *words, *QUICK]) == 0
-    assert "validating on 2 with 2" in capsys.readouterr().out
+    assert "validating on 2 images with 2 objects" in capsys.readouterr().out
     found = evaluated(capsys, tmp_path / "run")
     assert (found["images"], found["objects"], found["localization"]["images"]) == (2, 2, 2)
 

@@ -174,6 +174,22 @@ def test_masks_of_0_and_255_make_the_round_trip(tmp_path, capfd):
         assert evaluated(capfd, detections=folder, ground_truth=tmp_path)["figures"]["miou"] == 1
 
 
+def test_masks_with_soft_edges_and_a_threshold(tmp_path, capfd):
+    mask = np.zeros((8, 16), np.uint8)
+    mask[2:5, 3:9], mask[3, 4:8] = 140, 255
+    write_picture(tmp_path / "images/a.png", 16, 8)
+    write_index_png(tmp_path / "masks/a.png", mask)
+    write_index_png(tmp_path / "seen/a.png", (mask >= 128).astype(np.uint8))
+    options = {"detections": tmp_path / "seen", "ground_truth": tmp_path}
+    assert evaluated(capfd, threshold=128, **options)["figures"]["miou"] == 1
+    assert evaluated(capfd, threshold=200, **options)["figures"]["miou"] < 1
+    with pytest.raises(
+        ValueError, match="nothing to evaluate a model on in the masks of 1 images: every pixel is 'back"
+    ):
+        write_index_png(tmp_path / "masks/a.png", mask * 0)
+        evaluated(capfd, **options)
+
+
 def test_tables_of_masks(files, masked, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     for resamples in (20, 0):

@@ -57,7 +57,7 @@ def test_metrics_description_and_report_agree(segmenter):
 
 def test_what_a_segmenters_run_prints(segmenter):
     lines = segmenter.output.split("\n")
-    assert lines[0] == "training on 8 images with masks, validating on 5"
+    assert lines[0] == "training on 8 images with masks, validating on 5 images"
     assert lines[1] == "labels: 0=background (value 0), 1=box (value 4), 2=disc (value 9)"
     assert any(re.match(r"epoch +25\.0 .* mIoU 0\.\d+  pixel accuracy 0\.\d", line) for line in lines)
     description = json.loads((segmenter.folder / "model.json").read_text())

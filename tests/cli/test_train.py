@@ -60,7 +60,9 @@ def test_metrics_and_description_agree(run):
 
 def test_what_a_run_prints(run):
     lines = run.output.split("\n")
-    assert lines[0] == "training on 8 images with 16 objects, validating on 5 with 8"
+    ignored, empty = "1 object ignored (crowd or difficult)", "1 image without objects"
+    counts = f"8 images with 15 objects, {ignored}, validating on 5 images with 8 objects, {empty}"
+    assert lines[0] == f"training on {counts}"
     assert lines[1] == "labels: 0=square (id 7), 1=bar (id 3)"
     assert any(line.startswith("precision: ") for line in lines)
     assert any(re.match(r"epoch +40\.0 .* mAP@\[\.5:\.95\] 0\.\d", line) for line in lines)

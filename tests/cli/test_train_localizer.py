@@ -37,7 +37,7 @@ def test_the_whole_command(single, tmp_path, capsys):  # noqa: F811
     lines = capsys.readouterr().out.splitlines()
     assert f"{single}/train.json: 1 images without exactly one object are left out" in lines
     assert f"{single}/val.json: 2 images without exactly one object are left out" in lines
-    assert "training on 7 images with 7 objects, validating on 3 with 3" in lines
+    assert "training on 7 images with 7 objects, validating on 3 images with 3 objects" in lines
     assert lines[-1] == f"use it: detseg predict {folder} image.jpg"
     page = (folder / "report.html").read_text()
     assert all(f'src="{image}"' in page for image in ("worst.jpg", "samples.jpg", "history.png"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data import raise_on_problems, read_annotations, read_dataset, read_masks, validate
-from detseg.data.annotations import AnnotationError
+from detseg.data import raise_on_problems, read_annotations, read_dataset, read_mask_dataset, read_masks, validate
+from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats import (
     FORMATS,
     Format,
@@ -20,7 +20,9 @@ from detseg.data.formats import (
     read_labels,
     titles,
     write_dataset,
+    write_masks,
 )
+from detseg.data.masks import SemanticMasks
 from detseg.data.polygons import SegmentsBuilder
 from tests.data.annotation_samples import by_image, make, write_picture
 
@@ -28,7 +30,15 @@ FIND = {"objects": find_sources, "masks": find_mask_sources, "labels": find_labe
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = "".join((DOCS / page).read_text() for page in ("data.md", "classify.md"))
 each = pytest.mark.parametrize("format", FORMATS, ids=lambda format: f"{format.name}-{format.gives}")
-writers = pytest.mark.parametrize("format", [f for f in FORMATS if f.write], ids=lambda format: format.name)
+# Of instance masks an object is its pixels, and all are of one class: tests/data/formats/test_instance_masks.py
+writers = pytest.mark.parametrize(
+    "format",
+    [f for f in FORMATS if f.write and f.gives == "objects" and f.name != "instance-masks"],
+    ids=lambda format: format.name,
+)
+mask_writers = pytest.mark.parametrize(
+    "format", [f for f in FORMATS if f.write and f.gives == "masks"], ids=lambda format: format.name
+)
 
 
 @pytest.fixture
@@ -120,6 +130,51 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, sample, format):
         file.write_bytes(good)
     with pytest.raises(AnnotationError, match="does not exist"):
         read_annotations(tmp_path / "nowhere")
+
+
+@mask_writers
+def test_masks_that_are_written_are_read_back(tmp_path, sample, format):
+    """Drawn from polygons, with objects that are ignored, and from files with values that are not 0, 1, 2."""
+    builder = SegmentsBuilder()
+    for x1, y1, x2, y2 in sample.boxes.tolist():
+        builder.add_polygons([[x1, y1, x2, y1, x2, y2, x1, y2]])
+    iscrowd = np.array([False, True, False])
+    drawn = SemanticMasks.from_annotations(replace(sample, segments=builder.build(), iscrowd=iscrowd))
+    for split, part in (("train", drawn.subset([0, 1])), ("val", drawn.subset([2]))):
+        write_masks(part, tmp_path / "to", split, to=format.name)
+    data = read_mask_dataset(tmp_path / "to")
+    assert list(data) == list(format.find(tmp_path / "to", None)) == ["train", "val"]
+    assert data["train"].names == drawn.names and data["train"].names[0] == "background"
+    for split, rows in (("train", [0, 1]), ("val", [2])):
+        assert [Path(path).name for path in data[split].paths.tolist()] == [f"{'abc'[row]}.png" for row in rows]
+        for index, row in enumerate(rows):
+            np.testing.assert_array_equal(data[split].mask(index), drawn.mask(row))
+        assert not [problem for problem in validate(data[split]) if problem.severity == "error"]
+    assert 255 in data["train"].mask(0)
+
+    numbered = replace(data["train"], categories=tuple(Category(7 * k, n) for k, n in enumerate("abcd")))
+    given = replace(numbered, ignore_values=(255, 1, 2, 3))
+    write_masks(given, tmp_path / "numbered", to=format.name, images="copy")
+    found = read_masks(tmp_path / "numbered", "train")
+    assert found.categories == given.categories
+    np.testing.assert_array_equal(found.mask(0), given.mask(0))
+    assert not any(Path(path).is_symlink() for path in found.paths.tolist())
+
+
+@mask_writers
+def test_masks_are_not_added_to_others(tmp_path, sample, format):
+    segments = SegmentsBuilder()
+    for _ in sample.ids:
+        segments.add_polygons([[0, 0, 5, 0, 5, 5]])
+    drawn = SemanticMasks.from_annotations(replace(sample, segments=segments.build()))
+    write_masks(drawn, tmp_path / "to", to=format.name)
+    other = replace(drawn.objects, categories=tuple(c._replace(name=f"other {c.id}") for c in drawn.objects.categories))
+    with pytest.raises(AnnotationError, match="already holds other classes"):
+        write_masks(SemanticMasks.from_annotations(other), tmp_path / "to", "val", to=format.name)
+    with pytest.raises(ValueError, match="'yolo' is no format that can be written; those are"):
+        write_masks(drawn, tmp_path / "to", to="yolo")
+    with pytest.raises(ValueError, match=f"'{format.name}' is no format that can be written"):
+        write_dataset(sample, tmp_path / "to", to=format.name)
 
 
 def read_toy(file):

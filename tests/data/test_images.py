@@ -1,4 +1,5 @@
 import io
+import struct
 import warnings
 
 import cv2
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from detseg.data import images
 from detseg.data.images import ORIENTATION, image_size, inspect_image, read_image
 from tests.cases import case
 from tests.data.annotation_samples import write_picture
@@ -223,3 +225,60 @@ def test_bytes_after_the_end_mark_are_harmless(tmp_path, blocks):
 def test_real_images_have_the_size_their_header_says(flowers_det):
     for path in sorted((flowers_det / "images").iterdir())[::40]:
         assert image_size(path) == read_image(path).shape[1::-1]
+
+
+def write_tiff(path, pixels, extra=0):
+    """An uncompressed TIFF of (H, W, C) bands, those beyond three of kind `extra`: 0 unspecified, 2 transparency."""
+    height, width, bands = pixels.shape
+    content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    bits = 8 * pixels.dtype.itemsize
+    tags = [(256, [width]), (257, [height]), (258, [bits] * bands), (259, [1]), (262, [2]), (273, [0]), (277, [bands])]
+    tags += [(278, [height]), (279, [len(content)]), (284, [1]), (338, [extra] * (bands - 3))]
+    tags = [(tag, values) for tag, values in tags if values]
+    lists = b""
+    rows = []
+    start = 14 + 12 * len(tags)
+    for tag, values in tags:
+        body = struct.pack(f"<{len(values)}I", *values)
+        place = body if len(values) == 1 else struct.pack("<I", start + len(lists))
+        lists += b"" if len(values) == 1 else body
+        rows.append(struct.pack("<HHI", tag, 4, len(values)) + place)
+    rows = [row[:8] + struct.pack("<I", start + len(lists)) if row[:2] == b"\x11\x01" else row for row in rows]
+    head = b"II*\0" + struct.pack("<IH", 8, len(rows)) + b"".join(rows) + bytes(4)
+    path.write_bytes(head + lists + content)
+    return path
+
+
+def test_a_fourth_band_is_transparency_only_where_the_file_says_so(tmp_path):
+    """Aerial images have infrared there: SamplesPerPixel 4, ExtraSamples 0."""
+    for kind in (np.uint8, np.uint16):
+        scale = 1 if kind is np.uint8 else 257
+        pixels = np.tile(np.array([220, 30, 40, 60], kind) * scale, (4, 5, 1))
+        assert read_image(write_tiff(tmp_path / "a.tif", pixels)).tolist() == [[[220, 30, 40]] * 5] * 4
+        found = read_image(write_tiff(tmp_path / "b.tif", pixels, extra=2))
+        np.testing.assert_allclose(found[0, 0], [247, 202, 204], atol=1)  # over white
+
+
+def test_more_bands_are_left_out_or_told(tmp_path, capfd):
+    pixels = np.tile(np.arange(10, 70, 10, dtype=np.uint8), (4, 5, 1))
+    for bands in (5, 6):
+        path = write_tiff(tmp_path / f"{bands}.tif", pixels[..., :bands])
+        assert read_image(path).tolist() == [[[10, 20, 30]] * 5] * 4
+        assert inspect_image(path).size == (5, 4)
+    path = write_tiff(tmp_path / "a.tif", pixels[..., :5].astype(np.uint16))
+    for function in (read_image, inspect_image, image_size):
+        with pytest.raises(ValueError, match=r"a\.tif: a TIFF image of 5 bands of 16 bits cannot be read; save three"):
+            function(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_twelve_bits_in_sixteen_are_told_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(images, "_warned_of_few_bits", False)
+    for values, warned in (([0, 0], False), ([7000, 1], False), ([4095, 7], True), ([300, 1], False)):
+        caplog.clear()
+        path = tmp_path / f"{values[0]}.png"
+        Image.fromarray(np.array([values], np.uint16)).save(path)
+        read_image(path)
+        assert (f"{path}: a 16-bit image whose largest value is 4095, of 65535" in caplog.text) == warned
+        assert bool(caplog.text) == warned
+        assert not warned or "multiply their values by 16" in caplog.text

@@ -105,6 +105,23 @@ def test_what_is_no_mask_is_refused(tmp_path_factory):
             assert str(caught.value) == f"{path}: {caught.value.what} ({caught.value.remedy})"
 
 
+def test_transparency_is_the_mask_where_all_colours_are_the_same(tmp_path):
+    path, inside = tmp_path / "a.png", np.uint8(MASK > 0) * 255
+    for colour in (0, 255, 90):
+        Image.fromarray(np.dstack([np.full_like(MASK, colour)] * 3 + [inside])).save(path)
+        np.testing.assert_array_equal(read_index_image(path), inside)
+    Image.fromarray(np.dstack([np.full_like(MASK, 7), inside])).save(path)
+    np.testing.assert_array_equal(read_index_image(path), inside)
+    Image.fromarray(np.dstack([inside] * 4)).save(path)  # both say the same
+    np.testing.assert_array_equal(read_index_image(path), inside)
+    with pytest.raises(
+        MaskError, match=r"a\.png: .*transparency differs from pixel to pixel, and so do its colours"
+    ) as error:
+        Image.fromarray(np.dstack([MASK] * 3 + [255 - inside])).save(path)
+        read_index_image(path)
+    assert error.value.kind == "alpha-mask"
+
+
 def test_a_file_that_is_cut_short(tmp_path):
     path = tmp_path / "mask.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8)).save(path)

@@ -19,8 +19,9 @@ from detseg.data.checks.image_checks import (
     sharing_problems,
 )
 from detseg.data.checks.problems import Problem
-from detseg.data.index_png import MaskError
+from detseg.data.index_png import MaskError, palette_of
 from detseg.data.labels import LabelledImages
+from detseg.data.mask_reading import STORED
 from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
 
@@ -56,16 +57,56 @@ def _mask_file_problems(masks: SemanticMasks) -> Iterator[Problem]:
         except MaskError as error:
             return error
 
-    pixels, sound = np.zeros(IGNORE + 1, np.int64), 0
+    pixels, sound = np.zeros(IGNORE + 1, np.int64), {}
     for row, found in enumerate(in_threads(count, range(len(masks)))):
         if isinstance(found, MaskError):
             yield image_problem(masks, row, found.what, found.remedy, found.kind)
         else:
             pixels += found
-            sound += 1
+            sound[row] = found > 0
+    if masks.reading == STORED:
+        yield from _different_palettes(masks, sound)
+        yield from _different_whites(masks, sound)
     absent = [name for name, count in zip(masks.names, pixels.tolist(), strict=False) if not count]
     if sound:
         yield from _absent(masks, absent, ignored=int(pixels[IGNORE]))
+
+
+def _different_palettes(masks: SemanticMasks, sound: dict[int, NDArray[np.bool_]]) -> Iterator[Problem]:
+    """Masks with palettes in which a class has another colour than in the first: its number may be another's there.
+
+    `sound` has which labels (256,) each mask that can be read has.
+    """
+    assert masks.mask_paths is not None
+    palettes = in_threads(palette_of, masks.mask_paths[list(sound)].tolist())
+    first: dict[int, tuple[str, tuple[int, ...]]] = {}  # label -> a mask and the colour it has there
+    for (row, there), palette in zip(sound.items(), palettes, strict=True):
+        for label, category in enumerate(masks.categories) if palette is not None else ():
+            if not there[label] or category.id >= len(palette):
+                continue
+            colour = tuple(palette[category.id].tolist())
+            path, other = first.setdefault(label, (str(masks.mask_paths[row]), colour))
+            if colour != other:
+                what = f"value {category.id} has the colour {colour} in its palette, and {other} in {path}"
+                remedy = "save all masks with one palette, or give a list of colours (labelmap.txt) to go by them"
+                yield image_problem(masks, row, what, remedy, "palette-differs")
+                break
+
+
+def _different_whites(masks: SemanticMasks, sound: dict[int, NDArray[np.bool_]]) -> Iterator[Problem]:
+    """Masks of two classes in which 255 is "ignore" in some where others have the second class, never both."""
+    if len(masks.categories) != 2 or masks.ignore_values != (IGNORE,):
+        return
+    ignoring = [row for row, there in sound.items() if there[IGNORE]]
+    if not ignoring or any(sound[row][1] for row in ignoring) or not any(there[1] for there in sound.values()):
+        return
+    second = masks.categories[1]
+    what = (
+        f"{len(ignoring)} of {len(sound)} masks hold {IGNORE}, which is ignored, and no {second.id} "
+        f"({second.name!r}), the first is {masks.file_of(ignoring[0])}; the others have it the other way round"
+    )
+    remedy = f"if {IGNORE} is {second.name!r} there, write it as {second.id}, or leave the list of classes out"
+    yield Problem(masks.source, "", None, what, remedy, "warning", "white-differs")
 
 
 def _absent(masks: SemanticMasks, absent: list[str], ignored: int = 0) -> Iterator[Problem]:

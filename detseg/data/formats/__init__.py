@@ -11,6 +11,7 @@ from detseg.data.formats import (
     cvat,
     datumaro,
     dlib,
+    instance_masks,
     kitti,
     label_studio,
     label_table,
@@ -43,7 +44,7 @@ from detseg.data.formats.read import (
     read_masks,
 )
 from detseg.data.formats.voc import read_voc
-from detseg.data.formats.write import write_dataset, write_voc, write_yolo
+from detseg.data.formats.write import write_dataset, write_masks, write_voc, write_yolo
 from detseg.data.formats.yolo import read_yolo
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "titles",
     "write_coco",
     "write_dataset",
+    "write_masks",
     "write_voc",
     "write_yolo",
 ]
@@ -87,6 +89,7 @@ FORMATS += [
     supervisely.FORMAT,
     coco.FORMAT,
     voc.FORMAT,
+    instance_masks.FORMAT,
     yolo.FORMAT,
     open_images.FORMAT,
     box_table.FORMAT,

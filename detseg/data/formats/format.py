@@ -27,8 +27,8 @@ class Format:
     """One form in which annotations are kept on disk.
 
     `find(path, images)` gives the splits at an existing path, each with a function that reads it, or None when the path
-    is not of this form. A format of masks also gets `masks` and `ignore_value`. It may raise AnnotationError for a path
-    that is of this form and damaged.
+    is not of this form. A format of masks also gets `masks`, `ignore_value` and `threshold`. AnnotationError may be
+    raised for a path that is of this form and damaged.
     """
 
     name: str  # for code, such as "coco"

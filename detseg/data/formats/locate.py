@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.base import ImageSet
 from detseg.data.formats.format import SPLITS
 from detseg.files import write_atomically
 
@@ -183,7 +184,7 @@ def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     return next((file for folder in folders for name in names if (file := folder / name).is_file()), None)
 
 
-def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
+def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
     """A file name without extension for every image, none of them in `taken`.
 
     Images that share a name, in different folders or with different extensions, get their image id added.

@@ -54,24 +54,29 @@ def find_sources(
 
 
 def find_mask_sources(
-    path: str | Path, masks: str | None = None, ignore_value: int | None = None, images: str | Path | None = None
+    path: str | Path,
+    masks: str | None = None,
+    ignore_value: int | None = None,
+    images: str | Path | None = None,
+    threshold: int | None = None,
 ) -> Sources:
     """The splits of masks found at a path: of mask files, else drawn from the polygons and masks of objects.
 
     Arguments and errors are those of `read_masks`.
     """
     try:
-        return find_sources(path, images, gives="masks", masks=masks, ignore_value=ignore_value)
+        return find_sources(path, images, gives="masks", masks=masks, ignore_value=ignore_value, threshold=threshold)
     except NotRecognisedError as error:
         try:
             found = find_sources(path, images)
         except NotRecognisedError:
             drawn = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
             raise NotRecognisedError(f"{error}\n  {drawn}") from None
-    if ignore_value is not None:
+    if ignore_value is not None or threshold is not None:
+        what = "ignored value" if threshold is None else "threshold"
         raise AnnotationError(
-            f"{path}: its masks are drawn from polygons, in which no value stands for ignored pixels; leave the "
-            "ignored value out"
+            f"{path}: its masks are drawn from polygons, in which no value stands for ignored pixels or a brightness; "
+            f"leave the {what} out"
         )
     return {name: partial(_drawn, read) for name, read in found.items()}
 
@@ -124,20 +129,22 @@ def read_masks(
     masks: str | None = None,
     ignore_value: int | None = None,
     images: str | Path | None = None,
+    threshold: int | None = None,
 ) -> SemanticMasks:
     """Read semantic masks of mask files, or drawn from the polygons and masks of objects.
 
     Args:
         path, split, images: see above; the path may also be a list of the images of a mask folder.
-        masks: the folder of masks beside the images, where it is not "masks" or "SegmentationClass". Of
+        masks: the folder of masks, by name beside the images or by path, where it is not one of the usual names. Of
             "masks_species" the classes are those of classes_species.txt if there is such a file.
         ignore_value: the value in mask files that counts for no class; by default 255, or what the list of
             classes says.
+        threshold: for two classes, the brightness from which on a pixel is of the second; allows soft edges and JPEG.
 
     Raises:
-        AnnotationError: as said above; or `masks` or `ignore_value` is given for what has no mask files.
+        AnnotationError: as said above; or an option of masks is given for what has no mask files.
     """
-    return _one(path, find_mask_sources(path, masks, ignore_value, images), split, "masks")
+    return _one(path, find_mask_sources(path, masks, ignore_value, images, threshold), split, "masks")
 
 
 def read_mask_dataset(
@@ -146,10 +153,11 @@ def read_mask_dataset(
     masks: str | None = None,
     ignore_value: int | None = None,
     images: str | Path | None = None,
+    threshold: int | None = None,
     val_share: float | None = None,
 ) -> dict[str, SemanticMasks]:
     """Read the splits "train" and "val" as `read_masks` does, both with the class order of "train"."""
-    return _both(path, find_mask_sources(path, masks, ignore_value, images), val_share, "masks")
+    return _both(path, find_mask_sources(path, masks, ignore_value, images, threshold), val_share, "masks")
 
 
 def read_labels(path: str | Path, split: str | None = None, *, images: str | Path | None = None) -> LabelledImages:

@@ -1,16 +1,21 @@
 """Writing a data set in any format that has a writer; what the format cannot hold is told."""
 
+from __future__ import annotations
+
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.format import FORMATS, Format
+from detseg.data.formats.format import FORMATS, Format, Gives
 from detseg.data.formats.locate import PlaceImages, image_targets, place_images, require_writable, unique_stems
+
+if TYPE_CHECKING:  # it brings OpenCV
+    from detseg.data.masks import SemanticMasks
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +24,9 @@ CrowdChoice = Literal["error", "drop", "keep"]
 them out (they become background), "keep" writes them as ordinary objects."""
 
 
-def writable_formats() -> dict[str, Format]:
+def writable_formats(gives: Gives = "objects") -> dict[str, Format]:
     """The formats that can be written, by name."""
-    return {format.name: format for format in FORMATS if format.write is not None}
+    return {format.name: format for format in FORMATS if format.write is not None and format.gives == gives}
 
 
 def write_dataset(
@@ -44,10 +49,7 @@ def write_dataset(
             are crowd objects, `crowd` is "error" and the format cannot mark them.
         ValueError: there is no such format.
     """
-    known = writable_formats()
-    if to not in known:
-        raise ValueError(f"{to!r} is no format that can be written; those are {', '.join(sorted(known))}")
-    format, folder = known[to], Path(folder)
+    format, folder = _writable(to, "objects"), Path(folder)
     require_writable(annotations, folder)
     kept = annotations if "crowd" in format.holds else without_crowd(annotations, crowd, folder, format.title)
     for what in losses(kept, format):
@@ -55,6 +57,34 @@ def write_dataset(
     assert format.write is not None
     options = {} if scores is None or "scores" not in format.holds else {"scores": scores}
     format.write(kept, folder, split, images=images, **options)
+
+
+def write_masks(
+    masks: SemanticMasks,
+    folder: str | Path,
+    split: str = "train",
+    *,
+    to: str = "mask-folders",
+    images: PlaceImages = "link",
+) -> None:
+    """Write one split of a set of masks in the format `to`, which reads it back.
+
+    Masks drawn from polygons become files; `SemanticMasks.from_annotations` makes such masks.
+
+    Raises:
+        AnnotationError: a mask cannot be read, or the folder holds other classes.
+        ValueError: there is no such format.
+    """
+    format = _writable(to, "masks")
+    assert format.write is not None
+    format.write(masks, Path(folder), split, images=images)
+
+
+def _writable(name: str, gives: Gives) -> Format:
+    known = writable_formats(gives)
+    if name not in known:
+        raise ValueError(f"{name!r} is no format that can be written; those are {', '.join(sorted(known))}")
+    return known[name]
 
 
 def without_crowd(a: Annotations, crowd: CrowdChoice, folder: Path, title: str) -> Annotations:

@@ -15,6 +15,7 @@ from detseg.console import print_line
 from detseg.data.annotations import AnnotationError, Category, category_difference
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationTransform
 from detseg.data.augment.strengths import OF_CLASSES, strengths
+from detseg.data.checks.learnable import require_learnable
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import ClassificationDataset, LabelledSample, collate_labels
 from detseg.data.formats import read_label_splits, read_labelled_dataset
@@ -140,6 +141,7 @@ class ClassifierTask(Task):
         """Training and validation images."""
         _refuse_idle_shares(self.config)
         splits = load_labelled_data(self.config, self.console)
+        require_learnable(splits["train"])
         print_labelled_data(self.console, splits)
         augmentation_of(self.config)(self.config.size)  # a wrong strength is told before images are read
         return splits["train"], splits["val"]

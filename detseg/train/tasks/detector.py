@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from detseg.data.annotations import Annotations
+from detseg.data.checks.learnable import require_learnable
 from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
 from detseg.metrics import DetectionEvaluator
 from detseg.metrics.detection import FIGURES
@@ -84,11 +85,7 @@ class DetectorTask(BoxTask):
     def load(self) -> tuple[Annotations, Annotations]:
         """Training and validation annotations, both with objects."""
         train, val = load_data(self.config, self.console)
-        if val.iscrowd.all():
-            raise ValueError(
-                f"{val.source}: there are no objects to evaluate a model on in {len(val)} images; validate on images "
-                "with objects"
-            )
+        require_learnable(val, "evaluate a model on")
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         return train, val

@@ -14,13 +14,17 @@ from torch import nn
 from detseg.console import print_line
 from detseg.data.augment.strengths import OF_MASKS
 from detseg.data.base import match_categories
+from detseg.data.checks.learnable import require_learnable
+from detseg.data.checks.summary import objects_summary
 from detseg.data.checks.validate import checked
 from detseg.data.dataset import SegmentationDataset, collate_masks
 from detseg.data.formats import find_mask_sources, read_mask_dataset
+from detseg.data.mask_reading import STORED
 from detseg.data.masks import SemanticMasks
 from detseg.metrics import SegmentationEvaluator
 from detseg.metrics.segmentation import FIGURES
 from detseg.models import load_model
+from detseg.options import require_positive
 from detseg.predict.segmenter import segment
 from detseg.segment import FCN, IGNORE_INDEX
 from detseg.segment.decoder import DECODERS
@@ -33,6 +37,7 @@ from detseg.train.task import Task
 USUAL = {"rotate": 15.0, "scale": (0.7, 1.6)}
 # Cached images are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
+MASKS = " with masks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +62,11 @@ class SegmenterOptions(TrainAnnotated):
     size: int = 256
     """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     masks: str | None = None
-    """Name of the mask folder beside images/ (or JPEGImages/); by default masks (or SegmentationClass)."""
+    """Folder of the masks, by name beside the images or by path; by default masks/, SegmentationClass/ or the like."""
     ignore_value: int | None = None
     """Mask value to ignore in loss and metrics; by default 255, or as the class list says."""
+    threshold: int | None = None
+    """Masks of two classes with soft edges, or JPEG: brightness (of 255) from which on a pixel is foreground."""
     balance: bool = False
     """Weight classes by inverse frequency (median frequency balancing)."""
     start_from: Path | None = None
@@ -70,6 +77,7 @@ class SegmenterOptions(TrainAnnotated):
     def check(self) -> Self:
         """Raise ValueError where options contradict each other or make no sense; returns itself."""
         super().check()
+        require_positive(self, "threshold")
         decoder = DECODERS.get(getattr(self, "decoder", ""))
         if self.start_from is not None and decoder is not None and not decoder.extends:
             able = ", ".join(name for name, other in DECODERS.items() if other.extends)
@@ -88,9 +96,13 @@ class SegmenterTask(Task):
     def load(self) -> tuple[SemanticMasks, SemanticMasks]:
         """Training and validation masks."""
         train, val = load_mask_data(self.config, self.console)
-        print_line(self.console, f"training on {len(train)} images with masks, validating on {len(val)}")
+        require_learnable(train)
+        require_learnable(val, "evaluate a model on")
+        print_line(self.console, f"training on {_summary(train)}, validating on {_summary(val).removesuffix(MASKS)}")
         labels = ", ".join(f"{k}={c.name} (value {c.id})" for k, c in enumerate(train.categories))
         print_line(self.console, f"labels: {labels}")
+        if train.reading != STORED:
+            print_line(self.console, f"masks are read so: {train.reading}")
         return train, val
 
     def open(self, data: SemanticMasks, split: str) -> SegmentationDataset:
@@ -136,13 +148,18 @@ class SegmenterTask(Task):
         """Nothing: label maps are large."""
 
 
+def _summary(masks: SemanticMasks) -> str:
+    """How many images there are, and of masks that are drawn from objects how many of these, and which are not."""
+    return f"{len(masks)} images{MASKS}" if masks.objects is None else objects_summary(masks.objects)
+
+
 def load_mask_data(config: Any, console: Any) -> tuple[SemanticMasks, SemanticMasks]:
     """Training and validation masks, checked, and repaired if asked for.
 
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
-    options: dict[str, Any] = {"masks": config.masks, "ignore_value": config.ignore_value, "images": config.images}
+    options: dict[str, Any] = {name: getattr(config, name) for name in ("masks", "ignore_value", "images", "threshold")}
     if config.data is not None:
         splits = read_mask_dataset(config.data, **options, val_share=config.val_share)
         train, val = splits["train"], splits["val"]

@@ -18,6 +18,8 @@ from detseg.segment.losses import segmentation_losses
 from detseg.train.config import TrainSegmenter
 from detseg.train.runner import describe
 from detseg.train.tasks.segmenter import SegmenterTask, balanced_weights, load_mask_data
+from tests.data.annotation_samples import write_picture
+from tests.data.mask_samples import save_mask
 
 QUIET = Console(quiet=True)
 
@@ -41,7 +43,7 @@ def test_mistakes(masked, tmp_path):
     for options, messages in (
         ({"masks": "depth"}, ["has no images/ with a folder 'depth' of masks beside it"]),
         ({"data": masked / "images"}, ["no masks recognised"]),
-        ({"images": masked}, ["says itself where its images are; leave --images out"]),
+        ({"images": masked}, ["not one image has a mask. Looked for", "Name the folders by --masks and --images"]),
         ({"val_share": 0.2}, ["is divided already, into train, val; leave out --val-share"]),
         ({"data": odd}, ["train3.png", "96 x 50"]),
     ):
@@ -97,9 +99,12 @@ def test_balance_with_nothing_but_ignored_pixels(masked, tmp_path):
     data = shutil.copytree(masked, tmp_path / "data")
     for path in (data / "masks").glob("train*.png"):
         write_index_png(path, np.full((72, 96), 255))
-    task, train, architecture, model = built(data, balance=True)
-    with pytest.raises(ValueError, match=f"--balance: {data}: every pixel of the masks is ignored, so there is noth"):
-        task.resolved(None, model, architecture, task.open(train, "training"))
+    with pytest.raises(
+        ValueError, match=f"{data}: there is nothing to learn in the masks of 8 images: every pixel is ign"
+    ):
+        built(data, balance=True)
+    with pytest.raises(ValueError, match="every pixel of the masks is ignored, so there is nothing to learn"):
+        balanced_weights([np.full((2, 2), 255)], 3)
 
 
 # ------------------------------------------------------------------ from coarse to fine
@@ -134,3 +139,46 @@ def test_ignored_values_and_classes_of_a_set(masked):
     assert (len(train), len(val)) == (8, 5)
     assert [(c.id, c.name) for c in train.categories] == [(0, "background"), (4, "box"), (9, "disc")]
     assert read_masks(masked, "val").names == val.names
+
+
+def write_masks_of(folder, values, classes=""):
+    """A training and a validation image with these values in their masks."""
+    for split in ("train", "val"):
+        write_picture(folder / f"images/{split}/a.jpg", 8, 6, len(split))
+        save_mask(folder / f"masks/{split}/a.png", np.array([values] * 6, np.uint8))
+    if classes:
+        (folder / "classes.txt").write_text(classes)
+    return folder
+
+
+def test_a_run_with_nothing_to_learn_stops(tmp_path):
+    for number, (values, classes, words) in enumerate(
+        (
+            ([0, 0, 255, 255, 0, 0, 0, 0], "background\nflower\n", "'0 background' and '255 flower' into the list"),
+            ([0] * 8, "", "every pixel is 'background'; no pixel of foreground"),
+            ([255] * 8, "", "every pixel is 'foreground'; no pixel of background"),
+        )
+    ):
+        data = write_masks_of(tmp_path / str(number), values, classes)
+        with pytest.raises(ValueError, match=f"nothing to learn in the masks of 1 images.*{words}"):
+            SegmenterTask(config(data), QUIET).load()
+    data = write_masks_of(tmp_path / "val", [0, 0, 0, 0, 1, 1, 1, 1])
+    save_mask(data / "masks/val/a.png", np.zeros((6, 8), np.uint8))
+    with pytest.raises(ValueError, match="nothing to evaluate a model on in the masks of 1 images"):
+        SegmenterTask(config(data), QUIET).load()
+
+
+def test_how_masks_are_read_is_said(tmp_path):
+    data = write_masks_of(tmp_path, [0, 0, 90, 130, 200, 250, 255, 255])
+    console = Console(record=True, width=200)
+    train, _ = SegmenterTask(config(data, threshold=128), console).load()
+    assert train.mask(0)[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert console.export_text().splitlines() == [
+        "training on 1 images with masks, validating on 1 images",
+        "labels: 0=background (value 0), 1=foreground (value 1)",
+        "masks are read so: what is 128 or lighter is the second class",
+    ]
+    with pytest.raises(ValueError, match="--threshold 128 takes what is lighter"):
+        SegmenterTask(config(data), QUIET).load()
+    with pytest.raises(ValueError, match="--threshold must be positive, not 0"):
+        config(data, threshold=0).check()
