@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.base import ImageSet
 from detseg.data.formats.format import SPLITS
 from detseg.files import write_atomically
 
@@ -167,7 +168,7 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def write_names(annotations: Annotations, file: Path) -> None:
+def write_names(annotations: ImageSet, file: Path) -> None:
     """Write a list of classes in their order, for formats that know classes by name only; or AnnotationError."""
     names = list(annotations.names)
     if len(set(names)) < len(names) or any(not name.strip() or "\n" in name for name in names):
@@ -183,7 +184,7 @@ def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     return next((file for folder in folders for name in names if (file := folder / name).is_file()), None)
 
 
-def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
+def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
     """A file name without extension for every image, none of them in `taken`.
 
     Images that share a name, in different folders or with different extensions, get their image id added.
@@ -200,7 +201,7 @@ def unique_stems(annotations: Annotations, taken: set[str]) -> list[str]:
     return stems
 
 
-def image_targets(annotations: Annotations, stems: Sequence[str], folder: Path) -> list[Path]:
+def image_targets(annotations: ImageSet, stems: Sequence[str], folder: Path) -> list[Path]:
     """Where each image is placed in a folder: under its stem, with its own extension."""
     paths = annotations.paths.tolist()
     return [folder / f"{stem}{Path(path).suffix}" for stem, path in zip(stems, paths, strict=True)]

@@ -1,0 +1,163 @@
+"""`detseg split`: train, val and test, or folds, of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from detseg.data.base import ImageSet
+    from detseg.data.formats import Format
+
+SHARES = (0.8, 0.1, 0.1)
+NAMES = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Split a data set into train, val and test, or into folds, with the same share of every class in each.
+
+    Images with the same content, and Roboflow's versions of one image, are never separated; --by keeps more together.
+    A set that has splits is taken as one and split anew. The same seed gives the same splits on every machine.
+
+        detseg split flowers/ --output flowers-split
+        detseg split flowers/ --output flowers-split-2 --shares 0.75 0.25 --to yolo --crowd drop
+        detseg split flowers/ --output flowers-folds --folds 5
+
+    Frames of one video ("film1_0001.jpg", "film1_0002.jpg"), images that look alike, plants of one garden:
+
+        detseg split frames/ --output frames-split --by prefix
+        detseg split photos/ --output photos-split --by near-duplicates
+        detseg split photos/ --output photos-split --by photos.csv:garden
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Data set: a folder or file in any format that training takes."""
+    output: Path
+    """Output folder; must be new or empty."""
+    shares: tuple[float, ...] | None = None
+    """Shares of train, val and, if there are three, test; by default 0.8 0.1 0.1."""
+    by: str = ""
+    """What stays together: prefix (folder and file name without the number at its end), near-duplicates (images that
+    look alike), or FILE.csv:COLUMN (a table with image names and groups)."""
+    seed: int = 0
+    """Random seed; another one gives other splits."""
+    folds: int | None = None
+    """Number of folds, in place of --shares: OUTPUT/fold-1, fold-2, … each with train and val, every image in val once.
+    A test split of SOURCE is left out."""
+    to: str | None = None
+    """Format to write; by default SOURCE's own, for folds the one that leaves images where they are."""
+    images: Literal["link", "copy", "keep"] | None = None
+    """Images in OUTPUT are links (copies where there are none), copies, or left out: kept where they are. By default
+    link, for folds keep."""
+    source_images: Path | None = None
+    """Folder of SOURCE's images, where they are not found by themselves: --images of other commands."""
+    crowd: Literal["error", "drop", "keep"] = "error"
+    """Crowd or difficult objects where the format cannot mark them: refuse, drop, or keep as ordinary ones."""
+    repair: bool = False
+    """Repair what is safe to repair in the annotations, and list it; otherwise errors stop."""
+
+
+def options(name: str, words: Sequence[str]) -> type[Any]:
+    """The options, with the formats that can be written in the help."""
+    from detseg.cli.convert import with_formats
+    from detseg.data.formats.write import writable_formats
+
+    text = "Format to write; by default SOURCE's own, for folds one that leaves images where they are. One of"
+    return with_formats(Split, text, None, writable_formats(None))
+
+
+def run(config: Split) -> int:
+    """Read, check, split and write; returns the exit code.
+
+    Raises:
+        ValueError: nothing readable is there, it has errors, or it cannot be split so; the message says what to do.
+    """
+    from rich.console import Console
+
+    from detseg.cli.convert import placed
+    from detseg.cli.crops import require_new
+    from detseg.console import print_line, track, working
+    from detseg.data.convert import recognise, told, write_splits
+    from detseg.data.splits import folds_of, split_set
+
+    if config.folds is not None and config.shares is not None:
+        raise ValueError("give --shares or --folds, not both")
+    shares = config.shares or SHARES
+    if len(shares) not in (2, 3):
+        raise ValueError(f"--shares are 2 or 3 (train, val and test), not {len(shares)}")
+    require_new(config.output)
+    console = Console()
+    found = recognise(config.source, config.source_images)
+    to = target_format(config, found)
+    data = whole_set(config, to, console)
+    rule: dict[str, Any] = {"by": config.by, "seed": config.seed}
+    rule["track"] = partial(track, what="comparing images", console=console)
+    with working("splitting", console) if config.by != "near-duplicates" else working("", Console(quiet=True)):
+        if config.folds is None:
+            parts = {config.output: split_set(data, dict(zip(NAMES, shares, strict=False)), **rule)}
+        else:
+            folds = folds_of(data, config.folds, **rule)
+            parts = {config.output / f"fold-{number}": fold for number, fold in enumerate(folds, 1)}
+    images = config.images or ("link" if config.folds is None else "keep")
+    for folder, splits in track(parts.items(), len(parts), what="writing", console=console):
+        write_splits(splits, folder, to, images=images, crowd=config.crowd)
+    for folder, splits in parts.items():
+        print_line(console, f"{folder}: {to.title}, {told(splits)}; images {placed(images)}")
+    print_line(console, uneven(data, parts.values()))
+    return 0
+
+
+def target_format(config: Split, found: Format) -> Format:
+    """The format to write: asked for, the source's own, or for folds one that needs no images of its own."""
+    from detseg.data.convert import own_format, writable
+
+    kept = {"objects": "coco", "labels": "tables"}.get(found.gives) if config.folds is not None else None
+    if config.to is None and kept is None:
+        return own_format(found)
+    to = writable(config.to or str(kept))
+    if to.gives != found.gives and (found.gives, to.gives) != ("objects", "masks"):
+        raise ValueError(f"{config.source}: is {found.title} with {found.gives}, --to {to.name} is for {to.gives}")
+    return to
+
+
+def whole_set(config: Split, to: Format, console: Any) -> ImageSet:
+    """All images of the source as one set, without errors; for folds those of a test split left out."""
+    from detseg.console import print_line, working
+    from detseg.data.convert import checked_splits, read_splits
+    from detseg.data.join import joined
+
+    with working("reading", console):
+        splits: dict[str, Any] = read_splits(config.source, to.gives, images=config.source_images)
+    if config.folds is not None and len(splits) > 1 and "test" in splits:
+        print_line(console, f"test: {len(splits.pop('test'))} images, left out of the folds")
+    if len(splits) > 1:
+        counts = ", ".join(f"{len(data)} {split}" for split, data in splits.items())
+        print_line(console, f"{config.source}: its splits ({counts} images) are taken as one set")
+    with working("checking", console):
+        whole = {"train": joined(list(splits.values()), str(config.source))}
+        return checked_splits(whole, repairing=config.repair, print_line=partial(print_line, console))["train"]
+
+
+def uneven(data: ImageSet, parts: Iterable[Mapping[str, ImageSet]]) -> str:
+    """How far the images of a class are from their share, where they are farthest, in a sentence."""
+    import numpy as np
+
+    from detseg.data.splits import class_counts
+
+    total = class_counts(data)
+    worst = max(
+        (abs(count - share), name, data.names[k], count, share)
+        for splits in parts
+        for name, part in splits.items()
+        for k, (count, share) in enumerate(
+            zip(class_counts(part), np.round(total * len(part) / len(data), 1), strict=True)
+        )
+    )
+    _, split, name, count, share = worst
+    return f"farthest from its share: {name}, {count} images of {split}, where {share:.1f} would be its share"

@@ -1,0 +1,158 @@
+"""A data set of any form as one that is written in another: all its splits, checked, with one list of categories."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.base import ImageSet, Set, refuse_pack
+from detseg.data.checks.validate import checked
+from detseg.data.formats import (
+    FORMATS,
+    NotRecognisedError,
+    find_label_sources,
+    find_mask_sources,
+    find_sources,
+    looked_for,
+)
+from detseg.data.formats.format import Format, Gives, Sources
+from detseg.data.formats.locate import PlaceImages
+from detseg.data.formats.read import find_format
+from detseg.data.formats.write import CrowdChoice, writable_formats, write_dataset
+from detseg.data.splits import divided, only_set
+
+log = logging.getLogger(__name__)
+
+_FIND: dict[Gives, Callable[..., Sources]] = {
+    "objects": find_sources,
+    "masks": find_mask_sources,
+    "labels": find_label_sources,
+}
+
+
+def recognise(path: Path, images: Path | None = None) -> Format:
+    """The format of what is at a path: of masks, objects or labelled images, the first of these that is there.
+
+    A VOC folder may hold boxes and, of some images, masks: there it is the one with the boxes.
+
+    Raises:
+        AnnotationError: the path does not exist or is damaged.
+        NotRecognisedError: it holds none; the message lists what was looked for.
+    """
+    kinds: list[Gives] = ["objects", "masks"] if (path / "Annotations").is_dir() else ["masks", "objects"]
+    for gives in (*kinds, "labels"):
+        options = {"masks": None, "ignore_value": None} if gives == "masks" else {}
+        try:
+            return find_format(path, images, gives=gives, **options)[0]
+        except NotRecognisedError:
+            continue
+    known = "".join(dict.fromkeys(looked_for(gives) for gives in _FIND))
+    raise NotRecognisedError(f"{path}: no data set recognised. Looked for:{known}")
+
+
+def read_splits(
+    path: Path,
+    gives: Gives,
+    *,
+    images: Path | None = None,
+    val_share: float | None = None,
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """All splits of a data set, training first, with the categories of the first; a set without splits is "train".
+
+    Args:
+        gives: "objects", "masks" (drawn from polygons, if need be) or "labels".
+        images: the folder of the images, where they are not found by themselves.
+        val_share: the share of a set without splits that becomes "val", see `detseg.data.splits.divided`.
+        only: the splits that are wanted.
+
+    Raises:
+        AnnotationError: nothing of the kind is there, a split is missing or damaged, or categories differ.
+    """
+    sources = _FIND[gives](path, images=images)
+    if missing := [split for split in only if split not in sources]:
+        found = ", ".join(name or "a set without splits" for name in sources)
+        raise AnnotationError(f"{path}: has no split {' and '.join(missing)}; found: {found}")
+    if val_share is not None:
+        return divided(only_set(path, sources), val_share)
+    order = [name for name in ("", "train", "val", "test", *sources) if name in (only or sources)]
+    splits = {split or "train": sources[split]() for split in dict.fromkeys(order)}
+    reference = next(iter(splits.values())).categories
+    return {split: data.match(reference) for split, data in splits.items()}
+
+
+def checked_splits(splits: Mapping[str, Set], *, repairing: bool, print_line: Callable[[str], None]) -> dict[str, Set]:
+    """The splits without errors, see `checked`; those of all splits are in one AnnotationError."""
+    result: dict[str, Set] = {}
+    errors = []
+    for split, data in splits.items():
+        train = None if split == "train" else splits.get("train")
+        try:
+            result[split] = checked(data, train, repairing=repairing, print_line=print_line)
+        except AnnotationError as error:
+            errors.append(f"{split}: {error}" if len(splits) > 1 else str(error))
+    if errors:
+        raise AnnotationError("\n".join(errors))
+    return result
+
+
+def writable(name: str) -> Format:
+    """The format of a name, which must have a writer, or ValueError is raised."""
+    known = writable_formats(None)
+    if name not in known:
+        readable = " can be read only" if name in {format.name for format in FORMATS} else " is none"
+        raise ValueError(f"--to {name}:{readable}; formats that can be written are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def write_splits(
+    splits: Mapping[str, ImageSet],
+    folder: Path,
+    to: Format,
+    *,
+    images: PlaceImages = "link",
+    crowd: CrowdChoice = "error",
+    track: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+) -> None:
+    """Write all splits into a folder; what the format cannot hold is counted and logged, see `write_dataset`.
+
+    Raises:
+        AnnotationError: there are objects that the format cannot hold, or names that it cannot tell apart.
+        ValueError: images are packed.
+    """
+    for data in splits.values():
+        refuse_pack(data.pack)
+    # Before anything is written: else the first splits would be there without the others.
+    ignored = sum(int(data.iscrowd.sum()) for data in splits.values() if isinstance(data, Annotations))
+    if ignored and crowd == "error" and "crowd" not in to.holds:
+        raise AnnotationError(
+            f"{folder}: not written, {to.title} cannot mark the {ignored} crowd (or difficult) objects as ignored; "
+            "--crowd drop leaves them out, --crowd keep writes them as ordinary objects"
+        )
+    for split, data in track(splits.items(), len(splits)) if track else splits.items():
+        if isinstance(data, Annotations):
+            write_dataset(data, folder, split, to=to.name, images=images, crowd=crowd)
+        else:
+            assert to.write is not None
+            to.write(data, folder, split, images=images)
+
+
+def own_format(found: Format) -> Format:
+    """The format to write what was read from another one: the same, else the first of its kind with a writer."""
+    if found.write is not None:
+        return found
+    known = writable_formats(found.gives)
+    if not known:
+        raise ValueError(f"{found.title}: no format of this kind can be written")
+    return next(iter(known.values()))
+
+
+def told(splits: Mapping[str, ImageSet]) -> str:
+    """How much there is, in words: "6 train and 5 val images with 20 objects of 2 classes"."""
+    counts = [f"{len(data)} {split}" for split, data in splits.items()]
+    images = " and ".join(filter(None, [", ".join(counts[:-1]), counts[-1]]))
+    sets = list(splits.values())
+    objects = sum(len(data.ids) for data in sets if isinstance(data, Annotations))
+    holding = f" with {objects} objects" if isinstance(sets[0], Annotations) else ""
+    return f"{images} images{holding} of {len(sets[0].categories)} classes"
