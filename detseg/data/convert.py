@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def recognise(path: Path, images: Path | None = None) -> Format:
     """
     kinds: list[Gives] = ["objects", "masks"] if (path / "Annotations").is_dir() else ["masks", "objects"]
     for gives in (*kinds, "labels"):
-        options = {"masks": None, "ignore_value": None} if gives == "masks" else {}
+        mask_options = signature(find_mask_sources).parameters.keys() - {"path", "images"}
+        options = dict.fromkeys(mask_options) if gives == "masks" else {}
         try:
             return find_format(path, images, gives=gives, **options)[0]
         except NotRecognisedError:

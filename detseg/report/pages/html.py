@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -59,15 +60,17 @@ class Page:
     figures: Table | None = None
     classes: ClassTable | None = None
     tables: Sequence[Table] = ()  # what else there is, under the classes
-    predicts: str  # what `detseg predict` does with such a model, in a sentence
-    snippet: str  # how to use it from Python, with {run} in place of its folder
+    about: str = "The run"  # above the facts
+    predicts: str = ""  # what `detseg predict` does with such a model, in a sentence
+    snippet: str = ""  # how to use it from Python, with {run} in place of its folder
 
 
-def write_page(run_folder: str | Path, page: Page) -> Path:
-    """Write `report.html` into the run folder, made if missing; returns its path.
+def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *, embed: bool = False) -> Path:
+    """Write a page into the run folder, made if missing; returns its path.
 
-    The configuration is read from `config.json` in the folder, if it is there. A picture's path that is absolute or
-    leads out of the run folder raises ValueError.
+    The configuration is read from `config.json` in the folder, if it is there. Pictures are links, or with `embed` in
+    the page itself, which then needs no other file. A picture's path that is absolute or leads out of the run folder
+    raises ValueError.
     """
     folder = Path(run_folder)
     environment = jinja2.Environment(
@@ -80,27 +83,31 @@ def write_page(run_folder: str | Path, page: Page) -> Path:
     text = environment.get_template("report.html.j2").render(
         page=page,
         summary=[(name, _text(value)) for name, value in page.summary.items()],
-        pictures=[_image(folder, caption, path) for caption, path in page.pictures],
+        pictures=[_image(folder, caption, path, embed) for caption, path in page.pictures],
+        embed=embed,
         command=f"detseg predict {shlex.quote(str(run_folder))} image.jpg",
         snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
         configuration=_configuration(folder / "config.json"),
     )
-    write_atomically(folder / "report.html", text)
-    return folder / "report.html"
+    write_atomically(folder / name, text)
+    return folder / name
 
 
-def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
-    """Caption, link, width and height; an empty link where the file is missing or not a picture."""
+def _image(folder: Path, caption: str, path: str | Path, embed: bool) -> tuple[str, str, int, int]:
+    """Caption, link or content, width and height; an empty link where the file is missing or not a picture."""
     relative = PurePosixPath(str(path).replace("\\", "/"))
     if relative.is_absolute() or PureWindowsPath(str(path)).drive or ".." in relative.parts:
         raise ValueError(f"picture {str(path)!r} must be a path inside the run folder, relative to it")
     try:
         with PIL.Image.open(folder / relative) as image:
             width, height = image.size
+            kind = PIL.Image.MIME[str(image.format)]
+        content = (folder / relative).read_bytes() if embed else b""
     except OSError as error:
-        logger.warning("%s: picture left out of report.html: %s", folder / relative, error)
+        logger.warning("%s: picture left out of the page: %s", folder / relative, error)
         return caption, "", 0, 0
-    return caption, quote(relative.as_posix()), width, height
+    link = f"data:{kind};base64,{b64encode(content).decode()}" if embed else quote(relative.as_posix())
+    return caption, link, width, height
 
 
 def _configuration(path: Path) -> list[tuple[str, str]]:
