@@ -83,7 +83,7 @@ def run(config: Split) -> int:
     from detseg.cli.convert import placed
     from detseg.cli.crops import require_new
     from detseg.console import print_line, track, working
-    from detseg.data.convert import recognise, told, write_splits
+    from detseg.data.convert import checked_splits, read_whole, recognise, told, write_splits
     from detseg.data.splits import folds_of, split_set
 
     if config.folds is not None and config.shares is not None:
@@ -95,7 +95,17 @@ def run(config: Split) -> int:
     console = Console()
     found = recognise(config.source, config.source_images)
     to = target_format(config, found)
-    data = whole_set(config, to, console)
+    say = partial(print_line, console)
+    with working("reading", console):
+        data = read_whole(
+            config.source,
+            to.gives,
+            images=config.source_images,
+            without_test=config.folds is not None,
+            print_line=say,
+        )
+    with working("checking", console):
+        data = checked_splits({"train": data}, repairing=config.repair, print_line=say)["train"]
     rule: dict[str, Any] = {"by": config.by, "seed": config.seed}
     rule["track"] = partial(track, what="comparing images", console=console)
     with working("splitting", console) if config.by != "near-duplicates" else working("", Console(quiet=True)):
@@ -124,24 +134,6 @@ def target_format(config: Split, found: Format) -> Format:
     if to.gives != found.gives and (found.gives, to.gives) != ("objects", "masks"):
         raise ValueError(f"{config.source}: is {found.title} with {found.gives}, --to {to.name} is for {to.gives}")
     return to
-
-
-def whole_set(config: Split, to: Format, console: Any) -> ImageSet:
-    """All images of the source as one set, without errors; for folds those of a test split left out."""
-    from detseg.console import print_line, working
-    from detseg.data.convert import checked_splits, read_splits
-    from detseg.data.join import joined
-
-    with working("reading", console):
-        splits: dict[str, Any] = read_splits(config.source, to.gives, images=config.source_images)
-    if config.folds is not None and len(splits) > 1 and "test" in splits:
-        print_line(console, f"test: {len(splits.pop('test'))} images, left out of the folds")
-    if len(splits) > 1:
-        counts = ", ".join(f"{len(data)} {split}" for split, data in splits.items())
-        print_line(console, f"{config.source}: its splits ({counts} images) are taken as one set")
-    with working("checking", console):
-        whole = {"train": joined(list(splits.values()), str(config.source))}
-        return checked_splits(whole, repairing=config.repair, print_line=partial(print_line, console))["train"]
 
 
 def uneven(data: ImageSet, parts: Iterable[Mapping[str, ImageSet]]) -> str:

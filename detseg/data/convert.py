@@ -21,6 +21,7 @@ from detseg.data.formats.format import Format, Gives, Sources
 from detseg.data.formats.locate import PlaceImages
 from detseg.data.formats.read import find_format
 from detseg.data.formats.write import CrowdChoice, writable_formats, write_dataset
+from detseg.data.join import joined
 from detseg.data.splits import divided, only_set
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,29 @@ def read_splits(
     splits = {split or "train": sources[split]() for split in dict.fromkeys(order)}
     reference = next(iter(splits.values())).categories
     return {split: data.match(reference) for split, data in splits.items()}
+
+
+def read_whole(
+    path: Path,
+    gives: Gives,
+    *,
+    images: Path | None = None,
+    without_test: bool = False,
+    print_line: Callable[[str], None] = log.info,
+) -> Any:
+    """All splits of a data set as one, not checked; arguments and errors as of `read_splits`.
+
+    Args:
+        without_test: leave a test split out.
+        print_line: is told what was joined and left out.
+    """
+    splits = read_splits(path, gives, images=images)
+    if without_test and len(splits) > 1 and "test" in splits:
+        print_line(f"test: {len(splits.pop('test'))} images, left out of the folds")
+    if len(splits) > 1:
+        counts = ", ".join(f"{len(data)} {split}" for split, data in splits.items())
+        print_line(f"{path}: its splits ({counts} images) are taken as one set")
+    return joined(list(splits.values()), str(path))
 
 
 def checked_splits(splits: Mapping[str, Set], *, repairing: bool, print_line: Callable[[str], None]) -> dict[str, Set]:
