@@ -69,7 +69,15 @@ def run(config: Convert) -> int:
 
     from detseg.cli.crops import require_new
     from detseg.console import print_line, track, working
-    from detseg.data.convert import checked_splits, read_splits, told, writable, write_splits
+    from detseg.data.convert import (
+        checked_splits,
+        read_splits,
+        recognise,
+        require_kind,
+        told,
+        writable,
+        write_splits,
+    )
 
     format = writable(config.to)
     require_new(config.output)
@@ -78,6 +86,7 @@ def run(config: Convert) -> int:
     if config.val_share is not None and config.split:
         raise ValueError("--val-share makes the splits train and val; leave --split out")
     console = Console()
+    require_kind(config.source, recognise(config.source, config.source_images), format)
     with working("reading", console):
         splits = read_splits(
             config.source,

@@ -125,14 +125,13 @@ def run(config: Split) -> int:
 
 def target_format(config: Split, found: Format) -> Format:
     """The format to write: asked for, the source's own, or for folds one that needs no images of its own."""
-    from detseg.data.convert import own_format, writable
+    from detseg.data.convert import own_format, require_kind, writable
 
     kept = {"objects": "coco", "labels": "tables"}.get(found.gives) if config.folds is not None else None
     if config.to is None and kept is None:
         return own_format(found)
     to = writable(config.to or str(kept))
-    if to.gives != found.gives and (found.gives, to.gives) != ("objects", "masks"):
-        raise ValueError(f"{config.source}: is {found.title} with {found.gives}, --to {to.name} is for {to.gives}")
+    require_kind(config.source, found, to)
     return to
 
 

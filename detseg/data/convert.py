@@ -50,8 +50,19 @@ def recognise(path: Path, images: Path | None = None) -> Format:
             return find_format(path, images, gives=gives, **options)[0]
         except NotRecognisedError:
             continue
-    known = "".join(dict.fromkeys(looked_for(gives) for gives in _FIND))
+    known = "\n".join(dict.fromkeys(line for gives in _FIND for line in looked_for(gives).splitlines()))
     raise NotRecognisedError(f"{path}: no data set recognised. Looked for:{known}")
+
+
+def require_kind(path: Path, found: Format, to: Format) -> None:
+    """Raise AnnotationError where a format is for another kind of data than what was found; masks can be drawn."""
+    if (found.gives, to.gives) == ("objects", "labels"):
+        find_label_sources(path)  # its message says what to do
+    if found.gives != to.gives and (found.gives, to.gives) != ("objects", "masks"):
+        raise AnnotationError(
+            f"{path}: is {found.title} with {found.gives}, --to {to.name} is for {to.gives}; if it has {to.gives} too, "
+            "name their file"
+        )
 
 
 def read_splits(

@@ -15,6 +15,7 @@ from detseg.data.convert import own_format, read_splits, recognise, told, writab
 from detseg.data.formats import FORMATS, find_sources, read_label_splits
 from detseg.data.formats.write import writable_formats
 from tests.data.annotation_samples import by_image, write_coco_dataset, write_picture
+from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
 
@@ -195,3 +196,12 @@ def test_counts_in_words(boxes):
     three = splits | {"test": splits["val"].subset(np.zeros(0, int))}
     assert told(three) == "4 train, 3 val and 0 test images with 12 objects of 2 classes"
     assert told({"train": splits["train"]}) == "4 train images with 8 objects of 2 classes"
+
+
+def test_a_format_of_another_kind_is_refused(boxes, tmp_path, capsys):
+    assert convert(boxes, "--to", "tables", "--output", tmp_path / "out") == 1
+    assert "Cut its objects out first: detseg crops" in capsys.readouterr().err
+    masked = write_small_masks(tmp_path / "masked")
+    assert convert(masked, "--to", "coco", "--output", tmp_path / "out") == 1
+    message = "is mask folders with masks, --to coco is for objects; if it has objects too, name their file"
+    assert message in capsys.readouterr().err
