@@ -45,14 +45,15 @@ class Convert:
 
 def options(name: str, words: Sequence[str]) -> type[Any]:
     """The options, with the formats that can be written in the help."""
-    from detseg.data.formats.write import writable_formats
-
-    return with_formats(Convert, "Format to write", ..., writable_formats(None))
+    return with_formats(Convert, "Format to write", ...)
 
 
-def with_formats(config: type[Any], text: str, default: Any, formats: Any) -> type[Any]:
-    """A command's options, the help of --to with the names of formats."""
-    shown: Any = tyro.conf.arg(help=f"{text}: {', '.join(sorted(formats))}.")
+def with_formats(config: type[Any], text: str, default: Any) -> type[Any]:
+    """A command's options, the help of --to with the names of the formats that can be written."""
+    from detseg.data.formats import FORMATS
+
+    names = sorted(format.name for format in FORMATS if format.write is not None)
+    shown: Any = tyro.conf.arg(help=f"{text}: {', '.join(names)}.")
     field: Any = ("to", Annotated[str, shown]) if default is ... else ("to", Annotated[str | None, shown], default)
     kind = make_dataclass(config.__name__, [field], bases=(config,), frozen=True, kw_only=True)
     kind.__doc__, kind.__module__ = config.__doc__, config.__module__
@@ -71,15 +72,15 @@ def run(config: Convert) -> int:
     from detseg.console import print_line, track, working
     from detseg.data.convert import (
         checked_splits,
+        format_named,
         read_splits,
         recognise,
         require_kind,
         told,
-        writable,
         write_splits,
     )
 
-    format = writable(config.to)
+    format = format_named(config.to)
     require_new(config.output)
     if config.val_share is not None and not 0 < config.val_share < 1:
         raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {config.val_share}")

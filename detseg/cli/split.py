@@ -12,6 +12,7 @@ import tyro
 
 if TYPE_CHECKING:
     from detseg.data.base import ImageSet
+    from detseg.data.convert import Found
     from detseg.data.formats import Format
 
 SHARES = (0.8, 0.1, 0.1)
@@ -66,10 +67,9 @@ class Split:
 def options(name: str, words: Sequence[str]) -> type[Any]:
     """The options, with the formats that can be written in the help."""
     from detseg.cli.convert import with_formats
-    from detseg.data.formats.write import writable_formats
 
     text = "Format to write; by default SOURCE's own, for folds one that leaves images where they are. One of"
-    return with_formats(Split, text, None, writable_formats(None))
+    return with_formats(Split, text, None)
 
 
 def run(config: Split) -> int:
@@ -123,14 +123,14 @@ def run(config: Split) -> int:
     return 0
 
 
-def target_format(config: Split, found: Format) -> Format:
+def target_format(config: Split, found: Found) -> Format:
     """The format to write: asked for, the source's own, or for folds one that needs no images of its own."""
-    from detseg.data.convert import own_format, require_kind, writable
+    from detseg.data.convert import format_named, own_format, require_kind
 
     kept = {"objects": "coco", "labels": "tables"}.get(found.gives) if config.folds is not None else None
     if config.to is None and kept is None:
         return own_format(found)
-    to = writable(config.to or str(kept))
+    to = format_named(config.to or str(kept))
     require_kind(config.source, found, to)
     return to
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import ImageSet, Set, refuse_pack
@@ -15,12 +15,11 @@ from detseg.data.formats import (
     find_label_sources,
     find_mask_sources,
     find_sources,
-    looked_for,
+    formats_of,
 )
 from detseg.data.formats.format import Format, Gives, Sources
 from detseg.data.formats.locate import PlaceImages
-from detseg.data.formats.read import find_format
-from detseg.data.formats.write import CrowdChoice, writable_formats, write_dataset
+from detseg.data.formats.write import CrowdChoice, write_dataset
 from detseg.data.join import joined
 from detseg.data.splits import divided, only_set
 
@@ -33,35 +32,55 @@ _FIND: dict[Gives, Callable[..., Sources]] = {
 }
 
 
-def recognise(path: Path, images: Path | None = None) -> Format:
-    """The format of what is at a path: of masks, objects or labelled images, the first of these that is there.
+class Found(NamedTuple):
+    """What a path holds."""
 
-    A VOC folder may hold boxes and, of some images, masks: there it is the one with the boxes.
+    gives: Gives
+    format: Format | None  # None where it is not at the path itself, but below it
+
+
+def recognise(path: Path, images: Path | None = None) -> Found:
+    """What is at a path: masks, objects or labelled images, the first of these that is there.
+
+    A VOC folder may hold boxes and, of some images, masks: there it is the boxes.
 
     Raises:
         AnnotationError: the path does not exist or is damaged.
         NotRecognisedError: it holds none; the message lists what was looked for.
     """
-    kinds: list[Gives] = ["objects", "masks"] if (path / "Annotations").is_dir() else ["masks", "objects"]
-    for gives in (*kinds, "labels"):
-        mask_options = signature(find_mask_sources).parameters.keys() - {"path", "images"}
-        options = dict.fromkeys(mask_options) if gives == "masks" else {}
+    if path.exists():
+        kinds: list[Gives] = ["objects", "masks"] if (path / "Annotations").is_dir() else ["masks", "objects"]
+        for gives in kinds:
+            if (format := _at(path, images, gives)) is not None:
+                return Found(gives, format)
+    errors = []
+    for gives in _FIND:  # also by weaker signs, and in folders below
         try:
-            return find_format(path, images, gives=gives, **options)[0]
-        except NotRecognisedError:
-            continue
-    known = "\n".join(dict.fromkeys(line for gives in _FIND for line in looked_for(gives).splitlines()))
-    raise NotRecognisedError(f"{path}: no data set recognised. Looked for:{known}")
+            find_sources(path, images, gives=gives, **_options(gives))
+            return Found(gives, _at(path, images, gives))
+        except NotRecognisedError as error:
+            errors += str(error).splitlines()
+    raise NotRecognisedError("\n".join(dict.fromkeys(errors)))
 
 
-def require_kind(path: Path, found: Format, to: Format) -> None:
+def _at(path: Path, images: Path | None, gives: Gives) -> Format | None:
+    """The format of this kind that knows a path by itself."""
+    return next((f for f in formats_of(gives) if f.find(path, images, **_options(gives))), None)
+
+
+def _options(gives: Gives) -> dict[str, None]:
+    """What the formats of a kind are given beside path and images."""
+    names = signature(find_mask_sources).parameters.keys() - {"path", "images"} if gives == "masks" else ()
+    return dict.fromkeys(names)
+
+
+def require_kind(path: Path, found: Found, to: Format) -> None:
     """Raise AnnotationError where a format is for another kind of data than what was found; masks can be drawn."""
     if (found.gives, to.gives) == ("objects", "labels"):
         find_label_sources(path)  # its message says what to do
     if found.gives != to.gives and (found.gives, to.gives) != ("objects", "masks"):
         raise AnnotationError(
-            f"{path}: is {found.title} with {found.gives}, --to {to.name} is for {to.gives}; if it has {to.gives} too, "
-            "name their file"
+            f"{path}: holds {found.gives}, --to {to.name} is for {to.gives}; if it has {to.gives} too, name their file"
         )
 
 
@@ -134,12 +153,17 @@ def checked_splits(splits: Mapping[str, Set], *, repairing: bool, print_line: Ca
     return result
 
 
-def writable(name: str) -> Format:
+def writable() -> dict[str, Format]:
+    """The formats of all kinds of data that can be written, by name."""
+    return {format.name: format for format in FORMATS if format.write is not None}
+
+
+def format_named(name: str) -> Format:
     """The format of a name, which must have a writer, or ValueError is raised."""
-    known = writable_formats(None)
+    known = writable()
     if name not in known:
-        readable = " can be read only" if name in {format.name for format in FORMATS} else " is none"
-        raise ValueError(f"--to {name}:{readable}; formats that can be written are {', '.join(sorted(known))}")
+        readable = "can be read only" if name in {format.name for format in FORMATS} else "is none"
+        raise ValueError(f"--to {name}: {readable}; formats that can be written are {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -175,14 +199,14 @@ def write_splits(
             to.write(data, folder, split, images=images)
 
 
-def own_format(found: Format) -> Format:
+def own_format(found: Found) -> Format:
     """The format to write what was read from another one: the same, else the first of its kind with a writer."""
-    if found.write is not None:
-        return found
-    known = writable_formats(found.gives)
+    if found.format is not None and found.format.write is not None:
+        return found.format
+    known = [format for format in formats_of(found.gives) if format.write is not None]
     if not known:
-        raise ValueError(f"{found.title}: no format of this kind can be written")
-    return next(iter(known.values()))
+        raise ValueError(f"no format of {found.gives} can be written")
+    return known[0]
 
 
 def told(splits: Mapping[str, ImageSet]) -> str:

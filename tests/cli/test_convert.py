@@ -11,9 +11,8 @@ import pytest
 from detseg.cli import main
 from detseg.data import read_annotations, read_dataset, read_labels, validate
 from detseg.data.annotations import AnnotationError
-from detseg.data.convert import own_format, read_splits, recognise, told, writable
+from detseg.data.convert import format_named, own_format, read_splits, recognise, told, writable
 from detseg.data.formats import FORMATS, find_sources, read_label_splits
-from detseg.data.formats.write import writable_formats
 from tests.data.annotation_samples import by_image, write_coco_dataset, write_picture
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
@@ -32,7 +31,7 @@ def convert(*words):
 def test_any_format_to_any_other_and_back(boxes, tmp_path, to, capsys):
     assert convert(boxes, "--to", to, "--output", tmp_path / "there", "--crowd", "keep") == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    title = writable(to).title
+    title = format_named(to).title
     assert (
         last == f"{tmp_path / 'there'}: {title}, 4 train and 3 val images with 12 objects of 2 classes; images linked"
     )
@@ -41,7 +40,7 @@ def test_any_format_to_any_other_and_back(boxes, tmp_path, to, capsys):
     for split, data in after.items():
         assert data.names == before[split].names
         found, wanted = by_image(data), by_image(before[split])
-        if "crowd" not in writable(to).holds:
+        if "crowd" not in format_named(to).holds:
             wanted = {image: sorted((name, False, box) for name, _, box in held) for image, held in wanted.items()}
         assert found == wanted
         assert validate(data, other=None if split == "train" else after["train"]) == []
@@ -125,7 +124,7 @@ def test_what_is_there_is_not_touched_and_names_are_known(boxes, tmp_path, capsy
     assert "is there already and not empty" in capsys.readouterr().err
     assert convert(boxes, "--to", "packed", "--output", tmp_path / "new") == 1
     assert convert(boxes, "--to", "cocoa", "--output", tmp_path / "new") == 1
-    assert f"--to cocoa: is none; formats that can be written are {', '.join(sorted(writable_formats(None)))}" in (
+    assert f"--to cocoa: is none; formats that can be written are {', '.join(sorted(writable()))}" in (
         capsys.readouterr().err
     )
     with pytest.raises(SystemExit):
@@ -175,18 +174,18 @@ def test_classes_that_cannot_be_folders(tmp_path, name):
     (tmp_path / "set.csv").write_text("\n".join(rows))
     data = read_labels(tmp_path / "set.csv")
     with pytest.raises(AnnotationError, match=r"classes become folders.*rename them"):
-        writable("class-folders").write(data, tmp_path / "out", "train")
+        format_named("class-folders").write(data, tmp_path / "out", "train")
 
 
 # ------------------------------------------------------------------ the library
 
 
 def test_kinds_of_data_are_told_apart(boxes, labels, tmp_path):
-    assert recognise(boxes).name == "coco"
-    assert recognise(labels).name == "class-folders"
+    assert recognise(boxes).gives == "objects" and recognise(boxes).format.name == "coco"
+    assert recognise(labels).gives == "labels" and recognise(labels).format.name == "class-folders"
     assert own_format(recognise(boxes)).name == "coco"
     (tmp_path / "none").mkdir()
-    with pytest.raises(AnnotationError, match=r"no data set recognised. Looked for:(.|\n)*COCO(.|\n)*class folders"):
+    with pytest.raises(AnnotationError, match=r"no annotations recognised. Looked for:(.|\n)*COCO(.|\n)*class folders"):
         recognise(tmp_path / "none")
 
 
@@ -203,5 +202,5 @@ def test_a_format_of_another_kind_is_refused(boxes, tmp_path, capsys):
     assert "Cut its objects out first: detseg crops" in capsys.readouterr().err
     masked = write_small_masks(tmp_path / "masked")
     assert convert(masked, "--to", "coco", "--output", tmp_path / "out") == 1
-    message = "is mask folders with masks, --to coco is for objects; if it has objects too, name their file"
+    message = "holds masks, --to coco is for objects; if it has objects too, name their file"
     assert message in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_what_is_damaged_is_drawn_as_far_as_it_goes(boxes, tmp_path, capsys, cap
 def test_wrong_paths_and_options(boxes, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     for words, message in (
-        ([tmp_path / "none"], "no data set recognised"),
+        ([tmp_path / "none"], "no annotations recognised"),
         ([tmp_path / "nowhere"], "does not exist"),
         ([boxes, "--images", "0"], "--images must be at least 1"),
         ([boxes, "--split", "test"], "has no split test"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.format import Format, Gives, NotRecognisedError, Sources, formats_of, looked_for, titles
+from detseg.data.formats.format import Gives, NotRecognisedError, Sources, formats_of, looked_for, titles
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
     from detseg.data.labels import LabelledImages
@@ -28,16 +28,6 @@ def find_sources(
     path: str | Path, images: str | Path | None = None, *, gives: Gives = "objects", **options: Any
 ) -> Sources:
     """The splits found at a path, each with a function that reads it; `options` go to the formats of this kind.
-
-    Raises: as `find_format`.
-    """
-    return find_format(path, images, gives=gives, **options)[1]
-
-
-def find_format(
-    path: str | Path, images: str | Path | None = None, *, gives: Gives = "objects", **options: Any
-) -> tuple[Format, Sources]:
-    """The format of what is at a path, and its splits; see `find_sources`.
 
     Raises:
         AnnotationError: the path does not exist or cannot be read, or says itself where its images are.
@@ -59,7 +49,7 @@ def find_format(
             remedy = f"--images is for {takers}" if takers else "leave --images out"
             raise AnnotationError(f"{path}: says itself where its images are; {remedy}")
         if sources:
-            return format, sources
+            return sources
     raise NotRecognisedError(f"{path}: no {THINGS[gives]} recognised. Looked for:{looked_for(gives)}")
 
 

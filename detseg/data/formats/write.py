@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.format import FORMATS, Format, Gives
+from detseg.data.formats.format import FORMATS, Format
 from detseg.data.formats.locate import PlaceImages, require_writable
 
 log = logging.getLogger(__name__)
@@ -18,9 +18,9 @@ CrowdChoice = Literal["error", "drop", "keep"]
 them out (they become background), "keep" writes them as ordinary objects."""
 
 
-def writable_formats(gives: Gives | None = "objects") -> dict[str, Format]:
-    """The formats of a kind of data, or of all kinds (None), that can be written, by name."""
-    return {f.name: f for f in FORMATS if f.write is not None and gives in (None, f.gives)}
+def writable_formats() -> dict[str, Format]:
+    """The formats that can be written, by name."""
+    return {format.name: format for format in FORMATS if format.write is not None}
 
 
 def write_dataset(
