@@ -6,6 +6,7 @@ import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from mimetypes import guess_type
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -83,7 +84,7 @@ def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *,
     text = environment.get_template("report.html.j2").render(
         page=page,
         summary=[(name, _text(value)) for name, value in page.summary.items()],
-        pictures=[_image(folder, caption, path, embed) for caption, path in page.pictures],
+        pictures=[(_embedded if embed else _image)(folder, caption, path) for caption, path in page.pictures],
         embed=embed,
         command=f"detseg predict {shlex.quote(str(run_folder))} image.jpg",
         snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
@@ -93,20 +94,26 @@ def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *,
     return folder / name
 
 
-def _image(folder: Path, caption: str, path: str | Path, embed: bool) -> tuple[str, str, int, int]:
-    """Caption, link or content, width and height; an empty link where the file is missing or not a picture."""
+def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
+    """Caption, link, width and height; an empty link where the file is missing or not a picture."""
     relative = PurePosixPath(str(path).replace("\\", "/"))
     if relative.is_absolute() or PureWindowsPath(str(path)).drive or ".." in relative.parts:
         raise ValueError(f"picture {str(path)!r} must be a path inside the run folder, relative to it")
     try:
         with PIL.Image.open(folder / relative) as image:
             width, height = image.size
-            kind = PIL.Image.MIME[str(image.format)]
-        content = (folder / relative).read_bytes() if embed else b""
     except OSError as error:
-        logger.warning("%s: picture left out of the page: %s", folder / relative, error)
+        logger.warning("%s: picture left out of report.html: %s", folder / relative, error)
         return caption, "", 0, 0
-    link = f"data:{kind};base64,{b64encode(content).decode()}" if embed else quote(relative.as_posix())
+    return caption, quote(relative.as_posix()), width, height
+
+
+def _embedded(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
+    """As `_image`, with the content of the file in place of the link."""
+    caption, link, width, height = _image(folder, caption, path)
+    if link:
+        content = b64encode((folder / path).read_bytes()).decode()
+        link = f"data:{guess_type(Path(path).name)[0]};base64,{content}"
     return caption, link, width, height
 
 
