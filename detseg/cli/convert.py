@@ -69,7 +69,7 @@ def run(config: Convert) -> int:
     from rich.console import Console
 
     from detseg.cli.crops import require_new
-    from detseg.console import print_line, track, working
+    from detseg.console import print_line, working
     from detseg.data.convert import (
         checked_splits,
         format_named,
@@ -98,8 +98,8 @@ def run(config: Convert) -> int:
         )
     with working("checking", console):
         splits = checked_splits(splits, repairing=config.repair, print_line=partial(print_line, console))
-    shown = partial(track, what="writing", console=console)
-    write_splits(splits, config.output, format, images=config.images, crowd=config.crowd, track=shown)
+    with working(f"writing {told(splits)}", console):
+        write_splits(splits, config.output, format, images=config.images, crowd=config.crowd)
     print_line(console, f"{config.output}: {format.title}, {told(splits)}; images {placed(config.images)}")
     return 0
 

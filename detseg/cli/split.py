@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SHARES = (0.8, 0.1, 0.1)
 NAMES = ("train", "val", "test")
+WITHOUT_IMAGES = {"objects": "coco", "labels": "tables"}  # kind of data -> a format that names images where they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,10 @@ class Split:
     """Number of folds, in place of --shares: OUTPUT/fold-1, fold-2, … each with train and val, every image in val once.
     A test split of SOURCE is left out."""
     to: str | None = None
-    """Format to write; by default SOURCE's own, for folds the one that leaves images where they are."""
+    """Format to write."""
     images: Literal["link", "copy", "keep"] | None = None
     """Images in OUTPUT are links (copies where there are none), copies, or left out: kept where they are. By default
-    link, for folds keep."""
+    link, for folds keep where the format allows it."""
     source_images: Path | None = None
     """Folder of SOURCE's images, where they are not found by themselves: --images of other commands."""
     crowd: Literal["error", "drop", "keep"] = "error"
@@ -108,13 +110,15 @@ def run(config: Split) -> int:
         data = checked_splits({"train": data}, repairing=config.repair, print_line=say)["train"]
     rule: dict[str, Any] = {"by": config.by, "seed": config.seed}
     rule["track"] = partial(track, what="comparing images", console=console)
-    with working("splitting", console) if config.by != "near-duplicates" else working("", Console(quiet=True)):
+    # Comparing images shows a bar of its own.
+    with nullcontext() if config.by == "near-duplicates" else working("splitting", console):
         if config.folds is None:
             parts = {config.output: split_set(data, dict(zip(NAMES, shares, strict=False)), **rule)}
         else:
             folds = folds_of(data, config.folds, **rule)
             parts = {config.output / f"fold-{number}": fold for number, fold in enumerate(folds, 1)}
-    images = config.images or ("link" if config.folds is None else "keep")
+    keep = config.folds is not None and to.name in WITHOUT_IMAGES.values()
+    images = config.images or ("keep" if keep else "link")
     for folder, splits in track(parts.items(), len(parts), what="writing", console=console):
         write_splits(splits, folder, to, images=images, crowd=config.crowd)
     for folder, splits in parts.items():
@@ -127,7 +131,7 @@ def target_format(config: Split, found: Found) -> Format:
     """The format to write: asked for, the source's own, or for folds one that needs no images of its own."""
     from detseg.data.convert import format_named, own_format, require_kind
 
-    kept = {"objects": "coco", "labels": "tables"}.get(found.gives) if config.folds is not None else None
+    kept = WITHOUT_IMAGES.get(found.gives) if config.folds is not None else None
     if config.to is None and kept is None:
         return own_format(found)
     to = format_named(config.to or str(kept))
@@ -139,16 +143,19 @@ def uneven(data: ImageSet, parts: Iterable[Mapping[str, ImageSet]]) -> str:
     """How far the images of a class are from their share, where they are farthest, in a sentence."""
     import numpy as np
 
-    from detseg.data.splits import class_counts
+    from detseg.data.splits import classes_in
 
-    total = class_counts(data)
-    worst = max(
-        (abs(count - share), name, data.names[k], count, share)
-        for splits in parts
-        for name, part in splits.items()
-        for k, (count, share) in enumerate(
-            zip(class_counts(part), np.round(total * len(part) / len(data), 1), strict=True)
-        )
-    )
-    _, split, name, count, share = worst
-    return f"farthest from its share: {name}, {count} images of {split}, where {share:.1f} would be its share"
+    classes = len(data.categories)
+    if not classes:
+        return "there are no classes to split evenly"
+    images, labels = classes_in(data)
+    images, labels = np.divmod(np.unique(images * classes + labels), classes)
+    total = np.bincount(labels, minlength=classes)
+    worst = (-1.0, "")
+    for split, part in (item for splits in parts for item in splits.items()):
+        counts = np.bincount(labels[np.isin(data.image_ids[images], part.image_ids)], minlength=classes)
+        shares = total * len(part) / len(data)
+        k = int(np.abs(counts - shares).argmax())
+        where = f"{data.names[k]}, {counts[k]} images of {split}, where {shares[k]:.1f} would be its share"
+        worst = max(worst, (float(abs(counts[k] - shares[k])), where))
+    return f"farthest from its share: {worst[1]}"

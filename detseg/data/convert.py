@@ -1,7 +1,7 @@
 """A data set of any form as one that is written in another: all its splits, checked, with one list of categories."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +174,6 @@ def write_splits(
     *,
     images: PlaceImages = "link",
     crowd: CrowdChoice = "error",
-    track: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> None:
     """Write all splits into a folder; what the format cannot hold is counted and logged, see `write_dataset`.
 
@@ -191,7 +190,7 @@ def write_splits(
             f"{folder}: not written, {to.title} cannot mark the {ignored} crowd (or difficult) objects as ignored; "
             "--crowd drop leaves them out, --crowd keep writes them as ordinary objects"
         )
-    for split, data in track(splits.items(), len(splits)) if track else splits.items():
+    for split, data in splits.items():
         if isinstance(data, Annotations):
             write_dataset(data, folder, split, to=to.name, images=images, crowd=crowd)
         else:

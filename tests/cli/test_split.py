@@ -1,6 +1,7 @@
 """`detseg split`: train, val and test by share, and folds."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,14 @@ def test_wrong_options(boxes, tmp_path, capsys, words, message):
     assert split(boxes, "--output", tmp_path / "out", *words) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_images_without_classes(tmp_path, capsys):
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(4)]
+    for i in range(4):
+        write_picture(tmp_path / f"set/{i}.png", seed=i)
+    content = {"images": images, "annotations": [], "categories": []}
+    (tmp_path / "set/train.json").write_text(json.dumps(content))
+    assert split(tmp_path / "set", "--output", tmp_path / "out", "--shares", "0.5", "0.5") == 0
+    out = capsys.readouterr().out
+    assert "2 train and 2 val images with 0 objects of 0 classes" in out and "there are no classes" in out
