@@ -46,18 +46,15 @@ class Split:
     shares: tuple[float, ...] | None = None
     """Shares of train, val and, if there are three, test; by default 0.8 0.1 0.1."""
     by: str = ""
-    """What stays together: prefix (folder and file name without the number at its end), near-duplicates (images that
-    look alike), or FILE.csv:COLUMN (a table with image names and groups)."""
+    """Keep together: prefix (file name without its last number), near-duplicates, or FILE.csv:COLUMN (a group each)."""
     seed: int = 0
     """Random seed; another one gives other splits."""
     folds: int | None = None
-    """Number of folds, in place of --shares: OUTPUT/fold-1, fold-2, … each with train and val, every image in val once.
-    A test split of SOURCE is left out."""
+    """Number of folds, in place of --shares: OUTPUT/fold-1, … with train and val; a test split is left out."""
     to: str | None = None
     """Format to write."""
     images: Literal["link", "copy", "keep"] | None = None
-    """Images in OUTPUT are links (copies where there are none), copies, or left out: kept where they are. By default
-    link, for folds keep where the format allows it."""
+    """Images in OUTPUT: links, copies, or kept where they are; by default link, for folds keep if possible."""
     source_images: Path | None = None
     """Folder of SOURCE's images, where they are not found by themselves: --images of other commands."""
     crowd: Literal["error", "drop", "keep"] = "error"

@@ -21,6 +21,7 @@ from detseg.data.formats.format import Format, Gives, Sources
 from detseg.data.formats.locate import PlaceImages
 from detseg.data.formats.write import CrowdChoice, write_dataset
 from detseg.data.join import joined
+from detseg.data.pack.file import is_pack, read_pack_info
 from detseg.data.splits import divided, only_set
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _FIND: dict[Gives, Callable[..., Sources]] = {
     "masks": find_mask_sources,
     "labels": find_label_sources,
 }
+_PACKED: dict[str, Gives] = {"detection": "objects", "segmentation": "masks", "classification": "labels"}
 
 
 class Found(NamedTuple):
@@ -48,6 +50,9 @@ def recognise(path: Path, images: Path | None = None) -> Found:
         AnnotationError: the path does not exist or is damaged.
         NotRecognisedError: it holds none; the message lists what was looked for.
     """
+    if is_pack(path):
+        gives = _PACKED[read_pack_info(path).task]
+        return Found(gives, _at(path, images, gives))
     if path.exists():
         kinds: list[Gives] = ["objects", "masks"] if (path / "Annotations").is_dir() else ["masks", "objects"]
         for gives in kinds:

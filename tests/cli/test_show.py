@@ -160,3 +160,15 @@ def test_cards_of_a_page(boxes):
         "images without objects": "1",
         "objects ignored": "1",
     }
+
+
+def test_packed_images_are_shown_and_not_written_anew(boxes, tmp_path, capsys):
+    for data, name in ((boxes, "boxes.h5"), (write_small_masks(tmp_path / "masked"), "masks.h5")):
+        assert main(["pack", "--data", str(data), "--output", str(tmp_path / name), "--size", "64"]) == 0
+        assert show(tmp_path / name, "--output", tmp_path / name.removesuffix(".h5")) == 0
+        assert (tmp_path / name.removesuffix(".h5") / "train.jpg").exists()
+    for command in (["convert", "--to", "coco"], ["split"]):
+        words = [command[0], str(tmp_path / "boxes.h5"), *command[1:], "--output", str(tmp_path / "out")]
+        assert main(words) == 1
+        assert "holds resized images, not their files; give the data that it was made from" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
