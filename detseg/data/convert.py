@@ -113,7 +113,9 @@ def read_splits(
         found = ", ".join(name or "a set without splits" for name in sources)
         raise AnnotationError(f"{path}: has no split {' and '.join(missing)}; found: {found}")
     if val_share is not None:
-        return divided(only_set(path, sources), val_share)
+        parts = divided(only_set(path, sources), val_share)
+        test = {"test": sources["test"]().match(parts["train"].categories)} if "test" in sources else {}
+        return parts | test
     order = [name for name in ("", "train", "val", "test", *sources) if name in (only or sources)]
     splits = {split or "train": sources[split]() for split in dict.fromkeys(order)}
     reference = next(iter(splits.values())).categories
@@ -201,6 +203,13 @@ def write_splits(
         else:
             assert to.write is not None
             to.write(data, folder, split, images=images)
+    if images == "keep":
+        try:
+            _FIND[to.gives](folder)
+        except AnnotationError as error:
+            log.warning(
+                "%s: %s is read with its images in the folder only: put them there (%s)", folder, to.title, error
+            )
 
 
 def own_format(found: Found) -> Format:

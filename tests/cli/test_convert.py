@@ -49,13 +49,16 @@ def test_any_format_to_any_other_and_back(boxes, tmp_path, to, capsys):
         assert validate(data, other=None if split == "train" else after["train"]) == []
 
 
-def test_images_are_linked_copied_or_left(boxes, tmp_path):
+def test_images_are_linked_copied_or_left(boxes, tmp_path, caplog):
     for images in ("link", "copy", "keep"):
         assert convert(boxes, "--to", "coco", "--output", tmp_path / images, "--images", images) == 0
         paths = [Path(path) for path in read_annotations(tmp_path / images, "val").paths.tolist()]
         assert all(path.is_symlink() for path in paths) == (images == "link")
         assert all(path.is_relative_to(tmp_path / images) for path in paths) == (images != "keep")
     assert not (tmp_path / "keep/images").exists()
+    assert not caplog.text
+    assert convert(boxes, "--to", "yolo", "--output", tmp_path / "yolo", "--images", "keep", "--crowd", "drop") == 0
+    assert "yolo: YOLO is read with its images in the folder only: put them there" in caplog.text
 
 
 def test_what_cannot_be_held_is_refused_before_anything_is_written_or_told(boxes, tmp_path, capsys, caplog):
@@ -76,7 +79,12 @@ def test_a_set_without_splits_is_for_training_or_divided(boxes, tmp_path, capsys
     again = read_dataset(boxes / "train.json", val_share=0.25)
     for split, data in read_dataset(tmp_path / "two").items():
         assert by_image(data) == by_image(again[split])
-    capsys.readouterr()
+    (tmp_path / "tested").mkdir()
+    for split, name in (("train", "train"), ("val", "test")):
+        text = (boxes / f"{split}.json").read_text().replace('"file_name": "', f'"file_name": "{boxes}/images/')
+        (tmp_path / f"tested/{name}.json").write_text(text)
+    assert convert(tmp_path / "tested", "--to", "coco", "--output", tmp_path / "three", "--val-share", "0.25") == 0
+    assert "3 train, 1 val and 3 test images" in capsys.readouterr().out
     for words, message in (
         (["--val-share", "0.25"], "is divided already, into train, val; leave out --val-share"),
         (["--val-share", "2"], "above 0 and below 1"),
