@@ -11,8 +11,8 @@ import pytest
 from detseg.cli import main
 from detseg.data import read_annotations, read_dataset, read_labels, validate
 from detseg.data.annotations import AnnotationError
-from detseg.data.convert import format_named, own_format, read_splits, recognise, told, writable
-from detseg.data.formats import FORMATS, find_sources, read_label_splits
+from detseg.data.convert import format_named, own_format, read_splits, recognise, told, writable, write_splits
+from detseg.data.formats import FORMATS, Format, find_sources, read_label_splits
 from tests.data.annotation_samples import by_image, write_coco_dataset, write_picture
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
@@ -57,8 +57,6 @@ def test_images_are_linked_copied_or_left(boxes, tmp_path, caplog):
         assert all(path.is_relative_to(tmp_path / images) for path in paths) == (images != "keep")
     assert not (tmp_path / "keep/images").exists()
     assert not caplog.text
-    assert convert(boxes, "--to", "yolo", "--output", tmp_path / "yolo", "--images", "keep", "--crowd", "drop") == 0
-    assert "yolo: YOLO is read with its images in the folder only: put them there" in caplog.text
 
 
 def test_what_cannot_be_held_is_refused_before_anything_is_written_or_told(boxes, tmp_path, capsys, caplog):
@@ -189,6 +187,13 @@ def test_classes_that_cannot_be_folders(tmp_path, name):
 
 
 # ------------------------------------------------------------------ the library
+
+
+def test_kept_images_that_a_format_needs_are_told(labels, tmp_path, caplog):
+    toy = Format("toy", "Toy", "", lambda *_: None, write=lambda *_, **__: None, gives="labels")
+    (tmp_path / "out").mkdir()
+    write_splits(read_splits(labels, "labels"), tmp_path / "out", toy, images="keep")
+    assert "out: Toy is read with its images in the folder only: put them there" in caplog.text
 
 
 def test_kinds_of_data_are_told_apart(boxes, labels, tmp_path):
