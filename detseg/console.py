@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -30,3 +31,10 @@ def track(items: Iterable[T], total: int, *, what: str, console: Console) -> Ite
     from rich.progress import track as bar
 
     yield from bar(items, what, total, console=console, transient=True)
+
+
+@contextmanager
+def working(what: str, console: Console) -> Iterator[None]:
+    """Show on a terminal that something is being done whose length is not known, until the block ends."""
+    with console.status(what) if console.is_terminal else nullcontext():
+        yield

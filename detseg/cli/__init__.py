@@ -48,6 +48,15 @@ COMMANDS = {
     "pack": Command(
         "detseg.cli.pack:Pack", "detseg.cli.pack:run", "pack a data set larger than memory into one HDF5 file"
     ),
+    "convert": Command(
+        "detseg.cli.convert:options", "detseg.cli.convert:run", "write a data set in another annotation format"
+    ),
+    "split": Command(
+        "detseg.cli.split:options", "detseg.cli.split:run", "split a data set by share, stratified and grouped; folds"
+    ),
+    "show": Command(
+        "detseg.cli.show:Show", "detseg.cli.show:run", "draw a data set: images, classes, sizes, positions"
+    ),
     "backbones": Command(
         "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "list backbones and their weights"
     ),

@@ -73,7 +73,7 @@ class Process:
         if self.folder is None:
             chosen: list[Any] = [None]
             if self.accelerator.is_main_process:
-                folder = self.config.output or _numbered_folder(Path("runs"), self.config.task)
+                folder = self.config.output or numbered_folder(Path("runs"), self.config.task)
                 folder.mkdir(parents=True, exist_ok=True)
                 self._claim(folder)
                 chosen = [str(folder)]
@@ -181,7 +181,7 @@ def _refuse_taken(folder: Path) -> None:
         raise ValueError(f"{folder}: holds {taken[0]} of an earlier run, without {RESUME}; give another --output")
 
 
-def _numbered_folder(parent: Path, name: str) -> Path:
+def numbered_folder(parent: Path, name: str) -> Path:
     """Make the next free of name-1, name-2, …; two runs that start together get two folders."""
     number = 1
     while True:

@@ -28,7 +28,7 @@ from tests.data.annotation_samples import by_image, make, write_picture
 
 FIND = {"objects": find_sources, "masks": find_mask_sources, "labels": find_label_sources}
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = "".join((DOCS / page).read_text() for page in ("data.md", "classify.md"))
+PAGES = "".join((DOCS / page).read_text() for page in ("formats.md", "data.md", "classify.md"))
 each = pytest.mark.parametrize("format", FORMATS, ids=lambda format: f"{format.name}-{format.gives}")
 # Of instance masks an object is its pixels, and all are of one class: tests/data/formats/test_instance_masks.py
 writers = pytest.mark.parametrize(

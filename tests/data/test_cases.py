@@ -6,6 +6,7 @@ The sets lie beside the project, where a machine has them. By hand, with what is
 
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,7 +71,6 @@ REFUSED = {
     "yolo_class_from_1": "counted from 1",
     "mask_0_255_with_classes": "255 flower",
     "mask_antialiased": "threshold",
-    "mask_rgba_alpha": "(alpha|transparen)",
 }
 # Of masks: the classes, and how many pixels of each (and of "ignore", 255) there are in all splits.
 MASKS = {
@@ -79,6 +79,7 @@ MASKS = {
     "mask_labelmap_cvat": ("background", "rose", "daisy"),
     "mask_mixed_1bit_255": ("background", "foreground"),
     "mask_palette_bw": ("background", "foreground"),
+    "mask_rgba_alpha": ("background", "foreground"),
     "mask_suffix": ("background", "foreground"),
 }
 FOREGROUND = 11808  # pixels of the objects of six images
@@ -139,8 +140,13 @@ def test_what_masks_say(name):
     assert all(pixels[: len(MASKS[name])] > 0)
 
 
-def test_instance_numbers_are_objects():
-    splits, problems = everything(folder_of("mask_instance_numbers"))
+def test_instance_numbers_are_objects(tmp_path):
+    folder = folder_of("mask_instance_numbers")
+    with pytest.raises(AnnotationError, match="the number of an object, write their one class, alone, into classes.txt"):
+        find_sources(folder)
+    shutil.copytree(folder, tmp_path / "set")
+    (tmp_path / "set/classes.txt").write_text("flower\n")
+    splits, problems = everything(tmp_path / "set")
     assert {split: counts(data) for split, data in splits.items()} == TWO
     assert [p for p in problems if p.severity == "error"] == []
     assert all(data.drawn.all() for data in splits.values())

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations import AnnotationError
-from detseg.data.formats import read_annotations, read_dataset, read_mask_dataset, read_masks
+from detseg.data.formats import read_annotations, read_dataset, read_labels, read_mask_dataset, read_masks
 from detseg.data.pack.datasets import write_pack
-from detseg.data.splits import divided, only_set
+from detseg.data.splits import class_counts, classes_in, divided, folds_of, only_set, split_set
+from tests.data.annotation_samples import make, write_picture
 from tests.small_masks import write_small_masks
 from tests.small_set import write_small_set
 
@@ -65,3 +66,66 @@ def test_what_is_divided_is_not_divided_again(small):
 def test_one_image_is_for_training(small):
     parts = divided(read_annotations(small / "train.json").subset([0]), 0.9)
     assert [len(parts[split]) for split in ("train", "val")] == [1, 0]
+
+
+# ------------------------------------------------------------------ by share and in folds
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """Forty frames of ten films, four each, of two classes."""
+    folder = tmp_path_factory.mktemp("frames")
+    paths = [str(write_picture(folder / f"film{i // 4}_{i % 4}.png", seed=i)) for i in range(40)]
+    boxes = [[1, 1, 9, 9]] * 40
+    return make(boxes, [i // 4 % 2 for i in range(40)], range(40), [(64, 48)] * 40, paths)
+
+
+def test_shares_are_kept_class_by_class_in_any_order(frames):
+    shares = {"train": 0.8, "val": 0.1, "test": 0.1}
+    parts = split_set(frames, shares)
+    assert {split: class_counts(data).tolist() for split, data in parts.items()} == {
+        "train": [16, 16, 0],
+        "val": [2, 2, 0],
+        "test": [2, 2, 0],
+    }
+    assert set().union(*names(parts).values()) == names({"all": frames})["all"]
+    assert names(split_set(frames.subset(np.random.default_rng(0).permutation(40)), shares)) == names(parts)
+    assert names(split_set(frames, shares, seed=1)) != names(parts)
+
+
+def test_groups_are_not_divided(frames):
+    parts = split_set(frames, {"train": 0.6, "val": 0.4}, by="prefix")
+    films = {split: {name.partition("_")[0] for name in found} for split, found in names(parts).items()}
+    assert len(films["train"]) == 6 and len(films["val"]) == 4 and not films["train"] & films["val"]
+    assert class_counts(parts["val"]).tolist() == [8, 8, 0]
+
+
+def test_every_image_is_in_one_fold(frames):
+    folds = folds_of(frames, 5, by="prefix")
+    seen = [name for fold in folds for name in names(fold)["val"]]
+    assert sorted(seen) == sorted(names({"all": frames})["all"])
+    for fold in folds:
+        assert len(fold["train"]) == 32 and not names(fold)["train"] & names(fold)["val"]
+        assert class_counts(fold["val"]).tolist() == [4, 4, 0]
+
+
+def test_too_few_images_or_groups_for_the_splits(frames):
+    with pytest.raises(ValueError, match=r"its 2 images are too few for 3 splits; nothing is left for test"):
+        split_set(frames.subset([0, 1]), {"train": 0.8, "val": 0.1, "test": 0.1})
+    with pytest.raises(ValueError, match=r"its 40 images in 10 groups by prefix are too few for 11 folds"):
+        folds_of(frames, 11, by="prefix")
+    with pytest.raises(ValueError, match="2 folds at least, not 1"):
+        folds_of(frames, 1)
+
+
+def test_labels_and_masks_are_split_by_class(tmp_path):
+    masked = write_small_masks(tmp_path / "masked")
+    data = read_masks(masked / "train.txt")
+    images, labels = classes_in(data)
+    for row in range(len(data)):
+        assert labels[images == row].tolist() == [k for k in np.unique(data.mask(row)) if k != 255]
+    assert [len(part) for part in split_set(data, {"train": 0.75, "val": 0.25}).values()] == [6, 2]
+    for seed, name in enumerate([f"a/{i}" for i in range(10)] + [f"b/{i}" for i in range(5)]):
+        write_picture(tmp_path / f"labels/{name}.png", seed=seed)
+    parts = split_set(read_labels(tmp_path / "labels"), {"train": 0.8, "val": 0.2})
+    assert {split: part.counts.tolist() for split, part in parts.items()} == {"train": [8, 4], "val": [2, 1]}

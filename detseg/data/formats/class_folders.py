@@ -1,13 +1,29 @@
 """Classification sets as folders: one folder of images for each class, maybe in train/, val/ and test/."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detseg.data.annotations import Problem
+from detseg.data.annotations import AnnotationError, Problem
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.label_table import tables_of
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, list_images
+from detseg.data.formats.locate import (
+    IMAGE_EXTENSIONS,
+    PlaceImages,
+    image_targets,
+    list_images,
+    place_images,
+    unique_stems,
+    write_names,
+)
+
+if TYPE_CHECKING:
+    from detseg.data.labels import LabelledImages
+
+CLASS_FILE = "classes.txt"
 
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
@@ -60,11 +76,31 @@ def _outside_classes(folder: Path) -> tuple[Problem, ...]:
     return (Problem(str(folder), "", None, what, "move them into their class's folder", "warning", "no-class"),)
 
 
+def _write(labelled: LabelledImages, folder: Path, split: str, images: PlaceImages = "link") -> None:
+    if images == "keep":
+        raise ValueError(f"{folder}: class folders are made of the images; link or copy them")
+    names = list(labelled.names)
+    wrong = [name for name in names if not name.strip(" .") or set(name) & set('/\\:*?"<>|') or name[0] in "._"]
+    if wrong or len({name.lower() for name in names}) < len(names):
+        raise AnnotationError(
+            f"{folder}: not written, classes become folders, and these cannot: {', '.join(map(repr, wrong)) or names}; "
+            "rename them, or write a table"
+        )
+    write_names(labelled, folder / CLASS_FILE)
+    stems = unique_stems(labelled, set())
+    targets = image_targets(labelled, stems, folder / split)
+    targets = [t.parent / names[label] / t.name for t, label in zip(targets, labelled.labels.tolist(), strict=True)]
+    place_images(labelled.paths.tolist(), targets, images)
+    for name in names:  # a class without images here is one of the set's all the same
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+
+
 FORMAT = Format(
     name="class-folders",
     title="class folders",
     looks_for="train/, val/ (and test/) with a folder of images for each of two or more classes; or such folders alone",
     find=_find,
+    write=_write,
     gives="labels",
     takes_images=False,
 )

@@ -13,7 +13,19 @@ from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.box_table import columns_of
 from detseg.data.formats.format import SPLITS, Format, Sources
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, WRITTEN_EXTENSIONS, FolderCache, locate_images, read_text
+from detseg.data.formats.locate import (
+    IMAGE_EXTENSIONS,
+    WRITTEN_EXTENSIONS,
+    FolderCache,
+    PlaceImages,
+    image_targets,
+    locate_images,
+    place_images,
+    read_text,
+    unique_stems,
+    write_names,
+)
+from detseg.files import write_atomically
 
 if TYPE_CHECKING:
     from detseg.data.labels import LabelledImages
@@ -47,7 +59,7 @@ def read_label_table(path: Path) -> LabelTable:
 
     AnnotationError, for what is no such table, has the line and what is wrong.
     """
-    rows = _rows(read_text(path), path)
+    rows = table_rows(read_text(path), path)
     if not rows:
         raise AnnotationError(f"{path}: the table is empty; it needs a row for each image: its name, its class")
     columns = _columns(rows[0][1], path)
@@ -68,7 +80,7 @@ class _Columns(NamedTuple):
     heading: bool
 
 
-def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
+def table_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
     """(line, cells) of all rows that are not blank, by the delimiter that makes a table of the text."""
     start = [line for line in text.splitlines() if line.strip()][:20]
 
@@ -191,11 +203,29 @@ def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> s
     return name
 
 
+def _write(labelled: LabelledImages, folder: Path, split: str, images: PlaceImages = "link") -> None:
+    paths = labelled.paths.tolist()
+    if images == "keep":
+        names = [Path(path).resolve().as_posix() for path in paths]
+    else:
+        targets = image_targets(labelled, unique_stems(labelled, set()), folder / "images" / split)
+        place_images(paths, targets, images)
+        names = [target.relative_to(folder).as_posix() for target in targets]
+    write_names(labelled, folder / "classes.txt")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(
+        [("path", "label"), *zip(names, (labelled.names[k] for k in labelled.labels.tolist()), strict=True)]
+    )
+    write_atomically(folder / f"{split}.csv", text.getvalue())
+
+
 FORMAT = Format(
     name="tables",
     title="tables",
     looks_for="train.csv and val.csv; a .csv file with the names of the images and their classes",
     find=_find,
     guess=_guess,
+    write=_write,
     gives="labels",
 )

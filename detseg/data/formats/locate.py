@@ -168,7 +168,7 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def write_names(annotations: Annotations, file: Path) -> None:
+def write_names(annotations: ImageSet, file: Path) -> None:
     """Write a list of classes in their order, for formats that know classes by name only; or AnnotationError."""
     names = list(annotations.names)
     if len(set(names)) < len(names) or any(not name.strip() or "\n" in name for name in names):
@@ -201,7 +201,7 @@ def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
     return stems
 
 
-def image_targets(annotations: Annotations, stems: Sequence[str], folder: Path) -> list[Path]:
+def image_targets(annotations: ImageSet, stems: Sequence[str], folder: Path) -> list[Path]:
     """Where each image is placed in a folder: under its stem, with its own extension."""
     paths = annotations.paths.tolist()
     return [folder / f"{stem}{Path(path).suffix}" for stem, path in zip(stems, paths, strict=True)]

@@ -3,8 +3,10 @@
 import json
 import logging
 import shlex
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from mimetypes import guess_type
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -59,15 +61,17 @@ class Page:
     figures: Table | None = None
     classes: ClassTable | None = None
     tables: Sequence[Table] = ()  # what else there is, under the classes
-    predicts: str  # what `detseg predict` does with such a model, in a sentence
-    snippet: str  # how to use it from Python, with {run} in place of its folder
+    about: str = "The run"  # above the facts
+    predicts: str = ""  # what `detseg predict` does with such a model, in a sentence
+    snippet: str = ""  # how to use it from Python, with {run} in place of its folder
 
 
-def write_page(run_folder: str | Path, page: Page) -> Path:
-    """Write `report.html` into the run folder, made if missing; returns its path.
+def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *, embed: bool = False) -> Path:
+    """Write a page into the run folder, made if missing; returns its path.
 
-    The configuration is read from `config.json` in the folder, if it is there. A picture's path that is absolute or
-    leads out of the run folder raises ValueError.
+    The configuration is read from `config.json` in the folder, if it is there. Pictures are links, or with `embed` in
+    the page itself, which then needs no other file. A picture's path that is absolute or leads out of the run folder
+    raises ValueError.
     """
     folder = Path(run_folder)
     environment = jinja2.Environment(
@@ -80,13 +84,14 @@ def write_page(run_folder: str | Path, page: Page) -> Path:
     text = environment.get_template("report.html.j2").render(
         page=page,
         summary=[(name, _text(value)) for name, value in page.summary.items()],
-        pictures=[_image(folder, caption, path) for caption, path in page.pictures],
+        pictures=[(_embedded if embed else _image)(folder, caption, path) for caption, path in page.pictures],
+        embed=embed,
         command=f"detseg predict {shlex.quote(str(run_folder))} image.jpg",
         snippet=page.snippet.format(run=json.dumps(str(run_folder), ensure_ascii=False)),
         configuration=_configuration(folder / "config.json"),
     )
-    write_atomically(folder / "report.html", text)
-    return folder / "report.html"
+    write_atomically(folder / name, text)
+    return folder / name
 
 
 def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
@@ -101,6 +106,15 @@ def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int,
         logger.warning("%s: picture left out of report.html: %s", folder / relative, error)
         return caption, "", 0, 0
     return caption, quote(relative.as_posix()), width, height
+
+
+def _embedded(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
+    """As `_image`, with the content of the file in place of the link."""
+    caption, link, width, height = _image(folder, caption, path)
+    if link:
+        content = b64encode((folder / path).read_bytes()).decode()
+        link = f"data:{guess_type(Path(path).name)[0]};base64,{content}"
+    return caption, link, width, height
 
 
 def _configuration(path: Path) -> list[tuple[str, str]]:
