@@ -1,14 +1,23 @@
 """Images on the command line: files and folders in, free names for what is written of each."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 
 def listed_images(sources: Sequence[Path]) -> list[Path]:
-    """The files among the sources, and the images in the folders."""
-    from detseg.data.formats.locate import list_images
+    """The files among the sources, and the images in the folders; files of images that are not read are logged."""
+    from detseg.data.formats.image_files import left_out, scan_images
 
-    return [Path(path) for source in sources for path in (list_images(source) if source.is_dir() else [str(source)])]
+    found = []
+    for source in sources:
+        images, others = scan_images(source) if source.is_dir() else ([str(source)], [])
+        found += [Path(path) for path in images]
+        for what, remedy in left_out(others):
+            log.warning("%s (%s)", what, remedy)
+    return found
 
 
 def free_names(images: Sequence[Path], written: Callable[[str], Mapping[Path, str]]) -> list[str]:

@@ -3,6 +3,8 @@
 import io
 import mmap
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,6 +17,7 @@ Image = NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
+HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
 
 # Pillow takes more than 179 million pixels for an attack, and aerial images and slides have as many. The limit is one
 # of the whole process; it is raised once, since images are read in several threads. No limit at all stays none.
@@ -22,11 +25,31 @@ if PIL.Image.MAX_IMAGE_PIXELS is not None:
     PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 
+def _open_known(source: str | Path | BinaryIO) -> PIL.Image.Image:
+    """`PIL.Image.open`, to which HEIC is added when a file is of no other kind and a package that reads it is there."""
+    try:
+        return PIL.Image.open(source)
+    except PIL.UnidentifiedImageError:
+        if ".heic" in PIL.Image.registered_extensions() or not _register_heic():
+            raise
+    if not isinstance(source, (str, Path)):
+        source.seek(0)
+    return PIL.Image.open(source)
+
+
+def _register_heic() -> bool:
+    for name in HEIC_READERS:
+        if find_spec(name) is not None:
+            import_module(name).register_heif_opener()
+            return True
+    return False
+
+
 def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
     """`PIL.Image.open` for images of up to `MAX_PIXELS`; ValueError if it has more, else whatever Pillow raises."""
     too_large = f"it has more than {MAX_PIXELS} pixels, the most that can be read; cut it into several images"
     try:
-        image = PIL.Image.open(source)
+        image = _open_known(source)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(too_large) from error
     if image.width * image.height > MAX_PIXELS:

@@ -25,15 +25,24 @@ class YoloData(NamedTuple):
 
 
 def find_yaml(folder: Path) -> Path | None:
-    """The data.yaml of a folder: by its usual name, else the only YAML file there that has `names`."""
+    """The data.yaml of a folder: by its usual name, else the only YAML file there that has `names` and finds images.
+
+    Raises:
+        AnnotationError: several do, and they say different things.
+    """
     named = first_file([folder], YAML_NAMES)
     if named is not None:
         return named
-    others = []
+    others, usable = [], {}
     for file in sorted(folder.glob("*.y*ml")):
         with suppress(AnnotationError):  # some other program's
-            others += [file] if not file.name.startswith(".") and "names" in load_yaml(file) else []
-    return others[0] if len(others) == 1 else None
+            if not file.name.startswith(".") and "names" in load_yaml(file):
+                others.append(file)
+                usable[file] = read_yaml(file)._replace(file=folder)
+    if any(data != next(iter(usable.values())) for data in usable.values()):
+        names = ", ".join(file.name for file in usable)
+        raise AnnotationError(f"{folder}: several data sets could be meant ({names}); give the file itself")
+    return next(iter(usable), others[0] if len(others) == 1 else None)
 
 
 def read_yaml(file: Path) -> YoloData:
