@@ -53,12 +53,13 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
     names = [local_name(name) for name in file_names]
     finder = Finder(bases)
     distinct = list(dict.fromkeys(names))
-    found = settle({name: finder.find(name) for name in distinct})
+    meant = {name: finder.find(name) for name in distinct}
+    found = settle(meant)
     if not found and names:
         found = next(filter(None, (settle(dict(find_below(distinct, root))) for root in _roots(folders))), {})
     addresses = {name for name, given in zip(names, file_names, strict=True) if is_address(given)}
     _tell(found, addresses, len(distinct))
-    hits = Counter(hit.base for hit in found.values())
+    hits = Counter(hit.base for hit in meant.values() if hit is not None)
     likeliest = max(range(len(bases)), key=lambda base: (hits[base], bool(finder.cache.names(bases[base]))))
     for name in distinct:
         if name not in found:  # folders of another machine say nothing of where it should be

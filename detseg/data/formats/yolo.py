@@ -278,7 +278,8 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
     """One split: images/<split>/, labels/<split>/, and its line in data.yaml. Ids become 0..K-1.
 
     Readers of this format take a set for boxes or for polygons, not for both: polygons are written where every object
-    has exactly one. AnnotationError: an image of unknown size, or a folder that holds other categories.
+    has exactly one. AnnotationError: an image of unknown size, a folder that holds other categories, or `images` is
+    "keep" and they lie elsewhere.
     """
     unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
     if len(unknown):
@@ -293,7 +294,7 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
         log.warning("%s: not every object has exactly one polygon, %d objects keep only their boxes", folder, lost)
     content = _yaml_with(annotations, folder / "data.yaml", split)
 
-    stems = unique_stems(annotations, set())
+    paths, stems = annotations.paths.tolist(), unique_stems(annotations, set())
     targets = image_targets(annotations, stems, folder / "images" / split)
     # Images of an earlier export would silently join the split.
     extra = sorted(set(list_images(folder / "images" / split)) - set(map(str, targets)))
@@ -301,7 +302,12 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
         raise AnnotationError(
             f"{folder / 'images' / split}: already holds {len(extra)} other images, the first is {extra[0]}"
         )
-    place_images(annotations.paths.tolist(), targets, images)
+    if images == "keep" and list(map(os.path.realpath, paths)) != list(map(os.path.realpath, targets)):
+        raise AnnotationError(
+            f"{folder}: not written, a YOLO label file is found by the place of its image, so images cannot be kept "
+            'elsewhere; choose images="link" or "copy" (--images link)'
+        )
+    place_images(paths, targets, images)
     boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
     for row, stem in enumerate(stems):
         owned = annotations.objects(row)
@@ -335,8 +341,8 @@ def _line(annotations: Annotations, row: int, position: int, boxes: NDArray[np.f
 FORMAT = Format(
     name="yolo",
     title="YOLO",
-    looks_for="data.yaml; train.txt and val.txt; images/train with labels/train; images/ with labels/; images with "
-    ".txt files beside them",
+    looks_for="data.yaml; train.txt and val.txt; images/train with labels/train, or train/images with train/labels; "
+    "images/ (img/, JPEGImages/) with labels/; images with .txt files beside them",
     find=_find,
     read=read_yolo,
     write=_write,
