@@ -63,8 +63,7 @@ def _key_points(lines: Lines) -> tuple[int, int] | None:
     """How many key points of how many numbers follow the box in every line, where that is what they are.
 
     With a third number, 0, 1 or 2 for hidden or visible, it is plain. Without, polygons that all have as many points
-    look alike: key points lie in the box and fill some of it, the points of a polygon rarely lie so. Four points are
-    a rotated box.
+    look alike: key points lie in the box and fill some of it. Four points are a rotated box.
     """
     if len(lines.counts) != 1:
         return None
@@ -74,13 +73,16 @@ def _key_points(lines: Lines) -> tuple[int, int] | None:
         return (count - 4) // 3, 3
     if count < 10 or count % 2:
         return None
-    x, y, w, h = np.array(lines.sample)[:, :4].T
-    xs, ys = values[:, 0::2], values[:, 1::2]
-    unseen = (xs == 0) & (ys == 0)
-    inside = (np.abs(xs - x[:, None]) <= 0.55 * w[:, None]) & (np.abs(ys - y[:, None]) <= 0.55 * h[:, None])
-    spread = np.maximum(np.ptp(xs, axis=1) / np.maximum(w, 1e-9), np.ptp(ys, axis=1) / np.maximum(h, 1e-9))
-    fits = (inside | unseen).all(axis=1) & ~unseen.all(axis=1)
-    return ((count - 4) // 2, 2) if fits.mean() > 0.95 and np.median(spread) > 0.3 else None
+    centre, side = np.split(np.array(lines.sample)[:, None, :4], 2, axis=2)  # (N, 1, 2)
+    points = values.reshape(len(values), -1, 2)
+    unseen = (points == 0).all(axis=2)
+    inside = (np.abs(points - centre) <= 0.55 * side).all(axis=2)
+    low, high = points.min(axis=1), points.max(axis=1)
+    fills = ((high - low) / np.maximum(side[:, 0], 1e-9)).max(axis=1) > 0.3
+    # The second point of a polygon lies near its others, width and height do not.
+    apart = (np.abs(side[:, 0] - (low + high) / 2) > high - low).any(axis=1)
+    sure = (inside | unseen).all(axis=1).mean() > 0.95 and fills.mean() > 0.5 and apart.mean() > 0.2
+    return ((count - 4) // 2, 2) if sure else None
 
 
 def _as_corners(data: Annotations) -> NDArray[np.float64] | None:

@@ -116,7 +116,7 @@ def label_places(folder: str, cache: FolderCache) -> Iterator[str]:
     inside = True  # a part of the set by its name, so that labels for all of it may lie beside
     for level in range(3):
         for place in _named(above, cache) if inside else ():
-            found[place] = None  # labels/ with the labels of all
+            found |= dict.fromkeys([join(place, below) if below else place, place])  # the last has the labels of all
         above, name = os.path.split(above)
         if not name:
             break
@@ -170,7 +170,7 @@ def _problems(
     orphans = _orphans([*places, *search], folders, root, used, cache)
     told = []
     if without and not used:
-        looked = ", ".join(dict.fromkeys(_tried(images[0], cache)))
+        looked = ", ".join(_tried(images[0]))
         what = f"no label file for any of {len(images)} images; looked for {looked}"
         if orphans:
             lies = os.path.dirname(orphans[0])  # noqa: PTH120
@@ -200,12 +200,15 @@ def _problems(
     return told
 
 
-def _tried(image: str, cache: FolderCache) -> Iterator[str]:
+def _tried(image: str) -> Iterator[str]:
     """The usual places of an image's label file."""
     folder, name = os.path.split(image)
     name = f"{os.path.splitext(name)[0]}.txt"  # noqa: PTH122
-    for place in list(label_places(folder, cache))[:3]:
+    above, last = os.path.split(folder)
+    parallel = _parallel(folder)
+    for place in [parallel] if parallel else [join(above, "labels"), join(os.path.dirname(above), f"labels/{last}")]:  # noqa: PTH120
         yield join(place, name)
+    yield join(folder, name)
 
 
 def _text_folders(root: Path) -> Iterator[str]:
