@@ -87,6 +87,10 @@ def _tell(found: Mapping[str, Found], addresses: set[str], count: int) -> None:
         if names:
             first = f"{names[0]} is taken for {found[names[0]].path}"
             log.warning("%s the names of %d of %d images are ignored: %s", what, len(names), count, first)
+    searched = [name for name, hit in own.items() if hit.base < 0 and name not in bare]
+    if searched:
+        first = f"{searched[0]} is taken for {found[searched[0]].path}"
+        log.warning("%d of %d images are found in folders further below: %s", len(searched), count, first)
 
 
 def image_folders(place: Path, images: str | Path | None, split: str = "") -> list[Path]:

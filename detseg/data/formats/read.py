@@ -11,13 +11,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.below import as_splits, places_below, with_images_below
-from detseg.data.formats.format import Gives, NotRecognisedError, Sources, formats_of, looked_for, titles
+from detseg.data.formats.format import (
+    Find,
+    Format,
+    Gives,
+    NotRecognisedError,
+    Sources,
+    formats_of,
+    looked_for,
+    titles,
+)
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
     from detseg.data.labels import LabelledImages
@@ -42,10 +52,19 @@ def find_sources(
             sets, which the message lists.
     """
     path = Path(path)
-    sources = _found_at(path, images, gives, options) or _found_below(path, images, gives, options)
-    if sources:
-        return sources
-    raise _not_recognised(path, gives)
+    sources = _found_at(path, images, gives, options)
+    damaged = None
+    if not sources:
+        try:
+            sources = _found_below(path, images, gives, options)
+        except NotRecognisedError:
+            raise
+        except AnnotationError as error:
+            damaged = error
+    sources = sources or _guessed_at(path, images, gives, options)
+    if not sources:
+        raise damaged or _not_recognised(path, gives)
+    return sources
 
 
 def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
@@ -54,18 +73,31 @@ def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
 
 def _found_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
     """The splits found at a path itself; empty if there are none."""
+    return _first(path, images, gives, options, [(format, format.find) for format in formats_of(gives)])
+
+
+def _guessed_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
+    """The splits at a path itself by weaker signs; empty if there are none."""
+    guesses = [(format, format.guess) for format in formats_of(gives) if format.guess is not None]
+    return _first(path, images, gives, options, guesses)
+
+
+def _first(
+    path: Path,
+    images: str | Path | None,
+    gives: Gives,
+    options: Mapping[str, Any],
+    attempts: Sequence[tuple[Format, Find]],
+) -> Sources:
     if not path.exists():
         raise AnnotationError(f"{path}: does not exist")
-    known = formats_of(gives)
-    attempts = [(format, format.find) for format in known]
-    attempts += [(format, format.guess) for format in known if format.guess is not None]
     for format, find in attempts:
         try:
             sources = find(path, images, **options)
         except OSError as error:
             raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
         if sources and images is not None and not format.takes_images:
-            takers = titles([format for format in known if format.takes_images], "and")
+            takers = titles([format for format in formats_of(gives) if format.takes_images], "and")
             remedy = f"--images is for {takers}" if takers else "leave --images out"
             raise AnnotationError(f"{path}: says itself where its images are; {remedy}")
         if sources:
@@ -100,14 +132,16 @@ def find_mask_sources(
     """
     path, options = Path(path), {"masks": masks, "ignore_value": ignore_value}
     sources = _found_at(path, images, "masks", options)
+    if not sources and masks is not None:
+        sources = _found_below(path, images, "masks", options)
+    sources = sources or _guessed_at(path, images, "masks", options)
+    found = {} if sources else _found_at(path, images, "objects", {})
+    if not sources and not found:
+        sources = _found_below(path, images, "masks", options)
     if sources:
         return sources
-    found = _found_at(path, images, "objects", {})
-    if not found:  # nothing at the path itself
-        sources = _found_below(path, images, "masks", options)
-        if sources:
-            return sources
-        found = _found_below(path, images, "objects", {})
+    with suppress(NotRecognisedError):
+        found = found or find_sources(path, images)
     if not found:
         drawn = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
         raise NotRecognisedError(f"{_not_recognised(path, 'masks')}\n  {drawn}")
@@ -128,7 +162,7 @@ def _drawn(read: Any) -> Any:
 def find_label_sources(path: str | Path, images: str | Path | None = None) -> Sources:
     """The splits of labelled images found at a path; the error for a set with boxes says how to cut them out."""
     path = Path(path)
-    sources = _found_at(path, images, "labels", {})
+    sources = _found_at(path, images, "labels", {}) or _guessed_at(path, images, "labels", {})
     if sources:
         return sources
     if not path.is_dir() or not _holds_objects(path):

@@ -111,9 +111,10 @@ def test_what_is_as_usual_is_not_told(tmp_path, caplog):
     assert "extensions or prefixes of the names of 1 of 1 images are ignored: 3.jpg is taken" in caplog.text
 
 
-def test_all_below_is_searched_when_nothing_is_found(tmp_path):
+def test_all_below_is_searched_when_nothing_is_found(tmp_path, caplog):
     touch(tmp_path, "data/batch1/1.jpg", "data/batch2/2.jpg", "data/.hidden/1.jpg", "ann/x.json")
     assert located(["1.jpg", "2.JPG"], root=tmp_path) == ["data/batch1/1.jpg", "data/batch2/2.jpg"]
+    assert "2 of 2 images are found in folders further below: 1.jpg is taken for" in caplog.text
     assert located(["1.jpg"], tmp_path / "ann", tmp_path, root=tmp_path) == ["data/batch1/1.jpg"], "the set's folder"
     assert located(["1.jpg"], tmp_path / "ann", root=tmp_path) == ["ann/1.jpg"], "only in the folders that are given"
     touch(tmp_path, "data/batch2/1.jpg")
