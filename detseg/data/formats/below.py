@@ -1,6 +1,7 @@
 """Data sets in the folders below the one that was given: a download has its own folders around them."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,6 +16,7 @@ from detseg.data.formats.same_name import stem
 
 LEVELS = 3
 FOLDERS = 500  # that are looked at: a whole disk is none of a data set
+SHOWN = 6  # kinds of files in a message
 TRIED = 20  # images whose files are looked for before they are taken to be elsewhere
 
 
@@ -83,6 +85,20 @@ def _place(folder: Path, images: str | Path | None, gives: Gives, options: Mappi
             if sources:
                 return Place(path, format, sources)
     return None
+
+
+def what_is_there(folder: Path) -> str:
+    """The files in and below a folder by number and kind, of the folders that have most, for messages."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for number, (where, folders, names) in enumerate(os.walk(folder)):
+        depth = len(Path(where).relative_to(folder).parts)
+        folders[:] = sorted(e for e in folders if not e.startswith((".", "__"))) if depth < LEVELS else []
+        kinds = Counter(Path(name).suffix.lower() for name in names if not name.startswith("."))
+        counts.update({(os.path.relpath(where, folder), kind): count for kind, count in kinds.items() if kind})
+        if number == FOLDERS:
+            break
+    shown = sorted(counts.most_common(SHOWN))
+    return ", ".join(f"{count} {kind} in {'it' if place == '.' else place}" for (place, kind), count in shown)
 
 
 # ------------------------------------------------------------------ images elsewhere

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.below import as_splits, places_below, with_images_below
+from detseg.data.formats.below import as_splits, places_below, what_is_there, with_images_below
 from detseg.data.formats.format import (
     Find,
     Format,
@@ -68,7 +68,9 @@ def find_sources(
 
 
 def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
-    return NotRecognisedError(f"{path}: no {THINGS[gives]} recognised. Looked for:{looked_for(gives)}")
+    there = what_is_there(path) if path.is_dir() else ""
+    there = f" There are {there}." if there else ""
+    return NotRecognisedError(f"{path}: no {THINGS[gives]} recognised.{there} Looked for:{looked_for(gives)}")
 
 
 def _found_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:

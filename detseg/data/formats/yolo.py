@@ -23,6 +23,7 @@ from detseg.data.formats.assemble import Assembler
 from detseg.data.formats.find_images import FolderCache, join
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, left_out, list_images, scan_images
+from detseg.data.formats.layout import split_of
 from detseg.data.formats.locate import (
     PlaceImages,
     first_file,
@@ -82,18 +83,20 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
     ):
         return lists
     holders = [below[name] for name in IMAGE_FOLDERS if name in below]
-    forms = [lambda name: [holder / name for holder in holders]]  # images/train
-    forms += [lambda name: [folder / name / "images", folder / name]]  # train/images, train
-    for form in forms:
-        divided: dict[str, list[Path]] = {}
-        for split, spellings in SPLITS.items():
-            place = next((place for name in spellings for place in form(name) if place.is_dir()), None)
-            divided |= {split: [place]} if place is not None else {}
-        if any(has_labels(place) for (place,) in divided.values()):
+    for divided in (_divided(holders, ""), _divided([folder], "images"), _divided([folder], "")):
+        if any(has_labels(place) for places in divided.values() for place in places):
             return divided
     if any(has_labels(holder) for holder in holders):
         return {"": [next(holder for holder in holders if has_labels(holder))]}
     return {"": [folder]} if has_labels(folder, inside=True) else {}
+
+
+def _divided(folders: Sequence[Path], inside: str) -> dict[str, list[Path]]:
+    """The folders named after splits in some folders, by name or by a word of it (train2017); or what is `inside`."""
+    below = [entry for folder in folders for entry in sorted(folder.iterdir()) if (entry / inside).is_dir()]
+    exact = {split: [e / inside for e in below if e.name.lower() in names] for split, names in SPLITS.items()}
+    by_word = {split: [e / inside for e in below if split_of(e.name) == split] for split in SPLITS}
+    return {split: exact[split] or by_word[split] for split in SPLITS if exact[split] or by_word[split]}
 
 
 def _sources(splits: dict[str, list[Path]], source: Path) -> Sources:

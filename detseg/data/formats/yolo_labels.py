@@ -5,6 +5,7 @@ beside any folder of images, all into one folder; and name them by other spellin
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -19,6 +20,7 @@ from detseg.data.formats.same_name import LOOSE, NameIndex
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures")
 LABEL_FOLDERS = ("labels", "label", "annotations", "yolo", "txt")
+SPEAKS_OF_LABELS = re.compile(r"label|annot|yolo|txt$")
 
 
 class Labels(NamedTuple):
@@ -129,8 +131,11 @@ def label_places(folder: str, cache: FolderCache) -> Iterator[str]:
 
 
 def _named(folder: str, cache: FolderCache) -> list[str]:
-    """The folders of labels in a folder."""
-    return [join(folder, name) for name in sorted(cache.names(folder)) if name.lower() in LABEL_FOLDERS]
+    """The folders of labels in a folder; without one of a usual name, the only one whose name speaks of labels."""
+    names = [name for name in sorted(cache.names(folder)) if SPEAKS_OF_LABELS.search(name.lower())]
+    usual = [name for name in names if name.lower() in LABEL_FOLDERS]
+    folders = [path for name in usual or names if cache.names(path := join(folder, name))]
+    return folders if usual or len(folders) == 1 else []
 
 
 def _parallel(folder: str) -> str:

@@ -26,7 +26,7 @@ def sample(tmp_path):
 
 
 def told(caplog):
-    return [record.getMessage() for record in caplog.records if "found in" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if record.name.endswith("read")]
 
 
 @pytest.mark.parametrize("write", [write_yolo, write_voc])
@@ -135,6 +135,16 @@ def test_masks_and_labels(tmp_path, sample, caplog):
         read_labels(root / "boxes/images")
     with pytest.raises(NotRecognisedError, match=r"(?s)no masks recognised.*polygons or masks of objects"):
         read_masks(tmp_path / "from")
+
+
+def test_what_is_there_is_told(tmp_path):
+    for name in ("a/1.xyz", "a/2.XYZ", "a/b/c.bmp", "d.log", ".hidden/x.txt", "a/.x.log"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(NotRecognisedError) as error:
+        read_annotations(tmp_path)
+    start = f"{tmp_path}: no annotations recognised. There are 1 .log in it, 2 .xyz in a, 1 .bmp in a/b. Looked for:\n"
+    assert str(error.value).startswith(start)
 
 
 def test_a_folder_without_anything(tmp_path):

@@ -43,6 +43,7 @@ def kinds(data):
         ("images/1.jpg", "images/labels/1.txt"),
         ("images/batch1/1.jpg", "labels/batch1/1.txt"),
         ("images/batch1/1.jpg", "labels/1.txt"),
+        ("images/1.jpg", "my_yolo_labels/1.txt"),
         ("photos9/1.jpg", "labels/1.txt"),
         ("1.jpg", "1.txt"),
         ("images/1.jpg", "labels/1.jpg.txt"),
@@ -73,6 +74,7 @@ def test_where_labels_are_found(tmp_path, image, label):
         ("{}/images/1.jpg", "{}/labels/1.txt"),
         ("{}/1.jpg", "{}/1.txt"),
         ("{}/1.jpg", "labels/{}/1.txt"),
+        ("images/{}2017/1.jpg", "labels/{}2017/1.txt"),
     ],
 )
 def test_splits_without_yaml(tmp_path, images, labels):
@@ -96,6 +98,15 @@ def test_a_label_file_that_two_images_mean_is_of_none(tmp_path):
     assert len(data.ids) == 0
     data = read_annotations(yolo_set(tmp_path, [], ["labels/a.b.txt", "labels/A.b.TXT"]))
     assert len(data.ids) == 1, "its own goes before the other"
+
+
+def test_the_usual_folder_of_labels_goes_before_others(tmp_path):
+    yolo_set(tmp_path, ["images/1.jpg"], ["labels/1.txt"])
+    write(tmp_path / "labels_old/1.txt", "0 .5 .5 .1 .1\n")
+    assert read_annotations(tmp_path).boxes.tolist() == BOX
+    (tmp_path / "labels").rename(tmp_path / "labels_new")
+    with pytest.raises(NotRecognisedError):
+        read_annotations(tmp_path)
 
 
 def test_labels_without_images_and_images_without_labels_are_counted(tmp_path):
