@@ -17,6 +17,7 @@ Image = NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
+HEIC = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
 
 # Pillow takes more than 179 million pixels for an attack, and aerial images and slides have as many. The limit is one
@@ -131,7 +132,8 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
-        raise ValueError(f"{path}: not a readable image, or of an unknown format") from error
+        hint = "; pip install 'detseg[heic]' reads HEIC" if Path(path).suffix.lower() in HEIC else ""
+        raise ValueError(f"{path}: not a readable image, or of an unknown format{hint}") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         raise ValueError(f"{path}: not a readable image: {error}") from error
 

@@ -60,6 +60,16 @@ def test_split_folders(tmp_path):
         read_labels(tmp_path)
 
 
+def test_images_that_are_not_read_are_told(tmp_path):
+    write_classes(tmp_path, (2, 2, 2))
+    for name in ("x.svg", "deeper/y.svg"):
+        (tmp_path / "rose" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "rose" / name).touch()
+    (problem,) = validate(read_labels(tmp_path))
+    assert (problem.severity, problem.kind) == ("warning", "left-out-files")
+    assert problem.what == f"2 .svg files are left out, the first is {tmp_path}/rose/deeper/y.svg"
+
+
 def test_class_folders_are_divided_by_rule(tmp_path):
     write_classes(tmp_path, (20, 20, 40))
     splits = read_labelled_dataset(tmp_path)

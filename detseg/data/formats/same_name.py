@@ -17,8 +17,8 @@ UPLOADED = re.compile(r"(?:\d+-)?[0-9a-f]{8}-(?=.)")
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is one of a web service: with a scheme, or a path that Label Studio serves."""
-    return "://" in name or "?d=" in name or name.startswith("/data/upload/")
+    """Whether a name's folders are those of a web service: it has a scheme, or Label Studio or CVAT wrote it."""
+    return "://" in name or "?d=" in name or name.startswith(("/data/upload/", "data/obj_"))
 
 
 def is_absolute(name: str) -> bool:

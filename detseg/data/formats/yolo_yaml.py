@@ -9,8 +9,10 @@ import numpy as np
 import yaml
 
 from detseg.data.annotations import AnnotationError
+from detseg.data.formats.find_images import Finder
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.locate import by_last_parts, first_file
+from detseg.data.formats.same_name import is_absolute
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -112,8 +114,11 @@ def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
     forms = [place, place[3:]] if place.startswith("../") else [place]
     candidates = [root / form for form in forms for root in roots]
     found = next((path for path in candidates if path.exists()), None)
-    if found is None and (place.startswith("/") or place[1:2] == ":"):
+    if found is None and is_absolute(place):
         found = by_last_parts(place, roots)
+    if found is None:
+        hit = Finder([str(root) for root in roots]).find(place)
+        found = Path(hit.path) if hit is not None and not hit.ignored and not hit.loose else None
     if found is not None:
         return found
     raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")

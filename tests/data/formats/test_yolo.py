@@ -57,6 +57,7 @@ def test_ways_to_write_data_yaml(yolo):
         "path: ../datasets/flowers\ntrain: images/train\nval: [images/val]\nnames: [rose, daisy]",
         "train: ../images/train\nvalid: ../images/val\nnames: [rose, daisy]",
         "train: train_list.txt\nval: val_list.txt\nnames: [rose, daisy]",
+        "train: Images/Train\nval: IMAGES/val\nnames: [rose, daisy]",
     ):
         write(yolo / "data.yaml", content)
         for path in (yolo, yolo / "data.yaml"):
