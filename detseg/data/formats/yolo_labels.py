@@ -6,6 +6,7 @@ beside any folder of images, all into one folder; and name them by other spellin
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -16,7 +17,7 @@ from detseg.data.annotations import AnnotationError, Problem
 from detseg.data.formats.find_images import FolderCache, join
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images
 from detseg.data.formats.layout import TRIED, beginning, split_of
-from detseg.data.formats.same_name import LOOSE, NameIndex
+from detseg.data.formats.same_name import LOOSE, NameIndex, stem
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures")
 LABEL_FOLDERS = ("labels", "label", "annotations", "yolo", "txt")
@@ -53,7 +54,19 @@ def find_labels(images: Sequence[str], source: Path) -> Labels:
             for row, name in _in_other_spelling(left, place, cache, set(files)).items():
                 files[row], there[row] = join(place, name), True
                 del left[row]
+        for row in _of_several([row for row in members if there[row]], images, files, folder):
+            files[row], there[row] = join(expected, f"{stems[row]}.txt"), False
     return Labels(files, there, _problems(images, files, there, list(looked_in), list(rows), source, cache))
+
+
+def _of_several(rows: Sequence[int], images: Sequence[str], files: Sequence[str], folder: str) -> list[int]:
+    """Those of some images whose label file lies in one folder for several of images, and may be another image's."""
+    flat = [row for row in rows if files[row].count(os.sep) <= folder.count(os.sep)]
+    counts: Counter[str] = Counter()
+    for place in {os.path.dirname(files[row]) for row in flat}:  # noqa: PTH120
+        top = Path(*Path(folder).parts[: len(Path(place).parts)])  # the folder of all images beside that of labels
+        counts.update(stem(os.path.basename(path)) for path in list_images(top))  # noqa: PTH119
+    return [row for row in flat if counts[stem(os.path.basename(images[row]))] > 1]  # noqa: PTH119
 
 
 def is_text(name: str) -> bool:

@@ -100,6 +100,17 @@ def test_a_label_file_that_two_images_mean_is_of_none(tmp_path):
     assert len(data.ids) == 1, "its own goes before the other"
 
 
+def test_one_label_file_for_images_of_two_folders_is_of_none(tmp_path):
+    yolo_set(
+        tmp_path, ["images/cam1/1.jpg", "images/cam2/1.jpg", "images/cam2/2.jpg"], ["labels/1.txt", "labels/2.txt"]
+    )
+    data = read_annotations(tmp_path)
+    assert data.image_index.tolist() == [2]
+    assert kinds(data) == [("warning", "images-without-labels")]
+    write(tmp_path / "labels/cam1/1.txt", LINE)
+    assert read_annotations(tmp_path).image_index.tolist() == [0, 2]
+
+
 def test_the_usual_folder_of_labels_goes_before_others(tmp_path):
     yolo_set(tmp_path, ["images/1.jpg"], ["labels/1.txt"])
     write(tmp_path / "labels_old/1.txt", "0 .5 .5 .1 .1\n")
