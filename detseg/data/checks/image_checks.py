@@ -67,7 +67,7 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
     for image, found in enumerate(results):
         if isinstance(found, ImageInfo):
             yield from _size_problems(a, image, found)
-        elif not Path(str(a.paths[image])).is_file():
+        elif not os.path.isfile(a.paths[image]):  # noqa: PTH113 - pathlib raises for names that are too long
             folder = "name the folder (--images of detseg train and detseg pack) unless it is a YOLO set, which says it"
             remedy = f"put it there, {folder}, or remove the entry"
             there = nearby_image(str(a.paths[image]), listed)

@@ -22,7 +22,7 @@ class FolderCache:
         """The names in a folder; empty if there is no such folder."""
         if folder not in self._names:
             self._names[folder] = set()
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # no text that can be a path
                 self._names[folder].update(os.listdir(folder or "."))  # noqa: PTH208 - one call for 100 k names
         return self._names[folder]
 

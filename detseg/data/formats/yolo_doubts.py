@@ -71,7 +71,7 @@ def _key_points(lines: Lines) -> tuple[int, int] | None:
     values = np.array(lines.sample)[:, 4:]
     if count > 4 and (count - 4) % 3 == 0 and np.isin(values[:, 2::3], (0, 1, 2)).all():
         return (count - 4) // 3, 3
-    if count < 10 or count % 2:
+    if count < 10 or count % 2 or not (np.abs(lines.sample) <= 2).all():  # NaN and what is no share
         return None
     centre, side = np.split(np.array(lines.sample)[:, None, :4], 2, axis=2)  # (N, 1, 2)
     points = values.reshape(len(values), -1, 2)

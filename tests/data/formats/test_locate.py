@@ -139,6 +139,14 @@ def test_none_and_one_hundred_thousand_names(tmp_path):
     assert len(listed) < 12, "folders are listed once, not asked once for each name"
 
 
+def test_names_that_can_be_no_files(tmp_path):
+    names = ["", ".", "..", "a/", "x" * 300 + ".jpg", "\0/a.jpg", "https://[x/a.jpg", "?d="]
+    paths = locate_images(names, [tmp_path, tmp_path / "images"])
+    problems = list(image_problems(make(paths=paths, sizes=[(64, 48)] * len(names))))
+    assert len(paths) == len(problems) == len(names)
+    assert {problem.kind for problem in problems} == {"missing-image"}
+
+
 def test_names_and_addresses():
     assert local_name("file:///a/b%20c.jpg") == "a/b c.jpg"
     assert local_name("http://[bad/a.jpg") == "[bad/a.jpg"
