@@ -29,17 +29,20 @@ class Place(NamedTuple):
 
 
 def places_below(folder: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> list[Place]:
-    """The data sets in the folders below a folder, and none of those within another.
+    """The data sets in the folders below a folder, each real folder once, and none of those within another.
 
     Raises:
         AnnotationError: there is but a damaged one.
     """
     found: list[Place] = []
     damaged: list[AnnotationError] = []
-    level, seen = [folder], 0
+    level, seen = [folder], {os.path.realpath(folder)}
     for _ in range(LEVELS):
-        level = [entry for place in level for entry in _folders(place)][: FOLDERS - seen]
-        seen += len(level)
+        entries: dict[str, Path] = {}
+        for entry in [entry for place in level for entry in _folders(place)]:
+            entries.setdefault(os.path.realpath(entry), entry)
+        level = [entry for real, entry in entries.items() if real not in seen][: FOLDERS - len(seen)]
+        seen |= entries.keys()
         empty = []
         for place in level:
             try:
@@ -70,9 +73,7 @@ def _split(path: Path) -> str:
 
 def _folders(folder: Path) -> Iterator[Path]:
     with suppress(OSError), os.scandir(folder) as entries:
-        names = sorted(
-            e.name for e in entries if not e.name.startswith((".", "__")) and e.is_dir(follow_symlinks=False)
-        )
+        names = sorted(e.name for e in entries if not e.name.startswith((".", "__")) and e.is_dir())
         yield from (folder / name for name in names)
 
 

@@ -33,7 +33,7 @@ def find_yaml(folder: Path) -> Path | None:
         AnnotationError: several do, and they say different things.
     """
     named = first_file([folder], YAML_NAMES)
-    if named is not None:
+    if named is not None and load_yaml(named).keys() & {"names", "nc", "train", "val", "test"}:
         return named
     others, usable = [], {}
     for file in sorted(folder.glob("*.y*ml")):

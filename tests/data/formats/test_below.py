@@ -80,8 +80,18 @@ def test_nothing_deeper_and_nothing_by_a_guess(tmp_path):
     write_json(tmp_path / "node/package.json", {"name": "x"})
     write_json(tmp_path / "node/config.json", {"x": 1})
     (tmp_path / "links").symlink_to(tmp_path)
+    (tmp_path / "dataset.yaml").write_text("outs: [model.pt]\n")
     with pytest.raises(NotRecognisedError, match="Looked for"):
         read_annotations(tmp_path)
+
+
+def test_a_link_to_a_set_is_followed_once(tmp_path, sample, caplog):
+    write_voc(sample, tmp_path / "disk/set")
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "disk/set")
+    assert len(read_annotations(root).ids) == 1 and told(caplog) == [f"VOC found in {root}/a"]
 
 
 def test_a_damaged_set_below_is_named(tmp_path, sample):
