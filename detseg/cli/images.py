@@ -1,5 +1,6 @@
 """Images on the command line: files and folders in, free names for what is written of each."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,14 +13,17 @@ from urllib.request import Request, urlopen
 LARGEST = 2**30  # bytes of a downloaded image
 PATIENCE = 30  # seconds without an answer
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
     """The files among the sources, the images in the folders, and those at web addresses, each with what to call it.
 
-    What is downloaded is in a temporary folder inside the block. ValueError: an address gives nothing.
+    Files of images that are not read are logged. What is downloaded is in a temporary folder inside the block.
+    ValueError: an address gives nothing.
     """
-    from detseg.data.formats.locate import list_images
+    from detseg.data.formats.image_files import left_out, scan_images
 
     with tempfile.TemporaryDirectory(prefix="detseg-") as folder:
         found: dict[Path, str] = {}
@@ -27,8 +31,10 @@ def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
             if source.lower().startswith(("http://", "https://")):
                 found[_download(source, Path(folder) / str(number))] = source
             else:
-                paths = list_images(Path(source)) if Path(source).is_dir() else [source]
+                paths, others = scan_images(Path(source)) if Path(source).is_dir() else ([source], [])
                 found |= {Path(path): str(Path(path)) for path in paths}
+                for what, remedy in left_out(others):
+                    log.warning("%s (%s)", what, remedy)
         yield found
 
 

@@ -4,6 +4,8 @@ import io
 import logging
 import mmap
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +22,8 @@ Image = NDArray[np.uint8]
 ORIENTATION = 0x0112  # the EXIF tag
 BITS = 258  # the TIFF tag with the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
+HEIC = (".heic", ".heif", ".hif")
+HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
 
 _warned_of_few_bits = False
 
@@ -29,11 +33,31 @@ if PIL.Image.MAX_IMAGE_PIXELS is not None:
     PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 
+def _open_known(source: str | Path | BinaryIO) -> PIL.Image.Image:
+    """`PIL.Image.open`, to which HEIC is added when a file is of no other kind and a package that reads it is there."""
+    try:
+        return PIL.Image.open(source)
+    except PIL.UnidentifiedImageError:
+        if ".heic" in PIL.Image.registered_extensions() or not _register_heic():
+            raise
+    if not isinstance(source, (str, Path)):
+        source.seek(0)
+    return PIL.Image.open(source)
+
+
+def _register_heic() -> bool:
+    for name in HEIC_READERS:
+        if find_spec(name) is not None:
+            import_module(name).register_heif_opener()
+            return True
+    return False
+
+
 def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
     """`PIL.Image.open` for images of up to `MAX_PIXELS`; ValueError if it has more, else whatever Pillow raises."""
     too_large = f"it has more than {MAX_PIXELS} pixels, the most that can be read; cut it into several images"
     try:
-        image = PIL.Image.open(source)
+        image = _open_known(source)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(too_large) from error
     if image.width * image.height > MAX_PIXELS:
@@ -123,7 +147,8 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
-        what = _bands_of_tiff(source) or "not a readable image, or of an unknown format"
+        hint = "; pip install 'detseg[heic]' reads HEIC" if Path(path).suffix.lower() in HEIC else ""
+        what = _bands_of_tiff(source) or f"not a readable image, or of an unknown format{hint}"
         raise ValueError(f"{path}: {what}") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         raise ValueError(f"{path}: not a readable image: {error}") from error

@@ -1,6 +1,7 @@
 """Images on the command line: files, folders, web addresses."""
 
 import json
+import logging
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -61,3 +62,17 @@ def test_predict_by_address(run, tmp_path, site, capsys):
     assert {entry["file_name"] for entry in results} == {f"{site}/tulip.png"}
     assert main(["predict", str(run.folder), f"{site}/page.html", "--output", str(tmp_path / "none")]) == 1
     assert f"{site}/page.html: not a readable image" in capsys.readouterr().out
+
+
+def test_images_of_folders_and_what_is_left_out(tmp_path, caplog):
+    for name in ("b.jpg", "deep/a.jfif"):
+        write_picture(tmp_path / "in" / name, **({"format": "jpeg"} if name.endswith("jfif") else {}))
+    for name in ("c.svg", "d.svg", "notes.txt"):
+        (tmp_path / "in" / name).touch()
+    given = [str(tmp_path / "in"), str(tmp_path / "named.raw")]
+    with caplog.at_level(logging.WARNING), local_images(given) as sources:
+        found = list(sources)
+    assert found == [tmp_path / "in/b.jpg", tmp_path / "in/deep/a.jfif", tmp_path / "named.raw"]
+    (record,) = caplog.records
+    first = tmp_path / "in/c.svg"
+    assert record.getMessage() == f"2 .svg files are left out, the first is {first} (save them as JPEG or PNG)"

@@ -60,6 +60,16 @@ def test_split_folders(tmp_path):
         read_labels(tmp_path)
 
 
+def test_images_that_are_not_read_are_told(tmp_path):
+    write_classes(tmp_path, (2, 2, 2))
+    for name in ("x.svg", "deeper/y.svg"):
+        (tmp_path / "rose" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "rose" / name).touch()
+    (problem,) = validate(read_labels(tmp_path))
+    assert (problem.severity, problem.kind) == ("warning", "left-out-files")
+    assert problem.what == f"2 .svg files are left out, the first is {tmp_path}/rose/deeper/y.svg"
+
+
 def test_class_folders_are_divided_by_rule(tmp_path):
     write_classes(tmp_path, (20, 20, 40))
     splits = read_labelled_dataset(tmp_path)
@@ -229,7 +239,8 @@ def test_wrong_tables_are_told_with_their_line(tmp_path):
 
 
 def test_images_in_a_folder_that_is_named(tmp_path):
-    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", images=["far/off/a.jpg", "far/off/b.jpg"])
+    images = ["../far/off/a.jpg", "../far/off/b.jpg"]
+    file = write_table(tmp_path / "set", "path,label\na.jpg,x\nb.jpg,y\n", images=images)
     assert {p.kind for p in validate(read_labels(file))} == {"missing-image"}
     assert not validate(read_labels(file, images=tmp_path / "far/off"))
 
@@ -253,7 +264,8 @@ def test_a_table_beside_split_folders_full_of_images(tmp_path):
 
 def test_a_table_whose_images_are_elsewhere_is_told_how_to_name_them(tmp_path, caplog):
     write_picture(tmp_path / "far/a.jpg")
-    file = write_table(tmp_path, "path,label\na.jpg,x\nb.jpg,y\n", images=[])
+    (tmp_path / "set").mkdir()
+    file = write_table(tmp_path / "set", "path,label\na.jpg,x\nb.jpg,y\n", images=[])
     for mend in (False, True):
         with pytest.raises(AnnotationError) as error:
             checked(read_labels(file), None, repairing=mend, print_line=print)

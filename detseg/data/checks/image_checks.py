@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detseg.data.base import ImageSet
 from detseg.data.checks.problems import Problem, Severity
+from detseg.data.formats.find_images import FolderCache, nearby_image
 from detseg.data.images import ImageInfo, inspect_image
 from detseg.data.pack.file import file_digest, image_digests
 
@@ -74,14 +75,16 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
     """Images that are missing or damaged, or whose size is not the one in the annotation file."""
     if a.pack is not None:  # checked when they were packed
         return
-    results = in_threads(_inspect, a.paths.tolist())
+    results, listed = in_threads(_inspect, a.paths.tolist()), FolderCache()
     for image, found in enumerate(results):
         if isinstance(found, ImageInfo):
             yield from _size_problems(a, image, found)
         elif not os.path.isfile(a.paths[image]):  # noqa: PTH113 - pathlib raises for names that are too long
             folder = "name the folder (--images of detseg train and detseg pack) unless it is a YOLO set, which says it"
             remedy = f"put it there, {folder}, or remove the entry"
-            yield image_problem(a, image, "the image does not exist", remedy, "missing-image")
+            there = nearby_image(str(a.paths[image]), listed)
+            what = "the image does not exist" + (f", only {there} is there" if there else "")
+            yield image_problem(a, image, what, remedy, "missing-image")
         else:
             yield image_problem(a, image, found, "replace the image or remove the entry", "damaged-image")
 

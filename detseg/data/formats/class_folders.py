@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from detseg.data.annotations import AnnotationError, Problem
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.format import SPLITS, Format, Sources
+from detseg.data.formats.image_files import IMAGE_EXTENSIONS, left_out, scan_images
 from detseg.data.formats.label_table import tables_of
 from detseg.data.formats.locate import (
-    IMAGE_EXTENSIONS,
     PlaceImages,
     image_targets,
-    list_images,
     place_images,
     unique_stems,
     write_names,
@@ -48,10 +47,14 @@ def _class_folders(root: Path) -> dict[str, Path]:
 def _sources(root: Path, places: dict[str, Path]) -> Sources | None:
     """The splits, all with the same classes; None where there are less than two classes with images."""
     classes = {split: _class_folders(place) for split, place in places.items()}
-    images = {
-        split: [(name, image) for name in sorted(folders) for image in list_images(folders[name])]
-        for split, folders in classes.items()
+    scanned = {
+        split: {name: scan_images(folders[name]) for name in sorted(folders)} for split, folders in classes.items()
     }
+    images = {
+        split: [(name, image) for name, (found, _) in folders.items() for image in found]
+        for split, folders in scanned.items()
+    }
+    others = {split: [path for _, rest in folders.values() for path in rest] for split, folders in scanned.items()}
     if len({name for found in images.values() for name, _ in found}) < 2:
         return None
     categories = label_classes({name for folders in classes.values() for name in folders}, root)
@@ -62,7 +65,7 @@ def _sources(root: Path, places: dict[str, Path]) -> Sources | None:
             [name for name, _ in found],
             categories,
             str(places[split]),
-            _outside_classes(places[split]),
+            (*_outside_classes(places[split]), *_left_out(places[split], others[split])),
         )
         for split, found in images.items()
     }
@@ -74,6 +77,10 @@ def _outside_classes(folder: Path) -> tuple[Problem, ...]:
         return ()
     what = f"{len(loose)} images lie beside the class folders, the first is {loose[0]}"
     return (Problem(str(folder), "", None, what, "move them into their class's folder", "warning", "no-class"),)
+
+
+def _left_out(folder: Path, files: list[str]) -> list[Problem]:
+    return [Problem(str(folder), "", None, *told, "warning", "left-out-files") for told in left_out(files)]
 
 
 def _write(labelled: LabelledImages, folder: Path, split: str, images: PlaceImages = "link") -> None:

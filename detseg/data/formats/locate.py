@@ -1,11 +1,12 @@
 """What the readers and writers share: finding images, measuring them, writing files in one step."""
 
-import os
+import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +15,22 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import ImageSet
+from detseg.data.formats.find_images import (
+    Finder,
+    FolderCache,  # noqa: F401 - readers have it from here, with the rest
+    Found,
+    find_below,
+    join,
+    settle,
+)
 from detseg.data.formats.format import SPLITS
+from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images  # noqa: F401
+from detseg.data.formats.layout import ANNOTATION_FOLDERS, split_of
+from detseg.data.formats.same_name import is_absolute, is_address, local_name
 from detseg.files import write_atomically
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+log = logging.getLogger(__name__)
+
 WRITTEN_EXTENSIONS = tuple(e for extension in IMAGE_EXTENSIONS for e in (extension, extension.upper()))
 
 PlaceImages = Literal["link", "copy", "keep"]
@@ -25,56 +38,60 @@ PlaceImages = Literal["link", "copy", "keep"]
 kept where they are."""
 
 
-class FolderCache:
-    """Answers "does this file exist?" for many files by listing each folder once."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, set[str]] = {}
-
-    def names(self, folder: str) -> set[str]:
-        """The names in a folder; empty if there is no such folder."""
-        if folder not in self._names:
-            self._names[folder] = set()
-            with suppress(OSError):
-                self._names[folder].update(os.listdir(folder or "."))  # noqa: PTH208 - one call for 100 k names
-        return self._names[folder]
-
-    def __contains__(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        return name in self.names(folder)
-
-
 def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """Find each image in the first of `folders` that has it.
 
-    A name may hold folders of its own ("train2017/1.jpg", or an absolute path from another machine); when
-    nothing matches as it stands, the bare name is looked for. Images found nowhere get the path they
-    would have in the folder where most of the others are, for validation to report.
+    A name may hold folders of its own ("train2017/1.jpg"), be a path of another machine or a web address. It is looked
+    for as it stands, then without its first folders; then in another spelling (`same_name`), with another extension,
+    without the digits that Label Studio puts before it; if no name is found at all, anywhere below the set's folder.
+    A file that is not a name's by its full path is taken only if nothing else is meant by the name and no other name
+    means the file; a bare name counts only if no other name's folders are there. What was overlooked is logged once.
+
+    Images found nowhere get the path they would have in the folder where most of the others are, for validation to
+    report.
     """
-    cache = FolderCache()
     bases = [str(folder) for folder in folders]
-    found = [_locate(name.replace("\\", "/"), bases, cache) for name in file_names]
-    hits = Counter(base for base, _ in found)
-    likeliest = max(bases, key=lambda base: (hits[base], bool(cache.names(base))))
-    return [_join(base if base is not None else likeliest, form) for base, form in found]
+    names = [local_name(name) for name in file_names]
+    finder = Finder(bases)
+    distinct = list(dict.fromkeys(names))
+    meant = {name: finder.find(name) for name in distinct}
+    found = settle(meant)
+    if not found and names:
+        found = next(filter(None, (settle(dict(find_below(distinct, root))) for root in _roots(folders))), {})
+    addresses = {name for name, given in zip(names, file_names, strict=True) if is_address(given)}
+    _tell(found, addresses, len(distinct))
+    hits = Counter(hit.base for hit in meant.values() if hit is not None)
+    likeliest = max(range(len(bases)), key=lambda base: (hits[base], bool(finder.cache.names(bases[base]))))
+    for name in distinct:
+        if name not in found:  # folders of another machine say nothing of where it should be
+            far = name in addresses or is_absolute(name)
+            found[name] = Found(join(bases[likeliest], name.rpartition("/")[2] if far else name), likeliest, 0, 0)
+    return [found[name].path for name in names]
 
 
-def _locate(name: str, bases: list[str], cache: FolderCache) -> tuple[str | None, str]:
-    """The folder that has the image, None if no folder has it, and the form of its name that fits."""
-    above, _, bare = name.rpartition("/")
-    for base in bases if above and bare else ():
-        if bare in cache.names(_join(base, above)):
-            return base, name
-    for base in bases if bare else ():
-        if bare in cache.names(base):
-            return base, bare
-    return None, name
+def _roots(folders: Sequence[Path]) -> list[Path]:
+    """Below which folders all is searched: the likeliest, and the one above if that is but a part of the set."""
+    first = folders[0]
+    part = first.name.lower() in ANNOTATION_FOLDERS or split_of(first.name) is not None
+    return [first, first.parent] if part and first.parent in folders else [first]
 
 
-def _join(folder: str, name: str) -> str:
-    if "/" not in name and name not in ("", ".", ".."):  # the usual case, a hundred thousand times
-        return name if folder == "." else f"{folder}{os.sep}{name}"
-    return os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 - pathlib is five times slower
+def _tell(found: Mapping[str, Found], addresses: set[str], count: int) -> None:
+    """Log what was overlooked in names to find their files."""
+    own = {name: hit for name, hit in found.items() if name not in addresses}
+    # Of a path of another machine only its last folders can be there.
+    bare = [name for name, hit in own.items() if hit.ignored and not (hit.kept and is_absolute(name))]
+    for what, names in (
+        ("the folders in", bare),
+        ("extensions or prefixes of", [name for name, hit in own.items() if hit.loose]),
+    ):
+        if names:
+            first = f"{names[0]} is taken for {found[names[0]].path}"
+            log.warning("%s the names of %d of %d images are ignored: %s", what, len(names), count, first)
+    searched = [name for name, hit in own.items() if hit.base < 0 and name not in bare]
+    if searched:
+        first = f"{searched[0]} is taken for {found[searched[0]].path}"
+        log.warning("%d of %d images are found in folders further below: %s", len(searched), count, first)
 
 
 def image_folders(place: Path, images: str | Path | None, split: str = "") -> list[Path]:
@@ -112,20 +129,6 @@ def by_last_parts(path: str, folders: Sequence[Path]) -> Path | None:
     return next((end for end in ends if end.exists()), None)
 
 
-def list_images(folder: Path) -> list[str]:
-    """All images in a folder and the folders below it, without hidden ones, sorted by path."""
-    found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        # Jupyter keeps copies in .ipynb_checkpoints; a link to a folder above would be followed for ever.
-        folders[:] = [] if real in seen else [name for name in sorted(folders) if not name.startswith(".")]
-        if real not in seen:
-            images = [name for name in names if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
-            found += [os.path.join(where, name) for name in images]  # noqa: PTH118 - speed
-        seen.add(real)
-    return sorted(found)
-
-
 def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     """Fill in the unknown sizes (rows of zeros) from the image headers; unreadable images stay zero."""
     from detseg.data.images import image_size
@@ -136,13 +139,17 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
         except ValueError:
             return 0, 0  # validation reports the image
 
+    def measure_all(rows: list[int]) -> list[tuple[int, int]]:
+        return [measure(row) for row in rows]
+
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     if not len(unknown):
         return sizes
-    with ThreadPoolExecutor() as pool:
-        measured = list(pool.map(measure, unknown.tolist(), chunksize=64))
+    rows = unknown.tolist()
+    with ThreadPoolExecutor() as pool:  # many at a time: handing over one costs as much as measuring it
+        measured = pool.map(measure_all, [rows[start : start + 64] for start in range(0, len(rows), 64)])
     sizes = sizes.copy()
-    sizes[unknown] = np.array(measured, dtype=np.int32)
+    sizes[unknown] = np.array(list(chain.from_iterable(measured)), dtype=np.int32)
     return sizes
 
 

@@ -8,18 +8,32 @@ All raise AnnotationError: nothing readable is there, a split is missing, a file
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.format import Gives, NotRecognisedError, Sources, formats_of, looked_for, titles
+from detseg.data.formats.below import as_splits, places_below, what_is_there, with_images_below
+from detseg.data.formats.format import (
+    Find,
+    Format,
+    Gives,
+    NotRecognisedError,
+    Sources,
+    formats_of,
+    looked_for,
+    titles,
+)
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
     from detseg.data.labels import LabelledImages
     from detseg.data.masks import SemanticMasks
+
+log = logging.getLogger(__name__)
 
 THINGS: dict[Gives, str] = {"objects": "annotations", "masks": "masks", "labels": "labelled images"}
 
@@ -29,28 +43,86 @@ def find_sources(
 ) -> Sources:
     """The splits found at a path, each with a function that reads it; `options` go to the formats of this kind.
 
+    If nothing is recognised at the path itself, the folders below it are looked at: what lies in one of them only is
+    read, and logged.
+
     Raises:
         AnnotationError: the path does not exist or cannot be read, or says itself where its images are.
-        NotRecognisedError: it holds no known format; the message lists what was looked for.
+        NotRecognisedError: it holds no known format; the message lists what was looked for. Or it holds several data
+            sets, which the message lists.
     """
     path = Path(path)
+    sources = _found_at(path, images, gives, options)
+    damaged = None
+    if not sources:
+        try:
+            sources = _found_below(path, images, gives, options)
+        except NotRecognisedError:
+            raise
+        except AnnotationError as error:
+            damaged = error
+    sources = sources or _guessed_at(path, images, gives, options)
+    if not sources:
+        raise damaged or _not_recognised(path, gives)
+    return sources
+
+
+def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
+    there = what_is_there(path) if path.is_dir() else ""
+    there = f" There are {there}." if there else ""
+    return NotRecognisedError(f"{path}: no {THINGS[gives]} recognised.{there} Looked for:{looked_for(gives)}")
+
+
+def _found_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
+    """The splits found at a path itself; empty if there are none."""
+    return _first(path, images, gives, options, [(format, format.find) for format in formats_of(gives)])
+
+
+def _guessed_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
+    """The splits at a path itself by weaker signs; empty if there are none."""
+    guesses = [(format, format.guess) for format in formats_of(gives) if format.guess is not None]
+    return _first(path, images, gives, options, guesses)
+
+
+def _first(
+    path: Path,
+    images: str | Path | None,
+    gives: Gives,
+    options: Mapping[str, Any],
+    attempts: Sequence[tuple[Format, Find]],
+) -> Sources:
     if not path.exists():
         raise AnnotationError(f"{path}: does not exist")
-    known = formats_of(gives)
-    attempts = [(format, format.find) for format in known]
-    attempts += [(format, format.guess) for format in known if format.guess is not None]
     for format, find in attempts:
         try:
             sources = find(path, images, **options)
         except OSError as error:
             raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
         if sources and images is not None and not format.takes_images:
-            takers = titles([format for format in known if format.takes_images], "and")
+            takers = titles([format for format in formats_of(gives) if format.takes_images], "and")
             remedy = f"--images is for {takers}" if takers else "leave --images out"
             raise AnnotationError(f"{path}: says itself where its images are; {remedy}")
         if sources:
             return sources
-    raise NotRecognisedError(f"{path}: no {THINGS[gives]} recognised. Looked for:{looked_for(gives)}")
+    return {}
+
+
+def _found_below(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
+    """The splits of the only data set in the folders below a folder; empty if there is none."""
+    if not path.is_dir():
+        return {}
+    places = places_below(path, images, gives, options)
+    splits = as_splits(places, path)
+    if len(splits) > 1:
+        log.warning("%s found in %s", places[0].format.title, " and ".join(str(place.path) for place in places))
+        return {split: place.sources[""] for split, place in splits.items()}
+    if len(places) > 1:
+        told = "".join(f"\n  {place.format.title} in {place.path}" for place in places)
+        raise NotRecognisedError(f"{path}: several data sets are below, give the one that is meant:{told}")
+    for place in places:
+        log.warning("%s found in %s", place.format.title, place.path)
+        return with_images_below(place, path) if images is None and place.format.takes_images else place.sources
+    return {}
 
 
 def find_mask_sources(
@@ -64,14 +136,21 @@ def find_mask_sources(
 
     Arguments and errors are those of `read_masks`.
     """
-    try:
-        return find_sources(path, images, gives="masks", masks=masks, ignore_value=ignore_value, threshold=threshold)
-    except NotRecognisedError as error:
-        try:
-            found = find_sources(path, images)
-        except NotRecognisedError:
-            drawn = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
-            raise NotRecognisedError(f"{error}\n  {drawn}") from None
+    path, options = Path(path), {"masks": masks, "ignore_value": ignore_value, "threshold": threshold}
+    sources = _found_at(path, images, "masks", options)
+    if not sources and masks is not None:
+        sources = _found_below(path, images, "masks", options)
+    sources = sources or _guessed_at(path, images, "masks", options)
+    found = {} if sources else _found_at(path, images, "objects", {})
+    if not sources and not found:
+        sources = _found_below(path, images, "masks", options)
+    if sources:
+        return sources
+    with suppress(NotRecognisedError):
+        found = found or find_sources(path, images)
+    if not found:
+        drawn = f"polygons or masks of objects: in the form of {titles(formats_of('objects'))}"
+        raise NotRecognisedError(f"{_not_recognised(path, 'masks')}\n  {drawn}")
     if ignore_value is not None or threshold is not None:
         what = "ignored value" if threshold is None else "threshold"
         raise AnnotationError(
@@ -89,11 +168,12 @@ def _drawn(read: Any) -> Any:
 
 def find_label_sources(path: str | Path, images: str | Path | None = None) -> Sources:
     """The splits of labelled images found at a path; the error for a set with boxes says how to cut them out."""
-    try:
-        return find_sources(path, images, gives="labels")
-    except NotRecognisedError:
-        if not Path(path).is_dir() or not _holds_objects(Path(path)):
-            raise
+    path = Path(path)
+    sources = _found_at(path, images, "labels", {}) or _guessed_at(path, images, "labels", {})
+    if sources:
+        return sources
+    if not path.is_dir() or not _holds_objects(path):
+        raise _not_recognised(path, "labels")
     raise AnnotationError(
         f"{path}: holds images with boxes, not with one class each. Cut its objects out first: "
         f"detseg crops --data {path} --output crops"

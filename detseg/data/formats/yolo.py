@@ -18,21 +18,31 @@ import yaml
 from numpy.typing import NDArray
 
 from detseg.box_formats import convert_boxes
-from detseg.data.annotations import AnnotationError, Annotations, Category
+from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.formats.assemble import Assembler
+from detseg.data.formats.find_images import FolderCache, join
 from detseg.data.formats.format import SPLITS, Format, Sources
+from detseg.data.formats.image_files import IMAGE_EXTENSIONS, left_out, list_images, scan_images
+from detseg.data.formats.layout import split_of
 from detseg.data.formats.locate import (
-    IMAGE_EXTENSIONS,
     PlaceImages,
-    by_last_parts,
     first_file,
     image_targets,
-    list_images,
+    locate_images,
     measure_images,
     place_images,
     read_lines,
-    split_folders,
     unique_stems,
+)
+from detseg.data.formats.yolo_doubts import Lines, with_common_faults
+from detseg.data.formats.yolo_labels import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
+    Labels,
+    find_labels,
+    has_labels,
+    is_image_list,
+    read_list,
 )
 from detseg.data.formats.yolo_yaml import YAML_NAMES, class_names, find_yaml, load_yaml, read_yaml
 from detseg.files import write_atomically
@@ -41,6 +51,7 @@ log = logging.getLogger(__name__)
 
 NAME_FILES = ("classes.txt", "labels.txt", "obj.names")
 MOST_CLASSES = 2**31
+MOST_UNNAMED = 2**16  # of which a number alone is the name
 PIXELS = 1.5  # a share of the image above this was surely meant in pixels
 
 
@@ -65,16 +76,27 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
 
 def _splits(folder: Path) -> dict[str, list[Path]]:
     """The splits of a folder without data.yaml; "" where there are none."""
-    lists = {split: [folder / f"{split}.txt"] for split in SPLITS if (folder / f"{split}.txt").is_file()}
-    divided = {split: [images] for split, (images, _) in split_folders(folder, "images", "labels").items()}
-    if lists or divided:
-        return lists or divided
-    if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        return {"": [folder / "images"]}
-    beside = any(
-        file.suffix.lower() in IMAGE_EXTENSIONS and file.with_suffix(".txt").is_file() for file in folder.iterdir()
-    )
-    return {"": [folder]} if beside else {}
+    below = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
+    lists = {split: [below[f"{split}.txt"]] for split in SPLITS if f"{split}.txt" in below}
+    if lists and (
+        any(name in below for name in LABEL_FOLDERS) or all(is_image_list(file) for (file,) in lists.values())
+    ):
+        return lists
+    holders = [below[name] for name in IMAGE_FOLDERS if name in below]
+    for divided in (_divided(holders, ""), _divided([folder], "images"), _divided([folder], "")):
+        if any(has_labels(place) for places in divided.values() for place in places):
+            return divided
+    if any(has_labels(holder) for holder in holders):
+        return {"": [next(holder for holder in holders if has_labels(holder))]}
+    return {"": [folder]} if has_labels(folder, inside=True) else {}
+
+
+def _divided(folders: Sequence[Path], inside: str) -> dict[str, list[Path]]:
+    """The folders named after splits in some folders, by name or by a word of it (train2017); or what is `inside`."""
+    below = [entry for folder in folders for entry in sorted(folder.iterdir()) if (entry / inside).is_dir()]
+    exact = {split: [e / inside for e in below if e.name.lower() in names] for split, names in SPLITS.items()}
+    by_word = {split: [e / inside for e in below if split_of(e.name) == split] for split in SPLITS}
+    return {split: exact[split] or by_word[split] for split in SPLITS if exact[split] or by_word[split]}
 
 
 def _sources(splits: dict[str, list[Path]], source: Path) -> Sources:
@@ -106,8 +128,9 @@ def read_yolo(
 ) -> Annotations:
     """Read YOLO labels of images.
 
-    Label files are looked for where `images` in the image's path is replaced by `labels`, and beside the
-    image. An image without label file has no objects. Category ids are the class numbers 0..K-1.
+    Label files are looked for where `images` in the image's path is replaced by `labels`, beside the image, and in
+    `labels` beside the folders above it (`yolo_labels`). An image without label file has no objects. Category ids are
+    the class numbers 0..K-1. What does not fit together is in `read_problems`.
 
     Args:
         places: folders of images, text files that list images, or images; AnnotationError if there is no image.
@@ -115,83 +138,103 @@ def read_yolo(
         source: what to call the dataset in messages.
         keypoint_numbers: how many numbers of key points follow the box in lines for poses; they are left out.
     """
-    images = [image for place in places for image in _images(place)]
+    source = Path(source if source is not None else places[0])
+    images, others = [], []
+    for place in places:
+        found, left = scan_images(place) if place.is_dir() else (_listed(place), [])
+        images += found
+        others += left
+    told = [Problem(str(source), "", None, *words, "warning", "left-out-files") for words in left_out(others)]
     if not images:
         looked = ", ".join(str(place) for place in places)
-        raise AnnotationError(f"{looked}: no images with the extensions {' '.join(IMAGE_EXTENSIONS)}")
-    rows = [_label_file(image) for image in images]
+        rest = "".join(f"; {problem.what} ({problem.remedy})" for problem in told)
+        raise AnnotationError(f"{looked}: no images with the extensions {' '.join(IMAGE_EXTENSIONS)}{rest}")
+    labels = find_labels(images, source)
     sizes = measure_images(images, np.zeros((len(images), 2), np.int32)).tolist()
-    assembler, highest = Assembler(), -1
-    known = names if names is not None else names_nearby(places)
-    for image, file, size in zip(images, rows, sizes, strict=True):
+    assembler, lines = Assembler(), Lines()
+    known = names if names is not None else names_nearby([*places, *_folders(labels)])
+    for image, file, there, size in zip(images, labels.files, labels.there, sizes, strict=True):
         assembler.add_image(image, file, size)
-        if Path(file).is_file():
-            highest = max(highest, _read_labels(Path(file), size, known, keypoint_numbers, assembler))
+        if there:
+            _read_labels(file, size, known, keypoint_numbers, assembler, lines)
     if known is None:
+        highest = max(lines.classes, default=-1)
+        if highest > MOST_UNNAMED:
+            raise AnnotationError(f"{source}: class {highest} in a line, and no list of names; write classes.txt")
         known = [str(number) for number in range(highest + 1)]
+        what = f"no list of names is there, the numbers {', '.join(known[:10])} serve as names"
+        remedy = "write classes.txt with a name a line, or data.yaml with names"
+        told += [Problem(str(source), "", None, what, remedy, "warning", "made-up-names")] if known else []
+    assembler.problems += [*labels.problems, *told]
     categories = [Category(number, name) for number, name in enumerate(known)]
-    return assembler.build(categories, Path(source if source is not None else places[0]))
+    return with_common_faults(assembler.build(categories, source), lines)
 
 
-def _images(place: Path) -> list[str]:
-    if place.is_dir():
-        return list_images(place)
+def _listed(place: Path) -> list[str]:
+    """The images that a list names, which may be one image itself."""
     if place.suffix.lower() != ".txt":
         return [str(place)]
-    return [_listed(line, place.parent) for line in read_lines(place)]
+    lines = [line.strip().replace("\\", "/") for line in read_list(place).splitlines() if line.strip()]
+    cache, here = FolderCache(), str(place.parent)
+    # Most tools mean the list's folder, darknet the one in which it is started.
+    lines = [join(os.getcwd(), line) if line in cache and join(here, line) not in cache else line for line in lines]  # noqa: PTH109
+    return locate_images(lines, [place.parent])
 
 
-def _listed(line: str, folder: Path) -> str:
-    """The image that a line of a list in `folder` means."""
-    line = line.replace("\\", "/")
-    beside = os.path.normpath(folder / line)
-    if Path(beside).is_file():
-        return beside
-    if Path(line).is_file():
-        return line
-    # Lists name folders of the machine they come from, or (CVAT) one around the list.
-    return str(by_last_parts(line, [folder]) or beside)
-
-
-def _label_file(image: str) -> str:
-    stem = os.path.splitext(image)[0]  # noqa: PTH122 - pathlib is slow for 100 k names
-    before, images, after = f"{os.sep}{stem}".rpartition(f"{os.sep}images{os.sep}")
-    beside = f"{stem}.txt"
-    if not images:
-        return beside
-    parallel = f"{before}{os.sep}labels{os.sep}{after}.txt"[1:]
-    return beside if Path(beside).is_file() and not Path(parallel).is_file() else parallel
+def _folders(labels: Labels) -> list[Path]:
+    """The folders in which label files lie."""
+    files = [file for file, there in zip(labels.files, labels.there, strict=True) if there]
+    return [Path(folder) for folder in dict.fromkeys(map(os.path.dirname, files))]
 
 
 def names_nearby(places: Sequence[Path]) -> list[str] | None:
-    """The classes of a data.yaml or classes.txt in the images' folder or up to two folders above."""
-    here = places[0].absolute()
-    for folder in [here, *here.parents][:4]:
-        file = first_file([folder], YAML_NAMES)
-        if file is not None:
-            return class_names(load_yaml(file), file)
-        file = first_file([folder, folder / "labels"], NAME_FILES)
-        if file is not None:
-            return read_lines(file)
+    """The classes of a data.yaml or classes.txt in the images' folder or up to two folders above, or by the labels."""
+    for place in places:
+        here = place.absolute()
+        for folder in [here, *here.parents][:4]:
+            file = first_file([folder], YAML_NAMES)
+            if file is not None and "names" in (content := load_yaml(file)):
+                return class_names(content, file)
+            file = first_file([folder, folder / "labels", *_split_folders(folder / "labels")], NAME_FILES)
+            if file is not None:
+                return read_lines(file)
     return None
 
 
+def _split_folders(folder: Path) -> list[Path]:
+    return [folder / name for names in SPLITS.values() for name in names]
+
+
 def _read_labels(
-    file: Path, size: tuple[int, int], names: Sequence[str] | None, keypoint_numbers: int, assembler: Assembler
-) -> int:
-    """Add the objects of a label file to the latest image; returns the highest class number."""
-    highest = -1
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+    file: str,
+    size: tuple[int, int],
+    names: Sequence[str] | None,
+    keypoint_numbers: int,
+    assembler: Assembler,
+    lines: Lines,
+) -> None:
+    """Add the objects of a label file to the latest image."""
+    try:
+        with open(file, "rb") as opened:  # noqa: PTH123 - speed
+            text = opened.read().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        assembler.add_problem(f"the label file cannot be read: {error.strerror}", "restore it", "unreadable-labels")
+        return
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
             continue
         try:
-            label, *values = (float(word) for word in words)
+            label, *values = map(float, words)
         except ValueError:
             _bad_line(assembler, number, f"{line[:60]!r} holds something that is no number")
             continue
-        if keypoint_numbers and len(values) == 4 + keypoint_numbers:
-            values = values[:4]
+        if keypoint_numbers and len(values) not in (4, 4 + keypoint_numbers):
+            expected = f"expected a class, 4 numbers (box) and {keypoint_numbers} of key points, as kpt_shape says"
+            _bad_line(assembler, number, f"{len(words)} numbers; {expected}")
+            continue
+        values = values[:4] if keypoint_numbers else values
+        lines.add(values)
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             count = f"{len(words)} numbers; expected a class and 4 numbers (box) or 3 or more points"
             _bad_line(assembler, number, count)
@@ -202,14 +245,13 @@ def _read_labels(
             remedy = "divide x and width by the image's width, y and height by its height"
             assembler.add_problem(what, remedy, "pixel-coordinates")
         else:
-            highest = max(highest, int(label))
+            lines.classes[int(label)] += 1
             if names is not None and label >= len(names):
                 what = f"line {number}: class {label:.0f} is not among the {len(names)} classes 0..{len(names) - 1}"
                 remedy = "add its name to data.yaml, correct the class, or remove the line"
                 assembler.add_problem(what, remedy, "unknown-category", of_next_object=True, category=int(label))
                 label = -1
             _add_object(int(label), values, size, assembler)
-    return highest
 
 
 def _bad_line(assembler: Assembler, number: int, what: str) -> None:
@@ -239,7 +281,8 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
     """One split: images/<split>/, labels/<split>/, and its line in data.yaml. Ids become 0..K-1.
 
     Readers of this format take a set for boxes or for polygons, not for both: polygons are written where every object
-    has exactly one. AnnotationError: an image of unknown size, or a folder that holds other categories.
+    has exactly one. AnnotationError: an image of unknown size, a folder that holds other categories, or `images` is
+    "keep" and they lie elsewhere.
     """
     unknown = np.flatnonzero((annotations.sizes <= 0).any(axis=1))
     if len(unknown):
@@ -254,7 +297,7 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
         log.warning("%s: not every object has exactly one polygon, %d objects keep only their boxes", folder, lost)
     content = _yaml_with(annotations, folder / "data.yaml", split)
 
-    stems = unique_stems(annotations, set())
+    paths, stems = annotations.paths.tolist(), unique_stems(annotations, set())
     targets = image_targets(annotations, stems, folder / "images" / split)
     # Images of an earlier export would silently join the split.
     extra = sorted(set(list_images(folder / "images" / split)) - set(map(str, targets)))
@@ -262,7 +305,12 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
         raise AnnotationError(
             f"{folder / 'images' / split}: already holds {len(extra)} other images, the first is {extra[0]}"
         )
-    place_images(annotations.paths.tolist(), targets, images)
+    if images == "keep" and list(map(os.path.realpath, paths)) != list(map(os.path.realpath, targets)):
+        raise AnnotationError(
+            f"{folder}: not written, a YOLO label file is found by the place of its image, so images cannot be kept "
+            'elsewhere; choose images="link" or "copy" (--images link)'
+        )
+    place_images(paths, targets, images)
     boxes = convert_boxes(annotations.boxes, "xyxy", "cxcywh") / np.tile(annotations.sizes, 2)[annotations.image_index]
     for row, stem in enumerate(stems):
         owned = annotations.objects(row)
@@ -296,8 +344,8 @@ def _line(annotations: Annotations, row: int, position: int, boxes: NDArray[np.f
 FORMAT = Format(
     name="yolo",
     title="YOLO",
-    looks_for="data.yaml; train.txt and val.txt; images/train with labels/train; images/ with labels/; images with "
-    ".txt files beside them",
+    looks_for="data.yaml; train.txt and val.txt; images/train with labels/train, or train/images with train/labels; "
+    "images/ (img/, JPEGImages/) with labels/; images with .txt files beside them",
     find=_find,
     read=read_yolo,
     write=_write,

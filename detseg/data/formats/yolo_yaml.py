@@ -9,8 +9,10 @@ import numpy as np
 import yaml
 
 from detseg.data.annotations import AnnotationError
+from detseg.data.formats.find_images import Finder
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.locate import by_last_parts, first_file
+from detseg.data.formats.same_name import is_absolute
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -25,15 +27,24 @@ class YoloData(NamedTuple):
 
 
 def find_yaml(folder: Path) -> Path | None:
-    """The data.yaml of a folder: by its usual name, else the only YAML file there that has `names`."""
+    """The data.yaml of a folder: by its usual name, else the only YAML file there that has `names` and finds images.
+
+    Raises:
+        AnnotationError: several do, and they say different things.
+    """
     named = first_file([folder], YAML_NAMES)
-    if named is not None:
+    if named is not None and load_yaml(named).keys() & {"names", "nc", "train", "val", "test"}:
         return named
-    others = []
+    others, usable = [], {}
     for file in sorted(folder.glob("*.y*ml")):
         with suppress(AnnotationError):  # some other program's
-            others += [file] if not file.name.startswith(".") and "names" in load_yaml(file) else []
-    return others[0] if len(others) == 1 else None
+            if not file.name.startswith(".") and "names" in load_yaml(file):
+                others.append(file)
+                usable[file] = read_yaml(file)._replace(file=folder)
+    if any(data != next(iter(usable.values())) for data in usable.values()):
+        names = ", ".join(file.name for file in usable)
+        raise AnnotationError(f"{folder}: several data sets could be meant ({names}); give the file itself")
+    return next(iter(usable), others[0] if len(others) == 1 else None)
 
 
 def read_yaml(file: Path) -> YoloData:
@@ -103,8 +114,11 @@ def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
     forms = [place, place[3:]] if place.startswith("../") else [place]
     candidates = [root / form for form in forms for root in roots]
     found = next((path for path in candidates if path.exists()), None)
-    if found is None and (place.startswith("/") or place[1:2] == ":"):
+    if found is None and is_absolute(place):
         found = by_last_parts(place, roots)
+    if found is None:
+        hit = Finder([str(root) for root in roots]).find(place)
+        found = Path(hit.path) if hit is not None and not hit.ignored and not hit.loose else None
     if found is not None:
         return found
     raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")

@@ -39,7 +39,12 @@ def test_boxes_outlines_and_images_without_labels(yolo):
     assert train.segments.polygons(1)[0].tolist() == [[0, 0], [32, 0], [32, 12]]
     assert train.objects(1) == slice(2, 2)
     assert data["val"].boxes.tolist() == [[0, 0, 32, 24]]
-    assert validate(train, other=data["val"]) == []
+    (problem,) = validate(train, other=data["val"])
+    assert (problem.severity, problem.kind) == ("warning", "images-without-labels")
+    assert (
+        problem.what == f"1 of 2 images has no label file and counts as without objects, the first is {train.paths[1]}"
+    )
+    assert problem.remedy == f"if it has objects, write {yolo}/labels/train/b.txt"
 
 
 def test_ways_to_write_data_yaml(yolo):
@@ -52,6 +57,7 @@ def test_ways_to_write_data_yaml(yolo):
         "path: ../datasets/flowers\ntrain: images/train\nval: [images/val]\nnames: [rose, daisy]",
         "train: ../images/train\nvalid: ../images/val\nnames: [rose, daisy]",
         "train: train_list.txt\nval: val_list.txt\nnames: [rose, daisy]",
+        "train: Images/Train\nval: IMAGES/val\nnames: [rose, daisy]",
     ):
         write(yolo / "data.yaml", content)
         for path in (yolo, yolo / "data.yaml"):
