@@ -21,6 +21,7 @@ from detseg.cli.evaluate import (
     settings_of,
 )
 from detseg.data.annotations import Category
+from detseg.data.base import with_channels
 from detseg.data.checks.validate import raise_on_problems, validate
 from detseg.data.formats import read_label_splits
 from detseg.data.labels import LabelledImages
@@ -68,6 +69,7 @@ def _look(folder: Path, config: Evaluate, console: Console) -> tuple[LabelledIma
     categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in description["categories"])
     evaluated = _truth(folder, categories, config, console)
     size = int(description["size"])
+    evaluated = with_channels(evaluated, description["architecture"].get("in_channels", 3))
     data = open_labelled(evaluated, size, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)
     probabilities = classify(model, map(data.images.__getitem__, range(len(data))), size, ten_crop=config.ten_crop)

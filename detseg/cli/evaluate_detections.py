@@ -24,6 +24,7 @@ from detseg.cli.evaluate import (
 )
 from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
+from detseg.data.base import with_channels
 from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.analysis import Analysis, analyse
@@ -271,7 +272,7 @@ def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Con
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     ids = _matched_ids(localizer.description, truth)
-    images = full_images(truth, range(len(truth)))
+    images = full_images(with_channels(truth, localizer.channels), range(len(truth)))
     shown = track(images, len(truth), what="sliding", console=console)
     predictions = [detector.predict([image], score_threshold=0)[0] for image in shown]
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
@@ -301,6 +302,7 @@ def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
     model, description = load_model(folder)
     ids = _matched_ids(description, truth)
     size = int(description["size"])
+    truth = with_channels(truth, description["architecture"].get("in_channels", 3))
     images = open_images(DetectionDataset, truth, size, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)
     predictions = list(predict_dataset(model, images, range(len(images)), size))

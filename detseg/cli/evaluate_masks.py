@@ -25,7 +25,7 @@ from detseg.cli.evaluate import (
 from detseg.cli.predictions import BATCH, mask_values
 from detseg.console import print_line, track
 from detseg.data.annotations import Category
-from detseg.data.base import match_categories
+from detseg.data.base import match_categories, with_channels
 from detseg.data.cache import full_images
 from detseg.data.checks.learnable import require_learnable
 from detseg.data.checks.validate import checked
@@ -154,7 +154,7 @@ def _looked_at(folder: Path, truth: SemanticMasks, config: Evaluate) -> Iterator
     categories = [Category(number, name) for number, name in segmenter.categories]
     match_categories(categories, truth)  # tells the difference, if there is one
     labels = np.array([truth.categories.index(category) for category in categories], np.uint8)
-    images = full_images(truth, range(len(truth)))
+    images = full_images(with_channels(truth, segmenter.channels), range(len(truth)))
     for seen in segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side):
         yield labels[seen.mask]
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Image = NDArray[np.uint8]
 
 ORIENTATION = 0x0112  # the EXIF tag
-BITS = 258  # the TIFF tag with the bits of each band
+WIDTH, HEIGHT, BITS = 256, 257, 258  # TIFF tags: the size, and the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
 HEIC = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
@@ -85,6 +85,11 @@ def read_image(path: str | Path, channels: int = 3) -> Image:
     except OSError as error:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
     header = _header(data, path)
+    if header.bands:
+        raise ValueError(
+            f"{path}: a TIFF image of {header.bands} bands cannot be read as RGB; save three of them as an RGB image, "
+            f"or use all of them by --channels {header.bands}"
+        )
     # OpenCV fills the rest of a JPEG or PNG that is cut short with grey, Pillow refuses it.
     suspect = data[:2] in (b"\xff\xd8", b"\x89P") and not _has_end_mark(data)
     pixels = _decode_strictly(data, path) if suspect or header.misread else _decode(data, path)
@@ -116,6 +121,7 @@ class ImageInfo(NamedTuple):
     orientation: int  # of EXIF, 1..8
     misread: bool  # OpenCV reads what is transparent wrongly, or more than four bands not at all
     transparent: bool = False
+    bands: int = 0  # of a TIFF image that has more than four and that Pillow cannot read
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,7 +135,7 @@ def inspect_image(path: str | Path) -> ImageInfo:
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = _has_end_mark(data)
     if not whole:
-        read_image(path)
+        read_image(path, header.bands or 3)
     return header
 
 
@@ -148,25 +154,25 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
         raise ValueError(f"{path}: the image does not exist") from error
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
         hint = "; pip install 'detseg[heic]' reads HEIC" if Path(path).suffix.lower() in HEIC else ""
-        what = _bands_of_tiff(source) or f"not a readable image, or of an unknown format{hint}"
+        tags = _tiff_tags(source)
+        if tags is not None and len(tags.get(BITS, ())) > 4:  # which `read_bands` knows
+            return ImageInfo((int(tags[WIDTH]), int(tags[HEIGHT])), 1, misread=True, bands=len(tags[BITS]))
+        what = f"not a readable image, or of an unknown format{hint}"
         raise ValueError(f"{path}: {what}") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
         raise ValueError(f"{path}: not a readable image: {error}") from error
 
 
-def _bands_of_tiff(source: bytes | str | Path) -> str:
-    """What to say of a TIFF image with bands that Pillow cannot read; nothing of other files."""
+def _tiff_tags(source: bytes | str | Path) -> ImageFileDirectory_v2 | None:
+    """What the header of a TIFF image says; None for other files and damaged ones."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
             tags = ImageFileDirectory_v2(file.read(8))
             file.seek(tags.next)
             tags.load(file)
-        bits = tags[BITS]
-        if len(bits) <= 4:
-            return ""
-    except Exception:  # no TIFF, or a damaged one
-        return ""
-    return f"a TIFF image of {len(bits)} bands of {bits[0]} bits cannot be read; save three of them as an RGB image"
+        return tags if {BITS, WIDTH, HEIGHT} <= set(tags) else None
+    except Exception:  # it raises many kinds
+        return None
 
 
 def _has_end_mark(data: bytes | mmap.mmap) -> bool:

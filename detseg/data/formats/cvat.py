@@ -51,7 +51,7 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
 
 def _is_ours(file: Path) -> bool:
     start = beginning(file)
-    return b"<annotations" in start and any(mark in start for mark in (b"<image", b"<meta", b"<track", b"<version"))
+    return b"<annotations" in start and any(mark in start for mark in (b"<image", b"<meta", b"<track"))
 
 
 def _subsets(files: Sequence[Path]) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.formats.image_files import list_images
-from detseg.data.formats.same_name import LOOSE, SPELLINGS, NameIndex, folded
+from detseg.data.formats.same_name import LOOSE, OF_UPLOADS, SPELLINGS, NameIndex, folded
 
 
 class FolderCache:
@@ -84,7 +84,7 @@ class Finder:
             if bare in self.cache.names(place.folder):
                 alike = {p.folder for p in places if p.kept == place.kept and bare in self.cache.names(p.folder)}
                 return Found(join(place.folder, bare), *place[1:]) if not place.ignored or len(alike) == 1 else None
-        for loose, ways in ((False, SPELLINGS), (True, LOOSE)):
+        for loose, ways in ((False, SPELLINGS), (True, OF_UPLOADS if "data/upload" in above else LOOSE)):
             for place in places:
                 there = self.cache.index(place.folder).find(bare, ways)
                 if there:

@@ -70,6 +70,14 @@ SPELLINGS: tuple[tuple[Key, Key], ...] = ((folded, folded),)
 LOOSE: tuple[tuple[Key, Key], ...] = ((stem, stem), (_uploaded, _cleaned), (_cleaned, _uploaded))
 
 
+def _behind_prefix(name: str) -> str:
+    """The stem behind the first dash: what an uploaded file was called, whatever was put before it."""
+    return stem(name).partition("-")[2]
+
+
+OF_UPLOADS = (*LOOSE, (_behind_prefix, stem))  # in Label Studio's folder of uploads every name has a prefix
+
+
 class NameIndex:
     """The names of a folder, to be found by names that mean the same."""
 

@@ -69,9 +69,7 @@ def test_folders_named_after_splits_are_splits(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = read_dataset(tmp_path)
     assert list(data) == ["train", "val"] and [validate(part, check_images=False) for part in data.values()]
-    assert told(caplog) == [
-        f"COCO found in {tmp_path}/set/train/annotations/labels.json and {tmp_path}/set/valid/annotations/labels.json"
-    ]
+    assert told(caplog) == [f"COCO found in {tmp_path}/set"]
     assert data["val"].paths[0] == f"{tmp_path}/set/valid/pictures/b.jpg"
 
 

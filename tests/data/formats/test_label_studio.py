@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,3 +259,16 @@ def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "tasks.json").write_text(text)
     with pytest.raises(AnnotationError, match=r"tasks\.json"):
         read_annotations(tmp_path / "tasks.json")
+
+
+def test_uploads_are_found_whatever_was_put_before_their_names(tmp_path):
+    tasks = []
+    for number, name in enumerate(("rose-1.jpg", "tulip.jpg")):
+        write_picture(tmp_path / name, 64, 48, number)
+        value = {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["x"]}
+        result = [{"type": "rectanglelabels", "original_width": 64, "original_height": 48, "value": value}]
+        image = f"/data/upload/7/{('abc', '0a1b2c3d')[number]}-{name}"
+        tasks.append({"id": number, "data": {"image": image}, "annotations": [{"result": result}]})
+    (tmp_path / "project.json").write_text(json.dumps(tasks))
+    data = read_annotations(tmp_path)
+    assert [Path(path).name for path in data.paths] == ["rose-1.jpg", "tulip.jpg"] and validate(data) == []

@@ -151,8 +151,8 @@ def test_lists_with_capital_letters(voc, tmp_path):
 
 
 def test_images_argument(voc):
-    (voc / "JPEGImages").rename(voc / "elsewhere")
-    assert validate(read_voc(voc, "val", images=voc / "elsewhere")) == []
+    elsewhere = (voc / "JPEGImages").rename(voc.with_name("elsewhere"))
+    assert validate(read_voc(voc, "val", images=elsewhere)) == []
     missing = validate(read_voc(voc, "val"))
     assert [p.kind for p in missing] == ["missing-image"]
 

@@ -163,7 +163,7 @@ def test_no_label_file_at_all_is_a_warning(tmp_path):
     assert problem.severity == "warning" and problem.what.startswith("no label file for any of 1 images; looked for")
     assert "if the PNG files there are masks, train a segmenter with --masks" in problem.remedy
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(NotRecognisedError):
+    with pytest.raises(AnnotationError, match="detseg train segmenter learns from them"):
         read_annotations(tmp_path)
 
 
