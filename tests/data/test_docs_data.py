@@ -7,7 +7,8 @@ from detseg.data import read_dataset
 from detseg.data.pack.datasets import write_pack
 from tests.data.annotation_samples import coco_content, write_coco_dataset, write_json, write_picture
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE, FORMATS_PAGE = DOCS / "data.md", DOCS / "formats.md"
 
 
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
@@ -23,10 +24,16 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 7
     exec("\n".join(blocks), {})
+    writing = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", FORMATS_PAGE.read_text(), re.DOTALL)
+        if "write_coco" in block
+    )
+    exec(writing, {})
 
     assert "4 images, 4 objects of ('rose', 'daisy', 'water lily')" in capsys.readouterr().out
     written = {path.name for path in (tmp_path / "converted").iterdir()}
-    assert written == {"train.json", "voc", "yolo"}
+    assert written == {"train.json", "voc", "yolo", "masks"}
 
 
 def test_the_list_of_classes_of_the_page(tmp_path):
@@ -41,7 +48,7 @@ def test_the_list_of_classes_of_the_page(tmp_path):
 def test_the_formats_of_the_page_are_read_as_it_says(tmp_path):
     from detseg.data import read_annotations
 
-    page = PAGE.read_text()
+    page = FORMATS_PAGE.read_text()
     (tmp_path / "a.json").write_text(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
     (tmp_path / "a.xml").write_text(re.search(r"```xml\n(.*?)```", page, re.DOTALL)[1])
     for name in ("a.json", "a.xml"):
