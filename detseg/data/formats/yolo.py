@@ -34,7 +34,7 @@ from detseg.data.formats.locate import (
     read_lines,
     unique_stems,
 )
-from detseg.data.formats.yolo_doubts import Lines, with_common_faults
+from detseg.data.formats.yolo_key_points import Lines, with_key_points_told
 from detseg.data.formats.yolo_labels import (
     IMAGE_FOLDERS,
     LABEL_FOLDERS,
@@ -158,16 +158,15 @@ def read_yolo(
         if there:
             _read_labels(file, size, known, keypoint_numbers, assembler, lines)
     if known is None:
-        highest = max(lines.classes, default=-1)
-        if highest > MOST_UNNAMED:
-            raise AnnotationError(f"{source}: class {highest} in a line, and no list of names; write classes.txt")
-        known = [str(number) for number in range(highest + 1)]
+        if lines.highest > MOST_UNNAMED:
+            raise AnnotationError(f"{source}: class {lines.highest} in a line, and no list of names; write classes.txt")
+        known = [str(number) for number in range(lines.highest + 1)]
         what = f"no list of names is there, the numbers {', '.join(known[:10])} serve as names"
         remedy = "write classes.txt with a name a line, or data.yaml with names"
         told += [Problem(str(source), "", None, what, remedy, "warning", "made-up-names")] if known else []
     assembler.problems += [*labels.problems, *told]
     categories = [Category(number, name) for number, name in enumerate(known)]
-    return with_common_faults(assembler.build(categories, source), lines)
+    return with_key_points_told(assembler.build(categories, source), lines)
 
 
 def _listed(place: Path) -> list[str]:
@@ -245,7 +244,7 @@ def _read_labels(
             remedy = "divide x and width by the image's width, y and height by its height"
             assembler.add_problem(what, remedy, "pixel-coordinates")
         else:
-            lines.classes[int(label)] += 1
+            lines.highest = max(lines.highest, int(label))
             if names is not None and label >= len(names):
                 what = f"line {number}: class {label:.0f} is not among the {len(names)} classes 0..{len(names) - 1}"
                 remedy = "add its name to data.yaml, correct the class, or remove the line"

@@ -235,8 +235,11 @@ def test_classes_counted_from_one(tmp_path):
     lines = ["1 .5 .5 .2 .2", "2 .2 .2 .1 .1", "2 .8 .8 .1 .1"]
     data = read_lines_of(tmp_path, *lines)
     (problem,) = validate(data)
-    assert (problem.kind, problem.severity, problem.repairable) == ("other-form", "error", False)
-    assert "classes up to 2 and never 0, for 2 names: they seem to be counted from 1" in problem.what
+    assert (problem.kind, problem.severity, problem.repairable) == ("common-cause", "error", False)
+    assert (
+        "2 of 3 objects are of class 2" in problem.what
+        and "counted from 1, where the list counts from 0?" in problem.what
+    )
     with pytest.raises(AnnotationError, match="--repair cannot repair these"):
         raise_on_problems([problem])
     assert [p.kind for p in validate(read_lines_of(tmp_path, *lines, "0 .4 .4 .1 .1"))] == ["unknown-category"] * 2
@@ -247,8 +250,8 @@ def test_corners_in_place_of_centre_and_size(tmp_path):
     corners = [(0.1, 0.1, 0.4, 0.5), (0.6, 0.5, 0.9, 0.9), (0.3, 0.7, 0.6, 1.0)]
     data = read_lines_of(tmp_path, *(f"0 {a} {b} {c} {d}" for a, b, c, d in corners))
     (problem,) = validate(data)
-    assert (problem.kind, problem.severity, problem.repairable) == ("other-form", "error", False)
-    assert "all boxes fit as corners (x1, y1, x2, y2)" in problem.what
+    assert (problem.kind, problem.severity, problem.repairable) == ("common-cause", "error", False)
+    assert "nearly all fit if read as x1, y1, x2, y2" in problem.what
     centres = [((a + c) / 2, (b + d) / 2, c - a, d - b) for a, b, c, d in corners]
     data = read_lines_of(tmp_path, *(f"0 {a} {b} {c} {d}" for a, b, c, d in centres))
     assert validate(data) == []
@@ -271,7 +274,7 @@ def pose(points, numbers, seed=0):
 def test_poses_without_kpt_shape(tmp_path, points, numbers):
     lines = [pose(points, numbers, seed) for seed in range(5)]
     (problem,) = read_lines_of(tmp_path, *lines).read_problems
-    assert (problem.kind, problem.severity, problem.repairable) == ("other-form", "error", False)
+    assert (problem.kind, problem.severity, problem.repairable) == ("key-points", "error", False)
     assert problem.remedy == f"add kpt_shape: [{points}, {numbers}] to data.yaml"
     write(tmp_path / "data.yaml", f"train: images\nnames: [rose, daisy]\nkpt_shape: [{points}, {numbers}]")
     data = read_annotations(tmp_path, "train")
@@ -292,7 +295,7 @@ def test_polygons_are_no_poses(tmp_path):
         rng = np.random.default_rng(number)
         points = rng.uniform(0.3, 0.7, 2) + rng.uniform(0.02, 0.3) * np.column_stack([np.cos(angles), np.sin(angles)])
         line = f"0 {' '.join(f'{value:.5f}' for value in points.ravel())}"
-        assert [p.kind for p in validate(read_lines_of(tmp_path, line)) if p.kind == "other-form"] == [], number
+        assert [p.kind for p in validate(read_lines_of(tmp_path, line)) if p.kind == "key-points"] == [], number
 
 
 def test_images_cannot_be_kept_elsewhere(tmp_path):
