@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     what: str
     remedy: str
     score: float
-    doubt: Doubt | None = None
+    drawn: Doubt | None = None  # what the page shows of it
 
 
 def as_csv(findings: Sequence[Finding]) -> str:
@@ -38,7 +38,7 @@ def as_csv(findings: Sequence[Finding]) -> str:
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for f in findings:
-        score = "" if f.doubt is None else f"{f.score:.4g}"
+        score = f"{f.score:.4g}" if f.level == "doubt" else ""
         number = "" if f.object is None else f.object
         writer.writerow([f.level, f.kind, f.split, f.image, number, f.category, f.what, f.remedy, score])
     return text.getvalue()
@@ -70,7 +70,8 @@ def title_of(kind: str, kinds: Mapping[str, Kind]) -> str:
 
 def _of_problem(data: ImageSet, split: str, p: Problem) -> Finding:
     category = _category(data, p.object_index)
-    return Finding(p.severity, p.kind, split, p.image or p.file, p.object, category, p.what, p.remedy, 0.0)
+    drawn = Doubt(p.kind, p.what, 0.0, split, p.image_index, p.object_index)
+    return Finding(p.severity, p.kind, split, p.image or p.file, p.object, category, p.what, p.remedy, 0.0, drawn)
 
 
 def _of_doubt(splits: Mapping[str, ImageSet], d: Doubt) -> Finding:

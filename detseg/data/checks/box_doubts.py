@@ -51,7 +51,7 @@ def box_doubts(split: str, data: Annotations) -> list[Doubt]:
 def _coinciding(split: str, data: Annotations, rows: NDArray[np.int64]) -> Iterator[Doubt]:
     """Pairs of objects of an image whose boxes are nearly the same; equal boxes of one class are a problem already."""
     owners, starts = np.unique(data.image_index[rows], return_index=True)
-    for image, own in zip(owners.tolist(), np.split(rows, starts[1:]), strict=True):
+    for image, own in zip(owners.tolist(), np.split(rows, starts[1:]), strict=False):
         if len(own) < 2:
             continue
         ious = pairwise_iou(data.boxes[own])

@@ -106,7 +106,9 @@ def _similar(counts: Mapping[str, int]) -> Iterator[Doubt]:
 def _folded(name: str) -> str:
     """Without case, signs and the end of a plural."""
     word = " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold().replace("_", " ")))
-    return re.sub(r"(?<=[^\Ws]{2})(?:(?<=x)e|(?<=sh)e|(?<=ch)e)?s$", "", word)
+    if word.endswith(("xes", "ches", "shes", "sses")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def _shortened(word: str) -> set[str]:

@@ -1,10 +1,10 @@
 """Doubtful images: the same scene twice, within a split or in two of them; without objects; unlike the rest."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import ImageSet, Track
@@ -28,8 +28,8 @@ KINDS = {
     ),
     "unlike": Kind(
         "images unlike the rest",
-        f"size, shape, brightness or contrast {UNLIKE_Z:g} or more robust standard deviations from the median, without "
-        f"contrast, or grey among coloured ones, where less than {RARE:.0%} are; score: the deviations",
+        f"size, shape, brightness or contrast {UNLIKE_Z:g} or more robust standard deviations from the median, of one "
+        f"brightness, or grey among coloured ones, where less than {RARE:.0%} are; score: the deviations",
     ),
     "empty": Kind("images without objects", "taught as background: is that meant?"),
 }
@@ -87,33 +87,22 @@ def _unlike(splits: Mapping[str, ImageSet], looks: Looks) -> Iterator[Doubt]:
     rows = np.flatnonzero(looks.readable & (sizes > 0).all(1))
     if len(rows) < EXAMPLES:
         return
-    width, height = sizes[rows].T
-    plain = looks.contrast[rows] < SHOWS_NOTHING
-    yield from _few(rows, plain, np.full(len(rows), 100.0), ["shows nothing: all of it has one brightness"] * len(rows))
-    for values, least, describe in (
-        (
-            np.log(width * height) / 2,
-            np.log(2.5) / UNLIKE_Z,
-            lambda k: f"{width[k]:.0f} x {height[k]:.0f} pixels: an unusual size",
-        ),
-        (
-            np.log(width / height),
-            np.log(2) / UNLIKE_Z,
-            lambda k: f"{width[k]:.0f} x {height[k]:.0f} pixels: an unusual shape",
-        ),
-        (looks.brightness[rows], 8.0, lambda k: f"brightness {looks.brightness[rows[k]]:.0f} of 255: unusual"),
-        (looks.contrast[rows], 4.0, lambda k: f"contrast {looks.contrast[rows[k]]:.0f} grey levels: unusual"),
-    ):
-        z = robust_z(values, least)
-        yield from _few(rows, z >= UNLIKE_Z, z, [describe(k) if z[k] >= UNLIKE_Z else "" for k in range(len(rows))])
+    (width, height), brightness, contrast = sizes[rows].T, looks.brightness[rows], looks.contrast[rows]
+    plain = contrast < SHOWS_NOTHING
     grey = (looks.colour[rows] < GREY) & ~plain
-    yield from _few(rows, grey, np.full(len(rows), UNLIKE_Z), ["grey, the others are coloured"] * len(rows))
-
-
-def _few(
-    rows: NDArray[np.int64], chosen: NDArray[np.bool_], scores: NDArray[np.float64], what: list[str]
-) -> Iterator[Doubt]:
-    """A doubt for each chosen image, unless they are many."""
-    if chosen.mean() < RARE or chosen.sum() == 1:
-        for k in np.flatnonzero(chosen).tolist():
-            yield Doubt("unlike", what[k], float(scores[k]), image=int(rows[k]))
+    reasons: dict[int, list[tuple[float, str]]] = defaultdict(list)
+    for what, scores in (
+        ("{w:.0f} x {h:.0f} pixels, an unusual size", robust_z(np.log(width * height) / 2, np.log(2.5) / UNLIKE_Z)),
+        ("{w:.0f} x {h:.0f} pixels, an unusual shape", robust_z(np.log(width / height), np.log(2) / UNLIKE_Z)),
+        ("unusual brightness, {b:.0f} of 255", robust_z(brightness, 48 / UNLIKE_Z)),
+        ("unusual contrast, {c:.0f} of 255", np.where(plain, 0, robust_z(contrast, 24 / UNLIKE_Z))),
+        ("shows nothing: all of one brightness", np.where(plain, 2 * UNLIKE_Z, 0)),
+        ("grey, where the others are coloured", np.where(grey, UNLIKE_Z, 0)),
+    ):
+        chosen = scores >= UNLIKE_Z
+        if chosen.mean() < RARE or chosen.sum() == 1:
+            for k in np.flatnonzero(chosen).tolist():
+                words = what.format(w=width[k], h=height[k], b=brightness[k], c=contrast[k])
+                reasons[k].append((float(scores[k]), words))
+    for k, told in reasons.items():
+        yield Doubt("unlike", "; ".join(words for _, words in told), max(told)[0], image=int(rows[k]))

@@ -1,6 +1,7 @@
 """How images look, each decoded once and small: thumbnails to compare, brightness, contrast and colourfulness."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -43,9 +44,13 @@ def read_looks(paths: Sequence[str], track: Track | None = None) -> Looks:
 
 def _look(path: str) -> tuple[int, NDArray[np.uint8], float, float, float] | None:
     """Shorter side, thumbnail, brightness, contrast and colourfulness; None where the image cannot be read."""
-    pixels = cv2.imread(path, cv2.IMREAD_REDUCED_COLOR_4)
+    try:
+        content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    except OSError:
+        return None
+    pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None
     if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:
-        pixels = cv2.imread(path)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
     if pixels is None:
         try:
             pixels = read_image(path)[..., ::-1]  # which knows more formats

@@ -133,7 +133,7 @@ class _Examination:
         in_crowd = self._highest(self.pairs.where(self.pairs.crowd)) >= FOUND
         chosen = np.flatnonzero(self.confident & (near < FOUND) & ~in_crowd & ~used)  # an image's best first
         owners, starts = np.unique(self.images[chosen], return_index=True)
-        for image, own in zip(owners.tolist(), np.split(chosen, starts[1:]), strict=True):
+        for image, own in zip(owners.tolist(), np.split(chosen, starts[1:]), strict=False):
             ious = np.triu(pairwise_iou(self.boxes[own]) >= FOUND, 1)
             kept: list[int] = []
             for k in range(len(own)):  # of several on one place the first

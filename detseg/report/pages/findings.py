@@ -55,7 +55,7 @@ def write_findings(
     """Write the page: the worst `SHOWN` of each kind, doubts with a drawing of what is meant; returns its path."""
     groups = by_kind(findings)
     shown = [finding for own in groups.values() for finding in own[:SHOWN]]
-    links = iter(map_images(lambda row: _link(splits, shown[row].doubt), len(shown), track))
+    links = iter(map_images(lambda row: _link(splits, shown[row].drawn), len(shown), track))
     sections = [
         (
             title_of(kind, kinds),
@@ -71,7 +71,7 @@ def write_findings(
 
 
 def _link(splits: Mapping[str, ImageSet], doubt: Doubt | None) -> str:
-    """A drawing of a doubt within the page; "" where no image is meant, or it cannot be read."""
+    """A drawing within the page; "" where no image is meant, or it cannot be read."""
     if doubt is None or doubt.image < 0:
         return ""
     try:
@@ -119,6 +119,8 @@ def _window(boxes: NDArray[np.float64], pixels: Image) -> tuple[int, int, int, i
     if not len(boxes):
         return 0, 0, width, height
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    if not (np.isfinite([low, high]).all() and (low < (width, height)).all() and (high > 0).all()):
+        return 0, 0, width, height
     half = np.maximum((high - low) * (0.5 + SURROUNDINGS), LEAST / 2)
     middle = (low + high) / 2
     left, top = np.clip(np.floor(middle - half), 0, (width - 1, height - 1)).astype(int)

@@ -28,7 +28,7 @@ def tables(findings: Sequence[Finding], kinds: Mapping[str, Kind]) -> Group:
 
 def _counts(findings: Sequence[Finding], groups: Mapping[str, Sequence[Finding]], kinds: Mapping[str, Kind]) -> Table:
     splits = list(dict.fromkeys(finding.split for finding in findings))
-    table = new_table("What is wrong, and what is doubtful", ("kind", "", *(split or "number" for split in splits)))
+    table = new_table("What is wrong, and what is doubtful", ("kind", "", *(split or "all" for split in splits)))
     table.columns[1].justify = "left"
     for kind, own in groups.items():
         counts = Counter(finding.split for finding in own)
