@@ -19,16 +19,19 @@ from detseg.data.checks.looks import SIDE, Looks, read_looks
 
 # Measured on 1 443 photographs of flowers, where all pairs that these leave show one scene: of copies cropped by 5 %
 # on all four sides 98 % are within BITS, 98 % of those above ROUGHLY; all are above ALIKE, as is every copy that is
-# blurred, noisy, brightened or encoded anew. Different scenes reach 0.60.
+# blurred, noisy, brightened or encoded anew. Different scenes reach 0.56.
 BITS = 18  # in which hashes may differ
 ROUGHLY = 0.35  # correlation of details at half the size
-ALIKE = 0.65  # correlation of details, shifted and scaled to match
-SAME = 0.97  # at half the size, of small images: digits and icons resemble each other
+ALIKE = 0.62  # correlation of details of even strength, shifted and scaled to match
+SAME = 0.97  # the same of drawings and icons, and at half the size of small images: digits, say, resemble each other
 PLAIN = 1.0  # grey levels; images with less detail show nothing that could be compared
+TEXTURE = 0.5  # share of an image with such detail; drawings have less
 
 BLOCK = (512, 4096)  # hashes compared at once
-MARGIN = 6  # pixels of a thumbnail that a crop may lack on any side
-SCALES = (1.0, 1.06, 1.12, 1.25, 0.95, 0.9)
+MARGIN = 6  # pixels around the middle of a thumbnail, which is looked for in the other
+SLACK = 1  # pixels by which a crop may seem to reach over the border
+# What a crop of 5 to 20 % is enlarged by when it is made a thumbnail, in x and y.
+SCALES = ((1.0, 1.0), (1.06, 1.06), (1.12, 1.12), (1.25, 1.25), (1.0, 1.1), (1.1, 1.0))
 
 
 def near_duplicate_groups(paths: Sequence[str], *, track: Track | None = None) -> list[list[int]]:
@@ -46,7 +49,7 @@ def near_duplicate_groups(paths: Sequence[str], *, track: Track | None = None) -
 
 def groups_by_looks(looks: Looks) -> list[list[int]]:
     """`near_duplicate_groups` of images that were looked at already."""
-    rough = np.array([_detail(_resized(thumbnail, SIDE // 2)) for thumbnail in looks.thumbnails], np.float32)
+    rough = np.array([_detail(_resized(thumbnail, SIDE // 2), 2) for thumbnail in looks.thumbnails], np.float32)
     rough = rough.reshape(len(rough), (SIDE // 2) ** 2)
     rows = np.flatnonzero(looks.readable & (rough.std(1) >= PLAIN))
     rough, sides, thumbnails = _unit(rough[rows]), looks.sides[rows], looks.thumbnails[rows]
@@ -108,15 +111,21 @@ def _close_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64]
             yield a[a < b], b[a < b]
 
 
-def _resized(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    interpolation = cv2.INTER_AREA if side < len(pixels) else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (side, side), interpolation=interpolation)  # type: ignore[return-value]
+def _resized(pixels: NDArray[np.uint8], width: int, height: int | None = None) -> NDArray[np.uint8]:
+    interpolation = cv2.INTER_AREA if width < pixels.shape[1] else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (width, height or width), interpolation=interpolation)  # type: ignore[return-value]
 
 
-def _detail(thumbnail: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _detail(thumbnail: NDArray[np.uint8], radius: float = 3) -> NDArray[np.float32]:
     """A thumbnail without its low frequencies."""
     pixels = thumbnail.astype(np.float32)
-    return pixels - cv2.GaussianBlur(pixels, (0, 0), 3 if len(pixels) > SIDE // 2 else 2)
+    return pixels - cv2.GaussianBlur(pixels, (0, 0), radius)
+
+
+def _even(detail: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Detail of the same strength everywhere, for else a few edges decide; and the share of the image that has any."""
+    strength = cv2.GaussianBlur(detail * detail, (0, 0), 3)
+    return (detail / np.sqrt(strength + 4)).astype(np.float32), float((strength >= PLAIN).mean())
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -139,6 +148,15 @@ def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
 
 
 def _found_in(part: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
-    middle = _detail(part)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    scaled = (_detail(_resized(whole, round(SIDE * scale))) for scale in SCALES)
-    return any(cv2.matchTemplate(details, middle, cv2.TM_CCOEFF_NORMED).max() >= ALIKE for details in scaled)
+    detail, texture = _even(_detail(part))
+    middle = detail[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    needed = ALIKE if texture >= TEXTURE else SAME
+    for x, y in SCALES:
+        width, height = round(SIDE * x), round(SIDE * y)
+        scaled, _ = _even(_detail(_resized(whole, width, height)))
+        found = cv2.matchTemplate(scaled, middle, cv2.TM_CCOEFF_NORMED)
+        # Where the middle is, the rest must be too: not over the border of the whole.
+        low = MARGIN - SLACK
+        if found[low : height - SIDE + MARGIN + SLACK + 1, low : width - SIDE + MARGIN + SLACK + 1].max() >= needed:
+            return True
+    return False

@@ -6,6 +6,7 @@ import pytest
 
 from detseg.data.checks.near_duplicates import BITS, _close_pairs, near_duplicate_groups
 from detseg.flowers.scenes import draw_scene
+from tests.small_set import write_small_set
 
 
 def crop(image):
@@ -67,6 +68,11 @@ def test_other_flowers_on_the_same_plain_ground_are_not_grouped(tmp_path):
         cv2.circle(image, (120, 120), 15, (60, 220, 250), -1)
         paths.append(write(tmp_path / f"{k}.png", image))
     assert near_duplicate_groups(paths) == []
+
+
+def test_the_same_shapes_at_other_places_of_a_plain_ground_are_not_grouped(tmp_path):
+    folder = write_small_set(tmp_path / "set", train=15, val=15)
+    assert near_duplicate_groups(sorted(map(str, (folder / "images").iterdir()))) == []
 
 
 def test_small_images_must_be_the_same_but_for_their_encoding(tmp_path):
