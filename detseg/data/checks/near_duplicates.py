@@ -19,13 +19,16 @@ from detseg.data.checks.looks import SIDE, Looks, read_looks
 
 # Measured on 1 443 photographs of flowers, where all pairs that these leave show one scene: of copies cropped by 5 %
 # on all four sides 98 % are within BITS, 98 % of those above ROUGHLY; all are above ALIKE, as is every copy that is
-# blurred, noisy, brightened or encoded anew. Different scenes reach 0.56.
+# blurred, noisy, brightened or encoded anew. Different scenes reach 0.56, and more where there is little texture.
 BITS = 18  # in which hashes may differ
 ROUGHLY = 0.35  # correlation of details at half the size
 ALIKE = 0.62  # correlation of details of even strength, shifted and scaled to match
-SAME = 0.97  # the same of drawings and icons, and at half the size of small images: digits, say, resemble each other
+SAME = (
+    0.97  # the same where there is little texture, and at half the size of small images: digits and icons are similar
+)
+TEXTURE = 0.6  # share of an image with texture at which it must be the SAME; all of it has to be ALIKE
+FAINT = 4.0  # squared grey levels; what varies less is no texture
 PLAIN = 1.0  # grey levels; images with less detail show nothing that could be compared
-TEXTURE = 0.5  # share of an image with such detail; drawings have less
 
 BLOCK = (512, 4096)  # hashes compared at once
 MARGIN = 6  # pixels around the middle of a thumbnail, which is looked for in the other
@@ -122,10 +125,11 @@ def _detail(thumbnail: NDArray[np.uint8], radius: float = 3) -> NDArray[np.float
     return pixels - cv2.GaussianBlur(pixels, (0, 0), radius)
 
 
-def _even(detail: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Detail of the same strength everywhere, for else a few edges decide; and the share of the image that has any."""
+def _even(thumbnail: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+    """Detail of the same strength everywhere, for else a few edges decide; and the share of the image with texture."""
+    detail = _detail(thumbnail)
     strength = cv2.GaussianBlur(detail * detail, (0, 0), 3)
-    return (detail / np.sqrt(strength + 4)).astype(np.float32), float((strength >= PLAIN).mean())
+    return (detail / np.sqrt(strength + FAINT)).astype(np.float32), float((strength >= FAINT).mean())
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -143,18 +147,17 @@ def _correlations(units: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[n
 
 
 def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    """Whether the middle of one thumbnail is somewhere in the other, whichever of the two is the crop."""
-    return _found_in(one, other) or _found_in(other, one)
+    """Whether the middle of one thumbnail is in the other, whichever of the two is the crop."""
+    texture = min(_even(one)[1], _even(other)[1])
+    needed = ALIKE + (SAME - ALIKE) * min(1.0, (1 - texture) / (1 - TEXTURE))
+    return _correlates(one, other, needed) or _correlates(other, one, needed)
 
 
-def _found_in(part: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
-    detail, texture = _even(_detail(part))
-    middle = detail[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    needed = ALIKE if texture >= TEXTURE else SAME
+def _correlates(part: NDArray[np.uint8], whole: NDArray[np.uint8], needed: float) -> bool:
+    middle = _even(part)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
     for x, y in SCALES:
         width, height = round(SIDE * x), round(SIDE * y)
-        scaled, _ = _even(_detail(_resized(whole, width, height)))
-        found = cv2.matchTemplate(scaled, middle, cv2.TM_CCOEFF_NORMED)
+        found = cv2.matchTemplate(_even(_resized(whole, width, height))[0], middle, cv2.TM_CCOEFF_NORMED)
         # Where the middle is, the rest must be too: not over the border of the whole.
         low = MARGIN - SLACK
         if found[low : height - SIDE + MARGIN + SLACK + 1, low : width - SIDE + MARGIN + SLACK + 1].max() >= needed:
