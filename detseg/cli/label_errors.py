@@ -14,14 +14,13 @@ from detseg.data.annotations import Annotations, Category, category_difference
 from detseg.data.checks.doubts import Doubt
 from detseg.data.checks.problems import AnnotationError, Problem
 from detseg.metrics.detection.inputs import Detections, read_found, read_truth
-from detseg.metrics.detection.label_errors import label_errors
+from detseg.metrics.detection.label_errors import WEAK, label_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from detseg.cli.doctor import Doctor
 
-LOWEST = 0.01  # score of a run's detections: what is found more weakly is as good as not found
 BATCH = 8  # images
 UNREADABLE = ("missing-image", "damaged-image")
 
@@ -126,7 +125,7 @@ def _predict(run: Path, whole: Annotations, device: str, console: Console) -> De
     starts = range(0, len(paths), BATCH)
     predictions = []
     for start in track(starts, len(starts), what="detecting", console=console):
-        predictions += detector.predict(paths[start : start + BATCH], score_threshold=LOWEST, batch_size=BATCH)
+        predictions += detector.predict(paths[start : start + BATCH], score_threshold=WEAK, batch_size=BATCH)
     return Detections.from_predictions(
         predictions, whole.image_ids.tolist(), [by_name[name] for name in detector.names]
     )

@@ -22,7 +22,8 @@ from detseg.metrics.detection.matching import Overlaps, find_overlaps, match
 
 FOUND = 0.5  # IoU from which a detection is on an object
 BADLY = (0.3, 0.6)  # IoU of a box that is on the object, but not well
-NEAR = 0.1  # IoU; below, a detection says nothing about an object
+NEAR = 0.2  # IoU; below, a detection says nothing about an object
+WEAK = 0.05  # score; below, a detection says nothing at all
 
 KINDS = {
     "missing": Kind(
@@ -40,8 +41,8 @@ KINDS = {
     ),
     "spurious": Kind(
         "boxes that may hold no object",
-        f"no detection of any class, however weak, has an IoU of {NEAR} or more; score: the share of the class's "
-        "objects that are found",
+        f"no detection of any class with a score of {WEAK} or more has an IoU of {NEAR} or more; score: the share of "
+        "the class's objects that are found",
     ),
 }
 """Confident is a detection from the score on with which its class has the best F1."""
@@ -70,7 +71,7 @@ def label_errors(data: Annotations, detections: Any) -> list[Doubt]:
 
     Args:
         data: objects with unsound boxes or classes are left out, for they are problems already.
-        detections: as for `evaluate_detections`; down to low scores, or objects found weakly are taken for spurious.
+        detections: as for `evaluate_detections`; down to scores of `WEAK`, or objects found weakly seem spurious.
 
     Raises:
         ValueError: ids of images or categories are not unique, or those of detections are unknown.
@@ -141,7 +142,8 @@ class _Examination:
                     kept.append(k)
             for d in own[kept].tolist():
                 score = float(self.scores[d] * (1 - near[d]))
-                what = f"no box on what looks like {self._sure(d)}"
+                place = ", ".join(f"{value:.0f}" for value in self.boxes[d])
+                what = f"no box on what looks like {self._sure(d)}, at ({place})"
                 yield Doubt("missing", what, score, image=image, boxes=(as_box(self.boxes[d]),))
 
     def _wrong_class(self) -> Iterator[Doubt]:
@@ -179,8 +181,9 @@ class _Examination:
 
     def _spurious(self) -> Iterator[Doubt]:
         touched, found = np.zeros((2, len(self.rows)), bool)
-        touched[self.real.object] = True
-        found[self.real.object[self.real.same & (self.real.iou >= FOUND)]] = True
+        seen = self.real.where(self.scores[self.real.detection] >= WEAK)
+        touched[seen.object] = True
+        found[seen.object[seen.same & (seen.iou >= FOUND)]] = True
         for g in np.flatnonzero(~touched & ~self.crowd).tolist():
             of_class = (self.object_labels == self.object_labels[g]) & ~self.crowd
             share = float(found[of_class].mean())

@@ -60,7 +60,7 @@ def test_a_confident_detection_without_a_box_is_a_missing_one():
     assert (doubt.kind, doubt.image, doubt.object) == ("missing", 4, -1)
     assert doubt.boxes == ((250, 250, 300, 300),)
     assert doubt.score == pytest.approx(0.9)
-    assert doubt.what == "no box on what looks like tulip 0.90 (confident from 0.80)"
+    assert doubt.what == "no box on what looks like tulip 0.90 (confident from 0.80), at (250, 250, 300, 300)"
 
 
 def test_what_lies_in_a_crowd_is_not_missing_and_crowds_are_not_examined():
@@ -96,8 +96,9 @@ def test_a_box_that_overlaps_its_object_a_little_is_badly_placed_and_no_missing_
 
 def test_an_object_on_which_nothing_is_found_is_spurious():
     data = annotated([*BOXES, (300, 300, 350, 350), (100, 300, 150, 350)], [*LABELS, 0, 1], [*IMAGES, 9, 9])
-    weak = (9, 2, (305, 300, 350, 350), 0.02)  # of another class, and weak: something is there
-    (doubt,) = label_errors(data, detections(*FOUND, weak))
+    weak = (9, 2, (305, 300, 350, 350), 0.06)  # of another class, and weak: something is there
+    weaker = (9, 1, (100, 300, 150, 350), 0.04)
+    (doubt,) = label_errors(data, detections(*FOUND, weak, weaker))
     assert (doubt.kind, doubt.image, doubt.object) == ("spurious", 9, 31)
     assert doubt.score == pytest.approx(10 / 11)
 
@@ -146,7 +147,7 @@ def test_planted_errors_come_first():
             if rng.random() < 0.9:
                 rows.append((image, label, tuple(box + rng.normal(0, 3, 4)), rng.beta(8, 2)))
             weak = tuple(box + rng.normal(0, 6, 4))
-            rows.append((image, (label + int(rng.integers(1, 3))) % 3, weak, rng.beta(1.5, 8)))
+            rows.append((image, (label + int(rng.integers(1, 3))) % 3, weak, max(0.06, rng.beta(1.5, 8))))
         for _ in range(3):
             x, y = rng.uniform(0, 340, 2)
             rows.append((image, int(rng.integers(3)), (x, y, x + 50, y + 50), rng.beta(1.5, 8)))
