@@ -31,6 +31,7 @@ FAINT = 4.0  # squared grey levels; what varies less is no texture
 PLAIN = 1.0  # grey levels; images with less detail show nothing that could be compared
 
 BLOCK = (512, 4096)  # hashes compared at once
+STEP = 1024  # pairs of images compared at once
 MARGIN = 6  # pixels around the middle of a thumbnail, which is looked for in the other
 SLACK = 1  # pixels by which a crop may seem to reach over the border
 # What a crop of 5 to 20 % is enlarged by when it is made a thumbnail, in x and y.
@@ -62,12 +63,14 @@ def groups_by_looks(looks: Looks) -> list[list[int]]:
         for a, b in _close_pairs(hashes):
             small = np.minimum(sides[a], sides[b]) < SIDE
             likely = _correlations(rough, a, b) >= np.where(small, SAME, ROUGHLY)
-            groups.join(a[likely & small], b[likely & small])
-            likely &= ~small
-            likely[likely] = groups.of(a[likely]) != groups.of(b[likely])
-            a, b = a[likely], b[likely]
-            alike = np.fromiter(pool.map(_alike, thumbnails[a], thumbnails[b]), bool, len(a))
-            groups.join(a[alike], b[alike])
+            pairs = np.stack([a, b, small], 1)[likely]
+            # In short steps: of a thousand images of one scene most are in one group soon, and need no comparison.
+            for step in np.split(pairs, range(STEP, len(pairs), STEP)):
+                a, b, small = step[groups.of(step[:, 0]) != groups.of(step[:, 1])].T
+                alike = small.astype(bool)
+                compared = pool.map(_alike, thumbnails[a[~alike]], thumbnails[b[~alike]])
+                alike[~alike] = np.fromiter(compared, bool)
+                groups.join(a[alike], b[alike])
     return [rows[group].tolist() for group in groups.larger()]
 
 
