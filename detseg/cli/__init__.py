@@ -36,6 +36,9 @@ COMMANDS = {
         "detseg.cli.evaluate:run",
         "evaluate predictions: metrics, confidence intervals, error analysis",
     ),
+    "doctor": Command(
+        "detseg.cli.doctor:Doctor", "detseg.cli.doctor:run", "examine a data set: what is wrong, what is doubtful"
+    ),
     "crops": Command(
         "detseg.cli.crops:Crops", "detseg.cli.crops:run", "crop annotated objects into one folder per class"
     ),

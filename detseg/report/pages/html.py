@@ -74,14 +74,8 @@ def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *,
     raises ValueError.
     """
     folder = Path(run_folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    text = environment.get_template("report.html.j2").render(
+    text = render(
+        "report.html.j2",
         page=page,
         summary=[(name, _text(value)) for name, value in page.summary.items()],
         pictures=[(_embedded if embed else _image)(folder, caption, path) for caption, path in page.pictures],
@@ -92,6 +86,18 @@ def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *,
     )
     write_atomically(folder / name, text)
     return folder / name
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a page from a template beside this file; values are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def _image(folder: Path, caption: str, path: str | Path) -> tuple[str, str, int, int]:
