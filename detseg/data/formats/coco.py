@@ -46,6 +46,7 @@ from detseg.data.formats.locate import (
     require_writable,
     unique_stems,
 )
+from detseg.data.formats.outlines import is_mask
 from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
 from detseg.files import write_atomically
 
@@ -223,7 +224,7 @@ class _Objects:
             return self.segments.add_nothing()
         if isinstance(segmentation, CocoRle):
             (height, width), counts = segmentation.size, segmentation.counts
-            if height > 0 and width > 0 and height * width < MOST_PIXELS and _fills(height, width, counts):
+            if height * width < MOST_PIXELS and is_mask(height, width, counts):
                 return self.segments.add_rle(height, width, counts)
             what = f"the run lengths do not fill the mask of {height} x {width} pixels"
             self._problem(a, what, "correct the mask; it is left out", "malformed-outline", "warning")
@@ -249,19 +250,6 @@ class _Objects:
         number = int(NUMBERS.column([a.id])[0])
         shown = None if number == MISSING else number
         self.odd.append((Problem(str(self._path), "", shown, what, remedy, severity, kind), a.image_id))
-
-
-def _fills(height: int, width: int, counts: str | list[int]) -> bool:
-    """Whether run lengths, compressed or not, are those of a mask of that size."""
-    from pycocotools import mask
-
-    if not isinstance(counts, str):
-        return min(counts, default=-1) >= 0 and sum(counts) == height * width
-    try:
-        mask.decode({"size": [height, width], "counts": counts.encode("ascii")})  # raises where they go beyond its end
-    except (ValueError, UnicodeEncodeError):
-        return False
-    return bool(counts)
 
 
 def _fill_gaps(annotations: Annotations) -> Annotations:

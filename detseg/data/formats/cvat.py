@@ -20,7 +20,8 @@ from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.layout import beginning, files_by_split, split_of
 from detseg.data.formats.locate import PlaceImages, image_folders
-from detseg.data.formats.records import Fault, Item, Record, RunLengths, ellipse, record_sources, turned_box
+from detseg.data.formats.outlines import ellipse, turned_box
+from detseg.data.formats.records import Fault, Item, Record, RunLengths, record_sources
 from detseg.data.formats.write import number, placed_names
 from detseg.data.formats.xml_stream import XmlHandler, stream_xml
 from detseg.files import write_atomically
@@ -189,7 +190,7 @@ def _item(tag: str, a: dict[str, str], size: tuple[int, int]) -> Item:
         return Item(a["label"], polygons=[points])
     if tag == "ellipse":
         cx, cy, rx, ry = (float(a[key]) for key in ("cx", "cy", "rx", "ry"))
-        outline = ellipse((cx - rx, cy - ry, cx + rx, cy + ry), float(a.get("rotation", 0)))
+        outline = ellipse(cx, cy, rx, ry, float(a.get("rotation", 0)))
         return Item(a["label"], polygons=[outline])
     left, top, width, height = (int(float(a[key])) for key in ("left", "top", "width", "height"))
     return Item(a["label"], mask=read_mask(a["rle"], left, top, width, height, size))

@@ -21,7 +21,8 @@ from detseg.data.coco_json import parse_json, read_bytes
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.layout import beginning, files_by_split
 from detseg.data.formats.locate import PlaceImages, image_folders
-from detseg.data.formats.records import Fault, Item, Record, RunLengths, ellipse, is_mask, read_records, turned_box
+from detseg.data.formats.outlines import ellipse_in, is_mask, turned_box
+from detseg.data.formats.records import Fault, Item, Record, RunLengths, read_records
 from detseg.data.formats.write import placed_names
 from detseg.files import write_atomically
 
@@ -223,7 +224,8 @@ def _item(a: _Annotation, name: str) -> Item | None:
         x, y, width, height, degrees = values
         box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         return Item(name, polygons=[turned_box(box, degrees)], iscrowd=iscrowd)
-    return Item(name, polygons=[ellipse(values)], iscrowd=iscrowd)
+    x1, y1, x2, y2 = values
+    return Item(name, polygons=[ellipse_in(values)], iscrowd=iscrowd) if x2 > x1 and y2 > y1 else None
 
 
 # ------------------------------------------------------------------ writing

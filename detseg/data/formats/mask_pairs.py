@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote
 
 from detseg.data.formats.locate import IMAGE_EXTENSIONS
+from detseg.data.formats.same_name import folded
 
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".webp")  # likeliest first
 CITYSCAPES = "_gtFine_labelIds"
@@ -70,7 +69,7 @@ class MaskNames:
         """The masks by names without differences of spelling."""
         found: dict[str, list[str]] = {}
         for stem, path in self._exact.items():
-            for name in {_fold(stem), *(_fold(shorter) for _, shorter in _shorter(stem))}:
+            for name in {folded(stem), *(folded(shorter) for _, shorter in _shorter(stem))}:
                 found.setdefault(name, []).append(path)
         return found
 
@@ -90,7 +89,7 @@ class MaskNames:
                 return found
         found = next((self._exact[name] for name in _image_names(stem) if name in self._exact), None)
         if found is None:
-            alike = self._folded.get(_fold(stem), [])
+            alike = self._folded.get(folded(stem), [])
             found = alike[0] if len(alike) == 1 else None  # of several it cannot be told which is meant
         return None if found == path else found
 
@@ -136,11 +135,6 @@ def _longer(bare: str) -> list[tuple[str, str]]:
     # x.jpg_mask is the mask of x.jpg.
     more = [(affix, os.path.splitext(name)[0]) for affix, name in found if name.lower().endswith(IMAGE_EXTENSIONS)]  # noqa: PTH122
     return found + more
-
-
-def _fold(name: str) -> str:
-    """A name without what systems and web tools change in it: case, Unicode form, %20 for a space."""
-    return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def _image_names(stem: str) -> list[str]:

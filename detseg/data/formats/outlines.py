@@ -24,13 +24,27 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0) -> lis
     return _turned(np.stack([rx * np.cos(angles), ry * np.sin(angles)], 1), degrees, (x, y))
 
 
+def ellipse_in(box: Sequence[float], degrees: float = 0) -> list[float]:
+    """The polygon of the ellipse in a box xyxy, turned clockwise about its middle; ValueError if it has no area."""
+    x1, y1, x2, y2 = box
+    return ellipse((x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2, degrees)
+
+
+def turned_box(box: Sequence[float], degrees: float) -> list[float]:
+    """The polygon of a box xyxy that is turned clockwise about its middle."""
+    x1, y1, x2, y2 = box
+    half = np.array([x2 - x1, y2 - y1], np.float64) / 2
+    unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
+    return _turned(unit * half, degrees, ((x1 + x2) / 2, (y1 + y2) / 2))
+
+
 def rotated_box(x: float, y: float, width: float, height: float, degrees: float) -> list[float]:
     """The polygon of a rectangle that is turned clockwise around its corner (x, y)."""
     return _turned(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), degrees, (x, y))
 
 
 def _turned(points: NDArray[np.float64], degrees: float, centre: tuple[float, float]) -> list[float]:
-    angle = math.radians(degrees)
+    angle = math.radians(degrees % 360)
     cos, sin = math.cos(angle), math.sin(angle)
     turned = points @ np.array([[cos, sin], [-sin, cos]]) + centre  # y points down: clockwise on the screen
     return [float(value) for value in turned.ravel()]
@@ -42,6 +56,21 @@ def corners(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 
 
 # ------------------------------------------------------------------ masks
+
+
+def is_mask(height: int, width: int, counts: str | Sequence[int]) -> bool:
+    """Whether run lengths, compressed or not, are those of a mask of that size."""
+    if height <= 0 or width <= 0:
+        return False
+    if not isinstance(counts, str):
+        return min(counts, default=-1) >= 0 and sum(counts) == height * width
+    from pycocotools import mask
+
+    try:
+        mask.decode({"size": [height, width], "counts": counts.encode("ascii")})  # raises where they go beyond its end
+    except (ValueError, UnicodeEncodeError):
+        return False
+    return bool(counts)
 
 
 def run_lengths(mask: NDArray[Any]) -> RunLengths:

@@ -4,7 +4,6 @@ The rest: images are found and measured, shares become pixels, class names get l
 what a reader cannot use is reported as a problem.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -252,47 +251,6 @@ def with_shared_names(sources: Mapping[str, Callable[[], Annotations]]) -> Sourc
         return {split: with_names(data, union) for split, data in found.items()}
 
     return {split: partial(lambda split: everything()[split], split) for split in sources}
-
-
-def turned_box(box: Sequence[float], degrees: float) -> list[float]:
-    """The polygon x1, y1, x2, y2, ... of a box xyxy that is turned clockwise about its middle."""
-    x1, y1, x2, y2 = box
-    return turned([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], degrees)
-
-
-def ellipse(box: Sequence[float], degrees: float = 0) -> list[float]:
-    """The polygon of the ellipse in a box xyxy, turned clockwise: 64 corners, within 0.13 % of the radius."""
-    x1, y1, x2, y2 = box
-    angles = [math.tau * step / 64 for step in range(64)]
-    corners = [
-        ((x1 + x2 + (x2 - x1) * math.cos(angle)) / 2, (y1 + y2 + (y2 - y1) * math.sin(angle)) / 2) for angle in angles
-    ]
-    return turned(corners, degrees)
-
-
-def turned(corners: Sequence[tuple[float, float]], degrees: float) -> list[float]:
-    """Corners turned clockwise about their middle, as x1, y1, x2, y2, ..."""
-    points, turn = np.array(corners, np.float64), math.radians(degrees % 360)
-    if turn:
-        middle = points.mean(axis=0)
-        matrix = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-        points = (points - middle) @ matrix + middle
-    return [float(value) for value in points.ravel()]
-
-
-def is_mask(height: int, width: int, counts: str | Sequence[int]) -> bool:
-    """Whether run lengths, compressed or not, are those of a mask of that size."""
-    if height <= 0 or width <= 0:
-        return False
-    if not isinstance(counts, str):
-        return min(counts, default=-1) >= 0 and sum(counts) == height * width
-    from pycocotools import mask
-
-    try:
-        mask.decode({"size": [height, width], "counts": counts.encode("ascii")})  # raises where they go beyond its end
-    except (ValueError, UnicodeEncodeError):
-        return False
-    return bool(counts)
 
 
 def of_every_class(box: Sequence[float], names: Sequence[str]) -> list[Item]:
