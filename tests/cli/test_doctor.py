@@ -12,7 +12,6 @@ import pytest
 from detseg.cli import main
 from detseg.data import read_dataset
 from detseg.data.formats import read_annotations
-from detseg.data.formats.write import writable_formats
 
 
 def examine(source, output, *words):
@@ -165,7 +164,8 @@ def test_a_file_that_fits_several_splits_is_refused(small, tmp_path, capsys):
     assert "the image ids are those of train and val" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("format", sorted(writable_formats()))
+# Each format for itself is tested by its contract.
+@pytest.mark.parametrize("format", ["coco", "label_studio", "yolo"])
 def test_doubtful_images_are_written_as_a_set_to_correct(copied, tmp_path, format, capsys):
     image = cv2.imread(str(copied / "images/train2.png"))
     cv2.imwrite(str(copied / "images/val1.png"), image)

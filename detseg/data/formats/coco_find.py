@@ -81,7 +81,7 @@ def looks_like_coco(file: Path, length: int = 65536) -> bool:
 
 def _stem(file: Path) -> str:
     name = file.name
-    return name[: len(name) - max(len(end) for end in ENDINGS if name.lower().endswith(end))]
+    return name[: len(name) - max((len(end) for end in ENDINGS if name.lower().endswith(end)), default=0)]
 
 
 def _places(folder: Path) -> list[Path]:
