@@ -291,7 +291,7 @@ def test_polygons_are_no_poses(tmp_path):
     assert validate(data) == [] and data.segments.polygons(0)[0].shape == (4, 2)
     assert data.boxes[0].tolist() == pytest.approx([0.3 * 64, 0.3 * 48, 0.7 * 64, 0.7 * 48])
     angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    for number in range(100):
+    for number in range(20):
         rng = np.random.default_rng(number)
         points = rng.uniform(0.3, 0.7, 2) + rng.uniform(0.02, 0.3) * np.column_stack([np.cos(angles), np.sin(angles)])
         line = f"0 {' '.join(f'{value:.5f}' for value in points.ravel())}"
