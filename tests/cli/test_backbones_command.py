@@ -25,7 +25,8 @@ def test_a_table_of_one_network(capsys):
 @pytest.mark.parametrize(
     "name",
     [
-        *("lenet5", "alexnet_2012", "zfnet", "resnet34_units", "resnet18", "googlenet", "inception_v3", "vgg11"),
+        *("lenet5", "alexnet_2012", "zfnet", "resnet34_units", "resnet18", "googlenet"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("inception_v3", "vgg11")),
         "regnet_x_400mf",  # computes while it is built
     ],
 )
