@@ -180,7 +180,8 @@ def link_images(folder: Path, count: int) -> None:
 
 
 def write_openimages(folder: Path, drawn: list[Boxes], polygons: bool) -> Path:
-    (folder / "annotations").mkdir()
+    folder = folder / "openimages"
+    (folder / "annotations").mkdir(parents=True)
     link_images(folder / "images/train", len(drawn))
     titles = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction"
     with (folder / "annotations/train-annotations-bbox.csv").open("w") as file:
@@ -224,7 +225,7 @@ KINDS = {
         write_openimages,
         (
             datumaro("open_images"),
-            globox("from_openimage(path + '/globox.csv', image_folder=path + '/images/train')"),
+            globox("from_openimage(path + '/../globox.csv', image_folder=path + '/images/train')"),
         ),
     ),
     "csv": Kind(write_csv),
@@ -234,19 +235,28 @@ KINDS = {
 # ------------------------------------------------------------------ measuring
 
 
-def measure(loader: Loader, path: Path, python: str, repeats: int) -> dict[str, float] | None:
-    """The fastest of several runs, each in a new process; None where the library is not installed."""
-    if subprocess.run([python, "-c", loader.imports], capture_output=True, cwd=Path.cwd()).returncode:
+def is_installed(loader: Loader, python: str) -> bool:
+    return not subprocess.run([python, "-c", loader.imports], capture_output=True, cwd=Path.cwd()).returncode
+
+
+def measure(loader: Loader, path: Path, python: str) -> dict[str, float] | None:
+    """One run in a new process; None if it fails."""
+    command = [python, "-c", MEASURE.format(**loader._asdict()), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd())
+    if done.returncode:
+        print(f"{loader.name}: {done.stderr.strip().splitlines()[-1]}")
         return None
-    runs: list[dict[str, float]] = []
+    return json.loads(done.stdout.strip().splitlines()[-1])  # COCO() prints before it
+
+
+def measure_in_turns(loaders: dict[Loader, str], path: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """The run of median CPU time of each loader, given with its Python; loaders that fail are left out."""
+    runs: dict[str, list[dict[str, float]]] = {loader.name: [] for loader in loaders}
     for _ in range(repeats):
-        command = [python, "-c", MEASURE.format(**loader._asdict()), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd())
-        if done.returncode:
-            print(f"{loader.name}: {done.stderr.strip().splitlines()[-1]}")
-            return None
-        runs.append(json.loads(done.stdout.strip().splitlines()[-1]))  # COCO() prints before it
-    return min(runs, key=lambda run: run["cpu"])
+        for loader, python in loaders.items():
+            if (run := measure(loader, path, python)) is not None:
+                runs[loader.name].append(run)
+    return {name: sorted(some, key=lambda run: run["cpu"])[len(some) // 2] for name, some in runs.items() if some}
 
 
 def main() -> None:
@@ -255,7 +265,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--boxes", type=int, default=500_000)
     parser.add_argument("--polygons", action="store_true", help="give objects an outline, where the format has them")
-    parser.add_argument("--repeats", type=int, default=3, help="of detseg; the others are run once")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turns; their median counts")
     parser.add_argument("--peers-python", default=sys.executable, help="that has datumaro and globox")
     options = parser.parse_args()
     drawn = draw_boxes(options.images, options.boxes)
@@ -263,19 +273,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = KINDS[name].write(Path(folder), drawn, options.polygons)
             size = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.suffix in (".json", ".xml", ".csv"))
-            results = {"detseg": measure(DETSEG, path, sys.executable, options.repeats)}
             if name == "openimages":
                 copy_for_globox(path)
-            for peer in KINDS[name].peers:
-                results[peer.name] = measure(peer, path, options.peers_python, 1)
+            peers = {p: options.peers_python for p in KINDS[name].peers if is_installed(p, options.peers_python)}
+            results = measure_in_turns({DETSEG: sys.executable, **peers}, path, options.repeats)
         title = f"{name}: {options.images:,} images, {options.boxes:,} boxes, {size / 2**20:.0f} MB"
-        Console().print(make_table({who: run for who, run in results.items() if run is not None}, title))
+        Console().print(make_table(results, title))
     print("Ratios to detseg compare CPU seconds (which other work disturbs least) and memory added by loading.")
 
 
 def copy_for_globox(folder: Path) -> None:
     text = (folder / "annotations/train-annotations-bbox.csv").read_text()
-    (folder / "globox.csv").write_text(text.replace(",xclick,", ".jpg,xclick,"))
+    (folder.parent / "globox.csv").write_text(text.replace(",xclick,", ".jpg,xclick,"))
 
 
 def make_table(results: dict[str, dict[str, float]], title: str) -> Table:

@@ -15,11 +15,12 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+from detseg.data.headers import ORIENTATION, header_size
+
 log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 
-ORIENTATION = 0x0112  # the EXIF tag
 WIDTH, HEIGHT, BITS = 256, 257, 258  # TIFF tags: the size, and the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
 HEIC = (".heic", ".heif", ".hif")
@@ -111,7 +112,8 @@ def read_sized_image(path: str | Path, size: Sequence[int], channels: int = 3) -
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the image as `read_image` returns it, from the file's header only; or ValueError."""
-    return _header(path, path).size
+    size = header_size(path)
+    return size if size is not None and size[0] * size[1] <= MAX_PIXELS else _header(path, path).size
 
 
 class ImageInfo(NamedTuple):

@@ -178,7 +178,9 @@ def test_images_larger_than_pillows_limit(tmp_path):
     path = tmp_path / "large.png"
     for side, words in ((14_000, "truncated"), (2**15 + 1, "more than 1073741824"), (2**16, "more than 1073741824")):
         write_grey_png(path, side, side, 1, b"")
-        for function in (image_size, read_image):
+        if side == 14_000:
+            assert image_size(path) == (side, side)  # by its header
+        for function in (read_image, *([image_size] if side > 14_000 else [])):
             with warnings.catch_warnings(), pytest.raises(ValueError, match=rf"large\.png: .*{words}"):
                 warnings.simplefilter("error" if side == 14_000 else "ignore")
                 function(path)

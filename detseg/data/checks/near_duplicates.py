@@ -8,7 +8,8 @@ thumbnails without their low frequencies, at several scales and shifts.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,18 +20,19 @@ from detseg.data.checks.looks import SIDE, Looks, read_looks
 
 # Measured on 1 443 photographs of flowers, where all pairs that these leave show one scene: of copies cropped by 5 %
 # on all four sides 98 % are within BITS, 98 % of those above ROUGHLY; all are above ALIKE, as is every copy that is
-# blurred, noisy, brightened or encoded anew. Different scenes reach 0.56, and more where there is little texture.
+# blurred, noisy, brightened or encoded anew. Different scenes reach 0.56, and more where there is little texture. Of
+# 6 533 copies of blurred and pale images that are found without ROUGHLY_FAINT, it loses 10.
 BITS = 18  # in which hashes may differ
 ROUGHLY = 0.35  # correlation of details at half the size
+ROUGHLY_FAINT = 0.7  # the same where there is little texture: seven times fewer pairs of smooth images to compare
 ALIKE = 0.62  # correlation of details of even strength, shifted and scaled to match
-SAME = (
-    0.97  # the same where there is little texture, and at half the size of small images: digits and icons are similar
-)
+SAME = 0.97  # the same where there is little texture, and at half the size of small images: digits look alike
 TEXTURE = 0.6  # share of an image with texture at which it must be the SAME; all of it has to be ALIKE
 FAINT = 4.0  # squared grey levels; what varies less is no texture
 PLAIN = 1.0  # grey levels; images with less detail show nothing that could be compared
 
-BLOCK = (512, 4096)  # hashes compared at once
+BLOCK = (512, 1024)  # hashes compared at once
+VIEWS = 2048  # images kept ready for comparison, 48 kB each
 STEP = 1024  # pairs of images compared at once
 MARGIN = 6  # pixels around the middle of a thumbnail, which is looked for in the other
 SLACK = 1  # pixels by which a crop may seem to reach over the border
@@ -53,25 +55,36 @@ def near_duplicate_groups(paths: Sequence[str], *, track: Track | None = None) -
 
 def groups_by_looks(looks: Looks) -> list[list[int]]:
     """`near_duplicate_groups` of images that were looked at already."""
-    rough = np.array([_detail(_resized(thumbnail, SIDE // 2), 2) for thumbnail in looks.thumbnails], np.float32)
-    rough = rough.reshape(len(rough), (SIDE // 2) ** 2)
-    rows = np.flatnonzero(looks.readable & (rough.std(1) >= PLAIN))
-    rough, sides, thumbnails = _unit(rough[rows]), looks.sides[rows], looks.thumbnails[rows]
-    hashes = np.array([_hash(thumbnail) for thumbnail in thumbnails], np.uint64)
-    groups = _Groups(len(rows))
+    rough = np.zeros((len(looks.thumbnails), (SIDE // 2) ** 2), np.float32)
+    for row, thumbnail in enumerate(looks.thumbnails):
+        rough[row] = _rough(thumbnail)
+    rows = np.flatnonzero(looks.readable & rough.any(1))
+    hashes = np.fromiter((_hash(looks.thumbnails[row]) for row in rows), np.uint64, len(rows))
+    texture = np.zeros(len(looks.thumbnails))
+    texture[rows] = [_even(looks.thumbnails[row])[1] for row in rows]
+    groups = _Groups(len(looks.thumbnails))
+    view = lru_cache(VIEWS)(lambda row: _view(looks.thumbnails[row]))
+
+    def alike(pair: NDArray[np.int64]) -> bool:
+        least = float(texture[pair].min())
+        needed = ALIKE + (SAME - ALIKE) * min(1.0, (1 - least) / (1 - TEXTURE))
+        one, other = map(view, pair.tolist())
+        return _correlates(one, other, needed) or _correlates(other, one, needed)
+
     with ThreadPoolExecutor() as pool:
         for a, b in _close_pairs(hashes):
-            small = np.minimum(sides[a], sides[b]) < SIDE
-            likely = _correlations(rough, a, b) >= np.where(small, SAME, ROUGHLY)
-            pairs = np.stack([a, b, small], 1)[likely]
+            pairs = groups.apart(np.stack([rows[a], rows[b]], 1))
+            small = (looks.sides[pairs] < SIDE).any(1)
+            faint = (texture[pairs] <= TEXTURE).any(1)
+            enough = np.where(small, SAME, np.where(faint, ROUGHLY_FAINT, ROUGHLY))
+            likely = _correlations(rough, pairs) >= enough
+            groups.join(pairs[likely & small])
+            pairs = pairs[likely & ~small]
             # In short steps: of a thousand images of one scene most are in one group soon, and need no comparison.
             for step in np.split(pairs, range(STEP, len(pairs), STEP)):
-                a, b, small = step[groups.of(step[:, 0]) != groups.of(step[:, 1])].T
-                alike = small.astype(bool)
-                compared = pool.map(_alike, thumbnails[a[~alike]], thumbnails[b[~alike]])
-                alike[~alike] = np.fromiter(compared, bool)
-                groups.join(a[alike], b[alike])
-    return [rows[group].tolist() for group in groups.larger()]
+                step = groups.apart(step)
+                groups.join(step[np.fromiter(pool.map(alike, step), bool, len(step))])
+    return groups.larger()
 
 
 class _Groups:
@@ -86,19 +99,23 @@ class _Groups:
             rows = self.parent[rows]
         return rows
 
-    def join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
-        """Join the groups of pairs."""
-        for pair in np.stack([a, b], 1):
+    def apart(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The pairs (P, 2) that are not in one group yet."""
+        return pairs[self.of(pairs[:, 0]) != self.of(pairs[:, 1])]
+
+    def join(self, pairs: NDArray[np.int64]) -> None:
+        """Join the groups of pairs (P, 2)."""
+        for pair in pairs:
             low, high = np.sort(self.of(pair))
             self.parent[high] = low
             self.parent[pair] = low  # keeps the ways short
 
-    def larger(self) -> list[NDArray[np.int64]]:
+    def larger(self) -> list[list[int]]:
         """The groups of two or more."""
         group = self.of(np.arange(len(self.parent)))
         order = np.argsort(group, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-        return [part for part in parts if len(part) > 1]
+        return [part.tolist() for part in parts if len(part) > 1]
 
 
 def _hash(thumbnail: NDArray[np.uint8]) -> np.uint64:
@@ -135,34 +152,38 @@ def _even(thumbnail: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
     return (detail / np.sqrt(strength + FAINT)).astype(np.float32), float((strength >= FAINT).mean())
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of mean 0 and length 1, so that their products are correlations."""
-    rows = rows - rows.mean(1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+def _rough(thumbnail: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Detail at half the size, of mean 0 and length 1, so that products are correlations; zeros if there is none."""
+    detail = _detail(_resized(thumbnail, SIDE // 2), 2).ravel()
+    detail -= detail.mean()
+    length = float(np.linalg.norm(detail))
+    return detail / length if length >= PLAIN * SIDE // 2 else np.zeros_like(detail)
 
 
-def _correlations(units: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(P,) correlations of pairs of rows, in pieces: there may be millions of pairs."""
-    result = np.zeros(len(a), np.float32)
-    for start, stop in pairwise([*range(0, len(a), 4096), len(a)]):
-        result[start:stop] = np.einsum("ij,ij->i", units[a[start:stop]], units[b[start:stop]])
+def _correlations(units: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(P,) correlations of pairs (P, 2) of rows, in pieces: there may be millions of pairs."""
+    result = np.zeros(len(pairs), np.float32)
+    for start in range(0, len(pairs), 4096):
+        a, b = pairs[start : start + 4096].T
+        result[start : start + 4096] = np.einsum("ij,ij->i", units[a], units[b])
     return result
 
 
-def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    """Whether the middle of one thumbnail is in the other, whichever of the two is the crop."""
-    texture = min(_even(one)[1], _even(other)[1])
-    needed = ALIKE + (SAME - ALIKE) * min(1.0, (1 - texture) / (1 - TEXTURE))
-    return _correlates(one, other, needed) or _correlates(other, one, needed)
+class _View(NamedTuple):
+    """What of an image is compared: the middle, which is looked for in the other, and what others are looked for in."""
+
+    middle: NDArray[np.float32]
+    scales: list[NDArray[np.float32]]  # for each of SCALES; where the middle is, the rest must be too
 
 
-def _correlates(part: NDArray[np.uint8], whole: NDArray[np.uint8], needed: float) -> bool:
-    middle = _even(part)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
+def _view(thumbnail: NDArray[np.uint8]) -> _View:
+    scales, edge = [], MARGIN - SLACK
     for x, y in SCALES:
-        width, height = round(SIDE * x), round(SIDE * y)
-        found = cv2.matchTemplate(_even(_resized(whole, width, height))[0], middle, cv2.TM_CCOEFF_NORMED)
-        # Where the middle is, the rest must be too: not over the border of the whole.
-        low = MARGIN - SLACK
-        if found[low : height - SIDE + MARGIN + SLACK + 1, low : width - SIDE + MARGIN + SLACK + 1].max() >= needed:
-            return True
-    return False
+        whole = _even(_resized(thumbnail, round(SIDE * x), round(SIDE * y)))[0]
+        scales.append(whole[edge:-edge, edge:-edge].copy())
+    return _View(scales[0][SLACK:-SLACK, SLACK:-SLACK], scales)  # of the first of SCALES, 1
+
+
+def _correlates(part: _View, whole: _View, needed: float) -> bool:
+    """Whether the middle of one thumbnail is in the other."""
+    return any(cv2.matchTemplate(scale, part.middle, cv2.TM_CCOEFF_NORMED).max() >= needed for scale in whole.scales)

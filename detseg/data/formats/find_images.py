@@ -138,6 +138,8 @@ def find_below(names: Sequence[str], folder: Path) -> dict[str, Found]:
     by_bare = defaultdict(list)
     for path in list_images(folder):
         by_bare[os.path.basename(path)].append(path)  # noqa: PTH119 - speed
+    if not by_bare:
+        return {}
     index = NameIndex(by_bare)
     found = {}
     for name in names:

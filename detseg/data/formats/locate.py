@@ -146,7 +146,9 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
     if not len(unknown):
         return sizes
     rows = unknown.tolist()
-    with ThreadPoolExecutor() as pool:  # many at a time: handing over one costs as much as measuring it
+    # Threads, for a disk is asked for several files at once: measured, 2 to 4 times as fast for files that are not in
+    # memory, at a fifth more CPU time. Many at a time: handing over one costs as much as measuring it.
+    with ThreadPoolExecutor() as pool:
         measured = pool.map(measure_all, [rows[start : start + 64] for start in range(0, len(rows), 64)])
     sizes = sizes.copy()
     sizes[unknown] = np.array(list(chain.from_iterable(measured)), dtype=np.int32)

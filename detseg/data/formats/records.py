@@ -20,6 +20,7 @@ from detseg.data.formats.locate import (
     IMAGE_EXTENSIONS,
     WRITTEN_EXTENSIONS,
     FolderCache,
+    join,
     locate_images,
     measure_images,
 )
@@ -117,8 +118,8 @@ def with_images(
     if callable(folders):
         paths = folders(names)
     else:
-        cache = FolderCache()
-        paths = locate_images([_with_extension(name, folders, cache) for name in names], folders)
+        bases, cache = list(map(str, folders)), FolderCache()
+        paths = locate_images([_with_extension(name, bases, cache) for name in names], folders)
     data = replace(data, paths=np.array(paths, np.str_), sizes=measure_images(paths, data.sizes))
     data = replace(data, read_problems=tuple(replace(p, image=paths[p.image_index]) for p in data.read_problems))
     return _in_pixels(data, shares)
@@ -178,13 +179,13 @@ def _box_of(polygons: Sequence[Sequence[float]], mask: RunLengths | None) -> Seq
     return x, y, x + width, y + height
 
 
-def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> str:
+def _with_extension(name: str, folders: Sequence[str], cache: FolderCache) -> str:
     """The name as it is, or with the extension of an image that is there: some files leave it out."""
     if name.lower().endswith(IMAGE_EXTENSIONS):
         return name
     above, _, bare = name.replace("\\", "/").rpartition("/")
     for folder in folders:
-        for where in dict.fromkeys((str(folder / above), str(folder))):
+        for where in (join(folder, above), folder) if above else (folder,):
             there = cache.names(where)
             if bare in there:
                 return name

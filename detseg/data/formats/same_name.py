@@ -8,6 +8,7 @@ https://github.com/HumanSignal/label-studio/blob/develop/label_studio/data_impor
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, OTHER_EXTENSIONS
@@ -46,19 +47,22 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
+@lru_cache(64)
 def stem(name: str) -> str:
-    """Folded, and without the extensions of images."""
+    """Folded, and without the extensions of images; kept, since a name is looked for in one folder after another."""
     name = folded(name)
     while name.endswith(EXTENSIONS) and not name.startswith("."):
         name = name[: name.rindex(".")]
     return name
 
 
+@lru_cache(64)
 def _cleaned(name: str) -> str:
     """The stem with what Label Studio (Django) makes of spaces and signs."""
     return re.sub(r"[^-\w.]", "", stem(name).strip().replace(" ", "_"))
 
 
+@lru_cache(64)
 def _uploaded(name: str) -> str:
     """The stem without the digits of an upload; nothing where there are none."""
     name, count = UPLOADED.subn("", _cleaned(name), count=1) if UPLOADED.match(stem(name)) else ("", 0)
@@ -75,7 +79,10 @@ def _behind_prefix(name: str) -> str:
     return stem(name).partition("-")[2]
 
 
-OF_UPLOADS = (*LOOSE, (_behind_prefix, stem))  # in Label Studio's folder of uploads every name has a prefix
+OF_UPLOADS: tuple[tuple[Key, Key], ...] = (
+    *LOOSE,
+    (_behind_prefix, stem),
+)  # in Label Studio's folder of uploads every name has a prefix
 
 
 class NameIndex:

@@ -94,9 +94,9 @@ def has_labels(images: Path, inside: bool = False) -> bool:
     for place in label_places(folder, cache):
         if place == folder:
             names = cache.names(folder)
-            stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(IMAGE_EXTENSIONS)}  # noqa: PTH122
-            found = [name for name in names if is_text(name) and name[:-4] in stems]
-            if found:
+            labelled = {name[:-4] for name in names if is_text(name)}
+            stems = (os.path.splitext(name)[0] for name in names if name.lower().endswith(IMAGE_EXTENSIONS))  # noqa: PTH122
+            if labelled and not labelled.isdisjoint(stems):
                 return True
         elif place.startswith(folder + os.sep) or not inside:
             texts = (Path(where, min(filter(is_text, cache.names(where)))) for where in _text_folders(Path(place)))

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.data.checks.near_duplicates import BITS, _close_pairs, near_duplicate_groups
+from detseg.data.checks.looks import read_looks
+from detseg.data.checks.near_duplicates import BITS, TEXTURE, _close_pairs, _even, near_duplicate_groups
 from detseg.flowers.scenes import draw_scene
 from tests.small_set import write_small_set
 
@@ -73,6 +74,18 @@ def test_other_flowers_on_the_same_plain_ground_are_not_grouped(tmp_path):
 def test_the_same_shapes_at_other_places_of_a_plain_ground_are_not_grouped(tmp_path):
     folder = write_small_set(tmp_path / "set", train=15, val=15)
     assert near_duplicate_groups(sorted(map(str, (folder / "images").iterdir()))) == []
+
+
+def test_smooth_images_are_told_apart_and_their_copies_found(scenes, tmp_path):
+    smooth = [cv2.convertScaleAbs(cv2.GaussianBlur(cv2.imread(path), (0, 0), 8), alpha=0.3, beta=90) for path in scenes]
+    paths = [write(tmp_path / f"{k}.png", image) for k, image in enumerate(smooth)]
+    assert near_duplicate_groups(paths) == []
+    texture = [_even(thumbnail)[1] for thumbnail in read_looks(paths).thumbnails]
+    faint = [row for row, share in enumerate(texture) if share <= TEXTURE][:3]
+    copies = [write(tmp_path / f"copy {k}.png", cv2.resize(smooth[k], (200, 150))) for k in faint]
+    copies += [write(tmp_path / f"brighter {k}.png", smooth[k] + np.uint8(20)) for k in faint]
+    assert near_duplicate_groups(paths + copies) == [[k, 40 + n, 43 + n] for n, k in enumerate(faint)]
+    assert len(faint) == 3
 
 
 def test_small_images_must_be_the_same_but_for_their_encoding(tmp_path):
