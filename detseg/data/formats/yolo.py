@@ -49,7 +49,7 @@ from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-NAME_FILES = ("classes.txt", "labels.txt", "obj.names")
+NAME_FILES = ("classes.txt", "labels.txt", "obj.names", "_darknet.labels")
 MOST_CLASSES = 2**31
 MOST_UNNAMED = 2**16  # of which a number alone is the name
 PIXELS = 1.5  # a share of the image above this was surely meant in pixels
@@ -77,7 +77,8 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
 def _splits(folder: Path) -> dict[str, list[Path]]:
     """The splits of a folder without data.yaml; "" where there are none."""
     below = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
-    lists = {split: [below[f"{split}.txt"]] for split in SPLITS if f"{split}.txt" in below}
+    spelled = {split: [f"{name}.txt" for name in names if f"{name}.txt" in below] for split, names in SPLITS.items()}
+    lists = {split: [below[names[0]]] for split, names in spelled.items() if names}
     if lists and (
         any(name in below for name in LABEL_FOLDERS) or all(is_image_list(file) for (file,) in lists.values())
     ):

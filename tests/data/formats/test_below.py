@@ -160,3 +160,13 @@ def test_a_folder_without_anything(tmp_path):
         find_sources(tmp_path)
     with pytest.raises(AnnotationError, match="does not exist"):
         find_sources(tmp_path / "nowhere")
+
+
+def test_archives_are_to_be_unpacked(tmp_path):
+    (tmp_path / "flowers.zip").write_bytes(b"PK")
+    for path in (tmp_path, tmp_path / "flowers.zip"):
+        for read in (read_annotations, read_masks, read_labels):
+            with pytest.raises(
+                NotRecognisedError, match=r"Unpack flowers\.zip first, and give the folder\. Looked for:"
+            ):
+                read(path)
