@@ -36,7 +36,7 @@ def mask_files(folder: Path) -> list[str]:
         folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
         for name in names:
             point = name.rfind(".")
-            if point > 0 and (kind := name[point:].lower()) in found:
+            if point > 0 and name[0] != "." and (kind := name[point:].lower()) in found:
                 found[kind].append(f"{where}{os.sep}{name}")
     return [path for paths in found.values() for path in sorted(paths)]
 

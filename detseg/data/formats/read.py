@@ -149,6 +149,8 @@ def find_mask_sources(
         sources = _found_below(path, images, "masks", options)
     sources = sources or _guessed_at(path, images, "masks", options)
     found = {} if sources else _found_at(path, images, "objects", {})
+    if set(found) == {"test"}:
+        found = find_sources(path, images)
     if not sources and not found:
         sources = _found_below(path, images, "masks", options)
     if sources:

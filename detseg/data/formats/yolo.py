@@ -102,7 +102,14 @@ def _divided(folders: Sequence[Path], inside: str) -> dict[str, list[Path]]:
 
 def _sources(splits: dict[str, list[Path]], source: Path) -> Sources:
     """Each split with its reader. Unnamed classes are counted over all splits, so that the splits agree about them."""
-    names = names_nearby(next(iter(splits.values())))
+    lists = {split: names_nearby(places) for split, places in splits.items()}
+    names = next(filter(None, lists.values()), None)
+    other = next((split for split, own in lists.items() if own not in (None, names)), None)
+    if other is not None:
+        raise AnnotationError(
+            f"{source}: the splits have different lists of classes, {', '.join(names or ())} and, in {other!r}, "
+            f"{', '.join(lists[other] or ())}; write one classes.txt, with the numbers that the labels have"
+        )
     if names is not None:
         return {split: partial(read_yolo, places, names, source) for split, places in splits.items()}
 
@@ -195,10 +202,21 @@ def names_nearby(places: Sequence[Path]) -> list[str] | None:
             file = first_file([folder], YAML_NAMES)
             if file is not None and "names" in (content := load_yaml(file)):
                 return class_names(content, file)
-            file = first_file([folder, folder / "labels", *_split_folders(folder / "labels")], NAME_FILES)
+            places_of_lists = [folder, folder / "labels", *_split_folders(folder / "labels")]
+            file = first_file(places_of_lists, NAME_FILES)
             if file is not None:
-                return read_lines(file)
+                return _agreed(file, [place / file.name for place in places_of_lists])
     return None
+
+
+def _agreed(file: Path, others: Sequence[Path]) -> list[str]:
+    """The classes of a list; AnnotationError if another by its name differs: LabelImg writes one in each folder."""
+    names = read_lines(file)
+    for other in others:
+        if other.is_file() and (own := read_lines(other)) != names:
+            what = f"{file} lists {', '.join(names)}, and {other} {', '.join(own)}"
+            raise AnnotationError(f"{what}; which do the labels mean? Keep one list, with the numbers that they have")
+    return names
 
 
 def _split_folders(folder: Path) -> list[Path]:

@@ -221,6 +221,12 @@ def _problems(
         what = f"{len(without)} of {len(images)} images {verb} as without objects, the first is {images[first]}"
         remedy = f"if it has objects, write {files[first]}"
         told.append(Problem(str(source), "", None, what, remedy, "warning", "images-without-labels"))
+    counts = Counter(file for file, found in zip(files, there, strict=True) if found)
+    for file in sorted(file for file, count in counts.items() if count > 1):
+        names = " and ".join(sorted(image for image, own in zip(images, files, strict=True) if own == file))
+        what = f"{file} is the label file of several images: {names}"
+        remedy = "remove those that it is not meant for, or give each its own name and labels"
+        told.append(Problem(str(source), "", None, what, remedy, "error", "label-file-of-several"))
     if orphans:
         noun = "label file belongs" if len(orphans) == 1 else "label files belong"
         what = f"{len(orphans)} {noun} to no image, the first is {orphans[0]}"

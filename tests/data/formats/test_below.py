@@ -8,6 +8,7 @@ from detseg.data.annotations import AnnotationError
 from detseg.data.checks.validate import validate
 from detseg.data.formats import (
     NotRecognisedError,
+    find_mask_sources,
     find_sources,
     read_annotations,
     read_dataset,
@@ -170,3 +171,11 @@ def test_archives_are_to_be_unpacked(tmp_path):
                 NotRecognisedError, match=r"Unpack flowers\.zip first, and give the folder\. Looked for:"
             ):
                 read(path)
+
+
+def test_a_table_of_test_images_above_polygons(tmp_path):
+    content = coco_content()
+    write_json(tmp_path / "set/flowers/train.json", content)
+    write_json(tmp_path / "set/flowers/val.json", content)
+    (tmp_path / "set/test.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.jpg,rose,1,2,3,4\n")
+    assert set(find_mask_sources(tmp_path / "set")) == {"train", "val"} == set(find_sources(tmp_path / "set"))

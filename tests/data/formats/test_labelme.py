@@ -231,3 +231,15 @@ def test_a_single_file(tmp_path):
     assert labelme.is_labelme(file)
     for other in ({"shapes": 3}, [{"shapes": [{"type": "rectangle", "points": [1, 2, 3, 4]}]}]):
         assert not labelme.is_labelme(write_json(tmp_path / "other.json", other))
+
+
+def test_folders_of_one_split(tmp_path, caplog):
+    """Neither half of the training images may be lost without a word."""
+    for folder in ("train", "train_old", "val"):
+        content = {"shapes": [], "imagePath": "a.png", "imageWidth": 64, "imageHeight": 48}
+        write_json(tmp_path / folder / "a.json", content)
+    assert list(read_dataset(tmp_path)) == ["train", "val"]
+    assert f"{tmp_path}/train_old is not read: {tmp_path}/train is the split 'train'" in caplog.text
+    (tmp_path / "train").rename(tmp_path / "train_new")
+    with pytest.raises(AnnotationError, match=r"train_new and train_old could all be of the split 'train'; join them"):
+        read_dataset(tmp_path)

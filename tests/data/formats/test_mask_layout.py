@@ -220,3 +220,13 @@ def test_lists_in_other_spellings(tmp_path):
     for split, name in (("train", "Train.txt"), ("val", "Validation.txt")):
         (tmp_path / f"{split}.txt").rename(tmp_path / "ImageSets/Segmentation" / name)
     check(read_mask_dataset(tmp_path))
+
+
+def test_hidden_files_are_no_masks(tmp_path):
+    """The trimaps of the Oxford pets came from a Mac."""
+    write_set(tmp_path, "images/{i}.jpg", "masks/{i}.png", "{i}")
+    (tmp_path / "masks/._000.png").write_bytes(b"x")
+    (tmp_path / "train.txt").unlink()
+    (tmp_path / "val.txt").unlink()
+    data = read_masks(tmp_path)
+    assert len(data) == 3 and validate(data) == []

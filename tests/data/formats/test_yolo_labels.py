@@ -353,3 +353,29 @@ def test_names_of_roboflows_darknet_export(tmp_path):
         yolo_set(tmp_path / split, ["1.jpg"], ["1.txt"], names="")
         write(tmp_path / split / "_darknet.labels", "rose\ndaisy\n")
     assert [part.names for part in read_dataset(tmp_path).values()] == [("rose", "daisy")] * 2
+
+
+def test_a_label_file_of_two_images_is_an_error(tmp_path):
+    """1.jpg and 1.png beside each other: whose objects they are cannot be told."""
+    data = read_annotations(yolo_set(tmp_path, ["images/1.jpg", "images/1.png", "images/2.jpg"], ["labels/1.txt"]))
+    (problem,) = [problem for problem in validate(data) if problem.severity == "error"]
+    images = f"{tmp_path}/images/1.jpg and {tmp_path}/images/1.png"
+    assert problem.what == f"{tmp_path}/labels/1.txt is the label file of several images: {images}"
+    with pytest.raises(AnnotationError, match="of several images"):
+        raise_on_problems(validate(data))
+
+
+@pytest.mark.parametrize("places", [("labels/train", "labels/val"), ("train", "val")])
+def test_lists_of_classes_that_differ_are_refused(tmp_path, places):
+    """LabelImg writes classes.txt into each folder, in the order in which the classes came up."""
+    if places[0] == "train":
+        images, labels = ["train/1.jpg", "val/2.jpg"], ["train/1.txt", "val/2.txt"]
+    else:
+        images, labels = ["images/train/1.jpg", "images/val/2.jpg"], ["labels/train/1.txt", "labels/val/2.txt"]
+    yolo_set(tmp_path, images, labels, names="")
+    for place in places:
+        write(tmp_path / place / "classes.txt", "rose\ndaisy\n")
+    assert [part.names for part in read_dataset(tmp_path).values()] == [("rose", "daisy")] * 2
+    write(tmp_path / places[1] / "classes.txt", "daisy\nrose\n")
+    with pytest.raises(AnnotationError, match=r"rose, daisy.* daisy, rose; w"):
+        read_dataset(tmp_path)
