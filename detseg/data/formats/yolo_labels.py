@@ -215,7 +215,12 @@ def _problems(
         ):
             remedy += "; if the PNG files there are masks, train a segmenter with --masks and their folder"
         return [Problem(str(source), "", None, what, remedy, "warning", "images-without-labels")]
-    if without:
+    others = [path for row in without if (path := _other_file(images[row], cache))]
+    if others:
+        what = f"{len(others)} images have no label file but a file of another form, the first is {others[0]}"
+        remedy = "bring all to one form: detseg convert"
+        told.append(Problem(str(source), "", None, what, remedy, "error", "other-annotations"))
+    elif without:
         first = without[0]
         verb = "has no label file and counts" if len(without) == 1 else "have no label file and count"
         what = f"{len(without)} of {len(images)} images {verb} as without objects, the first is {images[first]}"
@@ -236,6 +241,12 @@ def _problems(
             )
         )
     return told
+
+
+def _other_file(image: str, cache: FolderCache) -> str:
+    """The file that LabelImg or LabelMe wrote for an image, in another form than YOLO's; "" if there is none."""
+    name = os.path.splitext(image)[0]  # noqa: PTH122
+    return next((f"{name}{ending}" for ending in (".xml", ".json") if f"{name}{ending}" in cache), "")
 
 
 def _tried(image: str) -> Iterator[str]:

@@ -243,3 +243,13 @@ def test_folders_of_one_split(tmp_path, caplog):
     (tmp_path / "train").rename(tmp_path / "train_new")
     with pytest.raises(AnnotationError, match=r"train_new and train_old could all be of the split 'train'; join them"):
         read_dataset(tmp_path)
+
+
+def test_images_without_a_file_are_told(tmp_path, caplog):
+    for seed, name in enumerate(("a.png", "b.png", "Ä c.png", ".d.png")):
+        write_picture(tmp_path / name, seed=seed)
+    for name, image in (("a", "a.png"), ("ä%20c", "../elsewhere/ä c.jpg")):
+        content = {"shapes": [], "imagePath": image, "imageWidth": 64, "imageHeight": 48}
+        write_json(tmp_path / f"{name}.json", content)
+    assert len(read_annotations(tmp_path)) == 2
+    assert f"{tmp_path}: images without a JSON file, left out: 1 (the first: b.png)" in caplog.text

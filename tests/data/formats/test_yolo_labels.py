@@ -379,3 +379,14 @@ def test_lists_of_classes_that_differ_are_refused(tmp_path, places):
     write(tmp_path / places[1] / "classes.txt", "daisy\nrose\n")
     with pytest.raises(AnnotationError, match=r"rose, daisy.* daisy, rose; w"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["2.xml", "2.json"])
+def test_images_that_were_annotated_in_another_form_are_no_negatives(tmp_path, other):
+    """LabelImg was switched from YOLO to VOC halfway."""
+    yolo_set(tmp_path, ["1.jpg", "2.jpg", "3.jpg"], ["1.txt"])
+    (tmp_path / other).write_text("")
+    (problem,) = validate(read_annotations(tmp_path))
+    assert problem.severity == "error" and problem.what.endswith(
+        f"a file of another form, the first is {tmp_path / other}"
+    )
