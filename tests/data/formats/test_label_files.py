@@ -26,6 +26,7 @@ def write(folder, labels, images, text, name="000001"):
         ("training", "label_2", "image_2", "train"),
         ("raw/training", "label_2", "image_2", "train"),
         ("", "labels", "images", ""),
+        ("", "labels", "data", ""),
         ("", "labels/train", "images/train", "train"),
     ],
 )
