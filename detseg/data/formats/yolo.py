@@ -183,6 +183,8 @@ def _listed(place: Path) -> list[str]:
         return [str(place)]
     lines = [line.strip().replace("\\", "/") for line in read_list(place).splitlines() if line.strip()]
     cache, here = FolderCache(), str(place.parent)
+    # CVAT writes data/obj_train_data/1.jpg for what it keeps in obj_train_data/.
+    lines = [line.removeprefix("data/") if line.startswith("data/obj_") else line for line in lines]
     # Most tools mean the list's folder, darknet the one in which it is started.
     lines = [join(os.getcwd(), line) if line in cache and join(here, line) not in cache else line for line in lines]  # noqa: PTH109
     return locate_images(lines, [place.parent])

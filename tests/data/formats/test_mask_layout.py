@@ -230,3 +230,11 @@ def test_hidden_files_are_no_masks(tmp_path):
     (tmp_path / "val.txt").unlink()
     data = read_masks(tmp_path)
     assert len(data) == 3 and validate(data) == []
+
+
+def test_what_cityscapes_has_beside_its_masks_is_not_told(tmp_path):
+    write_set(tmp_path, "leftImg8bit/{s}/{i}_leftImg8bit.png", "gtFine/{s}/{i}_gtFine_labelIds.png", classes="")
+    for kind in ("color", "instanceIds"):
+        save_mask(tmp_path / f"gtFine/train/000_gtFine_{kind}.png", mask_of(1))
+    for split in find_mask_sources(tmp_path).values():
+        assert split().read_problems == ()

@@ -390,3 +390,14 @@ def test_images_that_were_annotated_in_another_form_are_no_negatives(tmp_path, o
     assert problem.severity == "error" and problem.what.endswith(
         f"a file of another form, the first is {tmp_path / other}"
     )
+
+
+def test_where_the_images_of_cvats_export_belong(tmp_path):
+    """Exported without images, its list says data/obj_train_data/, where nothing lies."""
+    write(tmp_path / "obj_train_data/1.txt", LINE)
+    write(tmp_path / "obj.names", "rose\ndaisy\n")
+    write(tmp_path / "train.txt", "data/obj_train_data/1.jpg\n")
+    image = tmp_path / "obj_train_data/1.jpg"
+    assert [str(image) in str(problem) for problem in validate(read_annotations(tmp_path))][:1] == [True]
+    write_picture(image)
+    assert read_annotations(tmp_path).boxes.tolist() == BOX
