@@ -59,7 +59,8 @@ class SemanticMasks(ImageSet):
         if segments is None and (~annotations.iscrowd).any():
             raise AnnotationError(
                 f"{annotations.source}: its {len(annotations.ids)} objects have boxes but no polygons, so there are no "
-                "masks to draw. Give a file with polygons or run lengths ('segmentation'), or a folder with masks/"
+                "masks to draw. Give a file with polygons or run lengths ('segmentation'), or a folder with masks/, "
+                "or name the folders by --images and --masks"
             )
         categories = annotations.categories
         if not categories or not is_background(categories[0].name):

@@ -129,9 +129,20 @@ def _malformed(a: Annotations) -> Iterator[Cause]:
         yield _cause(a, what, "correct the files, or the tool that writes them", ("malformed-object",))
 
 
+def _of_every_class(a: Annotations) -> NDArray[np.bool_]:
+    """(M,) whether each object stands, with others, for a region that is ignored for every class (KITTI's DontCare)."""
+    found = np.zeros(len(a.ids), bool)
+    rows = np.flatnonzero(a.iscrowd)
+    if len(rows) and len(a.categories) > 1:
+        places = np.column_stack([a.image_index[rows], a.boxes[rows]])
+        _, place, counts = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+        found[rows] = (counts == len(a.categories))[place.ravel()]
+    return found
+
+
 def _mostly_ignored(a: Annotations) -> Iterator[Problem]:
     """Classes half of whose objects are ignored, as a tool marks them and not an annotator."""
-    known = (a.labels >= 0) & (a.labels < len(a.categories))
+    known = (a.labels >= 0) & (a.labels < len(a.categories)) & ~_of_every_class(a)
     labels, ignored = a.labels[known], a.iscrowd[known]
     total = np.bincount(labels, minlength=len(a.categories))
     crowds = np.bincount(labels[ignored], minlength=len(a.categories))

@@ -8,6 +8,7 @@ heading, and logged; a table without heading is RetinaNet's `path,x1,y1,x2,y2,cl
 import csv
 import io
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.box_formats import BoxFormat, convert_boxes
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.layout import files_by_split, split_of
@@ -44,6 +46,7 @@ LABEL = (
     "class", "classname", "label", "labelname", "category", "categoryname", "species", "object", "target", "classid",
     "categoryid", "name",
 )  # fmt: skip
+LABEL_END = re.compile(r"(?!file|image|img|media|annotation|shape|b?box).+(class|label|category|species|type)")
 CROWD = ("iscrowd", "crowd", "ignore", "difficult", "isgroupof")
 SPLIT = ("split", "subset", "set", "partition")
 SIZE = (("imagewidth", "imageheight"), ("imgwidth", "imgheight"), ("width", "height"), ("w", "h"))
@@ -65,6 +68,7 @@ SIDES: dict[Form, tuple[tuple[str, str, str, str], ...]] = {
         for size in (("w", "h"), ("width", "height"))
     ),
 }  # fmt: skip
+AS: dict[Form, BoxFormat] = {"corners": "xyxy", "sizes": "xywh", "middles": "cxcywh"}
 MEANING = {
     "corners": "the corners of the boxes",
     "sizes": "left, top, width and height of the boxes",
@@ -122,9 +126,13 @@ def _headed(heading: Sequence[str]) -> Columns | None:
     if image is None:
         return None
     used.add(image)
+    label = best(LABEL)
+    if label is None:
+        ends = [at for at, word in enumerate(words) if at not in used and LABEL_END.fullmatch(word)]  # cell_type
+        label = ends[0] if len(ends) == 1 else None
     sizes = ((best([width]), best([height])) for width, height in SIZE)
     size = next(((width, height) for width, height in sizes if width is not None and height is not None), None)
-    return Columns(image, best(LABEL), box, form, size, best(SPLIT), best(CROWD), tuple(heading))
+    return Columns(image, label, box, form, size, best(SPLIT), best(CROWD), tuple(heading))
 
 
 def _sides(words: dict[str, int]) -> tuple[Form, tuple[int, ...]]:
@@ -162,6 +170,8 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
         listed = ", ".join(file.name for file in files[""])
         raise AnnotationError(f"{path}: several tables of boxes could be meant ({listed}); give the file itself")
     root = path if path.is_dir() else path.parent
+    if path.is_dir() and list(files) == [""] and split_of(files[""][0].stem) == "test":
+        files = {"test": files[""]}
     readers: dict[str, Any] = {split: partial(_read, group[0], root, images, split) for split, group in files.items()}
     if list(files) == [""]:
         file = files[""][0]
@@ -293,7 +303,7 @@ def _add(rows: BoxRows, sizes: _Sizes, cells: _Cells, columns: Columns, by_id: d
         marks = {word: word.strip().lower() in TRUE for word in set(cells.columns[columns.crowd])}
         crowd = np.fromiter(map(marks.__getitem__, cells.columns[columns.crowd]), bool, len(images))
     labels = rows.names.of(words if len(good) == len(images) else [words[at] for at in good.tolist()])
-    rows.add(images[good], _corners(values[good], columns.form), labels, crowd[good])
+    rows.add(images[good], convert_boxes(values[good], AS[columns.form], "xyxy"), labels, crowd[good])
 
 
 def _values(columns: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -311,15 +321,6 @@ def _values(columns: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], NDAr
         columns = list(zip(*fitting, strict=True))
     read = [numbers(column) for column in columns]
     return np.stack([values for values, _ in read], axis=1), wrong | np.any([bad for _, bad in read], axis=0)
-
-
-def _corners(values: NDArray[np.float64], form: Form) -> NDArray[np.float64]:
-    """Boxes (n, 4) as corners."""
-    if form == "corners":
-        return values
-    start, size = values[:, :2], values[:, 2:]
-    start = start - size / 2 if form == "middles" else start
-    return np.concatenate([start, start + size], axis=1)
 
 
 def _classes(folders: Iterable[Path]) -> tuple[list[str] | None, dict[str, str]]:
@@ -352,6 +353,10 @@ def _tell(file: Path, columns: Columns, shares: bool) -> None:
     told = [f"images from {title(columns.image)}", f"{MEANING[columns.form]} from {box}"]
     told += [f"in {'shares of the image' if shares else 'pixels'}"]
     told += [f"classes from {title(columns.label)}" if columns.label is not None else f"one class, {ONLY_CLASS!r}"]
+    known = {columns.image, *columns.box, *(columns.size or ()), columns.label, columns.split, columns.crowd}
+    others = [repr(word) for at, word in enumerate(columns.heading) if at not in known and word.strip()]
+    if others and columns.label is None:
+        told += [f"not read are {', '.join(others)} (if one holds classes, head it 'class')"]
     told += [f"sizes of images from {', '.join(map(title, columns.size))}"] if columns.size else []
     told += [f"splits from {title(columns.split)}"] if columns.split is not None else []
     told += [f"ignored objects from {title(columns.crowd)}"] if columns.crowd is not None else []

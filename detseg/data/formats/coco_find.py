@@ -11,7 +11,7 @@ from pathlib import Path
 from detseg.data.annotations import AnnotationError
 from detseg.data.coco_json import GZIP
 from detseg.data.formats.format import SPLITS
-from detseg.data.formats.layout import TRIED, split_of
+from detseg.data.formats.layout import TRIED, one_of_each_split, split_of, subfolders
 
 ENDINGS = (".json", ".json.gz")
 # Names of a split's file without ending, likeliest first; then any that has the split's name among its words.
@@ -116,8 +116,13 @@ def _only(files: Sequence[Path]) -> Path:
 
 def _in_folder(folder: Path, split: str) -> Path | None:
     """The file of a folder that is named after the split, such as train/_annotations.coco.json."""
-    below = sorted(name for name in os.listdir(folder) if name.lower() in SPLITS[split])  # noqa: PTH208
-    for place in [where for name in below for where in _places(folder / name)]:
+    held = {below: _held(below) for below in subfolders(folder) if split_of(below.name) == split}
+    return one_of_each_split({below: file for below, file in held.items() if file is not None}).get(split)
+
+
+def _held(folder: Path) -> Path | None:
+    """The COCO file in a folder, or in annotations/ in it."""
+    for place in _places(folder):
         files = json_files(place)
         for name in IN_SPLIT_FOLDERS:
             for file in files:

@@ -43,11 +43,16 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
     names = list(dict.fromkeys(name for group in files.values() for file in group for name in _labels(file)))
     place = next(iter(files.values()))[0].parent
     splits: dict[str, Any] = {split: partial(_records, group) for split, group in files.items()}
+    spelled: dict[str, str] = {}  # the subset of a split as the project calls it, and its folder of images
     if list(files) == [""]:
         subsets = _subsets(files[""])
         if len(subsets) > 1 or split_of(next(iter(subsets), "")):
-            splits = {split_of(s) or s: partial(_records, files[""], s) for s in sorted(subsets)}
-    return record_sources(splits, path, lambda split: image_folders(place, images, split), names or None)
+            called = Counter(split_of(s) for s in subsets)  # of Train and train_2 both keep their names
+            spelled = {(split_of(s) if called[split_of(s)] == 1 else None) or s: s for s in sorted(subsets)}
+            splits = {split: partial(_records, files[""], s) for split, s in spelled.items()}
+    return record_sources(
+        splits, path, lambda split: image_folders(place, images, spelled.get(split, split)), names or None
+    )
 
 
 def _is_ours(file: Path) -> bool:

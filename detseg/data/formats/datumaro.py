@@ -105,7 +105,8 @@ def _read(path: Path, files: dict[str, list[Path]], split: str, images: str | Pa
     own = {file: _load(file) for file in files[split]}
     every = (own[file] if file in own else _load(file) for group in files.values() for file in group)
     names = list(dict.fromkeys(name for content in every for name in _names(content)))
-    folders = image_folders(files[split][0].parent, images, split)
+    first = files[split][0]
+    folders = image_folders(first.parent, images, first.stem)  # images/Train for Train.json
     return read_records(_records(own), path, folders, names)
 
 

@@ -28,11 +28,13 @@ def list_images(folder: Path) -> list[str]:
 def scan_images(folder: Path) -> tuple[list[str], list[str]]:
     """The images of `list_images`, and the files of images beside them that are not read, both sorted by path."""
     found, others, seen = [], [], set()
+    top = os.path.realpath(folder)
     for where, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
-        # Jupyter keeps copies in .ipynb_checkpoints; a link to a folder above would be followed for ever.
-        folders[:] = [] if real in seen else [name for name in sorted(folders) if not name.startswith(".")]
-        if real in seen:
+        # Jupyter keeps copies in .ipynb_checkpoints; a link to a folder above leads for ever, and to other splits.
+        again = real in seen or top.startswith(real.rstrip(os.sep) + os.sep)
+        folders[:] = [] if again else [name for name in sorted(folders) if not name.startswith(".")]
+        if again:
             continue
         seen.add(real)
         names = [name for name in names if not name.startswith(".")]

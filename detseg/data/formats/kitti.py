@@ -25,7 +25,7 @@ CLASS_FILES = ("classes.txt", "labels.txt")
 
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
-    folders = label_folders(path, ("label_2", "labels"), ("image_2", "images"), _is_ours)
+    folders = label_folders(path, ("label_2", "labels"), ("image_2", "images", "data"), _is_ours)
     if not folders:  # "raw/training", as torchvision keeps it, and "object/training"
         for name in ("raw", "object"):
             folders = folders or label_folders(path / name, ("label_2",), ("image_2",), _is_ours)

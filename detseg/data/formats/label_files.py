@@ -2,13 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.layout import beginning, split_of, subfolders
+from detseg.data.formats.layout import beginning, one_of_each_split, split_of, subfolders
 from detseg.data.formats.locate import PlaceImages, list_images, read_text
 from detseg.data.formats.records import Fault, Item, Record
 from detseg.data.formats.write import placed_names
@@ -45,14 +45,15 @@ def label_folders(
         divided = {split_of(name) or name: found for name in names if (found := _within(pair, name))}
         splits = divided or {"": pair}
     else:
-        splits = {}
-        for folder in subfolders(path):
-            split = split_of(folder.name.lower().replace("test-dev", "test"))
-            found = None if split is None else _pair(folder, labels, images)
-            if split is not None and found is not None:
-                splits.setdefault(split, found)
-    # One will do: the others may have images without objects only.
-    return splits if any(is_ours(file) for found in splits.values() for file in _first(found.labels)) else {}
+        pairs = {folder: _pair(folder, labels, images) for folder in subfolders(path)}
+        there = {folder: found for folder, found in pairs.items() if found is not None}
+        splits = one_of_each_split(there) if _any_of_ours(there.values(), is_ours) else {}
+    return splits if _any_of_ours(splits.values(), is_ours) else {}
+
+
+def _any_of_ours(folders: Iterable[LabelFolder], is_ours: Callable[[Path], bool]) -> bool:
+    """One file will do: the others may be of images without objects."""
+    return any(is_ours(file) for folder in folders for file in _first(folder.labels))
 
 
 def _pair(root: Path, labels: Sequence[str], images: Sequence[str]) -> LabelFolder | None:

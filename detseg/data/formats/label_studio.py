@@ -5,7 +5,9 @@ else the last that was not cancelled. Predictions are nobody's annotations, and 
 Format: https://labelstud.io/guide/task_format, https://labelstud.io/guide/export
 """
 
+import csv
 import html
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.coco_json import parse_json
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.json_files import (
     LeftOut,
@@ -34,7 +37,7 @@ from detseg.data.formats.json_files import (
 )
 from detseg.data.formats.label_studio_brush import decode_brush, encode_brush
 from detseg.data.formats.layout import beginning
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, PlaceImages
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, PlaceImages, read_text
 from detseg.data.formats.outlines import drawn, ellipse, own_mask, rotated_box, run_lengths
 from detseg.data.formats.records import Fault, Item, Record
 from detseg.files import write_atomically
@@ -42,6 +45,7 @@ from detseg.files import write_atomically
 log = logging.getLogger(__name__)
 
 CONFIG = "label_config.xml"
+TABLES = (".csv", ".tsv")
 LOCAL = "/data/local-files/?d="
 TASK_KEYS = ("annotations", "completions", "predictions")
 TOOLS = {"rectanglelabels": "RectangleLabels", "polygonlabels": "PolygonLabels", "brushlabels": "BrushLabels"}
@@ -50,8 +54,11 @@ TOOLS = {"rectanglelabels": "RectangleLabels", "polygonlabels": "PolygonLabels",
 
 
 def is_label_studio(file: Path) -> bool:
-    """Whether a JSON file is a list of Label Studio's tasks, by its beginning."""
+    """Whether a file is a list of Label Studio's tasks, or its table of them, by its beginning."""
     text = beginning(file)
+    if file.suffix.lower() in TABLES:
+        heading = text.partition(b"\n")[0]
+        return b"annotation_id" in heading and (b"annotator" in heading or b"lead_time" in heading)
     if text.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"[":
         return False
     signs = (
@@ -64,7 +71,7 @@ def is_label_studio(file: Path) -> bool:
 
 
 def _find(path: Path, images: str | Path | None) -> Sources | None:
-    return file_sources(path, images, (".json",), is_label_studio, _records, _config_names)
+    return file_sources(path, images, (".json", *TABLES), is_label_studio, _records, _config_names)
 
 
 def _config_names(folder: Path) -> list[str] | None:
@@ -89,7 +96,8 @@ def _config_names(folder: Path) -> list[str] | None:
 def _records(files: Sequence[Path], left_out: LeftOut) -> Iterator[Record]:
     for file in files:
         before: tuple[Any, Record] | None = None  # the short form has a row for each annotation of an image
-        for number, task in enumerate(json_list(file), 1):
+        tasks = _rows(file) if file.suffix.lower() in TABLES else json_list(file)
+        for number, task in enumerate(tasks, 1):
             with of_form(f"{file}: task {number}", FORMAT.title):
                 is_task = isinstance(task.get("data"), Mapping)
                 record = _task(task, file, left_out) if is_task else _short(task, file, left_out)
@@ -101,6 +109,17 @@ def _records(files: Sequence[Path], left_out: LeftOut) -> Iterator[Record]:
             before = None if record is None else (key, record)
         if before is not None:
             yield before[1]
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the export as CSV or TSV: JSON-MIN, whose lists are JSON in a cell."""
+    text = read_text(file)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
+    try:
+        for row in rows:
+            yield {k: parse_json(v.encode(), file) if v and v[0] in "[{" else v for k, v in row.items() if k}
+    except csv.Error as error:
+        raise AnnotationError(f"{file}: line {rows.line_num}: cannot be read as CSV: {error}") from error
 
 
 def _task(task: Mapping[str, Any], file: Path, left_out: LeftOut) -> Record | None:

@@ -33,7 +33,14 @@ from detseg.data.formats.json_files import (
     write_json,
 )
 from detseg.data.formats.layout import ANNOTATION_FOLDERS, beginning, files_by_split
-from detseg.data.formats.locate import WRITTEN_EXTENSIONS, FolderCache, PlaceImages, image_folders, write_names
+from detseg.data.formats.locate import (
+    IMAGE_EXTENSIONS,
+    WRITTEN_EXTENSIONS,
+    FolderCache,
+    PlaceImages,
+    image_folders,
+    write_names,
+)
 from detseg.data.formats.outlines import (
     corners,
     cropped,
@@ -48,6 +55,7 @@ from detseg.data.formats.outlines import (
     run_lengths,
 )
 from detseg.data.formats.records import Fault, Item, Record, RunLengths
+from detseg.data.formats.same_name import stem as same_stem
 
 FOLDERS = (*ANNOTATION_FOLDERS, "images", "imgs", "jpegimages")
 SPECIAL = ("__ignore__", "_background_")
@@ -86,6 +94,7 @@ def _records(
     files: Sequence[Path], source: Path, names: Sequence[str] | None, folders: Sequence[Path]
 ) -> Iterator[Record]:
     left_out, cache = LeftOut(source), FolderCache()
+    named: set[str] = set()
     for file in files:
         content = json_object(file, file)
         if "shapes" not in content:
@@ -99,7 +108,12 @@ def _records(
         if is_text(content.get("imageData")) and not _is_there(image, folders, cache):
             what = "images embedded in their JSON file ('imageData') and not found as files; save them beside it"
             left_out.add(what, f"{Path(image).name} in {file.name}")
+        named |= {same_stem(Path(image).name), same_stem(file.stem)}
         yield Record(image, items, size, str(file))
+    for folder in dict.fromkeys(str(file.parent) for file in files):
+        for name in sorted(cache.names(folder)):
+            if name.lower().endswith(IMAGE_EXTENSIONS) and name[0] != "." and same_stem(name) not in named:
+                left_out.add("images without a JSON file, left out", name)
     left_out.tell()
 
 

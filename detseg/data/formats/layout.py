@@ -1,13 +1,19 @@
 """Where the annotation files of a set lie: in one file, in a file a split, in folders of splits, or one an image."""
 
+import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
+from detseg.data.annotations import AnnotationError
 from detseg.data.formats.format import SPLITS
 
+log = logging.getLogger(__name__)
+
+Held = TypeVar("Held")
 ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "ann", "labels", "json", "xml", "xmls", "csv")
 TRIED = 5  # files of a folder that are looked into before it is not of a form
 
@@ -58,18 +64,36 @@ def files_by_split(
         named = _grouped(own, is_ours)
         if "train" in named or "val" in named:
             return named
-        divided: dict[str, list[Path]] = {}
-        for below in subfolders(folder):
-            split = split_of(below.name)
-            if split is not None and split not in divided:
-                places = _places(below, inside)
-                files = next(filter(None, (_files(place, suffixes, is_ours, each) for place in places)), [])
-                divided |= {split: files} if files else {}
-        if divided:
+        held = {}
+        for below in filter(lambda below: split_of(below.name), subfolders(folder)):
+            places = _places(below, inside)
+            held[below] = next(filter(None, (_files(place, suffixes, is_ours, each) for place in places)), [])
+        if divided := one_of_each_split({below: files for below, files in held.items() if files}):
             return divided
         if own:
             return {"": own}
     return {}
+
+
+def one_of_each_split(folders: Mapping[Path, Held]) -> dict[str, Held]:
+    """What folders named after splits hold, by split; AnnotationError where several may be of one split.
+
+    A folder that has just the split's name goes before others (train before train_old), which are told.
+    """
+    found: dict[str, Held] = {}
+    for split in SPLITS:
+        own = [folder for folder in folders if split_of(folder.name.lower().replace("test-dev", "test")) == split]
+        exact = [folder for folder in own if folder.name.lower() in SPLITS[split]]
+        names = " and ".join(folder.name for folder in exact or own)
+        if len(exact or own) > 1:
+            raise AnnotationError(
+                f"{own[0].parent}: the folders {names} could all be of the split {split!r}; join them into {split}/"
+            )
+        if others := [folder for folder in own if exact and folder not in exact]:
+            log.warning("%s is not read: %s is the split %r", " and ".join(map(str, others)), exact[0], split)
+        if own:
+            found[split] = folders[(exact or own)[0]]
+    return found
 
 
 def _places(folder: Path, inside: Sequence[str]) -> list[Path]:

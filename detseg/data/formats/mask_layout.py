@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.formats.format import SPLITS
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, first_file, list_images, read_lines
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, list_images, read_lines
 from detseg.data.formats.mask_pairs import CITYSCAPES, MaskNames, Pairs, is_named_as_mask, mask_files, pair
 
 VOC_LISTS = "ImageSets/Segmentation"
@@ -104,6 +104,9 @@ def _asked(root: Path, masks: Path | None, images: Path | None, whole_first: boo
 def _usual(root: Path, whole_first: bool, only_named: bool) -> Iterator[dict[str, _Place]]:
     """The pairs of folders by usual names, likeliest first; then one folder for both; then whatever pairs by name."""
     folders = _folders(root)
+    folders += [
+        below for folder in folders if folder.name == "imgsFine" for below in _folders(folder)
+    ]  # CVAT's Cityscapes
     images = _by_role(folders, IMAGE_FOLDERS)
     for roles in (SURE, UNSURE):
         for image_folder, mask_folder in product(images, _by_role(folders, roles)):
@@ -111,6 +114,10 @@ def _usual(root: Path, whole_first: bool, only_named: bool) -> Iterator[dict[str
         yield from filter(None, (_inside(root, roles), _beside(folders, roles)))
     if only_named:
         return
+    named = {folder.name.lower(): folder for folder in folders}
+    for name, joint, role in product(named, ("", "_", "-"), SURE):  # default with defaultannot
+        if f"{name}{joint}{role}" in named:
+            yield {"": _Place(named[name], named[f"{name}{joint}{role}"])}
     yield from filter(None, ({split: _Place(folder, folder) for split, folder in _splits_of(root)},))
     yield from ({"": _Place(folder, folder)} for folder in (*images, root))
     if len(folders) <= MOST_FOLDERS:
@@ -306,11 +313,13 @@ def _splits_of(root: Path) -> list[tuple[str, Path]]:
 
 def _lists(root: Path) -> dict[str, Path]:
     """train.txt, val.txt, ... in the root or where lists usually are."""
-    forms = {split: [f"{name}.txt" for name in names] for split, names in SPLITS.items()}
     for place in LISTS:
-        found = {split: file for split, names in forms.items() if (file := first_file([root / place], names))}
-        if found:
-            return found
+        files = {
+            file.name.lower(): file for file in sorted((root / place).glob("*.[tT][xX][tT]"))
+        }  # CVAT has Train.txt
+        named = {split: [files[f"{n}.txt"] for n in names if f"{n}.txt" in files] for split, names in SPLITS.items()}
+        if any(named.values()):
+            return {split: found[0] for split, found in named.items() if found}
     return {}
 
 

@@ -14,6 +14,7 @@ from detseg.data.formats.same_name import folded
 
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".webp")  # likeliest first
 CITYSCAPES = "_gtFine_labelIds"
+NO_MASKS = ("_gtFine_color.png", "_gtFine_instanceIds.png")  # what Cityscapes has beside its masks
 _WORDS = r"masks?|seg(?:mentation)?s?|labels?|gt|ground_?truth|ann(?:otation)?s?|matte|target"
 _IMAGE_WORDS = r"images?|imgs?|sat|rgb|leftImg8bit|photo"
 _SUFFIX = re.compile(rf"(?P<name>.+?)(?P<affix>_gtFine_labelIds|[_\-. ](?:{_WORDS})|_L)", re.IGNORECASE)
@@ -35,7 +36,7 @@ def mask_files(folder: Path) -> list[str]:
         folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
         for name in names:
             point = name.rfind(".")
-            if point > 0 and (kind := name[point:].lower()) in found:
+            if point > 0 and name[0] != "." and not name.endswith(NO_MASKS) and (kind := name[point:].lower()) in found:
                 found[kind].append(f"{where}{os.sep}{name}")
     return [path for paths in found.values() for path in sorted(paths)]
 

@@ -92,7 +92,19 @@ def _read(file: Path, root: Path, images: str | Path | None, split: str) -> Anno
     _add_images_without_objects(rows, file, root, split, folders)
     _tell(rows, file, root)
     own = list(dict.fromkeys(known.values())) if known and not any(code.startswith(CODES) for code in known) else None
-    return rows.annotations(file, folders, names=own, shares=True)
+    return _there(rows.annotations(file, folders, names=own, shares=True))
+
+
+def _there(data: Annotations) -> Annotations:
+    """The set without the images that are not there: the tables are those of all images, which hardly anybody has."""
+    missing = [not Path(path).is_file() for path in data.paths.tolist()]
+    if not any(missing) or all(missing):
+        return data
+    log.warning(
+        "%s: %d of its %d images are not there and are left out, the first is %s",
+        *(data.source, sum(missing), len(data), Path(data.paths[missing.index(True)]).name),
+    )
+    return data.subset(np.flatnonzero(~np.array(missing)))
 
 
 def _descriptions(file: Path, root: Path) -> dict[str, str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # where they are used they are imported there: both bring Ope
 
 log = logging.getLogger(__name__)
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 THINGS: dict[Gives, str] = {"objects": "annotations", "masks": "masks", "labels": "labelled images"}
 
 
@@ -54,6 +55,9 @@ def find_sources(
     path = Path(path)
     sources = _found_at(path, images, gives, options)
     damaged = None
+    if set(sources) == {"test"}:  # a list of test images may lie above the set itself
+        with suppress(AnnotationError):
+            sources = _found_below(path, images, gives, options) or sources
     if not sources:
         try:
             sources = _found_below(path, images, gives, options)
@@ -68,8 +72,11 @@ def find_sources(
 
 
 def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
+    archives = [path] if path.is_file() else sorted(path.iterdir())
+    archives = [file for file in archives if file.name.lower().endswith(ARCHIVES)]
     there = what_is_there(path) if path.is_dir() else ""
     there = f" There are {there}." if there else ""
+    there += f" Unpack {archives[0].name} first, and give the folder." if archives else ""
     return NotRecognisedError(f"{path}: no {THINGS[gives]} recognised.{there} Looked for:{looked_for(gives)}")
 
 
@@ -142,6 +149,8 @@ def find_mask_sources(
         sources = _found_below(path, images, "masks", options)
     sources = sources or _guessed_at(path, images, "masks", options)
     found = {} if sources else _found_at(path, images, "objects", {})
+    if set(found) == {"test"}:
+        found = find_sources(path, images)
     if not sources and not found:
         sources = _found_below(path, images, "masks", options)
     if sources:

@@ -51,7 +51,7 @@ def _find(path: Path, images: str | Path | None, weak: bool = False) -> Sources 
         lists = voc_splits(root) | {path.stem: path}
         return {"": _sources(root, _listed(lists, _every_file(root)), images, listed=True)[path.stem]}
     found = _xml_files(path, weak)
-    if found and (lists := voc_splits(path)):
+    if found and (lists := voc_splits(path) or (_lists_beside(path, found[""]) if list(found) == [""] else {})):
         chosen = _listed(lists, list(chain.from_iterable(found.values())))
         return _sources(path, chosen, images, listed=True)
     return _sources(path, found, images) if found else None
@@ -131,6 +131,17 @@ def voc_splits(folder: Path) -> dict[str, Path]:
         if lists := {split: lists[split] for split in sorted(lists) if split}:
             return lists
     return {}
+
+
+def _lists_beside(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
+    """train.txt and val.txt in the folder itself, as PaddleDetection has them, if they begin with one of its images."""
+    by_name = {file.stem: file for file in files}
+    lists = {}
+    for file in sorted(folder.glob("*.txt")) if folder.is_dir() else ():
+        lines = read_lines(file) if file.stem.lower() in SPELLED else []
+        if lines and _named(lines[0].split()[0], by_name):
+            lists[SPELLED[file.stem.lower()]] = file
+    return lists if "train" in lists or "val" in lists else {}
 
 
 def _listed(lists: Mapping[str, Path], files: Sequence[Path]) -> dict[str, list[Path]]:

@@ -49,7 +49,7 @@ from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-NAME_FILES = ("classes.txt", "labels.txt", "obj.names")
+NAME_FILES = ("classes.txt", "labels.txt", "obj.names", "_darknet.labels")
 MOST_CLASSES = 2**31
 MOST_UNNAMED = 2**16  # of which a number alone is the name
 PIXELS = 1.5  # a share of the image above this was surely meant in pixels
@@ -77,7 +77,8 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
 def _splits(folder: Path) -> dict[str, list[Path]]:
     """The splits of a folder without data.yaml; "" where there are none."""
     below = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
-    lists = {split: [below[f"{split}.txt"]] for split in SPLITS if f"{split}.txt" in below}
+    spelled = {split: [f"{name}.txt" for name in names if f"{name}.txt" in below] for split, names in SPLITS.items()}
+    lists = {split: [below[names[0]]] for split, names in spelled.items() if names}
     if lists and (
         any(name in below for name in LABEL_FOLDERS) or all(is_image_list(file) for (file,) in lists.values())
     ):
@@ -101,7 +102,14 @@ def _divided(folders: Sequence[Path], inside: str) -> dict[str, list[Path]]:
 
 def _sources(splits: dict[str, list[Path]], source: Path) -> Sources:
     """Each split with its reader. Unnamed classes are counted over all splits, so that the splits agree about them."""
-    names = names_nearby(next(iter(splits.values())))
+    lists = {split: names_nearby(places) for split, places in splits.items()}
+    names = next(filter(None, lists.values()), None)
+    other = next((split for split, own in lists.items() if own not in (None, names)), None)
+    if other is not None:
+        raise AnnotationError(
+            f"{source}: the splits have different lists of classes, {', '.join(names or ())} and, in {other!r}, "
+            f"{', '.join(lists[other] or ())}; write one classes.txt, with the numbers that the labels have"
+        )
     if names is not None:
         return {split: partial(read_yolo, places, names, source) for split, places in splits.items()}
 
@@ -175,6 +183,8 @@ def _listed(place: Path) -> list[str]:
         return [str(place)]
     lines = [line.strip().replace("\\", "/") for line in read_list(place).splitlines() if line.strip()]
     cache, here = FolderCache(), str(place.parent)
+    # CVAT writes data/obj_train_data/1.jpg for what it keeps in obj_train_data/.
+    lines = [line.removeprefix("data/") if line.startswith("data/obj_") else line for line in lines]
     # Most tools mean the list's folder, darknet the one in which it is started.
     lines = [join(os.getcwd(), line) if line in cache and join(here, line) not in cache else line for line in lines]  # noqa: PTH109
     return locate_images(lines, [place.parent])
@@ -194,10 +204,21 @@ def names_nearby(places: Sequence[Path]) -> list[str] | None:
             file = first_file([folder], YAML_NAMES)
             if file is not None and "names" in (content := load_yaml(file)):
                 return class_names(content, file)
-            file = first_file([folder, folder / "labels", *_split_folders(folder / "labels")], NAME_FILES)
+            places_of_lists = [folder, folder / "labels", *_split_folders(folder / "labels")]
+            file = first_file(places_of_lists, NAME_FILES)
             if file is not None:
-                return read_lines(file)
+                return _agreed(file, [place / file.name for place in places_of_lists])
     return None
+
+
+def _agreed(file: Path, others: Sequence[Path]) -> list[str]:
+    """The classes of a list; AnnotationError if another by its name differs: LabelImg writes one in each folder."""
+    names = read_lines(file)
+    for other in others:
+        if other.is_file() and (own := read_lines(other)) != names:
+            what = f"{file} lists {', '.join(names)}, and {other} {', '.join(own)}"
+            raise AnnotationError(f"{what}; which do the labels mean? Keep one list, with the numbers that they have")
+    return names
 
 
 def _split_folders(folder: Path) -> list[Path]:

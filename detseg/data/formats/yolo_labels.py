@@ -91,7 +91,7 @@ def _is_number(word: bytes) -> bool:
 def has_labels(images: Path, inside: bool = False) -> bool:
     """Whether there is a label file where those of a folder of images may lie, or `inside` that folder."""
     cache, folder = FolderCache(), str(images)
-    for place in label_places(folder, cache):
+    for place in label_places(folder, cache, far=False):
         if place == folder:
             names = cache.names(folder)
             labelled = {name[:-4] for name in names if is_text(name)}
@@ -123,10 +123,14 @@ def read_list(file: Path) -> str:
     return data.decode("latin-1")
 
 
-def label_places(folder: str, cache: FolderCache) -> Iterator[str]:
-    """Where the labels of the images in a folder may lie, likeliest first; not all of these folders exist."""
+def label_places(folder: str, cache: FolderCache, far: bool = True) -> Iterator[str]:
+    """Where the labels of the images in a folder may lie, likeliest first; not all of these folders exist.
+
+    `far`: also where the way there leads out of a folder that has not the name of a split or of images. That may be the
+    set itself, with other sets beside it.
+    """
     parallel = _parallel(folder)
-    found = dict.fromkeys(filter(None, [parallel, folder]))
+    found = dict.fromkeys(filter(None, [parallel, *_called_alike(folder, cache), folder]))
     above, below = os.path.abspath(folder) if len(Path(folder).parts) < 3 else folder, ""  # noqa: PTH100 - keeps links
     inside = True  # a part of the set by its name, so that labels for all of it may lie beside
     for level in range(3):
@@ -135,25 +139,35 @@ def label_places(folder: str, cache: FolderCache) -> Iterator[str]:
         above, name = os.path.split(above)
         if not name:
             break
-        for place in _named(above, cache):
+        inside = inside and (split_of(name) is not None or name.lower() in IMAGE_FOLDERS or level == 0)
+        for place in _named(above, cache, odd=inside) if inside or far else ():
             if os.path.basename(place) != name:  # noqa: PTH119
                 found[join(place, below) if below else place] = None
         below = f"{name}/{below}" if below else name
-        inside = inside and (split_of(name) is not None or name.lower() in IMAGE_FOLDERS or level == 0)
     yield from found
 
 
-def _named(folder: str, cache: FolderCache) -> list[str]:
-    """The folders of labels in a folder; without one of a usual name, the only one whose name speaks of labels."""
+def _named(folder: str, cache: FolderCache, odd: bool = True) -> list[str]:
+    """The folders of labels in a folder; if `odd`, without a usual name, the only one whose name speaks of labels."""
     names = [name for name in sorted(cache.names(folder)) if SPEAKS_OF_LABELS.search(name.lower())]
     usual = [name for name in names if name.lower() in LABEL_FOLDERS]
-    folders = [path for name in usual or names if cache.names(path := join(folder, name))]
+    folders = [path for name in usual or (names if odd else []) if cache.names(path := join(folder, name))]
     return folders if usual or len(folders) == 1 else []
 
 
 def _parallel(folder: str) -> str:
     before, images, after = f"{os.sep}{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
     return f"{before}{os.sep}labels{os.sep}{after}"[1:].rstrip(os.sep) if images else ""
+
+
+def _called_alike(folder: str, cache: FolderCache) -> list[str]:
+    """The folders of labels beside a folder whose names are like its own: train_labels beside train_images."""
+    above, name = os.path.split(folder)
+    parts = re.split(r"images?|imgs?", name.lower())
+    if len(parts) != 2 or parts == ["", ""]:
+        return []
+    there = {other.lower(): other for other in cache.names(above)}
+    return [join(above, there[alike]) for word in LABEL_FOLDERS if (alike := word.join(parts)) in there]
 
 
 def _in_other_spelling(images: dict[int, str], place: str, cache: FolderCache, taken: set[str]) -> dict[int, str]:
@@ -201,12 +215,23 @@ def _problems(
         ):
             remedy += "; if the PNG files there are masks, train a segmenter with --masks and their folder"
         return [Problem(str(source), "", None, what, remedy, "warning", "images-without-labels")]
-    if without:
+    others = [path for row in without if (path := _other_file(images[row], cache))]
+    if others:
+        what = f"{len(others)} images have no label file but a file of another form, the first is {others[0]}"
+        remedy = "bring all to one form: detseg convert"
+        told.append(Problem(str(source), "", None, what, remedy, "error", "other-annotations"))
+    elif without:
         first = without[0]
         verb = "has no label file and counts" if len(without) == 1 else "have no label file and count"
         what = f"{len(without)} of {len(images)} images {verb} as without objects, the first is {images[first]}"
         remedy = f"if it has objects, write {files[first]}"
         told.append(Problem(str(source), "", None, what, remedy, "warning", "images-without-labels"))
+    counts = Counter(file for file, found in zip(files, there, strict=True) if found)
+    for file in sorted(file for file, count in counts.items() if count > 1):
+        names = " and ".join(sorted(image for image, own in zip(images, files, strict=True) if own == file))
+        what = f"{file} is the label file of several images: {names}"
+        remedy = "remove those that it is not meant for, or give each its own name and labels"
+        told.append(Problem(str(source), "", None, what, remedy, "error", "label-file-of-several"))
     if orphans:
         noun = "label file belongs" if len(orphans) == 1 else "label files belong"
         what = f"{len(orphans)} {noun} to no image, the first is {orphans[0]}"
@@ -216,6 +241,12 @@ def _problems(
             )
         )
     return told
+
+
+def _other_file(image: str, cache: FolderCache) -> str:
+    """The file that LabelImg or LabelMe wrote for an image, in another form than YOLO's; "" if there is none."""
+    name = os.path.splitext(image)[0]  # noqa: PTH122
+    return next((f"{name}{ending}" for ending in (".xml", ".json") if f"{name}{ending}" in cache), "")
 
 
 def _tried(image: str) -> Iterator[str]:

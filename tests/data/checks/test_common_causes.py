@@ -185,3 +185,10 @@ def test_classes_whose_objects_are_mostly_ignored_are_told(tmp_path):
         assert expected is None or found[0].what.endswith(f"so they are ignored: {expected}")
     few = make(boxes[:3], iscrowd=np.ones(3, bool), categories=(Category(1, "rose"),))
     assert validate(few, check_images=False) == []
+
+
+def test_regions_that_are_ignored_for_every_class_are_no_doubt():
+    """KITTI's DontCare is an ignored object of each class."""
+    boxes = [[1, 1, 9, 9], *[[i, 20, i + 9, 30] for i in range(4) for _ in range(3)]]
+    labels, ignored = np.array([0, *range(3)] + [*range(3)] * 3), np.array([False] + [True] * 12)
+    assert validate(make(boxes, labels, iscrowd=ignored), check_images=False) == []

@@ -8,6 +8,7 @@ from detseg.data.annotations import AnnotationError
 from detseg.data.checks.validate import validate
 from detseg.data.formats import (
     NotRecognisedError,
+    find_mask_sources,
     find_sources,
     read_annotations,
     read_dataset,
@@ -160,3 +161,21 @@ def test_a_folder_without_anything(tmp_path):
         find_sources(tmp_path)
     with pytest.raises(AnnotationError, match="does not exist"):
         find_sources(tmp_path / "nowhere")
+
+
+def test_archives_are_to_be_unpacked(tmp_path):
+    (tmp_path / "flowers.zip").write_bytes(b"PK")
+    for path in (tmp_path, tmp_path / "flowers.zip"):
+        for read in (read_annotations, read_masks, read_labels):
+            with pytest.raises(
+                NotRecognisedError, match=r"Unpack flowers\.zip first, and give the folder\. Looked for:"
+            ):
+                read(path)
+
+
+def test_a_table_of_test_images_above_polygons(tmp_path):
+    content = coco_content()
+    write_json(tmp_path / "set/flowers/train.json", content)
+    write_json(tmp_path / "set/flowers/val.json", content)
+    (tmp_path / "set/test.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.jpg,rose,1,2,3,4\n")
+    assert set(find_mask_sources(tmp_path / "set")) == {"train", "val"} == set(find_sources(tmp_path / "set"))

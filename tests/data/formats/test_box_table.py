@@ -7,9 +7,9 @@ import pytest
 
 from detseg.data import raise_on_problems, read_annotations, read_dataset, validate
 from detseg.data.annotations import AnnotationError
-from detseg.data.formats import read_labels
+from detseg.data.formats import read_labels, write_voc
 from detseg.data.formats.box_table import columns_of
-from tests.data.annotation_samples import by_image, write_picture
+from tests.data.annotation_samples import by_image, make, write_picture
 
 TF = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 A, B = [1.0, 2.0, 31.0, 42.0], [10.0, 5.0, 20.0, 25.0]
@@ -187,3 +187,31 @@ def test_boxes_are_not_taken_for_one_class_an_image_nor_the_other_way(folder):
 def test_ignored_objects(folder):
     data = read(folder, "image,xmin,ymin,xmax,ymax,label,difficult\na.png,1,2,31,42,rose,1\na.png,10,5,20,25,daisy,0\n")
     assert data.iscrowd.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("cell_type", ("7", "x")),  # BCCD
+        ("objectClass", ("7", "x")),
+        ("Vehicle Category", ("7", "x")),
+        ("file_type", ("object",)),
+        ("shapeType", ("object",)),
+        ("source", ("object",)),
+    ],
+)
+def test_headings_of_classes(folder, caplog, heading, names):
+    rows = "a.png,x,1,2,31,42\na.png,7,10,5,20,25\n"
+    assert read(folder, f"filename,{heading},xmin,ymin,xmax,ymax\n{rows}").names == names
+    told = f"not read are {heading!r} (if one holds classes, head it 'class')"
+    assert (told in caplog.text) == (names == ("object",))
+
+
+def test_a_table_of_test_images_does_not_hide_the_set_below(tmp_path):
+    """BCCD has test.csv beside the folder of its VOC files."""
+    data = make([[10, 5, 30, 35]], paths=[str(write_picture(tmp_path / "from/a.jpg"))])
+    for split in ("train", "val"):
+        write_voc(data, tmp_path / "bccd/BCCD", split, images="copy")
+    (tmp_path / "bccd/test.csv").write_text("filename,cell_type,xmin,ymin,xmax,ymax\na.jpg,rose,1,2,3,4\n")
+    assert [part.boxes.tolist() for part in read_dataset(tmp_path / "bccd").values()] == [[[10, 5, 30, 35]]] * 2
+    assert read_annotations(tmp_path / "bccd/test.csv").boxes.tolist() == [[1, 2, 3, 4]]

@@ -155,3 +155,14 @@ def test_a_panoptic_file_is_told_apart(tmp_path):
         (tmp_path / "panoptic_val.json").write_text(text)
         with pytest.raises(AnnotationError, match=r"panoptic_train\.json: is a COCO panoptic file.*file of instances"):
             read_dataset(tmp_path)
+
+
+def test_folders_that_have_a_split_in_their_name(tmp_path):
+    for folder in ("train_images", "val_images"):
+        write_json(tmp_path / folder / "annotations.json", coco_content())
+    assert set(find_sources(tmp_path)) == {"train", "val"}
+    write_json(tmp_path / "train_night/annotations.json", coco_content())
+    with pytest.raises(AnnotationError, match=r"train_images and train_night could all be of the split 'train'; join"):
+        find_sources(tmp_path)
+    write_json(tmp_path / "train/annotations.json", coco_content())
+    assert set(find_sources(tmp_path)) == {"train", "val"}

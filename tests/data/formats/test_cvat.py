@@ -6,6 +6,7 @@ from pycocotools import mask as coco
 
 from detseg.data import raise_on_problems, read_annotations, read_dataset, validate
 from detseg.data.annotations import AnnotationError
+from detseg.data.formats import find_sources
 from detseg.data.formats.cvat import read_mask
 from tests.data.annotation_samples import by_image, write_picture
 
@@ -164,3 +165,23 @@ def test_damaged_shapes_are_problems_with_their_line(folder):
     assert len(data.ids) == 1 and len(told) == 7
     assert "no 'xtl'" in told[0] and told[0].startswith("line ")
     assert "do not fill the mask of 3 x 3" in " ".join(told) and "the mask is empty" in told[-1]
+
+
+def test_subsets_keep_their_images_apart(tmp_path):
+    """A project's folders are called as its subsets; images of several tasks may have one name."""
+
+    def image(subset, left):
+        box = f'<box label="rose" xtl="{left}" ytl="1" xbr="9" ybr="9" occluded="0"/>'
+        return f'<image id="1" name="1.png" subset="{subset}" width="64" height="48">{box}</image>'
+
+    for seed, subset in enumerate(("Train", "Validation")):
+        write_picture(tmp_path / f"images/{subset}/1.png", seed=seed)
+    text = "<annotations><version>1.1</version><meta></meta>{}</annotations>"
+    (tmp_path / "annotations.xml").write_text(text.format(image("Train", 2) + image("Validation", 3)))
+    data = read_dataset(tmp_path)
+    assert {split: (part.paths.tolist(), part.boxes.tolist()) for split, part in data.items()} == {
+        "train": ([str(tmp_path / "images/Train/1.png")], [[2, 1, 9, 9]]),
+        "val": ([str(tmp_path / "images/Validation/1.png")], [[3, 1, 9, 9]]),
+    }
+    (tmp_path / "annotations.xml").write_text(text.format(image("Train", 2) + image("train_2", 3) + image("val", 4)))
+    assert set(find_sources(tmp_path)) == {"Train", "train_2", "val"}, "neither is lost"

@@ -8,7 +8,7 @@ from pycocotools import mask as coco
 
 from detseg.data import raise_on_problems, read_annotations, read_dataset, validate
 from detseg.data.annotations import AnnotationError
-from tests.data.annotation_samples import by_image, write_picture
+from tests.data.annotation_samples import by_image, write_json, write_picture
 
 
 def annotation(kind, label=0, group=0, **fields):
@@ -128,3 +128,15 @@ def test_damaged_annotations_are_problems(folder):
 def test_damaged_files_are_errors(folder, text, message):
     with pytest.raises(AnnotationError, match=rf"train.json.*{message}"):
         read(folder, text)
+
+
+def test_folders_of_images_are_called_as_the_files(tmp_path):
+    for seed, subset in enumerate(("Train", "Validation")):
+        write_picture(tmp_path / f"images/{subset}/1.png", seed=seed)
+        items = [{"id": "1", "annotations": [], "image": {"path": "1.png", "size": [48, 64]}}]
+        content = {"info": {}, "categories": {"label": {"labels": [{"name": "rose"}]}}, "items": items}
+        write_json(tmp_path / f"annotations/{subset}.json", content)
+    assert [part.paths.tolist() for part in read_dataset(tmp_path).values()] == [
+        [str(tmp_path / "images/Train/1.png")],
+        [str(tmp_path / "images/Validation/1.png")],
+    ]

@@ -26,6 +26,7 @@ def write(folder, labels, images, text, name="000001"):
         ("training", "label_2", "image_2", "train"),
         ("raw/training", "label_2", "image_2", "train"),
         ("", "labels", "images", ""),
+        ("", "labels", "data", ""),
         ("", "labels/train", "images/train", "train"),
     ],
 )
@@ -111,3 +112,14 @@ def test_own_classes_of_visdrone(tmp_path):
     (tmp_path / "classes.txt").write_text("rose\ndaisy\n")
     data = read_annotations(tmp_path)
     assert data.names == ("rose", "daisy") and data.labels.tolist() == [1]
+
+
+def test_folders_that_could_be_of_one_split_are_refused(tmp_path):
+    for split in ("train_day", "train_night", "val"):
+        (tmp_path / split / "label_2").mkdir(parents=True)
+        (tmp_path / split / "image_2").mkdir()
+        (tmp_path / split / "label_2/1.txt").write_text("Car 0 0 -10 1 2 31 42 -1 -1 -1 -1000 -1000 -1000 -10\n")
+    with pytest.raises(
+        AnnotationError, match=r"train_day and train_night could all be of the split 'train'; join them"
+    ):
+        read_annotations(tmp_path)

@@ -1,5 +1,6 @@
 """Label Studio's JSON and JSON-MIN: regions of all tools, brush masks, which annotation counts, paths, predictions."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +273,21 @@ def test_uploads_are_found_whatever_was_put_before_their_names(tmp_path):
     (tmp_path / "project.json").write_text(json.dumps(tasks))
     data = read_annotations(tmp_path)
     assert [Path(path).name for path in data.paths] == ["rose-1.jpg", "tulip.jpg"] and validate(data) == []
+
+
+@pytest.mark.parametrize(("name", "separator"), [("project-1.csv", ","), ("project-1.tsv", "\t")])
+def test_the_table_is_the_short_form(tmp_path, name, separator):
+    label = [{**RECT, **SIZE}, {**RECT, **SIZE, "x": 50, "rectanglelabels": ["daisy"]}]
+    with (tmp_path / name).open("w", newline="") as file:
+        rows = csv.writer(file, delimiter=separator)
+        rows.writerow(["annotation_id", "annotator", "created_at", "id", "image", "label", "lead_time"])
+        rows.writerow([1, 1, "2024", 1, "/data/upload/1/a.png", json.dumps(label), 1.5])
+        rows.writerow([2, 1, "2024", 2, "/data/upload/1/b.png", "", 1.5])
+    for image in ("a.png", "b.png"):
+        write_picture(tmp_path / image, 80, 40)
+    data = read_annotations(tmp_path)
+    assert boxes(data) == [[8, 8, 32, 24], [40, 8, 64, 24]] and data.names == ("daisy", "rose")
+    assert data.labels.tolist() == [1, 0] and len(data) == 2
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace("}]", "}"))
+    with pytest.raises(AnnotationError, match=name):
+        read_annotations(tmp_path)

@@ -231,3 +231,25 @@ def test_a_single_file(tmp_path):
     assert labelme.is_labelme(file)
     for other in ({"shapes": 3}, [{"shapes": [{"type": "rectangle", "points": [1, 2, 3, 4]}]}]):
         assert not labelme.is_labelme(write_json(tmp_path / "other.json", other))
+
+
+def test_folders_of_one_split(tmp_path, caplog):
+    """Neither half of the training images may be lost without a word."""
+    for folder in ("train", "train_old", "val"):
+        content = {"shapes": [], "imagePath": "a.png", "imageWidth": 64, "imageHeight": 48}
+        write_json(tmp_path / folder / "a.json", content)
+    assert list(read_dataset(tmp_path)) == ["train", "val"]
+    assert f"{tmp_path}/train_old is not read: {tmp_path}/train is the split 'train'" in caplog.text
+    (tmp_path / "train").rename(tmp_path / "train_new")
+    with pytest.raises(AnnotationError, match=r"train_new and train_old could all be of the split 'train'; join them"):
+        read_dataset(tmp_path)
+
+
+def test_images_without_a_file_are_told(tmp_path, caplog):
+    for seed, name in enumerate(("a.png", "b.png", "Ä c.png", ".d.png")):
+        write_picture(tmp_path / name, seed=seed)
+    for name, image in (("a", "a.png"), ("ä%20c", "../elsewhere/ä c.jpg")):
+        content = {"shapes": [], "imagePath": image, "imageWidth": 64, "imageHeight": 48}
+        write_json(tmp_path / f"{name}.json", content)
+    assert len(read_annotations(tmp_path)) == 2
+    assert f"{tmp_path}: images without a JSON file, left out: 1 (the first: b.png)" in caplog.text

@@ -74,6 +74,8 @@ def check(data):
         ("{s}/{i}.png", "{s}annot/{i}.png", "/SegNet/CamVid/{s}/{i}.png /SegNet/CamVid/{s}annot/{i}.png"),
         ("{s}/{i}.png", "{s}_labels/{i}_L.png", ""),
         ("{s}_images/{i}.jpg", "{s}_masks/{i}.png", ""),
+        ("default/{i}.png", "defaultannot/{i}.png", "default/{i}.png defaultannot/{i}.png"),
+        ("birds/{i}.jpg", "birds_masks/{i}.png", "{i}"),
         ("{s}/{i}_jpg.rf.4b7d.jpg", "{s}/{i}_jpg.rf.4b7d_mask.png", ""),
         ("{s}/{i}_sat.jpg", "{s}/{i}_mask.png", ""),
         (
@@ -81,6 +83,7 @@ def check(data):
             "gtFine/{s}/bonn/bonn_{i}_gtFine_labelIds.png",
             "",
         ),
+        ("imgsFine/leftImg8bit/{s}/{i}_leftImg8bit.png", "gtFine/{s}/{i}_gtFine_labelIds.png", ""),
     ],
 )
 def test_names_of_folders_and_files(tmp_path, image, mask, lists):
@@ -208,3 +211,30 @@ def test_roboflow_lists_its_classes_in_the_splits(tmp_path):
     data = read_mask_dataset(tmp_path)
     check(data)
     assert data["val"].names == ("background", "rose")
+
+
+def test_lists_in_other_spellings(tmp_path):
+    """CVAT calls the lists as the subsets of a project."""
+    write_set(tmp_path, "JPEGImages/{i}.jpg", "SegmentationClass/{i}.png", "{i}")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, name in (("train", "Train.txt"), ("val", "Validation.txt")):
+        (tmp_path / f"{split}.txt").rename(tmp_path / "ImageSets/Segmentation" / name)
+    check(read_mask_dataset(tmp_path))
+
+
+def test_hidden_files_are_no_masks(tmp_path):
+    """The trimaps of the Oxford pets came from a Mac."""
+    write_set(tmp_path, "images/{i}.jpg", "masks/{i}.png", "{i}")
+    (tmp_path / "masks/._000.png").write_bytes(b"x")
+    (tmp_path / "train.txt").unlink()
+    (tmp_path / "val.txt").unlink()
+    data = read_masks(tmp_path)
+    assert len(data) == 3 and validate(data) == []
+
+
+def test_what_cityscapes_has_beside_its_masks_is_not_told(tmp_path):
+    write_set(tmp_path, "leftImg8bit/{s}/{i}_leftImg8bit.png", "gtFine/{s}/{i}_gtFine_labelIds.png", classes="")
+    for kind in ("color", "instanceIds"):
+        save_mask(tmp_path / f"gtFine/train/000_gtFine_{kind}.png", mask_of(1))
+    for split in find_mask_sources(tmp_path).values():
+        assert split().read_problems == ()

@@ -439,3 +439,22 @@ def test_damaged_files_are_counted(voc):
         (voc / f"Annotations/{name}.xml").write_text("<annotation><object></annotation>")
     with pytest.raises(AnnotationError, match=r"a\.xml: line 1.*\(1 more files cannot be read\)"):
         read_voc(voc)
+
+
+@pytest.mark.parametrize("line", ["{}", "images/{}.jpg Annotations/{}.xml", "./images/{}.jpg"])
+def test_lists_in_the_folder_itself(tmp_path, line):
+    """PaddleDetection keeps train.txt and val.txt beside the folders, with an image and its file a line."""
+    for seed, name in enumerate("abc"):
+        write_picture(tmp_path / f"images/{name}.jpg", seed=seed)
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / f"Annotations/{name}.xml").write_text("<annotation><filename>x</filename></annotation>")
+    for split, names in (("train", "ab"), ("val", "c")):
+        (tmp_path / f"{split}.txt").write_text("".join(line.format(name, name) + "\n" for name in names))
+    data = read_dataset(tmp_path)
+    assert {split: [path[-5:] for path in part.paths.tolist()] for split, part in data.items()} == {
+        "train": ["a.jpg", "b.jpg"],
+        "val": ["c.jpg"],
+    }
+    (tmp_path / "train.txt").write_text("notes on training\n")
+    (tmp_path / "val.txt").unlink()
+    assert len(read_annotations(tmp_path)) == 3

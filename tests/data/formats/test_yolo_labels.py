@@ -75,6 +75,8 @@ def test_where_labels_are_found(tmp_path, image, label):
         ("{}/1.jpg", "{}/1.txt"),
         ("{}/1.jpg", "labels/{}/1.txt"),
         ("images/{}2017/1.jpg", "labels/{}2017/1.txt"),
+        ("{}_images/1.jpg", "{}_labels/1.txt"),
+        ("img_{}/1.jpg", "Annotations_{}/1.txt"),
     ],
 )
 def test_splits_without_yaml(tmp_path, images, labels):
@@ -308,3 +310,94 @@ def test_images_cannot_be_kept_elsewhere(tmp_path):
     placed = make([[10, 5, 30, 35]], paths=[str(tmp_path / "yolo/images/train/a.jpg")])
     write_yolo(placed, tmp_path / "yolo", images="keep")
     assert read_annotations(tmp_path / "yolo", "train").boxes.round(4).tolist() == [[10, 5, 30, 35]]
+
+
+@pytest.mark.parametrize("beside", ["other_yolo/train", "labels/train", "labels"])
+def test_labels_of_another_set_beside_do_not_count(tmp_path, beside):
+    write_picture(tmp_path / "flowers/train/1.jpg")
+    write(tmp_path / beside / "1.txt", LINE)
+    with pytest.raises(NotRecognisedError):
+        read_annotations(tmp_path / "flowers")
+    write(tmp_path / "flowers/train.csv", "filename,class,xmin,ymin,xmax,ymax\n1.jpg,rose,1,2,3,4\n")
+    assert read_annotations(tmp_path / "flowers").boxes.tolist() == [[1, 2, 3, 4]]
+
+
+def test_a_link_to_a_folder_above_adds_no_images(tmp_path):
+    yolo_set(tmp_path, ["images/train/1.jpg", "images/val/2.jpg"], ["labels/train/1.txt", "labels/val/2.txt"])
+    (tmp_path / "images/train/up").symlink_to(tmp_path)
+    (tmp_path / "images/loop").symlink_to(".")
+    data = read_dataset(tmp_path)
+    assert [part.paths.tolist() for part in data.values()] == [
+        [str(tmp_path / "images/train/1.jpg")],
+        [str(tmp_path / "images/val/2.jpg")],
+    ]
+
+
+@pytest.mark.parametrize("val", ["valid", "Validation"])
+def test_darknet_lists_in_other_spellings(tmp_path, val):
+    """CVAT's YOLO 1.1 has valid.txt, or the list of a subset as its project calls it."""
+    for seed, split in enumerate(("train", val)):
+        write_picture(tmp_path / f"obj_{split}_data/{seed}.jpg", seed=seed)
+        write(tmp_path / f"obj_{split}_data/{seed}.txt", LINE)
+        write(tmp_path / f"{split}.txt", f"data/obj_{split}_data/{seed}.jpg\n")
+    write(tmp_path / "obj.names", "rose\ndaisy\n")
+    data = read_dataset(tmp_path)
+    assert {split: (len(part), part.boxes.tolist()) for split, part in data.items()} == {
+        "train": (1, BOX),
+        "val": (1, BOX),
+    }
+
+
+def test_names_of_roboflows_darknet_export(tmp_path):
+    for split in ("train", "valid"):
+        yolo_set(tmp_path / split, ["1.jpg"], ["1.txt"], names="")
+        write(tmp_path / split / "_darknet.labels", "rose\ndaisy\n")
+    assert [part.names for part in read_dataset(tmp_path).values()] == [("rose", "daisy")] * 2
+
+
+def test_a_label_file_of_two_images_is_an_error(tmp_path):
+    """1.jpg and 1.png beside each other: whose objects they are cannot be told."""
+    data = read_annotations(yolo_set(tmp_path, ["images/1.jpg", "images/1.png", "images/2.jpg"], ["labels/1.txt"]))
+    (problem,) = [problem for problem in validate(data) if problem.severity == "error"]
+    images = f"{tmp_path}/images/1.jpg and {tmp_path}/images/1.png"
+    assert problem.what == f"{tmp_path}/labels/1.txt is the label file of several images: {images}"
+    with pytest.raises(AnnotationError, match="of several images"):
+        raise_on_problems(validate(data))
+
+
+@pytest.mark.parametrize("places", [("labels/train", "labels/val"), ("train", "val")])
+def test_lists_of_classes_that_differ_are_refused(tmp_path, places):
+    """LabelImg writes classes.txt into each folder, in the order in which the classes came up."""
+    if places[0] == "train":
+        images, labels = ["train/1.jpg", "val/2.jpg"], ["train/1.txt", "val/2.txt"]
+    else:
+        images, labels = ["images/train/1.jpg", "images/val/2.jpg"], ["labels/train/1.txt", "labels/val/2.txt"]
+    yolo_set(tmp_path, images, labels, names="")
+    for place in places:
+        write(tmp_path / place / "classes.txt", "rose\ndaisy\n")
+    assert [part.names for part in read_dataset(tmp_path).values()] == [("rose", "daisy")] * 2
+    write(tmp_path / places[1] / "classes.txt", "daisy\nrose\n")
+    with pytest.raises(AnnotationError, match=r"rose, daisy.* daisy, rose; w"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["2.xml", "2.json"])
+def test_images_that_were_annotated_in_another_form_are_no_negatives(tmp_path, other):
+    """LabelImg was switched from YOLO to VOC halfway."""
+    yolo_set(tmp_path, ["1.jpg", "2.jpg", "3.jpg"], ["1.txt"])
+    (tmp_path / other).write_text("")
+    (problem,) = validate(read_annotations(tmp_path))
+    assert problem.severity == "error" and problem.what.endswith(
+        f"a file of another form, the first is {tmp_path / other}"
+    )
+
+
+def test_where_the_images_of_cvats_export_belong(tmp_path):
+    """Exported without images, its list says data/obj_train_data/, where nothing lies."""
+    write(tmp_path / "obj_train_data/1.txt", LINE)
+    write(tmp_path / "obj.names", "rose\ndaisy\n")
+    write(tmp_path / "train.txt", "data/obj_train_data/1.jpg\n")
+    image = tmp_path / "obj_train_data/1.jpg"
+    assert [str(image) in str(problem) for problem in validate(read_annotations(tmp_path))][:1] == [True]
+    write_picture(image)
+    assert read_annotations(tmp_path).boxes.tolist() == BOX
