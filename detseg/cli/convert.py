@@ -66,9 +66,8 @@ def run(config: Convert) -> int:
     Raises:
         ValueError: nothing readable is there, it has errors, or it cannot be written so; the message says what to do.
     """
-    from rich.console import Console
-
     from detseg.cli.crops import require_new
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, working
     from detseg.data.convert import (
         checked_splits,
@@ -86,7 +85,7 @@ def run(config: Convert) -> int:
         raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {config.val_share}")
     if config.val_share is not None and config.split:
         raise ValueError("--val-share makes the splits train and val; leave --split out")
-    console = Console()
+    console = Terminal()
     require_kind(config.source, recognise(config.source, config.source_images), format)
     with working("reading", console):
         splits = read_splits(

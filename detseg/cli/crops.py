@@ -42,14 +42,13 @@ def run(config: Crops) -> int:
     Raises:
         ValueError: the annotations have errors, the output is not empty, or an option is out of range.
     """
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.crops import crops_of, folder_names
     from detseg.files import write_atomically
 
     require_new(config.output)
-    console = Console()
+    console = Terminal()
     splits = checked_splits(config.data, config.repair, console, config.images)
     shown = partial(track, what="cutting", console=console)
     for split, data in splits.items():

@@ -62,8 +62,7 @@ def run(config: Doctor) -> int:
     Raises:
         ValueError: nothing readable is there, an option contradicts another, or detections are of other images.
     """
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.base import refuse_pack
     from detseg.data.checks.find_doubts import KINDS, find_doubts
@@ -75,7 +74,7 @@ def run(config: Doctor) -> int:
     from detseg.report.tables.findings import tables
 
     _check(config)
-    console = Console()
+    console = Terminal()
     splits = _read(config)
     for split, data in splits.items():
         refuse_pack(data.pack)

@@ -69,12 +69,12 @@ def run(config: Label) -> int:
         ValueError: the run holds no detector, there are no images, or the output is not empty.
     """
     from accelerate import PartialState
-    from rich.console import Console
 
     from detseg.cli.predictions import Reader
+    from detseg.cli.terminal import Terminal
     from detseg.predict import Detector, load
 
-    console = Console()
+    console = Terminal()
     require_new(config.output)
     _check(config)
     with local_images(config.sources) as sources:

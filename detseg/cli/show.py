@@ -41,15 +41,14 @@ def run(config: Show) -> int:
     Raises:
         ValueError: nothing readable is there; the message says what was looked for.
     """
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track, working
     from detseg.data.convert import read_splits, recognise
     from detseg.report.pages.data import DataPage
 
     if config.images < 1:
         raise ValueError(f"--images must be at least 1, it is {config.images}")
-    console = Console()
+    console = Terminal()
     with working("reading", console):
         gives = recognise(config.source, config.source_images).gives
         splits = read_splits(config.source, gives, images=config.source_images, only=config.split)

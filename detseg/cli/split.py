@@ -77,10 +77,9 @@ def run(config: Split) -> int:
     Raises:
         ValueError: nothing readable is there, it has errors, or it cannot be split so; the message says what to do.
     """
-    from rich.console import Console
-
     from detseg.cli.convert import placed
     from detseg.cli.crops import require_new
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track, working
     from detseg.data.convert import checked_splits, read_whole, recognise, told, write_splits
     from detseg.data.splits import folds_of, split_set
@@ -91,7 +90,7 @@ def run(config: Split) -> int:
     if len(shares) not in (2, 3):
         raise ValueError(f"--shares are 2 or 3 (train, val and test), not {len(shares)}")
     require_new(config.output)
-    console = Console()
+    console = Terminal()
     found = recognise(config.source, config.source_images)
     to = target_format(config, found)
     say = partial(print_line, console)
