@@ -78,6 +78,7 @@ def run(config: Convert) -> int:
         told,
         write_splits,
     )
+    from detseg.files import new_folder
 
     format = format_named(config.to)
     require_new(config.output)
@@ -97,7 +98,7 @@ def run(config: Convert) -> int:
         )
     with working("checking", console):
         splits = checked_splits(splits, repairing=config.repair, print_line=partial(print_line, console))
-    with working(f"writing {told(splits)}", console):
+    with new_folder(config.output), working(f"writing {told(splits)}", console):
         write_splits(splits, config.output, format, images=config.images, crowd=config.crowd)
     print_line(console, f"{config.output}: {format.title}, {told(splits)}; images {placed(config.images)}")
     return 0

@@ -83,6 +83,7 @@ def run(config: Split) -> int:
     from detseg.console import print_line, track, working
     from detseg.data.convert import checked_splits, read_whole, recognise, told, write_splits
     from detseg.data.splits import folds_of, split_set
+    from detseg.files import new_folder
 
     if config.folds is not None and config.shares is not None:
         raise ValueError("give --shares or --folds, not both")
@@ -115,8 +116,9 @@ def run(config: Split) -> int:
             parts = {config.output / f"fold-{number}": fold for number, fold in enumerate(folds, 1)}
     keep = config.folds is not None and to.name in WITHOUT_IMAGES.values()
     images = config.images or ("keep" if keep else "link")
-    for folder, splits in track(parts.items(), len(parts), what="writing", console=console):
-        write_splits(splits, folder, to, images=images, crowd=config.crowd)
+    with new_folder(config.output):
+        for folder, splits in track(parts.items(), len(parts), what="writing", console=console):
+            write_splits(splits, folder, to, images=images, crowd=config.crowd)
     for folder, splits in parts.items():
         print_line(console, f"{folder}: {to.title}, {told(splits)}; images {placed(images)}")
     print_line(console, uneven(data, parts.values()))
