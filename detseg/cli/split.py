@@ -156,4 +156,4 @@ def uneven(data: ImageSet, parts: Iterable[Mapping[str, ImageSet]]) -> str:
         k = int(np.abs(counts - shares).argmax())
         where = f"{data.names[k]}, {counts[k]} images of {split}, where {shares[k]:.1f} would be its share"
         worst = max(worst, (float(abs(counts[k] - shares[k])), where))
-    return f"farthest from its share: {worst[1]}"
+    return f"farthest from its share: {worst[1]}" if worst[0] >= 0.05 else "every class has its share of each split"

@@ -67,7 +67,7 @@ def test_what_cannot_be_held_is_refused_before_anything_is_written_or_told(boxes
     assert "1 crowd (or difficult) objects were left out" in caplog.text
     file = write_coco_dataset(tmp_path / "drawn")
     assert convert(file, "--to", "voc", "--output", tmp_path / "voc") == 0
-    assert re.search(r"voc: VOC has no polygons, 1 objects keep only their boxes", caplog.text)
+    assert re.search(r"voc: VOC has no run-length masks, 1 objects keep only their boxes", caplog.text)
 
 
 def test_a_set_without_splits_is_for_training_or_divided(boxes, tmp_path, capsys):
@@ -218,5 +218,24 @@ def test_a_format_of_another_kind_is_refused(boxes, tmp_path, capsys):
     assert "Cut its objects out first: detseg crops" in capsys.readouterr().err
     masked = write_small_masks(tmp_path / "masked")
     assert convert(masked, "--to", "coco", "--output", tmp_path / "out") == 1
-    message = "holds masks, --to coco is for objects; if it has objects too, name their file"
-    assert message in capsys.readouterr().err
+    message = "holds masks, --to coco is for objects. Masks do not tell where one object ends and the next begins."
+    error = capsys.readouterr().err
+    assert message in error and "formats for masks are mask-folders" in error
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_half_a_set_is_not_left(boxes, tmp_path, monkeypatch, capsys, begun):
+    """Labels of the later images would be missing, as if these showed nothing."""
+    done = []
+
+    def stop(source, target):
+        done.append(Path(target).write_bytes(b""))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("detseg.data.formats.locate.shutil.copyfile", stop)
+    if begun:
+        (tmp_path / "out").mkdir()
+    assert convert(boxes, "--to", "voc", "--output", tmp_path / "out", "--images", "copy") == 130
+    assert "interrupted" in capsys.readouterr().err and len(done) == 3
+    assert (tmp_path / "out").exists() == begun and not list(tmp_path.glob("out/*"))
