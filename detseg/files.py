@@ -45,7 +45,7 @@ def new_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for entry in list(folder.iterdir()) if there else [folder]:
+        for entry in list(folder.iterdir()) if there else [folder] if folder.exists() else []:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

@@ -67,7 +67,7 @@ def run(config: Doctor) -> int:
     from detseg.data.base import refuse_pack
     from detseg.data.checks.find_doubts import KINDS, find_doubts
     from detseg.data.checks.validate import validate
-    from detseg.files import write_atomically
+    from detseg.files import new_folder, write_atomically
     from detseg.metrics.detection import label_errors
     from detseg.report.findings import as_csv, findings_of
     from detseg.report.pages.findings import write_findings
@@ -101,7 +101,8 @@ def run(config: Doctor) -> int:
     print_line(console, f"{page}: the worst of each kind, drawn")
     print_line(console, f"{table}: all {len(findings)} findings")
     if config.review is not None:
-        _write_review(config, splits, findings, console)
+        with new_folder(config.output / "review"):
+            _write_review(config, splits, findings, console)
     return 0
 
 

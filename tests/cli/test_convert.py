@@ -239,3 +239,27 @@ def test_half_a_set_is_not_left(boxes, tmp_path, monkeypatch, capsys, begun):
     assert convert(boxes, "--to", "voc", "--output", tmp_path / "out", "--images", "copy") == 130
     assert "interrupted" in capsys.readouterr().err and len(done) == 3
     assert (tmp_path / "out").exists() == begun and not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("to", ["coco", "csv", "via", "voc"])
+def test_images_that_are_kept_are_found_from_anywhere(boxes, tmp_path, to, monkeypatch):
+    """Also by a set that is moved, and is read from another working directory."""
+    (tmp_path / "work").mkdir()
+    shutil.copytree(boxes, tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    assert convert("source", "--to", to, "--output", "work/out", "--images", "keep", "--crowd", "keep") == 0
+    (tmp_path / "far/away").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "far")
+    shutil.move(tmp_path / "work/out", "away/out")
+    data = read_annotations("away/out", "val")
+    assert validate(data) == [] and all(Path(path).is_relative_to(tmp_path / "source") for path in data.paths.tolist())
+
+
+def test_a_class_with_blanks_at_its_end_goes_into_lists_of_several_splits(boxes, tmp_path):
+    shutil.copytree(boxes, tmp_path / "set")
+    for file in ("train.json", "val.json"):
+        text = json.loads((tmp_path / "set" / file).read_text())
+        text["categories"][0]["name"] += " "
+        (tmp_path / "set" / file).write_text(json.dumps(text))
+    assert convert(tmp_path / "set", "--to", "voc", "--output", tmp_path / "out", "--crowd", "keep") == 0
+    assert read_annotations(tmp_path / "out", "val").names == read_annotations(boxes, "val").names

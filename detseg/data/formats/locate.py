@@ -182,7 +182,7 @@ def write_names(annotations: ImageSet, file: Path) -> None:
     require_plain_names(names, file)
     if len({name.strip() for name in names}) < len(names) or not all(name.strip() for name in names):
         raise AnnotationError(f"{file}: the format knows categories by name only, so names must differ: {names}")
-    if file.is_file() and read_lines(file) != names:
+    if file.is_file() and read_lines(file) != [name.strip() for name in names]:
         raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
     write_atomically(file, "".join(f"{name}\n" for name in names))
 
