@@ -28,7 +28,7 @@ class Convert:
     to: str
     """Format to write."""
     output: Path
-    """Output folder; must be new or empty."""
+    """Output folder; must be new or empty, and not in SOURCE."""
     images: Literal["link", "copy", "keep"] = "link"
     """Images in OUTPUT are links (copies where there are none), copies, or left out: kept where they are."""
     source_images: Path | None = None
@@ -82,6 +82,7 @@ def run(config: Convert) -> int:
 
     format = format_named(config.to)
     require_new(config.output)
+    require_outside(config.output, config.source)
     if config.val_share is not None and not 0 < config.val_share < 1:
         raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {config.val_share}")
     if config.val_share is not None and config.split:
@@ -102,6 +103,12 @@ def run(config: Convert) -> int:
         write_splits(splits, config.output, format, images=config.images, crowd=config.crowd)
     print_line(console, f"{config.output}: {format.title}, {told(splits)}; images {placed(config.images)}")
     return 0
+
+
+def require_outside(output: Path, source: Path) -> None:
+    """Raise ValueError if a folder is part of the set that it is made from: of class folders it would be a class."""
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{output}: lies in {source}, where it could be read as part of it; name a folder elsewhere")
 
 
 def placed(images: str) -> str:

@@ -42,7 +42,7 @@ class Split:
     source: Annotated[Path, tyro.conf.Positional]
     """Data set: a folder or file in any format that training takes."""
     output: Path
-    """Output folder; must be new or empty."""
+    """Output folder; must be new or empty, and not in SOURCE."""
     shares: tuple[float, ...] | None = None
     """Shares of train, val and, if there are three, test; by default 0.8 0.1 0.1."""
     by: str = ""
@@ -77,7 +77,7 @@ def run(config: Split) -> int:
     Raises:
         ValueError: nothing readable is there, it has errors, or it cannot be split so; the message says what to do.
     """
-    from detseg.cli.convert import placed
+    from detseg.cli.convert import placed, require_outside
     from detseg.cli.crops import require_new
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track, working
@@ -91,6 +91,7 @@ def run(config: Split) -> int:
     if len(shares) not in (2, 3):
         raise ValueError(f"--shares are 2 or 3 (train, val and test), not {len(shares)}")
     require_new(config.output)
+    require_outside(config.output, config.source)
     console = Terminal()
     found = recognise(config.source, config.source_images)
     to = target_format(config, found)

@@ -263,3 +263,13 @@ def test_a_class_with_blanks_at_its_end_goes_into_lists_of_several_splits(boxes,
         (tmp_path / "set" / file).write_text(json.dumps(text))
     assert convert(tmp_path / "set", "--to", "voc", "--output", tmp_path / "out", "--crowd", "keep") == 0
     assert read_annotations(tmp_path / "out", "val").names == read_annotations(boxes, "val").names
+
+
+def test_nothing_is_written_into_the_source(boxes, tmp_path, capsys):
+    for k, name in enumerate(("daisy", "rose")):
+        write_picture(tmp_path / f"species/{name}/a.png", seed=k)
+    assert convert(tmp_path / "species", "--to", "tables", "--output", tmp_path / "species/out") == 1
+    assert "species/out: lies in " in capsys.readouterr().err
+    assert main(["split", str(boxes), "--output", str(boxes / "parts")]) == 1
+    assert "where it could be read as part of it" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "species").iterdir()) == ["daisy", "rose"]
