@@ -63,3 +63,13 @@ def test_a_reader_that_has_enough(named, tmp_path):
     process.stdout.close()
     assert process.wait() == 0, process.stderr.read()
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", ["show", "doctor"])
+def test_files_of_a_person_stay(named, tmp_path, capsys, command):
+    words = [command, str(named), "--output", str(tmp_path / "out")]
+    assert main(words) == main(words) == 0, "files of an earlier call are overwritten"
+    (tmp_path / "out/index.html").write_text("<p>mine")
+    assert main(words) == 1
+    assert "out: holds other files, which could be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "out/index.html").read_text() == "<p>mine"
