@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
@@ -10,6 +11,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+
+_ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters but tab and end of line
+
+
+def plain(text: str) -> str:
+    """Text without the characters that a terminal would obey: a class may have any name."""
+    return _ORDERS.sub("", text)
 
 
 def print_line(console: Console, text: str) -> None:

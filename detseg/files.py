@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,3 +33,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that it is either complete or as it was; text is written as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """What a block writes into a folder that was not there, or empty, is removed if the block ends early.
+
+    Half a data set can be read: as one whose other images show nothing.
+    """
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        for entry in list(folder.iterdir()) if there else [folder] if folder.exists() else []:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        raise

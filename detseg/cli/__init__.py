@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import io
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from detseg.console import plain
 from detseg.tasks import TASKS
 
 
@@ -77,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 for an unknown or unfinished command or options, with 0 after the help of a command.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that it has no letters for end no command
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
@@ -102,7 +107,14 @@ def _main(words: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.setLevel(logging.WARNING)  # what is logged below is printed where a command wants it
+        handler.addFilter(_without_orders)
     return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))
+
+
+def _without_orders(record: logging.LogRecord) -> bool:
+    """What is logged, as plain text."""
+    record.msg, record.args = plain(record.getMessage()), None
+    return True
 
 
 def _listed(names: Iterable[str]) -> list[str]:
@@ -172,10 +184,12 @@ def _run(command: Command, config: object) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("DETSEG_TRACEBACK") or not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(plain(f"error: {error}"), file=sys.stderr)
         return 1
 
 

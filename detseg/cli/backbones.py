@@ -60,9 +60,8 @@ def run(config: Backbones) -> int:
     Raises:
         ValueError: nothing matches, or the limit is below 1.
     """
-    from rich.console import Console
-
     from detseg.backbones.network import OWN_NETWORKS, match_networks, summarise_network
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
 
     if len(config.size) > 2 or any(side < 1 for side in config.size):
@@ -70,10 +69,10 @@ def run(config: Backbones) -> int:
     require_positive(config, "batch_size")
     if config.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {config.limit}")
-    console = Console()
+    console = Terminal()
     names = match_networks(config.pattern) if config.pattern else list(OWN_NETWORKS)
     shown = names[: config.limit]
-    progress = Console(quiet=True) if config.json else console
+    progress = Terminal(quiet=True) if config.json else console
     rows = [summarise_network(name) for name in track(shown, len(shown), what="looking", console=progress)]
     costs = [_cost(name, config) for name in shown] if config.size else []
     if config.json:

@@ -28,7 +28,7 @@ class Convert:
     to: str
     """Format to write."""
     output: Path
-    """Output folder; must be new or empty."""
+    """Output folder; must be new or empty, and not in SOURCE."""
     images: Literal["link", "copy", "keep"] = "link"
     """Images in OUTPUT are links (copies where there are none), copies, or left out: kept where they are."""
     source_images: Path | None = None
@@ -66,9 +66,8 @@ def run(config: Convert) -> int:
     Raises:
         ValueError: nothing readable is there, it has errors, or it cannot be written so; the message says what to do.
     """
-    from rich.console import Console
-
     from detseg.cli.crops import require_new
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, working
     from detseg.data.convert import (
         checked_splits,
@@ -79,14 +78,16 @@ def run(config: Convert) -> int:
         told,
         write_splits,
     )
+    from detseg.files import new_folder
 
     format = format_named(config.to)
     require_new(config.output)
+    require_outside(config.output, config.source)
     if config.val_share is not None and not 0 < config.val_share < 1:
         raise ValueError(f"--val-share is a share above 0 and below 1, such as 0.2, not {config.val_share}")
     if config.val_share is not None and config.split:
         raise ValueError("--val-share makes the splits train and val; leave --split out")
-    console = Console()
+    console = Terminal()
     require_kind(config.source, recognise(config.source, config.source_images), format)
     with working("reading", console):
         splits = read_splits(
@@ -98,10 +99,16 @@ def run(config: Convert) -> int:
         )
     with working("checking", console):
         splits = checked_splits(splits, repairing=config.repair, print_line=partial(print_line, console))
-    with working(f"writing {told(splits)}", console):
+    with new_folder(config.output), working(f"writing {told(splits)}", console):
         write_splits(splits, config.output, format, images=config.images, crowd=config.crowd)
     print_line(console, f"{config.output}: {format.title}, {told(splits)}; images {placed(config.images)}")
     return 0
+
+
+def require_outside(output: Path, source: Path) -> None:
+    """Raise ValueError if a folder is part of the set that it is made from: of class folders it would be a class."""
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{output}: lies in {source}, where it could be read as part of it; name a folder elsewhere")
 
 
 def placed(images: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,14 +44,13 @@ def run(config: Crops) -> int:
     Raises:
         ValueError: the annotations have errors, the output is not empty, or an option is out of range.
     """
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.crops import crops_of, folder_names
     from detseg.files import write_atomically
 
     require_new(config.output)
-    console = Console()
+    console = Terminal()
     splits = checked_splits(config.data, config.repair, console, config.images)
     shown = partial(track, what="cutting", console=console)
     for split, data in splits.items():
@@ -68,6 +69,25 @@ def require_new(folder: Path) -> None:
     """Raise ValueError unless a folder can be written to without touching what is there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: is there already and not empty; name a new folder, or remove it")
+
+
+def require_own(folder: Path) -> None:
+    """Raise ValueError unless a folder for `index.html` and what belongs to it is new, empty, or of an earlier call."""
+    page = folder / "index.html"
+    if page.is_file() and b'content="detseg"' in page.read_bytes()[:1000]:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: holds other files, which could be overwritten; name a new folder")
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """A folder as of `require_own`; one that was not there, or empty, is removed again if the block ends early."""
+    from detseg.files import new_folder
+
+    require_own(folder)
+    with nullcontext() if folder.exists() and any(folder.iterdir()) else new_folder(folder):
+        yield
 
 
 def checked_splits(path: Path, repair: bool, console: Console, images: Path | None = None) -> dict[str, Annotations]:

@@ -35,9 +35,9 @@ def run(config: Demo) -> int:
     Raises:
         ValueError: settings out of range, or the output folder holds something else.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
+    from detseg.cli.terminal import Terminal
     from detseg.cli.train import run as run_training
     from detseg.console import print_line
     from detseg.flowers.dataset import write_flowers
@@ -50,7 +50,7 @@ def run(config: Demo) -> int:
     segmenter = TrainSegmenter(
         data=data, output=output, minutes=config.minutes, seed=config.seed, decoder="pyramid"
     ).check()
-    console = Console()
+    console = Terminal()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing flowers", total=None)
         write_flowers(

@@ -45,7 +45,7 @@ class Doctor:
     masks: str | None = None
     """Masks: name of the mask folder beside images/; by default masks, or as the set has them."""
     output: Path = Path("doctor")
-    """Output folder."""
+    """Output folder; only files of earlier calls are overwritten."""
     run: Path | None = None
     """Run folder of a detector, whose confident detections are compared with the boxes."""
     detections: Path | None = None
@@ -62,20 +62,20 @@ def run(config: Doctor) -> int:
     Raises:
         ValueError: nothing readable is there, an option contradicts another, or detections are of other images.
     """
-    from rich.console import Console
-
+    from detseg.cli.crops import own_folder
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.base import refuse_pack
     from detseg.data.checks.find_doubts import KINDS, find_doubts
     from detseg.data.checks.validate import validate
-    from detseg.files import write_atomically
+    from detseg.files import new_folder, write_atomically
     from detseg.metrics.detection import label_errors
     from detseg.report.findings import as_csv, findings_of
     from detseg.report.pages.findings import write_findings
     from detseg.report.tables.findings import tables
 
     _check(config)
-    console = Console()
+    console = Terminal()
     splits = _read(config)
     for split, data in splits.items():
         refuse_pack(data.pack)
@@ -94,23 +94,26 @@ def run(config: Doctor) -> int:
 
     console.print(tables(findings, kinds))
     table, page = config.output / "doctor.csv", config.output / "index.html"
-    write_atomically(table, as_csv(findings))
     facts = {split or "images": counts_of(data) for split, data in splits.items()}
     drawing = partial(track, what="drawing", console=console)
     title = f"Doctor: {config.source}"
-    write_findings(page, splits, findings, kinds, title=title, facts=facts, track=drawing)
+    with own_folder(config.output):
+        write_findings(page, splits, findings, kinds, title=title, facts=facts, track=drawing)
+        write_atomically(table, as_csv(findings))
     print_line(console, f"{page}: the worst of each kind, drawn")
     print_line(console, f"{table}: all {len(findings)} findings")
     if config.review is not None:
-        _write_review(config, splits, findings, console)
+        with new_folder(config.output / "review"):
+            _write_review(config, splits, findings, console)
     return 0
 
 
 def _check(config: Doctor) -> None:
     """Raise ValueError where options contradict each other, before any work."""
-    from detseg.cli.crops import require_new
+    from detseg.cli.crops import require_new, require_own
     from detseg.data.formats.write import writable_formats
 
+    require_own(config.output)
     if config.run is not None and config.detections is not None:
         raise ValueError("--run and --detections are two sources of detections: leave out one of them")
     if config.review is not None:

@@ -113,15 +113,15 @@ def run(config: Evaluate) -> int:
     Raises:
         ValueError: a file is missing or wrong; the message names it, the item and what is wrong.
     """
-    from rich.console import Console
+    from detseg.cli.terminal import Terminal
 
     _check(config)
-    verdict = _evaluator(config).evaluate(config, Console(stderr=True))
+    verdict = _evaluator(config).evaluate(config, Terminal(stderr=True))
     # Printed first: where the file cannot be written, the figures are not lost.
     if config.json:
         print(json.dumps(verdict.content, indent=2, allow_nan=False))
     else:
-        console = Console()
+        console = Terminal()
         for table in verdict.tables:
             console.print(table)
     if config.csv is not None:

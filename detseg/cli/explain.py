@@ -60,8 +60,8 @@ def run(config: Explain) -> int:
 def _run(config: Explain, sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
-    from rich.console import Console
 
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line
     from detseg.data.images import read_image
     from detseg.predict.explain import explain, find_labels
@@ -69,7 +69,7 @@ def _run(config: Explain, sources: Mapping[Path, str]) -> int:
     from detseg.report.pictures import write_picture
     from detseg.visualize.heat import filter_sheet
 
-    console = Console()
+    console = Terminal()
     paths = list(sources)
     if not paths:
         raise ValueError("name images, or folders of images, after the run or network")

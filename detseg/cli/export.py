@@ -30,11 +30,10 @@ def run(config: Export) -> int:
     Raises:
         ValueError: there is no model in the folder, or no such exporter.
     """
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line
     from detseg.export import export
 
     path = export(config.run, config.format, config.output)
-    print_line(Console(), f"{config.format}: {path}")
+    print_line(Terminal(), f"{config.format}: {path}")
     return 0

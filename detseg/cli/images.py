@@ -28,7 +28,7 @@ def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
     with tempfile.TemporaryDirectory(prefix="detseg-") as folder:
         found: dict[Path, str] = {}
         for number, source in enumerate(sources):
-            if source.lower().startswith(("http://", "https://")):
+            if is_address(source):
                 found[_download(source, Path(folder) / str(number))] = source
             else:
                 paths, others = scan_images(Path(source)) if Path(source).is_dir() else ([source], [])
@@ -36,6 +36,11 @@ def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
                 for what, remedy in left_out(others):
                     log.warning("%s (%s)", what, remedy)
         yield found
+
+
+def is_address(source: str) -> bool:
+    """Whether a source is a web address."""
+    return source.lower().startswith(("http://", "https://"))
 
 
 def _download(address: str, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from detseg.cli.crops import require_new
-from detseg.cli.images import local_images
+from detseg.cli.images import is_address, local_images
 from detseg.data.formats.locate import PlaceImages
 from detseg.options import given
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from detseg.predict import Detector
     from detseg.predict.worth_labelling import Look
 
-COLUMNS = 4  # of the sheet of images to label next
 UNSURE = 0.5  # score from which on objects of a class without validation objects are labelled
 
 
@@ -47,13 +46,13 @@ class Label:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of a detector."""
     sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Images, or folders of images."""
+    """Images, folders of images, or web addresses of images."""
     to: str = "coco"
     """Format to write, by name; formats that know scores (Label Studio's predictions) get them."""
     output: Path = Path("labelled")
     """Output folder; must be new or empty: labels of a person are never overwritten."""
     images: PlaceImages = "link"
-    """How the images come into it: as links, as copies, or not at all (keep)."""
+    """How the images come into it: as links (downloaded ones as copies), as copies, or not at all (keep)."""
     score_threshold: float | None = None
     """Minimum score for all classes, in place of each class's best one."""
     next: int | None = None
@@ -69,12 +68,12 @@ def run(config: Label) -> int:
         ValueError: the run holds no detector, there are no images, or the output is not empty.
     """
     from accelerate import PartialState
-    from rich.console import Console
 
     from detseg.cli.predictions import Reader
+    from detseg.cli.terminal import Terminal
     from detseg.predict import Detector, load
 
-    console = Console()
+    console = Terminal()
     require_new(config.output)
     _check(config)
     with local_images(config.sources) as sources:
@@ -112,9 +111,15 @@ def _check(config: Label) -> None:
 def _label(config: Label, detector: Detector, reader: Any, console: Console) -> None:
     from detseg.console import print_line, track
     from detseg.data.formats.write import write_dataset
+    from detseg.files import new_folder
     from detseg.predict.detector import detect
     from detseg.predict.predictor import in_full_size
 
+    images: PlaceImages = config.images
+    if any(map(is_address, config.sources)):
+        if images == "keep":
+            raise ValueError("--images keep: images at web addresses are downloaded; choose link or copy")
+        images = "copy"  # for what is downloaded is gone in the end
     thresholds = _thresholds(config, detector, console)
     read: list[int] = []
     sizes: list[tuple[int, int]] = []
@@ -131,7 +136,8 @@ def _label(config: Label, detector: Detector, reader: Any, console: Console) -> 
         keep = arrays["scores"] >= thresholds[arrays["labels"]]
         found.append({name: values[keep] for name, values in arrays.items()})
     data, scores = pre_labels(detector, [str(reader.images[i]) for i in read], sizes, found)
-    write_dataset(data, config.output, to=config.to, images=config.images, scores=scores)
+    with new_folder(config.output):
+        write_dataset(data, config.output, to=config.to, images=images, scores=scores)
     numbers = zip(data.names, np.bincount(data.labels, minlength=len(data.names)).tolist(), strict=True)
     counts = ", ".join(f"{count} {name}" for name, count in numbers if count)
     print_line(console, f"{len(data.ids)} objects in {len(data)} images: {counts or 'nothing'}")
@@ -187,8 +193,7 @@ def _choose(config: Label, detector: Detector, reader: Any, console: Console) ->
     from detseg.console import print_line, track
     from detseg.files import write_atomically
     from detseg.predict.worth_labelling import choose, look_at
-    from detseg.report.pictures import write_picture
-    from detseg.visualize.sheets import contact_sheet
+    from detseg.report.pages.next import Candidate, write_next
 
     read: list[int] = []
 
@@ -209,17 +214,14 @@ def _choose(config: Label, detector: Detector, reader: Any, console: Console) ->
     write_atomically(config.output / "next.csv", text.getvalue())
     for rank, i in enumerate(chosen[:10], 1):
         print_line(console, f"{rank:3} {looks[i].disagreement:.3f} {reader.names[read[i]]}")
-    sheet = contact_sheet(
-        [_drawn(reader.images[read[i]], looks[i], detector) for i in chosen],
-        COLUMNS,
-        captions=[
-            f"{rank}  {looks[i].disagreement:.2f}  {reader.images[read[i]].name}" for rank, i in enumerate(chosen, 1)
-        ],
+    drawn = (
+        Candidate.of(name, looks[i].disagreement, _drawn(reader.images[read[i]], looks[i], detector))
+        for i, name in ((i, reader.names[read[i]]) for i in chosen)
     )
-    write_picture(sheet, config.output / "next.jpg")
-    print_line(
-        console, f"{len(chosen)} of {len(looks)} images: {config.output / 'next.csv'}, {config.output / 'next.jpg'}"
-    )
+    title = f"To label next: {len(chosen)} of {len(looks)} images"
+    facts = {"run": config.run, "classes": ", ".join(detector.names)}
+    page = write_next(config.output / "index.html", drawn, title=title, facts=facts)
+    print_line(console, f"{len(chosen)} of {len(looks)} images: {config.output / 'next.csv'}, and drawn: {page}")
 
 
 def _drawn(path: Path, look: Look, detector: Detector) -> NDArray[np.uint8]:

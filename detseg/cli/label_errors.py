@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, category_difference
 from detseg.data.checks.doubts import Doubt
 from detseg.data.checks.problems import AnnotationError, Problem
+from detseg.data.coco_json import parse_json, read_bytes
 from detseg.metrics.detection.inputs import Detections, read_found, read_truth
 from detseg.metrics.detection.label_errors import WEAK, label_errors
 
@@ -48,8 +51,16 @@ def find_label_errors(
         _tell_seen(config.run, whole, console)
     else:
         assert config.detections is not None
-        chosen = _split_of(config.detections, chosen)
-        whole, detections = joined(list(chosen.values())), config.detections
+        detections = config.detections
+        numbered = _of_folds(config.detections, chosen)
+        if numbered:
+            readable = {split: readable[split][rows] for split, (rows, _) in numbered.items()}
+            chosen = {split: data for split, (_, data) in numbered.items()}
+        else:
+            chosen = _split_of(config.detections, chosen)
+        whole = joined(list(chosen.values()))
+        if numbered:
+            detections = _in_images(config.detections, set(whole.image_ids.tolist()))
     images = [(split, int(row)) for split in chosen for row in readable[split]]
     found = label_errors(whole, detections)
     return [_placed(doubt, images, whole, splits) for doubt in found]
@@ -81,6 +92,42 @@ def joined(parts: Sequence[Annotations]) -> Annotations:
         image_index=np.concatenate(index).astype(np.int32),
         **{name: together(name) for name in names},
     )
+
+
+def _of_folds(path: Path, splits: Mapping[str, Annotations]) -> dict[str, tuple[NDArray[np.int64], Annotations]] | None:
+    """The images that a file of `detseg train detector --folds` is of: of each split their rows, and the part of it
+    that they are, with the ids of annotations.json beside the file; None if it is no such file, or of other images.
+
+    Those ids need not be the splits' own: where two splits count from 1, images were numbered anew.
+    """
+    from detseg.data.formats import read_coco
+
+    beside = path.with_name("annotations.json")
+    if path.name != "detections.json" or not beside.is_file():
+        return None
+    listed = read_coco(beside)
+    ids = {
+        realpath(name): number for name, number in zip(listed.paths.tolist(), listed.image_ids.tolist(), strict=True)
+    }
+    found = {}
+    for split, data in splits.items():
+        numbers = [ids.get(realpath(name)) for name in data.paths.tolist()]
+        rows = np.array([row for row, number in enumerate(numbers) if number is not None], np.int64)
+        if len(rows):
+            part = replace(data.subset(rows), image_ids=np.array([numbers[row] for row in rows], np.int64))
+            found[split] = rows, part
+    known = [number for _, part in found.values() for number in part.image_ids.tolist()]
+    return found if len(set(known)) == len(known) else None
+
+
+def _in_images(path: Path, ids: set[int]) -> Any:
+    """The COCO results of a file that are of these images; what is no result is left for its reader to name."""
+    results = parse_json(read_bytes(path), path)
+    if not isinstance(results, list):
+        return path
+    numbers = [result.get("image_id") if isinstance(result, dict) else None for result in results]
+    pairs = zip(results, numbers, strict=True)
+    return [result for result, number in pairs if not isinstance(number, int) or number in ids]
 
 
 def _split_of(path: Path, splits: Mapping[str, Annotations]) -> dict[str, Annotations]:
@@ -133,8 +180,6 @@ def _predict(run: Path, whole: Annotations, device: str, console: Console) -> De
 
 def _tell_seen(run: Path, whole: Annotations, console: Console) -> None:
     """Say how many of the images the run was trained on, for their labels it has learnt as they are."""
-    from os.path import realpath
-
     seen = _training_images(run)
     if seen is None:
         print_line(console, f"{run}: on which images it was trained cannot be told, as its data are not there any more")
@@ -150,8 +195,6 @@ def _tell_seen(run: Path, whole: Annotations, console: Console) -> None:
 
 def _training_images(run: Path) -> set[str] | None:
     """The files that a run was trained on; None if that cannot be told."""
-    from os.path import realpath
-
     from detseg.data.formats import read_dataset
     from detseg.train.config import load_config
     from detseg.train.data import read_split

@@ -51,8 +51,7 @@ def run(config: Pack) -> int:
     Raises:
         ValueError: nothing readable is there, or it has errors; the message names file, item and remedy.
     """
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.checks.validate import checked
     from detseg.data.pack.datasets import task_of, write_pack
@@ -66,7 +65,7 @@ def run(config: Pack) -> int:
         raise ValueError(f"{config.output}: must end in .h5, by which training knows packed files")
     if is_pack(config.data):
         raise ValueError(f"{config.data}: is packed already; pack what it was made of")
-    console = Console()
+    console = Terminal()
 
     splits = dict(read_any(config))
     for split, data in splits.items():

@@ -99,14 +99,14 @@ def run(config: Predict) -> int:
 def _run(config: Predict, sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
-    from rich.console import Console
 
     from detseg.cli.predictions import Reader, find_in, write_found
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
     from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
 
-    console = Console()
+    console = Terminal()
     images, ids = _images(config, list(sources))
     model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)

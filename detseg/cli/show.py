@@ -41,22 +41,22 @@ def run(config: Show) -> int:
     Raises:
         ValueError: nothing readable is there; the message says what was looked for.
     """
-    from rich.console import Console
-
+    from detseg.cli.crops import own_folder
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track, working
     from detseg.data.convert import read_splits, recognise
     from detseg.report.pages.data import DataPage
 
     if config.images < 1:
         raise ValueError(f"--images must be at least 1, it is {config.images}")
-    console = Console()
+    console = Terminal()
     with working("reading", console):
         gives = recognise(config.source, config.source_images).gives
         splits = read_splits(config.source, gives, images=config.source_images, only=config.split)
     name = config.source.resolve().name
     page = DataPage(splits, name, track=partial(track, what="reading masks", console=console))
     folder = config.output or Path("runs") / f"show-{Path(name).stem}"
-    with working("drawing", console):
+    with own_folder(folder), working("drawing", console):
         drawn = page.write(folder, images=config.images, seed=config.seed)
     console.print(page.table())
     problems = [problem for data in splits.values() for problem in data.read_problems]

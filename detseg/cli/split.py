@@ -42,7 +42,7 @@ class Split:
     source: Annotated[Path, tyro.conf.Positional]
     """Data set: a folder or file in any format that training takes."""
     output: Path
-    """Output folder; must be new or empty."""
+    """Output folder; must be new or empty, and not in SOURCE."""
     shares: tuple[float, ...] | None = None
     """Shares of train, val and, if there are three, test; by default 0.8 0.1 0.1."""
     by: str = ""
@@ -77,13 +77,13 @@ def run(config: Split) -> int:
     Raises:
         ValueError: nothing readable is there, it has errors, or it cannot be split so; the message says what to do.
     """
-    from rich.console import Console
-
-    from detseg.cli.convert import placed
+    from detseg.cli.convert import placed, require_outside
     from detseg.cli.crops import require_new
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track, working
     from detseg.data.convert import checked_splits, read_whole, recognise, told, write_splits
     from detseg.data.splits import folds_of, split_set
+    from detseg.files import new_folder
 
     if config.folds is not None and config.shares is not None:
         raise ValueError("give --shares or --folds, not both")
@@ -91,7 +91,8 @@ def run(config: Split) -> int:
     if len(shares) not in (2, 3):
         raise ValueError(f"--shares are 2 or 3 (train, val and test), not {len(shares)}")
     require_new(config.output)
-    console = Console()
+    require_outside(config.output, config.source)
+    console = Terminal()
     found = recognise(config.source, config.source_images)
     to = target_format(config, found)
     say = partial(print_line, console)
@@ -116,8 +117,9 @@ def run(config: Split) -> int:
             parts = {config.output / f"fold-{number}": fold for number, fold in enumerate(folds, 1)}
     keep = config.folds is not None and to.name in WITHOUT_IMAGES.values()
     images = config.images or ("keep" if keep else "link")
-    for folder, splits in track(parts.items(), len(parts), what="writing", console=console):
-        write_splits(splits, folder, to, images=images, crowd=config.crowd)
+    with new_folder(config.output):
+        for folder, splits in track(parts.items(), len(parts), what="writing", console=console):
+            write_splits(splits, folder, to, images=images, crowd=config.crowd)
     for folder, splits in parts.items():
         print_line(console, f"{folder}: {to.title}, {told(splits)}; images {placed(images)}")
     print_line(console, uneven(data, parts.values()))
@@ -155,4 +157,4 @@ def uneven(data: ImageSet, parts: Iterable[Mapping[str, ImageSet]]) -> str:
         k = int(np.abs(counts - shares).argmax())
         where = f"{data.names[k]}, {counts[k]} images of {split}, where {shares[k]:.1f} would be its share"
         worst = max(worst, (float(abs(counts[k] - shares[k])), where))
-    return f"farthest from its share: {worst[1]}"
+    return f"farthest from its share: {worst[1]}" if worst[0] >= 0.05 else "every class has its share of each split"

@@ -50,8 +50,7 @@ def with_folds(kind: type[Any]) -> type[Any]:
 
 def run(config: Any) -> int:
     """Train, then show the table, where the pictures are, and what to do next; or how to go on after a stop."""
-    from rich.console import Console
-
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line
     from detseg.train.runner import train
 
@@ -59,7 +58,7 @@ def run(config: Any) -> int:
     if hasattr(config, "folds"):  # an option of the command, not of a run
         base = type(config).__bases__[0]
         config = base(**{field.name: getattr(config, field.name) for field in fields(base)})
-    console = Console()
+    console = Terminal()
     if folds is not None:
         return run_folds(config, folds, console)
     run = train(config, console, draw=draw)

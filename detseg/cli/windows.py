@@ -44,14 +44,13 @@ def run(config: Windows) -> int:
     Raises:
         ValueError: the annotations have errors, the output is not empty, or an option is out of range.
     """
-    from rich.console import Console
-
     from detseg.cli.crops import checked_splits, require_new
+    from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.windows import WindowGrid, windows_of
 
     require_new(config.output)
-    console = Console()
+    console = Terminal()
     grid = WindowGrid(size=config.size, stride=config.stride)
 
     shown = partial(track, what="cutting", console=console)

@@ -31,6 +31,7 @@ _FIND: dict[Gives, Callable[..., Sources]] = {
     "masks": find_mask_sources,
     "labels": find_label_sources,
 }
+_KINDS: dict[Gives, str] = {"objects": "objects", "masks": "masks", "labels": "images with one class each"}
 _PACKED: dict[str, Gives] = {"detection": "objects", "segmentation": "masks", "classification": "labels"}
 
 
@@ -84,8 +85,11 @@ def require_kind(path: Path, found: Found, to: Format) -> None:
     if (found.gives, to.gives) == ("objects", "labels"):
         find_label_sources(path)  # its message says what to do
     if found.gives != to.gives and (found.gives, to.gives) != ("objects", "masks"):
+        why = " Masks do not tell where one object ends and the next begins." if found.gives == "masks" else ""
         raise AnnotationError(
-            f"{path}: holds {found.gives}, --to {to.name} is for {to.gives}; if it has {to.gives} too, name their file"
+            f"{path}: holds {_KINDS[found.gives]}, --to {to.name} is for {_KINDS[to.gives]}.{why} If it has "
+            f"{_KINDS[to.gives]} too, name their file; formats for {_KINDS[found.gives]} are "
+            f"{', '.join(format.name for format in formats_of(found.gives) if format.write is not None)}"
         )
 
 

@@ -49,7 +49,7 @@ def groups_of(data: ImageSet, by: str = "", *, track: Callable[..., Iterable[Any
         file, _, column = by.rpartition(":")
         if not file:
             raise ValueError(f"--by {by}: images are grouped by {BY}")
-        joined += _alike(_column(Path(file), column, keys))
+        joined += _alike(_column(Path(file), column, keys, data.paths.tolist()))
     return _united(len(data), joined)
 
 
@@ -96,8 +96,8 @@ def _united(count: int, joined: Iterable[Sequence[int]]) -> NDArray[np.int64]:
     return np.array([root(row) for row in range(count)], np.int64)
 
 
-def _column(file: Path, column: str, keys: Sequence[str]) -> list[str]:
-    """What a table says in a column, for each image."""
+def _column(file: Path, column: str, keys: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """What a table says in a column, for each image; it may name folders above the set's own too."""
     (_, heads), *rows = table_rows(read_text(file), file) or [(1, [])]
     words = ["".join(filter(str.isalnum, head.lower())) for head in heads]
     image = next((words.index(heading) for heading in IMAGE_HEADINGS if heading in words), None)
@@ -112,7 +112,8 @@ def _column(file: Path, column: str, keys: Sequence[str]) -> list[str]:
         name = cells[image].replace("\\", "/")
         if values.setdefault(name, cells[place]) != cells[place]:
             raise AnnotationError(f"{file}, line {line}: {name} is listed before, with another {column}")
-    found = [next((values[name] for name in _names(key) if name in values), None) for key in keys]
+    full = [os.path.abspath(path).replace("\\", "/") for path in paths]  # noqa: PTH100 - keeps links as they are
+    found = [next((values[name] for name in _names(path) if name in values), None) for path in full]
     lost = [key for key, value in zip(keys, found, strict=True) if value is None]
     if lost:
         raise AnnotationError(f"{file}: does not list {len(lost)} of {len(keys)} images, the first is {lost[0]}")

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from detseg.data.letterbox import resized
 from detseg.visualize.text import Color, Image, checked_image, fit_text, paste, text_mask, text_patch
 
 PAPER: Color = (250, 250, 248)
@@ -49,8 +50,8 @@ def scaled(image: Image, tile: int, enlarging: int = cv2.INTER_CUBIC) -> tuple[I
     factor = tile / max(height, width)
     w, h = max(1, round(width * factor)), max(1, round(height * factor))
     method = cv2.INTER_AREA if factor < 1 else enlarging
-    resized = image.copy() if factor == 1 else cv2.resize(image, (w, h), interpolation=method)
-    return resized.astype(np.uint8, copy=False), w / width, h / height
+    small = image.copy() if factor == 1 else resized(image, (w, h), method)
+    return small.astype(np.uint8, copy=False), w / width, h / height
 
 
 def grid(

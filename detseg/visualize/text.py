@@ -2,6 +2,7 @@
 
 import bisect
 import importlib.util
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from detseg.data.bands import shown
 from detseg.data.colours import Color, luminance
 
 Image = NDArray[np.uint8]
+
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters, among them ends of lines: no glyphs
 
 
 def checked_image(image: Image) -> Image:
@@ -57,7 +60,8 @@ def _has_glyph(character: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def text_mask(text: str, size: int) -> NDArray[np.uint8]:
-    """Coverage 0..255 (h, w) of one line of text; the height depends on `size` only."""
+    """Coverage 0..255 (h, w) of text on one line, whatever it holds; the height depends on `size` only."""
+    text = _BREAKS.sub(" ", text)
     # cv2.putText knows ASCII only before OpenCV 5, which carries a font with Chinese, Japanese and Korean.
     if not all(_has_glyph(c) for c in text if not c.isspace()) and hasattr(cv2, "FontFace"):
         return _text_mask_cv2(text, size)

@@ -218,5 +218,58 @@ def test_a_format_of_another_kind_is_refused(boxes, tmp_path, capsys):
     assert "Cut its objects out first: detseg crops" in capsys.readouterr().err
     masked = write_small_masks(tmp_path / "masked")
     assert convert(masked, "--to", "coco", "--output", tmp_path / "out") == 1
-    message = "holds masks, --to coco is for objects; if it has objects too, name their file"
-    assert message in capsys.readouterr().err
+    message = "holds masks, --to coco is for objects. Masks do not tell where one object ends and the next begins."
+    error = capsys.readouterr().err
+    assert message in error and "formats for masks are mask-folders" in error
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_half_a_set_is_not_left(boxes, tmp_path, monkeypatch, capsys, begun):
+    """Labels of the later images would be missing, as if these showed nothing."""
+    done = []
+
+    def stop(source, target):
+        done.append(Path(target).write_bytes(b""))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("detseg.data.formats.locate.shutil.copyfile", stop)
+    if begun:
+        (tmp_path / "out").mkdir()
+    assert convert(boxes, "--to", "voc", "--output", tmp_path / "out", "--images", "copy") == 130
+    assert "interrupted" in capsys.readouterr().err and len(done) == 3
+    assert (tmp_path / "out").exists() == begun and not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("to", ["coco", "csv", "via", "voc"])
+def test_images_that_are_kept_are_found_from_anywhere(boxes, tmp_path, to, monkeypatch):
+    """Also by a set that is moved, and is read from another working directory."""
+    (tmp_path / "work").mkdir()
+    shutil.copytree(boxes, tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    assert convert("source", "--to", to, "--output", "work/out", "--images", "keep", "--crowd", "keep") == 0
+    (tmp_path / "far/away").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "far")
+    shutil.move(tmp_path / "work/out", "away/out")
+    data = read_annotations("away/out", "val")
+    assert validate(data) == [] and all(Path(path).is_relative_to(tmp_path / "source") for path in data.paths.tolist())
+
+
+def test_a_class_with_blanks_at_its_end_goes_into_lists_of_several_splits(boxes, tmp_path):
+    shutil.copytree(boxes, tmp_path / "set")
+    for file in ("train.json", "val.json"):
+        text = json.loads((tmp_path / "set" / file).read_text())
+        text["categories"][0]["name"] += " "
+        (tmp_path / "set" / file).write_text(json.dumps(text))
+    assert convert(tmp_path / "set", "--to", "voc", "--output", tmp_path / "out", "--crowd", "keep") == 0
+    assert read_annotations(tmp_path / "out", "val").names == read_annotations(boxes, "val").names
+
+
+def test_nothing_is_written_into_the_source(boxes, tmp_path, capsys):
+    for k, name in enumerate(("daisy", "rose")):
+        write_picture(tmp_path / f"species/{name}/a.png", seed=k)
+    assert convert(tmp_path / "species", "--to", "tables", "--output", tmp_path / "species/out") == 1
+    assert "species/out: lies in " in capsys.readouterr().err
+    assert main(["split", str(boxes), "--output", str(boxes / "parts")]) == 1
+    assert "where it could be read as part of it" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "species").iterdir()) == ["daisy", "rose"]

@@ -157,6 +157,35 @@ def test_detections_of_all_splits_are_compared_where_ids_differ(copied, tmp_path
     assert [row["split"] for row in rows if row["kind"] == "missing"] == ["train", "val"]
 
 
+def test_detections_of_folds_are_those_of_their_own_list_of_images(copied, tmp_path):
+    """Images of two splits that count from 1 are numbered anew there; of some of them there may be no file any more."""
+    whole = json.loads((copied / "train.json").read_text())
+    val = json.loads((copied / "val.json").read_text())
+    results = results_of(copied / "train.json")
+    for image in val["images"]:
+        whole["images"].append(image | {"id": image["id"] + 1000})
+    results += [result | {"image_id": result["image_id"] + 1000} for result in results_of(copied / "val.json")]
+    for image in whole["images"]:
+        image["file_name"] = f"../set/images/{image['file_name'].rsplit('/', 1)[-1]}"
+    folds = copied.parent / "folds"
+    folds.mkdir()
+    (folds / "annotations.json").write_text(json.dumps(whole | {"annotations": []}))
+    (folds / "detections.json").write_text(json.dumps(results))
+    assert {i["id"] for i in val["images"]} & {
+        i["id"] for i in json.loads((copied / "train.json").read_text())["images"]
+    }
+    for split in ("train", "val"):
+        change(copied / f"{split}.json", lambda data: data["annotations"].pop())
+    next((copied / "images").glob("val0.*")).unlink()
+    _, rows = examine(copied, tmp_path / "out", "--detections", str(folds / "detections.json"))
+    assert [row["split"] for row in rows if row["kind"] == "missing"] == ["train", "val"]
+    words = ("--images", str(copied / "images"), "--detections", str(folds / "detections.json"))
+    _, rows = examine(copied / "val.json", tmp_path / "val", *words)
+    assert [row["kind"] for row in rows if row["level"] == "doubt" and row["kind"] in ("missing", "wrong-class")] == [
+        "missing"
+    ]
+
+
 def test_a_file_that_fits_several_splits_is_refused(small, tmp_path, capsys):
     first = results_of(small / "val.json")[:1]
     (tmp_path / "dt.json").write_text(json.dumps(first))

@@ -253,10 +253,10 @@ def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
 
 
 def test_images_from_elsewhere(run, small, files, tmp_path, capfd) -> None:
-    (tmp_path / "truth").mkdir()
-    shutil.copy(small / "val.json", tmp_path / "truth")
+    (tmp_path / "lists").mkdir()
+    shutil.copy(small / "val.json", tmp_path / "lists")
     shutil.copytree(small / "images", tmp_path / "elsewhere/images")
-    asked = {"detections": run.folder, "ground_truth": tmp_path / "truth/val.json"}
+    asked = {"detections": run.folder, "ground_truth": tmp_path / "lists/val.json"}
     with pytest.raises(ValueError, match=r"val0\.png"):
         evaluate(Evaluate(**asked))
     figures = evaluated(capfd, **asked, images=tmp_path / "elsewhere/images")["figures"]

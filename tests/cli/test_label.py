@@ -1,6 +1,7 @@
 """`detseg label`: pre-labels that are read back, and images to label next."""
 
 import csv
+import html
 import shutil
 
 import numpy as np
@@ -73,7 +74,25 @@ def test_what_to_label_next(run, photos, tmp_path, capsys):
     plain = detector.predict([paths[0]], score_threshold=0)[0]
     np.testing.assert_allclose(looks[0].found["boxes"], plain["boxes"], atol=1e-2)
     assert np.linalg.norm(looks[0].feature) == pytest.approx(1, abs=1e-4)
-    assert (tmp_path / "next/next.jpg").is_file()
+    page = (tmp_path / "next/index.html").read_text()
+    places = [page.index(f"{rank}. disagreement {row['disagreement'][:3]}") for rank, row in enumerate(rows, 1)]
+    names = [page.index(html.escape(row["image"])) for row in rows]
+    assert places == sorted(places) and names == sorted(names), "in the order of the list"
+    assert page.count("<img ") == page.count('<img src="data:image/jpeg;base64,') == 3 and "http" not in page
+
+
+def test_images_at_web_addresses_are_copied(run, photos, tmp_path, monkeypatch, capsys):
+    def download(address, folder):
+        folder.mkdir()
+        return shutil.copy(next(photos.iterdir()), folder / "a.png")
+
+    monkeypatch.setattr("detseg.cli.images._download", download)
+    words = ("https://example.org/a.png", "--score-threshold", "0.3", "--output", tmp_path / "out")
+    assert label(run, *words, "--images", "keep") == 1
+    assert "images at web addresses are downloaded" in capsys.readouterr().err
+    assert label(run, *words) == 0
+    data = read_annotations(tmp_path / "out", "train")
+    assert validate(data) == [] and read_image(data.paths[0]).size
 
 
 def test_mistakes(run, classifier, photos, tmp_path, capsys):

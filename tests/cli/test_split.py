@@ -108,7 +108,7 @@ def test_labelled_images(tmp_path, capsys):
     assert split(tmp_path / "set", "--output", tmp_path / "folds", "--folds", "2") == 0
     assert [len(part) for part in read_labelled_dataset(tmp_path / "folds/fold-2").values()] == [15, 15]
     assert split(tmp_path / "set", "--output", tmp_path / "coco", "--to", "coco") == 1
-    assert "holds labels, --to coco is for objects" in capsys.readouterr().err
+    assert "holds images with one class each, --to coco is for objects" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,19 @@ def test_what_it_holds_comes_back_and_the_rest_is_told(tmp_path, sample, format,
 
 
 @writers
+@pytest.mark.parametrize("name", ["two\nlines", "a\u2028b", "c\x0bd", "\x1b[31mred"])
+def test_odd_names_of_classes_come_back_or_are_refused(tmp_path, sample, format, name):
+    given = replace(sample, categories=(Category(1, name), *sample.categories[1:]))
+    try:
+        write_dataset(given, tmp_path / "to", to=format.name)
+    except AnnotationError as error:
+        assert f"the class {name!r} has control characters or line breaks" in str(error)
+        assert not (tmp_path / "to").exists()
+    else:
+        assert read_annotations(tmp_path / "to", "train").names == given.names
+
+
+@writers
 def test_a_damaged_file_is_one_clear_error(tmp_path, sample, format):
     """Every file but the images, in turn: bytes that are no text, or nothing at all."""
     format.write(sample, tmp_path / "to", "train")

@@ -61,6 +61,8 @@ def test_by_a_column_of_a_table(tmp_path):
     table = tmp_path / "photos.csv"
     table.write_text("filename;garden\nx/a.png;north\nb;south\ny/a.png;south\nz.png;west\n")
     assert groups_of(data, f"{table}:garden").tolist() == [0, 1, 1]
+    table.write_text("filename,garden\nset/x/a.png,north\nset/x/b.png,south\nset/y/a.png,south\n")
+    assert groups_of(data, f"{table}:garden").tolist() == [0, 1, 1], "with folders above those of the images"
     with pytest.raises(AnnotationError, match=r"photos.csv: has no column 'plot'; its columns are filename, garden"):
         groups_of(data, f"{table}:plot")
     table.write_text("filename,garden\nx/a.png,north\n")

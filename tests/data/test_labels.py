@@ -270,7 +270,7 @@ def test_a_table_whose_images_are_elsewhere_is_told_how_to_name_them(tmp_path, c
         with pytest.raises(AnnotationError) as error:
             checked(read_labels(file), None, repairing=mend, print_line=print)
         assert str(error.value).startswith("2 errors in the annotations:")
-        assert "name the folder (--images of detseg train and detseg pack)" in str(error.value)
+        assert "name the folder (--images, or --source-images of" in str(error.value)
         assert str(error.value).endswith("--repair would leave no image: correct what is listed above.")
     assert not caplog.records
     with pytest.raises(AnnotationError, match="--repair repairs all of them"):

@@ -51,10 +51,10 @@ def test_every_form_of_data(small, tmp_path):
 
 def test_images_away_from_their_annotations(small, tmp_path):
     shutil.copytree(small / "images", tmp_path / "far/pics")
-    (tmp_path / "boxes").mkdir()
-    files = {split: shutil.copy(small / f"{split}.json", tmp_path / "boxes") for split in ("train", "val")}
-    for where in ({"data": tmp_path / "boxes"}, files):
-        with pytest.raises(ValueError, match=r"name the folder \(--images of detseg train and detseg pack\)") as error:
+    (tmp_path / "lists").mkdir()
+    files = {split: shutil.copy(small / f"{split}.json", tmp_path / "lists") for split in ("train", "val")}
+    for where in ({"data": tmp_path / "lists"}, files):
+        with pytest.raises(ValueError, match=r"name the folder \(--images, or --source-images of") as error:
             load_data(TrainDetector(**where), QUIET)
         assert str(error.value).endswith("--repair would leave no image: correct what is listed above.")
         for config in (TrainDetector, TrainLocalizer):

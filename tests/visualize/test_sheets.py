@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from detseg.visualize import compare_sheet, contact_sheet
+from detseg.visualize.sheets import scaled
 from tests.visualize.images import BACKGROUND, blank
 
 
@@ -59,3 +60,13 @@ def test_sheet_mistakes():
         compare_sheet([blank()], [], [{}], ["a"])
     with pytest.raises(ValueError, match="0 x 5 pixels"):
         contact_sheet([np.zeros((5, 0, 3), np.uint8)], 1)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 5])
+@pytest.mark.parametrize("tile", [20, 40, 80])
+def test_images_of_any_number_of_bands_are_scaled(bands, tile):
+    image = np.full((30, 40, bands), range(10, 10 + bands), np.uint8)
+    small, x, y = scaled(image, tile)
+    assert small.shape == (tile * 3 // 4, tile, bands) and (x, y) == pytest.approx((tile / 40, tile / 40), rel=0.03)
+    assert (small == range(10, 10 + bands)).all()
+    assert contact_sheet([image], 1, tile).shape[2] == 3

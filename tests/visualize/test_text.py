@@ -28,3 +28,7 @@ def test_text_contrast_is_legible_on_every_colour():
     for color in [*map(class_color, range(200)), FOUND, WRONG, MISSED, IGNORED]:
         light, dark = sorted((luminance(color), luminance(text_color(color))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4.5, color  # WCAG AA
+
+
+def test_a_name_of_several_lines_is_drawn_on_one():
+    np.testing.assert_array_equal(text_mask("two\nlines\x1b", 24), text_mask("two lines ", 24))

@@ -80,7 +80,7 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
         if isinstance(found, ImageInfo):
             yield from _size_problems(a, image, found)
         elif not os.path.isfile(a.paths[image]):  # noqa: PTH113 - pathlib raises for names that are too long
-            folder = "name the folder (--images of detseg train and detseg pack) unless it is a YOLO set, which says it"
+            folder = "name the folder (--images, or --source-images of convert, split and show) unless YOLO names it"
             remedy = f"put it there, {folder}, or remove the entry"
             there = nearby_image(str(a.paths[image]), listed)
             what = "the image does not exist" + (f", only {there} is there" if there else "")

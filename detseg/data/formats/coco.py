@@ -302,11 +302,16 @@ def write_coco(annotations: Annotations, path: str | Path) -> None:
     is raised for a box that is not finite and an object without category.
     """
     path = Path(path)
+    _write_file(annotations, path, path.resolve().parent.parent)
+
+
+def _write_file(annotations: Annotations, path: Path, root: Path) -> None:
+    """Write a file; names of images below `root` are relative to it, others are whole paths."""
     require_writable(annotations, path)
     here = path.resolve().parent
     ids, sizes = annotations.image_texts.written(annotations.image_ids.tolist()), annotations.sizes.tolist()
     images = [
-        CocoImage(image_id, _relative(name, here), *size)
+        CocoImage(image_id, _relative(name, here, root), *size)
         for image_id, name, size in zip(ids, annotations.paths.tolist(), sizes, strict=True)
     ]
     ids = annotations.category_texts.written(category.id for category in annotations.categories)
@@ -315,10 +320,10 @@ def write_coco(annotations: Annotations, path: str | Path) -> None:
     write_atomically(path, msgspec.json.encode(content))
 
 
-def _relative(name: str, here: Path) -> str:
-    """Relative to the JSON file's folder for images under the folder above it, absolute otherwise."""
+def _relative(name: str, here: Path, root: Path) -> str:
+    """Relative to the JSON file's folder for images under the folder `root`, absolute otherwise."""
     full = os.path.abspath(name)  # noqa: PTH100 - keeps links as they are
-    if here.parent != here and full.startswith(f"{here.parent}{os.sep}"):
+    if root.parent != root and full.startswith(f"{root}{os.sep}"):
         return Path(os.path.relpath(full, here)).as_posix()
     return full
 
@@ -353,7 +358,7 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
         targets = image_targets(annotations, unique_stems(annotations, set()), folder / "images" / split)
         place_images(annotations.paths.tolist(), targets, images)
         annotations = replace(annotations, paths=np.array([str(target) for target in targets], np.str_))
-    write_coco(annotations, folder / f"{split}.json")
+    _write_file(annotations, folder / f"{split}.json", folder.resolve())  # the folder may be moved, kept images stay
 
 
 FORMAT = Format(

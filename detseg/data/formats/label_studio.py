@@ -259,7 +259,9 @@ def _write(
 def _write_config(annotations: Annotations, folder: Path) -> None:
     names, file = list(annotations.names), folder / CONFIG
     if len(set(names)) < len(names) or any(name != name.strip() or not name for name in names):
-        raise AnnotationError(f"{file}: the format knows categories by name only, so names must differ: {names}")
+        raise AnnotationError(
+            f"{file}: categories are known by name only, so names must differ, without blanks at the ends: {names}"
+        )
     if file.is_file() and _config_names(folder) != (names or None):
         raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
     labels = "".join(f'    <Label value="{html.escape(name)}"/>\n' for name in names)

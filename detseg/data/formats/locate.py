@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Literal
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,11 +181,22 @@ def read_names(path: Path) -> list[str]:
 def write_names(annotations: ImageSet, file: Path) -> None:
     """Write a list of classes in their order, for formats that know classes by name only; or AnnotationError."""
     names = list(annotations.names)
-    if len(set(names)) < len(names) or any(not name.strip() or "\n" in name for name in names):
+    require_plain_names(names, file)
+    if len({name.strip() for name in names}) < len(names) or not all(name.strip() for name in names):
         raise AnnotationError(f"{file}: the format knows categories by name only, so names must differ: {names}")
-    if file.is_file() and read_lines(file) != names:
+    if file.is_file() and read_lines(file) != [name.strip() for name in names]:
         raise AnnotationError(f"{file}: the folder already holds other categories; write to a new folder")
     write_atomically(file, "".join(f"{name}\n" for name in names))
+
+
+def require_plain_names(names: Iterable[str], target: Path) -> None:
+    """Refuse, by AnnotationError, names of classes that lists and XML cannot hold: with ends of lines or the like."""
+    odd = next((name for name in names if any(category(letter) in ("Cc", "Zl", "Zp") for letter in name)), None)
+    if odd is not None:
+        raise AnnotationError(
+            f"{target}: not written, the class {odd!r} has control characters or line breaks in its name, which only "
+            "COCO can hold; rename it"
+        )
 
 
 def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:

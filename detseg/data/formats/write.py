@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import FORMATS, Format, Gives
-from detseg.data.formats.locate import PlaceImages, image_targets, place_images, require_writable, unique_stems
+from detseg.data.formats.locate import (
+    PlaceImages,
+    image_targets,
+    place_images,
+    require_plain_names,
+    require_writable,
+    unique_stems,
+)
 
 if TYPE_CHECKING:  # it brings OpenCV
     from detseg.data.masks import SemanticMasks
@@ -51,6 +58,8 @@ def write_dataset(
     """
     format, folder = _writable(to, "objects"), Path(folder)
     require_writable(annotations, folder)
+    if "category ids" not in format.holds:
+        require_plain_names(annotations.names, folder)
     kept = annotations if "crowd" in format.holds else without_crowd(annotations, crowd, folder, format.title)
     for what in losses(kept, format):
         log.warning("%s: %s", folder, what)

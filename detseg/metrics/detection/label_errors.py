@@ -23,6 +23,7 @@ from detseg.metrics.detection.matching import Overlaps, find_overlaps, match
 FOUND = 0.5  # IoU from which a detection is on an object
 BADLY = (0.3, 0.6)  # IoU of a box that is on the object, but not well
 NEAR = 0.2  # IoU; below, a detection says nothing about an object
+KNOWN = 0.5  # share of a class's objects that are found; below, one that is not found is nothing unusual
 WEAK = 0.05  # score; below, a detection says nothing at all
 
 KINDS = {
@@ -41,8 +42,8 @@ KINDS = {
     ),
     "spurious": Kind(
         "boxes that may hold no object",
-        f"no detection of any class with a score of {WEAK} or more has an IoU of {NEAR} or more; score: the share of "
-        "the class's objects that are found",
+        f"no detection of any class with a score of {WEAK} or more has an IoU of {NEAR} or more, of a class of which "
+        "half or more is found; score: the share that is found",
     ),
 }
 """Confident is a detection from the score on with which its class has the best F1."""
@@ -187,6 +188,8 @@ class _Examination:
         for g in np.flatnonzero(~touched & ~self.crowd).tolist():
             of_class = (self.object_labels == self.object_labels[g]) & ~self.crowd
             share = float(found[of_class].mean())
+            if share < KNOWN:
+                continue
             what = f"nothing is found on the box of {self._name(g)}; {share:.0%} of its class are found"
             yield self._of_object("spurious", g, what, share, None)
 

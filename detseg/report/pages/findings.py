@@ -78,6 +78,11 @@ def _link(splits: Mapping[str, ImageSet], doubt: Doubt | None) -> str:
         image = _drawing(splits, doubt)
     except (ValueError, OSError):
         return ""
+    return image_link(image)
+
+
+def image_link(image: Image) -> str:
+    """An image as the link that holds it."""
     content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
 
