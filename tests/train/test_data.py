@@ -51,9 +51,10 @@ def test_every_form_of_data(small, tmp_path):
 
 def test_images_away_from_their_annotations(small, tmp_path):
     shutil.copytree(small / "images", tmp_path / "far/pics")
-    (tmp_path / "ann").mkdir()
-    files = {split: shutil.copy(small / f"{split}.json", tmp_path / "ann") for split in ("train", "val")}
-    for where in ({"data": tmp_path / "ann"}, files):
+    folder = tmp_path / "set/ann"  # what lies beside set/ is not searched
+    folder.mkdir(parents=True)
+    files = {split: shutil.copy(small / f"{split}.json", folder) for split in ("train", "val")}
+    for where in ({"data": folder}, files):
         with pytest.raises(ValueError, match=r"name the folder \(--images of detseg train and detseg pack\)") as error:
             load_data(TrainDetector(**where), QUIET)
         assert str(error.value).endswith("--repair would leave no image: correct what is listed above.")
