@@ -57,7 +57,8 @@ def find_sources(
     damaged = None
     if set(sources) == {"test"}:  # a list of test images may lie above the set itself
         with suppress(AnnotationError):
-            sources = _found_below(path, images, gives, options) or sources
+            below = _found_below(path, images, gives, options)
+            sources = below if "train" in below else sources
     if not sources:
         try:
             sources = _found_below(path, images, gives, options)
