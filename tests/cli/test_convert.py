@@ -67,7 +67,7 @@ def test_what_cannot_be_held_is_refused_before_anything_is_written_or_told(boxes
     assert "1 crowd (or difficult) objects were left out" in caplog.text
     file = write_coco_dataset(tmp_path / "drawn")
     assert convert(file, "--to", "voc", "--output", tmp_path / "voc") == 0
-    assert re.search(r"voc: VOC has no polygons, 1 objects keep only their boxes", caplog.text)
+    assert re.search(r"voc: VOC has no run-length masks, 1 objects keep only their boxes", caplog.text)
 
 
 def test_a_set_without_splits_is_for_training_or_divided(boxes, tmp_path, capsys):
