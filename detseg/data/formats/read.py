@@ -57,7 +57,8 @@ def find_sources(
     damaged = None
     if set(sources) == {"test"}:  # a list of test images may lie above the set itself
         with suppress(AnnotationError):
-            sources = _found_below(path, images, gives, options) or sources
+            below = _found_below(path, images, gives, options)
+            sources = below if "train" in below else sources
     if not sources:
         try:
             sources = _found_below(path, images, gives, options)
@@ -300,10 +301,11 @@ def _both(path: str | Path, sources: Sources, val_share: float | None, what: str
         return divided(only_set(Path(path), sources), val_share)
     missing = [split for split in ("train", "val") if split not in sources]
     if missing:
+        # A set of validation is not divided, unless its file is what is given.
+        divide = "divide its file, given itself," if list(sources) == ["val"] else "let training divide one set"
         raise AnnotationError(
-            f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources, what)}. "
-            "Give a folder or data.yaml with both, name training and validation separately, or let "
-            "training divide one set by --val-share 0.2"
+            f"{path}: no split {' and '.join(map(repr, missing))}; found: {_listing(sources, what)}. Give a folder or "
+            f"data.yaml with both, name training and validation separately, or {divide} by --val-share 0.2"
         )
     train, val = sources["train"](), sources["val"]()
     return {"train": train, "val": val.match(train.categories)}

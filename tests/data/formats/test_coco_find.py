@@ -166,3 +166,12 @@ def test_folders_that_have_a_split_in_their_name(tmp_path):
         find_sources(tmp_path)
     write_json(tmp_path / "train/annotations.json", coco_content())
     assert set(find_sources(tmp_path)) == {"train", "val"}
+
+
+def test_validation_alone_is_divided_only_as_a_file(tmp_path):
+    """COCO's val2017 downloaded alone."""
+    write_set(tmp_path, ["annotations/instances_val2017.json"])
+    with pytest.raises(AnnotationError, match=r"or divide its file, given itself, by --val-share 0\.2"):
+        read_dataset(tmp_path)
+    file = tmp_path / "annotations/instances_val2017.json"
+    assert len(read_dataset(file, val_share=0.5)["train"]) == 1
