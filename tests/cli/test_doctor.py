@@ -194,7 +194,7 @@ def test_a_file_that_fits_several_splits_is_refused(small, tmp_path, capsys):
 
 
 # Each format for itself is tested by its contract.
-@pytest.mark.parametrize("format", ["coco", "label_studio", "yolo"])
+@pytest.mark.parametrize("format", ["coco", "labelstudio", "yolo"])
 def test_doubtful_images_are_written_as_a_set_to_correct(copied, tmp_path, format, capsys):
     image = cv2.imread(str(copied / "images/train2.png"))
     cv2.imwrite(str(copied / "images/val1.png"), image)

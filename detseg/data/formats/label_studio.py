@@ -298,7 +298,7 @@ def _result(annotations: Annotations, image: int, row: int, scores: NDArray[np.f
 
 
 FORMAT = Format(
-    name="label_studio",
+    name="labelstudio",
     title="Label Studio",
     looks_for="a .json export of tasks, or JSON-MIN: train.json and val.json",
     find=_find,

@@ -203,7 +203,7 @@ def test_what_is_written_is_what_the_tool_takes(tmp_path):
     builder.add_polygons([[0, 0, 20, 0, 20, 20]])
     builder.add_polygons([[0, 0, 4, 0, 4, 4, 0, 4], [4, 4, 8, 4, 8, 8, 4, 8]])
     data = replace(data, segments=builder.build())
-    write_dataset(data, tmp_path / "to", to="label_studio")
+    write_dataset(data, tmp_path / "to", to="labelstudio")
     (written,) = json.loads((tmp_path / "to/train.json").read_text())
     assert written["data"] == {"image": "/data/local-files/?d=images/train/a%20b.png"}
     box, polygon, brush = written["annotations"][0]["result"]
@@ -233,16 +233,16 @@ def test_the_configuration_lists_the_classes(tmp_path):
     names = ("Rose & Co", 'the "wild" one', "Gänseblümchen")
     named = tuple(c._replace(name=name) for c, name in zip(data.categories, names, strict=True))
     for split in ("train", "val"):
-        write_dataset(replace(data, categories=named), tmp_path / "to", split, to="label_studio")
+        write_dataset(replace(data, categories=named), tmp_path / "to", split, to="labelstudio")
     assert read_dataset(tmp_path / "to")["val"].names == names
     with pytest.raises(AnnotationError, match="already holds other categories"):
-        write_dataset(data, tmp_path / "to", to="label_studio")
+        write_dataset(data, tmp_path / "to", to="labelstudio")
 
 
 def test_unknown_sizes_are_refused(tmp_path):
     data = make([[1, 2, 3, 4]], [0], sizes=[(0, 0)])
     with pytest.raises(AnnotationError, match="1 sizes are unknown"):
-        write_dataset(data, tmp_path / "to", to="label_studio", images="keep")
+        write_dataset(data, tmp_path / "to", to="labelstudio", images="keep")
 
 
 @pytest.mark.parametrize(
