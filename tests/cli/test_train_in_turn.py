@@ -32,6 +32,7 @@ def train(tmp_path, capsys):
     return train
 
 
+@pytest.mark.slow
 def test_from_a_classifier_to_a_segmenter_and_back(small, masked, tmp_path, train):
     for split, data in read_dataset(small).items():
         crops_of(data, tmp_path / "crops" / split, margin=0.3, min_side=4)

@@ -141,7 +141,11 @@ def test_shapes_on_a_gpu_that_is_not_there(backbone: Backbone) -> None:
     assert {m.device.type for m in maps} == {"cuda"}
 
 
-@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name != "vgg16_fcn"), *FAMILIES])
+HEAVY = ("densenet121", "hrnet_w18_small", "inception_v3", "legacy_xception", "mobilenetv2_100", "vgg11_bn")
+ADAPTED = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in FAMILIES]
+
+
+@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name != "vgg16_fcn"), *ADAPTED])
 def test_input_channels_and_fewer_strides(name: str) -> None:
     for in_channels, strides in ((1, (8, 16)), (4, (8,))):
         strides = STRIDES.get(name, strides)[: len(strides)]

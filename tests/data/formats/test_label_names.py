@@ -129,6 +129,7 @@ def test_damaged_mnist_files(tmp_path):
     assert read_idx(folder / "t10k-labels-idx1-ubyte").tolist() == digits(9)[1].tolist()
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_from_mnist_files(tmp_path, capsys):
     folder = write_mnist(tmp_path / "digits", train=60, test=9)
     words = "--backbone lenet5 --weights none --size 32 --epochs 1 --flip none --precision fp32 --augment none"
