@@ -69,18 +69,6 @@ def _by_tifffile(path: str | Path) -> NDArray[Any]:
     return np.asarray(np.transpose(pixels, [axes.index(axis) for axis in "YXC"]))
 
 
-def band_size(path: str | Path) -> tuple[int, int] | None:
-    """(width, height) of a TIFF file of more than four bands; None where tifffile cannot tell."""
-    try:
-        import tifffile
-
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            return int(page.imagewidth), int(page.imagelength)
-    except Exception:
-        return None
-
-
 def shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An image (H, W, C) of any number of channels as RGB (H, W, 3), to look at: the first three, or grey."""
     if image.shape[2] == 3:

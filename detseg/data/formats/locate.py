@@ -24,7 +24,6 @@ from detseg.data.formats.find_images import (
     join,
     settle,
 )
-from detseg.data.formats.format import SPLITS
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images  # noqa: F401
 from detseg.data.formats.layout import ANNOTATION_FOLDERS, split_of
 from detseg.data.formats.same_name import is_absolute, is_address, local_name
@@ -110,17 +109,6 @@ def image_folders(place: Path, images: str | Path | None, split: str = "") -> li
         places += [base / name for name in names if name]
     places += [place.parent, place.parent / "images"]
     return list(dict.fromkeys(places))
-
-
-def split_folders(root: Path, first: str, second: str) -> dict[str, tuple[Path, Path]]:
-    """Split -> the pair of folders that hold it: first/train and second/train, or train/first and train/second."""
-    found: dict[str, tuple[Path, Path]] = {}
-    for split, spellings in SPLITS.items():
-        for name in spellings:
-            for pair in ((root / first / name, root / second / name), (root / name / first, root / name / second)):
-                if pair[0].is_dir() and pair[1].is_dir():
-                    found.setdefault(split, pair)
-    return found
 
 
 def by_last_parts(path: str, folders: Sequence[Path]) -> Path | None:
