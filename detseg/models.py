@@ -75,9 +75,9 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Pat
 
     Args:
         architecture: the entry "architecture" of `model.json`: "kind" (the model's name), "backbone", "strides"
-            (without them the deepest map alone), "atrous" (the last stage is dilated), "folded" (batch norms are part
-            of the convolutions), "normalisation" ("mean" and "std" of the training images, in place of the backbone's)
-            and the arguments of the model's class.
+            (without them the deepest map alone), "in_channels" (3 if not given), "atrous" (the last stage is dilated),
+            "folded" (batch norms are part of the convolutions), "normalisation" ("mean" and "std" of the training
+            images, in place of the backbone's) and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:

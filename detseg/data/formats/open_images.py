@@ -97,14 +97,15 @@ def _read(file: Path, root: Path, images: str | Path | None, split: str) -> Anno
 
 def _there(data: Annotations) -> Annotations:
     """The set without the images that are not there: the tables are those of all images, which hardly anybody has."""
-    missing = [not Path(path).is_file() for path in data.paths.tolist()]
-    if not any(missing) or all(missing):
+    unmeasured = np.flatnonzero((data.sizes <= 0).any(axis=1))  # the others have been opened
+    missing = [row for row in unmeasured.tolist() if not Path(data.paths[row]).is_file()]
+    if not missing or len(missing) == len(data):
         return data
     log.warning(
         "%s: %d of its %d images are not there and are left out, the first is %s",
-        *(data.source, sum(missing), len(data), Path(data.paths[missing.index(True)]).name),
+        *(data.source, len(missing), len(data), Path(data.paths[missing[0]]).name),
     )
-    return data.subset(np.flatnonzero(~np.array(missing)))
+    return data.subset(np.delete(np.arange(len(data)), missing))
 
 
 def _descriptions(file: Path, root: Path) -> dict[str, str]:
