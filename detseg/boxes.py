@@ -31,6 +31,8 @@ _CIOU_EPS = 1e-7
 def box_iou(a: Array, b: Array, kind: IoUKind = "iou") -> Array:
     """IoU, GIoU, DIoU or CIoU (N, M) of every box of `a` (N, 4) with every box of `b` (M, 4), both xyxy.
 
+    `b` may also be (N, M, 4): for each box of `a` others.
+
     Torch in, torch out, differentiable; numpy in, numpy out; ValueError for both at once, other shapes, another kind.
     Two boxes without area have IoU 0, not NaN; the others as in `paired_iou`.
     """
@@ -61,16 +63,16 @@ def paired_iou(a: Tensor, b: Tensor, kind: IoUKind = "iou") -> Tensor:
 
 
 def _pairwise(sides: dict[str, Array], measure: Callable[[Tensor, Tensor], Tensor]) -> Array:
-    """`measure` of every pair of boxes of two named lists, which it gets as (4, N, 1) and (4, 1, M)."""
+    """`measure` of every pair of boxes of two named lists, which it gets as (4, N, 1) and (4, 1 or N, M)."""
     for name, boxes in sides.items():
-        if _checked(name, boxes).ndim != 2:
+        if _checked(name, boxes).ndim != 2 and not (name == "b" and boxes.ndim == 3):
             raise ValueError(f"{name} must have shape (N, 4), got {tuple(boxes.shape)}")
     from_numpy = {name: isinstance(boxes, np.ndarray) for name, boxes in sides.items()}
     if len(set(from_numpy.values())) > 1:
         kinds = (f"{name}: {'numpy' if numpy else 'torch'}" for name, numpy in from_numpy.items())
         raise ValueError(f"all boxes must be torch or all numpy, got {', '.join(kinds)}")
-    rows, columns = (_widen(_as_tensor(boxes)).t().contiguous() for boxes in sides.values())
-    result = measure(rows[:, :, None], columns[:, None])
+    rows, columns = (_widen(_as_tensor(boxes)).movedim(-1, 0).contiguous() for boxes in sides.values())
+    result = measure(rows[:, :, None], columns if columns.ndim == 3 else columns[:, None])
     return result.numpy() if isinstance(boxes, np.ndarray) else result
 
 

@@ -48,12 +48,13 @@ class Letterbox:
         out[:, 1::2] = boxes[:, 1::2] * self.scale_y + self.pad_y
         return out
 
-    def to_original(self, boxes: Any, image_size: tuple[int, int]) -> Any:
-        """Boxes (M, 4) xyxy, numpy or torch, from the square to the image, clipped to (width, height)."""
-        width, height = image_size
+    def to_original(self, boxes: Any, image_size: tuple[int, int] | None) -> Any:
+        """Boxes (M, 4) xyxy, numpy or torch, from the square to the image, clipped to (width, height) if given."""
         out = _copy(boxes)
-        out[:, 0::2] = ((boxes[:, 0::2] - self.pad_x) / self.scale_x).clip(0, width)
-        out[:, 1::2] = ((boxes[:, 1::2] - self.pad_y) / self.scale_y).clip(0, height)
+        out[:, 0::2] = (boxes[:, 0::2] - self.pad_x) / self.scale_x
+        out[:, 1::2] = (boxes[:, 1::2] - self.pad_y) / self.scale_y
+        if image_size is not None:
+            out[:, 0::2], out[:, 1::2] = out[:, 0::2].clip(0, image_size[0]), out[:, 1::2].clip(0, image_size[1])
         return out
 
 

@@ -1,7 +1,7 @@
 """What all detectors share: flat targets, the selection of detections, examples, the form that exporters take."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,14 @@ def flatten_targets(targets: Targets, images: int) -> FlatTargets:
     )
 
 
+class ClassRows(NamedTuple):
+    """How the rows of a layer belong to classes: they are (groups, background + K, each) in one dimension."""
+
+    groups: int = 1  # such as the anchors of a grid head
+    background: bool = False  # a first class that is none of the K
+    each: int = 1  # rows a class, such as the four of a class's box
+
+
 class Selected(NamedTuple):
     """The detections of one image, and what they were selected from."""
 
@@ -71,14 +79,35 @@ def select(boxes: Tensor, scores: Tensor, size: Sequence[int], limits: Limits) -
 
 
 class DetectionModel(ImageModel):
-    """Base of detectors; a subclass has `predictions` or its own `exportable`."""
+    """Base of detectors; a subclass has `raw` or its own `exportable`.
+
+    Detections of an image are a dict of ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best
+    first, and of a model that finds masks ``masks`` (D, h, w) probabilities and ``regions`` (D, 4) xyxy, what each mask
+    lies over: see `detseg.detect.masks`. Targets of a model that learns masks have ``masks`` (M, H, W) uint8.
+    """
+
+    @classmethod
+    def needs_masks(cls, config: Any) -> bool:
+        """Whether a model with these options learns instance masks: its targets have `masks` then."""
+        return bool(getattr(config, "masks", False))
+
+    @property
+    def finds_masks(self) -> bool:
+        """Whether detections have `masks`."""
+        return False
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """The layers, by name, whose rows are of classes; these are matched by the classes' names from run to run."""
+        return {}
 
     @staticmethod
     def example_targets(count: int, size: int, device: torch.device | str) -> Targets:
         """One object in each of `count` images of `size` x `size` pixels."""
         box = torch.tensor([[0.2, 0.2, 0.7, 0.7]], device=device) * size
         label, crowd = (torch.zeros(1, dtype=kind, device=device) for kind in (torch.int64, torch.bool))
-        return [{"boxes": box, "labels": label, "iscrowd": crowd}] * count
+        mask = torch.zeros(1, size, size, dtype=torch.uint8, device=device)
+        mask[:, size // 4 : size // 2, size // 4 : size // 2] = 1
+        return [{"boxes": box, "labels": label, "iscrowd": crowd, "masks": mask}] * count
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K), before any selection."""

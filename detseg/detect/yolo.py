@@ -19,7 +19,7 @@ from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
-from detseg.detect.model import DetectionModel, Targets, flatten_targets, select
+from detseg.detect.model import ClassRows, DetectionModel, Targets, flatten_targets, select
 from detseg.detect.pyramid import FeaturePyramid
 from detseg.options import require_positive, require_rising_strides
 from detseg.registry import register_model
@@ -155,6 +155,10 @@ class YoloDetector(DetectionModel):
             return self._losses(grid, boxes, objectness, classes, targets)
         scores = _probabilities(objectness, classes)
         return [select(b, s, images.shape[-2:], self).found for b, s in zip(boxes, scores, strict=True)]
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See `DetectionModel`."""
+        return {"head.classes": ClassRows(groups=self.anchors.shape[1])}
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions."""

@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
+from pycocotools import mask as coco
 from torch import nn
 
 from detseg.data.letterbox import letterbox_image
 from detseg.metrics import DetectionEvaluator
-from detseg.predict.detector import Detector, detect, original_masks
+from detseg.predict.detector import Detector, detect
 
 SIZE = 64
 
@@ -54,11 +55,14 @@ def test_masks_come_in_the_pixels_of_the_image():
             assert (mask & truth).sum() / (mask | truth).sum() > 0.9, size
 
 
-def test_none_and_many():
-    nothing = original_masks(torch.zeros(0, SIZE, SIZE), (40, 64), (400, 640))
-    assert nothing.shape == (0, 640, 400) and nothing.dtype == torch.bool
-    masks = torch.rand(300, SIZE, SIZE) > 0.5
-    assert torch.equal(original_masks(masks, (SIZE, SIZE), (SIZE, SIZE)), masks), "at the same size they stay"
+def test_run_lengths_are_the_same_masks():
+    image = scene(256, 128)
+    (drawn,), (coded,) = (
+        detect(Bright(), [(image, (256, 128))], SIZE),
+        detect(Bright(), [(image, (256, 128))], SIZE, run_lengths=True),
+    )
+    assert len(coded["masks"]) == 2 and all(code["size"] == [128, 256] for code in coded["masks"])
+    assert (coco.decode(coded["masks"]).transpose(2, 0, 1) == drawn["masks"].numpy()).all()
 
 
 def test_masks_above_a_score_and_their_average_precision():

@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from detseg.metrics import DetectionEvaluator
 from detseg.metrics.detection import FIGURES
 from detseg.options import require_share
 from detseg.predict.detector import detect
+from detseg.registry import MODELS
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data, transform_of
 from detseg.train.sampler import TrainingSamples
@@ -63,11 +65,14 @@ class BoxTask(Task):
     """What all tasks on annotated boxes share."""
 
     collate = staticmethod(collate)
+    masks = False
+    """Whether instance masks are learnt too."""
 
     def open(self, data: Annotations, split: str) -> DetectionDataset:
         """The images, those of training a little larger than the network sees them."""
         zoom = CACHE_ZOOM if split == "training" else 1
-        return open_images(DetectionDataset, data, round(self.config.size * zoom), f"{split} images", self.console)
+        kind = partial(DetectionDataset, masks=self.masks and split == "training")
+        return open_images(kind, data, round(self.config.size * zoom), f"{split} images", self.console)
 
     def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
         """Detections, or one box an image, in the images' own pixels."""
@@ -81,6 +86,11 @@ class DetectorTask(BoxTask):
     Options = DetectorOptions
     FIGURES = FIGURES
     columns: ClassVar[dict[str, str]] = {"AP": "map", "AP50": "map50"}
+
+    @property
+    def masks(self) -> bool:  # type: ignore[override]
+        """Whether the model learns instance masks."""
+        return bool(MODELS[self.config.model].needs_masks(self.config))
 
     def load(self) -> tuple[Annotations, Annotations]:
         """Training and validation annotations, both with objects."""
@@ -105,11 +115,12 @@ class DetectorTask(BoxTask):
 
 def predict_dataset(
     model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int
-) -> Iterable[dict[str, np.ndarray]]:
-    """Detections of some images of a dataset, boxes in the images' own pixels."""
+) -> Iterator[dict[str, Any]]:
+    """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths."""
     sizes = data.annotations.sizes
     images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
-    return ({name: value.numpy() for name, value in found.items()} for found in detect(model, images, size))
+    for found in detect(model, images, size, run_lengths=True):
+        yield {name: value if name == "masks" else value.numpy() for name, value in found.items()}
 
 
 def warn_of_small_objects(sizes: np.ndarray, size: int) -> None:

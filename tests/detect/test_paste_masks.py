@@ -1,0 +1,53 @@
+"""Masks laid into images, against a loop over pixels."""
+
+import math
+
+import pytest
+import torch
+
+from detseg.detect.masks import paste_masks
+
+
+def at(mask, x, y):
+    """Bilinear between the centres of cells, 0 beyond."""
+    height, width = mask.shape
+    total = 0.0
+    for row in (math.floor(y - 0.5), math.floor(y - 0.5) + 1):
+        for column in (math.floor(x - 0.5), math.floor(x - 0.5) + 1):
+            weight = (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row))
+            if 0 <= row < height and 0 <= column < width:
+                total += weight * float(mask[row, column])
+    return total
+
+
+def slow(mask, region, box, size):
+    x1, y1, x2, y2 = region
+    result = torch.zeros(size, dtype=torch.bool)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            x, y = column + 0.5, row + 0.5
+            if box[0] <= x < box[2] and box[1] <= y < box[3]:
+                value = at(mask, (x - x1) / (x2 - x1) * mask.shape[1], (y - y1) / (y2 - y1) * mask.shape[0])
+                result[row, column] = value > 0.5
+    return result
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_loop_over_pixels_says_the_same(whole):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(6, 5, 7, generator=generator)
+    boxes = torch.tensor([[2.2, 3.6, 20.1, 18.9], [-4, -3, 9, 11], [20, 10, 40, 40], [5.5, 5.5, 6.5, 6.5],
+                          [8, 8, 8, 12], [0, 0, 30, 24]])  # fmt: skip
+    regions = torch.tensor([[-2.0, 0, 31, 24]]).expand(6, 4) if whole else boxes
+    found = paste_masks(masks, regions, boxes, (24, 30))
+    for i in range(6):
+        if (boxes[i, 2:] > boxes[i, :2]).all():
+            assert torch.equal(found[i], slow(masks[i], regions[i].tolist(), boxes[i].tolist(), (24, 30))), i
+        else:
+            assert not found[i].any()
+
+
+def test_none_many_and_no_size():
+    assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), torch.zeros(0, 4), (9, 5)).shape == (0, 9, 5)
+    many = torch.tensor([[1.0, 1, 4, 4]]).expand(300, 4)
+    assert paste_masks(torch.ones(300, 28, 28), many, many, (9, 5)).sum() == 300 * 9
