@@ -3,6 +3,7 @@
 Numba takes half a second to load: import pages that import this one where they are first needed.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,12 @@ _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True
 compiled, helper = njit(**_OPTIONS), njit(**_OPTIONS, no_cpython_wrapper=True)
 # For what is done so often, and is so little, that a call would cost as much.
 inlined: Any = _njit(forceinline=True, error_model="numpy")
+
+
+def shares(length: int, worth: int) -> int:
+    """Into how many parts to divide work of this length: one for each core, of at least `worth`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, length // worth))
 
 
 # ------------------------------------------------------------------ two boxes

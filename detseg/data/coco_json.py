@@ -5,10 +5,6 @@ Format: https://cocodataset.org/#format-data
 
 import contextlib
 import gc
-import gzip
-import json
-import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -22,9 +18,9 @@ from numpy.typing import NDArray
 
 from detseg.data.checks.problems import AnnotationError, Problem
 from detseg.data.coco_ids import MISSING, NUMBERS, TextIds, as_number
+from detseg.data.json_text import ODD_JSON, parse_json, read_bytes
 
 Id = int | str  # see `detseg.data.coco_ids`
-GZIP = b"\x1f\x8b"
 Box = tuple[float, float, float, float]  # x, y, width, height
 T = TypeVar("T")
 
@@ -124,54 +120,6 @@ _UNREAD = msgspec.json.Decoder(CocoFile[msgspec.Raw])
 _MANY = msgspec.json.Decoder(list[CocoAnnotation])
 _BOXED_TRUTH, _MASKED_TRUTH = msgspec.json.Decoder(CocoFile[_Boxed]), msgspec.json.Decoder(CocoFile[_Masked])
 _BOX_RESULTS, _MASK_RESULTS = msgspec.json.Decoder(list[_BoxResult]), msgspec.json.Decoder(list[_MaskResult])
-# OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
-_ODD = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError)
-
-
-# ------------------------------------------------------------------ any JSON
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked (gzip), without a byte order mark of UTF-8; raises AnnotationError."""
-    try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise AnnotationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
-def parse_json(content: bytes, place: str | Path) -> Any:
-    """What a JSON text holds, NaN and Infinity too; raises AnnotationError that says what is wrong at which line."""
-    with contextlib.suppress(*_ODD):
-        return msgspec.json.decode(content)  # several times faster than json
-    encoding = json.detect_encoding(content)
-    try:
-        text = content.decode(encoding)
-        parsed = json.loads(text)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise AnnotationError(f"{place}: line {line}: is not {encoding} text; save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{place}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # ValueError: a number of more than 4300 digits
-        raise AnnotationError(f"{place}: cannot be read as JSON: {error}") from error
-    _refuse_half_characters(text, place)
-    return parsed
-
-
-# A pair of escapes for one character, an escaped back slash, or (kept) half a pair.
-_ESCAPES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F]..)")
-
-
-def _refuse_half_characters(text: str, place: str | Path) -> None:
-    """Python reads them, and fails when they are printed or written."""
-    if "\\ud" in text or "\\uD" in text:
-        for match in _ESCAPES.finditer(text):
-            if match[1]:
-                line = text.count("\n", 0, match.start()) + 1
-                raise AnnotationError(f"{place}: line {line}: {match[1]} is half a character; correct the text there")
 
 
 # ------------------------------------------------------------------ annotations with all their faults
@@ -181,7 +129,7 @@ def load_file(path: Path) -> CocoFile[Any]:
     """The file's parts, its annotations unread: JSON texts, or what these hold; see `parse_chunk`."""
     content = read_bytes(path)
     file: CocoFile[Any] | None = None
-    with contextlib.suppress(*_ODD):
+    with contextlib.suppress(*ODD_JSON):
         file = _UNREAD.decode(content)
     parts: dict[str, Any] = {}
     if file is None:
@@ -234,7 +182,7 @@ OddObject = tuple[Problem, Id | None]  # with the image id that the file gives f
 def parse_chunk(items: Sequence[Any], start: int, path: Path, odd: list[OddObject]) -> list[CocoAnnotation]:
     """Read annotations, the first of which is number `start`; adds what is wrong with them to `odd`."""
     if items and isinstance(items[0], msgspec.Raw):
-        with contextlib.suppress(*_ODD):
+        with contextlib.suppress(*ODD_JSON):
             return _MANY.decode(b"[" + b",".join(items) + b"]")
         items = [parse_json(bytes(item), f"{path}: annotations[{i}]") for i, item in enumerate(items, start)]
     parsed = (_parse_leniently(item, position, path, odd) for position, item in enumerate(items, start))
@@ -331,7 +279,7 @@ class FoundColumns:
 
 def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
     """The columns of a COCO file of annotations; None, for the caller to check item by item, if anything is wrong."""
-    with contextlib.suppress(*_ODD), _without_collector():
+    with contextlib.suppress(*ODD_JSON), _without_collector():
         truth: Any = _MASKED_TRUTH.decode(content) if masks else _BOXED_TRUTH.decode(content)
         objects = truth.annotations
         if objects is None or any(type(item.id) is str for item in chain(truth.images, truth.categories)):
@@ -351,9 +299,19 @@ def quick_truth(content: bytes, masks: bool) -> TruthColumns | None:
     return None
 
 
-def quick_results(content: bytes, masks: bool) -> FoundColumns | None:
-    """The columns of a COCO file of results; None unless everything is as it should be."""
-    with contextlib.suppress(*_ODD), _without_collector():
+def quick_results(content: bytearray, masks: bool) -> FoundColumns | None:
+    """The columns of a COCO file of results; None unless everything is as it should be.
+
+    Escapes in run lengths may be undone in `content`, where these stay.
+    """
+    from detseg.data.coco_scan import scan_results  # here: it loads numba
+
+    scanned = scan_results(content, masks)
+    if scanned is not None:
+        s, rows = scanned, np.flatnonzero(scanned.has_box)
+        boxes = s.boxes if len(rows) == len(s.boxes) else s.boxes[rows]
+        return FoundColumns(s.image_ids, s.category_ids, s.scores, rows, boxes, s.masks)
+    with contextlib.suppress(*ODD_JSON), _without_collector():
         items: Sequence[Any] = _MASK_RESULTS.decode(content) if masks else _BOX_RESULTS.decode(content)
         boxed = [i for i, item in enumerate(items) if item.bbox is not None] if masks else range(len(items))
         return FoundColumns(

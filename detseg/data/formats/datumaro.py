@@ -17,13 +17,13 @@ from typing import Any
 import msgspec
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.coco_json import parse_json, read_bytes
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.layout import beginning, files_by_split
 from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse_in, is_mask, turned_box
 from detseg.data.formats.records import Fault, Item, Record, RunLengths, read_records
 from detseg.data.formats.write import placed_names
+from detseg.data.json_text import ODD_JSON, parse_json, read_bytes
 from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,6 @@ class _File(msgspec.Struct):
 
 
 _FILE, _ITEM = msgspec.json.Decoder(_File), msgspec.json.Decoder(_ItemOf)
-_ODD = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError)
 
 
 # ------------------------------------------------------------------ finding
@@ -112,7 +111,7 @@ def _read(path: Path, files: dict[str, list[Path]], split: str, images: str | Pa
 
 def _load(file: Path) -> _File:
     content = read_bytes(file)
-    with contextlib.suppress(*_ODD):
+    with contextlib.suppress(*ODD_JSON):
         return _FILE.decode(content)
     parsed = parse_json(content, file)
     if not isinstance(parsed, dict) or not isinstance(parsed.get("items"), list):
@@ -145,7 +144,7 @@ def _records(files: Mapping[Path, _File]) -> Iterator[Record]:
 def _item_of(raw: Any, place: str) -> tuple[_ItemOf, list[Fault]]:
     """An entry of "items", and what stands for those of its annotations that cannot be read."""
     if isinstance(raw, msgspec.Raw):
-        with contextlib.suppress(*_ODD):
+        with contextlib.suppress(*ODD_JSON):
             return _ITEM.decode(raw), []
         raw = parse_json(bytes(raw), place)
     annotations, faults = [], []

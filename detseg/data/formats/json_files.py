@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.coco_json import parse_json, read_bytes
 from detseg.data.formats.format import Sources
 from detseg.data.formats.layout import files_by_split
 from detseg.data.formats.locate import (
@@ -34,6 +33,7 @@ from detseg.data.formats.locate import (
     write_names,
 )
 from detseg.data.formats.records import Fault, Item, Records, record_sources
+from detseg.data.json_text import parse_json, read_bytes
 from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)

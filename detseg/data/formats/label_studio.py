@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.coco_json import parse_json
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.json_files import (
     LeftOut,
@@ -40,6 +39,7 @@ from detseg.data.formats.layout import beginning
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, PlaceImages, read_text
 from detseg.data.formats.outlines import drawn, ellipse, own_mask, rotated_box, run_lengths
 from detseg.data.formats.records import Fault, Item, Record
+from detseg.data.json_text import parse_json
 from detseg.files import write_atomically
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.coco_json import parse_json, read_bytes
 from detseg.data.colours import class_color
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.json_files import (
@@ -36,6 +35,7 @@ from detseg.data.formats.layout import TRIED, beginning, split_of
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, FolderCache, PlaceImages, image_folders
 from detseg.data.formats.outlines import cropped, drawn, from_base64, mask_png, own_mask, pasted, png_mask, run_lengths
 from detseg.data.formats.records import Item, Record
+from detseg.data.json_text import parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 

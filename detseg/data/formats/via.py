@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.coco_json import parse_json
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.json_files import (
     ODD,
@@ -33,6 +32,7 @@ from detseg.data.formats.layout import beginning, files_by_split
 from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse
 from detseg.data.formats.records import Item, Record
+from detseg.data.json_text import parse_json
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data import coco_json
+from detseg.data import coco_json, json_text
 from detseg.data.coco_ids import NUMBERS, TextIds
 from detseg.data.coco_json import FoundColumns, TruthColumns
 from detseg.metrics.arrays import as_numpy
@@ -132,13 +132,13 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
     place = "ground truth"
     if isinstance(ground_truth, str | Path):
         place = str(ground_truth)
-        content = coco_json.read_bytes(Path(ground_truth))
+        content = json_text.read_bytes(Path(ground_truth))
         columns = coco_json.quick_truth(content, iou_type == "segm")
         if columns is not None:
             with suppress(ValueError):  # below it happens again, with the item's own id in the message
                 _check_lists(columns.image_ids, columns.category_ids, place)
                 return _checked_truth(columns, label=str)
-        ground_truth = coco_json.parse_json(content, place)
+        ground_truth = json_text.parse_json(content, place)
     if isinstance(ground_truth, dict):
         return _truth_from_coco(ground_truth, place, iou_type)
     if isinstance(ground_truth, list):
@@ -270,11 +270,11 @@ def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
     place, masks = "detections", iou_type == "segm"
     if isinstance(detections, str | Path):
         place = str(detections)
-        content = coco_json.read_bytes(Path(detections))
+        content = json_text.read_buffer(Path(detections))
         columns = coco_json.quick_results(content, masks)
         if columns is not None:
             return _checked_found(columns, truth, place)
-        detections = coco_json.parse_json(content, place)
+        detections = json_text.parse_json(bytes(content), place)
     if isinstance(detections, Detections):
         d, every = detections, np.arange(len(detections))
         outlines = None if not masks else [None] * len(d) if d.masks is None else d.masks

@@ -6,19 +6,24 @@ the IoU is pycocotools' own to the last digit. Most pairs never meet: their area
 the IoU stays below what is asked for.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.kernels import compiled, helper
+from detseg.kernels import compiled, helper, shares
 from detseg.metrics.detection.inputs import Found, Truth
 from detseg.metrics.detection.layout import Layout
 from detseg.metrics.detection.loops import Pairs, collect_pairs
 from detseg.metrics.detection.run_lengths import joined
 
 Wholes = NDArray[np.int64]
+# Detections that are worth a thread.
+_SHARE = 20_000
 
 
 class _Side(NamedTuple):
@@ -28,7 +33,8 @@ class _Side(NamedTuple):
     images: NDArray[np.int32]  # (D,)
     sources: NDArray[np.int32]  # (D,) which mask
     texts: NDArray[np.uint8]  # of all masks
-    text_start: Wholes
+    text_begin: Wholes  # where each mask begins in it, and ends
+    text_end: Wholes
 
 
 def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -> Pairs:
@@ -40,24 +46,58 @@ def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -
         _Side(layout.label_start, layout.image_positions[layout.places], sources, *joined(found.masks)),
         _Side(layout.object_start, layout.object_positions, layout.objects, *joined(truth.masks)),
     )
-    crowd, heights, widths = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T)
-    room = (  # for what is unpacked, of one detection and of the objects of one image and class
-        np.empty(int(np.diff(sides[0].text_start).max(initial=0)), np.int64),  # borders, never more than characters
-        np.empty(len(sides[1].texts), np.int64),
-        np.zeros(len(layout.objects) + 1, np.int64),  # where the borders of each object start
-        np.empty((1, 5), np.int64),  # extents, see `_measure`
-        np.empty((len(layout.objects), 5), np.int64),
-    )
-    damaged = np.full(2, -1, np.int64)
-    pairs = collect_pairs(len(sources), partial(_mask_pairs, *sides, crowd, heights, widths, lowest, room, damaged))
+    options = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T), lowest
+    bounds = _shares(layout.label_start)
+    with ThreadPoolExecutor(len(bounds)) as threads:
+        parts = list(threads.map(lambda labels: _pairs_of(sides, options, *labels), bounds))
     owners = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
-    for (side, images), bad in zip(owners, damaged.tolist(), strict=True):
+    for (side, images), bad in zip(owners, np.max([damaged for _, damaged in parts], axis=0).tolist(), strict=True):
         if bad >= 0:
             raise ValueError(
                 f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
                 "not stay inside the image; write the mask again with pycocotools.mask.encode"
             )
-    return pairs
+    return _in_one([pairs for pairs, _ in parts])
+
+
+def _shares(label_start: Wholes) -> list[tuple[int, int]]:
+    """The first class and that after the last of each core's share: about as many detections each."""
+    count = shares(int(label_start[-1]), _SHARE)
+    cuts = np.searchsorted(label_start, np.arange(1, count) * label_start[-1] // count)
+    return list(pairwise(sorted({0, *cuts.tolist(), len(label_start) - 1})))
+
+
+def _pairs_of(sides: tuple[_Side, _Side], options: tuple[Any, ...], first: int, last: int) -> tuple[Pairs, Wholes]:
+    """The pairs of the classes from `first` to before `last`, and the rows of a damaged detection and object, or -1."""
+    begins = [int(side.start[first]) for side in sides]
+    found, real = (
+        side._replace(
+            start=side.start[first : last + 1] - begin, images=side.images[begin:], sources=side.sources[begin:]
+        )
+        for side, begin in zip(sides, begins, strict=True)
+    )
+    crowd, heights, widths, lowest = options
+    count, objects = int(found.start[-1]), int(real.start[-1])
+    mine = real.sources[:objects]
+    room = (  # for what is unpacked, of one detection and of the objects of one image and class
+        np.empty(int((found.text_end - found.text_begin).max(initial=0)), np.int64),  # never more than characters
+        np.empty(int((real.text_end[mine] - real.text_begin[mine]).sum()), np.int64),
+        np.zeros(objects + 1, np.int64),  # where the borders of each object start
+        np.empty((1, 5), np.int64),  # extents, see `_measure`
+        np.empty((objects, 5), np.int64),
+    )
+    damaged = np.full(2, -1, np.int64)
+    fill = partial(_mask_pairs, found, real, crowd[begins[1] :], heights, widths, lowest, room, damaged)
+    start, partners, ious = collect_pairs(count, fill)
+    return (start, partners + np.int32(begins[1]), ious), damaged
+
+
+def _in_one(parts: Sequence[Pairs]) -> Pairs:
+    """The pairs of consecutive detections, one after the other."""
+    before = np.cumsum([0, *(int(start[-1]) for start, *_ in parts)])
+    starts = [start[1:] + offset for (start, *_), offset in zip(parts, before, strict=False)]
+    objects, ious = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
+    return np.concatenate([np.zeros(1, np.int64), *starts]), objects, ious
 
 
 @compiled
@@ -86,7 +126,7 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
                 border_start[first] = 0
                 while unpacked < last and real.images[unpacked] == image:
                     begin, source = border_start[unpacked], real.sources[unpacked]
-                    text, end = real.text_start[source], real.text_start[source + 1]
+                    text, end = real.text_begin[source], real.text_end[source]
                     runs = _unpack(real.texts, text, end, pixels, object_borders, begin)
                     if runs < 0:
                         damaged[1] = source
@@ -94,7 +134,7 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
                     border_start[unpacked + 1] = begin + runs
                     _measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
                     unpacked += 1
-            text, end = found.text_start[found.sources[d]], found.text_start[found.sources[d] + 1]
+            text, end = found.text_begin[found.sources[d]], found.text_end[found.sources[d]]
             runs = _unpack(found.texts, text, end, pixels, borders, zero)
             if runs < 0:
                 damaged[0] = found.sources[d]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.run_lengths import RunLengths
 from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.records import Rle
 
@@ -40,27 +41,29 @@ def encode_masks(masks: Any, count: int, place: str) -> list[Rle]:
     return list(coco_mask.encode(np.asfortranarray((array != 0).astype(np.uint8).transpose(1, 2, 0))))
 
 
-def joined(masks: Sequence[Rle]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The run lengths of n masks one after another, a character a byte, and where each mask starts (n + 1,)."""
+def joined(masks: Sequence[Rle]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The run lengths of n masks in one text, a character a byte, and where in it each mask begins and ends (n,)."""
+    if isinstance(masks, RunLengths):
+        return masks.texts, *np.ascontiguousarray(masks.spans.T)
     counts = [mask["counts"] for mask in masks]
     texts = [text.encode("ascii", "replace") if isinstance(text, str) else text for text in counts]
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    start = np.concatenate([[0], np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))])
     # A bytearray, because an array over bytes is read-only, which to numba is another type.
-    return np.frombuffer(bytearray(b"".join(texts)), np.uint8), np.concatenate([[0], np.cumsum(lengths)])
+    return np.frombuffer(bytearray(b"".join(texts)), np.uint8), start[:-1], start[1:]
 
 
 def mask_areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
     """(n,) square pixels; `pycocotools.mask.area` fails for more than 255 masks with NumPy 2."""
-    blocks = [_areas(*joined(masks[first : first + _BLOCK])) for first in range(0, len(masks), _BLOCK)]
+    blocks = [_areas(*joined(list(masks[first : first + _BLOCK]))) for first in range(0, len(masks), _BLOCK)]
     return np.concatenate([np.zeros(0), *blocks])
 
 
-def _areas(texts: NDArray[np.uint8], start: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Areas of masks whose run lengths are joined; what damaged ones give is found out when they are compared.
+def _areas(texts: NDArray[np.uint8], begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Areas of masks whose run lengths follow each other; what damaged ones give is found out when they are compared.
 
     As numbers are differences, each counts once for each run of foreground from its own on.
     """
-    masks = len(start) - 1
+    masks, start = len(begin), np.concatenate([begin, end[-1:]])
     if not len(texts):
         return np.zeros(masks)
     bits = texts.astype(np.int64) - 48

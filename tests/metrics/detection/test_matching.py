@@ -262,6 +262,6 @@ def test_files_without_faults_are_read_the_quick_way() -> None:
     truth, results = mask_scene(2)
     for masks in (False, True):
         assert quick_truth(json.dumps(truth).encode(), masks) is not None
-        assert quick_results(json.dumps(results).encode(), masks) is not None
+        assert quick_results(bytearray(json.dumps(results).encode()), masks) is not None
     for wrong in (results[0] | {"image_id": 2**70}, results[0] | {"bbox": [1, 2]}, {"image_id": 1}, 5):
-        assert quick_results(json.dumps([wrong]).encode(), False) is None
+        assert quick_results(bytearray(json.dumps([wrong]).encode()), False) is None

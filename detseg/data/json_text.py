@@ -1,0 +1,82 @@
+"""JSON files read and parsed, with messages that say what is wrong at which line."""
+
+import contextlib
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from detseg.data.checks.problems import AnnotationError
+
+GZIP = b"\x1f\x8b"
+# OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
+ODD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError)
+B = TypeVar("B", bytes, bytearray)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, unpacked (gzip), without a byte order mark of UTF-8; raises AnnotationError."""
+    return _read(path, Path.read_bytes)
+
+
+def read_buffer(path: Path) -> bytearray:
+    """As `read_bytes`, to be written to: for files of hundreds of megabytes a copy would take as long as reading."""
+    content = _read(path, _whole_file)
+    return content if isinstance(content, bytearray) else bytearray(content)
+
+
+def _read(path: Path, read: Callable[[Path], B]) -> B:
+    try:
+        content = read(path)
+        if content.startswith(GZIP):
+            content = type(content)(gzip.decompress(content))
+    except (OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    mark = b"\xef\xbb\xbf"
+    return content.removeprefix(mark) if content.startswith(mark) else content  # of a bytearray always a copy
+
+
+def _whole_file(path: Path) -> bytearray:
+    with path.open("rb") as file:
+        content = bytearray(os.fstat(file.fileno()).st_size)
+        del content[file.readinto(content) :]
+        content += file.read()  # what is no plain file has no size
+    return content
+
+
+def parse_json(content: bytes, place: str | Path) -> Any:
+    """What a JSON text holds, NaN and Infinity too; raises AnnotationError that says what is wrong at which line."""
+    with contextlib.suppress(*ODD_JSON):
+        return msgspec.json.decode(content)  # several times faster than json
+    encoding = json.detect_encoding(content)
+    try:
+        text = content.decode(encoding)
+        parsed = json.loads(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise AnnotationError(f"{place}: line {line}: is not {encoding} text; save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{place}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # ValueError: a number of more than 4300 digits
+        raise AnnotationError(f"{place}: cannot be read as JSON: {error}") from error
+    _refuse_half_characters(text, place)
+    return parsed
+
+
+# A pair of escapes for one character, an escaped back slash, or (kept) half a pair.
+_ESCAPES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F]..)")
+
+
+def _refuse_half_characters(text: str, place: str | Path) -> None:
+    """Python reads them, and fails when they are printed or written."""
+    if "\\ud" in text or "\\uD" in text:
+        for match in _ESCAPES.finditer(text):
+            if match[1]:
+                line = text.count("\n", 0, match.start()) + 1
+                raise AnnotationError(f"{place}: line {line}: {match[1]} is half a character; correct the text there")
