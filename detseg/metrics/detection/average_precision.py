@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
-from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
+from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, check_iou_type, read_found, read_truth
 from detseg.metrics.detection.matching import MAX_DETECTIONS, Matches, match
 from detseg.metrics.figure import Figure, figures_of
 
@@ -156,7 +156,8 @@ def evaluate_detections(
     Args:
         ground_truth: path to a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
         detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`.
-        iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
+        iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`; "boundary"
+            takes the smaller IoU of masks and of their boundaries (Boundary AP, Cheng et al. 2021).
         iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
         max_detections: AR is given for each of these numbers of detections an image and class, the largest
             holds for everything else.
@@ -165,8 +166,7 @@ def evaluate_detections(
     Raises:
         ValueError: the input or an option is at fault; the message names the item.
     """
-    if iou_type not in ("bbox", "segm"):
-        raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
+    check_iou_type(iou_type)
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
     options = {"iou_thresholds": iou_thresholds, "max_detections": max_detections, "class_agnostic": class_agnostic}
