@@ -85,9 +85,8 @@ def _write_boundary(text, height, width, distance, room, written):
     ahead, behind, count = zero, zero, zero  # two runs: of the column that is looked at, and of the one d before it
     for column in range(left, right + distance + 1):
         ahead = _look_at(borders, ahead, runs, column, height, distance, top, bottom, broken)
-        behind, count = _write_column(
-            borders, behind, runs, column - distance, height, distance, broken, written, count
-        )
+        done = column - distance
+        behind, count = _write_column(borders, behind, runs, done, height, distance, broken, written, count)
         if count < 0:
             return count
     return count

@@ -36,7 +36,7 @@ def packed(mask):
 class BoundaryEval(COCOeval):
     """pycocotools with the overlaps of the paper."""
 
-    def computeIoU(self, image, category):  # noqa: N802
+    def computeIoU(self, image, category):
         overlaps = super().computeIoU(image, category)
         objects, found = self._gts[image, category], self._dts[image, category]
         if not objects or not found:
@@ -142,6 +142,5 @@ def test_any_overlap_may_count():
     edges = [eroded_away(mask) for mask in square]
     iou = (edges[0] & edges[1]).sum() / (edges[0] | edges[1]).sum()
     for threshold, expected in ((0.0, 1), (iou, 1), (iou + 1e-6, 0)):
-        assert evaluate_detections(truth, results, "boundary", iou_thresholds=[threshold]).map == pytest.approx(
-            expected
-        )
+        metrics = evaluate_detections(truth, results, "boundary", iou_thresholds=[threshold])
+        assert metrics.map == pytest.approx(expected)
