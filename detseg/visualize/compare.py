@@ -168,7 +168,7 @@ def compare_sheet(
         cells.append(_pair(image, truths[i], predictions[i], names, match, tile))
         counts = f"{match.hits} found, {match.wrong} wrong, {match.missed} missed"
         if match.hits and _have_masks(truths[i], predictions[i]):
-            counts += f", IoU {match.mean_iou:.2f}"
+            counts += f", mask IoU {match.mean_iou:.2f}"
         lines.append(f"{captions[i]}: {counts}" if captions is not None else counts)
     kind = "mask IoU" if any(map(_have_masks, truths, predictions)) else "IoU"
     legend: list[Entry] = [

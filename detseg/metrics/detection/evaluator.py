@@ -88,6 +88,11 @@ class DetectionEvaluator(Evaluator):
         Where the ground truth is known from the start, all of its images must have come, so that none is forgotten
         silently; with `partial` those that came are evaluated. Raises ValueError where some, or all, are missing.
         """
+        truth, found = self._compared(partial)
+        return measure(truth, found, self.iou_type, **self._options)
+
+    def _compared(self, partial: bool) -> tuple[Truth, Found]:
+        """Ground truth and detections of all images so far; see `compute`."""
         state = self._collected()
         truth = self._truth_of(state)
         missing = truth.image_ids[positions(truth.image_ids, state["image_ids"]) < 0]
@@ -98,8 +103,8 @@ class DetectionEvaluator(Evaluator):
                 "compute(partial=True) to evaluate only the others"
             )
         if len(missing):
-            truth = _subset(truth, state["image_ids"])
-        return measure(truth, self._found_of(state, truth), self.iou_type, **self._options)
+            truth = subset_of(truth, state["image_ids"])
+        return truth, self._found_of(state, truth)
 
     def _settings(self) -> State:
         own = {"names": self._names, "category_ids": self._category_ids, "iou_type": self.iou_type}
@@ -191,7 +196,7 @@ def _ids_of(targets: Sequence[Any]) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
+def subset_of(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
     """The ground truth of some images."""
     images = np.flatnonzero(positions(truth.image_ids, image_ids) >= 0)
     objects = np.flatnonzero(positions(truth.object_images, image_ids) >= 0)

@@ -143,7 +143,7 @@ def class_columns(
         rows, limits, kind = metrics.masks.per_class, mask_intervals, "mask "
     ends = [row.ap for row in limits.per_class] if limits is not None and limits.known else []
     best = () if thresholds is None else thresholds.per_class
-    beside = [Column("box AP", [r.ap for r in boxes]), Column("box AP50", [r.ap50 for r in boxes])]
+    beside = [Column("box AP", [r.ap for r in boxes]), Column("box AP50", [r.ap50 for r in boxes], narrow=False)]
     recall = f"{kind}AR {metrics.matches.max_detections[-1]}"
     return [
         Column(f"{kind}AP", [row.ap for row in rows]),
