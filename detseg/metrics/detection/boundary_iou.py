@@ -55,10 +55,9 @@ def mask_boundary(mask: Rle) -> Rle:
     text, _ = joined([mask])
     room = np.empty(len(text), np.int64), np.empty(height, np.int64), np.empty((1, 5), np.int64)
     written = np.empty(4 * len(text) + 16, np.int64)
-    while (count := _write_boundary(text, height, width, boundary_distance(height, width), room, written)) < 0:
+    while (runs := _write_boundary(text, height, width, boundary_distance(height, width), room, written)) < 0:
         written = np.empty(2 * len(written), np.int64)
-    runs = np.diff(written[:count], prepend=0, append=height * width)
-    return dict(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
+    return dict(coco_mask.frPyObjects({"size": [height, width], "counts": written[:runs].tolist()}, height, width))
 
 
 def _boundaries(masks: Sequence[Rle], wanted: NDArray[np.integer[Any]]) -> list[Rle]:
@@ -71,7 +70,7 @@ def _boundaries(masks: Sequence[Rle], wanted: NDArray[np.integer[Any]]) -> list[
 
 @compiled
 def _write_boundary(text, height, width, distance, room, written):
-    """Write the borders of the boundary's runs; how many, or -1 where there is no room for them.
+    """Write the boundary's runs, background first; how many, or -1 where there is no room for them.
 
     A pixel is no boundary if the 2 d + 1 pixels of its column around it are foreground, in its column and in d columns
     on each side. `broken` (height,) holds for each line the last column, of those looked at, where that is not so.
@@ -89,7 +88,10 @@ def _write_boundary(text, height, width, distance, room, written):
         behind, count = _write_column(borders, behind, runs, done, height, distance, broken, written, count)
         if count < 0:
             return count
-    return count
+    written[count] = height * width
+    for i in range(count, 0, -1):
+        written[i] -= written[i - 1]
+    return count + 1
 
 
 @helper
@@ -126,7 +128,7 @@ def _look_at(borders, run, runs, column, height, distance, top, bottom, broken):
 
 @helper
 def _write_column(borders, run, runs, column, height, distance, broken, written, count):
-    """Write what is boundary in a column; the next run, and how many borders there are now (-1: no room)."""
+    """Write the borders of what is boundary in a column; the next run, and how many there are now (-1: no room)."""
     first = column * height
     while run < runs and borders[run] < first + height:
         for row in range(max(borders[run] - first, 0), min(borders[run + 1] - first, height)):
@@ -136,7 +138,7 @@ def _write_column(borders, run, runs, column, height, distance, broken, written,
             if count and written[count - 1] == place:
                 written[count - 1] = place + 1
                 continue
-            if count + 2 > len(written):
+            if count + 2 >= len(written):  # one more is for what comes after
                 return run, np.int64(-1)
             written[count], written[count + 1] = place, place + 1
             count += 2
