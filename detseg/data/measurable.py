@@ -47,8 +47,9 @@ def measurable_masks(data: Annotations) -> Annotations:
     for row, (x1, y1, x2, y2) in enumerate(data.boxes.tolist()):
         if segments is None or missing[row]:
             builder.add_polygons([[x1, y1, x2, y1, x2, y2, x1, y2]])
-        elif (code := segments.rle(row, 0, 0)) is not None and segments.has_rle[row]:
-            builder.add_rle(*code["size"], code["counts"])
-        else:
-            builder.add_polygons([polygon.ravel().tolist() for polygon in segments.polygons(row)])
+        elif polygons := segments.polygons(row):
+            builder.add_polygons([polygon.ravel().tolist() for polygon in polygons])
+        elif code := segments.rle(row, 0, 0):
+            height, width = code["size"]
+            builder.add_rle(height, width, code["counts"])
     return replace(data, iscrowd=data.iscrowd | missing, segments=builder.build())

@@ -37,8 +37,8 @@ def find_boundary_pairs(truth: Truth, found: Found, layout: Layout, lowest: floa
         lowest,
     )
     edge_detections = np.repeat(np.arange(len(start) - 1), np.diff(edges[0]))
-    keys = [d * len(layout.objects) + g for d, g in ((detections, objects), (edge_detections, edges[1]))]
-    _, both, at = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+    keys, edge_keys = (d * len(layout.objects) + g for d, g in ((detections, objects), (edge_detections, edges[1])))
+    _, both, at = np.intersect1d(keys, edge_keys, assume_unique=True, return_indices=True)
     crowd = truth.iscrowd[layout.objects[objects]]
     kept, ious = crowd.copy(), ious.copy()
     kept[both] = True
