@@ -20,7 +20,7 @@ def without_masks(data: Annotations) -> NDArray[np.bool_]:
     return ~(data.segments.has_polygons | data.segments.has_rle)
 
 
-def require_masks(data: Annotations) -> str:
+def require_measurable(data: Annotations) -> str:
     """A line on how many objects have no mask, "" where all have one.
 
     Raises:

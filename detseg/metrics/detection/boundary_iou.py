@@ -52,7 +52,7 @@ def mask_boundary(mask: Rle) -> Rle:
     from pycocotools import mask as coco_mask
 
     height, width = (int(side) for side in mask["size"])
-    text, _ = joined([mask])
+    text = joined([mask])[0]
     room = np.empty(len(text), np.int64), np.empty(height, np.int64), np.empty((1, 5), np.int64)
     written = np.empty(4 * len(text) + 16, np.int64)
     while (runs := _write_boundary(text, height, width, boundary_distance(height, width), room, written)) < 0:

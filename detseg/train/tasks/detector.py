@@ -15,7 +15,7 @@ from detseg.console import print_line
 from detseg.data.annotations import Annotations
 from detseg.data.checks.learnable import require_learnable
 from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
-from detseg.data.measurable import measurable_masks, require_masks
+from detseg.data.measurable import measurable_masks, require_measurable
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.average_precision import of_masks
@@ -113,7 +113,7 @@ class DetectorTask(BoxTask):
         """Training and validation annotations, both with objects, and with masks where these are learnt."""
         train, val = load_data(self.config, self.console)
         require_learnable(val, "evaluate a model on")
-        if self.masks and (line := require_masks(val)):
+        if self.masks and (line := require_measurable(val)):
             print_line(self.console, line)
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
