@@ -182,6 +182,8 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
             sides.append(_slide(path, truth, config.long_side, console))
         else:
             sides.append(_predict(path, truth, console) if path.is_dir() else path)
+    if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
+        print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
 
 
