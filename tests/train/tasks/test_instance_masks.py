@@ -13,6 +13,7 @@ from detseg.cli.evaluate import run as evaluate
 from detseg.registry import MODELS
 from detseg.report.pages.detector import DetectorPage
 from detseg.train.config import config_for
+from detseg.train.precision import Choice
 from detseg.train.runner import train
 from tests.mask_set import define_mask_detector, rewrite, write_mask_set
 from tests.report.reading import printed, rows_of
@@ -37,13 +38,15 @@ def mask_data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(mask_data, tmp_path_factory):
     """A run, and what was printed meanwhile."""
-    text = io.StringIO()
-    run = train(config(mask_data, tmp_path_factory.mktemp("run") / "run"), Console(file=text, width=100))
+    text, choice = io.StringIO(), Choice("fp32", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detseg.train.process.choose", lambda spec, precision: (choice, {choice: 1.0}))
+        run = train(config(mask_data, tmp_path_factory.mktemp("run") / "run"), Console(file=text, width=100))
     return run, text.getvalue()
 
 
 def config(data, output):
-    sizes = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1, "precision": "fp32"}
+    sizes = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 1}
     return config_for("detector", "colours")(data=data, output=output, **sizes)
 
 
