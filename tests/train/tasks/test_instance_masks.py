@@ -13,10 +13,10 @@ from detseg.cli.evaluate import run as evaluate
 from detseg.registry import MODELS
 from detseg.report.pages.detector import DetectorPage
 from detseg.train.config import config_for
-from detseg.train.precision import Choice
 from detseg.train.runner import train
 from tests.mask_set import define_mask_detector, rewrite, write_mask_set
 from tests.report.reading import printed, rows_of
+from tests.train.runs import untimed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,9 +38,8 @@ def mask_data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(mask_data, tmp_path_factory):
     """A run, and what was printed meanwhile."""
-    text, choice = io.StringIO(), Choice("fp32", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg.train.process.choose", lambda spec, precision: (choice, {choice: 1.0}))
+    text = io.StringIO()
+    with untimed():
         run = train(config(mask_data, tmp_path_factory.mktemp("run") / "run"), Console(file=text, width=100))
     return run, text.getvalue()
 
