@@ -60,8 +60,8 @@ class Evaluate:
     """Folder of the images, where they are not beside the annotations or the CSV table; by default as in training."""
     split: Literal["train", "val", "test"] | None = None
     """Split to evaluate on, of --ground-truth or of the run's --data; by default val."""
-    iou_type: Literal["bbox", "segm"] = "bbox"
-    """Detections: IoU of boxes (bbox) or of masks (segm)."""
+    iou_type: Literal["bbox", "segm", "boundary"] = "bbox"
+    """Detections: IoU of boxes (bbox), of masks (segm), or the smaller one of masks and their boundaries (boundary)."""
     compare: Path | None = None
     """Other predictions for the same images; adds confidence intervals of the difference."""
     resamples: int = 1000

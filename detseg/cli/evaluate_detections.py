@@ -25,6 +25,7 @@ from detseg.cli.evaluate import (
 from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.base import with_channels
+from detseg.data.measurable import measurable_masks, require_measurable
 from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.analysis import Analysis, analyse
@@ -126,10 +127,13 @@ def _check(config: Evaluate) -> None:
             "what it was validated on)"
         )
     runs = [path for path in _paths(config) if path.is_dir()]
-    if runs and config.iou_type == "segm":
-        raise ValueError(f"{runs[0]}: the model finds boxes and no masks; leave out --iou-type segm")
-    if config.voc is not None and config.iou_type == "segm":
-        raise ValueError("--voc compares boxes, --iou-type segm masks: leave out one of them")
+    if config.voc is not None and config.iou_type != "bbox":
+        raise ValueError(f"--voc compares boxes, --iou-type {config.iou_type} masks: leave out one of them")
+    for run in runs if config.iou_type != "bbox" else ():
+        if not _finds_masks(run):
+            raise ValueError(
+                f"{run}: the model finds boxes and no masks; leave out --iou-type {config.iou_type} to compare boxes"
+            )
     if config.split is not None and not runs:
         raise ValueError(f"{config.detections}: is evaluated by one file of ground truth; leave out --split")
     if config.images is not None and not runs:
@@ -145,6 +149,12 @@ def _paths(config: Evaluate) -> list[Path]:
     return [path for path in (config.detections, config.compare) if path is not None]
 
 
+def _finds_masks(run: Path) -> bool:
+    from detseg.models import build_model, read_description
+
+    return bool(getattr(build_model(read_description(run)["architecture"]), "finds_masks", False))
+
+
 def _is_localizer(run: Path) -> bool:
     from detseg.models import MODELS, read_description
 
@@ -157,6 +167,10 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
     truth: Any = config.ground_truth
     if any(path.is_dir() for path in paths):
         truth = _annotations(config, console)
+        if config.iou_type != "bbox":
+            if line := require_measurable(truth):
+                print_line(console, line)
+            truth = measurable_masks(truth)
     if one_object is not None:
         from detseg.train.tasks.localizer import chosen_images
 
@@ -168,6 +182,8 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
             sides.append(_slide(path, truth, config.long_side, console))
         else:
             sides.append(_predict(path, truth, console) if path.is_dir() else path)
+    if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
+        print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
 
 

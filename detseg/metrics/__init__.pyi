@@ -26,6 +26,7 @@ from detseg.metrics.detection.error_analysis import ErrorAnalysis as ErrorAnalys
 from detseg.metrics.detection.error_analysis import analyse_errors as analyse_errors
 from detseg.metrics.detection.evaluator import DetectionEvaluator as DetectionEvaluator
 from detseg.metrics.detection.inputs import Detections as Detections
+from detseg.metrics.detection.instances import InstanceEvaluator as InstanceEvaluator
 from detseg.metrics.detection.matching import Matches as Matches
 from detseg.metrics.detection.matching import match as match
 from detseg.metrics.detection.voc_ap import VocClass as VocClass

@@ -28,6 +28,7 @@ class Match:
     ignored_truth: NDArray[np.bool_]  # (M,) crowd regions, neither found nor missed
     kept: NDArray[np.int64]  # (D,) indices of the detections, best first
     right: NDArray[np.bool_]  # (D,)
+    ious: NDArray[np.float64]  # (D,) of those that are right with their object, else 0
     ignored: NDArray[np.bool_]  # (D,) neither right nor wrong: inside a crowd region of their class
 
     @property
@@ -51,6 +52,11 @@ class Match:
         total = 2 * self.hits + self.wrong + self.missed
         return 2 * self.hits / total if total else 1.0
 
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU of the objects found; 1.0 where none is."""
+        return float(self.ious[self.right].mean()) if self.right.any() else 1.0
+
 
 def match_objects(
     truth: Objects, prediction: Objects, *, iou_threshold: float = 0.5, score_threshold: float = 0.3
@@ -60,30 +66,56 @@ def match_objects(
     That IoU must reach `iou_threshold`; detections below `score_threshold` are left out. A detection
     without an object is ignored when `iou_threshold` of its own area lies within a crowd region of its class.
 
-    Args:
-        truth: `boxes` (M, 4) xyxy, `labels` (M,), optional `iscrowd` (M,).
-        prediction: `boxes` (D, 4) xyxy, `labels` (D,), `scores` (D,).
-    """
-    from detseg.boxes import box_iou, crowd_iou  # loads torch
+    Where both sides have `masks`, the IoU is that of masks.
 
+    Args:
+        truth: `boxes` (M, 4) xyxy, `labels` (M,), optional `iscrowd` (M,), optional `masks`: (M, H, W) or M COCO run
+            lengths.
+        prediction: `boxes` (D, 4) xyxy, `labels` (D,), `scores` (D,), optional `masks`.
+    """
     boxes, labels = _boxes(truth), np.asarray(truth["labels"]).reshape(-1)
     crowd = np.asarray(truth.get("iscrowd", np.zeros(len(boxes))), dtype=bool).reshape(-1)
     scores = np.asarray(prediction["scores"], dtype=np.float64).reshape(-1)
     kept = np.argsort(-scores, kind="stable")
     kept = kept[scores[kept] >= score_threshold]
-    detected, classes = _boxes(prediction)[kept], np.asarray(prediction["labels"]).reshape(-1)[kept]
+    classes = np.asarray(prediction["labels"]).reshape(-1)[kept]
+    overlaps, shares = _overlaps(truth, prediction, kept)
 
     same = classes[:, None] == labels[None]  # (D, M)
-    iou = np.where(same & ~crowd, box_iou(detected, boxes), -1.0)
-    inside = np.where(same & crowd, crowd_iou(detected, boxes), -1.0)
+    iou = np.where(same & ~crowd, overlaps, -1.0)
+    inside = np.where(same & crowd, shares, -1.0)
 
-    found, right = np.zeros(len(boxes), bool), np.zeros(len(kept), bool)
+    found, right, ious = np.zeros(len(boxes), bool), np.zeros(len(kept), bool), np.zeros(len(kept))
     for d in range(len(kept)):
         candidates = np.where(found, -1.0, iou[d])
         if len(candidates) and candidates.max() >= iou_threshold:
             found[candidates.argmax()] = right[d] = True
+            ious[d] = candidates.max()
     ignored = ~right & (inside >= iou_threshold).any(axis=1)
-    return Match(found, crowd, kept, right, ignored)
+    return Match(found, crowd, kept, right, ious, ignored)
+
+
+def _overlaps(truth: Objects, prediction: Objects, kept: NDArray[np.int64]) -> tuple[Any, Any]:
+    """(D, M) IoU of the detections that are kept with the objects, and the share of each detection in an object."""
+    if not _have_masks(truth, prediction):
+        from detseg.boxes import box_iou, crowd_iou  # loads torch
+
+        boxes, detected = _boxes(truth), _boxes(prediction)[kept]
+        return box_iou(detected, boxes), crowd_iou(detected, boxes)
+    from pycocotools import mask as coco_mask
+
+    from detseg.metrics.detection.run_lengths import encode_masks
+
+    objects = encode_masks(truth["masks"], len(_boxes(truth)), "ground truth")
+    found = encode_masks([prediction["masks"][i] for i in kept.tolist()], len(kept), "prediction")
+    if not objects or not found:
+        nothing = np.zeros((len(found), len(objects)))
+        return nothing, nothing
+    return tuple(coco_mask.iou(found, objects, [crowd] * len(objects)) for crowd in (False, True))
+
+
+def _have_masks(truth: Objects, prediction: Objects) -> bool:
+    return truth.get("masks") is not None and prediction.get("masks") is not None
 
 
 def _boxes(objects: Objects) -> NDArray[np.float64]:
@@ -93,13 +125,16 @@ def _boxes(objects: Objects) -> NDArray[np.float64]:
 def worst_images(
     truths: Sequence[Objects], predictions: Sequence[Objects], count: int | None = None, **thresholds: float
 ) -> list[int]:
-    """Indices of images, the worst first (lowest F1, then most mistakes), at `thresholds` of `match_objects`."""
+    """Indices of images, the worst first: the lowest F1, then most mistakes, then the lowest IoU of what was found.
+
+    `thresholds` are those of `match_objects`.
+    """
     check_count("predictions", predictions, len(truths), of="truths")
     badness = []
     for i, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
         match = match_objects(truth, prediction, **thresholds)
-        badness.append((match.f1, -(match.wrong + match.missed), i))
-    return [i for _, _, i in sorted(badness)][:count]
+        badness.append((match.f1, -(match.wrong + match.missed), match.mean_iou, i))
+    return [i for *_, i in sorted(badness)][:count]
 
 
 def compare_sheet(
@@ -121,8 +156,7 @@ def compare_sheet(
     in them.
 
     Args:
-        truths: `boxes` (M, 4) xyxy in an image's pixels, `labels` (M,), optional `iscrowd` (M,), `masks` (M, H, W).
-        predictions: `boxes`, `labels`, `scores`, optional `masks`; only scores >= `score_threshold` are shown.
+        truths, predictions: as for `match_objects`, in an image's pixels; only scores >= `score_threshold` are shown.
         tile: long side of one image in pixels; a pair is twice as wide.
         captions: a line under each pair, before its counts.
     """
@@ -133,10 +167,13 @@ def compare_sheet(
         match = match_objects(truths[i], predictions[i], iou_threshold=iou_threshold, score_threshold=score_threshold)
         cells.append(_pair(image, truths[i], predictions[i], names, match, tile))
         counts = f"{match.hits} found, {match.wrong} wrong, {match.missed} missed"
+        if match.hits and _have_masks(truths[i], predictions[i]):
+            counts += f", mask IoU {match.mean_iou:.2f}"
         lines.append(f"{captions[i]}: {counts}" if captions is not None else counts)
+    kind = "mask IoU" if any(map(_have_masks, truths, predictions)) else "IoU"
     legend: list[Entry] = [
         (None, "left: ground truth, right: predictions"),
-        (FOUND, f"found (right class, IoU ≥ {iou_threshold:g})"),
+        (FOUND, f"found (right class, {kind} ≥ {iou_threshold:g})"),
         (WRONG, "wrong"),
         (MISSED, "missed"),
         (IGNORED, "ignored"),
@@ -156,7 +193,7 @@ def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str
         names,
         colors=np.where(match.ignored_truth[:, None], IGNORED, np.where(match.found[:, None], FOUND, MISSED)),
         iscrowd=match.ignored_truth,
-        masks=_masks(truth, slice(None), small),
+        masks=_masks(truth, range(len(_boxes(truth))), small),
     )
     right = draw_boxes(
         small,
@@ -165,14 +202,21 @@ def _pair(image: Image, truth: Objects, prediction: Objects, names: Sequence[str
         names,
         scores=np.asarray(prediction["scores"]).reshape(-1)[kept],
         colors=np.where(match.ignored[:, None], IGNORED, np.where(match.right[:, None], FOUND, WRONG)),
-        masks=_masks(prediction, kept, small),
+        masks=_masks(prediction, kept.tolist(), small),
     )
     return side_by_side([left, right], tile)
 
 
-def _masks(objects: Objects, rows: Any, small: Image) -> NDArray[np.uint8] | None:
-    """The objects' masks, if they have some, at the size of the scaled image."""
+def _masks(objects: Objects, rows: Sequence[int], small: Image) -> NDArray[np.uint8] | None:
+    """The objects' masks, if they have some, at the size of the scaled image; drawn one by one in full size."""
     if objects.get("masks") is None:
         return None
-    masks = np.asarray(objects["masks"])[rows].astype(np.uint8)
-    return np.array([resize_mask(mask, small.shape[1::-1]) for mask in masks], np.uint8).reshape(-1, *small.shape[:2])
+    masks = np.zeros((len(rows), *small.shape[:2]), np.uint8)
+    for target, row in zip(masks, rows, strict=True):
+        mask = objects["masks"][row]
+        if isinstance(mask, Mapping):
+            from pycocotools import mask as coco_mask
+
+            mask = np.ascontiguousarray(coco_mask.decode(mask))
+        target[:] = resize_mask(np.asarray(mask).astype(np.uint8), small.shape[1::-1])
+    return masks

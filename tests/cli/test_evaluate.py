@@ -308,6 +308,8 @@ def test_mistakes_are_one_line(files, tmp_path, run) -> None:
         ({"detections": files["detections"]}, r"--ground-truth is missing: .*detections\.json is a file of detections"),
         ({"detections": tmp_path}, "no trained model here"),
         ({"detections": run.folder, "iou_type": "segm"}, "finds boxes and no masks; leave out --iou-type segm"),
+        ({"detections": run.folder, "iou_type": "boundary"}, "leave out --iou-type boundary to compare boxes"),
+        (files | {"iou_type": "segm"}, r"no 'segmentation', which masks are compared by; use iou_type='bbox'"),
         (files | {"resamples": -1}, "--resamples must not be negative, it is -1"),
         (files | {"resamples": 0, "compare": absent}, "leave out --resamples 0"),
     ):

@@ -8,8 +8,8 @@ import pytest
 from detseg.metrics import classification, detection, localization, segmentation
 from detseg.metrics.figure import Figure
 from detseg.report.pages.base import CARDS
-from tests.report.reading import Page, printed
-from tests.report.runs import detector, pages
+from tests.report.reading import Page, printed, rows_of
+from tests.report.runs import detector, instances, pages
 
 FIGURES = {
     "detector": detection.FIGURES,
@@ -51,6 +51,19 @@ def test_an_added_figure_is_everywhere(task, tmp_path, monkeypatch, added):
     rows = {row[0]: row[1] for row in Page(report.read_text(encoding="utf-8")).rows if len(row) > 1}
     assert rows["toy figure an eighth"] == "0.125" and rows["toy without a value never there"] == "–"
     assert page.run.figures["toy"] == "toy figure", "in the titles of what is logged"
+
+
+def test_an_added_figure_is_beside_that_of_masks(tmp_path, added):
+    added("detector", Figure("toy", "toy figure", "AP50 above 0.5", lambda metrics: metrics.map50 - 0.5))
+    page = instances(tmp_path)
+    metrics = page.run.metrics
+    boxes, masks = (metrics.figures()[name] for name in ("toy", "mask_toy"))
+    assert boxes == metrics.map50 - 0.5 and masks == metrics.masks.map50 - 0.5 and boxes != masks
+    cells = rows_of(printed(page.table()))["toy figure"]
+    assert f"{boxes:.3f}" in cells and f"{masks:.3f}" in cells, "in the terminal"
+    rows = {title: cells for title, _, cells in page.figures_table().rows}
+    assert rows["toy figure"] == [f"{boxes:.3f}", "", f"{masks:.3f}", ""], "in the report"
+    assert page.run.figures["mask_toy"] == "mask toy figure", "in the titles of what is logged"
 
 
 def test_a_figure_may_be_made_of_others(tmp_path, added):

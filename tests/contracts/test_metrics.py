@@ -10,6 +10,7 @@ import pytest
 from detseg.metrics import (
     ClassificationEvaluator,
     DetectionEvaluator,
+    InstanceEvaluator,
     LocalizationEvaluator,
     SegmentationEvaluator,
 )
@@ -31,16 +32,18 @@ def boxes(rng, count):
     return np.concatenate([corners, corners + rng.uniform(10, 40, (count, 2))], axis=1)
 
 
-def detection_case(rng, masks=False):
+def detection_case(rng, masks=False, both=False):
     images = []
     for _ in range(IMAGES):
         real, labels = boxes(rng, 4), rng.integers(0, 3, 4)
         found = np.concatenate([real + rng.normal(0, 2, real.shape), boxes(rng, 2)]).clip(0, 110)
         prediction = {"boxes": found, "scores": rng.random(6), "labels": np.r_[labels, rng.integers(0, 3, 2)]}
         target = {"boxes": real, "labels": labels, "iscrowd": np.arange(4) == 3}
-        if masks:
+        if masks or both:
             prediction["masks"], target["masks"] = rng.random((6, 20, 30)) < 0.5, rng.random((4, 20, 30)) < 0.5
         images.append((prediction, target))
+    if both:
+        return Case(lambda: InstanceEvaluator(NAMES), lambda: InstanceEvaluator(NAMES[::-1]), images)
     kind = "segm" if masks else "bbox"
     return Case(lambda: DetectionEvaluator(NAMES, kind), lambda: DetectionEvaluator(NAMES[::-1], kind), images)
 
@@ -67,6 +70,7 @@ def localization_case(rng):
 CASES = {
     "detection": detection_case,
     "masks": lambda rng: detection_case(rng, masks=True),
+    "boxes and masks": lambda rng: detection_case(rng, both=True),
     "segmentation": segmentation_case,
     "classification": classification_case,
     "localization": localization_case,

@@ -1,5 +1,6 @@
 """Runs of each task as their pages see them, without training: a small set and predictions that are partly wrong."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ import numpy as np
 
 import detseg.report.pages.segmenter
 from detseg.data import read_annotations, read_image
+from detseg.data.polygons import SegmentsBuilder
 from detseg.metrics import (
     ClassificationEvaluator,
     Detections,
+    InstanceEvaluator,
     classification,
     detection,
     evaluate_detections,
@@ -17,6 +20,8 @@ from detseg.metrics import (
     localization,
     segmentation,
 )
+from detseg.metrics.detection.average_precision import of_masks
+from detseg.metrics.detection.run_lengths import encode_masks
 from detseg.metrics.localization import evaluate_localization
 from detseg.report.pages.classifier import ClassifierPage
 from detseg.report.pages.detector import DetectorPage
@@ -108,6 +113,26 @@ def detector(folder):
             predictions=found, options={"anchors": [[[10, 12], [30, 20]], [[40, 15], [20, 40]]]},
         )
     )  # fmt: skip
+
+
+def instances(folder):
+    """The page of a detector that finds masks: the left two thirds of each box; the truth is the whole box."""
+    train, val, found = boxed(folder)
+    builder = SegmentsBuilder()
+    for x1, y1, x2, y2 in val.annotations.boxes.tolist():
+        builder.add_polygons([[x1, y1, x2, y1, x2, y2, x1, y2]])
+    data = val.annotations = replace(val.annotations, segments=builder.build())
+    for one in found:
+        masks = np.zeros((len(one["boxes"]), 72, 96), np.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, one["boxes"].astype(int).tolist(), strict=True):
+            mask[y1:y2, x1 : x1 + 2 * (x2 - x1) // 3] = 1
+        one["masks"] = encode_masks(masks, len(masks), "test")
+    evaluator = InstanceEvaluator(data)
+    evaluator.update(found, data.image_ids)
+    metrics, figures = evaluator.compute(), [*detection.FIGURES, *map(of_masks, detection.FIGURES)]
+    columns = {"mask_AP": "mask_map", "AP": "map"}
+    run = a_run(folder, "detector", train, val, columns, figures, metrics=metrics, predictions=found)
+    return DetectorPage(run)
 
 
 def localizer(folder):

@@ -11,7 +11,7 @@ from detseg.report.pages.base import RATES
 from detseg.report.pictures import SHOWN, some_of
 from detseg.train.finder import RateCurve
 from tests.report.reading import Page, printed
-from tests.report.runs import EVIL, classifier, detector, localizer, pages, segmenter
+from tests.report.runs import EVIL, classifier, detector, instances, localizer, pages, segmenter
 
 DRAWN = {
     "detector": {"anchors.png", "class_ap.png", "confusion.png", "precision_recall.png"},
@@ -117,6 +117,22 @@ def test_detector_page(tmp_path):
     assert gains == sorted(gains, reverse=True) and gains[0] > 0
     assert [row[0].split()[0] for row in shown.rows[start + 7 : start + 9]] == ["false", "false"]
     assert "Ranges: 95 % bootstrap confidence interval over images." in "".join(shown.text)
+
+
+def test_page_of_a_detector_with_masks(tmp_path):
+    page = instances(tmp_path)
+    metrics = page.run.metrics
+    mask_ap, box_ap = f"{metrics.masks.map:.3f}", f"{metrics.map:.3f}"
+    shown = read(page)
+    cards = [text for text in shown.text if text.startswith(("mask m", "box m"))]
+    assert cards[:2] == ["mask mAP@[.5:.95]", "box mAP@[.5:.95]"] and len(cards) == 6
+    rows = figures_on(shown)
+    figures = rows["mAP@[.5:.95] mean AP of the classes over IoU .50 to .95"]
+    assert (figures[0], figures[2]) == (box_ap, mask_ap) and " to " in figures[1] and " to " in figures[3]
+    assert rows["Class"][:6] == ["Mask AP", "From", "To", "Mask AP50", "Box AP", "Box AP50"]
+    assert "Gain in mask AP50 if the errors of one kind, and no others, were corrected." in shown.text
+    assert page.analysis.metrics is metrics.masks
+    assert (tmp_path / "mask_precision_recall.png").is_file() and (tmp_path / "precision_recall.png").is_file()
 
 
 def test_detector_page_of_one_image(tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from detseg.visualize import compare_sheet, match_objects, worst_images
 from detseg.visualize.compare import FOUND, IGNORED, MISSED, WRONG
@@ -132,3 +133,57 @@ def test_real_flowers_are_matched_to_themselves(flowers_det):
     truth = {"boxes": boxes, "labels": np.array([a["category_id"] - 1 for a in mine])}
     match = match_objects(truth, truth | {"scores": np.linspace(0.9, 0.4, len(mine))})
     assert match.f1 == 1.0 and match.hits == len(mine) > 10
+
+
+def test_masks_are_matched_by_their_own_iou():
+    truth, prediction = objects((0, 0, 0, 40, 40)), objects((0, 0, 0, 40, 40), scores=[0.9])
+    real = np.zeros((1, 60, 80), bool)
+    real[0, :40, :10] = True
+    for found, hits, iou in ((real, 1, 1.0), (np.roll(real, 3, 2), 1, 7 / 13), (np.roll(real, 30, 2), 0, 1.0)):
+        for truth["masks"], prediction["masks"] in ((real, found), (coded(real), coded(found)), (real, coded(found))):
+            match = match_objects(truth, prediction)
+            assert match.hits == hits and match.mean_iou == pytest.approx(iou)
+    del truth["masks"]
+    assert match_objects(truth, prediction).hits == 1, "boxes, where one side has no masks"
+
+
+def test_a_mask_in_a_crowd_region_is_ignored():
+    masks = np.zeros((3, 60, 80), bool)
+    masks[0, 10:50, 10:70] = masks[1, 10:20, 10:20] = masks[2, 50:, 70:] = True
+    truth = objects((0, 10, 10, 70, 50), iscrowd=[True]) | {"masks": masks[:1]}
+    prediction = objects((0, 0, 0, 9, 9), (0, 0, 0, 9, 9), scores=[0.9, 0.8]) | {"masks": coded(masks[1:])}
+    assert match_objects(truth, prediction).ignored.tolist() == [True, False]
+    nothing = objects(scores=[]) | {"masks": []}
+    assert match_objects(truth, nothing).f1 == 1.0
+    assert match_objects(objects() | {"masks": []}, prediction).wrong == 2
+
+
+def test_more_than_255_masks_and_the_worst_of_those_found():
+    masks = np.zeros((300, 60, 80), bool)
+    for i, mask in enumerate(masks):
+        mask[3 * (i // 20) : 3 * (i // 20) + 3, 4 * (i % 20) : 4 * (i % 20) + 4] = True
+    boxes = [(0, 0, 0, 80, 60)] * 300
+    truth = objects(*boxes) | {"masks": coded(masks)}
+    exact = objects(*boxes, scores=np.linspace(1, 0.5, 300)) | {"masks": coded(masks)}
+    match = match_objects(truth, exact)
+    assert match.hits == 300 and match.f1 == match.mean_iou == 1
+    loose = exact | {"masks": coded(masks & (np.arange(80) % 4 > 0))}
+    assert match_objects(truth, loose).mean_iou == pytest.approx(0.75)
+    assert worst_images([truth, truth], [exact, loose]) == [1, 0]
+
+
+def test_sheet_of_run_lengths_is_that_of_masks():
+    masks = np.zeros((2, 150, 200), np.uint8)
+    masks[0, 40:90, 10:60] = masks[1, 100:140, 80:190] = 1
+    truth = objects((0, 10, 40, 60, 90), (0, 80, 100, 190, 140))
+    prediction = objects((0, 10, 40, 60, 90), (0, 80, 100, 190, 140), scores=[0.9, 0.1])
+    sheets = [
+        compare_sheet([blank(150, 200)], [truth | {"masks": m}], [prediction | {"masks": m}], ["rose"], tile=300)
+        for m in (masks, coded(masks))
+    ]
+    assert (sheets[0] == sheets[1]).all()
+
+
+def coded(masks):
+    """The masks (M, H, W) as COCO run lengths."""
+    return [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]

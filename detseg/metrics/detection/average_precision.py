@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
-from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, read_found, read_truth
+from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, check_iou_type, read_found, read_truth
 from detseg.metrics.detection.matching import MAX_DETECTIONS, Matches, match
 from detseg.metrics.figure import Figure, figures_of
 
@@ -39,6 +39,15 @@ def coco_figures(max_detections: Sequence[int] = MAX_DETECTIONS) -> list[Figure]
 def figure_names(max_detections: Sequence[int]) -> tuple[str, ...]:
     """Names of COCO's figures in its order."""
     return tuple(figure.name for figure in coco_figures(max_detections))
+
+
+def of_masks(figure: Figure) -> Figure:
+    """A figure of the boxes for the masks, "mask_AP" for "AP"; NaN where no masks were compared."""
+
+    def compute(metrics: DetectionMetrics) -> float:
+        return math.nan if metrics.masks is None else figure.compute(metrics.masks)
+
+    return Figure(f"mask_{figure.name}", f"mask {figure.title}", f"of masks: {figure.meaning}", compute)
 
 
 FIGURES: list[Figure] = coco_figures()
@@ -81,6 +90,9 @@ class DetectionMetrics:
     `stats` holds the 12 figures in COCO's order, -1 where there are no objects, exactly as pycocotools prints them;
     the properties and `figures()` have NaN there instead. With other `max_detections` there are as many AR figures as
     numbers were given; AP50 and AP75 are NaN when their IoU is not among the thresholds.
+
+    Where boxes and masks of the same detections were compared (`InstanceEvaluator`) these are the metrics of the boxes,
+    and `masks` those of the masks; figures of the masks are called "mask_AP" and so on.
     """
 
     iou_type: IoUType
@@ -92,6 +104,7 @@ class DetectionMetrics:
     objects: int  # without crowd regions
     detections: int
     matches: Matches = field(repr=False)  # which detection found an object; not in `to_dict`
+    masks: "DetectionMetrics | None" = field(default=None, repr=False)
 
     @property
     def map(self) -> float:
@@ -115,11 +128,12 @@ class DetectionMetrics:
         return math.nan if value == -1 else value
 
     def shown(self) -> list[Figure]:
-        """COCO's figures with the AR of these `max_detections`, then what `FIGURES` has beyond COCO's."""
-        return coco_figures(self.matches.max_detections) + [f for f in FIGURES if f.name not in _COCO]
+        """COCO's figures with the AR of these `max_detections`, what `FIGURES` has beyond COCO's, and all of masks."""
+        own = coco_figures(self.matches.max_detections) + [f for f in FIGURES if f.name not in _COCO]
+        return own if self.masks is None else own + [of_masks(figure) for figure in self.masks.shown()]
 
     def figures(self) -> dict[str, float]:
-        """COCO's 12 figures and any added ones by name; NaN where there are no objects."""
+        """COCO's 12 figures and any added ones by name, then those of masks; NaN where there are no objects."""
         return figures_of(self, self.shown())
 
     def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
@@ -139,6 +153,8 @@ class DetectionMetrics:
             "iou_thresholds": self.iou_thresholds.tolist(),
             "precision_recall": {name: values.tolist() for name, values in parts.items()},
         }
+        if self.masks is not None:
+            content["masks"] = self.masks.to_dict(curves=curves)
         return none_for_nan(content)
 
 
@@ -156,7 +172,8 @@ def evaluate_detections(
     Args:
         ground_truth: path to a COCO JSON file, its content as a dict, or `detseg.data.Annotations`.
         detections: path to a COCO results JSON file, its content as a list of dicts, or `Detections`.
-        iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`.
+        iou_type: "bbox" compares boxes; "segm" compares masks, where both sides have a `segmentation`; "boundary"
+            takes the smaller IoU of masks and of their boundaries (Boundary AP, Cheng et al. 2021).
         iou_thresholds: rising, in [0, 1]; None takes COCO's 0.50, 0.55, … 0.95.
         max_detections: AR is given for each of these numbers of detections an image and class, the largest
             holds for everything else.
@@ -165,8 +182,7 @@ def evaluate_detections(
     Raises:
         ValueError: the input or an option is at fault; the message names the item.
     """
-    if iou_type not in ("bbox", "segm"):
-        raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
+    check_iou_type(iou_type)
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
     options = {"iou_thresholds": iou_thresholds, "max_detections": max_detections, "class_agnostic": class_agnostic}

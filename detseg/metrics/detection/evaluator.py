@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.batches import prediction_columns, target_columns
-from detseg.metrics.detection.inputs import Found, IoUType, Truth, read_truth
+from detseg.metrics.detection.inputs import Found, IoUType, Truth, check_iou_type, read_truth
 from detseg.metrics.detection.matching import IOU_THRESHOLDS, MAX_DETECTIONS
 from detseg.metrics.detection.records import check_known, positions, read_masks, to_xywh, whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
@@ -44,8 +44,7 @@ class DetectionEvaluator(Evaluator):
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
-        if iou_type not in ("bbox", "segm"):
-            raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
+        check_iou_type(iou_type)
         self.iou_type: IoUType = iou_type
         self._options: dict[str, Any] = {
             "iou_thresholds": IOU_THRESHOLDS if iou_thresholds is None else iou_thresholds,
@@ -64,7 +63,7 @@ class DetectionEvaluator(Evaluator):
 
         Args:
             predictions: for each image a dict of `boxes` (M, 4) xyxy in the image's own pixels, `scores`
-                (M,), `labels` (M,) in 0..K-1, and for iou_type="segm" `masks`, (M, H, W) bool or M COCO run
+                (M,), `labels` (M,) in 0..K-1, and unless iou_type="bbox" `masks`, (M, H, W) bool or M COCO run
                 lengths. Torch on any device, or numpy.
             targets: for each image a dict of `boxes`, `labels`, `iscrowd` (False if missing), `area` (if missing: of
                 the box or mask) and `masks`, in the same pixels as the predictions. Where the ground truth is known
@@ -89,6 +88,11 @@ class DetectionEvaluator(Evaluator):
         Where the ground truth is known from the start, all of its images must have come, so that none is forgotten
         silently; with `partial` those that came are evaluated. Raises ValueError where some, or all, are missing.
         """
+        truth, found = self._compared(partial)
+        return measure(truth, found, self.iou_type, **self._options)
+
+    def _compared(self, partial: bool) -> tuple[Truth, Found]:
+        """Ground truth and detections of all images so far; see `compute`."""
         state = self._collected()
         truth = self._truth_of(state)
         missing = truth.image_ids[positions(truth.image_ids, state["image_ids"]) < 0]
@@ -99,8 +103,8 @@ class DetectionEvaluator(Evaluator):
                 "compute(partial=True) to evaluate only the others"
             )
         if len(missing):
-            truth = _subset(truth, state["image_ids"])
-        return measure(truth, self._found_of(state, truth), self.iou_type, **self._options)
+            truth = subset_of(truth, state["image_ids"])
+        return truth, self._found_of(state, truth)
 
     def _settings(self) -> State:
         own = {"names": self._names, "category_ids": self._category_ids, "iou_type": self.iou_type}
@@ -117,7 +121,7 @@ class DetectionEvaluator(Evaluator):
 
     def _read(self, predictions: Sequence[Mapping[str, Any]], targets: Any, image_ids: NDArray[np.int64]) -> State:
         """The columns of these images alone."""
-        classes, masks = len(self._names), self.iou_type == "segm"
+        classes, masks = len(self._names), self.iou_type != "bbox"
         part = {"image_ids": image_ids} | prediction_columns(predictions, image_ids, classes, masks=masks)
         if self._truth is None:
             if targets is None:
@@ -135,7 +139,7 @@ class DetectionEvaluator(Evaluator):
     def _found_of(self, state: State, truth: Truth) -> Found:
         image_ids = np.repeat(state["image_ids"], state["counts"])
         boxes, masks = to_xywh(state["boxes"]), None
-        if self.iou_type == "segm":
+        if self.iou_type != "bbox":
             masks = read_masks(state["masks"], image_ids, truth, lambda i: f"image {image_ids[i]}: a prediction")
         categories, areas = self._category_ids[state["labels"]], boxes[:, 2] * boxes[:, 3]
         return Found(image_ids, categories, boxes, areas, state["scores"], masks)
@@ -192,7 +196,7 @@ def _ids_of(targets: Sequence[Any]) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def _subset(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
+def subset_of(truth: Truth, image_ids: NDArray[np.int64]) -> Truth:
     """The ground truth of some images."""
     images = np.flatnonzero(positions(truth.image_ids, image_ids) >= 0)
     objects = np.flatnonzero(positions(truth.object_images, image_ids) >= 0)

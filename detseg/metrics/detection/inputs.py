@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from detseg.metrics.detection.batches import prediction_columns
 from detseg.metrics.detection.records import Label, Rle, to_xywh, whole_numbers
 from detseg.metrics.detection.run_lengths import mask_areas
 
-IoUType = Literal["bbox", "segm"]
+IoUType = Literal["bbox", "segm", "boundary"]
+"""What is compared: boxes, masks, or masks and their boundaries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Detections:
     category_ids: NDArray[np.int64]  # (D,)
     boxes: NDArray[np.float64]  # (D, 4) xyxy
     scores: NDArray[np.float64]  # (D,)
-    masks: Sequence[Rle] | None = None  # (D,) COCO run lengths, for iou_type="segm"
+    masks: Sequence[Rle] | None = None  # (D,) COCO run lengths, unless iou_type="bbox"
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -105,7 +106,7 @@ class Truth:
     boxes: NDArray[np.float64]  # (M, 4) xywh
     areas: NDArray[np.float64]  # (M,) decides between small, medium and large
     iscrowd: NDArray[np.bool_]  # (M,)
-    masks: Sequence[Rle] | None  # (M,), only for segm
+    masks: Sequence[Rle] | None  # (M,), not for bbox
     image_texts: TextIds = NUMBERS
     category_texts: TextIds = NUMBERS
 
@@ -119,7 +120,14 @@ class Found:
     boxes: NDArray[np.float64]  # (D, 4) xywh
     areas: NDArray[np.float64]  # (D,)
     scores: NDArray[np.float64]  # (D,)
-    masks: Sequence[Rle] | None  # (D,), only for segm
+    masks: Sequence[Rle] | None  # (D,), not for bbox
+
+
+def check_iou_type(iou_type: str) -> None:
+    """Raise ValueError for another type than those of `IoUType`."""
+    if iou_type not in get_args(IoUType):
+        *names, last = map(repr, get_args(IoUType))
+        raise ValueError(f"iou_type must be {', '.join(names)} or {last}, got {iou_type!r}")
 
 
 # ------------------------------------------------------------------ ground truth
@@ -133,7 +141,7 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
     if isinstance(ground_truth, str | Path):
         place = str(ground_truth)
         content = json_text.read_bytes(Path(ground_truth))
-        columns = coco_json.quick_truth(content, iou_type == "segm")
+        columns = coco_json.quick_truth(content, iou_type != "bbox")
         if columns is not None:
             with suppress(ValueError):  # below it happens again, with the item's own id in the message
                 _check_lists(columns.image_ids, columns.category_ids, place)
@@ -176,7 +184,7 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
         object_images=records.read_ids(objects, "image_id", where, image_texts),
         object_categories=records.read_ids(objects, "category_id", where, category_texts),
         boxes=records.read_boxes(objects, label) if iou_type == "bbox" else None,
-        outlines=[item.get("segmentation") for item in objects] if iou_type == "segm" else None,
+        outlines=[item.get("segmentation") for item in objects] if iou_type != "bbox" else None,
         areas=[item.get("area") for item in objects],
         iscrowd=np.array([_is_crowd(item, label, i) for i, item in enumerate(objects)], dtype=bool),
         image_texts=image_texts,
@@ -214,7 +222,7 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
     records.check_known(labels, np.arange(len(category_ids)), label, "label", "there is no such category")
     sizes = [(int(height), int(width)) for width, height in np.asarray(annotations.sizes).tolist()]
     masks = None
-    if iou_type == "segm":
+    if iou_type != "bbox":
         owners, segments = annotations.image_index.tolist(), annotations.segments
         masks = [None if segments is None else segments.rle(i, *sizes[image]) for i, image in enumerate(owners)]
     columns = TruthColumns(
@@ -267,7 +275,7 @@ def _check_lists(image_ids: NDArray[np.int64], category_ids: NDArray[np.int64], 
 
 def read_found(detections: Any, truth: Truth, iou_type: IoUType) -> Found:
     """Detections in any of their forms; raises ValueError that names the file, the item and what is wrong."""
-    place, masks = "detections", iou_type == "segm"
+    place, masks = "detections", iou_type != "bbox"
     if isinstance(detections, str | Path):
         place = str(detections)
         content = json_text.read_buffer(Path(detections))

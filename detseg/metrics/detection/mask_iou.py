@@ -83,7 +83,7 @@ def _pairs_of(sides: tuple[_Side, _Side], options: tuple[Any, ...], first: int, 
         np.empty(int((found.text_end - found.text_begin).max(initial=0)), np.int64),  # never more than characters
         np.empty(int((real.text_end[mine] - real.text_begin[mine]).sum()), np.int64),
         np.zeros(objects + 1, np.int64),  # where the borders of each object start
-        np.empty((1, 5), np.int64),  # extents, see `_measure`
+        np.empty((1, 5), np.int64),  # extents, see `measure`
         np.empty((objects, 5), np.int64),
     )
     damaged = np.full(2, -1, np.int64)
@@ -127,19 +127,19 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
                 while unpacked < last and real.images[unpacked] == image:
                     begin, source = border_start[unpacked], real.sources[unpacked]
                     text, end = real.text_begin[source], real.text_end[source]
-                    runs = _unpack(real.texts, text, end, pixels, object_borders, begin)
+                    runs = unpack(real.texts, text, end, pixels, object_borders, begin)
                     if runs < 0:
                         damaged[1] = source
                         return len(found.images)
                     border_start[unpacked + 1] = begin + runs
-                    _measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
+                    measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
                     unpacked += 1
             text, end = found.text_begin[found.sources[d]], found.text_end[found.sources[d]]
-            runs = _unpack(found.texts, text, end, pixels, borders, zero)
+            runs = unpack(found.texts, text, end, pixels, borders, zero)
             if runs < 0:
                 damaged[0] = found.sources[d]
                 return len(found.images)
-            _measure(borders, zero, runs, height, extent, zero)
+            measure(borders, zero, runs, height, extent, zero)
             for g in range(first, unpacked):
                 most = _most_overlap(extent, zero, object_extents, g)
                 area, object_area = extent[0, 0], object_extents[g, 0]
@@ -159,7 +159,7 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
 
 
 @helper
-def _unpack(texts, text, end, pixels, borders, begin):
+def unpack(texts, text, end, pixels, borders, begin):
     """Write the borders of the runs in texts[text:end] (see `run_lengths.py`) from `begin` on; how many, or -1."""
     count, border, before, last = 0, 0, 0, 0
     while text < end:
@@ -187,7 +187,7 @@ def _unpack(texts, text, end, pixels, borders, begin):
 
 
 @helper
-def _measure(borders, begin, end, height, extents, row):
+def measure(borders, begin, end, height, extents, row):
     """Write area, first and last column, first and last line (inclusive) of a mask to `extents[row]`."""
     area, left, right, top, bottom = 0, 0, -1, height, -1
     for i in range(begin, end - 1, 2):

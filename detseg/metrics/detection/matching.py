@@ -136,7 +136,11 @@ def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lo
     """
     if iou_type == "bbox":
         return find_box_pairs(truth, found, layout, truth.iscrowd[layout.objects], lowest)
-    from detseg.metrics.detection.mask_iou import find_mask_pairs  # compiled only where it is used
+    if iou_type == "boundary":
+        from detseg.metrics.detection.boundary_iou import find_boundary_pairs  # compiled only where it is used
+
+        return find_boundary_pairs(truth, found, layout, lowest)
+    from detseg.metrics.detection.mask_iou import find_mask_pairs
 
     return find_mask_pairs(truth, found, layout, lowest)
 

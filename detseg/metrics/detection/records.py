@@ -173,7 +173,7 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
         raise ValueError(f"{label(i)}: {what}")
 
     if not outline:
-        stop("no 'segmentation', which iou_type='segm' needs; use iou_type='bbox'")
+        stop("no 'segmentation', which masks are compared by; use iou_type='bbox'")
     height, width = size
     if not (height and width):
         stop("the size of its image is unknown, so its mask cannot be placed: give width and height")

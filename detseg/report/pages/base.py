@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from detseg.metrics.bootstrap.draws import Interval
+    from detseg.metrics.figure import Figure
     from detseg.visualize.text import Image
 
 CARDS = 6  # figures in large letters: the first ones of the task
@@ -92,6 +93,17 @@ class RunPage(ABC):
         """The task's own tables on the page."""
         return []
 
+    def card_figures(self) -> Sequence[Figure]:
+        """Figures of which the first stand in large letters."""
+        figures: Sequence[Figure] = self.run.metrics.shown()
+        return figures
+
+    def figures_table(self) -> Table:
+        """All figures, and their ranges where they are known."""
+        level, limits = self.limits
+        rows = [(f.title, f.meaning, self.told(f)[: 2 if limits else 1]) for f in self.run.metrics.shown()]
+        return Table("Figures", rows, note=f"Ranges: {interval_note(level)}." if limits else "")
+
     # ------------------------------------------------------------------ what all tasks share
 
     def table(self) -> RenderableType:
@@ -108,14 +120,10 @@ class RunPage(ABC):
 
     def write(self) -> list[tuple[str, Path]]:
         """Write all other drawings and `report.html` into the run folder; returns (caption, path), the report first."""
-        run, metrics = self.run, self.run.metrics
-        if metrics is None:
+        run = self.run
+        if run.metrics is None:
             raise ValueError(f"{self.folder}: the run has no metrics to report on")
         drawings = self._drawings()
-        level, limits = self.limits
-        told = [
-            (f, number(f.compute(metrics)), _range(limits[f.name]) if f.name in limits else "") for f in metrics.shown()
-        ]
         page = Page(
             title=self.title,
             summary={
@@ -127,18 +135,20 @@ class RunPage(ABC):
                 "Training time": f"{run.seconds / 60:.1f} min",
             },
             pictures=[(caption, path.relative_to(self.folder)) for caption, path in drawings.items()],
-            cards=[(figure.title, value, limit) for figure, value, limit in told[:CARDS]],
-            figures=Table(
-                "Figures",
-                [(figure.title, figure.meaning, cells if limits else cells[:1]) for figure, *cells in told],
-                note=f"Ranges: {interval_note(level)}." if limits else "",
-            ),
+            cards=[(figure.title, *self.told(figure)) for figure in self.card_figures()[:CARDS]],
+            figures=self.figures_table(),
             classes=ClassTable(self._names, self.class_columns()),
             tables=self.more_tables(),
             predicts=self.predicts,
             snippet=_SNIPPET + self.usage,
         )
         return [("report", write_page(self.folder, page)), *drawings.items()]
+
+    def told(self, figure: Figure) -> tuple[str, str]:
+        """Value and range of a figure, "" where that is not known."""
+        _, limits = self.limits
+        told = _range(limits[figure.name]) if figure.name in limits else ""
+        return number(figure.compute(self.run.metrics)), told
 
     @property
     def _names(self) -> list[str]:

@@ -1,16 +1,21 @@
 """The page of a detector's run."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from detseg.data.dataset import scaled_sizes
+from detseg.data.measurable import measurable_masks
+from detseg.metrics.bootstrap.detection import bootstrap_detection
 from detseg.metrics.detection.analysis import Analysis, analyse
+from detseg.metrics.detection.average_precision import of_masks
 from detseg.metrics.detection.inputs import Detections
-from detseg.report.columns import Column, Confusions
+from detseg.report.columns import Column, Confusions, interval_note
 from detseg.report.pages.boxes import BoxPage
 from detseg.report.pages.html import Table
 from detseg.report.pictures import SHOWN
@@ -20,6 +25,11 @@ from detseg.report.plots.style import save
 from detseg.report.tables import detection
 from detseg.visualize import worst_images
 from detseg.visualize.compare import Objects
+
+if TYPE_CHECKING:
+    from detseg.data.annotations import Annotations
+    from detseg.metrics.bootstrap.draws import Interval
+    from detseg.metrics.figure import Figure
 
 
 class DetectorPage(BoxPage):
@@ -36,17 +46,62 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
     tables: ClassVar[Any] = detection
 
     @cached_property
+    def data(self) -> Annotations:
+        """The validation annotations; where masks were measured, as they were measured by."""
+        data: Annotations = self.run.val.annotations
+        return data if self.run.metrics.masks is None else measurable_masks(data)
+
+    @cached_property
     def analysis(self) -> Analysis:
-        """What the metrics do not say by themselves: confidence intervals, errors, thresholds, confusions."""
-        data = self.run.val.annotations
-        ids = [category.id for category in data.categories]
-        found = Detections.from_predictions(self.run.predictions, data.image_ids.tolist(), ids)
-        return analyse(data, found, metrics=self.run.metrics)
+        """What the metrics do not say by themselves: confidence intervals, errors, thresholds, confusions.
+
+        Of the masks, where the model finds some.
+        """
+        ids = [category.id for category in self.data.categories]
+        found = Detections.from_predictions(self.run.predictions, self.data.image_ids.tolist(), ids)
+        metrics = self.run.metrics
+        if metrics.masks is None:
+            return analyse(self.data, found, metrics=metrics)
+        return analyse(self.data, found, "segm", metrics=metrics.masks)
+
+    @cached_property
+    def measured(self) -> tuple[Any, ...]:
+        """Metrics and confidence intervals: of boxes and, where they were measured, of masks."""
+        metrics = self.run.metrics
+        if metrics.masks is None:
+            return metrics, self.analysis.intervals
+        return metrics, bootstrap_detection(metrics.matches), self.analysis.intervals
 
     @property
-    def measured(self) -> tuple[Any, ...]:
-        """Metrics and confidence intervals."""
-        return self.run.metrics, self.analysis.intervals
+    def limits(self) -> tuple[float, Mapping[str, Interval]]:
+        """Level of the confidence intervals, and those of the figures that have one."""
+        if self.run.metrics.masks is None:
+            return super().limits
+        boxes, masks = (side.figures if side.known else {} for side in self.measured[1:])
+        return self.measured[1].level, {**boxes, **{f"mask_{name}": interval for name, interval in masks.items()}}
+
+    def card_figures(self) -> Sequence[Figure]:
+        """The figures; of masks and boxes in turn, where there are both."""
+        metrics = self.run.metrics
+        if metrics.masks is None:
+            return super().card_figures()
+        return [
+            figure
+            for own in metrics.masks.shown()
+            for figure in (of_masks(own), own._replace(title=f"box {own.title}"))
+        ]
+
+    def figures_table(self) -> Table:
+        """All figures with their ranges, those of boxes and masks beside each other."""
+        if self.run.metrics.masks is None:
+            return super().figures_table()
+        level, limits = self.limits
+        heads = ("", "Boxes", "Range", "Masks", "Range") if limits else ("", "Boxes", "Masks")
+        rows = []
+        for figure in self.run.metrics.masks.shown():
+            cells = [self.told(side)[: 2 if limits else 1] for side in (figure, of_masks(figure))]
+            rows.append((figure.title, figure.meaning, [*cells[0], *cells[1]]))
+        return Table("Figures", rows, heads, note=f"Ranges: {interval_note(level)}." if limits else "")
 
     def draw_training(self) -> dict[str, Path]:
         """Training samples and, of a model that has some, the anchors among the box sizes."""
@@ -57,26 +112,42 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
             drawn["anchors among the box sizes"] = save(anchors_figure(sizes, anchors), self.folder / "anchors.png")
         return drawn
 
+    def truth(self, index: int) -> Objects:
+        """The objects of a validation image, with their masks where masks were measured."""
+        if self.run.metrics.masks is None:
+            return super().truth(index)
+        mine, (width, height) = self.data.objects(index), self.data.sizes[index].tolist()
+        assert self.data.segments is not None
+        rows = range(*mine.indices(len(self.data.ids)))
+        masks = [self.data.segments.rle(row, height, width) for row in rows]
+        return {**super().truth(index), "iscrowd": self.data.iscrowd[mine], "masks": masks}
+
     def worst(self, truths: Sequence[Objects]) -> Sequence[int]:
-        """Those with the lowest F1."""
+        """Those with the lowest F1, by masks where there are some."""
         return worst_images(truths, self.run.predictions, SHOWN)
 
     def class_columns(self) -> list[Column]:
         """AP, best threshold and counts."""
-        return detection.class_columns(self.run.metrics, self.analysis.intervals, self.analysis.thresholds)
+        metrics, intervals, *mask_intervals = self.measured
+        return detection.class_columns(metrics, intervals, self.analysis.thresholds, *mask_intervals)
 
     def confusions(self) -> Confusions:
         """Which class was detected as which."""
         return detection.confusions_of(self.analysis.confusion)
 
     def plots(self) -> dict[str, Path]:
-        """Precision and recall."""
-        curves = precision_recall_figure(self.run.metrics)
-        return {"precision and recall": save(curves, self.folder / "precision_recall.png")}
+        """Precision and recall: of boxes and, where they were measured, of masks."""
+        path, masks = self.folder / "precision_recall.png", self.run.metrics.masks
+        boxes = save(precision_recall_figure(self.run.metrics), path)
+        if masks is None:
+            return {"precision and recall": boxes}
+        drawn = save(precision_recall_figure(masks), path.with_name("mask_precision_recall.png"))
+        return {"precision and recall of masks": drawn, "precision and recall of boxes": boxes}
 
     def more_tables(self) -> list[Table]:
         """What the errors cost: the costliest kinds first, the totals last."""
         rows = [(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
         kinds = sorted(rows[:-2], key=lambda row: row[2][0], reverse=True)
-        note = "Gain in AP50 if the errors of one kind, and no others, were corrected."
+        figure = "AP50" if self.run.metrics.masks is None else "mask AP50"
+        note = f"Gain in {figure} if the errors of one kind, and no others, were corrected."
         return [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]

@@ -34,12 +34,23 @@ _ERRORS = {
 }
 
 
-def tables(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Group:
-    """The figures and, below, a row for each class: `rich.print(tables(metrics, bootstrap(metrics.matches)))`."""
-    caption = f"from, to: {interval_note(intervals.level)}, of AP" if intervals and intervals.known else ""
-    names = [row.name for row in metrics.per_class]
-    classes = class_table(names, class_columns(metrics, intervals), caption)
-    return Group(coco_table(metrics, intervals), "", classes)
+_KINDS = {"bbox": "boxes", "segm": "masks", "boundary": "masks and their boundaries"}
+
+
+def tables(
+    metrics: DetectionMetrics, intervals: Intervals | None = None, mask_intervals: Intervals | None = None
+) -> Group:
+    """The figures and, below, a row for each class: `rich.print(tables(metrics, bootstrap(metrics.matches)))`.
+
+    Where masks were compared too they stand beside the boxes; `mask_intervals` are those of `metrics.masks`.
+    """
+    columns = class_columns(metrics, intervals, mask_intervals=mask_intervals)
+    first = intervals if metrics.masks is None else mask_intervals
+    caption = f"from, to: {interval_note(first.level)}, of {columns[0].head}" if first and first.known else ""
+    classes = class_table([row.name for row in metrics.per_class], columns, caption)
+    if metrics.masks is None:
+        return Group(coco_table(metrics, intervals), "", classes)
+    return Group(instance_table(metrics, intervals, mask_intervals), "", classes)
 
 
 def analysis_tables(analysis: Analysis) -> Group:
@@ -55,7 +66,6 @@ def analysis_tables(analysis: Analysis) -> Group:
 def coco_table(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Table:
     """COCO's figures, a row for each range of object sizes, "–" where there are no such objects; then added ones."""
     coco = figure_names(metrics.matches.max_detections)
-    kind = "boxes" if metrics.iou_type == "bbox" else "masks"
     names = [name for name in coco if "_" not in name]
     caption = (
         f"images: {metrics.images}, objects: {metrics.objects}, detections: {metrics.detections}\n"
@@ -66,7 +76,7 @@ def coco_table(metrics: DetectionMetrics, intervals: Intervals | None = None) ->
     if shown is not None:
         caption += f"\nfrom, to: {interval_note(shown.level)}"
     heads = ("objects", *(name.replace("AR", "AR ") for name in names))
-    table = new_table(f"Average precision and recall of {kind}", heads, caption)
+    table = new_table(f"Average precision and recall of {_KINDS[metrics.iou_type]}", heads, caption)
     table.add_row("all", *(number(metrics.coco(name)) for name in names), style="bold")
     if shown is not None:
         limits = shown.figures.values()
@@ -81,21 +91,69 @@ def coco_table(metrics: DetectionMetrics, intervals: Intervals | None = None) ->
     return table
 
 
+def instance_table(
+    metrics: DetectionMetrics, intervals: Intervals | None = None, mask_intervals: Intervals | None = None
+) -> Table:
+    """A row for each figure, boxes and masks beside each other, with their confidence intervals."""
+    assert metrics.masks is not None
+    known = next((side for side in (intervals, mask_intervals) if side is not None and side.known), None)
+    heads = ("", "boxes", "masks") if known is None else ("", "boxes", "from", "to", "masks", "from", "to")
+    caption = (
+        f"images: {metrics.images}, objects: {metrics.objects}, detections: {metrics.detections}\n"
+        "mAP, AR: mean over IoU 0.50 to 0.95; AR n: with at most n detections per image and class\n"
+        "small: to 32² pixels, medium: to 96², large: above"
+    )
+    if metrics.masks.objects != metrics.objects:
+        caption += f"\nobjects with a mask: {metrics.masks.objects}"
+    if known is not None:
+        caption += f"\nfrom, to: {interval_note(known.level)}"
+    table = new_table("Average precision and recall of boxes and masks", heads, caption)
+    for title, _, sides in instance_rows(metrics, intervals, mask_intervals):
+        shown = (cell for value, *ends in sides for cell in ([value] if known is None else [value, *ends]))
+        table.add_row(title, *shown, style=None if table.row_count else "bold")
+    return table
+
+
+def instance_rows(
+    metrics: DetectionMetrics, intervals: Intervals | None = None, mask_intervals: Intervals | None = None
+) -> list[tuple[str, str, list[tuple[str, str, str]]]]:
+    """Title and meaning of each figure, and value, lower and upper limit of boxes and of masks ("" without limits)."""
+    assert metrics.masks is not None
+    rows = []
+    for figure in metrics.masks.shown():
+        sides = []
+        for side, limits in ((metrics, intervals), (metrics.masks, mask_intervals)):
+            own = limits.figures.get(figure.name) if limits is not None and limits.known else None
+            ends = ("", "") if own is None else (number(own.low), number(own.high))
+            sides.append((number(figure.compute(side)), *ends))
+        rows.append((figure.title, figure.meaning, sides))
+    return rows
+
+
 def class_columns(
-    metrics: DetectionMetrics, intervals: Intervals | None = None, thresholds: BestThresholds | None = None
+    metrics: DetectionMetrics,
+    intervals: Intervals | None = None,
+    thresholds: BestThresholds | None = None,
+    mask_intervals: Intervals | None = None,
 ) -> list[Column]:
-    """What is known of each class."""
-    rows = metrics.per_class
-    limits = [row.ap for row in intervals.per_class] if intervals is not None and intervals.known else []
+    """What is known of each class: of its masks, where they were compared, then of its boxes."""
+    boxes = metrics.per_class
+    rows, limits, kind = boxes, intervals, ""
+    if metrics.masks is not None:
+        rows, limits, kind = metrics.masks.per_class, mask_intervals, "mask "
+    ends = [row.ap for row in limits.per_class] if limits is not None and limits.known else []
     best = () if thresholds is None else thresholds.per_class
+    beside = [Column("box AP", [r.ap for r in boxes]), Column("box AP50", [r.ap50 for r in boxes], narrow=False)]
+    recall = f"{kind}AR {metrics.matches.max_detections[-1]}"
     return [
-        Column("AP", [row.ap for row in rows]),
-        *limit_columns(limits),
-        Column("AP50", [row.ap50 for row in rows]),
-        Column(f"AR {metrics.matches.max_detections[-1]}", [row.ar for row in rows]),
+        Column(f"{kind}AP", [row.ap for row in rows]),
+        *limit_columns(ends),
+        Column(f"{kind}AP50", [row.ap50 for row in rows]),
+        *(beside if kind else []),
+        Column(recall, [row.ar for row in rows], narrow=not kind),
         *([Column("best score", [b.score for b in best]), Column("F1", [b.f1 for b in best])] if best else []),
-        Column("objects", [row.objects for row in rows], whole),
-        Column("images", [row.images for row in rows], whole),
+        Column("objects", [row.objects for row in boxes], whole),
+        Column("images", [row.images for row in boxes], whole),
     ]
 
 

@@ -2,19 +2,24 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from rich.console import Console
 from torch import nn
 
+from detseg.console import print_line
 from detseg.data.annotations import Annotations
 from detseg.data.checks.learnable import require_learnable
 from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
-from detseg.metrics import DetectionEvaluator
+from detseg.data.measurable import measurable_masks, require_measurable
+from detseg.metrics import DetectionEvaluator, InstanceEvaluator
 from detseg.metrics.detection import FIGURES
+from detseg.metrics.detection.average_precision import of_masks
+from detseg.metrics.detection.inputs import Truth, read_truth
 from detseg.options import require_share
 from detseg.predict.detector import detect
 from detseg.registry import MODELS
@@ -85,17 +90,31 @@ class DetectorTask(BoxTask):
     name: ClassVar[str] = "detector"
     Options = DetectorOptions
     FIGURES = FIGURES
-    columns: ClassVar[dict[str, str]] = {"AP": "map", "AP50": "map50"}
+    columns: ClassVar[dict[str, str]] = {
+        "AP": "map", "AP50": "map50", "mask_AP": "mask_map", "mask_AP50": "mask_map50"
+    }  # fmt: skip
+
+    def __init__(self, config: Any, console: Console) -> None:
+        super().__init__(config, console)
+        if self.masks:
+            self.FIGURES = [*FIGURES, *map(of_masks, FIGURES)]
 
     @property
     def masks(self) -> bool:  # type: ignore[override]
         """Whether the model learns instance masks."""
         return bool(MODELS[self.config.model].needs_masks(self.config))
 
+    @property
+    def headline(self) -> Sequence[str]:
+        """AP and AP50; of models that learn masks, AP of the masks, which decides, and of the boxes."""
+        return ["mask_AP", "AP"] if self.masks else super().headline
+
     def load(self) -> tuple[Annotations, Annotations]:
-        """Training and validation annotations, both with objects."""
+        """Training and validation annotations, both with objects, and with masks where these are learnt."""
         train, val = load_data(self.config, self.console)
         require_learnable(val, "evaluate a model on")
+        if self.masks and (line := require_measurable(val)):
+            print_line(self.console, line)
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         return train, val
@@ -104,13 +123,20 @@ class DetectorTask(BoxTask):
         """Augmented images."""
         return TrainingSamples(dataset, config.seed, transform_of(config))
 
-    def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator:
-        """COCO's metrics, by the annotations of the dataset."""
-        return DetectionEvaluator(dataset.annotations)
+    def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator | InstanceEvaluator:
+        """COCO's metrics, by the annotations of the dataset: of boxes and, where they are learnt, of masks."""
+        data = dataset.annotations
+        return InstanceEvaluator(data, _mask_truth(data)) if self.masks else DetectionEvaluator(data)
 
     def target(self, dataset: DetectionDataset, index: int) -> int:
         """The image's id: the evaluator has its objects."""
         return int(dataset.annotations.image_ids[index])
+
+
+@lru_cache(maxsize=1)
+def _mask_truth(data: Annotations) -> Truth:
+    """The ground truth of masks: drawn once, for every validation of a run."""
+    return read_truth(measurable_masks(data), "segm")
 
 
 def predict_dataset(

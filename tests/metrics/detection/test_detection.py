@@ -490,7 +490,7 @@ def test_bad_files_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"gt\.json: annotations\[0\] \(id 1\): the box has a negative width"):
         evaluate_detections(good, [])
     good.write_text(json.dumps(one_box()))
-    with pytest.raises(ValueError, match="iou_type must be 'bbox' or 'segm', got 'mask'"):
+    with pytest.raises(ValueError, match="iou_type must be 'bbox', 'segm' or 'boundary', got 'mask'"):
         evaluate_detections(good, [], "mask")
     with pytest.raises(ValueError, match=r"ground truth must be a path .* got int"):
         evaluate_detections(3, [])
@@ -524,7 +524,7 @@ def test_damaged_masks_are_named() -> None:
 
 def test_annotations_without_outlines_are_named() -> None:
     with pytest.raises(
-        ValueError, match=r"object \d+: no 'segmentation', which iou_type='segm' needs; use iou_type='bbox'"
+        ValueError, match=r"object \d+: no 'segmentation', which masks are compared by; use iou_type='bbox'"
     ):
         evaluate_detections(as_annotations(scene(1)[0]), [], "segm")
 
