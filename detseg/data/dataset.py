@@ -62,13 +62,15 @@ class DetectionDataset(ImageDataset[Annotations]):
         objects = self.annotations.objects(index)
         width, height = self.annotations.sizes[index]
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
-        return Sample(
+        sample = Sample(
             image,
             (self.annotations.boxes[objects] * scale).astype(np.float32),
             self.annotations.labels[objects].astype(np.int64),
             self.annotations.iscrowd[objects],
-            masks=draw_objects(self.annotations, index, (image.shape[1], image.shape[0])) if self.masks else None,
         )
+        if self.masks:
+            sample.masks, sample.windows = draw_objects(self.annotations, index, sample.size)
+        return sample
 
 
 class SegmentationDataset(ImageDataset[SemanticMasks]):
