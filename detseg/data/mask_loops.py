@@ -11,7 +11,6 @@ import numpy as np
 
 from detseg.kernels import compiled, helper, inlined
 
-
 _FRACTION = 32  # bits behind the point: after 16 384 steps a coordinate is wrong by less than 1e-5 pixels
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +45,11 @@ class Segments:
 
     def __len__(self) -> int:
         return len(self.polygon_offsets) - 1
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All that the masks are made of."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def has_polygons(self) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ def copy_paste(
         masks=other.masks[chosen],
     )
     assert pasted.masks is not None
-    covered = pasted.masks.any(0)
+    covered = np.asarray(pasted.masks.any(0))
     masks, shares = _uncovered(onto.masks, onto.boxes, covered)
     below = keep_visible(replace(onto, masks=masks), shares, onto.iscrowd, min_visible=min_visible, min_side=min_side)
     return joined(np.where(covered[..., None], other.image, onto.image), [below, pasted])

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -11,8 +11,8 @@ import numpy as np
 from torch import nn
 
 from detseg.data.annotations import Annotations
-from detseg.data.checks.learnable import require_learnable
-from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
+from detseg.data.checks.learnable import require_learnable, require_masks
+from detseg.data.dataset import DetectionDataset, collate, collate_boxes, scaled_sizes
 from detseg.metrics import DetectionEvaluator
 from detseg.metrics.detection import FIGURES
 from detseg.options import require_share
@@ -53,11 +53,14 @@ class DetectorOptions(TrainAnnotated):
     """Fraction of training images that are mosaics of four; off in the last 30 % of the run."""
     mixup: float = 0.0
     """Fraction of training images blended with another one; off in the last 30 % of the run."""
+    copy_paste: float = 0.0
+    """Fraction of training images with objects of another one pasted on, cut out along their masks; off in the last
+    30 % of the run."""
 
     def check(self) -> Self:
         """Raise ValueError where options contradict each other or make no sense; returns itself."""
         super().check()
-        require_share(self, "mosaic", "mixup")
+        require_share(self, "mosaic", "mixup", "copy_paste")
         return self
 
 
@@ -67,11 +70,14 @@ class BoxTask(Task):
     collate = staticmethod(collate)
     masks = False
     """Whether instance masks are learnt too."""
+    pastes = False
+    """Whether instance masks are needed to augment images."""
 
     def open(self, data: Annotations, split: str) -> DetectionDataset:
         """The images, those of training a little larger than the network sees them."""
         zoom = CACHE_ZOOM if split == "training" else 1
-        kind = partial(DetectionDataset, masks=self.masks and split == "training")
+        masks = split == "training" and (self.masks or self.pastes)
+        kind = partial(DetectionDataset, masks=masks)
         return open_images(kind, data, round(self.config.size * zoom), f"{split} images", self.console)
 
     def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
@@ -92,13 +98,30 @@ class DetectorTask(BoxTask):
         """Whether the model learns instance masks."""
         return bool(MODELS[self.config.model].needs_masks(self.config))
 
+    @property
+    def pastes(self) -> bool:  # type: ignore[override]
+        """Whether objects are pasted from image to image."""
+        return self.config.copy_paste > 0
+
+    @property
+    def collate(self) -> Any:  # type: ignore[override]
+        """Samples to images and targets, with masks if these are learnt."""
+        return collate if self.masks else collate_boxes
+
     def load(self) -> tuple[Annotations, Annotations]:
         """Training and validation annotations, both with objects."""
         train, val = load_data(self.config, self.console)
+        if self.masks or self.pastes:
+            require_masks(train)
         require_learnable(val, "evaluate a model on")
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         return train, val
+
+    def contents(self, dataset: DetectionDataset) -> Sequence[np.ndarray]:
+        """Boxes, and masks where these are used."""
+        segments = dataset.annotations.segments if self.masks or self.pastes else None
+        return *super().contents(dataset), *(() if segments is None else segments.arrays)
 
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""

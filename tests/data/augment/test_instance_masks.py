@@ -81,7 +81,7 @@ def test_a_mask_changes_nothing_but_objects_that_are_cut():
         assert alone.masks is None and len(out.masks) == len(out.labels)
         assert set(out.labels) <= set(alone.labels)
         for box, label, crowd in zip(alone.boxes, alone.labels, alone.iscrowd, strict=True):
-            if (box > 0).all() and (box < 64).all() or label % 5 == 4:
+            if ((box > 0).all() and (box < 64).all()) or label % 5 == 4:
                 (row,) = np.flatnonzero(out.labels == label)
                 np.testing.assert_array_equal(out.boxes[row], box)
                 assert out.iscrowd[row] == crowd
@@ -194,7 +194,9 @@ def test_the_dataset_draws_polygons_and_run_lengths_at_the_size_of_the_kept_imag
         if factor == 1:
             np.testing.assert_array_equal(run_lengths, bitmap)
     assert DetectionDataset(annotations, 32)[1].masks is None
-    with pytest.raises(AnnotationError, match=r"sample\.json: has boxes but no masks; give a file with polygons"):
+    with pytest.raises(
+        AnnotationError, match=r"sample\.json: has boxes but no masks, none of its 3 objects has polygons"
+    ):
         DetectionDataset(replace(annotations, segments=None), 32, masks=True)
     builder.add_rle(9, 9, [81])
     wrong = make([*boxes, boxes[0]], None, [1] * 4, [(64, 48)] * 2, paths, segments=builder.build())
