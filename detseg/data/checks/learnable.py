@@ -37,8 +37,8 @@ def require_masks(data: Annotations) -> None:
     packed = ". Files that were packed by an earlier version keep none: pack again" if data.pack is not None else ""
     raise AnnotationError(
         f"{data.source}: has boxes but no masks, none of its {int((~data.iscrowd).sum())} objects has polygons or run "
-        "lengths. Give COCO with 'segmentation', YOLO rows of polygons, VOC with SegmentationObject/, polygons of LabelMe, "
-        f"or mask files with a number for each object{packed}; or learn boxes only"
+        "lengths. Give COCO with 'segmentation', YOLO rows of polygons, VOC with SegmentationObject/, polygons of "
+        f"LabelMe, or mask files with a number for each object{packed}; or learn boxes only"
     )
 
 
