@@ -84,6 +84,18 @@ class Segments:
         drawn = mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
         return dict(mask.merge(drawn))
 
+    def rle_fits(self, index: int, size: Sequence[int]) -> bool:
+        """Whether the run lengths of one object fill an image of `size` (width, height)."""
+        from pycocotools import mask
+
+        if self.rle_sizes[index].tolist() != [size[1], size[0]]:
+            return False
+        try:
+            mask.decode(self.rle(index, 0, 0))
+        except ValueError:
+            return False
+        return True
+
     def take(self, indices: NDArray[np.integer[Any]]) -> Segments:
         """The masks of the objects `indices` (K,), in that order."""
         polygons, polygon_offsets = expand_ranges(self.polygon_offsets, indices)

@@ -34,7 +34,7 @@ def require_masks(data: Annotations) -> None:
     """Raise AnnotationError where no object that is learnt has a mask."""
     if data.drawn[~data.iscrowd].any() or data.iscrowd.all():  # without objects `require_learnable` says so
         return
-    packed = ". Files that were packed by an earlier version keep none: pack again" if data.pack is not None else ""
+    packed = ". What an earlier version packed has none: pack it again" if data.pack is not None else ""
     raise AnnotationError(
         f"{data.source}: has boxes but no masks, none of its {int((~data.iscrowd).sum())} objects has polygons or run "
         "lengths. Give COCO with 'segmentation', YOLO rows of polygons, VOC with SegmentationObject/, polygons of "
