@@ -65,26 +65,35 @@ def fill_polygons(masks, windows, owners, points, point_offsets, scale, marks):
 
 
 @compiled
-def warp(masks, rows, windows, inverse, places, warped, areas):
+def warp(masks, rows, windows, matrix, warped, areas):
     """Set `warped[k]`, at each pixel, to `masks[rows[k]]` at the pixel that its centre comes from.
 
     Args:
         masks: (M, H, W) uint8.
         rows: (K,).
         windows: (M, 4) xyxy, outside of which a mask has nothing.
-        inverse: (2, 3), from the pixels of `warped` to those of `masks`.
-        places: (K, 4) xyxy of the pixels of `warped` that are looked at.
+        matrix: (2, 3), of x' = matrix @ (x, y, 1).
         warped: (K, h, w) uint8 zeros.
         areas: (K,) int64, get the number of pixels that are set.
     """
-    step_x, step_y = _fixed(inverse[0, 0]), _fixed(inverse[1, 0])
+    height, width = warped.shape[1:]
+    grown = matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
+    x_by_x, x_by_y = matrix[1, 1] / grown, -matrix[0, 1] / grown  # the way back
+    y_by_x, y_by_y = -matrix[1, 0] / grown, matrix[0, 0] / grown
+    step_x, step_y = _fixed(x_by_x), _fixed(y_by_x)
     for k in range(len(rows)):
         left, top, right, bottom = windows[rows[k]]
+        middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+        wide = (abs(matrix[0, 0]) * (right - left) + abs(matrix[0, 1]) * (bottom - top)) / 2
+        high = (abs(matrix[1, 0]) * (right - left) + abs(matrix[1, 1]) * (bottom - top)) / 2
+        across = matrix[0, 0] * middle_x + matrix[0, 1] * middle_y + matrix[0, 2]
+        down = matrix[1, 0] * middle_x + matrix[1, 1] * middle_y + matrix[1, 2]
+        first, last = _first_pixel(across - wide, width), _first_pixel(across + wide, width)
         mask, result, area = masks[rows[k]], warped[k], 0
-        for y in range(places[k, 1], places[k, 3]):
-            begin, end = places[k, 0], places[k, 2]
-            from_x = _fixed(inverse[0, 0] * (begin + 0.5) + inverse[0, 1] * (y + 0.5) + inverse[0, 2])
-            from_y = _fixed(inverse[1, 0] * (begin + 0.5) + inverse[1, 1] * (y + 0.5) + inverse[1, 2])
+        for y in range(_first_pixel(down - high, height), _first_pixel(down + high, height)):
+            begin, end = first, last
+            u, v = begin + 0.5 - matrix[0, 2], y + 0.5 - matrix[1, 2]
+            from_x, from_y = _fixed(x_by_x * u + x_by_y * v), _fixed(y_by_x * u + y_by_y * v)
             last_x, last_y = from_x + step_x * (end - begin), from_y + step_y * (end - begin)
             # What comes from a window lies together: nothing before it, and nothing after it.
             while begin < end and not (left <= from_x >> _FRACTION < right and top <= from_y >> _FRACTION < bottom):

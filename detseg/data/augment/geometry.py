@@ -126,7 +126,7 @@ class Geometry:
         if masks is None:
             return warped
         warped.masks, areas = masks.warped(kept.rows, matrix, size)
-        shares, grown = np.ones(len(areas)), abs(float(np.linalg.det(linear)))
+        shares, grown = np.ones(len(areas)), abs(linear[0, 0] * linear[1, 1] - linear[0, 1] * linear[1, 0])
         for i in np.flatnonzero((np.abs(boxes[kept.rows] - kept.boxes) > ROUNDING).any(1)):  # those that are cut
             if whole := masks.area(kept.rows[i]):
                 shares[i] = min(1.0, areas[i] / (whole * grown))

@@ -44,15 +44,8 @@ class ObjectMasks:
         """
         from detseg.data.mask_loops import warp
 
-        linear = matrix[:, :2]
-        inverse = np.linalg.inv(linear)
-        low, high = np.split(self.windows[rows], 2, axis=1)
-        centre, half = (low + high) / 2 @ linear.T + matrix[:, 2], (high - low) / 2 @ np.abs(linear).T
-        places = np.concatenate([np.floor(centre - half), np.ceil(centre + half)], 1)
-        places = np.clip(places, 0, np.tile(size, 2)).astype(np.int64)
         warped, areas = np.zeros((len(rows), size[1], size[0]), np.uint8), np.zeros(len(rows), np.int64)
-        back = np.concatenate([inverse, -inverse @ matrix[:, 2:]], 1)
-        warp(self.masks, rows, self.windows, back, places, warped, areas)
+        warp(self.masks, rows, self.windows, matrix, warped, areas)
         return warped, areas
 
     def area(self, row: int) -> int:
