@@ -25,7 +25,8 @@ from detseg.cli.evaluate import (
 from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.base import with_channels
-from detseg.data.measurable import measurable_masks, require_measurable
+from detseg.data.checks.learnable import require_masks
+from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.analysis import Analysis, analyse
@@ -168,7 +169,8 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
     if any(path.is_dir() for path in paths):
         truth = _annotations(config, console)
         if config.iou_type != "bbox":
-            if line := require_measurable(truth):
+            require_masks(truth)
+            if line := tell_without_masks(truth):
                 print_line(console, line)
             truth = measurable_masks(truth)
     if one_object is not None:

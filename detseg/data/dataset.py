@@ -1,6 +1,8 @@
 """Images with their annotations, ready for training: samples by position, and batches of them."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic
 
 import numpy as np
@@ -8,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.annotations import Annotations
 from detseg.data.base import Set, Track
 from detseg.data.cache import MaskCache, images_of
+from detseg.data.checks.learnable import require_masks
 from detseg.data.labels import LabelledImages
 from detseg.data.mask_drawing import draw_objects
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.reader import PackedMasks
 from detseg.data.sample import Sample
+
+log = logging.getLogger(__name__)
 
 LabelledSample = tuple[NDArray[np.uint8], int]
 
@@ -41,18 +46,20 @@ class ImageDataset(Generic[Set]):
 class DetectionDataset(ImageDataset[Annotations]):
     """Samples of images with boxes, and with instance masks (`draw_objects`) if `masks` asks for them.
 
+    A mask without any pixel is unknown: how many objects have none is logged.
+
     Raises:
-        AnnotationError: masks are asked for, and objects have boxes only.
+        AnnotationError: masks are asked for, and all objects have boxes only.
     """
 
     def __init__(
         self, annotations: Annotations, long_side: int, track: Track | None = None, *, masks: bool = False
     ) -> None:
-        if masks and annotations.segments is None and len(annotations.ids):
-            raise AnnotationError(
-                f"{annotations.source}: has boxes but no masks; give a file with polygons or run lengths "
-                "('segmentation'; packed files keep none)"
-            )
+        if masks:
+            require_masks(annotations)
+            if bare := int((~annotations.drawn & ~annotations.iscrowd).sum()):
+                what = "%s: %d of %d objects have no mask; they teach their boxes and classes only"
+                log.warning(what, annotations.source, bare, int((~annotations.iscrowd).sum()))
         super().__init__(annotations, long_side, track)
         self.masks = masks
 
@@ -62,13 +69,15 @@ class DetectionDataset(ImageDataset[Annotations]):
         objects = self.annotations.objects(index)
         width, height = self.annotations.sizes[index]
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
-        return Sample(
+        sample = Sample(
             image,
             (self.annotations.boxes[objects] * scale).astype(np.float32),
             self.annotations.labels[objects].astype(np.int64),
             self.annotations.iscrowd[objects],
-            masks=draw_objects(self.annotations, index, (image.shape[1], image.shape[0])) if self.masks else None,
         )
+        if self.masks:
+            sample.masks, sample.windows = draw_objects(self.annotations, index, sample.size)
+        return sample
 
 
 class SegmentationDataset(ImageDataset[SemanticMasks]):
@@ -116,6 +125,11 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]
         names = ("boxes", "labels", "iscrowd") if sample.masks is None else ("boxes", "labels", "iscrowd", "masks")
         targets.append({name: torch.from_numpy(getattr(sample, name)) for name in names})
     return _stacked([sample.image for sample in samples]), targets
+
+
+def collate_boxes(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """As `collate`, without instance masks: they were needed to augment, not to learn."""
+    return collate([replace(sample, masks=None) for sample in samples])
 
 
 def collate_masks(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -154,4 +154,4 @@ class EvalTransform:
         if sample.masks is not None:
             square = [letterbox_mask(one, self.size, outside=0) for one in sample.masks]
             masks = np.array(square, np.uint8).reshape(-1, self.size, self.size)
-        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask, masks=masks), box
+        return replace(sample, image=image, boxes=boxes.astype(np.float32), mask=mask, masks=masks, windows=None), box

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.index_png import MaskError
-from detseg.data.letterbox import resize_mask
 from detseg.data.sample import IGNORE
 
 
@@ -39,31 +38,60 @@ def draw_labels(objects: Annotations, index: int, first_label: int) -> NDArray[n
     return np.ascontiguousarray(labels)
 
 
-def draw_objects(objects: Annotations, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+def draw_objects(
+    objects: Annotations, index: int, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The masks (M, H, W) of the objects of image `index`, 1 inside, when it is resized to `size` = (width, height).
 
-    Polygons are scaled and then drawn; run-length masks are resized, each pixel taking the value under its centre, or
-    refused as in `draw_labels`. An object without either is its box.
+    A pixel is inside where its centre is: of polygons once they are scaled, of run-length masks before. Those of
+    another size than the image are refused as in `draw_labels`. An object without either has an empty mask, which
+    means that it is not known. Also returns windows (M, 4) xyxy, outside of which the masks have nothing.
     """
+    width, height = size
+    rows = objects.objects(index)
+    count = rows.stop - rows.start
+    masks, windows = np.zeros((count, height, width), np.uint8), np.tile([width, height, 0, 0], (count, 1))
+    segments = objects.segments
+    if segments is None:
+        return masks, np.zeros_like(windows)
+    first, last = (int(offset) for offset in segments.polygon_offsets[[rows.start, rows.stop]])
+    if first < last:
+        from detseg.data.mask_loops import fill_polygons  # here: numba takes half a second to load
+
+        owners = np.repeat(np.arange(count), np.diff(segments.polygon_offsets[rows.start : rows.stop + 1]))
+        scale, marks = np.array(size) / objects.sizes[index], np.zeros((height, width + 1), np.uint8)
+        offsets = segments.point_offsets[first : last + 1]
+        fill_polygons(masks, windows, owners, segments.points, offsets, scale, marks)
+    for i in np.flatnonzero(np.diff(segments.rle_offsets[rows.start : rows.stop + 1])):
+        code = segments.rle(rows.start + i, 0, 0)
+        assert code is not None
+        _check_size(objects, index, rows.start + i, code)
+        windows[i] = _draw_run_lengths(masks[i], code)
+    windows[windows[:, 0] >= windows[:, 2]] = 0
+    return masks, windows
+
+
+def _draw_run_lengths(mask: NDArray[np.uint8], code: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Resize a run-length mask into `mask` (H, W) zeros: each pixel takes the value under its centre. Its window."""
     from pycocotools import mask as coco
 
-    width, height = size
-    scale = np.array(size) / objects.sizes[index]
-    rows = _rows(objects, index)
-    masks = np.zeros((len(rows), height, width), np.uint8)
-    for mask, row in zip(masks, rows, strict=True):
-        segments = objects.segments
-        if segments is not None and segments.has_rle[row]:
-            code = segments.rle(row, 0, 0)
-            assert code is not None
-            _check_size(objects, index, row, code)
-            mask[:] = resize_mask(np.ascontiguousarray(coco.decode(code)), size)
-        elif segments is not None and (polygons := segments.polygons(row)):
-            flat = [(polygon * scale).ravel().tolist() for polygon in polygons]
-            mask[:] = coco.decode(coco.merge(coco.frPyObjects(flat, height, width)))
-        else:
-            mask[_pixels_of(objects.boxes[row] * np.tile(scale, 2))] = 1
-    return masks
+    x, y, wide, high = coco.toBbox(code).astype(int).tolist()
+    (down, from_y), (across, from_x) = (
+        _pixels_from(*of) for of in zip((y, x), (high, wide), code["size"], mask.shape, strict=True)
+    )
+    if not len(down) or not len(across):
+        return 0, 0, 0, 0
+    mask[np.ix_(down, across)] = coco.decode(code)[np.ix_(from_y, from_x)]
+    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+
+
+def _pixels_from(start: int, length: int, size: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pixels of `wanted` whose centre lies in a stretch of `size` pixels, and in which of these each lies."""
+    first, last = ((2 * end * wanted - size) // (2 * size) for end in (start, start + length))
+    pixels = np.arange(max(0, first), min(wanted, last + 2))
+    under = (2 * pixels + 1) * size // (2 * wanted)
+    inside = (under >= start) & (under < start + length)
+    return pixels[inside], under[inside]
 
 
 def _rows(objects: Annotations, index: int) -> range:

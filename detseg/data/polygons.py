@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -47,6 +47,11 @@ class Segments:
         return len(self.polygon_offsets) - 1
 
     @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All that the masks are made of."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
     def has_polygons(self) -> NDArray[np.bool_]:
         """(M,) True where the object has at least one polygon."""
         return np.diff(self.polygon_offsets) > 0
@@ -78,6 +83,18 @@ class Segments:
 
         drawn = mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
         return dict(mask.merge(drawn))
+
+    def rle_fits(self, index: int, size: Sequence[int]) -> bool:
+        """Whether the run lengths of one object fill an image of `size` (width, height)."""
+        from pycocotools import mask
+
+        if self.rle_sizes[index].tolist() != [size[1], size[0]]:
+            return False
+        try:
+            mask.decode(self.rle(index, 0, 0))
+        except ValueError:
+            return False
+        return True
 
     def take(self, indices: NDArray[np.integer[Any]]) -> Segments:
         """The masks of the objects `indices` (K,), in that order."""

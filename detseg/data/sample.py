@@ -22,7 +22,8 @@ class Sample:
     labels: NDArray[np.int64]  # (M,), 0..K-1
     iscrowd: NDArray[np.bool_]  # (M,), True means "ignore here", neither object nor background
     mask: NDArray[np.uint8] | None = None  # (H, W), the class of every pixel, 255 where it is not known
-    masks: NDArray[np.uint8] | None = None  # (M, H, W), 1 where an object is, one for each box
+    masks: NDArray[np.uint8] | None = None  # (M, H, W), 1 where an object is, one for each box; empty: not known
+    windows: NDArray[np.int64] | None = None  # (M, 4), xyxy, outside of which `masks` have nothing, where that is known
 
     @property
     def size(self) -> tuple[int, int]:

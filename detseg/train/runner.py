@@ -180,8 +180,8 @@ def _length(config: Any, images: int, processes: int) -> Progress:
 def _sizes(config: Any) -> SizeSchedule:
     size = config.size
     smallest = min(size, max(64, round(size * 0.6 / 32) * 32)) if config.multi_scale else size
-    mosaic, mixup = (float(getattr(config, name, 0.0)) for name in ("mosaic", "mixup"))
-    return SizeSchedule(size, smallest, mosaic=mosaic, mixup=mixup, seed=config.seed)
+    mosaic, mixup, copy_paste = (float(getattr(config, name, 0.0)) for name in ("mosaic", "mixup", "copy_paste"))
+    return SizeSchedule(size, smallest, mosaic=mosaic, mixup=mixup, copy_paste=copy_paste, seed=config.seed)
 
 
 def _workers(config: Any, device: torch.device) -> int:

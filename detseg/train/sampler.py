@@ -38,6 +38,7 @@ class Request(NamedTuple):
     size: int  # side of the square, pixels
     mosaic: bool
     mixup: bool = False
+    copy_paste: bool = False
 
 
 @dataclass
@@ -90,10 +91,11 @@ class SizeSchedule:
         smallest: with multi-scale training, the smallest of the sizes below `size`; equal to `size` without. Smaller
             images cost less, so that the same minutes hold more of them.
         hold: steps between changes of size.
-        settle: share of the run, at its end, that is trained at `size`, without mosaics and mixup, so that the last
-            thing the network sees is what it will meet.
+        settle: share of the run, at its end, that is trained at `size`, without mosaics, mixup and copy-paste, so that
+            the last thing the network sees is what it will meet.
         mosaic: probability of a mosaic before that.
         mixup: probability, before that, that another image is laid over a sample, be it a mosaic or not.
+        copy_paste: probability, before that, that objects of another image are pasted on a sample, before any mixup.
         seed: of the sizes.
     """
 
@@ -103,15 +105,16 @@ class SizeSchedule:
     settle: float = 0.3
     mosaic: float = 0.0
     mixup: float = 0.0
+    copy_paste: float = 0.0
     seed: int = 0
 
-    def at(self, step: int, fraction: float) -> tuple[int, float, float]:
-        """(size, probability of a mosaic, of mixup) of a step, `fraction` of the way through the run."""
+    def at(self, step: int, fraction: float) -> tuple[int, float, float, float]:
+        """(size, probability of a mosaic, of mixup, of copy-paste) of a step, `fraction` of the way through the run."""
         if fraction >= 1 - self.settle:
-            return self.size, 0.0, 0.0
+            return self.size, 0.0, 0.0, 0.0
         choices = range(self.smallest, max(self.size, self.smallest + 1), 32)
         chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(choices))
-        return choices[int(chosen)], self.mosaic, self.mixup
+        return choices[int(chosen)], self.mosaic, self.mixup, self.copy_paste
 
 
 def steps_per_epoch(images: int, batch_size: int, world: int = 1) -> int:
@@ -172,13 +175,14 @@ class BatchPlan:
                 step += 1
 
     def _batch(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:
-        size, mosaic, mixup = self.sizes.at(step, self.fraction(step))
+        size, *shares = self.sizes.at(step, self.fraction(step))
         first = (batch * self.world + self.rank) * self.batch_size
         positions = range(first, first + self.batch_size)
-        draws = np.random.default_rng((self.seed, 2, epoch, first)).random((2, self.batch_size))
+        draws = np.random.default_rng((self.seed, 2, epoch, first)).random((len(shares), self.batch_size))
+        chosen = (draws < np.reshape(shares, (-1, 1))).T.tolist()
         return [
-            Request(epoch, position, int(order[position]), size, bool(tile < mosaic), bool(overlay < mixup))
-            for position, tile, overlay in zip(positions, *draws, strict=True)
+            Request(epoch, position, int(order[position]), size, *kinds)
+            for position, kinds in zip(positions, chosen, strict=True)
         ]
 
 
@@ -199,7 +203,7 @@ class TrainingSamples:
         return len(self.dataset)
 
     def __getitem__(self, request: Request) -> tuple[Any, list[int]]:
-        """The sample and the indices of the images in it: one, or four of a mosaic; with mixup one more."""
+        """The sample and the indices of its images: one, or four of a mosaic; copy-paste and mixup add one each."""
         rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
         if request.size not in self._transforms:
             self._transforms[request.size] = self.transform(request.size)
@@ -210,6 +214,9 @@ class TrainingSamples:
             sample = transform.mosaic([self.dataset[i] for i in indices], rng)
         else:
             sample = transform(self.dataset[request.image], rng)
+        if request.copy_paste:
+            indices.append(int(rng.integers(len(self.dataset))))
+            sample = transform.copy_paste(sample, transform(self.dataset[indices[-1]], rng), rng)
         if request.mixup:
             indices.append(int(rng.integers(len(self.dataset))))
             sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)

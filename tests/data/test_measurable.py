@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from detseg.data import AnnotationError
-from detseg.data.measurable import measurable_masks, require_measurable, without_masks
+from detseg.data.checks.learnable import require_masks
+from detseg.data.measurable import measurable_masks, tell_without_masks
 from tests.metrics.coco_scenes import as_annotations, mask_scene
 
 
 def test_where_all_have_one_nothing_changes():
     data = as_annotations(mask_scene(0)[0])
-    assert not without_masks(data).any() and require_measurable(data) == ""
+    assert tell_without_masks(data) == ""
     assert measurable_masks(data) is data
 
 
@@ -22,9 +23,9 @@ def test_boxes_become_regions_that_are_ignored():
     data = replace(whole, segments=whole.segments.without(removed))
     counted = int((removed & ~data.iscrowd).sum())
     line = f"val.json: {counted} of {(~data.iscrowd).sum()} objects have no mask; "
-    assert require_measurable(data).startswith(line)
+    assert tell_without_masks(data).startswith(line)
     result = measurable_masks(data)
-    assert not without_masks(result).any()
+    assert result.drawn.all()
     assert (result.iscrowd == (data.iscrowd | removed)).all() and (result.boxes == data.boxes).all()
     for row in range(len(data.ids)):
         if removed[row]:
@@ -36,6 +37,6 @@ def test_boxes_become_regions_that_are_ignored():
 
 def test_boxes_alone_are_refused():
     data = replace(as_annotations(mask_scene(0)[0]), source="val.json", segments=None)
-    with pytest.raises(AnnotationError, match=r"val\.json: has boxes but no masks to evaluate masks by; give a file"):
-        require_measurable(data)
+    with pytest.raises(AnnotationError, match=r"val\.json: has boxes but no masks"):
+        require_masks(data)
     assert measurable_masks(data).iscrowd.all()

@@ -55,16 +55,16 @@ def test_processes_share_an_epoch_without_overlap():
 
 
 def test_sizes_change_every_so_many_steps_and_settle_at_the_end():
-    sizes = SizeSchedule(160, 96, hold=5, settle=0.3, mosaic=0.4, mixup=0.2)
+    sizes = SizeSchedule(160, 96, hold=5, settle=0.3, mosaic=0.4, mixup=0.2, copy_paste=0.1)
     early = [sizes.at(step, 0.1) for step in range(200)]
     assert {size for size, *_ in early} == {96, 128}  # smaller ones, to save time
     assert all(early[i] == early[i - i % 5] for i in range(200))
-    assert {look[1:] for look in early} == {(0.4, 0.2)}
-    assert {sizes.at(step, 0.7) for step in range(200)} == {(160, 0.0, 0.0)}
+    assert {look[1:] for look in early} == {(0.4, 0.2, 0.1)}
+    assert {sizes.at(step, 0.7) for step in range(200)} == {(160, 0.0, 0.0, 0.0)}
 
 
 def test_without_multi_scale_the_size_stays():
-    assert {SizeSchedule(96, 96).at(step, 0) for step in range(50)} == {(96, 0.0, 0.0)}
+    assert {SizeSchedule(96, 96).at(step, 0) for step in range(50)} == {(96, 0.0, 0.0, 0.0)}
 
 
 def test_mosaics_come_as_often_as_asked_for():

@@ -13,8 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.augment.instances import ObjectMasks, keep_visible
 from detseg.data.letterbox import fitted_size, resized
 from detseg.data.sample import IGNORE, PADDING, Sample, clip_and_filter
+
+ROUNDING = 1e-3
+"""A box that is clipped by more pixels is cut."""
 
 Flip = Literal["none", "horizontal", "vertical", "both"]
 """How images are mirrored at random, each way with probability 1/2: left-right, upside down, both or not at all."""
@@ -44,21 +48,6 @@ def warp_boxes(
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _fit_to_masks(boxes: NDArray[np.float64], sample: Sample, matrix: NDArray[np.float64]) -> None:
-    """Make warped boxes the hulls of the warped instance masks, where there are any that are not empty; in place."""
-    for i in np.flatnonzero(~sample.iscrowd) if sample.masks is not None else ():
-        assert sample.masks is not None
-        left, top, width, height = cv2.boundingRect(sample.masks[i])
-        if not width or not height:
-            continue
-        inside = sample.masks[i, top : top + height, left : left + width] > 0
-        rows = np.flatnonzero(inside.any(1))
-        first, last = inside[rows].argmax(1), width - inside[rows, ::-1].argmax(1)
-        x, y = np.concatenate([first, last, first, last]) + left, np.concatenate([rows, rows, rows + 1, rows + 1]) + top
-        points = np.stack([x, y], 1) @ matrix[:, :2].T + matrix[:, 2]
-        boxes[i] = [*points.min(0), *points.max(0)]
-
-
 def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Image (H, W, C) through x' = matrix @ (x, y, 1) into a (height, width, C) image, grey outside.
 
@@ -79,16 +68,14 @@ def warp_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tupl
     return np.asarray(warped, np.uint8).reshape(size[1], size[0], image.shape[2])
 
 
-def warp_mask(
-    mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int], outside: int = IGNORE
-) -> NDArray[np.uint8]:
-    """Label map (H, W) through the same map as `warp_image`, into (height, width); `outside` around it.
+def warp_mask(mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Label map (H, W) through the same map as `warp_image`, into (height, width); 255, "ignore", around it.
 
     Each pixel gets the label of the pixel that its centre comes from: labels cannot be averaged.
     """
     matrix = matrix.copy()
     matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
-    warped = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=outside)
+    warped = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE)
     return np.asarray(warped, np.uint8)
 
 
@@ -126,21 +113,24 @@ class Geometry:
         linear = self._linear(sample, unit or max(size), draws)
         matrix = np.concatenate([linear, np.zeros((2, 1))], axis=1)
         boxes = warp_boxes(sample.boxes, sample.iscrowd, matrix)
-        if linear[0, 1] != 0:
-            _fit_to_masks(boxes, sample, matrix)
+        masks = None if sample.masks is None else ObjectMasks(sample.masks, sample.windows)
+        if masks is not None and linear[0, 1] != 0:
+            boxes = np.where(sample.iscrowd[:, None], boxes, masks.hulls(sample.boxes, boxes, linear))
         matrix[:, 2] = _translation(sample, linear, boxes, size, draws)
         boxes += np.tile(matrix[:, 2], 2)
-        kept = clip_and_filter(
-            boxes, sample.labels, sample.iscrowd, size, min_visible=self.min_visible, min_side=self.min_side
-        )
+        least = {"min_visible": self.min_visible, "min_side": self.min_side}
+        kept = clip_and_filter(boxes, sample.labels, sample.iscrowd, size, **least)
         warped = Sample(warp_image(sample.image, matrix, size), kept.boxes, kept.labels, kept.iscrowd)
         if sample.mask is not None:
             warped.mask = warp_mask(sample.mask, matrix, size)
-        if sample.masks is not None:
-            warped.masks = np.zeros((len(kept.rows), size[1], size[0]), np.uint8)
-            for mask, row in zip(warped.masks, kept.rows, strict=True):
-                mask[:] = warp_mask(sample.masks[row], matrix, size, outside=0)
-        return warped
+        if masks is None:
+            return warped
+        warped.masks, areas = masks.warped(kept.rows, matrix, size)
+        shares, grown = np.ones(len(areas)), abs(linear[0, 0] * linear[1, 1] - linear[0, 1] * linear[1, 0])
+        for i in np.flatnonzero((np.abs(boxes[kept.rows] - kept.boxes) > ROUNDING).any(1)):  # those that are cut
+            if whole := masks.area(kept.rows[i]):
+                shares[i] = min(1.0, areas[i] / (whole * grown))
+        return keep_visible(warped, shares, sample.iscrowd[kept.rows], **least)
 
     def _linear(self, sample: Sample, unit: int, draws: NDArray[np.float64]) -> NDArray[np.float64]:
         """The (2, 2) part of the map: mirror, zoom and stretch, then rotate."""

@@ -33,7 +33,7 @@ def mosaic(
     centre_x, centre_y = (int(v) for v in rng.integers(size // 4, size - size // 4 + 1, 2))
     image = np.full((size, size, samples[0].image.shape[2]), PADDING, np.uint8)
     mask = np.full((size, size), IGNORE, np.uint8) if masked else None
-    tiles = []
+    tiles, corners = [], []
     for i, sample in enumerate(samples):
         left, right = ((0, centre_x), (centre_x, size))[i % 2]
         top, bottom = ((0, centre_y), (centre_y, size))[i // 2]
@@ -45,10 +45,9 @@ def mosaic(
             assert tile.mask is not None
             mask[top:bottom, left:right] = tile.mask
         tile.boxes += np.array([left, top, left, top], np.float32)
-        if tile.masks is not None:
-            tile.masks = np.pad(tile.masks, ((0, 0), (top, size - bottom), (left, size - right)))
         tiles.append(tile)
-    return _joined(image, tiles, mask)
+        corners.append((left, top))
+    return joined(image, tiles, corners, mask)
 
 
 def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
@@ -64,13 +63,32 @@ def mixup(a: Sample, b: Sample, rng: np.random.Generator) -> Sample:
         )
     weight = float(rng.beta(8.0, 8.0))
     image = np.asarray(cv2.addWeighted(a.image, weight, b.image, 1 - weight, 0.0), np.uint8).reshape(a.image.shape)
-    return _joined(image, [a, b])
+    return joined(image, [a, b])
 
 
-def _joined(image: NDArray[np.uint8], samples: Sequence[Sample], mask: NDArray[np.uint8] | None = None) -> Sample:
-    """An image with the objects of all samples, in their order."""
-    masks = [sample.masks for sample in samples if sample.masks is not None]
-    if masks and len(masks) < len(samples):
-        raise ValueError(f"{len(samples) - len(masks)} of {len(samples)} samples have no instance masks")
+def joined(
+    image: NDArray[np.uint8],
+    samples: Sequence[Sample],
+    corners: Sequence[tuple[int, int]] | None = None,
+    mask: NDArray[np.uint8] | None = None,
+) -> Sample:
+    """An image with the objects of all samples, in their order.
+
+    Args:
+        image: (H, W, C).
+        samples: their boxes are in pixels of the image, their instance masks of their own.
+        corners: x, y of each sample in the image; by default they all are as large as it.
+        mask: (H, W), semantic.
+    """
+    bare = sum(sample.masks is None for sample in samples)
+    if bare not in (0, len(samples)):
+        raise ValueError(f"{bare} of {len(samples)} samples have no instance masks")
     objects = {name: np.concatenate([getattr(s, name) for s in samples]) for name in ("boxes", "labels", "iscrowd")}
-    return Sample(image, **objects, mask=mask, masks=np.concatenate(masks) if masks else None)
+    masks = None if bare else np.zeros((len(objects["labels"]), *image.shape[:2]), np.uint8)
+    first = 0
+    for sample, (x, y) in zip(samples, corners or [(0, 0)] * len(samples), strict=True):
+        if masks is not None and sample.masks is not None:
+            count, height, width = sample.masks.shape
+            masks[first : first + count, y : y + height, x : x + width] = sample.masks
+            first += count
+    return Sample(image, **objects, mask=mask, masks=masks)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from detseg.data.augment.copy_paste import copy_paste
 from detseg.data.augment.geometry import Flip, Geometry
 from detseg.data.augment.mosaic import mosaic
 from detseg.data.letterbox import check_size
@@ -61,6 +62,11 @@ class TrainTransform:
     def mosaic(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
         """Four samples to one, each with its own geometry, then light, colour, blur and noise for all."""
         return self._finish(mosaic(samples, self.size, rng, self.mosaic_geometry), rng)
+
+    def copy_paste(self, onto: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+        """An augmented sample with objects of another one, both results of this transform."""
+        least = {"min_visible": self.geometry.min_visible, "min_side": self.geometry.min_side}
+        return copy_paste(onto, other, rng, **least)
 
     def _finish(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return replace(sample, image=self.photometric(sample.image, rng))

@@ -30,6 +30,18 @@ def require_learnable(data: ImageSet, purpose: str = "learn") -> None:
         raise AnnotationError(f"{data.source}: {cause}")
 
 
+def require_masks(data: Annotations) -> None:
+    """Raise AnnotationError where no object, crowds apart, has a mask."""
+    if data.drawn[~data.iscrowd].any() or data.iscrowd.all():  # without objects `require_learnable` says so
+        return
+    packed = ". What an earlier version packed has none: pack it again" if data.pack is not None else ""
+    raise AnnotationError(
+        f"{data.source}: has boxes but no masks, none of its {int((~data.iscrowd).sum())} objects has polygons or run "
+        "lengths. Give COCO with 'segmentation', YOLO rows of polygons, VOC with SegmentationObject/, polygons of "
+        f"LabelMe, or mask files with a number for each object{packed}; or learn boxes only"
+    )
+
+
 def _of_objects(data: Annotations, purpose: str) -> str | None:
     if not data.iscrowd.all():
         return None

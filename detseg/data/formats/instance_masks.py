@@ -39,6 +39,7 @@ MOST = 65535  # objects in a 16-bit file
 
 
 class _Object(NamedTuple):
+    number: int
     box: tuple[int, int, int, int]  # xyxy
     counts: list[int]  # COCO's run lengths, down the columns
     area: int
@@ -186,7 +187,7 @@ def objects_in(values: NDArray[Any]) -> list[_Object]:
         edges = np.stack([begins, ends], 1).ravel()
         counts = np.diff(edges, prepend=0, append=columns.size).tolist()
         box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-        found.append(_Object(box, counts if counts[-1] else counts[:-1], len(part)))
+        found.append(_Object(int(columns[part[0]]), box, counts if counts[-1] else counts[:-1], len(part)))
     return found
 
 

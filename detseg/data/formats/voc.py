@@ -32,6 +32,7 @@ from detseg.data.formats.locate import (
 )
 from detseg.data.formats.records import Record, record_sources
 from detseg.data.formats.voc_images import OTHER_XML_FOLDERS, SPELLED, XML_FOLDERS, find_voc_images, subfolders
+from detseg.data.formats.voc_masks import VocMasks, has_masks
 from detseg.data.formats.voc_xml import ImageNames, VocFile, parse_voc
 from detseg.files import write_atomically
 
@@ -45,7 +46,7 @@ TRIED = 100  # XML files that are looked into before a folder is not of this for
 
 def _find(path: Path, images: str | Path | None, weak: bool = False) -> Sources | None:
     path = path if path.name else path.absolute()  # of "." the folder above is asked for
-    place = path.parent.parent if path.parent.name == "Main" else path.parent
+    place = path.parent.parent if path.parent.name == "Main" or has_masks(path.parent) else path.parent
     if path.suffix.lower() == ".txt" and place.name == "ImageSets" and path.is_file():
         root = place.parent
         lists = voc_splits(root) | {path.stem: path}
@@ -222,16 +223,19 @@ def _sources(
     parse = cache(parse_voc) if len(set(chosen)) < len(chosen) else parse_voc  # trainval has what train and val have
     stems = None if listed or path.is_file() else {file.stem for file in chosen}
     given: dict[str, dict[Path, ImageNames]] = {split: {} for split in splits}  # filled as the files are read
-    readers = {split: partial(_records, files, parse, listed, given[split]) for split, files in splits.items()}
+    readers = {split: partial(_records, files, parse, listed, given[split], place) for split, files in splits.items()}
     names = None if file is None else read_names(file)
     return record_sources(
         readers, path, lambda split: lambda _: find_voc_images(given[split], place, images, stems), names
     )
 
 
-def _records(files: Sequence[Path], parse: Parse, listed: bool, given: dict[Path, ImageNames]) -> Iterator[Record]:
+def _records(
+    files: Sequence[Path], parse: Parse, listed: bool, given: dict[Path, ImageNames], place: Path
+) -> Iterator[Record]:
     """The records of files, without their images; `given` gets what each says of it."""
     given.clear()
+    masks = VocMasks(place)
     foreign: list[Path] = []
     errors: list[AnnotationError] = []
     for file in dict.fromkeys(files):
@@ -244,7 +248,8 @@ def _records(files: Sequence[Path], parse: Parse, listed: bool, given: dict[Path
             foreign.append(file)
         else:
             given[file] = found.names
-            yield Record("", found.items, found.size, str(file))
+            yield Record("", masks.added(file, found), found.size, str(file))
+    masks.tell()
     if foreign and (listed or not given):
         errors.append(AnnotationError(f"{foreign[0]}: no VOC annotation, the outermost element is not <annotation>"))
     if errors:

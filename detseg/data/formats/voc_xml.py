@@ -40,6 +40,7 @@ class VocFile(NamedTuple):
     names: ImageNames
     size: tuple[int, int]  # width, height; zeros where the file has none
     items: list[Item | Fault]
+    numbers: list[int]  # of the <object> that each is from, from 1
 
 
 def parse_voc(file: Path) -> VocFile | None:
@@ -55,9 +56,10 @@ def parse_voc(file: Path) -> VocFile | None:
         raise AnnotationError(f"{file}: cannot be read as XML: {error}") from error
     if tree.tag != "annotation":
         return None
-    items = [item for number, element in enumerate(tree.findall("object"), 1) for item in _items(number, element)]
+    found = [(number, item) for number, one in enumerate(tree.findall("object"), 1) for item in _items(number, one)]
+    numbers, items = [number for number, _ in found], [item for _, item in found]
     names = ImageNames(*(_text(tree, tag) for tag in ImageNames._fields))
-    return VocFile(names, _size(tree, file), items)
+    return VocFile(names, _size(tree, file), items, numbers)
 
 
 def _text_of(file: Path) -> str:

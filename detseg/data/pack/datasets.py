@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def write_pack(
 
     Images are resized to a long side of `size` pixels, as `ImageCache` does, and stored in random order, so that
     neighbours are of different classes. Masks are also stored in the sizes of the originals, to evaluate by them.
-    Polygons of objects are not stored. The splits ("train" and others) are of one kind, with the same categories.
+    The splits ("train" and others) are of one kind, with the same categories.
 
     Raises:
         ValueError: an image cannot be read or has another size than the annotations say, the splits do not fit
@@ -134,6 +135,8 @@ def _write_split(group: Any, data: Split, size: int, chunk: int, progress: Itera
         group["offsets"] = data.offsets
         for name in ("boxes", "labels", "iscrowd", "ids", "areas"):
             group[name] = getattr(data, name)
+        for field in fields(data.segments) if data.segments is not None else ():
+            group[f"segments/{field.name}"] = getattr(data.segments, field.name)
 
     def create_rows(name: str, width: int) -> Any:
         # Every chunk is written once and whole, so there is nothing to fill in beforehand.
@@ -247,13 +250,15 @@ def _read_annotations(pack: OpenPack, split: str) -> Annotations:
     images = _images_of(pack, split)
     offsets = pack.offsets(f"{split}/offsets")
     count = int(offsets[-1])
+    image_index = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
     return Annotations(
-        image_index=np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets)),
+        image_index=image_index,
         boxes=pack.array(f"{split}/boxes", "f", (count, 4)).astype(np.float64),
         labels=pack.labels(f"{split}/labels", count).astype(np.int32),
         iscrowd=pack.array(f"{split}/iscrowd", "b", (count,)),
         ids=pack.array(f"{split}/ids", "i", (count,)).astype(np.int64),
         areas=pack.array(f"{split}/areas", "f", (count,)).astype(np.float64),
+        segments=pack.segments(split, count, images["sizes"][image_index]),
         **images,
     )
 

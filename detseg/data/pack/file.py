@@ -11,7 +11,8 @@ The file, written by `write_pack` (K classes, N images, M objects, side S, chunk
     <split>/picture_digests (N,) uint64: equal for images whose files are equal
     classification:   <split>/labels (N,)
     detection:        <split>/offsets (N + 1,): image i has the rows offsets[i] up to offsets[i + 1] of
-                      boxes (M, 4) xyxy in pixels of the original, labels, iscrowd, ids, areas (M,)
+                      boxes (M, 4) xyxy in pixels of the original, labels, iscrowd, ids, areas (M,); where objects
+                      have masks, <split>/segments/ has the arrays of `detseg.data.polygons.Segments`
     segmentation:     <split>/masks (N, S * S) uint8, as pixels with one channel: 0..K-1, 255 is "ignore"
                       <split>/mask_digests (N,) uint64: equal for masks that are equal
                       <split>/mask_offsets (N + 1,): of original_masks uint8, the bytes from offsets[i] up to
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from detseg.data.base import Category, PackRows
 from detseg.data.checks.problems import AnnotationError
 from detseg.data.pack.idx import read_idx_images
+from detseg.data.polygons import FAR, Segments
 
 FORMAT, VERSION = "detseg pack", 1
 EXTENSIONS = (".h5", ".hdf5")
@@ -177,9 +179,9 @@ class OpenPack:
             raise damaged(self.path, f"{split}/shapes and sizes do not fit each other, at row {wrong[0]}")
         return arrays | {"names": names}
 
-    def offsets(self, place: str) -> NDArray[np.int64]:
-        """(N + 1,) where the entries of each image begin and end."""
-        count = self.info.splits[place.split("/")[0]]
+    def offsets(self, place: str, count: int | None = None) -> NDArray[np.int64]:
+        """(N + 1,) where the entries of each image, or each of `count` other things, begin and end."""
+        count = self.info.splits[place.split("/")[0]] if count is None else count
         offsets = self.array(place, "i", (count + 1,)).astype(np.int64)
         if offsets[0] != 0 or (np.diff(offsets) < 0).any():
             raise damaged(self.path, f"{place} must start at 0 and never fall")
@@ -192,6 +194,28 @@ class OpenPack:
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise damaged(self.path, f"{place} must lie in 0..{classes - 1}, they are {labels.min()}..{labels.max()}")
         return labels
+
+    def segments(self, split: str, count: int, sizes: NDArray[np.integer]) -> Segments | None:
+        """The masks of M = `count` objects on images of `sizes` (M, 2) width and height; None where there are none."""
+        place = f"{split}/segments"
+        if self.file[split].get("segments", getlink=True) is None:
+            return None
+        polygons, runs = (self.offsets(f"{place}/{name}_offsets", count) for name in ("polygon", "rle"))
+        points = self.offsets(f"{place}/point_offsets", int(polygons[-1]))
+        segments = Segments(
+            polygon_offsets=polygons,
+            point_offsets=points,
+            points=self.array(f"{place}/points", "f", (int(points[-1]), 2)).astype(np.float64),
+            rle_offsets=runs,
+            rle_bytes=self.array(f"{place}/rle_bytes", "u", (int(runs[-1]),)).astype(np.uint8),
+            rle_sizes=self.array(f"{place}/rle_sizes", "i", (count, 2)).astype(np.int32),
+        )
+        if not (np.abs(segments.points) < FAR).all():  # not NaN either
+            raise damaged(self.path, f"{place}/points must lie in -{FAR:g}..{FAR:g}")
+        for row in np.flatnonzero(segments.has_rle).tolist():
+            if not segments.rle_fits(row, sizes[row].tolist()):
+                raise damaged(self.path, f"{place}: object {row} has no mask of its image's size")
+        return segments
 
     def strings(self, place: str) -> NDArray[np.str_]:
         """All of a data set of texts."""

@@ -178,11 +178,20 @@ class RunPage(ABC):
         run = self.run
         samples = run.task.samples(run.train, run.config)
         order = some_of(len(run.train), run.config.seed)
-        # Only detectors have these. Mosaics come first and mixed images last, so that small shares of both are seen.
-        mosaics, mixed = (len(order) * getattr(run.config, name, 0.0) for name in ("mosaic", "mixup"))
+        # Only detectors have these. Mosaics come first, then what is pasted on, and mixed images last, so that small
+        # shares of all are seen.
+        count, shares = len(order), [getattr(run.config, name, 0.0) for name in ("mosaic", "mixup", "copy_paste")]
+        mosaics, mixed, pasted = (math.ceil(count * share) for share in shares)
+        places = range(count)
         return [
-            samples[Request(0, place, i, run.config.size, place < mosaics, len(order) - place <= mixed)][0]
-            for place, i in enumerate(order)
+            samples[
+                Request(
+                    *(0, place, i, run.config.size, place < mosaics),
+                    mixup=count - place <= mixed,
+                    copy_paste=(place - mosaics) % count < pasted,
+                )
+            ][0]
+            for place, i in zip(places, order, strict=True)
         ]
 
 

@@ -181,8 +181,7 @@ def _with_objects(data: Annotations, row: int, image: Image) -> Image:
     known = np.flatnonzero(data.labels[mine] >= 0)
     masks: Any = None
     if data.drawn[mine].any() and (data.sizes[row] > 0).all():
-        masks = draw_objects(data, row, (small.shape[1], small.shape[0]))[known]
-        masks[~data.drawn[mine][known]] = 0
+        masks = draw_objects(data, row, (small.shape[1], small.shape[0]))[0][known]
     labels = data.labels[mine][known]
     boxes = data.boxes[mine][known] * (x, y, x, y)
     named = len(labels) <= NAMED

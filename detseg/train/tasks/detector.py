@@ -13,9 +13,9 @@ from torch import nn
 
 from detseg.console import print_line
 from detseg.data.annotations import Annotations
-from detseg.data.checks.learnable import require_learnable
-from detseg.data.dataset import DetectionDataset, collate, scaled_sizes
-from detseg.data.measurable import measurable_masks, require_measurable
+from detseg.data.checks.learnable import require_learnable, require_masks
+from detseg.data.dataset import DetectionDataset, collate, collate_boxes, scaled_sizes
+from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.average_precision import of_masks
@@ -58,11 +58,14 @@ class DetectorOptions(TrainAnnotated):
     """Fraction of training images that are mosaics of four; off in the last 30 % of the run."""
     mixup: float = 0.0
     """Fraction of training images blended with another one; off in the last 30 % of the run."""
+    copy_paste: float = 0.0
+    """Fraction of training images with objects of another one pasted on, cut out along their masks; off in the last
+    30 % of the run."""
 
     def check(self) -> Self:
         """Raise ValueError where options contradict each other or make no sense; returns itself."""
         super().check()
-        require_share(self, "mosaic", "mixup")
+        require_share(self, "mosaic", "mixup", "copy_paste")
         return self
 
 
@@ -72,11 +75,14 @@ class BoxTask(Task):
     collate = staticmethod(collate)
     masks = False
     """Whether instance masks are learnt too."""
+    pastes = False
+    """Whether instance masks are needed to augment images."""
 
     def open(self, data: Annotations, split: str) -> DetectionDataset:
         """The images, those of training a little larger than the network sees them."""
         zoom = CACHE_ZOOM if split == "training" else 1
-        kind = partial(DetectionDataset, masks=self.masks and split == "training")
+        masks = split == "training" and (self.masks or self.pastes)
+        kind = partial(DetectionDataset, masks=masks)
         return open_images(kind, data, round(self.config.size * zoom), f"{split} images", self.console)
 
     def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
@@ -109,15 +115,34 @@ class DetectorTask(BoxTask):
         """AP and AP50; of models that learn masks, AP of the masks, which decides, and of the boxes."""
         return ["mask_AP", "AP"] if self.masks else super().headline
 
+    @property
+    def pastes(self) -> bool:  # type: ignore[override]
+        """Whether objects are pasted from image to image."""
+        return self.config.copy_paste > 0
+
+    @property
+    def collate(self) -> Any:  # type: ignore[override]
+        """Samples to images and targets, with masks if these are learnt."""
+        return collate if self.masks else collate_boxes
+
     def load(self) -> tuple[Annotations, Annotations]:
         """Training and validation annotations, both with objects, and with masks where these are learnt."""
         train, val = load_data(self.config, self.console)
+        if self.masks or self.pastes:
+            require_masks(train)
         require_learnable(val, "evaluate a model on")
-        if self.masks and (line := require_measurable(val)):
-            print_line(self.console, line)
+        if self.masks:
+            require_masks(val)
+            if line := tell_without_masks(val):
+                print_line(self.console, line)
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         return train, val
+
+    def contents(self, dataset: DetectionDataset) -> Sequence[np.ndarray]:
+        """Boxes, and masks where these are used."""
+        segments = dataset.annotations.segments if self.masks or self.pastes else None
+        return *super().contents(dataset), *(() if segments is None else segments.arrays)
 
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""

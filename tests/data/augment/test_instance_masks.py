@@ -72,14 +72,19 @@ def test_masks_stay_in_their_boxes_through_geometry():
                 np.testing.assert_array_equal(sample.masks, before)
 
 
-def test_a_mask_does_not_change_what_happens_to_the_image_and_which_objects_are_kept():
+def test_a_mask_changes_nothing_but_objects_that_are_cut():
     for seed in range(20):
         sample = scene(9, seed=seed)
         transform = TrainTransform(64, scale=(0.5, 4.0), rotate=0.0)
         out, alone = (transform(s, np.random.default_rng(seed)) for s in (sample, replace(sample, masks=None)))
-        for name in ("image", "boxes", "labels", "iscrowd"):
-            np.testing.assert_array_equal(getattr(out, name), getattr(alone, name))
+        np.testing.assert_array_equal(out.image, alone.image)
         assert alone.masks is None and len(out.masks) == len(out.labels)
+        assert set(out.labels) <= set(alone.labels)
+        for box, label, crowd in zip(alone.boxes, alone.labels, alone.iscrowd, strict=True):
+            if ((box > 0).all() and (box < 64).all()) or label % 5 == 4:
+                (row,) = np.flatnonzero(out.labels == label)
+                np.testing.assert_array_equal(out.boxes[row], box)
+                assert out.iscrowd[row] == crowd
 
 
 def test_masks_of_the_kept_objects_by_hand():
@@ -104,7 +109,7 @@ def test_a_rotated_box_is_that_of_the_rotated_mask():
     sample = scene(1)
     for seed in range(10):
         out = TrainTransform(160, **PLAIN | {"rotate": 45.0, "scale": (0.5, 0.5)})(sample, np.random.default_rng(seed))
-        np.testing.assert_allclose(out.boxes[0], hull(out.masks[0]), atol=1.5)
+        np.testing.assert_allclose(out.boxes[0], hull(out.masks[0]), atol=2)  # its tips are thin
     empty = replace(sample, masks=np.zeros_like(sample.masks))
     transform = TrainTransform(160, **PLAIN | {"rotate": 45.0})
     alone = transform(replace(sample, masks=None), np.random.default_rng(0))
@@ -181,15 +186,15 @@ def test_the_dataset_draws_polygons_and_run_lengths_at_the_size_of_the_kept_imag
         assert data[0].masks.shape == (0, 48 * long_side // 64, long_side)
         sample = data[1]
         check(sample)
-        polygons, run_lengths, box = (m.astype(int) for m in sample.masks)
+        polygons, run_lengths, unknown = (m.astype(int) for m in sample.masks)
+        assert not unknown.any(), "of an object without a mask it is not known"
         assert abs(polygons.sum() / factor**2 - (16 * 32 + 64)) <= 40 / factor, "both polygons of the object"
         assert polygons[int(20 * factor), int(16 * factor)] == 1 and polygons[int(20 * factor), int(44 * factor)] == 0
         assert abs(run_lengths.sum() / factor**2 - bitmap.sum()) <= 100 / factor
         if factor == 1:
             np.testing.assert_array_equal(run_lengths, bitmap)
-            assert box.sum() == 24 * 17, "an object without a mask is its box"
     assert DetectionDataset(annotations, 32)[1].masks is None
-    with pytest.raises(AnnotationError, match=r"sample\.json: has boxes but no masks; give a file with polygons"):
+    with pytest.raises(AnnotationError, match=r"sample\.json: has boxes but no masks, none of its 3 objects"):
         DetectionDataset(replace(annotations, segments=None), 32, masks=True)
     builder.add_rle(9, 9, [81])
     wrong = make([*boxes, boxes[0]], None, [1] * 4, [(64, 48)] * 2, paths, segments=builder.build())

@@ -14,13 +14,14 @@ import torch
 from detseg.data.annotations import AnnotationError
 from detseg.data.cache import ImageCache, MaskCache
 from detseg.data.checks.validate import validate
-from detseg.data.dataset import ClassificationDataset, collate_labels
+from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate_labels
 from detseg.data.formats import read_annotations, read_dataset, read_label_splits, read_labelled_dataset, read_labels
 from detseg.data.images import read_image
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.datasets import write_pack
 from detseg.data.pack.file import read_pack_info
 from detseg.data.pack.reader import PackedImages, PackedMasks
+from detseg.data.polygons import SegmentsBuilder
 from detseg.flowers.dataset import write_flowers
 from tests.data.annotation_samples import write_picture
 
@@ -157,6 +158,57 @@ def test_boxes_come_back_as_they_were(flowers, tmp_path):
         for row in range(len(found)):
             np.testing.assert_array_equal(images[row], cache[row])
         assert validate(found, check_images=False) == []
+
+
+def with_all_kinds(data):
+    """The objects' masks in turn: a run-length mask, none, polygons."""
+    builder = SegmentsBuilder()
+    for row, image in enumerate(data.image_index.tolist()):
+        width, height = data.sizes[image].tolist()
+        if row % 3 == 0:
+            builder.add_rle(height, width, data.segments.rle(row, height, width)["counts"])
+        elif row % 3 == 1:
+            builder.add_nothing()
+        else:
+            x1, y1, x2, y2 = data.boxes[row].tolist()
+            builder.add_polygons([[x1, y1, x2, y1, x1, y2], [x2, y2, x2, (y1 + y2) / 2, x1, y2]])
+    return replace(data, segments=builder.build())
+
+
+def test_masks_of_objects_come_back_as_they_were(flowers, tmp_path):
+    plain = with_all_kinds(read_dataset(flowers)["train"])
+    write_pack(tmp_path / "boxes.h5", {"train": plain}, 48)
+    found = read_annotations(tmp_path / "boxes.h5")
+    expected = plain.subset([plain.image_ids.tolist().index(i) for i in found.image_ids.tolist()])
+    for ours, theirs in zip(found.segments.arrays, expected.segments.arrays, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    packed, files = (DetectionDataset(data, 48, masks=True) for data in (found, expected))
+    for index in range(len(found)):
+        np.testing.assert_array_equal(packed[index].masks, files[index].masks)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("points", lambda a: a * np.nan, r"points must lie in -1e\+06"),
+        ("points", lambda a: a[:-1], "points has shape"),
+        ("rle_sizes", lambda a: a[:, ::-1] + 1, r"object \d has no mask of its image"),
+        ("rle_bytes", lambda a: a[::-1].copy(), r"object \d has no mask of its image"),
+        ("polygon_offsets", lambda a: a - 1, "must start at 0 and never fall"),
+        ("point_offsets", lambda a: a[:-1], "point_offsets has shape"),
+    ],
+)
+def test_damaged_masks_of_objects_are_named(flowers, tmp_path, name, change, message):
+    path = tmp_path / "boxes.h5"
+    write_pack(path, {"train": with_all_kinds(read_dataset(flowers)["train"])}, 32)
+    with h5py.File(path, "a") as file:
+        group = file["train/segments"]
+        values = group[name][()]
+        del group[name]
+        group[name] = change(values)
+    with pytest.raises(AnnotationError, match=f"boxes.h5: damaged: .*{message}"):
+        read_annotations(path)
 
 
 def test_a_split_without_objects(flowers, tmp_path):

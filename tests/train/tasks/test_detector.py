@@ -1,0 +1,82 @@
+"""The detector's data: masks where they are learnt or pasted along, and what a resumed run notices of them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from detseg.data.annotations import AnnotationError
+from detseg.registry import MODELS
+from detseg.train.config import TrainDetector
+from detseg.train.fingerprint import fingerprint
+from detseg.train.sampler import Request
+from detseg.train.tasks.detector import DetectorTask
+from tests.small_set import write_small_set
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    """The small set; its objects have polygons, but for the first of a split."""
+    folder = write_small_set(tmp_path_factory.mktemp("set") / "set")
+    for file in (folder / "train.json", folder / "val.json"):
+        content = json.loads(file.read_text())
+        for entry in content["annotations"][1:]:
+            x, y, width, height = entry["bbox"]
+            entry["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
+        file.write_text(json.dumps(content))
+    return folder
+
+
+def task(folder, **options):
+    config = TrainDetector(data=folder, size=64, **options).check()
+    made = DetectorTask(config, Console(quiet=True))
+    train, val = made.load()
+    return made, made.open(train, "training"), made.open(val, "validation")
+
+
+def test_masks_are_drawn_to_paste_along_them_and_not_given_to_a_model_that_learns_boxes(flowers):
+    made, train, val = task(flowers, copy_paste=0.5)
+    assert train.masks and not val.masks and not made.masks
+    samples = made.samples(train, made.config)
+    request = Request(0, 3, 1, 64, False)
+    plain, indices = samples[request]
+    pasted, both = samples[request._replace(copy_paste=True)]
+    assert both[0] == indices[0] == 1 and len(both) == 2
+    assert len(pasted.labels) > 0 and pasted.masks.shape == (len(pasted.labels), 64, 64)
+    assert not np.array_equal(plain.image, pasted.image)
+    images, targets = made.collate([plain, pasted])
+    assert images.shape == (2, 3, 64, 64) and all("masks" not in target for target in targets)
+    alone = task(flowers)[1]
+    assert not alone.masks and alone[0].masks is None
+
+
+def test_a_model_that_learns_masks_gets_them(flowers, monkeypatch):
+    monkeypatch.setattr(MODELS["yolo"], "needs_masks", classmethod(lambda cls, config: True))
+    made, train, _ = task(flowers)
+    assert made.masks and not made.pastes
+    sample, _ = made.samples(train, made.config)[Request(0, 0, 1, 64, False)]
+    (target,) = made.collate([sample])[1]
+    assert target["masks"].shape == (len(target["boxes"]), 64, 64)
+
+
+def test_boxes_alone_are_refused_before_images_are_read(tmp_path):
+    folder = write_small_set(tmp_path / "set")
+    message = "train.json: has boxes but no masks, none of its 11 objects has polygons or run lengths"
+    with pytest.raises(AnnotationError, match=message):
+        DetectorTask(TrainDetector(data=folder, size=64, copy_paste=0.1), Console(quiet=True)).load()
+
+
+def test_a_run_is_resumed_with_the_same_masks_only(flowers):
+    for copy_paste, noticed in ((0.0, False), (0.1, True)):
+        made, train, _ = task(flowers, copy_paste=copy_paste)
+        before = fingerprint((), made.contents(train))
+        segments = train.annotations.segments
+        train.annotations = replace(train.annotations, segments=replace(segments, points=segments.points + 0.5))
+        assert (fingerprint((), made.contents(train)) != before) == noticed
+
+
+def test_the_share_is_checked():
+    with pytest.raises(ValueError, match="--copy-paste is a share between 0 and 1, not 2"):
+        TrainDetector(data="flowers", copy_paste=2).check()
