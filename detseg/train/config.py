@@ -39,7 +39,10 @@ class TrainConfig:
     backbone: str = "tf_efficientnet_lite0"
     """Backbone: a name listed by `detseg backbones`."""
     weights: str = "pretrained"
-    """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
+    """Initial weights: pretrained (ImageNet) or none (random) for the backbone, a file for it, coco (a published
+    detector), or the folder of an earlier run: all of it where it trained the same model, classes matched by name."""
+    only_backbone: bool = False
+    """Of the weights of a run or of coco take the backbone alone; all else is new."""
     size: int = 320
     """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     channels: int = 3
@@ -100,6 +103,8 @@ class TrainConfig:
         if self.size < least or self.size % 32:
             near = max(least, round(self.size / 32) * 32)
             raise ValueError(f"--size must be a multiple of 32 and at least {least}, not {self.size}; {near} is near")
+        if self.only_backbone and self.weights in ("pretrained", "none"):
+            raise ValueError(f"--only-backbone is for --weights of a run or coco; {self.weights} is of the backbone alone")
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
         require_positive(

@@ -277,6 +277,7 @@ class Trainer:
             "choice": list(self.settings.choice),
             "world": self._world,
             "fingerprint": self.fingerprint,
+            "architecture": dict(self.job.architecture),
         }
         save_state(self.job.folder / RESUME, state)
 

@@ -5,6 +5,7 @@ print(run.folder, run.metrics.map)
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
     with process(config, console) as this, memory_advice(this.config):
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
-        architecture = describe(this.config, train_data)
-        model = this.build(architecture)
+        architecture = architecture_of(this, train_data)
+        model = this.build(architecture, train_data.names)
         if this.state is None:
             task.started(model, train_data)
         datasets = task.open(train_data, "training"), task.open(val_data, "validation")
@@ -82,6 +83,15 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         if run.main and not run.interrupted and run.metrics is None:
             run.evaluate_saved(this.accelerator.device)
         return run
+
+
+def architecture_of(this: Process, data: Any) -> dict[str, Any]:
+    """The architecture of the model of a run: of a new one as its start and its options say."""
+    if this.start is not None:
+        return this.start.architecture(len(data.categories), partial(describe, this.config, data))
+    assert this.state is not None
+    kept = this.state.get("architecture")  # early states have none
+    return describe(this.config, data) if kept is None else dict(kept)
 
 
 def describe(config: Any, data: Any) -> dict[str, Any]:

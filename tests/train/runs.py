@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,7 @@ class Job:
     names: list
     marks: dict
     goal: str = "map"
+    architecture: dict = field(default_factory=dict)
 
     def validate(self, model, accelerator):
         return self.validate_(model)

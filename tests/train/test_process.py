@@ -115,7 +115,7 @@ def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise RuntimeError("the hub cannot be reached")
 
-    monkeypatch.setattr("detseg.train.process.build_model", unreachable)
+    monkeypatch.setattr("detseg.train.start.build_model", unreachable)
     with (
         process(config(tmp_path, weights="pretrained")) as this,
         pytest.raises(TrainingError, match=r"^test_efficientnet: the hub cannot be reached$"),
