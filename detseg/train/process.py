@@ -18,8 +18,10 @@ from detseg.console import print_line
 from detseg.models import DESCRIPTION, WEIGHTS, build_model
 from detseg.train.config import SETTINGS
 from detseg.train.errors import TrainingError
+from detseg.train.extension import Extension, add_extension, last_extension
 from detseg.train.log import METRICS, printed_messages
 from detseg.train.memory import keep_freed_memory
+from detseg.train.optim import norms_rest
 from detseg.train.precision import Choice, choose
 from detseg.train.resume import RESUME, load_state
 from detseg.train.start import Start, start_of
@@ -36,6 +38,7 @@ class Process:
         folder: of the run that is resumed; of a new one None until `open_folder`.
         state: to resume from.
         start: what a new run starts from; None if it is resumed.
+        extension: the schedule that a resumed run goes on with, in place of its first.
         claimed: the folder was made this run's own, by its `config.json`.
     """
 
@@ -45,6 +48,7 @@ class Process:
     folder: Path | None
     state: dict[str, Any] | None
     start: Start | None
+    extension: Extension | None = None
     claimed: bool = False
 
     @property
@@ -102,6 +106,13 @@ class Process:
             raise
         self.claimed = True
 
+    def keep_extension(self) -> None:
+        """Note a new extension in the folder of the run; when all processes have read what is there."""
+        assert self.folder is not None
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process and self.extension not in (None, last_extension(self.folder)):
+            add_extension(self.folder, self.extension)
+
     def release(self) -> None:
         """Leave a folder in which nothing was saved to the next try."""
         if self.claimed and self.folder is not None and not (self.folder / RESUME).exists():
@@ -114,7 +125,7 @@ class Process:
         spec = {
             "architecture": architecture,
             "freeze": freeze,
-            "norms_rest": self.config.weights != "none",
+            "norms_rest": norms_rest(architecture),
             "size": self.config.size,
             "batch_size": self.config.batch_size,
             "device": self.accelerator.device.type,
@@ -151,10 +162,13 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
         ValueError: options that contradict each other, or a run that cannot be resumed or would be overwritten.
     """
     config.check()
-    folder, state, start = config.resume, None, None
+    folder, state, start, extension = config.resume, None, None, None
     if folder is not None:
+        more = config.more_epochs, config.more_minutes
         config = type(config).load(folder).check()
-        state = load_state(folder / RESUME)
+        state, extension = load_state(folder / RESUME), last_extension(folder)
+        if any(more):
+            extension = Extension(*more, state["step"], state["elapsed"])
     else:
         start = start_of(config)
         config = start.config.check()
@@ -166,7 +180,7 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
     console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
     keep_freed_memory()
     set_seed(config.seed)
-    this = Process(config, accelerator, console, folder, state, start)
+    this = Process(config, accelerator, console, folder, state, start, extension)
     with printed_messages(console):
         if start is not None and start.told:
             print_line(console, start.told)

@@ -20,6 +20,8 @@ Architecture = dict[str, Any]
 IMAGENET, RANDOM, COCO = "pretrained", "none", "coco"
 # Entries of an architecture that follow from the data of a run and not from its weights.
 _OF_DATA = ("num_classes", "class_weights")
+# Entries that are not told of: they are told as options, or are no choice of anyone's.
+_TACIT = ("kind", "backbone", "in_channels", "folded")
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,10 @@ def _of_run(config: Any, folder: Path) -> Start:
                 f"{option(name)}" + (", or add --only-backbone" if name != "backbone" else ", or leave out --weights")
             )
     if not whole:
-        other = "" if config.only_backbone else f"; of {kind} the backbone alone is of use to {config.model}"
         filled = replace(config, **found)
-        return Start(filled, lambda: str(file), told=_told(config, filled, folder, ()) + other)
+        told = [_told(config, filled, folder, {})]
+        told += [] if config.only_backbone else [f"{folder} is a {kind}: its backbone alone is taken"]
+        return Start(filled, lambda: str(file), told="; ".join(filter(None, told)))
     options = {name: value for name, value in architecture.items() if name not in _OF_DATA}
     found |= {"size": description["size"], **options}
     filled = _filled(config, found, given)
@@ -143,7 +146,7 @@ def _of_run(config: Any, folder: Path) -> Start:
         filled,
         lambda: (read_weights(file), names),
         of=str(folder),
-        told=_told(config, filled, folder, [name for name in options if name not in given]),
+        told=_told(config, filled, folder, {n: v for n, v in options.items() if n not in given}),
         options=options,
         given=given,
     )
@@ -168,10 +171,10 @@ def _of_coco(config: Any) -> Start:
     of = f"torchvision's {published.builder}"
     filled = replace(config, backbone=backbone)
     if config.only_backbone:
-        return Start(filled, lambda: published_weights(published)[0], of, _told(config, filled, of, ()))
+        return Start(filled, lambda: published_weights(published)[0], of, _told(config, filled, of, {}))
     options = dict(published.options)
     filled = _filled(filled, options, given)
-    told = _told(config, filled, of, [name for name in options if name not in given])
+    told = _told(config, filled, of, {n: v for n, v in options.items() if n not in given})
     return WholeStart(
         filled, lambda: published_weights(published), of, told, options=options, given=given, complete=False
     )
@@ -189,13 +192,14 @@ def _filled(config: Any, found: Mapping[str, Any], given: Sequence[str]) -> Any:
     return replace(config, **{n: v for n, v in mine.items() if usual[n] is None or type(v) is type(usual[n])})
 
 
-def _told(before: Any, after: Any, of: Any, kept: Sequence[str]) -> str:
-    """Which options were filled in, and what of the model is kept."""
-    changed = {field.name: getattr(after, field.name) for field in fields(after)}
-    changed = {name: value for name, value in changed.items() if value != getattr(before, name)}
-    told = [
-        f"{option(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in changed.items()
+def _told(before: Any, after: Any, of: Any, kept: Mapping[str, Any]) -> str:
+    """Which options were filled in, and what of the model is kept that no option says."""
+    mine = {field.name: getattr(after, field.name) for field in fields(after)}
+    shown = {name: " ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in mine.items()}
+    told = [f"{option(name)} {shown[name]}" for name in mine if mine[name] != getattr(before, name)]
+    told += [
+        name
+        for name, value in kept.items()
+        if name not in _TACIT and (tuple(value) if isinstance(value, list) else value) != mine.get(name)
     ]
-    told += [name for name in kept if name not in ("kind", "backbone", *changed)]
     return f"as in {of}: {', '.join(told)}" if told else ""

@@ -89,7 +89,7 @@ def test_auto_prints_what_it_measured(tmp_path, monkeypatch):
             assert this.choose_precision(ARCHITECTURE, 3) == fast
         assert console.file.getvalue() == printed
     spec, precision = asked[0]
-    assert (spec["architecture"], spec["freeze"], spec["norms_rest"]) == (ARCHITECTURE, 3, False)
+    assert (spec["architecture"], spec["freeze"], spec["norms_rest"]) == (ARCHITECTURE, 3, True)
     assert (spec["size"], spec["batch_size"], precision) == (64, 2, "auto")
 
 
