@@ -30,9 +30,9 @@ class Taken:
 
     def __str__(self) -> str:
         if not self.named:
-            text = f"{len(self.kept)} classes by position, for the model names no class layers"
+            text = f"{_classes(self.kept)} by position, for the model names no class layers"
         else:
-            text = f"{len(self.kept)} classes kept by name"
+            text = f"{_classes(self.kept)} kept by name"
         text += f", {len(self.new)} new: {_some(self.new)}" if self.new else ""
         text += f"; dropped: {_some(self.dropped)}" if self.dropped else ""
         return text + (f"; layers that start anew: {_some(self.fresh)}" if self.fresh else "")
@@ -40,10 +40,11 @@ class Taken:
 
 @torch.no_grad()
 def take_over(model: Any, tensors: Mapping[str, Tensor], theirs: Sequence[str], mine: Sequence[str]) -> Taken:
-    """Copy what fits of another model's state into a model, in place.
+    """Copy what fits of another model's state into the neck and head of a model, in place.
 
     Everything goes by name and shape; of the model's `class_layers` the rows of classes of the same name. Those of new
-    classes stay as they are.
+    classes stay as they are, and so do buffers of the model itself, such as anchors: they are its architecture's. Its
+    ``backbone`` has its weights already, perhaps with norms folded into them.
 
     Args:
         model: what is changed.
@@ -53,8 +54,11 @@ def take_over(model: Any, tensors: Mapping[str, Tensor], theirs: Sequence[str], 
     """
     layers: Mapping[str, ClassRows] = model.class_layers()
     pairs = matched(theirs, mine) if layers or list(theirs) != list(mine) else {k: k for k in range(len(mine))}
+    own = {name for name, _ in model.named_buffers(recurse=False)}
     left, with_classes = [], False
     for name, target in model.state_dict().items():
+        if name in own or name.startswith("backbone."):
+            continue
         source, layer = tensors.get(name), name.rpartition(".")[0]
         if layer in layers and source is not None:
             copied = _copy_rows(target, source, layers[layer], len(theirs), len(mine), pairs)
@@ -67,14 +71,11 @@ def take_over(model: Any, tensors: Mapping[str, Tensor], theirs: Sequence[str], 
     if not layers and list(theirs) != list(mine):
         count = len(mine) if len(theirs) == len(mine) else 0
         return Taken(tuple(mine[:count]), tuple(mine[count:]), tuple(theirs[count:]), fresh, named=False)
+    dropped = tuple(name for k, name in enumerate(theirs) if name and k not in pairs.values())
     if layers and not with_classes:
-        pairs = {}
-    return Taken(
-        tuple(mine[k] for k in sorted(pairs)),
-        tuple(name for k, name in enumerate(mine) if k not in pairs),
-        tuple(name for k, name in enumerate(theirs) if name and k not in pairs.values()),
-        fresh,
-    )
+        return Taken((), (), dropped, fresh)
+    kept = tuple(mine[k] for k in sorted(pairs))
+    return Taken(kept, tuple(name for k, name in enumerate(mine) if k not in pairs), dropped, fresh)
 
 
 def matched(theirs: Sequence[str], mine: Sequence[str]) -> dict[int, int]:
@@ -108,6 +109,11 @@ def _copy_rows(
     places = sorted(pairs)
     to[:, [k + rows.background for k in places]] = of[:, [pairs[k] + extra for k in places]].to(target)
     return True
+
+
+def _classes(names: Sequence[str]) -> str:
+    """How many they are."""
+    return "1 class" if len(names) == 1 else f"{len(names)} classes"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -97,7 +97,9 @@ class WholeStart(Start):
         except ValueError as error:
             changed = [option(name) for name in self.given if name in self.options]
             hint = f"leave out {', '.join(changed)}, or add" if changed else "add"
-            raise ValueError(f"--weights {self.config.weights}: {hint} --only-backbone: {error}") from error
+            raise ValueError(
+                f"--weights {self.config.weights} does not fit ({hint} --only-backbone): {error}"
+            ) from error
         taken = take_over(model, tensors, known, names)
         classes = sum(bool(name) for name in known)
         return model, f"weights: all of {self.of} ({architecture['kind']}, {classes} classes): {taken}"
@@ -173,11 +175,12 @@ def _of_coco(config: Any) -> Start:
     if config.only_backbone:
         return Start(filled, lambda: published_weights(published)[0], of, _told(config, filled, of, {}))
     options = dict(published.options)
+    if other := [name for name in given if name in options and getattr(config, name) != _set(options[name])]:
+        asked = ", ".join(map(option, other))
+        raise ValueError(f"{asked}: the head that {of} has learnt is another; leave it out, or add --only-backbone")
     filled = _filled(filled, options, given)
-    told = _told(config, filled, of, {n: v for n, v in options.items() if n not in given})
-    return WholeStart(
-        filled, lambda: published_weights(published), of, told, options=options, given=given, complete=False
-    )
+    told = _told(config, filled, of, options)
+    return WholeStart(filled, lambda: published_weights(published), of, told, options=options, complete=False)
 
 
 def _given(config: Any) -> list[str]:
@@ -188,8 +191,13 @@ def _given(config: Any) -> list[str]:
 def _filled(config: Any, found: Mapping[str, Any], given: Sequence[str]) -> Any:
     """The options, with what was found where it is an option that was not given: anchors are a number there."""
     usual = {field.name: field.default for field in fields(config) if field.name not in given}
-    mine = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items() if name in usual}
+    mine = {name: _set(value) for name, value in found.items() if name in usual}
     return replace(config, **{n: v for n, v in mine.items() if usual[n] is None or type(v) is type(usual[n])})
+
+
+def _set(value: Any) -> Any:
+    """An entry of an architecture as an option is set: lists are tuples there."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _told(before: Any, after: Any, of: Any, kept: Mapping[str, Any]) -> str:
@@ -197,9 +205,5 @@ def _told(before: Any, after: Any, of: Any, kept: Mapping[str, Any]) -> str:
     mine = {field.name: getattr(after, field.name) for field in fields(after)}
     shown = {name: " ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in mine.items()}
     told = [f"{option(name)} {shown[name]}" for name in mine if mine[name] != getattr(before, name)]
-    told += [
-        name
-        for name, value in kept.items()
-        if name not in _TACIT and (tuple(value) if isinstance(value, list) else value) != mine.get(name)
-    ]
+    told += [name for name, value in kept.items() if name not in _TACIT and _set(value) != mine.get(name)]
     return f"as in {of}: {', '.join(told)}" if told else ""
