@@ -132,13 +132,14 @@ class Trainer:
     @property
     def stopped(self) -> bool:
         """Whether the run ends early, since it no longer gets better."""
-        return self.settings.patience is not None and self._stale >= self.settings.patience
+        patience = self.settings.patience
+        return patience is not None and self._stale >= patience and self._fraction < 1
 
     def _tell_of_stop(self) -> None:
         title = self.job.figures[self.job.goal].partition("@")[0]
         logger.info(
-            "stopped early: no better %s in %d validations; best %.3f at epoch %.1f",
-            *(title, self._stale, self.best, self._best_epoch),
+            "stopped early: no better %s in %d validation%s; best %.3f at epoch %.1f",
+            *(title, self._stale, "s" * (self._stale > 1), self.best, self._best_epoch),
         )
 
     def step(self, model: nn.Module, batches: Sequence[Batch]) -> None:
