@@ -30,15 +30,16 @@ from detseg.backbones.weights import copy_weights, names_found, read_weights
 def load_backbone(backbone: Backbone, weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> Backbone:
     """`backbone`, or its folded copy if that is what the weights are of, with them: a file's, see `load_weights`, or
     tensors by name."""
-    given = isinstance(weights, Mapping)
-    tensors = weights if given else read_weights(weights)
+    tensors, source = (
+        (weights, "what was given") if isinstance(weights, Mapping) else (read_weights(weights), str(weights))
+    )
     found = names_found(backbone, tensors)
     if backbone.state_dict().keys() - found:
         folded = copy.deepcopy(backbone)
         fold_backbone(folded)
         if len(names_found(folded, tensors)) > len(found):  # those of the biases that were norms
             backbone = folded
-    copy_weights(backbone, tensors, "what was given" if given else str(weights))
+    copy_weights(backbone, tensors, source)
     return backbone
 
 

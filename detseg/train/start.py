@@ -64,18 +64,18 @@ class Start:
         return model, str(replace(report, source=self.of) if self.of else report)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WholeStart(Start):
     """All of a trained model.
 
     Attributes:
         options: its architecture, or what is known of it.
-        given: names of the options that were set by hand.
+        changed: names of those that the options of the run ask to be others.
         complete: the architecture is all there.
     """
 
-    options: Mapping[str, Any] = None  # type: ignore[assignment]
-    given: Sequence[str] = ()
+    options: Mapping[str, Any]
+    changed: Sequence[str] = ()
     complete: bool = True
 
     @property
@@ -85,9 +85,8 @@ class WholeStart(Start):
 
     def architecture(self, classes: int, fresh: Callable[[], Architecture]) -> Architecture:
         """That of the trained model, but for the classes and what was set by hand."""
-        changed = [name for name in self.given if name in self.options]
-        wanted = {} if self.complete and not changed else fresh()
-        return wanted | self.options | {name: wanted[name] for name in changed} | {"num_classes": classes}
+        wanted = {} if self.complete and not self.changed else fresh()
+        return {**wanted, **self.options, **{name: wanted[name] for name in self.changed}, "num_classes": classes}
 
     def model(self, architecture: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, str]:
         """See `Start`."""
@@ -95,8 +94,7 @@ class WholeStart(Start):
         try:
             model = build_model(architecture, pretrained=tensors)
         except ValueError as error:
-            changed = [option(name) for name in self.given if name in self.options]
-            hint = f"leave out {', '.join(changed)}, or add" if changed else "add"
+            hint = f"leave out {', '.join(map(option, self.changed))}, or add" if self.changed else "add"
             raise ValueError(
                 f"--weights {self.config.weights} does not fit ({hint} --only-backbone): {error}"
             ) from error
@@ -143,14 +141,15 @@ def _of_run(config: Any, folder: Path) -> Start:
     options = {name: value for name, value in architecture.items() if name not in _OF_DATA}
     found |= {"size": description["size"], **options}
     filled = _filled(config, found, given)
+    changed = _changed(config, options, given)
     names = [str(category["name"]) for category in description["categories"]]
     return WholeStart(
         filled,
         lambda: (read_weights(file), names),
         of=str(folder),
-        told=_told(config, filled, folder, {n: v for n, v in options.items() if n not in given}),
+        told=_told(config, filled, folder, {n: v for n, v in options.items() if n not in changed}),
         options=options,
-        given=given,
+        changed=changed,
     )
 
 
@@ -175,7 +174,7 @@ def _of_coco(config: Any) -> Start:
     if config.only_backbone:
         return Start(filled, lambda: published_weights(published)[0], of, _told(config, filled, of, {}))
     options = dict(published.options)
-    if other := [name for name in given if name in options and getattr(config, name) != _set(options[name])]:
+    if other := _changed(config, options, given):
         asked = ", ".join(map(option, other))
         raise ValueError(f"{asked}: the head that {of} has learnt is another; leave it out, or add --only-backbone")
     filled = _filled(filled, options, given)
@@ -186,6 +185,11 @@ def _of_coco(config: Any) -> Start:
 def _given(config: Any) -> list[str]:
     """Names of the options that are not left at their defaults."""
     return [field.name for field in fields(config) if getattr(config, field.name) != field.default]
+
+
+def _changed(config: Any, options: Mapping[str, Any], given: Sequence[str]) -> list[str]:
+    """Which options of a trained model are given, and as others."""
+    return [name for name in given if name in options and getattr(config, name) != _set(options[name])]
 
 
 def _filled(config: Any, found: Mapping[str, Any], given: Sequence[str]) -> Any:
