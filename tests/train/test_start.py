@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -266,12 +267,18 @@ def test_weights_that_are_not_there(publish, data, tmp_path, monkeypatch):
     ("name", "backbone"), [(name, key) for name, kind in MODELS.items() for key in getattr(kind, "coco", {})]
 )
 def test_torchvisions_own(name, backbone, tmp_path, monkeypatch):
-    """As with the weights that are downloaded: all of them find their places, the rows of COCO's classes by name."""
+    """As with the weights that are downloaded: all of them find their places, the rows of COCO's classes by name.
+
+    They are read by torchvision itself, from a file where torch keeps what it has downloaded.
+    """
     published = MODELS[name].coco[backbone]
     theirs = getattr(torchvision.models.detection, published.builder)(weights=None, weights_backbone=None)
     shake_norms(theirs)
     tensors = theirs.state_dict()
-    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", lambda self, **_: tensors)
+    weights = torchvision.models.get_model_weights(published.builder)["COCO_V1"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(tensors, tmp_path / "hub" / "checkpoints" / Path(weights.url).name)
     data = replace(annotations(), categories=tuple(Category(k, c) for k, c in enumerate(["cat", "lily", "Dog"])))
     config = config_for("detector", name)(data=tmp_path, output=tmp_path / "run", weights="coco", backbone=backbone)
     new = started(config, data)
@@ -285,7 +292,7 @@ def test_torchvisions_own(name, backbone, tmp_path, monkeypatch):
     with torch.no_grad():
         for mine, known in zip(new.model.backbone(image), whole.backbone(image), strict=True):
             torch.testing.assert_close(mine, known, rtol=1e-3, atol=1e-3 * float(known.abs().max()))
-    categories = torchvision.models.get_model_weights(published.builder)["COCO_V1"].meta["categories"]
+    categories = weights.meta["categories"]
     state, layers = new.model.state_dict(), new.model.class_layers()
     for tensor in (n for n in state if not n.startswith("backbone.")):
         rows = layers.get(tensor.rpartition(".")[0])
