@@ -19,6 +19,8 @@ import detseg.localize
 import detseg.segment  # noqa: F401  # each registers its models
 from detseg.backbones import create_backbone, create_deepest
 from detseg.backbones.atrous import dilate_last_stage
+from detseg.backbones.class_rows import ClassRows
+from detseg.backbones.create import Weights
 from detseg.backbones.folding import fold_backbone
 from detseg.backbones.quick_convolutions import quicken
 from detseg.files import replacing, write_atomically
@@ -61,6 +63,9 @@ class Model(Protocol):
     def example_targets(count: int, size: int, device: Any) -> Any:
         """Targets of `count` images of `size` x `size` pixels, to time a training step and to test the model."""
 
+    def class_layers(self) -> dict[str, ClassRows]:
+        """The layers whose rows are of classes, so that a model of other classes can start from this one."""
+
     def exportable(self) -> nn.Module:
         """A module of plain tensors in and out, for exporters."""
 
@@ -70,7 +75,7 @@ def models_of(task: str) -> list[str]:
     return [name for name, model in MODELS.items() if model.task == task]
 
 
-def build_model(architecture: Mapping[str, Any], *, pretrained: bool | str | Path = False) -> Any:
+def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False) -> Any:
     """The model that an architecture describes.
 
     Args:

@@ -3,8 +3,10 @@
 import fnmatch
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
+
+from torch import Tensor
 
 from detseg.backbones.backbone import Backbone, check_strides
 from detseg.backbones.folding import load_backbone
@@ -21,6 +23,7 @@ class Builder(Protocol):
 
 
 B = TypeVar("B", bound=Builder)
+Weights = bool | str | os.PathLike[str] | Mapping[str, Tensor]
 BACKBONES: Registry[Builder] = Registry("backbone")
 # Where a network may end, the deepest first.
 DEPTHS = (64, 32, 16, 8, 4, 2, 1)
@@ -44,7 +47,7 @@ def register_backbone(name: str, *, weights_of: str | None = None) -> Callable[[
 def create_backbone(
     name: str,
     *,
-    pretrained: bool | str | os.PathLike[str] = False,
+    pretrained: Weights = False,
     strides: Sequence[int] = (8, 16, 32),
     in_channels: int = 3,
 ) -> Backbone:
@@ -54,7 +57,7 @@ def create_backbone(
         name: a registered name, else one of timm's, else one of torchvision's; see `list_backbones`.
         pretrained: False for random weights; True for ImageNet weights from an installed package, else from
             the hub; or a file of weights (see `load_weights`), also of a trained model with such a backbone: where
-            its batch norms were folded into its convolutions, so are those of the result.
+            its batch norms were folded into its convolutions, so are those of the result; or such tensors by name.
         strides: strides of the outputs, rising. Layers beyond the last are left out.
         in_channels: channels of the input.
 
@@ -76,7 +79,7 @@ def create_backbone(
     return backbone
 
 
-def create_deepest(name: str, *, pretrained: bool | str | os.PathLike[str] = False, in_channels: int = 3) -> Backbone:
+def create_deepest(name: str, *, pretrained: Weights = False, in_channels: int = 3) -> Backbone:
     """The backbone `name` with its deepest map only, whatever its stride; otherwise as `create_backbone`."""
     for stride in DEPTHS:
         try:

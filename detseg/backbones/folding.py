@@ -27,16 +27,19 @@ from detseg.backbones.meta import evaluating
 from detseg.backbones.weights import copy_weights, names_found, read_weights
 
 
-def load_backbone(backbone: Backbone, path: str | os.PathLike[str]) -> Backbone:
-    """`backbone`, or its folded copy if that is what the weights in the file are of, with them; see `load_weights`."""
-    tensors = read_weights(path)
+def load_backbone(backbone: Backbone, weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> Backbone:
+    """`backbone`, or its folded copy if that is what the weights are of, with them: a file's, see `load_weights`, or
+    tensors by name."""
+    tensors, source = (
+        (weights, "what was given") if isinstance(weights, Mapping) else (read_weights(weights), str(weights))
+    )
     found = names_found(backbone, tensors)
     if backbone.state_dict().keys() - found:
         folded = copy.deepcopy(backbone)
         fold_backbone(folded)
         if len(names_found(folded, tensors)) > len(found):  # those of the biases that were norms
             backbone = folded
-    copy_weights(backbone, tensors, str(path))
+    copy_weights(backbone, tensors, source)
     return backbone
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detseg.backbones.class_rows import ClassRows
+
 
 class ImageModel(nn.Module):
     """Base of the models that take images; subclasses call `normalise` first. `detseg.models.Model` is the contract.
@@ -27,6 +29,10 @@ class ImageModel(nn.Module):
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
         """Arguments of the class that follow from training data and settings; none, if a model has none."""
+        return {}
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """The layers, by name, whose rows are of classes; these are matched by the classes' names from run to run."""
         return {}
 
     def exportable(self) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import Backbone
+from detseg.backbones.class_rows import ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.options import require_share
 from detseg.registry import register_model
@@ -98,6 +99,10 @@ class Classifier(ImageModel):
         if targets is None:
             return logits
         return {"loss_class": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See `detseg.backbones.normalise.ImageModel`."""
+        return {"classifier": ClassRows()}
 
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: (N, C), the mean of the deepest map over all cells."""

@@ -1,14 +1,16 @@
 """What all detectors share: flat targets, the selection of detections, examples, the form that exporters take."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from detseg.backbones.class_rows import ClassRows as ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
 from detseg.detect.nms import batched_nms
+from detseg.detect.published import Published
 
 Targets = Sequence[Mapping[str, Tensor]]
 
@@ -37,14 +39,6 @@ def flatten_targets(targets: Targets, images: int) -> FlatTargets:
         torch.cat(crowd),
         torch.cat([torch.full_like(numbers, i) for i, numbers in enumerate(labels)]),
     )
-
-
-class ClassRows(NamedTuple):
-    """How the rows of a layer belong to classes: they are (groups, background + K, each) in one dimension."""
-
-    groups: int = 1  # such as the anchors of a grid head
-    background: bool = False  # a first class that is none of the K
-    each: int = 1  # rows a class, such as the four of a class's box
 
 
 class Selected(NamedTuple):
@@ -84,7 +78,12 @@ class DetectionModel(ImageModel):
     Detections of an image are a dict of ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best
     first, and of a model that finds masks ``masks`` (D, h, w) probabilities and ``regions`` (D, 4) xyxy, what each mask
     lies over: see `detseg.detect.masks`. Targets of a model that learns masks have ``masks`` (M, H, W) uint8.
+
+    Attributes:
+        coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
+
+    coco: ClassVar[dict[str, Published]] = {}
 
     @classmethod
     def needs_masks(cls, config: Any) -> bool:
@@ -95,10 +94,6 @@ class DetectionModel(ImageModel):
     def finds_masks(self) -> bool:
         """Whether detections have `masks`."""
         return False
-
-    def class_layers(self) -> dict[str, ClassRows]:
-        """The layers, by name, whose rows are of classes; these are matched by the classes' names from run to run."""
-        return {}
 
     @staticmethod
     def example_targets(count: int, size: int, device: torch.device | str) -> Targets:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from detseg.backbones import Backbone
 from detseg.backbones.blocks import ResidualSeparable
+from detseg.backbones.class_rows import ClassRows
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
-from detseg.detect.model import ClassRows, DetectionModel, Targets, flatten_targets, select
+from detseg.detect.model import DetectionModel, Targets, flatten_targets, select
 from detseg.detect.pyramid import FeaturePyramid
 from detseg.options import require_positive, require_rising_strides
 from detseg.registry import register_model
@@ -157,7 +158,7 @@ class YoloDetector(DetectionModel):
         return [select(b, s, images.shape[-2:], self).found for b, s in zip(boxes, scores, strict=True)]
 
     def class_layers(self) -> dict[str, ClassRows]:
-        """See `DetectionModel`."""
+        """See `detseg.backbones.normalise.ImageModel`."""
         return {"head.classes": ClassRows(groups=self.anchors.shape[1])}
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
+from detseg.backbones.class_rows import ClassRows
 from detseg.box_formats import check_name
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 from detseg.detect.model import DetectionModel
@@ -148,6 +149,10 @@ class Localizer(DetectionModel):
             presence = None if self.objectness is None else self.objectness(pooled).squeeze(1).float()
             # Bounded: a box that once is far larger than the image gets no gradient from a loss of overlap.
             return self.classifier(pooled).float(), self.box(parts).float().sigmoid(), presence
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See `detseg.backbones.normalise.ImageModel`."""
+        return {"classifier": ClassRows()}
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, 1, 4) xyxy in pixels and scores (N, 1, K)."""

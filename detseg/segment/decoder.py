@@ -33,6 +33,10 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, *, width: int = 96) -> None:
         super().__init__()
 
+    def class_layers(self) -> list[str]:
+        """Names of the layers with a row for each class."""
+        return []
+
     @classmethod
     def strides_for(cls, *, atrous: bool) -> tuple[int, ...]:
         """`usual_strides`; those of an atrous backbone lack the map that its last one takes the place of."""
@@ -73,6 +77,10 @@ class ScoreDecoder(Decoder):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def class_layers(self) -> list[str]:
+        """Scores and what makes them finer, of each stride."""
+        return [f"{part}.{stride}" for part in ("score", "finer") for stride in getattr(self, part)]
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(N, C_l, H_l, W_l) for every stride, finest first, to (N, K, H_0, W_0) float32."""
         # Summed in float32: adding up and interpolating in half precision would cost the scores their last digits.
@@ -108,6 +116,10 @@ class PyramidDecoder(Decoder):
         nn.init.normal_(self.score.weight, std=0.01)
         assert self.score.bias is not None
         nn.init.zeros_(self.score.bias)
+
+    def class_layers(self) -> list[str]:
+        """The last one."""
+        return ["score"]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(N, C_l, H_l, W_l) for every stride, finest first, to (N, K, H_0, W_0)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detseg.backbones import Backbone
+from detseg.backbones.class_rows import ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.options import require_rising_strides
 from detseg.registry import register_model
@@ -141,6 +142,11 @@ class FCN(ImageModel):
         if targets is None:
             return logits
         return segmentation_losses(logits, targets, self.loss, self.class_weights)
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See `detseg.backbones.normalise.ImageModel`: scores, and the learnt upsampling of each class's map."""
+        names = ["upsample", *(f"decoder.{name}" for name in self.decoder.class_layers())]
+        return {name: ClassRows() for name in names}
 
     def start_from(self, other: FCN) -> None:
         """Take over the weights of a network with fewer skips, in place.

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from detseg.data.augment.strengths import OF_BOXES, strengths
-from detseg.options import option, require_positive
+from detseg.options import given, option, require_positive
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
 
 SETTINGS = "config.json"
+# Where that lists how the run was extended, see `detseg.train.extension`.
+EXTENSIONS = "extensions"
+# Options of going on with a run, which are none of the run.
+_OF_RESUMING = ("resume", "more_epochs", "more_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,10 @@ class TrainConfig:
     backbone: str = "tf_efficientnet_lite0"
     """Backbone: a name listed by `detseg backbones`."""
     weights: str = "pretrained"
-    """Initial weights of the backbone: pretrained (ImageNet), none (random), or a file."""
+    """Initial weights: pretrained (ImageNet) or none (random) for the backbone, a file for it, coco (a published
+    detector), or the folder of an earlier run: all of it where it trained the same model, classes matched by name."""
+    only_backbone: bool = False
+    """Of the weights of a run or of coco take the backbone alone; all else is new."""
     size: int = 320
     """Input size: side of the square that images are fitted into, in pixels; a multiple of 32."""
     channels: int = 3
@@ -50,6 +57,8 @@ class TrainConfig:
     """Number of epochs; by default 30, unless --minutes is given."""
     minutes: float | None = None
     """Training time in minutes, in place of --epochs; the schedule ends on time."""
+    patience: int | None = None
+    """Early stopping: end the run after this many validations without a better figure; there are 5 to 10 in a run."""
     batch_size: int = 8
     """Images per batch, per process."""
     accumulate: int = 1
@@ -82,16 +91,27 @@ class TrainConfig:
     """Data-loading processes; by default 0 on CPU (they would compete with training), up to 8 with a GPU."""
     resume: Path | None = None
     """Resume an interrupted run from this folder; all other settings come from there."""
+    more_epochs: int | None = None
+    """With --resume: go on for this many epochs, on a new schedule; also with a run that has ended."""
+    more_minutes: float | None = None
+    """With --resume: the same for this many minutes."""
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
+        require_positive(self, "more_epochs", "more_minutes")
+        if self.more_epochs is not None and self.more_minutes is not None:
+            raise ValueError("give --more-epochs or --more-minutes, not both")
         if self.resume is not None:
-            changed = [f.name for f in fields(self) if f.name != "resume" and getattr(self, f.name) != f.default]
+            changed = [
+                f.name for f in fields(self) if f.name not in _OF_RESUMING and getattr(self, f.name) != f.default
+            ]
             if changed:
                 raise ValueError(
                     f"--resume takes all settings from the run; leave out {', '.join(option(n) for n in changed)}"
                 )
             return self
+        if asked := given(self, _OF_RESUMING):
+            raise ValueError(f"{', '.join(asked)}: goes on with a run; name it by --resume")
         if (self.data is None) == (self.train is None and self.val is None):
             raise ValueError("give the data either as --data or as --train and --val")
         if self.data is None and (self.train is None or self.val is None):
@@ -100,10 +120,15 @@ class TrainConfig:
         if self.size < least or self.size % 32:
             near = max(least, round(self.size / 32) * 32)
             raise ValueError(f"--size must be a multiple of 32 and at least {least}, not {self.size}; {near} is near")
+        if self.only_backbone and self.weights in ("pretrained", "none"):
+            raise ValueError(
+                f"--only-backbone is for --weights of a run or coco; {self.weights} is of the backbone alone"
+            )
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("give --epochs or --minutes, not both")
         require_positive(
-            self, "channels", "epochs", "minutes", "batch_size", "accumulate", "lr", "backbone_lr", "stage_decay"
+            *(self, "channels", "epochs", "minutes", "patience", "batch_size", "accumulate"),
+            *("lr", "backbone_lr", "stage_decay"),
         )
         for name in ("weight_decay", "freeze", "seed", "workers"):
             value = getattr(self, name)
@@ -126,7 +151,7 @@ class TrainConfig:
         Raises:
             FileExistsError: it is there already.
         """
-        settings = {n: v for n, v in asdict(self).items() if n != "resume"}
+        settings = {n: v for n, v in asdict(self).items() if n not in _OF_RESUMING}
         content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in settings.items()}
         text = json.dumps({"task": self.task, **content}, indent=2) + "\n"
         with (folder / SETTINGS).open("x", encoding="utf-8") as file:
@@ -185,6 +210,7 @@ def load_config(folder: Path, task: str | None = None) -> Any:
         raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
     try:
         content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        content.pop(EXTENSIONS, None)
         kind = config_for(content.pop("task", task), content.get("model"))
         content = kind.upgraded(content)
     except (ValueError, TypeError, KeyError) as error:

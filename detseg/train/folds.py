@@ -28,6 +28,7 @@ from detseg.train.config import SETTINGS, load_config
 from detseg.train.process import numbered_folder
 from detseg.train.resume import RESUME
 from detseg.train.runner import Draw, train
+from detseg.train.start import start_of
 from detseg.train.task import Run
 
 
@@ -74,6 +75,7 @@ def train_folds(
         TrainingError: as of `train`.
     """
     _check(config)
+    config = start_of(config).config  # as the options of the folds are saved
     console = console or Console(quiet=True)
     own = (config.data / "fold-1").is_dir()
     whole, parts = _given_folds(config.data, count) if own else _new_folds(config, count, console)

@@ -6,6 +6,7 @@ and writes what is needed to resume after a stop: a resumed run ends with the sa
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from detseg.train.log import RunLog
     from detseg.train.task import Run
 
+logger = logging.getLogger(__name__)
+
 # Losses are read from a GPU, and processes agree on stopping, only every so many steps: each time all must wait.
 CHECK_EVERY = 10
 
@@ -43,6 +46,7 @@ class Settings:
         schedule: of the learning rate, see `learning_rate_factor`.
         in_eval: modules that stay in evaluation mode: frozen ones, and norms that keep their statistics.
         warmup: steps.
+        patience: validations without a better figure after which the run ends; None for no such end.
         ema_decay: of the average of the weights.
         clip: largest norm of the gradient.
         save_seconds: between two saves of the state.
@@ -52,6 +56,7 @@ class Settings:
     schedule: str = "cosine"
     in_eval: Sequence[nn.Module] = ()
     warmup: int = 100
+    patience: int | None = None
     ema_decay: float = 0.998
     clip: float = 10.0
     save_seconds: float = 300.0
@@ -80,6 +85,8 @@ class Trainer:
         self._summed = 0
         self._saved_at = 0.0
         self._save_due = False
+        self._stale = 0  # validations since the last that was better than all before
+        self._best_epoch = 0.0
         self._world = int(self.accelerator.num_processes)
         # What must be finite: of each step the losses of its batches and the norm of its gradient.
         latest = CHECK_EVERY * (self.batches.accumulate + 1)
@@ -112,16 +119,34 @@ class Trainer:
                     break
                 # Before the step, not after the last: a run stopped in between does it when it resumes.
                 self._validate_and_save_if_due()
+                if self.stopped:
+                    break
                 self.step(model, batches)
                 self._synchronise()
-            if not self.interrupted and self._validated_at < 1:
+            if not (self.interrupted or self.stopped) and self._validated_at < 1:
                 self._validate()
             self._save()
+        if self.stopped:
+            self._tell_of_stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ends early, since it no longer gets better."""
+        patience = self.settings.patience
+        return patience is not None and self._stale >= patience and self._fraction < 1
+
+    def _tell_of_stop(self) -> None:
+        title = self.job.figures[self.job.goal].partition("@")[0]
+        logger.info(
+            "stopped early: no better %s in %d validation%s; best %.3f at epoch %.1f",
+            *(title, self._stale, "s" * (self._stale > 1), self.best, self._best_epoch),
+        )
 
     def step(self, model: nn.Module, batches: Sequence[Batch]) -> None:
         """One step of the optimizer, on the summed gradients of some batches."""
         train_mode(model, self.settings.in_eval)
-        factor = learning_rate_factor(self.settings.schedule, self._fraction, self.progress.step, self.settings.warmup)
+        done = self.progress.step - self.progress.first_step
+        factor = learning_rate_factor(self.settings.schedule, self._fraction, done, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         for images, targets, indices in batches[:-1]:
@@ -232,8 +257,13 @@ class Trainer:
         self._validated_at = self._fraction
         losses = {name: float(value) / max(1, self._summed) for name, value in self._sums.items()}
         self._sums, self._summed = {}, 0
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process:
+            self._record(metrics, losses, started)
+        if self._world > 1:  # all stop or none does
+            self._stale = int(broadcast(torch.tensor(self._stale, device=self.accelerator.device)))
+
+    def _record(self, metrics: Mapping[str, float], losses: Mapping[str, float], started: float) -> None:
+        """Log a validation, and keep the model if it is the best."""
         row = {
             "epoch": self.progress.step / self.batches.per_epoch(self._world),
             "step": self.progress.step,
@@ -243,8 +273,10 @@ class Trainer:
             **losses,
             **metrics,
         }
-        if metrics[self.job.goal] >= self.best:  # of equals the last, which has learnt longest
-            self.best = metrics[self.job.goal]
+        figure = metrics[self.job.goal]
+        self._stale = 0 if figure > self.best else self._stale + 1
+        if figure >= self.best:  # of equals the last, which has learnt longest
+            self.best, self._best_epoch = figure, row["epoch"]
             self.job.keep_latest()
             save_model(self.job.folder, self.average.module, self.job.describe(row))
         self.log.validated(row, time.monotonic() - started)
@@ -267,6 +299,8 @@ class Trainer:
             "step": self.progress.step,
             "elapsed": self.progress.elapsed(),
             "best": self.best,
+            "best_epoch": self._best_epoch,
+            "stale": self._stale,
             "validated_at": self._validated_at,
             "sums": self._sums,
             "summed": self._summed,
@@ -277,10 +311,12 @@ class Trainer:
             "choice": list(self.settings.choice),
             "world": self._world,
             "fingerprint": self.fingerprint,
+            "architecture": dict(self.job.architecture),
         }
         save_state(self.job.folder / RESUME, state)
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def require_same(self, state: Mapping[str, Any]) -> None:
+        """Raise ValueError where a state is of a run with other data or another number of processes."""
         if state["world"] != self._world:
             raise ValueError(
                 f"this run was started with {state['world']} processes; resume it with as many, not {self._world}"
@@ -291,12 +327,17 @@ class Trainer:
         if changed:
             raise ValueError(
                 f"the {' and the '.join(changed)} have changed since this run was started; put them back, or start a "
-                "new run"
+                f"new run from what this one has learnt: --weights {self.job.folder}"
             )
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.require_same(state)
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
         self._saved_at = state["elapsed"]
-        self.best, self._validated_at = state["best"], state["validated_at"]
+        self.best, self._best_epoch = state["best"], state.get("best_epoch", 0.0)
+        if state["step"] > self.progress.first_step:  # else an extension begins
+            self._validated_at, self._stale = state["validated_at"], state.get("stale", 0)
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._summed = state["summed"]
         self.model.load_state_dict(state["model"])

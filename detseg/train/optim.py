@@ -1,7 +1,7 @@
 """Which weights learn, how fast, and their average: freezing, parameter groups, the schedule, EMA."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ def train_mode(model: nn.Module, in_eval: Sequence[nn.Module]) -> None:
 def norms(module: nn.Module) -> list[nn.Module]:
     """All normalisation layers inside a module."""
     return [m for m in module.modules() if isinstance(m, NORMS)]
+
+
+def norms_rest(architecture: Mapping[str, Any]) -> bool:
+    """Whether the backbone's norms keep the statistics of its pretraining: where that could be, they are folded."""
+    return bool(architecture.get("folded"))
 
 
 def parameter_groups(

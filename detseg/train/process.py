@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,13 @@ from detseg.console import print_line
 from detseg.models import DESCRIPTION, WEIGHTS, build_model
 from detseg.train.config import SETTINGS
 from detseg.train.errors import TrainingError
+from detseg.train.extension import Extension, add_extension, last_extension
 from detseg.train.log import METRICS, printed_messages
 from detseg.train.memory import keep_freed_memory
+from detseg.train.optim import norms_rest
 from detseg.train.precision import Choice, choose
 from detseg.train.resume import RESUME, load_state
+from detseg.train.start import Start, start_of
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Process:
         console: where progress is shown.
         folder: of the run that is resumed; of a new one None until `open_folder`.
         state: to resume from.
+        start: what a new run starts from; None if it is resumed.
+        extension: the schedule that a resumed run goes on with, in place of its first.
         claimed: the folder was made this run's own, by its `config.json`.
     """
 
@@ -42,26 +47,37 @@ class Process:
     console: Console
     folder: Path | None
     state: dict[str, Any] | None
+    start: Start | None
+    extension: Extension | None = None
     claimed: bool = False
 
-    def make(self, architecture: Mapping[str, Any]) -> Any:
-        """The model of an architecture, with trained weights if the run begins with such.
+    @property
+    def starts_whole(self) -> bool:
+        """Whether a new run starts from all of a trained model, its head included."""
+        return self.start is not None and self.start.whole
+
+    def make(self, architecture: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[Any, str]:
+        """The model of an architecture, with the weights that a new run starts from, and what of them was taken.
+
+        Args:
+            architecture: see `build_model`.
+            names: of its classes.
 
         Raises:
-            TrainingError: they cannot be had.
+            TrainingError: the weights cannot be had.
         """
-        weights = self.config.weights
-        pretrained: bool | str = {"pretrained": True, "none": False}.get(weights, weights)
+        if self.start is None:
+            return build_model(architecture), ""
         try:
-            return build_model(architecture, pretrained=pretrained if self.state is None else False)
+            return self.start.model(architecture, names)
         except RuntimeError as error:  # no network and no installed weights
             raise TrainingError(f"{self.config.backbone}: {error}") from error
 
-    def build(self, architecture: Mapping[str, Any]) -> Any:
-        """As `make`; prints which weights of a file were used."""
-        model = self.make(architecture)
-        if self.config.weights not in ("pretrained", "none") and self.state is None:
-            print_line(self.console, str(model.backbone.weight_report))
+    def build(self, architecture: Mapping[str, Any], names: Sequence[str] = ()) -> Any:
+        """The model that `make` gives; prints which weights were used, but for those of ImageNet."""
+        model, report = self.make(architecture, names)
+        if report:
+            print_line(self.console, report)
         return model
 
     def open_folder(self) -> Path:
@@ -90,6 +106,13 @@ class Process:
             raise
         self.claimed = True
 
+    def keep_extension(self) -> None:
+        """Note a new extension in the folder of the run; when all processes have read what is there."""
+        assert self.folder is not None
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process and self.extension not in (None, last_extension(self.folder)):
+            add_extension(self.folder, self.extension)
+
     def release(self) -> None:
         """Leave a folder in which nothing was saved to the next try."""
         if self.claimed and self.folder is not None and not (self.folder / RESUME).exists():
@@ -102,7 +125,7 @@ class Process:
         spec = {
             "architecture": architecture,
             "freeze": freeze,
-            "norms_rest": self.config.weights != "none",
+            "norms_rest": norms_rest(architecture),
             "size": self.config.size,
             "batch_size": self.config.batch_size,
             "device": self.accelerator.device.type,
@@ -139,10 +162,16 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
         ValueError: options that contradict each other, or a run that cannot be resumed or would be overwritten.
     """
     config.check()
-    folder, state = config.resume, None
+    folder, state, start, extension = config.resume, None, None, None
     if folder is not None:
+        more = config.more_epochs, config.more_minutes
         config = type(config).load(folder).check()
-        state = load_state(folder / RESUME)
+        state, extension = load_state(folder / RESUME), last_extension(folder)
+        if any(more):
+            extension = Extension(*more, state["step"], state["elapsed"])
+    else:
+        start = start_of(config)
+        config = start.config.check()
     if folder is None and config.output is not None:
         _refuse_taken(config.output)  # before the processes meet, after which the first one writes there
     accelerator = _accelerator()
@@ -151,8 +180,10 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
     console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
     keep_freed_memory()
     set_seed(config.seed)
-    this = Process(config, accelerator, console, folder, state)
+    this = Process(config, accelerator, console, folder, state, start, extension)
     with printed_messages(console):
+        if start is not None and start.told:
+            print_line(console, start.told)
         try:
             yield this
         finally:

@@ -5,6 +5,7 @@ print(run.folder, run.metrics.map)
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from detseg.registry import MODELS
 from detseg.tasks import part
 from detseg.train.config import TrainConfig
 from detseg.train.errors import TrainingError, memory_advice
+from detseg.train.extension import Extension
 from detseg.train.finder import RateCurve
 from detseg.train.log import RunLog
 from detseg.train.loop import Settings, Trainer
-from detseg.train.optim import create_optimizer, freeze_stages, norms, parameter_groups
+from detseg.train.optim import create_optimizer, freeze_stages, norms, norms_rest, parameter_groups
 from detseg.train.precision import Choice
 from detseg.train.process import Process, process
 from detseg.train.sampler import Batches, Progress, SizeSchedule, TrainingSamples, steps_per_epoch
@@ -52,8 +54,8 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
     with process(config, console) as this, memory_advice(this.config):
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
-        architecture = describe(this.config, train_data)
-        model = this.build(architecture)
+        architecture = architecture_of(this, train_data)
+        model = this.build(architecture, train_data.names)
         if this.state is None:
             task.started(model, train_data)
         datasets = task.open(train_data, "training"), task.open(val_data, "validation")
@@ -62,7 +64,7 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
             model.set_normalisation(**normalisation)
             print_line(this.console, _normalisation_line(normalisation))
         this.config = task.config = task.resolved(this, model, architecture, datasets[0])
-        freeze = frozen_stages(this.config, model, len(train_data))
+        freeze = frozen_stages(this.config, model, architecture, len(train_data))
         head_only = task.head_only(freeze == len(model.backbone.stages))
         folder = this.open_folder()
         choice = Choice("fp32", True) if head_only else this.choose_precision(architecture, freeze)
@@ -76,12 +78,24 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         if run.main and draw is not None:
             run.drawn = draw(run)
             print_line(this.console, "; ".join(f"{caption}: {path}" for caption, path in run.drawn.items()))
+        if this.state is not None:
+            trainer.require_same(this.state)
+            this.keep_extension()
         with trainer.log:
             trainer.run(this.state)
         run.interrupted, run.seconds = trainer.interrupted, trainer.progress.elapsed()
         if run.main and not run.interrupted and run.metrics is None:
             run.evaluate_saved(this.accelerator.device)
         return run
+
+
+def architecture_of(this: Process, data: Any) -> dict[str, Any]:
+    """The architecture of the model of a run: of a new one as its start and its options say."""
+    if this.start is not None:
+        return this.start.architecture(len(data.categories), partial(describe, this.config, data))
+    assert this.state is not None
+    kept = this.state.get("architecture")  # early states have none
+    return describe(this.config, data) if kept is None else dict(kept)
 
 
 def describe(config: Any, data: Any) -> dict[str, Any]:
@@ -102,12 +116,12 @@ def _normalisation_line(found: Mapping[str, list[float]]) -> str:
     return f"normalisation by the training images: {', '.join(shown)}"
 
 
-def frozen_stages(config: Any, model: Any, images: int) -> int:
+def frozen_stages(config: Any, model: Any, architecture: Mapping[str, Any], images: int) -> int:
     """How many stages of the backbone keep their weights; raises ValueError where it has fewer than asked for."""
     stages = len(model.backbone.stages)
     freeze = {"all": stages, "none": 0}.get(str(config.freeze), config.freeze)
     if freeze is None:
-        few = config.weights != "none" and images < FEW_IMAGES
+        few = norms_rest(architecture) and images < FEW_IMAGES
         freeze = sum(stride <= EARLY_STRIDE for stride in model.backbone.stage_strides) if few else 0
     if freeze > stages:
         raise ValueError(f"--freeze {freeze}: {config.backbone} has {stages} stages")
@@ -137,7 +151,9 @@ def make_trainer(
     """
     config: Any = this.config
     stages = model.backbone.stages
-    progress = Progress(0, None) if head_only else _length(config, len(samples), this.accelerator.num_processes)
+    if head_only and this.extension is not None:
+        raise ValueError(f"{run.folder}: the head was solved at once, and there is nothing to train longer")
+    progress = Progress(0, None) if head_only else _length(this, len(samples))
     if not head_only:
         _print_plan(this, freeze, len(stages), run.folder)
     groups = parameter_groups(
@@ -162,7 +178,8 @@ def make_trainer(
     settings = Settings(
         choice=choice,
         schedule=config.schedule,
-        in_eval=[*frozen, *norms(model.backbone)] if config.weights != "none" else frozen,
+        patience=config.patience,
+        in_eval=[*frozen, *norms(model.backbone)] if norms_rest(run.architecture) else frozen,
     )
     begun = 0.0 if this.state is None else progress.fraction_at(this.state["step"], this.state["elapsed"])
     printed = len(run.task.headline)
@@ -170,11 +187,17 @@ def make_trainer(
     return Trainer(model, optimizer, batches, run, progress, settings, this.accelerator, log)
 
 
-def _length(config: Any, images: int, processes: int) -> Progress:
-    if config.minutes is not None:
-        return Progress(None, config.minutes * 60)
-    per_epoch = steps_per_epoch(images, config.batch_size * config.accumulate, processes)
-    return Progress((config.epochs or DEFAULT_EPOCHS) * per_epoch, None)
+def _length(this: Process, images: int) -> Progress:
+    config = this.config
+    length = this.extension or Extension(config.epochs or DEFAULT_EPOCHS, config.minutes)
+    steps, seconds = None, None
+    if length.minutes is not None:
+        seconds = length.minutes * 60
+    else:
+        assert length.epochs is not None
+        step_size = config.batch_size * config.accumulate
+        steps = length.epochs * steps_per_epoch(images, step_size, this.accelerator.num_processes)
+    return Progress(steps, seconds, first_step=length.step, first_second=length.seconds)
 
 
 def _sizes(config: Any) -> SizeSchedule:
@@ -216,6 +239,8 @@ def _print_plan(this: Process, freeze: int, stages: int, folder: Path) -> None:
     length = f"{config.epochs or DEFAULT_EPOCHS} epochs"
     if config.minutes is not None:
         length = f"{config.minutes:g} minutes"
+    if this.extension is not None:
+        length = str(this.extension)
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     added = f" x {config.accumulate}" if config.accumulate > 1 else ""
     print_line(

@@ -43,19 +43,22 @@ class Request(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far a run is, by steps or, with a wall-clock budget, by seconds.
+    """How far a run is, by steps or, with a wall-clock budget, by seconds; an extended one in its extension.
 
     Attributes:
         steps: number of steps of the whole run, perhaps 0; None with a budget of time.
         seconds: length of the whole run, None with a number of steps.
         step: steps done.
         before: seconds that earlier processes of a resumed run took.
+        first_step, first_second: where the extension began, of which the steps or seconds are then.
     """
 
     steps: int | None
     seconds: float | None
     step: int = 0
     before: float = 0.0
+    first_step: int = 0
+    first_second: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
@@ -71,15 +74,15 @@ class Progress:
         return self.before + time.monotonic() - self._started
 
     def fraction(self) -> float:
-        """0 at the start, 1 when the run is to end."""
+        """0 at the start, 1 when the run or its extension is to end."""
         return self.fraction_at(self.step, self.elapsed())
 
     def fraction_at(self, step: int, elapsed: float) -> float:
         """How far a run is after so many steps and seconds."""
         if self.seconds is not None:
-            return min(1.0, elapsed / self.seconds)
+            return min(1.0, (elapsed - self.first_second) / self.seconds)
         assert self.steps is not None
-        return min(1.0, step / self.steps) if self.steps else 1.0
+        return min(1.0, (step - self.first_step) / self.steps) if self.steps else 1.0
 
 
 @dataclass(frozen=True)

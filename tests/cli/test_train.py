@@ -293,3 +293,42 @@ def test_the_demo_checks_before_it_draws(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path), "--minutes", "-1"]) == 1
     assert main(["demo", "--output", str(tmp_path), "--images", "0"]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_goes_on_for_more_epochs(run, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "detector", "--resume", str(folder), "--more-epochs", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(", 2 more epochs, batches of 4" in line for line in lines)
+    tables = [list(csv.DictReader((place / "metrics.csv").open())) for place in (run.folder, folder)]
+    before, rows = tables[0], tables[1][len(tables[0]) :]
+    assert tables[1][: len(before)] == before
+    assert 40 < float(rows[0]["epoch"]) <= 41 and float(rows[-1]["epoch"]) == 42
+    assert float(rows[-1]["seconds"]) > float(before[-1]["seconds"])
+    assert json.loads((folder / "config.json").read_text())["extensions"][0]["step"] == int(before[-1]["step"])
+    assert (folder / "report.html").is_file() and state_of(folder)["step"] == int(rows[-1]["step"])
+
+
+def test_data_that_have_changed_are_gone_on_with_by_a_new_run(run, small, tmp_path, capsys):
+    """With --more-epochs as without, and nothing is noted; from its weights a new run knows the classes it keeps."""
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    data = shutil.copytree(small, tmp_path / "data")
+    move_box(data, "train")
+    config = json.loads((folder / "config.json").read_text()) | {"data": str(data)}
+    (folder / "config.json").write_text(json.dumps(config))
+    error = error_of(capsys, "--resume", folder, "--more-epochs", 2)
+    assert f"or start a new run from what this one has learnt: --weights {folder}" in error
+    assert "extensions" not in json.loads((folder / "config.json").read_text())
+    for split in ("train", "val"):
+        content = json.loads((data / f"{split}.json").read_text())
+        content["categories"][1]["name"] = "beam"
+        (data / f"{split}.json").write_text(json.dumps(content))
+    words = ["--data", str(data), "--epochs", "1", "--batch-size", "4", "--precision", "fp32"]
+    assert main(["train", "detector", *words, "--weights", str(folder), "--output", str(tmp_path / "next")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"as in {folder}: --backbone test_efficientnet, --size 96, anchors"
+    kept = "1 class kept by name, 1 new: beam; dropped: bar"
+    assert f"weights: all of {folder} (yolo, 2 classes): {kept}" in lines
+    anchors = [load_model(place)[1]["architecture"]["anchors"] for place in (run.folder, tmp_path / "next")]
+    assert anchors[0] == anchors[1]

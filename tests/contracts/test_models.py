@@ -123,6 +123,18 @@ def test_saved_and_loaded_is_the_same(built, tmp_path):
             assert torch.equal(a, b)
 
 
+def test_class_layers_are_the_layers_that_depend_on_the_number_of_classes(built):
+    """Their rows are as they say, so that classes can be matched by name from run to run."""
+    shapes = {name: t.shape for name, t in built.model.state_dict().items()}
+    more = build_model(built.architecture | {"num_classes": CLASSES + 1}).state_dict()
+    layers = built.model.class_layers()
+    assert {name.rpartition(".")[0] for name, t in more.items() if t.shape != shapes[name]} == layers.keys()
+    for name, tensor in more.items():
+        if rows := layers.get(name.rpartition(".")[0]):
+            counts = [rows.groups * (rows.background + count) * rows.each for count in (CLASSES, CLASSES + 1)]
+            assert [shapes[name][0], len(tensor)] == counts, name
+
+
 def test_exportable_is_plain_tensors(built):
     module = built.model.eval().exportable()
     with torch.no_grad():

@@ -1,4 +1,7 @@
-"""One of several processes that train together: torchrun -m tests.train.processes DATA OUTPUT [TASK]."""
+"""One of several processes that train together: torchrun -m tests.train.processes DATA OUTPUT [TASK [PATIENCE]].
+
+With a patience, no validation is better than the first.
+"""
 
 import sys
 from pathlib import Path
@@ -14,8 +17,8 @@ from detseg.train.precision import Choice
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
 
 
-def main(data, output, task="detector"):
-    kept = []
+def main(data, output, task="detector", patience=None):
+    kept, validate = [], runner.Run.validate
 
     class Kept(Trainer):
         def __post_init__(self):
@@ -25,7 +28,11 @@ def main(data, output, task="detector"):
     choice = Choice("fp32", True)
     runner.Trainer = Kept
     process.choose = lambda spec, precision: (choice, {choice: 1.0})
-    run = runner.train(config_for(task)(data=Path(data), output=Path(output), **SETTINGS))
+    settings = dict(SETTINGS)
+    if patience:
+        settings |= {"patience": int(patience), "epochs": 10}
+        runner.Run.validate = lambda self, *given: validate(self, *given) | {self.goal: 0.5}
+    run = runner.train(config_for(task)(data=Path(data), output=Path(output), **settings))
     trainer = kept[0]
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
     result = {"weights": weights, "average": trainer.average.state_dict(), "predictions": run.predictions}

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,8 @@ class Job:
     names: list
     marks: dict
     goal: str = "map"
+    architecture: dict = field(default_factory=dict)
+    figures: dict = field(default_factory=lambda: {"map": "mAP@[.5:.95]"})
 
     def validate(self, model, accelerator):
         return self.validate_(model)
@@ -129,7 +131,8 @@ def tiny_trainer(folder, *, at=lambda index: None, steps=EPOCHS * PER_EPOCH, sec
     )
     settings = given(Settings, warmup=2, ema_decay=0.9)
     optimizer = create_optimizer("adamw", parameter_groups(model, lr=0.01, weight_decay=0.01, backbone_lr=0.5))
-    progress = Progress(None if seconds else steps, seconds)
+    first = changes.pop("first_step", 0), changes.pop("first_second", 0.0)
+    progress = Progress(None if seconds else steps, seconds, 0, 0.0, *first)
     parts = {"optimizer": optimizer, "accelerator": Accelerator(), "log": Silent()} | changes
     return Trainer(model=model, batches=batches, job=job, progress=progress, settings=settings, **parts)
 

@@ -31,6 +31,12 @@ OF_ALL = [
     ({"data": "D", "seed": -1}, "--seed must not be negative"),
     ({"data": "D", "workers": -1}, "--workers must not be negative"),
     ({"resume": "R", "epochs": 3, "size": 64}, "leave out --size, --epochs"),
+    ({"resume": "R", "more_epochs": 3, "seed": 1}, "leave out --seed"),
+    ({"resume": "R", "more_epochs": 3, "more_minutes": 1}, "--more-epochs or --more-minutes, not both"),
+    ({"resume": "R", "more_minutes": 0}, "--more-minutes must be positive"),
+    ({"data": "D", "more_epochs": 3}, "--more-epochs: goes on with a run; name it by --resume"),
+    ({"data": "D", "patience": 0}, "--patience must be positive"),
+    ({"data": "D", "only_backbone": True}, "--only-backbone is for --weights of a run or coco"),
     ({"resume": "R", "train": "D", "val": "D"}, "--resume takes all settings from the run"),
 ]
 ANNOTATED = [

@@ -89,7 +89,7 @@ def test_auto_prints_what_it_measured(tmp_path, monkeypatch):
             assert this.choose_precision(ARCHITECTURE, 3) == fast
         assert console.file.getvalue() == printed
     spec, precision = asked[0]
-    assert (spec["architecture"], spec["freeze"], spec["norms_rest"]) == (ARCHITECTURE, 3, False)
+    assert (spec["architecture"], spec["freeze"], spec["norms_rest"]) == (ARCHITECTURE, 3, True)
     assert (spec["size"], spec["batch_size"], precision) == (64, 2, "auto")
 
 
@@ -115,7 +115,7 @@ def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise RuntimeError("the hub cannot be reached")
 
-    monkeypatch.setattr("detseg.train.process.build_model", unreachable)
+    monkeypatch.setattr("detseg.train.start.build_model", unreachable)
     with (
         process(config(tmp_path, weights="pretrained")) as this,
         pytest.raises(TrainingError, match=r"^test_efficientnet: the hub cannot be reached$"),

@@ -98,6 +98,16 @@ def test_all_name_the_images_of_the_one_whose_loss_it_was_and_the_state_is_saved
 
 
 @pytest.mark.slow
+def test_both_end_early_at_the_same_step(together, tmp_path):
+    """Only one of them knows the figures."""
+    launch("-m", "tests.train.processes", together[0].parent / "data", tmp_path / "run", "detector", 2)
+    first, second = (torch.load(tmp_path / f"run-{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert first["step"] == second["step"] in range(3, 10), "after the third validation of twenty steps"
+    assert first["metrics"] is not None and second["metrics"] is None
+    assert differences(first["weights"], second["weights"]) == []
+
+
+@pytest.mark.slow
 def test_two_processes_stopped_and_resumed_end_as_they_would_have_without(together, tmp_path):
     """SIGTERM to the launcher, as by a cluster's scheduler."""
     data = together[0].parent / "data"

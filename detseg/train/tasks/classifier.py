@@ -37,7 +37,18 @@ OF_SPLITTING = ("split", "split_seed")
 CACHE_ZOOM = 1.5
 # Settings that mean nothing where the head alone learns, which is solved and not trained.
 OF_STEPS = (
-    *("epochs", "minutes", "batch_size", "accumulate", "optimizer", "lr", "find_lr", "backbone_lr", "stage_decay"),
+    *(
+        "epochs",
+        "minutes",
+        "patience",
+        "batch_size",
+        "accumulate",
+        "optimizer",
+        "lr",
+        "find_lr",
+        "backbone_lr",
+        "stage_decay",
+    ),
     *("weight_decay", "schedule", "multi_scale", "precision", "dropout", "label_smoothing"),
 )
 

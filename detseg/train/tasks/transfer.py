@@ -41,7 +41,7 @@ def resolve(process: Process, train: ClassificationDataset, architecture: Mappin
     if process.state is not None:
         return config
     # Folded batch norms would have forgotten what they have seen; those of an earlier run mostly are.
-    model = process.make({**architecture, "folded": False})
+    model, _ = process.make({**architecture, "folded": False}, train.labelled.names)
     name, why = str(config.strategy), "as asked for"
     if config.weights == "none":
         name, why = "scratch", "there are no trained weights to build on"
@@ -52,9 +52,11 @@ def resolve(process: Process, train: ClassificationDataset, architecture: Mappin
         name = strategy.name
     strategy = STRATEGIES[name]
     stages = len(model.backbone.stages)
+    solvable = strategy.head_first and not getattr(config, "head", ())
     filled: dict[str, Any] = {
         "freeze": round(strategy.frozen * stages),
-        "fit_head": "first" if strategy.head_first and not getattr(config, "head", ()) else "together",
+        # A head that is trained already knows more than these images can tell.
+        "fit_head": "first" if solvable and not process.starts_whole else "together",
         "lr": strategy.lr,
         "backbone_lr": strategy.backbone_lr,
         "stage_decay": strategy.stage_decay,
