@@ -24,7 +24,7 @@ from detseg.detect.match import match
 from detseg.detect.model import ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets, select
 from detseg.detect.published import Published
 from detseg.detect.ssd_published import COCO
-from detseg.options import require_rising_strides
+from detseg.options import given, require_rising_strides
 from detseg.registry import register_model
 
 # Scales of the paper: that of maps of stride 8 or finer, then the first and last of the coarser ones.
@@ -109,8 +109,14 @@ class SsdDetector(DetectionModel):
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
-        """The default boxes for the input's size; for published weights, what belongs to them."""
+        """The default boxes for the input's size; for published weights, the network they belong to.
+
+        Raises:
+            ValueError: --weights coco with options that would make another network.
+        """
         if config.weights == "coco" and config.backbone in cls.coco:
+            if own := given(config, ("strides", "lite")):
+                raise ValueError(f"--weights coco brings its own network; leave out {', '.join(own)}")
             return dict(cls.coco[config.backbone].options)
         from accelerate import PartialState  # here: it takes a second, which nobody needs for a model alone
 
@@ -189,7 +195,7 @@ class SsdDetector(DetectionModel):
     def class_layers(self) -> dict[str, ClassRows]:
         """See `DetectionModel`."""
         return {
-            f"classes.{level}.{len(layers) - 1}": ClassRows(groups=count, background=True)
+            f"classes.{level}.{len(list(layers.children())) - 1}": ClassRows(groups=count, background=True)
             for level, (layers, count) in enumerate(zip(self.classes, self.counts, strict=True))
         }
 

@@ -71,8 +71,7 @@ def ssd_vgg16(*, strides: tuple[int, ...], in_channels: int) -> Backbone:
     require_strides("ssd_vgg16", strides, (8, 16))
     net = SsdVgg(strides)
     replace_input([net], in_channels)
-    options = {"mean": VGG_MEAN, "std": VGG_STD, "name": "ssd_vgg16"}
-    backbone = Backbone(net, strides=strides, in_channels=in_channels, **options)
+    backbone = Backbone(net, strides=strides, in_channels=in_channels, mean=VGG_MEAN, std=VGG_STD, name="ssd_vgg16")
     # Rounding up, it needs no padding, and padded it would not be the paper's network: 300 is no multiple of 16.
     backbone.size_multiple = 1
     return backbone
