@@ -47,6 +47,16 @@ class Unpadded(nn.Conv2d):
         return super().forward(F.pad(x, (0, across, 0, down)) if down or across else x)
 
 
+class CellNorm(nn.BatchNorm2d):
+    """Batch norm for maps down to one cell: a single one has no variance, and takes the statistics so far."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        if self.training and x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 def coarser(in_channels: int, channels: int, *, lite: bool, padded: bool = True) -> nn.Sequential:
     """The layers from one map to the next: half the cells, or `padded` = False, two less a side."""
     middle = channels // 2
@@ -67,7 +77,7 @@ def predictor(in_channels: int, outputs: int, *, lite: bool) -> nn.Sequential:
 
 def _conv_norm(in_channels: int, channels: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels, eps=0.001, momentum=0.03), nn.ReLU6(inplace=True))
+    return nn.Sequential(conv, CellNorm(channels, eps=0.001, momentum=0.03), nn.ReLU6(inplace=True))
 
 
 @register_model("ssd", task="detect")

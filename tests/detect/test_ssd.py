@@ -177,6 +177,16 @@ def test_any_size_even_the_smallest(lite):
         assert len(model.get_submodule(name).weight) == rows.groups * (1 + 3) * rows.each and rows.background
 
 
+def test_batches_of_one_image():
+    torch.manual_seed(0)
+    shapes = [[[40.0, 30.0]], [[60.0, 60.0]], [[90.0, 90.0]]]
+    architecture = {"kind": "ssd", "backbone": "test_efficientnet", "strides": [32], "num_classes": 3}
+    model = build_model({**architecture, "shapes": shapes, "coarser": [16, 16]}).train()
+    losses = model(torch.rand(1, 3, 64, 64), [target([[5, 5, 50, 60]], [1])])
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_shapes_that_do_not_fit_the_maps():
     architecture = {"kind": "ssd", "backbone": "test_efficientnet", "strides": [16, 32], "num_classes": 3}
     with pytest.raises(ValueError, match=r"each of 2 maps, 2 of the backbone and 0 coarser ones; got \[\(1, 2\)\]"):
