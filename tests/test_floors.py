@@ -23,6 +23,7 @@ DEVICES = {
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/quick_convolutions.py", "cpu"): "only there gradients and padding need help",
     ("backbones/meta.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
+    ("detect/ssd.py", "cpu"): "depthwise layers are the default there",
     ("detect/nms/__init__.py", "cpu"): "another algorithm is faster there",
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
 }

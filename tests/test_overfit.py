@@ -2,14 +2,15 @@
 
 from functools import partial
 
+import pytest
 import torch
 
 from detseg.data.augment.transforms import TrainTransform
-from detseg.data.dataset import DetectionDataset, scaled_sizes
+from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations
-from detseg.detect.anchors import fit_anchors
 from detseg.flowers.dataset import write_flowers
-from detseg.models import build_model
+from detseg.models import MODELS, build_model
+from detseg.train.config import config_for
 from detseg.train.optim import norms
 from detseg.train.precision import Choice
 from detseg.train.sampler import SizeSchedule, TrainingSamples
@@ -23,14 +24,19 @@ PLAIN = {
 }
 
 
-def test_four_images_are_learnt_by_heart(tmp_path):
+def options_of(kind, data):
+    """The options of a model on these images, with its defaults."""
+    config = config_for("detector", kind)(data=None, size=SIZE)
+    return MODELS[kind].options_for(data, config)
+
+
+@pytest.mark.parametrize("kind", ["yolo", pytest.param("ssd", marks=pytest.mark.slow)])
+def test_four_images_are_learnt_by_heart(tmp_path, kind):
     data = read_annotations(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")
     images = DetectionDataset(data, SIZE)
-    anchors = fit_anchors(scaled_sizes(data, SIZE), 3, 3)
-    architecture = {"kind": "yolo", "backbone": "tf_efficientnet_lite0", "strides": [8, 16, 32]}
-    architecture |= {"num_classes": len(data.categories), "anchors": anchors.tolist()}
+    architecture = {"kind": kind, "backbone": "tf_efficientnet_lite0", "num_classes": len(data.categories)}
     torch.manual_seed(0)
-    model = build_model(architecture, pretrained=True)
+    model = build_model(architecture | options_of(kind, data), pretrained=True)
     best = {}
 
     def validate(model):

@@ -9,6 +9,7 @@ from detseg.backbones.weights import WeightReport, load_weights
 from detseg.backbones.zoo.classic import AlexNet, LeNet5, ZFNet
 from detseg.backbones.zoo.layers import DepthwiseMaxPool, SqueezeExcitation
 from detseg.backbones.zoo.residual import ResidualUnit, ResNet34
+from detseg.backbones.zoo.ssd import ScaledUnit
 from detseg.backbones.zoo.vgg import convolutional_vgg
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LeNet5",
     "ResNet34",
     "ResidualUnit",
+    "ScaledUnit",
     "SqueezeExcitation",
     "WeightReport",
     "ZFNet",

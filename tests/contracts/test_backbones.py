@@ -65,10 +65,10 @@ SHAPES_ONLY = [
         for name in ("inception_v4", "resnet152", "legacy_senet154", "densenet161")
     ),
 ]
-# The slow one is made from a VGG-16 with all its fully connected layers.
-OWN = [pytest.param(name, marks=pytest.mark.slow) if name == "vgg16_fcn" else name for name in BACKBONES]
-# LeNet's maps are finer than all others'.
-STRIDES = {"lenet5": (1, 2, 4)}
+# The slow ones are VGG-16.
+OWN = [pytest.param(name, marks=pytest.mark.slow) if "vgg16" in name else name for name in BACKBONES]
+# LeNet's maps are finer than all others'; those of SSD have two.
+STRIDES = {"lenet5": (1, 2, 4), "ssd_vgg16": (8, 16), "ssdlite_mobilenet_v3_large": (16, 32)}
 # What cannot be cut whole: HRNet runs all its branches to the end, the Xceptions are tapped inside a block.
 UNCUT = {"hrnet_w18_small", "legacy_xception", "xception41"}
 
@@ -145,7 +145,7 @@ HEAVY = ("densenet121", "hrnet_w18_small", "inception_v3", "legacy_xception", "m
 ADAPTED = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in FAMILIES]
 
 
-@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name != "vgg16_fcn"), *ADAPTED])
+@pytest.mark.parametrize("name", [*(name for name in BACKBONES if "vgg16" not in name), *ADAPTED])
 def test_input_channels_and_fewer_strides(name: str) -> None:
     for in_channels, strides in ((1, (8, 16)), (4, (8,))):
         strides = STRIDES.get(name, strides)[: len(strides)]

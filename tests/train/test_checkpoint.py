@@ -125,7 +125,7 @@ def test_another_version(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "ssd"}, "unknown architecture 'ssd'"),
+        ({"kind": "sdd"}, "unknown architecture 'sdd'"),
         ({"backbone": "no_such_net"}, "no backbone is named 'no_such_net'"),
         ({"num_classes": None}, "incomplete or wrong"),
         ({"anchors": [[1]]}, "anchors must"),
