@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 # Imported at once, not when asked for: the package `detseg.detect.nms` would hide a lazily imported `nms`.
 from detseg.detect.anchors import AnchorFit, fit_anchors, kmeans_anchors
 from detseg.detect.faster_rcnn import FasterRcnn
+from detseg.detect.mask_rcnn import MaskRcnn
 from detseg.detect.nms import batched_nms, nms
 from detseg.detect.yolo import YoloDetector
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnchorFit",
     "FasterRcnn",
+    "MaskRcnn",
     "YoloDetector",
     "batched_nms",
     "fit_anchors",

@@ -1,8 +1,8 @@
 """The region proposal network: boxes that may hold an object of any class (Ren et al. 2015, arXiv:1506.01497).
 
 On the maps of a pyramid (Lin et al. 2017, arXiv:1612.03144): at each cell of each map, A anchors; for each an
-objectness and four deltas (`detseg.detect.coder`). The best boxes of each map, and of those the best that do not overlap
-much, are the proposals.
+objectness and four deltas (`detseg.detect.coder`). The best boxes of each map, and of those the best that do not
+overlap much, are the proposals.
 """
 
 from collections.abc import Sequence

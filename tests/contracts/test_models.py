@@ -57,7 +57,8 @@ def without_objects(task, count):
     if task == "segment":
         return torch.full((count, SIZE, SIZE), 255, dtype=torch.uint8)
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    return [nothing | {"iscrowd": torch.zeros(0, dtype=torch.bool)}] * count
+    masks = torch.zeros(0, SIZE, SIZE, dtype=torch.uint8)
+    return [nothing | {"iscrowd": torch.zeros(0, dtype=torch.bool), "masks": masks}] * count
 
 
 def tensors(found):
