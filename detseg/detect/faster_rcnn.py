@@ -191,7 +191,7 @@ class FasterRcnn(DetectionModel):
             )
         if not (anchors > 0).all():
             raise ValueError("anchors must be positive widths and heights in pixels")
-        self.register_buffer("anchors", anchors)
+        self.register_buffer("anchors", anchors, persistent=False)  # an argument, not a parameter
         self.proposal_head = ProposalHead(width, anchors.shape[1], published=published)
         self.box_head = BoxHead(width, hidden, num_classes, class_boxes=class_boxes)
         self.num_classes, self.class_boxes = num_classes, class_boxes
@@ -290,14 +290,14 @@ class FasterRcnn(DetectionModel):
         classes, deltas = self.box_head(self.align(seen.maps, proposals.boxes, CELLS))
         with torch.autocast(classes.device.type, enabled=False):
             shape = proposals.valid.shape
-            scores = classes.softmax(-1)[:, 1:].unflatten(0, shape) * proposals.valid[..., None]
+            scores = (classes.softmax(-1)[:, 1:].unflatten(0, shape) * proposals.valid[..., None]).flatten(1)
             boxes = decode_deltas(deltas.unflatten(0, shape), proposals.boxes[:, :, None], HEAD)
             boxes = boxes[:, :, 1:] if self.class_boxes else boxes.expand(-1, -1, self.num_classes, 4)
             boxes = clip_boxes(boxes.flatten(1, 2), seen.size)
             labels = torch.arange(self.num_classes, device=scores.device).repeat(shape[1])
             large = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1)
-            scores = scores.flatten(1) * large
-            best = keep_best(boxes, scores, labels, self.max_detections, self.iou_threshold, self.score_threshold)
+            limits = (self.max_detections, self.iou_threshold, self.score_threshold)
+            best = keep_best(boxes, scores, labels, large, *limits)
             return Detected(
                 boxes.gather(1, best.index[..., None].expand(-1, -1, 4)),
                 scores.gather(1, best.index),

@@ -99,6 +99,7 @@ def keep_best(
     boxes: Tensor,
     scores: Tensor,
     groups: Tensor,
+    allowed: Tensor,
     count: int,
     iou_threshold: float,
     score_threshold: float | None = None,
@@ -109,15 +110,15 @@ def keep_best(
 
     Args:
         boxes, scores: (N, P, 4) and (N, P).
-        groups: (P,) int64 from 0 on, such as classes: only boxes of one group suppress each other.
+        groups: (P,) int64 from 0 to P, such as classes: only boxes of one group suppress each other.
+        allowed: (N, P) bool: others are left out, such as empty boxes, which suppress nothing before.
         count, iou_threshold, score_threshold: see `detseg.detect.nms.batched_nms`; `count` is an image's.
     """
     images, total = scores.shape
-    offsets = torch.arange(images, device=groups.device)[:, None] * (int(groups.shape[0]) + 1)
-    apart = (groups + offsets).flatten()
+    apart = (groups + torch.arange(images, device=groups.device)[:, None] * (total + 1)).flatten()
     kept = batched_nms(boxes.flatten(0, 1), scores.flatten(), apart, iou_threshold, score_threshold=score_threshold)
     alive = torch.zeros(images * total, dtype=torch.bool, device=boxes.device).index_fill(0, kept, True)
-    alive = alive.view(images, total)
+    alive = alive.view(images, total) & allowed
     index = scores.masked_fill(~alive, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :count]
     return Best(index, alive.gather(1, index))
 
@@ -155,11 +156,9 @@ def propose(
     logits = torch.nan_to_num(torch.cat([found.values for found in best], 1), nan=-1e9)
     chosen = torch.nan_to_num(deltas.gather(1, index[..., None].expand(-1, -1, 4)))
     boxes = clip_boxes(decode_deltas(chosen, torch.cat(list(anchors))[index]), size)
-    found = keep_best(boxes, logits, level, count, OVERLAP)
-    boxes = boxes.gather(1, found.index[..., None].expand(-1, -1, 4))
-    # After non-max suppression, which is the same: what falls away here suppresses nothing that stays.
-    large = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1)
-    return Proposals(boxes, found.valid & large & (logits.gather(1, found.index).sigmoid() >= least))
+    allowed = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1) & (logits.sigmoid() >= least)
+    found = keep_best(boxes, logits, level, allowed, count, OVERLAP)
+    return Proposals(boxes.gather(1, found.index[..., None].expand(-1, -1, 4)), found.valid)
 
 
 def proposal_losses(objectness: Tensor, deltas: Tensor, anchors: Tensor, flat: FlatTargets) -> dict[str, Tensor]:
