@@ -151,7 +151,7 @@ def propose(
     best = [level.topk(min(candidates, level.shape[1]), 1) for level in objectness.split([len(a) for a in anchors], 1)]
     starts = [sum(len(a) for a in anchors[:i]) for i in range(len(anchors))]
     index = torch.cat([found.indices + start for found, start in zip(best, starts, strict=True)], 1)
-    level = torch.cat([torch.full_like(found.indices[0], i) for i, found in enumerate(best)])
+    level = torch.cat([index.new_full(found.indices.shape[1:], i) for i, found in enumerate(best)])
     # Numbers of a network that diverges; its loss tells that, and which images it was.
     logits = torch.nan_to_num(torch.cat([found.values for found in best], 1), nan=-1e9)
     chosen = torch.nan_to_num(deltas.gather(1, index[..., None].expand(-1, -1, 4)))

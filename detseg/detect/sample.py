@@ -26,7 +26,8 @@ def sample(positive: Tensor, negative: Tensor, count: int, share: float) -> Samp
     keys = torch.rand(positive.shape, device=positive.device)
     most = min(int(count * share), positive.shape[1])
     found, places = keys.masked_fill(~positive, -1.0).topk(most, 1)
+    order = keys.masked_fill(~negative, -1.0)
     # Keys of the drawn positives are 2 to 3, of the negatives 0 to 1, of all others -1.
-    order = keys.masked_fill(~negative, -1.0).scatter(1, places, torch.where(found >= 0, found + 2, -1.0))
+    order = order.scatter(1, places, torch.where(found >= 0, found + 2, order.gather(1, places)))
     best, index = order.topk(count, 1)
     return Sample(index, best >= 0)
