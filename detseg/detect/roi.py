@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 # A box of this side is cut from the map of stride 16, half as large ones from that of stride 8, and so on (Lin et al.
 # 2017, equation 1): ImageNet's pretraining sees images of 224 pixels.
@@ -31,14 +32,32 @@ def align(
         size: cells a side.
         sampling: bilinear samples a side of a cell, averaged.
     """
+    with torch.autocast(boxes.device.type, enabled=False):
+        level, maps = level_of(boxes, strides), [x.float() for x in maps]
+        if boxes.device.type == "cpu" and not (torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)):
+            from detseg.detect.roi_on_cpu import AlignOnCpu  # here: it loads numba, half a second
+
+            found: Tensor = AlignOnCpu.apply(boxes, image, level, strides, size, sampling, *maps)
+            return found
+        return _by_torchvision(maps, strides, boxes, image, level, size, sampling)
+
+
+def _by_torchvision(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    image: Tensor,
+    level: Tensor,
+    size: int,
+    sampling: int,
+) -> Tensor:
+    """`align` by torchvision's operator: on GPUs, and where torch traces the call."""
     from torchvision.ops import roi_align  # here: it takes seconds to load
 
-    with torch.autocast(boxes.device.type, enabled=False):
-        level = level_of(boxes, strides)
-        regions = torch.cat([image[:, None].to(boxes.dtype), boxes], 1)
-        result = boxes.new_zeros(len(boxes), maps[0].shape[1], size, size)
-        for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
-            (here,) = torch.where(level == i)
-            found = roi_align(x.float(), regions[here], (size, size), 1 / stride, sampling)
-            result = result.index_copy(0, here, found)
-        return result
+    regions = torch.cat([image[:, None].to(boxes.dtype), boxes], 1)
+    result = boxes.new_zeros(len(boxes), maps[0].shape[1], size, size)
+    for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
+        (here,) = torch.where(level == i)
+        found = roi_align(x, regions[here], (size, size), 1 / stride, sampling)
+        result = result.index_copy(0, here, found)
+    return result
