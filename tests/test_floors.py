@@ -25,6 +25,7 @@ DEVICES = {
     ("backbones/meta.py", "cpu"): "tensors without data; where they are faked, the meta device is not allowed",
     ("detect/nms/__init__.py", "cpu"): "another algorithm is faster there",
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
+    ("detect/roi.py", "cpu"): "a compiled loop is faster there",
 }
 
 

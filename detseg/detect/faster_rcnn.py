@@ -299,9 +299,9 @@ class FasterRcnn(DetectionModel):
             limits = (self.max_detections, self.iou_threshold, self.score_threshold)
             best = keep_best(boxes, scores, labels, large, *limits)
             return Detected(
-                boxes.gather(1, best.index[..., None].expand(-1, -1, 4)),
-                scores.gather(1, best.index),
-                labels[best.index],
+                boxes.gather(1, best.places[..., None].expand(-1, -1, 4)),
+                scores.gather(1, best.places),
+                labels[best.places],
                 best.valid,
             )
 

@@ -42,7 +42,7 @@ class MaskHead(nn.Module):
         for layer in (*self.body, self.finer, self.classes):
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

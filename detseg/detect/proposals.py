@@ -44,7 +44,7 @@ class ProposalHead(nn.Module):
         for layer in (*self.body, self.objectness, self.boxes):
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
+                layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """See the class; float32."""
@@ -91,7 +91,7 @@ def published_anchors(sizes: Sequence[Sequence[float]], ratios: Sequence[float])
 class Best(NamedTuple):
     """At most R of the P boxes of each of N images, best first."""
 
-    index: Tensor  # (N, R) int64 positions among the P
+    places: Tensor  # (N, R) int64 positions among the P
     valid: Tensor  # (N, R) bool: there were so many
 
 
@@ -158,7 +158,7 @@ def propose(
     boxes = clip_boxes(decode_deltas(chosen, torch.cat(list(anchors))[index]), size)
     allowed = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1) & (logits.sigmoid() >= least)
     found = keep_best(boxes, logits, level, allowed, count, OVERLAP)
-    return Proposals(boxes.gather(1, found.index[..., None].expand(-1, -1, 4)), found.valid)
+    return Proposals(boxes.gather(1, found.places[..., None].expand(-1, -1, 4)), found.valid)
 
 
 def proposal_losses(objectness: Tensor, deltas: Tensor, anchors: Tensor, flat: FlatTargets) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class AlignOnCpu(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         given = gradient.float().permute(0, 2, 3, 1).contiguous().numpy()
         to_maps = [torch.zeros(n, height, width, channels) for n, channels, height, width in ctx.shapes]
         _each_level(_add, [x.numpy() for x in to_maps], ctx.saved_tensors, ctx.strides, ctx.sampling, given)

@@ -9,7 +9,7 @@ from torch import Tensor
 class Sample(NamedTuple):
     """At most S of the P priors of each of N images; those that are positive come first."""
 
-    index: Tensor  # (N, S) int64 positions among the P
+    places: Tensor  # (N, S) int64 positions among the P
     chosen: Tensor  # (N, S) bool: there were so many
 
 

@@ -34,4 +34,4 @@ def test_all_are_alike_and_a_seed_repeats():
     share = torch.bincount(index.flatten(), minlength=20) / 4000
     torch.testing.assert_close(share, torch.full((20,), 0.3), atol=0.03, rtol=0)
     torch.manual_seed(1)
-    assert torch.equal(sample(positive, ~positive, 6, 0.5).index, index)
+    assert torch.equal(sample(positive, ~positive, 6, 0.5).places, index)
