@@ -159,7 +159,7 @@ def test_its_options_are_in_the_help_of_its_task(built, capsys):
 
 
 def test_a_model_of_another_task_or_none_is_refused(capsys):
-    with pytest.raises(ValueError, match=r"--model classifier is no detector; detseg train detector takes yolo"):
+    with pytest.raises(ValueError, match=r"--model classifier is no detector; detseg train detector takes .*yolo"):
         config_for("detector", "classifier")
     with pytest.raises(SystemExit, match=r"no model is named 'yolos'; did you mean yolo\?"):
         main(["train", "detector", "--model", "yolos", "--data", "x"])
