@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 # Imported at once, not when asked for: the package `detseg.detect.nms` would hide a lazily imported `nms`.
 from detseg.detect.anchors import AnchorFit, fit_anchors, kmeans_anchors
+from detseg.detect.faster_rcnn import FasterRcnn
+from detseg.detect.mask_rcnn import MaskRcnn
 from detseg.detect.nms import batched_nms, nms
 from detseg.detect.ssd import SsdDetector
 from detseg.detect.yolo import YoloDetector
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnchorFit",
+    "FasterRcnn",
+    "MaskRcnn",
     "SsdDetector",
     "YoloDetector",
     "batched_nms",

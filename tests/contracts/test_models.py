@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from detseg.cli import main
 from detseg.data.annotations import Annotations, Category
@@ -56,7 +57,8 @@ def without_objects(task, count):
     if task == "segment":
         return torch.full((count, SIZE, SIZE), 255, dtype=torch.uint8)
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    return [nothing | {"iscrowd": torch.zeros(0, dtype=torch.bool)}] * count
+    masks = torch.zeros(0, SIZE, SIZE, dtype=torch.uint8)
+    return [nothing | {"iscrowd": torch.zeros(0, dtype=torch.bool), "masks": masks}] * count
 
 
 def tensors(found):
@@ -145,7 +147,8 @@ def test_exportable_is_plain_tensors(built):
 
 def test_losses_stay_on_the_device_of_their_inputs(built):
     model = built.model.train()
-    with FakeTensorMode():
+    # With an environment for sizes that the device alone knows: how many boxes non-max suppression keeps.
+    with FakeTensorMode(shape_env=ShapeEnv()):
         state = {
             name: torch.empty(t.shape, dtype=t.dtype, device="cuda", requires_grad=t.requires_grad)
             for name, t in (*model.named_parameters(), *model.named_buffers())
