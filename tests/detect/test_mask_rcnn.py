@@ -87,3 +87,13 @@ def test_detections_have_masks_over_their_boxes():
         torch.testing.assert_close(masks[n, :count], one["masks"])
     assert [one["masks"].shape for one in none] == [(0, 28, 28)] * 2
     assert model.finds_masks and model.needs_masks(None)
+
+
+@pytest.mark.slow
+def test_torch_exports_it():
+    model = detector().eval()
+    torch.nn.init.normal_(model.box_head.classes.weight)
+    exported = torch.export.export(model.exportable(), (images(),), strict=False)
+    with torch.no_grad():
+        for ours, theirs in zip(model.exportable()(images()), exported.module()(images()), strict=True):
+            torch.testing.assert_close(theirs, ours)
