@@ -203,8 +203,8 @@ def _length(this: Process, images: int) -> Progress:
 def _sizes(config: Any) -> SizeSchedule:
     size = config.size
     smallest = min(size, max(64, round(size * 0.6 / 32) * 32)) if config.multi_scale else size
-    mosaic, mixup, copy_paste = (float(getattr(config, name, 0.0)) for name in ("mosaic", "mixup", "copy_paste"))
-    return SizeSchedule(size, smallest, mosaic=mosaic, mixup=mixup, copy_paste=copy_paste, seed=config.seed)
+    mosaic, mixup, pasted = (float(getattr(config, name, 0.0)) for name in ("mosaic", "mixup", "copy_paste"))
+    return SizeSchedule(size, smallest, mosaic=mosaic, mixup=mixup, copy_paste=pasted, seed=config.seed)
 
 
 def _workers(config: Any, device: torch.device) -> int:

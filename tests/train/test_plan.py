@@ -83,7 +83,11 @@ def test_mixup_comes_as_often_as_asked_for_and_ends_with_the_mosaics():
     assert np.mean([request.mixup for request in mixed]) == pytest.approx(0.2, abs=0.05)
     assert np.mean([request.mixup and request.mosaic for request in mixed]) == pytest.approx(0.06, abs=0.03)
     assert [request._replace(mixup=False) for request in mixed] == requests(0.69, mosaic=0.3), "all else stays"
-    assert not any(request.mixup or request.mosaic for request in requests(0.7, mosaic=0.3, mixup=0.2))
+    pasted = requests(0.69, mosaic=0.3, mixup=0.2, copy_paste=0.4)
+    assert np.mean([request.copy_paste for request in pasted]) == pytest.approx(0.4, abs=0.05)
+    assert [request._replace(copy_paste=False) for request in pasted] == mixed, "all else stays here too"
+    late = requests(0.7, mosaic=0.3, mixup=0.2, copy_paste=0.4)
+    assert not any(request.mixup or request.mosaic or request.copy_paste for request in late)
 
 
 def test_samples_depend_on_seed_epoch_and_position_only():
