@@ -81,7 +81,9 @@ def fuse(
     order = np.argsort(-weighted, kind="stable")
     order = order[all_scores[order] >= score_threshold]
     order = order[np.argsort(all_labels[order], kind="stable")]
-    fused, new, found, kinds, first = _fuse(all_boxes, weighted, all_labels, order, np.float32(threshold), score == "max")
+    fused, new, found, kinds, first = _fuse(
+        all_boxes, weighted, all_labels, order, np.float32(threshold), score == "max"
+    )
     new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
     falling = np.argsort(-new, kind="stable")
     given = like(boxes[0], fused[falling], new[falling].astype(np.float32), kinds[falling])
