@@ -28,17 +28,24 @@ def number_map(masks: ArrayLike | Sequence[Any], shape: Sequence[int]) -> NDArra
     coded = len(objects) > 0 and isinstance(objects[0], Mapping)
     numbers = np.zeros(shape[:2], np.uint16, order="F" if coded else "C")  # as the masks lie in memory
     for i in reversed(range(len(objects))):
-        numbers[decoded(objects[i])] = i + 1
+        x, y, part = window(objects[i])
+        np.copyto(numbers[y : y + part.shape[0], x : x + part.shape[1]], i + 1, where=part)
     return np.ascontiguousarray(numbers)
 
 
-def decoded(mask: Any) -> NDArray[np.bool_]:
-    """The map (H, W) of a mask."""
-    if not isinstance(mask, Mapping):
-        return np.asarray(mask) != 0
-    from pycocotools import mask as coco
+def window(mask: Any) -> tuple[int, int, NDArray[np.bool_]]:
+    """x, y and the part (h, w) of a mask there that holds all of the object; (0, 0) pixels where it has none."""
+    if isinstance(mask, Mapping):
+        from pycocotools import mask as coco
 
-    return np.asarray(coco.decode(mask).view(np.bool_))
+        x, y, width, height = (int(side) for side in coco.toBbox(mask))
+        return x, y, coco.decode(mask)[y : y + height, x : x + width].view(np.bool_)
+    whole = np.asarray(mask) != 0
+    rows, columns = np.flatnonzero(whole.any(1)), np.flatnonzero(whole.any(0))
+    if not len(rows):
+        return 0, 0, whole[:0, :0]
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, whole[y : rows[-1] + 1, x : columns[-1] + 1]
 
 
 def outlines(mask: Any, tolerance: float = TOLERANCE) -> list[list[int]]:
@@ -47,13 +54,11 @@ def outlines(mask: Any, tolerance: float = TOLERANCE) -> list[list[int]]:
     Drawn by pycocotools they are the mask with its holes filled, which a list of polygons cannot have, exactly if
     `tolerance` is 0, else with borders at most that many pixels off. A mask without a pixel has none.
     """
-    pixels = decoded(mask)
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if not len(rows):
+    x, y, part = window(mask)
+    if not part.size:
         return []
-    corner = np.array([columns[0], rows[0]])
-    part = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
-    polygons = [_simplified(points, tolerance) + corner for points in _borders(part)]
+    borders = _borders(np.ascontiguousarray(part, np.uint8))
+    polygons = [_simplified(points, tolerance) + np.array([x, y]) for points in borders]
     return [polygon.ravel().tolist() for polygon in sorted(polygons, key=lambda p: -abs(_area(p)))]
 
 

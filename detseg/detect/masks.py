@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 THRESHOLD = 0.5
 
@@ -90,10 +89,18 @@ def _windows(
 
 
 def _sampled(mask: Tensor, region: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """Probabilities at the centres of the pixels of a window x1, y1, x2, y2."""
+    """Probabilities at the centres of the pixels of a window x1, y1, x2, y2.
+
+    Rows and columns are interpolated one after the other, as products with matrices: much faster than `grid_sample`.
+    """
     x1, y1, x2, y2 = window
-    low, size = region[:2].float(), (region[2:] - region[:2]).float().clamp(min=1e-6)
-    x = (torch.arange(x1, x2, device=mask.device) + 0.5 - low[0]) / size[0] * 2 - 1
-    y = (torch.arange(y1, y2, device=mask.device) + 0.5 - low[1]) / size[1] * 2 - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-    return F.grid_sample(mask[None, None].float(), grid[None], align_corners=False)[0, 0]
+    left, top, right, bottom = region.float()
+    across = _weights(x1, x2, left, right, mask.shape[1])
+    return _weights(y1, y2, top, bottom, mask.shape[0]) @ mask.float() @ across.T
+
+
+def _weights(first: int, end: int, low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """(end - first, cells) how much each cell from `low` to `high` counts at the centre of each pixel."""
+    pixels = torch.arange(first, end, device=low.device) + 0.5
+    place = (pixels - low) / (high - low).clamp(min=1e-6) * cells - 0.5
+    return (1 - (place[:, None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)

@@ -6,7 +6,7 @@ import pytest
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from detseg.data.object_masks import decoded, number_map, outlines
+from detseg.data.object_masks import number_map, outlines, window
 
 
 def coded(masks):
@@ -72,7 +72,10 @@ def test_the_first_of_several_objects_has_the_pixel():
     many = np.zeros((300, 1, 300), bool)
     many[np.arange(300), 0, np.arange(300)] = True
     assert number_map(many, (1, 300)).tolist() == [list(range(1, 301))]
-    assert (decoded(coded(masks)[1]) == masks[1]).all()
+    for given in (masks, coded(masks)):
+        assert [window(mask)[:2] for mask in given] == [(1, 1), (2, 2), (0, 0)]
+        assert [window(mask)[2].shape for mask in given] == [(2, 3), (3, 5), (0, 0)]
+        assert window(given[1])[2].all()
 
 
 def test_masks_of_another_size_are_refused():
