@@ -71,11 +71,12 @@ def _training(task: str, **settings: Any) -> Any:
     """The settings of the run of a task."""
     from detseg.train.config import config_for
 
-    kind, model, options = {
+    kinds: dict[str, tuple[str, str | None, dict[str, Any]]] = {
         "detector": ("detector", None, {}),
         "segmenter": ("segmenter", None, {"decoder": "pyramid"}),
         "instances": ("detector", "yolo", {"masks": True}),
-    }[task]
+    }
+    kind, model, options = kinds[task]
     return config_for(kind, model)(**settings, **options).check()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from detseg.console import print_line
 from detseg.data.colours import instance_colors
@@ -81,7 +81,7 @@ class Found:
     text: str
     results: list[dict[str, Any]]  # COCO results without image id
     mask: NDArray[np.uint8] | NDArray[np.uint16] | None = None  # (H, W) values of a mask file
-    palette: ArrayLike | None = None  # (256, 3) their colours, or (M, 3) those of M objects, from 1 on
+    palette: Any = None  # (256, 3) their colours, or (M, 3) those of M objects, from 1 on
 
 
 def write_found(found: Found, target: Path) -> None:

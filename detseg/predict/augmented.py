@@ -10,7 +10,7 @@ from detseg.detect.nms.fusion import fuse
 FACTORS = (0.75, 1.0, 1.25)  # of the size, each plain and mirrored
 STRIDE = 32
 """Input sizes are multiples of it: the coarsest grid has whole cells then."""
-IOU_THRESHOLD = 0.55
+IOU_THRESHOLD = 0.6
 
 
 class View(NamedTuple):
@@ -49,8 +49,8 @@ def fuse_views(views: Sequence[dict[str, Any]], limit: int | None) -> dict[str, 
     A fused detection's mask is that of its best detection: its map (h, w) and region (Solovyev et al. 2021 fuse boxes
     only). The `limit` best ones are kept.
     """
-    columns = [[view[name] for view in views] for name in ("boxes", "scores", "labels")]
-    boxes, scores, labels, best = fuse(*columns, None, IOU_THRESHOLD)
+    boxes, scores, labels = ([view[name] for view in views] for name in ("boxes", "scores", "labels"))
+    boxes, scores, labels, best = fuse(boxes, scores, labels, None, IOU_THRESHOLD)
     result: dict[str, Any] = {"boxes": boxes[:limit], "scores": scores[:limit], "labels": labels[:limit]}
     if "masks" in views[0]:
         maps = [one for view in views for one in view["masks"]]

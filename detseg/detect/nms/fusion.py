@@ -5,7 +5,7 @@ the models found (arXiv:1910.13302).
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from detseg.kernels import box_iou, compiled
 
 
 class Fused(NamedTuple):
-    """Clusters of boxes of one image, best first."""
+    """Clusters of boxes of one image, best first, torch or numpy as the boxes given."""
 
-    boxes: Array  # (D, 4) float32 xyxy
-    scores: Array  # (D,) float32
-    labels: Array  # (D,)
+    boxes: Any  # (D, 4) float32 xyxy
+    scores: Any  # (D,) float32
+    labels: Any  # (D,)
     best: np.ndarray  # (D,) where each one's best box is among all models' boxes, one after another
 
 
@@ -86,8 +86,8 @@ def fuse(
     )
     new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
     falling = np.argsort(-new, kind="stable")
-    given = like(boxes[0], fused[falling], new[falling].astype(np.float32), kinds[falling])
-    return Fused(*given, first[falling])  # type: ignore[arg-type]
+    in_kind = like(boxes[0], fused[falling], new[falling].astype(np.float32), kinds[falling])
+    return Fused(in_kind[0], in_kind[1], in_kind[2], first[falling])
 
 
 def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
