@@ -5,22 +5,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo demo-segment test lint bench clean
+.PHONY: help demo demo-segment demo-instances test lint bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo           train a detector on embedded pictures and show how good it is'
-	@echo 'make demo-segment   the same with the class of every pixel in place of boxes'
-	@echo 'make test           run the tests'
-	@echo 'make lint           check style and types'
-	@echo 'make bench          run all benchmarks, one after another'
-	@echo 'make clean          remove .venv, caches and builds; runs/ stays'
+	@echo 'make demo            train a detector on embedded pictures and show how good it is'
+	@echo 'make demo-segment    the same with the class of every pixel in place of boxes'
+	@echo 'make demo-instances  the same with the mask of each flower beside its box'
+	@echo 'make test            run the tests'
+	@echo 'make lint            check style and types'
+	@echo 'make bench           run all benchmarks, one after another'
+	@echo 'make clean           remove .venv, caches and builds; runs/ stays'
 
 demo: $(INSTALLED)
 	$(BIN)/detseg demo
 
 demo-segment: $(INSTALLED)
 	$(BIN)/detseg demo --task segmenter
+
+demo-instances: $(INSTALLED)
+	$(BIN)/detseg demo --task instances
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal

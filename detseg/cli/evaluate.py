@@ -34,6 +34,11 @@ class Evaluate:
         detseg evaluate --detections runs/detector-1
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
 
+    A detector at a larger input size; averaged over sizes and mirror images:
+
+        detseg evaluate --detections runs/detector-1 --size 416
+        detseg evaluate --detections runs/detector-1 --tta
+
     A localizer as a sliding-window detector, alone and against a detector:
 
         detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json
@@ -70,6 +75,10 @@ class Evaluate:
     """Detections: score threshold of the confusion matrix; by default the one with the best F1."""
     voc: Literal["2007", "2012"] | None = None
     """Detections: also report Pascal VOC average precision at IoU 0.5, by the rules of this year."""
+    size: int | None = None
+    """Runs of detectors: input size in pixels, a multiple of 32; by default as in training."""
+    tta: bool = False
+    """Runs of detectors: average over three sizes and mirror images."""
     slide: bool = False
     """Localizers trained with --objectness: slide over the images at several scales."""
     flip: bool = False

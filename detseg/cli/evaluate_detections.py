@@ -33,6 +33,7 @@ from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections, read_found, read_truth
 from detseg.metrics.detection.matching import match
 from detseg.metrics.detection.voc_ap import VocMethod, evaluate_voc
+from detseg.options import given
 from detseg.report.tables import detection
 from detseg.report.tables.builders import comparison_table
 
@@ -141,8 +142,23 @@ def _check(config: Evaluate) -> None:
         raise ValueError(
             f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
         )
+    if config.size is not None or config.tta:
+        _check_augmentation(config, runs)
     if config.slide and not runs:
         raise ValueError(f"{config.detections}: is a file of detections; only a localizer can slide: leave out --slide")
+
+
+def _check_augmentation(config: Evaluate, runs: Sequence[Path]) -> None:
+    """Raise ValueError where --size or --tta mean nothing."""
+    from detseg.predict.detector import check_input_size
+
+    options = " and ".join(given(config, ("size", "tta")))
+    if not runs:
+        raise ValueError(f"{config.detections}: is a file of detections; leave out {options}")
+    if others := [run for run in runs if _is_localizer(run)]:
+        raise ValueError(f"{others[0]}: a localizer looks at images of its training size only; leave out {options}")
+    if config.size is not None:
+        check_input_size(config.size)
 
 
 def _paths(config: Evaluate) -> list[Path]:
@@ -183,7 +199,7 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
         if path in sliding:
             sides.append(_slide(path, truth, config.long_side, console))
         else:
-            sides.append(_predict(path, truth, console) if path.is_dir() else path)
+            sides.append(_predict(path, truth, config, console) if path.is_dir() else path)
     if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
         print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
@@ -307,24 +323,26 @@ def _matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int
     return [category.id for category in categories]
 
 
-def _predict(folder: Path, truth: Annotations, console: Console) -> Detections:
-    """What the model of a run finds in the images."""
+def _predict(folder: Path, truth: Annotations, config: Evaluate, console: Console) -> Detections:
+    """What the model of a run finds in the images, at the size and with the augmentation that `config` says."""
     import torch
     from accelerate import PartialState
 
     from detseg.data.dataset import DetectionDataset
     from detseg.models import load_model
+    from detseg.predict.augmented import views_of
     from detseg.train.data import open_images
     from detseg.train.tasks.detector import predict_dataset
 
     model, description = load_model(folder)
     ids = _matched_ids(description, truth)
-    size = int(description["size"])
+    size = int(description["size"]) if config.size is None else config.size
     truth = with_channels(truth, description["architecture"].get("in_channels", 3))
-    images = open_images(DetectionDataset, truth, size, "images", console)
+    largest = max(view.size for view in views_of(size)) if config.tta else size
+    images = open_images(DetectionDataset, truth, largest, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)
-    predictions = list(predict_dataset(model, images, range(len(images)), size))
+    predictions = list(predict_dataset(model, images, range(len(images)), size, tta=config.tta))
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 
 
-DETECTIONS = Evaluator("detections", evaluate, ("iou_type", "score_threshold", "voc", "slide"))
+DETECTIONS = Evaluator("detections", evaluate, ("iou_type", "score_threshold", "voc", "slide", "size", "tta"))

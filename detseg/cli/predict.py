@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +14,13 @@ from detseg.cli.images import free_names, local_images
 from detseg.options import given
 
 if TYPE_CHECKING:
-    from detseg.predict import Predictor
+    from detseg.predict import Detector, Predictor
 
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
-OF_DETECTORS, OF_SEGMENTERS = ("score_threshold",), ("flip", "scales", "long_side", "boxes", "min_area")
+OF_MASKS = ("polygons", "label_images")
+OF_DETECTORS = ("score_threshold", "size", "tta", *OF_MASKS)
+OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
 
@@ -27,9 +29,9 @@ OF_CLASSIFIERS = ("ten_crop",)
 class Predict:
     """Predict on images with the model of a run: boxes, masks or classes.
 
-    Detectors and localizers write each image with its boxes (NAME.jpg) and detections.json (COCO results). Segmenters
-    write each image with a mask overlay (NAME.jpg) and its mask (NAME.png, with the values of the data set).
-    Classifiers print the most likely classes and write classes.csv.
+    Detectors and localizers write each image with its boxes (NAME.jpg) and detections.json (COCO results), with masks
+    where the model finds them. Segmenters write each image with a mask overlay (NAME.jpg) and its mask (NAME.png, with
+    the values of the data set). Classifiers print the most likely classes and write classes.csv.
 
     Two images; a folder; a validation set, to evaluate:
 
@@ -37,6 +39,12 @@ class Predict:
         detseg predict runs/detector-1 photos/ --score-threshold 0.5
         detseg predict runs/detector-1 --image-ids flowers/val.json
         detseg evaluate --ground-truth flowers/val.json --detections predictions/detections.json
+
+    Test-time augmentation; a larger input size; masks as polygons, and each object's number in NAME.png:
+
+        detseg predict runs/detector-1 photos/ --tta
+        detseg predict runs/detector-1 photos/ --size 512
+        detseg predict runs/detector-2 photos/ --polygons --label-images
 
     A localizer as a sliding-window detector; smaller objects too:
 
@@ -63,6 +71,14 @@ class Predict:
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
+    size: int | None = None
+    """Detectors: input size in pixels, a multiple of 32; by default as in training. Larger finds smaller objects."""
+    tta: bool = False
+    """Detectors: average over three sizes and mirror images, in six times the time."""
+    polygons: bool = False
+    """Detectors of masks: write outlines (without holes) to detections.json, in place of run lengths (RLE)."""
+    label_images: bool = False
+    """Detectors of masks: also write NAME.png, each object's pixels with its number, 1, 2, … as in detections.json."""
     flip: bool = False
     """Segmenters: average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
@@ -123,10 +139,10 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
         reader.finish()
         return 0
     segments = isinstance(model, Segmenter)
-    endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments else {})
+    endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments or config.label_images else {})
     names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
     targets = [config.output / f"{name}.jpg" for name in names]
-    _refuse_taken(targets, segments=segments)
+    _refuse_taken(targets, endings, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     shown = track(reader, len(images), what="predicting", console=console)
@@ -135,14 +151,21 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
         write_found(found, targets[position])
         results += [{"image_id": ids[position], "file_name": image} | result for result in found.results]
         print_line(console, f"{image}: {found.text}")
-    written = "images with classes and masks" if segments else "images with boxes"
+    written = ["images with classes and masks" if segments else _drawn(model)]
+    written += ["label images"] if config.label_images else []
     if not segments or config.boxes:
         path = config.output / DETECTIONS
-        write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        written += f" and {path.name}"
-    print_line(console, f"{written} are in {config.output}")
+        lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
+        write_atomically(path, f"[\n{lines}\n]\n" if lines else "[]\n")
+        written.append(path.name)
+    print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
     reader.finish()
     return 0
+
+
+def _drawn(model: Predictor) -> str:
+    """What a detector's drawings show."""
+    return f"images with boxes{' and masks' if getattr(model, 'finds_masks', False) else ''}"
 
 
 def _check_options(config: Predict, model: Predictor) -> None:
@@ -159,11 +182,24 @@ def _check_options(config: Predict, model: Predictor) -> None:
         foreign = tuple(name for name in foreign if name != "long_side")
     if options := ", ".join(given(config, foreign)):
         raise ValueError(f"{config.run}: holds a {kind}, for which there is no {options}; leave it out")
+    if isinstance(model, Detector):
+        _check_detector(config, model)
     if isinstance(model, Segmenter) and not config.boxes:
         for option in given(config, ("image_ids", "min_area")):
             raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
     if config.min_area < 1:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
+
+
+def _check_detector(config: Predict, model: Detector) -> None:
+    """Raise ValueError where an option means nothing to this detector."""
+    if not model.finds_masks and (options := ", ".join(given(config, OF_MASKS))):
+        raise ValueError(f"{config.run}: finds boxes and no masks, for which there is no {options}; leave it out")
+    if config.size is not None or config.tta:
+        try:
+            model.check_any_size(config.size)
+        except ValueError as error:
+            raise ValueError(f"{config.run}: {error}") from error
 
 
 def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int]]:
@@ -190,27 +226,30 @@ def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int]]:
     return paths, [known[path.resolve()] for path in paths]
 
 
-def _refuse_taken(targets: Sequence[Path], *, segments: bool) -> None:
+def _refuse_taken(targets: Sequence[Path], endings: Iterable[str], *, segments: bool) -> None:
     """Raise ValueError where a file would be overwritten that no earlier prediction wrote.
 
-    A detector's leave `DETECTIONS` beside their drawings, a segmenter's a mask beside each.
+    A detector's leave `DETECTIONS` beside their drawings and label images, a segmenter's a mask beside each.
     """
     for target in targets:
         mask = target.with_suffix(".png")
-        taken = [file for file in ((target, mask) if segments else (target,)) if file.exists()]
-        earlier = len(taken) == 2 and _has_palette(mask) if segments else (target.parent / DETECTIONS).exists()
-        if taken and not earlier:
-            raise ValueError(f"{taken[0]}: is there already, and not from an earlier prediction; name another --output")
+        taken = [file for file in map(target.with_suffix, endings) if file.exists()]
+        earlier = len(taken) == 2 if segments else (target.parent / DETECTIONS).exists()
+        foreign = [file for file in taken if not earlier or (file == mask and not _holds_numbers(mask))]
+        if foreign:
+            raise ValueError(
+                f"{foreign[0]}: is there already, and not from an earlier prediction; name another --output"
+            )
 
 
-def _has_palette(path: Path) -> bool:
-    """Whether a file is an image with a palette, as written masks are."""
+def _holds_numbers(path: Path) -> bool:
+    """Whether a file is an image with a palette, or of 16 bits, as written masks and label images are."""
     from PIL import UnidentifiedImageError
 
     from detseg.data.images import open_image
 
     try:
         with open_image(path) as image:
-            return image.mode == "P"
+            return image.mode in ("P", "I;16")
     except UnidentifiedImageError:
         return False

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.console import print_line
+from detseg.data.colours import instance_colors
 from detseg.data.images import read_image
-from detseg.data.index_png import is_background, mask_palette, write_index_png
+from detseg.data.index_png import is_background, mask_palette, write_index_png, write_object_png
+from detseg.data.object_masks import number_map, outlines
 from detseg.data.sample import IGNORE
 from detseg.predict import Detector, Predictor, Segmentation, Segmenter
 from detseg.predict.predictor import in_batches
@@ -78,15 +80,19 @@ class Found:
     drawn: NDArray[np.uint8]  # (H, W, 3) RGB
     text: str
     results: list[dict[str, Any]]  # COCO results without image id
-    mask: NDArray[np.uint8] | None = None  # (H, W) values of a mask file
-    palette: NDArray[np.uint8] | None = None  # (256, 3) their colours
+    mask: NDArray[np.uint8] | NDArray[np.uint16] | None = None  # (H, W) values of a mask file
+    palette: Any = None  # (256, 3) their colours, or (M, 3) those of M objects, from 1 on
 
 
 def write_found(found: Found, target: Path) -> None:
     """Write the drawing to `target` and the mask, if there is one, beside it as PNG."""
     if not cv2.imwrite(str(target), cv2.cvtColor(found.drawn, cv2.COLOR_RGB2BGR)):
         raise OSError(f"{target}: could not be written")
-    if found.mask is not None:
+    if found.mask is None:
+        return
+    if found.mask.dtype == np.uint16:
+        write_object_png(target.with_suffix(".png"), found.mask, found.palette)
+    else:
         write_index_png(target.with_suffix(".png"), found.mask, found.palette)
 
 
@@ -99,21 +105,32 @@ def find_in(images: Iterable[Numbered], model: Predictor, config: Predict) -> It
 
 
 def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
-    """Boxes; see `find_in`."""
+    """Boxes, and masks of detectors that find them; see `find_in`."""
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
     # What is written for mAP holds also what nobody wants to see drawn.
     lowest = 0.0 if config.image_ids is not None else threshold
     for batch in in_batches(images, BATCH):
-        every = detector.predict([image for _, image in batch], score_threshold=lowest, batch_size=BATCH)
+        pixels = [image for _, image in batch]
+        every = detector.stream(pixels, lowest, BATCH, config.size, config.tta, run_lengths=True)
         for (position, image), found in zip(batch, every, strict=True):
-            clear = {name: value[found["scores"] >= threshold] for name, value in found.items()}
+            count = int((found["scores"] >= threshold).sum())
+            clear = {name: value[:count] for name, value in found.items()}
+            shades = instance_colors(clear["labels"].tolist()) if "masks" in found else None
             drawn = draw_boxes(
-                image, clear["boxes"], clear["labels"], detector.names, clear["scores"], masks=clear.get("masks")
+                image,
+                clear["boxes"],
+                clear["labels"],
+                detector.names,
+                clear["scores"],
+                colors=shades,
+                masks=clear.get("masks"),
             )
             counts = Counter(detector.names[label] for label in clear["labels"])
             text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-            results = _results(found, detector.categories, exact=config.image_ids is not None)
-            yield position, Found(drawn, text, results)
+            exact = config.image_ids is not None
+            results = _results(found, detector.categories, exact=exact, polygons=config.polygons)
+            mask = number_map(clear["masks"], image.shape) if config.label_images else None
+            yield position, Found(drawn, text, results, mask, shades)
 
 
 def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
@@ -160,14 +177,14 @@ def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:
 
 
 def _results(
-    found: dict[str, NDArray[Any]], categories: Sequence[tuple[int, str]], *, exact: bool
+    found: dict[str, Any], categories: Sequence[tuple[int, str]], *, exact: bool, polygons: bool = False
 ) -> list[dict[str, Any]]:
     """COCO results of one image; short numbers, unless they are `exact` to measure mAP by."""
 
     def rounded(value: float, digits: int) -> float:
         return value if exact else round(value, digits)
 
-    return [
+    results: list[dict[str, Any]] = [
         {
             "category_id": categories[label][0],
             "bbox": [rounded(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
@@ -177,3 +194,16 @@ def _results(
             found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
         )
     ]
+    for result, mask in zip(results, found.get("masks", ()), strict=False):
+        result["segmentation"] = _polygons(mask, result["bbox"]) if polygons else _text(mask)
+    return results
+
+
+def _text(mask: dict[str, Any]) -> dict[str, Any]:
+    """Run lengths as JSON takes them."""
+    return {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
+
+
+def _polygons(mask: dict[str, Any], box: Sequence[float]) -> list[list[float]]:
+    """The outlines of a mask; of one without a pixel a point of its box, for readers want a polygon of every object."""
+    return [list(polygon) for polygon in outlines(mask)] or [[*box[:2]] * 3]

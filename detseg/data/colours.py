@@ -1,6 +1,8 @@
 """The colour of each class, the same in boxes, masks, plots and palettes of files."""
 
 import colorsys
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -49,6 +51,30 @@ def class_color(label: int) -> Color:
     rgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     red, green, blue = np.rint(rgb * 255).astype(int).tolist()
     return red, green, blue
+
+
+# Towards white (above 0) or black, and around the circle of hues: first as it is, then far and near in turn.
+_VARIATIONS = ((0.0, 0.0), (-0.35, -0.04), (0.45, 0.04), (-0.2, 0.07), (0.2, -0.07), (-0.45, 0.03))
+
+
+def instance_colors(labels: Iterable[int]) -> list[Color]:
+    """RGB colours of the objects of an image: shades of their class's colour, so that neighbours differ.
+
+    The first object of a class has the colour of the class, and six take turns.
+    """
+    seen: Counter[int] = Counter()
+    colors = []
+    for label in labels:
+        colors.append(_shade(class_color(label), *_VARIATIONS[seen[label] % len(_VARIATIONS)]))
+        seen[label] += 1
+    return colors
+
+
+def _shade(color: Color, light: float, turn: float) -> Color:
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(value / 255 for value in color))
+    lightness += light * (1 - lightness if light > 0 else lightness)
+    red, green, blue = (round(255 * v) for v in colorsys.hls_to_rgb((hue + turn) % 1, lightness, saturation))
+    return (red, green, blue) if light or turn else color
 
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])

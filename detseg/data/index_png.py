@@ -153,6 +153,20 @@ def write_index_png(path: str | Path, mask: ArrayLike, palette: ArrayLike | None
     write_atomically(Path(path), content.getvalue())
 
 
+def write_object_png(path: str | Path, numbers: ArrayLike, colors: ArrayLike) -> None:
+    """Write the numbers (H, W) of an image's M objects, 0 for none: with a palette, or of more than 255 as 16-bit grey.
+
+    `colors` are (M, 3) RGB.
+    """
+    shades = np.reshape(np.asarray(colors, np.uint8), (-1, 3))
+    if len(shades) <= 255:
+        write_index_png(path, numbers, np.concatenate([np.zeros((1, 3), np.uint8), shades]))
+        return
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(numbers, np.uint16)).save(content, "PNG")
+    write_atomically(Path(path), content.getvalue())
+
+
 def mask_palette(names: Sequence[str] = ("background",)) -> NDArray[np.uint8]:
     """(256, 3) RGB colours of the labels; 255 is whitish.
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
-from detseg.detect.masks import paste_masks
+from detseg.detect.masks import encode_masks, paste_masks
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
+from detseg.predict.augmented import STRIDE, View, fuse_views, unmirrored, views_of
 from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
 
 
@@ -25,6 +26,7 @@ def detect(
     batch_size: int = 8,
     score_threshold: float = 0.0,
     run_lengths: bool = False,
+    tta: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Detections of images that are fitted into a square of side `size`, in order, batch by batch.
 
@@ -35,60 +37,128 @@ def detect(
         batch_size: images at a time.
         score_threshold: lowest score.
         run_lengths: masks as COCO run lengths, a few kilobytes each, however large the image.
+        tta: average over several sizes and mirror images, see `detseg.predict.augmented`.
 
     Yields:
         ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,), ``labels`` (D,) and, of models that find them, ``masks``
         (D, H, W) bool or a list of D run lengths, all on the CPU, best first.
     """
     model.eval()
+    views = views_of(size) if tta else [View(size)]
     for batch in in_batches(images, batch_size):
-        squares = np.stack([letterbox_image(pixels, size)[0] for pixels, _ in batch])
-        for found, (pixels, wanted) in zip(model(model_input(model, squares)), batch, strict=True):
-            box = Letterbox.fit_copy((pixels.shape[1], pixels.shape[0]), wanted, size)
-            keep = found["scores"] >= score_threshold
-            result: dict[str, Any] = {name: value[keep].cpu() for name, value in found.items()}
-            result["boxes"] = box.to_original(result["boxes"], wanted)
-            if "masks" in result:
-                regions = result.pop("regions", torch.tensor([[0.0, 0.0, size, size]]).expand(len(result["masks"]), 4))
-                regions = box.to_original(regions, None)
-                result["masks"] = _full_masks(result["masks"], regions, result["boxes"], wanted, run_lengths)
-            yield result
+        squares = {side: _squares(model, batch, side) for side in dict.fromkeys(view.size for view in views)}
+        seen = [_look(model, squares[view.size], batch, view) for view in views]
+        for of_image, (_, wanted) in zip(zip(*seen, strict=True), batch, strict=True):
+            found = fuse_views(of_image, getattr(model, "max_detections", None)) if tta else of_image[0]
+            keep = int((found["scores"] >= score_threshold).sum())  # they are best first
+            found = {name: value[:keep] for name, value in found.items()}
+            if "masks" in found:
+                lay = encode_masks if run_lengths else paste_masks
+                found["masks"] = lay(found["masks"], found.pop("regions"), found["boxes"], wanted[::-1])
+            yield found
         batch.clear()  # not two batches of large images at a time
 
 
-def _full_masks(masks: Tensor, regions: Tensor, boxes: Tensor, wanted: tuple[int, int], run_lengths: bool) -> Any:
-    """Masks in an image of size `wanted` = (width, height), see `detect`."""
-    if not run_lengths:
-        return paste_masks(masks, regions, boxes, wanted[::-1])
-    from pycocotools import mask as coco
+def _squares(model: nn.Module, batch: Sequence[Sized], size: int) -> Tensor:
+    return model_input(model, np.stack([letterbox_image(pixels, size)[0] for pixels, _ in batch]))
 
-    # One by one: of a photo of 12 megapixels a hundred masks are 1.2 GB.
-    parts = (
-        paste_masks(masks[i : i + 1], regions[i : i + 1], boxes[i : i + 1], wanted[::-1]) for i in range(len(masks))
-    )
-    return [coco.encode(np.asfortranarray(part[0].numpy().view(np.uint8))) for part in parts]
+
+def _look(model: nn.Module, squares: Tensor, batch: Sequence[Sized], view: View) -> list[dict[str, Any]]:
+    """What a model finds in a view of each image, on the CPU: boxes and regions in the pixels that are wanted."""
+    found = []
+    for one, (pixels, wanted) in zip(model(squares.flip(-1) if view.mirrored else squares), batch, strict=True):
+        box = Letterbox.fit_copy((pixels.shape[1], pixels.shape[0]), wanted, view.size)
+        result = {name: value.cpu() for name, value in one.items()}
+        if "masks" in result and "regions" not in result:
+            result["regions"] = torch.tensor([[0.0, 0, view.size, view.size]]).expand(len(result["masks"]), 4)
+        if view.mirrored:
+            result = unmirrored(result, view.size)
+        result["boxes"] = box.to_original(result["boxes"], wanted)
+        if "regions" in result:
+            result["regions"] = box.to_original(result["regions"], None)
+        found.append(result)
+    return found
+
+
+def check_input_size(size: int) -> None:
+    """Raise ValueError for a side of the network's input, pixels, that does not give its grids whole cells."""
+    if size < STRIDE or size % STRIDE:
+        near = max(STRIDE, round(size / STRIDE) * STRIDE)
+        raise ValueError(f"the input size must be a multiple of {STRIDE}, not {size}; {near} is near")
 
 
 class Detector(Predictor):
     """A trained detector and what it was trained for; see `Predictor`."""
 
+    @property
+    def finds_masks(self) -> bool:
+        """Whether objects have masks."""
+        return bool(getattr(self.model, "finds_masks", False))
+
     def predict(
-        self, images: Sequence[Image], *, score_threshold: float = 0.3, batch_size: int = 8
+        self,
+        images: Sequence[Image],
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 8,
+        size: int | None = None,
+        tta: bool = False,
     ) -> list[dict[str, NDArray[Any]]]:
         """Objects in images: those with at least `score_threshold`; 0.001 gives all that mAP is computed from.
+
+        Args:
+            size: side of the square that images are fitted into, a multiple of 32; by default as in training.
+            tta: test-time augmentation: average over three sizes and mirror images, in six times the time.
 
         Returns:
             For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32, ``labels`` (D,) int64
             and, of models that find them, ``masks`` (D, H, W) bool, best first; label i is called ``names[i]``.
+
+        Raises:
+            ValueError: as `Predictor` says; or `size` is no multiple of 32, or set for a localizer.
         """
-        every = self._find(open_all(images, self.channels), batch_size, score_threshold)
-        return [{name: value.numpy() for name, value in found.items()} for found in every]
+        return list(self.stream(images, score_threshold, batch_size, size, tta))
+
+    def stream(
+        self,
+        images: Sequence[Image],
+        score_threshold: float = 0.3,
+        batch_size: int = 8,
+        size: int | None = None,
+        tta: bool = False,
+        run_lengths: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """As `predict`, one image after another; with `run_lengths` masks are COCO's, small for any image."""
+        opened = open_all(images, self.channels)
+        if size is not None or tta:
+            self.check_any_size(size)
+        every = self._find(opened, self.size if size is None else size, batch_size, score_threshold, run_lengths, tta)
+        return ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in found.items()} for found in every)
+
+    def check_any_size(self, size: int | None = None) -> None:
+        """Raise ValueError where the network takes images of one size only, or `size` is none that it takes."""
+        if isinstance(self.model, (Localizer, SlidingWindowDetector)):
+            raise ValueError("a localizer looks at images of its training size only, without size or tta")
+        if size is not None:
+            check_input_size(size)
 
     def _find(
-        self, images: Iterable[NDArray[np.uint8]], batch_size: int, score_threshold: float
-    ) -> Iterator[dict[str, Tensor]]:
+        self,
+        images: Iterable[NDArray[np.uint8]],
+        size: int,
+        batch_size: int,
+        score_threshold: float,
+        run_lengths: bool,
+        tta: bool,
+    ) -> Iterator[dict[str, Any]]:
         return detect(
-            self.model, in_full_size(images), self.size, batch_size=batch_size, score_threshold=score_threshold
+            self.model,
+            in_full_size(images),
+            size,
+            batch_size=batch_size,
+            score_threshold=score_threshold,
+            run_lengths=run_lengths,
+            tta=tta,
         )
 
 
@@ -119,8 +189,8 @@ class SlidingDetector(Detector):
 
     @torch.inference_mode()
     def _find(
-        self, images: Iterable[NDArray[np.uint8]], batch_size: int, score_threshold: float
-    ) -> Iterator[dict[str, Tensor]]:
+        self, images: Iterable[NDArray[np.uint8]], size: int, batch_size: int, score_threshold: float, *_: bool
+    ) -> Iterator[dict[str, Any]]:
         self.model.eval()
         for image in images:
             shown = resize_long_side(image, self.long_side)

@@ -1,11 +1,12 @@
 """Boxes, masks and labels of objects drawn on an image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.colours import Color, class_color
+from detseg.data.colours import Color, class_color, instance_colors
 from detseg.visualize.overlay import draw_objects
 from detseg.visualize.text import Image, checked_image, fit_text, letter_size, paste, text_color, text_mask, text_patch
 
@@ -21,7 +22,7 @@ def draw_boxes(
     colors: ArrayLike | None = None,
     iscrowd: ArrayLike | None = None,
     line_width: int | None = None,
-    masks: ArrayLike | None = None,
+    masks: ArrayLike | Sequence[Any] | None = None,
 ) -> Image:
     """A copy of `image` with boxes and their labels; lines and letters grow with the image.
 
@@ -34,10 +35,10 @@ def draw_boxes(
         labels: (M,) class 0..K-1; chooses the colour and the text. None draws plain boxes.
         names: K class names in any script; without them the text is "class 3".
         scores: (M,) shown with two digits behind the name.
-        colors: (M, 3) RGB, or (3,) for all; the default is `class_color` of the label.
+        colors: (M, 3) RGB, or (3,) for all; the default is `class_color` of the label, with masks `instance_colors`.
         iscrowd: (M,) bool; True (a crowd, or "difficult") is drawn dashed and thin.
         line_width: in pixels.
-        masks: (M, H, W), not 0 where the object is; laid under the boxes in their colours.
+        masks: (M, H, W), not 0 where the object is, or M COCO run lengths; laid under the boxes in their colours.
     """
     image = checked_image(image)
     box = _per_box("boxes", boxes, len(np.asarray(boxes)), 4)
@@ -45,7 +46,7 @@ def draw_boxes(
     label = None if labels is None else _per_box("labels", labels, count).astype(np.int64).tolist()
     score = [""] * count if scores is None else [f"{s:.2f}" for s in _per_box("scores", scores, count)]
     crowd = [False] * count if iscrowd is None else _per_box("iscrowd", iscrowd, count).astype(bool).tolist()
-    palette = _box_colors(colors, label or [0] * count)
+    palette = _box_colors(colors, label or [0] * count, each=masks is not None)
     name = [""] * count if label is None else [_class_name(i, k, names) for i, k in enumerate(label)]
 
     result = image.copy() if masks is None else draw_objects(image, masks, palette)
@@ -70,9 +71,9 @@ def _per_box(name: str, values: ArrayLike, count: int, columns: int | None = Non
     return array
 
 
-def _box_colors(colors: ArrayLike | None, labels: list[int]) -> list[Color]:
+def _box_colors(colors: ArrayLike | None, labels: list[int], *, each: bool) -> list[Color]:
     if colors is None:
-        return [class_color(label) for label in labels]
+        return instance_colors(labels) if each else [class_color(label) for label in labels]
     rgb = np.asarray(colors, dtype=np.int64)
     count = len(labels)
     if rgb.size == 0 and count == 0:

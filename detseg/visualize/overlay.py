@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.index_png import is_background, mask_palette
 from detseg.data.letterbox import resize_mask
+from detseg.data.object_masks import number_map
 from detseg.data.sample import IGNORE
 from detseg.visualize.sheets import (
     Entry,
@@ -54,18 +55,18 @@ def draw_mask(image: Image, mask: ArrayLike, names: Sequence[str], *, legend: bo
     return result
 
 
-def draw_objects(image: Image, masks: ArrayLike, colors: ArrayLike) -> Image:
+def draw_objects(image: Image, masks: ArrayLike | Sequence[Any], colors: ArrayLike) -> Image:
     """A copy of `image` with the masks of single objects laid over it; where they overlap, the first is on top.
 
-    Masks (M, H, W) are not 0 where the object is; colours are (M, 3) RGB. Other shapes raise ValueError.
+    Args:
+        masks: (M, H, W), not 0 where the object is, or M COCO run lengths; others raise ValueError.
+        colors: (M, 3) RGB.
     """
-    objects, palette = np.asarray(masks), np.asarray([(0, 0, 0), *np.reshape(colors, (-1, 3))], np.uint8)
+    palette = np.asarray([(0, 0, 0), *np.reshape(colors, (-1, 3))], np.uint8)
     expected = (len(palette) - 1, *image.shape[:2])
-    if objects.shape != expected:
-        raise ValueError(f"masks must have shape {expected}, got {objects.shape}")
-    owner = np.zeros(image.shape[:2], np.uint16)
-    for i in reversed(range(len(objects))):
-        owner[objects[i] != 0] = i + 1
+    if len(masks) != len(palette) - 1:  # type: ignore[arg-type]
+        raise ValueError(f"masks must have shape {expected}, got {np.shape(masks)}")
+    owner = number_map(masks, image.shape)
     return _tinted(image, owner, palette, owner > 0, owner > 0)
 
 

@@ -14,8 +14,10 @@ from rich.console import Console
 
 from detseg.cli import COMMANDS, main
 from detseg.data.formats import read_dataset
+from detseg.detect import YoloDetector
 from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model
+from detseg.predict import Detector
 from detseg.train.tasks.segmenter import load_mask_data
 from tests.cli.conftest import QUICK
 from tests.train.runs import differences, state_of
@@ -287,6 +289,28 @@ def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
     train, val = load_mask_data(config, Console(quiet=True))
     assert train.names == ("background", *read_dataset(config.data)["train"].names)
     assert {0} < set(np.unique(val.mask(0)).tolist())
+
+
+@pytest.mark.skipif(not hasattr(YoloDetector.Options, "masks"), reason="the grid detector finds no masks yet")
+def test_the_demo_of_instances_ends_in_a_sheet_of_coloured_ones(tmp_path, monkeypatch, capsys):
+    found = {"boxes": np.array([[5.0, 5, 200, 300]]), "scores": np.ones(1), "labels": np.zeros(1, int)}
+    masks = np.zeros((1, 320, 320), bool)
+    masks[0, 5:300, 5:200] = True
+
+    class Finder(Detector):
+        def __init__(self):
+            self.description, self.categories = {}, [(1, "daisy")]
+
+        def stream(self, images, **options):
+            return (found | {"masks": masks} for _ in images)
+
+    seen = []
+    monkeypatch.setattr("detseg.cli.train.run", lambda config: seen.append(config) or config.output.mkdir() or 0)
+    monkeypatch.setattr("detseg.predict.load", lambda run: Finder())
+    assert main(["demo", "--task", "instances", "--output", str(tmp_path), "--images", "4"]) == 0
+    assert seen[0].masks and seen[0].model == "yolo" and seen[0].output == tmp_path / "instances-1"
+    assert capsys.readouterr().out.endswith(f"images: {tmp_path / 'instances-1' / 'instances.jpg'}\n")
+    assert (tmp_path / "instances-1/instances.jpg").stat().st_size > 5000
 
 
 def test_the_demo_checks_before_it_draws(tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco
 
-from detseg.detect.masks import paste_masks
+from detseg.detect.masks import encode_masks, paste_masks
 
 
 def at(mask, x, y):
@@ -51,3 +53,23 @@ def test_none_many_and_no_size():
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), torch.zeros(0, 4), (9, 5)).shape == (0, 9, 5)
     many = torch.tensor([[1.0, 1, 4, 4]]).expand(300, 4)
     assert paste_masks(torch.ones(300, 28, 28), many, many, (9, 5)).sum() == 300 * 9
+
+
+def test_run_lengths_are_those_of_the_pasted_masks():
+    g = torch.Generator().manual_seed(3)
+    height, width = 23, 31
+    corner = torch.rand(60, 2, generator=g) * 30 - 5
+    boxes = torch.cat([corner, corner + torch.rand(60, 2, generator=g) * 30], 1)
+    boxes[0] = torch.tensor([0.0, 0, width, height])  # columns that join
+    boxes[1] = torch.tensor([50.0, 0, 60, 9])  # outside
+    boxes[2] = torch.tensor([4.0, 4, 4, 9])  # without an area
+    masks = [torch.rand(*torch.randint(1, 9, (2,), generator=g).tolist(), generator=g) for _ in boxes]
+    masks[0] = torch.ones(3, 3)
+    regions = boxes.clone()
+    regions[0] += torch.tensor([-20.0, -20, 20, 20])
+    regions[3:20] = torch.tensor([0.0, 0, width, height])
+    pasted = paste_masks(masks, regions, boxes, (height, width))
+    found = encode_masks(masks, regions, boxes, (height, width))
+    assert found == coco.encode(np.asfortranarray(pasted.permute(1, 2, 0).numpy().astype(np.uint8)))
+    assert pasted[0].all() and not pasted[1:3].any() and pasted[3:].flatten(1).any(1).sum() > 40
+    assert encode_masks(torch.zeros(0, 4, 4), torch.zeros(0, 4), torch.zeros(0, 4), (9, 9)) == []

@@ -5,12 +5,21 @@ the models found (arXiv:1910.13302).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from detseg.detect.nms.checks import Array, check_threshold, checked_arrays, like, numbers, whole_labels
 from detseg.kernels import box_iou, compiled
+
+
+class Fused(NamedTuple):
+    """Clusters of boxes of one image, best first, torch or numpy as the boxes given."""
+
+    boxes: Any  # (D, 4) float32 xyxy
+    scores: Any  # (D,) float32
+    labels: Any  # (D,)
+    best: np.ndarray  # (D,) where each one's best box is among all models' boxes, one after another
 
 
 def weighted_boxes_fusion(
@@ -38,6 +47,20 @@ def weighted_boxes_fusion(
 
     Raises ValueError as `nms`, and for lists of different lengths; the message begins with the model.
     """
+    fused = fuse(boxes, scores, labels, weights, iou_threshold, score_threshold, score)
+    return fused.boxes, fused.scores, fused.labels
+
+
+def fuse(
+    boxes: Sequence[Array],
+    scores: Sequence[Array],
+    labels: Sequence[Array],
+    weights: Sequence[float] | None,
+    iou_threshold: float,
+    score_threshold: float = 0.0,
+    score: str = "mean",
+) -> Fused:
+    """As `weighted_boxes_fusion`, for those who need to know the best box of each cluster: its mask, say."""
     models = len(boxes)
     if models == 0 or not len(scores) == len(labels) == models:
         counts = f"{models}, {len(scores)} and {len(labels)}"
@@ -58,10 +81,13 @@ def weighted_boxes_fusion(
     order = np.argsort(-weighted, kind="stable")
     order = order[all_scores[order] >= score_threshold]
     order = order[np.argsort(all_labels[order], kind="stable")]
-    fused, new, found, kinds = _fuse(all_boxes, weighted, all_labels, order, np.float32(threshold), score == "max")
+    fused, new, found, kinds, first = _fuse(
+        all_boxes, weighted, all_labels, order, np.float32(threshold), score == "max"
+    )
     new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
-    best = np.argsort(-new, kind="stable")
-    return like(boxes[0], fused[best], new[best].astype(np.float32), kinds[best])  # type: ignore[return-value]
+    falling = np.argsort(-new, kind="stable")
+    in_kind = like(boxes[0], fused[falling], new[falling].astype(np.float32), kinds[falling])
+    return Fused(in_kind[0], in_kind[1], in_kind[2], first[falling])
 
 
 def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,7 +105,7 @@ def _checked(model: int, boxes: Array, scores: Array, labels: Array) -> tuple[np
 
 @compiled
 def _fuse(boxes, scores, labels, order, threshold, best):
-    """Clusters of boxes: their mean boxes (C, 4), scores (C,), numbers of boxes (C,) and labels (C,).
+    """Clusters of boxes: their mean boxes (C, 4), scores, numbers of boxes, labels and best boxes' numbers, each (C,).
 
     Args:
         scores: (N,) the weights of the boxes in their cluster's mean.
@@ -90,6 +116,7 @@ def _fuse(boxes, scores, labels, order, threshold, best):
     sums = np.zeros((len(order), 4))
     total, top = np.zeros(len(order)), np.zeros(len(order))
     counts, kinds = np.zeros(len(order), np.int64), np.empty(len(order), np.int64)
+    first = np.empty(len(order), np.int64)
     clusters = begin = 0  # the clusters of a label begin at `begin`
     for i in order:
         if clusters and kinds[clusters - 1] != labels[i]:
@@ -102,7 +129,7 @@ def _fuse(boxes, scores, labels, order, threshold, best):
         if chosen < 0:
             chosen = clusters
             clusters += 1
-            kinds[chosen], top[chosen] = labels[i], scores[i]
+            kinds[chosen], top[chosen], first[chosen] = labels[i], scores[i], i
         counts[chosen] += 1
         total[chosen] += scores[i]
         for side in range(4):
@@ -110,4 +137,4 @@ def _fuse(boxes, scores, labels, order, threshold, best):
             # Boxes whose scores are all 0 have no weighted mean; the first of them stands for it.
             means[chosen, side] = sums[chosen, side] / total[chosen] if total[chosen] > 0 else boxes[i, side]
     new = top[:clusters].copy() if best else total[:clusters] / counts[:clusters]
-    return means[:clusters].copy(), new, counts[:clusters].copy(), kinds[:clusters].copy()
+    return means[:clusters].copy(), new, counts[:clusters].copy(), kinds[:clusters].copy(), first[:clusters].copy()

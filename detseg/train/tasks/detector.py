@@ -165,12 +165,12 @@ def _mask_truth(data: Annotations) -> Truth:
 
 
 def predict_dataset(
-    model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int
+    model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int, *, tta: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths."""
+    """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths; see `detect`."""
     sizes = data.annotations.sizes
     images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
-    for found in detect(model, images, size, run_lengths=True):
+    for found in detect(model, images, size, run_lengths=True, tta=tta):
         yield {name: value if name == "masks" else value.numpy() for name, value in found.items()}
 
 

@@ -8,6 +8,7 @@ import torch
 
 from detseg.boxes import box_iou
 from detseg.detect import weighted_boxes_fusion
+from detseg.detect.nms.fusion import fuse
 from tests.mistakes import assert_named
 
 
@@ -167,3 +168,17 @@ def test_mistakes_are_named():
         ({"boxes": [torch.zeros(1, 4), torch.zeros(1, 5)]}, r"model 1: boxes must have shape \(N, 4\)"),
     ]:
         assert_named(message, weighted_boxes_fusion, **(fine | change))
+
+
+def test_the_best_box_of_each_cluster_is_known():
+    for seed in range(5):
+        boxes, scores, labels = models_of(seed)
+        fused = fuse(boxes, scores, labels, None, 0.55)
+        plain = weighted_boxes_fusion(boxes, scores, labels)
+        assert all((a == b).all() for a, b in zip(fused[:3], plain, strict=True))
+        top = weighted_boxes_fusion(boxes, scores, labels, score="max")
+        all_scores, all_labels = torch.cat(scores), torch.cat(labels)
+        assert len(set(fused.best.tolist())) == len(fused.best)
+        assert (all_labels[fused.best] == fused.labels).all()
+        assert torch.equal(all_scores[fused.best].sort().values, top[1].sort().values)
+        assert (box_iou(torch.cat(boxes)[fused.best], fused.boxes).diagonal() > 0.3).all()

@@ -1,0 +1,60 @@
+"""Test-time augmentation of detectors: what is found in several views of an image, as one."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from detseg.detect.nms.fusion import fuse
+
+FACTORS = (0.75, 1.0, 1.25)  # of the size, each plain and mirrored
+STRIDE = 32
+"""Input sizes are multiples of it: the coarsest grid has whole cells then."""
+IOU_THRESHOLD = 0.6
+
+
+class View(NamedTuple):
+    """How images are shown to a network."""
+
+    size: int  # side of the square that they are fitted into, pixels
+    mirrored: bool = False
+
+
+def views_of(size: int) -> list[View]:
+    """The views that are averaged for images of `size`: smaller and larger ones, each plain and mirrored."""
+    sizes = dict.fromkeys(max(STRIDE, round(size * factor / STRIDE) * STRIDE) for factor in FACTORS)
+    return [View(side, mirrored) for side in sizes for mirrored in (False, True)]
+
+
+def unmirrored(found: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Detections of a mirrored image `width` pixels wide, as they lie in the image; `regions` and `masks` may be there.
+
+    Mirrored twice they are as before.
+    """
+    result = dict(found)
+    for name in ("boxes", "regions"):
+        if name in found:
+            x1, y1, x2, y2 = found[name].unbind(1)
+            result[name] = found[name].new_empty(found[name].shape)
+            for side, values in enumerate((width - x2, y1, width - x1, y2)):
+                result[name][:, side] = values
+    if "masks" in found:
+        result["masks"] = found["masks"].flip(-1)
+    return result
+
+
+def fuse_views(views: Sequence[dict[str, Any]], limit: int | None) -> dict[str, Any]:
+    """Detections of one image in several views, all in its own pixels, averaged by weighted boxes fusion.
+
+    A fused detection's mask is that of its best detection: its map (h, w) and region (Solovyev et al. 2021 fuse boxes
+    only). The `limit` best ones are kept.
+    """
+    boxes, scores, labels = ([view[name] for view in views] for name in ("boxes", "scores", "labels"))
+    boxes, scores, labels, best = fuse(boxes, scores, labels, None, IOU_THRESHOLD)
+    result: dict[str, Any] = {"boxes": boxes[:limit], "scores": scores[:limit], "labels": labels[:limit]}
+    if "masks" in views[0]:
+        maps = [one for view in views for one in view["masks"]]
+        regions = [one for view in views for one in view["regions"]]
+        result["masks"] = [maps[i] for i in best[:limit]]
+        result["regions"] = [regions[i] for i in best[:limit]]
+    return result
