@@ -4,11 +4,13 @@ A detector gives each object a small map of probabilities (h, w) and the region 
 (Mask R-CNN) or the whole input (YOLACT). `paste_masks` lays it into an image of any size, cut to the object's box.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 THRESHOLD = 0.5
 
@@ -27,20 +29,43 @@ def paste_masks(
         boxes: (D, 4) xyxy: pixels whose centre lies outside are not the object's.
     """
     height, width = (int(side) for side in size)
-    result = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
-    first = (boxes - 0.5).ceil().clamp(min=0).long()  # the first pixel whose centre lies inside, and the first beyond
-    for i, (x1, y1, x2, y2) in enumerate(first.tolist()):
-        x2, y2 = min(x2, width), min(y2, height)
-        if x1 < x2 and y1 < y2:  # one by one: hundreds of masks at the size of a photo need gigabytes
-            result[i, y1:y2, x1:x2] = _sampled(masks[i], regions[i], (x1, y1, x2, y2)) > threshold
+    result = np.zeros((len(masks), height, width), bool)
+    for part, (x, y, columns) in zip(result, _windows(masks, regions, boxes, (height, width), threshold), strict=True):
+        part[y : y + columns.shape[1], x : x + columns.shape[0]] = columns.T
+    return torch.from_numpy(result).to(masks.device)
+
+
+def paste_run_lengths(
+    masks: Tensor, regions: Tensor, boxes: Tensor, size: Sequence[int], *, threshold: float = THRESHOLD
+) -> list[dict[str, Any]]:
+    """What `paste_masks` gives as COCO's compressed run lengths: a few kilobytes each, however large the image."""
+    from detseg.detect.mask_loops import write_runs
+
+    height, width = (int(side) for side in size)
+    result = []
+    for x, y, columns in _windows(masks, regions, boxes, (height, width), threshold):
+        text = np.empty(7 * (columns.size + len(columns) + 1), np.uint8)
+        end = write_runs(columns, x, y, height, height * width, text)
+        result.append({"size": [height, width], "counts": text[:end].tobytes()})
     return result
 
 
-def _sampled(mask: Tensor, region: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """Probabilities at the centres of the pixels of a window x1, y1, x2, y2."""
-    x1, y1, x2, y2 = window
-    low, size = region[:2].float(), (region[2:] - region[:2]).float().clamp(min=1e-6)
-    x = (torch.arange(x1, x2, device=mask.device) + 0.5 - low[0]) / size[0] * 2 - 1
-    y = (torch.arange(y1, y2, device=mask.device) + 0.5 - low[1]) / size[1] * 2 - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-    return F.grid_sample(mask[None, None].float(), grid[None], align_corners=False)[0, 0]
+def _windows(
+    masks: Tensor, regions: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float
+) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """Left and top of the pixels whose centres are in each box, and where in them its mask is, (width, height).
+
+    One by one: hundreds of masks at the size of a photo need gigabytes.
+    """
+    from detseg.detect.mask_loops import draw_window
+
+    height, width = size
+    maps = masks.detach().cpu().float().contiguous().numpy()
+    # The first pixel whose centre lies inside, and the first beyond.
+    corners = (boxes.detach().cpu().double().numpy() - 0.5).clip(0, None)
+    windows = np.minimum(np.ceil(corners), [width, height] * 2).astype(np.int64)
+    for mask, region, window in zip(maps, regions.detach().cpu().double().numpy(), windows, strict=True):
+        columns = np.zeros((window[2:] - window[:2]).clip(0), bool)
+        if columns.size:
+            draw_window(mask, region, window, threshold, columns)
+        yield int(window[0]), int(window[1]), columns

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
-from detseg.detect.masks import paste_masks
+from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
@@ -51,22 +51,10 @@ def detect(
             if "masks" in result:
                 regions = result.pop("regions", torch.tensor([[0.0, 0.0, size, size]]).expand(len(result["masks"]), 4))
                 regions = box.to_original(regions, None)
-                result["masks"] = _full_masks(result["masks"], regions, result["boxes"], wanted, run_lengths)
+                paste = paste_run_lengths if run_lengths else paste_masks
+                result["masks"] = paste(result["masks"], regions, result["boxes"], wanted[::-1])
             yield result
         batch.clear()  # not two batches of large images at a time
-
-
-def _full_masks(masks: Tensor, regions: Tensor, boxes: Tensor, wanted: tuple[int, int], run_lengths: bool) -> Any:
-    """Masks in an image of size `wanted` = (width, height), see `detect`."""
-    if not run_lengths:
-        return paste_masks(masks, regions, boxes, wanted[::-1])
-    from pycocotools import mask as coco
-
-    # One by one: of a photo of 12 megapixels a hundred masks are 1.2 GB.
-    parts = (
-        paste_masks(masks[i : i + 1], regions[i : i + 1], boxes[i : i + 1], wanted[::-1]) for i in range(len(masks))
-    )
-    return [coco.encode(np.asfortranarray(part[0].numpy().view(np.uint8))) for part in parts]
 
 
 class Detector(Predictor):
