@@ -56,10 +56,14 @@ def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:
     return torch.einsum("dq,qhw->dhw", coefficients.float(), prototypes.float()).sigmoid()
 
 
-def region_of(prototypes: Tensor, stride: int) -> Tensor:
-    """(4,) xyxy in pixels of the input: what prototypes (..., h, w) lie over, beyond an input that is no multiple."""
+def framed(prototypes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Prototypes (Q, h, w) of one image with their outermost cells repeated, and (4,) xyxy, what they lie over then.
+
+    A mask is bilinear between the centres of cells and fades beyond the last one: not so at the border of the image.
+    """
     height, width = prototypes.shape[-2:]
-    return torch.tensor([0.0, 0.0, width * stride, height * stride], device=prototypes.device)
+    region = torch.tensor([-1.0, -1.0, width + 1, height + 1], device=prototypes.device) * stride
+    return F.pad(prototypes, (1, 1, 1, 1), mode="replicate"), region
 
 
 def shrunk_masks(targets: Targets, size: Sequence[int], stride: int) -> Tensor:

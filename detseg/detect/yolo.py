@@ -26,9 +26,9 @@ from detseg.detect.prototypes import (
     PROTOTYPES,
     PrototypeBranch,
     assemble,
+    framed,
     mask_loss,
     prototype_stride,
-    region_of,
     shrunk_masks,
 )
 from detseg.detect.pyramid import FeaturePyramid
@@ -242,8 +242,7 @@ class YoloDetector(DetectionModel):
         """Masks of the predictions `rows` of an image, and the regions that they lie over."""
         if outputs.coefficients is None or outputs.prototypes is None:
             return {}
-        prototypes = outputs.prototypes[image]
-        region = region_of(prototypes, self.prototype_stride)
+        prototypes, region = framed(outputs.prototypes[image], self.prototype_stride)
         masks = assemble(outputs.coefficients[image, rows], prototypes)
         return {"masks": masks, "regions": region.expand(len(masks), 4)}
 
