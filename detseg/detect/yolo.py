@@ -29,7 +29,6 @@ from detseg.detect.prototypes import (
     framed,
     mask_loss,
     prototype_stride,
-    shrunk_masks,
 )
 from detseg.detect.pyramid import FeaturePyramid
 from detseg.options import require_positive, require_rising_strides
@@ -255,11 +254,10 @@ class YoloDetector(DetectionModel):
             losses = grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
             if outputs.coefficients is not None and outputs.prototypes is not None:
                 stride = self.prototype_stride
-                masks = shrunk_masks(targets, outputs.prototypes.shape[2:], stride)
                 found = predicted.detach().flatten(0, 1)[pairs.prediction]
                 fit = paired_iou(found, flat.boxes[:, None].expand_as(found))
                 losses["loss_mask"] = mask_loss(
-                    outputs.coefficients, outputs.prototypes, pairs, fit, flat, masks, stride
+                    outputs.coefficients, outputs.prototypes, pairs, fit, flat, targets, stride
                 )
             return losses
 
