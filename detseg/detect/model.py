@@ -47,6 +47,7 @@ class Selected(NamedTuple):
     found: dict[str, Tensor]  # boxes (D, 4), scores (D,), labels (D,), best first
     kept: Tensor  # (D,) positions of the detections among the candidates
     candidates: tuple[Tensor, Tensor, Tensor]  # boxes, scores and labels
+    rows: Tensor  # (D,) which of the P predictions each detection is
 
 
 class Limits(Protocol):
@@ -65,11 +66,12 @@ def select(boxes: Tensor, scores: Tensor, size: Sequence[int], limits: Limits) -
     best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
     keep = best >= limits.score_threshold
     best, index = best[keep], index[keep]
-    chosen = clip_boxes(boxes[index // scores.shape[1]], (int(size[0]), int(size[1])))
+    rows = index // scores.shape[1]
+    chosen = clip_boxes(boxes[rows], (int(size[0]), int(size[1])))
     labels = index % scores.shape[1]
     kept = batched_nms(chosen, best, labels, limits.iou_threshold, max_detections=limits.max_detections)
     found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
-    return Selected(found, kept, (chosen, best, labels))
+    return Selected(found, kept, (chosen, best, labels), rows[kept])
 
 
 class DetectionModel(ImageModel):
@@ -104,12 +106,12 @@ class DetectionModel(ImageModel):
         mask[:, size // 4 : size // 2, size // 4 : size // 2] = 1
         return [{"boxes": box, "labels": label, "iscrowd": crowd, "masks": mask}] * count
 
-    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K), before any selection."""
+    def raw(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K), before any selection, and what masks are made of."""
         raise AttributeError(f"{type(self).__name__} has no raw outputs to export")
 
     def exportable(self) -> nn.Module:
-        """Images (N, C, H, W) to boxes (N, P, 4) and scores (N, P, K), before any selection."""
+        """Images (N, C, H, W) to what `raw` gives, such as boxes (N, P, 4) and scores (N, P, K), before selection."""
         return _Raw(self)
 
 
@@ -118,5 +120,5 @@ class _Raw(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.model.raw(images)

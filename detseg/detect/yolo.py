@@ -2,13 +2,14 @@
 
     images -> backbone (strides 8, 16, 32) -> feature pyramid -> grid head -> decode -> NMS
 
-An anchor's prediction is four box numbers (see `detseg.detect.grid`), an objectness and K class scores.
+An anchor's prediction is four box numbers (see `detseg.detect.grid`), an objectness and K class scores; with `masks`
+also the coefficients of its instance mask (see `detseg.detect.prototypes`).
 """
 
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 from detseg.backbones import Backbone
 from detseg.backbones.blocks import ResidualSeparable
 from detseg.backbones.class_rows import ClassRows
+from detseg.boxes import paired_iou
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
 from detseg.detect.losses import grid_losses
 from detseg.detect.model import DetectionModel, Targets, flatten_targets, select
+from detseg.detect.prototypes import (
+    PROTOTYPES,
+    PrototypeBranch,
+    assemble,
+    framed,
+    mask_loss,
+    prototype_stride,
+)
 from detseg.detect.pyramid import FeaturePyramid
 from detseg.options import require_positive, require_rising_strides
 from detseg.registry import register_model
@@ -33,28 +43,48 @@ PRIOR = 0.01
 
 
 class GridHead(nn.Module):
-    """From pyramid maps (N, C, H, W) to (N, H·W·A, 5) box and objectness logits and (N, H·W·A, K) class logits."""
+    """From pyramid maps (N, C, H, W) to (N, H·W·A, 5) box and objectness logits and (N, H·W·A, K) class logits.
 
-    def __init__(self, width: int, anchors: int, num_classes: int, depth: int = 2) -> None:
+    With Q = `coefficients` above 0 also to (N, H·W·A, Q) of the masks.
+    """
+
+    def __init__(self, width: int, anchors: int, num_classes: int, depth: int = 2, coefficients: int = 0) -> None:
         super().__init__()
         # Classes can be read off pretrained features at once; places cannot, so that branch starts in full.
         self.where = nn.Sequential(*(ResidualSeparable(width, start_at_zero=False) for _ in range(depth)))
         self.what = nn.Sequential(*(ResidualSeparable(width) for _ in range(depth)))
         self.box = nn.Conv2d(width, anchors * 5, 1)
         self.classes = nn.Conv2d(width, anchors * num_classes, 1)
-        self.num_classes = num_classes
         offsets = torch.zeros(anchors, 5)
         offsets[:, 4] = -math.log((1 - PRIOR) / PRIOR)
         for layer, bias in ((self.box, offsets.flatten()), (self.classes, torch.zeros(anchors * num_classes))):
             nn.init.normal_(layer.weight, std=0.01)
             layer.bias = nn.Parameter(bias)
+        self.coefficients = nn.Conv2d(width, anchors * coefficients, 1) if coefficients else None
+        self.each = (5, num_classes, coefficients)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) to two tensors: see the class."""
-        box = self.box(self.where(x)).permute(0, 2, 3, 1)
-        classes = self.classes(self.what(x)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) to two or three tensors: see the class."""
+        where = self.where(x)
+        outputs = [self.box(where), self.classes(self.what(x))]
+        if self.coefficients is not None:
+            outputs.append(self.coefficients(where))
         # Not a reshape to -1: of no images at all it could not tell H·W·A.
-        return box.unflatten(3, (-1, 5)).flatten(1, 3), classes.unflatten(3, (-1, self.num_classes)).flatten(1, 3)
+        return tuple(
+            out.permute(0, 2, 3, 1).unflatten(3, (-1, each)).flatten(1, 3)
+            for out, each in zip(outputs, self.each, strict=False)
+        )
+
+
+class Outputs(NamedTuple):
+    """What the network says of N images, all float32."""
+
+    grid: Grid  # of P predictions an image
+    boxes: Tensor  # (N, P, 4) xyxy
+    objectness: Tensor  # (N, P) logits
+    classes: Tensor  # (N, P, K) logits
+    coefficients: Tensor | None  # (N, P, Q), of a model that finds masks
+    prototypes: Tensor | None  # (N, Q, h, w)
 
 
 @register_model("yolo", task="detect")
@@ -66,6 +96,7 @@ class YoloDetector(DetectionModel):
         anchors: (levels, A, 2) widths and heights in pixels of the input, from `fit_anchors` say.
         width: channels of the pyramid and of the head.
         reach: how far from its cell's centre a box's centre may lie, in cells; 0.5 is the original YOLO cell.
+        masks: finds instance masks too.
         score_threshold, iou_threshold, max_detections: see `detseg.detect.model.Limits`.
 
     Example:
@@ -85,6 +116,8 @@ class YoloDetector(DetectionModel):
         """Anchors per stride; their sizes are fitted to the training boxes by k-means."""
         reach: float = 1.0
         """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell around it."""
+        masks: bool = False
+        """Also learn instance masks, from polygons or run lengths, as prototypes and coefficients (YOLACT)."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""
@@ -95,14 +128,15 @@ class YoloDetector(DetectionModel):
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
-        """Strides and reach as set, and anchors fitted to the boxes of the training data."""
+        """Strides, reach and masks as set, and anchors fitted to the boxes of the training data."""
         from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
         sizes = scaled_sizes(data, config.size)
         anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
-        return {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
+        options = {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
+        return options | ({"masks": True} if config.masks else {})
 
     def __init__(
         self,
@@ -112,6 +146,7 @@ class YoloDetector(DetectionModel):
         *,
         width: int = 128,
         reach: float = 1.0,
+        masks: bool = False,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
@@ -131,7 +166,10 @@ class YoloDetector(DetectionModel):
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone
         self.neck = FeaturePyramid(backbone.channels, backbone.strides, width)
-        self.head = GridHead(width, anchors.shape[1], num_classes)
+        self.head = GridHead(width, anchors.shape[1], num_classes, coefficients=PROTOTYPES if masks else 0)
+        finest = backbone.strides[0]
+        self.prototype_stride = prototype_stride(finest)
+        self.prototypes = PrototypeBranch(width, finest // self.prototype_stride) if masks else None
         self.num_classes = num_classes
         self.reach = reach
         self.score_threshold = score_threshold
@@ -139,53 +177,90 @@ class YoloDetector(DetectionModel):
         self.max_detections = max_detections
         self.register_buffer("anchors", anchors)
 
+    @property
+    def finds_masks(self) -> bool:
+        """See `DetectionModel`."""
+        return self.prototypes is not None
+
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses when targets are given, detections when not; `.training` plays no part in the choice.
 
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1].
             targets: for each image ``boxes`` (M, 4) float32 xyxy in its pixels, ``labels`` (M,) int64 and maybe
-                ``iscrowd`` (M,) bool: regions that are neither object nor background.
+                ``iscrowd`` (M,) bool: regions that are neither object nor background; to learn masks, ``masks``
+                (M, H, W) uint8.
 
         Returns:
-            Scalar losses ``loss_box``, ``loss_objectness`` and ``loss_class``, whose sum is the loss; or for each image
-            ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.
+            Scalar losses ``loss_box``, ``loss_objectness``, ``loss_class`` and maybe ``loss_mask``, whose sum is the
+            loss; or for each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,), ``labels`` (D,) and maybe
+            ``masks`` (D, h, w) with their ``regions`` (D, 4), best first.
         """
-        grid, boxes, objectness, classes = self.predictions(images)
+        outputs = self.outputs(images)
         if targets is not None:
-            return self._losses(grid, boxes, objectness, classes, targets)
-        scores = _probabilities(objectness, classes)
-        return [select(b, s, images.shape[-2:], self).found for b, s in zip(boxes, scores, strict=True)]
+            return self._losses(outputs, targets)
+        scores = _probabilities(outputs.objectness, outputs.classes)
+        chosen = [select(b, s, images.shape[-2:], self) for b, s in zip(outputs.boxes, scores, strict=True)]
+        return [one.found | self._masks(outputs, i, one.rows) for i, one in enumerate(chosen)]
 
     def class_layers(self) -> dict[str, ClassRows]:
         """See `detseg.backbones.normalise.ImageModel`."""
         return {"head.classes": ClassRows(groups=self.anchors.shape[1])}
 
-    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions."""
-        _, boxes, objectness, classes = self.predictions(images)
-        return boxes, _probabilities(objectness, classes)
+    def raw(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions.
+
+        Of a model that finds masks also coefficients (N, P, Q) and prototypes (N, Q, h, w): see `assemble`.
+        """
+        outputs = self.outputs(images)
+        found = outputs.boxes, _probabilities(outputs.objectness, outputs.classes)
+        if outputs.coefficients is None or outputs.prototypes is None:
+            return found
+        return *found, outputs.coefficients, outputs.prototypes
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
         """Grid of P predictions, boxes (N, P, 4) xyxy, objectness (N, P) and class logits (N, P, K), all float32."""
+        return self.outputs(images)[:4]
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """What the network says of images, before any selection."""
         features = self.neck(self.backbone(self.normalise(images)))
-        outputs = [self.head(x) for x in features]
+        levels = [self.head(x) for x in features]
+        prototypes = None if self.prototypes is None else self.prototypes(features[0])
         sizes = [(x.shape[-2], x.shape[-1]) for x in features]
         grid = make_grid(sizes, self.backbone.strides, list(self.anchors))
         # float32 from here on: boxes in half precision are known to half a pixel only.
         with torch.autocast(images.device.type, enabled=False):
-            box = torch.cat([b for b, _ in outputs], 1).float()
-            classes = torch.cat([c for _, c in outputs], 1).float()
-            return grid, decode(box[..., :4], grid, self.reach), box[..., 4], classes
+            box, classes, *rest = (torch.cat(parts, 1).float() for parts in zip(*levels, strict=True))
+            boxes = decode(box[..., :4], grid, self.reach)
+            coefficients = rest[0] if rest else None
+            return Outputs(
+                grid, boxes, box[..., 4], classes, coefficients, None if prototypes is None else prototypes.float()
+            )
 
-    def _losses(
-        self, grid: Grid, predicted: Tensor, objectness: Tensor, classes: Tensor, targets: Targets
-    ) -> dict[str, Tensor]:
+    def _masks(self, outputs: Outputs, image: int, rows: Tensor) -> dict[str, Tensor]:
+        """Masks of the predictions `rows` of an image, and the regions that they lie over."""
+        if outputs.coefficients is None or outputs.prototypes is None:
+            return {}
+        prototypes, region = framed(outputs.prototypes[image], self.prototype_stride)
+        masks = assemble(outputs.coefficients[image, rows], prototypes)
+        return {"masks": masks, "regions": region.expand(len(masks), 4)}
+
+    def _losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        grid, predicted, objectness, classes = outputs[:4]
         with torch.autocast(predicted.device.type, enabled=False):
             flat, images = flatten_targets(targets, len(predicted)), len(predicted)
             pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, images, reach=self.reach)
             ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, images)
-            return grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
+            losses = grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
+            if outputs.coefficients is not None and outputs.prototypes is not None:
+                stride = self.prototype_stride
+                found = predicted.detach().flatten(0, 1)[pairs.prediction]
+                fit = paired_iou(found, flat.boxes[:, None].expand_as(found))
+                losses["loss_mask"] = mask_loss(
+                    outputs.coefficients, outputs.prototypes, pairs, fit, flat, targets, stride
+                )
+            return losses
 
 
 def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:

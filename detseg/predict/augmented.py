@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from detseg.detect.nms.fusion import fuse
@@ -54,7 +55,6 @@ def fuse_views(views: Sequence[dict[str, Any]], limit: int | None) -> dict[str, 
     result: dict[str, Any] = {"boxes": boxes[:limit], "scores": scores[:limit], "labels": labels[:limit]}
     if "masks" in views[0]:
         maps = [one for view in views for one in view["masks"]]
-        regions = [one for view in views for one in view["regions"]]
-        result["masks"] = [maps[i] for i in best[:limit]]
-        result["regions"] = [regions[i] for i in best[:limit]]
+        result["masks"] = [maps[i] for i in best[:limit]]  # of several sizes
+        result["regions"] = torch.cat([view["regions"] for view in views])[best[:limit]]
     return result

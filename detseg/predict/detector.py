@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
-from detseg.detect.masks import encode_masks, paste_masks
+from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.augmented import STRIDE, View, fuse_views, unmirrored, views_of
@@ -53,7 +53,7 @@ def detect(
             keep = int((found["scores"] >= score_threshold).sum())  # they are best first
             found = {name: value[:keep] for name, value in found.items()}
             if "masks" in found:
-                lay = encode_masks if run_lengths else paste_masks
+                lay = paste_run_lengths if run_lengths else paste_masks
                 found["masks"] = lay(found["masks"], found.pop("regions"), found["boxes"], wanted[::-1])
             yield found
         batch.clear()  # not two batches of large images at a time

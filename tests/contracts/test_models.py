@@ -37,11 +37,16 @@ def annotations():
     )
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+# Each model as it is by default, and where options make another one of it.
+VARIANTS = [*((name, {}) for name in MODELS), ("yolo", {"masks": True})]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: "-".join([variant[0], *variant[1]]))
 def built(request):
     """Name, architecture and model, on a small backbone with random weights."""
-    name = request.param
-    config = config_for(task_of(MODELS[name].task), name)(backbone="test_efficientnet", weights="none", size=SIZE)
+    name, options = request.param
+    kind = config_for(task_of(MODELS[name].task), name)
+    config = kind(backbone="test_efficientnet", weights="none", size=SIZE, **options)
     torch.manual_seed(0)
     architecture = describe(config, annotations())
     return SimpleNamespace(name=name, architecture=architecture, model=build_model(architecture))

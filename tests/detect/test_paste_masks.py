@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-from detseg.detect.masks import encode_masks, paste_masks
+from detseg.detect.masks import paste_masks, paste_run_lengths
 
 
 def at(mask, x, y):
@@ -69,7 +69,31 @@ def test_run_lengths_are_those_of_the_pasted_masks():
     regions[0] += torch.tensor([-20.0, -20, 20, 20])
     regions[3:20] = torch.tensor([0.0, 0, width, height])
     pasted = paste_masks(masks, regions, boxes, (height, width))
-    found = encode_masks(masks, regions, boxes, (height, width))
-    assert found == coco.encode(np.asfortranarray(pasted.permute(1, 2, 0).numpy().astype(np.uint8)))
+    found = paste_run_lengths(masks, regions, boxes, (height, width))
+    expected = coco.encode(np.asfortranarray(pasted.permute(1, 2, 0).numpy().astype(np.uint8)))
+    assert found == [{**code, "size": list(code["size"])} for code in expected]
     assert pasted[0].all() and not pasted[1:3].any() and pasted[3:].flatten(1).any(1).sum() > 40
-    assert encode_masks(torch.zeros(0, 4, 4), torch.zeros(0, 4), torch.zeros(0, 4), (9, 9)) == []
+    assert paste_run_lengths(torch.zeros(0, 4, 4), torch.zeros(0, 4), torch.zeros(0, 4), (9, 9)) == []
+
+
+@pytest.mark.parametrize("size", [(24, 30), (1, 1), (61, 40)])
+def test_run_lengths_are_those_of_pycocotools(size):
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.rand(40, 9, 7, generator=generator) > 0.4
+    masks[0], masks[1] = False, True
+    corners = torch.rand(40, 2, generator=generator) * torch.tensor(size[::-1]) - 4
+    boxes = torch.cat([corners, corners + torch.rand(40, 2, generator=generator) * 30], 1)
+    boxes[:8] = torch.tensor([0.0, 0, size[1], size[0]])  # runs that go on from column to column
+    boxes[8:12] = torch.tensor([3.0, 0, 9, size[0]])
+    regions = boxes.clone()
+    regions[4:8] += torch.tensor([-9.0, -9, 9, 9])
+    drawn = paste_masks(masks, regions, boxes, size)
+    coded = coco.encode(np.asfortranarray(drawn.numpy().view(np.uint8).transpose(1, 2, 0)))
+    assert paste_run_lengths(masks, regions, boxes, size) == [{**code, "size": list(code["size"])} for code in coded]
+
+
+def test_run_lengths_of_an_image_of_many_megapixels():
+    masks, boxes = torch.ones(2, 3, 3), torch.tensor([[10.0, 2000, 3990, 2500], [7000, 11000, 7900, 11990]])
+    coded = paste_run_lengths(masks, boxes + torch.tensor([-1e4, -1e4, 1e4, 1e4]), boxes, (12000, 8000))
+    assert coco.area(coded).tolist() == [3980 * 500, 900 * 990]
+    assert coco.toBbox(coded).tolist() == [[10, 2000, 3980, 500], [7000, 11000, 900, 990]]
