@@ -2,12 +2,15 @@
 
     images -> backbone (strides 8, 16, 32) -> feature pyramid -> grid head -> decode -> NMS
 
-An anchor's prediction is four box numbers (see `detseg.detect.grid`), an objectness and K class scores.
+An anchor's prediction is four box numbers (see `detseg.detect.grid`), an objectness and K class scores. Classes may be
+the nodes of a tree, and images of which only a class is known may teach it (YOLO9000).
 """
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +21,10 @@ from detseg.backbones.blocks import ResidualSeparable
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
-from detseg.detect.losses import grid_losses
-from detseg.detect.model import ClassRows, DetectionModel, Targets, flatten_targets, select
+from detseg.detect.losses import cross_entropy, grid_losses, image_label_loss
+from detseg.detect.model import ClassRows, DetectionModel, Targets, flatten_image_labels, flatten_targets, select
 from detseg.detect.pyramid import FeaturePyramid
+from detseg.detect.tree import SoftmaxTree, detections_by_level
 from detseg.options import require_positive, require_rising_strides
 from detseg.registry import register_model
 
@@ -65,6 +69,8 @@ class YoloDetector(DetectionModel):
         anchors: (levels, A, 2) widths and heights in pixels of the input, from `fit_anchors` say.
         width: channels of the pyramid and of the head.
         reach: how far from its cell's centre a box's centre may lie, in cells; 0.5 is the original YOLO cell.
+        tree: the parent of each class, -1 of roots; the classes are the nodes of a tree then, see `SoftmaxTree`.
+        tree_threshold: least P(node) of a detection's label, unless it is a root; a detection is given the deepest.
         score_threshold, iou_threshold, max_detections: see `detseg.detect.model.Limits`.
 
     Example:
@@ -84,6 +90,10 @@ class YoloDetector(DetectionModel):
         """Anchors per stride; their sizes are fitted to the training boxes by k-means."""
         reach: float = 1.0
         """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell around it."""
+        tree: Path | None = None
+        """Tree of classes: a file of names indented below their parents, or of lines child -> parent."""
+        labels: Path | None = None
+        """Images with a class but no boxes, a folder per class: they teach classes only, and are mixed into batches."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""
@@ -94,14 +104,16 @@ class YoloDetector(DetectionModel):
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
-        """Strides and reach as set, and anchors fitted to the boxes of the training data."""
+        """Strides and reach as set, anchors fitted to the boxes of the training data, and the parents in the tree."""
+        from detseg.data.class_tree import read_tree
         from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
         sizes = scaled_sizes(data, config.size)
         anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
-        return {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
+        tree = {} if config.tree is None else {"tree": list(read_tree(config.tree, data.categories)[0].parents)}
+        return {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach, **tree}
 
     def __init__(
         self,
@@ -111,6 +123,8 @@ class YoloDetector(DetectionModel):
         *,
         width: int = 128,
         reach: float = 1.0,
+        tree: Sequence[int] | None = None,
+        tree_threshold: float = 0.5,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
@@ -128,11 +142,15 @@ class YoloDetector(DetectionModel):
             raise ValueError(f"reach must be at least 0.5 (a centre inside its cell), got {reach}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if tree is not None and len(tree) != num_classes:
+            raise ValueError(f"the tree has {len(tree)} nodes; it must have one for each of the {num_classes} classes")
         self.backbone = backbone
         self.neck = FeaturePyramid(backbone.channels, backbone.strides, width)
         self.head = GridHead(width, anchors.shape[1], num_classes)
         self.num_classes = num_classes
         self.reach = reach
+        self.tree = None if tree is None else SoftmaxTree(tree)
+        self.tree_threshold = tree_threshold
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
@@ -144,26 +162,40 @@ class YoloDetector(DetectionModel):
         Args:
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1].
             targets: for each image ``boxes`` (M, 4) float32 xyxy in its pixels, ``labels`` (M,) int64 and maybe
-                ``iscrowd`` (M,) bool: regions that are neither object nor background.
+                ``iscrowd`` (M,) bool: regions that are neither object nor background. ``image_labels`` (L,) int64 in
+                their place say that somewhere in the image there are objects of these classes.
 
         Returns:
             Scalar losses ``loss_box``, ``loss_objectness`` and ``loss_class``, whose sum is the loss; or for each image
-            ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first.
+            ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best first. With a tree these are
+            the deepest sure nodes, see `SoftmaxTree.surest`; nodes below one root suppress each other.
         """
         grid, boxes, objectness, classes = self.predictions(images)
         if targets is not None:
             return self._losses(grid, boxes, objectness, classes, targets)
-        scores = _probabilities(objectness, classes)
-        return [select(b, s, images.shape[-2:], self).found for b, s in zip(boxes, scores, strict=True)]
+        scores, rivals = self._scores(objectness, classes), None if self.tree is None else self.tree.roots
+        return [select(b, s, images.shape[-2:], self, rivals=rivals).found for b, s in zip(boxes, scores, strict=True)]
+
+    def by_level(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Detections of each image at every level of the tree, see `detections_by_level`; ValueError without a tree."""
+        if self.tree is None:
+            raise ValueError("this model has no tree of classes")
+        _, boxes, objectness, classes = self.predictions(images)
+        every = objectness.sigmoid()[..., None] * self.tree.log_probability(classes).exp()
+        sides = zip(boxes, every, self._scores(objectness, classes), strict=True)
+        return [detections_by_level(b, s, sure, images.shape[-2:], self.tree, self) for b, s, sure in sides]
 
     def class_layers(self) -> dict[str, ClassRows]:
         """See `DetectionModel`."""
         return {"head.classes": ClassRows(groups=self.anchors.shape[1])}
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions."""
+        """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions.
+
+        With a tree a prediction has the score of one node for each root, its deepest sure one, and 0 for all others.
+        """
         _, boxes, objectness, classes = self.predictions(images)
-        return boxes, _probabilities(objectness, classes)
+        return boxes, self._scores(objectness, classes)
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
         """Grid of P predictions, boxes (N, P, 4) xyxy, objectness (N, P) and class logits (N, P, K), all float32."""
@@ -184,12 +216,22 @@ class YoloDetector(DetectionModel):
             flat, images = flatten_targets(targets, len(predicted)), len(predicted)
             pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, images, reach=self.reach)
             ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, images)
-            return grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
+            entropy = cross_entropy if self.tree is None else self.tree.cross_entropy
+            given = flatten_image_labels(targets)
+            if given is not None:
+                ignore = ignore.index_fill(0, given.image, True)
+            losses = grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore, entropy)
+            if given is not None:
+                losses["loss_class"] = losses["loss_class"] + image_label_loss(objectness, classes, given, entropy)
+            return losses
 
-
-def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:
-    """(N, P) and (N, P, K) logits to (N, P, K) detection scores."""
-    return objectness.sigmoid()[..., None] * classes.softmax(-1)
+    def _scores(self, objectness: Tensor, classes: Tensor) -> Tensor:
+        """(N, P) and (N, P, K) logits to (N, P, K) scores of what is detected."""
+        if self.tree is None:
+            chances = classes.softmax(-1)
+        else:
+            chances = self.tree.surest(self.tree.log_probability(classes).exp(), self.tree_threshold)
+        return objectness.sigmoid()[..., None] * chances
 
 
 def ignored_places(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:
