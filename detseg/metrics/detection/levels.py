@@ -3,7 +3,7 @@
 At a level an object counts as its ancestor there, so a rose found as Rosaceae is right at the level of families.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import methodcaller
 from typing import Any, NamedTuple, Self
@@ -17,6 +17,7 @@ from detseg.data.class_tree import SURE, ClassTree
 from detseg.metrics.arrays import as_numpy, none_for_nan
 from detseg.metrics.detection.average_precision import DetectionMetrics
 from detseg.metrics.detection.evaluator import DetectionEvaluator
+from detseg.metrics.detection.inputs import Detections
 from detseg.metrics.figure import Figure, Metric
 
 # What an object with a node as its label comes out as.
@@ -29,6 +30,7 @@ OUTCOMES = {
 }
 # An object comes out as the best detection that `detseg predict` shows on it.
 _IOU, _SCORE = 0.5, 0.3
+OUTCOME_NOTE = f"by the best detection with a score of {_SCORE:g} and an IoU of {_IOU:g}, at its deepest sure node"
 
 
 class Outcomes(NamedTuple):
@@ -45,6 +47,7 @@ class TreeMetrics(DetectionMetrics):
     `per_class` has every node: leaves by what is detected as them, inner nodes as they count at their level.
     """
 
+    truth: Annotations = field(repr=False)  # the objects as they count at the leaves
     levels: tuple[DetectionMetrics, ...] = field(repr=False)  # from the roots to the leaves
     outcomes: Outcomes = field(repr=False)
 
@@ -116,8 +119,9 @@ class TreeEvaluator(Metric):
 
     def __init__(self, data: Annotations, tree: ClassTree) -> None:
         self.tree, self.names = tree, data.names
-        self.levels = [DetectionEvaluator(objects_at(data, tree, level)) for level in range(1, tree.levels + 1)]
-        self._data = data
+        truths = [objects_at(data, tree, level) for level in range(1, tree.levels + 1)]
+        self.levels = [DetectionEvaluator(truth) for truth in truths]
+        self._data, self._leaves = data, truths[-1]
         self._row = {number: row for row, number in enumerate(data.image_ids.tolist())}
         self._pairs: dict[int, NDArray[np.int64]] = {}  # by image: (n, 2) an object's node and what it came out as
 
@@ -143,7 +147,7 @@ class TreeEvaluator(Metric):
         level_of = np.where(self.tree.leaves, self.tree.levels, self.tree.depth).tolist()
         per_class = tuple(levels[level - 1].per_class[node] for node, level in enumerate(level_of))
         given = vars(levels[-1]) | {"per_class": per_class}
-        return TreeMetrics(**given, levels=levels, outcomes=self._outcomes())
+        return TreeMetrics(**given, truth=self._leaves, levels=levels, outcomes=self._outcomes())
 
     def _outcome_of(self, number: int, found: Mapping[str, Any]) -> NDArray[np.int64]:
         """(n, 2) the objects' nodes in an image, crowds left out, and the nodes they came out as, -1 of missed ones."""
@@ -171,3 +175,20 @@ class TreeEvaluator(Metric):
         counts = np.zeros((len(self.names), len(OUTCOMES)), np.int64)
         np.add.at(counts, (label, kind), 1)
         return Outcomes(self.names, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class TreeDetections(Detections):
+    """The detections at the leaves of a tree, with the metrics at all levels."""
+
+    metrics: TreeMetrics | None = None
+
+    @classmethod
+    def of(cls, predictions: Sequence[Mapping[str, Any]], data: Annotations, tree: ClassTree) -> Self:
+        """From one prediction an image of `data`, each with all levels, as `TreeEvaluator` wants them."""
+        evaluator = TreeEvaluator(data, tree)
+        evaluator.update(predictions, data.image_ids)
+        leaves = [at_level(found, tree.levels) for found in predictions]
+        ids = [category.id for category in data.categories]
+        found = Detections.from_predictions(leaves, data.image_ids.tolist(), ids)
+        return cls(**vars(found), metrics=evaluator.compute())

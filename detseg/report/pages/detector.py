@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from detseg.data.annotations import Annotations
 from detseg.data.dataset import scaled_sizes
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections
+from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, TreeMetrics
 from detseg.report.columns import Column, Confusions
 from detseg.report.pages.boxes import BoxPage
 from detseg.report.pages.html import Table
@@ -35,10 +37,16 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
     class_plot = "class_ap.png"
     tables: ClassVar[Any] = detection
 
+    @property
+    def objects(self) -> Annotations:
+        """See `BoxPage`; of a model with a tree as they count at its leaves."""
+        metrics = self.run.metrics
+        return metrics.truth if isinstance(metrics, TreeMetrics) else super().objects
+
     @cached_property
     def analysis(self) -> Analysis:
         """What the metrics do not say by themselves: confidence intervals, errors, thresholds, confusions."""
-        data = self.run.val.annotations
+        data = self.objects
         ids = [category.id for category in data.categories]
         found = Detections.from_predictions(self.run.predictions, data.image_ids.tolist(), ids)
         return analyse(data, found, metrics=self.run.metrics)
@@ -79,4 +87,11 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         rows = [(name, meaning, cells) for name, meaning, *cells in detection.error_rows(self.analysis.errors)]
         kinds = sorted(rows[:-2], key=lambda row: row[2][0], reverse=True)
         note = "Gain in AP50 if the errors of one kind, and no others, were corrected."
-        return [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]
+        tables = [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]
+        metrics = self.run.metrics
+        if isinstance(metrics, TreeMetrics):
+            outcomes = [(name, "", cells) for name, cells in detection.outcome_rows(metrics.outcomes)]
+            heads = ("Labelled", *(meaning.capitalize() for meaning in OUTCOMES.values()), "Objects")
+            note = f"Percent of the objects, {OUTCOME_NOTE}."
+            tables.append(Table("What objects come out as", outcomes, heads, note))
+        return tables

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from detseg.metrics.detection.average_precision import DetectionMetrics, figure_names
-from detseg.report.columns import Column, Confusions, interval_note, limit_columns, number, whole
+from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, Outcomes, TreeMetrics
+from detseg.report.columns import Column, Confusions, interval_note, limit_columns, number, percent, whole
 from detseg.report.tables.builders import below_each_other, class_table, confusion_table, new_table
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def tables(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Gro
     caption = f"from, to: {interval_note(intervals.level)}, of AP" if intervals and intervals.known else ""
     names = [row.name for row in metrics.per_class]
     classes = class_table(names, class_columns(metrics, intervals), caption)
-    return Group(coco_table(metrics, intervals), "", classes)
+    more = ["", outcomes_table(metrics.outcomes)] if isinstance(metrics, TreeMetrics) else []
+    return Group(coco_table(metrics, intervals), "", classes, *more)
 
 
 def analysis_tables(analysis: Analysis) -> Group:
@@ -103,6 +105,26 @@ def confusions_of(confusion: Confusion) -> Confusions:
     """The confusion matrix of objects."""
     remark = f"score from {confusion.score_threshold:.2f}, IoU from {confusion.iou_threshold:.2f}"
     return Confusions(confusion.counts, confusion.names, "objects", "detected as", remark)
+
+
+def outcome_rows(outcomes: Outcomes) -> list[tuple[str, list[str]]]:
+    """Name, percentages and number of objects of all together and of each node that objects are labelled with."""
+    names, counts = outcomes
+    labelled = [(name, row) for name, row in zip(names, counts, strict=True) if row.any()]
+    return [
+        (name, [*(percent(100 * count / max(1, row.sum())) for count in row), str(row.sum())])
+        for name, row in (("all", counts.sum(0)), *labelled)
+    ]
+
+
+def outcomes_table(outcomes: Outcomes) -> Table:
+    """What objects come out as in a tree of classes."""
+    heads = ("labelled", *OUTCOMES, "objects")
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in OUTCOMES.items())
+    table = new_table("What objects come out as, in percent", heads, f"{OUTCOME_NOTE}\n{meanings}")
+    for name, cells in outcome_rows(outcomes):
+        table.add_row(Text(name), *cells, style=None if table.row_count else "bold")
+    return table
 
 
 def error_rows(errors: ErrorAnalysis) -> list[tuple[str, str, str, str]]:
