@@ -56,8 +56,12 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     localization = None if settings is None else _localization(truth, detections, config.resamples)
     tree = detections.metrics if isinstance(detections, TreeDetections) else None
     truth = read_truth(truth if tree is None else tree.truth, config.iou_type)
-    options = {"resamples": config.resamples, "score_threshold": config.score_threshold, "metrics": tree}
-    analysis = analyse(truth, detections, config.iou_type, **options)
+    analysis = analyse(
+        *(truth, detections, config.iou_type),
+        resamples=config.resamples,
+        score_threshold=config.score_threshold,
+        metrics=tree,
+    )
     content, rows = analysis.to_dict(), _rows(analysis)
     tables: list[RenderableType] = [detection.analysis_tables(analysis)]
     if localization is not None:

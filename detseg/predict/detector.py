@@ -92,6 +92,11 @@ class Detector(Predictor):
         )
 
 
+def tree_of(predictor: Predictor) -> Any:
+    """The `SoftmaxTree` of a model whose classes are the nodes of a tree, else None."""
+    return getattr(predictor.model, "tree", None)
+
+
 class SlidingDetector(Detector):
     """A localizer at work as a detector: a window slides over each image, from all of it to small parts of it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -40,8 +40,10 @@ def tables(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Gro
     caption = f"from, to: {interval_note(intervals.level)}, of AP" if intervals and intervals.known else ""
     names = [row.name for row in metrics.per_class]
     classes = class_table(names, class_columns(metrics, intervals), caption)
-    more = ["", outcomes_table(metrics.outcomes)] if isinstance(metrics, TreeMetrics) else []
-    return Group(coco_table(metrics, intervals), "", classes, *more)
+    parts: list[RenderableType] = [coco_table(metrics, intervals), "", classes]
+    if isinstance(metrics, TreeMetrics):
+        parts += ["", outcomes_table(metrics.outcomes)]
+    return Group(*parts)
 
 
 def analysis_tables(analysis: Analysis) -> Group:
