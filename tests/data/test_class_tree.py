@@ -64,7 +64,10 @@ def test_a_category_may_be_an_inner_node_and_a_name_may_have_a_comma(tmp_path):
         ("rose -> rose\n", "line 1: 'rose' is its own parent"),
         ("rose -> a -> b\n", "line 1: names 3 classes; write child -> parent"),
         ("-> b\n", "line 1: the child has no name"),
-        ("Rose\nwild  rose\nlily\n", r"no line for the data set's 'rose' \(near: 'Rose'\), 'wild rose' \(near: 'wild  "),
+        (
+            "Rose\nwild  rose\nlily\n",
+            r"no line for the data set's 'rose' \(near: 'Rose'\), 'wild rose' \(near: 'wild  ",
+        ),
         ("rose\ndaisy\n", r"no line for the data set's 'wild rose' \(near: 'rose'\)"),
     ],
 )
@@ -98,7 +101,9 @@ def test_a_flat_tree_has_one_level_of_all_nodes():
     assert tree.levels == 1 and tree.leaves.all() and tree.cut(1).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("parents", "message"), [((1, 0), "circle"), ((0,), "circle"), ((2, -1), "lie in"), ((), "lie")])
+@pytest.mark.parametrize(
+    ("parents", "message"), [((1, 0), "circle"), ((0,), "circle"), ((2, -1), "lie in"), ((), "lie")]
+)
 def test_what_is_no_tree(parents, message):
     with pytest.raises(ValueError, match=message):
         ClassTree(parents)

@@ -37,6 +37,16 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
     class_plot = "class_ap.png"
     tables: ClassVar[Any] = detection
 
+    def facts(self) -> dict[str, Any]:
+        """The tree of classes and the images of which only the class is known, where there are some."""
+        facts: dict[str, Any] = {}
+        metrics, labelled = self.run.metrics, getattr(self.run.train, "labelled", None)
+        if isinstance(metrics, TreeMetrics):
+            facts["Tree of classes"] = f"{len(metrics.per_class)} nodes on {len(metrics.levels)} levels"
+        if labelled is not None:
+            facts["Images with a class only"] = len(labelled)
+        return facts
+
     @property
     def objects(self) -> Annotations:
         """See `BoxPage`; of a model with a tree as they count at its leaves."""
