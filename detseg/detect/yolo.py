@@ -181,8 +181,8 @@ class YoloDetector(DetectionModel):
         if self.tree is None:
             raise ValueError("this model has no tree of classes")
         _, boxes, objectness, classes = self.predictions(images)
-        every = objectness.sigmoid()[..., None] * self.tree.log_probability(classes).exp()
-        sides = zip(boxes, every, self._scores(objectness, classes), strict=True)
+        there, nodes = objectness.sigmoid()[..., None], self.tree.log_probability(classes).exp()
+        sides = zip(boxes, there * nodes, there * self.tree.surest(nodes, self.tree_threshold), strict=True)
         return [detections_by_level(b, s, sure, images.shape[-2:], self.tree, self) for b, s, sure in sides]
 
     def class_layers(self) -> dict[str, ClassRows]:

@@ -154,9 +154,10 @@ class DetectorTask(BoxTask):
 
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""
-        if dataset.labelled is not None:
-            return MixedSamples(dataset, dataset.labelled, config.seed, transform_of(config))
-        return TrainingSamples(dataset, config.seed, transform_of(config))
+        if self.labelled is None:
+            return TrainingSamples(dataset, config.seed, transform_of(config))
+        assert dataset.labelled is not None
+        return MixedSamples(dataset, dataset.labelled, config.seed, transform_of(config))
 
     def evaluator(self, dataset: DetectionDataset) -> Any:
         """COCO's metrics, by the annotations of the dataset; with a tree at each of its levels."""
