@@ -214,7 +214,8 @@ def require_nodes(source: object, names: Sequence[str], nodes: Sequence[str], wh
         source: of what is missing something.
         what: the names are.
     """
-    missing = [name for name in names if name not in set(nodes)]
+    known = set(nodes)
+    missing = [name for name in names if name not in known]
     if not missing:
         return
     shown = []

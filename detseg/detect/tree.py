@@ -8,7 +8,8 @@ object labelled at an inner node, its species being unknown, teaches the path ab
 With roots alone it is the softmax over all classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class SoftmaxTree(nn.Module):
 
     parent: Tensor
     path: Tensor
+    order: Tensor
+    downwards: Tensor
     place: Tensor
     roots: Tensor
 
@@ -39,36 +42,28 @@ class SoftmaxTree(nn.Module):
         for node, parent in enumerate(self.shape.parents):
             siblings.setdefault(parent, []).append(node)
         # Groups of equal size together: a handful of plain softmaxes, however many groups there are.
-        sizes = sorted({len(group) for group in siblings.values()})
-        alike = [torch.tensor([g for g in siblings.values() if len(g) == size]) for size in sizes]
-        self._groups = self._keep("group", alike)
-        # Below the roots, level by level.
+        groups = sorted(siblings.values(), key=len)
+        self._sizes = [(len(list(alike)), size) for size, alike in groupby(map(len, groups))]
         depth = torch.from_numpy(self.shape.depth)
-        self._below = self._keep("level", [(depth == d).nonzero()[:, 0] for d in range(2, self.shape.levels + 1)])
-        order = torch.cat([group.flatten() for group in alike])
+        self._widths = [int((depth == d).sum()) for d in range(1, self.shape.levels + 1)]
+        order = torch.tensor([node for group in groups for node in group])
         paths = torch.from_numpy(self.shape.paths)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("downwards", depth.argsort(stable=True), persistent=False)
         self.register_buffer("place", order.argsort(), persistent=False)
         self.register_buffer("parent", torch.tensor(self.shape.parents), persistent=False)
         self.register_buffer("path", torch.where(paths >= 0, paths, len(self.shape)), persistent=False)
         self.register_buffer("roots", paths[:, 0].clone(), persistent=False)
 
-    def _keep(self, name: str, tensors: Sequence[Tensor]) -> list[str]:
-        """Register tensors as buffers; returns their names."""
-        for i, tensor in enumerate(tensors):
-            self.register_buffer(f"{name}{i}", tensor, persistent=False)
-        return [f"{name}{i}" for i in range(len(tensors))]
-
     def conditional(self, logits: Tensor) -> Tensor:
         """(…, V) log P(node | parent), a log-softmax over each group of siblings."""
-        parts = [logits[..., getattr(self, name)].log_softmax(-1).flatten(-2) for name in self._groups]
-        return torch.cat(parts, -1)[..., self.place]
+        return self._by_group(logits, lambda group: group.log_softmax(-1))
 
     def log_probability(self, logits: Tensor) -> Tensor:
         """(…, V) log P(node): the conditional ones summed from the root down."""
         total = self.conditional(logits)
-        for name in self._below:
-            nodes = getattr(self, name)
-            total = total.index_add(-1, nodes, total[..., self.parent[nodes]])
+        for nodes in self._below():
+            total = total.index_add(-1, nodes, total.index_select(-1, self.parent[nodes]))
         return total
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -83,26 +78,35 @@ class SoftmaxTree(nn.Module):
         The descent from each root goes to the likeliest child as long as its probability is at least `threshold`. So
         every root has one node, itself or one below it; with roots alone nothing changes.
         """
-        likeliest = torch.cat([self._likeliest(probabilities[..., getattr(self, name)]) for name in self._groups], -1)
-        goes_on = likeliest[..., self.place] & (probabilities >= threshold)
+        goes_on = self._by_group(probabilities, _highest) & (probabilities >= threshold)
         reached = (self.parent < 0).expand(probabilities.shape)
-        for name in self._below:
-            nodes = getattr(self, name)
-            reached = reached.index_copy(-1, nodes, reached[..., self.parent[nodes]] & goes_on[..., nodes])
+        for nodes in self._below():
+            arrived = reached.index_select(-1, self.parent[nodes]) & goes_on.index_select(-1, nodes)
+            reached = reached.index_copy(-1, nodes, arrived)
         # Roots, whose parent is -1, are counted in a column that is cut off.
         passed = nn.functional.pad(torch.zeros_like(probabilities), (0, 1))
         passed = passed.index_add(-1, self.parent.remainder(len(self.shape) + 1), reached.to(passed.dtype))[..., :-1]
         return torch.where(reached & (passed == 0), probabilities, 0)
 
-    @staticmethod
-    def _likeliest(group: Tensor) -> Tensor:
-        """(…, groups · size) True for the first highest of each group (…, groups, size)."""
-        return torch.zeros_like(group, dtype=torch.bool).scatter(-1, group.argmax(-1, keepdim=True), True).flatten(-2)
+    def _below(self) -> tuple[Tensor, ...]:
+        """The nodes of each level but the roots', downwards."""
+        return self.downwards.split(self._widths)[1:]
+
+    def _by_group(self, values: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """(…, V) what `compute` makes of values (…, groups, size) of the groups of each size."""
+        parts = values.index_select(-1, self.order).split([count * size for count, size in self._sizes], -1)
+        done = [compute(part.unflatten(-1, sizes)).flatten(-2) for part, sizes in zip(parts, self._sizes, strict=True)]
+        return torch.cat(done, -1).index_select(-1, self.place)
 
     def at_level(self, level: int) -> Tensor:
         """(n,) the nodes that make up a level, see `ClassTree.cut`, on the device of the tree."""
         counted = torch.from_numpy(self.shape.cut(level)).unique()
         return counted[counted >= 0].to(self.parent.device)
+
+
+def _highest(groups: Tensor) -> Tensor:
+    """True for the first highest in the last dimension."""
+    return torch.zeros_like(groups, dtype=torch.bool).scatter(-1, groups.argmax(-1, keepdim=True), True)
 
 
 def detections_by_level(
