@@ -26,11 +26,13 @@ from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.base import with_channels
 from detseg.data.checks.learnable import require_masks
+from detseg.data.class_tree import ClassTree, on_nodes
 from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.inputs import Detections, read_found, read_truth
+from detseg.metrics.detection.levels import TreeDetections
 from detseg.metrics.detection.matching import match
 from detseg.metrics.detection.voc_ap import VocMethod, evaluate_voc
 from detseg.options import given
@@ -55,9 +57,13 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     settings = _one_object_each(config)
     truth, detections, other = _sides(config, settings, console)
     localization = None if settings is None else _localization(truth, detections, config.resamples)
-    truth = read_truth(truth, config.iou_type)
+    tree = detections.metrics if isinstance(detections, TreeDetections) else None
+    truth = read_truth(truth if tree is None else tree.truth, config.iou_type)
     analysis = analyse(
-        truth, detections, config.iou_type, resamples=config.resamples, score_threshold=config.score_threshold
+        *(truth, detections, config.iou_type),
+        resamples=config.resamples,
+        score_threshold=config.score_threshold,
+        metrics=tree,
     )
     content, rows = analysis.to_dict(), _rows(analysis)
     tables: list[RenderableType] = [detection.analysis_tables(analysis)]
@@ -86,7 +92,8 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
 def analysis_of_run(run: Path, console: Console) -> Analysis:
     """How good the detector of a run is on the images it was validated on, without confidence intervals."""
     truth, detections, _ = _sides(Evaluate(detections=run), None, console)
-    return analyse(truth, detections, resamples=0)
+    tree = detections.metrics if isinstance(detections, TreeDetections) else None
+    return analyse(truth if tree is None else tree.truth, detections, resamples=0, metrics=tree)
 
 
 def _rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -193,16 +200,33 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
         from detseg.train.tasks.localizer import chosen_images
 
         truth = chosen_images(truth, one_object, console)
+    own = truth
+    if nodes := _nodes([path for path in paths if path.is_dir()]):
+        truth = on_nodes(truth, nodes)
     sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
     sides: list[Any] = []
     for path in paths:
         if path in sliding:
             sides.append(_slide(path, truth, config.long_side, console))
         else:
-            sides.append(_predict(path, truth, config, console) if path.is_dir() else path)
+            sides.append(_predict(path, truth if _has_tree(path) else own, config, console) if path.is_dir() else path)
     if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
         print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
+
+
+def _has_tree(run: Path) -> bool:
+    from detseg.models import read_description
+
+    return "tree" in read_description(run)["architecture"]
+
+
+def _nodes(runs: Sequence[Path]) -> list[Category]:
+    """The nodes of the tree of the first run that has one; none without."""
+    from detseg.models import read_description
+
+    run = next((run for run in runs if _has_tree(run)), None)
+    return [] if run is None else _categories(read_description(run))
 
 
 def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
@@ -318,9 +342,13 @@ def _matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int
     Raises:
         ValueError: the images have other categories; the message tells the difference.
     """
-    categories = [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
+    categories = _categories(description)
     match_categories(categories, truth)
     return [category.id for category in categories]
+
+
+def _categories(description: Mapping[str, Any]) -> list[Category]:
+    return [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
 
 
 def _predict(folder: Path, truth: Annotations, config: Evaluate, console: Console) -> Detections:
@@ -342,6 +370,8 @@ def _predict(folder: Path, truth: Annotations, config: Evaluate, console: Consol
     images = open_images(DetectionDataset, truth, largest, "images", console)
     model.to(device=PartialState().device, memory_format=torch.channels_last)
     predictions = list(predict_dataset(model, images, range(len(images)), size, tta=config.tta))
+    if "tree" in description["architecture"]:
+        return TreeDetections.of(predictions, truth, ClassTree(tuple(description["architecture"]["tree"])))
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 
 

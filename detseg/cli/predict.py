@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from detseg.cli.images import free_names, local_images
-from detseg.options import given
+from detseg.options import given, require_share
 
 if TYPE_CHECKING:
     from detseg.predict import Detector, Predictor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
-OF_DETECTORS = ("score_threshold", "size", "tta", *OF_MASKS)
+OF_DETECTORS = ("score_threshold", "tree_threshold", "size", "tta", *OF_MASKS)
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
@@ -71,6 +71,8 @@ class Predict:
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
+    tree_threshold: float | None = None
+    """Detectors with a tree of classes: least probability of a label that is no root; by default 0.5."""
     size: int | None = None
     """Detectors: input size in pixels, a multiple of 32; by default as in training. Larger finds smaller objects."""
     tta: bool = False
@@ -121,11 +123,15 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
     from detseg.console import print_line, track
     from detseg.files import write_atomically
     from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
+    from detseg.predict.detector import tree_of
 
     console = Terminal()
-    images, ids = _images(config, list(sources))
+    images, ids, listed = _images(config, list(sources))
     model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
+    if config.tree_threshold is not None:
+        network: Any = model.model
+        network.tree_threshold = config.tree_threshold
     if config.slide:
         try:
             model = SlidingDetector(model, long_side=config.long_side)
@@ -145,11 +151,16 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
     _refuse_taken(targets, endings, segments=segments)
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
+    left_out = 0
     shown = track(reader, len(images), what="predicting", console=console)
     for position, found in find_in(shown, model, config):
         image = reader.names[position]
         write_found(found, targets[position])
-        results += [{"image_id": ids[position], "file_name": image} | result for result in found.results]
+        rows = found.results
+        if listed is not None and tree_of(model) is not None:
+            rows = [row for row in rows if row["category_id"] in listed]
+            left_out += len(found.results) - len(rows)
+        results += [{"image_id": ids[position], "file_name": image} | row for row in rows]
         print_line(console, f"{image}: {found.text}")
     written = ["images with classes and masks" if segments else _drawn(model)]
     written += ["label images"] if config.label_images else []
@@ -158,6 +169,9 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
         lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
         write_atomically(path, f"[\n{lines}\n]\n" if lines else "[]\n")
         written.append(path.name)
+        if left_out:
+            what = f"{left_out} detections of classes of the tree that {config.image_ids} does not list"
+            print_line(console, f"{what} are not in {path.name}")
     print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
     reader.finish()
     return 0
@@ -171,6 +185,7 @@ def _drawn(model: Predictor) -> str:
 def _check_options(config: Predict, model: Predictor) -> None:
     """Raise ValueError where an option means nothing to the model."""
     from detseg.predict import Detector, ImageClassifier, Segmenter
+    from detseg.predict.detector import tree_of
 
     kinds = {
         Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
@@ -187,6 +202,10 @@ def _check_options(config: Predict, model: Predictor) -> None:
     if isinstance(model, Segmenter) and not config.boxes:
         for option in given(config, ("image_ids", "min_area")):
             raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
+    if config.tree_threshold is not None:
+        if tree_of(model) is None:
+            raise ValueError(f"{config.run}: was trained without --tree; leave out --tree-threshold")
+        require_share(config, "tree_threshold")
     if config.min_area < 1:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 
@@ -202,8 +221,11 @@ def _check_detector(config: Predict, model: Detector) -> None:
             raise ValueError(f"{config.run}: {error}") from error
 
 
-def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int]]:
-    """The images to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …"""
+def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], set[int] | None]:
+    """The images to look at and the image id of each: from an annotation file, by path, or 1, 2, 3, …
+
+    Then the category ids of the annotation file, if there is one: what may be in detections that it evaluates.
+    """
     from detseg.data.base import refuse_pack
     from detseg.train.data import read_split
 
@@ -214,16 +236,17 @@ def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int]]:
             raise ValueError("--images is the folder of the images that --image-ids lists: add that, or leave it out")
         if not paths:
             raise ValueError("name the images, or folders of images, after the run")
-        return paths, list(range(1, len(paths) + 1))
+        return paths, list(range(1, len(paths) + 1)), None
     data = read_split(config.image_ids, "val", config.images)
     refuse_pack(data.pack)
+    listed = {category.id for category in data.categories}
     if not paths:
-        return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist()
+        return [Path(path) for path in data.paths.tolist()], data.image_ids.tolist(), listed
     known = {Path(path).resolve(): int(i) for path, i in zip(data.paths, data.image_ids, strict=True)}
     missing = [path for path in paths if path.resolve() not in known]
     if missing:
         raise ValueError(f"{config.image_ids}: does not list {missing[0]} ({len(missing)} images are not in it)")
-    return paths, [known[path.resolve()] for path in paths]
+    return paths, [known[path.resolve()] for path in paths], listed
 
 
 def _refuse_taken(targets: Sequence[Path], endings: Iterable[str], *, segments: bool) -> None:

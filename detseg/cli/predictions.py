@@ -14,12 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.console import print_line
+from detseg.data.class_tree import SURE
 from detseg.data.colours import instance_colors
 from detseg.data.images import read_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png, write_object_png
 from detseg.data.object_masks import number_map, outlines
 from detseg.data.sample import IGNORE
+from detseg.detect.tree import ByLevel
+from detseg.metrics.detection.levels import at_level
 from detseg.predict import Detector, Predictor, Segmentation, Segmenter
+from detseg.predict.detector import tree_of
 from detseg.predict.predictor import in_batches
 from detseg.segment import masks_to_boxes
 from detseg.visualize import draw_boxes, draw_mask
@@ -109,10 +113,14 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
     # What is written for mAP holds also what nobody wants to see drawn.
     lowest = 0.0 if config.image_ids is not None else threshold
+    # With a tree of classes what is drawn is sure, and mAP is of the leaves.
+    tree = tree_of(detector) if config.image_ids is not None else None
+    looking = detector if tree is None else Detector(ByLevel(detector.model), detector.description)
     for batch in in_batches(images, BATCH):
         pixels = [image for _, image in batch]
-        every = detector.stream(pixels, lowest, BATCH, config.size, config.tta, run_lengths=True)
-        for (position, image), found in zip(batch, every, strict=True):
+        every = looking.stream(pixels, lowest, BATCH, config.size, config.tta, run_lengths=True)
+        for (position, image), seen in zip(batch, every, strict=True):
+            found = seen if tree is None else at_level(seen, SURE)
             count = int((found["scores"] >= threshold).sum())
             clear = {name: value[:count] for name, value in found.items()}
             shades = instance_colors(clear["labels"].tolist()) if "masks" in found else None
@@ -128,7 +136,8 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
             counts = Counter(detector.names[label] for label in clear["labels"])
             text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
             exact = config.image_ids is not None
-            results = _results(found, detector.categories, exact=exact, polygons=config.polygons)
+            listed = found if tree is None else at_level(seen, tree.shape.levels)
+            results = _results(listed, detector.categories, exact=exact, polygons=config.polygons)
             mask = number_map(clear["masks"], image.shape) if config.label_images else None
             yield position, Found(drawn, text, results, mask, shades)
 

@@ -48,6 +48,9 @@ class DetectionDataset(ImageDataset[Annotations]):
 
     A mask without any pixel is unknown: how many objects have none is logged.
 
+    Attributes:
+        labelled: images to learn from besides, of which only the class is known; they are no samples of this set.
+
     Raises:
         AnnotationError: masks are asked for, and all objects have boxes only.
     """
@@ -62,6 +65,7 @@ class DetectionDataset(ImageDataset[Annotations]):
                 log.warning(what, annotations.source, bare, int((~annotations.iscrowd).sum()))
         super().__init__(annotations, long_side, track)
         self.masks = masks
+        self.labelled: ClassificationDataset | None = None
 
     def __getitem__(self, index: int) -> Sample:
         """The image with its boxes in the kept image's pixels; the image may be a view into the cache."""
@@ -119,11 +123,13 @@ def scaled_sizes(data: Annotations, long_side: int) -> NDArray[np.float64]:
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Samples of one size to images (N, 3, H, W) uint8 and target dicts, with `masks` where samples have them."""
+    """Samples of one size to images (N, 3, H, W) uint8 and target dicts, with what else of a target samples have."""
     targets = []
     for sample in samples:
-        names = ("boxes", "labels", "iscrowd") if sample.masks is None else ("boxes", "labels", "iscrowd", "masks")
-        targets.append({name: torch.from_numpy(getattr(sample, name)) for name in names})
+        more = [name for name in ("masks", "image_labels") if getattr(sample, name) is not None]
+        targets.append(
+            {name: torch.from_numpy(getattr(sample, name)) for name in ("boxes", "labels", "iscrowd", *more)}
+        )
     return _stacked([sample.image for sample in samples]), targets
 
 

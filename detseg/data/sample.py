@@ -24,6 +24,7 @@ class Sample:
     mask: NDArray[np.uint8] | None = None  # (H, W), the class of every pixel, 255 where it is not known
     masks: NDArray[np.uint8] | None = None  # (M, H, W), 1 where an object is, one for each box; empty: not known
     windows: NDArray[np.int64] | None = None  # (M, 4), xyxy, outside of which `masks` have nothing, where that is known
+    image_labels: NDArray[np.int64] | None = None  # (L,), classes known of the image alone; it has no boxes then
 
     @property
     def size(self) -> tuple[int, int]:

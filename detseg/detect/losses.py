@@ -1,14 +1,46 @@
 """Box, objectness and class losses of the grid head."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from detseg.boxes import paired_iou
 from detseg.detect.assign import Assignment
+from detseg.detect.model import ImageLabels
 
 # Relative weights, found by measuring (docs/results.md): at their own scale the box loss is by far the smallest.
 BOX, OBJECTNESS, CLASS = 3.0, 1.0, 1.0
+
+
+Entropy = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy (m,) of one softmax over all classes: logits (m, K), labels (m,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def image_label_loss(
+    objectness: Tensor, class_logits: Tensor, given: ImageLabels, class_entropy: Entropy = cross_entropy
+) -> Tensor:
+    """Class loss of images of which only a class is known, divided by the N images of the batch.
+
+    Of each class that prediction of its image learns which detects it with the highest score, as in YOLO9000 (Redmon
+    & Farhadi 2017, section 4): where the object lies is not known, so nothing else is taught.
+
+    Args:
+        objectness, class_logits: (N, P) and (N, P, K) logits, float32.
+        given: the images' classes.
+        class_entropy: as in `grid_losses`.
+    """
+    places = objectness.shape[1]
+    with torch.no_grad():
+        logits = class_logits[given.image]
+        entropy = class_entropy(logits.flatten(0, 1), given.labels.repeat_interleave(places)).view(-1, places)
+        best = (F.logsigmoid(objectness[given.image]) - entropy).argmax(1)
+    return CLASS * class_entropy(class_logits[given.image, best], given.labels).sum() / len(objectness)
 
 
 def quality_focal(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
@@ -29,6 +61,7 @@ def grid_losses(
     boxes: Tensor,
     labels: Tensor,
     ignore: Tensor,
+    class_entropy: Entropy = cross_entropy,
 ) -> dict[str, Tensor]:
     """Box, objectness and class loss of a batch.
 
@@ -36,7 +69,9 @@ def grid_losses(
         predicted, objectness, class_logits: (N, P, 4) decoded boxes, (N, P) and (N, P, K) logits, all float32.
         assignment: pairs of the M objects and the predictions.
         boxes, labels: (M, 4) float32 xyxy and (M,) int64 of the objects.
-        ignore: (N, P) bool, predictions in or at crowd regions, which are not taught as background.
+        ignore: (N, P) bool, predictions that are not taught as background: in or at crowd regions, and all of images of
+            which only the class is known.
+        class_entropy: loss (m,) of logits (m, K) and labels (m,).
 
     Returns:
         ``loss_box`` (1 - CIoU), ``loss_objectness`` (quality focal; the target is the prediction's IoU with its
@@ -63,8 +98,7 @@ def grid_losses(
     objectness_loss = (quality_focal(objectness, target) * counted).sum() / pairs
 
     logits = class_logits.reshape(-1, class_logits.shape[-1])[index]
-    entropy = F.cross_entropy(logits, labels.repeat_interleave(candidates), reduction="none")
-    class_loss = (entropy * weight).sum() / pairs
+    class_loss = (class_entropy(logits, labels.repeat_interleave(candidates)) * weight).sum() / pairs
     return {
         "loss_box": BOX * box_loss,
         "loss_objectness": OBJECTNESS * objectness_loss,

@@ -41,6 +41,23 @@ def flatten_targets(targets: Targets, images: int) -> FlatTargets:
     )
 
 
+class ImageLabels(NamedTuple):
+    """The L classes of a batch's images without boxes: somewhere in the image there is an object of the class."""
+
+    labels: Tensor  # (L,) int64
+    image: Tensor  # (L,) position of the image in the batch
+
+
+def flatten_image_labels(targets: Targets) -> ImageLabels | None:
+    """The `image_labels` (L,) of the targets that have them; None where no image has."""
+    labels = {i: t["image_labels"] for i, t in enumerate(targets) if "image_labels" in t}
+    if not labels:
+        return None
+    return ImageLabels(
+        torch.cat(list(labels.values())), torch.cat([torch.full_like(numbers, i) for i, numbers in labels.items()])
+    )
+
+
 class Selected(NamedTuple):
     """The detections of one image, and what they were selected from."""
 
@@ -58,10 +75,13 @@ class Limits(Protocol):
     max_detections: int
 
 
-def select(boxes: Tensor, scores: Tensor, size: Sequence[int], limits: Limits) -> Selected:
+def select(
+    boxes: Tensor, scores: Tensor, size: Sequence[int], limits: Limits, *, rivals: Tensor | None = None
+) -> Selected:
     """Detections of one image of `size` (height, width) from boxes (P, 4) xyxy and scores (P, K).
 
-    Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression.
+    Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression. Labels with
+    equal `rivals` (K,) int64 suppress each other; without, each label itself alone.
     """
     best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
     keep = best >= limits.score_threshold
@@ -69,7 +89,8 @@ def select(boxes: Tensor, scores: Tensor, size: Sequence[int], limits: Limits) -
     rows = index // scores.shape[1]
     chosen = clip_boxes(boxes[rows], (int(size[0]), int(size[1])))
     labels = index % scores.shape[1]
-    kept = batched_nms(chosen, best, labels, limits.iou_threshold, max_detections=limits.max_detections)
+    kinds = labels if rivals is None else rivals[labels]
+    kept = batched_nms(chosen, best, kinds, limits.iou_threshold, max_detections=limits.max_detections)
     found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
     return Selected(found, kept, (chosen, best, labels), rows[kept])
 

@@ -3,12 +3,15 @@
     images -> backbone (strides 8, 16, 32) -> feature pyramid -> grid head -> decode -> NMS
 
 An anchor's prediction is four box numbers (see `detseg.detect.grid`), an objectness and K class scores; with `masks`
-also the coefficients of its instance mask (see `detseg.detect.prototypes`).
+also the coefficients of its instance mask (see `detseg.detect.prototypes`). Classes may be the nodes of a tree, and
+images of which only a class is known may teach it (YOLO9000).
 """
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +24,8 @@ from detseg.boxes import paired_iou
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid
-from detseg.detect.losses import grid_losses
-from detseg.detect.model import DetectionModel, Targets, flatten_targets, select
+from detseg.detect.losses import cross_entropy, grid_losses, image_label_loss
+from detseg.detect.model import DetectionModel, Targets, flatten_image_labels, flatten_targets, select
 from detseg.detect.prototypes import (
     PROTOTYPES,
     PrototypeBranch,
@@ -32,6 +35,7 @@ from detseg.detect.prototypes import (
     prototype_stride,
 )
 from detseg.detect.pyramid import FeaturePyramid
+from detseg.detect.tree import SoftmaxTree, detections_by_level
 from detseg.options import require_positive, require_rising_strides
 from detseg.registry import register_model
 
@@ -97,6 +101,8 @@ class YoloDetector(DetectionModel):
         width: channels of the pyramid and of the head.
         reach: how far from its cell's centre a box's centre may lie, in cells; 0.5 is the original YOLO cell.
         masks: finds instance masks too.
+        tree: the parent of each class, -1 of roots; the classes are the nodes of a tree then, see `SoftmaxTree`.
+        tree_threshold: least P(node) of a detection's label, unless it is a root; a detection is given the deepest.
         score_threshold, iou_threshold, max_detections: see `detseg.detect.model.Limits`.
 
     Example:
@@ -118,6 +124,10 @@ class YoloDetector(DetectionModel):
         """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell around it."""
         masks: bool = False
         """Also learn instance masks, from polygons or run lengths, as prototypes and coefficients (YOLACT)."""
+        tree: Path | None = None
+        """Tree of classes: a file of names indented below their parents, or of lines child -> parent."""
+        labels: Path | None = None
+        """Images with a class but no boxes, a folder per class: they teach classes only, and are mixed into batches."""
 
         def check_model(self) -> None:
             """Raise ValueError where options make no sense."""
@@ -125,10 +135,13 @@ class YoloDetector(DetectionModel):
             require_rising_strides(self.strides)
             if not self.reach >= 0.5:
                 raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
+            if self.masks and self.tree is not None:
+                raise ValueError("--tree is for boxes; leave out --masks")
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
-        """Strides, reach and masks as set, and anchors fitted to the boxes of the training data."""
+        """Strides, reach and masks as set, anchors fitted to the training boxes, and the parents in the tree."""
+        from detseg.data.class_tree import read_tree
         from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
         sizes = scaled_sizes(data, config.size)
@@ -136,7 +149,8 @@ class YoloDetector(DetectionModel):
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
         options = {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
-        return options | ({"masks": True} if config.masks else {})
+        tree = {} if config.tree is None else {"tree": list(read_tree(config.tree, data.categories)[0].parents)}
+        return options | tree | ({"masks": True} if config.masks else {})
 
     def __init__(
         self,
@@ -147,6 +161,8 @@ class YoloDetector(DetectionModel):
         width: int = 128,
         reach: float = 1.0,
         masks: bool = False,
+        tree: Sequence[int] | None = None,
+        tree_threshold: float = 0.5,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
@@ -164,6 +180,8 @@ class YoloDetector(DetectionModel):
             raise ValueError(f"reach must be at least 0.5 (a centre inside its cell), got {reach}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if tree is not None and len(tree) != num_classes:
+            raise ValueError(f"the tree has {len(tree)} nodes; it must have one for each of the {num_classes} classes")
         self.backbone = backbone
         self.neck = FeaturePyramid(backbone.channels, backbone.strides, width)
         self.head = GridHead(width, anchors.shape[1], num_classes, coefficients=PROTOTYPES if masks else 0)
@@ -172,6 +190,8 @@ class YoloDetector(DetectionModel):
         self.prototypes = PrototypeBranch(width, finest // self.prototype_stride) if masks else None
         self.num_classes = num_classes
         self.reach = reach
+        self.tree = None if tree is None else SoftmaxTree(tree)
+        self.tree_threshold = tree_threshold
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
@@ -189,19 +209,32 @@ class YoloDetector(DetectionModel):
             images: (N, 3, H, W) RGB, uint8 or float in [0, 1].
             targets: for each image ``boxes`` (M, 4) float32 xyxy in its pixels, ``labels`` (M,) int64 and maybe
                 ``iscrowd`` (M,) bool: regions that are neither object nor background; to learn masks, ``masks``
-                (M, H, W) uint8.
+                (M, H, W) uint8. ``image_labels`` (L,) int64 in their place say that somewhere in the image there are
+                objects of these classes.
 
         Returns:
             Scalar losses ``loss_box``, ``loss_objectness``, ``loss_class`` and maybe ``loss_mask``, whose sum is the
             loss; or for each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,), ``labels`` (D,) and maybe
-            ``masks`` (D, h, w) with their ``regions`` (D, 4), best first.
+            ``masks`` (D, h, w) with their ``regions`` (D, 4), best first. With a tree labels are the deepest sure
+            nodes, see `SoftmaxTree.surest`; nodes below one root suppress each other.
         """
         outputs = self.outputs(images)
         if targets is not None:
             return self._losses(outputs, targets)
-        scores = _probabilities(outputs.objectness, outputs.classes)
-        chosen = [select(b, s, images.shape[-2:], self) for b, s in zip(outputs.boxes, scores, strict=True)]
+        scores = self._scores(outputs.objectness, outputs.classes)
+        rivals = None if self.tree is None else self.tree.roots
+        size = images.shape[-2:]
+        chosen = [select(b, s, size, self, rivals=rivals) for b, s in zip(outputs.boxes, scores, strict=True)]
         return [one.found | self._masks(outputs, i, one.rows) for i, one in enumerate(chosen)]
+
+    def by_level(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Detections of each image at every level of the tree, see `detections_by_level`; ValueError without a tree."""
+        if self.tree is None:
+            raise ValueError("this model has no tree of classes")
+        _, boxes, objectness, classes = self.predictions(images)
+        there, nodes = objectness.sigmoid()[..., None], self.tree.log_probability(classes).exp()
+        sides = zip(boxes, there * nodes, there * self.tree.surest(nodes, self.tree_threshold), strict=True)
+        return [detections_by_level(b, s, sure, images.shape[-2:], self.tree, self) for b, s, sure in sides]
 
     def class_layers(self) -> dict[str, ClassRows]:
         """See `detseg.backbones.normalise.ImageModel`."""
@@ -210,10 +243,11 @@ class YoloDetector(DetectionModel):
     def raw(self, images: Tensor) -> tuple[Tensor, ...]:
         """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K) of all predictions.
 
-        Of a model that finds masks also coefficients (N, P, Q) and prototypes (N, Q, h, w): see `assemble`.
+        Of a model that finds masks also coefficients (N, P, Q) and prototypes (N, Q, h, w): see `assemble`. With a tree
+        a prediction has the score of one node for each root, its deepest sure one, and 0 for all others.
         """
         outputs = self.outputs(images)
-        found = outputs.boxes, _probabilities(outputs.objectness, outputs.classes)
+        found = outputs.boxes, self._scores(outputs.objectness, outputs.classes)
         if outputs.coefficients is None or outputs.prototypes is None:
             return found
         return *found, outputs.coefficients, outputs.prototypes
@@ -252,7 +286,13 @@ class YoloDetector(DetectionModel):
             flat, images = flatten_targets(targets, len(predicted)), len(predicted)
             pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, images, reach=self.reach)
             ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, images)
-            losses = grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore)
+            entropy = cross_entropy if self.tree is None else self.tree.cross_entropy
+            given = flatten_image_labels(targets)
+            if given is not None:
+                ignore = ignore.index_fill(0, given.image, True)
+            losses = grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore, entropy)
+            if given is not None:
+                losses["loss_class"] = losses["loss_class"] + image_label_loss(objectness, classes, given, entropy)
             if outputs.coefficients is not None and outputs.prototypes is not None:
                 stride = self.prototype_stride
                 found = predicted.detach().flatten(0, 1)[pairs.prediction]
@@ -262,10 +302,13 @@ class YoloDetector(DetectionModel):
                 )
             return losses
 
-
-def _probabilities(objectness: Tensor, classes: Tensor) -> Tensor:
-    """(N, P) and (N, P, K) logits to (N, P, K) detection scores."""
-    return objectness.sigmoid()[..., None] * classes.softmax(-1)
+    def _scores(self, objectness: Tensor, classes: Tensor) -> Tensor:
+        """(N, P) and (N, P, K) logits to (N, P, K) scores of what is detected."""
+        if self.tree is None:
+            chances = classes.softmax(-1)
+        else:
+            chances = self.tree.surest(self.tree.log_probability(classes).exp(), self.tree_threshold)
+        return objectness.sigmoid()[..., None] * chances
 
 
 def ignored_places(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:

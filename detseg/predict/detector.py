@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
 from detseg.detect.masks import paste_masks, paste_run_lengths
+from detseg.detect.tree import ByLevel
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.augmented import STRIDE, View, fuse_views, unmirrored, views_of
@@ -42,7 +43,12 @@ def detect(
     Yields:
         ``boxes`` (D, 4) float32 xyxy, ``scores`` (D,), ``labels`` (D,) and, of models that find them, ``masks``
         (D, H, W) bool or a list of D run lengths, all on the CPU, best first.
+
+    Raises:
+        ValueError: `tta` for a model with a tree of classes.
     """
+    if tta and (isinstance(model, ByLevel) or getattr(model, "tree", None) is not None):
+        raise ValueError("test-time augmentation averages boxes of one class; with a tree views differ in their nodes")
     model.eval()
     views = views_of(size) if tta else [View(size)]
     for batch in in_batches(images, batch_size):
@@ -50,8 +56,8 @@ def detect(
         seen = [_look(model, squares[view.size], batch, view) for view in views]
         for of_image, (_, wanted) in zip(zip(*seen, strict=True), batch, strict=True):
             found = fuse_views(of_image, getattr(model, "max_detections", None)) if tta else of_image[0]
-            keep = int((found["scores"] >= score_threshold).sum())  # they are best first
-            found = {name: value[:keep] for name, value in found.items()}
+            rows = torch.nonzero(found["scores"] >= score_threshold).flatten()
+            found = {n: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows.tolist()] for n, v in found.items()}
             if "masks" in found:
                 lay = paste_run_lengths if run_lengths else paste_masks
                 found["masks"] = lay(found["masks"], found.pop("regions"), found["boxes"], wanted[::-1])
@@ -160,6 +166,11 @@ class Detector(Predictor):
             run_lengths=run_lengths,
             tta=tta,
         )
+
+
+def tree_of(predictor: Predictor) -> Any:
+    """The `SoftmaxTree` of a model whose classes are the nodes of a tree, else None."""
+    return getattr(predictor.model, "tree", None)
 
 
 class SlidingDetector(Detector):

@@ -95,7 +95,9 @@ def train_folds(
         found.append(_detections(run))
         if finished is not None:
             finished(number, run)
-    results = [result for detections in found for result in detections.to_results()]
+    known = {category.id for category in whole.categories}  # a tree of classes has more
+    every = [result for detections in found for result in detections.to_results()]
+    results = [result for result in every if result["category_id"] in known]
     write_atomically(result.detections, json.dumps(results))
     return result
 

@@ -207,10 +207,7 @@ class TrainingSamples:
 
     def __getitem__(self, request: Request) -> tuple[Any, list[int]]:
         """The sample and the indices of its images: one, or four of a mosaic; copy-paste and mixup add one each."""
-        rng = np.random.default_rng((self.seed, 3, request.epoch, request.position))
-        if request.size not in self._transforms:
-            self._transforms[request.size] = self.transform(request.size)
-        transform = self._transforms[request.size]
+        rng, transform = self.rng_of(request), self.transform_of(request.size)
         indices = [request.image]
         if request.mosaic:
             indices += rng.integers(len(self.dataset), size=3).tolist()
@@ -224,6 +221,16 @@ class TrainingSamples:
             indices.append(int(rng.integers(len(self.dataset))))
             sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)
         return sample, indices
+
+    def rng_of(self, request: Request) -> np.random.Generator:
+        """What everything random about a sample is drawn from."""
+        return np.random.default_rng((self.seed, 3, request.epoch, request.position))
+
+    def transform_of(self, size: int) -> Any:
+        """The augmentation of an input size, made once."""
+        if size not in self._transforms:
+            self._transforms[size] = self.transform(size)
+        return self._transforms[size]
 
 
 @dataclass

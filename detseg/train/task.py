@@ -82,6 +82,18 @@ class Task(ABC):
         data = dataset.annotations
         return data.image_ids, data.sizes, data.image_index, data.boxes, data.labels, data.iscrowd
 
+    def image_names(self, dataset: Any) -> list[str]:
+        """Paths of the images of a training dataset by the indices that its samples give, for messages."""
+        return [str(path) for path in self.annotations_of(dataset).paths]
+
+    def marks(self, dataset: Any) -> dict[str, str]:
+        """A mark of each part of a dataset, "annotations" and "images" among them; a run is resumed with the same."""
+        data = self.annotations_of(dataset)
+        return {
+            "annotations": fingerprint(data.categories, self.contents(dataset)),
+            "images": fingerprint((), [image_marks(data, dataset.images)]),
+        }
+
     @abstractmethod
     def samples(self, dataset: Any, config: Any) -> TrainingSamples:
         """Augmented samples of a dataset, as they are trained on."""
@@ -185,7 +197,7 @@ class Run:
 
     def image_names(self) -> list[str]:
         """Paths of the training images, for messages."""
-        return [str(path) for path in self.data.paths]
+        return self.task.image_names(self.train)
 
     @property
     def goal(self) -> str:
@@ -205,12 +217,12 @@ class Run:
 
     def fingerprint(self) -> dict[str, str]:
         """A mark of each part of the data: a run is only resumed with the same."""
-        marks = {}
-        for split, dataset in (("training", self.train), ("validation", self.val)):
-            data = self.task.annotations_of(dataset)
-            marks[f"{split} annotations"] = fingerprint(data.categories, self.task.contents(dataset))
-            marks[f"{split} images"] = fingerprint((), [image_marks(data, dataset.images)])
-        return marks
+        splits = {"training": self.train, "validation": self.val}
+        return {
+            f"{split} {part}": mark
+            for split, dataset in splits.items()
+            for part, mark in self.task.marks(dataset).items()
+        }
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """The figures of a model by column, each process looking at its share of the validation images.

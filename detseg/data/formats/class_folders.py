@@ -71,6 +71,28 @@ def _sources(root: Path, places: dict[str, Path]) -> Sources | None:
     }
 
 
+def read_class_folders(root: Path) -> LabelledImages:
+    """The images of a folder that holds one folder for each class, be it a single one.
+
+    Raises:
+        AnnotationError: it is no such folder, or holds no images.
+    """
+    folders = _class_folders(root) if root.is_dir() else {}
+    scanned = {name: scan_images(folders[name]) for name in sorted(folders)}
+    found = [(name, image) for name, (images, _) in scanned.items() for image in images]
+    if not found:
+        what = "holds no folders with images" if root.is_dir() else "is no folder"
+        raise AnnotationError(f"{root}: {what}; give a folder with one folder of images for each class")
+    others = [path for _, rest in scanned.values() for path in rest]
+    return labelled_images(
+        [path for _, path in found],
+        [name for name, _ in found],
+        label_classes(set(folders), root),
+        str(root),
+        (*_outside_classes(root), *_left_out(root, others)),
+    )
+
+
 def _outside_classes(folder: Path) -> tuple[Problem, ...]:
     loose = sorted(e.name for e in folder.iterdir() if e.is_file() and e.name.lower().endswith(IMAGE_EXTENSIONS))
     if not loose:

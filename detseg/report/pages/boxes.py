@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detseg.data.annotations import Annotations
 from detseg.data.cache import full_images
 from detseg.report.pages.base import RunPage
 from detseg.visualize import compare_sheet, contact_sheet, draw_boxes
@@ -19,9 +20,15 @@ class BoxPage(RunPage):
     def worst(self, truths: Sequence[Objects]) -> Sequence[int]:
         """The validation images to be shown, the worst first."""
 
+    @property
+    def objects(self) -> Annotations:
+        """What the figures are computed by."""
+        data: Annotations = self.run.val.annotations
+        return data
+
     def truth(self, index: int) -> Objects:
         """The objects of a validation image."""
-        data = self.run.val.annotations
+        data = self.objects
         mine = data.objects(index)
         return {"boxes": data.boxes[mine], "labels": data.labels[mine], "iscrowd": data.iscrowd[mine]}
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from detseg.data.annotations import Annotations
 from detseg.data.dataset import scaled_sizes
 from detseg.data.measurable import measurable_masks
 from detseg.metrics.bootstrap.detection import bootstrap_detection
 from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.average_precision import of_masks
 from detseg.metrics.detection.inputs import Detections
+from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, TreeMetrics
 from detseg.report.columns import Column, Confusions, interval_note
 from detseg.report.pages.boxes import BoxPage
 from detseg.report.pages.html import Table
@@ -45,11 +47,23 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
     class_plot = "class_ap.png"
     tables: ClassVar[Any] = detection
 
+    def facts(self) -> dict[str, Any]:
+        """The tree of classes and the images of which only the class is known, where there are some."""
+        facts: dict[str, Any] = {}
+        metrics, labelled = self.run.metrics, getattr(self.run.train, "labelled", None)
+        if isinstance(metrics, TreeMetrics):
+            facts["Tree of classes"] = f"{len(metrics.per_class)} nodes on {len(metrics.levels)} levels"
+        if labelled is not None:
+            facts["Images with a class only"] = len(labelled)
+        return facts
+
     @cached_property
-    def data(self) -> Annotations:
-        """The validation annotations; where masks were measured, as they were measured by."""
-        data: Annotations = self.run.val.annotations
-        return data if self.run.metrics.masks is None else measurable_masks(data)
+    def objects(self) -> Annotations:
+        """See `BoxPage`; as they were measured by: of a tree at its leaves, with masks where these were measured."""
+        metrics = self.run.metrics
+        if isinstance(metrics, TreeMetrics):
+            return metrics.truth
+        return super().objects if metrics.masks is None else measurable_masks(super().objects)
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -57,12 +71,12 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
 
         Of the masks, where the model finds some.
         """
-        ids = [category.id for category in self.data.categories]
-        found = Detections.from_predictions(self.run.predictions, self.data.image_ids.tolist(), ids)
+        ids = [category.id for category in self.objects.categories]
+        found = Detections.from_predictions(self.run.predictions, self.objects.image_ids.tolist(), ids)
         metrics = self.run.metrics
         if metrics.masks is None:
-            return analyse(self.data, found, metrics=metrics)
-        return analyse(self.data, found, "segm", metrics=metrics.masks)
+            return analyse(self.objects, found, metrics=metrics)
+        return analyse(self.objects, found, "segm", metrics=metrics.masks)
 
     @cached_property
     def measured(self) -> tuple[Any, ...]:
@@ -116,11 +130,11 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         """The objects of a validation image, with their masks where masks were measured."""
         if self.run.metrics.masks is None:
             return super().truth(index)
-        mine, (width, height) = self.data.objects(index), self.data.sizes[index].tolist()
-        assert self.data.segments is not None
-        rows = range(*mine.indices(len(self.data.ids)))
-        masks = [self.data.segments.rle(row, height, width) for row in rows]
-        return {**super().truth(index), "iscrowd": self.data.iscrowd[mine], "masks": masks}
+        mine, (width, height) = self.objects.objects(index), self.objects.sizes[index].tolist()
+        assert self.objects.segments is not None
+        rows = range(*mine.indices(len(self.objects.ids)))
+        masks = [self.objects.segments.rle(row, height, width) for row in rows]
+        return {**super().truth(index), "iscrowd": self.objects.iscrowd[mine], "masks": masks}
 
     def worst(self, truths: Sequence[Objects]) -> Sequence[int]:
         """Those with the lowest F1, by masks where there are some."""
@@ -150,4 +164,11 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         kinds = sorted(rows[:-2], key=lambda row: row[2][0], reverse=True)
         figure = "AP50" if self.run.metrics.masks is None else "mask AP50"
         note = f"Gain in {figure} if the errors of one kind, and no others, were corrected."
-        return [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]
+        tables = [Table("What the errors cost", [*kinds, *rows[-2:]], ("Error", "Gain", "Number"), note)]
+        metrics = self.run.metrics
+        if isinstance(metrics, TreeMetrics):
+            outcomes = [(name, "", cells) for name, cells in detection.outcome_rows(metrics.outcomes)]
+            heads = ("Labelled", *(meaning.capitalize() for meaning in OUTCOMES.values()), "Objects")
+            note = f"Percent of the objects, {OUTCOME_NOTE}."
+            tables.append(Table("What objects come out as", outcomes, heads, note))
+        return tables

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from detseg.metrics.detection.average_precision import DetectionMetrics, figure_names
-from detseg.report.columns import Column, Confusions, interval_note, limit_columns, number, whole
+from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, Outcomes, TreeMetrics
+from detseg.report.columns import Column, Confusions, interval_note, limit_columns, number, percent, whole
 from detseg.report.tables.builders import below_each_other, class_table, confusion_table, new_table
 
 if TYPE_CHECKING:
@@ -48,9 +49,12 @@ def tables(
     first = intervals if metrics.masks is None else mask_intervals
     caption = f"from, to: {interval_note(first.level)}, of {columns[0].head}" if first and first.known else ""
     classes = class_table([row.name for row in metrics.per_class], columns, caption)
-    if metrics.masks is None:
-        return Group(coco_table(metrics, intervals), "", classes)
-    return Group(instance_table(metrics, intervals, mask_intervals), "", classes)
+    if metrics.masks is not None:
+        return Group(instance_table(metrics, intervals, mask_intervals), "", classes)
+    parts: list[RenderableType] = [coco_table(metrics, intervals), "", classes]
+    if isinstance(metrics, TreeMetrics):
+        parts += ["", outcomes_table(metrics.outcomes)]
+    return Group(*parts)
 
 
 def analysis_tables(analysis: Analysis) -> Group:
@@ -161,6 +165,26 @@ def confusions_of(confusion: Confusion) -> Confusions:
     """The confusion matrix of objects."""
     remark = f"score from {confusion.score_threshold:.2f}, IoU from {confusion.iou_threshold:.2f}"
     return Confusions(confusion.counts, confusion.names, "objects", "detected as", remark)
+
+
+def outcome_rows(outcomes: Outcomes) -> list[tuple[str, list[str]]]:
+    """Name, percentages and number of objects of all together and of each node that objects are labelled with."""
+    names, counts = outcomes
+    labelled = [(name, row) for name, row in zip(names, counts, strict=True) if row.any()]
+    return [
+        (name, [*(percent(100 * count / max(1, row.sum())) for count in row), str(row.sum())])
+        for name, row in (("all", counts.sum(0)), *labelled)
+    ]
+
+
+def outcomes_table(outcomes: Outcomes) -> Table:
+    """What objects come out as in a tree of classes."""
+    heads = ("labelled", *OUTCOMES, "objects")
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in OUTCOMES.items())
+    table = new_table("What objects come out as, in percent", heads, f"{OUTCOME_NOTE}\n{meanings}")
+    for name, cells in outcome_rows(outcomes):
+        table.add_row(Text(name), *cells, style=None if table.row_count else "bold")
+    return table
 
 
 def error_rows(errors: ErrorAnalysis) -> list[tuple[str, str, str, str]]:

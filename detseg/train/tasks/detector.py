@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,18 +14,28 @@ from torch import nn
 
 from detseg.console import print_line
 from detseg.data.annotations import Annotations
+from detseg.data.base import with_channels
+from detseg.data.checks.image_checks import sharing_problems
 from detseg.data.checks.learnable import require_learnable, require_masks
-from detseg.data.dataset import DetectionDataset, collate, collate_boxes, scaled_sizes
+from detseg.data.checks.validate import checked, raise_on_problems
+from detseg.data.class_tree import ClassTree, on_nodes, read_tree, require_nodes
+from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate, collate_boxes, scaled_sizes
+from detseg.data.formats.class_folders import read_class_folders
+from detseg.data.labels import LabelledImages
 from detseg.data.measurable import measurable_masks, tell_without_masks
+from detseg.detect.tree import ByLevel
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.average_precision import of_masks
 from detseg.metrics.detection.inputs import Truth, read_truth
+from detseg.metrics.detection.levels import TreeEvaluator, at_level, level_figures
 from detseg.options import require_share
 from detseg.predict.detector import detect
 from detseg.registry import MODELS
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data, transform_of
+from detseg.train.fingerprint import fingerprint, image_marks
+from detseg.train.mixed import MixedSamples
 from detseg.train.sampler import TrainingSamples
 from detseg.train.task import Task
 
@@ -105,6 +116,11 @@ class DetectorTask(BoxTask):
         if self.masks:
             self.FIGURES = [*FIGURES, *map(of_masks, FIGURES)]
 
+    tree: ClassTree | None = None
+    """The tree that the classes are the nodes of, once the data are loaded."""
+    labelled: LabelledImages | None = None
+    """Images to learn from of which only the class is known."""
+
     @property
     def masks(self) -> bool:  # type: ignore[override]
         """Whether the model learns instance masks."""
@@ -126,7 +142,10 @@ class DetectorTask(BoxTask):
         return collate if self.masks else collate_boxes
 
     def load(self) -> tuple[Annotations, Annotations]:
-        """Training and validation annotations, both with objects, and with masks where these are learnt."""
+        """Training and validation annotations, both with objects, and with masks where these are learnt.
+
+        With a tree all its nodes are categories.
+        """
         train, val = load_data(self.config, self.console)
         if self.masks or self.pastes:
             require_masks(train)
@@ -135,6 +154,12 @@ class DetectorTask(BoxTask):
             require_masks(val)
             if line := tell_without_masks(val):
                 print_line(self.console, line)
+        if (tree := getattr(self.config, "tree", None)) is not None:
+            self.tree, nodes = read_tree(tree, train.categories)
+            self.FIGURES = [*FIGURES, *level_figures(self.tree.levels)]
+            train, val = on_nodes(train, nodes), on_nodes(val, nodes)
+        if (labels := getattr(self.config, "labels", None)) is not None:
+            self.labelled = load_image_labels(labels, train, val, self.config, self.console)
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         return train, val
@@ -144,14 +169,51 @@ class DetectorTask(BoxTask):
         segments = dataset.annotations.segments if self.masks or self.pastes else None
         return *super().contents(dataset), *(() if segments is None else segments.arrays)
 
+    def open(self, data: Annotations, split: str) -> DetectionDataset:
+        """See `BoxTask`; the training images have those of which only the class is known beside them."""
+        dataset = super().open(data, split)
+        if self.labelled is not None and split == "training":
+            dataset.labelled = open_images(
+                ClassificationDataset,
+                self.labelled,
+                round(self.config.size * CACHE_ZOOM),
+                "labelled images",
+                self.console,
+            )
+        return dataset
+
+    def image_names(self, dataset: DetectionDataset) -> list[str]:
+        """Paths of the images with boxes, then of those with a class."""
+        more = () if dataset.labelled is None else dataset.labelled.annotations.paths.tolist()
+        return [*super().image_names(dataset), *more]
+
+    def marks(self, dataset: DetectionDataset) -> dict[str, str]:
+        """See `Task`; with a tree and images of which only the class is known they have marks too."""
+        marks = super().marks(dataset)
+        if self.tree is not None:
+            marks["tree"] = fingerprint((), [np.array(self.tree.parents)])
+        if dataset.labelled is not None:
+            data = dataset.labelled.annotations
+            marks["labels"] = fingerprint(data.categories, [data.labels, image_marks(data, dataset.labelled.images)])
+        return marks
+
     def samples(self, dataset: DetectionDataset, config: Any) -> TrainingSamples:
         """Augmented images."""
-        return TrainingSamples(dataset, config.seed, transform_of(config))
+        if self.labelled is None:
+            return TrainingSamples(dataset, config.seed, transform_of(config))
+        assert dataset.labelled is not None
+        return MixedSamples(dataset, dataset.labelled, config.seed, transform_of(config))
 
-    def evaluator(self, dataset: DetectionDataset) -> DetectionEvaluator | InstanceEvaluator:
-        """COCO's metrics, by the annotations of the dataset: of boxes and, where they are learnt, of masks."""
+    def evaluator(self, dataset: DetectionDataset) -> Any:
+        """COCO's metrics, by the annotations: of boxes, with a tree at each of its levels, and of masks."""
         data = dataset.annotations
+        if self.tree is not None:
+            return TreeEvaluator(data, self.tree)
         return InstanceEvaluator(data, _mask_truth(data)) if self.masks else DetectionEvaluator(data)
+
+    def kept(self, prediction: Any) -> Any:
+        """The detections that AP is computed from: with a tree those at its leaves."""
+        return prediction if self.tree is None else at_level(prediction, self.tree.levels)
 
     def target(self, dataset: DetectionDataset, index: int) -> int:
         """The image's id: the evaluator has its objects."""
@@ -164,10 +226,32 @@ def _mask_truth(data: Annotations) -> Truth:
     return read_truth(measurable_masks(data), "segm")
 
 
+def load_image_labels(
+    folder: Path, train: Annotations, val: Annotations, config: Any, console: Console
+) -> LabelledImages:
+    """Images of which only a class is known, checked: a folder of images for each class, named as in the data.
+
+    Raises:
+        AnnotationError: a folder has no class's name, an image cannot be read, or is among the validation images.
+    """
+    data = with_channels(read_class_folders(folder), config.channels)
+    used = [name for name, count in zip(data.names, data.counts.tolist(), strict=True) if count]
+    require_nodes(folder, used, train.names, "these folders have no class's name:")
+    data = checked(data.match(train.categories), None, repairing=config.repair, print_line=partial(print_line, console))
+    raise_on_problems([problem for problem in sharing_problems(val, data, True) if problem.severity == "error"])
+    print_line(console, f"{len(data)} images of {len(used)} classes without boxes teach classes")
+    return data
+
+
 def predict_dataset(
     model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int, *, tta: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths; see `detect`."""
+    """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths; see `detect`.
+
+    Of a model with a tree those of every level, see `detseg.detect.tree.detections_by_level`.
+    """
+    if getattr(model, "tree", None) is not None:
+        model = ByLevel(model)
     sizes = data.annotations.sizes
     images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
     for found in detect(model, images, size, run_lengths=True, tta=tta):
