@@ -144,7 +144,7 @@ class FasterRcnn(DetectionModel):
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
         """Strides and regions as set and anchors fitted to the training boxes; with COCO weights, their network's."""
-        if config.weights == "coco" and config.backbone in cls.coco:
+        if config.weights == "coco" and not config.only_backbone and config.backbone in cls.coco:
             return {**cls.coco[config.backbone].options, "regions": config.regions}
         from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 

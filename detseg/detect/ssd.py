@@ -124,7 +124,7 @@ class SsdDetector(DetectionModel):
         Raises:
             ValueError: --weights coco with options that would make another network.
         """
-        if config.weights == "coco" and config.backbone in cls.coco:
+        if config.weights == "coco" and not config.only_backbone and config.backbone in cls.coco:
             if own := given(config, ("strides", "lite")):
                 raise ValueError(f"--weights coco brings its own network; leave out {', '.join(own)}")
             return dict(cls.coco[config.backbone].options)
