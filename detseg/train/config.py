@@ -66,7 +66,8 @@ class TrainConfig:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Optimizer."""
     lr: float | None = None
-    """Peak learning rate of the newly added layers; by default 0.001 (for sgd try 0.01)."""
+    """Peak learning rate of all but the backbone; by default 0.001 (for sgd try 0.01), of a head that is trained
+    already 0.0001."""
     find_lr: bool = False
     """Run a learning-rate finder before training and use its rate as --lr; plot: learning_rate.png."""
     backbone_lr: float | None = None

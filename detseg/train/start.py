@@ -18,6 +18,9 @@ from detseg.options import option
 Architecture = dict[str, Any]
 # What `--weights` may be beside a run and a file.
 IMAGENET, RANDOM, COCO = "pretrained", "none", "coco"
+# Peak learning rate where the head is no longer new, a tenth of the usual: that would undo in the first steps what the
+# head knows, and few images do not bring it back (docs/train.md has numbers).
+TRAINED_LR = 1e-4
 # Entries of an architecture that follow from the data of a run and not from its weights.
 _OF_DATA = ("num_classes", "class_weights")
 # Entries that are not told of: they are told as options, or are no choice of anyone's.
@@ -135,19 +138,19 @@ def _of_run(config: Any, folder: Path) -> Start:
             )
     if not whole:
         filled = replace(config, **found)
-        told = [_told(config, filled, folder, {})]
-        told += [] if config.only_backbone else [f"{folder} is a {kind}: its backbone alone is taken"]
-        return Start(filled, lambda: str(file), told="; ".join(filter(None, told)))
+        told = "" if filled == config else _told(config, filled, folder, {})
+        other = "" if config.only_backbone else f"{folder} is a {kind}: its backbone alone is taken"
+        return Start(filled, lambda: str(file), told="; ".join(filter(None, (told, other))))
     options = {name: value for name, value in architecture.items() if name not in _OF_DATA}
     found |= {"size": description["size"], **options}
-    filled = _filled(config, found, given)
+    filled, rate = _gently(_filled(config, found, given))
     changed = _changed(config, options, given)
     names = [str(category["name"]) for category in description["categories"]]
     return WholeStart(
         filled,
         lambda: (read_weights(file), names),
         of=str(folder),
-        told=_told(config, filled, folder, {n: v for n, v in options.items() if n not in changed}),
+        told=_told(config, filled, folder, {n: v for n, v in options.items() if n not in changed}) + rate,
         options=options,
         changed=changed,
     )
@@ -172,19 +175,27 @@ def _of_coco(config: Any) -> Start:
     of = f"torchvision's {published.builder}"
     filled = replace(config, backbone=backbone)
     if config.only_backbone:
-        return Start(filled, lambda: published_weights(published)[0], of, _told(config, filled, of, {}))
+        told = "" if filled == config else _told(config, filled, of, {})
+        return Start(filled, lambda: published_weights(published)[0], of, told)
     options = dict(published.options)
     if other := _changed(config, options, given):
         asked = ", ".join(map(option, other))
         raise ValueError(f"{asked}: the head that {of} has learnt is another; leave it out, or add --only-backbone")
-    filled = _filled(filled, options, given)
-    told = _told(config, filled, of, options)
+    filled, rate = _gently(_filled(filled, options, given))
+    told = _told(config, filled, of, options) + rate
     return WholeStart(filled, lambda: published_weights(published), of, told, options=options, complete=False)
 
 
 def _given(config: Any) -> list[str]:
     """Names of the options that are not left at their defaults."""
     return [field.name for field in fields(config) if getattr(config, field.name) != field.default]
+
+
+def _gently(config: Any) -> tuple[Any, str]:
+    """The options with the learning rate of a trained head, where none is given, and what is to be said of it."""
+    if config.lr is not None:
+        return config, ""
+    return replace(config, lr=TRAINED_LR), f"; --lr {TRAINED_LR:g}, for the head is trained"
 
 
 def _changed(config: Any, options: Mapping[str, Any], given: Sequence[str]) -> list[str]:
@@ -208,6 +219,6 @@ def _told(before: Any, after: Any, of: Any, kept: Mapping[str, Any]) -> str:
     """Which options were filled in, and what of the model is kept that no option says."""
     mine = {field.name: getattr(after, field.name) for field in fields(after)}
     shown = {name: " ".join(map(str, v)) if isinstance(v, tuple) else v for name, v in mine.items()}
-    told = [f"{option(name)} {shown[name]}" for name in mine if mine[name] != getattr(before, name)]
+    told = [f"{option(name)} {shown[name]}" for name in mine if name != "lr" and mine[name] != getattr(before, name)]
     told += [name for name, value in kept.items() if name not in _TACIT and _set(value) != mine.get(name)]
-    return f"as in {of}: {', '.join(told)}" if told else ""
+    return f"as in {of}: {', '.join(told) or 'all options'}"

@@ -25,6 +25,7 @@ from tests.backbones.test_folding import shake_norms
 from tests.contracts.test_models import annotations
 
 THEIRS, MINE = ["daisy", "rose", "tulip"], ["Tulip", "lily", "daisy"]
+RATE = "; --lr 0.0001, for the head is trained"
 ARCHITECTURE = {
     "kind": "yolo",
     "backbone": "test_efficientnet",
@@ -89,8 +90,9 @@ def test_a_whole_run_predicts_what_it_knows(run, data, tmp_path, named, folded):
     assert not torch.equal(logits[..., 1], known[3][..., 1])
     config = new.config
     assert (config.backbone, config.size, config.strides, config.reach) == ("test_efficientnet", 96, (8, 16), 0.75)
+    assert config.lr == 1e-4 and started(detector(tmp_path, run, lr=0.01), data).config.lr == 0.01
     assert new.lines == [
-        f"as in {run}: --backbone test_efficientnet, --size 96, --strides 8 16, --reach 0.75, anchors, width",
+        f"as in {run}: --backbone test_efficientnet, --size 96, --strides 8 16, --reach 0.75, anchors, width{RATE}",
         f"weights: all of {run} (yolo, 3 classes): 2 classes kept by name, 1 new: lily; dropped: rose",
     ]
 
@@ -137,7 +139,7 @@ def test_the_backbone_alone_is_asked_for_or_all_that_another_model_can_use(run, 
         assert all(torch.equal(mine[name], tensor) for name, tensor in known.items())
         assert new.lines[0] == line.format(folder, folder)
         assert new.lines[-1].startswith(f"weights from {folder / 'model.safetensors'}: {len(known)} tensors copied")
-        assert new.config.size == config.size
+        assert (new.config.size, new.config.lr) == (config.size, None)
         assert new.architecture == describe(new.config, data)
 
 
@@ -236,7 +238,7 @@ def test_a_published_detector(publish, data, tmp_path):
         (_, boxes, objectness, logits), known = new.model.predictions(images), load_model(run)[0].predictions(images)
     for mine, theirs in ((boxes, known[1]), (objectness, known[2]), (logits[..., [0, 2]], known[3][..., [2, 0]])):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
-    known = "--strides 8 16, --reach 0.75, anchors, width"
+    known = f"--strides 8 16, --reach 0.75, anchors, width{RATE}"
     assert new.lines[0] == f"as in torchvision's some_builder: --backbone test_efficientnet, {known}"
     kept = "2 classes kept by name, 1 new: lily; dropped: person"
     assert new.lines[-1] == f"weights: all of torchvision's some_builder (yolo, 3 classes): {kept}"
