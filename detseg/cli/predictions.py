@@ -111,7 +111,9 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
     lowest = 0.0 if config.image_ids is not None else threshold
     for batch in in_batches(images, BATCH):
         pixels = [image for _, image in batch]
-        every = detector.stream(pixels, lowest, BATCH, config.size, config.tta, run_lengths=True)
+        every = detector.stream(
+            pixels, score_threshold=lowest, batch_size=BATCH, size=config.size, tta=config.tta, run_lengths=True
+        )
         for (position, image), found in zip(batch, every, strict=True):
             count = int((found["scores"] >= threshold).sum())
             clear = {name: value[:count] for name, value in found.items()}
