@@ -118,7 +118,9 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
     looking = detector if tree is None else Detector(ByLevel(detector.model), detector.description)
     for batch in in_batches(images, BATCH):
         pixels = [image for _, image in batch]
-        every = looking.stream(pixels, lowest, BATCH, config.size, config.tta, run_lengths=True)
+        every = looking.stream(
+            pixels, score_threshold=lowest, batch_size=BATCH, size=config.size, tta=config.tta, run_lengths=True
+        )
         for (position, image), seen in zip(batch, every, strict=True):
             found = seen if tree is None else at_level(seen, SURE)
             count = int((found["scores"] >= threshold).sum())

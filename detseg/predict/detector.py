@@ -123,11 +123,13 @@ class Detector(Predictor):
         Raises:
             ValueError: as `Predictor` says; or `size` is no multiple of 32, or set for a localizer.
         """
-        return list(self.stream(images, score_threshold, batch_size, size, tta))
+        every = self.stream(images, score_threshold=score_threshold, batch_size=batch_size, size=size, tta=tta)
+        return list(every)
 
     def stream(
         self,
         images: Sequence[Image],
+        *,
         score_threshold: float = 0.3,
         batch_size: int = 8,
         size: int | None = None,
@@ -138,7 +140,14 @@ class Detector(Predictor):
         opened = open_all(images, self.channels)
         if size is not None or tta:
             self.check_any_size(size)
-        every = self._find(opened, self.size if size is None else size, batch_size, score_threshold, run_lengths, tta)
+        every = self._find(
+            opened,
+            self.size if size is None else size,
+            batch_size=batch_size,
+            score_threshold=score_threshold,
+            run_lengths=run_lengths,
+            tta=tta,
+        )
         return ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in found.items()} for found in every)
 
     def check_any_size(self, size: int | None = None) -> None:
@@ -148,24 +157,8 @@ class Detector(Predictor):
         if size is not None:
             check_input_size(size)
 
-    def _find(
-        self,
-        images: Iterable[NDArray[np.uint8]],
-        size: int,
-        batch_size: int,
-        score_threshold: float,
-        run_lengths: bool,
-        tta: bool,
-    ) -> Iterator[dict[str, Any]]:
-        return detect(
-            self.model,
-            in_full_size(images),
-            size,
-            batch_size=batch_size,
-            score_threshold=score_threshold,
-            run_lengths=run_lengths,
-            tta=tta,
-        )
+    def _find(self, images: Iterable[NDArray[np.uint8]], size: int, **options: Any) -> Iterator[dict[str, Any]]:
+        return detect(self.model, in_full_size(images), size, **options)
 
 
 def tree_of(predictor: Predictor) -> Any:
@@ -200,7 +193,7 @@ class SlidingDetector(Detector):
 
     @torch.inference_mode()
     def _find(
-        self, images: Iterable[NDArray[np.uint8]], size: int, batch_size: int, score_threshold: float, *_: bool
+        self, images: Iterable[NDArray[np.uint8]], size: int, *, score_threshold: float = 0.0, **_: Any
     ) -> Iterator[dict[str, Any]]:
         self.model.eval()
         for image in images:
