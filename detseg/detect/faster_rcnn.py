@@ -34,7 +34,7 @@ from detseg.detect.rcnn_pyramid import RcnnPyramid
 from detseg.detect.rcnn_weights import MOBILENET, RESNET, rename_mobilenet, rename_resnet
 from detseg.detect.roi import align
 from detseg.detect.sample import sample
-from detseg.options import require_positive, require_rising_strides
+from detseg.options import given, require_positive, require_rising_strides
 from detseg.registry import register_model
 
 logger = logging.getLogger(__name__)
@@ -143,8 +143,14 @@ class FasterRcnn(DetectionModel):
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
-        """Strides and regions as set and anchors fitted to the training boxes; with COCO weights, their network's."""
+        """Strides and regions as set and anchors fitted to the training boxes; with COCO weights, their network's.
+
+        Raises:
+            ValueError: --weights coco with options that would make another network.
+        """
         if config.weights == "coco" and config.backbone in cls.coco:
+            if own := given(config, ("strides", "anchors")):
+                raise ValueError(f"--weights coco brings its own network; leave out {', '.join(own)}")
             return {**cls.coco[config.backbone].options, "regions": config.regions}
         from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 

@@ -1,4 +1,4 @@
-"""Detectors that torchvision publishes with COCO weights, as starts for models of ours."""
+"""Detectors that torchvision has published with COCO weights, as networks of our own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
