@@ -58,7 +58,7 @@ def test_names_of_older_files_are_known():
         == found[1]
         == ["proposal_head.body.0.bias", "pyramid.neck.layer_blocks.3.0.weight", "mask_head.body.4.bias"]
     )
-    with pytest.raises(ValueError, match="head.weight is no tensor of one of torchvision's R-CNNs"):
+    with pytest.raises(ValueError, match=r"head\.weight is no tensor of one of torchvision's R-CNNs"):
         rename_resnet({"head.weight": torch.zeros(1)})
 
 
