@@ -1,5 +1,7 @@
 """Faster R-CNN as a whole, against torchvision's; its parts have tests of their own."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,7 +13,9 @@ from detseg.detect.coder import HEAD, encode_deltas
 from detseg.detect.faster_rcnn import Regions
 from detseg.detect.model import flatten_targets, select
 from detseg.detect.proposals import Proposals, published_anchors
+from detseg.detect.rcnn_weights import rename_resnet
 from detseg.models import build_model
+from detseg.train.config import config_for
 from tests.detect.rcnn_pairs import found_alike, pair
 
 ANCHORS = published_anchors([[16], [32], [64]], (0.5, 1.0, 2.0))
@@ -43,6 +47,27 @@ def test_with_torchvisions_parameters_it_finds_what_torchvision_finds(backbone, 
     theirs, ours = pair("faster_rcnn", backbone, size)
     with torch.no_grad():
         found_alike(theirs(list(images(2, size))), ours(images(2, size)))
+
+
+def test_names_of_older_files_are_known():
+    new = ("rpn.head.conv.0.0.bias", "backbone.fpn.layer_blocks.3.0.weight", "roi_heads.mask_head.2.0.bias")
+    old = ("rpn.head.conv.bias", "backbone.fpn.layer_blocks.3.weight", "roi_heads.mask_head.mask_fcn3.bias")
+    found = [list(rename_resnet({name: torch.zeros(1) for name in names})) for names in (new, old)]
+    assert (
+        found[0]
+        == found[1]
+        == ["proposal_head.body.0.bias", "pyramid.neck.layer_blocks.3.0.weight", "mask_head.body.4.bias"]
+    )
+    with pytest.raises(ValueError, match=r"head\.weight is no tensor of one of torchvision's R-CNNs"):
+        rename_resnet({"head.weight": torch.zeros(1)})
+
+
+def test_coco_weights_bring_their_network():
+    options = config_for("detector", "faster_rcnn")
+    config = options(weights="coco", backbone="mobilenet_v3_large", regions=32)
+    assert FasterRcnn.options_for(None, config) == {**FasterRcnn.coco["mobilenet_v3_large"].options, "regions": 32}
+    with pytest.raises(ValueError, match="brings its own network; leave out --strides, --anchors"):
+        FasterRcnn.options_for(None, dataclasses.replace(config, strides=(8,), anchors=1))
 
 
 @pytest.mark.parametrize("class_boxes", [False, True])
