@@ -19,7 +19,7 @@ from detseg.train.tasks.detector import predict_dataset
 from tests.test_overfit import PLAIN
 from tests.train.runs import tiny_trainer
 
-SIZE, STEPS = 128, 100
+SIZE, STEPS = 96, 90
 
 
 @pytest.mark.slow
@@ -57,4 +57,3 @@ def test_masks_of_four_images_are_learnt_by_heart(tmp_path):
     trainer.run()
     assert best["map50"] > 0.95
     assert best["map"] > 0.6
-    print(best)

@@ -60,8 +60,9 @@ def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:
     They are above 0.5 where the logit is above 0, and linear in it up to ±`SURE`: so the border of an object lies where
     bilinear logits have it. Between cells of which one is sure and the other is not, probabilities put it elsewhere.
     """
-    logits = torch.einsum("dq,qhw->dhw", coefficients.float(), prototypes.float())
-    return (logits / (2 * SURE) + 0.5).clamp(0, 1)
+    flat = prototypes.float().flatten(1)
+    masks = torch.addmm(flat.new_full((1,), 0.5), coefficients.float() / (2 * SURE), flat)
+    return masks.clamp_(0, 1).unflatten(1, prototypes.shape[1:])
 
 
 def framed(prototypes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
