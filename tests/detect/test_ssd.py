@@ -145,12 +145,12 @@ def config_of(**options):
     return config_for("detector", "ssd")(backbone="test_efficientnet", weights="none", **options)
 
 
-def test_maps_follow_until_one_cell_is_left():
+def test_the_papers_maps_follow_until_one_cell_is_left():
     for size, strides, maps in ((320, (8, 16, 32), 7), (320, (16, 32), 6), (64, (32,), 2), (512, (4, 8), 8)):
-        options = SsdDetector.options_for(None, config_of(size=size, strides=strides))
+        options = SsdDetector.options_for(None, config_of(size=size, strides=strides, boxes="paper"))
         assert len(options["shapes"]) == len(strides) + len(options["coarser"]) == maps
         assert options["lite"] is (PartialState().device.type == "cpu")
-    assert SsdDetector.options_for(None, config_of(lite=False))["lite"] is False
+    assert SsdDetector.options_for(None, config_of(lite=False, boxes="paper"))["lite"] is False
 
 
 def test_published_weights_bring_their_architecture():
