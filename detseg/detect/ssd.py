@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +41,8 @@ POSITIVE = 0.5
 NEGATIVES = 10
 # Fitted default boxes of each map, as many as the paper's, and how many maps follow the backbone's with these.
 FITTED, MORE = 6, 1
+# Their scale in strides of their map, close to the paper's: 30 pixels for its first cells of 8.
+BOX_OF_STRIDE = 3.5
 # Probability of all classes together that the head starts with: background is nearly everything.
 PRIOR = 0.01
 # Channels of the maps that follow the backbone's.
@@ -266,14 +269,23 @@ def ssd_losses(priors: Tensor, deltas: Tensor, logits: Tensor, objects: FlatTarg
 
 
 def _fitted_shapes(data: Any, config: Any) -> Shapes:
-    """Default boxes by k-means of the training boxes, the smallest on the finest map."""
+    """Default boxes by k-means, of each map from the training boxes of its scale; without any, as the paper's."""
     from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
     sizes = scaled_sizes(data, config.size)
-    shapes = fit_anchors(sizes, len(config.strides) + MORE, FITTED, seed=config.seed)
-    fit = fit_of(sizes, shapes.reshape(-1, 2))
+    strides = [*config.strides, *(config.strides[-1] * 2 ** (step + 1) for step in range(MORE))]
+    middles = BOX_OF_STRIDE * np.array(strides)
+    level = np.searchsorted(np.sqrt(middles[:-1] * middles[1:]), np.sqrt(sizes.prod(1)))
+    shapes: Shapes = []
+    for position, middle in enumerate(middles / config.size):
+        own = sizes[level == position]
+        if len(own):
+            shapes.append(fit_anchors(own, 1, FITTED, seed=config.seed)[0].tolist())
+        else:
+            shapes += default_shapes([middle, 2 * middle], [RATIOS], config.size)
+    fit = fit_of(sizes, np.concatenate(shapes))
     logger.info("default boxes: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
-    return shapes.tolist()
+    return shapes
 
 
 def _paper_shapes(config: Any) -> Shapes:
