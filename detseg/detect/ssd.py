@@ -7,18 +7,21 @@ first of which is background. With `lite` the layers are depthwise separable, as
 arXiv:1801.04381, section 6.2).
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.backbones import Backbone
+from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.coder import HEAD, decode_deltas, encode_deltas
-from detseg.detect.default_boxes import default_shapes, even_scales, lay_out
+from detseg.detect.default_boxes import Shapes, default_shapes, even_scales, lay_out
 from detseg.detect.hard_negatives import hard_negatives
 from detseg.detect.match import match
 from detseg.detect.model import ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets, select
@@ -27,6 +30,8 @@ from detseg.detect.ssd_published import COCO
 from detseg.options import given, require_rising_strides
 from detseg.registry import register_model
 
+logger = logging.getLogger(__name__)
+
 # Scales of the paper: that of maps of stride 8 or finer, then the first and last of the coarser ones.
 FINEST, LOWEST, HIGHEST = 0.1, 0.2, 0.95
 RATIOS = (2.0, 3.0)
@@ -34,6 +39,12 @@ RATIOS = (2.0, 3.0)
 POSITIVE = 0.5
 # Background priors of an image without objects that learn: its strongest false detections.
 NEGATIVES = 10
+# Fitted default boxes of each map, as many as the paper's, and how many maps follow the backbone's with these.
+FITTED, MORE = 6, 1
+# Their scale in strides of their map, close to the paper's: 30 pixels for its first cells of 8.
+BOX_OF_STRIDE = 3.5
+# Probability of all classes together that the head starts with: background is nearly everything.
+PRIOR = 0.01
 # Channels of the maps that follow the backbone's.
 COARSER = 256
 
@@ -109,7 +120,9 @@ class SsdDetector(DetectionModel):
         """Options of the single-shot detector."""
 
         strides: tuple[int, ...] = (8, 16, 32)
-        """Strides of the backbone's maps in pixels, finest first; coarser ones follow until one cell is left."""
+        """Strides of the backbone's maps in pixels, finest first; coarser ones follow."""
+        boxes: Literal["fitted", "paper"] = "fitted"
+        """Default boxes: fitted to the training boxes by k-means, or with the scales and aspect ratios of the paper."""
         lite: bool | None = None
         """Depthwise separable head (SSDLite); by default where training runs on a CPU."""
 
@@ -119,25 +132,22 @@ class SsdDetector(DetectionModel):
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
-        """The default boxes for the input's size; for published weights, the network they belong to.
+        """Default boxes for the data and the input's size; for published weights, the network they belong to.
 
         Raises:
             ValueError: --weights coco with options that would make another network.
         """
         if config.weights == "coco" and not config.only_backbone and config.backbone in cls.coco:
-            if own := given(config, ("strides", "lite")):
+            if own := given(config, ("strides", "boxes", "lite")):
                 raise ValueError(f"--weights coco brings its own network; leave out {', '.join(own)}")
             return dict(cls.coco[config.backbone].options)
         from accelerate import PartialState  # here: it takes a second, which nobody needs for a model alone
 
-        more = max(0, math.ceil(math.log2(config.size / config.strides[-1])))
-        fine = [FINEST for stride in config.strides if stride <= 8]
-        scales = fine + even_scales(len(config.strides) + more - len(fine), LOWEST, HIGHEST)
-        shapes = default_shapes(scales, [RATIOS] * (len(scales) - 1), config.size)
+        shapes = _fitted_shapes(data, config) if config.boxes == "fitted" else _paper_shapes(config)
         return {
             "strides": list(config.strides),
             "shapes": [[[round(side, 2) for side in pair] for pair in of_map] for of_map in shapes],
-            "coarser": [COARSER] * more,
+            "coarser": [COARSER] * (len(shapes) - len(config.strides)),
             "lite": PartialState().device.type == "cpu" if config.lite is None else config.lite,
         }
 
@@ -182,6 +192,7 @@ class SsdDetector(DetectionModel):
         self.register_buffer("shapes", torch.cat(tensors), persistent=False)
         for module in (self.coarser, self.boxes, self.classes):
             _initialise(module, lite)
+        _expect_background(self.classes, num_classes)
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses when targets are given, detections when not; `.training` plays no part in the choice.
@@ -257,6 +268,34 @@ def ssd_losses(priors: Tensor, deltas: Tensor, logits: Tensor, objects: FlatTarg
     }
 
 
+def _fitted_shapes(data: Any, config: Any) -> Shapes:
+    """Default boxes by k-means, of each map from the training boxes of its scale; without any, as the paper's."""
+    from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
+
+    sizes = scaled_sizes(data, config.size)
+    strides = [*config.strides, *(config.strides[-1] * 2 ** (step + 1) for step in range(MORE))]
+    middles = BOX_OF_STRIDE * np.array(strides)
+    level = np.searchsorted(np.sqrt(middles[:-1] * middles[1:]), np.sqrt(sizes.prod(1)))
+    shapes: Shapes = []
+    for position, middle in enumerate(middles / config.size):
+        own = sizes[level == position]
+        if len(own):
+            shapes.append(fit_anchors(own, 1, FITTED, seed=config.seed)[0].tolist())
+        else:
+            shapes += default_shapes([middle, 2 * middle], [RATIOS], config.size)
+    fit = fit_of(sizes, np.concatenate(shapes))
+    logger.info("default boxes: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
+    return shapes
+
+
+def _paper_shapes(config: Any) -> Shapes:
+    """Default boxes of the paper, for maps down to a single cell."""
+    more = max(0, math.ceil(math.log2(config.size / config.strides[-1])))
+    fine = [FINEST for stride in config.strides if stride <= 8]
+    scales = fine + even_scales(len(config.strides) + more - len(fine), LOWEST, HIGHEST)
+    return default_shapes(scales, [RATIOS] * (len(scales) - 1), config.size)
+
+
 def _coarser_maps(channels: Sequence[int], first: int, unpadded: int, lite: bool) -> nn.ModuleList:
     """The layers that give the maps from position `first` on."""
     return nn.ModuleList(
@@ -284,3 +323,12 @@ def _initialise(net: nn.Module, lite: bool) -> None:
                 nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def _expect_background(classes: nn.ModuleList, num_classes: int) -> None:
+    """Let the class layers start at PRIOR for all classes together."""
+    for layers in classes:
+        *_, last = layers.children()
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        last.bias.view(-1, num_classes + 1)[:, 0] = math.log(num_classes * (1 - PRIOR) / PRIOR)

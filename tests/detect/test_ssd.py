@@ -1,7 +1,9 @@
 """SSD against torchvision's: the same parameters find the same; and what its losses teach."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
@@ -145,12 +147,23 @@ def config_of(**options):
     return config_for("detector", "ssd")(backbone="test_efficientnet", weights="none", **options)
 
 
-def test_maps_follow_until_one_cell_is_left():
+def test_the_papers_maps_follow_until_one_cell_is_left():
     for size, strides, maps in ((320, (8, 16, 32), 7), (320, (16, 32), 6), (64, (32,), 2), (512, (4, 8), 8)):
-        options = SsdDetector.options_for(None, config_of(size=size, strides=strides))
+        options = SsdDetector.options_for(None, config_of(size=size, strides=strides, boxes="paper"))
         assert len(options["shapes"]) == len(strides) + len(options["coarser"]) == maps
         assert options["lite"] is (PartialState().device.type == "cpu")
-    assert SsdDetector.options_for(None, config_of(lite=False))["lite"] is False
+    assert SsdDetector.options_for(None, config_of(lite=False, boxes="paper"))["lite"] is False
+
+
+def test_fitted_boxes_are_on_the_map_of_their_scale():
+    sizes = np.array([[20, 24], [25, 22], [60, 50], [70, 30], [300, 280]], np.float64)  # none of stride 32's scale
+    data = SimpleNamespace(sizes=np.full((1, 2), 320), image_index=np.zeros(5, int), iscrowd=np.zeros(5, bool))
+    data.boxes = np.concatenate([np.zeros((5, 2)), sizes], 1)
+    shapes = SsdDetector.options_for(data, config_of(size=320))["shapes"]
+    assert [len(of_map) for of_map in shapes] == [6] * 4
+    for of_map, wanted in ((shapes[0], sizes[:2]), (shapes[1], sizes[2:4]), (shapes[3], sizes[4:])):
+        assert all(side in of_map for side in wanted.tolist())
+    assert min(shapes[2]) == [pytest.approx(3.5 * 32 / 3**0.5, abs=0.01), pytest.approx(3.5 * 32 * 3**0.5, abs=0.01)]
 
 
 def test_published_weights_bring_their_architecture():
