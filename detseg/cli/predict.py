@@ -65,7 +65,7 @@ class Predict:
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
     tree_threshold: float | None = None
-    """Detectors with a tree of classes: least probability of a label that is no root; by default 0.5."""
+    """Detectors with a tree of classes: least probability of a label that is no root; by default 0.9."""
     flip: bool = False
     """Segmenters: average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)

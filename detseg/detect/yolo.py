@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 # Objectness starts at 1 %: background is nearly everything, and a head that starts at 50 % spends its first
 # steps on unlearning that (Lin et al. 2017, arXiv:1708.02002, section 4.1).
 PRIOR = 0.01
+# Softmaxes of few siblings are too sure of species they have never seen: from 0.9 on most of these come out as their
+# family, at 0.5 hardly any (docs/tree.md).
+SURE_FROM = 0.9
 
 
 class GridHead(nn.Module):
@@ -124,7 +127,7 @@ class YoloDetector(DetectionModel):
         width: int = 128,
         reach: float = 1.0,
         tree: Sequence[int] | None = None,
-        tree_threshold: float = 0.5,
+        tree_threshold: float = SURE_FROM,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
