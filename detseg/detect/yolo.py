@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 # Objectness starts at 1 %: background is nearly everything, and a head that starts at 50 % spends its first
 # steps on unlearning that (Lin et al. 2017, arXiv:1708.02002, section 4.1).
 PRIOR = 0.01
-# Softmaxes of few siblings are too sure of species they have never seen: from 0.9 on most of these come out as their
-# family, at 0.5 hardly any (docs/tree.md).
+# Softmaxes of few siblings are too sure of species they have never seen: at 0.9 most of these come out as their family,
+# at 0.5 a third or fewer (docs/tree.md).
 SURE_FROM = 0.9
 
 
