@@ -94,8 +94,9 @@ def run_ours(name: str, options: argparse.Namespace, val: DetectionDataset) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "train", "val"):
-        parser.add_argument(f"--{name}", type=Path, default=None)
+    parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--train", type=Path, default=None)
+    parser.add_argument("--val", type=Path, default=None)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--masks", action="store_true")
     parser.add_argument("--only", nargs="+", default=None, choices=NAMES)

@@ -72,7 +72,7 @@ class Predict:
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
     tree_threshold: float | None = None
-    """Detectors with a tree of classes: least probability of a label that is no root; by default 0.5."""
+    """Detectors with a tree of classes: least probability of a label that is no root; by default 0.9."""
     size: int | None = None
     """Detectors: input size in pixels, a multiple of 32; by default as in training. Larger finds smaller objects."""
     tta: bool = False

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 # Objectness starts at 1 %: background is nearly everything, and a head that starts at 50 % spends its first
 # steps on unlearning that (Lin et al. 2017, arXiv:1708.02002, section 4.1).
 PRIOR = 0.01
+# Softmaxes of few siblings are too sure of species they have never seen: at 0.9 most of these come out as their family,
+# at 0.5 a third or fewer (docs/tree.md).
+SURE_FROM = 0.9
 
 
 class GridHead(nn.Module):
@@ -162,7 +165,7 @@ class YoloDetector(DetectionModel):
         reach: float = 1.0,
         masks: bool = False,
         tree: Sequence[int] | None = None,
-        tree_threshold: float = 0.5,
+        tree_threshold: float = SURE_FROM,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.5,
         max_detections: int = 100,

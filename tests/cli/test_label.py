@@ -75,7 +75,7 @@ def test_what_to_label_next(run, photos, tmp_path, capsys):
     np.testing.assert_allclose(looks[0].found["boxes"], plain["boxes"], atol=1e-2)
     assert np.linalg.norm(looks[0].feature) == pytest.approx(1, abs=1e-4)
     page = (tmp_path / "next/index.html").read_text()
-    places = [page.index(f"{rank}. disagreement {row['disagreement'][:3]}") for rank, row in enumerate(rows, 1)]
+    places = [page.index(f"{rank}. disagreement {value:.2f}") for rank, value in enumerate(values, 1)]
     names = [page.index(html.escape(row["image"])) for row in rows]
     assert places == sorted(places) and names == sorted(names), "in the order of the list"
     assert page.count("<img ") == page.count('<img src="data:image/jpeg;base64,') == 3 and "http" not in page

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from detseg.cli import COMMANDS, main
 from detseg.data.formats import read_dataset
-from detseg.detect import YoloDetector
 from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model
 from detseg.predict import Detector
@@ -291,7 +290,6 @@ def test_the_demo_of_a_segmenter_draws_masks(tmp_path, monkeypatch):
     assert {0} < set(np.unique(val.mask(0)).tolist())
 
 
-@pytest.mark.skipif(not hasattr(YoloDetector.Options, "masks"), reason="the grid detector finds no masks yet")
 def test_the_demo_of_instances_ends_in_a_sheet_of_coloured_ones(tmp_path, monkeypatch, capsys):
     found = {"boxes": np.array([[5.0, 5, 200, 300]]), "scores": np.ones(1), "labels": np.zeros(1, int)}
     masks = np.zeros((1, 320, 320), bool)

@@ -1,7 +1,5 @@
 """Faster R-CNN as a whole, against torchvision's; its parts have tests of their own."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -66,8 +64,6 @@ def test_coco_weights_bring_their_network():
     options = config_for("detector", "faster_rcnn")
     config = options(weights="coco", backbone="mobilenet_v3_large", regions=32)
     assert FasterRcnn.options_for(None, config) == {**FasterRcnn.coco["mobilenet_v3_large"].options, "regions": 32}
-    with pytest.raises(ValueError, match="brings its own network; leave out --strides, --anchors"):
-        FasterRcnn.options_for(None, dataclasses.replace(config, strides=(8,), anchors=1))
 
 
 @pytest.mark.parametrize("class_boxes", [False, True])

@@ -93,7 +93,7 @@ def test_the_found_rate_is_that_of_lr_though_the_backbone_learns_faster(tmp_path
     highest = max(group["initial_lr"] for group in trainer.optimizer.param_groups)
     curve = RateCurve(highest * np.array([1.0, 2, 4]), np.ones(3), np.ones(3), 2 * highest)  # twice what it begins with
     monkeypatch.setattr(trainer, "test_rates", lambda: curve)
-    assert find_rates(Process(config, trainer.accelerator, Console(file=lines), None, None), trainer) is not None
+    assert find_rates(Process(config, trainer.accelerator, Console(file=lines), None, None, None), trainer) is not None
     assert "learning rate: 0.02, where" in lines.getvalue()
     rates = [group["initial_lr"] for group in trainer.optimizer.param_groups[:2]]
     assert rates == pytest.approx([0.02, 0.02 * factor])

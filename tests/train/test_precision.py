@@ -113,6 +113,6 @@ def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
 def test_what_is_not_timed_is_named(monkeypatch):
     monkeypatch.setattr("detseg.train.process.choose", lambda spec, precision: (FP32, {}))
     lines = StringIO()
-    process = Process(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None)
+    process = Process(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None, None)
     assert process.choose_precision({}, 0) == FP32
     assert "float32, channels_last; not timed, as yolo on my_net is registered by code of your own" in lines.getvalue()
