@@ -99,7 +99,7 @@ class MaskRcnn(FasterRcnn):
     ) -> dict[str, Tensor]:
         """Those of `FasterRcnn`, and ``loss_mask``: binary cross-entropy of the object's class, the mean over pixels.
 
-        Targets have ``masks`` (M, H, W) uint8 besides what `FasterRcnn` takes.
+        Targets have ``masks`` (M, H, W) uint8 besides what `FasterRcnn` takes; one without any pixel is not known.
         """
         losses = super().region_losses(maps, chosen, flat, targets)
         some = Regions(*(part[:, : self.mask_regions] for part in chosen))  # those that learn objects come first
@@ -110,7 +110,8 @@ class MaskRcnn(FasterRcnn):
             masks = torch.cat([t["masks"] for t in targets])
             wanted = masks_in_boxes(masks, some.objects.flatten(), some.boxes.flatten(0, 1), logits.shape[-1])
             entropy = F.binary_cross_entropy_with_logits(own, wanted, reduction="none").mean((1, 2))
-            positive = some.positive.flatten()
+            known = torch.cat([masks.flatten(1).any(1), masks.new_zeros(1, dtype=torch.bool)])
+            positive = some.positive.flatten() & known[some.objects.flatten()]
             return losses | {"loss_mask": (entropy * positive).sum() / positive.sum().clamp(min=1)}
 
     def masks_of(self, maps: list[Tensor], detected: Detected) -> Tensor:

@@ -99,8 +99,9 @@ class DetectionModel(ImageModel):
     """Base of detectors; a subclass has `raw` or its own `exportable`.
 
     Detections of an image are a dict of ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,) and ``labels`` (D,), best
-    first, and of a model that finds masks ``masks`` (D, h, w) probabilities and ``regions`` (D, 4) xyxy, what each mask
-    lies over: see `detseg.detect.masks`. Targets of a model that learns masks have ``masks`` (M, H, W) uint8.
+    first, and of a model that finds masks ``masks`` (D, h, w) in [0, 1], above 0.5 inside, and ``regions`` (D, 4) xyxy,
+    what each mask lies over: see `detseg.detect.masks`. Targets of a model that learns masks have ``masks`` (M, H, W)
+    uint8; one without any pixel is not known.
 
     Attributes:
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.

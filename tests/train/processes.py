@@ -1,6 +1,6 @@
-"""One of several processes that train together: torchrun -m tests.train.processes DATA OUTPUT [TASK [PATIENCE]].
+"""One of several processes that train together.
 
-With a patience, no validation is better than the first.
+To be started by torchrun: -m tests.train.processes DATA OUTPUT [TASK [PATIENCE [MODEL [FLAG …]]]]. With a patience above 0, no validation is better than the first.
 """
 
 import sys
@@ -17,7 +17,7 @@ from detseg.train.precision import Choice
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
 
 
-def main(data, output, task="detector", patience=None):
+def main(data, output, task="detector", patience="0", model=None, *flags):
     kept, validate = [], runner.Run.validate
 
     class Kept(Trainer):
@@ -28,11 +28,11 @@ def main(data, output, task="detector", patience=None):
     choice = Choice("fp32", True)
     runner.Trainer = Kept
     process.choose = lambda spec, precision: (choice, {choice: 1.0})
-    settings = dict(SETTINGS)
-    if patience:
+    settings = SETTINGS | dict.fromkeys(flags, True)
+    if int(patience):
         settings |= {"patience": int(patience), "epochs": 10}
         runner.Run.validate = lambda self, *given: validate(self, *given) | {self.goal: 0.5}
-    run = runner.train(config_for(task)(data=Path(data), output=Path(output), **settings))
+    run = runner.train(config_for(task, model)(data=Path(data), output=Path(output), **settings))
     trainer = kept[0]
     weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
     result = {"weights": weights, "average": trainer.average.state_dict(), "predictions": run.predictions}
