@@ -1,6 +1,7 @@
 """One of several processes that train together.
 
-To be started by torchrun: -m tests.train.processes DATA OUTPUT [TASK [PATIENCE [MODEL [FLAG …]]]]. With a patience above 0, no validation is better than the first.
+To be started by torchrun: -m tests.train.processes DATA OUTPUT [TASK [PATIENCE [MODEL [FLAG …]]]].
+With a patience above 0, no validation is better than the first.
 """
 
 import sys
