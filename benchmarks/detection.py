@@ -70,8 +70,8 @@ def child(options: argparse.Namespace) -> None:
     detections = Detections.from_predictions(found, val.annotations.image_ids.tolist(), ids)
     for kind in ("bbox", "segm") if masks else ("bbox",):
         analysis = analyse(val.annotations, detections, kind)
-        low, high = analysis.intervals.figures["AP"]
-        figures |= {f"{kind} mAP": f"{analysis.metrics.map:.3f} ({low:.3f}-{high:.3f})"}
+        interval = analysis.intervals.figures["AP"]
+        figures |= {f"{kind} mAP": f"{analysis.metrics.map:.3f} ({interval.low:.3f}-{interval.high:.3f})"}
         figures |= {f"{kind} mAP@.50": f"{analysis.metrics.map50:.3f}"}
     print(json.dumps(figures))
 

@@ -16,7 +16,7 @@ def pair(kind, backbone, size):
     torch.manual_seed(1)
     builder = getattr(detection, published.builder)
     theirs = builder(weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=size, max_size=size).eval()
-    shake(theirs, eps=0.0 if "resnet" in backbone else None)
+    shake(theirs, size, eps=0.0 if "resnet" in backbone else None)
     ours = build_model({"kind": kind, "backbone": backbone, "num_classes": CLASSES, **published.options}).eval()
     found = ours.load_state_dict(published.rename(theirs.state_dict()), strict=False)
     assert not found.unexpected_keys
@@ -25,12 +25,16 @@ def pair(kind, backbone, size):
 
 
 @torch.no_grad()
-def shake(theirs, eps):
+def shake(theirs, size, eps):
     """Statistics that matter, and heads that find objects; `eps` as the builder sets it with published weights."""
     shake_norms(theirs.backbone)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d) and eps is not None:
             module.eps = eps
+    # Features of size 1, as trained ones: of huge ones rounding alone moves boxes.
+    maps = list(theirs.backbone(torch.rand(1, 3, size, size)).values())
+    for block, x in zip(theirs.backbone.fpn.layer_blocks, maps, strict=False):
+        block[0].weight.div_(x.std())
     for layer, factor in (
         (theirs.rpn.head.cls_logits, 30),
         (theirs.rpn.head.bbox_pred, 10),
