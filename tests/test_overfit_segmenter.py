@@ -24,9 +24,10 @@ PLAIN = {
 
 
 # The scores of FCN-8s lie 8 pixels apart: it cannot draw the finest of the borders.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decoder", "strides", "least"),
-    [("fcn", (8, 16, 32), 0.8), pytest.param("pyramid", (4, 8, 16, 32), 0.85, marks=pytest.mark.slow)],
+    [("fcn", (8, 16, 32), 0.8), ("pyramid", (4, 8, 16, 32), 0.85)],
 )
 def test_four_masks_are_learnt_by_heart(tmp_path, decoder, strides, least):
     data = read_masks(write_flowers(tmp_path / "data", train=4, val=1, size=(SIZE, SIZE), seed=2) / "train.json")

@@ -138,15 +138,15 @@ class SsdDetector(DetectionModel):
             ValueError: --weights coco with options that would make another network.
         """
         if config.weights == "coco" and not config.only_backbone and config.backbone in cls.coco:
-            if own := given(config, ("strides", "boxes", "lite")):
-                raise ValueError(f"--weights coco brings its own network; leave out {', '.join(own)}")
+            if given(config, ("boxes",)):
+                raise ValueError("--weights coco brings its own default boxes; leave out --boxes")
             return dict(cls.coco[config.backbone].options)
         from accelerate import PartialState  # here: it takes a second, which nobody needs for a model alone
 
         shapes = _fitted_shapes(data, config) if config.boxes == "fitted" else _paper_shapes(config)
         return {
             "strides": list(config.strides),
-            "shapes": [[[round(side, 2) for side in pair] for pair in of_map] for of_map in shapes],
+            "shapes": [[[round(float(side), 2) for side in pair] for pair in of_map] for of_map in shapes],
             "coarser": [COARSER] * (len(shapes) - len(config.strides)),
             "lite": PartialState().device.type == "cpu" if config.lite is None else config.lite,
         }

@@ -61,7 +61,10 @@ def test_the_mask_loss_is_of_the_objects_class_alone():
     assert (gradient[[0, 2]] == 0).all(), "background and class 1 have no objects"
     torch.nn.init.constant_(model.mask_head.classes.bias, 50.0)
     assert model(images(), targets(ones))["loss_mask"] < 1e-6
-    assert model(images(), targets(ones * 0))["loss_mask"] > 10
+    elsewhere = ones * 0
+    elsewhere[:, 0, 0] = 1
+    assert model(images(), targets(elsewhere))["loss_mask"] > 10
+    assert model(images(), targets(ones * 0))["loss_mask"] == 0, "no pixel: the mask is not known"
 
 
 def test_every_parameter_has_a_gradient_without_objects_too():
