@@ -66,6 +66,7 @@ def test_what_a_segmenters_run_prints(segmenter):
     assert lines[-2] == f"use it: detseg predict '{segmenter.folder}' image.jpg"
 
 
+@pytest.mark.slow
 def test_a_segmenter_stopped_and_resumed_ends_with_the_same_weights(masked, tmp_path, capsys, monkeypatch):
     common = ["train", "segmenter", "--data", str(masked), *QUICK, "--epochs", "3", "--loss", "ce+dice"]
     assert main([*common, "--output", str(tmp_path / "whole")]) == 0

@@ -95,6 +95,7 @@ def test_a_probe_changes_nothing_but_the_head(crops, weights, tmp_path, capsys):
     assert any("accuracy" in line for line in again)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_the_same(crops, weights, tmp_path, monkeypatch):
     """Stages that are frozen stay, and early ones learn slowly."""
 

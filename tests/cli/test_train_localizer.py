@@ -119,6 +119,7 @@ def test_samples_are_drawn_as_they_are_trained_on(small, tmp_path, monkeypatch):
         np.testing.assert_array_equal(image, sample.image)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_the_same(small, tmp_path, monkeypatch):
     def words(name):
         return ["--data", str(small), *QUICK, "--epochs", "3", "--output", str(tmp_path / name)]

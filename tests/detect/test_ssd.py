@@ -169,8 +169,8 @@ def test_fitted_boxes_are_on_the_map_of_their_scale():
 def test_published_weights_bring_their_architecture():
     config = config_for("detector", "ssd")(backbone="ssd_vgg16", weights="coco")
     assert SsdDetector.options_for(None, config) == SsdDetector.coco["ssd_vgg16"].options
-    with pytest.raises(ValueError, match="coco brings its own network; leave out --lite"):
-        SsdDetector.options_for(None, replace(config, lite=True))
+    with pytest.raises(ValueError, match="coco brings its own default boxes; leave out --boxes"):
+        SsdDetector.options_for(None, replace(config, boxes="paper"))
 
 
 @pytest.mark.parametrize("lite", [True, False])

@@ -26,6 +26,7 @@ def run(mode):
     return json.loads(child.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems' allocators are left alone")
 def test_freed_memory_is_used_again():
     kept, faults = run("keep")
