@@ -121,10 +121,10 @@ def main() -> None:
             found = json.loads(done.stdout.strip().splitlines()[-1])
             if not table.columns:
                 for column in ("", *found):
-                    table.add_column(column, justify="right" if column else "left")
+                    table.add_column(column, justify="right" if column else "left", no_wrap=True)
             table.add_row(name, *(v if isinstance(v, str) else f"{v:.1f}" for v in found.values()))
             Console(stderr=True).print(name, found)
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
