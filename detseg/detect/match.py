@@ -15,8 +15,9 @@ from torch import Tensor
 from detseg.boxes import box_iou
 from detseg.detect.model import FlatTargets
 
-# A prior with this share of its own area in a crowd region is no background.
-IN_CROWD = 0.5
+# A prior with this share of its own area in a crowd region is no background. The share follows from the IoU, so that it
+# is known to some rounding.
+IN_CROWD, ROUNDING = 0.5, 1e-5
 
 
 class Matches(NamedTuple):
@@ -43,7 +44,7 @@ def match(
     count, total = priors.shape[-2], len(objects.boxes)
     of_object = priors if priors.ndim == 2 else priors[objects.image]
     iou = box_iou(objects.boxes, of_object)  # (M, P)
-    in_crowd = _share(iou, objects.boxes, of_object) >= IN_CROWD
+    in_crowd = _share(iou, objects.boxes, of_object) >= IN_CROWD - ROUNDING
     iou = iou.masked_fill(objects.iscrowd[:, None], -1.0)
     rows = torch.arange(total, device=iou.device)[:, None].expand_as(iou)
     image = objects.image[:, None].expand_as(iou)

@@ -60,6 +60,7 @@ def test_folding_and_quick_gradients_change_nothing() -> None:
     sum(m.sum() for m in backbone(x)).backward()
 
 
+@pytest.mark.slow
 def test_quick_gradients_first_change_nothing() -> None:
     quick = create_backbone("tf_efficientnet_lite0", strides=(32,)).eval()
     expected = dilate_last_stage(copy.deepcopy(quick)).eval()

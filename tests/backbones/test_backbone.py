@@ -1,5 +1,6 @@
 """What a backbone is made of, by hand and against the libraries' own networks."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -43,6 +44,7 @@ def test_a_cell_sees_the_same_whatever_the_size() -> None:
         torch.testing.assert_close(a, b[:, :, : a.shape[2], : a.shape[3]])
 
 
+@pytest.mark.slow
 def test_padding_inception_moves_its_cells_but_not_what_they_compute() -> None:
     """Oracle: timm's own, unpadded network.
 

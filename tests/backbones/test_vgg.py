@@ -39,6 +39,7 @@ def test_the_middle_cell_is_what_fc7_says(batch_norm: bool) -> None:
     torch.testing.assert_close(pool4, classifier.features[: ends[3] + 1](x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_stages_of_the_paper() -> None:
     stages = [
         make(convolutional_vgg(small_vgg(), strides=strides), 3)

@@ -91,6 +91,7 @@ def test_a_segmenter_stopped_and_resumed_ends_with_the_same_weights(masked, tmp_
     assert differences(*(dict(load_model(tmp_path / name)[0].state_dict()) for name in ("whole", "parts"))) == []
 
 
+@pytest.mark.slow
 def test_a_finished_segmenter_resumed_shows_its_best_model(segmenter, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(segmenter.folder, folder)

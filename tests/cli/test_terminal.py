@@ -58,6 +58,7 @@ def test_a_terminal_without_the_letters_of_a_name(named, tmp_path):
     assert b"G\\xe4nsebl\\xfcmchen" in out
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough(named, tmp_path):
     process = run("show", named, "--output", tmp_path / "out")
     process.stdout.close()

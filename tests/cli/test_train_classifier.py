@@ -71,6 +71,7 @@ def test_a_trained_classifier_predicts(classifier, crops):
     assert torch.allclose(torch.from_numpy(ten[0].scores), wanted[ten[0].labels.tolist()], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_probe_changes_nothing_but_the_head(crops, weights, tmp_path, capsys):
     words = ["--data", str(crops), *QUICK, "--weights", str(weights)]
     folder = tmp_path / "run"

@@ -128,6 +128,7 @@ def test_pinned_pixels(seed):
     assert fingerprint(draw_scene(seed)) == PINNED[seed]
 
 
+@pytest.mark.slow
 def test_same_bytes_in_threads_and_in_a_child_process():
     seeds = list(range(4))
     alone = [fingerprint(draw_scene(seed)) for seed in seeds]

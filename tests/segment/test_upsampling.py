@@ -79,6 +79,7 @@ def test_onnx_agrees_on_stride_padding_and_groups(factor: int) -> None:
     torch.testing.assert_close(transposed_upsample(x, weight, factor), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from ONNX's cases of other operators
 def test_onnx_published_cases() -> None:
     """torch's transposed convolution and the oracle above mean the same by stride, padding, dilation and groups."""

@@ -73,6 +73,7 @@ def test_everything_is_left_as_it_was():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_trainer_that_was_tested_trains_the_same(tmp_path):
     plainly, tested = (tiny_trainer(tmp_path / name, steps=2) for name in ("a", "b"))
     curve = tested.test_rates()

@@ -97,6 +97,7 @@ def test_nothing_works(machine):
         choose(SPEC, "auto")
 
 
+@pytest.mark.slow
 def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
     monkeypatch.setattr(registry.BACKBONES, "_entries", dict(registry.BACKBONES._entries))
 

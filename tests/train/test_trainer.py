@@ -87,6 +87,7 @@ def test_stopped_twice_and_resumed_with_worker_processes(whole, tmp_path):
     assert differences(state_of(whole[0]), state_of(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_killed_in_the_midst_of_an_epoch_and_resumed(whole, tmp_path):
     child = run_child(tmp_path, "kill")
     assert child.wait(1800) == -signal.SIGKILL, child.stderr.read()

@@ -59,6 +59,7 @@ def mutated(draw):
     return bytes(damaged)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_mutations_are_read_or_refused(tmp_path):
     file, read = tmp_path / "train.json", 0
