@@ -19,7 +19,7 @@ Architecture = dict[str, Any]
 # What `--weights` may be beside a run and a file.
 IMAGENET, RANDOM, COCO = "pretrained", "none", "coco"
 # Peak learning rate where the head is no longer new, a tenth of the usual: that would undo in the first steps what the
-# head knows, and few images do not bring it back (docs/train.md has numbers).
+# head knows, and few images do not bring it back.
 TRAINED_LR = 1e-4
 # Entries of an architecture that follow from the data of a run and not from its weights.
 _OF_DATA = ("num_classes", "class_weights")
