@@ -10,6 +10,7 @@ from torch import nn
 
 from detseg.data.augment.classification_transforms import ClassificationEval, TenCrop
 from detseg.predict.predictor import Image, Predictor, in_batches, model_input, open_all
+from detseg.sharing import shares_cores
 
 
 class Classification(NamedTuple):
@@ -20,6 +21,7 @@ class Classification(NamedTuple):
 
 
 @torch.inference_mode()
+@shares_cores
 def classify(
     model: nn.Module, images: Iterable[NDArray[np.uint8]], size: int, *, batch_size: int = 16, ten_crop: bool = False
 ) -> Iterator[NDArray[np.float32]]:

@@ -16,9 +16,11 @@ from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.augmented import STRIDE, View, fuse_views, unmirrored, views_of
 from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
+from detseg.sharing import shares_cores
 
 
 @torch.inference_mode()
+@shares_cores
 def detect(
     model: nn.Module,
     images: Iterable[Sized],
@@ -192,6 +194,7 @@ class SlidingDetector(Detector):
         self.long_side = round(FINEST * self.size) if long_side is None else long_side
 
     @torch.inference_mode()
+    @shares_cores
     def _find(
         self, images: Iterable[NDArray[np.uint8]], size: int, *, score_threshold: float = 0.0, **_: Any
     ) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resize_long_side, resize_mask
 from detseg.data.sample import PADDING
 from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
+from detseg.sharing import shares_cores, sharing_cores
 
 # Share of a sliding window that its neighbour sees too: the border of a window knows little of what surrounds it.
 OVERLAP = 0.25
@@ -31,6 +32,7 @@ class Segmentation(NamedTuple):
 
 
 @torch.inference_mode()
+@shares_cores
 def segment(
     model: nn.Module,
     images: Iterable[Sized],
@@ -96,6 +98,7 @@ def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
 
 
 @torch.inference_mode()
+@sharing_cores()
 def segment_in_windows(
     model: nn.Module, image: NDArray[np.uint8], window: int, *, batch_size: int = 8, flip: bool = False
 ) -> Segmentation:

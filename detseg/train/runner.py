@@ -17,6 +17,7 @@ from detseg.console import print_line
 from detseg.data.base import with_channels
 from detseg.data.cache import channel_statistics
 from detseg.registry import MODELS
+from detseg.sharing import sharing_cores
 from detseg.tasks import part
 from detseg.train.config import TrainConfig
 from detseg.train.errors import TrainingError, memory_advice
@@ -51,7 +52,7 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         ValueError: wrong options or data; the message names file, item and remedy.
         TrainingError: a loss is not finite, or the backbone's weights cannot be had.
     """
-    with process(config, console) as this, memory_advice(this.config):
+    with process(config, console) as this, memory_advice(this.config), sharing_cores():
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
         architecture = architecture_of(this, train_data)
