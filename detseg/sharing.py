@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -32,7 +33,8 @@ LINGER = 5.0  # seconds that it is watched on after the last use: images are oft
 CROWDED, FREE = 0.2, 0.1
 CALM = 8  # looks at free cores after which threads spin again: other processes pause too
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @contextmanager
@@ -67,9 +69,9 @@ def waits() -> dict[str, int]:
     """
     found = {}
     with suppress(OSError):
-        for thread in os.listdir("/proc/self/task"):
-            with suppress(OSError), open(f"/proc/self/task/{thread}/schedstat", encoding="ascii") as file:
-                found[thread] = int(file.read().split()[1])  # but for a thread that has just ended
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(OSError):  # a thread that has just ended
+                found[thread.name] = int((thread / "schedstat").read_text().split()[1])
     return found
 
 

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Losses are read from a GPU, and processes agree on stopping, only every so many steps: each time all must wait.
 CHECK_EVERY = 10
+# The share of a run after which the number format is looked at again, where the first look was not clear.
+CHOOSE_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings:
 
     Attributes:
         choice: number format and memory layout.
+        choose_again: gives another number format, in the same layout; called once, early in the run.
         schedule: of the learning rate, see `learning_rate_factor`.
         in_eval: modules that stay in evaluation mode: frozen ones, and norms that keep their statistics.
         warmup: steps.
@@ -53,6 +56,7 @@ class Settings:
     """
 
     choice: Choice = CANDIDATES[0]
+    choose_again: Callable[[], Choice] | None = None
     schedule: str = "cosine"
     in_eval: Sequence[nn.Module] = ()
     warmup: int = 100
@@ -78,6 +82,7 @@ class Trainer:
     interrupted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self.choice, self._choose_again = self.settings.choice, self.settings.choose_again
         self._validated_at = 0.0
         self._fraction = 0.0
         self._stop = Stop()
@@ -91,7 +96,7 @@ class Trainer:
         # What must be finite: of each step the losses of its batches and the norm of its gradient.
         latest = CHECK_EVERY * (self.batches.accumulate + 1)
         self._watch = FiniteWatch(self.job.image_names(), latest, self._world)
-        layout = self.settings.choice.memory_format
+        layout = self.choice.memory_format
         self.model.to(device=self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
         self.fingerprint = dict(self.job.fingerprint())
         self.average = averaged(self.model, self.settings.ema_decay, lambda: self.progress.step)
@@ -121,6 +126,7 @@ class Trainer:
                 self._validate_and_save_if_due()
                 if self.stopped:
                     break
+                self._choose_again_if_due()
                 self.step(model, batches)
                 self._synchronise()
             if not (self.interrupted or self.stopped) and self._validated_at < 1:
@@ -164,7 +170,7 @@ class Trainer:
 
     def losses(self, model: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         """The named losses of a batch, in the run's number format."""
-        bf16 = self.settings.choice.precision == "bf16"
+        bf16 = self.choice.precision == "bf16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             losses: dict[str, Tensor] = model(images, targets)
         return losses
@@ -197,6 +203,12 @@ class Trainer:
                 yield partial(self._loss, images, targets)
 
         return find_rate(self.model, self.optimizer, losses())
+
+    def _choose_again_if_due(self) -> None:
+        """Look at the number format again; what follows from it is saved, so that no later look can differ."""
+        if self._choose_again is not None and self._fraction >= CHOOSE_AGAIN:
+            self.choice, self._choose_again = self._choose_again(), None
+            self._save()
 
     def _loss(self, images: Tensor, targets: Any) -> Tensor:
         return torch.stack(list(self.losses(self.model, images, targets).values())).sum()
@@ -308,7 +320,8 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(self.accelerator.device),
-            "choice": list(self.settings.choice),
+            "choice": list(self.choice),
+            "unsure": self._choose_again is not None,
             "world": self._world,
             "fingerprint": self.fingerprint,
             "architecture": dict(self.job.architecture),

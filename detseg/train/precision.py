@@ -2,21 +2,24 @@
 
 bfloat16 halves the time of dense convolutions on some CPUs and doubles that of depthwise ones' backward pass;
 channels_last helps most networks and crashes a few. So a few real steps are timed in a child process: a crash
-there costs nothing but that candidate.
+there costs nothing but that candidate. Candidates take turns, for other processes may come and go meanwhile.
 
-    python -m detseg.train.precision < spec.json      # one JSON line for each candidate
+    python -m detseg.train.precision < spec.json      # JSON lines: what is tried, and the seconds of each round
 """
 
 import json
 import logging
-import statistics
+import math
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+
+from detseg.sharing import sharing_cores
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +48,25 @@ PREFERRED = CANDIDATES[:2]
 # A candidate that takes so many times as long as another on two tiny images is not timed on large ones: where a
 # processor has no instructions for bfloat16, a few steps would cost minutes. Its time is reckoned from the tiny ones.
 HOPELESS = 4
+# More rounds follow the first while no candidate leads: the quickest in so many of them, and the quickest of all.
+ROUNDS, MOST_ROUNDS, LEAD = 3, 7, 0.75
+EQUAL = 1.05  # a candidate that takes so many times as long is as good
+
+
+class Decision(NamedTuple):
+    """What to train with, and what it follows from."""
+
+    choice: Choice
+    times: dict[Choice, float]  # quickest seconds of a step of each candidate
+    sure: bool = True  # False where the times contradict each other
 
 
 class _OnlyHereError(Exception):
     """A model that this process has built cannot be built in a child."""
 
 
-def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) -> dict[Choice, float]:
-    """Median seconds of a training step for each candidate that ran to its end with a finite loss.
+def measure(spec: dict[str, Any], candidates: Sequence[Choice] = PREFERRED) -> dict[Choice, list[float]]:
+    """Seconds of a training step, round by round, for each candidate that ran to its end with finite losses.
 
     Args:
         spec: "architecture" as in `model.json`, "freeze" stages, "norms_rest" (the backbone's keep their
@@ -62,7 +76,6 @@ def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) ->
     Raises:
         _OnlyHereError: the backbone is registered by code that a child does not run.
     """
-    times: dict[Choice, float] = {}
     left = list(candidates)
     while left:
         request = json.dumps({**spec, "candidates": left, "threads": torch.get_num_threads()})
@@ -73,21 +86,51 @@ def measure(spec: dict[str, Any], candidates: tuple[Choice, ...] = PREFERRED) ->
             text=True,
             check=False,
         )
-        results = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
-        if results and "unknown" in results[0]:
-            raise _OnlyHereError(results[0]["unknown"])
-        for choice, result in zip(left, results, strict=False):
-            if result["seconds"] is not None:
-                times[choice] = result["seconds"]
-        if len(results) < len(left):
-            detail = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-            logger.warning("%s does not work with this network here (%s)", left[len(results)], detail[0])
-        left = left[len(results) + 1 :]
-    return times
+        lines = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+        if lines and "unknown" in lines[0]:
+            raise _OnlyHereError(lines[0]["unknown"])
+        if child.returncode == 0:
+            rounds = zip(*(line["round"] for line in lines if "round" in line), strict=True)
+            times = dict(zip(left, map(list, rounds), strict=True))
+            return {choice: seconds for choice, seconds in times.items() if math.isfinite(max(seconds))}
+        failed = ([0] + [line["trying"] for line in lines if "trying" in line])[-1]
+        detail = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+        logger.warning("%s does not work with this network here (%s)", left.pop(failed), detail[0])
+    return {}
 
 
-def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> tuple[Choice, dict[Choice, float]]:
-    """The fastest candidate of the wanted precision, and what was measured.
+def leader(times: Mapping[Any, Sequence[float]]) -> Any:
+    """The candidate with the quickest step of all, if it also was the quickest in most rounds; else None."""
+    best = min(times, key=lambda choice: min(times[choice]))
+    rounds = list(zip(*times.values(), strict=True))
+    won = sum(own <= min(every) for own, every in zip(times[best], rounds, strict=True))
+    return best if won >= LEAD * len(rounds) else None
+
+
+def usual(candidates: Sequence[Choice]) -> Choice:
+    """The candidate that mostly is the faster: bfloat16 where the processor has instructions for it."""
+    capabilities: Mapping[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # early versions of torch do not tell
+    bf16 = any(has for name, has in capabilities.items() if name.endswith("bf16"))
+    return next((c for c in candidates if (c.precision == "bf16") == bf16), candidates[0])
+
+
+def decide(times: Mapping[Choice, Sequence[float]]) -> Decision:
+    """The fastest candidate, or the usual one where the times say nothing: they are equal, or contradict each other.
+
+    Args:
+        times: of each candidate, round by round.
+    """
+    quickest = {choice: min(seconds) for choice, seconds in times.items()}
+    best = leader(times)
+    if best is not None:
+        return Decision(best, quickest)
+    return Decision(usual(list(times)), quickest, max(quickest.values()) <= EQUAL * min(quickest.values()))
+
+
+def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> Decision:
+    """The best candidate of the wanted precision.
 
     Nothing can be measured of a backbone that the user's own code has registered; float32 is taken then, unless another
     precision is wanted.
@@ -97,21 +140,28 @@ def choose(spec: dict[str, Any], precision: Literal["auto", "bf16", "fp32"]) -> 
     """
     wanted = [c for c in PREFERRED if precision in ("auto", c.precision)]
     try:
-        times = measure(spec, tuple(wanted))
+        times = measure(spec, wanted)
     except _OnlyHereError:
-        return wanted[0], {}
+        return Decision(wanted[0], {})
     if not times:
-        times = measure(spec, tuple(c for c in CANDIDATES if c not in wanted and precision in ("auto", c.precision)))
+        times = measure(spec, [c for c in CANDIDATES if c not in wanted and precision in ("auto", c.precision)])
     if not times:
         raise ValueError(
             f"{spec['architecture'].get('backbone')} cannot be trained with --precision {precision} on this machine; "
             "try another backbone or precision"
         )
-    return min(times, key=lambda choice: times[choice]), times
+    return decide(times)
+
+
+def choose_again(spec: dict[str, Any], choice: Choice) -> Decision:
+    """What is best of a choice and the other number formats in its layout, measured anew."""
+    times = measure(spec, [c for c in CANDIDATES if c.channels_last == choice.channels_last])
+    decision = decide(times) if times else Decision(choice, {}, False)
+    return decision if decision.sure else decision._replace(choice=choice)
 
 
 def _run(spec: dict[str, Any]) -> None:
-    """Time every candidate of a spec and print a line of JSON for each."""
+    """Time the candidates of a spec in turn and print lines of JSON."""
     from detseg.models import build_model
     from detseg.train.memory import keep_freed_memory
     from detseg.train.optim import freeze_stages, norms, train_mode
@@ -127,20 +177,33 @@ def _run(spec: dict[str, Any]) -> None:
         return
     frozen = freeze_stages(model.backbone.stages, spec["freeze"])
     train_mode(model, [*frozen, *norms(model.backbone)] if spec["norms_rest"] else frozen)
-    best = small_best = float("inf")
-    for precision, channels_last in spec["candidates"]:
-        model.to(memory_format=Choice(precision, channels_last).memory_format)
-        step = partial(_step, model, device, precision == "bf16")
-        small = min(step(2, 64)[0] for _ in range(2))
-        if small > HOPELESS * small_best:
-            seconds, finite = best * small / small_best, True
-        else:
-            results = [step(spec["batch_size"], spec["size"]) for _ in range(4)]
-            seconds = statistics.median(seconds for seconds, _ in results[1:])
-            finite = all(finite for _, finite in results)
-        if finite:
-            best, small_best = min(best, seconds), min(small_best, small)
-        print(json.dumps({"seconds": seconds if finite else None}), flush=True)
+    candidates = [Choice(*candidate) for candidate in spec["candidates"]]
+
+    def seconds(count: int, size: int, which: Sequence[int]) -> dict[int, float]:
+        found = {}
+        for number in which:
+            print(json.dumps({"trying": number}), flush=True)
+            model.to(memory_format=candidates[number].memory_format)
+            found[number], finite = _step(model, device, candidates[number].precision == "bf16", count, size)
+            if not finite and size == spec["size"]:
+                found[number] = math.inf
+        return found
+
+    with sharing_cores():
+        every = range(len(candidates))
+        tiny = [seconds(2, 64, every) for _ in range(ROUNDS)]
+        slowness = [min(row[number] for row in tiny) for number in every]
+        slowness = [value / min(slowness) for value in slowness]
+        timed = [number for number in every if slowness[number] <= HOPELESS]
+        large = partial(seconds, spec["batch_size"], spec["size"], timed)
+        large()  # the first takes longer
+        rounds: list[list[float]] = []
+        while len(rounds) < ROUNDS or (
+            len(rounds) < MOST_ROUNDS and leader(dict(zip(every, zip(*rounds, strict=True), strict=True))) is None
+        ):
+            row = large()
+            rounds.append([row.get(number, min(row.values()) * slowness[number]) for number in every])
+            print(json.dumps({"round": rounds[-1]}), flush=True)
 
 
 def _step(model: Any, device: torch.device, bf16: bool, count: int, size: int) -> tuple[float, bool]:

@@ -3,9 +3,10 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from detseg.train.extension import Extension, add_extension, last_extension
 from detseg.train.log import METRICS, printed_messages
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import norms_rest
-from detseg.train.precision import Choice, choose
+from detseg.train.precision import Choice, Decision, choose, choose_again
 from detseg.train.resume import RESUME, load_state
 from detseg.train.start import Start, start_of
 
@@ -40,6 +41,7 @@ class Process:
         start: what a new run starts from; None if it is resumed.
         extension: the schedule that a resumed run goes on with, in place of its first.
         claimed: the folder was made this run's own, by its `config.json`.
+        choose_again: looks for the number format anew, during the run; None where the first look was clear.
     """
 
     config: Any
@@ -50,6 +52,7 @@ class Process:
     start: Start | None
     extension: Extension | None = None
     claimed: bool = False
+    choose_again: Callable[[], Choice] | None = None
 
     @property
     def starts_whole(self) -> bool:
@@ -120,8 +123,6 @@ class Process:
 
     def choose_precision(self, architecture: Mapping[str, Any], freeze: int) -> Choice:
         """Number format and layout: measured in the first process, or what the resumed run has used."""
-        if self.state is not None:
-            return Choice(*self.state["choice"])
         spec = {
             "architecture": architecture,
             "freeze": freeze,
@@ -130,15 +131,31 @@ class Process:
             "batch_size": self.config.batch_size,
             "device": self.accelerator.device.type,
         }
+        if self.state is not None:
+            choice, sure = Choice(*self.state["choice"]), not self.state.get("unsure", False)
+        else:
+            status = self.console.status("timing a few training steps")
+            with status if self.console.is_terminal else contextlib.nullcontext():
+                choice, sure = self._decided(
+                    partial(choose, spec, self.config.precision), "it is looked at again later"
+                )
+        if not sure:
+            self.choose_again = lambda: self._decided(partial(choose_again, spec, choice), "the choice stays")[0]
+        return choice
+
+    def _decided(self, measure: Callable[[], Decision], unsure: str) -> tuple[Choice, bool]:
+        """What the first process measures and prints, and whether it is sure; the same in all processes."""
         result: list[Any] = [None]
         if self.accelerator.is_main_process:
-            console = self.console
-            with console.status("timing a few training steps") if console.is_terminal else contextlib.nullcontext():
-                choice, times = choose(spec, self.config.precision)
-            print_line(console, f"precision: {choice}{self._timed(choice, times)}")
-            result = [(choice.precision, choice.channels_last)]
+            decision = measure()
+            doubt = "" if decision.sure else f"; the times contradict each other, as on a busy machine: {unsure}"
+            print_line(
+                self.console, f"precision: {decision.choice}{self._timed(decision.choice, decision.times)}{doubt}"
+            )
+            result = [(*decision.choice, decision.sure)]
         broadcast_object_list(result)
-        return Choice(*result[0])
+        *choice, sure = result[0]
+        return Choice(*choice), sure
 
     def _timed(self, choice: Choice, times: Mapping[Choice, float]) -> str:
         """How fast a choice is, and others beside it."""

@@ -178,6 +178,7 @@ def make_trainer(
     )
     settings = Settings(
         choice=choice,
+        choose_again=this.choose_again,
         schedule=config.schedule,
         patience=config.patience,
         in_eval=[*frozen, *norms(model.backbone)] if norms_rest(run.architecture) else frozen,

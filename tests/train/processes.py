@@ -13,7 +13,7 @@ from accelerate import PartialState
 from detseg.train import process, runner
 from detseg.train.config import config_for
 from detseg.train.loop import Trainer
-from detseg.train.precision import Choice
+from detseg.train.precision import Choice, Decision
 
 SETTINGS = {"backbone": "test_efficientnet", "weights": "none", "size": 64, "epochs": 3, "batch_size": 2, "lr": 0.02}
 
@@ -28,7 +28,7 @@ def main(data, output, task="detector", patience="0", model=None, *flags):
 
     choice = Choice("fp32", True)
     runner.Trainer = Kept
-    process.choose = lambda spec, precision: (choice, {choice: 1.0})
+    process.choose = lambda spec, precision: Decision(choice, {choice: 1.0})
     settings = SETTINGS | dict.fromkeys(flags, True)
     if int(patience):
         settings |= {"patience": int(patience), "epochs": 10}

@@ -24,7 +24,7 @@ from detseg.data.sample import Sample
 from detseg.detect.yolo import YoloDetector
 from detseg.train.loop import Settings, Trainer
 from detseg.train.optim import create_optimizer, parameter_groups
-from detseg.train.precision import Choice
+from detseg.train.precision import Choice, Decision
 from detseg.train.resume import RESUME, load_state
 from detseg.train.sampler import Batches, Progress, SizeSchedule, TrainingSamples
 
@@ -181,7 +181,7 @@ def untimed() -> Iterator[None]:
     """Runs train in float32 at once, without a child process that measures what is fastest."""
     choice = Choice("fp32", True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg.train.process.choose", lambda spec, precision: (choice, {choice: 1.0}))
+        patch.setattr("detseg.train.process.choose", lambda spec, precision: Decision(choice, {choice: 1.0}))
         yield
 
 

@@ -1,6 +1,7 @@
 """Choosing a number format by measuring, where some crash."""
 
 import json
+import math
 import subprocess
 from io import StringIO
 
@@ -13,27 +14,30 @@ from detseg.backbones import Backbone
 from detseg.backbones import create as registry
 from detseg.train import precision
 from detseg.train.config import TrainDetector
-from detseg.train.precision import CANDIDATES, PREFERRED, Choice, choose
+from detseg.train.precision import CANDIDATES, PREFERRED, Choice, Decision, choose, choose_again, decide, leader, usual
 from detseg.train.process import Process
 
 FP32, BF16 = PREFERRED
 
 
 class Machine:
-    """Stands in for the child process: seconds a candidate, None = not finite, "crash" = it dies there."""
+    """Stands in for the child process: seconds a candidate in each round, infinite where a loss is not finite; where
+    there are none it dies."""
 
     def __init__(self, **times):
         self.times, self.asked = times, []
 
     def run(self, command, *, input, **_):
-        lines = []
-        for name, channels_last in json.loads(input)["candidates"]:
+        lines, every = ["a warning on stdout"], []
+        for number, (name, channels_last) in enumerate(json.loads(input)["candidates"]):
             self.asked.append(Choice(name, channels_last))
-            seconds = self.times.get(f"{name}_{'last' if channels_last else 'first'}", "crash")
-            if seconds == "crash":
+            lines.append(json.dumps({"trying": number}))
+            seconds = self.times.get(f"{name}_{'last' if channels_last else 'first'}")
+            if seconds is None:
                 return subprocess.CompletedProcess(command, -11, "\n".join(lines), "Fatal\nSegmentation fault\n")
-            lines.append(json.dumps({"seconds": seconds}))
-        return subprocess.CompletedProcess(command, 0, "a warning on stdout\n" + "\n".join(lines), "")
+            every.append(seconds if isinstance(seconds, list) else [seconds] * 3)
+        lines += [json.dumps({"round": row}) for row in zip(*every, strict=True)]
+        return subprocess.CompletedProcess(command, 0, "\n".join(lines), "")
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def test_the_preferred_ones_are_channels_last():
 @pytest.mark.parametrize(("bf16", "best"), [(0.5, BF16), (2.0, FP32)])
 def test_auto_takes_the_faster(machine, bf16, best):
     fake = machine(fp32_last=1.0, bf16_last=bf16)
-    assert choose(SPEC, "auto") == (best, {FP32: 1.0, BF16: bf16})
+    assert choose(SPEC, "auto") == (best, {FP32: 1.0, BF16: bf16}, True)
     assert fake.asked == [FP32, BF16]  # contiguous memory is not tried where it is not needed
 
 
@@ -74,8 +78,81 @@ def test_auto_falls_back_to_contiguous_memory(machine):
 
 
 def test_a_loss_that_is_not_finite_rules_a_candidate_out(machine):
-    machine(fp32_last=1.0, bf16_last=None)
-    assert choose(SPEC, "auto") == (FP32, {FP32: 1.0})
+    machine(fp32_last=1.0, bf16_last=[0.5, 0.5, math.inf])
+    assert choose(SPEC, "auto") == (FP32, {FP32: 1.0}, True)
+
+
+@pytest.fixture(params=[BF16, FP32], ids=["bf16", "fp32"])
+def known(request, monkeypatch):
+    """What is usually faster here."""
+    has = {"avx2": True, "avx512_bf16": request.param == BF16, "amx_bf16": False}
+    monkeypatch.setattr(precision.torch.cpu, "get_capabilities", lambda: has, raising=False)
+    return request.param
+
+
+def test_what_is_usually_faster(known, monkeypatch):
+    assert usual(PREFERRED) == known
+    assert usual([FP32]) == FP32 and usual([BF16]) == BF16
+    assert usual(CANDIDATES[2:]) == Choice(known.precision, False)
+    monkeypatch.delattr(precision.torch.cpu, "get_capabilities")
+    assert usual(PREFERRED) == FP32
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "a"),
+        ([9.0, 5.0, 1.0], [9.1, 5.1, 1.1], "a"),  # the machine is busy, less and less
+        ([1.0, 3.0, 1.0], [2.0, 2.0, 2.0], None),
+        ([1.0, 3.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0], "a"),  # one of four
+        ([3.0, 3.0, 3.0, 3.0], [4.0, 4.0, 4.0, 2.0], None),  # the quickest of all is the other's
+        ([1.0, math.inf, 1.0], [2.0, 2.0, 2.0], None),
+        ([1.0], [2.0], "a"),
+    ],
+)
+def test_a_leader_is_the_quickest_mostly_and_of_all(a, b, expected):
+    assert leader({"a": a, "b": b}) == expected
+    assert leader({"b": b, "a": a}) == expected
+    assert leader({"a": a}) == "a"
+
+
+def test_of_times_that_contradict_each_other_the_usually_faster_one_is_taken(known):
+    assert decide({FP32: [1.0, 3.0, 1.0], BF16: [2.0, 2.0, 2.0]}) == (known, {FP32: 1.0, BF16: 2.0}, False)
+
+
+def test_of_equal_ones_too_and_nothing_is_to_be_looked_at_again(known):
+    assert decide({FP32: [1.0, 3.0, 1.0], BF16: [1.04, 2.0, 2.0]}) == (known, {FP32: 1.0, BF16: 1.04}, True)
+
+
+def test_another_look_changes_the_choice_if_it_is_clear(machine, known):
+    other = {BF16: FP32, FP32: BF16}[known]
+    fake = machine(fp32_last=[1.0, 3.0, 1.0], bf16_last=2.0)
+    assert choose_again(SPEC, other) == (other, {FP32: 1.0, BF16: 2.0}, False)
+    assert fake.asked == [FP32, BF16]
+    machine(fp32_last=1.0, bf16_last=2.0)
+    assert choose_again(SPEC, other) == (FP32, {FP32: 1.0, BF16: 2.0}, True)
+    fake = machine()
+    assert choose_again(SPEC, Choice("bf16", False)) == (Choice("bf16", False), {}, False)
+    assert fake.asked[0] == Choice("fp32", False), "the layout of a run stays"
+
+
+def test_candidates_take_turns_until_one_leads(monkeypatch, capsys):
+    """The child itself, on a network of one layer and a clock that goes by turns."""
+    took = {"fp32": iter([1.0] * 4 + [5.0, 1.0] * 5), "bf16": iter([1.0] * 4 + [2.0, 2.0] * 5)}
+    steps = []
+
+    def step(model, device, bf16, count, size):
+        name = "bf16" if bf16 else "fp32"
+        steps.append((name, size))
+        return next(took[name]), True
+
+    monkeypatch.setattr(precision, "_step", step)
+    architecture = {"kind": "classifier", "backbone": "test_resnet", "num_classes": 2}
+    spec = {"freeze": 0, "norms_rest": False, "size": 96, "batch_size": 1, "device": "cpu", "threads": 1}
+    precision._run({"architecture": architecture, "candidates": PREFERRED, **spec})
+    assert steps == [(name, size) for size in [64] * 3 + [96] * 8 for name in ("fp32", "bf16")]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["round"] for line in lines if "round" in line] == [[5.0, 2.0], [1.0, 2.0]] * 3 + [[5.0, 2.0]]
 
 
 def test_a_wish_is_kept_to(machine):
@@ -108,11 +185,11 @@ def test_a_backbone_of_the_users_own_is_not_timed(monkeypatch):
 
     architecture = {"kind": "classifier", "backbone": "registered_by_a_test", "num_classes": 2}
     spec = {"freeze": 0, "norms_rest": False, "size": 64, "batch_size": 1, "device": "cpu"}
-    assert choose({"architecture": architecture, **spec}, "auto") == (FP32, {})
+    assert choose({"architecture": architecture, **spec}, "auto") == Decision(FP32, {})
 
 
 def test_what_is_not_timed_is_named(monkeypatch):
-    monkeypatch.setattr("detseg.train.process.choose", lambda spec, precision: (FP32, {}))
+    monkeypatch.setattr("detseg.train.process.choose", lambda spec, precision: Decision(FP32, {}))
     lines = StringIO()
     process = Process(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None, None)
     assert process.choose_precision({}, 0) == FP32

@@ -10,7 +10,7 @@ from rich.console import Console
 from detseg.backbones import create_backbone
 from detseg.train.config import TrainDetector
 from detseg.train.errors import TrainingError
-from detseg.train.precision import Choice
+from detseg.train.precision import Choice, Decision
 from detseg.train.process import process
 
 ARCHITECTURE = {
@@ -78,19 +78,46 @@ def test_auto_prints_what_it_measured(tmp_path, monkeypatch):
     """Images are those of a batch: 2 in 0.5 and in 0.8 seconds."""
     fast, slow = Choice("fp32", True), Choice("bf16", True)
     asked, answers = [], []
-    monkeypatch.setattr("detseg.train.process.choose", lambda *given: asked.append(given) or (fast, answers[-1]))
-    for times, printed in (
-        ({fast: 0.5, slow: 0.8}, f"precision: {fast}, 4.0 images/s ({slow} 0.62 x as fast)\n"),
-        ({fast: 0.5}, f"precision: {fast}, 4.0 images/s\n"),
+    monkeypatch.setattr(
+        "detseg.train.process.choose", lambda *given: asked.append(given) or Decision(fast, *answers[-1])
+    )
+    for answer, printed in (
+        (({fast: 0.5, slow: 0.8},), f"precision: {fast}, 4.0 images/s ({slow} 0.62 x as fast)\n"),
+        (({fast: 0.5},), f"precision: {fast}, 4.0 images/s\n"),
+        (
+            ({fast: 0.5, slow: 0.4}, False),
+            f"precision: {fast}, 4.0 images/s ({slow} 1.25 x as fast); the times contradict each other, as on a busy "
+            "machine: it is looked at again later\n",
+        ),
     ):
-        answers.append(times)
+        answers.append(answer)
         console = Console(file=io.StringIO(), width=200)
         with process(config(tmp_path, batch_size=2), console) as this:
             assert this.choose_precision(ARCHITECTURE, 3) == fast
+            assert (this.choose_again is None) == (len(answer) == 1)
         assert console.file.getvalue() == printed
     spec, precision = asked[0]
     assert (spec["architecture"], spec["freeze"], spec["norms_rest"]) == (ARCHITECTURE, 3, True)
     assert (spec["size"], spec["batch_size"], precision) == (64, 2, "auto")
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_what_was_not_clear_is_looked_at_again_in_a_resumed_run_too(tmp_path, monkeypatch, sure):
+    fast, slow = Choice("fp32", True), Choice("bf16", True)
+    asked = []
+    found = Decision(fast if sure else slow, {fast: 0.5, slow: 0.8}, sure)
+    monkeypatch.setattr("detseg.train.process.choose_again", lambda *given: asked.append(given) or found)
+    console = Console(file=io.StringIO(), width=200)
+    with process(config(tmp_path, batch_size=2), console) as this:
+        this.state = {"choice": ["bf16", True], "unsure": True}
+        assert this.choose_precision(ARCHITECTURE, 3) == slow and not console.file.getvalue()
+        assert this.choose_again() == found.choice
+        this.state["unsure"], this.choose_again = False, None
+        assert this.choose_precision(ARCHITECTURE, 3) == slow and this.choose_again is None
+    assert console.file.getvalue().startswith(f"precision: {found.choice}, ")
+    assert ("the choice stays" in console.file.getvalue()) == (not sure)
+    ((spec, choice),) = asked
+    assert (spec["architecture"], spec["freeze"], choice) == (ARCHITECTURE, 3, slow)
 
 
 def test_a_precision_is_measured_in_a_child(tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,38 @@ def test_stopped_twice_and_resumed_with_worker_processes(whole, tmp_path):
     assert second.interrupted
     resumed(tmp_path, workers=2)
     assert differences(state_of(whole[0]), state_of(tmp_path)) == []
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_a_resumed_run_keeps_the_number_format_that_another_look_has_given(tmp_path, monkeypatch, looked):
+    """It is before the third step; the process stops before it, or dies right after it."""
+    monkeypatch.setattr("detseg.train.loop.CHOOSE_AGAIN", 0.4)
+    looks = []
+
+    def look():
+        looks.append(trainer.progress.step)
+        return Choice("bf16", True)
+
+    def step(*given):
+        if trainer.choice.precision == "bf16":
+            raise KeyError
+        type(trainer).step(trainer, *given)
+
+    trainer = tiny_trainer(tmp_path / "whole", steps=5, choose_again=look)
+    trainer.run()
+    trainer = stop_at(tmp_path / "parts", 3 if looked else 2, steps=5, choose_again=look)
+    trainer.step = step
+    with pytest.raises(KeyError) if looked else nullcontext():
+        trainer.run()
+    state = load_state(tmp_path / "parts" / RESUME)
+    assert (state["step"], state["choice"], state["unsure"]) == (2, ["bf16" if looked else "fp32", True], not looked)
+    again = look if state["unsure"] else None
+    trainer = tiny_trainer(tmp_path / "parts", steps=5, choice=Choice(*state["choice"]), choose_again=again)
+    trainer.run(state)
+    assert looks == [2, 2]
+    whole, parts = (state_of(tmp_path / name) for name in ("whole", "parts"))
+    assert whole["choice"] == ["bf16", True]
+    assert differences(whole, parts) == []
 
 
 @pytest.mark.slow
