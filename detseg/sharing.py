@@ -28,10 +28,10 @@ import torch
 
 INTERVAL = 0.25  # seconds between two looks
 LINGER = 5.0  # seconds that it is watched on after the last use: images are often predicted one by one
-# Share of the time that some thread was ready to run and had no core: by itself below 0.02, beside a busy process 0.3
-# or more, waiting either way.
-CROWDED, FREE = 0.2, 0.1
-CALM = 8  # looks at free cores after which threads spin again: other processes pause too
+# Share of the time that some thread that spins was ready to run and had no core: mostly 0.01 to 0.05 by itself, 0.5 to
+# 0.9 beside a busy process. With 0.1, threads that sleep already lose less.
+CROWDED = 0.15
+SHORTEST, LONGEST = 4, 64  # looks between two trials whether the cores are free again
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,20 +76,30 @@ def waits() -> dict[str, int]:
 
 
 class Crowding:
-    """Whether other processes take the cores, by looks at how long threads had to wait for one.
+    """Whether threads should wait passively, by looks at how long they had to wait for a core.
 
-    Attributes:
-        crowded: at the last look.
+    Threads that sleep also wait for cores when they are woken, on an idle machine too. So every now and then they spin
+    until the next look, more and more seldom while the cores stay crowded.
     """
 
     def __init__(self) -> None:
-        self.crowded, self._calm = False, 0
+        self._passive, self._left, self._between = False, 0, SHORTEST
 
     def look(self, share: float) -> bool:
-        """Take in the share of the time, since the last look, that the thread which waited longest did."""
-        self._calm = self._calm + 1 if share < FREE else 0
-        self.crowded = share > CROWDED or (self.crowded and self._calm < CALM)
-        return self.crowded
+        """Whether to wait passively until the next look.
+
+        Args:
+            share: of the time since the last look, what the thread that had to wait longest waited.
+        """
+        if self._passive:
+            self._left -= 1
+            self._passive = self._left > 0
+        elif share > CROWDED:
+            self._passive, self._left = True, self._between
+            self._between = min(2 * self._between, LONGEST)
+        else:
+            self._between = SHORTEST
+        return self._passive
 
 
 class PassiveWaiting:

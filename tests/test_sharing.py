@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from detseg import sharing
-from detseg.sharing import CALM, Crowding, Monitor, PassiveWaiting, owners_needed, shares_cores, sharing_cores
+from detseg.sharing import (
+    CROWDED,
+    LONGEST,
+    SHORTEST,
+    Crowding,
+    Monitor,
+    PassiveWaiting,
+    owners_needed,
+    shares_cores,
+    sharing_cores,
+)
 from tests.train.runs import differences, state_of, tiny_trainer
 
 
@@ -48,21 +58,19 @@ def waiting(seconds):
     return lambda: {"7": next(total)}
 
 
-@pytest.mark.parametrize(
-    ("shares", "crowded"),
-    [
-        ([0.0, 0.01, 0.19], [False, False, False]),
-        ([0.21, 0.5], [True, True]),
-        ([0.5, 0.15, 0.15, 0.15], [True, True, True, True]),  # between the two it stays as it was
-        ([0.15, 0.15], [False, False]),
-        ([0.5, *[0.0] * CALM, 0.0], [*[True] * CALM, False, False]),
-        ([0.5, *[0.0] * (CALM - 1), 0.15, *[0.0] * CALM], [True] * (2 * CALM) + [False]),  # a pause is no end
-        ([0.5, *[0.0] * CALM, 0.5], [*[True] * CALM, False, True]),
-    ],
-)
-def test_crowding(shares, crowded):
-    looks = Crowding()
-    assert [looks.look(share) for share in shares] == crowded
+def test_nothing_is_done_about_free_cores():
+    crowding = Crowding()
+    assert not any(crowding.look(share) for share in (0.0, 0.05, CROWDED, 0.1))
+
+
+def test_trials_become_seldom_while_the_cores_are_crowded_and_end_when_they_are_free():
+    crowding = Crowding()
+    for looks in (SHORTEST, 2 * SHORTEST, 4 * SHORTEST, 8 * SHORTEST, LONGEST, LONGEST):
+        assert crowding.look(0.5)
+        # What is seen of threads that sleep does not count, whatever it is.
+        assert [crowding.look(0.9 * (n % 2)) for n in range(looks)] == [True] * (looks - 1) + [False]
+    assert not any(crowding.look(0.01) for _ in range(100))
+    assert [crowding.look(0.5) for _ in range(SHORTEST + 1)] == [True] * SHORTEST + [False], "from the start again"
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 8, 24])
