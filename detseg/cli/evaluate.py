@@ -75,6 +75,9 @@ class Evaluate:
     """Detections: score threshold of the confusion matrix; by default the one with the best F1."""
     voc: Literal["2007", "2012"] | None = None
     """Detections: also report Pascal VOC average precision at IoU 0.5, by the rules of this year."""
+    max_detections: int | None = None
+    """Detections: best detections of an image and class that count; of runs, also the most that are looked for in an
+    image. By default 100, as in COCO; of runs what they were trained with, where images have more objects than 100."""
     size: int | None = None
     """Runs of detectors: input size in pixels, a multiple of 32; by default as in training."""
     tta: bool = False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
-OF_DETECTORS = ("score_threshold", "tree_threshold", "size", "tta", *OF_MASKS)
+OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "tta", *OF_MASKS)
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
@@ -71,6 +71,8 @@ class Predict:
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
+    max_detections: int | None = None
+    """Detectors: most detections of an image; by default by the objects that training images have, at least 100."""
     tree_threshold: float | None = None
     """Detectors with a tree of classes: least probability of a label that is no root; by default 0.9."""
     size: int | None = None
@@ -137,6 +139,8 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
+    if config.max_detections is not None:
+        _limit(config, model)
     reader = Reader(images, console, sources, model.channels)
     if isinstance(model, ImageClassifier):
         from detseg.cli.predict_classes import write_classes
@@ -175,6 +179,13 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
     print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
     reader.finish()
     return 0
+
+
+def _limit(config: Predict, model: Any) -> None:
+    try:
+        model.max_detections = config.max_detections
+    except ValueError as error:
+        raise ValueError(f"{config.run}: {error}") from error
 
 
 def _drawn(model: Predictor) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
+from detseg.detect.limits import CLEAR, AtTheCap
 from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.detect.tree import ByLevel
 from detseg.localize.localizer import Localizer
@@ -93,6 +94,15 @@ def check_input_size(size: int) -> None:
         raise ValueError(f"the input size must be a multiple of {STRIDE}, not {size}; {near} is near")
 
 
+def limit_detections(model: Any, most: int) -> None:
+    """Let a detector find at most so many objects in an image; ValueError if it is a localizer, or less than 1."""
+    if not hasattr(model, "max_detections"):
+        raise ValueError("a localizer finds one object in an image; max-detections is for detectors")
+    if most < 1:
+        raise ValueError(f"max-detections must be at least 1, not {most}")
+    model.max_detections = most
+
+
 class Detector(Predictor):
     """A trained detector and what it was trained for; see `Predictor`."""
 
@@ -100,6 +110,15 @@ class Detector(Predictor):
     def finds_masks(self) -> bool:
         """Whether objects have masks."""
         return bool(getattr(self.model, "finds_masks", False))
+
+    @property
+    def max_detections(self) -> int | None:
+        """The most objects that are found in an image; may be set. None of a localizer, which finds one."""
+        return getattr(self.model, "max_detections", None)
+
+    @max_detections.setter
+    def max_detections(self, most: int) -> None:
+        limit_detections(self.model, most)
 
     def predict(
         self,
@@ -124,7 +143,7 @@ class Detector(Predictor):
             ValueError: as `Predictor` says; or `size` is no multiple of 32, or set for a localizer.
         """
         every = self.stream(images, score_threshold=score_threshold, batch_size=batch_size, size=size, tta=tta)
-        return list(every)
+        return list(AtTheCap(self.max_detections, max(score_threshold, CLEAR)).watch(every))
 
     def stream(
         self,
