@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detseg.backbones.class_rows import ClassRows as ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
+from detseg.detect.limits import LEAST
 from detseg.detect.nms import batched_nms
 from detseg.detect.published import Published
 
@@ -73,7 +74,7 @@ class Limits(Protocol):
 
     score_threshold: float
     iou_threshold: float  # of non-max suppression within a class
-    max_detections: int  # of an image, all classes together; may be set at any time
+    max_detections: int
 
 
 def select(
@@ -106,9 +107,11 @@ class DetectionModel(ImageModel):
     uint8; one without any pixel is not known.
 
     Attributes:
+        max_detections: the most detections of an image, all classes together; may be set at any time.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
+    max_detections: int = LEAST
     coco: ClassVar[dict[str, Published]] = {}
 
     @classmethod
