@@ -158,6 +158,8 @@ def _check(config: Evaluate) -> None:
             f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
         )
     require_positive(config, "max_detections")
+    if config.fuse and (config.slide or not config.detections.is_dir()):
+        raise ValueError("--fuse is for runs of detectors; leave it out")
     if config.size is not None or config.tta:
         _check_augmentation(config, runs)
     if config.slide and not runs:
@@ -214,11 +216,14 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
         truth = on_nodes(truth, nodes)
     sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
     sides: list[Any] = []
-    for path in paths:
+    for position, path in enumerate(paths):
         if path in sliding:
             sides.append(slide_over(path, truth, config, console))
+        elif path.is_dir():
+            more = () if position else config.fuse
+            sides.append(predict([path, *more], truth if _has_tree(path) else own, config, console))
         else:
-            sides.append(predict(path, truth if _has_tree(path) else own, config, console) if path.is_dir() else path)
+            sides.append(path)
     if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
         print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
@@ -337,5 +342,5 @@ def _read_split(
 
 
 DETECTIONS = Evaluator(
-    "detections", evaluate, ("iou_type", "score_threshold", "voc", "max_detections", "slide", "size", "tta")
+    "detections", evaluate, ("iou_type", "score_threshold", "voc", "max_detections", "slide", "size", "fuse", "tta")
 )

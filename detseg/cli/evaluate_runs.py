@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,34 +43,33 @@ def slide_over(folder: Path, truth: Annotations, config: Evaluate, console: Cons
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 
 
-def predict(folder: Path, truth: Annotations, config: Evaluate, console: Console) -> Detections:
-    """What the model of a run finds in the images, at the size and with the augmentation that `config` says."""
-    import torch
+def predict(runs: Sequence[Path], truth: Annotations, config: Evaluate, console: Console) -> Detections:
+    """What the model of a run, or several fused, find in the images, as `config` says."""
     from accelerate import PartialState
 
     from detseg.data.dataset import DetectionDataset
-    from detseg.models import load_model
+    from detseg.predict import FusedDetector, load
     from detseg.predict.augmented import views_of
-    from detseg.predict.detector import limit_detections
     from detseg.train.data import open_images
     from detseg.train.tasks.detector import predict_dataset
 
-    model, description = load_model(folder)
+    detector: Any = load(*runs).to(PartialState().device)
+    description = detector.description
     ids = matched_ids(description, truth)
-    size = int(description["size"]) if config.size is None else config.size
-    truth = with_channels(truth, description["architecture"].get("in_channels", 3))
+    truth = with_channels(truth, detector.channels)
+    if config.max_detections is not None:
+        detector.max_detections = config.max_detections
+    size = detector.size if config.size is None else config.size
     largest = max(view.size for view in views_of(size)) if config.tta else size
     images = open_images(DetectionDataset, truth, largest, "images", console)
-    model.to(device=PartialState().device, memory_format=torch.channels_last)
-    if config.max_detections is not None:
-        limit_detections(model, config.max_detections)
-    cap = AtTheCap(getattr(model, "max_detections", None))
+    # Detectors that are fused may have sizes of their own.
+    model, size = (detector, config.size) if isinstance(detector, FusedDetector) else (detector.model, size)
+    cap = AtTheCap(detector.max_detections)
     predictions = list(cap.watch(predict_dataset(model, images, range(len(images)), size, tta=config.tta)))
     if "tree" in description["architecture"]:
         tree = ClassTree(tuple(description["architecture"]["tree"]))
-        return TreeDetections.of(
-            predictions, truth, tree, max_detections=limits_asked(config, read_truth(truth, "bbox"))
-        )
+        limits = limits_asked(config, read_truth(truth, "bbox"))
+        return TreeDetections.of(predictions, truth, tree, max_detections=limits)
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
 
 
@@ -94,7 +93,8 @@ def limits_asked(config: Evaluate, truth: Truth) -> tuple[int, ...]:
     """How many of the best detections of an image and class count, see `evaluate_detections`."""
     if config.max_detections is not None:
         return limits_of(config.max_detections)
-    runs = [path for path in (config.detections, config.compare) if path is not None and path.is_dir()]
+    paths = (config.detections, config.compare, *config.fuse)
+    runs = [path for path in paths if path is not None and path.is_dir()]
     return limits_for(truth, max((_cap_of(run) for run in runs), default=0))
 
 

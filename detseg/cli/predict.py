@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +46,10 @@ class Predict:
         detseg predict runs/detector-1 photos/ --size 512
         detseg predict runs/detector-2 photos/ --polygons --label-images
 
+    Two detectors, what they find fused:
+
+        detseg predict runs/detector-1 runs/detector-2 photos/
+
     A localizer as a sliding-window detector; smaller objects too:
 
         detseg predict runs/localizer-1 photos/ --slide
@@ -66,7 +70,8 @@ class Predict:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Images, folders of images, or web addresses of images."""
+    """Images, folders of images, or web addresses of images; further run folders of detectors, whose detections are
+    fused."""
     output: Path = Path("predictions")
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
@@ -112,11 +117,15 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
+    from detseg.models import DESCRIPTION
+
+    runs = [source for source in config.sources if (Path(source) / DESCRIPTION).is_file()]
+    config = replace(config, sources=tuple(source for source in config.sources if source not in runs))
     with local_images(config.sources) as sources:
-        return _run(config, sources)
+        return _run(config, [config.run, *map(Path, runs)], sources)
 
 
-def _run(config: Predict, sources: Mapping[Path, str]) -> int:
+def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
 
@@ -129,7 +138,7 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
 
     console = Terminal()
     images, ids, listed = _images(config, list(sources))
-    model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
+    model = load(*runs).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
     if config.tree_threshold is not None:
         network: Any = model.model
@@ -203,7 +212,7 @@ def _check_options(config: Predict, model: Predictor) -> None:
         Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
         ImageClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
     }
-    kind, foreign = kinds[type(model)]
+    kind, foreign = next(told for task, told in kinds.items() if isinstance(model, task))
     if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
         foreign = tuple(name for name in foreign if name != "long_side")
     if options := ", ".join(given(config, foreign)):

@@ -281,3 +281,20 @@ def test_wrong_images(detector):
 def test_a_batch_of_none_is_refused(detector):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         list(detect(detector.model, [], 64, batch_size=0))
+
+
+def test_two_runs_are_fused(run, small, tmp_path, capsys):
+    second = shutil.copytree(run.folder, tmp_path / "second")
+    image = small / "images/val0.png"
+    words = [image, "--output", tmp_path / "out", "--score-threshold", 0.05]
+    assert predict(run, second, *words) == 0
+    fused = json.loads((tmp_path / "out/detections.json").read_text())
+    expected = detseg.load(run.folder, second).predict([image], score_threshold=0.05)[0]
+    assert len(fused) == len(expected["scores"]) > 0
+    assert [r["score"] for r in fused] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
+    capsys.readouterr()
+    words = ["--detections", str(run.folder), "--ground-truth", str(small / "val.json"), "--json", "--resamples", "0"]
+    assert main(["evaluate", *words, "--fuse", str(second)]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["figures"]["AP50"] <= 1
+    assert predict(run, second, "--output", tmp_path / "out") == 1
+    assert "name the images" in capsys.readouterr().err

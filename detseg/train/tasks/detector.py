@@ -32,7 +32,7 @@ from detseg.metrics.detection.inputs import Truth, read_truth
 from detseg.metrics.detection.levels import TreeEvaluator, at_level, level_figures
 from detseg.metrics.detection.matching import MAX_DETECTIONS, limits_for, limits_of
 from detseg.options import require_positive, require_share
-from detseg.predict.detector import detect
+from detseg.predict.detector import Detector, detect
 from detseg.registry import MODELS
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data, transform_of
@@ -299,7 +299,7 @@ def load_image_labels(
 
 
 def predict_dataset(
-    model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int, *, tta: bool = False
+    model: nn.Module | Detector, data: DetectionDataset, indices: Iterable[int], size: Any, *, tta: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths; see `detect`.
 
@@ -309,7 +309,8 @@ def predict_dataset(
         model = ByLevel(model)
     sizes = data.annotations.sizes
     images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
-    for found in detect(model, images, size, run_lengths=True, tta=tta):
+    find = model.find if isinstance(model, Detector) else partial(detect, model)
+    for found in find(images, size, run_lengths=True, tta=tta):
         yield {name: value if name == "masks" else value.numpy() for name, value in found.items()}
 
 
