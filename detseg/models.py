@@ -82,7 +82,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
         architecture: the entry "architecture" of `model.json`: "kind" (the model's name), "backbone", "strides"
             (without them the deepest map alone), "in_channels" (3 if not given), "atrous" (the last stage is dilated),
             "folded" (batch norms are part of the convolutions), "normalisation" ("mean" and "std" of the training
-            images, in place of the backbone's) and the arguments of the model's class.
+            images, in place of the backbone's), "max_detections" (of an image) and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
@@ -95,6 +95,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
     try:
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
         normalisation = entries.pop("normalisation", None)
+        most = entries.pop("max_detections", None)
         name, strides = entries.pop("backbone"), entries.pop("strides", None)
         channels = entries.pop("in_channels", 3)
         if strides is None:
@@ -108,6 +109,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
         model = MODELS[kind](backbone, **entries)
         if normalisation is not None:
             model.set_normalisation(**normalisation)
+        if most is not None:
+            model.max_detections = most
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken(model)

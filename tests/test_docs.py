@@ -43,6 +43,7 @@ def make_world(folder):
     run = folder / "runs/detector-1"
     assert main(["train", "detector", "--data", str(flowers), "--output", str(run), *TINY]) == 0
     write_masks(flowers, folder / "flowers-masks")
+    shutil.copytree(run, folder / "runs/detector-2")
     run = folder / "runs/segmenter-1"
     assert main(["train", "segmenter", "--data", str(folder / "flowers-masks"), "--output", str(run), *TINY]) == 0
     shutil.copytree(run, folder / "runs/segmenter-2")

@@ -39,6 +39,10 @@ class Evaluate:
         detseg evaluate --detections runs/detector-1 --size 416
         detseg evaluate --detections runs/detector-1 --tta
 
+    Two detectors, what they find fused, against the first alone:
+
+        detseg evaluate --detections runs/detector-1 --fuse runs/detector-2 --compare runs/detector-1
+
     A localizer as a sliding-window detector, alone and against a detector:
 
         detseg evaluate --detections runs/localizer-1 --slide --ground-truth flowers/val.json
@@ -75,8 +79,13 @@ class Evaluate:
     """Detections: score threshold of the confusion matrix; by default the one with the best F1."""
     voc: Literal["2007", "2012"] | None = None
     """Detections: also report Pascal VOC average precision at IoU 0.5, by the rules of this year."""
+    max_detections: int | None = None
+    """Detections: best detections of an image and class that count; of runs, also the most that are looked for in an
+    image. By default 100, as in COCO; of runs what they were trained with, where images have more objects than 100."""
     size: int | None = None
     """Runs of detectors: input size in pixels, a multiple of 32; by default as in training."""
+    fuse: tuple[Path, ...] = ()
+    """Run of a detector: folders of further runs, whose detections are fused with its own."""
     tta: bool = False
     """Runs of detectors: average over three sizes and mirror images."""
     slide: bool = False

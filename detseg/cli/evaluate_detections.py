@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,20 +23,20 @@ from detseg.cli.evaluate import (
     settings_if_there,
     settings_of,
 )
-from detseg.console import print_line, track
-from detseg.data.annotations import Annotations, Category, match_categories
-from detseg.data.base import with_channels
+from detseg.cli.evaluate_runs import categories_of, limits_asked, predict, slide_over
+from detseg.console import print_line
+from detseg.data.annotations import Annotations, Category
 from detseg.data.checks.learnable import require_masks
-from detseg.data.class_tree import ClassTree, on_nodes
+from detseg.data.class_tree import on_nodes
 from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.metrics.bootstrap.detection import compare_matches
 from detseg.metrics.detection import FIGURES
 from detseg.metrics.detection.analysis import Analysis, analyse
-from detseg.metrics.detection.inputs import Detections, read_found, read_truth
+from detseg.metrics.detection.inputs import Detections, Truth, read_found, read_truth
 from detseg.metrics.detection.levels import TreeDetections
-from detseg.metrics.detection.matching import match
+from detseg.metrics.detection.matching import images_beyond, match
 from detseg.metrics.detection.voc_ap import VocMethod, evaluate_voc
-from detseg.options import given
+from detseg.options import given, require_positive
 from detseg.report.tables import detection
 from detseg.report.tables.builders import comparison_table
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from detseg.metrics.localization import LocalizationMetrics
+
+logger = logging.getLogger(__name__)
 
 VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
@@ -59,11 +62,14 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
     localization = None if settings is None else _localization(truth, detections, config.resamples)
     tree = detections.metrics if isinstance(detections, TreeDetections) else None
     truth = read_truth(truth if tree is None else tree.truth, config.iou_type)
+    limits = limits_asked(config, truth)
+    _warn_of_more(truth, limits[-1])
     analysis = analyse(
         *(truth, detections, config.iou_type),
         resamples=config.resamples,
         score_threshold=config.score_threshold,
         metrics=tree,
+        max_detections=limits,
     )
     content, rows = analysis.to_dict(), _rows(analysis)
     tables: list[RenderableType] = [detection.analysis_tables(analysis)]
@@ -81,7 +87,7 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
         rows = [row | {"VOC AP": ap} for row, ap in zip(rows, [voc.map, *(c.ap for c in voc.per_class)], strict=True)]
         tables.append(detection.voc_table(voc, config.voc))
     if other is not None:
-        matches = match(truth, read_found(other, truth, config.iou_type), config.iou_type)
+        matches = match(truth, read_found(other, truth, config.iou_type), config.iou_type, max_detections=limits)
         comparison = compare_matches(analysis.metrics.matches, matches, resamples=config.resamples)
         content["comparison"] = comparison.to_dict()
         names = [row.name for row in analysis.metrics.per_class]
@@ -91,9 +97,11 @@ def evaluate(config: Evaluate, console: Console) -> Verdict:
 
 def analysis_of_run(run: Path, console: Console) -> Analysis:
     """How good the detector of a run is on the images it was validated on, without confidence intervals."""
-    truth, detections, _ = _sides(Evaluate(detections=run), None, console)
+    config = Evaluate(detections=run)
+    truth, detections, _ = _sides(config, None, console)
     tree = detections.metrics if isinstance(detections, TreeDetections) else None
-    return analyse(truth if tree is None else tree.truth, detections, resamples=0, metrics=tree)
+    truth = read_truth(truth if tree is None else tree.truth, "bbox")
+    return analyse(truth, detections, resamples=0, metrics=tree, max_detections=limits_asked(config, truth))
 
 
 def _rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -149,6 +157,9 @@ def _check(config: Evaluate) -> None:
         raise ValueError(
             f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
         )
+    require_positive(config, "max_detections")
+    if config.fuse and (config.slide or not config.detections.is_dir()):
+        raise ValueError("--fuse is for runs of detectors; leave it out")
     if config.size is not None or config.tta:
         _check_augmentation(config, runs)
     if config.slide and not runs:
@@ -205,14 +216,27 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
         truth = on_nodes(truth, nodes)
     sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
     sides: list[Any] = []
-    for path in paths:
+    for position, path in enumerate(paths):
         if path in sliding:
-            sides.append(_slide(path, truth, config.long_side, console))
+            sides.append(slide_over(path, truth, config, console))
+        elif path.is_dir():
+            more = () if position else config.fuse
+            sides.append(predict([path, *more], truth if _has_tree(path) else own, config, console))
         else:
-            sides.append(_predict(path, truth if _has_tree(path) else own, config, console) if path.is_dir() else path)
+            sides.append(path)
     if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
         print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
+
+
+def _warn_of_more(truth: Truth, most: int) -> None:
+    """Warn where images have more objects of a class than detections count."""
+    if beyond := images_beyond(truth, most):
+        logger.warning(
+            "%d of %d images have more than %d objects of a class, but only the best %d detections of an image and "
+            "class count (COCO's rule: 100): raise --max-detections",
+            *(beyond, len(truth.image_ids), most, most),
+        )
 
 
 def _has_tree(run: Path) -> bool:
@@ -226,7 +250,7 @@ def _nodes(runs: Sequence[Path]) -> list[Category]:
     from detseg.models import read_description
 
     run = next((run for run in runs if _has_tree(run)), None)
-    return [] if run is None else _categories(read_description(run))
+    return [] if run is None else categories_of(read_description(run))
 
 
 def _sliding(runs: Sequence[Path]) -> Sequence[Path]:
@@ -317,62 +341,6 @@ def _read_split(
     return checked(data, None, repairing=repair, print_line=partial(print_line, console))
 
 
-def _slide(folder: Path, truth: Annotations, long_side: int | None, console: Console) -> Detections:
-    """What the localizer of a run finds in the images when it slides over them, as `detseg predict --slide` does."""
-    from accelerate import PartialState
-
-    from detseg.data.cache import full_images
-    from detseg.predict import SlidingDetector, load
-
-    localizer = load(folder).to(PartialState().device)
-    try:
-        detector = SlidingDetector(localizer, long_side=long_side)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    ids = _matched_ids(localizer.description, truth)
-    images = full_images(with_channels(truth, localizer.channels), range(len(truth)))
-    shown = track(images, len(truth), what="sliding", console=console)
-    predictions = [detector.predict([image], score_threshold=0)[0] for image in shown]
-    return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
-
-
-def _matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int]:
-    """Category ids of a model, by label.
-
-    Raises:
-        ValueError: the images have other categories; the message tells the difference.
-    """
-    categories = _categories(description)
-    match_categories(categories, truth)
-    return [category.id for category in categories]
-
-
-def _categories(description: Mapping[str, Any]) -> list[Category]:
-    return [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
-
-
-def _predict(folder: Path, truth: Annotations, config: Evaluate, console: Console) -> Detections:
-    """What the model of a run finds in the images, at the size and with the augmentation that `config` says."""
-    import torch
-    from accelerate import PartialState
-
-    from detseg.data.dataset import DetectionDataset
-    from detseg.models import load_model
-    from detseg.predict.augmented import views_of
-    from detseg.train.data import open_images
-    from detseg.train.tasks.detector import predict_dataset
-
-    model, description = load_model(folder)
-    ids = _matched_ids(description, truth)
-    size = int(description["size"]) if config.size is None else config.size
-    truth = with_channels(truth, description["architecture"].get("in_channels", 3))
-    largest = max(view.size for view in views_of(size)) if config.tta else size
-    images = open_images(DetectionDataset, truth, largest, "images", console)
-    model.to(device=PartialState().device, memory_format=torch.channels_last)
-    predictions = list(predict_dataset(model, images, range(len(images)), size, tta=config.tta))
-    if "tree" in description["architecture"]:
-        return TreeDetections.of(predictions, truth, ClassTree(tuple(description["architecture"]["tree"])))
-    return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
-
-
-DETECTIONS = Evaluator("detections", evaluate, ("iou_type", "score_threshold", "voc", "slide", "size", "tta"))
+DETECTIONS = Evaluator(
+    "detections", evaluate, ("iou_type", "score_threshold", "voc", "max_detections", "slide", "size", "fuse", "tta")
+)

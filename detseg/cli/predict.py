@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
-OF_DETECTORS = ("score_threshold", "tree_threshold", "size", "tta", *OF_MASKS)
+OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "tta", *OF_MASKS)
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
@@ -46,6 +46,10 @@ class Predict:
         detseg predict runs/detector-1 photos/ --size 512
         detseg predict runs/detector-2 photos/ --polygons --label-images
 
+    Two detectors, what they find fused:
+
+        detseg predict runs/detector-1 runs/detector-2 photos/
+
     A localizer as a sliding-window detector; smaller objects too:
 
         detseg predict runs/localizer-1 photos/ --slide
@@ -66,11 +70,14 @@ class Predict:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Images, folders of images, or web addresses of images."""
+    """Images, folders of images, or web addresses of images; further run folders of detectors, whose detections are
+    fused."""
     output: Path = Path("predictions")
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
+    max_detections: int | None = None
+    """Detectors: most detections of an image; by default by the objects that training images have, at least 100."""
     tree_threshold: float | None = None
     """Detectors with a tree of classes: least probability of a label that is no root; by default 0.9."""
     size: int | None = None
@@ -110,11 +117,15 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
+    from detseg.models import DESCRIPTION
+
+    runs = [source for source in config.sources if (Path(source) / DESCRIPTION).is_file()]
+    config = replace(config, sources=tuple(source for source in config.sources if source not in runs))
     with local_images(config.sources) as sources:
-        return _run(config, sources)
+        return _run(config, [config.run, *map(Path, runs)], sources)
 
 
-def _run(config: Predict, sources: Mapping[Path, str]) -> int:
+def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
 
@@ -127,7 +138,7 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
 
     console = Terminal()
     images, ids, listed = _images(config, list(sources))
-    model = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
+    model = load(*runs).to(PartialState().device if config.device == "auto" else config.device)
     _check_options(config, model)
     if config.tree_threshold is not None:
         network: Any = model.model
@@ -137,6 +148,8 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
+    if config.max_detections is not None:
+        _limit(config, model)
     reader = Reader(images, console, sources, model.channels)
     if isinstance(model, ImageClassifier):
         from detseg.cli.predict_classes import write_classes
@@ -177,6 +190,13 @@ def _run(config: Predict, sources: Mapping[Path, str]) -> int:
     return 0
 
 
+def _limit(config: Predict, model: Any) -> None:
+    try:
+        model.max_detections = config.max_detections
+    except ValueError as error:
+        raise ValueError(f"{config.run}: {error}") from error
+
+
 def _drawn(model: Predictor) -> str:
     """What a detector's drawings show."""
     return f"images with boxes{' and masks' if getattr(model, 'finds_masks', False) else ''}"
@@ -192,7 +212,7 @@ def _check_options(config: Predict, model: Predictor) -> None:
         Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
         ImageClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
     }
-    kind, foreign = kinds[type(model)]
+    kind, foreign = next(told for task, told in kinds.items() if isinstance(model, task))
     if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
         foreign = tuple(name for name in foreign if name != "long_side")
     if options := ", ".join(given(config, foreign)):

@@ -20,6 +20,7 @@ from detseg.data.images import read_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png, write_object_png
 from detseg.data.object_masks import number_map, outlines
 from detseg.data.sample import IGNORE
+from detseg.detect.limits import AtTheCap
 from detseg.detect.tree import ByLevel
 from detseg.metrics.detection.levels import at_level
 from detseg.predict import Detector, Predictor, Segmentation, Segmenter
@@ -116,6 +117,7 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
     # With a tree of classes what is drawn is sure, and mAP is of the leaves.
     tree = tree_of(detector) if config.image_ids is not None else None
     looking = detector if tree is None else Detector(ByLevel(detector.model), detector.description)
+    cap = AtTheCap(detector.max_detections, threshold)
     for batch in in_batches(images, BATCH):
         pixels = [image for _, image in batch]
         every = looking.stream(
@@ -124,6 +126,7 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
         for (position, image), seen in zip(batch, every, strict=True):
             found = seen if tree is None else at_level(seen, SURE)
             count = int((found["scores"] >= threshold).sum())
+            cap.add(found["scores"])
             clear = {name: value[:count] for name, value in found.items()}
             shades = instance_colors(clear["labels"].tolist()) if "masks" in found else None
             drawn = draw_boxes(
@@ -142,6 +145,7 @@ def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict
             results = _results(listed, detector.categories, exact=exact, polygons=config.polygons)
             mask = number_map(clear["masks"], image.shape) if config.label_images else None
             yield position, Found(drawn, text, results, mask, shades)
+    cap.warn()
 
 
 def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:

@@ -6,6 +6,7 @@ A proposal's prediction is K + 1 class scores, the first for background, and the
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +19,7 @@ from detseg.backbones import Backbone
 from detseg.boxes import clip_boxes
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.coder import HEAD, decode_deltas
+from detseg.detect.limits import LEAST
 from detseg.detect.match import match
 from detseg.detect.model import ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
 from detseg.detect.proposals import (
@@ -107,7 +109,8 @@ class FasterRcnn(DetectionModel):
         width: channels of the pyramid.
         hidden: width of the box head's layers.
         class_boxes: a box for each class, or one for all.
-        candidates, proposals: boxes of each map before non-max suppression and of an image after it.
+        candidates, proposals: boxes of each map before non-max suppression and of an image after it; more in
+            proportion where an image may have more than 100 detections.
         least_objectness: probability below which there is no proposal.
         regions: proposals of an image that learn in a step.
         score_threshold, iou_threshold, max_detections: see `detseg.detect.model.Limits`; scores must be above it.
@@ -228,10 +231,12 @@ class FasterRcnn(DetectionModel):
         objectness, deltas = self.proposal_head(maps)
         with torch.autocast(images.device.type, enabled=False):
             cells = [(x.shape[-2], x.shape[-1]) for x in maps]
+            share = max(1.0, self.max_detections / LEAST)
             anchors = anchor_boxes(cells, self.pyramid.steps(maps, size), list(self.anchors))
             proposals = propose(
                 objectness, deltas, anchors, size,
-                candidates=self.candidates, count=self.proposals, least=self.least_objectness,
+                candidates=math.ceil(share * self.candidates), count=math.ceil(share * self.proposals),
+                least=self.least_objectness,
             )  # fmt: skip
         return Seen(size, maps, objectness, deltas, torch.cat(anchors), proposals)
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from detseg.backbones.class_rows import ClassRows as ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
+from detseg.detect.limits import LEAST
 from detseg.detect.nms import batched_nms
 from detseg.detect.published import Published
 
 Targets = Sequence[Mapping[str, Tensor]]
 
-# Only so many of an image's best pairs of box and class are looked at by non-max suppression.
-CANDIDATES = 1000
+# Only so many of an image's best pairs of box and class are looked at by non-max suppression, or so many for each
+# detection there may be: several are of the same object.
+CANDIDATES, PER_DETECTION = 1000, 10
 
 
 class FlatTargets(NamedTuple):
@@ -68,10 +70,10 @@ class Selected(NamedTuple):
 
 
 class Limits(Protocol):
-    """What a detector declares for its selection; `iou_threshold` is of non-max suppression within a class."""
+    """What a detector declares for its selection."""
 
     score_threshold: float
-    iou_threshold: float
+    iou_threshold: float  # of non-max suppression within a class
     max_detections: int
 
 
@@ -83,7 +85,8 @@ def select(
     Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression. Labels with
     equal `rivals` (K,) int64 suppress each other; without, each label itself alone.
     """
-    best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+    most = max(CANDIDATES, PER_DETECTION * limits.max_detections)
+    best, index = scores.flatten().topk(min(most, scores.numel()))
     keep = best >= limits.score_threshold
     best, index = best[keep], index[keep]
     rows = index // scores.shape[1]
@@ -104,9 +107,11 @@ class DetectionModel(ImageModel):
     uint8; one without any pixel is not known.
 
     Attributes:
+        max_detections: the most detections of an image, all classes together; may be set at any time.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
+    max_detections: int = LEAST
     coco: ClassVar[dict[str, Published]] = {}
 
     @classmethod

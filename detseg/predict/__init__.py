@@ -5,6 +5,7 @@ from pathlib import Path
 from detseg.models import load_model
 from detseg.predict.classifier import Classification, ImageClassifier, classify
 from detseg.predict.detector import Detector, SlidingDetector, detect
+from detseg.predict.fused import FusedDetector
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmentation, Segmenter, segment
 from detseg.tasks import part, task_of
@@ -12,6 +13,7 @@ from detseg.tasks import part, task_of
 __all__ = [
     "Classification",
     "Detector",
+    "FusedDetector",
     "ImageClassifier",
     "Predictor",
     "Segmentation",
@@ -24,11 +26,15 @@ __all__ = [
 ]
 
 
-def load(run: str | Path) -> Predictor:
+def load(run: str | Path, *more: str | Path) -> Predictor:
     """The model in a run folder, ready to predict; runs no code from the files.
 
-    Raises ValueError if there is no model in the folder, or it is damaged.
+    Of several runs of detectors, one that fuses what they find: see `FusedDetector`.
+
+    Raises ValueError if there is no model in a folder, it is damaged, or models cannot be fused.
     """
+    if more:
+        return FusedDetector([load(folder) for folder in (run, *more)])
     model, description = load_model(run)
     predictor: Predictor = part(task_of(model.task), "predict")(model, description)
     return predictor

@@ -1,9 +1,11 @@
-"""Test-time augmentation of detectors: what is found in several views of an image, as one."""
+"""Detections of several views of an image, or of several detectors, as one: test-time augmentation and fusion."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.detect.nms.fusion import fuse
@@ -44,14 +46,16 @@ def unmirrored(found: dict[str, Tensor], width: int) -> dict[str, Tensor]:
     return result
 
 
-def fuse_views(views: Sequence[dict[str, Any]], limit: int | None) -> dict[str, Any]:
+def fuse_views(
+    views: Sequence[dict[str, Any]], limit: int | None, known: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
     """Detections of one image in several views, all in its own pixels, averaged by weighted boxes fusion.
 
     A fused detection's mask is that of its best detection: its map (h, w) and region (Solovyev et al. 2021 fuse boxes
-    only). The `limit` best ones are kept.
+    only). The `limit` best ones are kept. `known` (views, K) says which labels can be found in each view, all if None.
     """
     boxes, scores, labels = ([view[name] for view in views] for name in ("boxes", "scores", "labels"))
-    boxes, scores, labels, best = fuse(boxes, scores, labels, None, IOU_THRESHOLD)
+    boxes, scores, labels, best = fuse(boxes, scores, labels, None, IOU_THRESHOLD, known=known)
     result: dict[str, Any] = {"boxes": boxes[:limit], "scores": scores[:limit], "labels": labels[:limit]}
     if "masks" in views[0]:
         maps = [one for view in views for one in view["masks"]]

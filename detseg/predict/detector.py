@@ -1,7 +1,7 @@
 """Trained detectors at work: images in, boxes in the images' own pixels out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
+from detseg.detect.limits import CLEAR, AtTheCap
 from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.detect.tree import ByLevel
 from detseg.localize.localizer import Localizer
@@ -49,15 +50,53 @@ def detect(
     Raises:
         ValueError: `tta` for a model with a tree of classes.
     """
-    if tta and (isinstance(model, ByLevel) or getattr(model, "tree", None) is not None):
+    return detect_together(
+        [Member(model, size)],
+        images,
+        batch_size=batch_size,
+        score_threshold=score_threshold,
+        run_lengths=run_lengths,
+        tta=tta,
+    )
+
+
+class Member(NamedTuple):
+    """One of several networks that look at the same images."""
+
+    model: nn.Module
+    size: int  # side of the square that images are fitted into, pixels
+    labels: Tensor | None = None  # (K,) what its labels are among those of all, where they differ
+
+
+@torch.inference_mode()
+def detect_together(
+    members: Sequence[Member],
+    images: Iterable[Sized],
+    *,
+    batch_size: int = 8,
+    score_threshold: float = 0.0,
+    run_lengths: bool = False,
+    tta: bool = False,
+    known: NDArray[np.bool_] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """As `detect`, with several networks: what all of them find, fused.
+
+    `known` (members, K) says which labels each of them knows, all if it is None.
+    """
+    models = [member.model for member in members]
+    if tta and any(isinstance(model, ByLevel) or getattr(model, "tree", None) is not None for model in models):
         raise ValueError("test-time augmentation averages boxes of one class; with a tree views differ in their nodes")
-    model.eval()
-    views = views_of(size) if tta else [View(size)]
+    for model in models:
+        model.eval()
+    views = [(member, view) for member in members for view in (views_of(member.size) if tta else [View(member.size)])]
+    if known is not None:
+        known = known.repeat(len(views) // len(members), 0)
+    most = cap_of(models)
     for batch in in_batches(images, batch_size):
-        squares = {side: _squares(model, batch, side) for side in dict.fromkeys(view.size for view in views)}
-        seen = [_look(model, squares[view.size], batch, view) for view in views]
+        squares = {side: _squares(models[0], batch, side) for side in dict.fromkeys(view.size for _, view in views)}
+        seen = [_look(member, squares[view.size], batch, view) for member, view in views]
         for of_image, (_, wanted) in zip(zip(*seen, strict=True), batch, strict=True):
-            found = fuse_views(of_image, getattr(model, "max_detections", None)) if tta else of_image[0]
+            found = fuse_views(of_image, most, known) if len(views) > 1 else of_image[0]
             rows = torch.nonzero(found["scores"] >= score_threshold).flatten()
             found = {n: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows.tolist()] for n, v in found.items()}
             if "masks" in found:
@@ -71,10 +110,11 @@ def _squares(model: nn.Module, batch: Sequence[Sized], size: int) -> Tensor:
     return model_input(model, np.stack([letterbox_image(pixels, size)[0] for pixels, _ in batch]))
 
 
-def _look(model: nn.Module, squares: Tensor, batch: Sequence[Sized], view: View) -> list[dict[str, Any]]:
-    """What a model finds in a view of each image, on the CPU: boxes and regions in the pixels that are wanted."""
+def _look(member: Member, squares: Tensor, batch: Sequence[Sized], view: View) -> list[dict[str, Any]]:
+    """What a network finds in a view of each image, on the CPU: boxes and regions in the pixels that are wanted."""
     found = []
-    for one, (pixels, wanted) in zip(model(squares.flip(-1) if view.mirrored else squares), batch, strict=True):
+    every = member.model(squares.flip(-1) if view.mirrored else squares)
+    for one, (pixels, wanted) in zip(every, batch, strict=True):
         box = Letterbox.fit_copy((pixels.shape[1], pixels.shape[0]), wanted, view.size)
         result = {name: value.cpu() for name, value in one.items()}
         if "masks" in result and "regions" not in result:
@@ -82,6 +122,8 @@ def _look(model: nn.Module, squares: Tensor, batch: Sequence[Sized], view: View)
         if view.mirrored:
             result = unmirrored(result, view.size)
         result["boxes"] = box.to_original(result["boxes"], wanted)
+        if member.labels is not None:
+            result["labels"] = member.labels[result["labels"]]
         if "regions" in result:
             result["regions"] = box.to_original(result["regions"], None)
         found.append(result)
@@ -95,6 +137,20 @@ def check_input_size(size: int) -> None:
         raise ValueError(f"the input size must be a multiple of {STRIDE}, not {size}; {near} is near")
 
 
+def cap_of(models: Iterable[Any]) -> int | None:
+    """The most objects that any of the models finds in an image; None of localizers."""
+    return max((int(model.max_detections) for model in models if hasattr(model, "max_detections")), default=None)
+
+
+def limit_detections(model: Any, most: int) -> None:
+    """Let a detector find at most so many objects in an image; ValueError if it is a localizer, or less than 1."""
+    if not hasattr(model, "max_detections"):
+        raise ValueError("a localizer finds one object in an image; max-detections is for detectors")
+    if most < 1:
+        raise ValueError(f"max-detections must be at least 1, not {most}")
+    model.max_detections = most
+
+
 class Detector(Predictor):
     """A trained detector and what it was trained for; see `Predictor`."""
 
@@ -102,6 +158,15 @@ class Detector(Predictor):
     def finds_masks(self) -> bool:
         """Whether objects have masks."""
         return bool(getattr(self.model, "finds_masks", False))
+
+    @property
+    def max_detections(self) -> int | None:
+        """The most objects that are found in an image; may be set. None of a localizer, which finds one."""
+        return cap_of([self.model])
+
+    @max_detections.setter
+    def max_detections(self, most: int) -> None:
+        limit_detections(self.model, most)
 
     def predict(
         self,
@@ -126,7 +191,7 @@ class Detector(Predictor):
             ValueError: as `Predictor` says; or `size` is no multiple of 32, or set for a localizer.
         """
         every = self.stream(images, score_threshold=score_threshold, batch_size=batch_size, size=size, tta=tta)
-        return list(every)
+        return list(AtTheCap(self.max_detections, max(score_threshold, CLEAR)).watch(every))
 
     def stream(
         self,
@@ -139,12 +204,12 @@ class Detector(Predictor):
         run_lengths: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """As `predict`, one image after another; with `run_lengths` masks are COCO's, small for any image."""
-        opened = open_all(images, self.channels)
         if size is not None or tta:
             self.check_any_size(size)
-        every = self._find(
+        opened = in_full_size(open_all(images, self.channels))
+        every = self.find(
             opened,
-            self.size if size is None else size,
+            size,
             batch_size=batch_size,
             score_threshold=score_threshold,
             run_lengths=run_lengths,
@@ -159,8 +224,9 @@ class Detector(Predictor):
         if size is not None:
             check_input_size(size)
 
-    def _find(self, images: Iterable[NDArray[np.uint8]], size: int, **options: Any) -> Iterator[dict[str, Any]]:
-        return detect(self.model, in_full_size(images), size, **options)
+    def find(self, images: Iterable[Sized], size: int | None = None, **options: Any) -> Iterator[dict[str, Any]]:
+        """What `detect` yields, with its options, by default at the size of training."""
+        return detect(self.model, images, self.size if size is None else size, **options)
 
 
 def tree_of(predictor: Predictor) -> Any:
@@ -195,11 +261,12 @@ class SlidingDetector(Detector):
 
     @torch.inference_mode()
     @shares_cores
-    def _find(
-        self, images: Iterable[NDArray[np.uint8]], size: int, *, score_threshold: float = 0.0, **_: Any
+    def find(
+        self, images: Iterable[Sized], size: int | None = None, *, score_threshold: float = 0.0, **_: Any
     ) -> Iterator[dict[str, Any]]:
+        """What is found in each image, in its own pixels."""
         self.model.eval()
-        for image in images:
+        for image, _wanted in images:
             shown = resize_long_side(image, self.long_side)
             (found,) = self.model(model_input(self.model, np.ascontiguousarray(shown)[None]))
             scale = [image.shape[i] / shown.shape[i] for i in (1, 0, 1, 0)]

@@ -228,7 +228,7 @@ def find_rates(this: Process, trainer: Trainer) -> RateCurve | None:
         except TrainingError as error:
             print_line(this.console, f"{error}; --lr stays {tested:g}")
         else:
-            print_line(this.console, f"learning rate: {curve.suggestion:.2g}, where the loss falls fastest")
+            print_line(this.console, f"learning rate: {curve.suggestion:.2g}, where the loss has made most of its fall")
             found = [curve.suggestion / tested]
     broadcast_object_list(found)
     for group in trainer.optimizer.param_groups:

@@ -22,7 +22,7 @@ IMAGENET, RANDOM, COCO = "pretrained", "none", "coco"
 # head knows, and few images do not bring it back.
 TRAINED_LR = 1e-4
 # Entries of an architecture that follow from the data of a run and not from its weights.
-_OF_DATA = ("num_classes", "class_weights")
+_OF_DATA = ("num_classes", "class_weights", "max_detections")
 # Entries that are not told of: they are told as options, or are no choice of anyone's.
 _TACIT = ("kind", "backbone", "in_channels", "folded")
 
@@ -141,7 +141,7 @@ def _of_run(config: Any, folder: Path) -> Start:
         told = "" if filled == config else _told(config, filled, folder, {})
         other = "" if config.only_backbone else f"{folder} is a {kind}: its backbone alone is taken"
         return Start(filled, lambda: str(file), told="; ".join(filter(None, (told, other))))
-    options = {name: value for name, value in architecture.items() if name not in _OF_DATA}
+    options = _of_weights(architecture)
     found |= {"size": description["size"], **options}
     filled, rate = _gently(_filled(config, found, given))
     changed = _changed(config, options, given)
@@ -177,13 +177,17 @@ def _of_coco(config: Any) -> Start:
     if config.only_backbone:
         told = "" if filled == config else _told(config, filled, of, {})
         return Start(filled, lambda: published_weights(published)[0], of, told)
-    options = dict(published.options)
+    options = _of_weights(published.options)
     if other := _changed(config, options, given):
         asked = ", ".join(map(option, other))
         raise ValueError(f"{asked}: the head that {of} has learnt is another; leave it out, or add --only-backbone")
     filled, rate = _gently(_filled(filled, options, given))
     told = _told(config, filled, of, options) + rate
     return WholeStart(filled, lambda: published_weights(published), of, told, options=options, complete=False)
+
+
+def _of_weights(architecture: Mapping[str, Any]) -> Architecture:
+    return {name: value for name, value in architecture.items() if name not in _OF_DATA}
 
 
 def _given(config: Any) -> list[str]:

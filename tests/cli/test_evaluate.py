@@ -137,6 +137,26 @@ def test_a_comparison(scene, capsys, monkeypatch) -> None:
     assert [r[0] for r in rows if r[0].startswith("AP of")] == ["AP of class 3", "AP of class 1", "AP of class 90"]
 
 
+def test_more_objects_than_coco_counts(tmp_path, capsys, caplog) -> None:
+    boxes = [[20 * x, 20 * y, 15, 15] for x in range(15) for y in range(15)]
+    truth = {
+        "images": [{"id": i, "width": 300, "height": 300} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)],
+    }
+    results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
+    files = write(tmp_path, ground_truth=truth, detections=results)
+    assert evaluate(Evaluate(**files, json=True, resamples=0)) == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["AR100"] == pytest.approx(100 / 225)
+    assert "1 of 2 images have more than 100 objects of a class, but only the best 100 detections" in caplog.text
+    caplog.clear()
+    assert evaluate(Evaluate(**files, json=True, resamples=0, max_detections=500)) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert figures["AP"] == figures["AR500"] == 1 and figures["AR1"] == pytest.approx(1 / 225) and not caplog.text
+    with pytest.raises(ValueError, match="--max-detections must be positive, not 0"):
+        evaluate(Evaluate(**files, max_detections=0))
+
+
 # ------------------------------------------------------------------ JSON and CSV
 
 
@@ -210,6 +230,11 @@ def test_a_run_is_evaluated_on_its_own_validation_data(run, small, capfd) -> Non
     assert content["figures"]["AP"] == pytest.approx(trained["map"], abs=0.005)
     assert content["images"] == 5
     assert evaluated(capfd, detections=run.folder, ground_truth=small / "val.json")["figures"] == content["figures"]
+
+
+def test_a_run_looks_for_no_more_than_it_is_told(run, capfd) -> None:
+    content = evaluated(capfd, detections=run.folder, max_detections=3)
+    assert 0 < content["detections"] <= 3 * 5 and {"AR1", "AR3"} < content["figures"].keys()
 
 
 def test_a_run_on_other_data_and_as_the_other_side(run, small, tmp_path, capfd) -> None:

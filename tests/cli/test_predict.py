@@ -48,6 +48,28 @@ def test_images_and_folders(run, small, tmp_path, capsys):
     assert all(lines)
 
 
+def test_no_more_than_max_detections_and_a_word_where_that_is_met(run, small, tmp_path, caplog, capsys):
+    words = [small / "images/val0.png", small / "images/val1.png", "--output", tmp_path / "out"]
+    assert predict(run, *words, "--score-threshold", 0.001, "--max-detections", 2) == 0
+    results = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [r["image_id"] for r in results] == [1, 1, 2, 2]
+    assert "in 2 of 2 images 2 objects with scores of 0.001 or more are found" in caplog.text
+    caplog.clear()
+    assert predict(run, *words, "--score-threshold", 0.99) == 0 and not caplog.text
+    assert predict(run, *words, "--max-detections", 0) == 1
+    assert "max-detections must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_the_cap_from_python(run, small, caplog):
+    detector = detseg.load(run.folder)
+    assert detector.max_detections == 100
+    detector.max_detections = 3
+    found = detector.predict([small / "images/val0.png"], score_threshold=0.0)
+    assert len(found[0]["boxes"]) == 3 and "in 1 of 1 images 3 objects with scores of 0.3 or more" in caplog.text
+    (found,) = detector.predict([small / "images/val0.png"], score_threshold=0.0, tta=True)
+    assert len(found["boxes"]) == 3
+
+
 def test_an_image_with_nothing_in_it(run, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50, 3), 100, np.uint8))
     assert predict(run, tmp_path / "grey.png", "--output", tmp_path / "out", "--score-threshold", 0.99) == 0
@@ -259,3 +281,20 @@ def test_wrong_images(detector):
 def test_a_batch_of_none_is_refused(detector):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         list(detect(detector.model, [], 64, batch_size=0))
+
+
+def test_two_runs_are_fused(run, small, tmp_path, capsys):
+    second = shutil.copytree(run.folder, tmp_path / "second")
+    image = small / "images/val0.png"
+    words = [image, "--output", tmp_path / "out", "--score-threshold", 0.05]
+    assert predict(run, second, *words) == 0
+    fused = json.loads((tmp_path / "out/detections.json").read_text())
+    expected = detseg.load(run.folder, second).predict([image], score_threshold=0.05)[0]
+    assert len(fused) == len(expected["scores"]) > 0
+    assert [r["score"] for r in fused] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
+    capsys.readouterr()
+    words = ["--detections", str(run.folder), "--ground-truth", str(small / "val.json"), "--json", "--resamples", "0"]
+    assert main(["evaluate", *words, "--fuse", str(second)]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["figures"]["AP50"] <= 1
+    assert predict(run, second, "--output", tmp_path / "out") == 1
+    assert "name the images" in capsys.readouterr().err

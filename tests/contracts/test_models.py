@@ -130,6 +130,15 @@ def test_saved_and_loaded_is_the_same(built, tmp_path):
             assert torch.equal(a, b)
 
 
+def test_the_cap_on_detections_is_saved_and_loaded(built, tmp_path):
+    if built.model.task != "detect":
+        return
+    architecture = built.architecture | {"max_detections": 321}
+    description = {"architecture": architecture, "categories": [], "size": SIZE}
+    save_model(tmp_path, build_model(architecture), description)
+    assert built.model.max_detections == 100 and load_model(tmp_path)[0].max_detections == 321
+
+
 def test_class_layers_are_the_layers_that_depend_on_the_number_of_classes(built):
     """Their rows are as they say, so that classes can be matched by name from run to run."""
     shapes = {name: t.shape for name, t in built.model.state_dict().items()}

@@ -59,8 +59,12 @@ def fuse(
     iou_threshold: float,
     score_threshold: float = 0.0,
     score: str = "mean",
+    known: np.ndarray | None = None,
 ) -> Fused:
-    """As `weighted_boxes_fusion`, for those who need to know the best box of each cluster: its mask, say."""
+    """As `weighted_boxes_fusion`, for those who need to know the best box of each cluster: its mask, say.
+
+    `known` (models, K) bool says which labels each model can find; those that cannot do not lower its score.
+    """
     models = len(boxes)
     if models == 0 or not len(scores) == len(labels) == models:
         counts = f"{models}, {len(scores)} and {len(labels)}"
@@ -84,7 +88,8 @@ def fuse(
     fused, new, found, kinds, first = _fuse(
         all_boxes, weighted, all_labels, order, np.float32(threshold), score == "max"
     )
-    new = new * np.minimum(found, models) / shares.sum() if score == "mean" else new / shares.max()
+    able = np.ones((models, len(kinds)), bool) if known is None else known[:, kinds]
+    new = new * np.minimum(found, able.sum(0)) / (shares @ able) if score == "mean" else new / shares.max()
     falling = np.argsort(-new, kind="stable")
     in_kind = like(boxes[0], fused[falling], new[falling].astype(np.float32), kinds[falling])
     return Fused(in_kind[0], in_kind[1], in_kind[2], first[falling])

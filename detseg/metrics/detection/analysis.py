@@ -1,6 +1,7 @@
 """Metrics, intervals, error analysis, best thresholds and the confusion matrix of detections in one go."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from detseg.metrics.detection.average_precision import DetectionMetrics, measure
 from detseg.metrics.detection.confusion import BestThresholds, Confusion, best_thresholds, confusion_of
 from detseg.metrics.detection.error_analysis import ErrorAnalysis, errors_of
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
-from detseg.metrics.detection.matching import find_overlaps
+from detseg.metrics.detection.matching import MAX_DETECTIONS, find_overlaps
 
 _IOU, _BACKGROUND = 0.5, 0.1
 
@@ -46,6 +47,7 @@ def analyse(
     seed: int = 0,
     score_threshold: float | None = None,
     metrics: DetectionMetrics | None = None,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
 ) -> Analysis:
     """Metrics with intervals, what the errors cost, the best score thresholds, and the confusion matrix.
 
@@ -54,11 +56,12 @@ def analyse(
         resamples, level, seed: as in `bootstrap_detection`; 0 resamples leave the intervals out.
         score_threshold: of the confusion matrix; by default the one with the best F1 over all classes.
         metrics: of the same detections, where they have been computed already.
+        max_detections: as in `evaluate_detections`, where they have not.
     """
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
     if metrics is None:
-        metrics = measure(truth, found, iou_type)
+        metrics = measure(truth, found, iou_type, max_detections=max_detections)
     matches = metrics.matches
     intervals = bootstrap_detection(matches, resamples=resamples, level=level, seed=seed) if resamples else None
     thresholds = best_thresholds(matches, _IOU)

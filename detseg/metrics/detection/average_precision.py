@@ -52,6 +52,13 @@ def of_masks(figure: Figure) -> Figure:
 
 FIGURES: list[Figure] = coco_figures()
 _COCO = frozenset(figure_names(MAX_DETECTIONS))
+
+
+def figures_with(max_detections: Sequence[int]) -> list[Figure]:
+    """`FIGURES`, with COCO's for these numbers of detections."""
+    return coco_figures(max_detections) + [figure for figure in FIGURES if figure.name not in _COCO]
+
+
 RECALL_LEVELS = np.linspace(0, 1, 101)
 
 
@@ -129,7 +136,7 @@ class DetectionMetrics:
 
     def shown(self) -> list[Figure]:
         """COCO's figures with the AR of these `max_detections`, what `FIGURES` has beyond COCO's, and all of masks."""
-        own = coco_figures(self.matches.max_detections) + [f for f in FIGURES if f.name not in _COCO]
+        own = figures_with(self.matches.max_detections)
         return own if self.masks is None else own + [of_masks(figure) for figure in self.masks.shown()]
 
     def figures(self) -> dict[str, float]:

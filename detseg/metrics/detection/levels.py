@@ -115,12 +115,13 @@ class TreeEvaluator(Metric):
     Args:
         data: images and objects; their categories are the nodes.
         tree: of the nodes.
+        options: as for `DetectionEvaluator`.
     """
 
-    def __init__(self, data: Annotations, tree: ClassTree) -> None:
+    def __init__(self, data: Annotations, tree: ClassTree, **options: Any) -> None:
         self.tree, self.names = tree, data.names
         truths = [objects_at(data, tree, level) for level in range(1, tree.levels + 1)]
-        self.levels = [DetectionEvaluator(truth) for truth in truths]
+        self.levels = [DetectionEvaluator(truth, **options) for truth in truths]
         self._data, self._leaves = data, truths[-1]
         self._row = {number: row for row, number in enumerate(data.image_ids.tolist())}
         self._pairs: dict[int, NDArray[np.int64]] = {}  # by image: (n, 2) an object's node and what it came out as
@@ -184,9 +185,9 @@ class TreeDetections(Detections):
     metrics: TreeMetrics | None = None
 
     @classmethod
-    def of(cls, predictions: Sequence[Mapping[str, Any]], data: Annotations, tree: ClassTree) -> Self:
+    def of(cls, predictions: Sequence[Mapping[str, Any]], data: Annotations, tree: ClassTree, **options: Any) -> Self:
         """From one prediction an image of `data`, each with all levels, as `TreeEvaluator` wants them."""
-        evaluator = TreeEvaluator(data, tree)
+        evaluator = TreeEvaluator(data, tree, **options)
         evaluator.update(predictions, data.image_ids)
         leaves = [at_level(found, tree.levels) for found in predictions]
         ids = [category.id for category in data.categories]

@@ -126,6 +126,24 @@ def match(
     )
 
 
+def limits_of(most: int) -> tuple[int, ...]:
+    """COCO's numbers of detections an image and class, with `most` as the largest in place of 100."""
+    return *(limit for limit in MAX_DETECTIONS[:-1] if limit < most), most
+
+
+def limits_for(truth: Truth, most: int) -> tuple[int, ...]:
+    """COCO's, or where an image has more objects of a class than these allow, those that go to `most`."""
+    return limits_of(max(MAX_DETECTIONS[-1], most)) if images_beyond(truth, MAX_DETECTIONS[-1]) else MAX_DETECTIONS
+
+
+def images_beyond(truth: Truth, most: int) -> int:
+    """How many images have more than `most` objects of a class, crowds left out."""
+    real = ~truth.iscrowd
+    owners = np.stack([truth.object_images[real], truth.object_categories[real]], 1)
+    pairs, counts = np.unique(owners, axis=0, return_counts=True)
+    return len(np.unique(pairs[counts > most, 0]))
+
+
 def find_pairs(truth: Truth, found: Found, iou_type: IoUType, layout: Layout, lowest: float) -> Pairs:
     """IoUs of `lowest` and more between detections and objects of the same class and image.
 

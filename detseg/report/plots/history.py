@@ -106,7 +106,7 @@ def _history_lines(axes: Axes, columns: Mapping[str, NDArray[np.float64]], lines
 
 
 def plot_rates(curve: RateCurve, path: str | Path) -> Path:
-    """Write the loss over the learning rate, and where it falls fastest; returns the path."""
+    """Write the loss over the learning rate, and the rate that is suggested; returns the path."""
     figure = new_figure(7.2, 3.6)
     axes = add_axes(figure, "learning rate", "loss")
     axes.plot(curve.rates, curve.losses, color=QUIET, lw=0.8, alpha=0.6, label="of each step")
@@ -117,5 +117,5 @@ def plot_rates(curve: RateCurve, path: str | Path) -> Path:
     margin = 0.15 * max(high - low, 1e-6)
     axes.set_ylim(low - margin, high + margin)
     axes.legend(frameon=False, fontsize=8)
-    set_title(axes, f"Learning rate {curve.suggestion:.2g}", "where the smoothed loss falls fastest")
+    set_title(axes, f"Learning rate {curve.suggestion:.2g}", "where the smoothed loss has made most of its fall")
     return save(figure, path)

@@ -23,14 +23,16 @@ from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate
 from detseg.data.formats.class_folders import read_class_folders
 from detseg.data.labels import LabelledImages
 from detseg.data.measurable import measurable_masks, tell_without_masks
+from detseg.detect.limits import LEAST, AtTheCap, most_detections
 from detseg.detect.tree import ByLevel
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
 from detseg.metrics.detection import FIGURES
-from detseg.metrics.detection.average_precision import of_masks
+from detseg.metrics.detection.average_precision import figures_with, of_masks
 from detseg.metrics.detection.inputs import Truth, read_truth
 from detseg.metrics.detection.levels import TreeEvaluator, at_level, level_figures
-from detseg.options import require_share
-from detseg.predict.detector import detect
+from detseg.metrics.detection.matching import MAX_DETECTIONS, limits_for, limits_of
+from detseg.options import require_positive, require_share
+from detseg.predict.detector import Detector, detect
 from detseg.registry import MODELS
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data, transform_of
@@ -73,10 +75,14 @@ class DetectorOptions(TrainAnnotated):
     """Fraction of training images with objects of another one pasted on, cut out along their masks; off in the last
     30 % of the run."""
 
+    max_detections: int | None = None
+    """Most detections of an image; by default twice the objects that training images have, and at least 100."""
+
     def check(self) -> Self:
         """Raise ValueError where options contradict each other or make no sense; returns itself."""
         super().check()
         require_share(self, "mosaic", "mixup", "copy_paste")
+        require_positive(self, "max_detections")
         return self
 
 
@@ -113,9 +119,12 @@ class DetectorTask(BoxTask):
 
     def __init__(self, config: Any, console: Console) -> None:
         super().__init__(config, console)
-        if self.masks:
-            self.FIGURES = [*FIGURES, *map(of_masks, FIGURES)]
+        self._set_figures()
 
+    limits: tuple[int, ...] = MAX_DETECTIONS
+    """Numbers of detections an image and class that the metrics are for."""
+    most: int = LEAST
+    """Detections of an image at most."""
     tree: ClassTree | None = None
     """The tree that the classes are the nodes of, once the data are loaded."""
     labelled: LabelledImages | None = None
@@ -156,13 +165,43 @@ class DetectorTask(BoxTask):
                 print_line(self.console, line)
         if (tree := getattr(self.config, "tree", None)) is not None:
             self.tree, nodes = read_tree(tree, train.categories)
-            self.FIGURES = [*FIGURES, *level_figures(self.tree.levels)]
             train, val = on_nodes(train, nodes), on_nodes(val, nodes)
         if (labels := getattr(self.config, "labels", None)) is not None:
             self.labelled = load_image_labels(labels, train, val, self.config, self.console)
         print_data(self.console, train, val)
         warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
+        self._limit(train, val)
         return train, val
+
+    def _limit(self, train: Annotations, val: Annotations) -> None:
+        """Find out how many detections an image may have, and how many the metrics are for."""
+        asked = self.config.max_detections
+        self.most = most_detections(objects_in(train)) if asked is None else asked
+        self.limits = limits_for(read_truth(val, "bbox"), self.most) if asked is None else limits_of(self.most)
+        self._set_figures()
+        if asked is None and self.most > LEAST:
+            most = objects_in(train).max()
+            print_line(self.console, f"up to {self.most} detections an image: in training images are up to {most}")
+        for name, data in (("training", train), ("validation", val)):
+            beyond = int((objects_in(data) > self.most).sum())
+            if beyond:
+                logger.warning(
+                    "%d of %d %s images have more than %d objects, and no more are found in an image: --max-detections",
+                    *(beyond, len(data), name, self.most),
+                )
+
+    def _set_figures(self) -> None:
+        """What is measured: of boxes, of masks where these are learnt, and at each level of a tree."""
+        own = figures_with(self.limits)
+        levels = [] if self.tree is None else level_figures(self.tree.levels)
+        self.FIGURES = [*own, *(map(of_masks, own) if self.masks else ()), *levels]
+
+    def resolved(self, process: Any, model: Any, architecture: dict[str, Any], train: Any) -> Any:
+        """The same options; the model is told how many detections an image may have, as a published one was too."""
+        if self.config.max_detections is None:
+            self.most = max(self.most, model.max_detections)
+        architecture["max_detections"] = model.max_detections = self.most
+        return self.config
 
     def contents(self, dataset: DetectionDataset) -> Sequence[np.ndarray]:
         """Boxes, and masks where these are used."""
@@ -207,9 +246,20 @@ class DetectorTask(BoxTask):
     def evaluator(self, dataset: DetectionDataset) -> Any:
         """COCO's metrics, by the annotations: of boxes, with a tree at each of its levels, and of masks."""
         data = dataset.annotations
+        limits: dict[str, Any] = {"max_detections": self.limits}
         if self.tree is not None:
-            return TreeEvaluator(data, self.tree)
-        return InstanceEvaluator(data, _mask_truth(data)) if self.masks else DetectionEvaluator(data)
+            return TreeEvaluator(data, self.tree, **limits)
+        if self.masks:
+            return InstanceEvaluator(data, _mask_truth(data), **limits)
+        return DetectionEvaluator(data, **limits)
+
+    _warned = False
+
+    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """See `BoxTask`; warns once where as much is found as an image may have."""
+        cap = AtTheCap(None if self._warned else self.most)
+        yield from cap.watch(super().predict(model, dataset, indices))
+        self._warned |= cap.met > 0
 
     def kept(self, prediction: Any) -> Any:
         """The detections that AP is computed from: with a tree those at its leaves."""
@@ -218,6 +268,11 @@ class DetectorTask(BoxTask):
     def target(self, dataset: DetectionDataset, index: int) -> int:
         """The image's id: the evaluator has its objects."""
         return int(dataset.annotations.image_ids[index])
+
+
+def objects_in(data: Annotations) -> np.ndarray:
+    """(N,) objects in each image, crowds left out."""
+    return np.bincount(data.image_index[~data.iscrowd], minlength=len(data))
 
 
 @lru_cache(maxsize=1)
@@ -244,7 +299,7 @@ def load_image_labels(
 
 
 def predict_dataset(
-    model: nn.Module, data: DetectionDataset, indices: Iterable[int], size: int, *, tta: bool = False
+    model: nn.Module | Detector, data: DetectionDataset, indices: Iterable[int], size: Any, *, tta: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Detections of some images of a dataset, boxes in the images' own pixels; masks as run lengths; see `detect`.
 
@@ -254,7 +309,8 @@ def predict_dataset(
         model = ByLevel(model)
     sizes = data.annotations.sizes
     images = ((data.images[i], (int(sizes[i, 0]), int(sizes[i, 1]))) for i in indices)
-    for found in detect(model, images, size, run_lengths=True, tta=tta):
+    find = model.find if isinstance(model, Detector) else partial(detect, model)
+    for found in find(images, size, run_lengths=True, tta=tta):
         yield {name: value if name == "masks" else value.numpy() for name, value in found.items()}
 
 

@@ -1,7 +1,9 @@
 """The detector's data: masks where they are learnt or pasted along, and what a resumed run notices of them."""
 
+import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from detseg.registry import MODELS
 from detseg.train.config import TrainDetector
 from detseg.train.fingerprint import fingerprint
 from detseg.train.sampler import Request
-from detseg.train.tasks.detector import DetectorTask
+from detseg.train.tasks.detector import BoxTask, DetectorTask
 from tests.small_set import write_small_set
 
 
@@ -80,3 +82,59 @@ def test_a_run_is_resumed_with_the_same_masks_only(flowers):
 def test_the_share_is_checked():
     with pytest.raises(ValueError, match="--copy-paste is a share between 0 and 1, not 2"):
         TrainDetector(data="flowers", copy_paste=2).check()
+
+
+def dense(folder, objects):
+    """The small set, its first images of training and validation with so many objects each."""
+    small = write_small_set(folder)
+    for split, count in zip(("train", "val"), objects, strict=True):
+        content = json.loads((small / f"{split}.json").read_text())
+        first = content["annotations"][0]
+        boxes = [[x, y, 5, 5] for y in range(0, 66, 5) for x in range(0, 91, 5)][:count]
+        content["annotations"] = [
+            {**first, "id": i, "bbox": box, "area": 25, "segmentation": []} for i, box in enumerate(boxes)
+        ]
+        (small / f"{split}.json").write_text(json.dumps(content))
+    return small
+
+
+def test_the_cap_follows_from_the_training_images(tmp_path, caplog):
+    console = Console(file=io.StringIO())
+    made = DetectorTask(TrainDetector(data=dense(tmp_path / "a", (225, 110)), size=64).check(), console)
+    _, val = made.load()
+    assert "up to 500 detections an image: in training images are up to 225" in console.file.getvalue()
+    assert made.most == 500 and made.limits == (1, 10, 500) and "no more are found" not in caplog.text
+    assert {"AR500", "AP"} <= {figure.name for figure in made.FIGURES}
+    model, architecture = SimpleNamespace(max_detections=100), {}
+    made.resolved(None, model, architecture, None)
+    assert model.max_detections == architecture["max_detections"] == 500
+    evaluator = made.evaluator(made.open(val, "validation"))
+    boxes = val.boxes.astype(np.float32)
+    found = {"boxes": boxes, "scores": np.ones(110), "labels": val.labels}
+    nothing = {"boxes": boxes[:0], "scores": np.ones(0), "labels": val.labels[:0]}
+    owners = val.image_index
+    evaluator.update([found if i in owners else nothing for i in range(len(val))], None, val.image_ids)
+    assert evaluator.compute().map == 1, "all of 110 objects, not 100 of them"
+
+
+def test_few_objects_change_nothing_and_published_caps_stay(flowers):
+    made, *_ = task(flowers)
+    model, architecture = SimpleNamespace(max_detections=300), {}
+    made.resolved(None, model, architecture, None)
+    assert made.limits == (1, 10, 100) and architecture["max_detections"] == 300
+
+
+def test_more_objects_than_are_looked_for(tmp_path, caplog):
+    made, *_ = task(dense(tmp_path / "a", (225, 110)), max_detections=120)
+    assert made.most == 120 and made.limits == (1, 10, 120)
+    assert "1 of 6 training images have more than 120 objects, and no more are found in an image" in caplog.text
+    assert "validation images have more" not in caplog.text
+
+
+def test_a_warning_once_where_validation_meets_the_cap(flowers, caplog, monkeypatch):
+    made, _, val = task(flowers, max_detections=2)
+    found = {"scores": np.array([0.9, 0.8])}
+    monkeypatch.setattr(BoxTask, "predict", lambda self, model, dataset, indices: iter([found] * len(indices)))
+    for _ in range(3):
+        assert len(list(made.predict(None, val, range(5)))) == 5
+    assert caplog.text.count("in 5 of 5 images 2 objects") == 1

@@ -1,0 +1,104 @@
+"""What the model of a run finds in annotated images, for `detseg evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detseg.console import track
+from detseg.data.annotations import Annotations, Category, match_categories
+from detseg.data.base import with_channels
+from detseg.data.class_tree import ClassTree
+from detseg.detect.limits import AtTheCap
+from detseg.metrics.detection.inputs import Detections, Truth, read_truth
+from detseg.metrics.detection.levels import TreeDetections
+from detseg.metrics.detection.matching import limits_for, limits_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detseg.cli.evaluate import Evaluate
+
+
+def slide_over(folder: Path, truth: Annotations, config: Evaluate, console: Console) -> Detections:
+    """What the localizer of a run finds in the images when it slides over them, as `detseg predict --slide` does."""
+    from accelerate import PartialState
+
+    from detseg.data.cache import full_images
+    from detseg.predict import SlidingDetector, load
+
+    localizer = load(folder).to(PartialState().device)
+    try:
+        detector = SlidingDetector(localizer, long_side=config.long_side)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    ids = matched_ids(localizer.description, truth)
+    images = full_images(with_channels(truth, localizer.channels), range(len(truth)))
+    shown = track(images, len(truth), what="sliding", console=console)
+    if config.max_detections is not None:
+        detector.max_detections = config.max_detections
+    cap = AtTheCap(detector.max_detections)
+    predictions = list(cap.watch(next(detector.stream([image], score_threshold=0)) for image in shown))
+    return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
+
+
+def predict(runs: Sequence[Path], truth: Annotations, config: Evaluate, console: Console) -> Detections:
+    """What the model of a run, or several fused, find in the images, as `config` says."""
+    from accelerate import PartialState
+
+    from detseg.data.dataset import DetectionDataset
+    from detseg.predict import FusedDetector, load
+    from detseg.predict.augmented import views_of
+    from detseg.train.data import open_images
+    from detseg.train.tasks.detector import predict_dataset
+
+    detector: Any = load(*runs).to(PartialState().device)
+    description = detector.description
+    ids = matched_ids(description, truth)
+    truth = with_channels(truth, detector.channels)
+    if config.max_detections is not None:
+        detector.max_detections = config.max_detections
+    size = detector.size if config.size is None else config.size
+    largest = max(view.size for view in views_of(size)) if config.tta else size
+    images = open_images(DetectionDataset, truth, largest, "images", console)
+    # Detectors that are fused may have sizes of their own.
+    model, size = (detector, config.size) if isinstance(detector, FusedDetector) else (detector.model, size)
+    cap = AtTheCap(detector.max_detections)
+    predictions = list(cap.watch(predict_dataset(model, images, range(len(images)), size, tta=config.tta)))
+    if "tree" in description["architecture"]:
+        tree = ClassTree(tuple(description["architecture"]["tree"]))
+        limits = limits_asked(config, read_truth(truth, "bbox"))
+        return TreeDetections.of(predictions, truth, tree, max_detections=limits)
+    return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
+
+
+def matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int]:
+    """Category ids of a model, by label.
+
+    Raises:
+        ValueError: the images have other categories; the message tells the difference.
+    """
+    categories = categories_of(description)
+    match_categories(categories, truth)
+    return [category.id for category in categories]
+
+
+def categories_of(description: Mapping[str, Any]) -> list[Category]:
+    """The categories of a model."""
+    return [Category(int(c["id"]), str(c["name"])) for c in description["categories"]]
+
+
+def limits_asked(config: Evaluate, truth: Truth) -> tuple[int, ...]:
+    """How many of the best detections of an image and class count, see `evaluate_detections`."""
+    if config.max_detections is not None:
+        return limits_of(config.max_detections)
+    paths = (config.detections, config.compare, *config.fuse)
+    runs = [path for path in paths if path is not None and path.is_dir()]
+    return limits_for(truth, max((_cap_of(run) for run in runs), default=0))
+
+
+def _cap_of(run: Path) -> int:
+    from detseg.models import read_description
+
+    return int(read_description(run)["architecture"].get("max_detections", 0))
