@@ -2,10 +2,12 @@
 
 oneDNN 3 has a quick kernel for the weight gradient of a depthwise convolution only up to three columns; the general one
 is about ten times slower. But the gradient of five columns is that of the first three beside that of the last two.
-In bfloat16 it has no quick one for the input's gradient at strides above 1 either; in float32 it has.
+The input's gradient at stride 1 is a convolution of the output's with the kernel turned by half a turn, which takes
+half the time of oneDNN's own; at larger strides there is a quick one in float32, and none in bfloat16.
 Everything else, and every other device, is left to torch.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,10 +20,7 @@ QUICK_COLUMNS = 3
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with ``groups == in_channels == out_channels``: same weights and results, quicker to train.
-
-    On a CPU it computes in float32 under autocast too: the backward pass in bfloat16 is slower there.
-    """
+    """`nn.Conv2d` with ``groups == in_channels == out_channels``: same weights and results, quicker to train."""
 
     pads_like_tensorflow = False
 
@@ -32,13 +31,16 @@ class DepthwiseConv2d(nn.Conv2d):
         learns = torch.is_grad_enabled() and self.weight.requires_grad
         if x.device.type != "cpu" or self.dilation != (1, 1) or not learns:
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        out: Tensor = _QuickBackward.apply(x, self.weight, self.bias, self.stride, self.padding)
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        out: Tensor = _QuickBackward.apply(x, weight, bias, self.stride, self.padding)
         return out
 
 
 class _QuickBackward(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
@@ -46,21 +48,32 @@ class _QuickBackward(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         to_x = to_weight = to_bias = None
         if wants_x:
-            to_x, _, _ = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, ctx.stride, ctx.padding, [1, 1], False, [0, 0], len(weight),
-                [True, False, False],
-            )  # fmt: skip
+            to_x = input_gradient(gradient, weight, x.shape[-2:], ctx.stride, ctx.padding)
         if wants_weight:
             to_weight = weight_gradient(gradient, x, weight, ctx.stride, ctx.padding)
         if wants_bias:  # not above: the CPU library would compute the slow weight gradient along with it
             to_bias = gradient.sum((0, 2, 3))
         return to_x, to_weight, to_bias, None, None
+
+
+def input_gradient(
+    gradient: Tensor, weight: Tensor, size: Sequence[int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Gradient of a depthwise convolution's input, (N, C, *size); arguments as of `weight_gradient`."""
+    kernel = weight.shape[-2:]
+    around = [k - 1 - p for k, p in zip(kernel, padding, strict=True)]
+    if stride == (1, 1) and min(around) >= 0:
+        return F.conv2d(gradient, weight.flip(-2, -1), None, 1, around, groups=len(weight))
+    given = zip(size, gradient.shape[-2:], stride, padding, kernel, strict=True)
+    rest = [whole - (n - 1) * s + 2 * p - k for whole, n, s, p, k in given]  # what no step of the stride has seen
+    wide = gradient.float() if gradient.dtype == torch.bfloat16 else gradient
+    narrow = F.conv_transpose2d(wide, weight.to(wide.dtype), None, stride, padding, rest, len(weight))
+    return narrow.to(gradient.dtype)
 
 
 def weight_gradient(
