@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from detseg.backbones.atrous import dilate_last_stage
 from detseg.backbones.class_rows import ClassRows
 from detseg.backbones.create import Weights
 from detseg.backbones.folding import fold_backbone
+from detseg.backbones.fused import fuse_activations
 from detseg.backbones.quick_convolutions import quicken
 from detseg.files import replacing, write_atomically
 from detseg.registry import MODELS, register_model
@@ -114,6 +116,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken(model)
+    fuse_activations(model.backbone.net, torch.zeros(1, channels, 128, 128))
     return model
 
 

@@ -13,17 +13,16 @@ the same layers.
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from detseg.backbones.backbone import Backbone
 from detseg.backbones.meta import evaluating
+from detseg.backbones.watch import Watch, only_call
 from detseg.backbones.weights import copy_weights, names_found, read_weights
 
 
@@ -80,62 +79,27 @@ def fold_norms(net: nn.Module, example: Tensor) -> int:
     return len(pairs)
 
 
-class _Call(NamedTuple):
-    """An operation of a run: its name ("convolution", "native_batch_norm", "relu_", …), what it took and gave."""
-
-    name: str
-    arguments: Sequence[Any]
-    output: Any
-
-
-class _Watch(TorchDispatchMode):
-    """Notes in `calls`, by id, which operations take certain tensors or the outputs of convolutions."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._kept = list(tensors)  # so that their ids stay their own
-        self.calls: dict[int, list[_Call]] = {id(tensor): [] for tensor in self._kept}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        call = _Call(func.overloadpacket.__name__, args, output)
-        for leaf in tree_leaves((args, kwargs)):
-            if id(leaf) in self.calls:
-                self.calls[id(leaf)].append(call)
-        if call.name == "convolution":
-            self._kept.append(output)
-            self.calls[id(output)] = []
-        return output
-
-
 def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions and the batch norms that alone take their output; both run exactly once."""
     convs = [(m, m.weight) for m in net.modules() if isinstance(m, nn.Conv2d)]
     norms = [(m, m.running_mean) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     norm_of = {id(mean): norm for norm, mean in norms if mean is not None}
-    watch = _Watch([*(weight for _, weight in convs), *(mean for _, mean in norms if mean is not None)])
+    watch = Watch([*(weight for _, weight in convs), *(mean for _, mean in norms if mean is not None)])
     with evaluating(net), watch:
         given = {id(tensor) for tensor in tree_leaves(net(example))}
     pairs = []
     for conv, weight in convs:
-        made = _only_call(watch.calls[id(weight)], "convolution")
+        made = only_call(watch.calls[id(weight)], "convolution")
         # Some compute the weights they convolve with from those they have.
         if made is None or made.arguments[1] is not weight or made.arguments[2] is not conv.bias:
             continue
-        taken = _only_call(watch.calls[id(made.output)], "batch_norm")
+        taken = only_call(watch.calls[id(made.output)], "batch_norm")
         if taken is None or id(made.output) in given:
             continue
         norm = next((norm_of[id(x)] for x in taken.arguments if id(x) in norm_of), None)
         if norm is not None and len(watch.calls[id(norm.running_mean)]) == 1:
             pairs.append((conv, norm))
     return pairs
-
-
-def _only_call(calls: Sequence[_Call], kind: str) -> _Call | None:
-    """The call, if there is exactly one and it is of this kind."""
-    return calls[0] if len(calls) == 1 and kind in calls[0].name else None
 
 
 def _rest(norm: nn.Module) -> nn.Module:

@@ -2,43 +2,46 @@
 
 oneDNN 3 has a quick kernel for the weight gradient of a depthwise convolution only up to three columns; the general one
 is about ten times slower. But the gradient of five columns is that of the first three beside that of the last two.
-In bfloat16 it has no quick one for the input's gradient at strides above 1 either; in float32 it has.
+The input's gradient at stride 1 is a convolution of the output's with the kernel turned by half a turn, which takes
+half the time of oneDNN's own; at larger strides there is a quick one in float32, and none in bfloat16.
 Everything else, and every other device, is left to torch.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame, get_same_padding
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detseg.backbones.fused import FusedConv2d
+from detseg.backbones.padding import pad_same, pad_zeros
 
 # The widest kernel with a quick weight gradient: 5x3 takes 0.4 ms where 5x5 takes 5 (128 channels of 40x40, N = 8).
 QUICK_COLUMNS = 3
 
 
-class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with ``groups == in_channels == out_channels``: same weights and results, quicker to train.
+class DepthwiseConv2d(FusedConv2d):
+    """`nn.Conv2d` with ``groups == in_channels == out_channels``: same weights and results, quicker to train."""
 
-    On a CPU it computes in float32 under autocast too: the backward pass in bfloat16 is slower there.
-    """
-
-    pads_like_tensorflow = False
-
-    def forward(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H', W')."""
         if self.pads_like_tensorflow:
             x = pad_same(x, self)
         learns = torch.is_grad_enabled() and self.weight.requires_grad
         if x.device.type != "cpu" or self.dilation != (1, 1) or not learns:
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        out: Tensor = _QuickBackward.apply(x, self.weight, self.bias, self.stride, self.padding)
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        out: Tensor = _QuickBackward.apply(x, weight, bias, self.stride, self.padding)
         return out
 
 
 class _QuickBackward(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
@@ -46,21 +49,32 @@ class _QuickBackward(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         to_x = to_weight = to_bias = None
         if wants_x:
-            to_x, _, _ = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, ctx.stride, ctx.padding, [1, 1], False, [0, 0], len(weight),
-                [True, False, False],
-            )  # fmt: skip
+            to_x = input_gradient(gradient, weight, x.shape[-2:], ctx.stride, ctx.padding)
         if wants_weight:
             to_weight = weight_gradient(gradient, x, weight, ctx.stride, ctx.padding)
         if wants_bias:  # not above: the CPU library would compute the slow weight gradient along with it
             to_bias = gradient.sum((0, 2, 3))
         return to_x, to_weight, to_bias, None, None
+
+
+def input_gradient(
+    gradient: Tensor, weight: Tensor, size: Sequence[int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Gradient of a depthwise convolution's input, (N, C, *size); arguments as of `weight_gradient`."""
+    kernel = weight.shape[-2:]
+    around = [k - 1 - p for k, p in zip(kernel, padding, strict=True)]
+    if stride == (1, 1) and min(around) >= 0:
+        return F.conv2d(gradient, weight.flip(-2, -1), None, 1, around, groups=len(weight))
+    given = zip(size, gradient.shape[-2:], stride, padding, kernel, strict=True)
+    rest = [whole - (n - 1) * s + 2 * p - k for whole, n, s, p, k in given]  # what no step of the stride has seen
+    wide = gradient.float() if gradient.dtype == torch.bfloat16 else gradient
+    narrow = F.conv_transpose2d(wide, weight.to(wide.dtype), None, stride, padding, rest, len(weight))
+    return narrow.to(gradient.dtype)
 
 
 def weight_gradient(
@@ -91,10 +105,12 @@ def _columns(x: Tensor, first: int, width: int) -> Tensor:
     return pad_zeros(inside, before, after)
 
 
-class QuickConv2dSame(nn.Conv2d):
+class QuickConv2dSame(FusedConv2d):
     """timm's `Conv2dSame`, padded by `pad_same`: same weights and results."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    pads_like_tensorflow = True
+
+    def convolve(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         x = pad_same(x, self)
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
@@ -108,7 +124,7 @@ def quicken(net: nn.Module) -> int:
         if slow := _has_slow_gradient(module):
             # The same object goes on with another forward: its parameters, hooks and place in the network stay.
             module.__class__ = DepthwiseConv2d
-            module.pads_like_tensorflow = same  # type: ignore[assignment]
+            module.pads_like_tensorflow = same
         elif same:
             module.__class__ = QuickConv2dSame
         count += slow or same
@@ -122,52 +138,3 @@ def _has_slow_gradient(module: nn.Module) -> bool:
     depthwise = 1 < module.groups == module.in_channels == module.out_channels
     plain = module.dilation == (1, 1) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return depthwise and plain and (module.kernel_size[1] > QUICK_COLUMNS or max(module.stride) > 1)
-
-
-def pad_zeros(x: Tensor, left: int, right: int, top: int = 0, bottom: int = 0) -> Tensor:
-    """``F.pad(x, (left, right, top, bottom))`` of (N, C, H, W), none of the four negative, every number written once.
-
-    torch fills the whole result with zeros first: on a CPU a tenth of a training step of EfficientNet-Lite0 went there.
-    """
-    if not (left or right or top or bottom):
-        return x
-    if x.device.type != "cpu":
-        return F.pad(x, (left, right, top, bottom))
-    if torch.is_grad_enabled() and x.requires_grad:
-        padded: Tensor = _Pad.apply(x, left, right, top, bottom)
-        return padded
-    return _pad(x, left, right, top, bottom)
-
-
-def _pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    height, width = x.shape[-2] + top + bottom, x.shape[-1] + left + right
-    # By its strides: a part of an image in channels_last is not contiguous, but has its channels side by side.
-    layout = torch.channels_last if x.stride(1) == 1 < x.shape[1] else torch.contiguous_format
-    result = torch.empty((*x.shape[:-2], height, width), dtype=x.dtype, device=x.device, memory_format=layout)
-    rows = slice(top, height - bottom)
-    result[..., :top, :] = 0
-    result[..., height - bottom :, :] = 0
-    result[..., rows, :left] = 0
-    result[..., rows, width - right :] = 0
-    result[..., rows, left : width - right] = x
-    return result
-
-
-class _Pad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-        ctx.window = slice(top, top + x.shape[-2]), slice(left, left + x.shape[-1])
-        return _pad(x, left, right, top, bottom)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        rows, columns = ctx.window
-        return gradient[..., rows, columns], None, None, None, None
-
-
-def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`x` (N, C, H, W) padded as TensorFlow's SAME does for `conv`: ceil(H / stride) rows come out of it."""
-    kernel, stride, dilation = conv.kernel_size, conv.stride, conv.dilation
-    down = get_same_padding(x.shape[-2], kernel[0], stride[0], dilation[0])
-    across = get_same_padding(x.shape[-1], kernel[1], stride[1], dilation[1])
-    return pad_zeros(x, across // 2, across - across // 2, down // 2, down - down // 2)
