@@ -70,7 +70,9 @@ class FusedConv2d(nn.Conv2d):
         key = (dtype, sides, *(None if p is None else (p.data_ptr(), p._version) for p in (self.weight, self.bias)))
         if self._resting is None or self._resting[0] != key:
             with torch.no_grad():
-                weight = F.pad(self.weight.to(dtype), (sides[1], 0, sides[0], 0)) if any(sides) else self.weight.to(dtype)
+                weight = (
+                    F.pad(self.weight.to(dtype), (sides[1], 0, sides[0], 0)) if any(sides) else self.weight.to(dtype)
+                )
                 self._resting = key, weight, None if self.bias is None else self.bias.to(dtype)
         return self._resting[1:]
 

@@ -89,12 +89,13 @@ def run(config: Pack) -> int:
 
 def default_size(task: str) -> int:
     """The long side, in pixels, of images that training wants by default: a detector's, of those that need boxes."""
-    from detseg.train.config import TrainClassifier, TrainDetector, TrainSegmenter
+    from detseg.train.config import TrainClassifier, TrainSegmenter
+    from detseg.train.size import LARGEST
     from detseg.train.tasks import classifier, detector, segmenter
 
     sizes = {
         "classification": TrainClassifier.size * classifier.CACHE_ZOOM,
-        "detection": TrainDetector.size * detector.CACHE_ZOOM,
+        "detection": LARGEST * detector.CACHE_ZOOM,
         "segmentation": TrainSegmenter.size * segmenter.CACHE_ZOOM,
     }
     return round(sizes[task])

@@ -118,7 +118,7 @@ class TrainConfig:
         if self.data is None and (self.train is None or self.val is None):
             raise ValueError("--train and --val belong together: one is missing")
         least = self.smallest_size
-        if self.size < least or self.size % 32:
+        if self.size is not None and (self.size < least or self.size % 32):
             near = max(least, round(self.size / 32) * 32)
             raise ValueError(f"--size must be a multiple of 32 and at least {least}, not {self.size}; {near} is near")
         if self.only_backbone and self.weights in ("pretrained", "none"):

@@ -10,8 +10,8 @@ class TrainingError(RuntimeError):
 
 
 @contextmanager
-def memory_advice(config: Any) -> Iterator[None]:
-    """Turns "out of memory" inside into a TrainingError that says what to do."""
+def memory_advice(process: Any) -> Iterator[None]:
+    """Turns "out of memory" inside into a TrainingError that says what to do, by the `config` of the process."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -19,6 +19,7 @@ def memory_advice(config: Any) -> Iterator[None]:
 
         if not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
+        config = process.config
         half = max(1, config.batch_size // 2)
         steps = config.accumulate * config.batch_size // half
         smaller = max(32, config.size // 2 // 32 * 32)

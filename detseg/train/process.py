@@ -42,6 +42,8 @@ class Process:
         extension: the schedule that a resumed run goes on with, in place of its first.
         claimed: the folder was made this run's own, by its `config.json`.
         choose_again: looks for the number format anew, during the run; None where the first look was clear.
+        choice: the number format, once it is chosen.
+        images_per_second: that a training step does with it, at the size of that time; None if it was not timed.
     """
 
     config: Any
@@ -53,6 +55,8 @@ class Process:
     extension: Extension | None = None
     claimed: bool = False
     choose_again: Callable[[], Choice] | None = None
+    choice: Choice | None = None
+    images_per_second: float | None = None
 
     @property
     def starts_whole(self) -> bool:
@@ -122,7 +126,9 @@ class Process:
             (self.folder / SETTINGS).unlink(missing_ok=True)
 
     def choose_precision(self, architecture: Mapping[str, Any], freeze: int) -> Choice:
-        """Number format and layout: measured in the first process, or what the resumed run has used."""
+        """Number format and layout: measured once, in the first process, or what the resumed run has used."""
+        if self.choice is not None:
+            return self.choice
         spec = {
             "architecture": architecture,
             "freeze": freeze,
@@ -141,6 +147,7 @@ class Process:
                 )
         if not sure:
             self.choose_again = lambda: self._decided(partial(choose_again, spec, choice), "the choice stays")[0]
+        self.choice = choice
         return choice
 
     def _decided(self, measure: Callable[[], Decision], unsure: str) -> tuple[Choice, bool]:
@@ -152,9 +159,10 @@ class Process:
             print_line(
                 self.console, f"precision: {decision.choice}{self._timed(decision.choice, decision.times)}{doubt}"
             )
-            result = [(*decision.choice, decision.sure)]
+            seconds = decision.times.get(decision.choice)
+            result = [(*decision.choice, decision.sure, seconds and self.config.batch_size / seconds)]
         broadcast_object_list(result)
-        *choice, sure = result[0]
+        *choice, sure, self.images_per_second = result[0]
         return Choice(*choice), sure
 
     def _timed(self, choice: Choice, times: Mapping[Choice, float]) -> str:

@@ -5,6 +5,7 @@ print(run.folder, run.metrics.map)
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from detseg.train.optim import create_optimizer, freeze_stages, norms, norms_res
 from detseg.train.precision import Choice
 from detseg.train.process import Process, process
 from detseg.train.sampler import Batches, Progress, SizeSchedule, TrainingSamples, steps_per_epoch
+from detseg.train.size import SMALLEST, affordable_size
 from detseg.train.task import Run, Task
 
 DEFAULT_EPOCHS = 30
@@ -52,11 +54,10 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         ValueError: wrong options or data; the message names file, item and remedy.
         TrainingError: a loss is not finite, or the backbone's weights cannot be had.
     """
-    with process(config, console) as this, memory_advice(this.config), sharing_cores():
+    with process(config, console) as this, memory_advice(this), sharing_cores():
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
-        architecture = architecture_of(this, train_data)
-        model = this.build(architecture, train_data.names)
+        architecture, model = prepare(this, task, train_data)
         if this.state is None:
             task.started(model, train_data)
         datasets = task.open(train_data, "training"), task.open(val_data, "validation")
@@ -88,6 +89,36 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         if run.main and not run.interrupted and run.metrics is None:
             run.evaluate_saved(this.accelerator.device)
         return run
+
+
+def prepare(this: Process, task: Task, data: Any) -> tuple[dict[str, Any], Any]:
+    """The architecture and the model of a run, and the input size of one that is given none."""
+    given = this.config.size
+    if given is None:
+        this.config = task.config = replace(this.config, size=task.wanted_size(data))
+    architecture = architecture_of(this, data)
+    model = this.build(architecture, data.names)
+    if given is None:
+        wanted = this.config.size
+        this.config = task.config = replace(this.config, size=_affordable(this, model, architecture, len(data)))
+        if this.config.size != wanted:
+            return prepare(this, task, data)
+    return architecture, model
+
+
+def _affordable(this: Process, model: Any, architecture: Mapping[str, Any], images: int) -> int:
+    """The size that the objects ask for, or a smaller one if the minutes are too short for it; prints which."""
+    config = this.config
+    size, reason = config.size, "by the sizes of the objects"
+    if config.minutes is not None and size > SMALLEST:
+        this.choose_precision(architecture, frozen_stages(config, model, architecture, images))
+        if this.images_per_second is not None:
+            rate = this.images_per_second * this.accelerator.num_processes / _sizes(config).cost
+            size = affordable_size(config.size, images, 60 * config.minutes, rate)
+        if size < config.size:
+            reason = f"the objects ask for {config.size} px, of which {config.minutes:g} minutes hold too few images"
+    print_line(this.console, f"size: {size} px, {reason}; --size sets another")
+    return int(size)
 
 
 def architecture_of(this: Process, data: Any) -> dict[str, Any]:

@@ -111,13 +111,22 @@ class SizeSchedule:
     copy_paste: float = 0.0
     seed: int = 0
 
+    @property
+    def cost(self) -> float:
+        """Pixels of an image, on average over the run, as a share of those at `size`."""
+        early = float(np.mean([size**2 for size in self._choices])) / self.size**2
+        return self.settle + (1 - self.settle) * early
+
+    @property
+    def _choices(self) -> range:
+        return range(self.smallest, max(self.size, self.smallest + 1), 32)
+
     def at(self, step: int, fraction: float) -> tuple[int, float, float, float]:
         """(size, probability of a mosaic, of mixup, of copy-paste) of a step, `fraction` of the way through the run."""
         if fraction >= 1 - self.settle:
             return self.size, 0.0, 0.0, 0.0
-        choices = range(self.smallest, max(self.size, self.smallest + 1), 32)
-        chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(choices))
-        return choices[int(chosen)], self.mosaic, self.mixup, self.copy_paste
+        chosen = np.random.default_rng((self.seed, 1, step // self.hold)).integers(len(self._choices))
+        return self._choices[int(chosen)], self.mosaic, self.mixup, self.copy_paste
 
 
 def steps_per_epoch(images: int, batch_size: int, world: int = 1) -> int:

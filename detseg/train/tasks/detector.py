@@ -23,6 +23,7 @@ from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate
 from detseg.data.formats.class_folders import read_class_folders
 from detseg.data.labels import LabelledImages
 from detseg.data.measurable import measurable_masks, tell_without_masks
+from detseg.data.pack.file import read_pack_info
 from detseg.detect.limits import LEAST, AtTheCap, most_detections
 from detseg.detect.tree import ByLevel
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
@@ -39,6 +40,7 @@ from detseg.train.data import load_data, open_images, print_data, transform_of
 from detseg.train.fingerprint import fingerprint, image_marks
 from detseg.train.mixed import MixedSamples
 from detseg.train.sampler import TrainingSamples
+from detseg.train.size import wanted_size
 from detseg.train.task import Task
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,9 @@ class DetectorOptions(TrainAnnotated):
 
     task: ClassVar[str] = "detector"
 
+    size: int | None = None  # type: ignore[assignment]
+    """Input size: side of the square that images are fitted into, in pixels; a multiple of 32. By default 320 to 640,
+    chosen by the sizes of objects and images, and by --minutes."""
     model: str = "yolo"
     """Detector, by name; each adds options of its own: detseg train detector --model NAME --help."""
     mosaic: float = 0.0
@@ -150,6 +155,11 @@ class DetectorTask(BoxTask):
         """Samples to images and targets, with masks if these are learnt."""
         return collate if self.masks else collate_boxes
 
+    def wanted_size(self, data: Annotations) -> int:
+        """The input size that the objects of training images ask for; packed images are as large as they are."""
+        packed = np.inf if data.pack is None else read_pack_info(data.pack.file).size / CACHE_ZOOM
+        return wanted_size(data, packed)
+
     def load(self) -> tuple[Annotations, Annotations]:
         """Training and validation annotations, both with objects, and with masks where these are learnt.
 
@@ -169,7 +179,6 @@ class DetectorTask(BoxTask):
         if (labels := getattr(self.config, "labels", None)) is not None:
             self.labelled = load_image_labels(labels, train, val, self.config, self.console)
         print_data(self.console, train, val)
-        warn_of_small_objects(scaled_sizes(train, self.config.size), self.config.size)
         self._limit(train, val)
         return train, val
 
@@ -210,6 +219,8 @@ class DetectorTask(BoxTask):
 
     def open(self, data: Annotations, split: str) -> DetectionDataset:
         """See `BoxTask`; the training images have those of which only the class is known beside them."""
+        if split == "training":
+            warn_of_small_objects(scaled_sizes(data, self.config.size), self.config.size)
         dataset = super().open(data, split)
         if self.labelled is not None and split == "training":
             dataset.labelled = open_images(
