@@ -8,6 +8,11 @@ For a cell with top-left corner (cx, cy), an anchor (aw, ah) and the logits (tx,
 `reach` is how far, in cells, the centre of a box may lie from the centre of its cell. ``reach = 0.5`` gives the
 logistic of YOLOv2 and v3 (Redmon & Farhadi, arXiv:1612.08242, 1804.02767): the centre stays inside the cell. With
 the default of 1 the four cells nearest to a centre can all point at it.
+
+A head may give each of the four numbers as a distribution over bins (Li et al. 2020, arXiv:2006.04388), which says more
+than a number where an edge is doubtful. Its mean u, from -1 to 1, stands for::
+
+    offset = u * reach + 1/2        w = aw * exp(u * SPAN)
 """
 
 import math
@@ -19,6 +24,8 @@ from torch import Tensor
 
 # exp(4.135) = 62.5: a box 62 times its anchor is a diverging network, and exp of more overflows soon.
 MAX_LOG_SCALE = math.log(1000 / 16)
+# Bins reach from 0.14 to 7.4 times the anchor; the anchors are of the data.
+SPAN = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class Grid:
     stride: Tensor  # (P, 1)
     anchors: Tensor  # (P, 2) width and height
     levels: tuple[tuple[int, int, int, int], ...]  # rows, columns, stride and number of anchors of each
+
+    def take(self, places: Tensor) -> "Grid":
+        """The predictions at `places` (...), int64; without levels."""
+        return Grid(self.corners[places], self.stride[places], self.anchors[places], ())
 
 
 def make_grid(sizes: Sequence[tuple[int, int]], strides: Sequence[int], anchors: Sequence[Tensor]) -> Grid:
@@ -46,11 +57,20 @@ def make_grid(sizes: Sequence[tuple[int, int]], strides: Sequence[int], anchors:
 
 
 def decode(logits: Tensor, grid: Grid, reach: float) -> Tensor:
-    """Logits (..., P, 4) of (tx, ty, tw, th) to boxes (..., P, 4) xyxy in pixels; float32 whatever comes in."""
+    """Logits (..., P, 4) of (tx, ty, tw, th), or (..., P, 4 * B) of their bins, to boxes (..., P, 4) xyxy in pixels.
+
+    float32 whatever comes in.
+    """
     logits = logits.float()
-    offset = (logits[..., :2].sigmoid() - 0.5) * (2 * reach) + 0.5
+    if logits.shape[-1] == 4:
+        offset = (logits[..., :2].sigmoid() - 0.5) * (2 * reach) + 0.5
+        scale = logits[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
+    else:
+        chances = logits.unflatten(-1, (4, -1)).softmax(-1)
+        means = chances @ torch.linspace(-1, 1, chances.shape[-1], device=logits.device)
+        offset, scale = means[..., :2] * reach + 0.5, (means[..., 2:] * SPAN).exp()
     centre = grid.corners + grid.stride * offset
-    half = grid.anchors * logits[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() / 2
+    half = grid.anchors * scale / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
@@ -63,3 +83,10 @@ def encode(boxes: Tensor, grid: Grid, reach: float, eps: float = 1e-6) -> Tensor
     offset = (centre - grid.corners) / grid.stride
     position = ((offset - 0.5) / (2 * reach) + 0.5).clamp(eps, 1 - eps)
     return torch.cat((torch.logit(position), torch.log(size / grid.anchors)), -1)
+
+
+def means_of(boxes: Tensor, grid: Grid, reach: float) -> Tensor:
+    """The means (..., P, 4), in -1..1, of the bins that stand for boxes (..., P, 4) xyxy, or come nearest to them."""
+    centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    offset = (centre - grid.corners) / grid.stride
+    return torch.cat(((offset - 0.5) / reach, torch.log(size / grid.anchors) / SPAN), -1).clamp(-1, 1)

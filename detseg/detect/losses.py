@@ -11,7 +11,7 @@ from detseg.detect.assign import Assignment
 from detseg.detect.model import ImageLabels
 
 # Relative weights, found by measuring (docs/results.md): at their own scale the box loss is by far the smallest.
-BOX, OBJECTNESS, CLASS = 3.0, 1.0, 1.0
+BOX, OBJECTNESS, CLASS, DISTRIBUTION = 3.0, 1.0, 1.0, 0.6
 
 
 Entropy = Callable[[Tensor, Tensor], Tensor]
@@ -53,8 +53,30 @@ def quality_focal(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
     return distance * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
 
 
+def distribution_focal(logits: Tensor, means: Tensor) -> Tensor:
+    """Cross-entropy (m,) of bins (m, 4 * B) with the two on either side of wanted means (m, 4) in -1..1; mean of the 4.
+
+    The two share the target so that their mean is what is wanted (Li et al. 2020, arXiv:2006.04388, equation 6).
+    """
+    chances = logits.unflatten(-1, (4, -1)).log_softmax(-1)
+    last = chances.shape[-1] - 1
+    position = (means + 1) / 2 * last
+    low = position.long().clamp(0, last - 1)
+    share = (position - low)[..., None]
+    low = low[..., None]
+    near = chances.gather(-1, low) * (1 - share) + chances.gather(-1, low + 1) * share
+    return -near.mean((1, 2))
+
+
+def distribution_loss(logits: Tensor, means: Tensor, chosen: Tensor) -> Tensor:
+    """`distribution_focal` of bins (M, C, 4 * B) and wanted means (M, C, 4), averaged over pairs `chosen` (M, C)."""
+    weight = chosen.flatten().float()
+    cost = distribution_focal(logits.flatten(0, 1), means.flatten(0, 1)) * weight
+    return DISTRIBUTION * cost.sum() / weight.sum().clamp(min=1)
+
+
 def grid_losses(
-    predicted: Tensor,
+    found: Tensor,
     objectness: Tensor,
     class_logits: Tensor,
     assignment: Assignment,
@@ -66,7 +88,8 @@ def grid_losses(
     """Box, objectness and class loss of a batch.
 
     Args:
-        predicted, objectness, class_logits: (N, P, 4) decoded boxes, (N, P) and (N, P, K) logits, all float32.
+        found: (M, C, 4) decoded boxes of the objects' candidates.
+        objectness, class_logits: (N, P) and (N, P, K) logits; all float32.
         assignment: pairs of the M objects and the predictions.
         boxes, labels: (M, 4) float32 xyxy and (M,) int64 of the objects.
         ignore: (N, P) bool, predictions that are not taught as background: in or at crowd regions, and all of images of
@@ -85,7 +108,7 @@ def grid_losses(
 
     # Candidates that were not chosen are computed and cancelled, not left out: so shapes are known without
     # asking the device.
-    at = predicted.reshape(-1, 4)[index]
+    at = found.flatten(0, 1)
     wanted = boxes.repeat_interleave(candidates, 0)
     box_loss = ((1 - paired_iou(at, wanted, kind="ciou")) * weight).sum() / pairs
 

@@ -23,8 +23,8 @@ from detseg.backbones.class_rows import ClassRows
 from detseg.boxes import paired_iou
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
-from detseg.detect.grid import Grid, decode, make_grid
-from detseg.detect.losses import cross_entropy, grid_losses, image_label_loss
+from detseg.detect.grid import Grid, decode, make_grid, means_of
+from detseg.detect.losses import cross_entropy, distribution_loss, grid_losses, image_label_loss
 from detseg.detect.model import DetectionModel, Targets, flatten_image_labels, flatten_targets, select
 from detseg.detect.prototypes import (
     PROTOTYPES,
@@ -50,25 +50,29 @@ SURE_FROM = 0.9
 
 
 class GridHead(nn.Module):
-    """From pyramid maps (N, C, H, W) to (N, H·W·A, 5) box and objectness logits and (N, H·W·A, K) class logits.
+    """From pyramid maps (N, C, H, W) to box and objectness logits (N, H·W·A, 5) and class logits (N, H·W·A, K).
 
-    With Q = `coefficients` above 0 also to (N, H·W·A, Q) of the masks.
+    With B = `bins` above 0 a box has 4·B logits in place of 4. With Q = `coefficients` above 0 also to (N, H·W·A, Q) of
+    the masks.
     """
 
-    def __init__(self, width: int, anchors: int, num_classes: int, depth: int = 2, coefficients: int = 0) -> None:
+    def __init__(
+        self, width: int, anchors: int, num_classes: int, *, bins: int = 0, depth: int = 2, coefficients: int = 0
+    ) -> None:
         super().__init__()
         # Classes can be read off pretrained features at once; places cannot, so that branch starts in full.
         self.where = nn.Sequential(*(ResidualSeparable(width, start_at_zero=False) for _ in range(depth)))
         self.what = nn.Sequential(*(ResidualSeparable(width) for _ in range(depth)))
-        self.box = nn.Conv2d(width, anchors * 5, 1)
+        numbers = 4 * max(1, bins) + 1
+        self.box = nn.Conv2d(width, anchors * numbers, 1)
         self.classes = nn.Conv2d(width, anchors * num_classes, 1)
-        offsets = torch.zeros(anchors, 5)
-        offsets[:, 4] = -math.log((1 - PRIOR) / PRIOR)
+        offsets = torch.zeros(anchors, numbers)
+        offsets[:, -1] = -math.log((1 - PRIOR) / PRIOR)
         for layer, bias in ((self.box, offsets.flatten()), (self.classes, torch.zeros(anchors * num_classes))):
             nn.init.normal_(layer.weight, std=0.01)
             layer.bias = nn.Parameter(bias)
         self.coefficients = nn.Conv2d(width, anchors * coefficients, 1) if coefficients else None
-        self.each = (5, num_classes, coefficients)
+        self.each = (numbers, num_classes, coefficients)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) to two or three tensors: see the class."""
@@ -87,7 +91,7 @@ class Outputs(NamedTuple):
     """What the network says of N images, all float32."""
 
     grid: Grid  # of P predictions an image
-    boxes: Tensor  # (N, P, 4) xyxy
+    box: Tensor  # (N, P, 4) logits, or (N, P, 4 * B) of bins: see `detseg.detect.grid`
     objectness: Tensor  # (N, P) logits
     classes: Tensor  # (N, P, K) logits
     coefficients: Tensor | None  # (N, P, Q), of a model that finds masks
@@ -103,6 +107,7 @@ class YoloDetector(DetectionModel):
         anchors: (levels, A, 2) widths and heights in pixels of the input, from `fit_anchors` say.
         width: channels of the pyramid and of the head.
         reach: how far from its cell's centre a box's centre may lie, in cells; 0.5 is the original YOLO cell.
+        bins: of the distribution of each of a box's four numbers; 0: the numbers themselves, as YOLO has them.
         masks: finds instance masks too.
         tree: the parent of each class, -1 of roots; the classes are the nodes of a tree then, see `SoftmaxTree`.
         tree_threshold: least P(node) of a detection's label, unless it is a root; a detection is given the deepest.
@@ -125,6 +130,8 @@ class YoloDetector(DetectionModel):
         """Anchors per stride; their sizes are fitted to the training boxes by k-means."""
         reach: float = 1.0
         """Largest distance of an object's centre from a cell's centre, in cells; 0.5: only the cell around it."""
+        bins: int = 16
+        """Bins of the distribution that each number of a box is the mean of; 0: plain numbers, as in YOLO's papers."""
         masks: bool = False
         """Also learn instance masks, from polygons or run lengths, as prototypes and coefficients (YOLACT)."""
         tree: Path | None = None
@@ -136,6 +143,8 @@ class YoloDetector(DetectionModel):
             """Raise ValueError where options make no sense."""
             require_positive(self, "anchors")
             require_rising_strides(self.strides)
+            if self.bins < 0 or self.bins == 1:
+                raise ValueError(f"--bins is 0, or 2 or more, not {self.bins}")
             if not self.reach >= 0.5:
                 raise ValueError(f"--reach must be at least 0.5, the cell itself, not {self.reach}")
             if self.masks and self.tree is not None:
@@ -152,6 +161,7 @@ class YoloDetector(DetectionModel):
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
         options = {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
+        options |= {"bins": config.bins} if config.bins else {}
         tree = {} if config.tree is None else {"tree": list(read_tree(config.tree, data.categories)[0].parents)}
         return options | tree | ({"masks": True} if config.masks else {})
 
@@ -163,6 +173,7 @@ class YoloDetector(DetectionModel):
         *,
         width: int = 128,
         reach: float = 1.0,
+        bins: int = 0,
         masks: bool = False,
         tree: Sequence[int] | None = None,
         tree_threshold: float = SURE_FROM,
@@ -187,7 +198,7 @@ class YoloDetector(DetectionModel):
             raise ValueError(f"the tree has {len(tree)} nodes; it must have one for each of the {num_classes} classes")
         self.backbone = backbone
         self.neck = FeaturePyramid(backbone.channels, backbone.strides, width)
-        self.head = GridHead(width, anchors.shape[1], num_classes, coefficients=PROTOTYPES if masks else 0)
+        self.head = GridHead(width, anchors.shape[1], num_classes, bins=bins, coefficients=PROTOTYPES if masks else 0)
         finest = backbone.strides[0]
         self.prototype_stride = prototype_stride(finest)
         self.prototypes = PrototypeBranch(width, finest // self.prototype_stride) if masks else None
@@ -216,10 +227,10 @@ class YoloDetector(DetectionModel):
                 objects of these classes.
 
         Returns:
-            Scalar losses ``loss_box``, ``loss_objectness``, ``loss_class`` and maybe ``loss_mask``, whose sum is the
-            loss; or for each image ``boxes`` (D, 4) xyxy clipped to it, ``scores`` (D,), ``labels`` (D,) and maybe
-            ``masks`` (D, h, w) with their ``regions`` (D, 4), best first. With a tree labels are the deepest sure
-            nodes, see `SoftmaxTree.surest`; nodes below one root suppress each other.
+            Scalar losses ``loss_box``, ``loss_objectness``, ``loss_class``, and maybe ``loss_dfl`` of bins and
+            ``loss_mask``, whose sum is the loss; or for each image ``boxes`` (D, 4) xyxy clipped to it, ``scores``
+            (D,), ``labels`` (D,) and maybe ``masks`` (D, h, w) with ``regions`` (D, 4), best first. With a tree labels
+            are the deepest sure nodes, see `SoftmaxTree.surest`; nodes below one root suppress each other.
         """
         outputs = self.outputs(images)
         if targets is not None:
@@ -227,7 +238,7 @@ class YoloDetector(DetectionModel):
         scores = self._scores(outputs.objectness, outputs.classes)
         rivals = None if self.tree is None else self.tree.roots
         size = images.shape[-2:]
-        chosen = [select(b, s, size, self, rivals=rivals) for b, s in zip(outputs.boxes, scores, strict=True)]
+        chosen = [select(b, s, size, self, rivals=rivals) for b, s in zip(self._boxes(outputs), scores, strict=True)]
         return [one.found | self._masks(outputs, i, one.rows) for i, one in enumerate(chosen)]
 
     def by_level(self, images: Tensor) -> list[dict[str, Tensor]]:
@@ -250,14 +261,15 @@ class YoloDetector(DetectionModel):
         a prediction has the score of one node for each root, its deepest sure one, and 0 for all others.
         """
         outputs = self.outputs(images)
-        found = outputs.boxes, self._scores(outputs.objectness, outputs.classes)
+        found = self._boxes(outputs), self._scores(outputs.objectness, outputs.classes)
         if outputs.coefficients is None or outputs.prototypes is None:
             return found
         return *found, outputs.coefficients, outputs.prototypes
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
         """Grid of P predictions, boxes (N, P, 4) xyxy, objectness (N, P) and class logits (N, P, K), all float32."""
-        return self.outputs(images)[:4]
+        outputs = self.outputs(images)
+        return outputs.grid, self._boxes(outputs), outputs.objectness, outputs.classes
 
     def outputs(self, images: Tensor) -> Outputs:
         """What the network says of images, before any selection."""
@@ -267,13 +279,15 @@ class YoloDetector(DetectionModel):
         sizes = [(x.shape[-2], x.shape[-1]) for x in features]
         grid = make_grid(sizes, self.backbone.strides, list(self.anchors))
         # float32 from here on: boxes in half precision are known to half a pixel only.
-        with torch.autocast(images.device.type, enabled=False):
-            box, classes, *rest = (torch.cat(parts, 1).float() for parts in zip(*levels, strict=True))
-            boxes = decode(box[..., :4], grid, self.reach)
-            coefficients = rest[0] if rest else None
-            return Outputs(
-                grid, boxes, box[..., 4], classes, coefficients, None if prototypes is None else prototypes.float()
-            )
+        box, classes, *rest = (torch.cat(parts, 1).float() for parts in zip(*levels, strict=True))
+        coefficients = rest[0] if rest else None
+        prototypes = None if prototypes is None else prototypes.float()
+        return Outputs(grid, box[..., :-1], box[..., -1], classes, coefficients, prototypes)
+
+    def _boxes(self, outputs: Outputs) -> Tensor:
+        """(N, P, 4) xyxy."""
+        with torch.autocast(outputs.box.device.type, enabled=False):
+            return decode(outputs.box, outputs.grid, self.reach)
 
     def _masks(self, outputs: Outputs, image: int, rows: Tensor) -> dict[str, Tensor]:
         """Masks of the predictions `rows` of an image, and the regions that they lie over."""
@@ -284,22 +298,25 @@ class YoloDetector(DetectionModel):
         return {"masks": masks, "regions": region.expand(len(masks), 4)}
 
     def _losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        grid, predicted, objectness, classes = outputs[:4]
-        with torch.autocast(predicted.device.type, enabled=False):
-            flat, images = flatten_targets(targets, len(predicted)), len(predicted)
+        grid, box, objectness, classes = outputs[:4]
+        with torch.autocast(box.device.type, enabled=False):
+            flat, images = flatten_targets(targets, len(box)), len(box)
             pairs = assign(grid, flat.boxes, flat.image, ~flat.iscrowd, images, reach=self.reach)
             ignore = ignored_places(grid, flat.boxes, flat.image, flat.iscrowd, images)
             entropy = cross_entropy if self.tree is None else self.tree.cross_entropy
             given = flatten_image_labels(targets)
             if given is not None:
                 ignore = ignore.index_fill(0, given.image, True)
-            losses = grid_losses(predicted, objectness, classes, pairs, flat.boxes, flat.labels, ignore, entropy)
+            at, logits = grid.take(pairs.prediction % len(grid.corners)), box.flatten(0, 1)[pairs.prediction]
+            found, wanted = decode(logits, at, self.reach), flat.boxes[:, None].expand(*pairs.prediction.shape, 4)
+            losses = grid_losses(found, objectness, classes, pairs, flat.boxes, flat.labels, ignore, entropy)
+            if logits.shape[-1] > 4:
+                losses["loss_dfl"] = distribution_loss(logits, means_of(wanted, at, self.reach), pairs.chosen)
             if given is not None:
                 losses["loss_class"] = losses["loss_class"] + image_label_loss(objectness, classes, given, entropy)
             if outputs.coefficients is not None and outputs.prototypes is not None:
                 stride = self.prototype_stride
-                found = predicted.detach().flatten(0, 1)[pairs.prediction]
-                fit = paired_iou(found, flat.boxes[:, None].expand_as(found))
+                fit = paired_iou(found.detach(), wanted)
                 losses["loss_mask"] = mask_loss(
                     outputs.coefficients, outputs.prototypes, pairs, fit, flat, targets, stride
                 )

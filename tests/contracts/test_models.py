@@ -38,7 +38,7 @@ def annotations():
 
 
 # Each model as it is by default, and where options make another one of it.
-VARIANTS = [*((name, {}) for name in MODELS), ("yolo", {"masks": True})]
+VARIANTS = [*((name, {}) for name in MODELS), ("yolo", {"masks": True}), ("yolo", {"bins": 0})]
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: "-".join([variant[0], *variant[1]]))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.detect.grid import MAX_LOG_SCALE, decode, encode, make_grid
+from detseg.detect.grid import MAX_LOG_SCALE, SPAN, decode, encode, make_grid, means_of
 
 ANCHORS = [torch.tensor([[10.0, 20.0], [30.0, 15.0]]), torch.tensor([[60.0, 80.0], [100.0, 90.0]])]
 
@@ -108,3 +108,48 @@ def test_huge_logits_stay_finite_with_finite_gradients():
         assert logits.grad is not None
         assert logits.grad.isfinite().all(), value
         assert (boxes[:, 2:] - boxes[:, :2]).max() <= grid.anchors.max() * math.exp(MAX_LOG_SCALE) * 1.001, value
+
+
+def test_equal_bins_are_the_anchor_in_the_middle_of_its_cell_and_sure_ones_their_value():
+    grid = grid_of()
+    boxes = decode(torch.zeros(len(grid.corners), 4 * 5), grid, 1)
+    torch.testing.assert_close((boxes[:, :2] + boxes[:, 2:]) / 2, grid.corners + grid.stride / 2)
+    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], grid.anchors)
+    logits = torch.full((len(grid.corners), 4, 5), -1e4)
+    for number, sure in enumerate((0, 4, 3, 1)):  # -1, 1, 1/2 and -1/2
+        logits[:, number, sure] = 1e4
+    boxes = decode(logits.flatten(1), grid, 1.5)
+    torch.testing.assert_close(
+        (boxes[:, :2] + boxes[:, 2:]) / 2, grid.corners + grid.stride * torch.tensor([-1.0, 2.0])
+    )
+    scale = torch.tensor([math.exp(SPAN / 2), math.exp(-SPAN / 2)])
+    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], grid.anchors * scale)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    reach=st.sampled_from([0.5, 1.0, 1.5]),
+    bins=st.sampled_from([2, 7, 16]),
+    inside=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
+    scale=st.tuples(st.floats(-SPAN, SPAN), st.floats(-SPAN, SPAN)),
+)
+def test_the_means_of_a_box_are_those_it_is_decoded_from(reach, bins, inside, scale):
+    grid = grid_of(2, 3)
+    offset = torch.tensor(inside, dtype=torch.float32) * reach + 0.5
+    centre = grid.corners + offset * grid.stride
+    half = grid.anchors * torch.tensor(scale).exp() / 2
+    boxes = torch.cat([centre - half, centre + half], 1).float()
+    means = means_of(boxes, grid, reach)
+    place = (means + 1) / 2 * (bins - 1)
+    shares = (1 - (place[..., None] - torch.arange(bins)).abs()).clamp(min=0)  # of the two bins on either side
+    back = decode(shares.log().clamp(min=-1e4).flatten(1), grid, reach)
+    torch.testing.assert_close(back, boxes, rtol=1e-3, atol=2e-2)
+
+
+def test_a_grid_is_taken_from_by_place():
+    grid = grid_of()
+    places = torch.tensor([[3, 0], [5, 3]])
+    logits = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0))
+    some = torch.zeros(len(grid.corners), 4)
+    some[3] = logits[1, 1]
+    torch.testing.assert_close(decode(logits, grid.take(places), 1)[1, 1], decode(some, grid, 1)[3])

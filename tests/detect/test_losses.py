@@ -8,7 +8,16 @@ from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, sigmoid_focal_loss
 
 from detseg.detect.assign import Assignment
-from detseg.detect.losses import BOX, CLASS, OBJECTNESS, grid_losses, quality_focal
+from detseg.detect.losses import (
+    BOX,
+    CLASS,
+    DISTRIBUTION,
+    OBJECTNESS,
+    distribution_focal,
+    distribution_loss,
+    grid_losses,
+    quality_focal,
+)
 
 
 def test_quality_focal_by_hand() -> None:
@@ -27,11 +36,11 @@ def test_quality_focal_is_the_focal_loss_for_hard_targets() -> None:
 
 def batch(chosen: list[list[bool]]) -> dict:
     generator = torch.Generator().manual_seed(1)
-    corner = torch.rand(2, 5, 2, generator=generator) * 40
-    predicted = torch.cat((corner, corner + 5 + torch.rand(2, 5, 2, generator=generator) * 30), -1)
+    corner = torch.rand(2, 3, 2, generator=generator) * 40
+    found = torch.cat((corner, corner + 5 + torch.rand(2, 3, 2, generator=generator) * 30), -1)
     prediction = torch.tensor([[0, 3, 4], [6, 7, 9]])
     return {
-        "predicted": predicted.requires_grad_(),
+        "found": found.requires_grad_(),
         "objectness": torch.randn(2, 5, generator=generator).requires_grad_(),
         "class_logits": torch.randn(2, 5, 3, generator=generator).requires_grad_(),
         "assignment": Assignment(prediction, torch.tensor(chosen)),
@@ -44,10 +53,10 @@ def batch(chosen: list[list[bool]]) -> dict:
 def test_equals_plain_sums_over_the_pairs() -> None:
     given = batch([[True, False, True], [False, True, False]])
     losses = grid_losses(**given)
-    flat = given["predicted"].detach().reshape(-1, 4)
-    pairs = [(0, 0), (0, 4), (1, 7)]
-    objects, predictions = torch.tensor(pairs).T
-    box = complete_box_iou_loss(flat[predictions], given["boxes"][objects], reduction="sum") / 3
+    objects, candidates = torch.tensor([(0, 0), (0, 2), (1, 1)]).T
+    predictions = given["assignment"].prediction[objects, candidates]
+    found = given["found"].detach()[objects, candidates]
+    box = complete_box_iou_loss(found, given["boxes"][objects], reduction="sum") / 3
     entropy = F.cross_entropy(
         given["class_logits"].reshape(-1, 3)[predictions], given["labels"][objects], reduction="sum"
     )
@@ -61,7 +70,7 @@ def test_all_losses_are_positive_with_an_object_and_reach_their_inputs() -> None
     losses = grid_losses(**given)
     assert all(float(value) > 0 for value in losses.values())
     sum(losses.values()).backward()
-    for name in ("predicted", "objectness", "class_logits"):
+    for name in ("found", "objectness", "class_logits"):
         gradient = given[name].grad
         assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
@@ -73,7 +82,7 @@ def test_nothing_chosen_gives_exactly_zero_box_and_class_loss() -> None:
     background = quality_focal(given["objectness"], torch.zeros(2, 5)).sum()
     assert float(losses["loss_objectness"]) == pytest.approx(OBJECTNESS * float(background))
     sum(losses.values()).backward()
-    assert given["predicted"].grad.abs().sum() == 0
+    assert given["found"].grad.abs().sum() == 0
 
 
 def test_crowd_regions_teach_neither_object_nor_background() -> None:
@@ -85,3 +94,30 @@ def test_crowd_regions_teach_neither_object_nor_background() -> None:
     assert gradient[0, 0] != 0, "an object inside the region is still learnt"
     assert gradient[0, 1:].abs().sum() == 0
     assert (gradient[1] != 0).all()
+
+
+@pytest.mark.parametrize("bins", [2, 3, 16])
+def test_distribution_focal_is_the_mean_cross_entropy_of_the_bins_on_either_side(bins: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 4, bins, generator=generator)
+    means = torch.rand(7, 4, generator=generator) * 2 - 1
+    means[0], means[1] = -1, 1
+    values = [-1 + 2 * i / (bins - 1) for i in range(bins)]
+    wanted = []
+    for row, four in zip(logits, means.tolist(), strict=True):
+        costs = []
+        for bin_logits, mean in zip(row, four, strict=True):
+            shares = [max(0.0, 1 - abs(mean - value) * (bins - 1) / 2) for value in values]
+            costs.append(float(F.cross_entropy(bin_logits, torch.tensor(shares))))
+        wanted.append(sum(costs) / 4)
+    assert distribution_focal(logits.flatten(1), means).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_distribution_loss_is_a_mean_over_pairs_and_zero_without() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, means = torch.randn(2, 3, 32, generator=generator), torch.rand(2, 3, 4, generator=generator)
+    chosen = torch.tensor([[True, False, True], [False, False, True]])
+    mean = DISTRIBUTION * float(distribution_focal(logits[chosen], means[chosen]).mean())
+    assert float(distribution_loss(logits, means, chosen)) == pytest.approx(mean, rel=1e-5)
+    assert float(distribution_loss(logits, means, ~chosen & chosen)) == 0
+    assert float(distribution_loss(logits[:0], means[:0], chosen[:0])) == 0
