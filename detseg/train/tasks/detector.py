@@ -62,7 +62,7 @@ class DetectorOptions(TrainAnnotated):
 
         detseg train detector --data flowers/ --minutes 30 --output runs/flowers
         detseg train detector --resume runs/flowers
-        detseg train detector --data flowers/ --strides 32 --anchors 5 --reach 0.5
+        detseg train detector --data flowers/ --strides 32 --anchors 5 --reach 0.5 --bins 0
     """
 
     task: ClassVar[str] = "detector"
