@@ -54,7 +54,7 @@ def run(config: Pack) -> int:
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.checks.validate import checked
-    from detseg.data.pack.datasets import task_of, write_pack
+    from detseg.data.pack.datasets import write_pack
     from detseg.data.pack.file import is_pack
     from detseg.options import require_positive
 
@@ -73,7 +73,7 @@ def run(config: Pack) -> int:
         splits[split] = checked(data, train, repairing=config.repair, print_line=partial(print_line, console))
 
     shown = partial(track, what="packing", console=console)
-    size = default_size(task_of(next(iter(splits.values())))) if config.size is None else config.size
+    size = default_size(next(iter(splits.values()))) if config.size is None else config.size
     info = write_pack(config.output, splits, size, chunk=config.chunk, track=shown)
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     classes, megabytes = len(info.categories), config.output.stat().st_size / 1e6
@@ -87,18 +87,19 @@ def run(config: Pack) -> int:
     return 0
 
 
-def default_size(task: str) -> int:
+def default_size(data: Any) -> int:
     """The long side, in pixels, of images that training wants by default: a detector's, of those that need boxes."""
+    from detseg.data.pack.datasets import task_of
     from detseg.train.config import TrainClassifier, TrainSegmenter
-    from detseg.train.size import LARGEST
+    from detseg.train.size import wanted_size
     from detseg.train.tasks import classifier, detector, segmenter
 
-    sizes = {
-        "classification": TrainClassifier.size * classifier.CACHE_ZOOM,
-        "detection": LARGEST * detector.CACHE_ZOOM,
-        "segmentation": TrainSegmenter.size * segmenter.CACHE_ZOOM,
+    usual = {
+        "classification": lambda: TrainClassifier.size * classifier.CACHE_ZOOM,
+        "detection": lambda: wanted_size(data) * detector.CACHE_ZOOM,
+        "segmentation": lambda: TrainSegmenter.size * segmenter.CACHE_ZOOM,
     }
-    return round(sizes[task])
+    return round(usual[task_of(data)]())
 
 
 def read_any(config: Pack) -> Mapping[str, Any]:
