@@ -2,17 +2,16 @@
 
 An operation of torch is done by a team of threads, one a core, and ends when its slowest thread does. Waiting threads
 spin, for the next operation comes within microseconds. Where another process takes a core, some thread of the team is
-always waiting for that core, and the others spin away the time of the rest: a training beside one busy process falls
-to a fifth of its speed, beside two to a twentieth. Threads that sleep while they wait lose little then, but some
-percent where the cores are free.
+always without one, and the others spin away the time of those that could work: beside two busy processes on two cores
+a training nearly stands still. Threads that sleep while they wait keep most of their share then, but cost some percent
+where the cores are free.
 
-GNU's OpenMP runtime, which torch's Linux builds compute with, has both: it spins a thousandth as long as soon as it
-manages more threads than there are processors (`gomp_managed_threads > gomp_available_cpus` in `do_spin`,
-libgomp/config/linux/wait.h of GCC; the counts are set in env.c), and it looks at each wait. A team belongs to the
-thread that began its operation. So threads that do one operation of torch and then sleep make all teams wait
-passively, and when they end all spin again. How many threads compute stays the same, and so does every number.
-
-Other runtimes are not impressed: sleeping threads change nothing.
+GNU's OpenMP runtime, which torch's Linux builds compute with, has both: before each wait it looks whether it manages
+more threads than there are processors, and then hardly spins (`gomp_managed_threads > gomp_available_cpus` in `do_spin`
+of libgomp/config/linux/wait.h in GCC; team.c counts the threads, env.c sets how long is spun). Each thread that begins
+operations has a team of its own. So threads that do one operation of torch and then sleep make all teams wait
+passively, and once they have ended all spin again. How many threads compute an operation stays the same, and so does
+every number. With other runtimes the sleeping threads change nothing.
 """
 
 import os
@@ -29,8 +28,8 @@ import torch
 INTERVAL = 0.25  # seconds between two looks
 LINGER = 5.0  # seconds that it is watched on after the last use: images are often predicted one by one
 # Share of the time that some thread that spins was ready to run and had no core: mostly 0.01 to 0.05 by itself, 0.5 to
-# 0.9 beside a busy process. With 0.1, threads that sleep already lose less.
-CROWDED = 0.15
+# 0.9 beside a busy process.
+CROWDED = 0.2
 SHORTEST, LONGEST = 4, 64  # looks between two trials whether the cores are free again
 
 P = ParamSpec("P")
@@ -142,7 +141,7 @@ class Monitor:
         """Someone computes."""
         with self._lock:
             self._users += 1
-            # None lives on in a forked process; its copy does not run there.
+            # A forked process has a copy of the thread that does not run.
             alive = self.thread is not None and self.thread.is_alive()
             if not alive and torch.get_num_threads() > 1 and waits():
                 self.thread = threading.Thread(target=self._watch, daemon=True, name="sharing_cores")
@@ -154,6 +153,7 @@ class Monitor:
             self._users, self._last = self._users - 1, time.monotonic()
 
     def _ends(self) -> bool:
+        """Whether the thread ends, for nobody has computed for a while."""
         with self._lock:
             if self._users or time.monotonic() - self._last < LINGER:
                 return False

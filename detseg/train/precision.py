@@ -109,10 +109,8 @@ def leader(times: Mapping[Any, Sequence[float]]) -> Any:
 
 def usual(candidates: Sequence[Choice]) -> Choice:
     """The candidate that mostly is the faster: bfloat16 where the processor has instructions for it."""
-    capabilities: Mapping[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # early versions of torch do not tell
-    bf16 = any(has for name, has in capabilities.items() if name.endswith("bf16"))
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # early versions of torch do not
+    bf16 = any(has for name, has in tell().items() if name.endswith("bf16"))
     return next((c for c in candidates if (c.precision == "bf16") == bf16), candidates[0])
 
 

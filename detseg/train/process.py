@@ -142,9 +142,8 @@ class Process:
         else:
             status = self.console.status("timing a few training steps")
             with status if self.console.is_terminal else contextlib.nullcontext():
-                choice, sure = self._decided(
-                    partial(choose, spec, self.config.precision), "it is looked at again later"
-                )
+                measure = partial(choose, spec, self.config.precision)
+                choice, sure = self._decided(measure, "it is looked at again later")
         if not sure:
             self.choose_again = lambda: self._decided(partial(choose_again, spec, choice), "the choice stays")[0]
         self.choice = choice
@@ -156,9 +155,8 @@ class Process:
         if self.accelerator.is_main_process:
             decision = measure()
             doubt = "" if decision.sure else f"; the times contradict each other, as on a busy machine: {unsure}"
-            print_line(
-                self.console, f"precision: {decision.choice}{self._timed(decision.choice, decision.times)}{doubt}"
-            )
+            timed = self._timed(decision.choice, decision.times) if decision.times or decision.sure else ""
+            print_line(self.console, f"precision: {decision.choice}{timed}{doubt}")
             seconds = decision.times.get(decision.choice)
             result = [(*decision.choice, decision.sure, seconds and self.config.batch_size / seconds)]
         broadcast_object_list(result)
