@@ -257,14 +257,6 @@ class DetectorTask(BoxTask):
             return InstanceEvaluator(data, _mask_truth(data), **limits)
         return DetectionEvaluator(data, **limits)
 
-    _warned = False
-
-    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
-        """See `BoxTask`; warns once where as much is found as an image may have."""
-        cap = AtTheCap(None if self._warned else self.most)
-        yield from cap.watch(super().predict(model, dataset, indices))
-        self._warned |= cap.met > 0
-
     def kept(self, prediction: Any) -> Any:
         """The detections that AP is computed from: with a tree those at its leaves."""
         return prediction if self.tree is None else at_level(prediction, self.tree.levels)
@@ -274,9 +266,16 @@ class DetectorTask(BoxTask):
         return int(dataset.annotations.image_ids[index])
 
     def finish(self, run: Run) -> None:
-        """Calibrate the scores by the validation images; with a tree of classes they stay as they are."""
-        if self.tree is not None:
-            return
+        """Calibrate the scores, but those of a tree of classes; warn where as much is found as an image may have."""
+        if self.tree is None:
+            self._calibrate(run)
+        cap = AtTheCap(self.most)
+        for one in run.predictions:
+            cap.add(one["scores"])
+        cap.warn()
+
+    def _calibrate(self, run: Run) -> None:
+        """Fit the scores to the validation images, and measure again."""
         scores, right = outcomes(run.metrics.matches)
         calibration = fit_calibration(scores, right)
         if calibration is None:

@@ -15,7 +15,7 @@ from detseg.registry import MODELS
 from detseg.train.config import TrainDetector
 from detseg.train.fingerprint import fingerprint
 from detseg.train.sampler import Request
-from detseg.train.tasks.detector import BoxTask, DetectorTask
+from detseg.train.tasks.detector import DetectorTask
 from tests.small_set import write_small_set
 
 
@@ -132,13 +132,13 @@ def test_more_objects_than_are_looked_for(tmp_path, caplog):
     assert "validation images have more" not in caplog.text
 
 
-def test_a_warning_once_where_validation_meets_the_cap(flowers, caplog, monkeypatch):
+def test_a_warning_where_the_best_model_meets_the_cap(flowers, caplog):
     made, _, val = task(flowers, max_detections=2)
-    found = {"scores": np.array([0.9, 0.8])}
-    monkeypatch.setattr(BoxTask, "predict", lambda self, model, dataset, indices: iter([found] * len(indices)))
-    for _ in range(3):
-        assert len(list(made.predict(None, val, range(5)))) == 5
-    assert caplog.text.count("in 5 of 5 images 2 objects") == 1
+    predictions = [{"boxes": np.ones((2, 4)), "scores": np.array([0.9, 0.8]), "labels": np.zeros(2, int)}] * len(val)
+    metric = made.evaluator(val)
+    metric.update(predictions, None, val.annotations.image_ids)
+    made.finish(SimpleNamespace(metrics=metric.compute(), predictions=predictions))
+    assert "in 5 of 5 images 2 objects with scores of 0.3 or more are found" in caplog.text
 
 
 def test_the_best_model_is_calibrated(flowers, tmp_path):
@@ -180,6 +180,6 @@ def test_too_few_detections_are_not_calibrated(flowers, tmp_path):
     metric = made.evaluator(val)
     nothing = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, int)}
     metric.update([nothing] * len(val), None, val.annotations.image_ids)
-    run = SimpleNamespace(metrics=metric.compute(), architecture={})
+    run = SimpleNamespace(metrics=metric.compute(), predictions=[nothing] * len(val), architecture={})
     made.finish(run)
     assert run.architecture == {}
