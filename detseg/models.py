@@ -25,6 +25,7 @@ from detseg.backbones.create import Weights
 from detseg.backbones.folding import fold_backbone
 from detseg.backbones.fused import fuse_activations
 from detseg.backbones.quick_convolutions import quicken
+from detseg.detect.calibration import Calibration
 from detseg.files import replacing, write_atomically
 from detseg.registry import MODELS, register_model
 
@@ -84,7 +85,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
         architecture: the entry "architecture" of `model.json`: "kind" (the model's name), "backbone", "strides"
             (without them the deepest map alone), "in_channels" (3 if not given), "atrous" (the last stage is dilated),
             "folded" (batch norms are part of the convolutions), "normalisation" ("mean" and "std" of the training
-            images, in place of the backbone's), "max_detections" (of an image) and the arguments of the model's class.
+            images, in place of the backbone's), "max_detections" (of an image), "calibration" (slope and shift of its
+            scores) and the arguments of the model's class.
         pretrained: weights of the backbone, see `create_backbone`.
 
     Raises:
@@ -97,7 +99,7 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
     try:
         folded, atrous = entries.pop("folded", False), entries.pop("atrous", False)
         normalisation = entries.pop("normalisation", None)
-        most = entries.pop("max_detections", None)
+        most, calibration = entries.pop("max_detections", None), entries.pop("calibration", None)
         name, strides = entries.pop("backbone"), entries.pop("strides", None)
         channels = entries.pop("in_channels", 3)
         if strides is None:
@@ -113,6 +115,8 @@ def build_model(architecture: Mapping[str, Any], *, pretrained: Weights = False)
             model.set_normalisation(**normalisation)
         if most is not None:
             model.max_detections = most
+        if calibration is not None:
+            model.calibration = Calibration(*calibration)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of the architecture is incomplete or wrong: {error}") from error
     quicken(model)
@@ -133,6 +137,12 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     with replacing(folder / WEIGHTS) as temporary:
         save_file(state, temporary)
     write_atomically(folder / DESCRIPTION, text)
+
+
+def save_architecture(folder: Path, architecture: Mapping[str, Any]) -> None:
+    """Write another architecture into a folder's description; what it says of the weights must be the same."""
+    description = read_description(folder) | {"architecture": dict(architecture)}
+    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detseg.backbones.class_rows import ClassRows as ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
+from detseg.detect.calibration import Calibration
 from detseg.detect.limits import LEAST
 from detseg.detect.nms import batched_nms
 from detseg.detect.published import Published
@@ -107,10 +108,12 @@ class DetectionModel(ImageModel):
     uint8; one without any pixel is not known.
 
     Attributes:
+        calibration: of the scores, applied in predictions; None of a model that was not calibrated.
         max_detections: the most detections of an image, all classes together; may be set at any time.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
+    calibration: Calibration | None = None
     max_detections: int = LEAST
     coco: ClassVar[dict[str, Published]] = {}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
 from detseg.data.windows import FINEST
+from detseg.detect.calibration import calibrated
 from detseg.detect.limits import CLEAR, AtTheCap
 from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.detect.tree import ByLevel
@@ -124,6 +125,7 @@ def _look(member: Member, squares: Tensor, batch: Sequence[Sized], view: View) -
         result["boxes"] = box.to_original(result["boxes"], wanted)
         if member.labels is not None:
             result["labels"] = member.labels[result["labels"]]
+        result["scores"] = calibrated(member.model, result["scores"])
         if "regions" in result:
             result["regions"] = box.to_original(result["regions"], None)
         found.append(result)
@@ -177,7 +179,7 @@ class Detector(Predictor):
         size: int | None = None,
         tta: bool = False,
     ) -> list[dict[str, NDArray[Any]]]:
-        """Objects in images: those with at least `score_threshold`; 0.001 gives all that mAP is computed from.
+        """Objects in images: those with at least `score_threshold`; 0 gives all that mAP is computed from.
 
         Args:
             size: side of the square that images are fitted into, a multiple of 32; by default as in training.

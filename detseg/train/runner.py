@@ -88,6 +88,8 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         run.interrupted, run.seconds = trainer.interrupted, trainer.progress.elapsed()
         if run.main and not run.interrupted and run.metrics is None:
             run.evaluate_saved(this.accelerator.device)
+        if run.main and not run.interrupted:
+            task.finish(run)
         return run
 
 

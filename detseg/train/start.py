@@ -22,7 +22,7 @@ IMAGENET, RANDOM, COCO = "pretrained", "none", "coco"
 # head knows, and few images do not bring it back.
 TRAINED_LR = 1e-4
 # Entries of an architecture that follow from the data of a run and not from its weights.
-_OF_DATA = ("num_classes", "class_weights", "max_detections")
+_OF_DATA = ("num_classes", "class_weights", "max_detections", "calibration")
 # Entries that are not told of: they are told as options, or are no choice of anyone's.
 _TACIT = ("kind", "backbone", "in_channels", "folded")
 

@@ -141,6 +141,9 @@ class Task(ABC):
         """What is kept of all images, in their order, in one."""
         return kept
 
+    def finish(self, run: Run) -> None:  # noqa: B027
+        """Do what is to be done with the best model, whose metrics and predictions are there."""
+
     def evaluate(self, model: nn.Module, dataset: Any, indices: Iterable[int]) -> tuple[Metric, dict[int, Any]]:
         """An evaluator that has seen some images of a dataset, and what is kept of their predictions by position."""
         indices, metric, kept = list(indices), self.evaluator(dataset), {}
@@ -253,7 +256,9 @@ class Run:
 
     def evaluate_saved(self, device: torch.device) -> None:
         """Evaluate the saved model, where an earlier process of the run found it."""
-        model = load_model(self.folder)[0].to(device=device, memory_format=torch.channels_last)
+        model = load_model(self.folder)[0]
+        model.calibration = None  # if it has one: it is fitted anew
+        model.to(device=device, memory_format=torch.channels_last)
         self.metrics, self.predictions = self._joined([self.task.evaluate(model, self.val, range(len(self.val)))])
 
     def describe(self, row: Mapping[str, float]) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def test_tables(files, capsys, monkeypatch) -> None:
     assert ["background", "0.000", "0", "nothing there"] in rows
     assert ["rose", "0.900", "1.000", "0.500", "0.667"] in rows, "best threshold: score, precision, recall, F1"
     assert re.search(r"^ +1 rose +1 +· +1 *$", text, re.MULTILINE), "one found, one missed"
+    assert ["0.9 to 1.0", "1", "0.900", "1.000"] in rows and ["0.1 to 0.2", "0", "–", "–"] in rows, "reliability"
+    assert "expected calibration error 0.100" in " ".join(text.split())
 
 
 def test_without_resamples_there_are_no_intervals(files, capsys) -> None:
@@ -166,7 +168,9 @@ def test_json_alone_on_stdout(scene, capfd) -> None:
     content = json.loads(capfd.readouterr().out)
     metrics = evaluate_detections(*scene.values()).to_dict()
     assert {name: content[name] for name in metrics} == metrics, "what was there before stays as it was"
-    assert content.keys() - metrics.keys() == {"intervals", "errors", "best_thresholds", "confusion", "comparison"}
+    more = {"intervals", "errors", "best_thresholds", "confusion", "reliability", "comparison"}
+    assert content.keys() - metrics.keys() == more
+    assert content["reliability"]["error"] == pytest.approx(metrics["figures"]["ECE"])
     analysis = analyse(*scene.values(), resamples=50)
     assert content["intervals"]["figures"]["AP"]["low"] == analysis.intervals.figures["AP"].low
     assert content["errors"]["errors"]["missed"]["count"] == analysis.errors.errors["missed"].count

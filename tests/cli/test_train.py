@@ -34,7 +34,9 @@ def error_of(capsys, *arguments):
 def test_what_a_run_leaves(run, small):
     names = {path.name for path in run.folder.iterdir()}
     files = "config.json model.safetensors model.json metrics.csv resume.pt report.html tensorboard"
-    images = "worst.jpg samples.jpg precision_recall.png history.png anchors.png class_ap.png confusion.png"
+    images = (
+        "worst.jpg samples.jpg precision_recall.png reliability.png history.png anchors.png class_ap.png confusion.png"
+    )
     assert names == {*files.split(), *images.split()}
     config = json.loads((run.folder / "config.json").read_text())
     assert config["data"] == str(small)

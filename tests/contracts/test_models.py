@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from detseg.cli import main
 from detseg.data.annotations import Annotations, Category
-from detseg.models import MODELS, build_model, load_model, save_model
+from detseg.models import MODELS, build_model, load_model, save_architecture, save_model
 from detseg.tasks import TASKS, task_of
 from detseg.train.config import config_for
 from detseg.train.runner import describe
@@ -130,13 +130,15 @@ def test_saved_and_loaded_is_the_same(built, tmp_path):
             assert torch.equal(a, b)
 
 
-def test_the_cap_on_detections_is_saved_and_loaded(built, tmp_path):
+def test_the_cap_and_the_calibration_of_detections_are_saved_and_loaded(built, tmp_path):
     if built.model.task != "detect":
         return
+    assert (built.model.max_detections, built.model.calibration) == (100, None)
     architecture = built.architecture | {"max_detections": 321}
-    description = {"architecture": architecture, "categories": [], "size": SIZE}
-    save_model(tmp_path, build_model(architecture), description)
-    assert built.model.max_detections == 100 and load_model(tmp_path)[0].max_detections == 321
+    save_model(tmp_path, build_model(architecture), {"architecture": architecture, "categories": [], "size": SIZE})
+    save_architecture(tmp_path, architecture | {"calibration": [2.0, 0.5]})
+    loaded = load_model(tmp_path)[0]
+    assert (loaded.max_detections, loaded.calibration) == (321, (2.0, 0.5))
 
 
 def test_class_layers_are_the_layers_that_depend_on_the_number_of_classes(built):

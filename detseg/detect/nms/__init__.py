@@ -4,9 +4,10 @@ Greedy: boxes are visited from the highest score down; a visited box that is sti
 every later box whose IoU with it is strictly greater than the threshold. Equal scores are visited by rising
 index. IoU is computed in float32 whatever the input's type; two boxes without area have IoU 0.
 
-There are three ways to the same indices:
+There are four ways to the same indices:
 
-- `on_cpu` checks and sorts. Then, group by group, `dense` compares each kept box with all that are left, which is
+- `few` does a handful of boxes in one go.
+- `on_cpu` checks and sorts more. Then, group by group, `dense` compares each kept box with all that are left, which is
   fastest where there are few boxes or few are kept; or `nearby` compares each box with those near it, found by a
   grid, which is fastest where many boxes are kept on a large canvas.
 - On other devices, and where torch traces the call, `by_torchvision` uses torchvision's operator. It knows no DIoU, so

@@ -74,7 +74,8 @@ def _as_array(value: Tensor) -> NDArray[Any]:
 def like(given: Array, *results: NDArray[Any]) -> tuple[Array, ...]:
     """The results as what was given: tensors on its device, or the numpy arrays that they are."""
     if isinstance(given, Tensor):
-        return tuple(torch.from_numpy(result).to(given.device) for result in results)
+        tensors = tuple(map(torch.from_numpy, results))
+        return tensors if given.device.type == "cpu" else tuple(tensor.to(given.device) for tensor in tensors)
     return results
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from detseg.detect.nms.checks import Order, Rule, float32_boxes, name_bad_value, numbers, whole_labels
 from detseg.detect.nms.dense import suppress_densely
+from detseg.detect.nms.few import FEW, keep_few
 from detseg.detect.nms.nearby import SMALLEST_SOUND_AREA, suppress_nearby
 from detseg.kernels import compiled, counting_sort, radix_sort
 
@@ -16,6 +17,7 @@ Boxes = NDArray[np.float32]
 # Comparing all boxes is faster than looking for neighbours when there are few of them, or when so few fit beside
 # each other on the image that few will be kept: where the times of benchmarks/nms.py cross, clustered against sparse.
 _FEW_BOXES, _FEW_BESIDE = 500, 400
+NO_LABELS = np.empty(0, np.int64)
 # Scores are sorted by 4 digits of 8 bits: for few boxes, larger histograms would cost more than the sorting.
 _DIGITS, _DIGIT_BITS = 4, 8
 
@@ -39,6 +41,13 @@ def keep_on_cpu(
 ) -> Order:
     """Kept indices, best first, of boxes (N, 4), scores (N,) and maybe labels (N,); ValueError for bad numbers."""
     single = float32_boxes(boxes)
+    if len(single) <= FEW and scores.dtype == np.float32 and (labels is None or labels.dtype == np.int64):
+        limit = len(single) if max_detections is None else int(max_detections)
+        least = -np.inf if score_threshold is None else score_threshold
+        whole = NO_LABELS if labels is None else numbers(labels, np.int64)
+        kept = keep_few(single, numbers(scores, np.float32), whole, rule, least, limit)
+        if kept is not None:
+            return kept
     order, survey = _best_first(single, scores, labels, score_threshold)
     limit = len(order) if max_detections is None else min(int(max_detections), len(order))
     if limit == 0:

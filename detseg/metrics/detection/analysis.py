@@ -12,6 +12,7 @@ from detseg.metrics.detection.confusion import BestThresholds, Confusion, best_t
 from detseg.metrics.detection.error_analysis import ErrorAnalysis, errors_of
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.matching import MAX_DETECTIONS, find_overlaps
+from detseg.metrics.detection.reliability import Reliability, outcomes, reliability
 
 _IOU, _BACKGROUND = 0.5, 0.1
 
@@ -25,6 +26,7 @@ class Analysis:
     errors: ErrorAnalysis
     thresholds: BestThresholds
     confusion: Confusion
+    reliability: Reliability
 
     def to_dict(self, *, curves: bool = False) -> dict[str, Any]:
         """Everything as plain Python for `json.dump`, NaN as None: what the metrics hold, and more beside it."""
@@ -33,6 +35,7 @@ class Analysis:
             "errors": self.errors.to_dict(),
             "best_thresholds": self.thresholds.to_dict(),
             "confusion": self.confusion.to_dict(),
+            "reliability": self.reliability.to_dict(),
         }
         return self.metrics.to_dict(curves=curves) | more
 
@@ -75,4 +78,5 @@ def analyse(
         errors=errors_of(overlaps, len(found.scores), foreground=_IOU, background=_BACKGROUND),
         thresholds=thresholds,
         confusion=confusion_of(overlaps, truth.names, score_threshold=score_threshold, iou_threshold=_IOU),
+        reliability=reliability(*outcomes(matches)),
     )

@@ -18,6 +18,7 @@ from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.detection import loops as kernels
 from detseg.metrics.detection.inputs import Detections, Found, IoUType, Truth, check_iou_type, read_found, read_truth
 from detseg.metrics.detection.matching import MAX_DETECTIONS, Matches, match
+from detseg.metrics.detection.reliability import ECE
 from detseg.metrics.figure import Figure, figures_of
 
 
@@ -50,7 +51,7 @@ def of_masks(figure: Figure) -> Figure:
     return Figure(f"mask_{figure.name}", f"mask {figure.title}", f"of masks: {figure.meaning}", compute)
 
 
-FIGURES: list[Figure] = coco_figures()
+FIGURES: list[Figure] = [*coco_figures(), ECE]
 _COCO = frozenset(figure_names(MAX_DETECTIONS))
 
 

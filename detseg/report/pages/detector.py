@@ -17,12 +17,14 @@ from detseg.metrics.detection.analysis import Analysis, analyse
 from detseg.metrics.detection.average_precision import of_masks
 from detseg.metrics.detection.inputs import Detections
 from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, TreeMetrics
+from detseg.metrics.detection.reliability import outcomes, reliability
 from detseg.report.columns import Column, Confusions, interval_note
 from detseg.report.pages.boxes import BoxPage
 from detseg.report.pages.html import Table
 from detseg.report.pictures import SHOWN
 from detseg.report.plots.anchors import anchors_figure
 from detseg.report.plots.precision_recall import precision_recall_figure
+from detseg.report.plots.reliability import reliability_figure
 from detseg.report.plots.style import save
 from detseg.report.tables import detection
 from detseg.visualize import worst_images
@@ -150,13 +152,15 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         return detection.confusions_of(self.analysis.confusion)
 
     def plots(self) -> dict[str, Path]:
-        """Precision and recall: of boxes and, where they were measured, of masks."""
+        """Precision and recall: of boxes and, where they were measured, of masks; reliability of the boxes' scores."""
         path, masks = self.folder / "precision_recall.png", self.run.metrics.masks
         boxes = save(precision_recall_figure(self.run.metrics), path)
+        found = reliability(*outcomes(self.run.metrics.matches))
+        scores = {"reliability of scores": save(reliability_figure(found), path.with_name("reliability.png"))}
         if masks is None:
-            return {"precision and recall": boxes}
+            return {"precision and recall": boxes} | scores
         drawn = save(precision_recall_figure(masks), path.with_name("mask_precision_recall.png"))
-        return {"precision and recall of masks": drawn, "precision and recall of boxes": boxes}
+        return {"precision and recall of masks": drawn, "precision and recall of boxes": boxes} | scores
 
     def more_tables(self) -> list[Table]:
         """What the errors cost: the costliest kinds first, the totals last."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detseg.metrics.detection.analysis import Analysis
     from detseg.metrics.detection.confusion import BestThreshold, BestThresholds, Confusion
     from detseg.metrics.detection.error_analysis import ErrorAnalysis
+    from detseg.metrics.detection.reliability import Reliability
     from detseg.metrics.detection.voc_ap import VocMetrics
 
 # The last words of the figures' names by row of their table.
@@ -64,7 +65,18 @@ def analysis_tables(analysis: Analysis) -> Group:
         errors_table(analysis.errors),
         thresholds_table(analysis.thresholds, [row.name for row in analysis.metrics.per_class]),
         confusion_table(confusions_of(analysis.confusion)),
+        reliability_table(analysis.reliability),
     )
+
+
+def reliability_table(found: Reliability) -> Table:
+    """How many detections have scores of each bin, their mean score and the share of them that is right."""
+    caption = f"right: the object's class and IoU 0.5; expected calibration error {number(found.error)}"
+    table = new_table("Reliability of scores", ("detections", "mean score", "right"), caption)
+    for i, count in enumerate(found.counts.tolist()):
+        shares = (number(values[i]) for values in (found.scores, found.right))
+        table.add_row(f"{found.edges[i]:.1f} to {found.edges[i + 1]:.1f}", str(count), *shares)
+    return table
 
 
 def coco_table(metrics: DetectionMetrics, intervals: Intervals | None = None) -> Table:

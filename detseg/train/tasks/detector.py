@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -24,6 +25,7 @@ from detseg.data.formats.class_folders import read_class_folders
 from detseg.data.labels import LabelledImages
 from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.data.pack.file import read_pack_info
+from detseg.detect.calibration import fit_calibration
 from detseg.detect.limits import LEAST, AtTheCap, most_detections
 from detseg.detect.tree import ByLevel
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
@@ -32,6 +34,8 @@ from detseg.metrics.detection.average_precision import figures_with, of_masks
 from detseg.metrics.detection.inputs import Truth, read_truth
 from detseg.metrics.detection.levels import TreeEvaluator, at_level, level_figures
 from detseg.metrics.detection.matching import MAX_DETECTIONS, limits_for, limits_of
+from detseg.metrics.detection.reliability import ECE, outcomes
+from detseg.models import save_architecture
 from detseg.options import require_positive, require_share
 from detseg.predict.detector import Detector, detect
 from detseg.registry import MODELS
@@ -41,7 +45,7 @@ from detseg.train.fingerprint import fingerprint, image_marks
 from detseg.train.mixed import MixedSamples
 from detseg.train.sampler import TrainingSamples
 from detseg.train.size import wanted_size
-from detseg.train.task import Task
+from detseg.train.task import Run, Task
 
 logger = logging.getLogger(__name__)
 
@@ -264,14 +268,6 @@ class DetectorTask(BoxTask):
             return InstanceEvaluator(data, _mask_truth(data), **limits)
         return DetectionEvaluator(data, **limits)
 
-    _warned = False
-
-    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
-        """See `BoxTask`; warns once where as much is found as an image may have."""
-        cap = AtTheCap(None if self._warned else self.most)
-        yield from cap.watch(super().predict(model, dataset, indices))
-        self._warned |= cap.met > 0
-
     def kept(self, prediction: Any) -> Any:
         """The detections that AP is computed from: with a tree those at its leaves."""
         return prediction if self.tree is None else at_level(prediction, self.tree.levels)
@@ -279,6 +275,33 @@ class DetectorTask(BoxTask):
     def target(self, dataset: DetectionDataset, index: int) -> int:
         """The image's id: the evaluator has its objects."""
         return int(dataset.annotations.image_ids[index])
+
+    def finish(self, run: Run) -> None:
+        """Calibrate the scores, but those of a tree of classes; warn where as much is found as an image may have."""
+        if self.tree is None:
+            self._calibrate(run)
+        cap = AtTheCap(self.most)
+        for one in run.predictions:
+            cap.add(one["scores"])
+        cap.warn()
+
+    def _calibrate(self, run: Run) -> None:
+        """Fit the scores to the validation images, and measure again."""
+        scores, right = outcomes(run.metrics.matches)
+        calibration = fit_calibration(scores, right)
+        if calibration is None:
+            return
+        run.architecture["calibration"] = list(calibration)
+        save_architecture(run.folder, run.architecture)
+        data, metric = run.val.annotations, self.evaluator(run.val)
+        run.predictions = [
+            one | {"scores": calibration(torch.from_numpy(one["scores"])).numpy()} for one in run.predictions
+        ]
+        metric.update(run.predictions, None, data.image_ids)
+        before, run.metrics = run.metrics, metric.compute()
+        errors = [ECE.compute(metrics) for metrics in (before, run.metrics)]
+        told = "scores are calibrated by the validation images: expected calibration error"
+        print_line(self.console, f"{told} {errors[0]:.3f} before, {errors[1]:.3f} now")
 
 
 def objects_in(data: Annotations) -> np.ndarray:

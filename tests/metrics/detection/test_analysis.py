@@ -42,7 +42,7 @@ def test_every_part_is_json_with_none_for_what_is_unknown(scene):
     assert told[5]["per_class"][1]["b_better"] is None
     assert told[3]["ap"] == (0 if scene is unknown else None)
     assert told[0] == told[1] | {
-        name: told[0][name] for name in ("intervals", "errors", "best_thresholds", "confusion")
+        name: told[0][name] for name in ("intervals", "errors", "best_thresholds", "confusion", "reliability")
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detseg.metrics import Detections, evaluate_detections
-from detseg.metrics.detection.average_precision import FIGURES
+from detseg.metrics.detection.average_precision import FIGURES, coco_figures
 from tests.metrics.cases import case
 from tests.metrics.coco_scenes import (
     as_annotations,
@@ -359,7 +359,7 @@ def test_to_dict_is_json_without_nan() -> None:
     assert content["stats"] == list(metrics.stats)
     assert content["per_class"][3] == {
         "name": "class 7", "category_id": 7, "ap": None, "ap50": None, "ar": None, "objects": 0, "images": 0,
-        "figures": dict.fromkeys(figure.name for figure in FIGURES),
+        "figures": dict.fromkeys(figure.name for figure in coco_figures()),
     }  # fmt: skip
     assert content["per_class"][0]["figures"]["AP"] == content["per_class"][0]["ap"]
     assert "matches" not in content

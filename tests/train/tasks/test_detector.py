@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from detseg.data.annotations import AnnotationError
+from detseg.detect import calibration
 from detseg.registry import MODELS
 from detseg.train.config import TrainDetector
 from detseg.train.fingerprint import fingerprint
 from detseg.train.sampler import Request
-from detseg.train.tasks.detector import BoxTask, DetectorTask
+from detseg.train.tasks.detector import DetectorTask
 from tests.small_set import write_small_set
 
 
@@ -131,10 +132,54 @@ def test_more_objects_than_are_looked_for(tmp_path, caplog):
     assert "validation images have more" not in caplog.text
 
 
-def test_a_warning_once_where_validation_meets_the_cap(flowers, caplog, monkeypatch):
+def test_a_warning_where_the_best_model_meets_the_cap(flowers, caplog):
     made, _, val = task(flowers, max_detections=2)
-    found = {"scores": np.array([0.9, 0.8])}
-    monkeypatch.setattr(BoxTask, "predict", lambda self, model, dataset, indices: iter([found] * len(indices)))
-    for _ in range(3):
-        assert len(list(made.predict(None, val, range(5)))) == 5
-    assert caplog.text.count("in 5 of 5 images 2 objects") == 1
+    predictions = [{"boxes": np.ones((2, 4)), "scores": np.array([0.9, 0.8]), "labels": np.zeros(2, int)}] * len(val)
+    metric = made.evaluator(val)
+    metric.update(predictions, None, val.annotations.image_ids)
+    made.finish(SimpleNamespace(metrics=metric.compute(), predictions=predictions))
+    assert "in 5 of 5 images 2 objects with scores of 0.3 or more are found" in caplog.text
+
+
+def test_the_best_model_is_calibrated(flowers, tmp_path):
+    made, _, val = task(flowers)
+    made.console = Console(file=io.StringIO(), width=200)
+    generator, predictions = np.random.default_rng(0), []
+    for index in range(len(val)):  # each object found by a sure and correct box, among 20 false ones
+        boxes = val.annotations.boxes[val.annotations.objects(index)]
+        labels = val.annotations.labels[val.annotations.objects(index)].astype(np.int64)
+        false = np.array([[0, 0, 2, 2]]).repeat(20, 0)
+        scores = np.concatenate([generator.uniform(0.3, 0.6, len(boxes)), generator.uniform(0.05, 0.4, 20)])
+        order = np.argsort(-scores)
+        found = {"boxes": np.concatenate([boxes, false]), "labels": np.concatenate([labels, np.zeros(20, np.int64)])}
+        predictions.append({n: v[order] for n, v in found.items()} | {"scores": scores[order].astype(np.float32)})
+    metric = made.evaluator(val)
+    metric.update(predictions, None, val.annotations.image_ids)
+    before, architecture = metric.compute(), {"kind": "yolo"}
+    description = {"format": 1, "architecture": architecture, "categories": [], "size": 64, "training": {"map": 0.5}}
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    run = SimpleNamespace(
+        metrics=before, predictions=predictions, val=val, folder=tmp_path, architecture=dict(architecture)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "FEWEST", 5)
+        made.finish(run)
+    assert run.metrics.stats == before.stats, "the order stays, and AP"
+    errors = before.figures()["ECE"], run.metrics.figures()["ECE"]
+    assert errors[1] < errors[0]
+    assert f"{errors[0]:.3f} before, {errors[1]:.3f} now" in made.console.file.getvalue()
+    written = json.loads((tmp_path / "model.json").read_text())
+    slope, shift = written["architecture"]["calibration"]
+    assert written == description | {"architecture": {"kind": "yolo", "calibration": [slope, shift]}}
+    old, new = (metrics.matches.scores for metrics in (before, run.metrics))
+    np.testing.assert_allclose(np.log(new / (1 - new)), slope * np.log(old / (1 - old)) + shift, atol=1e-3)
+
+
+def test_too_few_detections_are_not_calibrated(flowers, tmp_path):
+    made, _, val = task(flowers)
+    metric = made.evaluator(val)
+    nothing = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, int)}
+    metric.update([nothing] * len(val), None, val.annotations.image_ids)
+    run = SimpleNamespace(metrics=metric.compute(), predictions=[nothing] * len(val), architecture={})
+    made.finish(run)
+    assert run.architecture == {}
