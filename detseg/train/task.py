@@ -105,6 +105,10 @@ class Task(ABC):
 
     # ------------------------------------------------------------------ the model
 
+    def wanted_size(self, data: Any) -> int:
+        """The input size that training data ask for, of a task whose options may leave it open."""
+        return int(self.config.size)
+
     def started(self, model: Any, data: Any) -> None:  # noqa: B027
         """Do what is to be done with a new model before images are read, such as taking over weights."""
 
