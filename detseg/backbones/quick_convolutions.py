@@ -137,4 +137,4 @@ def _has_slow_gradient(module: nn.Module) -> bool:
     assert isinstance(module, nn.Conv2d)
     depthwise = 1 < module.groups == module.in_channels == module.out_channels
     plain = module.dilation == (1, 1) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return depthwise and plain and (module.kernel_size[1] > QUICK_COLUMNS or max(module.stride) > 1)
+    return depthwise and plain
