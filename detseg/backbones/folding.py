@@ -80,7 +80,7 @@ def fold_norms(net: nn.Module, example: Tensor) -> int:
 
 
 def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms that alone take their output; both run exactly once."""
+    """Convolutions and the batch norms that alone take their output, and nothing else, at every level they look at."""
     convs = [(m, m.weight) for m in net.modules() if isinstance(m, nn.Conv2d)]
     norms = [(m, m.running_mean) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     norm_of = {id(mean): norm for norm, mean in norms if mean is not None}
@@ -89,15 +89,15 @@ def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNor
         given = {id(tensor) for tensor in tree_leaves(net(example))}
     pairs = []
     for conv, weight in convs:
-        made = only_call(watch.calls[id(weight)], "convolution")
+        made = watch.calls[id(weight)]
         # Some compute the weights they convolve with from those they have.
-        if made is None or made.arguments[1] is not weight or made.arguments[2] is not conv.bias:
+        if not all("convolution" in c.name and c.arguments[1] is weight and c.arguments[2] is conv.bias for c in made):
             continue
-        taken = only_call(watch.calls[id(made.output)], "batch_norm")
-        if taken is None or id(made.output) in given:
+        taken = [only_call(watch.calls[id(call.output)], "batch_norm") for call in made]
+        if any(call is None for call in taken) or not given.isdisjoint(id(call.output) for call in made):
             continue
-        norm = next((norm_of[id(x)] for x in taken.arguments if id(x) in norm_of), None)
-        if norm is not None and len(watch.calls[id(norm.running_mean)]) == 1:
+        found = {norm_of[id(x)] for call in taken if call for x in call.arguments if id(x) in norm_of}
+        if len(found) == 1 and len(watch.calls[id((norm := found.pop()).running_mean)]) == len(made):
             pairs.append((conv, norm))
     return pairs
 

@@ -2,12 +2,12 @@
 
 oneDNN bounds each number before it writes it. So nothing is left to keep for a gradient: it is done where nothing
 learns, in the frozen stages of a training and in prediction, and otherwise convolution and activation follow each other
-as before. Under autocast the weights that rest are converted once and not at every step. What traces a network (export,
+as before. The weights that rest are converted and laid out for
+oneDNN once and not at every step. What traces a network (export,
 torch.compile, fake tensors, operation counters) and other devices see the plain layers.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +17,37 @@ from torch.utils._pytree import tree_leaves
 
 from detseg.backbones.meta import evaluating, hooked
 from detseg.backbones.padding import pad_zeros, same_padding
-from detseg.backbones.watch import Watch, only_call
+from detseg.backbones.watch import Watch
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-# oneDNN's name and numbers of what an activation does.
-_POST_OPS: dict[type[nn.Module], Callable[[Any], tuple[str, list[float]]]] = {
-    nn.ReLU: lambda _: ("relu", []),
-    nn.ReLU6: lambda _: ("hardtanh", [0.0, 6.0]),
-    nn.SiLU: lambda _: ("swish", []),
-    nn.Hardswish: lambda _: ("hardswish", []),
+# What an activation is called in torch and in oneDNN, with its numbers there.
+_POST_OPS: dict[type[nn.Module], tuple[str, str, list[float]]] = {
+    nn.ReLU: ("relu", "relu", []),
+    nn.ReLU6: ("hardtanh", "hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("silu", "swish", []),
+    nn.Hardswish: ("hardswish", "hardswish", []),
 }
+
+
+class _Resting(NamedTuple):
+    """A convolution's weights in the form that is computed with."""
+
+    made_for: Any  # number format, zeros before the kernel
+    state: list[tuple[Tensor, int, int]]  # what they were made from: tensors, their memory and version
+    weight: Tensor
+    bias: Tensor | None
 
 
 class FusedConv2d(nn.Conv2d):
     """`nn.Conv2d` and maybe the `activation` behind it; see the module."""
 
-    activation: nn.Module | None = None
     pads_like_tensorflow = False
-    _resting: tuple[Any, Tensor, Tensor | None] | None = None
+    _resting: _Resting | None = None
+
+    @property
+    def activation(self) -> nn.Module | None:
+        """What is done to the result, if anything."""
+        return self._modules.get("activation")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
@@ -48,54 +61,64 @@ class FusedConv2d(nn.Conv2d):
         return super().forward(x)
 
     def _forward_at_rest(self, x: Tensor) -> Tensor:
-        padding, sides = self.padding, (0, 0)
+        padding: Any = self.padding
+        sides = 0, 0
         if self.pads_like_tensorflow:
             around = same_padding(x, self)
-            sides = tuple(after - before for before, after in around)
+            sides = around[0][1] - around[0][0], around[1][1] - around[1][0]
             if self.groups > 1 and max(sides) < 2:
                 # A kernel with zeros before it sees the same with as much padding at both ends: without a copy of x.
                 padding = tuple(after for _, after in around)
             else:
                 x, padding, sides = pad_zeros(x, *around[1], *around[0]), (0, 0), (0, 0)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        weight, bias = self._weights_at_rest(dtype, sides)
-        name, numbers = ("none", []) if self.activation is None else _POST_OPS[type(self.activation)](self.activation)
+        weight, bias = self._weights_at_rest(dtype, sides, padding, x.shape)
+        _, name, numbers = ("", "none", []) if self.activation is None else _POST_OPS[type(self.activation)]
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x.detach().to(dtype), weight, bias, padding, self.stride, self.dilation, self.groups, name, numbers, ""
         )
         return out
 
-    def _weights_at_rest(self, dtype: torch.dtype, sides: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-        """Weight, with `sides` (rows, columns) of zeros before it, and bias in a number format; kept while they rest."""
-        key = (dtype, sides, *(None if p is None else (p.data_ptr(), p._version) for p in (self.weight, self.bias)))
-        if self._resting is None or self._resting[0] != key:
+    def _weights_at_rest(
+        self, dtype: torch.dtype, sides: Any, padding: Any, shape: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weight, with `sides` (rows, columns) of zeros before it, and bias in a number format; kept while they rest.
+
+        The weight is laid out as oneDNN has it for inputs of a `shape`; it computes with others too.
+        """
+        state = [(p, p.data_ptr(), p._version) for p in (self.weight, self.bias) if p is not None]
+        kept = self._resting
+        if kept is None or kept.made_for != (dtype, sides) or not _same(kept.state, state):
             with torch.no_grad():
-                weight = (
-                    F.pad(self.weight.to(dtype), (sides[1], 0, sides[0], 0)) if any(sides) else self.weight.to(dtype)
+                weight = F.pad(self.weight, (sides[1], 0, sides[0], 0)).to(dtype)
+                packed = torch.ops.mkldnn._reorder_convolution_weight(
+                    weight, padding, self.stride, self.dilation, self.groups, shape
                 )
-                self._resting = key, weight, None if self.bias is None else self.bias.to(dtype)
-        return self._resting[1:]
+                bias = None if self.bias is None else self.bias.to(dtype)
+            self._resting = kept = _Resting((dtype, sides), state, packed, bias)
+        return kept.weight, kept.bias
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be made again."""
         return {name: value for name, value in self.__dict__.items() if name != "_resting"}
 
 
+def _same(old: list[tuple[Tensor, int, int]], new: list[tuple[Tensor, int, int]]) -> bool:
+    return len(old) == len(new) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old, new, strict=True))
+
+
 def _rests(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether nothing is to be recorded of a convolution of x, on a CPU, outside of any tracing."""
     weight = conv.weight
-    if not _AVAILABLE or x.device.type != "cpu" or weight.is_inference() or x.numel() == 0 or type(x) is not Tensor:
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return False
-    half = torch.is_autocast_enabled("cpu")
-    if half or x.dtype == torch.bfloat16:
-        fits = torch.ops.mkldnn._is_mkldnn_bf16_supported() and (half or weight.dtype == x.dtype)
-        fits = fits and (not half or torch.get_autocast_dtype("cpu") == torch.bfloat16)
-    else:
-        fits = x.dtype == weight.dtype == torch.float32
     watched = torch.jit.is_tracing() or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-    return fits and not watched
+    if not _AVAILABLE or watched or type(x) is not Tensor or x.device.type != "cpu" or weight.is_inference():
+        return False
+    if x.numel() == 0 or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    return dtype in (torch.bfloat16, torch.float32) and (torch.is_autocast_enabled("cpu") or weight.dtype == dtype)
 
 
 @torch.no_grad()
@@ -111,14 +134,14 @@ def fuse_activations(net: nn.Module, example: Tensor) -> int:
     for conv, activation in pairs:
         if not isinstance(conv, FusedConv2d):
             conv.__class__ = FusedConv2d
-        conv.activation = activation
+        conv._modules["activation"] = activation
         for name in names[activation]:
             net.set_submodule(name, nn.Identity())
     return len(pairs)
 
 
 def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.Module]]:
-    """Convolutions and the activations that alone take their output; both run exactly once, and nothing hooks them."""
+    """Convolutions and the activations that alone take their output, and nothing else; and nothing hooks them."""
     convs = [m for m in net.modules() if type(m) is nn.Conv2d or (isinstance(m, FusedConv2d) and m.activation is None)]
     convs = [m for m in convs if m.padding_mode == "zeros" and not isinstance(m.padding, str) and not m._forward_hooks]
     activations = [m for m in net.modules() if type(m) in _POST_OPS and not (m._forward_hooks or m._forward_pre_hooks)]
@@ -126,15 +149,17 @@ def _pairs(net: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.Module]]
     watch = Watch([conv.weight for conv in convs])
     with evaluating(net), hooked(activations, before=lambda m, inputs: takes[m].append(inputs[0])), watch:
         given = {id(tensor) for tensor in tree_leaves(net(example))}
-    activation_of = {id(taken[0]): module for module, taken in takes.items() if len(taken) == 1}
+    activation_of = {id(x): module for module, taken in takes.items() for x in taken}
     pairs = []
     for conv in convs:
-        made = only_call(watch.calls[id(conv.weight)], "convolution")
-        if made is None or (activation := activation_of.get(id(made.output))) is None:
+        made = watch.calls[id(conv.weight)]
+        found = {activation_of.get(id(call.output)) for call in made if "convolution" in call.name}
+        activation = found.pop() if len(found) == 1 else None
+        if activation is None or len(takes[activation]) != len(made):
             continue
-        takers = watch.calls[id(made.output)]
+        outputs = [(call.output, watch.calls[id(call.output)]) for call in made]
+        first = all(takers[0].name.rstrip("_") == _POST_OPS[type(activation)][0] for _, takers in outputs)
         # In place it may be taken by others too, once it is activated.
-        alone = len(takers) == 1 and id(made.output) not in given
-        if takers[0].output is made.output or alone:
+        if first and all(t[0].output is x or (len(t) == 1 and id(x) not in given) for x, t in outputs):
             pairs.append((conv, activation))
     return pairs

@@ -49,7 +49,7 @@ class _QuickBackward(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         to_x = to_weight = to_bias = None
@@ -124,7 +124,7 @@ def quicken(net: nn.Module) -> int:
         if slow := _has_slow_gradient(module):
             # The same object goes on with another forward: its parameters, hooks and place in the network stay.
             module.__class__ = DepthwiseConv2d
-            module.pads_like_tensorflow = same
+            module.pads_like_tensorflow = same  # type: ignore[assignment]
         elif same:
             module.__class__ = QuickConv2dSame
         count += slow or same
@@ -137,4 +137,4 @@ def _has_slow_gradient(module: nn.Module) -> bool:
     assert isinstance(module, nn.Conv2d)
     depthwise = 1 < module.groups == module.in_channels == module.out_channels
     plain = module.dilation == (1, 1) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return depthwise and plain and (module.kernel_size[1] > QUICK_COLUMNS or max(module.stride) > 1)
+    return depthwise and plain

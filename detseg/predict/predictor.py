@@ -10,6 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detseg.backbones.folding import fold_norms
+from detseg.backbones.fused import fuse_activations
+from detseg.backbones.normalise import ImageModel
 from detseg.data.images import read_image
 
 Image = str | Path | NDArray[np.uint8]
@@ -33,11 +36,11 @@ class Predictor:
     """
 
     def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
-        self.model = model.eval().to(memory_format=torch.channels_last)
         self.description = description
         self.categories = [(int(c["id"]), str(c["name"])) for c in description["categories"]]
         self.size = int(description["size"])
         self.channels = int(description.get("architecture", {}).get("in_channels", 3))
+        self.model = quick_to_predict(model, self.channels, self.size)
 
     @property
     def names(self) -> list[str]:
@@ -51,6 +54,16 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
             raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
         return self
+
+
+def quick_to_predict(model: nn.Module, channels: int, size: int) -> nn.Module:
+    """The model, changed in place: in evaluation, with its norms and activations as parts of its convolutions."""
+    model.eval().to(memory_format=torch.channels_last)
+    if isinstance(model, ImageModel):
+        plain, example = model.exportable(), torch.zeros(1, channels, size, size)
+        fold_norms(plain, example)
+        fuse_activations(plain, example)
+    return model
 
 
 def open_all(images: Sequence[Image], channels: int = 3) -> Iterator[NDArray[np.uint8]]:

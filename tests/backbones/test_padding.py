@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from detseg.backbones import create_backbone
-from detseg.backbones.quick_convolutions import QuickConv2dSame, pad_zeros, quicken
+from detseg.backbones.padding import pad_zeros
+from detseg.backbones.quick_convolutions import QuickConv2dSame, quicken
 
 SIDES = [(0, 1, 0, 1), (1, 2, 2, 1), (0, 0, 3, 0), (2, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)]
 
