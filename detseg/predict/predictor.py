@@ -60,9 +60,9 @@ def quick_to_predict(model: nn.Module, channels: int, size: int) -> nn.Module:
     """The model, changed in place: in evaluation, with its norms and activations as parts of its convolutions."""
     model.eval().to(memory_format=torch.channels_last)
     if isinstance(model, ImageModel):
-        plain, example = model.exportable(), torch.zeros(1, channels, size, size)
-        fold_norms(plain, example)
-        fuse_activations(plain, example)
+        example = torch.zeros(1, channels, size, size)
+        fold_norms(model, example)
+        fuse_activations(model, example)
     return model
 
 

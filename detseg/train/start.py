@@ -14,6 +14,7 @@ from detseg.backbones.weights import read_weights
 from detseg.detect.published import published_weights
 from detseg.models import DESCRIPTION, MODELS, WEIGHTS, build_model, read_description
 from detseg.options import option
+from detseg.train.size import SMALLEST
 
 Architecture = dict[str, Any]
 # What `--weights` may be beside a run and a file.
@@ -89,7 +90,8 @@ class WholeStart(Start):
     def architecture(self, classes: int, fresh: Callable[[], Architecture]) -> Architecture:
         """That of the trained model, but for the classes and what was set by hand."""
         wanted = {} if self.complete and not self.changed else fresh()
-        return {**wanted, **self.options, **{name: wanted[name] for name in self.changed}, "num_classes": classes}
+        known = {**({} if self.complete else wanted), **self.options}
+        return {**known, **{name: wanted[name] for name in self.changed}, "num_classes": classes}
 
     def model(self, architecture: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, str]:
         """See `Start`."""
@@ -181,7 +183,7 @@ def _of_coco(config: Any) -> Start:
     if other := _changed(config, options, given):
         asked = ", ".join(map(option, other))
         raise ValueError(f"{asked}: the head that {of} has learnt is another; leave it out, or add --only-backbone")
-    filled, rate = _gently(_filled(filled, options, given))
+    filled, rate = _gently(_filled(filled, {"size": SMALLEST, **options}, given))
     told = _told(config, filled, of, options) + rate
     return WholeStart(filled, lambda: published_weights(published), of, told, options=options, complete=False)
 

@@ -9,7 +9,6 @@ import torch
 
 from detseg.backbones import create_backbone
 from detseg.detect import FasterRcnn, YoloDetector
-from detseg.detect.grid import decode
 from detseg.detect.limits import AtTheCap, most_detections
 from detseg.detect.model import select
 
@@ -48,8 +47,7 @@ def test_a_detector_returns_as_many_as_it_is_told():
     def sure(images):
         """A box of 8 px in the middle of each cell, as sure as can be."""
         seen = plain(images)
-        boxes = decode(torch.zeros_like(seen.boxes), seen.grid, 0.5)
-        return seen._replace(boxes=boxes, objectness=torch.full_like(seen.objectness, 9.0))
+        return seen._replace(box=torch.zeros_like(seen.box), objectness=torch.full_like(seen.objectness, 9.0))
 
     model.outputs = sure
     assert len(model(torch.rand(1, 3, 320, 320))[0]["boxes"]) == 100

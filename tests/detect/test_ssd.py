@@ -144,7 +144,7 @@ def test_a_box_without_area_changes_nothing():
 
 
 def config_of(**options):
-    return config_for("detector", "ssd")(backbone="test_efficientnet", weights="none", **options)
+    return config_for("detector", "ssd")(backbone="test_efficientnet", weights="none", **{"size": 320} | options)
 
 
 def test_the_papers_maps_follow_until_one_cell_is_left():

@@ -1,5 +1,7 @@
 """Out of memory: what it says to do."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,17 +11,15 @@ from detseg.train.errors import TrainingError, memory_advice
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_out_of_memory_says_what_helps(error):
-    config = TrainDetector(batch_size=8, accumulate=2, size=320)
-    with pytest.raises(TrainingError, match="8 images of 320 px") as found, memory_advice(config):
+    process = SimpleNamespace(config=TrainDetector(batch_size=8, accumulate=2, size=320))
+    with pytest.raises(TrainingError, match="8 images of 320 px") as found, memory_advice(process):
         raise error
     assert "--batch-size 4 --accumulate 4 " in str(found.value) and "--size 160" in str(found.value)
-    with (
-        pytest.raises(TrainingError, match="--batch-size 1 --accumulate 1 "),
-        memory_advice(TrainDetector(batch_size=1)),
-    ):
+    process.config = TrainDetector(batch_size=1, size=320)
+    with pytest.raises(TrainingError, match="--batch-size 1 --accumulate 1 "), memory_advice(process):
         raise error
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="something else"), memory_advice(TrainDetector()):
+    with pytest.raises(RuntimeError, match="something else"), memory_advice(SimpleNamespace(config=TrainDetector())):
         raise RuntimeError("something else")

@@ -28,7 +28,8 @@ def test_the_anchors_come_with_the_warning(tmp_path: Path, caplog: pytest.LogCap
     """Bars 12 px high and squares of 18 to 31 px, in images 960 px wide, are 0.8 to 2.1 px at 64."""
     write_small_set(tmp_path / "set", width=960, height=72)
     with caplog.at_level(logging.WARNING):
-        DetectorTask(TrainDetector(data=tmp_path / "set", size=64), Console(file=io.StringIO())).load()
+        task = DetectorTask(TrainDetector(data=tmp_path / "set", size=64), Console(file=io.StringIO()))
+        task.open(task.load()[0], "training")
     assert "objects (100.0 %) are less than 4 px wide or high at --size 64" in caplog.text
 
 

@@ -64,6 +64,7 @@ def started(config, data):
     """The model that a run begins with, its architecture, its options, and what was printed."""
     console = Console(file=io.StringIO(), width=300)
     with process(config, console) as this:
+        this.config = replace(this.config, size=this.config.size or 320)
         architecture = architecture_of(this, data)
         model = this.build(architecture, data.names).eval()
     lines = console.file.getvalue().splitlines()
@@ -139,7 +140,7 @@ def test_the_backbone_alone_is_asked_for_or_all_that_another_model_can_use(run, 
         assert all(torch.equal(mine[name], tensor) for name, tensor in known.items())
         assert new.lines[0] == line.format(folder, folder)
         assert new.lines[-1].startswith(f"weights from {folder / 'model.safetensors'}: {len(known)} tensors copied")
-        assert (new.config.size, new.config.lr) == (config.size, None)
+        assert (new.config.size, new.config.lr) == (config.size or 320, None)
         assert new.architecture == describe(new.config, data)
 
 
@@ -216,7 +217,7 @@ class Weights:
 @pytest.fixture
 def publish(monkeypatch, tmp_path):
     """Makes a state the one that torchvision publishes for yolo, under names of its own."""
-    options = {name: PUBLISHED[name] for name in ("strides", "anchors", "reach", "width")}
+    options = {name: PUBLISHED[name] for name in ("strides", "anchors", "reach", "width")} | {"bins": 0}
 
     def publish(tensors):
         entry = Published("some_builder", options, lambda t: {n.removeprefix("theirs."): v for n, v in t.items()})
@@ -231,14 +232,14 @@ def test_a_published_detector(publish, data, tmp_path):
     run = saved(tmp_path / "published", PUBLISHED)
     publish({f"theirs.{name}": tensor for name, tensor in load_file(run / "model.safetensors").items()})
     new = started(detector(tmp_path, "coco"), data)
-    assert new.architecture == ARCHITECTURE
+    assert new.architecture == ARCHITECTURE | {"bins": 0}
     assert not any("running_mean" in name for name in new.model.backbone.state_dict())
     images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         (_, boxes, objectness, logits), known = new.model.predictions(images), load_model(run)[0].predictions(images)
     for mine, theirs in ((boxes, known[1]), (objectness, known[2]), (logits[..., [0, 2]], known[3][..., [2, 0]])):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
-    known = f"--strides 8 16, --reach 0.75, anchors, width{RATE}"
+    known = f"--size 320, --strides 8 16, --reach 0.75, --bins 0, anchors, width{RATE}"
     assert new.lines[0] == f"as in torchvision's some_builder: --backbone test_efficientnet, {known}"
     kept = "2 classes kept by name, 1 new: lily; dropped: person"
     assert new.lines[-1] == f"weights: all of torchvision's some_builder (yolo, 3 classes): {kept}"
