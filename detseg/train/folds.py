@@ -92,6 +92,7 @@ def train_folds(
         run = train(_begun(replace(config, **plain)), console, draw=draw)
         if run.interrupted:
             return Folds(folder, interrupted=True)
+        config = replace(config, size=run.config.size)  # that of the first, for all
         found.append(_detections(run))
         if finished is not None:
             finished(number, run)
