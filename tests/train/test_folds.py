@@ -2,7 +2,9 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,19 +93,17 @@ def test_folds_that_were_split_before_are_taken(boxes, tmp_path, monkeypatch):
     assert main(["split", str(boxes), "--output", str(tmp_path / "folds"), "--folds", "3", "--seed", "5"]) == 0
     given = []
 
-    class Ended:
-        interrupted = False
-
     def ended(config, console, draw):
-        given.append(config.data)
-        return Ended()
+        given.append((config.data, config.size))
+        return SimpleNamespace(interrupted=False, config=replace(config, size=384))
 
     nothing = Detections(np.zeros(0), np.zeros(0), np.zeros((0, 4)), np.zeros(0))
     monkeypatch.setattr(folding, "train", ended)
     monkeypatch.setattr(folding, "_detections", lambda run: nothing)
     config = TrainDetector(data=tmp_path / "folds", output=tmp_path / "out")
     result = train_folds(config, 3)
-    assert given == [tmp_path / f"folds/fold-{number}" for number in (1, 2, 3)]
+    folds = [tmp_path / f"folds/fold-{number}" for number in (1, 2, 3)]
+    assert given == list(zip(folds, (None, 384, 384), strict=True)), "the size that the first chose is that of all"
     assert len(read_annotations(result.annotations)) == 9 and json.loads(result.detections.read_text()) == []
     assert not (tmp_path / "out/folds").exists()
     with pytest.raises(ValueError, match="holds 3 folds; train with --folds 3"):
