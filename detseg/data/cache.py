@@ -66,7 +66,7 @@ class ArrayCache:
 
 
 class ImageCache(ArrayCache):
-    """Images (H, W, C) shrunk to a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
+    """Images (H, W, C) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class ImageCache(ArrayCache):
         short_side: int = 0,
         channels: int = 3,
     ) -> None:
-        """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink them.
+        """Read all images, of which `sizes` (N, 2) are widths and heights, and shrink or enlarge them.
 
         ValueError names the image that cannot be read, or that has another size.
         """
@@ -149,13 +149,12 @@ def fitted_shapes(sizes: NDArray[np.int32], long_side: int, short_side: int = 0)
     """(N, 2) heights and widths of images of `sizes` (N, 2), widths and heights, at a long side of `long_side`.
 
     A short side is `short_side` at least; but no long side is more than twice `long_side`, so that panoramas do not
-    fill the memory, and no image is enlarged: what looks at it resizes it once more anyhow.
+    fill the memory.
     """
 
     def fitted(width: int, height: int) -> tuple[int, int]:
         wanted = round(short_side * max(width, height) / max(1, min(width, height)))
-        most = min(2 * long_side, max(width, height))
-        return fitted_size(width, height, min(max(long_side, wanted), most))[::-1]
+        return fitted_size(width, height, min(max(long_side, wanted), 2 * long_side))[::-1]
 
     return np.array([fitted(*size) for size in sizes.tolist()], np.int64).reshape(-1, 2)
 

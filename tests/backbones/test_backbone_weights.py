@@ -46,7 +46,7 @@ def resnet_state() -> dict[str, Tensor]:
         ("resnet18", ".pth"),
         ("efficientnet_b0", ".pth"),
         ("convnext_atto", ".safetensors"),
-        ("vgg11_bn", ".safetensors"),
+        pytest.param("vgg11_bn", ".safetensors", marks=pytest.mark.slow),
         ("mobilenetv3_small_050", ".safetensors"),
         ("mobilenetv3_small_050", ".pth"),
         ("densenet121", ".pth"),

@@ -48,7 +48,9 @@ def test_nothing_is_computed_and_modes_stay():
     assert cost.multiplications == pytest.approx(1.81e9, rel=0.01), "as published"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "lenet5", "tf_efficientnet_lite0", "vgg11"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "lenet5", "tf_efficientnet_lite0", pytest.param("vgg11", marks=pytest.mark.slow)]
+)
 def test_against_what_the_profiler_measures(name):
     net, size = create_network(name), (64, 64) if name != "lenet5" else (32, 32)
     images = torch.rand(4, getattr(net, "in_channels", 3), *size)

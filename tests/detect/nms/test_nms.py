@@ -209,6 +209,7 @@ def test_thousands_of_scenes(boxes_of, way) -> None:
             assert (scores[together].diff() <= 0).all()
 
 
+@pytest.mark.slow
 def test_many_boxes() -> None:
     for boxes_of in (clustered, sparse, of_all_sizes):
         g = torch.Generator().manual_seed(1)
