@@ -13,7 +13,7 @@ def separable(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.S
     """Depthwise then pointwise convolution, batch norm, SiLU: k² + C weights a channel, not k²·C.
 
     Nothing stands between the two convolutions, as in EfficientDet (Tan et al. 2020, arXiv:1911.09070): on a CPU norms
-    and activations take as long as these convolutions, and a second pair of them gained nothing (docs/results.md).
+    and activations take as long as these convolutions, and a second pair of them gained nothing.
     """
     depthwise = nn.Conv2d(
         in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False
@@ -25,7 +25,7 @@ class ResidualSeparable(nn.Module):
     """``x + separable(x)``, (N, C, H, W) to the same shape.
 
     With ``start_at_zero`` the block begins as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1): random
-    layers in a row behind pretrained features cost a short training most of its time (docs/results.md).
+    layers in a row behind pretrained features cost a short training most of its time.
     """
 
     def __init__(self, width: int, kernel_size: int = 5, *, start_at_zero: bool = True) -> None:

@@ -2,9 +2,8 @@
 
 oneDNN bounds each number before it writes it. So nothing is left to keep for a gradient: it is done where nothing
 learns, in the frozen stages of a training and in prediction, and otherwise convolution and activation follow each other
-as before. The weights that rest are converted and laid out for
-oneDNN once and not at every step. What traces a network (export,
-torch.compile, fake tensors, operation counters) and other devices see the plain layers.
+as before. The weights that rest are converted and laid out for oneDNN once and not at every step. What traces a network
+(export, torch.compile, fake tensors, operation counters) and other devices see the plain layers.
 """
 
 from typing import Any, NamedTuple

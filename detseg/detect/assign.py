@@ -8,8 +8,8 @@ and row 3. The four cells nearest to its centre are columns 3 and 4, rows 3 and 
 0.8 and the large one 0.08, so the small anchors of these four cells learn it.
 
 The choice depends on the objects alone, not on what the network predicts yet: every candidate is taught from the first
-step on (measured against task-aligned assignment, see docs/results.md). Shapes depend on the number of objects alone:
-nothing here waits for a GPU.
+step on; a task-aligned assignment taught less in short runs. Shapes depend on the number of objects alone: nothing here
+waits for a GPU.
 """
 
 import math
