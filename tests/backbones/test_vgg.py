@@ -65,6 +65,7 @@ def test_a_pickle_knows_what_was_cut_off() -> None:
     assert twin.whole_network() == backbone.whole_network() and "classifier.6.bias" in twin.whole_network()
 
 
+@pytest.mark.slow
 def test_a_file_of_the_classifier_fits_and_nothing_else(tmp_path) -> None:
     classifier, trained = small_vgg(), small_vgg()
     for parameter in trained.parameters():
@@ -81,6 +82,7 @@ def test_a_file_of_the_classifier_fits_and_nothing_else(tmp_path) -> None:
         load_weights(backbone, tmp_path / "other.pth")
 
 
+@pytest.mark.slow
 def test_imagenet_weights_come_from_torchvisions_vgg(monkeypatch) -> None:
     asked = []
     published = small_vgg()

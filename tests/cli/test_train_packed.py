@@ -87,7 +87,9 @@ def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs,
             assert differences({k: v.tolist() for k, v in a.items()}, {k: v.tolist() for k, v in b.items()}) == []
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [task if task == "detector" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+)
 def test_the_whole_command(task, packs, tmp_path, capsys, monkeypatch):
     file, folder = packs / ("masks.h5" if task == "segmenter" else "boxes.h5"), tmp_path / "run"
     monkeypatch.chdir(packs)
