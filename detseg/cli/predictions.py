@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from detseg.detect.tree import ByLevel
 from detseg.metrics.detection.levels import at_level
 from detseg.predict import Detector, Predictor, Segmentation, Segmenter
 from detseg.predict.detector import tree_of
-from detseg.predict.predictor import in_batches
+from detseg.predict.predictor import ahead, in_batches
 from detseg.segment import masks_to_boxes
 from detseg.visualize import draw_boxes, draw_mask
 
@@ -43,7 +44,7 @@ Numbered = tuple[int, NDArray[np.uint8]]
 
 
 class Reader:
-    """Reads images one after another: (position, pixels) of each; prints which cannot be read and leaves them out.
+    """Reads images, some ahead: (position, pixels) of each; prints which cannot be read and leaves them out.
 
     `names` is what to call images that are not called by their path, `channels` what they are read with.
 
@@ -59,16 +60,20 @@ class Reader:
         self.problems: list[str] = []
 
     def __iter__(self) -> Iterator[Numbered]:
-        for position, image in enumerate(self.images):
-            try:
-                pixels = read_image(image, self.channels)
-            except ValueError as error:
-                self.problems.append(str(error).replace(str(image), self.names[position]))
+        for position, read in enumerate(ahead(self._read, self.images, BATCH)):
+            if isinstance(read, ValueError):
+                self.problems.append(str(read).replace(str(self.images[position]), self.names[position]))
                 print_line(self.console, f"{self.problems[-1]}; left out")
             else:
-                yield position, pixels
+                yield position, read
         if len(self.problems) == len(self.images):
             self.finish()  # at once: what is written of an earlier call is worth more than nothing
+
+    def _read(self, image: Path) -> NDArray[np.uint8] | ValueError:
+        try:
+            return read_image(image, self.channels)
+        except ValueError as error:
+            return error
 
     def finish(self) -> None:
         """Raise ValueError where images were left out; the message has their number and the first of them."""
@@ -87,6 +92,27 @@ class Found:
     results: list[dict[str, Any]]  # COCO results without image id
     mask: NDArray[np.uint8] | NDArray[np.uint16] | None = None  # (H, W) values of a mask file
     palette: Any = None  # (256, 3) their colours, or (M, 3) those of M objects, from 1 on
+
+
+class Writer:
+    """Writes what was found in images in a thread, while the network looks at the next; use it in a `with` block."""
+
+    def __init__(self) -> None:
+        self._pool, self._waiting = ThreadPoolExecutor(1), deque[Future[None]]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        while kind is None and self._waiting:
+            self._waiting.popleft().result()
+        self._pool.shutdown(cancel_futures=True)
+
+    def write(self, found: Found, target: Path) -> None:
+        """See `write_found`; waits while a batch of images is unwritten. What went wrong is raised later."""
+        self._waiting.append(self._pool.submit(write_found, found, target))
+        if len(self._waiting) > BATCH:
+            self._waiting.popleft().result()
 
 
 def write_found(found: Found, target: Path) -> None:

@@ -50,7 +50,7 @@ class ImageClassifier(Predictor):
         `batch_size` is of images, or crops of them; `ten_crop` takes the mean over ten crops: corners and middle,
         mirrored too; slower and a little better.
         """
-        return list(self.stream(open_all(images, self.channels), batch_size, ten_crop))
+        return list(self.stream(open_all(images, self.channels, batch_size), batch_size, ten_crop))
 
     def stream(
         self, images: Iterable[NDArray[np.uint8]], batch_size: int = 16, ten_crop: bool = False

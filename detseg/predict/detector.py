@@ -208,7 +208,7 @@ class Detector(Predictor):
         """As `predict`, one image after another; with `run_lengths` masks are COCO's, small for any image."""
         if size is not None or tta:
             self.check_any_size(size)
-        opened = in_full_size(open_all(images, self.channels))
+        opened = in_full_size(open_all(images, self.channels, batch_size))
         every = self.find(
             opened,
             size,

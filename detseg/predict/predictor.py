@@ -1,6 +1,10 @@
 """What trained models of all tasks have in common when they look at images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,6 +22,7 @@ from detseg.data.images import read_image
 Image = str | Path | NDArray[np.uint8]
 Sized = tuple[NDArray[np.uint8], tuple[int, int]]
 """RGB (H, W, 3), perhaps of a shrunk copy, and the (width, height) that results are wanted in."""
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -66,14 +71,33 @@ def quick_to_predict(model: nn.Module, channels: int, size: int) -> nn.Module:
     return model
 
 
-def open_all(images: Sequence[Image], channels: int = 3) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of images, uint8 (H, W, channels), one after another; raises ValueError as `Predictor` says."""
+def open_all(images: Sequence[Image], channels: int = 3, batch_size: int = 1) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of images, uint8 (H, W, channels), one after another; raises ValueError as `Predictor` says.
+
+    Of more than a batch the next one is read while the network looks at the one before.
+    """
     if isinstance(images, (str, Path)):
         raise ValueError(f"give a list of images: predict([{str(images)!r}])")
-    return (_open(image, channels) for image in images)
+    if isinstance(images, Sequence) and len(images) <= batch_size:
+        return (_open(channels, image) for image in images)
+    return ahead(partial(_open, channels), images, batch_size)
 
 
-def _open(image: Image, channels: int) -> NDArray[np.uint8]:
+def ahead(function: Callable[[S], T], items: Iterable[S], count: int) -> Iterator[T]:
+    """A function of each item, in order; of the next `count` items it is computed in threads meanwhile."""
+    remaining = iter(items)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: deque[Future[T]] = deque(pool.submit(function, item) for item in islice(remaining, count))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+                yield result
+        finally:  # also where nobody wants the rest
+            pool.shutdown(cancel_futures=True)
+
+
+def _open(channels: int, image: Image) -> NDArray[np.uint8]:
     if not isinstance(image, np.ndarray):
         return read_image(image, channels)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:

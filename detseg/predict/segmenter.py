@@ -182,7 +182,8 @@ class Segmenter(Predictor):
         Returns:
             For each image its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
         """
-        return list(self.stream(open_all(images, self.channels), batch_size, flip, scales, long_side))
+        opened = open_all(images, self.channels, batch_size)
+        return list(self.stream(opened, batch_size, flip, scales, long_side))
 
     def stream(
         self,

@@ -11,6 +11,7 @@ from PIL import Image
 import detseg
 from detseg.cli import main
 from detseg.cli.predict import Predict, _images
+from detseg.cli.predictions import Found, Writer
 from detseg.data.formats import read_dataset, write_yolo
 from detseg.predict import detect
 
@@ -298,3 +299,14 @@ def test_two_runs_are_fused(run, small, tmp_path, capsys):
     assert 0 < json.loads(capsys.readouterr().out)["figures"]["AP50"] <= 1
     assert predict(run, second, "--output", tmp_path / "out") == 1
     assert "name the images" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_told(tmp_path):
+    found = Found(np.zeros((4, 4, 3), np.uint8), "", [])
+    with pytest.raises(OSError, match=r"missing.*could not be written"), Writer() as writer:
+        for number in range(3):
+            writer.write(found, tmp_path / "missing" / f"{number}.jpg")
+    with Writer() as writer:
+        for number in range(20):
+            writer.write(found, tmp_path / f"{number}.jpg")
+    assert len(list(tmp_path.glob("*.jpg"))) == 20
