@@ -30,8 +30,8 @@ from detseg.predict import Detector, load
 ROUNDS = 5
 
 
-def untrained() -> Detector:
-    """The default network as it is before training: the work is the same."""
+def description() -> dict[str, Any]:
+    """What a run says of the default network."""
     anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
     architecture = {
         "kind": "yolo",
@@ -40,9 +40,15 @@ def untrained() -> Detector:
         "folded": True,
         "num_classes": 5,
         "anchors": anchors.tolist(),
+        "bins": 16,
     }
-    description = {"categories": [{"id": i, "name": str(i)} for i in range(5)], "size": 320}
-    return Detector(build_model(architecture, pretrained=True), description)
+    categories = [{"id": i, "name": str(i)} for i in range(5)]
+    return {"task": "detector", "categories": categories, "size": 320, "architecture": architecture}
+
+
+def untrained() -> Detector:
+    """The default network as it is before training: the work is the same."""
+    return Detector(build_model(description()["architecture"], pretrained=True), description())
 
 
 def main() -> None:

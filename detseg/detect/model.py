@@ -12,6 +12,7 @@ from detseg.boxes import clip_boxes
 from detseg.detect.calibration import Calibration
 from detseg.detect.limits import LEAST
 from detseg.detect.nms import batched_nms
+from detseg.detect.nms.voting import vote
 from detseg.detect.published import Published
 
 Targets = Sequence[Mapping[str, Tensor]]
@@ -76,6 +77,7 @@ class Limits(Protocol):
     score_threshold: float
     iou_threshold: float  # of non-max suppression within a class
     max_detections: int
+    vote_iou: float | None  # least IoU of candidates that vote on a detection's box; None: it stays as it was predicted
 
 
 def select(
@@ -83,8 +85,8 @@ def select(
 ) -> Selected:
     """Detections of one image of `size` (height, width) from boxes (P, 4) xyxy and scores (P, K).
 
-    Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression. Labels with
-    equal `rivals` (K,) int64 suppress each other; without, each label itself alone.
+    Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression and perhaps
+    box voting. Labels with equal `rivals` (K,) int64 suppress each other; without, each label itself alone.
     """
     most = max(CANDIDATES, PER_DETECTION * limits.max_detections)
     best, index = scores.flatten().topk(min(most, scores.numel()))
@@ -96,6 +98,8 @@ def select(
     kinds = labels if rivals is None else rivals[labels]
     kept = batched_nms(chosen, best, kinds, limits.iou_threshold, max_detections=limits.max_detections)
     found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
+    if limits.vote_iou is not None:
+        found["boxes"], _ = vote(kept, chosen, best.square(), labels, limits.vote_iou)
     return Selected(found, kept, (chosen, best, labels), rows[kept])
 
 
@@ -110,11 +114,13 @@ class DetectionModel(ImageModel):
     Attributes:
         calibration: of the scores, applied in predictions; None of a model that was not calibrated.
         max_detections: the most detections of an image, all classes together; may be set at any time.
+        vote_iou: see `Limits`.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
     calibration: Calibration | None = None
     max_detections: int = LEAST
+    vote_iou: float | None = None
     coco: ClassVar[dict[str, Published]] = {}
 
     @classmethod

@@ -47,6 +47,8 @@ PRIOR = 0.01
 # Softmaxes of few siblings are too sure of species they have never seen: at 0.9 most of these come out as their family,
 # at 0.5 a third or fewer (docs/tree.md).
 SURE_FROM = 0.9
+# Of models that are trained today: see "What was tried" in docs/results.md.
+SHARPNESS, VOTE_IOU = 2.0, 0.65
 
 
 class GridHead(nn.Module):
@@ -111,7 +113,9 @@ class YoloDetector(DetectionModel):
         masks: finds instance masks too.
         tree: the parent of each class, -1 of roots; the classes are the nodes of a tree then, see `SoftmaxTree`.
         tree_threshold: least P(node) of a detection's label, unless it is a root; a detection is given the deepest.
-        score_threshold, iou_threshold, max_detections: see `detseg.detect.model.Limits`.
+        sharpness: power of the objectness in scores. It expects the IoU, and average precision over IoU thresholds
+            grows faster than that; 1 is YOLO's product.
+        score_threshold, iou_threshold, max_detections, vote_iou: see `detseg.detect.model.Limits`.
 
     Example:
         >>> model = YoloDetector(create_backbone("resnet18", strides=(8, 16, 32)), num_classes=5, anchors=anchors)
@@ -162,6 +166,8 @@ class YoloDetector(DetectionModel):
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
         options = {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
         options |= {"bins": config.bins} if config.bins else {}
+        if config.tree is None:  # whose scores are probabilities of nodes
+            options |= {"sharpness": SHARPNESS, "vote_iou": VOTE_IOU}
         tree = {} if config.tree is None else {"tree": list(read_tree(config.tree, data.categories)[0].parents)}
         return options | tree | ({"masks": True} if config.masks else {})
 
@@ -177,9 +183,11 @@ class YoloDetector(DetectionModel):
         masks: bool = False,
         tree: Sequence[int] | None = None,
         tree_threshold: float = SURE_FROM,
+        sharpness: float = 1.0,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
+        vote_iou: float | None = None,
     ) -> None:
         super().__init__(backbone)
         anchors = torch.as_tensor(anchors, dtype=torch.float32)
@@ -206,9 +214,11 @@ class YoloDetector(DetectionModel):
         self.reach = reach
         self.tree = None if tree is None else SoftmaxTree(tree)
         self.tree_threshold = tree_threshold
+        self.sharpness = sharpness
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
+        self.vote_iou = vote_iou
         self.register_buffer("anchors", anchors)
 
     @property
@@ -246,7 +256,7 @@ class YoloDetector(DetectionModel):
         if self.tree is None:
             raise ValueError("this model has no tree of classes")
         _, boxes, objectness, classes = self.predictions(images)
-        there, nodes = objectness.sigmoid()[..., None], self.tree.log_probability(classes).exp()
+        there, nodes = self._there(objectness), self.tree.log_probability(classes).exp()
         sides = zip(boxes, there * nodes, there * self.tree.surest(nodes, self.tree_threshold), strict=True)
         return [detections_by_level(b, s, sure, images.shape[-2:], self.tree, self) for b, s, sure in sides]
 
@@ -328,7 +338,12 @@ class YoloDetector(DetectionModel):
             chances = classes.softmax(-1)
         else:
             chances = self.tree.surest(self.tree.log_probability(classes).exp(), self.tree_threshold)
-        return objectness.sigmoid()[..., None] * chances
+        return self._there(objectness) * chances
+
+    def _there(self, objectness: Tensor) -> Tensor:
+        """(N, P, 1) of logits (N, P): what scores have of the objectness."""
+        there = objectness.sigmoid()[..., None]
+        return there if self.sharpness == 1 else there.pow(self.sharpness)
 
 
 def ignored_places(grid: Grid, boxes: Tensor, image: Tensor, crowd: Tensor, images: int) -> Tensor:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from detseg.backbones import dense_to_conv
 from detseg.backbones.normalise import unit_images
-from detseg.boxes import box_iou, clip_boxes
+from detseg.boxes import clip_boxes
 from detseg.detect.model import select
+from detseg.detect.nms.voting import vote
 from detseg.localize.localizer import Localizer, decode
 
 # The grey that images are surrounded with everywhere in training and prediction (114 of 255).
@@ -37,6 +38,8 @@ class SlidingWindowDetector(nn.Module):
         ratio: between the levels of the pyramid, that the windows were cut for.
         score_threshold, iou_threshold, max_detections: see `Limits`; the boxes that agree with one are merged into it.
     """
+
+    vote_iou: float | None = None  # `accumulate` merges instead
 
     def __init__(
         self,
@@ -135,11 +138,5 @@ def accumulate(boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> t
     Of boxes (M, 4) xyxy, scores (M,) and labels (M,) of the candidates, and positions `kept` (D,) of those that
     non-max suppression leaves, to boxes (D, 4), and scores (D,) in 0..1: 1 - exp(-S) of the sum S of scores.
     """
-    agrees = (box_iou(boxes[kept], boxes) >= AGREE) & (labels[kept, None] == labels)
-    # A box without area has no IoU with itself.
-    agrees |= kept[:, None] == torch.arange(len(boxes), device=boxes.device)
-    weights = agrees * scores
-    total = weights.sum(1)
-    # A sum, not a product of matrices, which autocast would take in half precision.
-    merged = (weights[..., None] * boxes).sum(1) / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None]
+    merged, total = vote(kept, boxes, scores, labels, AGREE)
     return merged, -torch.expm1(-total)

@@ -229,3 +229,12 @@ def test_wrong_arguments_are_named() -> None:
         YoloDetector(backbone, 3, good, reach=0.2)
     with pytest.raises(ValueError, match="2 images but 1 targets"):
         YoloDetector(backbone, 3, good)(make_images(), [target([], [])])
+
+
+def test_sharpness_is_a_power_of_the_objectness(model):
+    images = make_images()
+    plain, sharp = detector(), detector(sharpness=2.0)
+    _, _, objectness, _ = plain.predictions(images)
+    (boxes, scores), (same, squared) = plain.raw(images), sharp.raw(images)
+    assert torch.equal(boxes, same)
+    torch.testing.assert_close(squared, scores * objectness.sigmoid()[..., None])
