@@ -4,8 +4,10 @@ Several predictions find the same object, and the one with the best score seldom
 that agree is nearer to it.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from detseg.boxes import box_iou
 
@@ -18,7 +20,7 @@ def vote(kept: Tensor, boxes: Tensor, weights: Tensor, labels: Tensor, iou_thres
 
     Args:
         kept: (D,) int64, which of the C candidates are detections.
-        boxes: (C, 4) xyxy.
+        boxes: (C, 4) float32 xyxy.
         weights: (C,) of the candidates, none negative.
         labels: (C,).
         iou_threshold: least IoU with the detection. A detection always agrees with itself, even without area.
@@ -26,6 +28,14 @@ def vote(kept: Tensor, boxes: Tensor, weights: Tensor, labels: Tensor, iou_thres
     Returns:
         Boxes (D, 4), and the sums (D,) of the weights they were averaged with; where that is 0, the box is as it was.
     """
+    if boxes.device.type == "cpu" and not (torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)):
+        from detseg.detect.nms.voting_loops import vote_in_turn  # here: it loads numba
+
+        merged, total = torch.empty(len(kept), 4), torch.empty(len(kept))
+        given = (kept, boxes.float(), weights.float(), labels)
+        arrays = (np.ascontiguousarray(value.detach().numpy()) for value in given)
+        vote_in_turn(*arrays, np.float32(iou_threshold), merged.numpy(), total.numpy())
+        return merged, total
     step = max(1, PAIRS // max(1, len(boxes)))
     parts = [_vote(part, boxes, weights, labels, iou_threshold) for part in kept.split(step)]
     merged, total = (torch.cat(values) for values in zip(*parts, strict=True))
