@@ -64,7 +64,7 @@ def predicting(pretrained: bool) -> Callable[[], None]:
     anchors = fit_anchors([[s, s] for s in (24, 40, 64, 96, 150, 240, 280, 300, 310)], 3, 3)
     model = build_model(
         {"kind": "yolo", "backbone": "tf_efficientnet_lite0", "strides": (8, 16, 32), "num_classes": 21,
-         "anchors": anchors.tolist(), "folded": True},
+         "anchors": anchors.tolist(), "folded": True, "bins": 16},
         pretrained=pretrained,
     ).to(memory_format=torch.channels_last)  # fmt: skip
     images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)

@@ -32,7 +32,7 @@ def training_step(backbone: str, batch: int, *, pretrained: bool, bf16: bool):
     anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
     model = build_model(
         {"kind": "yolo", "backbone": backbone, "strides": (8, 16, 32), "num_classes": CLASSES,
-         "anchors": anchors.tolist(), "folded": True},
+         "anchors": anchors.tolist(), "folded": True, "bins": 16},
         pretrained=pretrained,
     )  # fmt: skip
     early = sum(stride <= 8 for stride in model.backbone.stage_strides)

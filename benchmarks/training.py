@@ -61,7 +61,7 @@ if {keep}:
 if not {quick}:
     models.quicken = lambda net: 0
 anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
-architecture = dict(kind="yolo", backbone="{backbone}", strides=(8, 16, 32), num_classes={classes},
+architecture = dict(kind="yolo", backbone="{backbone}", strides=(8, 16, 32), num_classes={classes}, bins=16,
                     anchors=anchors.tolist(), folded={folded})
 model = build_model(architecture, pretrained={pretrained})
 frozen = freeze_stages(model.backbone.stages, {freeze})
