@@ -105,11 +105,13 @@ class BoxTask(Task):
     """Whether instance masks are needed to augment images."""
 
     def open(self, data: Annotations, split: str) -> DetectionDataset:
-        """The images, those of training a little larger than the network sees them."""
-        zoom = CACHE_ZOOM if split == "training" else 1
+        """The images, those of training a little larger than the network sees them, unless none is that large."""
+        size = self.config.size
+        if split == "training":
+            size = max(size, min(round(size * CACHE_ZOOM), int(data.sizes.max(initial=0))))
         masks = split == "training" and (self.masks or self.pastes)
         kind = partial(DetectionDataset, masks=masks)
-        return open_images(kind, data, round(self.config.size * zoom), f"{split} images", self.console)
+        return open_images(kind, data, size, f"{split} images", self.console)
 
     def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
         """Detections, or one box an image, in the images' own pixels."""

@@ -85,6 +85,18 @@ def test_the_share_is_checked():
         TrainDetector(data="flowers", copy_paste=2).check()
 
 
+@pytest.mark.parametrize(("size", "kept"), [(64, 80), (96, 96), (128, 128)])
+def test_training_images_are_kept_larger_only_if_they_are(flowers, size, kept):
+    """The long sides of the set are 96 px: more than that there is nothing to zoom into."""
+    made = DetectorTask(TrainDetector(data=flowers, size=size).check(), Console(quiet=True))
+    train, val = made.load()
+    assert max(train.sizes.max(), val.sizes.max()) == 96
+    assert (made.open(train, "training").images.long_side, made.open(val, "validation").images.long_side) == (
+        kept,
+        size,
+    )
+
+
 def dense(folder, objects):
     """The small set, its first images of training and validation with so many objects each."""
     small = write_small_set(folder)
