@@ -48,7 +48,7 @@ PRIOR = 0.01
 # at 0.5 a third or fewer (docs/tree.md).
 SURE_FROM = 0.9
 # Of models that are trained today: see "What was tried" in docs/results.md.
-SHARPNESS, VOTE_IOU = 2.0, 0.65
+WIDTH, SHARPNESS, VOTE_IOU = 192, 2.0, 0.65
 
 
 class GridHead(nn.Module):
@@ -165,6 +165,7 @@ class YoloDetector(DetectionModel):
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)
         options = {"strides": list(config.strides), "anchors": anchors.round(2).tolist(), "reach": config.reach}
+        options |= {"width": WIDTH}
         options |= {"bins": config.bins} if config.bins else {}
         if config.tree is None:  # whose scores are probabilities of nodes
             options |= {"sharpness": SHARPNESS, "vote_iou": VOTE_IOU}
