@@ -20,12 +20,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does
 
 import numpy as np
 import torch
+from default_network import architecture
 from profile_step import training_step
 from rich.console import Console
 from rich.table import Table
 
 from detseg import sharing
-from detseg.detect.anchors import fit_anchors
 from detseg.models import build_model
 from detseg.predict import detect
 
@@ -61,12 +61,7 @@ def sharing_or_not(shares: bool) -> Iterator[None]:
 
 def predicting(pretrained: bool) -> Callable[[], None]:
     """A function that predicts a batch of images."""
-    anchors = fit_anchors([[s, s] for s in (24, 40, 64, 96, 150, 240, 280, 300, 310)], 3, 3)
-    model = build_model(
-        {"kind": "yolo", "backbone": "tf_efficientnet_lite0", "strides": (8, 16, 32), "num_classes": 21,
-         "anchors": anchors.tolist(), "folded": True, "bins": 16},
-        pretrained=pretrained,
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+    model = build_model(architecture(), pretrained=pretrained).to(memory_format=torch.channels_last)
     images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
     sized = [(image, (SIZE, SIZE)) for image in images]
     return lambda: [None for _ in detect(model, sized, SIZE, batch_size=BATCH, score_threshold=0.5)] and None

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from default_network import architecture
 from rich.console import Console
 from rich.table import Table
 
 from detseg.data.images import read_image
 from detseg.data.letterbox import Letterbox, letterbox_image
-from detseg.detect.anchors import fit_anchors
 from detseg.detect.grid import decode, make_grid
 from detseg.detect.model import select
 from detseg.flowers.dataset import write_flowers
@@ -32,18 +32,8 @@ ROUNDS = 5
 
 def description() -> dict[str, Any]:
     """What a run says of the default network."""
-    anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
-    architecture = {
-        "kind": "yolo",
-        "backbone": "tf_efficientnet_lite0",
-        "strides": (8, 16, 32),
-        "folded": True,
-        "num_classes": 5,
-        "anchors": anchors.tolist(),
-        "bins": 16,
-    }
     categories = [{"id": i, "name": str(i)} for i in range(5)]
-    return {"task": "detector", "categories": categories, "size": 320, "architecture": architecture}
+    return {"task": "detector", "categories": categories, "size": 320, "architecture": architecture(classes=5)}
 
 
 def untrained() -> Detector:
@@ -94,7 +84,7 @@ def report(detector: Detector, images: list[Path]) -> None:
                 grid = make_grid(sizes, model.backbone.strides, list(model.anchors))
                 box = torch.cat([b for b, _ in maps], 1).float()
                 classes = torch.cat([c for _, c in maps], 1).float()
-                return decode(box[..., :4], grid, model.reach), box[..., 4].sigmoid()[..., None] * classes.softmax(-1)
+                return decode(box[..., :-1], grid, model.reach), model._scores(box[..., -1], classes)
 
             boxes, probabilities = timed("decode", boxes_of)
             found = timed(

@@ -13,28 +13,23 @@ from collections import Counter
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does
 
 import torch
+from default_network import architecture
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from detseg.detect.anchors import fit_anchors
 from detseg.models import build_model
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import averaged, create_optimizer, freeze_stages, norms, parameter_groups, train_mode
 
-SIZE, CLASSES, WARM_UP, BETWEEN, ROWS = 320, 21, 20, 2, 14
+SIZE, WARM_UP, BETWEEN, ROWS = 320, 20, 2, 14
 CONVOLUTIONS = ("aten::convolution_backward", "aten::mkldnn_convolution")
 
 
 def training_step(backbone: str, batch: int, *, pretrained: bool, bf16: bool):
     """A function that does one step of the default training."""
     keep_freed_memory()
-    anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
-    model = build_model(
-        {"kind": "yolo", "backbone": backbone, "strides": (8, 16, 32), "num_classes": CLASSES,
-         "anchors": anchors.tolist(), "folded": True, "bins": 16},
-        pretrained=pretrained,
-    )  # fmt: skip
+    model = build_model(architecture(backbone), pretrained=pretrained)
     early = sum(stride <= 8 for stride in model.backbone.stage_strides)
     frozen = freeze_stages(model.backbone.stages, early)
     model.to(memory_format=torch.channels_last)

@@ -17,12 +17,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+from default_network import architecture
 from profile_step import SIZE, training_step
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from detseg.detect.anchors import fit_anchors
 from detseg.models import build_model
 from detseg.train.optim import freeze_stages
 
@@ -55,9 +55,7 @@ def peaks(dtype: torch.dtype) -> dict[str, float]:
 
 def convolutions(backbone: str, batch: int) -> list[tuple[str, float, float]]:
     """Kind ("matrix" or "vector"), operations and bytes (at 2 a number) of the step's part of each convolution."""
-    anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
-    architecture = {"kind": "yolo", "backbone": backbone, "strides": (8, 16, 32), "num_classes": 21, "folded": True}
-    model = build_model({**architecture, "anchors": anchors.tolist(), "bins": 16}, pretrained=False)
+    model = build_model(architecture(backbone), pretrained=False)
     freeze_stages(model.backbone.stages, sum(stride <= 8 for stride in model.backbone.stage_strides))
     counted: list[tuple[str, float, float]] = []
 

@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -46,11 +47,12 @@ print(json.dumps(sorted(times[8:])[{steps} // 2]))
 """
 
 DETSEG = """
-import json, os, time
+import json, os, sys, time
 if {keep}:
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the command line does
 import torch
-from detseg.detect.anchors import fit_anchors
+sys.path.insert(0, {folder!r})
+from default_network import architecture
 from detseg import models
 from detseg.models import build_model
 from detseg.train.memory import keep_freed_memory
@@ -60,10 +62,7 @@ if {keep}:
     keep_freed_memory()
 if not {quick}:
     models.quicken = lambda net: 0
-anchors = fit_anchors([[s, s * r] for s in (24, 40, 64, 96, 150, 240) for r in (0.8, 1.2)], 3, 3)
-architecture = dict(kind="yolo", backbone="{backbone}", strides=(8, 16, 32), num_classes={classes}, bins=16,
-                    anchors=anchors.tolist(), folded={folded})
-model = build_model(architecture, pretrained={pretrained})
+model = build_model(architecture("{backbone}", {classes}, folded={folded}), pretrained={pretrained})
 frozen = freeze_stages(model.backbone.stages, {freeze})
 model.to(memory_format=torch.channels_last)
 optimizer = create_optimizer("adamw", parameter_groups(model, lr=1e-3, weight_decay=0.01, backbone_lr=0.1))
@@ -92,6 +91,7 @@ def contender(
     return DETSEG.format(
         backbone=backbone, freeze=freeze, folded=folded, pretrained=pretrained, bf16=bf16, quick=quick, keep=keep,
         threads=os.cpu_count(), classes=CLASSES, batch=BATCH, size=SIZE, steps=STEPS,
+        folder=str(Path(__file__).resolve().parent),
     )  # fmt: skip
 
 
