@@ -93,13 +93,15 @@ def select(
     keep = best >= limits.score_threshold
     best, index = best[keep], index[keep]
     rows = index // scores.shape[1]
-    chosen = clip_boxes(boxes[rows], (int(size[0]), int(size[1])))
+    sides = int(size[0]), int(size[1])
+    chosen = clip_boxes(boxes[rows], sides)
     labels = index % scores.shape[1]
     kinds = labels if rivals is None else rivals[labels]
     kept = batched_nms(chosen, best, kinds, limits.iou_threshold, max_detections=limits.max_detections)
     found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
     if limits.vote_iou is not None:
-        found["boxes"], _ = vote(kept, chosen, best.square(), labels, limits.vote_iou)
+        voted, _ = vote(kept, chosen, best.square(), labels, limits.vote_iou)
+        found["boxes"] = clip_boxes(voted, sides)  # a mean may be a rounding error outside
     return Selected(found, kept, (chosen, best, labels), rows[kept])
 
 
