@@ -1,11 +1,12 @@
 """Detectors of a few classes trained on few images: mAP with its interval, by the number of training images.
 
-    python benchmarks/few_images.py --train FILE --val FILE [--images 10 30 100] [--classes 4] [--groups 3]
+    python benchmarks/few_images.py [--train FILE --val FILE] [--images 10 30 100] [--classes 4] [--groups 3]
 
-FILE are COCO files of one set. Groups of `--classes` categories are drawn at random, no category twice. Of the images
-of a group, from both files, as many as asked for are trained on, the same ones among the larger numbers; all that are
-trained on in no run of the group are validated. Each run is `detseg train detector` with its defaults but
-`--minutes`. The interval is that of the mean over the groups: a bootstrap of each group's validation images.
+FILE are COCO files of one set; without, 400 images are drawn. Groups of `--classes` categories are drawn at random, no
+category twice. Of the images of a group, from both files, as many as asked for are trained on, the same ones among the
+larger numbers; all that are trained on in no run of the group are validated. Each run is `detseg train detector` with
+its defaults but `--minutes`. The interval is that of the mean over the groups: a bootstrap of each group's validation
+images.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from detseg.flowers.dataset import write_flowers
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -70,31 +73,40 @@ def averaged(found: list[tuple[float, float, float]]) -> str:
     return f"{value:.3f} ({value - half:.3f}-{value + half:.3f})"
 
 
+def compare(options: argparse.Namespace, folder: Path) -> dict[int, list[Any]]:
+    """The figures of every group by number of training images."""
+    files = [read(options.train), read(options.val)]
+    rng = np.random.default_rng(options.seed)
+    order = rng.permutation(len(files[0]["categories"]))
+    results: dict[int, list[Any]] = {count: [] for count in options.images}
+    for group in range(min(options.groups, len(order) // options.classes)):
+        chosen = order[group * options.classes : (group + 1) * options.classes]
+        categories = [files[0]["categories"][i] for i in chosen]
+        images, objects = group_of(files, categories, rng)
+        val = write(folder / f"val{group}.json", images[max(options.images) :], objects, categories)
+        for count in options.images:
+            train = write(folder / f"train{group}-{count}.json", images[:count], objects, categories)
+            results[count].append(figures(folder / f"run{group}-{count}", train, val, options.minutes))
+            print([category["name"] for category in categories], count, results[count][-1], file=sys.stderr)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--val", type=Path, required=True)
+    parser.add_argument("--train", type=Path, default=None)
+    parser.add_argument("--val", type=Path, default=None)
     parser.add_argument("--images", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--classes", type=int, default=4)
     parser.add_argument("--groups", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    files = [read(options.train), read(options.val)]
-    rng = np.random.default_rng(options.seed)
-    order = rng.permutation(len(files[0]["categories"]))
-    results: dict[int, list[Any]] = {count: [] for count in options.images}
-    for group in range(options.groups):
-        chosen = order[group * options.classes : (group + 1) * options.classes]
-        categories = [files[0]["categories"][i] for i in chosen]
-        images, objects = group_of(files, categories, rng)
-        with tempfile.TemporaryDirectory() as folder:
-            val = write(Path(folder) / "val.json", images[max(options.images) :], objects, categories)
-            for count in options.images:
-                train = write(Path(folder) / f"train{count}.json", images[:count], objects, categories)
-                results[count].append(figures(Path(folder) / f"run{count}", train, val, options.minutes))
-                print([c["name"] for c in categories], count, results[count][-1], file=sys.stderr)
-    table = Table(title=f"{options.groups} groups of {options.classes} classes, {options.minutes:g} minutes a run")
+    with tempfile.TemporaryDirectory() as folder:
+        if options.train is None or options.val is None:
+            drawn = write_flowers(Path(folder) / "drawn", train=320, val=80, seed=0)
+            options.train, options.val = drawn / "train.json", drawn / "val.json"
+        results = compare(options, Path(folder))
+    table = Table(title=f"groups of {options.classes} classes, {options.minutes:g} minutes a run")
     for column in ("training images", "mAP", "mAP@.50"):
         table.add_column(column, justify="right", no_wrap=True)
     for count, found in results.items():

@@ -28,6 +28,7 @@ DEVICES = {
     ("detect/ssd.py", "cpu"): "depthwise layers are the default there",
     ("detect/nms/__init__.py", "cpu"): "another algorithm is faster there",
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
+    ("detect/nms/voting.py", "cpu"): "a compiled loop is faster there",
     ("detect/roi.py", "cpu"): "a compiled loop is faster there",
 }
 

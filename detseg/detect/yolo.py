@@ -115,7 +115,8 @@ class YoloDetector(DetectionModel):
         tree_threshold: least P(node) of a detection's label, unless it is a root; a detection is given the deepest.
         sharpness: power of the objectness in scores. It expects the IoU, and average precision over IoU thresholds
             grows faster than that; 1 is YOLO's product.
-        score_threshold, iou_threshold, max_detections, vote_iou: see `detseg.detect.model.Limits`.
+        score_threshold: see `detseg.detect.model.Limits`; by default that power of 0.001.
+        iou_threshold, max_detections, vote_iou: see there too.
 
     Example:
         >>> model = YoloDetector(create_backbone("resnet18", strides=(8, 16, 32)), num_classes=5, anchors=anchors)
@@ -185,7 +186,7 @@ class YoloDetector(DetectionModel):
         tree: Sequence[int] | None = None,
         tree_threshold: float = SURE_FROM,
         sharpness: float = 1.0,
-        score_threshold: float = 0.001,
+        score_threshold: float | None = None,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
         vote_iou: float | None = None,
@@ -216,7 +217,7 @@ class YoloDetector(DetectionModel):
         self.tree = None if tree is None else SoftmaxTree(tree)
         self.tree_threshold = tree_threshold
         self.sharpness = sharpness
-        self.score_threshold = score_threshold
+        self.score_threshold = 0.001**sharpness if score_threshold is None else score_threshold
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.vote_iou = vote_iou

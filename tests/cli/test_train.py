@@ -352,8 +352,8 @@ def test_data_that_have_changed_are_gone_on_with_by_a_new_run(run, small, tmp_pa
     assert main(["train", "detector", *words, "--weights", str(folder), "--output", str(tmp_path / "next")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
-        lines[0]
-        == f"as in {folder}: --backbone test_efficientnet, --size 96, anchors; --lr 0.0001, for the head is trained"
+        lines[0] == f"as in {folder}: --backbone test_efficientnet, --size 96, anchors, width, sharpness, vote_iou; "
+        "--lr 0.0001, for the head is trained"
     )
     kept = "1 class kept by name, 1 new: beam; dropped: bar"
     assert f"weights: all of {folder} (yolo, 2 classes): {kept}" in lines

@@ -176,8 +176,8 @@ def test_images_that_are_too_small_are_warned_of(packs, tmp_path, caplog):
         train(TrainDetector(data=packs / "boxes.h5", output=tmp_path / "run", **settings))
     warned = [record.getMessage() for record in caplog.records if "long side" in record.getMessage()]
     assert len(warned) == 2, "training images to zoom into, validation images"
-    assert "boxes.h5: its images have a long side of 64 px, the training images are wanted at 120 px" in warned[0]
-    assert "pack them with --size 120" in warned[0] and "validation images are wanted at 96 px" in warned[1]
+    assert "boxes.h5: its images have a long side of 64 px, the training images are wanted at 96 px" in warned[0]
+    assert "pack them with --size 96" in warned[0] and "validation images are wanted at 96 px" in warned[1]
 
 
 def test_a_mistake_is_one_line(packs, tmp_path, capsys):

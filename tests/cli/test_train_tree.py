@@ -36,7 +36,7 @@ def world(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tree")
     (folder / "tree.txt").write_text(TREE)
     labels = write_labelled(folder / "labels", disc=3, angular=2)
-    words = ["--tree", str(folder / "tree.txt"), "--labels", str(labels), "--epochs", "4", "--lr", "0.01"]
+    words = ["--tree", str(folder / "tree.txt"), "--labels", str(labels), "--epochs", "2", "--lr", "0.01"]
     run = trained("detector", small, folder / "run", *words)
     return SimpleNamespace(folder=folder, run=run.folder, output=run.output, words=words, data=small)
 

@@ -232,7 +232,7 @@ def test_a_published_detector(publish, data, tmp_path):
     run = saved(tmp_path / "published", PUBLISHED)
     publish({f"theirs.{name}": tensor for name, tensor in load_file(run / "model.safetensors").items()})
     new = started(detector(tmp_path, "coco"), data)
-    assert new.architecture == ARCHITECTURE | {"bins": 0}
+    assert new.architecture == ARCHITECTURE | {"bins": 0, "sharpness": 2.0, "vote_iou": 0.65}
     assert not any("running_mean" in name for name in new.model.backbone.state_dict())
     images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
