@@ -28,10 +28,13 @@ _POST_OPS: dict[type[nn.Module], tuple[str, str, list[float]]] = {
 }
 
 
+# A head that levels share meets as many shapes of input as there are levels.
+SHAPES = 4
+
+
 class _Resting(NamedTuple):
     """A convolution's weights in the form that is computed with."""
 
-    made_for: Any  # number format, zeros before the kernel
     state: list[tuple[Tensor, int, int]]  # what they were made from: tensors, their memory and version
     weight: Tensor
     bias: Tensor | None
@@ -41,7 +44,7 @@ class FusedConv2d(nn.Conv2d):
     """`nn.Conv2d` and maybe the `activation` behind it; see the module."""
 
     pads_like_tensorflow = False
-    _resting: _Resting | None = None
+    _resting: dict[Any, _Resting] | None = None
 
     @property
     def activation(self) -> nn.Module | None:
@@ -83,18 +86,24 @@ class FusedConv2d(nn.Conv2d):
     ) -> tuple[Tensor, Tensor | None]:
         """Weight, with `sides` (rows, columns) of zeros before it, and bias in a number format; kept while they rest.
 
-        The weight is laid out as oneDNN has it for inputs of a `shape`; it computes with others too.
+        The weight is laid out as oneDNN has it for inputs of a `shape`: with others it would compute too, but first lay
+        it out anew, which can take longer than the convolution.
         """
         state = [(p, p.data_ptr(), p._version) for p in (self.weight, self.bias) if p is not None]
-        kept = self._resting
-        if kept is None or kept.made_for != (dtype, sides) or not _same(kept.state, state):
+        if self._resting is None:
+            self._resting = {}
+        key = dtype, sides, padding, shape
+        kept = self._resting.get(key)
+        if kept is None or not _same(kept.state, state):
+            if len(self._resting) >= SHAPES:
+                self._resting.pop(next(iter(self._resting)), None)
             with torch.no_grad():
                 weight = F.pad(self.weight, (sides[1], 0, sides[0], 0)).to(dtype)
                 packed = torch.ops.mkldnn._reorder_convolution_weight(
                     weight, padding, self.stride, self.dilation, self.groups, shape
                 )
                 bias = None if self.bias is None else self.bias.to(dtype)
-            self._resting = kept = _Resting((dtype, sides), state, packed, bias)
+            self._resting[key] = kept = _Resting(state, packed, bias)
         return kept.weight, kept.bias
 
     def __getstate__(self) -> dict[str, Any]:

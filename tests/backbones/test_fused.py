@@ -93,6 +93,23 @@ def test_weights_that_change_are_seen() -> None:
     torch.testing.assert_close(copy.deepcopy(chain)(x), plain(x))
 
 
+@torch.no_grad()
+def test_weights_are_laid_out_for_each_shape_and_for_few() -> None:
+    """A layer that several levels share is not laid out anew whenever the next of them comes."""
+    chain, plain = fused_and_plain(nn.Conv2d(64, 64, 1), nn.SiLU())
+    images = [torch.randn(1, 64, side, side) for side in (8, 16, 32)]
+    for x in images:
+        torch.testing.assert_close(chain(x), plain(x))
+    laid_out = [kept.weight for kept in chain[0]._resting.values()]
+    for x in images:
+        chain(x)
+    assert all(kept.weight is weight for kept, weight in zip(chain[0]._resting.values(), laid_out, strict=True))
+    for side in range(1, 20):
+        x = torch.randn(1, 64, side, side)
+        torch.testing.assert_close(chain(x), plain(x))
+    assert len(chain[0]._resting) == fused.SHAPES
+
+
 class Net(nn.Module):
     """A convolution and an activation, used as a test wants it."""
 
