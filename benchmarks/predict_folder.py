@@ -11,7 +11,6 @@ into an environment of its own and name that environment's Python.
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +19,7 @@ from pathlib import Path
 
 from inference import description
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
+from rates import print_rates
 
 from detseg.flowers.dataset import write_flowers
 from detseg.models import build_model, save_model
@@ -99,14 +97,7 @@ def main() -> None:
             for contender, command in contenders.items():
                 start = seconds(command(one), output)
                 rates[contender].append((len(files) - 1) / (seconds(command(images), output) - start))
-    first = next(iter(contenders))
-    table = Table(title=f"{len(files)} images at {SIZE} px, {os.cpu_count()} cores")
-    for column in ("", "images/s", f"ratio to {first}"):
-        table.add_column(column, justify="right" if column else "left")
-    for contender, found in rates.items():
-        ratio = statistics.median(b / a for a, b in zip(rates[first], found, strict=True))
-        table.add_row(contender, f"{statistics.median(found):.1f}", f"{ratio:.2f} x")
-    Console().print(table)
+    print_rates(f"{len(files)} images at {SIZE} px, {os.cpu_count()} cores", rates)
 
 
 if __name__ == "__main__":

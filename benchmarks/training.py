@@ -11,13 +11,11 @@ on the same images, batch and threads; the table shows medians over the rounds. 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from rates import print_rates
 
 SIZE, BATCH, CLASSES, STEPS = 320, 16, 21, 12
 # Up to stride 8: what is frozen by default when the weights are pretrained and the images few.
@@ -129,18 +127,11 @@ def main() -> None:
     if options.ultralytics_python:
         script = ULTRALYTICS.format(threads=os.cpu_count(), classes=CLASSES, batch=BATCH, size=SIZE, steps=STEPS)
         contenders = {"ultralytics YOLO11n": (options.ultralytics_python, script), **contenders}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(options.rounds):
         for name, (python, script) in contenders.items():
-            seconds[name].append(measure(python, script))
-    first = next(iter(contenders))
-    table = Table(title=f"training steps at {SIZE} px, batches of {BATCH}, {os.cpu_count()} threads")
-    for column in ("", "images/s", f"ratio to {first}"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, times in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[first], times, strict=True))
-        table.add_row(name, f"{BATCH / statistics.median(times):.1f}", f"{ratio:.2f} x")
-    Console().print(table)
+            rates[name].append(BATCH / measure(python, script))
+    print_rates(f"training steps at {SIZE} px, batches of {BATCH}, {os.cpu_count()} threads", rates)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,13 @@ Left to itself it computes on one core less than there are; here it gets all, an
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import timm
-from rich.console import Console
-from rich.table import Table
+from rates import print_rates
 from safetensors.torch import save_file
 
 from detseg.data.formats import read_dataset, write_yolo
@@ -110,14 +108,7 @@ def main() -> None:
                 out = folder / f"{turn}-{number}"
                 text = script.format(data=source, out=out, backbone=backbone, weights=weights, **common)
                 rates[contender].append(measure(python, text))
-    first = next(iter(contenders))
-    table = Table(title=f"whole training at {SIZE} px, batches of {BATCH}, {os.cpu_count()} cores")
-    for column in ("", "images/s", f"ratio to {first}"):
-        table.add_column(column, justify="right" if column else "left")
-    for contender, found in rates.items():
-        ratio = statistics.median(b / a for a, b in zip(rates[first], found, strict=True))
-        table.add_row(contender, f"{statistics.median(found):.1f}", f"{ratio:.2f} x")
-    Console().print(table)
+    print_rates(f"whole training at {SIZE} px, batches of {BATCH}, {os.cpu_count()} cores", rates)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,13 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
 
-    from detseg.cli.predictions import Reader, Writer, find_in
+    from detseg.cli.predictions import BATCH, Found, Reader, find_in, write_found
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
     from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
     from detseg.predict.detector import tree_of
+    from detseg.predict.predictor import ahead
 
     console = Terminal()
     images, ids, listed = _images(config, list(sources))
@@ -166,16 +167,20 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     results: list[dict[str, Any]] = []
     left_out = 0
     shown = track(reader, len(images), what="predicting", console=console)
-    with Writer() as writer:
-        for position, found in find_in(shown, model, config):
-            image = reader.names[position]
-            writer.write(found, targets[position])
-            rows = found.results
-            if listed is not None and tree_of(model) is not None:
-                rows = [row for row in rows if row["category_id"] in listed]
-                left_out += len(found.results) - len(rows)
-            results += [{"image_id": ids[position], "file_name": image} | row for row in rows]
-            print_line(console, f"{image}: {found.text}")
+
+    def written_down(item: tuple[int, Found]) -> tuple[int, Found]:
+        write_found(item[1], targets[item[0]])
+        return item
+
+    # Written in threads, while the network looks at the next images.
+    for position, found in ahead(written_down, find_in(shown, model, config), BATCH):
+        image = reader.names[position]
+        rows = found.results
+        if listed is not None and tree_of(model) is not None:
+            rows = [row for row in rows if row["category_id"] in listed]
+            left_out += len(found.results) - len(rows)
+        results += [{"image_id": ids[position], "file_name": image} | row for row in rows]
+        print_line(console, f"{image}: {found.text}")
     written = ["images with classes and masks" if segments else _drawn(model)]
     written += ["label images"] if config.label_images else []
     if not segments or config.boxes:

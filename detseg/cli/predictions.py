@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -92,27 +91,6 @@ class Found:
     results: list[dict[str, Any]]  # COCO results without image id
     mask: NDArray[np.uint8] | NDArray[np.uint16] | None = None  # (H, W) values of a mask file
     palette: Any = None  # (256, 3) their colours, or (M, 3) those of M objects, from 1 on
-
-
-class Writer:
-    """Writes what was found in images in a thread, while the network looks at the next; use it in a `with` block."""
-
-    def __init__(self) -> None:
-        self._pool, self._waiting = ThreadPoolExecutor(1), deque[Future[None]]()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        while kind is None and self._waiting:
-            self._waiting.popleft().result()
-        self._pool.shutdown(cancel_futures=True)
-
-    def write(self, found: Found, target: Path) -> None:
-        """See `write_found`; waits while a batch of images is unwritten. What went wrong is raised later."""
-        self._waiting.append(self._pool.submit(write_found, found, target))
-        if len(self._waiting) > BATCH:
-            self._waiting.popleft().result()
 
 
 def write_found(found: Found, target: Path) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 import detseg
 from detseg.cli import main
 from detseg.cli.predict import Predict, _images
-from detseg.cli.predictions import Found, Writer
 from detseg.data.formats import read_dataset, write_yolo
 from detseg.predict import detect
 
@@ -301,12 +300,8 @@ def test_two_runs_are_fused(run, small, tmp_path, capsys):
     assert "name the images" in capsys.readouterr().err
 
 
-def test_what_cannot_be_written_is_told(tmp_path):
-    found = Found(np.zeros((4, 4, 3), np.uint8), "", [])
-    with pytest.raises(OSError, match=r"missing.*could not be written"), Writer() as writer:
-        for number in range(3):
-            writer.write(found, tmp_path / "missing" / f"{number}.jpg")
-    with Writer() as writer:
-        for number in range(20):
-            writer.write(found, tmp_path / f"{number}.jpg")
-    assert len(list(tmp_path.glob("*.jpg"))) == 20
+def test_what_cannot_be_written_is_told(run, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("detseg.cli.predictions.cv2.imwrite", lambda *_: False)
+    assert predict(run, small / "images/val0.png", "--output", tmp_path / "out") == 1
+    assert "val0.jpg: could not be written" in capsys.readouterr().err
+    assert not (tmp_path / "out/detections.json").exists()
