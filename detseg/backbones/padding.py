@@ -15,7 +15,7 @@ def pad_zeros(x: Tensor, left: int, right: int, top: int = 0, bottom: int = 0) -
     """
     if not (left or right or top or bottom):
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.jit.is_tracing():
         return F.pad(x, (left, right, top, bottom))
     if torch.is_grad_enabled() and x.requires_grad:
         padded: Tensor = _Pad.apply(x, left, right, top, bottom)
@@ -57,6 +57,10 @@ def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 def same_padding(x: Tensor, conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
     """What `pad_same` adds (above, below) and (left, right)."""
+    if torch.jit.is_tracing():  # for sides that are multiples of the stride, which it does not depend on
+        reach = (d * (k - 1) + 1 - s for k, d, s in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True))
+        above, left = (max(0, n) for n in reach)
+        return (above // 2, above - above // 2), (left // 2, left - left // 2)
     given = zip(x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation, strict=True)
     above, left = (get_same_padding(*of_side) for of_side in given)
     return (above // 2, above - above // 2), (left // 2, left - left // 2)

@@ -10,7 +10,7 @@ from detseg.console import track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.base import with_channels
 from detseg.data.class_tree import ClassTree
-from detseg.detect.limits import AtTheCap
+from detseg.data.limits import AtTheCap
 from detseg.metrics.detection.inputs import Detections, Truth, read_truth
 from detseg.metrics.detection.levels import TreeDetections
 from detseg.metrics.detection.matching import limits_for, limits_of

@@ -135,7 +135,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     from detseg.files import write_atomically
     from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
     from detseg.predict.detector import tree_of
-    from detseg.predict.predictor import ahead
+    from detseg.sources import ahead
 
     console = Terminal()
     images, ids, listed = _images(config, list(sources))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from detseg.console import print_line
@@ -18,16 +16,11 @@ from detseg.data.class_tree import SURE
 from detseg.data.colours import instance_colors
 from detseg.data.images import read_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png, write_object_png
-from detseg.data.object_masks import number_map, outlines
+from detseg.data.limits import AtTheCap
+from detseg.data.object_masks import number_map
 from detseg.data.sample import IGNORE
-from detseg.detect.limits import AtTheCap
-from detseg.detect.tree import ByLevel
-from detseg.metrics.detection.levels import at_level
-from detseg.predict import Detector, Predictor, Segmentation, Segmenter
-from detseg.predict.detector import tree_of
-from detseg.predict.predictor import ahead, in_batches
-from detseg.segment import masks_to_boxes
-from detseg.visualize import draw_boxes, draw_mask
+from detseg.results import Results, Segmentation
+from detseg.sources import ahead, in_batches
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,68 +98,75 @@ def write_found(found: Found, target: Path) -> None:
         write_index_png(target.with_suffix(".png"), found.mask, found.palette)
 
 
-def find_in(images: Iterable[Numbered], model: Predictor, config: Predict) -> Iterator[tuple[int, Found]]:
+def find_in(images: Iterable[Numbered], model: Any, config: Predict) -> Iterator[tuple[int, Found]]:
     """What a model finds in each image, with its position, in order."""
-    if isinstance(model, Segmenter):
-        return find_classes(model, images, config)
-    assert isinstance(model, Detector)
-    return find_objects(model, images, config)
+    return (find_classes if model.task == "segment" else find_objects)(model, images, config)
 
 
-def find_objects(detector: Detector, images: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
+def find_objects(detector: Any, images: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Boxes, and masks of detectors that find them; see `find_in`."""
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
+    exact = config.image_ids is not None
     # What is written for mAP holds also what nobody wants to see drawn.
-    lowest = 0.0 if config.image_ids is not None else threshold
+    lowest = 0.0 if exact else threshold
     # With a tree of classes what is drawn is sure, and mAP is of the leaves.
-    tree = tree_of(detector) if config.image_ids is not None else None
-    looking = detector if tree is None else Detector(ByLevel(detector.model), detector.description)
+    tree = getattr(detector.model, "tree", None) if exact else None
+    looking = detector if tree is None else _by_level(detector)
     cap = AtTheCap(detector.max_detections, threshold)
+    options = given_only(size=config.size, tta=config.tta or None)
     for batch in in_batches(images, BATCH):
         pixels = [image for _, image in batch]
-        every = looking.stream(
-            pixels, score_threshold=lowest, batch_size=BATCH, size=config.size, tta=config.tta, run_lengths=True
-        )
+        every = looking.stream(pixels, score_threshold=lowest, batch_size=BATCH, run_lengths=True, **options)
         for (position, image), seen in zip(batch, every, strict=True):
-            found = seen if tree is None else at_level(seen, SURE)
-            count = int((found["scores"] >= threshold).sum())
-            cap.add(found["scores"])
-            clear = {name: value[:count] for name, value in found.items()}
-            shades = instance_colors(clear["labels"].tolist()) if "masks" in found else None
-            drawn = draw_boxes(
-                image,
-                clear["boxes"],
-                clear["labels"],
-                detector.names,
-                clear["scores"],
-                colors=shades,
-                masks=clear.get("masks"),
-            )
-            counts = Counter(detector.names[label] for label in clear["labels"])
-            text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-            exact = config.image_ids is not None
-            listed = found if tree is None else at_level(seen, tree.shape.levels)
-            results = _results(listed, detector.categories, exact=exact, polygons=config.polygons)
-            mask = number_map(clear["masks"], image.shape) if config.label_images else None
-            yield position, Found(drawn, text, results, mask, shades)
+            found, listed = seen, seen
+            if tree is not None:
+                from detseg.metrics.detection.levels import at_level
+
+                found, listed = (
+                    Results(at_level(seen, level), image, detector.categories) for level in (SURE, tree.shape.levels)
+                )
+            cap.add(found.scores)
+            clear = found.select(found.scores >= threshold)
+            mask = number_map(clear.masks, image.shape) if config.label_images else None
+            shades = None if mask is None else instance_colors(clear.labels.tolist())
+            results = listed.to_coco(exact=exact, polygons=config.polygons)
+            yield position, Found(clear.plot(), str(clear), results, mask, shades)
     cap.warn()
 
 
-def find_classes(segmenter: Segmenter, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
+def _by_level(detector: Any) -> Any:
+    """The detector, finding objects at every level of its tree."""
+    from detseg.detect.tree import ByLevel
+    from detseg.predict import Detector
+
+    return Detector(ByLevel(detector.model), detector.description)
+
+
+def find_classes(segmenter: Any, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Masks; see `find_in`."""
     names = segmenter.names
     values = mask_values([number for number, _ in segmenter.categories])
     palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[values] = mask_palette(names)[: len(values)]
+    options = given_only(
+        flip=config.flip or None,
+        scales=None if config.scales == (1.0,) else config.scales,
+        long_side=config.long_side,
+    )
     # Those who look at an image in windows have large ones.
     for batch in in_batches(numbered, BATCH if config.long_side is None else 1):
-        images = [image for _, image in batch]
-        every = segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side)
+        every = segmenter.stream([image for _, image in batch], BATCH, **options)
         for (position, image), seen in zip(batch, every, strict=True):
-            found = objects_in(seen, names, config.min_area) if config.boxes else {}
-            results = _results(found, segmenter.categories, exact=config.image_ids is not None) if found else []
-            drawn, text = draw_mask(image, seen.mask, names), _shares(seen.mask, names)
-            yield position, Found(drawn, text, results, values[seen.mask], palette)
+            results = []
+            if config.boxes:
+                found = Results(objects_in(seen, names, config.min_area), image, segmenter.categories)
+                results = found.to_coco(exact=config.image_ids is not None)
+            yield position, Found(seen.plot(), str(seen), results, values[seen.mask], palette)
+
+
+def given_only(**options: Any) -> dict[str, Any]:
+    """Options that are not None: models that were exported have fewer."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def mask_values(ids: Sequence[int]) -> NDArray[np.uint8]:
@@ -181,48 +181,12 @@ def mask_values(ids: Sequence[int]) -> NDArray[np.uint8]:
 
 def objects_in(seen: Segmentation, names: Sequence[str], min_area: int) -> dict[str, NDArray[Any]]:
     """What hangs together in a class, as detections; neither the background nor fewer than `min_area` pixels are."""
+    import torch
+
+    from detseg.segment import masks_to_boxes
+
     background = 0 if is_background(names[0]) else None
     # Within a component the probability of its class is the confidence, whatever the class.
     chances = torch.from_numpy(seen.confidence).expand(len(names), *seen.confidence.shape)
     found = masks_to_boxes(torch.from_numpy(seen.mask), chances, background=background, min_area=min_area)
     return {name: value.numpy() for name, value in found.items()}
-
-
-def _shares(mask: NDArray[np.uint8], names: Sequence[str]) -> str:
-    """The share of each class that is in an image, the largest first."""
-    counts = np.bincount(mask.ravel(), minlength=len(names))
-    order = np.argsort(-counts, kind="stable")
-    return ", ".join(f"{100 * counts[k] / mask.size:.1f} % {names[k]}" for k in order.tolist() if counts[k])
-
-
-def _results(
-    found: dict[str, Any], categories: Sequence[tuple[int, str]], *, exact: bool, polygons: bool = False
-) -> list[dict[str, Any]]:
-    """COCO results of one image; short numbers, unless they are `exact` to measure mAP by."""
-
-    def rounded(value: float, digits: int) -> float:
-        return value if exact else round(value, digits)
-
-    results: list[dict[str, Any]] = [
-        {
-            "category_id": categories[label][0],
-            "bbox": [rounded(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": rounded(score, 5),
-        }
-        for (x1, y1, x2, y2), score, label in zip(
-            found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
-        )
-    ]
-    for result, mask in zip(results, found.get("masks", ()), strict=False):
-        result["segmentation"] = _polygons(mask, result["bbox"]) if polygons else _text(mask)
-    return results
-
-
-def _text(mask: dict[str, Any]) -> dict[str, Any]:
-    """Run lengths as JSON takes them."""
-    return {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
-
-
-def _polygons(mask: dict[str, Any], box: Sequence[float]) -> list[list[float]]:
-    """The outlines of a mask; of one without a pixel a point of its box, for readers want a polygon of every object."""
-    return [list(polygon) for polygon in outlines(mask)] or [[*box[:2]] * 3]

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
 from detseg.boxes import clip_boxes
+from detseg.data.limits import LEAST
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.coder import HEAD, decode_deltas
-from detseg.detect.limits import LEAST
 from detseg.detect.match import match
 from detseg.detect.model import ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
 from detseg.detect.proposals import (

@@ -4,6 +4,7 @@ detections -> RoIAlign -> mask head -> a map of probabilities for each class, ov
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -129,6 +130,12 @@ class MaskRcnn(FasterRcnn):
             {**found, "masks": own[: len(found["boxes"])], "regions": found["boxes"]}
             for found, own in zip(super().found(maps, detected), masks, strict=True)
         ]
+
+    def masks_at(
+        self, parts: Sequence[Tensor], image: Tensor, rows: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """See `DetectionModel`."""
+        return parts[0][image, rows], boxes
 
     def exportable(self) -> nn.Module:
         """Images (N, C, H, W) to boxes (N, D, 4), scores (N, D, K), see `raw`, and masks (N, D, h, w) over them."""

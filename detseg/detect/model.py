@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from detseg.backbones.class_rows import ClassRows as ClassRows
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
+from detseg.data.limits import LEAST
 from detseg.detect.calibration import Calibration
-from detseg.detect.limits import LEAST
 from detseg.detect.nms import batched_nms
 from detseg.detect.nms.voting import vote
 from detseg.detect.published import Published
@@ -147,6 +147,15 @@ class DetectionModel(ImageModel):
     def raw(self, images: Tensor) -> tuple[Tensor, ...]:
         """Boxes (N, P, 4) xyxy in pixels and scores (N, P, K), before any selection, and what masks are made of."""
         raise AttributeError(f"{type(self).__name__} has no raw outputs to export")
+
+    def masks_at(
+        self, parts: Sequence[Tensor], image: Tensor, rows: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Masks (D, h, w) and regions (D, 4) of the predictions `rows` (D,) of images (D,).
+
+        `parts` are what `exportable` gives behind boxes and scores: what masks are made of. None of a model without.
+        """
+        return None
 
     def exportable(self) -> nn.Module:
         """Images (N, C, H, W) to what `raw` gives, such as boxes (N, P, 4) and scores (N, P, K), before selection."""

@@ -65,13 +65,21 @@ def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:
     return masks.clamp_(0, 1).unflatten(1, prototypes.shape[1:])
 
 
+def assemble_in(coefficients: Tensor, prototypes: Tensor, image: Tensor) -> Tensor:
+    """What `assemble` gives, of coefficients (D, Q) in several images (D,) with prototypes (N, Q, h, w)."""
+    # Of every image, though one is wanted: prototypes laid out for each detection would be hundreds of megabytes.
+    every = torch.einsum("dq,nqp->dnp", coefficients.float() / (2 * SURE), prototypes.float().flatten(2))
+    masks = (every[torch.arange(every.shape[0], device=image.device), image] + 0.5).clamp(0, 1)
+    return masks.unflatten(1, prototypes.shape[2:])
+
+
 def framed(prototypes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Prototypes (Q, h, w) of one image with their outermost cells repeated, and (4,) xyxy, what they lie over then.
+    """Prototypes (..., Q, h, w) with their outermost cells repeated, and (4,) xyxy, what they lie over then.
 
     A mask is bilinear between the centres of cells and fades beyond the last one: not so at the border of the image.
     """
-    height, width = prototypes.shape[-2:]
-    region = torch.tensor([-1.0, -1.0, width + 1, height + 1], device=prototypes.device) * stride
+    sides = torch._shape_as_tensor(prototypes)[[-1, -2]].to(prototypes.device)  # also where the call is traced
+    region = torch.cat([-torch.ones_like(sides), sides + 1]).float() * stride
     return F.pad(prototypes, (1, 1, 1, 1), mode="replicate"), region
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+
+from detseg.tracing import is_traced
 
 # A box of this side is cut from the map of stride 16, half as large ones from that of stride 8, and so on (Lin et al.
 # 2017, equation 1): ImageNet's pretraining sees images of 224 pixels.
@@ -34,7 +35,7 @@ def align(
     """
     with torch.autocast(boxes.device.type, enabled=False):
         level, maps = level_of(boxes, strides), [x.float() for x in maps]
-        if boxes.device.type == "cpu" and not (torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)):
+        if boxes.device.type == "cpu" and not is_traced(boxes):
             from detseg.detect.roi_on_cpu import AlignOnCpu  # here: it loads numba, half a second
 
             found: Tensor = AlignOnCpu.apply(boxes, image, level, strides, size, sampling, *maps)

@@ -30,6 +30,7 @@ from detseg.detect.prototypes import (
     PROTOTYPES,
     PrototypeBranch,
     assemble,
+    assemble_in,
     framed,
     mask_loss,
     prototype_stride,
@@ -277,6 +278,16 @@ class YoloDetector(DetectionModel):
         if outputs.coefficients is None or outputs.prototypes is None:
             return found
         return *found, outputs.coefficients, outputs.prototypes
+
+    def masks_at(
+        self, parts: Sequence[Tensor], image: Tensor, rows: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """See `DetectionModel`."""
+        if not self.finds_masks:
+            return None
+        maps, region = framed(parts[1], self.prototype_stride)
+        masks = assemble_in(parts[0][image, rows], maps, image)
+        return masks, region.expand(masks.shape[0], 4)
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
         """Grid of P predictions, boxes (N, P, 4) xyxy, objectness (N, P) and class logits (N, P, K), all float32."""

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from detseg.models import load_model
-from detseg.predict.classifier import Classification, ImageClassifier, classify
+from detseg.predict.classifier import ImageClassifier, classify
 from detseg.predict.detector import Detector, SlidingDetector, detect
 from detseg.predict.fused import FusedDetector
 from detseg.predict.predictor import Predictor
-from detseg.predict.segmenter import Segmentation, Segmenter, segment
+from detseg.predict.segmenter import Segmenter, segment
+from detseg.results import Classification, Results, Segmentation
 from detseg.tasks import part, task_of
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FusedDetector",
     "ImageClassifier",
     "Predictor",
+    "Results",
     "Segmentation",
     "Segmenter",
     "SlidingDetector",

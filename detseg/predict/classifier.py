@@ -1,7 +1,6 @@
 """Trained classifiers at work: images in, classes and their probabilities out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -9,15 +8,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detseg.data.augment.classification_transforms import ClassificationEval, TenCrop
-from detseg.predict.predictor import Image, Predictor, in_batches, model_input, open_all
+from detseg.predict.predictor import Predictor, model_input
+from detseg.results import Classification
 from detseg.sharing import shares_cores
-
-
-class Classification(NamedTuple):
-    """What one image is taken for."""
-
-    labels: NDArray[np.int64]  # (K,) all classes, the likeliest first
-    scores: NDArray[np.float32]  # (K,) their probabilities
+from detseg.sources import Image, in_batches, open_all, with_sources
 
 
 @torch.inference_mode()
@@ -44,18 +38,21 @@ def classify(
 class ImageClassifier(Predictor):
     """A trained classifier and what it was trained for; see `Predictor`."""
 
-    def predict(self, images: Sequence[Image], *, batch_size: int = 16, ten_crop: bool = False) -> list[Classification]:
+    def predict(
+        self, images: Image | Iterable[Image], *, batch_size: int = 16, ten_crop: bool = False
+    ) -> list[Classification]:
         """All `labels` of each image, the likeliest first, and their `scores`; label i is called ``names[i]``.
 
         `batch_size` is of images, or crops of them; `ten_crop` takes the mean over ten crops: corners and middle,
         mirrored too; slower and a little better.
         """
-        return list(self.stream(open_all(images, self.channels, batch_size), batch_size, ten_crop))
+        return list(self.stream(images, batch_size, ten_crop))
 
     def stream(
-        self, images: Iterable[NDArray[np.uint8]], batch_size: int = 16, ten_crop: bool = False
+        self, images: Image | Iterable[Image], batch_size: int = 16, ten_crop: bool = False
     ) -> Iterator[Classification]:
         """As `predict`, one image after another."""
-        for scores in classify(self.model, images, self.size, batch_size=batch_size, ten_crop=ten_crop):
+        pixels, sources = with_sources(open_all(images, self.channels, batch_size))
+        for scores in classify(self.model, pixels, self.size, batch_size=batch_size, ten_crop=ten_crop):
             order = np.argsort(-scores, kind="stable").astype(np.int64)
-            yield Classification(order, scores[order])
+            yield Classification(order, scores[order], next(sources), self.categories)

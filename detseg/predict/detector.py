@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detseg.data.letterbox import Letterbox, letterbox_image, resize_long_side
+from detseg.data.limits import CLEAR, AtTheCap
 from detseg.data.windows import FINEST
 from detseg.detect.calibration import calibrated
-from detseg.detect.limits import CLEAR, AtTheCap
 from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.detect.tree import ByLevel
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
 from detseg.predict.augmented import STRIDE, View, fuse_views, unmirrored, views_of
-from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
+from detseg.predict.predictor import Predictor, Sized, in_full_size, model_input
+from detseg.results import Results
 from detseg.sharing import shares_cores
+from detseg.sources import Image, in_batches, open_all, with_sources
 
 
 @torch.inference_mode()
@@ -172,13 +174,13 @@ class Detector(Predictor):
 
     def predict(
         self,
-        images: Sequence[Image],
+        images: Image | Iterable[Image],
         *,
         score_threshold: float = 0.3,
         batch_size: int = 8,
         size: int | None = None,
         tta: bool = False,
-    ) -> list[dict[str, NDArray[Any]]]:
+    ) -> list[Results]:
         """Objects in images: those with at least `score_threshold`; 0 gives all that mAP is computed from.
 
         Args:
@@ -186,8 +188,8 @@ class Detector(Predictor):
             tta: test-time augmentation: average over three sizes and mirror images, in six times the time.
 
         Returns:
-            For each image ``boxes`` (D, 4) float32 xyxy in its pixels, ``scores`` (D,) float32, ``labels`` (D,) int64
-            and, of models that find them, ``masks`` (D, H, W) bool, best first; label i is called ``names[i]``.
+            For each image `Results`: `boxes` (D, 4) float32 xyxy in its pixels, `scores` (D,) float32, `labels` (D,)
+            int64 and, of models that find them, `masks` (D, H, W) bool, best first; label i is called ``names[i]``.
 
         Raises:
             ValueError: as `Predictor` says; or `size` is no multiple of 32, or set for a localizer.
@@ -197,27 +199,28 @@ class Detector(Predictor):
 
     def stream(
         self,
-        images: Sequence[Image],
+        images: Image | Iterable[Image],
         *,
         score_threshold: float = 0.3,
         batch_size: int = 8,
         size: int | None = None,
         tta: bool = False,
         run_lengths: bool = False,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Results]:
         """As `predict`, one image after another; with `run_lengths` masks are COCO's, small for any image."""
         if size is not None or tta:
             self.check_any_size(size)
-        opened = in_full_size(open_all(images, self.channels, batch_size))
+        pixels, sources = with_sources(open_all(images, self.channels, batch_size))
         every = self.find(
-            opened,
+            in_full_size(pixels),
             size,
             batch_size=batch_size,
             score_threshold=score_threshold,
             run_lengths=run_lengths,
             tta=tta,
         )
-        return ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in found.items()} for found in every)
+        arrays = ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in found.items()} for found in every)
+        return (Results(found, next(sources), self.categories) for found in arrays)
 
     def check_any_size(self, size: int | None = None) -> None:
         """Raise ValueError where the network takes images of one size only, or `size` is none that it takes."""

@@ -16,7 +16,8 @@ from detseg.classify.grad_cam import grad_cam, liveliest, record
 from detseg.data.augment.classification_transforms import RESIZE, ClassificationEval, resize_short_side
 from detseg.data.letterbox import letterbox_image
 from detseg.localize.localizer import Localizer
-from detseg.predict.predictor import Predictor, model_input, open_all
+from detseg.predict.predictor import Predictor, model_input
+from detseg.sources import open_one
 
 Box = tuple[float, float, float, float]
 View = Callable[[NDArray[np.uint8], int], tuple[NDArray[np.uint8], Box]]
@@ -67,7 +68,7 @@ def explain(
     Raises:
         ValueError: the model gives no class to the whole image, has no such label or no feature maps; or no image.
     """
-    (image,) = open_all([image], predictor.channels)
+    image = open_one(image, predictor.channels).pixels
     logits_of, net, view = _parts(predictor.model)
     seen, area = view(image, predictor.size)
     batch = model_input(predictor.model, seen[None]).to(next(predictor.model.parameters()).dtype) / 255

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from detseg.data.letterbox import Letterbox, fitted_size, letterbox_image, resize_long_side, resize_mask
 from detseg.data.sample import PADDING
-from detseg.predict.predictor import Image, Predictor, Sized, in_batches, in_full_size, model_input, open_all
+from detseg.predict.predictor import Predictor, Sized, in_full_size, model_input
+from detseg.results import Segmentation
 from detseg.sharing import shares_cores, sharing_cores
+from detseg.sources import Image, in_batches, open_all, with_sources
 
 # Share of a sliding window that its neighbour sees too: the border of a window knows little of what surrounds it.
 OVERLAP = 0.25
@@ -24,8 +26,8 @@ Network = Callable[[NDArray[np.uint8]], Tensor]
 """Images (N, H, W, 3) to class probabilities (N, K, s·H, s·W) float32; s is the model's output_scale."""
 
 
-class Segmentation(NamedTuple):
-    """What is seen in one image."""
+class Seen(NamedTuple):
+    """The classes of one image."""
 
     mask: NDArray[np.uint8]  # (H, W) the label of every pixel
     confidence: NDArray[np.float32]  # (H, W) the probability of that label
@@ -41,7 +43,7 @@ def segment(
     batch_size: int = 8,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
-) -> Iterator[Segmentation]:
+) -> Iterator[Seen]:
     """Masks of images that are fitted into a square of side `size`, in order, batch by batch.
 
     Probabilities are averaged over `scales` times `size`, rounded to multiples of 32, and with those that are seen in
@@ -79,7 +81,7 @@ def _inside(square: Tensor, shown: tuple[int, int], side: int) -> Tensor:
     return square[:, top : top + height, left : left + width]
 
 
-def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
+def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Seen:
     """The likeliest class at (width, height) = `wanted`, of views (K, h, w) of whatever size, and its probability.
 
     A few classes at a time: all of them at the size of a large image would need gigabytes.
@@ -94,14 +96,14 @@ def _decide(views: Sequence[Tensor], wanted: tuple[int, int]) -> Segmentation:
         value, index = (parts[0][0] if len(parts) == 1 else torch.cat(parts).mean(0)).max(0)
         labels = torch.where(value > best, (index + first).to(torch.uint8), labels)
         best = torch.maximum(best, value)
-    return Segmentation(labels.cpu().numpy(), best.cpu().numpy())
+    return Seen(labels.cpu().numpy(), best.cpu().numpy())
 
 
 @torch.inference_mode()
 @sharing_cores()
 def segment_in_windows(
     model: nn.Module, image: NDArray[np.uint8], window: int, *, batch_size: int = 8, flip: bool = False
-) -> Segmentation:
+) -> Seen:
     """The mask of a large image at its own size, from overlapping windows.
 
     Where windows overlap their probabilities are averaged, each weighted by how far a pixel lies inside of it. Only
@@ -131,7 +133,7 @@ def segment_in_windows(
         sums = band[:, : end - top]
         mask[top:end], confidence[top:end] = _decide([sums / sums.sum(0)], (width, end - top))
         band = torch.cat([band[:, end - top :], torch.zeros_like(sums)], 1)
-    return Segmentation(mask, confidence)
+    return Seen(mask, confidence)
 
 
 def _starts(length: int, window: int) -> list[int]:
@@ -163,7 +165,7 @@ class Segmenter(Predictor):
 
     def predict(
         self,
-        images: Sequence[Image],
+        images: Image | Iterable[Image],
         *,
         batch_size: int = 8,
         flip: bool = False,
@@ -182,18 +184,29 @@ class Segmenter(Predictor):
         Returns:
             For each image its `mask` (H, W) uint8, label i is called ``names[i]``, and the `confidence` (H, W).
         """
-        opened = open_all(images, self.channels, batch_size)
-        return list(self.stream(opened, batch_size, flip, scales, long_side))
+        return list(self.stream(images, batch_size, flip, scales, long_side))
 
     def stream(
         self,
-        images: Iterable[NDArray[np.uint8]],
+        images: Image | Iterable[Image],
         batch_size: int = 8,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         long_side: int | None = None,
     ) -> Iterator[Segmentation]:
         """As `predict`, one image after another."""
+        pixels, sources = with_sources(open_all(images, self.channels, batch_size))
+        for seen in self._see(pixels, batch_size, flip, scales, long_side):
+            yield Segmentation(seen.mask, seen.confidence, next(sources), self.categories)
+
+    def _see(
+        self,
+        images: Iterable[NDArray[np.uint8]],
+        batch_size: int,
+        flip: bool,
+        scales: Sequence[float],
+        long_side: int | None,
+    ) -> Iterator[Seen]:
         if long_side is None:
             sized = in_full_size(images)
             yield from segment(self.model, sized, self.size, batch_size=batch_size, flip=flip, scales=scales)
@@ -209,4 +222,4 @@ class Segmenter(Predictor):
             confidence = torch.from_numpy(seen.confidence)[None, None]
             if confidence.shape[2:] != (height, width):
                 confidence = F.interpolate(confidence, (height, width), mode="bilinear")
-            yield Segmentation(resize_mask(seen.mask, (width, height)), confidence[0, 0].numpy())
+            yield Seen(resize_mask(seen.mask, (width, height)), confidence[0, 0].numpy())

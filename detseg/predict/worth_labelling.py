@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from detseg.boxes import box_iou
 from detseg.data.letterbox import letterbox_image
 from detseg.predict.detector import Detector, detect
-from detseg.predict.predictor import in_batches, in_full_size, model_input
+from detseg.predict.predictor import in_full_size, model_input
+from detseg.sources import in_batches
 
 Found = Mapping[str, NDArray[Any]]  # boxes (D, 4), scores (D,), labels (D,)
 

@@ -150,19 +150,21 @@ def test_a_segmenter_is_scored_as_a_detector(segmenter, masked, tmp_path, capsys
 def test_objects_of_a_mask():
     mask = np.array([[0, 1, 1, 0, 2], [0, 0, 0, 0, 2]], np.uint8)
     confidence = np.array([[0.9, 0.8, 0.6, 0.9, 0.5], [0.9, 0.9, 0.9, 0.9, 0.7]], np.float32)
-    found = objects_in(Segmentation(mask, confidence), ["background", "a", "b"], 1)
+    found = objects_in(Segmentation(mask, confidence, np.zeros((2, 5, 3), np.uint8), ()), ["background", "a", "b"], 1)
     assert found["boxes"].tolist() == [[1, 0, 3, 1], [4, 0, 5, 2]]
     assert found["labels"].tolist() == [1, 2]
     np.testing.assert_allclose(found["scores"], [0.7, 0.6], rtol=1e-6)
-    without = objects_in(Segmentation(mask, confidence), ["sky", "a", "b"], 1)
+    without = objects_in(Segmentation(mask, confidence, np.zeros((2, 5, 3), np.uint8), ()), ["sky", "a", "b"], 1)
     assert sorted(without["labels"].tolist()) == [0, 1, 2], "no class of the name background: all are objects"
 
 
 def test_small_components_are_no_objects(segmenter, masked, tmp_path, monkeypatch):
     mask = np.zeros((72, 96), np.uint8)
     mask[0, 0], mask[10:13, 10:15], mask[30:34, 30:34] = 1, 1, 2  # 1, 15 and 16 pixels
-    seen = Segmentation(mask, np.ones(mask.shape, np.float32))
-    monkeypatch.setattr(Segmenter, "stream", lambda self, images, *options: (seen for _ in images))
+    seen = Segmentation(
+        mask, np.ones(mask.shape, np.float32), np.zeros((72, 96, 3), np.uint8), detseg.load(segmenter.folder).categories
+    )
+    monkeypatch.setattr(Segmenter, "stream", lambda self, images, *_, **__: (seen for _ in images))
     for options, counts in ((), 1), (("--min-area", "15"), 2), (("--min-area", "1"), 3):
         image = masked / "images/val0.png"
         assert predict(segmenter, image, "--boxes", *options, "--output", tmp_path) == 0

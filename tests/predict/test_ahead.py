@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.predict.predictor import ahead, open_all
+from detseg.sources import ahead, open_all
 
 
 @settings(max_examples=20, deadline=None)
@@ -50,6 +50,6 @@ def test_what_is_raised_is_raised_at_its_turn():
 def test_images_of_more_than_a_batch_are_the_same(kind):
     images = [np.full((4, 5, 3), i, np.uint8) for i in range(7)]
     opened = list(open_all(kind(images), 3, 2))
-    assert [int(image[0, 0, 0]) for image in opened] == list(range(7))
+    assert [int(image.pixels[0, 0, 0]) for image in opened] == list(range(7))
     with pytest.raises(ValueError, match="uint8 array of shape"):
         list(open_all(kind([*images, images[0][0]]), 3, 2))

@@ -20,10 +20,9 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 from detseg.detect.nms.checks import Array, Rule, check_kinds, check_threshold, like, to_arrays
+from detseg.tracing import is_traced
 
 Metric = Literal["iou", "diou"]
 
@@ -102,7 +101,7 @@ def _suppress(
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
     if not from_numpy:
-        tracing = torch.compiler.is_compiling() or isinstance(given["boxes"], FakeTensor)
+        tracing = is_traced(given["boxes"])
         if tracing and metric == "diou":
             raise ValueError("metric='diou' cannot be traced; use 'iou' in models that are exported or compiled")
         if metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):

@@ -7,9 +7,9 @@ that agree is nearer to it.
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from detseg.boxes import box_iou
+from detseg.tracing import is_traced
 
 # Pairs of a detection and a candidate that are compared at a time: some tens of megabytes.
 PAIRS = 1 << 20
@@ -28,7 +28,7 @@ def vote(kept: Tensor, boxes: Tensor, weights: Tensor, labels: Tensor, iou_thres
     Returns:
         Boxes (D, 4), and the sums (D,) of the weights they were averaged with; where that is 0, the box is as it was.
     """
-    if boxes.device.type == "cpu" and not (torch.compiler.is_compiling() or isinstance(boxes, FakeTensor)):
+    if boxes.device.type == "cpu" and not is_traced(boxes):
         from detseg.detect.nms.voting_loops import vote_in_turn  # here: it loads numba
 
         merged, total = torch.empty(len(kept), 4), torch.empty(len(kept))

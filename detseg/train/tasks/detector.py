@@ -23,10 +23,10 @@ from detseg.data.class_tree import ClassTree, on_nodes, read_tree, require_nodes
 from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate, collate_boxes, scaled_sizes
 from detseg.data.formats.class_folders import read_class_folders
 from detseg.data.labels import LabelledImages
+from detseg.data.limits import LEAST, AtTheCap, most_detections
 from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.data.pack.file import read_pack_info
 from detseg.detect.calibration import fit_calibration
-from detseg.detect.limits import LEAST, AtTheCap, most_detections
 from detseg.detect.tree import ByLevel
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
 from detseg.metrics.detection import FIGURES

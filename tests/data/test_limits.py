@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from detseg.backbones import create_backbone
+from detseg.data.limits import AtTheCap, most_detections
 from detseg.detect import FasterRcnn, YoloDetector
-from detseg.detect.limits import AtTheCap, most_detections
 from detseg.detect.model import select
 
 

@@ -1,0 +1,36 @@
+"""Exported models at work, without torch: numpy, OpenCV and one engine do; Pillow reads files.
+
+model = detseg.runtime.load("model.onnx")
+(found,) = model.predict("image.jpg")
+"""
+
+from pathlib import Path
+
+from detseg.runtime.engines import ENGINES, open_engine
+from detseg.runtime.predictor import ExportedClassifier, ExportedDetector, ExportedModel, ExportedSegmenter
+
+__all__ = ["ENGINES", "ExportedClassifier", "ExportedDetector", "ExportedModel", "ExportedSegmenter", "load"]
+
+_KINDS: dict[str, type[ExportedModel]] = {
+    "detect": ExportedDetector,
+    "localize": ExportedDetector,
+    "segment": ExportedSegmenter,
+    "classify": ExportedClassifier,
+}
+
+
+def load(path: str | Path, *, threads: int | None = None) -> ExportedModel:
+    """A model that `detseg export` wrote, ready to predict; runs no code from the file.
+
+    Args:
+        path: of a .onnx, .xml or .torchscript file.
+        threads: of the engine; by default as many as it takes.
+
+    Raises:
+        ValueError: no such file, one that detseg did not write or that holds maps only (``--raw``), or its engine is
+            not installed.
+    """
+    engine = open_engine(path, threads)
+    if engine.description["raw"]:
+        raise ValueError(f"{path}: holds a model without its selection (--raw), for other programs; export it without")
+    return _KINDS[engine.description["task"]](engine)

@@ -1,0 +1,134 @@
+"""The engines that exported models run on, by the ending of the file: images in, named arrays out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+KEY = "detseg"
+"""What the description is called in the metadata of a file."""
+
+
+class Engine(Protocol):
+    """A model in an engine.
+
+    Attributes:
+        description: what the exporter wrote of the model, see `detseg.export.trace`.
+    """
+
+    description: dict[str, Any]
+
+    def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The outputs, by name, of images (N, C, H, W) uint8, or float32 in [0, 1] where it was exported so."""
+
+
+class OnnxEngine:
+    """onnxruntime."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        self.description = _parsed(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self._input = self._session.get_inputs()[0].name
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """See `Engine`."""
+        return dict(zip(self._names, self._session.run(None, {self._input: images}), strict=True))
+
+
+class OpenVinoEngine:
+    """OpenVINO."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import openvino
+
+        if not path.with_suffix(".bin").is_file():
+            raise ValueError(f"{path}: {path.with_suffix('.bin').name} is missing beside it, which holds the weights")
+        core = openvino.Core()
+        model = core.read_model(path)
+        known = model.has_rt_info([KEY])
+        self.description = _parsed(model.get_rt_info([KEY]).astype(str) if known else None, path)
+        settings = {"PERFORMANCE_HINT": "LATENCY"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
+        self._model = core.compile_model(model, "AUTO" if len(core.available_devices) > 1 else "CPU", settings)
+        self._request = self._model.create_infer_request()
+
+    def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """See `Engine`."""
+        found = self._request.infer([images], share_inputs=True)
+        # Copies: the next images are computed into the same memory.
+        values = (np.array(value) for value in found.to_tuple())
+        return dict(zip(self.description["outputs"], values, strict=True))
+
+
+class TorchScriptEngine:
+    """torch, without the model's Python code."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import torch
+        import torchvision  # noqa: F401  (loads the operators that the file calls)
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        held = {KEY: ""}
+        self._model = torch.jit.load(str(path), map_location="cpu", _extra_files=held).eval()
+        text: Any = held[KEY]
+        self.description = _parsed(text.decode() if isinstance(text, bytes) else text, path)
+
+    def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """See `Engine`."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._model(torch.from_numpy(images))
+        found = found if isinstance(found, tuple) else (found,)
+        return dict(zip(self.description["outputs"], (value.numpy() for value in found), strict=True))
+
+
+class _Kind:
+    """How files of an ending are opened."""
+
+    def __init__(self, open: Callable[[Path, int | None], Engine], install: str) -> None:
+        self.open, self.install = open, install
+
+
+ENGINES = {
+    ".onnx": _Kind(OnnxEngine, "onnxruntime"),
+    ".xml": _Kind(OpenVinoEngine, "openvino"),
+    ".torchscript": _Kind(TorchScriptEngine, "torch torchvision"),
+}
+
+
+def open_engine(path: str | Path, threads: int | None = None) -> Engine:
+    """The engine of an exported file; ValueError, naming it, where it cannot be opened."""
+    path = Path(path)
+    kind = ENGINES.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path}: exported models end in {', '.join(ENGINES)}")
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        return kind.open(path, threads)
+    except ImportError as error:
+        raise ValueError(f"{path}: its engine is not installed: pip install {kind.install}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # each engine raises kinds of its own
+        raise ValueError(f"{path}: cannot be opened: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _parsed(text: str | None, path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(text or "")
+        if not isinstance(description, dict) or "task" not in description:
+            raise ValueError("no task")
+    except ValueError as error:
+        raise ValueError(f"{path}: was not written by `detseg export`: it does not say what the model is") from error
+    return description

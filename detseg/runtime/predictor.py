@@ -1,0 +1,146 @@
+"""Exported models as predictors: images of any size in, results in their own pixels out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.augment.classification_transforms import ClassificationEval
+from detseg.data.letterbox import letterbox_image
+from detseg.data.limits import CLEAR, AtTheCap
+from detseg.results import Classification, OfImage, Results, Segmentation
+from detseg.runtime.engines import Engine
+from detseg.runtime.paste import decided, in_image
+from detseg.sources import Image, in_batches, open_all, with_sources
+
+R = TypeVar("R", bound=OfImage)
+STRIDE = 32
+
+
+class ExportedModel(Generic[R]):
+    """A model that was exported.
+
+    Attributes:
+        description: what the file says of the model.
+        task: "detect", "segment", "classify" or "localize".
+        categories: (id, name) of each label.
+        size: side of the square that images are fitted into.
+        channels: of images.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.description = engine, engine.description
+        self.task, self.channels = str(self.description["task"]), int(self.description["channels"])
+        self.categories = [(int(c["id"]), str(c["name"])) for c in self.description["categories"]]
+        self.size = int(self.description["size"])
+        self.model = self  # what options of a network are asked of: this has none
+
+    @property
+    def names(self) -> list[str]:
+        """Class names by label."""
+        return [name for _, name in self.categories]
+
+    def run(self, squares: Sequence[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
+        """The outputs for images (H, W, C) of one size."""
+        batch = np.ascontiguousarray(np.stack(squares).transpose(0, 3, 1, 2))
+        return self.engine(batch if self.description["input"] == "uint8" else batch.astype(np.float32) / 255)
+
+    def predict(self, images: Image | Iterable[Image], **options: Any) -> list[R]:
+        """What is found in images, one or several; `options` are those of `stream`."""
+        return list(self.stream(images, **options))
+
+    def stream(self, images: Image | Iterable[Image], *args: Any, **options: Any) -> Iterator[R]:
+        """As `predict`, one image after another."""
+        raise NotImplementedError
+
+
+class ExportedDetector(ExportedModel[Results]):
+    """A detector or a localizer; see `ExportedModel`.
+
+    Attributes:
+        max_detections: the most objects that are found in an image; may be lowered.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.exported_cap = int(self.description["max_detections"])
+        self._cap = self.exported_cap
+
+    @property
+    def finds_masks(self) -> bool:
+        """Whether objects have masks."""
+        return bool(self.description["masks"])
+
+    @property
+    def max_detections(self) -> int:
+        """See the class."""
+        return self._cap
+
+    @max_detections.setter
+    def max_detections(self, most: int) -> None:
+        if not 1 <= most <= self.exported_cap:
+            raise ValueError(f"it was exported with at most {self.exported_cap} detections; max-detections was {most}")
+        self._cap = most
+
+    def check_any_size(self, size: int | None = None) -> None:
+        """Raise ValueError for a side of the square, pixels, that the model does not take."""
+        if size is not None and (not self.description["any_size"] or size < STRIDE or size % STRIDE):
+            wanted = f"multiples of {STRIDE}" if self.description["any_size"] else f"{self.size} pixels only"
+            raise ValueError(f"the model takes {wanted}, not {size}")
+
+    def predict(self, images: Image | Iterable[Image], **options: Any) -> list[Results]:
+        """Objects in images, one or several; `options` are those of `stream`."""
+        clear = max(options.get("score_threshold", CLEAR), CLEAR)
+        return list(AtTheCap(self.max_detections, clear).watch(self.stream(images, **options)))
+
+    def stream(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        score_threshold: float = 0.3,
+        batch_size: int = 8,
+        size: int | None = None,
+        run_lengths: bool = False,
+    ) -> Iterator[Results]:
+        """Objects with at least `score_threshold` in images, one after another; see `detseg.predict.Detector`."""
+        self.check_any_size(size)
+        pixels, sources = with_sources(open_all(images, self.channels, batch_size))
+        every = self._find(pixels, self.size if size is None else size, score_threshold, batch_size, run_lengths)
+        return (Results(found, next(sources), self.categories) for found in every)
+
+    def _find(
+        self, images: Iterable[NDArray[np.uint8]], size: int, threshold: float, batch_size: int, coded: bool
+    ) -> Iterator[dict[str, Any]]:
+        for batch in in_batches(images, batch_size):
+            squares, boxes = zip(*(letterbox_image(image, size) for image in batch), strict=True)
+            found = self.run(squares)
+            for i, (image, box) in enumerate(zip(batch, boxes, strict=True)):
+                rows = np.flatnonzero((found["images"] == i) & (found["scores"] >= threshold))[: self.max_detections]
+                one = {name: values[rows] for name, values in found.items() if name != "images"}
+                yield in_image(one, box, (image.shape[0], image.shape[1]), coded=coded)
+
+
+class ExportedSegmenter(ExportedModel[Segmentation]):
+    """A segmenter; see `ExportedModel`."""
+
+    def stream(self, images: Image | Iterable[Image], batch_size: int = 8, /) -> Iterator[Segmentation]:
+        """The class of every pixel of images, one after another."""
+        pixels, sources = with_sources(open_all(images, self.channels, batch_size))
+        for batch in in_batches(pixels, batch_size):
+            squares = [letterbox_image(image, self.size)[0] for image in batch]
+            for image, probabilities in zip(batch, self.run(squares)["probabilities"], strict=True):
+                mask, confidence = decided(probabilities, (image.shape[0], image.shape[1]), self.size)
+                yield Segmentation(mask, confidence, next(sources), self.categories)
+
+
+class ExportedClassifier(ExportedModel[Classification]):
+    """A classifier; see `ExportedModel`."""
+
+    def stream(self, images: Image | Iterable[Image], batch_size: int = 16, /) -> Iterator[Classification]:
+        """All classes of images, the likeliest first, one image after another."""
+        pixels, sources = with_sources(open_all(images, self.channels, batch_size))
+        for batch in in_batches(map(ClassificationEval(self.size), pixels), batch_size):
+            for scores in self.run(batch)["probabilities"]:
+                order = np.argsort(-scores, kind="stable").astype(np.int64)
+                yield Classification(order, scores[order], next(sources), self.categories)
