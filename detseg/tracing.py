@@ -1,7 +1,14 @@
-"""Whether something looks on while torch computes, so that nothing may depend on the numbers."""
+"""What differs where something looks on while torch computes, and nothing may depend on the numbers."""
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+
+
+def best_first(scores: torch.Tensor) -> torch.Tensor:
+    """Places (..., P) of scores (..., P), the highest first, equal ones by rising place."""
+    if torch.jit.is_tracing():  # ONNX has no stable sort, but its TopK does so
+        return scores.topk(scores.shape[-1]).indices
+    return scores.argsort(dim=-1, descending=True, stable=True)
 
 
 def is_traced(*tensors: torch.Tensor) -> bool:

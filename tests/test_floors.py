@@ -9,7 +9,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detseg"
 
 # From the ground up, one part a floor: a module may import its own part and those before it.
 FLOORS = (
-    *("options", "lazy", "box_formats", "boxes", "registry", "kernels", "files", "console", "sharing", "tasks", "tracing"),
+    *(
+        "options",
+        "lazy",
+        "box_formats",
+        "boxes",
+        "registry",
+        "kernels",
+        "files",
+        "console",
+        "sharing",
+        "tasks",
+        "tracing",
+    ),
     *("data", "sources", "flowers", "backbones", "metrics", "detect", "segment", "classify", "localize", "models"),
     *("visualize", "results", "runtime", "predict", "train", "report", "export", "cli", "__main__"),
 )

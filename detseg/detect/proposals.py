@@ -19,6 +19,7 @@ from detseg.detect.match import match
 from detseg.detect.model import FlatTargets
 from detseg.detect.nms import batched_nms
 from detseg.detect.sample import sample
+from detseg.tracing import best_first
 
 # Thresholds, counts and the loss's corner are those of the paper and of the implementations since (smooth L1 with
 # beta = 1/9: Detectron); IoU 0.7 in non-max suppression keeps several proposals an object.
@@ -117,9 +118,9 @@ def keep_best(
     images, total = scores.shape
     apart = (groups + torch.arange(images, device=groups.device)[:, None] * (total + 1)).flatten()
     kept = batched_nms(boxes.flatten(0, 1), scores.flatten(), apart, iou_threshold, score_threshold=score_threshold)
-    alive = torch.zeros(images * total, dtype=torch.bool, device=boxes.device).index_fill(0, kept, True)
-    alive = alive.view(images, total) & allowed
-    index = scores.masked_fill(~alive, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    alive = torch.zeros(images * total, device=boxes.device).scatter(0, kept, 1.0)  # of bool no exporter can
+    alive = (alive.view(images, total) > 0) & allowed
+    index = best_first(scores.masked_fill(~alive, -torch.inf))[:, :count]
     return Best(index, alive.gather(1, index))
 
 

@@ -287,7 +287,7 @@ class YoloDetector(DetectionModel):
             return None
         maps, region = framed(parts[1], self.prototype_stride)
         masks = assemble_in(parts[0][image, rows], maps, image)
-        return masks, region.expand(masks.shape[0], 4)
+        return masks, region + torch.zeros_like(boxes)
 
     def predictions(self, images: Tensor) -> tuple[Grid, Tensor, Tensor, Tensor]:
         """Grid of P predictions, boxes (N, P, 4) xyxy, objectness (N, P) and class logits (N, P, K), all float32."""

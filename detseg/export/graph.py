@@ -29,7 +29,7 @@ class Final(nn.Module):
     def __init__(self, model: Any, suppress: Suppress) -> None:
         super().__init__()
         self.model, self.parts, self.suppress = model, model.exportable(), suppress
-        self.most = int(getattr(model, "max_detections", 1))
+        self.most = most_of(model)
         self.least, self.iou_threshold = (
             float(getattr(model, n, usual)) for n, usual in (("score_threshold", 0.0), ("iou_threshold", 0.5))
         )
@@ -83,6 +83,11 @@ class Probabilities(nn.Module):
         """See the class; images (N, C, H, W), uint8 or float in [0, 1]."""
         probabilities: Tensor = self.parts(images).softmax(1)
         return probabilities
+
+
+def most_of(model: Any) -> int:
+    """The most detections of an image; a localizer's is one."""
+    return 1 if model.task == "localize" else int(getattr(model, "max_detections", 1))
 
 
 def suppressed(boxes: Tensor, scores: Tensor, most: int, iou_threshold: float) -> Tensor:

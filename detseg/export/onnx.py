@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detseg.export.graph import suppressed
 from detseg.export.registry import register_exporter
-from detseg.export.trace import Traceable, traceable
+from detseg.export.trace import ANY_SIZE, Traceable, traceable
 from detseg.predict.predictor import Predictor
 from detseg.runtime.engines import KEY
 
@@ -27,15 +27,17 @@ def write_onnx(predictor: Predictor, path: Path, *, raw: bool = False, floats: b
     import onnx
 
     model = traceable(predictor, _NonMaxSuppression.apply, raw=raw, floats=floats)
-    _trace(model, path)
+    _trace(model, path, any_size=predictor.task in ANY_SIZE)
     written = onnx.load(str(path))
     onnx.helper.set_model_props(written, {KEY: model.description})
     onnx.checker.check_model(written, full_check=True)
     onnx.save(written, str(path))
 
 
-def _trace(model: Traceable, path: Path) -> None:
-    axes = {name: _axes(name) for name in model.outputs} | {"input": {0: "batch", 2: "height", 3: "width"}}
+def _trace(model: Traceable, path: Path, *, any_size: bool) -> None:
+    axes = {name: _axes(name) for name in model.outputs} | {
+        "input": {0: "batch", 2: "height", 3: "width"} if any_size else {0: "batch"}
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what cannot be traced for any size; the tests try several
         torch.onnx.export(
@@ -72,4 +74,5 @@ class _NonMaxSuppression(torch.autograd.Function):
             return g.op("Constant", value_t=torch.tensor([value], dtype=kind))
 
         limits = constant(most, torch.int64), constant(iou_threshold, torch.float32), constant(0.0, torch.float32)
-        return g.op("NonMaxSuppression", boxes, scores, *limits)
+        kept = g.op("NonMaxSuppression", boxes, scores, *limits)
+        return kept.setType(boxes.type().with_dtype(torch.int64).with_sizes([None, 3]))

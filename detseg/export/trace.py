@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import detseg
-from detseg.export.graph import Final, Probabilities, Suppress
+from detseg.export.graph import Final, Probabilities, Suppress, most_of
 from detseg.predict.predictor import Predictor
 
 DETECTIONS = ("images", "boxes", "scores", "labels", "masks", "regions")
+ANY_SIZE = ("detect", "segment")  # the others look at squares of one size
 EXAMPLES = 2  # one would make some tracers take the batch for a constant
 
 
@@ -58,14 +59,14 @@ def _description(predictor: Predictor, raw: bool, floats: bool) -> dict[str, Any
         "task": predictor.task,
         "categories": [{"id": number, "name": name} for number, name in predictor.categories],
         "size": predictor.size,
-        "any_size": predictor.task in ("detect", "segment"),
+        "any_size": predictor.task in ANY_SIZE,
         "channels": predictor.channels,
         "input": "float32 in [0, 1]" if floats else "uint8",
         "normalisation": {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")},
         "raw": raw,
         "score_threshold": float(getattr(model, "score_threshold", 0.0)),
         "iou_threshold": float(getattr(model, "iou_threshold", 0.5)),
-        "max_detections": int(getattr(model, "max_detections", 1)),
+        "max_detections": most_of(model),
         "masks": bool(getattr(model, "finds_masks", False)),
         "output_scale": int(getattr(model, "output_scale", 1)),
         "calibrated": getattr(model, "calibration", None) is not None,

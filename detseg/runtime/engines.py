@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 KEY = "detseg"
@@ -56,7 +57,9 @@ class OpenVinoEngine:
         model = core.read_model(path)
         known = model.has_rt_info([KEY])
         self.description = _parsed(model.get_rt_info([KEY]).astype(str) if known else None, path)
-        settings = {"PERFORMANCE_HINT": "LATENCY"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"} | (
+            {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        )
         self._model = core.compile_model(model, "AUTO" if len(core.available_devices) > 1 else "CPU", settings)
         self._request = self._model.create_infer_request()
 

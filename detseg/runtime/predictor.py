@@ -64,7 +64,7 @@ class ExportedDetector(ExportedModel[Results]):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.exported_cap = int(self.description["max_detections"])
+        self.exported_cap = None if self.task == "localize" else int(self.description["max_detections"])
         self._cap = self.exported_cap
 
     @property
@@ -73,12 +73,14 @@ class ExportedDetector(ExportedModel[Results]):
         return bool(self.description["masks"])
 
     @property
-    def max_detections(self) -> int:
-        """See the class."""
+    def max_detections(self) -> int | None:
+        """See the class; None of a localizer, which finds one."""
         return self._cap
 
     @max_detections.setter
     def max_detections(self, most: int) -> None:
+        if self.exported_cap is None:
+            raise ValueError("a localizer finds one object in an image; max-detections is for detectors")
         if not 1 <= most <= self.exported_cap:
             raise ValueError(f"it was exported with at most {self.exported_cap} detections; max-detections was {most}")
         self._cap = most

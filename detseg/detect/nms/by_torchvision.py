@@ -5,6 +5,7 @@ import torchvision  # noqa: F401  (loads the compiled operators below)
 from torch import Tensor
 
 from detseg.detect.nms.checks import name_bad_value, to_arrays
+from detseg.tracing import best_first
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def keep_by_torchvision(
     fine = None if tracing else _values_are_fine(boxes, scores, labels)
     if scores.is_floating_point() and scores.itemsize < 4:
         scores = scores.float()  # as on CPUs: bfloat16 would round the score threshold
-    order = torch.argsort(scores, descending=True, stable=True)
+    order = best_first(scores)
     if score_threshold is not None:
         order = order[scores[order] > score_threshold]
     ordered = boxes[order]
