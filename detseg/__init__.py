@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from detseg.export import export as export
+    from detseg.loading import load as load
     from detseg.predict import Detector as Detector
-    from detseg.predict import load as load
 
-_PUBLIC = {"load": "detseg.predict", "Detector": "detseg.predict"}
+_PUBLIC = {"load": "detseg.loading", "Detector": "detseg.predict"}
 
 
 def __getattr__(name: str) -> Any:

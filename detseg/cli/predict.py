@@ -6,15 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from detseg.cli.images import free_names, local_images
 from detseg.options import given, require_share
-
-if TYPE_CHECKING:
-    from detseg.predict import Detector, Predictor
 
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
@@ -23,6 +20,8 @@ OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
+# Options that need the network itself, which exported models are without.
+OF_NETWORKS = ("tta", "tree_threshold", "flip", "scales", "long_side", "boxes", "slide", "ten_crop")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Predict:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder, or a file that `detseg export` wrote (.onnx, .xml, .torchscript)."""
     sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Images, folders of images, or web addresses of images; further run folders of detectors, whose detections are
     fused."""
@@ -117,9 +116,7 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
-    from detseg.models import DESCRIPTION
-
-    runs = [source for source in config.sources if (Path(source) / DESCRIPTION).is_file()]
+    runs = [source for source in config.sources if (Path(source) / "model.json").is_file()]
     config = replace(config, sources=tuple(source for source in config.sources if source not in runs))
     with local_images(config.sources) as sources:
         return _run(config, [config.run, *map(Path, runs)], sources)
@@ -127,24 +124,24 @@ def run(config: Predict) -> int:
 
 def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
-    from accelerate import PartialState
-
     from detseg.cli.predictions import BATCH, Found, Reader, find_in, write_found
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
-    from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
-    from detseg.predict.detector import tree_of
+    from detseg.loading import load
     from detseg.sources import ahead
 
     console = Terminal()
     images, ids, listed = _images(config, list(sources))
-    model = load(*runs).to(PartialState().device if config.device == "auto" else config.device)
+    model = load(*runs)
+    _move(model, config)
     _check_options(config, model)
     if config.tree_threshold is not None:
         network: Any = model.model
         network.tree_threshold = config.tree_threshold
     if config.slide:
+        from detseg.predict import SlidingDetector
+
         try:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
@@ -152,13 +149,13 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     if config.max_detections is not None:
         _limit(config, model)
     reader = Reader(images, console, sources, model.channels)
-    if isinstance(model, ImageClassifier):
+    if model.task == "classify":
         from detseg.cli.predict_classes import write_classes
 
         write_classes(model, reader, config)
         reader.finish()
         return 0
-    segments = isinstance(model, Segmenter)
+    segments = model.task == "segment"
     endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments or config.label_images else {})
     names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
     targets = [config.output / f"{name}.jpg" for name in names]
@@ -176,7 +173,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     for position, found in ahead(written_down, find_in(shown, model, config), BATCH):
         image = reader.names[position]
         rows = found.results
-        if listed is not None and tree_of(model) is not None:
+        if listed is not None and getattr(model.model, "tree", None) is not None:
             rows = [row for row in rows if row["category_id"] in listed]
             left_out += len(found.results) - len(rows)
         results += [{"image_id": ids[position], "file_name": image} | row for row in rows]
@@ -196,6 +193,16 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     return 0
 
 
+def _move(model: Any, config: Predict) -> None:
+    """Move a model to its device; an exported one's engine chooses its own."""
+    if hasattr(model, "to"):
+        from accelerate import PartialState
+
+        model.to(PartialState().device if config.device == "auto" else config.device)
+    elif config.device != "auto":
+        raise ValueError(f"{config.run}: its engine chooses the device; leave out --device")
+
+
 def _limit(config: Predict, model: Any) -> None:
     try:
         model.max_detections = config.max_detections
@@ -203,40 +210,41 @@ def _limit(config: Predict, model: Any) -> None:
         raise ValueError(f"{config.run}: {error}") from error
 
 
-def _drawn(model: Predictor) -> str:
+def _drawn(model: Any) -> str:
     """What a detector's drawings show."""
     return f"images with boxes{' and masks' if getattr(model, 'finds_masks', False) else ''}"
 
 
-def _check_options(config: Predict, model: Predictor) -> None:
+def _check_options(config: Predict, model: Any) -> None:
     """Raise ValueError where an option means nothing to the model."""
-    from detseg.predict import Detector, ImageClassifier, Segmenter
-    from detseg.predict.detector import tree_of
-
+    detector = ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS))
     kinds = {
-        Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
-        Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
-        ImageClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
+        "detect": detector,
+        "localize": detector,
+        "segment": ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
+        "classify": ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
     }
-    kind, foreign = next(told for task, told in kinds.items() if isinstance(model, task))
-    if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
+    kind, foreign = kinds[model.task]
+    if config.slide and kind == "detector":  # which says itself what is no localizer
         foreign = tuple(name for name in foreign if name != "long_side")
     if options := ", ".join(given(config, foreign)):
         raise ValueError(f"{config.run}: holds a {kind}, for which there is no {options}; leave it out")
-    if isinstance(model, Detector):
+    if options := ", ".join(given(config, OF_NETWORKS) if config.run.is_file() else ()):
+        raise ValueError(f"{config.run}: is an exported model, for which there is no {options}; give the run folder")
+    if kind == "detector":
         _check_detector(config, model)
-    if isinstance(model, Segmenter) and not config.boxes:
+    if kind == "segmenter" and not config.boxes:
         for option in given(config, ("image_ids", "min_area")):
             raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
     if config.tree_threshold is not None:
-        if tree_of(model) is None:
+        if getattr(model.model, "tree", None) is None:
             raise ValueError(f"{config.run}: was trained without --tree; leave out --tree-threshold")
         require_share(config, "tree_threshold")
     if config.min_area < 1:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 
 
-def _check_detector(config: Predict, model: Detector) -> None:
+def _check_detector(config: Predict, model: Any) -> None:
     """Raise ValueError where an option means nothing to this detector."""
     if not model.finds_masks and (options := ", ".join(given(config, OF_MASKS))):
         raise ValueError(f"{config.run}: finds boxes and no masks, for which there is no {options}; leave it out")

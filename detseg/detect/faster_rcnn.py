@@ -255,7 +255,7 @@ class FasterRcnn(DetectionModel):
 
     def align(self, maps: list[Tensor], boxes: Tensor, size: int) -> Tensor:
         """Features (N·S, C, size, size) under boxes (N, S, 4) of the images, from all maps but the one on top."""
-        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()
         return align(maps[:-1], self.pyramid.strides, boxes.flatten(0, 1), image, size)
 
     @torch.no_grad()
