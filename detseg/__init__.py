@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from detseg.loading import load as load
     from detseg.predict import Detector as Detector
 
-_PUBLIC = {"load": "detseg.loading", "Detector": "detseg.predict"}
+_PUBLIC = {"load": "detseg.loading", "Detector": "detseg.predict", "export": "detseg.export"}
 
 
 def __getattr__(name: str) -> Any:

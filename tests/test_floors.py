@@ -42,6 +42,7 @@ DEVICES = {
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
     ("detect/nms/voting.py", "cpu"): "a compiled loop is faster there",
     ("detect/roi.py", "cpu"): "a compiled loop is faster there",
+    ("runtime/engines.py", "cpu"): "numpy only knows that memory",
 }
 
 

@@ -66,6 +66,11 @@ COMMANDS = {
         "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "list backbones and their weights"
     ),
     "export": Command("detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model in another format"),
+    "benchmark": Command(
+        "detseg.cli.benchmark:Benchmark",
+        "detseg.cli.benchmark:run",
+        "compare engines: accuracy and time of a run in each",
+    ),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "train on generated flower images; no data needed"),
 }
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from detseg.export.measure import Comparison
 
 
@@ -103,18 +105,24 @@ def _megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in files if file.exists()) / 1e6
 
 
-def _print(console: Any, name: str, found: Comparison) -> None:
+def table_of(found: Mapping[str, Comparison]) -> Any:
+    """A table of engines by name, one at least, torch first."""
     from rich.table import Table
 
-    table = Table(title=f"{found.images} validation images")
-    for column in ("", found.figure, "95 % interval", "ms an image"):
-        table.add_column(column, justify="left" if not column else "right")
-    for engine, side in (("torch", found.torch), (name, found.exported)):
-        table.add_row(engine, f"{side.value:.4f}", f"{side.low:.3f}-{side.high:.3f}", f"{side.ms:.1f}")
-    console.print(table)
+    first = next(iter(found.values()))
+    table = Table(title=f"{first.images} validation images")
+    columns = (first.figure, "95 % interval", "ms an image", "times torch")
+    table.add_column("engine")
+    for column in columns:
+        table.add_column(column, justify="right")
+    sides = {"torch": (first.torch, "1.00")}
+    sides |= {name: (one.exported, f"{one.torch.ms / one.exported.ms:.2f}") for name, one in found.items()}
+    for name, (side, ratio) in sides.items():
+        table.add_row(name, f"{side.value:.4f}", f"{side.low:.3f}-{side.high:.3f}", f"{side.ms:.1f}", ratio)
+    return table
+
+
+def _print(console: Any, name: str, found: Comparison) -> None:
+    console.print(table_of({name: found}))
     alone = f"; {found.only_in_one} clear detections are found by one of them only" if found.only_in_one else ""
-    console.print(
-        f"{found.torch.ms / found.exported.ms:.2f} x as quick as torch; largest difference "
-        f"{found.largest_difference:.4f}{alone}",
-        highlight=False,
-    )
+    console.print(f"largest difference {found.largest_difference:.4f}{alone}", highlight=False)

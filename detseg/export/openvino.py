@@ -5,6 +5,7 @@ et al. 2018, arXiv:1712.05877) by nncf, fitted to images; the head's last convol
 stay in float.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable
 from itertools import islice
@@ -50,6 +51,8 @@ def _property(file: Path) -> str:
 
 def _quantised(model: Any, predictor: Predictor, images: Iterable[Image], floats: bool) -> Any:
     import nncf
+
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # it tells every layer that it leaves as it is
 
     def batch(image: NDArray[np.uint8]) -> NDArray[Any]:
         square = letterbox_image(image, predictor.size)[0].transpose(2, 0, 1)[None]
