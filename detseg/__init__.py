@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from detseg.export import export as export
+    from detseg.exporters import export as export
     from detseg.loading import load as load
     from detseg.predict import Detector as Detector
 
-_PUBLIC = {"load": "detseg.loading", "Detector": "detseg.predict", "export": "detseg.export"}
+_PUBLIC = {"load": "detseg.loading", "Detector": "detseg.predict", "export": "detseg.exporters"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from detseg.export.measure import Comparison
+    from detseg.exporters.measure import Comparison
 
 FORMS: dict[str, tuple[str, bool]] = {
     "onnx": ("onnx", False),
@@ -47,7 +47,7 @@ def run(config: Benchmark) -> int:
     from detseg.cli.export import table_of
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line
-    from detseg.export.measure import validation_of
+    from detseg.exporters.measure import validation_of
     from detseg.predict import load
 
     if config.images < 1:
@@ -73,8 +73,8 @@ def run(config: Benchmark) -> int:
 
 
 def _measured(config: Benchmark, name: str, folder: Path, model: Any, task: Any, val: Any, console: Any) -> Comparison:
-    from detseg.export import EXPORTERS, export
-    from detseg.export.measure import compare
+    from detseg.exporters import EXPORTERS, export
+    from detseg.exporters.measure import compare
     from detseg.runtime import load
 
     form, int8 = FORMS[name]

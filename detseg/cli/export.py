@@ -11,7 +11,7 @@ import tyro
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from detseg.export.measure import Comparison
+    from detseg.exporters.measure import Comparison
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Export:
     """The plain maps, without selection, non-max suppression and masks, for programs that do these themselves."""
     floats: bool = False
     """Images as float32 in [0, 1], in place of uint8."""
+    letterbox: bool = False
+    """Detectors: fit images of any size in inside of the graph; boxes come in their own pixels."""
     tolerance: float = 0.005
     """Most that the figure (mAP, mean IoU, accuracy) may lose; more is an error, and the file is named .failed."""
     images: int | None = None
@@ -54,8 +56,8 @@ def run(config: Export) -> int:
     """
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line
-    from detseg.export import EXPORTERS, export
-    from detseg.export.measure import compare, validation_of
+    from detseg.exporters import EXPORTERS, export
+    from detseg.exporters.measure import compare, validation_of
     from detseg.predict import load
     from detseg.runtime import load as load_exported
 
@@ -63,7 +65,7 @@ def run(config: Export) -> int:
     if config.tolerance < 0 or (config.images or 0) < 0:
         raise ValueError("--tolerance and --images must not be negative")
     measured = config.images != 0 and not config.raw and f".{exporter.ending}" in _engines()
-    options: dict[str, Any] = {name: True for name in ("raw", "floats") if getattr(config, name)}
+    options: dict[str, Any] = {name: True for name in ("raw", "floats", "letterbox") if getattr(config, name)}
     task = val = None
     if measured or config.int8:
         try:

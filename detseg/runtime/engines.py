@@ -16,7 +16,7 @@ class Engine(Protocol):
     """A model in an engine.
 
     Attributes:
-        description: what the exporter wrote of the model, see `detseg.export.trace`.
+        description: what the exporter wrote of the model, see `detseg.exporters.trace`.
     """
 
     description: dict[str, Any]

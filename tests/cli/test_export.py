@@ -7,7 +7,7 @@ import pytest
 
 import detseg
 from detseg.cli import main
-from detseg.export import measure
+from detseg.exporters import measure
 from detseg.results import Results
 from tests.runtime.test_runtime import python
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import detseg
+from detseg.data.letterbox import letterbox_image
 from detseg.detect.calibration import calibrated
-from detseg.export import EXPORTERS, export
-from detseg.export.graph import Final, suppressed
+from detseg.exporters import EXPORTERS, export
+from detseg.exporters.graph import Final, suppressed
+from detseg.exporters.letterbox import Letterboxed
 from detseg.models import MODELS, build_model, save_model
 from detseg.runtime import load
 from detseg.tasks import task_of
@@ -105,3 +107,34 @@ def test_plain_maps_and_float_images(run, form, tmp_path):
     path = export(run.folder, form, tmp_path / f"raw.{EXPORTERS[form].ending}", raw=True)
     with pytest.raises(ValueError, match="without its selection"):
         load(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (90, 41), (33, 50), (200, 130), (3, 70), (129, 1)])
+def test_letterboxing_in_the_graph_is_that_of_opencv(width, height):
+    image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    seen = []
+
+    def final(square):
+        seen.append(square)
+        return torch.zeros(1, dtype=torch.int64), torch.tensor([[0.0, 0, 64, 64]]), torch.ones(1), torch.zeros(1)
+
+    _, boxes, *_ = Letterboxed(final, 64)(torch.from_numpy(image).permute(2, 0, 1)[None])
+    square, box = letterbox_image(image, 64)
+    difference = np.abs((255 * seen[0][0].permute(1, 2, 0)).round().numpy() - square)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.2
+    np.testing.assert_allclose(boxes[0].numpy(), box.to_original(np.array([[0.0, 0, 64, 64]]), (width, height))[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", list(EXPORTERS))
+def test_a_detector_letterboxes_by_itself(run, form, tmp_path):
+    if run.predictor.task not in ("detect", "localize"):
+        with pytest.raises(ValueError, match="can letterbox by themselves"):
+            export(run.folder, form, tmp_path / "m", letterbox=True)
+        return
+    path = export(run.folder, form, tmp_path / f"m.{EXPORTERS[form].ending}", letterbox=True)
+    exported = load(path, exact=True)
+    for ours, theirs in zip(found_by(run.predictor, run.images), found_by(exported, run.images), strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=2e-3)
+    with pytest.raises(ValueError, match="64 pixels only"):
+        exported.predict(run.images, size=96)
