@@ -1,0 +1,126 @@
+"""`detseg serve`: its options, its messages, and how it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from detseg.cli import main
+from detseg.cli.serve import Serve, address, listen, load
+from tests.serve.served import image_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The command with a model that is not loaded from anywhere.
+SCRIPT = """
+import sys
+import detseg.cli.serve
+from detseg.cli import main
+from tests.serve.served import Told
+detseg.cli.serve.load = lambda path, device: Told()
+sys.exit(main(["serve", "runs/garden", "--port", "0", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def serving():
+    """Starts the command in a process of its own; gives that and the lines up to the address."""
+    started = []
+
+    def start(*words):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", SCRIPT, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            # Tests may be started by what ignores Ctrl-C, which its children would take over.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        started.append(process)
+        line = process.stdout.readline()
+        return process, line, re.search(r"http://\S+", line)[0]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_it_prints_its_address_answers_and_ends_with_ctrl_c(serving):
+    process, line, url = serving()
+    assert line == f"runs/garden: {url}  (Ctrl-C ends it)\n" and url.startswith("http://127.0.0.1:")
+    request = urllib.request.Request(f"{url}/predict", image_file(), {"Content-Type": "image/png"})
+    assert b'"objects"' in urllib.request.urlopen(request).read()
+    assert b'"garden"' in urllib.request.urlopen(f"{url}/model").read()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")
+
+
+def test_it_warns_where_others_reach_it(serving):
+    process, _, url = serving("--host", "0.0.0.0")
+    assert url.startswith("http://127.0.0.1:")
+    assert "warning: everyone who can reach this address" in process.stdout.readline()
+    request = urllib.request.Request(f"{url}/health", headers={"Host": "box.example"})
+    assert urllib.request.urlopen(request).status == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "70000"], "--port must be from 0 to 65535, not 70000"),
+        (["--score-threshold", "2"], "--score-threshold is a share between 0 and 1, not 2"),
+        (["--max-megabytes", "0"], "--max-megabytes must be positive"),
+        (["--max-megapixels", "-1"], "--max-megapixels must be positive"),
+        (["--timeout", "nan"], "--timeout must be positive"),
+        (["--queue", "-1"], "--queue must be at least 0, not -1"),
+        (["--host", "not.a.host.invalid"], "cannot listen at not.a.host.invalid, port 8000"),
+        (["--port", "0"], "runs/none: no trained model here"),
+    ],
+)
+def test_wrong_options_are_told(words, message, capsys):
+    assert main(["serve", "runs/none", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "runs/none", "--port", str(port)]) == 1
+    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["starlette", "uvicorn", "python_multipart"])
+def test_a_missing_package_is_told_with_what_installs_it(name, monkeypatch, capsys):
+    monkeypatch.setattr("detseg.cli.serve.find_spec", lambda package: None if package == name else package)
+    assert main(["serve", "runs/none"]) == 1
+    assert capsys.readouterr().err == f"error: `detseg serve` needs {name}: pip install 'detseg[serve]'\n"
+
+
+def test_exported_files_are_known_by_their_ending(tmp_path):
+    for name in ("model.onnx", "model.xml", "model.torchscript"):
+        with pytest.raises(ValueError, match="there is no such file"):
+            load(tmp_path / name, "auto")
+
+
+def test_an_address_can_be_typed_into_a_browser():
+    for host, expected in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")):
+        with listen(host, 0) as listening:
+            assert address(host, listening) == f"http://{expected}:{listening.getsockname()[1]}"
+
+
+def test_the_defaults_are_those_of_the_library():
+    from detseg.serve.limits import Limits
+
+    config, limits = Serve(Path("run")), Limits()
+    assert (config.max_megabytes * 1e6, config.max_megapixels * 1e6) == (limits.bytes, limits.pixels)
+    assert (config.timeout, config.queue) == (limits.seconds, limits.waiting)
+    config.check()
