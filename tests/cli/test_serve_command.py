@@ -1,5 +1,6 @@
 """`detseg serve`: its options, its messages, and how it ends."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -115,6 +116,13 @@ def test_an_address_can_be_typed_into_a_browser():
     for host, expected in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")):
         with listen(host, 0) as listening:
             assert address(host, listening) == f"http://{expected}:{listening.getsockname()[1]}"
+
+
+def test_the_page_of_the_docs_has_every_option_with_its_default():
+    text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `--([a-z-]+)` \| `([^|`]*)` \|", text, re.MULTILINE))
+    expected = {field.name.replace("_", "-"): str(field.default) for field in dataclasses.fields(Serve)[1:]}
+    assert listed == expected
 
 
 def test_the_defaults_are_those_of_the_library():
