@@ -31,6 +31,7 @@ PAGE = Path(__file__).parent / "page"
 FILES = {
     "page.css": "text/css",
     "page.js": "text/javascript",
+    "ask.js": "text/javascript",
     "draw.js": "text/javascript",
     "save.js": "text/javascript",
     "icon.svg": "image/svg+xml",

@@ -6,6 +6,7 @@ Nothing that a client names is used: neither its file name nor the type that it 
 import asyncio
 import io
 from collections.abc import AsyncGenerator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -107,6 +108,7 @@ class Header(NamedTuple):
     bands: int  # of TIFF images of more than Pillow reads; else 0
 
 
+@cache
 def known_formats() -> tuple[str, ...]:
     """Formats that are read here, as Pillow calls them."""
     PIL.Image.init()

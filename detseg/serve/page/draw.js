@@ -28,13 +28,13 @@ export function draw(context, width, height, scene, letters) {
     context.drawImage(scene.areas, 0, 0, width, height);
     context.restore();
   }
-  const line = Math.max(1.5, Math.sqrt(width * height) / 380);
+  const line = Math.max(2, Math.round(Math.sqrt(width * height) / 380));
   const places = [];
   const lit = scene.objects[scene.lit] ?? null;
   for (const object of [...scene.objects].reverse()) {
     drawShape(context, width, height, scene, object, line, lit === null ? 1 : 0.3);
   }
-  if (lit !== null) drawShape(context, width, height, scene, lit, line * 1.8, 1);
+  if (lit !== null) drawShape(context, width, height, scene, lit, 2 * line, 1);
   if (scene.show.names) {
     for (const object of lit === null ? scene.objects : [lit]) {
       drawName(context, width, height, scene, object, letters, places);
@@ -67,10 +67,10 @@ function drawShape(context, width, height, scene, object, line, alpha) {
   }
   if (scene.show.boxes) {
     const [x1, y1, x2, y2] = object.box;
-    const half = line / 2; // lines lie inside of the box
-    const w = Math.max(1, (x2 - x1) * across - line);
-    const h = Math.max(1, (y2 - y1) * down - line);
-    context.strokeRect(x1 * across + half, y1 * down + half, w, h);
+    const [left, top] = [Math.round(x1 * across), Math.round(y1 * down)]; // whole pixels are sharp
+    const w = Math.max(1, Math.round(x2 * across) - left - line);
+    const h = Math.max(1, Math.round(y2 * down) - top - line);
+    context.strokeRect(left + line / 2, top + line / 2, w, h); // inside of the box
   }
   context.restore();
 }
@@ -132,11 +132,8 @@ export function canvasScale(width, height) {
   return Math.min(1, Math.sqrt(16e6 / (width * height)));
 }
 
-// The label of each pixel, from a grey image whose values are labels.
-export async function readLabels(url) {
-  const image = new Image();
-  image.src = url;
-  await image.decode();
+// The label of each pixel of a grey image whose values are labels.
+export function readLabels(image) {
   const scale = canvasScale(image.naturalWidth, image.naturalHeight);
   const canvas = newCanvas(Math.ceil(image.naturalWidth * scale), Math.ceil(image.naturalHeight * scale));
   const context = canvas.getContext("2d", { willReadFrequently: true });

@@ -1,6 +1,7 @@
 // The page: takes an image, asks the server what is in it, shows that and lets it be filtered and saved.
 // Names of classes and files are text: they are written by textContent and on the canvas, never as HTML.
 
+import { ask, post, readFile, readUrl } from "./ask.js";
 import { canvasScale, draw, newCanvas, paintAreas, readLabels } from "./draw.js";
 import { fileName, saveFile, tableOf, toCsv } from "./save.js";
 
@@ -24,42 +25,13 @@ const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
 // ---------------------------------------------------------------- asking the server
 
-async function ask(address, options) {
-  let reply;
-  try {
-    reply = await fetch(address, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is it still running?");
-  }
-  const content = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(content.error || `The server answers with status ${reply.status}.`);
-  return content;
-}
+const lowest = () => Math.min(LOWEST, state.model.score_threshold);
 
-async function predict(file, preview, signal) {
+function predict(file, preview, signal) {
   const options = new URLSearchParams();
   if (state.model.score_threshold !== null) options.set("score_threshold", lowest());
   if (preview) options.set("preview", "true");
-  const headers = { "Content-Type": "application/octet-stream" }; // the server looks at the content itself
-  return ask(`predict?${options}`, { method: "POST", body: file, headers, signal });
-}
-
-const lowest = () => Math.min(LOWEST, state.model.score_threshold);
-
-async function readImage(file) {
-  try {
-    return await createImageBitmap(file);
-  } catch {
-    return null; // a type that this browser does not know, or no image
-  }
-}
-
-async function readUrl(url) {
-  const image = new Image();
-  image.src = url;
-  await image.decode();
-  return image;
+  return ask(`predict?${options}`, post(file, signal));
 }
 
 async function take(files) {
@@ -73,7 +45,7 @@ async function take(files) {
     if (file.size > state.model.limits.bytes) {
       throw new Error(`the file is larger than ${state.model.limits.bytes / 1e6} MB, the most that is taken`);
     }
-    let image = await readImage(file);
+    let image = await readFile(file);
     if (mine.signal.aborted) return;
     begin(name, image);
     let answer = await predict(file, !image, mine.signal);
@@ -81,7 +53,7 @@ async function take(files) {
       answer = await predict(file, true, mine.signal); // turned or scaled otherwise than by the server
     }
     if (answer.preview) image = await readUrl(answer.preview);
-    const labels = answer.mask ? await readLabels(answer.mask) : null;
+    const labels = answer.mask ? readLabels(await readUrl(answer.mask)) : null;
     if (mine.signal.aborted) return;
     Object.assign(state, { file: name, image, answer, labels, hidden: new Set(), lit: null });
     finish();
