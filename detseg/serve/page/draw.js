@@ -1,5 +1,7 @@
 // Drawing: the image with boxes, masks and names, at any size; the screen and the saved file use the same.
 
+const CROWDED = 0.25; // share of a name that others hide
+
 // Black or white, whichever is read better on a colour "#rrggbb".
 export function letterColor(color) {
   const linear = [1, 3, 5].map((at) => {
@@ -13,8 +15,8 @@ export function letterColor(color) {
 // A scene on `context`, which is `width` x `height` pixels. A scene has
 //   image, width, height   what is drawn on, and its size in the pixels that boxes are given in
 //   objects, colors        the best first; by label
-//   areas                  a canvas with the colours of classes, or null
-//   show                   boxes, names, masks (whether), opacity (of masks)
+//   areas                  what paintAreas gives, or null
+//   show                   boxes, names, masks (whether), opacity (of masks), every (name, also those on others)
 //   lit                    the place of the object that stands out, or null
 // `letters` is the height of names in pixels.
 export function draw(context, width, height, scene, letters) {
@@ -24,8 +26,9 @@ export function draw(context, width, height, scene, letters) {
   if (scene.areas && scene.show.masks) {
     context.save();
     context.globalAlpha = scene.show.opacity;
-    context.imageSmoothingEnabled = false;
-    context.drawImage(scene.areas, 0, 0, width, height);
+    context.drawImage(scene.areas.inner, 0, 0, width, height);
+    context.globalAlpha = 1;
+    context.drawImage(scene.areas.border, 0, 0, width, height);
     context.restore();
   }
   const line = Math.max(2, Math.round(Math.sqrt(width * height) / 380));
@@ -98,6 +101,7 @@ function drawName(context, width, height, scene, object, letters, places) {
     if (best === null || covered(place) < covered(best)) best = place;
   }
   const [x, y] = best;
+  if (!scene.show.every && covered(best) > CROWDED * wide * high) return; // it can be pointed at
   places.push([x, y, x + wide, y + high]);
   const color = scene.colors[object.label];
   context.fillStyle = color;
@@ -145,12 +149,13 @@ export function readLabels(image) {
   return { width: canvas.width, height: canvas.height, labels };
 }
 
-// A canvas with the colour of each pixel's class; nothing where the class is none of those `shown` (a Set of labels).
+// Two canvases with the colour of each pixel's class: all pixels, and those beside another class.
+// Nothing where the class is none of those `shown` (a Set of labels), or has no colour.
 export function paintAreas({ width, height, labels }, colors, shown) {
-  const canvas = newCanvas(width, height);
-  const context = canvas.getContext("2d");
-  const data = context.createImageData(width, height);
-  const pixels = new Uint32Array(data.data.buffer);
+  const canvases = [newCanvas(width, height), newCanvas(width, height)];
+  const contexts = canvases.map((canvas) => canvas.getContext("2d"));
+  const images = contexts.map((context) => context.createImageData(width, height));
+  const [inner, border] = images.map((image) => new Uint32Array(image.data.buffer));
   const table = new Uint32Array(256);
   colors.forEach((color, label) => {
     if (!color || !shown.has(label)) return;
@@ -158,7 +163,22 @@ export function paintAreas({ width, height, labels }, colors, shown) {
     const bytes = new Uint8Array([value >> 16, (value >> 8) & 255, value & 255, 255]);
     table[label] = new Uint32Array(bytes.buffer)[0]; // in the order that this machine has
   });
-  for (let i = 0; i < pixels.length; i++) pixels[i] = table[labels[i]];
-  context.putImageData(data, 0, 0);
-  return canvas;
+  const line = Math.max(1, Math.round(Math.sqrt(width * height) / 480));
+  for (let y = 0, i = 0; y < height; y++) {
+    const up = Math.max(0, y - line) * width;
+    const down = Math.min(height - 1, y + line) * width;
+    for (let x = 0; x < width; x++, i++) {
+      const label = labels[i];
+      const color = table[label];
+      if (!color) continue;
+      inner[i] = color;
+      const row = i - x;
+      const left = labels[row + Math.max(0, x - line)];
+      const right = labels[row + Math.min(width - 1, x + line)];
+      const others = left !== label || right !== label || labels[up + x] !== label || labels[down + x] !== label;
+      if (others) border[i] = color;
+    }
+  }
+  contexts.forEach((context, i) => context.putImageData(images[i], 0, 0));
+  return { inner: canvases[0], border: canvases[1] };
 }

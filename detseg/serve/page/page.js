@@ -69,6 +69,7 @@ async function take(files) {
 function complain(message) {
   $("error").textContent = message;
   $("error").hidden = !message;
+  if (message) $("error").scrollIntoView({ block: "nearest" });
 }
 
 function showResult(shown) {
@@ -119,6 +120,7 @@ function scene() {
     names: $("show-names").checked,
     masks: labels !== null || $("show-masks").checked,
     opacity: Number($("opacity").value),
+    every: false,
   };
   return {
     image, show, lit: state.lit, colors: model.colors, objects: shownObjects(),
@@ -126,15 +128,15 @@ function scene() {
   };
 }
 
-let painted = { key: null, canvas: null };
+let painted = {};
 
 function areas() {
   const shown = new Set(shownClasses().map((c) => c.label));
   const key = JSON.stringify([...shown]);
   if (painted.labels !== state.labels || painted.key !== key) {
-    painted = { labels: state.labels, key, canvas: paintAreas(state.labels, state.model.colors, shown) };
+    painted = { labels: state.labels, key, areas: paintAreas(state.labels, state.model.colors, shown) };
   }
-  return painted.canvas;
+  return painted.areas;
 }
 
 function paint() {
@@ -148,7 +150,7 @@ function paint() {
   canvas.style.height = `${Math.max(1, it.height * scale)}px`;
   canvas.width = Math.max(1, Math.round(it.width * scale * ratio));
   canvas.height = Math.max(1, Math.round(it.height * scale * ratio));
-  const letters = (window.innerWidth < 576 ? 11 : 13) * ratio;
+  const letters = (window.innerWidth < 576 ? 10 : 13) * ratio;
   draw(canvas.getContext("2d"), canvas.width, canvas.height, it, letters);
 }
 
@@ -298,6 +300,7 @@ function found() {
 
 function saveImage() {
   const it = { ...scene(), lit: null };
+  it.show.every = true; // nobody can point at objects in a file
   const scale = canvasScale(it.width, it.height);
   const [width, height] = [it.width, it.height].map((side) => Math.max(1, Math.round(side * scale)));
   const letters = Math.max(11, Math.sqrt(width * height) / 48);
