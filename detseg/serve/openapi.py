@@ -143,7 +143,10 @@ def _schemas(model: dict[str, Any]) -> Schema:
         "limits": _object({"bytes": WHOLE, "pixels": WHOLE, "seconds": NUMBER})
         | {"description": "of an upload, of an image, and of waiting for each"},
     }
-    health = {"status": {"enum": ["ok"], "description": "that it answers"}, "requests": WHOLE | {"description": "that are being worked on"}}
+    health = {
+        "status": {"enum": ["ok"], "description": "that it answers"},
+        "requests": WHOLE | {"description": "that are being worked on"},
+    }
     return {
         "Prediction": _object(prediction, ("preview",)),
         "Model": _object(about),

@@ -1,5 +1,6 @@
 """`detseg serve`: its options, its messages, and how it ends."""
 
+import base64
 import dataclasses
 import os
 import re
@@ -8,13 +9,16 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from detseg.cli import main
 from detseg.cli.serve import Serve, address, listen, load
-from tests.serve.served import image_file
+from tests.serve.served import client_of, image_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,3 +136,35 @@ def test_the_defaults_are_those_of_the_library():
     assert (config.max_megabytes * 1e6, config.max_megapixels * 1e6) == (limits.bytes, limits.pixels)
     assert (config.timeout, config.queue) == (limits.seconds, limits.waiting)
     config.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["run", "segmenter", "classifier", "localizer"])
+def test_a_trained_model_answers_as_predict_does(task, request, small, tmp_path):
+    """As a run, and exported where the engine is there: its answers in a browser's terms are the results of Python."""
+    run = request.getfixturevalue(task).folder
+    image = sorted((small / "images").iterdir())[0]
+    models = [load(run, "auto")]
+    if find_spec("onnxruntime") is not None:
+        from detseg.export import export
+
+        models.append(load(export(run, "onnx", tmp_path / "model.onnx"), "auto"))
+    for model in models:
+        client = client_of(model)
+        client.app.state.service.warm_up()
+        (expected,) = model.predict([str(image)])
+        reply = client.post("/predict", content=image.read_bytes())
+        assert reply.status_code == 200, reply.text
+        found, about = reply.json(), client.get("/model").json()
+        assert about["names"] == expected.names and found["task"] == about["task"]
+        assert task != "run" or len(expected)  # the others find something anyway, or hardly learnt anything
+        if "objects" in found:
+            np.testing.assert_allclose([o["box"] for o in found["objects"]], expected.boxes, atol=0.02)
+            np.testing.assert_allclose([o["score"] for o in found["objects"]], expected.scores, atol=1e-3)
+            assert [o["label"] for o in found["objects"]] == expected.labels.tolist()
+        elif "mask" in found:
+            content = base64.b64decode(found["mask"].partition(",")[2])
+            mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert (mask == expected.mask).mean() > 0.999
+        else:
+            assert [c["label"] for c in found["classes"]] == expected.labels.tolist()
