@@ -102,6 +102,7 @@ def test_a_tiff_bomb_of_bands_is_refused_by_its_header(undecoded):
     )  # as much as 10 800 pixels of four
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize(
     "content",
     [
