@@ -61,7 +61,7 @@ class Place:
         self._future = self._worker.submit(work)
         seconds = self._worker.limits.seconds
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._future)), seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(self._future), seconds)
         except TimeoutError:
             raise Refused(504, f"there was no result within {seconds:g} seconds; send a smaller image") from None
 
