@@ -41,7 +41,7 @@ class Serve:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder, or an exported model: a .onnx, .xml or .torchscript file. Files need no torch but .torchscript."""
+    """Run folder, or a file that `detseg export` wrote (.onnx, .xml, .torchscript)."""
     host: str = "127.0.0.1"
     """Address or name to listen at: 127.0.0.1 is this computer only, 0.0.0.0 everyone who reaches it."""
     port: int = 8000
@@ -91,7 +91,7 @@ def run(config: Serve) -> int:
         with working("loading the model", console):
             app = create_app(
                 load(config.run, config.device),
-                name=config.run.resolve().name,
+                name=title(config.run),
                 score_threshold=config.score_threshold,
                 limits=Limits(
                     bytes=round(config.max_megabytes * 1e6),
@@ -111,20 +111,24 @@ def run(config: Serve) -> int:
     return 0
 
 
+def title(path: Path) -> str:
+    """What the page calls a model: the folder of a run, which of it a file is."""
+    path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+
+
 def load(path: Path, device: str) -> Any:
-    """The model of a run folder, on a device, or of an exported file."""
-    if path.suffix.lower() in (".onnx", ".xml", ".torchscript") and not path.is_dir():
-        import detseg.runtime
+    """The model of a run folder, on a device, or of an exported file, whose engine chooses its own."""
+    import detseg.loading
 
-        return detseg.runtime.load(path)
-    import detseg.predict
-
-    model = detseg.predict.load(path)
-    if device == "auto":
+    model = detseg.loading.load(path)
+    if hasattr(model, "to"):
         from accelerate import PartialState
 
-        return model.to(PartialState().device)
-    return model.to(device)
+        model.to(PartialState().device if device == "auto" else device)
+    elif device != "auto":
+        raise ValueError(f"{path}: its engine chooses the device; leave out --device")
+    return model
 
 
 def listen(host: str, port: int) -> socket.socket:

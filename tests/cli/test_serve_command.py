@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from detseg.cli import main
-from detseg.cli.serve import Serve, address, listen, load
-from tests.serve.served import client_of, image_file
+from detseg.cli.serve import Serve, address, listen, load, title
+from tests.serve.served import Told, client_of, image_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,10 +110,16 @@ def test_a_missing_package_is_told_with_what_installs_it(name, monkeypatch, caps
     assert capsys.readouterr().err == f"error: `detseg serve` needs {name}: pip install 'detseg[serve]'\n"
 
 
-def test_exported_files_are_known_by_their_ending(tmp_path):
-    for name in ("model.onnx", "model.xml", "model.torchscript"):
-        with pytest.raises(ValueError, match="there is no such file"):
-            load(tmp_path / name, "auto")
+def test_files_are_opened_as_exported_models_and_engines_choose_their_device(tmp_path, monkeypatch):
+    (tmp_path / "model.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"exported models end in \.onnx"):
+        load(tmp_path / "model.txt", "auto")
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    monkeypatch.setattr("detseg.runtime.load", lambda path: Told())
+    assert load(tmp_path / "model.onnx", "auto").task == "detect"
+    assert title(tmp_path / "model.onnx") == f"{tmp_path.name}/model.onnx" and title(tmp_path) == tmp_path.name
+    with pytest.raises(ValueError, match="its engine chooses the device; leave out --device"):
+        load(tmp_path / "model.onnx", "cpu")
 
 
 def test_an_address_can_be_typed_into_a_browser():
@@ -146,7 +152,7 @@ def test_a_trained_model_answers_as_predict_does(task, request, small, tmp_path)
     image = sorted((small / "images").iterdir())[0]
     models = [load(run, "auto")]
     if find_spec("onnxruntime") is not None:
-        from detseg.export import export
+        from detseg.exporters import export
 
         models.append(load(export(run, "onnx", tmp_path / "model.onnx"), "auto"))
     for model in models:
