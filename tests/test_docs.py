@@ -106,9 +106,9 @@ def test_the_blocks_of_a_page_run_in_their_order(page, world, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     # Child processes find detseg from there too, where it is not installed but on a relative path.
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    # A command that trains is only checked: its options, not what it does.
-    for trains in ("train", "demo"):
-        monkeypatch.setattr(f"detseg.cli.{trains}.run", checked)
+    # A command that trains, or that goes on until it is stopped, is only checked: its options, not what it does.
+    for long in ("train", "demo", "serve"):
+        monkeypatch.setattr(f"detseg.cli.{long}.run", checked)
     names: dict[str, object] = {}
     with untimed():
         for language, number, code in code_blocks(PAGES[page]):

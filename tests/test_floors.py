@@ -23,7 +23,19 @@ FLOORS = (
         "tracing",
     ),
     *("data", "sources", "flowers", "backbones", "metrics", "detect", "segment", "classify", "localize", "models"),
-    *("visualize", "results", "runtime", "predict", "loading", "train", "report", "exporters", "cli", "__main__"),
+    *(
+        "visualize",
+        "results",
+        "runtime",
+        "predict",
+        "loading",
+        "train",
+        "report",
+        "exporters",
+        "serve",
+        "cli",
+        "__main__",
+    ),
 )
 
 # Where a device may be named, and why.

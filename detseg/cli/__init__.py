@@ -71,6 +71,7 @@ COMMANDS = {
         "detseg.cli.benchmark:run",
         "compare engines: accuracy and time of a run in each",
     ),
+    "serve": Command("detseg.cli.serve:Serve", "detseg.cli.serve:run", "a model as a web page and an HTTP API"),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "train on generated flower images; no data needed"),
 }
 
