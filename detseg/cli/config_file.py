@@ -89,10 +89,14 @@ def words_of(options: Mapping[str, Any], kind: type[Any], given: Sequence[str], 
     hints = get_type_hints(kind)
     defaults = {field.name: field.default for field in fields(kind)}
     words: list[str] = []
+    read: dict[str, str] = {}
     for key, value in options.items():
         name = names.get(plain_name(key))
         if name is None:
             raise ValueError(f"--config {path}: {_unknown(key, names, kind)}")
+        if name in read:
+            raise ValueError(f"--config {path}: {read[name]} and {key} are the same option; leave one out")
+        read[name] = key
         if name not in said:
             try:
                 words += _words(name, value, hints[name], defaults[name])

@@ -139,6 +139,7 @@ def test_the_settings_of_a_run_start_another(tmp_path):
     [
         ("bach-size: 4", "no option 'bach-size'; did you mean batch-size"),
         ("xyzzy: 4", "no option 'xyzzy'; --help lists the options"),
+        ("size: 64\nimgsz: 96", "size and imgsz are the same option"),
         ("masks: perhaps", "masks is true or false, not perhaps"),
         ("size: [1, 2]", "size has one value, not a list"),
         ("size: {a: 1}", "size has a value, or a list of them"),
