@@ -163,7 +163,7 @@ def anchors(page):
 
 
 def test_every_page_of_docs_is_in_the_index():
-    linked = set(re.findall(r"\]\((\w+\.md)\)", PAGES["docs/README.md"].read_text()))
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", PAGES["docs/README.md"].read_text()))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= linked | {"README.md"}
 
 

@@ -43,6 +43,8 @@ DEVICES = {
     ("train/loop.py", "cpu"): "reading a loss costs nothing there, so every step is checked",
     ("train/sampler.py", "cuda"): "only there pinned memory is of use",
     ("train/runner.py", "cpu"): "workers would take the cores that training needs",
+    ("train/devices.py", "cpu"): "who names it wants no other",
+    ("options.py", "cuda"): "a bare number is a GPU's, as other programs have it",
     ("train/resume.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/quick_convolutions.py", "cpu"): "only there gradients need help",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from detseg.cli.devices import chosen_device
 from detseg.cli.images import free_names, local_images
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Explain:
     weights: Path | None = None
     """With a network name: file of its ImageNet weights; by default from an installed package, else downloaded."""
     device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, …."""
+    """Device: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
 
 
 def run(config: Explain) -> int:
@@ -59,8 +60,6 @@ def run(config: Explain) -> int:
 
 def _run(config: Explain, sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
-    from accelerate import PartialState
-
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line
     from detseg.data.images import read_image
@@ -80,7 +79,7 @@ def _run(config: Explain, sources: Mapping[Path, str]) -> int:
 
     pages = [config.output / f"{name}.jpg" for name in free_names(paths, files)]
     predictor = _load(config)
-    predictor.to(PartialState().device if config.device == "auto" else config.device)
+    predictor.to(chosen_device(config.device))
     labels = find_labels(predictor.names, config.classes) if config.classes else None
     remark = f"{config.model}, images of {predictor.size} × {predictor.size} pixels"
     for number, (path, page) in enumerate(zip(paths, pages, strict=True)):

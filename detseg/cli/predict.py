@@ -10,18 +10,24 @@ from typing import Annotated, Any
 
 import tyro
 
+from detseg.cli.devices import chosen_device
 from detseg.cli.images import free_names, local_images
 from detseg.options import given, require_share
+from detseg.results import labels_named
 
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
-OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "tta", *OF_MASKS)
+OF_SUPPRESSION = ("iou_threshold", "agnostic")
+OF_DETECTORS = (
+    *("score_threshold", "max_detections", "tree_threshold", "size", "tta", *OF_MASKS),
+    *(*OF_SUPPRESSION, "classes", "save_txt", "save_crops", "save_json"),
+)
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
 # Options that need the network itself, which exported models are without.
-OF_NETWORKS = ("tta", "tree_threshold", "flip", "scales", "long_side", "boxes", "slide", "ten_crop")
+OF_NETWORKS = ("tta", "tree_threshold", "flip", "scales", "long_side", "boxes", "slide", "ten_crop", *OF_SUPPRESSION)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,12 @@ class Predict:
         detseg predict runs/detector-1 photos/ --tta
         detseg predict runs/detector-1 photos/ --size 512
         detseg predict runs/detector-2 photos/ --polygons --label-images
+
+    Roses and tulips only; one class at a place; a YOLO label file of each image, and a crop of each object:
+
+        detseg predict runs/detector-1 photos/ --classes rose tulip
+        detseg predict runs/detector-1 photos/ --agnostic --iou 0.6
+        detseg predict runs/detector-1 photos/ --save-txt --save-crops
 
     Two detectors, what they find fused:
 
@@ -77,6 +89,18 @@ class Predict:
     """Detectors: minimum score of a detection; by default 0.3."""
     max_detections: int | None = None
     """Detectors: most detections of an image; by default by the objects that training images have, at least 100."""
+    iou_threshold: float | None = None
+    """Detectors: non-max suppression drops boxes with a higher IoU with a better one; by default as in training."""
+    agnostic: bool = False
+    """Detectors: non-max suppression between classes too, so that a place has one class."""
+    classes: tuple[str, ...] = ()
+    """Detectors: keep the objects of these classes only."""
+    save_txt: bool = False
+    """Detectors: also write labels/NAME.txt, a YOLO label file of each image."""
+    save_crops: bool = False
+    """Detectors: also write crops/CLASS/NAME_0.jpg, …, the part of the image in each box."""
+    save_json: bool = False
+    """Detectors: also write json/NAME.json, a list of name, score and box of each image's objects."""
     tree_threshold: float | None = None
     """Detectors with a tree of classes: least probability of a label that is no root; by default 0.9."""
     size: int | None = None
@@ -106,7 +130,7 @@ class Predict:
     images: Path | None = None
     """With --image-ids: folder of the images, where they are not beside the COCO or VOC annotations."""
     device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, …."""
+    """Device: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
 
 
 def run(config: Predict) -> int:
@@ -125,6 +149,7 @@ def run(config: Predict) -> int:
 def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
     from detseg.cli.predictions import BATCH, Found, Reader, find_in, write_found
+    from detseg.cli.save_results import FOLDERS, savers
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
@@ -146,8 +171,9 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
-    if config.max_detections is not None:
-        _limit(config, model)
+    for name in ("max_detections", *OF_SUPPRESSION):
+        if given(config, (name,)):
+            _set(config, model, name)
     reader = Reader(images, console, sources, model.channels)
     if model.task == "classify":
         from detseg.cli.predict_classes import write_classes
@@ -160,6 +186,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
     targets = [config.output / f"{name}.jpg" for name in names]
     _refuse_taken(targets, endings, segments=segments)
+    saves = [] if segments else savers(config, model.names, again=(config.output / DETECTIONS).exists())
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     left_out = 0
@@ -167,6 +194,8 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
 
     def written_down(item: tuple[int, Found]) -> tuple[int, Found]:
         write_found(item[1], targets[item[0]])
+        for save in saves:
+            save(item[1].objects, names[item[0]])
         return item
 
     # Written in threads, while the network looks at the next images.
@@ -180,6 +209,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
         print_line(console, f"{image}: {found.text}")
     written = ["images with classes and masks" if segments else _drawn(model)]
     written += ["label images"] if config.label_images else []
+    written += [f"{folder}/" for option, folder in FOLDERS.items() if getattr(config, option)]
     if not segments or config.boxes:
         path = config.output / DETECTIONS
         lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
@@ -196,16 +226,15 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
 def _move(model: Any, config: Predict) -> None:
     """Move a model to its device; an exported one's engine chooses its own."""
     if hasattr(model, "to"):
-        from accelerate import PartialState
-
-        model.to(PartialState().device if config.device == "auto" else config.device)
+        model.to(chosen_device(config.device))
     elif config.device != "auto":
         raise ValueError(f"{config.run}: its engine chooses the device; leave out --device")
 
 
-def _limit(config: Predict, model: Any) -> None:
+def _set(config: Predict, model: Any, name: str) -> None:
+    """Give a detector the value of an option that it has under the same name."""
     try:
-        model.max_detections = config.max_detections
+        setattr(model, name, getattr(config, name))
     except ValueError as error:
         raise ValueError(f"{config.run}: {error}") from error
 
@@ -248,11 +277,12 @@ def _check_detector(config: Predict, model: Any) -> None:
     """Raise ValueError where an option means nothing to this detector."""
     if not model.finds_masks and (options := ", ".join(given(config, OF_MASKS))):
         raise ValueError(f"{config.run}: finds boxes and no masks, for which there is no {options}; leave it out")
-    if config.size is not None or config.tta:
-        try:
+    try:
+        if config.size is not None or config.tta:
             model.check_any_size(config.size)
-        except ValueError as error:
-            raise ValueError(f"{config.run}: {error}") from error
+        labels_named(config.classes, model.names)
+    except ValueError as error:
+        raise ValueError(f"{config.run}: {error}") from error
 
 
 def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], set[int] | None]:

@@ -300,9 +300,10 @@ class FasterRcnn(DetectionModel):
             boxes = boxes[:, :, 1:] if self.class_boxes else boxes.expand(-1, -1, self.num_classes, 4)
             boxes = clip_boxes(boxes.flatten(1, 2), seen.size)
             labels = torch.arange(self.num_classes, device=scores.device).repeat(shape[1])
+            rivals = torch.zeros_like(labels) if self.agnostic else labels
             large = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1)
             limits = (self.max_detections, self.iou_threshold, self.score_threshold)
-            best = keep_best(boxes, scores, labels, large, *limits)
+            best = keep_best(boxes, scores, rivals, large, *limits)
             return Detected(
                 boxes.gather(1, best.places[..., None].expand(-1, -1, 4)),
                 scores.gather(1, best.places),

@@ -77,6 +77,7 @@ class Limits(Protocol):
     score_threshold: float
     iou_threshold: float  # of non-max suppression within a class
     max_detections: int
+    agnostic: bool  # whether non-max suppression heeds no classes
     vote_iou: float | None  # least IoU of candidates that vote on a detection's box; None: it stays as it was predicted
 
 
@@ -86,7 +87,8 @@ def select(
     """Detections of one image of `size` (height, width) from boxes (P, 4) xyxy and scores (P, K).
 
     Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression and perhaps
-    box voting. Labels with equal `rivals` (K,) int64 suppress each other; without, each label itself alone.
+    box voting. Labels with equal `rivals` (K,) int64 suppress each other; without, each label itself alone; where
+    `limits.agnostic` is set, all of them.
     """
     most = max(CANDIDATES, PER_DETECTION * limits.max_detections)
     best, index = scores.flatten().topk(min(most, scores.numel()))
@@ -97,6 +99,7 @@ def select(
     chosen = clip_boxes(boxes[rows], sides)
     labels = index % scores.shape[1]
     kinds = labels if rivals is None else rivals[labels]
+    kinds = torch.zeros_like(labels) if limits.agnostic else kinds
     kept = batched_nms(chosen, best, kinds, limits.iou_threshold, max_detections=limits.max_detections)
     found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
     if limits.vote_iou is not None:
@@ -116,12 +119,13 @@ class DetectionModel(ImageModel):
     Attributes:
         calibration: of the scores, applied in predictions; None of a model that was not calibrated.
         max_detections: the most detections of an image, all classes together; may be set at any time.
-        vote_iou: see `Limits`.
+        agnostic, vote_iou: see `Limits`; may be set at any time, as `iou_threshold` may, which every detector has.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
     calibration: Calibration | None = None
     max_detections: int = LEAST
+    agnostic: bool = False
     vote_iou: float | None = None
     coco: ClassVar[dict[str, Published]] = {}
 
