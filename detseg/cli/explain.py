@@ -73,15 +73,15 @@ def _run(config: Explain, sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
 
-    from detseg.detect.model import DetectionModel
     from detseg.predict.explain import find_labels
+    from detseg.predict.explain_detections import has_detections
 
     if not sources:
         raise ValueError("name images, or folders of images, after the run or network")
     predictor = _load(config)
     predictor.to(PartialState().device if config.device == "auto" else config.device)
     labels = find_labels(predictor.names, config.classes) if config.classes else None
-    if isinstance(predictor.model, DetectionModel):
+    if has_detections(predictor):
         from detseg.cli.explain_detections import explain_found
 
         explain_found(config, predictor, sources, labels)

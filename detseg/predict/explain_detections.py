@@ -50,6 +50,11 @@ class DetectionExplanation:
         return np.divide(inside, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
+def has_detections(predictor: Predictor) -> bool:
+    """Whether `explain_detections` explains what a model answers: that of one detector."""
+    return isinstance(predictor.model, DetectionModel) and predictor.task == "detect"
+
+
 def explain_detections(
     predictor: Predictor,
     image: Image,
@@ -71,7 +76,7 @@ def explain_detections(
         ValueError: the model is no detector, `top` is below 1, or what is given is no image.
     """
     model = predictor.model
-    if not isinstance(model, DetectionModel):
+    if not has_detections(predictor) or not isinstance(model, DetectionModel):
         raise ValueError(
             f"only a detector has detections to explain, not a {type(model).__name__}; give the run of one detector, "
             "or for classifiers and localizers `detseg.predict.explain.explain`"

@@ -269,6 +269,10 @@ def test_a_detection_that_nothing_speaks_for():
 def test_what_cannot_be_explained():
     with pytest.raises(ValueError, match=r"not a ColourDetector; .* explained by `detseg.predict.explain_detections`"):
         explain(detector(), scene())
+    localizer = detector()
+    localizer.model.task = "localize"
+    with pytest.raises(ValueError, match=r"not a ColourDetector; .* `detseg\.predict\.explain\.explain`"):
+        explain_detections(localizer, scene())
     other = detector()
     other.model = nn.ModuleList([other.model])
     with pytest.raises(ValueError, match="only a detector has detections to explain, not a ModuleList; give"):
