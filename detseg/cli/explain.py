@@ -88,7 +88,7 @@ def _run(config: Explain, sources: Mapping[Path, str]) -> int:
         return 0
     for option, value in (("--top", config.top), ("--score-threshold", config.score_threshold)):
         if value is not None:
-            raise ValueError(f"{option} is for detectors; {config.model} is none: leave it out, or give --classes")
+            raise ValueError(f"{option} is for detectors; {config.model} is none: leave it out")
     _explain_classes(config, predictor, sources, labels)
     return 0
 

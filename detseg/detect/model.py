@@ -120,10 +120,12 @@ class DetectionModel(ImageModel):
     Attributes:
         calibration: of the scores, applied in predictions; None of a model that was not calibrated.
         max_detections: the most detections of an image, all classes together; may be set at any time.
-        vote_iou: see `Limits`.
+        score_threshold, iou_threshold, vote_iou: see `Limits`; a subclass sets the first two.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
+    score_threshold: float
+    iou_threshold: float
     calibration: Calibration | None = None
     max_detections: int = LEAST
     vote_iou: float | None = None

@@ -34,7 +34,7 @@ class DetectionExplanation:
     def in_image(self, row: int) -> NDArray[np.float32]:
         """The heat (H, W) of one detection at the image's own pixels."""
         height, width = self.found.image.shape[:2]
-        return spread(self.heat[row], self.area, (height, width))[0].astype(np.float32, copy=False)
+        return spread(self.heat[row], self.area, (height, width))[0]
 
     def shares(self) -> NDArray[np.float64]:
         """(T,) how much of each heat lies in its detection's own box; NaN where there is none.

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from detseg.visualize.boxes import draw_boxes
 from detseg.visualize.heat import TEXT, Box, Floats, captioned, draw_heat, heat_heading, stack, tile_width
@@ -14,19 +15,17 @@ COLUMNS = 3
 BOX: Color = (0, 190, 255)
 
 
-def draw_detection_heat(image: Image, heat: Floats, box: Sequence[float], area: Box | None = None) -> Image:
+def draw_detection_heat(image: Image, heat: Floats, box: ArrayLike, area: Box | None = None) -> Image:
     """`draw_heat` with a box (4,) xyxy in pixels of `image`."""
-    return draw_boxes(draw_heat(image, heat, area), [box], colors=BOX)
+    return draw_boxes(draw_heat(image, heat, area), np.reshape(box, (1, 4)), colors=BOX)
 
 
-def detection_heat_picture(
-    image: Image, heat: Floats, box: Sequence[float], caption: str, area: Box | None = None
-) -> Image:
+def detection_heat_picture(image: Image, heat: Floats, box: ArrayLike, caption: str, area: Box | None = None) -> Image:
     """`draw_detection_heat` in the image's own size, over a line with the caption and what the colours mean."""
     return captioned(draw_detection_heat(image, heat, box, area), caption)
 
 
-def small_detection_heat(image: Image, heat: Floats, box: NDArray, area: Box, tile: int) -> Image:
+def small_detection_heat(image: Image, heat: Floats, box: NDArray[np.floating], area: Box, tile: int) -> Image:
     """`draw_detection_heat` of an image scaled so that its long side is `tile`: lines fit that size."""
     small, x, y = scaled(checked_image(image), tile)
     left, upper, right, lower = area
@@ -36,7 +35,7 @@ def small_detection_heat(image: Image, heat: Floats, box: NDArray, area: Box, ti
 def detection_heat_sheet(
     image: Image,
     heat: Sequence[Floats],
-    boxes: NDArray,
+    boxes: NDArray[np.floating],
     captions: Sequence[str],
     area: Box,
     *,
@@ -49,7 +48,7 @@ def detection_heat_sheet(
         boxes: (T, 4) xyxy in the image's pixels.
         captions: one for each detection.
     """
-    for name, values in (("boxes", boxes), ("captions", captions)):
+    for name, values in (("boxes", list(boxes)), ("captions", list(captions))):
         check_count(name, values, len(heat), of="heats")
     tile = tile_width(COLUMNS)
     cells = [scaled(checked_image(first), tile)[0]]

@@ -66,7 +66,7 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     return result
 
 
-def spread(heat: Floats, area: Box, size: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
+def spread(heat: Floats, area: Box, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Heat (h, w) that spans an area, at each pixel of an image of `size` (height, width): (H, W), float32.
 
     Args:
@@ -81,10 +81,10 @@ def spread(heat: Floats, area: Box, size: tuple[int, int]) -> tuple[Floats, NDAr
     scale_x, scale_y = columns / (x2 - x1), rows / (y2 - y1)
     place = np.array([[scale_x, 0, (0.5 - x1) * scale_x - 0.5], [0, scale_y, (0.5 - y1) * scale_y - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    heat = heat.astype(np.float32, copy=False)
-    laid = np.asarray(cv2.warpAffine(heat, place, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    values = heat.astype(np.float32, copy=False)
+    laid = cv2.warpAffine(values, place, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    return laid, ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))
+    return np.asarray(laid, np.float32), ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))
 
 
 def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = None) -> Image:

@@ -174,7 +174,7 @@ def test_a_mistake_is_one_line(world, tmp_path, capsys):
         (["lenet5", image], "(--weights FILE), or choose a network whose weights are installed: tf_eff"),
         (["resnet18", image, "--weights", "w.pth"], "no file of weights at w.pth"),
         ([run, image, "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
-        ([run, image, "--top", "3"], f"--top is for detectors; {run} is none: leave it out, or give --classes"),
+        ([run, image, "--top", "3"], f"--top is for detectors; {run} is none: leave it out"),
         ([f"{world}/localizer", image, "--score-threshold", "0.5"], "--score-threshold is for detectors; "),
         ([f"{world}/detector", image, "--top", "0"], "--top must be at least 1, the number of detections to explain"),
         ([f"{world}/detector", image, "--classes", "rsoe"], "no class is named 'rsoe'; did you mean rose"),
