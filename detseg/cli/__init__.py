@@ -32,7 +32,7 @@ COMMANDS = {
         "detseg.cli.predict:Predict", "detseg.cli.predict:run", "run a trained model on images: boxes, masks or classes"
     ),
     "explain": Command(
-        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "explain a classification by Grad-CAM and feature maps"
+        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "explain detections or a classification by heat maps"
     ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",

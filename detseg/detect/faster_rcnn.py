@@ -7,6 +7,8 @@ A proposal's prediction is K + 1 class scores, the first for background, and the
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,12 +18,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
+from detseg.backbones.meta import hooked
 from detseg.boxes import clip_boxes
 from detseg.data.limits import LEAST
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.coder import HEAD, decode_deltas
 from detseg.detect.match import match
-from detseg.detect.model import ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
+from detseg.detect.model import ChangeMaps, ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
 from detseg.detect.proposals import (
     ProposalHead,
     Proposals,
@@ -247,6 +250,16 @@ class FasterRcnn(DetectionModel):
         """
         found = self.detected(self.look(images))
         return found.boxes, class_scores(found, self.num_classes)
+
+    @contextmanager
+    def with_maps(self, change: ChangeMaps) -> Iterator[None]:
+        """See `DetectionModel`; what the pyramid takes, of a tapped backbone a map more."""
+
+        def replaced(_module: nn.Module, inputs: tuple[list[Tensor]]) -> tuple[list[Tensor]]:
+            return (change(inputs[0], self.pyramid.strides),)
+
+        with hooked([self.pyramid], before=replaced):
+            yield
 
     def class_layers(self) -> dict[str, ClassRows]:
         """See `DetectionModel`."""

@@ -1,12 +1,14 @@
 """What all detectors share: flat targets, the selection of detections, examples, the form that exporters take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from detseg.backbones.class_rows import ClassRows as ClassRows
+from detseg.backbones.meta import hooked
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
 from detseg.data.limits import LEAST
@@ -16,6 +18,8 @@ from detseg.detect.nms.voting import vote
 from detseg.detect.published import Published
 
 Targets = Sequence[Mapping[str, Tensor]]
+# From maps (N, C, H, W) and their strides, finest first, to what takes their place.
+ChangeMaps = Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]
 
 # Only so many of an image's best pairs of box and class are looked at by non-max suppression, or so many for each
 # detection there may be: several are of the same object.
@@ -119,10 +123,13 @@ class DetectionModel(ImageModel):
     Attributes:
         calibration: of the scores, applied in predictions; None of a model that was not calibrated.
         max_detections: the most detections of an image, all classes together; may be set at any time.
-        agnostic, vote_iou: see `Limits`; may be set at any time, as `iou_threshold` may, which every detector has.
+        score_threshold, iou_threshold, agnostic, vote_iou: see `Limits`; may be set at any time. A subclass sets the
+            first two.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
+    score_threshold: float
+    iou_threshold: float
     calibration: Calibration | None = None
     max_detections: int = LEAST
     agnostic: bool = False
@@ -160,6 +167,17 @@ class DetectionModel(ImageModel):
         `parts` are what `exportable` gives behind boxes and scores: what masks are made of. None of a model without.
         """
         return None
+
+    @contextmanager
+    def with_maps(self, change: ChangeMaps) -> Iterator[None]:
+        """Inside, `change(maps, strides)` takes the place of the maps that all is detected in: the backbone's."""
+        backbone: Any = self.backbone
+
+        def replaced(_module: nn.Module, _inputs: Any, maps: list[Tensor]) -> list[Tensor]:
+            return change(maps, backbone.strides)
+
+        with hooked([backbone], replaced):
+            yield
 
     def exportable(self) -> nn.Module:
         """Images (N, C, H, W) to what `raw` gives, such as boxes (N, P, 4) and scores (N, P, K), before selection."""
