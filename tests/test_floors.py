@@ -23,7 +23,7 @@ FLOORS = (
         "tracing",
     ),
     *("data", "sources", "flowers", "backbones", "metrics", "detect", "segment", "classify", "localize", "models"),
-    *("visualize", "results", "runtime", "predict", "train", "report", "export", "cli", "__main__"),
+    *("visualize", "results", "tiled", "runtime", "predict", "train", "report", "export", "cli", "__main__"),
 )
 
 # Where a device may be named, and why.

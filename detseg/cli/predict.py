@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from detseg.cli.images import free_names, local_images
+from detseg.cli.tiles import Tiles, in_tiles
 from detseg.options import given, require_share
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
-OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "tta", *OF_MASKS)
+OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "tta", "tiles", *OF_MASKS)
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
@@ -45,6 +46,11 @@ class Predict:
         detseg predict runs/detector-1 photos/ --tta
         detseg predict runs/detector-1 photos/ --size 512
         detseg predict runs/detector-2 photos/ --polygons --label-images
+
+    Small objects in images much larger than those of training, tile by tile:
+
+        detseg predict runs/detector-1 aerial.jpg --tiles auto
+        detseg predict runs/detector-1 aerial.jpg --tiles 800
 
     Two detectors, what they find fused:
 
@@ -84,6 +90,9 @@ class Predict:
     """Detectors: input size in pixels, a multiple of 32; by default as in training. Larger finds smaller objects."""
     tta: bool = False
     """Detectors: average over three sizes and mirror images, in six times the time."""
+    tiles: Tiles | None = None
+    """Detectors: look at images in overlapping tiles of this side, in pixels of the image; auto chooses it by the
+    objects of training, none switches off the tiles of a run that was trained on them."""
     polygons: bool = False
     """Detectors of masks: write outlines (without holes) to detections.json, in place of run lengths (RLE)."""
     label_images: bool = False
@@ -129,7 +138,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     """As `run`; `sources` are the files, each with what to call it."""
     from accelerate import PartialState
 
-    from detseg.cli.predictions import BATCH, Found, Reader, find_in, write_found
+    from detseg.cli.predictions import Found, Reader, batch_of, find_in, write_found
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
@@ -149,9 +158,11 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
+    model = in_tiles(model, config.tiles, config.run, console)
     if config.max_detections is not None:
         _limit(config, model)
-    reader = Reader(images, console, sources, model.channels)
+    at_once = batch_of(model)
+    reader = Reader(images, console, sources, model.channels, at_once)
     if isinstance(model, ImageClassifier):
         from detseg.cli.predict_classes import write_classes
 
@@ -173,7 +184,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
         return item
 
     # Written in threads, while the network looks at the next images.
-    for position, found in ahead(written_down, find_in(shown, model, config), BATCH):
+    for position, found in ahead(written_down, find_in(shown, model, config), at_once):
         image = reader.names[position]
         rows = found.results
         if listed is not None and tree_of(model) is not None:
