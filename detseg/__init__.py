@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from detseg.predict import Detector as Detector
     from detseg.predict import load as load
+    from detseg.tiled import Tiled as Tiled
 
-_PUBLIC = {"load": "detseg.predict", "Detector": "detseg.predict"}
+_PUBLIC = {"load": "detseg.predict", "Detector": "detseg.predict", "Tiled": "detseg.tiled"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,12 +10,10 @@ from detseg.console import print_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detseg.tiled import Tiled
-
 Tiles = int | Literal["auto", "none"]
 
 
-def in_tiles(model: Any, tiles: Tiles | None, run: Path, console: Console) -> Tiled | Any:
+def in_tiles(model: Any, tiles: Tiles | None, run: Path, console: Console) -> Any:
     """The model of a run, looking at images in tiles where they are asked for, or where it was trained so.
 
     Args:

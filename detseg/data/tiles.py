@@ -61,7 +61,8 @@ def cut_by(
     """
     low = np.where(tiles[:, :2] > 0, tiles[:, :2] + margin, -np.inf)
     high = np.where(tiles[:, 2:] < np.array(size), tiles[:, 2:] - margin, np.inf)
-    return ((boxes[:, None, :2] < low) | (boxes[:, None, 2:] > high)).any(2)
+    crossed: NDArray[np.bool_] = (boxes[:, None, :2] < low) | (boxes[:, None, 2:] > high)
+    return np.asarray(crossed.any(2))
 
 
 def object_sizes(data: Annotations) -> dict[str, Any]:
