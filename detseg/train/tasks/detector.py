@@ -181,6 +181,8 @@ class DetectorTask(BoxTask):
 
         With a tree all its nodes are categories.
         """
+        if self.config.tiles is not None and (self.masks or getattr(self.config, "tree", None) is not None):
+            raise ValueError("--tiles is for models that find boxes of plain classes: leave out masks and --tree")
         train, val = load_data(self.config, self.console)
         if self.masks or self.pastes:
             require_masks(train)
@@ -196,8 +198,6 @@ class DetectorTask(BoxTask):
             self.labelled = load_image_labels(labels, train, val, self.config, self.console)
         print_data(self.console, train, val)
         if self.config.tiles is not None:
-            if self.masks or self.tree is not None:
-                raise ValueError("--tiles is for models that find boxes of plain classes: leave out masks and --tree")
             train, self.tiling = tiles.cut(train, val, self.config, self.console)
         self._limit(train, val)
         return train, val
