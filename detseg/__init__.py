@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     from detseg.exporters import export as export
     from detseg.loading import load as load
     from detseg.predict import Detector as Detector
+    from detseg.tiled import Tiled as Tiled
 
-_PUBLIC = {"load": "detseg.loading", "Detector": "detseg.predict", "export": "detseg.exporters"}
+_PUBLIC = {
+    "Detector": "detseg.predict",
+    "Tiled": "detseg.tiled",
+    "export": "detseg.exporters",
+    "load": "detseg.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ FLOORS = (
     *(
         "visualize",
         "results",
+        "tiled",
         "runtime",
         "predict",
         "loading",

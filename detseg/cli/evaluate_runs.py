@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from detseg.console import track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.base import with_channels
 from detseg.data.class_tree import ClassTree
-from detseg.data.limits import AtTheCap
+from detseg.data.limits import AtTheCap, most_detections
 from detseg.metrics.detection.inputs import Detections, Truth, read_truth
 from detseg.metrics.detection.levels import TreeDetections
 from detseg.metrics.detection.matching import limits_for, limits_of
@@ -59,6 +62,8 @@ def predict(runs: Sequence[Path], truth: Annotations, config: Evaluate, console:
     truth = with_channels(truth, detector.channels)
     if config.max_detections is not None:
         detector.max_detections = config.max_detections
+    if len(runs) == 1 and "tile" in (description.get("objects") or {}):
+        return Detections.from_predictions(_in_tiles(detector, truth, config, console), truth.image_ids.tolist(), ids)
     size = detector.size if config.size is None else config.size
     largest = max(view.size for view in views_of(size)) if config.tta else size
     images = open_images(DetectionDataset, truth, largest, "images", console)
@@ -71,6 +76,17 @@ def predict(runs: Sequence[Path], truth: Annotations, config: Evaluate, console:
         limits = limits_asked(config, read_truth(truth, "bbox"))
         return TreeDetections.of(predictions, truth, tree, max_detections=limits)
     return Detections.from_predictions(predictions, truth.image_ids.tolist(), ids)
+
+
+def _in_tiles(detector: Any, truth: Annotations, config: Evaluate, console: Console) -> list[Any]:
+    """What a detector that was trained on tiles finds in the images, in such tiles."""
+    from detseg.tiled import Tiled
+    from detseg.train.tiles import open_tiles, predict_in_tiles
+
+    tiling, size = Tiled(detector).tiling, detector.size if config.size is None else config.size
+    images = open_tiles(truth, size, tiling, "images", console)
+    find = partial(detector.find, size=size, tta=config.tta)
+    return list(predict_in_tiles(find, images, range(len(images)), tiling))
 
 
 def matched_ids(description: Mapping[str, Any], truth: Annotations) -> list[int]:
@@ -95,10 +111,14 @@ def limits_asked(config: Evaluate, truth: Truth) -> tuple[int, ...]:
         return limits_of(config.max_detections)
     paths = (config.detections, config.compare, *config.fuse)
     runs = [path for path in paths if path is not None and path.is_dir()]
-    return limits_for(truth, max((_cap_of(run) for run in runs), default=0))
+    return limits_for(truth, max((_cap_of(run, truth) for run in runs), default=0))
 
 
-def _cap_of(run: Path) -> int:
+def _cap_of(run: Path, truth: Truth) -> int:
+    """The most detections of an image; where each tile has a cap of its own, as if the images were trained on."""
     from detseg.models import read_description
 
-    return int(read_description(run)["architecture"].get("max_detections", 0))
+    description = read_description(run)
+    cap = int(description["architecture"].get("max_detections", 0))
+    tiled = "tile" in (description.get("objects") or {})
+    return max(cap, most_detections(np.bincount(truth.object_images[~truth.iscrowd]))) if tiled else cap

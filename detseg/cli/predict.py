@@ -12,6 +12,7 @@ import tyro
 
 from detseg.cli.devices import chosen_device
 from detseg.cli.images import free_names, local_images
+from detseg.cli.tiles import Tiles, in_tiles
 from detseg.options import given, require_share
 from detseg.results import labels_named
 
@@ -20,7 +21,7 @@ DETECTIONS = "detections.json"
 OF_MASKS = ("polygons", "label_images")
 OF_SUPPRESSION = ("iou_threshold", "agnostic")
 OF_DETECTORS = (
-    *("score_threshold", "max_detections", "tree_threshold", "size", "tta", *OF_MASKS),
+    *("score_threshold", "max_detections", "tree_threshold", "size", "tta", "tiles", *OF_MASKS),
     *(*OF_SUPPRESSION, "classes", "save_txt", "save_crops", "save_json"),
 )
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
@@ -56,6 +57,11 @@ class Predict:
         detseg predict runs/detector-1 photos/ --classes rose tulip
         detseg predict runs/detector-1 photos/ --agnostic --iou 0.6
         detseg predict runs/detector-1 photos/ --save-txt --save-crops
+
+    Small objects in images much larger than those of training, tile by tile:
+
+        detseg predict runs/detector-1 aerial.jpg --tiles auto
+        detseg predict runs/detector-1 aerial.jpg --tiles 800
 
     Two detectors, what they find fused:
 
@@ -107,6 +113,9 @@ class Predict:
     """Detectors: input size in pixels, a multiple of 32; by default as in training. Larger finds smaller objects."""
     tta: bool = False
     """Detectors: average over three sizes and mirror images, in six times the time."""
+    tiles: Tiles | None = None
+    """Detectors: look at images in overlapping tiles of this side, in pixels of the image; auto chooses it by the
+    objects of training, none switches off the tiles of a run that was trained on them."""
     polygons: bool = False
     """Detectors of masks: write outlines (without holes) to detections.json, in place of run lengths (RLE)."""
     label_images: bool = False
@@ -148,7 +157,7 @@ def run(config: Predict) -> int:
 
 def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
     """As `run`; `sources` are the files, each with what to call it."""
-    from detseg.cli.predictions import BATCH, Found, Reader, find_in, write_found
+    from detseg.cli.predictions import Found, Reader, batch_of, find_in, write_found
     from detseg.cli.save_results import FOLDERS, savers
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
@@ -171,10 +180,12 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
+    model = in_tiles(model, config.tiles, config.run, console)
     for name in ("max_detections", *OF_SUPPRESSION):
         if given(config, (name,)):
             _set(config, model, name)
-    reader = Reader(images, console, sources, model.channels)
+    at_once = batch_of(model)
+    reader = Reader(images, console, sources, model.channels, at_once)
     if model.task == "classify":
         from detseg.cli.predict_classes import write_classes
 
@@ -199,7 +210,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
         return item
 
     # Written in threads, while the network looks at the next images.
-    for position, found in ahead(written_down, find_in(shown, model, config), BATCH):
+    for position, found in ahead(written_down, find_in(shown, model, config), at_once):
         image = reader.names[position]
         rows = found.results
         if listed is not None and getattr(model.model, "tree", None) is not None:

@@ -21,6 +21,7 @@ from detseg.data.object_masks import number_map
 from detseg.data.sample import IGNORE
 from detseg.results import Results, Segmentation
 from detseg.sources import ahead, in_batches
+from detseg.tiled import Tiled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,21 +39,27 @@ Numbered = tuple[int, NDArray[np.uint8]]
 class Reader:
     """Reads images, some ahead: (position, pixels) of each; prints which cannot be read and leaves them out.
 
-    `names` is what to call images that are not called by their path, `channels` what they are read with.
+    `names` is what to call images that are not called by their path, `channels` what they are read with, and so many
+    are read `in_advance`.
 
     Attributes:
         problems: with those that were left out so far.
     """
 
     def __init__(
-        self, images: Sequence[Path], console: Console, names: Mapping[Path, str] | None = None, channels: int = 3
+        self,
+        images: Sequence[Path],
+        console: Console,
+        names: Mapping[Path, str] | None = None,
+        channels: int = 3,
+        in_advance: int = BATCH,
     ) -> None:
-        self.images, self.console, self.channels = images, console, channels
+        self.images, self.console, self.channels, self.in_advance = images, console, channels, in_advance
         self.names = [str(image) if names is None else names.get(image, str(image)) for image in images]
         self.problems: list[str] = []
 
     def __iter__(self) -> Iterator[Numbered]:
-        for position, read in enumerate(ahead(self._read, self.images, BATCH)):
+        for position, read in enumerate(ahead(self._read, self.images, self.in_advance)):
             if isinstance(read, ValueError):
                 self.problems.append(str(read).replace(str(self.images[position]), self.names[position]))
                 print_line(self.console, f"{self.problems[-1]}; left out")
@@ -99,6 +106,11 @@ def write_found(found: Found, target: Path) -> None:
         write_index_png(target.with_suffix(".png"), found.mask, found.palette)
 
 
+def batch_of(model: Any) -> int:
+    """Images at a time: those that are looked at in tiles are large."""
+    return 1 if isinstance(model, Tiled) else BATCH
+
+
 def find_in(images: Iterable[Numbered], model: Any, config: Predict) -> Iterator[tuple[int, Found]]:
     """What a model finds in each image, with its position, in order."""
     return (find_classes if model.task == "segment" else find_objects)(model, images, config)
@@ -115,7 +127,7 @@ def find_objects(detector: Any, images: Iterable[Numbered], config: Predict) -> 
     looking = detector if tree is None else _by_level(detector)
     cap = AtTheCap(detector.max_detections, threshold)
     options = given_only(size=config.size, tta=config.tta or None)
-    for batch in in_batches(images, BATCH):
+    for batch in in_batches(images, batch_of(detector)):
         pixels = [image for _, image in batch]
         every = looking.stream(pixels, score_threshold=lowest, batch_size=BATCH, run_lengths=True, **options)
         for (position, image), seen in zip(batch, every, strict=True):

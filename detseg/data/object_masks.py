@@ -48,6 +48,26 @@ def window(mask: Any) -> tuple[int, int, NDArray[np.bool_]]:
     return x, y, whole[y : rows[-1] + 1, x : columns[-1] + 1]
 
 
+def placed(x: int, y: int, part: NDArray[np.bool_], shape: Sequence[int]) -> dict[str, Any]:
+    """COCO run lengths of a mask of `shape` (H, W, …) that is `part` (h, w) at x, y and nothing elsewhere.
+
+    The inverse of `window`; the mask itself is never laid out.
+    """
+    from pycocotools import mask as coco
+
+    height, width = int(shape[0]), int(shape[1])
+    columns = np.pad(part.T.astype(np.int8), ((0, 0), (1, 1)))
+    column, row = np.nonzero(np.diff(columns, axis=1))  # where runs begin and, in turn, where they have ended
+    borders = (x + column) * height + y + row
+    # A run down to the image's lower border goes on at the top of the next column.
+    joined = np.flatnonzero(borders[1:] == borders[:-1])
+    borders = np.delete(borders, np.concatenate([joined, joined + 1]))
+    counts = np.diff(borders, prepend=0, append=height * width)
+    counts = counts[: len(counts) - (counts[-1] == 0)]
+    coded = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": coded["counts"]}
+
+
 def outlines(mask: Any, tolerance: float = TOLERANCE) -> list[list[int]]:
     """Polygons x1, y1, x2, y2, … around the parts of a mask, the largest first; pixels that meet at a corner are one.
 

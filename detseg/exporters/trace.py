@@ -77,4 +77,5 @@ def _description(predictor: Predictor, raw: bool, floats: bool) -> dict[str, Any
         "masks": bool(getattr(model, "finds_masks", False)),
         "output_scale": int(getattr(model, "output_scale", 1)),
         "calibrated": getattr(model, "calibration", None) is not None,
+        "objects": predictor.description.get("objects"),
     }

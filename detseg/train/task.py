@@ -94,6 +94,10 @@ class Task(ABC):
             "images": fingerprint((), [image_marks(data, dataset.images)]),
         }
 
+    def described(self, dataset: Any) -> dict[str, Any]:
+        """What else `model.json` is to tell of a model, by its training data, as JSON holds it."""
+        return {}
+
     @abstractmethod
     def samples(self, dataset: Any, config: Any) -> TrainingSamples:
         """Augmented samples of a dataset, as they are trained on."""
@@ -276,6 +280,7 @@ class Run:
             "architecture": dict(self.architecture),
             "categories": [{"id": c.id, "name": c.name} for c in self.data.categories],
             "size": self.config.size,
+            **self.task.described(self.train),
             "training": {
                 "images": len(self.train),
                 "date": time.strftime("%Y-%m-%d"),

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from detseg.cli import COMMANDS, main
+from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_dataset
 from detseg.metrics.bootstrap import detection as resampling
 from detseg.models import load_model
@@ -137,11 +138,9 @@ def test_a_run_is_resumed_as_what_it_is(run, capsys):
     assert f"{run.folder}: this is the run of a detector; resume it with detseg train detector --resume" in error
 
 
-def stop_after(samples, monkeypatch):
+def stop_after(samples, monkeypatch, dataset=DetectionDataset):
     """SIGTERM when so many images were taken in training, not for the sheet that is drawn before."""
-    from detseg.data.dataset import DetectionDataset
-
-    take, taken = DetectionDataset.__getitem__, []
+    take, taken = dataset.__getitem__, []
 
     def counted(self, index):
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # training has begun
@@ -150,7 +149,7 @@ def stop_after(samples, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return take(self, index)
 
-    monkeypatch.setattr(DetectionDataset, "__getitem__", counted)
+    monkeypatch.setattr(dataset, "__getitem__", counted)
 
 
 def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from detseg.data.object_masks import number_map, outlines, window
+from detseg.data.object_masks import number_map, outlines, placed, window
 
 
 def coded(masks):
@@ -83,3 +83,14 @@ def test_masks_of_another_size_are_refused():
         number_map(np.zeros((1, 6, 9)), (6, 8, 3))
     with pytest.raises(ValueError, match=r"masks must have shape \(2, 8, 6\), got \(2, 6, 8\)"):
         number_map(coded(np.zeros((2, 6, 8))), (8, 6))
+
+
+def test_parts_of_a_mask_are_placed_as_if_the_whole_were_coded():
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(1, 12, (200, 2)).tolist():
+        top, left = int(rng.integers(0, height)), int(rng.integers(0, width))
+        below, right = int(rng.integers(top, height + 1)), int(rng.integers(left, width + 1))
+        part = rng.random((below - top, right - left)) < rng.choice([0, 0.5, 0.9, 1])
+        whole = np.zeros((height, width), np.uint8, order="F")
+        whole[top:below, left:right] = part
+        assert placed(left, top, part, (height, width, 3)) == coco.encode(whole)

@@ -26,6 +26,7 @@ from detseg.data.labels import LabelledImages
 from detseg.data.limits import LEAST, AtTheCap, most_detections
 from detseg.data.measurable import measurable_masks, tell_without_masks
 from detseg.data.pack.file import read_pack_info
+from detseg.data.tiles import Tiling, object_sizes
 from detseg.detect.calibration import fit_calibration
 from detseg.detect.tree import ByLevel
 from detseg.metrics import DetectionEvaluator, InstanceEvaluator
@@ -39,6 +40,7 @@ from detseg.models import save_architecture
 from detseg.options import require_positive, require_share
 from detseg.predict.detector import Detector, detect
 from detseg.registry import MODELS
+from detseg.train import tiles
 from detseg.train.config import TrainAnnotated
 from detseg.train.data import load_data, open_images, print_data, transform_of
 from detseg.train.fingerprint import fingerprint, image_marks
@@ -84,6 +86,10 @@ class DetectorOptions(TrainAnnotated):
     """Fraction of training images with objects of another one pasted on, cut out along their masks; off in the last
     30 % of the run."""
 
+    tiles: int | None = None
+    """Train on overlapping tiles of this side, in pixels of the images, cut from them: for small objects in large
+    images. Validation, and prediction by default, look at whole images in such tiles."""
+
     max_detections: int | None = None
     """Most detections of an image; by default twice the objects that training images have, and at least 100."""
 
@@ -91,7 +97,9 @@ class DetectorOptions(TrainAnnotated):
         """Raise ValueError where options contradict each other or make no sense; returns itself."""
         super().check()
         require_share(self, "mosaic", "mixup", "copy_paste")
-        require_positive(self, "max_detections")
+        require_positive(self, "max_detections", "tiles")
+        if self.tiles is not None and self.copy_paste:
+            raise ValueError("--tiles and --copy-paste do not go together: tiles have no masks")
         return self
 
 
@@ -140,6 +148,8 @@ class DetectorTask(BoxTask):
     """The tree that the classes are the nodes of, once the data are loaded."""
     labelled: LabelledImages | None = None
     """Images to learn from of which only the class is known."""
+    tiling: Tiling | None = None
+    """The tiles that are trained on in place of images."""
 
     @property
     def masks(self) -> bool:  # type: ignore[override]
@@ -171,6 +181,8 @@ class DetectorTask(BoxTask):
 
         With a tree all its nodes are categories.
         """
+        if self.config.tiles is not None and (self.masks or getattr(self.config, "tree", None) is not None):
+            raise ValueError("--tiles is for models that find boxes of plain classes: leave out masks and --tree")
         train, val = load_data(self.config, self.console)
         if self.masks or self.pastes:
             require_masks(train)
@@ -185,6 +197,8 @@ class DetectorTask(BoxTask):
         if (labels := getattr(self.config, "labels", None)) is not None:
             self.labelled = load_image_labels(labels, train, val, self.config, self.console)
         print_data(self.console, train, val)
+        if self.config.tiles is not None:
+            train, self.tiling = tiles.cut(train, val, self.config, self.console)
         self._limit(train, val)
         return train, val
 
@@ -192,12 +206,14 @@ class DetectorTask(BoxTask):
         """Find out how many detections an image may have, and how many the metrics are for."""
         asked = self.config.max_detections
         self.most = most_detections(objects_in(train)) if asked is None else asked
-        self.limits = limits_for(read_truth(val, "bbox"), self.most) if asked is None else limits_of(self.most)
+        # A model looks for so many in each tile, and a whole image has more.
+        most = self.most if self.tiling is None else max(self.most, most_detections(objects_in(val)))
+        self.limits = limits_for(read_truth(val, "bbox"), most) if asked is None else limits_of(most)
         self._set_figures()
         if asked is None and self.most > LEAST:
             most = objects_in(train).max()
             print_line(self.console, f"up to {self.most} detections an image: in training images are up to {most}")
-        for name, data in (("training", train), ("validation", val)):
+        for name, data in (("training", train), *((("validation", val),) if self.tiling is None else ())):
             beyond = int((objects_in(data) > self.most).sum())
             if beyond:
                 logger.warning(
@@ -227,6 +243,9 @@ class DetectorTask(BoxTask):
         """See `BoxTask`; the training images have those of which only the class is known beside them."""
         if split == "training":
             warn_of_small_objects(scaled_sizes(data, self.config.size), self.config.size)
+        if self.tiling is not None:
+            long_side = round(self.config.size * (CACHE_ZOOM if split == "training" else 1))
+            return tiles.open_tiles(data, long_side, self.tiling, f"{split} images", self.console)
         dataset = super().open(data, split)
         if self.labelled is not None and split == "training":
             dataset.labelled = open_images(
@@ -260,6 +279,20 @@ class DetectorTask(BoxTask):
         assert dataset.labelled is not None
         return MixedSamples(dataset, dataset.labelled, config.seed, transform_of(config))
 
+    def predict(self, model: nn.Module, dataset: DetectionDataset, indices: Iterable[int]) -> Iterable[Any]:
+        """See `BoxTask`; in tiles where these are trained on."""
+        if self.tiling is None:
+            return super().predict(model, dataset, indices)
+        find = partial(detect, model, size=self.config.size)
+        return tiles.predict_in_tiles(find, dataset, indices, self.tiling)
+
+    def described(self, dataset: DetectionDataset) -> dict[str, Any]:
+        """How large the objects are, and the tiles that are trained on: what tiles are chosen by when predicting."""
+        objects = object_sizes(dataset.annotations)
+        if self.tiling is not None:
+            objects |= {"tile": self.tiling.tile, "overlap": self.tiling.overlap}
+        return {"objects": objects} if objects else {}
+
     def evaluator(self, dataset: DetectionDataset) -> Any:
         """COCO's metrics, by the annotations: of boxes, with a tree at each of its levels, and of masks."""
         data = dataset.annotations
@@ -282,7 +315,7 @@ class DetectorTask(BoxTask):
         """Calibrate the scores, but those of a tree of classes; warn where as much is found as an image may have."""
         if self.tree is None:
             self._calibrate(run)
-        cap = AtTheCap(self.most)
+        cap = AtTheCap(self.most if self.tiling is None else None)
         for one in run.predictions:
             cap.add(one["scores"])
         cap.warn()
