@@ -21,12 +21,12 @@ from scipy.optimize import linear_sum_assignment
 
 from detseg.tracks.motion import Motion
 
-LEAST_IOU = 0.2
+LEAST_IOU = 0.3  # of a pair
 # A pair of different classes needs so much more: networks mistake classes, but a rose before a tulip is no tulip.
 OTHER_CLASS = 0.5
 # Boxes of objects whose speed is not known yet grow by this share of their size on each side before they are paired
 # (Yang et al. 2023): a small object moves by more than its own size.
-ROOM = 0.5
+ROOM, LEAST_IOU_WITH_ROOM = 0.5, 0.2
 NONE = -1
 
 
@@ -43,6 +43,7 @@ class _Track:
 
     votes: dict[int, float]  # scores by label
     id: int = NONE
+    sights: int = 1
     unseen: float = 0.0  # frames since it was seen
 
     @property
@@ -92,11 +93,12 @@ class Tracker:
         sure = score >= self.threshold
         named = np.array([track.id != NONE for track in tracks], bool)
         in_sight = np.array([track.unseen <= frames for track in tracks], bool)
+        new = np.array([track.sights == 1 for track in tracks], bool)
         free = np.ones(len(tracks), bool)
         for of_tracks, of_detections, room in (
             (named, sure, 0.0),
             (named & in_sight, ~sure, 0.0),
-            (~named, sure, ROOM),
+            (new & in_sight, sure, ROOM),
         ):
             rows, columns = np.flatnonzero(of_tracks & free), np.flatnonzero(of_detections & (owner == NONE))
             for row, column in self._pairs(rows, columns, box, label, room):
@@ -124,7 +126,7 @@ class Tracker:
         alike = overlap(_grown(self._motion.boxes[rows], room), _grown(boxes[columns], room))
         same = np.array([self._tracks[row].label for row in rows])[:, None] == labels[columns]
         alike = np.where(same, alike, OTHER_CLASS * alike)
-        alike[alike < LEAST_IOU] = 0  # no pair, so that none is given away for one
+        alike[alike < (LEAST_IOU_WITH_ROOM if room else LEAST_IOU)] = 0  # no pair, so that none is given away for one
         left, right = linear_sum_assignment(alike, maximize=True)
         good = alike[left, right] > 0
         return zip(rows[left[good]].tolist(), columns[right[good]].tolist(), strict=True)
@@ -141,7 +143,7 @@ class Tracker:
         self._motion.correct(owner[seen], boxes[seen])
         for i in seen.tolist():
             track = self._tracks[owner[i]]
-            track.unseen = 0.0
+            track.unseen, track.sights = 0.0, track.sights + 1
             track.votes[int(labels[i])] = track.votes.get(int(labels[i]), 0.0) + float(scores[i])
             if track.id == NONE:
                 self._name(track)

@@ -54,14 +54,24 @@ def test_lists_of_sources(photos):
     listed = photos / "photos/all.txt"
     listed.write_text("\ufeff# mine\nb.jpg\n\n  photos/a.PNG  \ndeep/*.jpg\nhttp://web/a.jpg\n0\nnone.jpg\n", "utf-8")
     near = str(photos / "photos")
-    assert read_list(listed) == [f"{near}/b.jpg", "photos/a.PNG", f"{near}/deep/*.jpg", "http://web/a.jpg", "0", "none.jpg"]
+    assert read_list(listed) == [
+        f"{near}/b.jpg",
+        "photos/a.PNG",
+        f"{near}/deep/*.jpg",
+        "http://web/a.jpg",
+        "0",
+        "none.jpg",
+    ]
     found = expand(["photos/all.txt"])
     assert found.images == ("photos/b.jpg", "photos/a.PNG", "photos/deep/d.jpg", "http://web/a.jpg", "none.jpg")
     assert found.videos == ("0",)
 
 
 def test_lists_that_are_none(photos):
-    for content, message in ((b"# nothing\n", "names no source"), (b"\xff\xfe\x00", "a list of sources must be text in UTF-8")):
+    for content, message in (
+        (b"# nothing\n", "names no source"),
+        (b"\xff\xfe\x00", "a list of sources must be text in UTF-8"),
+    ):
         (photos / "list.txt").write_bytes(content)
         with pytest.raises(ValueError, match=f"list.txt: {message}"):
             expand(["list.txt"])
