@@ -3,11 +3,12 @@
 import csv
 import json
 import os
-import signal
 import re
+import signal
 import threading
 import time
 import tracemalloc
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -49,8 +50,8 @@ class ColourDetector:
     """Finds what is red or blue: as a model that predicts, exported or not."""
 
     task, channels, max_detections, finds_masks = "detect", 3, 100, False
-    categories = [(7, "rose"), (3, "iris")]
-    names = ["rose", "iris"]
+    categories = ((7, "rose"), (3, "iris"))
+    names = ("rose", "iris")
 
     def __init__(self):
         self.asked = []
@@ -133,7 +134,7 @@ def test_numbers_do_not_change_and_counts_are_exact(flowers, tmp_path, capsys):
     assert sorted({name for name, *_ in way}.pop() for way in ways.values()) == ["iris", "iris", "rose", "rose"]
     for way in ways.values():
         assert len({name for name, *_ in way}) == 1
-        steps = [(b[1] - a[1]) / (b[2] - a[2]) for a, b in zip(way, way[1:], strict=False)]
+        steps = [(b[1] - a[1]) / (b[2] - a[2]) for a, b in pairwise(way)]
         assert max(map(abs, steps)) < 14, "no leap to another one"
     assert sum(map(len, ways.values())) > 130
     assert (tmp_path / "flowers-counts.csv").read_text().splitlines() == [

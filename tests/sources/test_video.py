@@ -92,7 +92,7 @@ def test_what_is_no_video_is_named(tmp_path):
         assert str(error.value).startswith(str(tmp_path / name))
     with pytest.raises(ValueError, match="camera 97: cannot be opened"):
         Video(97)
-    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: no video stream can be opened there"):
+    with pytest.raises(ValueError, match=r"rtsp://127.0.0.1:9/x: no video stream can be opened there"):
         Video("rtsp://me:secret@127.0.0.1:9/x")
     with pytest.raises(ValueError, match="every must be at least 1, not 0"):
         Video(tmp_path / "whole.mp4", every=0)
@@ -136,8 +136,7 @@ def test_waiting_keeps_at_most_so_many_and_hands_on_errors():
     waiting.end(OSError("gone"))
     taken = []
     with pytest.raises(OSError, match="gone"):
-        for number in waiting:
-            taken.append(number)
+        taken.extend(waiting)
     assert taken == [3, 4] and waiting.dropped == 3
     waiting.stop()
     assert not waiting.put(9)

@@ -155,7 +155,7 @@ def slow_filter(boxes, frames):
 def test_the_filter_is_that_of_the_textbook():
     rng = np.random.default_rng(1)
     corners = np.array([[20 + 5 * i, 30 - 2 * i] for i in range(12)]) + rng.normal(0, 1, (12, 2))
-    boxes = np.concatenate([corners, corners + [30, 20] + rng.normal(0, 1, (12, 2))], 1)
+    boxes = np.concatenate([corners, corners + np.array([30, 20]) + rng.normal(0, 1, (12, 2))], 1)
     frames = rng.integers(1, 4, 11).tolist()
     motion, other = Motion(), np.array([[0, 0, 50, 50.0]])
     motion.start(other)

@@ -1,6 +1,5 @@
 """Drawn frames in a video, and what is drawn on them."""
 
-import cv2
 import numpy as np
 import pytest
 
