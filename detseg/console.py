@@ -45,8 +45,8 @@ def track(
         """Items per second."""
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if unit is None or speed is None else f"{speed:.1f} {unit}/s")
+            seconds = task.finished_time or task.elapsed
+            return Text(f"{task.completed / seconds:.1f} {unit}/s" if unit and seconds and task.completed else "")
 
     with Progress(*Progress.get_default_columns(), Speed(), console=console, transient=True) as progress:
         yield from progress.track(items, total, description=what)

@@ -339,6 +339,25 @@ def test_a_classifier(classifier, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_exported_model(run, small, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from detseg.export import export
+
+    with VideoFile(tmp_path / "a.mp4", 10) as file:
+        for image in sorted((small / "images").glob("val*.png")):
+            file.write(cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB))
+    model = export(run.folder, "onnx", tmp_path / "model.onnx")
+    for number, what in enumerate((run.folder, model)):
+        words = ["--output", str(tmp_path / f"out{number}"), "--score-threshold", "0.05", "--track"]
+        assert main(["predict", str(what), str(tmp_path / "a.mp4"), *words]) == 0
+    by_run, by_file = (lines_of(tmp_path / f"out{number}/a.jsonl") for number in range(2))
+    for one, other in zip(by_run, by_file, strict=True):
+        assert [o["name"] for o in one["objects"]] == [o["name"] for o in other["objects"]]
+        for a, b in zip(one["objects"], other["objects"], strict=True):
+            np.testing.assert_allclose(a["box"], b["box"], atol=0.5)
+
+
+@pytest.mark.slow
 def test_memory_stays_flat_over_thousands_of_frames(tmp_path):
     path = draw(tmp_path / "long.mp4", FLOWERS[3:], 3000)
     peaks = []
