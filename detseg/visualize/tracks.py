@@ -40,17 +40,24 @@ def draw_tracks(
 
 
 def draw_counts(image: Image, shapes: Iterable[Shape]) -> Image:
-    """A copy of `image` with lines and polygons, and a text at the first point of each."""
+    """A copy of `image` with lines and polygons, and a text at the first point of each, or below where one is."""
     result = checked_image(image).copy()
     size = letter_size(result)
     width = max(1, round(size / 8))
+    taken: list[tuple[int, int, int]] = []  # left, right and top of the texts so far
     for points, text in shapes:
         corners = np.rint(np.asarray(points, np.float64)).clip(-(2**15), 2**15).astype(np.int32)
         for color, thick in ((PAPER, width + 2), (INK, width)):  # seen on light and dark ground
             cv2.polylines(result, [corners], len(corners) > 2, color, thick, cv2.LINE_AA)
         patch = text_patch(text, size, INK, PAPER, max(2, size // 4))
         height, wide = patch.shape[:2]
+        lowest = max(0, result.shape[0] - height)
         x = int(np.clip(corners[0, 0], 0, max(0, result.shape[1] - wide)))
-        y = int(np.clip(corners[0, 1] + width, 0, max(0, result.shape[0] - height)))
+        first = int(np.clip(corners[0, 1] + width, 0, lowest))
+        beside = [top for left, right, top in taken if left < x + wide and x < right]
+        # From its place downwards, and then from the top.
+        places = [*range(first, lowest + 1), *range(first)]
+        y = next((y for y in places if all(abs(y - top) >= height for top in beside)), first)
+        taken.append((x, x + wide, y))
         paste(result, patch, x, y)
     return result

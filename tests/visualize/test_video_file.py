@@ -82,4 +82,7 @@ def test_lines_and_zones_with_their_texts():
         image, [(np.array([[-1e9, 50], [1e9, 50]]), "far"), (np.array([[500, 500], [600, 600]]), "out")]
     )
     assert outside.shape == image.shape and outside[50, 80].min() > 200
+    once, twice, other = (draw_counts(image, [(zone, text) for text in texts]) for texts in ("a", "aa", "ab"))
+    assert (twice != once).any() and (other != twice).any(), "each text is seen"
+    assert draw_counts(image, [(zone, str(number)) for number in range(30)]).shape == image.shape
     assert (draw_counts(image, []) == image).all() and draw_counts(image, []) is not image
