@@ -295,7 +295,8 @@ def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], 
     from detseg.train.data import read_split
 
     if config.sources and not paths:
-        raise ValueError(f"no images in {', '.join(config.sources)}")
+        remedy = 'name videos one by one, or as "folder/*.mp4"'
+        raise ValueError(f"no images in {', '.join(config.sources)}; {remedy}")
     if config.image_ids is None:
         if config.images is not None:
             raise ValueError("--images is the folder of the images that --image-ids lists: add that, or leave it out")
