@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -112,41 +113,52 @@ def _watch(model: Any, video: Video, target: Path, config: Predict, console: Con
     counters = [Counter(shape, model.names) for shape in parse_counts(config.count)]
     tracker = None
     if config.track or counters:
-        patience = max(1.0, HIDDEN * video.fps)
-        tracker = Tracker(threshold=_threshold(config), patience=max(patience, 2.0 * config.every))
+        patience = max(1.0, HIDDEN * video.fps, 2.0 * config.every)
+        tracker = Tracker(threshold=_threshold(config), patience=patience)
     total = None if video.count is None else -(-video.count // config.every)
     seen = track(
         _look(model, video, tracker, counters, config), total, what="predicting", console=console, unit="images"
     )
-    begun, number = time.monotonic(), 0
+    begun = time.monotonic()
+    number = _write(seen, video, target, model.task, save_video=config.save_video)
+    parts = [f"{number} images, {number / max(time.monotonic() - begun, 1e-9):.1f} a second"]
+    parts += [f"{video.dropped} frames dropped to keep up"] if video.live else []
+    parts += [f"{tracker.found} objects followed"] if tracker is not None else []
+    parts += map(str, counters)
+    endings = [".jsonl", ".csv", *([".mp4"] if config.save_video else [])]
+    if counters:
+        write_counts(target.with_name(f"{target.name}-counts.csv"), counters)
+        endings.append("-counts.csv")
+    if video.count is not None and video.read < 0.98 * video.count - 1:
+        log.warning("%s: only %d of %d frames can be read; is it cut short?", video.title, video.read, video.count)
+    return f"{'; '.join(parts)}; written to {', '.join(f'{target}{ending}' for ending in endings)}"
+
+
+def _write(seen: Iterator[Seen], video: Video, target: Path, task: str, *, save_video: bool) -> int:
+    """Write the tables, and the drawn video, of what is seen; returns the number of frames. Ctrl-C ends what is live."""
+    number = 0
     with ExitStack() as stack:
-        tables = stack.enter_context(Tables.opened(target, model.task))
-        film = None
-        if config.save_video:
+        tables = stack.enter_context(Tables.opened(target, task))
+        film, written = None, Future[None]()
+        written.set_result(None)
+        if save_video:
             path = target.with_name(f"{target.name}.mp4")
             film = stack.enter_context(VideoFile(path, video.fps / video.every))
+        # Frames are drawn, and encoded one by one, while the network looks at the next.
+        encoder = stack.enter_context(ThreadPoolExecutor(1))
         drawing = ahead(lambda one: (one, _drawn(one) if film else None), seen, 1 if video.live else DRAWN)
         try:
             for one, drawn in drawing:
                 number += 1
                 tables.add(one.frame.number, one.frame.seconds, one.found, one.ids, one.counts)
                 if film is not None and drawn is not None:
-                    film.write(drawn, seconds=one.frame.seconds if video.live else None)
-        except KeyboardInterrupt:  # how what is live comes to its end
+                    written.result()
+                    written = encoder.submit(film.write, drawn, seconds=one.frame.seconds if video.live else None)
+        except KeyboardInterrupt:
             if not video.live or not number:
                 raise
-    if counters:
-        write_counts(target.with_name(f"{target.name}-counts.csv"), counters)
-    if video.count is not None and video.read < 0.98 * video.count - 1:
-        log.warning("%s: only %d of %d frames can be read; is it cut short?", video.title, video.read, video.count)
-    parts = [f"{number} images, {number / max(time.monotonic() - begun, 1e-9):.1f} a second"]
-    parts += [f"{video.dropped} frames dropped to keep up"] if video.live else []
-    parts += [f"{tracker.found} objects followed"] if tracker is not None else []
-    parts += map(str, counters)
-    endings = ["jsonl", "csv", *(["mp4"] if film else [])]
-    written = ", ".join(f"{target}.{ending}" for ending in endings)
-    written += f", {target}-counts.csv" if counters else ""
-    return f"{'; '.join(parts)}; written to {written}"
+        written.result()
+    return number
 
 
 def _threshold(config: Predict) -> float:
