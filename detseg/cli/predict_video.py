@@ -135,7 +135,7 @@ def _watch(model: Any, video: Video, target: Path, config: Predict, console: Con
 
 
 def _write(seen: Iterator[Seen], video: Video, target: Path, task: str, *, save_video: bool) -> int:
-    """Write the tables, and the drawn video, of what is seen; returns the number of frames. Ctrl-C ends what is live."""
+    """Write tables, and the drawn video, of what is seen; returns the number of frames. Ctrl-C ends what is live."""
     number = 0
     with ExitStack() as stack:
         tables = stack.enter_context(Tables.opened(target, task))

@@ -74,7 +74,7 @@ def test_a_way_past_the_ends_is_no_crossing():
     assert distance(ACROSS, (7, 53)) == 3 and distance(ACROSS, (700, 46)) == -4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(points, points, points, points, points)
 def test_a_way_cut_in_two_crosses_as_often_as_the_whole(start, end, before, middle, now):
     """Of a line without ends, whatever the way between."""
@@ -85,7 +85,7 @@ def test_a_way_cut_in_two_crosses_as_often_as_the_whole(start, end, before, midd
         assert parts == crossing(endless, before, now)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(points, min_size=3, max_size=7), st.lists(points, min_size=1, max_size=10))
 def test_inside_is_what_opencv_says_but_on_the_border(corners, queries):
     zone = Zone("it", tuple(corners))
