@@ -21,6 +21,7 @@ FLOORS = (
         "sharing",
         "tasks",
         "tracing",
+        "tracks",
     ),
     *("data", "sources", "flowers", "backbones", "metrics", "detect", "segment", "classify", "localize", "models"),
     *(

@@ -15,6 +15,7 @@ from detseg.cli.images import free_names, local_images
 from detseg.cli.tiles import Tiles, in_tiles
 from detseg.options import given, require_share
 from detseg.results import labels_named
+from detseg.sources.files import expand
 
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
@@ -27,6 +28,7 @@ OF_DETECTORS = (
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
+OF_VIDEOS = ("every", "save_video", "track", "count")
 # Options that need the network itself, which exported models are without.
 OF_NETWORKS = ("tta", "tree_threshold", "flip", "scales", "long_side", "boxes", "slide", "ten_crop", *OF_SUPPRESSION)
 
@@ -82,13 +84,23 @@ class Predict:
     Classes, by ten-crop averaging:
 
         detseg predict runs/classifier-1 photos/ --ten-crop
+
+    Videos: what is in each frame (NAME.jsonl, NAME.csv), drawn (NAME.mp4), with objects followed and counted at a line
+    (NAME-counts.csv); a camera, until Ctrl-C:
+
+        detseg predict runs/detector-1 street.mp4 --save-video
+        detseg predict runs/detector-1 street.mp4 --save-video --track --count line=0,200,640,200
+        detseg predict runs/detector-1 0 --save-video
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder, or a file that `detseg export` wrote (.onnx, .xml, .torchscript)."""
     sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Images, folders of images, or web addresses of images; further run folders of detectors, whose detections are
-    fused."""
+    """Images, folders of images, or web addresses of images; patterns in quotes ("photos/*.jpg"); .txt files with a
+    source in each line; or videos, numbers of cameras (0), addresses of streams (rtsp://…). Further run folders of
+    detectors, whose detections are fused."""
+    recursive: bool = True
+    """Folders: look into the folders below them too."""
     output: Path = Path("predictions")
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
@@ -138,6 +150,15 @@ class Predict:
     """Annotations of the images: detections.json then has their image ids and all scores, for `detseg evaluate`."""
     images: Path | None = None
     """With --image-ids: folder of the images, where they are not beside the COCO or VOC annotations."""
+    every: int = 1
+    """Videos: look at every N-th frame only."""
+    save_video: bool = False
+    """Videos: also write NAME.mp4 with what is found drawn."""
+    track: bool = False
+    """Videos: follow objects from frame to frame; each keeps its number."""
+    count: tuple[str, ...] = ()
+    """Videos: count the objects that cross a line (line=x1,y1,x2,y2) or are in a zone (zone=x1,y1,x2,y2,x3,y3,…), in
+    pixels; includes --track."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
 
@@ -151,12 +172,17 @@ def run(config: Predict) -> int:
     """
     runs = [source for source in config.sources if (Path(source) / "model.json").is_file()]
     config = replace(config, sources=tuple(source for source in config.sources if source not in runs))
-    with local_images(config.sources) as sources:
-        return _run(config, [config.run, *map(Path, runs)], sources)
+    images, videos = expand(config.sources)
+    if images and videos:
+        raise ValueError(f"{videos[0]} is a video, {images[0]} is not: predict images and videos one after the other")
+    if not videos and (options := ", ".join(given(config, OF_VIDEOS))):
+        raise ValueError(f"{options}: is for videos; name one, or leave it out")
+    with local_images(images, recursive=config.recursive) as sources:
+        return _run(config, [config.run, *map(Path, runs)], sources, videos)
 
 
-def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
-    """As `run`; `sources` are the files, each with what to call it."""
+def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], videos: Sequence[str] = ()) -> int:
+    """As `run`; `sources` are the files, each with what to call it, or `videos` what is to be looked at."""
     from detseg.cli.predictions import Found, Reader, batch_of, find_in, write_found
     from detseg.cli.save_results import FOLDERS, savers
     from detseg.cli.terminal import Terminal
@@ -166,7 +192,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     from detseg.sources import ahead
 
     console = Terminal()
-    images, ids, listed = _images(config, list(sources))
+    images, ids, listed = ([], [], None) if videos else _images(config, list(sources))
     model = load(*runs)
     _move(model, config)
     _check_options(config, model)
@@ -184,6 +210,11 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     for name in ("max_detections", *OF_SUPPRESSION):
         if given(config, (name,)):
             _set(config, model, name)
+    if videos:
+        from detseg.cli.predict_video import predict_videos
+
+        predict_videos(model, videos, config, console)
+        return 0
     at_once = batch_of(model)
     reader = Reader(images, console, sources, model.channels, at_once)
     if model.task == "classify":
@@ -305,7 +336,8 @@ def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], 
     from detseg.train.data import read_split
 
     if config.sources and not paths:
-        raise ValueError(f"no images in {', '.join(config.sources)}")
+        remedy = 'name videos one by one, or as "folder/*.mp4"'
+        raise ValueError(f"no images in {', '.join(config.sources)}; {remedy}")
     if config.image_ids is None:
         if config.images is not None:
             raise ValueError("--images is the folder of the images that --image-ids lists: add that, or leave it out")
