@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from detseg.boxes import box_iou
+from detseg.classify.grad_cam import grad_cam
 from detseg.data.dataset import DetectionDataset
 from detseg.data.formats import read_annotations
 from detseg.data.letterbox import letterbox_image
+from detseg.detect.odam import heat, look
 from detseg.flowers.dataset import write_flowers
 from detseg.models import MODELS, build_model
 from detseg.predict import Detector
 from detseg.predict.explain_detections import explain_detections
+from detseg.predict.predictor import model_input
 from detseg.train.config import config_for
 
 SIZE, BLOCK, GREY = 128, 8, 114
@@ -66,24 +69,37 @@ def areas(detector, image, order, box, label, steps=12):
     return means
 
 
+def by_heat(pixels):
+    """Blocks (row by row) of heat (S, S), the hottest first."""
+    blocks = pixels.reshape(SIZE // BLOCK, BLOCK, SIZE // BLOCK, BLOCK).sum((1, 3)).ravel()
+    return np.argsort(-blocks, kind="stable")
+
+
 @pytest.mark.slow
 def test_scores_follow_from_the_hottest_places(trained):
+    """More than from random places, and than from those of Grad-CAM, which marks a class and not an object."""
     detector, images, targets = trained
-    shares, sizes, heated, else_ = [], [], [], []
+    shares, sizes, found = [], [], {"ours": [], "random": [], "grad_cam": []}
     rng = np.random.default_rng(0)
     for image, target in zip(images, targets, strict=True):
         seen = explain_detections(detector, image, top=2)
+        sight = look(detector.model, model_input(detector.model, image[None]))
         for row in range(len(seen.found)):
             box, label = seen.found.boxes[row], int(seen.found.labels[row])
             if box_iou(box[None], target["boxes"].numpy()).max() < 0.5:
                 continue
-            heat = seen.heat[row].reshape(SIZE // BLOCK, BLOCK, SIZE // BLOCK, BLOCK).sum((1, 3)).ravel()
-            heated.append(areas(detector, image, np.argsort(-heat, kind="stable"), box, label))
-            else_.append(areas(detector, image, rng.permutation(heat.size), box, label))
+            cam = grad_cam(sight.scores[row][None, None], sight.maps[-1])[0, 0]
+            orders = {
+                "ours": by_heat(seen.heat[row]),
+                "random": rng.permutation((SIZE // BLOCK) ** 2),
+                "grad_cam": by_heat(heat([cam], sight.strides[-1:], (SIZE, SIZE)).numpy()),
+            }
+            for name, order in orders.items():
+                found[name].append(areas(detector, image, order, box, label))
             shares.append(seen.shares()[row])
             sizes.append((box[2] - box[0]) * (box[3] - box[1]) / SIZE**2)
     assert len(shares) >= 6
-    (deleted, inserted), (deleted_else, inserted_else) = np.mean(heated, 0), np.mean(else_, 0)
-    told = (np.mean(shares), np.mean(sizes), deleted, deleted_else, inserted, inserted_else)
-    assert np.mean(shares) > 2 * np.mean(sizes), told
-    assert deleted < 0.7 * deleted_else and inserted > 1.4 * inserted_else, told
+    deleted, inserted = ({name: np.mean([a[i] for a in ends]) for name, ends in found.items()} for i in (0, 1))
+    assert np.mean(shares) > 2 * np.mean(sizes), (shares, sizes)
+    for other in ("random", "grad_cam"):
+        assert deleted["ours"] < 0.7 * deleted[other] and inserted["ours"] > 1.2 * inserted[other], (deleted, inserted)
