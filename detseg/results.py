@@ -298,10 +298,10 @@ def labels_named(names: Sequence[str], known: Sequence[str]) -> list[int]:
     """The labels of classes; ValueError for a name that is not among the `known` ones."""
     unknown = [name for name in names if name not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, 5, 0.5)
         shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-        hint = f"did you mean {', '.join(near)}?" if near else f"it knows {shown}"
-        raise ValueError(f"the model knows no class {unknown[0]!r}; {hint}")
+        near = ", ".join(difflib.get_close_matches(unknown[0], known, 3, 0.5))
+        hint = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"the model knows no class {unknown[0]!r}; it knows {shown}{hint}")
     return [known.index(name) for name in names]
 
 

@@ -35,7 +35,7 @@ def test_only_some_classes_are_kept(run, small, tmp_path, capsys):
     assert 0 < len(bars) < len(every) and both == every
     capsys.readouterr()
     assert predict(run, image, "--classes", "squar", "--output", tmp_path / "none") == 1
-    assert "knows no class 'squar'; did you mean square" in capsys.readouterr().err
+    assert "knows no class 'squar'; it knows square, bar; did you mean square" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="no class 'xyz'; it knows rose, tulip"):
         labels_named(["xyz"], ["rose", "tulip"])
