@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from detseg.cli.devices import chosen_device
 from detseg.options import require_positive, require_share
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Serve:
     queue: int = 8
     """Requests that may wait while another one is worked on; more are answered with status 503."""
     device: str = "auto"
-    """Device of a run: auto, cpu, cuda, cuda:1, mps, …. Exported models run on what their engine chooses."""
+    """Device of a run: auto, cpu, cuda, cuda:1 (or 1), mps, …. Exported models run on what their engine chooses."""
 
     def check(self) -> None:
         """Raise ValueError for values that options do not have."""
@@ -123,9 +124,7 @@ def load(path: Path, device: str) -> Any:
 
     model = detseg.loading.load(path)
     if hasattr(model, "to"):
-        from accelerate import PartialState
-
-        model.to(PartialState().device if device == "auto" else device)
+        model.to(chosen_device(device))
     elif device != "auto":
         raise ValueError(f"{path}: its engine chooses the device; leave out --device")
     return model
