@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.cli.images import free_names
-from detseg.cli.predictions import BATCH, SCORE_THRESHOLD, given_only
+from detseg.cli.predictions import SCORE_THRESHOLD, batch_of, given_only
 from detseg.cli.video_tables import Tables, write_counts
 from detseg.console import print_line, track
 from detseg.data.limits import AtTheCap
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from detseg.cli.predict import Predict
 
 # Options of images that mean nothing to videos, and the other way round.
-OF_IMAGES = ("image_ids", "images", "polygons", "label_images", "boxes", "min_area")
+OF_IMAGES = (
+    *("image_ids", "images", "polygons", "label_images", "boxes", "min_area"),
+    *("save_txt", "save_crops", "save_json"),
+)
 OF_DETECTORS = ("track", "count")
 DRAWN = 4  # frames that are drawn while the network looks at the next
 HIDDEN = 1.0  # seconds for which a followed object may be hidden
@@ -184,12 +187,13 @@ def _look(
         options["score_threshold"] = threshold * (UNSURE if tracker else 1)
     cap = AtTheCap(getattr(model, "max_detections", None), threshold)
     before = None
-    for batch in in_batches(video, 1 if video.live else BATCH):
+    for batch in in_batches(video, 1 if video.live else batch_of(model)):
         every = model.stream([_as_wanted(frame.pixels, model.channels) for frame in batch], **options)
         for frame, found in zip(batch, every, strict=True):
             ids = None
             if detects:
                 cap.add(found.scores[found.scores >= threshold])
+                found = found.of_classes(config.classes) if config.classes else found
             if tracker is not None:
                 passed = 1 if before is None else max(1, frame.number - before)
                 found, ids = _followed(found, tracker, counters, threshold, passed)

@@ -208,11 +208,18 @@ def test_no_foreign_file_is_overwritten(flowers, tmp_path):
         predict([flowers], flowers.parent)
 
 
+def test_some_classes_only(flowers, tmp_path):
+    predict([flowers], tmp_path, classes=("iris",), count=("line=0,90,240,90", "line=100,160,100,0"))
+    assert {o["name"] for line in lines_of(tmp_path / "flowers.jsonl") for o in line["objects"]} == {"iris"}
+    assert {row["class"] for row in rows_of(tmp_path / "flowers-counts.csv")} == {"iris"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"every": 0}, "--every must be at least 1, not 0"),
         ({"polygons": True, "boxes": True}, "--polygons, --boxes: is for images, not for videos"),
+        ({"save_crops": True}, "--save-crops: is for images, not for videos"),
         ({"count": ("line=1",)}, "line=1: write line=x1,y1,x2,y2 or zone="),
     ],
 )
