@@ -267,7 +267,14 @@ class Engine:
     def __init__(self):
         categories = [{"id": number, "name": name} for number, name in CLASSES]
         self.description = {
-            **{"task": "detect", "channels": 3, "categories": categories, "size": 64, "any_size": True},
+            **{
+                "task": "detect",
+                "channels": 3,
+                "categories": categories,
+                "size": 64,
+                "any_size": True,
+                "letterbox": False,
+            },
             **{"input": "uint8", "masks": False, "max_detections": 100, "objects": None},
         }
 
