@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 from detseg.data.tiles import Tiling, lay_tiles
 from detseg.results import Results
 from detseg.runtime import ExportedDetector
-from detseg.tiled import IOU_THRESHOLD, Tiled, find_in_tiles, merge
+from detseg.tiled import IOU_THRESHOLD, Tiled, _levels, find_in_tiles, merge
 from tests.cases import case
 
 CLASSES = [(7, "a"), (3, "b"), (9, "c")]
@@ -113,9 +113,7 @@ def test_small_objects_are_not_looked_for_in_the_whole_image():
             yield found if images[0].shape == image.shape else found.select(slice(0, 0))
 
     assert len(find_in_tiles(look, image, Tiling(64, 9))["scores"]) == 0
-    assert len(find_in_tiles(look, image, Tiling(64, 8))["scores"]) == 1, (
-        "of half the overlap before"
-    )
+    assert len(find_in_tiles(look, image, Tiling(64, 8))["scores"]) == 1, "of half the overlap before"
 
 
 def test_an_image_that_is_no_larger_than_a_tile_is_looked_at_once():
@@ -298,12 +296,35 @@ def test_exported_and_trained_models():
         assert found.labels.tolist() == [1] and found.scores == pytest.approx([0.9])
 
 
-def bright():
-    """A trained model that finds what `Engine` does."""
+def test_masks_of_a_trained_model_and_its_options():
+    from detseg.predict import Detector
+
+    image = np.full((150, 200, 3), 90, np.uint8)
+    image[50:80, 120:136] = 255
+    tiled = Tiled(Detector(bright(masks=True), bright.description), tile=64, overlap=40)
+    assert tiled.finds_masks and tiled.size == 64 and tiled.channels == 3
+    for options in ({}, {"size": 128}, {"tta": True}):
+        (found,) = tiled.predict([image], **options)
+        assert found.masks.dtype == bool and found.masks.shape == (1, 150, 200)
+        there = found.masks[0][50:80, 120:136]
+        assert there.mean() > 0.9 and found.masks[0].sum() == there.sum()
+    (coded,) = tiled.predict([image], run_lengths=True)
+    assert coco.decode(coded.masks[0]).sum() == 480
+
+
+def test_the_sides_of_tiles_grow_until_one_shows_the_whole_image():
+    levels = [(level.tile, level.overlap, least) for level, least in _levels(700, Tiling(100, 20))]
+    assert levels == [(100, 20, 0), (200, 40, 10), (400, 80, 20), (800, 160, 40)]
+    assert [level.tile for level, _ in _levels(400, Tiling(100, 20))] == [100, 200, 400]
+    assert list(_levels(100, Tiling(100, 20))) == [(Tiling(100, 20), 0)]
+
+
+def bright(masks=False):
+    """A trained model that finds what `Engine` does, with masks that fill their boxes if it is asked for them."""
     import torch
 
     class Bright(torch.nn.Module):
-        task, max_detections = "detect", 100
+        task, max_detections, finds_masks = "detect", 100, masks
 
         def __init__(self):
             super().__init__()
@@ -312,6 +333,8 @@ def bright():
         def forward(self, images):
             found = {name: torch.from_numpy(values) for name, values in self.engine(images.numpy()).items()}
             owners = found.pop("images")
+            if masks:
+                found |= {"masks": torch.ones(len(owners), 28, 28), "regions": found["boxes"]}
             return [{name: values[owners == i] for name, values in found.items()} for i in range(len(images))]
 
     return Bright()
