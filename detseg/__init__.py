@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from detseg.exporters import export as export
+    from detseg.loading import load as load
     from detseg.predict import Detector as Detector
-    from detseg.predict import load as load
     from detseg.tiled import Tiled as Tiled
 
-_PUBLIC = {"load": "detseg.predict", "Detector": "detseg.predict", "Tiled": "detseg.tiled"}
+_PUBLIC = {
+    "Detector": "detseg.predict",
+    "Tiled": "detseg.tiled",
+    "export": "detseg.exporters",
+    "load": "detseg.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,20 +25,31 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def track(items: Iterable[T], total: int, *, what: str, console: Console) -> Iterator[T]:
+def track(
+    items: Iterable[T], total: int | None, *, what: str, console: Console, unit: str | None = None
+) -> Iterator[T]:
     """Iterate over `items` with a progress bar on a terminal, and without one elsewhere.
 
     Args:
-        items, total: how many there are.
+        items, total: how many there are; None if nobody knows.
         what: is done, "reading images" say.
         console: where the bar is shown; it disappears at the end.
+        unit: of items, "images" say: the bar then shows how many are done in a second.
     """
     if not console.is_terminal:
         yield from items
         return
-    from rich.progress import track as bar
+    from rich.progress import Progress, ProgressColumn, Task, Text
 
-    yield from bar(items, what, total, console=console, transient=True)
+    class Speed(ProgressColumn):
+        """Items per second."""
+
+        def render(self, task: Task) -> Text:
+            seconds = task.finished_time or task.elapsed
+            return Text(f"{task.completed / seconds:.1f} {unit}/s" if unit and seconds and task.completed else "")
+
+    with Progress(*Progress.get_default_columns(), Speed(), console=console, transient=True) as progress:
+        yield from progress.track(items, total, description=what)
 
 
 @contextmanager

@@ -11,6 +11,17 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def device_of(text: str) -> str:
+    """What torch calls a device: "cuda:1" for "1", anything else as it is.
+
+    Raises:
+        ValueError: these are several, such as "0,1".
+    """
+    if "," in text:
+        raise ValueError(f"--device {text}: name one device, such as {text.split(',')[0].strip() or 'auto'}")
+    return f"cuda:{int(text)}" if text.isascii() and text.isdigit() else text
+
+
 def given(config: Any, names: Iterable[str]) -> list[str]:
     """Those of the settings `names` of a dataclass that differ from their default, as options."""
     default = {field.name: field.default for field in fields(config)}

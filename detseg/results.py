@@ -4,6 +4,7 @@ None of this needs torch: results of exported models are the same.
 """
 
 import base64
+import difflib
 import html
 import json
 from collections import Counter
@@ -298,7 +299,9 @@ def labels_named(names: Sequence[str], known: Sequence[str]) -> list[int]:
     unknown = [name for name in names if name not in known]
     if unknown:
         shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-        raise ValueError(f"the model knows no class {unknown[0]!r}; it knows {shown}")
+        near = ", ".join(difflib.get_close_matches(unknown[0], known, 3, 0.5))
+        hint = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"the model knows no class {unknown[0]!r}; it knows {shown}{hint}")
     return [known.index(name) for name in names]
 
 

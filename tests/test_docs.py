@@ -21,15 +21,17 @@ TINY += ("--backbone", "test_efficientnet", "--weights", "none")
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder as the pages assume it: flowers/ in COCO form, the same with masks, images, ground truth, detections,
-    trained runs."""
+    """A folder as the pages assume it: flowers/ in COCO form, the same with masks, images, a video, ground truth,
+    detections, trained runs."""
     with untimed():
         return make_world(tmp_path_factory.mktemp("world"))
 
 
 def make_world(folder):
     """As `world`, in a folder."""
+    from detseg.data.images import read_image
     from detseg.flowers.dataset import write_flowers
+    from detseg.visualize.video import VideoFile
 
     flowers = write_flowers(folder / "flowers", train=8, val=4, size=(96, 96))
     for number, name in enumerate(("garden", "meadow")):
@@ -37,6 +39,10 @@ def make_world(folder):
     truth = json.loads((flowers / "val.json").read_text())
     keys = ("image_id", "category_id", "bbox", "segmentation")
     found = [{key: entry[key] for key in keys} | {"score": 0.9} for entry in truth["annotations"]]
+    with VideoFile(folder / "street.mp4", 10) as video:
+        for path in sorted((flowers / "images").iterdir()):
+            video.write(read_image(path))
+    (folder / "sources.txt").write_text("garden.jpg\nmeadow.jpg\n")
     (folder / "gt.json").write_text(json.dumps(truth))
     (folder / "dt.json").write_text(json.dumps(found))
     (folder / "other.json").write_text(json.dumps(found[::2]))
@@ -106,9 +112,9 @@ def test_the_blocks_of_a_page_run_in_their_order(page, world, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     # Child processes find detseg from there too, where it is not installed but on a relative path.
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    # A command that trains is only checked: its options, not what it does.
-    for trains in ("train", "demo"):
-        monkeypatch.setattr(f"detseg.cli.{trains}.run", checked)
+    # A command that trains, or that goes on until it is stopped, is only checked: its options, not what it does.
+    for long in ("train", "demo", "serve"):
+        monkeypatch.setattr(f"detseg.cli.{long}.run", checked)
     names: dict[str, object] = {}
     with untimed():
         for language, number, code in code_blocks(PAGES[page]):
@@ -163,7 +169,7 @@ def anchors(page):
 
 
 def test_every_page_of_docs_is_in_the_index():
-    linked = set(re.findall(r"\]\((\w+\.md)\)", PAGES["docs/README.md"].read_text()))
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", PAGES["docs/README.md"].read_text()))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= linked | {"README.md"}
 
 

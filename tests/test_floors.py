@@ -21,9 +21,23 @@ FLOORS = (
         "sharing",
         "tasks",
         "tracing",
+        "tracks",
     ),
     *("data", "sources", "flowers", "backbones", "metrics", "detect", "segment", "classify", "localize", "models"),
-    *("visualize", "results", "tiled", "runtime", "predict", "train", "report", "export", "cli", "__main__"),
+    *(
+        "visualize",
+        "results",
+        "tiled",
+        "runtime",
+        "predict",
+        "loading",
+        "train",
+        "report",
+        "exporters",
+        "serve",
+        "cli",
+        "__main__",
+    ),
 )
 
 # Where a device may be named, and why.
@@ -31,6 +45,8 @@ DEVICES = {
     ("train/loop.py", "cpu"): "reading a loss costs nothing there, so every step is checked",
     ("train/sampler.py", "cuda"): "only there pinned memory is of use",
     ("train/runner.py", "cpu"): "workers would take the cores that training needs",
+    ("train/devices.py", "cpu"): "who names it wants no other",
+    ("options.py", "cuda"): "a bare number is a GPU's, as other programs have it",
     ("train/resume.py", "cpu"): "files are read into ordinary memory first",
     ("backbones/weights.py", "cpu"): "so are files of weights",
     ("backbones/quick_convolutions.py", "cpu"): "only there gradients need help",
@@ -42,6 +58,7 @@ DEVICES = {
     ("detect/nms/checks.py", "cpu"): "numpy only knows that memory",
     ("detect/nms/voting.py", "cpu"): "a compiled loop is faster there",
     ("detect/roi.py", "cpu"): "a compiled loop is faster there",
+    ("runtime/engines.py", "cpu"): "numpy only knows that memory",
 }
 
 

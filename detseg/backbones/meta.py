@@ -1,6 +1,7 @@
 """Networks on the meta device: built and run for names and shapes only, in a tenth of a second and no memory.
 
-Also what every look at a run needs: evaluation mode for a while, hooks that are taken away again.
+Also what every look at a run needs: evaluation mode or no gradients of weights for a
+while, hooks that are taken away again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,9 +58,12 @@ def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
 
 @contextmanager
 def hooked(
-    modules: Iterable[nn.Module], after: Callable[..., None] | None = None, *, before: Callable[..., None] | None = None
+    modules: Iterable[nn.Module], after: Callable[..., Any] | None = None, *, before: Callable[..., Any] | None = None
 ) -> Iterator[None]:
-    """Inside, `before(module, inputs)` and `after(module, inputs, output)` are called for each of the modules."""
+    """Inside, `before(module, inputs)` and `after(module, inputs, output)` are called for each of the modules.
+
+    What they return, unless it is None, replaces inputs (a tuple) and output.
+    """
     modules = list(modules)
     handles = [module.register_forward_pre_hook(before) for module in modules] if before else []
     handles += [module.register_forward_hook(after) for module in modules] if after else []
@@ -80,6 +84,19 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """No parameter requires gradients for a while: what else requires them is all that a graph is kept for."""
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], dict[str, Tensor]]:

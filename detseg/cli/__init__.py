@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ COMMANDS = {
         "detseg.cli.predict:Predict", "detseg.cli.predict:run", "run a trained model on images: boxes, masks or classes"
     ),
     "explain": Command(
-        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "explain a classification by Grad-CAM and feature maps"
+        "detseg.cli.explain:Explain", "detseg.cli.explain:run", "explain detections or a classification by heat maps"
     ),
     "evaluate": Command(
         "detseg.cli.evaluate:Evaluate",
@@ -66,8 +67,20 @@ COMMANDS = {
         "detseg.cli.backbones:Backbones", "detseg.cli.backbones:run", "list backbones and their weights"
     ),
     "export": Command("detseg.cli.export:Export", "detseg.cli.export:run", "write a trained model in another format"),
+    "benchmark": Command(
+        "detseg.cli.benchmark:Benchmark",
+        "detseg.cli.benchmark:run",
+        "compare engines: accuracy and time of a run in each",
+    ),
+    "serve": Command("detseg.cli.serve:Serve", "detseg.cli.serve:run", "a model as a web page and an HTTP API"),
     "demo": Command("detseg.cli.demo:Demo", "detseg.cli.demo:run", "train on generated flower images; no data needed"),
 }
+
+
+# Commands under the names that they have elsewhere.
+ALSO = {"val": "evaluate"}
+# Options that decide which others there are.
+CHOOSES = ("model",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,6 +149,7 @@ def _overview() -> str:
             "  detseg predict runs/flowers garden.jpg --output found",
             "",
             "Every command explains its options: detseg predict --help",
+            *(f"`detseg {other}` is `detseg {own}`." for other, own in ALSO.items()),
             "With DETSEG_TRACEBACK=1 in the environment, errors say where in the code they arose.",
         ]
     )
@@ -146,6 +160,7 @@ def _command(words: Sequence[str]) -> str:
     with the names near them."""
     for count in (2, 1):
         name = " ".join(words[:count])
+        name = ALSO.get(name, name)
         if name in COMMANDS:
             return name
     begun = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
@@ -162,15 +177,27 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _options(name: str, words: Sequence[str]) -> object:
-    """The command's dataclass, filled from the command line."""
+    """The command's dataclass, filled from the command line, and from the file of options that it names."""
     import tyro
 
+    from detseg.cli.arguments import as_typed
+    from detseg.cli.config_file import read_options, split_words, words_of
+
     config = _find(COMMANDS[name].config)
-    if inspect.isfunction(config):
-        config = config(name, words)
+    try:
+        own, file = split_words(words)
+        options = {} if file is None else read_options(file, name)
+        if inspect.isfunction(config):
+            choice = [f"--{key}={options[key]}" for key in CHOOSES if options.get(key) is not None]
+            config = config(name, [*choice, *own])
+        # Behind the others, among which may be some without a name.
+        own += words_of(options, config, own, file)
+    except ValueError as error:
+        raise SystemExit(plain(f"error: {error}")) from error
     # Cleaned here: an indented docstring would come out as one ragged paragraph.
     description = inspect.cleandoc(config.__doc__ or "")
-    return tyro.cli(config, prog=f"detseg {name}", description=description, args=words)
+    typed: Any = tyro.cli(as_typed(config), prog=f"detseg {name}", description=description, args=own)
+    return config(**{field.name: getattr(typed, field.name) for field in fields(config)})
 
 
 def _find(place: str) -> Any:

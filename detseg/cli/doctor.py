@@ -53,7 +53,7 @@ class Doctor:
     review: str | None = None
     """Also write the doubtful images as a data set in this format: coco, voc, yolo, …."""
     device: str = "auto"
-    """Device of --run: auto, cpu, cuda, cuda:1, mps, …."""
+    """Device of --run: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
 
 
 def run(config: Doctor) -> int:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from detseg.train.config import TrainConfig
 
 Set = TypeVar("Set", bound=Any)
+NOT_GIVEN = Path("\0")  # which nothing is called
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Evaluate detections, masks or classifications: metrics, confidence intervals, error analysis.
 
-    A file of detections; a run, on its validation images; is another one better?
+    A run, on its validation images; a file of detections; is another one better?
 
-        detseg evaluate --ground-truth gt.json --detections dt.json
-        detseg evaluate --detections runs/detector-1
+        detseg evaluate runs/detector-1
+        detseg evaluate dt.json --ground-truth gt.json
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
 
     A detector at a larger input size; averaged over sizes and mirror images:
@@ -61,8 +62,10 @@ class Evaluate:
         detseg evaluate --predictions runs/classifier-1 --split test
     """
 
-    detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"])]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")] = NOT_GIVEN
     """What to evaluate: a run folder, a COCO results JSON file, or a folder of masks (NAME.png for each image)."""
+    detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"], help_behavior_hint="")] = NOT_GIVEN
+    """The same, as an option."""
     ground_truth: Path | None = None
     """Ground truth: COCO JSON, or any data set that training takes. By default the validation data of the run."""
     images: Path | None = None
@@ -133,6 +136,7 @@ def run(config: Evaluate) -> int:
     """
     from detseg.cli.terminal import Terminal
 
+    config = _named(config)
     _check(config)
     verdict = _evaluator(config).evaluate(config, Terminal(stderr=True))
     # Printed first: where the file cannot be written, the figures are not lost.
@@ -233,6 +237,16 @@ def read_with_images(read: Callable[[Path | None], Set], images: Path | None, ow
     if images is not None or own is None or data.pack is not None:
         return data
     return data if any(Path(path).exists() for path in data.paths.tolist()) else read(own)
+
+
+def _named(config: Evaluate) -> Evaluate:
+    """The options, with what is to be evaluated in `detections`, wherever it was named."""
+    named = [path for path in (config.run, config.detections) if path != NOT_GIVEN]
+    if not named:
+        raise ValueError("name what to evaluate: a run folder, a file of detections or a folder of masks")
+    if len(named) > 1:
+        raise ValueError(f"{named[0]} and --detections {named[1]}: one is evaluated; leave one out")
+    return replace(config, run=NOT_GIVEN, detections=named[0])
 
 
 def _check(config: Evaluate) -> None:

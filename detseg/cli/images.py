@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
+def local_images(sources: Sequence[str], *, recursive: bool = True) -> Iterator[dict[Path, str]]:
     """The files among the sources, the images in the folders, and those at web addresses, each with what to call it.
 
+    Folders are looked through with those below them, unless not `recursive`.
     Files of images that are not read are logged. What is downloaded is in a temporary folder inside the block.
     ValueError: an address gives nothing.
     """
@@ -32,6 +33,8 @@ def local_images(sources: Sequence[str]) -> Iterator[dict[Path, str]]:
                 found[_download(source, Path(folder) / str(number))] = source
             else:
                 paths, others = scan_images(Path(source)) if Path(source).is_dir() else ([source], [])
+                if not recursive and Path(source).is_dir():
+                    paths, others = ([p for p in some if Path(p).parent == Path(source)] for some in (paths, others))
                 found |= {Path(path): str(Path(path)) for path in paths}
                 for what, remedy in left_out(others):
                     log.warning("%s (%s)", what, remedy)

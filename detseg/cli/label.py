@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from detseg.cli.crops import require_new
+from detseg.cli.devices import chosen_device
 from detseg.cli.images import is_address, local_images
 from detseg.data.formats.locate import PlaceImages
 from detseg.options import given
@@ -58,7 +59,7 @@ class Label:
     next: int | None = None
     """Choose so many images, on which the detector disagrees with itself most, and write no labels."""
     device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, …."""
+    """Device: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
 
 
 def run(config: Label) -> int:
@@ -67,8 +68,6 @@ def run(config: Label) -> int:
     Raises:
         ValueError: the run holds no detector, there are no images, or the output is not empty.
     """
-    from accelerate import PartialState
-
     from detseg.cli.predictions import Reader
     from detseg.cli.terminal import Terminal
     from detseg.predict import Detector, load
@@ -80,7 +79,7 @@ def run(config: Label) -> int:
         images = list(sources)
         if not images:
             raise ValueError("name the images to label, or folders of images, after the run")
-        detector = load(config.run).to(PartialState().device if config.device == "auto" else config.device)
+        detector = load(config.run).to(chosen_device(config.device))
         if type(detector) is not Detector or not hasattr(detector.model, "backbone"):
             raise ValueError(f"{config.run}: holds no detector; labels are made by runs of `detseg train detector`")
         reader = Reader(images, console, sources, detector.channels)

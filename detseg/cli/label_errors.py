@@ -155,8 +155,7 @@ def _split_of(path: Path, splits: Mapping[str, Annotations]) -> dict[str, Annota
 
 def _predict(run: Path, whole: Annotations, device: str, console: Console) -> Detections:
     """What the detector of a run finds in the images."""
-    from accelerate import PartialState
-
+    from detseg.cli.devices import chosen_device
     from detseg.predict import Detector, load
 
     detector = load(run)
@@ -167,7 +166,7 @@ def _predict(run: Path, whole: Annotations, device: str, console: Console) -> De
     if unknown:
         known = [Category(*pair) for pair in detector.categories]
         raise AnnotationError(category_difference(known, whole.categories, whole.source))
-    detector.to(PartialState().device if device == "auto" else device)
+    detector.to(chosen_device(device))
     paths = whole.paths.tolist()
     starts = range(0, len(paths), BATCH)
     predictions = []

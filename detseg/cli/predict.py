@@ -6,24 +6,31 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
+from detseg.cli.devices import chosen_device
 from detseg.cli.images import free_names, local_images
 from detseg.cli.tiles import Tiles, in_tiles
 from detseg.options import given, require_share
-
-if TYPE_CHECKING:
-    from detseg.predict import Detector, Predictor
+from detseg.results import labels_named
+from detseg.sources.files import expand
 
 DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
-OF_DETECTORS = ("score_threshold", "max_detections", "tree_threshold", "size", "tta", "tiles", *OF_MASKS)
+OF_SUPPRESSION = ("iou_threshold", "agnostic")
+OF_DETECTORS = (
+    *("score_threshold", "max_detections", "tree_threshold", "size", "tta", "tiles", *OF_MASKS),
+    *(*OF_SUPPRESSION, "classes", "save_txt", "save_crops", "save_json"),
+)
 OF_SEGMENTERS = ("flip", "scales", "long_side", "boxes", "min_area")
 OF_LOCALIZERS = ("slide",)
 OF_CLASSIFIERS = ("ten_crop",)
+OF_VIDEOS = ("every", "save_video", "track", "count")
+# Options that need the network itself, which exported models are without.
+OF_NETWORKS = ("tta", "tree_threshold", "flip", "scales", "long_side", "boxes", "slide", "ten_crop", *OF_SUPPRESSION)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,12 @@ class Predict:
         detseg predict runs/detector-1 photos/ --tta
         detseg predict runs/detector-1 photos/ --size 512
         detseg predict runs/detector-2 photos/ --polygons --label-images
+
+    Roses and tulips only; one class at a place; a YOLO label file of each image, and a crop of each object:
+
+        detseg predict runs/detector-1 photos/ --classes rose tulip
+        detseg predict runs/detector-1 photos/ --agnostic --iou 0.6
+        detseg predict runs/detector-1 photos/ --save-txt --save-crops
 
     Small objects in images much larger than those of training, tile by tile:
 
@@ -71,19 +84,41 @@ class Predict:
     Classes, by ten-crop averaging:
 
         detseg predict runs/classifier-1 photos/ --ten-crop
+
+    Videos: what is in each frame (NAME.jsonl, NAME.csv), drawn (NAME.mp4), with objects followed and counted at a line
+    (NAME-counts.csv); a camera, until Ctrl-C:
+
+        detseg predict runs/detector-1 street.mp4 --save-video
+        detseg predict runs/detector-1 street.mp4 --save-video --track --count line=0,200,640,200
+        detseg predict runs/detector-1 0 --save-video
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder, or a file that `detseg export` wrote (.onnx, .xml, .torchscript)."""
     sources: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Images, folders of images, or web addresses of images; further run folders of detectors, whose detections are
-    fused."""
+    """Images, folders of images, or web addresses of images; patterns in quotes ("photos/*.jpg"); .txt files with a
+    source in each line; or videos, numbers of cameras (0), addresses of streams (rtsp://…). Further run folders of
+    detectors, whose detections are fused."""
+    recursive: bool = True
+    """Folders: look into the folders below them too."""
     output: Path = Path("predictions")
     """Output folder; only files of earlier predictions are overwritten."""
     score_threshold: float | None = None
     """Detectors: minimum score of a detection; by default 0.3."""
     max_detections: int | None = None
     """Detectors: most detections of an image; by default by the objects that training images have, at least 100."""
+    iou_threshold: float | None = None
+    """Detectors: non-max suppression drops boxes with a higher IoU with a better one; by default as in training."""
+    agnostic: bool = False
+    """Detectors: non-max suppression between classes too, so that a place has one class."""
+    classes: tuple[str, ...] = ()
+    """Detectors: keep the objects of these classes only."""
+    save_txt: bool = False
+    """Detectors: also write labels/NAME.txt, a YOLO label file of each image."""
+    save_crops: bool = False
+    """Detectors: also write crops/CLASS/NAME_0.jpg, …, the part of the image in each box."""
+    save_json: bool = False
+    """Detectors: also write json/NAME.json, a list of name, score and box of each image's objects."""
     tree_threshold: float | None = None
     """Detectors with a tree of classes: least probability of a label that is no root; by default 0.9."""
     size: int | None = None
@@ -115,8 +150,17 @@ class Predict:
     """Annotations of the images: detections.json then has their image ids and all scores, for `detseg evaluate`."""
     images: Path | None = None
     """With --image-ids: folder of the images, where they are not beside the COCO or VOC annotations."""
+    every: int = 1
+    """Videos: look at every N-th frame only."""
+    save_video: bool = False
+    """Videos: also write NAME.mp4 with what is found drawn."""
+    track: bool = False
+    """Videos: follow objects from frame to frame; each keeps its number."""
+    count: tuple[str, ...] = ()
+    """Videos: count the objects that cross a line (line=x1,y1,x2,y2) or are in a zone (zone=x1,y1,x2,y2,x3,y3,…), in
+    pixels; includes --track."""
     device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, …."""
+    """Device: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
 
 
 def run(config: Predict) -> int:
@@ -126,54 +170,65 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
-    from detseg.models import DESCRIPTION
-
-    runs = [source for source in config.sources if (Path(source) / DESCRIPTION).is_file()]
+    runs = [source for source in config.sources if (Path(source) / "model.json").is_file()]
     config = replace(config, sources=tuple(source for source in config.sources if source not in runs))
-    with local_images(config.sources) as sources:
-        return _run(config, [config.run, *map(Path, runs)], sources)
+    images, videos = expand(config.sources)
+    if images and videos:
+        raise ValueError(f"{videos[0]} is a video, {images[0]} is not: predict images and videos one after the other")
+    if not videos and (options := ", ".join(given(config, OF_VIDEOS))):
+        raise ValueError(f"{options}: is for videos; name one, or leave it out")
+    with local_images(images, recursive=config.recursive) as sources:
+        return _run(config, [config.run, *map(Path, runs)], sources, videos)
 
 
-def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> int:
-    """As `run`; `sources` are the files, each with what to call it."""
-    from accelerate import PartialState
-
+def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], videos: Sequence[str] = ()) -> int:
+    """As `run`; `sources` are the files, each with what to call it, or `videos` what is to be looked at."""
     from detseg.cli.predictions import Found, Reader, batch_of, find_in, write_found
+    from detseg.cli.save_results import FOLDERS, savers
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
-    from detseg.predict import ImageClassifier, Segmenter, SlidingDetector, load
-    from detseg.predict.detector import tree_of
+    from detseg.loading import load
     from detseg.sources import ahead
 
     console = Terminal()
-    images, ids, listed = _images(config, list(sources))
-    model = load(*runs).to(PartialState().device if config.device == "auto" else config.device)
+    images, ids, listed = ([], [], None) if videos else _images(config, list(sources))
+    model = load(*runs)
+    _move(model, config)
     _check_options(config, model)
     if config.tree_threshold is not None:
         network: Any = model.model
         network.tree_threshold = config.tree_threshold
     if config.slide:
+        from detseg.predict import SlidingDetector
+
         try:
             model = SlidingDetector(model, long_side=config.long_side)
         except ValueError as error:
             raise ValueError(f"{config.run}: {error}") from error
     model = in_tiles(model, config.tiles, config.run, console)
-    if config.max_detections is not None:
-        _limit(config, model)
+    for name in ("max_detections", *OF_SUPPRESSION):
+        if given(config, (name,)):
+            _set(config, model, name)
+    if videos:
+        from detseg.cli.predict_video import predict_videos
+
+        predict_videos(model, videos, config, console)
+        return 0
     at_once = batch_of(model)
     reader = Reader(images, console, sources, model.channels, at_once)
-    if isinstance(model, ImageClassifier):
+    if model.task == "classify":
         from detseg.cli.predict_classes import write_classes
 
         write_classes(model, reader, config)
         reader.finish()
         return 0
-    segments = isinstance(model, Segmenter)
+    segments = model.task == "segment"
     endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments or config.label_images else {})
     names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
     targets = [config.output / f"{name}.jpg" for name in names]
     _refuse_taken(targets, endings, segments=segments)
+    saves = [] if segments else savers(config, model.names, again=(config.output / DETECTIONS).exists())
     config.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     left_out = 0
@@ -181,19 +236,22 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
 
     def written_down(item: tuple[int, Found]) -> tuple[int, Found]:
         write_found(item[1], targets[item[0]])
+        for save in saves:
+            save(item[1].objects, names[item[0]])
         return item
 
     # Written in threads, while the network looks at the next images.
     for position, found in ahead(written_down, find_in(shown, model, config), at_once):
         image = reader.names[position]
         rows = found.results
-        if listed is not None and tree_of(model) is not None:
+        if listed is not None and getattr(model.model, "tree", None) is not None:
             rows = [row for row in rows if row["category_id"] in listed]
             left_out += len(found.results) - len(rows)
         results += [{"image_id": ids[position], "file_name": image} | row for row in rows]
         print_line(console, f"{image}: {found.text}")
     written = ["images with classes and masks" if segments else _drawn(model)]
     written += ["label images"] if config.label_images else []
+    written += [f"{folder}/" for option, folder in FOLDERS.items() if getattr(config, option)]
     if not segments or config.boxes:
         path = config.output / DETECTIONS
         lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
@@ -207,55 +265,66 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str]) -> 
     return 0
 
 
-def _limit(config: Predict, model: Any) -> None:
+def _move(model: Any, config: Predict) -> None:
+    """Move a model to its device; an exported one's engine chooses its own."""
+    if hasattr(model, "to"):
+        model.to(chosen_device(config.device))
+    elif config.device != "auto":
+        raise ValueError(f"{config.run}: its engine chooses the device; leave out --device")
+
+
+def _set(config: Predict, model: Any, name: str) -> None:
+    """Give a detector the value of an option that it has under the same name."""
     try:
-        model.max_detections = config.max_detections
+        setattr(model, name, getattr(config, name))
     except ValueError as error:
         raise ValueError(f"{config.run}: {error}") from error
 
 
-def _drawn(model: Predictor) -> str:
+def _drawn(model: Any) -> str:
     """What a detector's drawings show."""
     return f"images with boxes{' and masks' if getattr(model, 'finds_masks', False) else ''}"
 
 
-def _check_options(config: Predict, model: Predictor) -> None:
+def _check_options(config: Predict, model: Any) -> None:
     """Raise ValueError where an option means nothing to the model."""
-    from detseg.predict import Detector, ImageClassifier, Segmenter
-    from detseg.predict.detector import tree_of
-
+    detector = ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS))
     kinds = {
-        Detector: ("detector", (*OF_SEGMENTERS, *OF_CLASSIFIERS)),
-        Segmenter: ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
-        ImageClassifier: ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
+        "detect": detector,
+        "localize": detector,
+        "segment": ("segmenter", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_CLASSIFIERS)),
+        "classify": ("classifier", (*OF_DETECTORS, *OF_LOCALIZERS, *OF_SEGMENTERS, "image_ids", "images")),
     }
-    kind, foreign = next(told for task, told in kinds.items() if isinstance(model, task))
-    if config.slide and isinstance(model, Detector):  # which says itself what is no localizer
+    kind, foreign = kinds[model.task]
+    if config.slide and kind == "detector":  # which says itself what is no localizer
         foreign = tuple(name for name in foreign if name != "long_side")
     if options := ", ".join(given(config, foreign)):
         raise ValueError(f"{config.run}: holds a {kind}, for which there is no {options}; leave it out")
-    if isinstance(model, Detector):
+    if options := ", ".join(given(config, OF_NETWORKS) if config.run.is_file() else ()):
+        raise ValueError(f"{config.run}: is an exported model, for which there is no {options}; give the run folder")
+    if kind == "detector":
         _check_detector(config, model)
-    if isinstance(model, Segmenter) and not config.boxes:
+    if kind == "segmenter" and not config.boxes:
         for option in given(config, ("image_ids", "min_area")):
             raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
     if config.tree_threshold is not None:
-        if tree_of(model) is None:
+        if getattr(model.model, "tree", None) is None:
             raise ValueError(f"{config.run}: was trained without --tree; leave out --tree-threshold")
         require_share(config, "tree_threshold")
     if config.min_area < 1:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 
 
-def _check_detector(config: Predict, model: Detector) -> None:
+def _check_detector(config: Predict, model: Any) -> None:
     """Raise ValueError where an option means nothing to this detector."""
     if not model.finds_masks and (options := ", ".join(given(config, OF_MASKS))):
         raise ValueError(f"{config.run}: finds boxes and no masks, for which there is no {options}; leave it out")
-    if config.size is not None or config.tta:
-        try:
+    try:
+        if config.size is not None or config.tta:
             model.check_any_size(config.size)
-        except ValueError as error:
-            raise ValueError(f"{config.run}: {error}") from error
+        labels_named(config.classes, model.names)
+    except ValueError as error:
+        raise ValueError(f"{config.run}: {error}") from error
 
 
 def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], set[int] | None]:
@@ -267,7 +336,8 @@ def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], 
     from detseg.train.data import read_split
 
     if config.sources and not paths:
-        raise ValueError(f"no images in {', '.join(config.sources)}")
+        remedy = 'name videos one by one, or as "folder/*.mp4"'
+        raise ValueError(f"no images in {', '.join(config.sources)}; {remedy}")
     if config.image_ids is None:
         if config.images is not None:
             raise ValueError("--images is the folder of the images that --image-ids lists: add that, or leave it out")

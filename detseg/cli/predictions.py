@@ -91,6 +91,7 @@ class Found:
     results: list[dict[str, Any]]  # COCO results without image id
     mask: NDArray[np.uint8] | NDArray[np.uint16] | None = None  # (H, W) values of a mask file
     palette: Any = None  # (256, 3) their colours, or (M, 3) those of M objects, from 1 on
+    objects: Any = None  # the `Results` that are drawn, of a detector
 
 
 def write_found(found: Found, target: Path) -> None:
@@ -138,11 +139,13 @@ def find_objects(detector: Any, images: Iterable[Numbered], config: Predict) -> 
                     Results(at_level(seen, level), image, detector.categories) for level in (SURE, tree.shape.levels)
                 )
             cap.add(found.scores)
+            if config.classes:
+                found, listed = (one.of_classes(config.classes) for one in (found, listed))
             clear = found.select(found.scores >= threshold)
             mask = number_map(clear.masks, image.shape) if config.label_images else None
             shades = None if mask is None else instance_colors(clear.labels.tolist())
             results = listed.to_coco(exact=exact, polygons=config.polygons)
-            yield position, Found(clear.plot(), str(clear), results, mask, shades)
+            yield position, Found(clear.plot(), str(clear), results, mask, shades, clear)
     cap.warn()
 
 

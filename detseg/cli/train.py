@@ -6,6 +6,7 @@ import argparse
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,16 +25,26 @@ FOLDED = ("detector",)  # tasks with --folds
 def options(name: str, words: Sequence[str]) -> type[Any]:
     """The options of ``train TASK``, with those of the model that the words ask for."""
     from detseg.train.config import config_for
+    from detseg.train.devices import launched, start_several
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--model", nargs="?")
+    parser.add_argument("--device", default="auto")
     known, _ = parser.parse_known_args(list(words))
     task = name.split()[1]
+    if "," in known.device and not launched():
+        raise SystemExit(f"error: {start_several(known.device, _without_device(name, words))}")
     try:
         kind = config_for(task, known.model)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     return with_folds(kind) if task in FOLDED else kind
+
+
+def _without_device(name: str, words: Sequence[str]) -> str:
+    """The command line, but for its --device."""
+    kept = [w for before, w in pairwise(["", *words]) if before != "--device" and not w.startswith("--device")]
+    return f"detseg {name} {shlex.join(kept)}"
 
 
 def with_folds(kind: type[Any]) -> type[Any]:

@@ -4,6 +4,7 @@ TIFF files of bands are read by tifffile, which comes with the extra `bands`: Op
 fourth for transparency. The rest is read by OpenCV.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def read_bands(path: str | Path, channels: int) -> NDArray[np.uint8]:
+def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uint8]:
     """All bands of an image as uint8 (H, W, channels), in the file's order (colours as red, green, blue).
 
     One channel is grey, of colours their brightness. 16-bit values are scaled to 8 bits (65535 becomes 255). The EXIF
     orientation is not applied: files of bands have none.
 
+    Args:
+        data: the content of the file.
+        path: what messages call it.
+        channels: how many bands are wanted.
+
     Raises:
-        ValueError: the file cannot be read, or has another number of bands; the message names it.
+        ValueError: the content cannot be read, or has another number of bands; the message names it.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
     tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    pixels = _by_tifffile(path) if tiff and channels != 1 else _by_opencv(data, path)
+    pixels = _by_tifffile(data, path) if tiff and channels != 1 else _by_opencv(data, path)
     if channels == 1 and pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels[..., :3], cv2.COLOR_RGB2GRAY)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
@@ -52,14 +54,14 @@ def _by_opencv(data: bytes, path: str | Path) -> NDArray[Any]:
     return np.asarray(pixels)
 
 
-def _by_tifffile(path: str | Path) -> NDArray[Any]:
+def _by_tifffile(data: bytes, path: str | Path) -> NDArray[Any]:
     try:
         import tifffile
     except ImportError as error:
         needed = "the bands of TIFF files are read by tifffile: pip install 'detseg[bands]'"
         raise ValueError(f"{path}: {needed}") from error
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
             pixels, axes = series.asarray(), series.axes.replace("S", "C").replace("Q", "C").replace("I", "C")
     except Exception as error:  # it raises many kinds, of struct, zlib and its own

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -85,15 +85,22 @@ def crops_of(
 
 
 def folder_names(annotations: Annotations) -> list[str]:
-    """A folder name for every class: its own name, but for characters not every system allows; or ValueError."""
-    names = [_UNFIT.sub("_", name).strip(" .") or "_" for name in annotations.names]
+    """See `class_folders`."""
+    return class_folders(annotations.names, annotations.source)
+
+
+def class_folders(classes: Sequence[str], source: object) -> list[str]:
+    """A folder name for every class: its own name, but for characters not every system allows.
+
+    Raises:
+        ValueError: two would share one; the message names `source`, where the classes are from.
+    """
+    names = [_UNFIT.sub("_", name).strip(" .") or "_" for name in classes]
     folded = [name.casefold() for name in names]
     for position, name in enumerate(folded):
         if name in folded[:position]:
-            both = [annotations.names[folded.index(name)], annotations.names[position]]
-            raise ValueError(
-                f"{annotations.source}: the classes {both[0]!r} and {both[1]!r} would share a folder; rename one"
-            )
+            both = [classes[folded.index(name)], classes[position]]
+            raise ValueError(f"{source}: the classes {both[0]!r} and {both[1]!r} would share a folder; rename one")
     return names
 
 

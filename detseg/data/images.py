@@ -39,14 +39,15 @@ def _open_known(source: str | Path | BinaryIO) -> PIL.Image.Image:
     try:
         return PIL.Image.open(source)
     except PIL.UnidentifiedImageError:
-        if ".heic" in PIL.Image.registered_extensions() or not _register_heic():
+        if ".heic" in PIL.Image.registered_extensions() or not register_heic():
             raise
     if not isinstance(source, (str, Path)):
         source.seek(0)
     return PIL.Image.open(source)
 
 
-def _register_heic() -> bool:
+def register_heic() -> bool:
+    """Let Pillow read HEIC, if a package that does is there; whether it is."""
     for name in HEIC_READERS:
         if find_spec(name) is not None:
             import_module(name).register_heif_opener()
@@ -68,7 +69,7 @@ def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
 
 
 def read_image(path: str | Path, channels: int = 3) -> Image:
-    """Read an image as uint8 RGB (H, W, 3), or with another number of channels (H, W, channels): see `read_bands`.
+    """Read an image as uint8 RGB (H, W, 3), or with another number of channels (H, W, channels): see `decode_bands`.
 
     The EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up, 16-bit values
     are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white. Bands beyond the third count
@@ -77,14 +78,19 @@ def read_image(path: str | Path, channels: int = 3) -> Image:
     Raises:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
-    if channels != 3:
-        from detseg.data.bands import read_bands
-
-        return read_bands(path, channels)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
+    return decode_image(data, path, channels)
+
+
+def decode_image(data: bytes, path: str | Path, channels: int = 3) -> Image:
+    """As `read_image`, of the content of a file; `path` is what messages call it."""
+    if channels != 3:
+        from detseg.data.bands import decode_bands
+
+        return decode_bands(data, path, channels)
     header = _header(data, path)
     if header.bands:
         raise ValueError(
@@ -156,8 +162,8 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
         raise ValueError(f"{path}: the image does not exist") from error
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
         hint = "; pip install 'detseg[heic]' reads HEIC" if Path(path).suffix.lower() in HEIC else ""
-        tags = _tiff_tags(source)
-        if tags is not None and len(tags.get(BITS, ())) > 4:  # which `read_bands` knows
+        tags = tiff_tags(source)
+        if tags is not None and len(tags.get(BITS, ())) > 4:  # which `decode_bands` knows
             return ImageInfo((int(tags[WIDTH]), int(tags[HEIGHT])), 1, misread=True, bands=len(tags[BITS]))
         what = f"not a readable image, or of an unknown format{hint}"
         raise ValueError(f"{path}: {what}") from error
@@ -165,7 +171,7 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
         raise ValueError(f"{path}: not a readable image: {error}") from error
 
 
-def _tiff_tags(source: bytes | str | Path) -> ImageFileDirectory_v2 | None:
+def tiff_tags(source: bytes | str | Path) -> ImageFileDirectory_v2 | None:
     """What the header of a TIFF image says; None for other files and damaged ones."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:

@@ -7,6 +7,8 @@ A proposal's prediction is K + 1 class scores, the first for background, and the
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,12 +18,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from detseg.backbones import Backbone
+from detseg.backbones.meta import hooked
 from detseg.boxes import clip_boxes
 from detseg.data.limits import LEAST
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.coder import HEAD, decode_deltas
 from detseg.detect.match import match
-from detseg.detect.model import ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
+from detseg.detect.model import ChangeMaps, ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
 from detseg.detect.proposals import (
     ProposalHead,
     Proposals,
@@ -248,6 +251,16 @@ class FasterRcnn(DetectionModel):
         found = self.detected(self.look(images))
         return found.boxes, class_scores(found, self.num_classes)
 
+    @contextmanager
+    def with_maps(self, change: ChangeMaps) -> Iterator[None]:
+        """See `DetectionModel`; what the pyramid takes, of a tapped backbone a map more."""
+
+        def replaced(_module: nn.Module, inputs: tuple[list[Tensor]]) -> tuple[list[Tensor]]:
+            return (change(inputs[0], self.pyramid.strides),)
+
+        with hooked([self.pyramid], before=replaced):
+            yield
+
     def class_layers(self) -> dict[str, ClassRows]:
         """See `DetectionModel`."""
         boxes = {"box_head.boxes": ClassRows(background=True, each=4)} if self.class_boxes else {}
@@ -255,7 +268,7 @@ class FasterRcnn(DetectionModel):
 
     def align(self, maps: list[Tensor], boxes: Tensor, size: int) -> Tensor:
         """Features (N·S, C, size, size) under boxes (N, S, 4) of the images, from all maps but the one on top."""
-        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()
         return align(maps[:-1], self.pyramid.strides, boxes.flatten(0, 1), image, size)
 
     @torch.no_grad()
@@ -300,9 +313,10 @@ class FasterRcnn(DetectionModel):
             boxes = boxes[:, :, 1:] if self.class_boxes else boxes.expand(-1, -1, self.num_classes, 4)
             boxes = clip_boxes(boxes.flatten(1, 2), seen.size)
             labels = torch.arange(self.num_classes, device=scores.device).repeat(shape[1])
+            rivals = torch.zeros_like(labels) if self.agnostic else labels
             large = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1)
             limits = (self.max_detections, self.iou_threshold, self.score_threshold)
-            best = keep_best(boxes, scores, labels, large, *limits)
+            best = keep_best(boxes, scores, rivals, large, *limits)
             return Detected(
                 boxes.gather(1, best.places[..., None].expand(-1, -1, 4)),
                 scores.gather(1, best.places),

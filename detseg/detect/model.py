@@ -1,12 +1,14 @@
 """What all detectors share: flat targets, the selection of detections, examples, the form that exporters take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from detseg.backbones.class_rows import ClassRows as ClassRows
+from detseg.backbones.meta import hooked
 from detseg.backbones.normalise import ImageModel
 from detseg.boxes import clip_boxes
 from detseg.data.limits import LEAST
@@ -16,6 +18,8 @@ from detseg.detect.nms.voting import vote
 from detseg.detect.published import Published
 
 Targets = Sequence[Mapping[str, Tensor]]
+# From maps (N, C, H, W) and their strides, finest first, to what takes their place.
+ChangeMaps = Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]
 
 # Only so many of an image's best pairs of box and class are looked at by non-max suppression, or so many for each
 # detection there may be: several are of the same object.
@@ -77,6 +81,7 @@ class Limits(Protocol):
     score_threshold: float
     iou_threshold: float  # of non-max suppression within a class
     max_detections: int
+    agnostic: bool  # whether non-max suppression heeds no classes
     vote_iou: float | None  # least IoU of candidates that vote on a detection's box; None: it stays as it was predicted
 
 
@@ -86,7 +91,8 @@ def select(
     """Detections of one image of `size` (height, width) from boxes (P, 4) xyxy and scores (P, K).
 
     Its best candidates, but for those below the score threshold, clipped to it, after non-max suppression and perhaps
-    box voting. Labels with equal `rivals` (K,) int64 suppress each other; without, each label itself alone.
+    box voting. Labels with equal `rivals` (K,) int64 suppress each other; without, each label itself alone; where
+    `limits.agnostic` is set, all of them.
     """
     most = max(CANDIDATES, PER_DETECTION * limits.max_detections)
     best, index = scores.flatten().topk(min(most, scores.numel()))
@@ -97,6 +103,7 @@ def select(
     chosen = clip_boxes(boxes[rows], sides)
     labels = index % scores.shape[1]
     kinds = labels if rivals is None else rivals[labels]
+    kinds = torch.zeros_like(labels) if limits.agnostic else kinds
     kept = batched_nms(chosen, best, kinds, limits.iou_threshold, max_detections=limits.max_detections)
     found = {"boxes": chosen[kept], "scores": best[kept], "labels": labels[kept]}
     if limits.vote_iou is not None:
@@ -116,12 +123,16 @@ class DetectionModel(ImageModel):
     Attributes:
         calibration: of the scores, applied in predictions; None of a model that was not calibrated.
         max_detections: the most detections of an image, all classes together; may be set at any time.
-        vote_iou: see `Limits`.
+        score_threshold, iou_threshold, agnostic, vote_iou: see `Limits`; may be set at any time. A subclass sets the
+            first two.
         coco: by the name of its backbone, each detector with COCO weights that this class can be made the same as.
     """
 
+    score_threshold: float
+    iou_threshold: float
     calibration: Calibration | None = None
     max_detections: int = LEAST
+    agnostic: bool = False
     vote_iou: float | None = None
     coco: ClassVar[dict[str, Published]] = {}
 
@@ -156,6 +167,17 @@ class DetectionModel(ImageModel):
         `parts` are what `exportable` gives behind boxes and scores: what masks are made of. None of a model without.
         """
         return None
+
+    @contextmanager
+    def with_maps(self, change: ChangeMaps) -> Iterator[None]:
+        """Inside, `change(maps, strides)` takes the place of the maps that all is detected in: the backbone's."""
+        backbone: Any = self.backbone
+
+        def replaced(_module: nn.Module, _inputs: Any, maps: list[Tensor]) -> list[Tensor]:
+            return change(maps, backbone.strides)
+
+        with hooked([backbone], replaced):
+            yield
 
     def exportable(self) -> nn.Module:
         """Images (N, C, H, W) to what `raw` gives, such as boxes (N, P, 4) and scores (N, P, K), before selection."""

@@ -149,17 +149,33 @@ def propose(
         count: so many of an image's boxes leave it.
         least: probability of an object below which a box is no proposal.
     """
-    best = [level.topk(min(candidates, level.shape[1]), 1) for level in objectness.split([len(a) for a in anchors], 1)]
-    starts = [sum(len(a) for a in anchors[:i]) for i in range(len(anchors))]
-    index = torch.cat([found.indices + start for found, start in zip(best, starts, strict=True)], 1)
-    level = torch.cat([index.new_full(found.indices.shape[1:], i) for i, found in enumerate(best)])
+    places, values = best_of_levels(objectness, [a.shape[0] for a in anchors], candidates)
+    level = torch.cat([found.new_full(found.shape[1:], i) for i, found in enumerate(places)])
+    index = torch.cat(places, 1)
     # Numbers of a network that diverges; its loss tells that, and which images it was.
-    logits = torch.nan_to_num(torch.cat([found.values for found in best], 1), nan=-1e9)
+    logits = torch.nan_to_num(torch.cat(values, 1), nan=-1e9)
     chosen = torch.nan_to_num(deltas.gather(1, index[..., None].expand(-1, -1, 4)))
     boxes = clip_boxes(decode_deltas(chosen, torch.cat(list(anchors))[index]), size)
     allowed = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1) & (logits.sigmoid() >= least)
     found = keep_best(boxes, logits, level, allowed, count, OVERLAP)
     return Proposals(boxes.gather(1, found.places[..., None].expand(-1, -1, 4)), found.valid)
+
+
+def best_of_levels(logits: Tensor, counts: Sequence[int], most: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Places among all P and values (N, C) of the best logits (N, P) of each level, of which there are `counts`."""
+    places, values, start = [], [], 0
+    for count in counts:
+        level = logits[:, start : start + count]
+        if torch.jit.is_tracing():  # for images so small, too, that a level has fewer: its last box fills up
+            best = F.pad(level, (0, most), value=-1e9).topk(most, 1)
+            index = torch.minimum(best.indices, torch.full_like(best.indices, 1) * (count - 1))
+        else:
+            best = level.topk(min(most, count), 1)
+            index = best.indices
+        places.append(index + start)
+        values.append(best.values)
+        start = start + count
+    return places, values
 
 
 def proposal_losses(objectness: Tensor, deltas: Tensor, anchors: Tensor, flat: FlatTargets) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def _by_torchvision(
     from torchvision.ops import roi_align  # here: it takes seconds to load
 
     regions = torch.cat([image[:, None].to(boxes.dtype), boxes], 1)
-    result = boxes.new_zeros(len(boxes), maps[0].shape[1], size, size)
+    result = boxes.new_zeros(boxes.shape[0], maps[0].shape[1], size, size)
     for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
         (here,) = torch.where(level == i)
         found = roi_align(x, regions[here], (size, size), 1 / stride, sampling)

@@ -39,6 +39,7 @@ class SlidingWindowDetector(nn.Module):
         score_threshold, iou_threshold, max_detections: see `Limits`; the boxes that agree with one are merged into it.
     """
 
+    agnostic: bool = False
     vote_iou: float | None = None  # `accumulate` merges instead
 
     def __init__(

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detseg.detect.nms import nms
 from detseg.detect.nms.fusion import fuse
 
 FACTORS = (0.75, 1.0, 1.25)  # of the size, each plain and mirrored
@@ -47,15 +48,23 @@ def unmirrored(found: dict[str, Tensor], width: int) -> dict[str, Tensor]:
 
 
 def fuse_views(
-    views: Sequence[dict[str, Any]], limit: int | None, known: NDArray[np.bool_] | None = None
+    views: Sequence[dict[str, Any]],
+    limit: int | None,
+    known: NDArray[np.bool_] | None = None,
+    *,
+    agnostic: bool = False,
 ) -> dict[str, Any]:
     """Detections of one image in several views, all in its own pixels, averaged by weighted boxes fusion.
 
     A fused detection's mask is that of its best detection: its map (h, w) and region (Solovyev et al. 2021 fuse boxes
     only). The `limit` best ones are kept. `known` (views, K) says which labels can be found in each view, all if None.
+    `agnostic` then suppresses what overlaps a better one of another class as much as boxes that are averaged do.
     """
     boxes, scores, labels = ([view[name] for view in views] for name in ("boxes", "scores", "labels"))
     boxes, scores, labels, best = fuse(boxes, scores, labels, None, IOU_THRESHOLD, known=known)
+    if agnostic:
+        kept = nms(boxes, scores, IOU_THRESHOLD)
+        boxes, scores, labels, best = boxes[kept], scores[kept], labels[kept], best[kept.numpy()]
     result: dict[str, Any] = {"boxes": boxes[:limit], "scores": scores[:limit], "labels": labels[:limit]}
     if "masks" in views[0]:
         maps = [one for view in views for one in view["masks"]]

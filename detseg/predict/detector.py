@@ -94,12 +94,12 @@ def detect_together(
     views = [(member, view) for member in members for view in (views_of(member.size) if tta else [View(member.size)])]
     if known is not None:
         known = known.repeat(len(views) // len(members), 0)
-    most = cap_of(models)
+    most, agnostic = cap_of(models), any(getattr(model, "agnostic", False) for model in models)
     for batch in in_batches(images, batch_size):
         squares = {side: _squares(models[0], batch, side) for side in dict.fromkeys(view.size for _, view in views)}
         seen = [_look(member, squares[view.size], batch, view) for member, view in views]
         for of_image, (_, wanted) in zip(zip(*seen, strict=True), batch, strict=True):
-            found = fuse_views(of_image, most, known) if len(views) > 1 else of_image[0]
+            found = fuse_views(of_image, most, known, agnostic=agnostic) if len(views) > 1 else of_image[0]
             rows = torch.nonzero(found["scores"] >= score_threshold).flatten()
             found = {n: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows.tolist()] for n, v in found.items()}
             if "masks" in found:
@@ -155,6 +155,15 @@ def limit_detections(model: Any, most: int) -> None:
     model.max_detections = most
 
 
+def set_suppression(model: Any, name: str, value: float | bool) -> None:
+    """Set `iou_threshold` or `agnostic` of a detector; ValueError if it is a localizer, or the threshold no share."""
+    if not hasattr(model, "iou_threshold"):
+        raise ValueError("a localizer finds one object in an image, for which there is no non-max suppression")
+    if not 0 <= value <= 1:
+        raise ValueError(f"the IoU threshold is a share between 0 and 1, not {value}")
+    setattr(model, name, value)
+
+
 class Detector(Predictor):
     """A trained detector and what it was trained for; see `Predictor`."""
 
@@ -164,13 +173,39 @@ class Detector(Predictor):
         return bool(getattr(self.model, "finds_masks", False))
 
     @property
+    def networks(self) -> list[Any]:
+        """The networks that look at an image, most often one."""
+        return [self.model]
+
+    @property
     def max_detections(self) -> int | None:
         """The most objects that are found in an image; may be set. None of a localizer, which finds one."""
-        return cap_of([self.model])
+        return cap_of(self.networks)
 
     @max_detections.setter
     def max_detections(self, most: int) -> None:
-        limit_detections(self.model, most)
+        for network in self.networks:
+            limit_detections(network, most)
+
+    @property
+    def iou_threshold(self) -> float | None:
+        """Boxes with a larger IoU with a better one are suppressed; may be set. None of a localizer."""
+        return getattr(self.networks[0], "iou_threshold", None)
+
+    @iou_threshold.setter
+    def iou_threshold(self, value: float) -> None:
+        for network in self.networks:
+            set_suppression(network, "iou_threshold", value)
+
+    @property
+    def agnostic(self) -> bool:
+        """Whether boxes suppress those of other classes too; may be set."""
+        return any(getattr(network, "agnostic", False) for network in self.networks)
+
+    @agnostic.setter
+    def agnostic(self, value: bool) -> None:
+        for network in self.networks:
+            set_suppression(network, "agnostic", value)
 
     def predict(
         self,

@@ -122,7 +122,8 @@ def _parts(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Module, Vie
         return lambda images: model.outputs(images)[0], model.backbone, _whole
     raise ValueError(
         f"only models that give the whole image a class can be explained so, not a {type(model).__name__}; "
-        "give the run of a classifier or localizer, or the name of a network"
+        "give the run of a classifier or localizer, or the name of a network; detections of a detector are explained "
+        "by `detseg.predict.explain_detections`"
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from detseg.localize.localizer import Localizer
-from detseg.predict.detector import Detector, Member, cap_of, detect_together, limit_detections
+from detseg.predict.detector import Detector, Member, detect_together
 from detseg.predict.predictor import Predictor, Sized
 
 
@@ -59,14 +59,9 @@ class FusedDetector(Detector):
         return all(getattr(member.model, "finds_masks", False) for member in self.members)
 
     @property
-    def max_detections(self) -> int | None:
-        """The most objects that are found in an image; may be set."""
-        return cap_of(member.model for member in self.members)
-
-    @max_detections.setter
-    def max_detections(self, most: int) -> None:
-        for member in self.members:
-            limit_detections(member.model, most)
+    def networks(self) -> list[Any]:
+        """See `Detector`."""
+        return [member.model for member in self.members]
 
     def find(self, images: Iterable[Sized], size: int | None = None, **options: Any) -> Iterator[dict[str, Any]]:
         """See `Detector`; `size` is for all of the detectors."""

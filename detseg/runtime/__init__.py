@@ -5,13 +5,14 @@ model = detseg.runtime.load("model.onnx")
 """
 
 from pathlib import Path
+from typing import Any
 
 from detseg.runtime.engines import ENGINES, open_engine
 from detseg.runtime.predictor import ExportedClassifier, ExportedDetector, ExportedModel, ExportedSegmenter
 
 __all__ = ["ENGINES", "ExportedClassifier", "ExportedDetector", "ExportedModel", "ExportedSegmenter", "load"]
 
-_KINDS: dict[str, type[ExportedModel]] = {
+_KINDS: dict[str, type[ExportedModel[Any]]] = {
     "detect": ExportedDetector,
     "localize": ExportedDetector,
     "segment": ExportedSegmenter,
@@ -19,18 +20,19 @@ _KINDS: dict[str, type[ExportedModel]] = {
 }
 
 
-def load(path: str | Path, *, threads: int | None = None) -> ExportedModel:
+def load(path: str | Path, *, threads: int | None = None, exact: bool = False) -> ExportedModel[Any]:
     """A model that `detseg export` wrote, ready to predict; runs no code from the file.
 
     Args:
         path: of a .onnx, .xml or .torchscript file.
         threads: of the engine; by default as many as it takes.
+        exact: float32 throughout; otherwise OpenVINO computes in bfloat16 on processors that are quick at it.
 
     Raises:
         ValueError: no such file, one that detseg did not write or that holds maps only (``--raw``), or its engine is
             not installed.
     """
-    engine = open_engine(path, threads)
+    engine = open_engine(path, threads, exact=exact)
     if engine.description["raw"]:
         raise ValueError(f"{path}: holds a model without its selection (--raw), for other programs; export it without")
     return _KINDS[engine.description["task"]](engine)

@@ -16,7 +16,7 @@ class Engine(Protocol):
     """A model in an engine.
 
     Attributes:
-        description: what the exporter wrote of the model, see `detseg.export.trace`.
+        description: what the exporter wrote of the model, see `detseg.exporters.trace`.
     """
 
     description: dict[str, Any]
@@ -28,7 +28,7 @@ class Engine(Protocol):
 class OnnxEngine:
     """onnxruntime."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, *, exact: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -48,7 +48,7 @@ class OnnxEngine:
 class OpenVinoEngine:
     """OpenVINO."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, *, exact: bool = False) -> None:
         import openvino
 
         if not path.with_suffix(".bin").is_file():
@@ -57,9 +57,9 @@ class OpenVinoEngine:
         model = core.read_model(path)
         known = model.has_rt_info([KEY])
         self.description = _parsed(model.get_rt_info([KEY]).astype(str) if known else None, path)
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"} | (
-            {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-        )
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        settings |= {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        settings |= {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
         self._model = core.compile_model(model, "AUTO" if len(core.available_devices) > 1 else "CPU", settings)
         self._request = self._model.create_infer_request()
 
@@ -74,7 +74,7 @@ class OpenVinoEngine:
 class TorchScriptEngine:
     """torch, without the model's Python code."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, *, exact: bool = False) -> None:
         import torch
         import torchvision  # noqa: F401  (loads the operators that the file calls)
 
@@ -98,7 +98,7 @@ class TorchScriptEngine:
 class _Kind:
     """How files of an ending are opened."""
 
-    def __init__(self, open: Callable[[Path, int | None], Engine], install: str) -> None:
+    def __init__(self, open: Callable[..., Engine], install: str) -> None:
         self.open, self.install = open, install
 
 
@@ -109,7 +109,7 @@ ENGINES = {
 }
 
 
-def open_engine(path: str | Path, threads: int | None = None) -> Engine:
+def open_engine(path: str | Path, threads: int | None = None, *, exact: bool = False) -> Engine:
     """The engine of an exported file; ValueError, naming it, where it cannot be opened."""
     path = Path(path)
     kind = ENGINES.get(path.suffix.lower())
@@ -118,7 +118,7 @@ def open_engine(path: str | Path, threads: int | None = None) -> Engine:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
-        return kind.open(path, threads)
+        return kind.open(path, threads, exact=exact)
     except ImportError as error:
         raise ValueError(f"{path}: its engine is not installed: pip install {kind.install}") from error
     except ValueError:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.augment.classification_transforms import ClassificationEval
-from detseg.data.letterbox import letterbox_image
+from detseg.data.letterbox import Letterbox, letterbox_image
 from detseg.data.limits import CLEAR, AtTheCap
 from detseg.results import Classification, OfImage, Results, Segmentation
 from detseg.runtime.engines import Engine
@@ -16,6 +16,7 @@ from detseg.sources import Image, in_batches, open_all, with_sources
 
 R = TypeVar("R", bound=OfImage)
 STRIDE = 32
+AS_IT_IS = Letterbox(1.0, 1.0, 0, 0)
 
 
 class ExportedModel(Generic[R]):
@@ -87,8 +88,9 @@ class ExportedDetector(ExportedModel[Results]):
 
     def check_any_size(self, size: int | None = None) -> None:
         """Raise ValueError for a side of the square, pixels, that the model does not take."""
-        if size is not None and (not self.description["any_size"] or size < STRIDE or size % STRIDE):
-            wanted = f"multiples of {STRIDE}" if self.description["any_size"] else f"{self.size} pixels only"
+        any_size = self.description["any_size"] and not self.description["letterbox"]
+        if size is not None and (not any_size or size < STRIDE or size % STRIDE):
+            wanted = f"multiples of {STRIDE}" if any_size else f"{self.size} pixels only"
             raise ValueError(f"the model takes {wanted}, not {size}")
 
     def predict(self, images: Image | Iterable[Image], **options: Any) -> list[Results]:
@@ -114,8 +116,10 @@ class ExportedDetector(ExportedModel[Results]):
     def _find(
         self, images: Iterable[NDArray[np.uint8]], size: int, threshold: float, batch_size: int, coded: bool
     ) -> Iterator[dict[str, Any]]:
-        for batch in in_batches(images, batch_size):
-            squares, boxes = zip(*(letterbox_image(image, size) for image in batch), strict=True)
+        inside = bool(self.description["letterbox"])  # of the graph; images of several sizes make no batch then
+        for batch in in_batches(images, 1 if inside else batch_size):
+            fitted = ((image, AS_IT_IS) if inside else letterbox_image(image, size) for image in batch)
+            squares, boxes = zip(*fitted, strict=True)
             found = self.run(squares)
             for i, (image, box) in enumerate(zip(batch, boxes, strict=True)):
                 rows = np.flatnonzero((found["images"] == i) & (found["scores"] >= threshold))[: self.max_detections]

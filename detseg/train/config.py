@@ -13,12 +13,14 @@ from detseg.data.augment.strengths import OF_BOXES, strengths
 from detseg.options import given, option, require_positive
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
+from detseg.train.callbacks.trackers import TRACKERS
 
 SETTINGS = "config.json"
 # Where that lists how the run was extended, see `detseg.train.extension`.
 EXTENSIONS = "extensions"
-# Options of going on with a run, which are none of the run.
+# Options of going on with a run, which are none of the run, and those of a process, which may differ when it goes on.
 _OF_RESUMING = ("resume", "more_epochs", "more_minutes")
+OF_PROCESS = ("device",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,10 @@ class TrainConfig:
     """Training precision; auto times both at the start and takes the faster."""
     seed: int = 0
     """Random seed; the same seed on the same machine gives the same weights."""
+    device: str = "auto"
+    """Device: auto (a GPU if there is one), cpu, cuda, cuda:1 (or 1), mps, …; several, 0,1, need several processes."""
+    log: tuple[str, ...] = ("tensorboard",)
+    """Trackers that log the run: tensorboard, mlflow, wandb."""
     workers: int | None = None
     """Data-loading processes; by default 0 on CPU (they would compete with training), up to 8 with a GPU."""
     resume: Path | None = None
@@ -103,14 +109,15 @@ class TrainConfig:
         if self.more_epochs is not None and self.more_minutes is not None:
             raise ValueError("give --more-epochs or --more-minutes, not both")
         if self.resume is not None:
-            changed = [
-                f.name for f in fields(self) if f.name not in _OF_RESUMING and getattr(self, f.name) != f.default
-            ]
+            own = (*_OF_RESUMING, *OF_PROCESS)
+            changed = [f.name for f in fields(self) if f.name not in own and getattr(self, f.name) != f.default]
             if changed:
                 raise ValueError(
                     f"--resume takes all settings from the run; leave out {', '.join(option(n) for n in changed)}"
                 )
             return self
+        for name in self.log:
+            TRACKERS[name]  # raises where there is none of the name
         if asked := given(self, _OF_RESUMING):
             raise ValueError(f"{', '.join(asked)}: goes on with a run; name it by --resume")
         if (self.data is None) == (self.train is None and self.val is None):
@@ -152,7 +159,7 @@ class TrainConfig:
         Raises:
             FileExistsError: it is there already.
         """
-        settings = {n: v for n, v in asdict(self).items() if n not in _OF_RESUMING}
+        settings = {n: v for n, v in asdict(self).items() if n not in (*_OF_RESUMING, *OF_PROCESS)}
         content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in settings.items()}
         text = json.dumps({"task": self.task, **content}, indent=2) + "\n"
         with (folder / SETTINGS).open("x", encoding="utf-8") as file:

@@ -24,7 +24,7 @@ from detseg.data.splits import folds_of
 from detseg.files import write_atomically
 from detseg.metrics.detection.inputs import Detections
 from detseg.options import option
-from detseg.train.config import SETTINGS, load_config
+from detseg.train.config import OF_PROCESS, SETTINGS, load_config
 from detseg.train.process import numbered_folder
 from detseg.train.resume import RESUME
 from detseg.train.runner import Draw, train
@@ -136,13 +136,13 @@ def _begun(config: Any) -> Any:
     if not (folder / RESUME).exists() or not (folder / SETTINGS).exists():
         return config
     before = load_config(folder)
-    for field in fields(config):
+    for field in (field for field in fields(config) if field.name not in OF_PROCESS):
         old, new = getattr(before, field.name, None), getattr(config, field.name)
         new = new.absolute() if isinstance(new, Path) else new  # as they are saved
         if old != new:
             name = option(field.name)
             raise ValueError(f"{folder}: was trained with {name} {old}, not {new}; give another --output")
-    return type(config)(resume=folder)
+    return type(config)(resume=folder, **{name: getattr(config, name) for name in OF_PROCESS})
 
 
 def _detections(run: Run) -> Detections:

@@ -1,15 +1,13 @@
-"""What a run logs while it trains: a progress bar, `metrics.csv` and a TensorBoard log."""
+"""What a run logs while it trains: a progress bar, `metrics.csv`, and what callbacks are told."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -28,7 +26,7 @@ from detseg.console import print_line
 from detseg.files import write_atomically
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from detseg.train.callbacks.callback import Callbacks
 
 METRICS = "metrics.csv"
 
@@ -43,6 +41,7 @@ class RunLog:
         printed: how many of them are printed.
         visible: False in all processes but the first.
         begun: share of the run that is done already, when it resumes.
+        callbacks: are told of steps and validations.
     """
 
     def __init__(
@@ -54,10 +53,11 @@ class RunLog:
         printed: int = 2,
         visible: bool = True,
         begun: float = 0.0,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.csv = folder / METRICS
         self._figures, self._printed = figures, list(figures.items())[:printed]
-        self._folder, self._console, self._visible = folder, console, visible
+        self._console, self._visible, self._callbacks = console, visible, callbacks
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,16 +73,7 @@ class RunLog:
         self._task = self._bar.add_task("training", total=1.0)
         self._bar.update(self._task, completed=begun)
         self._goal = ""
-        self._first_step = 0
         self._seen = time.monotonic()
-
-    @cached_property
-    def _board(self) -> SummaryWriter:
-        # Slow to import, and only wanted once there is something to write.
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder = str(self._folder / "tensorboard")
-        return SummaryWriter(folder, purge_step=self._first_step or None)
 
     def __enter__(self) -> RunLog:
         self._bar.start()
@@ -92,8 +83,6 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if "_board" in vars(self):
-            self._board.close()
 
     def step(self, step: int, fraction: float, losses: Mapping[str, float], images: int) -> None:
         """Move the bar; `losses` are means since the last validation, `images` counts those since the last call."""
@@ -106,8 +95,8 @@ class RunLog:
         self._bar.update(
             self._task, completed=fraction, description=f"loss {total:.3f}{self._goal} · {rate:.1f} images/s"
         )
-        for name, value in {"loss": total, **losses, "images_per_second": rate}.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        if self._callbacks is not None:
+            self._callbacks.step(step, {"loss": total, **losses, "images_per_second": rate})
 
     def validated(self, row: Mapping[str, float], took: float = 0.0) -> None:
         """Add a row to `metrics.csv` and print the figures; `took` seconds were spent on finding out."""
@@ -129,9 +118,8 @@ class RunLog:
             highlight=False,
             soft_wrap=True,
         )
-        for name in (*self._figures, "lr"):
-            if not math.isnan(row[name]):
-                self._board.add_scalar(f"val/{name}", row[name], int(row["step"]))
+        if self._callbacks is not None:
+            self._callbacks.validation(row)
 
     def _columns(self) -> list[str]:
         """Those of the file, none where there is none yet."""
@@ -142,7 +130,6 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again."""
-        self._first_step = step + 1
         if not self.csv.exists():
             return
         with self.csv.open(newline="", encoding="utf-8") as file:

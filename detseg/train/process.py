@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
@@ -18,6 +16,7 @@ from rich.console import Console
 from detseg.console import print_line
 from detseg.models import DESCRIPTION, WEIGHTS, build_model
 from detseg.train.config import SETTINGS
+from detseg.train.devices import accelerator_on
 from detseg.train.errors import TrainingError
 from detseg.train.extension import Extension, add_extension, last_extension
 from detseg.train.log import METRICS, printed_messages
@@ -185,7 +184,7 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
         ValueError: options that contradict each other, or a run that cannot be resumed or would be overwritten.
     """
     config.check()
-    folder, state, start, extension = config.resume, None, None, None
+    folder, device, state, start, extension = config.resume, config.device, None, None, None
     if folder is not None:
         more = config.more_epochs, config.more_minutes
         config = type(config).load(folder).check()
@@ -197,7 +196,7 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
         config = start.config.check()
     if folder is None and config.output is not None:
         _refuse_taken(config.output)  # before the processes meet, after which the first one writes there
-    accelerator = _accelerator()
+    accelerator = accelerator_on(device)
     if not accelerator.is_main_process:
         logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
     console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
@@ -212,13 +211,6 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
         finally:
             this.release()
             accelerator.end_training()
-
-
-def _accelerator() -> Accelerator:
-    """Devices and processes; --precision decides the number format, not the launcher's settings."""
-    # One of several processes on a machine without a GPU has to say so: else each would believe it is alone.
-    launched = "LOCAL_RANK" in os.environ
-    return Accelerator(mixed_precision="no", cpu=launched and not torch.accelerator.is_available())
 
 
 def _refuse_taken(folder: Path) -> None:

@@ -4,7 +4,7 @@ run = train(TrainDetector(data=Path("flowers"), minutes=30))
 print(run.folder, run.metrics.map)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from detseg.data.cache import channel_statistics
 from detseg.registry import MODELS
 from detseg.sharing import sharing_cores
 from detseg.tasks import part
+from detseg.train.callbacks.callback import Callback, Callbacks
+from detseg.train.callbacks.trackers import create_trackers
 from detseg.train.config import TrainConfig
 from detseg.train.errors import TrainingError, memory_advice
 from detseg.train.extension import Extension
@@ -41,7 +43,13 @@ FEW_IMAGES, EARLY_STRIDE = 5000, 8
 Draw = Callable[[Run], Mapping[str, Path]]
 
 
-def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    console: Console | None = None,
+    *,
+    draw: Draw | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
     """Train as `config` says.
 
     Args:
@@ -49,12 +57,14 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         console: where progress is shown; none is shown without.
         draw: draws what is trained on, once it is read and before training begins: wrong annotations show before time
             is spent. Returns captions and paths.
+        callbacks: are told how the run goes, after the trackers of `config.log`; see `Callback`.
 
     Raises:
         ValueError: wrong options or data; the message names file, item and remedy.
         TrainingError: a loss is not finite, or the backbone's weights cannot be had.
     """
     with process(config, console) as this, memory_advice(this), sharing_cores():
+        callbacks = [*create_trackers(this.config.log), *callbacks]
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
         architecture, model = prepare(this, task, train_data)
@@ -74,7 +84,8 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         if this.state is None:
             task.prepared(this, model, samples, head_only)
         run = Run(folder, task, this.config, *datasets, architecture, this.accelerator.is_main_process)
-        trainer = make_trainer(this, run, model, samples, choice=choice, freeze=freeze, head_only=head_only)
+        told = Callbacks(callbacks if run.main else (), run, this.accelerator.device)
+        trainer = make_trainer(this, run, model, samples, told, choice=choice, freeze=freeze, head_only=head_only)
         if this.state is None and not head_only and this.config.find_lr:
             run.rates = find_rates(this, trainer)
         if run.main and draw is not None:
@@ -83,13 +94,14 @@ def train(config: TrainConfig, console: Console | None = None, *, draw: Draw | N
         if this.state is not None:
             trainer.require_same(this.state)
             this.keep_extension()
-        with trainer.log:
-            trainer.run(this.state)
-        run.interrupted, run.seconds = trainer.interrupted, trainer.progress.elapsed()
-        if run.main and not run.interrupted and run.metrics is None:
-            run.evaluate_saved(this.accelerator.device)
-        if run.main and not run.interrupted:
-            task.finish(run)
+        with told.during(0 if this.state is None else this.state["step"]):
+            with trainer.log:
+                trainer.run(this.state)
+            run.interrupted, run.seconds = trainer.interrupted, trainer.progress.elapsed()
+            if run.main and not run.interrupted and run.metrics is None:
+                run.evaluate_saved(this.accelerator.device)
+            if run.main and not run.interrupted:
+                task.finish(run)
         return run
 
 
@@ -167,6 +179,7 @@ def make_trainer(
     run: Run,
     model: Any,
     samples: TrainingSamples,
+    told: Callbacks,
     *,
     choice: Choice,
     freeze: int,
@@ -179,6 +192,7 @@ def make_trainer(
         run: the run.
         model: the model, whose `backbone` has `stages`.
         samples: training images.
+        told: the callbacks.
         choice: number format and layout.
         freeze: stages of the backbone that keep their weights.
         head_only: there is nothing left to train; the model is evaluated and saved.
@@ -217,8 +231,15 @@ def make_trainer(
         in_eval=[*frozen, *norms(model.backbone)] if norms_rest(run.architecture) else frozen,
     )
     begun = 0.0 if this.state is None else progress.fraction_at(this.state["step"], this.state["elapsed"])
-    printed = len(run.task.headline)
-    log = RunLog(run.folder, this.console, run.figures, printed=printed, visible=run.main, begun=begun)
+    log = RunLog(
+        run.folder,
+        this.console,
+        run.figures,
+        printed=len(run.task.headline),
+        visible=run.main,
+        begun=begun,
+        callbacks=told,
+    )
     return Trainer(model, optimizer, batches, run, progress, settings, this.accelerator, log)
 
 

@@ -53,16 +53,8 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     """
     image = checked_image(image)
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = (0, 0, width, height) if area is None else area
-    rows, columns = heat.shape
-    # Pixels count from their centres: x of the image lies at (x + 0.5 - x1) * columns / (x2 - x1) - 0.5 of the heat.
-    scale_x, scale_y = columns / (x2 - x1), rows / (y2 - y1)
-    place = np.array([[scale_x, 0, (0.5 - x1) * scale_x - 0.5], [0, scale_y, (0.5 - y1) * scale_y - 0.5]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    share = heat.astype(np.float32) / max(float(heat.max()), 1e-12)
-    share = np.asarray(cv2.warpAffine(share, place, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
-    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    inside = ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))
+    area = (0, 0, width, height) if area is None else area
+    share, inside = spread(heat.astype(np.float32) / max(float(heat.max()), 1e-12), area, (height, width))
     result = np.empty_like(image)
     for top in range(0, height, BLOCK):
         part = slice(top, top + BLOCK)
@@ -74,10 +66,35 @@ def draw_heat(image: Image, heat: Floats, area: Box | None = None) -> Image:
     return result
 
 
+def spread(heat: Floats, area: Box, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Heat (h, w) that spans an area, at each pixel of an image of `size` (height, width): (H, W), float32.
+
+    Args:
+        area: xyxy in the image's pixels, may stick out.
+
+    Returns:
+        The heat, beyond the area that of its edge, and whether pixels (H, W) lie in the area.
+    """
+    (height, width), (x1, y1, x2, y2) = size, area
+    rows, columns = heat.shape
+    # Pixels count from their centres: x of the image lies at (x + 0.5 - x1) * columns / (x2 - x1) - 0.5 of the heat.
+    scale_x, scale_y = columns / (x2 - x1), rows / (y2 - y1)
+    place = np.array([[scale_x, 0, (0.5 - x1) * scale_x - 0.5], [0, scale_y, (0.5 - y1) * scale_y - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    values = heat.astype(np.float32, copy=False)
+    laid = cv2.warpAffine(values, place, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    return np.asarray(laid, np.float32), ((y >= y1) & (y < y2))[:, None] & ((x >= x1) & (x < x2))
+
+
 def heat_picture(image: Image, heat: Floats, caption: str, area: Box | None = None) -> Image:
     """`draw_heat` in the image's own size, over a line with the caption and what the colours mean."""
-    drawn = draw_heat(image, heat, area)
-    size, width = letter_size(image), image.shape[1]
+    return captioned(draw_heat(image, heat, area), caption)
+
+
+def captioned(drawn: Image, caption: str) -> Image:
+    """A drawing of heat over a line with the caption and what the colours mean."""
+    size, width = letter_size(drawn), drawn.shape[1]
     legend = _legend(size, HEAT, "little", "much")
     gap = size // 2
     strip = on_paper(len(legend) + 2 * gap, width)
@@ -95,11 +112,11 @@ def heat_sheet(
     """An image (H, W, 3) as it is, then with the heat (h, w) of each class; `area` is that of `draw_heat`."""
     check_count("captions", captions, len(heat), of="classes")
     columns = min(3, len(heat) + 1)
-    tile = _tile(3)
+    tile = tile_width(3)
     small, factor_x, factor_y = scaled(checked_image(image), tile)
     place = None if area is None else (area[0] * factor_x, area[1] * factor_y, area[2] * factor_x, area[3] * factor_y)
     cells = [small, *(draw_heat(small, one, place) for one in heat)]
-    title = _heading("What speaks for each class", note, legend=_legend(SIZE, HEAT, "little", "much"))
+    title = heat_heading("What speaks for each class", note)
     return stack([title, grid(cells, columns, tile, ["the image", *captions], text=TEXT)])
 
 
@@ -124,7 +141,7 @@ def class_bars(names: Sequence[str], scores: Sequence[float]) -> Image:
 def map_sheet(stages: Sequence[tuple[str, Floats]]) -> Image:
     """Feature maps, a row for each stage (a line on it, its maps (M, h, w)), from the lowest value to the highest."""
     most = max((len(maps) for _, maps in stages), default=1)
-    tile = _tile(max(most, 4))
+    tile = tile_width(max(most, 4))
     legend = _legend(SIZE, VALUES, "its lowest value", "its highest")
     strips = [_heading("What the feature maps of each stage show", "", legend=legend)]
     for caption, maps in stages:
@@ -139,7 +156,7 @@ def filter_sheet(filters: Floats) -> Image:
     highest = np.abs(filters).max((1, 2, 3), keepdims=True)
     values = 0.5 + 0.5 * filters / np.maximum(highest, 1e-12)
     pictures = np.rint(values.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-    tile = _tile(FILTER_COLUMNS)
+    tile = tile_width(FILTER_COLUMNS)
     cells = [scaled(picture, tile, cv2.INTER_NEAREST_EXACT)[0] for picture in pictures]
     note = f"{len(filters)} of {filters.shape[3]} × {filters.shape[2]} pixels; grey is 0"
     heading = _heading("The filters that look at the image itself", note)
@@ -157,6 +174,11 @@ def title_strip(title: str, remark: str) -> Image:
     text = text_patch(fit_text(title, large, WIDTH - 2 * GAP), large, INK, PAPER)
     strip = on_paper(len(text) + 2 * GAP, WIDTH, (text, GAP, 2 * GAP))
     return stack([strip, _line(remark, QUIET), on_paper(2 * GAP, WIDTH)])
+
+
+def heat_heading(text: str, note: str) -> Image:
+    """A line above a sheet of heat, with what the colours mean."""
+    return _heading(text, note, legend=_legend(SIZE, HEAT, "little", "much"))
 
 
 def _heading(text: str, note: str, *, legend: Image | None = None) -> Image:
@@ -187,7 +209,7 @@ def _legend(size: int, scale: int, low: str, high: str) -> Image:
     return np.hstack([words[0], on_paper(height, ramp.shape[1], (ramp, 0, (height - len(ramp)) // 2)), words[1]])
 
 
-def _tile(columns: int) -> int:
+def tile_width(columns: int) -> int:
     """Width of each of so many tiles side by side."""
     return (WIDTH - GAP) // columns - GAP
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import detseg
 from detseg.cli import main
 from detseg.data.images import read_image
 from detseg.models import build_model, save_model
@@ -25,12 +26,26 @@ def write_run(folder, kind="classifier", **architecture):
     return str(folder)
 
 
+def write_detector(folder):
+    """A detector that is sure of whatever it finds."""
+    torch.manual_seed(0)
+    architecture = {"kind": "yolo", "backbone": "test_efficientnet", "num_classes": 3, "strides": [8, 16]}
+    architecture |= {"anchors": [[[20, 20], [30, 15]], [[40, 40], [15, 50]]], "width": 16}
+    model = build_model(architecture)
+    with torch.no_grad():
+        model.head.box.bias.view(2, 5)[:, -1] = 4
+        model.head.classes.weight.normal_()
+    categories = [{"id": 5 + k, "name": name} for k, name in enumerate(("rose", "tulip", "daisy"))]
+    save_model(folder, model, {"architecture": architecture, "categories": categories, "size": 64})
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with the runs classifier/ and localizer/ and three images, two of them of one name."""
+    """A folder with the runs classifier/, localizer/ and detector/ and three images, two of them of one name."""
     folder = tmp_path_factory.mktemp("explain")
     write_run(folder / "classifier")
     write_run(folder / "localizer", "localizer")
+    write_detector(folder / "detector")
     rng = np.random.default_rng(0)
     for name, shape in (("a.jpg", (60, 90)), ("more/a.png", (90, 60)), ("more/b.jpg", (70, 70))):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -60,6 +75,52 @@ def test_a_run_of_ones_own(world, kind, tmp_path, capsys):
     assert {sheet.shape[1] for sheet in sheets} == {page.shape[1]}
     assert page.shape[0] > sum(sheet.shape[0] for sheet in sheets)
     assert read_image(tmp_path / "a/gradcam.jpg").shape[1] == 90, "as large as the image"
+
+
+def found_rows(lines):
+    """Number, class, score, box and share of the heat of each line of a table of detections."""
+    form = r"(\d+) (rose|tulip|daisy) (\d\.\d\d) (\d+ \d+ \d+ \d+) (–|[\d.]+ %|< 0.1 %)"
+    return [m.groups() for line in lines if (m := re.fullmatch(form, line))]
+
+
+def test_a_detector_of_ones_own(world, tmp_path, capsys):
+    words = ["explain", str(world / "detector"), str(world / "a.jpg"), "--output", str(tmp_path)]
+    assert main(words) == 0
+    lines = printed(capsys)
+    rows = found_rows(lines)
+    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
+    (predicted,) = detseg.load(world / "detector").predict([world / "a.jpg"])
+    assert [row[2] for row in rows] == [f"{score:.2f}" for score in predicted.scores[:5]]
+    assert [row[1] for row in rows] == [predicted.names[label] for label in predicted.labels[:5]]
+    assert [row[3] for row in rows] == [" ".join(f"{v:.0f}" for v in box) for box in predicted.boxes[:5].tolist()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.jpg"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [f"{n}.jpg" for n in range(1, 6)]
+    assert f"{tmp_path}/a.jpg: all of it on a page" in lines
+    assert f"{tmp_path}/a/5.jpg: what detection 5 rests on" in lines
+    part, page = read_image(tmp_path / "a/1.jpg"), read_image(tmp_path / "a.jpg")
+    assert part.shape[1] == 90 and part.shape[0] > 60, "the image in its own size, over a caption"
+    assert page.shape[1] == 1280 and page.shape[0] > 600, "two rows"
+
+
+def test_some_of_the_detections(world, tmp_path, capsys):
+    def explained(*words, images=("a.jpg",)):
+        output = tmp_path / str(len(list(tmp_path.iterdir())))
+        paths = [str(world / image) for image in images]
+        assert main(["explain", str(world / "detector"), *paths, *words, "--output", str(output)]) == 0
+        return printed(capsys), output
+
+    lines, _ = explained("--top", "2", images=("a.jpg", "more"))
+    assert [row[0] for row in found_rows(lines)] == ["1", "2"] * 3
+    (predicted,) = detseg.load(world / "detector").predict([world / "a.jpg"])
+    name = predicted.names[predicted.labels[-1]]
+    lines, _ = explained("--top", "100", "--classes", name.upper())
+    expected = [
+        f"{s:.2f}" for s, k in zip(predicted.scores, predicted.labels, strict=True) if predicted.names[k] == name
+    ]
+    assert [row[1:3] for row in found_rows(lines)] == [(name, score) for score in expected]
+    lines, output = explained("--score-threshold", "1")
+    assert "nothing found with a score of 1 or more; lower --score-threshold" in lines and not found_rows(lines)
+    assert [path.name for path in output.iterdir()] == ["a.jpg"], "the page shows the image"
 
 
 def test_several_images_and_chosen_classes(world, tmp_path, capsys):
@@ -113,6 +174,10 @@ def test_a_mistake_is_one_line(world, tmp_path, capsys):
         (["lenet5", image], "(--weights FILE), or choose a network whose weights are installed: tf_eff"),
         (["resnet18", image, "--weights", "w.pth"], "no file of weights at w.pth"),
         ([run, image, "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        ([run, image, "--top", "3"], f"--top is for detectors; {run} is none: leave it out"),
+        ([f"{world}/localizer", image, "--score-threshold", "0.5"], "--score-threshold is for detectors; "),
+        ([f"{world}/detector", image, "--top", "0"], "--top must be at least 1, the number of detections to explain"),
+        ([f"{world}/detector", image, "--classes", "rsoe"], "no class is named 'rsoe'; did you mean rose"),
     ):
         assert main(["explain", *arguments, "--output", str(tmp_path)]) == 1, arguments
         error = capsys.readouterr().err

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from detseg.boxes import box_iou
 from detseg.cli import main
 from detseg.data.annotations import Annotations, Category
 from detseg.models import MODELS, build_model, load_model, save_architecture, save_model
@@ -128,6 +129,23 @@ def test_saved_and_loaded_is_the_same(built, tmp_path):
     with torch.no_grad():
         for a, b in zip(tensors(model(images())), tensors(loaded(images())), strict=True):
             assert torch.equal(a, b)
+
+
+def test_suppression_between_classes_leaves_one_of_those_that_overlap(built):
+    """None by default, and as little overlap as the threshold allows."""
+    model = built.model.eval()
+    if model.task != "detect":
+        return
+    usual, boxes = (model.iou_threshold, model.vote_iou), {}
+    try:
+        for model.agnostic in (False, True):
+            model.iou_threshold, model.vote_iou = 0.4, None
+            with torch.no_grad():
+                boxes[model.agnostic] = model(images())[0]["boxes"]
+    finally:
+        model.agnostic, (model.iou_threshold, model.vote_iou) = False, usual
+    assert box_iou(boxes[True], boxes[True]).fill_diagonal_(0).max() <= 0.4
+    assert box_iou(boxes[False], boxes[False]).fill_diagonal_(0).max() > 0.4
 
 
 def test_the_cap_and_the_calibration_of_detections_are_saved_and_loaded(built, tmp_path):

@@ -20,7 +20,7 @@ from detseg.data import read_annotations
 from detseg.data.formats import FORMATS, Format
 from detseg.data.formats.coco import read_coco
 from detseg.detect.model import DetectionModel, flatten_targets, select
-from detseg.export import EXPORTERS, register_exporter
+from detseg.exporters import EXPORTERS, register_exporter
 from detseg.metrics import detection
 from detseg.metrics.figure import Figure
 from detseg.models import MODELS, register_model
@@ -183,7 +183,7 @@ def test_the_names_are_in_help_and_messages(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["train", "detector", "--data", str(tmp_path / "empty")]) == 1
     assert "a folder with toy.json" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no export format is named 'onxn'; there are npz"):
+    with pytest.raises(ValueError, match="no export format is named 'onxn'; did you mean onnx"):
         EXPORTERS["onxn"]
 
 

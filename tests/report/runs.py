@@ -1,14 +1,17 @@
 """Runs of each task as their pages see them, without training: a small set and predictions that are partly wrong."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 import detseg.report.pages.segmenter
+from detseg.backbones import create_backbone
 from detseg.data import read_annotations, read_image
 from detseg.data.polygons import SegmentsBuilder
+from detseg.detect import YoloDetector
 from detseg.metrics import (
     ClassificationEvaluator,
     Detections,
@@ -23,6 +26,7 @@ from detseg.metrics import (
 from detseg.metrics.detection.average_precision import of_masks
 from detseg.metrics.detection.run_lengths import encode_masks
 from detseg.metrics.localization import evaluate_localization
+from detseg.predict import Detector
 from detseg.report.pages.classifier import ClassifierPage
 from detseg.report.pages.detector import DetectorPage
 from detseg.report.pages.localizer import LocalizerPage
@@ -101,18 +105,33 @@ def boxed(folder):
     return *sets, found
 
 
+@cache
+def sure_detector():
+    """A network with random weights that is sure of whatever it finds: what looks at the images again."""
+    torch.manual_seed(0)
+    model = YoloDetector(
+        create_backbone("test_efficientnet", strides=(8, 16)), 2, torch.full((2, 1, 2), 20.0), width=16
+    )
+    with torch.no_grad():
+        model.head.box.bias[-1] = 4
+    categories = [{"id": k, "name": name} for k, name in enumerate(("square", "bar"))]
+    return Detector(model, {"categories": categories, "size": 64})
+
+
 def detector(folder):
     """The page of a detector's run."""
     train, val, found = boxed(folder)
     data = val.annotations
     ids = [category.id for category in data.categories]
     metrics = evaluate_detections(data, Detections.from_predictions(found, data.image_ids.tolist(), ids))
-    return DetectorPage(
+    page = DetectorPage(
         a_run(
             folder, "detector", train, val, {"AP": "map", "AP50": "map50"}, detection.FIGURES, metrics=metrics,
             predictions=found, options={"anchors": [[[10, 12], [30, 20]], [[40, 15], [20, 40]]]},
         )
     )  # fmt: skip
+    page.predictor = sure_detector()
+    return page
 
 
 def instances(folder):
@@ -131,8 +150,9 @@ def instances(folder):
     evaluator.update(found, data.image_ids)
     metrics, figures = evaluator.compute(), [*detection.FIGURES, *map(of_masks, detection.FIGURES)]
     columns = {"mask_AP": "mask_map", "AP": "map"}
-    run = a_run(folder, "detector", train, val, columns, figures, metrics=metrics, predictions=found)
-    return DetectorPage(run)
+    page = DetectorPage(a_run(folder, "detector", train, val, columns, figures, metrics=metrics, predictions=found))
+    page.predictor = sure_detector()
+    return page
 
 
 def localizer(folder):

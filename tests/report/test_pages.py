@@ -14,7 +14,9 @@ from tests.report.reading import Page, printed
 from tests.report.runs import EVIL, classifier, detector, instances, localizer, pages, segmenter
 
 DRAWN = {
-    "detector": {"anchors.png", "class_ap.png", "confusion.png", "precision_recall.png", "reliability.png"},
+    "detector": {
+        *("anchors.png", "class_ap.png", "confusion.png", "mistakes.jpg", "precision_recall.png", "reliability.png"),
+    },
     "segmenter": {"class_iou.png", "confusion.png"},
     "classifier": {"class_accuracy.png", "confusion.png"},
     "localizer": {"class_iou.png"},

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -86,18 +87,15 @@ def test_other_processes_are_silent(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorboard_gets_curves_without_overlap(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    console = Console(file=io.StringIO())
-    with RunLog(tmp_path, console, FIGURES) as log:
-        for step in (10, 20, 30):
-            log.step(step, 0.1, {"loss_box": float(step)}, 8)
-        log.validated(row(30))
-    with RunLog(tmp_path, console, FIGURES) as log:
-        log.rewind(20)
-        log.step(30, 0.1, {"loss_box": 3.0}, 8)
-        log.validated(row(30, 0.75))
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 10.0), (20, 20.0), (30, 3.0)]
-    assert [(e.step, e.value) for e in events.Scalars("val/map")] == [(30, 0.75)]
+def test_callbacks_are_told_of_what_is_shown(tmp_path):
+    told = []
+    callbacks = SimpleNamespace(
+        step=lambda step, values: told.append((step, values)), validation=lambda row: told.append(row)
+    )
+    for visible in (True, False):
+        with RunLog(tmp_path, Console(quiet=True), FIGURES, visible=visible, callbacks=callbacks) as log:
+            log.step(10, 0.1, {"loss_box": 1.0, "loss_class": 0.5}, 8)
+            log.validated(row(30))
+    (step, values), validation = told
+    rate = values.pop("images_per_second")
+    assert (step, values, validation) == (10, {"loss": 1.5, "loss_box": 1.0, "loss_class": 0.5}, row(30)) and rate > 0

@@ -70,7 +70,8 @@ def _near_the_origin(boxes: Tensor) -> Tensor:
 
 def _nms_sorted(boxes: Tensor, threshold: float) -> Tensor:
     """Positions kept among boxes (N, 4) that are sorted best first, in that order."""
-    return torch.ops.torchvision.nms(boxes, _ranks(boxes), threshold)
+    # Reshaped: where the call is traced, all that reads the graph then knows that a box has four numbers.
+    return torch.ops.torchvision.nms(boxes.reshape(-1, 4), _ranks(boxes), threshold)
 
 
 def _ranks(boxes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,25 @@ class BoxPage(RunPage):
         drawn = [draw_boxes(s.image, s.boxes, s.labels, names, iscrowd=s.iscrowd, masks=s.masks) for s in samples]
         return contact_sheet(drawn, 4)
 
+    @cached_property
+    def shown_worst(self) -> tuple[list[int], list[Objects]]:
+        """The validation images that are shown, the worst first, and their objects."""
+        truths = [self.truth(i) for i in range(len(self.run.val))]
+        chosen = list(self.worst(truths))
+        return chosen, [truths[i] for i in chosen]
+
     def draw_worst(self) -> Image:
         """Truth beside predictions in full size."""
-        run, data = self.run, self.run.val.annotations
-        truths = [self.truth(i) for i in range(len(run.val))]
-        chosen = self.worst(truths)
+        data, (chosen, truths) = self.run.val.annotations, self.shown_worst
         return compare_sheet(
             list(full_images(data, chosen)),
-            [truths[i] for i in chosen],
-            [run.predictions[i] for i in chosen],
+            truths,
+            [self.run.predictions[i] for i in chosen],
             data.names,
-            captions=[Path(str(data.paths[i])).name for i in chosen],
+            captions=[file_name(data, i) for i in chosen],
         )
+
+
+def file_name(data: Annotations, index: int) -> str:
+    """What the file of an image is called."""
+    return Path(str(data.paths[index])).name

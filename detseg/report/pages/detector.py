@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from accelerate import PartialState
 
 from detseg.data.annotations import Annotations
+from detseg.data.cache import full_images
 from detseg.data.dataset import scaled_sizes
 from detseg.data.measurable import measurable_masks
 from detseg.metrics.bootstrap.detection import bootstrap_detection
@@ -18,10 +20,12 @@ from detseg.metrics.detection.average_precision import of_masks
 from detseg.metrics.detection.inputs import Detections
 from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, TreeMetrics
 from detseg.metrics.detection.reliability import outcomes, reliability
+from detseg.predict import Predictor, load
 from detseg.report.columns import Column, Confusions, interval_note
-from detseg.report.pages.boxes import BoxPage
+from detseg.report.pages.boxes import BoxPage, file_name
 from detseg.report.pages.html import Table
-from detseg.report.pictures import SHOWN
+from detseg.report.pages.mistakes import mistake_sheet, surest_mistakes
+from detseg.report.pictures import SHOWN, write_picture
 from detseg.report.plots.anchors import anchors_figure
 from detseg.report.plots.precision_recall import precision_recall_figure
 from detseg.report.plots.reliability import reliability_figure
@@ -142,6 +146,29 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         """Those with the lowest F1, by masks where there are some."""
         return worst_images(truths, self.run.predictions, SHOWN)
 
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The best model."""
+        return load(self.folder).to(PartialState().device)
+
+    def mistakes(self) -> dict[str, Path]:
+        """Heat over some of the worst images: what their surest wrong detections rest on.
+
+        Not with a tree, where a detection at an inner node is not wrong because the object has a class below it.
+        """
+        if isinstance(self.run.metrics, TreeMetrics):
+            return {}
+        data, (worst, truths) = self.run.val.annotations, self.shown_worst
+        places = surest_mistakes(truths, [self.run.predictions[i] for i in worst])
+        if not places:
+            return {}
+        chosen = [worst[place] for place in places]
+        files = [file_name(data, i) for i in chosen]
+        images = full_images(data, chosen)
+        sheet = mistake_sheet(self.predictor, images, [truths[place] for place in places], files)
+        caption = "what the surest mistakes in the worst images rest on: heat where the network looked"
+        return {} if sheet is None else {caption: write_picture(sheet, self.folder / "mistakes.jpg")}
+
     def class_columns(self) -> list[Column]:
         """AP, best threshold and counts."""
         metrics, intervals, *mask_intervals = self.measured
@@ -152,15 +179,17 @@ print(found["boxes"], found["scores"], found["labels"])  # xyxy in the image's p
         return detection.confusions_of(self.analysis.confusion)
 
     def plots(self) -> dict[str, Path]:
-        """Precision and recall: of boxes and, where they were measured, of masks; reliability of the boxes' scores."""
+        """What wrong detections rest on; precision and recall: of boxes and, where they were measured, of masks;
+        reliability of the boxes' scores."""
+        mistakes = self.mistakes()
         path, masks = self.folder / "precision_recall.png", self.run.metrics.masks
         boxes = save(precision_recall_figure(self.run.metrics), path)
         found = reliability(*outcomes(self.run.metrics.matches))
         scores = {"reliability of scores": save(reliability_figure(found), path.with_name("reliability.png"))}
         if masks is None:
-            return {"precision and recall": boxes} | scores
+            return mistakes | {"precision and recall": boxes} | scores
         drawn = save(precision_recall_figure(masks), path.with_name("mask_precision_recall.png"))
-        return {"precision and recall of masks": drawn, "precision and recall of boxes": boxes} | scores
+        return mistakes | {"precision and recall of masks": drawn, "precision and recall of boxes": boxes} | scores
 
     def more_tables(self) -> list[Table]:
         """What the errors cost: the costliest kinds first, the totals last."""

@@ -79,7 +79,9 @@ def test_votes_of_equals_change_nothing():
 
 
 def limits(vote_iou):
-    return SimpleNamespace(score_threshold=0.01, iou_threshold=0.5, max_detections=50, vote_iou=vote_iou)
+    return SimpleNamespace(
+        score_threshold=0.01, iou_threshold=0.5, max_detections=50, agnostic=False, vote_iou=vote_iou
+    )
 
 
 def test_voted_boxes_of_noisy_predictions_are_nearer():

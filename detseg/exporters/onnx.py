@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detseg.export.graph import suppressed
-from detseg.export.registry import register_exporter
-from detseg.export.trace import ANY_SIZE, Traceable, traceable
+from detseg.exporters.graph import suppressed
+from detseg.exporters.registry import register_exporter
+from detseg.exporters.trace import ANY_SIZE, Traceable, traceable
 from detseg.predict.predictor import Predictor
 from detseg.runtime.engines import KEY
 
@@ -22,12 +22,14 @@ OPSET = 17
 
 
 @register_exporter("onnx", extra="onnx")
-def write_onnx(predictor: Predictor, path: Path, *, raw: bool = False, floats: bool = False) -> None:
+def write_onnx(
+    predictor: Predictor, path: Path, *, raw: bool = False, floats: bool = False, letterbox: bool = False
+) -> None:
     """Write a model as ONNX, for images of any number and size (multiples of 32 pixels)."""
     import onnx
 
-    model = traceable(predictor, _NonMaxSuppression.apply, raw=raw, floats=floats)
-    _trace(model, path, any_size=predictor.task in ANY_SIZE)
+    model = traceable(predictor, _NonMaxSuppression.apply, raw=raw, floats=floats, letterbox=letterbox)
+    _trace(model, path, any_size=letterbox or predictor.task in ANY_SIZE)
     written = onnx.load(str(path))
     onnx.helper.set_model_props(written, {KEY: model.description})
     onnx.checker.check_model(written, full_check=True)

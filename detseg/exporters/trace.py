@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import detseg
-from detseg.export.graph import Final, Probabilities, Suppress, most_of
+from detseg.exporters.graph import Final, Probabilities, Suppress, most_of
+from detseg.exporters.letterbox import Letterboxed
 from detseg.predict.predictor import Predictor
 
 DETECTIONS = ("images", "boxes", "scores", "labels", "masks", "regions")
@@ -24,20 +25,26 @@ class Traceable(NamedTuple):
     description: str  # JSON: what a runtime has to know
 
 
-def traceable(predictor: Predictor, suppress: Suppress, *, raw: bool, floats: bool) -> Traceable:
+def traceable(predictor: Predictor, suppress: Suppress, *, raw: bool, floats: bool, letterbox: bool) -> Traceable:
     """The model of a predictor with final results, or with `raw` what it gives before any selection.
 
+    With `letterbox` it takes images of any size and fits them in itself.
+
     Raises:
-        ValueError: several fused detectors, or a sliding window.
+        ValueError: several fused detectors or a sliding window; or letterboxing in what is no detector's final results.
     """
     model: Any = predictor.model
     if not hasattr(model, "exportable") or not hasattr(model, "backbone"):
         raise ValueError("only the model of one run can be exported")
     kind = torch.float32 if floats else torch.uint8
-    example = torch.full((EXAMPLES, predictor.channels, predictor.size, predictor.size), 0.5 if floats else 127)
-    example = example.to(kind)
     detects = predictor.task in ("detect", "localize")
+    if letterbox and (raw or not detects):
+        raise ValueError("only detectors and localizers with final results can letterbox by themselves")
+    sides = (predictor.size + 60, predictor.size + 20) if letterbox else (predictor.size, predictor.size)
+    example = torch.full((EXAMPLES, predictor.channels, *sides), 0.5 if floats else 127).to(kind)
     module: nn.Module = model.exportable() if raw else Final(model, suppress) if detects else Probabilities(model)
+    if letterbox:
+        module = Letterboxed(module, predictor.size)
     with torch.no_grad():
         found = module.eval()(example)
     count = len(found) if isinstance(found, (tuple, list)) else 1
@@ -45,11 +52,11 @@ def traceable(predictor: Predictor, suppress: Suppress, *, raw: bool, floats: bo
         names = ("boxes", "scores", *(f"part_{i}" for i in range(1, count - 1))) if detects else ("logits",)
     else:
         names = DETECTIONS[:count] if detects else ("probabilities",)
-    description = _description(predictor, raw, floats) | {"outputs": names}
+    description = _description(predictor, raw, floats) | {"letterbox": letterbox, "outputs": names}
     return Traceable(module, example, names, json.dumps(description, ensure_ascii=False))
 
 
-# .dumps(_description(predictor, raw, floats) | {"outputs": names}, ensure_ascii=False))
+# .dumps(_description(predictor, raw, floats) | {"letterbox": letterbox, "outputs": names}, ensure_ascii=False))
 
 
 def _description(predictor: Predictor, raw: bool, floats: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ et al. 2018, arXiv:1712.05877) by nncf, fitted to images; the head's last convol
 stay in float.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable
 from itertools import islice
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.letterbox import letterbox_image
-from detseg.export.onnx import write_onnx
-from detseg.export.registry import register_exporter
+from detseg.exporters.onnx import write_onnx
+from detseg.exporters.registry import register_exporter
 from detseg.predict.predictor import Predictor
 from detseg.runtime.engines import KEY
 from detseg.sources import Image, open_all
@@ -26,14 +27,20 @@ CALIBRATION = 300  # images that the ranges of int8 are fitted to, as nncf has i
 
 @register_exporter("openvino", extra="openvino", ending="xml")
 def write_openvino(
-    predictor: Predictor, path: Path, *, raw: bool = False, floats: bool = False, int8: Iterable[Image] | None = None
+    predictor: Predictor,
+    path: Path,
+    *,
+    raw: bool = False,
+    floats: bool = False,
+    letterbox: bool = False,
+    int8: Iterable[Image] | None = None,
 ) -> None:
     """Write a model as OpenVINO's IR; `int8`, of images that are typical, makes it smaller and quicker."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
-        write_onnx(predictor, file, raw=raw, floats=floats)
+        write_onnx(predictor, file, raw=raw, floats=floats, letterbox=letterbox)
         description = _property(file)
         model = openvino.convert_model(str(file))
         if int8 is not None:
@@ -50,6 +57,8 @@ def _property(file: Path) -> str:
 
 def _quantised(model: Any, predictor: Predictor, images: Iterable[Image], floats: bool) -> Any:
     import nncf
+
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # it tells every layer that it leaves as it is
 
     def batch(image: NDArray[np.uint8]) -> NDArray[Any]:
         square = letterbox_image(image, predictor.size)[0].transpose(2, 0, 1)[None]

@@ -53,7 +53,8 @@ def export(run: str | Path, format: str, output: str | Path | None = None, **opt
         format: name of the exporter: "onnx", "openvino" or "torchscript".
         output: file to write; by default ``model.ENDING`` in the folder.
         options: of the exporter: ``raw=True``, the maps before any selection; ``floats=True``, images as float32 in
-            [0, 1] in place of uint8; ``int8=[images]`` of OpenVINO, images that the numbers are fitted to.
+            [0, 1] in place of uint8; ``letterbox=True``, images of any size; ``int8=[images]`` of OpenVINO, images that
+            the numbers are fitted to.
 
     Raises:
         ValueError: there is no such exporter or option, no model in the folder, or what the exporter needs is not

@@ -1,7 +1,0 @@
-"""Trained models in other programs' forms: one file an exporter, a function with `@register_exporter`."""
-
-from detseg.export.registry import EXPORTERS, Exporter, export, register_exporter  # isort: skip
-
-from detseg.export import onnx, openvino, torchscript  # noqa: F401  # each registers its form
-
-__all__ = ["EXPORTERS", "Exporter", "export", "register_exporter"]

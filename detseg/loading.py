@@ -1,0 +1,25 @@
+"""Models by path: run folders with torch, exported files without."""
+
+from pathlib import Path
+from typing import Any
+
+
+def load(run: str | Path, *more: str | Path) -> Any:
+    """The model of a run folder, or of a file that `detseg export` wrote, ready to predict; runs no code from them.
+
+    Returns a `detseg.predict.Predictor`, or a `detseg.runtime.ExportedModel`, which predicts alike and needs no torch.
+    Several runs of detectors become one that fuses what they find: see `detseg.predict.FusedDetector`.
+
+    Raises:
+        ValueError: there is no model, it is damaged, or models cannot be fused.
+    """
+    files = [path for path in map(Path, (run, *more)) if path.is_file()]
+    if files and more:
+        raise ValueError(f"{files[0]}: only run folders can be fused, not exported files")
+    if files:
+        from detseg.runtime import load as load_file
+
+        return load_file(run)
+    from detseg.predict import load as load_runs
+
+    return load_runs(run, *more)

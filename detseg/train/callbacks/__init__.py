@@ -1,0 +1,1 @@
+"""What is told of a run while it trains: TensorBoard, MLflow, Weights & Biases, and callbacks of your own."""

@@ -1,0 +1,85 @@
+"""Exported models without torch: what is imported, what is refused, masks and label maps laid into images."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detseg.data.letterbox import Letterbox
+from detseg.detect.masks import paste_masks
+from detseg.predict.segmenter import _decide, _inside
+from detseg.runtime import load
+from detseg.runtime.paste import decided, in_image
+
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "numba", "albumentations", "accelerate"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def python(code, *words):
+    return subprocess.run([sys.executable, "-c", WITHOUT + code, *map(str, words)], capture_output=True, text=True)
+
+
+def test_nothing_needs_torch():
+    done = python("import detseg, detseg.runtime, detseg.results, detseg.sources; detseg.load; print('fine')")
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"no model")
+    (tmp_path / "a.xml").write_text("<net/>")
+    for name, message in (
+        ("a.onnx", "a.onnx: cannot be opened"),
+        ("b.onnx", "b.onnx: there is no such file"),
+        ("a.xml", "a.bin is missing"),
+        ("a.engine", "exported models end in .onnx"),
+    ):
+        if name != "a.engine":
+            pytest.importorskip({"onnx": "onnxruntime", "xml": "openvino"}[name[2:]])
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path / name)
+
+
+def test_a_model_of_others_is_refused(tmp_path):
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    graph = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) {y = Relu(x)}'
+    )
+    onnx.save(graph, str(tmp_path / "relu.onnx"))
+    with pytest.raises(ValueError, match="was not written by `detseg export`"):
+        load(tmp_path / "relu.onnx")
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), width=st.integers(1, 50), height=st.integers(1, 50), whole=st.booleans())
+def test_masks_lie_where_the_compiled_loops_lay_them(seed, width, height, whole):
+    random = np.random.default_rng(seed)
+    count, box = random.integers(0, 4), Letterbox.fit(width, height, 32)
+    corners = random.uniform(-4, 36, (count, 2, 2)).astype(np.float32)
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+    regions = np.broadcast_to(np.array([-4, -4, 36, 36], np.float32), boxes.shape) if whole else boxes
+    masks = random.random((count, 6, 5)).astype(np.float32)
+    found = {"boxes": boxes, "scores": np.ones(count), "labels": np.zeros(count), "masks": masks, "regions": regions}
+    laid = in_image(found, box, (height, width), coded=False)
+    placed = torch.from_numpy(box.to_original(regions.astype(np.float64), None))
+    expected = paste_masks(torch.from_numpy(masks), placed, torch.from_numpy(laid["boxes"]), (height, width)).numpy()
+    assert laid["masks"].shape == expected.shape and (laid["masks"] != expected).sum() <= 1, "but for a rounding error"
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (90, 30), (7, 200), (1, 1)])
+def test_label_maps_are_those_of_torch(width, height):
+    random = torch.rand(4, 64, 64, generator=torch.Generator().manual_seed(width))
+    probabilities = random.softmax(0)
+    ours, confidence = decided(probabilities.numpy(), (height, width), 64)
+    theirs = _decide([_inside(probabilities, (width, height), 64)], (width, height))
+    assert (ours == theirs.mask).mean() > 0.99
+    np.testing.assert_allclose(confidence, theirs.confidence, atol=1e-5)

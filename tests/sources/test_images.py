@@ -1,0 +1,85 @@
+"""Images as people have them: paths, arrays, PIL images, tensors, generators; what is none says so."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detseg.data.images import read_image
+from detseg.sources import open_all, open_one, with_sources
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_a_pil_image_is_as_its_file(mode, tmp_path):
+    image = Image.fromarray(PIXELS)
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(63, dtype=np.uint16).reshape(7, 9) * 1000)
+    elif mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(PIXELS[..., 0]))
+    else:
+        image = image.convert(mode)
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(path)
+    difference = np.abs(open_one(image).pixels.astype(int) - read_image(path))
+    assert difference.max() <= (1 if mode in ("RGBA", "LA", "I;16") else 0)
+
+
+def test_a_pil_image_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert np.array_equal(open_one(image).pixels, read_image(tmp_path / "turned.png"))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
+def test_tensors(kind):
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    given = tensor if kind == torch.uint8 else (tensor.double() / 255).to(kind)
+    apart = np.abs(open_one(given).pixels.astype(int) - PIXELS).max()
+    assert apart <= (1 if kind == torch.bfloat16 else 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.full((3, 4, 4), 1.5), r"in \[0, 1\]"),
+        (torch.full((3, 4, 4), float("nan")), r"in \[0, 1\]"),
+        (torch.zeros(2, 3, 4, 4), r"got a tensor \(2, 3, 4, 4\)"),
+        (torch.zeros(4, 4, 3), r"got a tensor \(4, 4, 3\)"),
+        (np.zeros((4, 4), np.uint8), r"got uint8 \(4, 4\)"),
+        (np.zeros((4, 4, 3)), "got float64"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_image(given, message):
+    with pytest.raises(ValueError, match=message):
+        open_one(given)
+
+
+def test_one_or_several(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    path, tensor = tmp_path / "a.png", torch.from_numpy(PIXELS).permute(2, 0, 1)
+    for one in (path, str(path), PIXELS, tensor, Image.fromarray(PIXELS)):
+        for given in (one, [one], (one, one), iter([one, one, one])):
+            for opened in open_all(given, 3, 2):
+                assert np.array_equal(opened.pixels, PIXELS)
+    assert len(list(open_all(np.stack([PIXELS] * 5), 3, 2))) == 5, "an array of images"
+    assert list(open_all([])) == []
+
+
+def test_sources_come_beside_their_images_and_nothing_is_kept():
+    alive = []
+
+    def images():
+        for i in range(50):
+            yield np.full((2, 2, 3), i, np.uint8)
+
+    pixels, sources = with_sources(open_all(images(), 3, 4))
+    for i, image in enumerate(pixels):
+        alive.append(len(sources.gi_frame.f_locals["waiting"]) if sources.gi_frame.f_locals.get("waiting") else 0)
+        assert image[0, 0, 0] == i == next(sources)[0, 0, 0]
+    assert max(alive) <= 1
