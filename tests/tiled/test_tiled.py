@@ -14,7 +14,9 @@ from pycocotools import mask as coco
 from detseg.data.tiles import Tiling, lay_tiles
 from detseg.results import Results
 from detseg.runtime import ExportedDetector
-from detseg.tiled import IOU_THRESHOLD, Tiled, _levels, find_in_tiles, merge
+from detseg.tiled import Tiled, find_in_tiles, merge
+from detseg.tiled.find import _levels
+from detseg.tiled.joining import IOU_THRESHOLD
 from tests.cases import case
 
 CLASSES = [(7, "a"), (3, "b"), (9, "c")]
@@ -202,6 +204,17 @@ def test_parts_that_agree_where_both_are_seen_are_joined():
     assert len(merged((left, 0.8, 0, True), ([60, 40, 140, 60], 0.7, 0, True), rectangles=SIDES)) == 2
 
 
+def test_without_regard_to_classes():
+    a, b = [65, 10, 85, 30], [66, 10, 86, 30]
+    views = [one(a, 0.8, 0), one(b, 0.9, 1)]
+    cuts = [np.zeros(1, bool)] * 2
+    assert merge(views, np.array(SIDES), cuts, agnostic=True)["labels"].tolist() == [1]
+    detector = Sees()
+    tiled = Tiled(detector, tile=64, overlap=24)
+    tiled.agnostic, tiled.iou_threshold = True, 0.7
+    assert (detector.agnostic, detector.iou_threshold) == (True, 0.7) == (tiled.agnostic, tiled.iou_threshold)
+
+
 def slow_merge(views, rectangles):
     """Greedy, of whole detections only: a detection of a better rank takes the place of those of other views."""
     rows = [(s, v, b, c) for v, f in enumerate(views) for b, s, c in zip(*(f[n].tolist() for n in NAMES), strict=True)]
@@ -268,7 +281,7 @@ class Engine:
         categories = [{"id": number, "name": name} for number, name in CLASSES]
         self.description = {
             **{"task": "detect", "channels": 3, "categories": categories, "size": 64, "any_size": True},
-            **{"input": "uint8", "masks": False, "max_detections": 100, "objects": None},
+            **{"input": "uint8", "masks": False, "max_detections": 100, "objects": None, "letterbox": False},
         }
 
     def __call__(self, images):
@@ -366,8 +379,8 @@ def look_at_a_large_image():
 
 @pytest.mark.slow
 def test_the_memory_of_a_large_image():
-    code = "from tests.test_tiled import look_at_a_large_image as look; look()"
-    root = Path(__file__).parents[1]
+    code = "from tests.tiled.test_tiled import look_at_a_large_image as look; look()"
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 60, "megabytes beyond the 240 of the image"
