@@ -14,7 +14,9 @@ from pycocotools import mask as coco
 from detseg.data.tiles import Tiling, lay_tiles
 from detseg.results import Results
 from detseg.runtime import ExportedDetector
-from detseg.tiled import IOU_THRESHOLD, Tiled, find_in_tiles, merge
+from detseg.tiled import Tiled, find_in_tiles, merge
+from detseg.tiled.find import _levels
+from detseg.tiled.joining import IOU_THRESHOLD
 from tests.cases import case
 
 CLASSES = [(7, "a"), (3, "b"), (9, "c")]
@@ -105,15 +107,15 @@ def test_what_is_larger_than_a_tile_and_not_found_in_the_whole_image_is_joined_o
         np.testing.assert_array_equal(coco.decode(mask), image[..., 0] == i + 1)
 
 
-def test_small_objects_are_looked_for_in_tiles_only():
+def test_small_objects_are_not_looked_for_in_the_whole_image():
     image = drawing([[100, 70, 108, 78]])
 
     def look(images):
         for found in Sees().stream(list(images), score_threshold=0, batch_size=9, run_lengths=True):
-            yield found if images[0] is image else found.select(slice(0, 0))
+            yield found if images[0].shape == image.shape else found.select(slice(0, 0))
 
-    assert len(find_in_tiles(look, image, Tiling(64, 20))["scores"]) == 0
-    assert len(find_in_tiles(look, image, Tiling(64, 16))["scores"]) == 1, "of half the overlap it counts"
+    assert len(find_in_tiles(look, image, Tiling(64, 9))["scores"]) == 0
+    assert len(find_in_tiles(look, image, Tiling(64, 8))["scores"]) == 1, "of half the overlap before"
 
 
 def test_an_image_that_is_no_larger_than_a_tile_is_looked_at_once():
@@ -125,10 +127,10 @@ def test_an_image_that_is_no_larger_than_a_tile_is_looked_at_once():
 def test_tiles_come_in_batches():
     detector = Sees()
     tiled = Tiled(detector, tile=64, overlap=24)
-    list(tiled.stream([drawing(LONG)], batch_size=4))
-    tiles = len(lay_tiles(200, 150, 64, 24))
-    assert [len(batch) for batch in detector.seen] == [1, *[4] * (tiles // 4), *([tiles % 4] if tiles % 4 else [])]
-    assert detector.seen[0] == [(150, 200)] and {size for batch in detector.seen[1:] for size in batch} == {(64, 64)}
+    list(tiled.stream([drawing(LONG)], batch_size=3))
+    assert len(lay_tiles(200, 150, 64, 24)) == 20 and len(lay_tiles(200, 150, 128, 48)) == 4
+    expected = [*[[(64, 64)] * 3] * 6, [(64, 64)] * 2, [(128, 128)] * 3, [(128, 128)], [(150, 200)]]
+    assert detector.seen == expected, "tiles, those that are twice as large, and the whole image"
 
 
 def test_nothing_and_one_and_no_masks():
@@ -202,6 +204,17 @@ def test_parts_that_agree_where_both_are_seen_are_joined():
     assert len(merged((left, 0.8, 0, True), ([60, 40, 140, 60], 0.7, 0, True), rectangles=SIDES)) == 2
 
 
+def test_without_regard_to_classes():
+    a, b = [65, 10, 85, 30], [66, 10, 86, 30]
+    views = [one(a, 0.8, 0), one(b, 0.9, 1)]
+    cuts = [np.zeros(1, bool)] * 2
+    assert merge(views, np.array(SIDES), cuts, agnostic=True)["labels"].tolist() == [1]
+    detector = Sees()
+    tiled = Tiled(detector, tile=64, overlap=24)
+    tiled.agnostic, tiled.iou_threshold = True, 0.7
+    assert (detector.agnostic, detector.iou_threshold) == (True, 0.7) == (tiled.agnostic, tiled.iou_threshold)
+
+
 def slow_merge(views, rectangles):
     """Greedy, of whole detections only: a detection of a better rank takes the place of those of other views."""
     rows = [(s, v, b, c) for v, f in enumerate(views) for b, s, c in zip(*(f[n].tolist() for n in NAMES), strict=True)]
@@ -267,15 +280,8 @@ class Engine:
     def __init__(self):
         categories = [{"id": number, "name": name} for number, name in CLASSES]
         self.description = {
-            **{
-                "task": "detect",
-                "channels": 3,
-                "categories": categories,
-                "size": 64,
-                "any_size": True,
-                "letterbox": False,
-            },
-            **{"input": "uint8", "masks": False, "max_detections": 100, "objects": None},
+            **{"task": "detect", "channels": 3, "categories": categories, "size": 64, "any_size": True},
+            **{"input": "uint8", "masks": False, "max_detections": 100, "objects": None, "letterbox": False},
         }
 
     def __call__(self, images):
@@ -303,12 +309,35 @@ def test_exported_and_trained_models():
         assert found.labels.tolist() == [1] and found.scores == pytest.approx([0.9])
 
 
-def bright():
-    """A trained model that finds what `Engine` does."""
+def test_masks_of_a_trained_model_and_its_options():
+    from detseg.predict import Detector
+
+    image = np.full((150, 200, 3), 90, np.uint8)
+    image[50:80, 120:136] = 255
+    tiled = Tiled(Detector(bright(masks=True), bright.description), tile=64, overlap=40)
+    assert tiled.finds_masks and tiled.size == 64 and tiled.channels == 3
+    for options in ({}, {"size": 128}, {"tta": True}):
+        (found,) = tiled.predict([image], **options)
+        assert found.masks.dtype == bool and found.masks.shape == (1, 150, 200)
+        there = found.masks[0][50:80, 120:136]
+        assert there.mean() > 0.9 and found.masks[0].sum() == there.sum()
+    (coded,) = tiled.predict([image], run_lengths=True)
+    assert coco.decode(coded.masks[0]).sum() == 480
+
+
+def test_the_sides_of_tiles_grow_until_one_shows_the_whole_image():
+    levels = [(level.tile, level.overlap, least) for level, least in _levels(700, Tiling(100, 20))]
+    assert levels == [(100, 20, 0), (200, 40, 10), (400, 80, 20), (800, 160, 40)]
+    assert [level.tile for level, _ in _levels(400, Tiling(100, 20))] == [100, 200, 400]
+    assert list(_levels(100, Tiling(100, 20))) == [(Tiling(100, 20), 0)]
+
+
+def bright(masks=False):
+    """A trained model that finds what `Engine` does, with masks that fill their boxes if it is asked for them."""
     import torch
 
     class Bright(torch.nn.Module):
-        task, max_detections = "detect", 100
+        task, max_detections, finds_masks = "detect", 100, masks
 
         def __init__(self):
             super().__init__()
@@ -317,6 +346,8 @@ def bright():
         def forward(self, images):
             found = {name: torch.from_numpy(values) for name, values in self.engine(images.numpy()).items()}
             owners = found.pop("images")
+            if masks:
+                found |= {"masks": torch.ones(len(owners), 28, 28), "regions": found["boxes"]}
             return [{name: values[owners == i] for name, values in found.items()} for i in range(len(images))]
 
     return Bright()
@@ -326,7 +357,8 @@ bright.description = {"categories": [{"id": i, "name": n} for i, n in CLASSES], 
 
 
 def megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024 * 1.024
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def look_at_a_large_image():
@@ -347,8 +379,8 @@ def look_at_a_large_image():
 
 @pytest.mark.slow
 def test_the_memory_of_a_large_image():
-    code = "from tests.test_tiled import look_at_a_large_image as look; look()"
-    root = Path(__file__).parents[1]
+    code = "from tests.tiled.test_tiled import look_at_a_large_image as look; look()"
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 60, "megabytes beyond the 240 of the image"
