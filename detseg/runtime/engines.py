@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 KEY = "detseg"
 """What the description is called in the metadata of a file."""
+SHAPES = 4  # of input that OpenVINO compiles a model for, each alone
 
 
 class Engine(Protocol):
@@ -53,22 +54,33 @@ class OpenVinoEngine:
 
         if not path.with_suffix(".bin").is_file():
             raise ValueError(f"{path}: {path.with_suffix('.bin').name} is missing beside it, which holds the weights")
-        core = openvino.Core()
-        model = core.read_model(path)
-        known = model.has_rt_info([KEY])
-        self.description = _parsed(model.get_rt_info([KEY]).astype(str) if known else None, path)
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        settings |= {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-        settings |= {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
-        self._model = core.compile_model(model, "AUTO" if len(core.available_devices) > 1 else "CPU", settings)
-        self._request = self._model.create_infer_request()
+        self._core = openvino.Core()
+        self._model = self._core.read_model(path)
+        known = self._model.has_rt_info([KEY])
+        self.description = _parsed(self._model.get_rt_info([KEY]).astype(str) if known else None, path)
+        self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        self._settings |= {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        self._settings |= {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
+        self._requests: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
-        found = self._request.infer([images], share_inputs=True)
+        found = self._request_for(images.shape).infer([images], share_inputs=True)
         # Copies: the next images are computed into the same memory.
         values = (np.array(value) for value in found.to_tuple())
         return dict(zip(self.description["outputs"], values, strict=True))
+
+    def _request_for(self, shape: tuple[int, ...]) -> Any:
+        """The model compiled for images of a shape: a quarter quicker than for any. Of many shapes only the first ones
+        are worth half a second each."""
+        shape = shape if shape in self._requests or len(self._requests) < SHAPES else ()
+        if shape not in self._requests:
+            model = self._model.clone()
+            if shape:
+                model.reshape(list(shape))
+            device = "AUTO" if len(self._core.available_devices) > 1 else "CPU"
+            self._requests[shape] = self._core.compile_model(model, device, self._settings).create_infer_request()
+        return self._requests[shape]
 
 
 class TorchScriptEngine:
