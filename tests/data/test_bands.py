@@ -52,10 +52,10 @@ def test_colours_as_grey_and_wrong_numbers(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             read_image(tmp_path / "a.png", wanted)
         assert "a.png" in str(error.value)
-    (tmp_path / "b.tif").write_bytes(b"II*\0nothing")
+    (tmp_path / "broken_tiff.tif").write_bytes(b"II*\0nothing")
     for wanted in (4, 6):
-        with pytest.raises(ValueError, match=r"b\.tif: not a readable"):
-            read_image(tmp_path / "b.tif", wanted)
+        with pytest.raises(ValueError, match=r"broken_tiff\.tif: not a readable"):
+            read_image(tmp_path / "broken_tiff.tif", wanted)
     with pytest.raises(ValueError, match=r"c\.tif: the image cannot be read"):
         read_image(tmp_path / "c.tif", 4)
 

@@ -17,6 +17,14 @@ from tests.data.annotation_samples import by_image, coco_content, write_json
 NAMES = {5: "img-b", 0: "img-a", 9: "img-e", 3: "img-ü"}
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A folder whose neighbours are not those of other tests: images that are missing are looked for there too."""
+    folder = tmp_path / "alone" / "set"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def named_content(category_ids=False):
     """The sample with names for the ids of images, and of categories if asked."""
     content = copy.deepcopy(coco_content())

@@ -257,7 +257,7 @@ def test_a_fourth_band_is_transparency_only_where_the_file_says_so(tmp_path):
         scale = 1 if kind is np.uint8 else 257
         pixels = np.tile(np.array([220, 30, 40, 60], kind) * scale, (4, 5, 1))
         assert read_image(write_tiff(tmp_path / "a.tif", pixels)).tolist() == [[[220, 30, 40]] * 5] * 4
-        found = read_image(write_tiff(tmp_path / "b.tif", pixels, extra=2))
+        found = read_image(write_tiff(tmp_path / "with_extra_band.tif", pixels, extra=2))
         np.testing.assert_allclose(found[0, 0], [247, 202, 204], atol=1)  # over white
 
 

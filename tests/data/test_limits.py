@@ -32,7 +32,9 @@ def grid_of_objects(copies):
 def test_all_of_225_objects_are_found_behind_their_many_copies():
     boxes, scores = grid_of_objects(12)  # 2700: objects whose copies are all beyond the best 1000 would be lost
     for most, wanted in [(100, 100), (500, 225)]:
-        limits = SimpleNamespace(score_threshold=0.001, iou_threshold=0.5, max_detections=most, vote_iou=None)
+        limits = SimpleNamespace(
+            score_threshold=0.001, iou_threshold=0.5, max_detections=most, vote_iou=None, agnostic=False
+        )
         found = select(boxes, scores, (320, 320), limits).found["boxes"]
         assert len(found) == wanted
     assert len(torch.unique((found / 20).floor(), dim=0)) == 225, "each of them once"
