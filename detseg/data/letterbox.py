@@ -89,8 +89,11 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 def resized(image: NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
     """`cv2.resize` of an image (H, W, C) with any number of channels: OpenCV averages four at a time, and drops one."""
-    parts = [image[..., first : first + 4] for first in range(0, image.shape[2], 4)] if image.shape[2] > 4 else [image]
-    done = [cv2.resize(np.ascontiguousarray(part), size, interpolation=interpolation) for part in parts]
+    # A view of a larger image is not copied, for that may be large.
+    parts = [image]
+    if image.shape[2] > 4:
+        parts = [np.ascontiguousarray(image[..., first : first + 4]) for first in range(0, image.shape[2], 4)]
+    done = [cv2.resize(part, size, interpolation=interpolation) for part in parts]
     whole = (
         np.concatenate([part if part.ndim == 3 else part[..., None] for part in done], axis=2)
         if len(done) > 1

@@ -115,12 +115,15 @@ def _tile(objects: Mapping[str, Any] | None, size: int) -> tuple[int, str]:
         return int(objects["tile"]), "as in training"
     _, median, large = objects["sides"]
     longest = int(objects["long_side"])
-    shown = median * size / longest
-    if shown >= ENOUGH:
-        return longest, "as large as the images of training"
-    tile = longest / max(1.0, min(ENOUGH / max(shown, 1e-6), large / max(median, 1e-6)))
-    tile = max(round(tile), min(longest, size))
-    return tile, f"half of the objects of training are less than {shown:.0f} px large before the network"
+    shown = max(median * size / longest, 1e-6)
+    larger = max(1.0, min(ENOUGH / shown, large / max(median, 1e-6)))
+    tile = max(round(longest / larger), min(longest, size))
+    if tile == longest:
+        return tile, "as large as the images of training"
+    return (
+        tile,
+        f"half of the objects of training are less than {shown:.0f} px large before the network, so larger here",
+    )
 
 
 def _overlap(objects: Mapping[str, Any] | None, tile: int, *, asked: bool) -> int:
