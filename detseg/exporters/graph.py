@@ -51,7 +51,7 @@ class Final(nn.Module):
         image, place = self._kept(boxes, best, kinds, int(classes))
         chosen, label, score = boxes[image, place], labels[image, place], best[image, place]
         if getattr(self.model, "vote_iou", None) is not None:
-            voted = _vote(chosen, label, boxes[image], labels[image], best[image].square(), self.model.vote_iou)
+            voted = _vote(chosen, label, image, boxes, labels, best.square(), self.model.vote_iou)
             chosen = _clipped(voted[None], images)[0]
         found = image, chosen, calibrated(self.model, score), label
         masks = self.model.masks_at(parts, image, rows[image, place], chosen) if parts else None
@@ -118,14 +118,18 @@ def _clipped(boxes: Tensor, images: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def _vote(chosen: Tensor, label: Tensor, boxes: Tensor, labels: Tensor, weights: Tensor, threshold: float) -> Tensor:
-    """`detseg.detect.nms.voting.vote` of detections (D, 4) with candidates (D, C, 4), those of the image of each."""
-    low = torch.maximum(chosen[:, None, :2], boxes[..., :2])
-    high = torch.minimum(chosen[:, None, 2:], boxes[..., 2:])
-    shared = (high - low).clamp(min=0).prod(2)
-    union = (chosen[:, 2:] - chosen[:, :2]).prod(1)[:, None] + (boxes[..., 2:] - boxes[..., :2]).prod(2) - shared
-    agrees = (shared >= threshold * union) & (union > 0) & (labels == label[:, None])
-    votes = agrees * weights
+def _vote(
+    chosen: Tensor, label: Tensor, image: Tensor, boxes: Tensor, labels: Tensor, weights: Tensor, threshold: float
+) -> Tensor:
+    """`detseg.detect.nms.voting.vote` of detections (D, 4) with the candidates (N, C, 4) of the image of each."""
+    # Number by number, for engines are quick along the last dimension.
+    x1, y1, x2, y2 = (side[:, None] for side in chosen.unbind(1))
+    left, top, right, bottom = (boxes[..., i][image] for i in range(4))
+    shared = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)
+    shared = shared * (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared
+    agrees = (shared >= threshold * union) & (union > 0) & (labels[image] == label[:, None])
+    votes = agrees * weights[image]
     total = votes.sum(1, keepdim=True)
-    merged = (votes[:, None] @ boxes)[:, 0] / total.clamp(min=1e-30)
-    return torch.where(total > 0, merged, chosen)
+    sums = torch.stack([(votes * side).sum(1) for side in (left, top, right, bottom)], 1)
+    return torch.where(total > 0, sums / total.clamp(min=1e-30), chosen)
