@@ -55,6 +55,7 @@ def error_of(capsys, task, *arguments):
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.slow
 def test_a_run_from_a_pack_is_the_run_from_the_files(task, small, masked, packs, tmp_path, monkeypatch):
     """Bit for bit, where both have the images in one size and order."""
     config, load = TASKS[task]
@@ -125,6 +126,7 @@ def stopped_after(samples, monkeypatch):
     monkeypatch.setattr(DetectionDataset, "__getitem__", counted)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_ends_with_the_same_weights(packs, tmp_path, monkeypatch):
     config = partial(TrainDetector, data=packs / "boxes.h5", **SETTINGS)
     train(config(output=tmp_path / "whole"))

@@ -303,6 +303,7 @@ def test_files_are_pictures(tmp_path):
         assert isinstance(path, Path) and is_picture(path), path
 
 
+@pytest.mark.slow
 def test_matplotlib_is_lazy_and_its_state_untouched(tmp_path):
     code = f"""
 import sys

@@ -66,6 +66,7 @@ def test_the_figures_are_those_of_all_images_with_intervals(trained, capsys):
     assert json.loads(capsys.readouterr().out)["figures"]["AP"] == pytest.approx(float(first["AP"]))
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_finished_folds_stay(trained, boxes, capsys, monkeypatch):
     before = (trained / "detections.json").read_bytes()
     weights = (trained / "fold-1/model.safetensors").stat().st_mtime_ns
