@@ -25,7 +25,7 @@ PLAIN = {
 }
 # Model, its flags, steps, least mAP of boxes and masks; mAP@.50 of both is above 0.95.
 DETECTORS = [
-    ("yolo", (), 90, 0.7),
+    ("yolo", (), 130, 0.7),
     ("ssd", (), 90, 0.7),
     ("faster_rcnn", (), 130, 0.5),
     ("mask_rcnn", (), 200, 0.5),
