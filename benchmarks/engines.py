@@ -30,8 +30,8 @@ ULTRALYTICS = f"""
 import json, os, shutil, statistics, sys, time
 os.environ["YOLO_OFFLINE"] = "true"
 from ultralytics import YOLO
-folder, int8 = sys.argv[1], sys.argv[2] == "int8"
-place = os.path.join(folder, "yolo11n_int8_openvino_model" if int8 else "yolo11n_openvino_model")
+folder = sys.argv[1]
+place = os.path.join(folder, "yolo11n_openvino_model")
 if not os.path.isdir(place):
     os.chdir(folder)
     model = YOLO("yolo11n.yaml")
@@ -39,7 +39,7 @@ if not os.path.isdir(place):
     shutil.move(made, place) if os.path.abspath(made) != place else None
 model = YOLO(place, task="detect")
 spent = []
-for path in sys.argv[3:]:
+for path in sys.argv[2:]:
     started = time.perf_counter()
     model.predict(path, imgsz={SIZE}, conf=0.3, device="cpu", verbose=False)
     spent.append(time.perf_counter() - started)
@@ -82,7 +82,7 @@ def main() -> None:
             path = export(run, form, folder / f"{title}.{ending}", **more)
             contenders[title] = [*own, str(path), *images]
         if options.ultralytics_python:
-            peer = [options.ultralytics_python, "-c", ULTRALYTICS, str(folder), "float", *images]
+            peer = [options.ultralytics_python, "-c", ULTRALYTICS, str(folder), *images]
             contenders["ultralytics YOLO11n, OpenVINO"] = peer
         times: dict[str, list[float]] = {title: [] for title in contenders}
         for _ in range(options.rounds):

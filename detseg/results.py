@@ -184,7 +184,9 @@ class Results(OfImage, Mapping[str, Any]):
         return results
 
     def to_yolo(self, *, scores: bool = False) -> str:
-        """Rows of a YOLO label file: label and box (centre, width, height), or the outline of a mask, in shares.
+        """Rows of a YOLO label file: label and box (centre, width, height), or a mask's outline, in shares.
+
+        A row has one outline without holes: of a mask in several parts that of the largest.
 
         `scores` come last in each row.
         """

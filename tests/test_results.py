@@ -74,22 +74,21 @@ def test_coco(masks, coded):
     assert results(masks=given).to_coco(polygons=True)[2]["segmentation"] == [[0, 0] * 3], "no pixel: a point"
 
 
-def test_yolo_rows_are_read_back(tmp_path, masks):
-    for found in (results(), results(masks=masks)):
-        for row, (label, box) in zip(
-            found.to_yolo().splitlines(), zip(found.labels, found.boxes, strict=True), strict=True
-        ):
-            number, *shares = map(float, row.split())
-            assert number == label
-            if found.masks is None:
-                x, y, w, h = shares
-                near = [(x - w / 2) * 60, (y - h / 2) * 40, (x + w / 2) * 60, (y + h / 2) * 40]
-                np.testing.assert_allclose(near, box, atol=1e-3)
-    assert [row.split()[-1] for row in results().to_yolo(scores=True).splitlines()] == [
-        "0.900000",
-        "0.500000",
-        "0.250000",
-    ]
+def test_yolo_rows_say_where_objects_are(masks):
+    found = results()
+    rows = [[float(number) for number in row.split()] for row in found.to_yolo().splitlines()]
+    assert [row[0] for row in rows] == found.labels.tolist()
+    x, y, w, h = np.array(rows)[:, 1:].T * [[60], [40], [60], [40]]
+    np.testing.assert_allclose(np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1), found.boxes, atol=1e-3)
+    assert [row.split()[-1] for row in found.to_yolo(scores=True).splitlines()] == ["0.900000", "0.500000", "0.250000"]
+
+
+def test_yolo_rows_of_masks_are_their_outlines(masks):
+    rows = results(masks=masks).to_yolo().splitlines()
+    for row, mask in zip(rows[:2], masks, strict=False):
+        corners = np.reshape([float(number) for number in row.split()[1:]], (-1, 2)) * [60, 40]
+        assert np.array_equal(coco.decode(coco.merge(coco.frPyObjects([corners.ravel().tolist()], 40, 60))), mask)
+    assert len(rows) == 3 and len(rows[2].split()) == 7, "no pixel: a point, three times"
 
 
 def test_supervision(masks):

@@ -11,13 +11,6 @@ import tyro
 if TYPE_CHECKING:
     from detseg.exporters.measure import Comparison
 
-FORMS: dict[str, tuple[str, bool]] = {
-    "onnx": ("onnx", False),
-    "openvino": ("openvino", False),
-    "openvino int8": ("openvino", True),
-    "torchscript": ("torchscript", False),
-}
-
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -47,8 +40,9 @@ def run(config: Benchmark) -> int:
     from detseg.cli.export import table_of
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line
-    from detseg.exporters.measure import validation_of
+    from detseg.exporters.measure import compare, validation_of
     from detseg.predict import load
+    from detseg.runtime import load as load_exported
 
     if config.images < 1:
         raise ValueError(f"--images must be at least 1, not {config.images}")
@@ -58,9 +52,11 @@ def run(config: Benchmark) -> int:
     found: dict[str, Comparison] = {}
     left_out = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in FORMS:
+        for form, int8 in _forms():
+            name = f"{form} int8" if int8 else form
             try:
-                found[name] = _measured(config, name, Path(folder), model, task, val, console)
+                path = _exported(config, form, int8, Path(folder, name), val)
+                found[name] = compare(task, val, model, load_exported(path), console, images=config.images)
             except ValueError as error:
                 left_out.append(f"{name} is left out: {error}")
     if found:
@@ -72,12 +68,17 @@ def run(config: Benchmark) -> int:
     return 0
 
 
-def _measured(config: Benchmark, name: str, folder: Path, model: Any, task: Any, val: Any, console: Any) -> Comparison:
-    from detseg.exporters import EXPORTERS, export
-    from detseg.exporters.measure import compare
-    from detseg.runtime import load
+def _forms() -> list[tuple[str, bool]]:
+    """Export formats that an engine here reads, in floats, and in whole numbers of 8 bits where there are such."""
+    from detseg.exporters import EXPORTERS
+    from detseg.runtime import ENGINES
 
-    form, int8 = FORMS[name]
+    read = {name: exporter for name, exporter in EXPORTERS.items() if f".{exporter.ending}" in ENGINES}
+    return [(name, int8) for name, e in read.items() for int8 in ((False, True) if "int8" in e.options else (False,))]
+
+
+def _exported(config: Benchmark, form: str, int8: bool, folder: Path, val: Any) -> Path:
+    from detseg.exporters import EXPORTERS, export
+
     options = {"int8": [str(path) for path in val.paths]} if int8 else {}
-    path = export(config.run, form, folder / f"{name}.{EXPORTERS[form].ending}", **options)
-    return compare(task, val, model, load(path), console, images=config.images)
+    return export(config.run, form, folder / f"model.{EXPORTERS[form].ending}", **options)

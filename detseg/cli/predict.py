@@ -188,28 +188,11 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.files import write_atomically
-    from detseg.loading import load
     from detseg.sources import ahead
 
     console = Terminal()
     images, ids, listed = ([], [], None) if videos else _images(config, list(sources))
-    model = load(*runs)
-    _move(model, config)
-    _check_options(config, model)
-    if config.tree_threshold is not None:
-        network: Any = model.model
-        network.tree_threshold = config.tree_threshold
-    if config.slide:
-        from detseg.predict import SlidingDetector
-
-        try:
-            model = SlidingDetector(model, long_side=config.long_side)
-        except ValueError as error:
-            raise ValueError(f"{config.run}: {error}") from error
-    model = in_tiles(model, config.tiles, config.run, console)
-    for name in ("max_detections", *OF_SUPPRESSION):
-        if given(config, (name,)):
-            _set(config, model, name)
+    model = _model(config, runs, console)
     if videos:
         from detseg.cli.predict_video import predict_videos
 
@@ -263,6 +246,29 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
     print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
     reader.finish()
     return 0
+
+
+def _model(config: Predict, runs: Sequence[Path], console: Any) -> Any:
+    """The model of the runs, as the options want it; ValueError where one means nothing to it."""
+    from detseg.loading import load
+
+    model = load(*runs)
+    _move(model, config)
+    _check_options(config, model)
+    if config.tree_threshold is not None:
+        model.model.tree_threshold = config.tree_threshold
+    if config.slide:
+        from detseg.predict import SlidingDetector
+
+        try:
+            model = SlidingDetector(model, long_side=config.long_side)
+        except ValueError as error:
+            raise ValueError(f"{config.run}: {error}") from error
+    model = in_tiles(model, config.tiles, config.run, console)
+    for name in ("max_detections", *OF_SUPPRESSION):
+        if given(config, (name,)):
+            _set(config, model, name)
+    return model
 
 
 def _move(model: Any, config: Predict) -> None:

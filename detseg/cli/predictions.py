@@ -131,13 +131,7 @@ def find_objects(detector: Any, images: Iterable[Numbered], config: Predict) -> 
         pixels = [image for _, image in batch]
         every = looking.stream(pixels, score_threshold=lowest, batch_size=BATCH, run_lengths=True, **options)
         for (position, image), seen in zip(batch, every, strict=True):
-            found, listed = seen, seen
-            if tree is not None:
-                from detseg.metrics.detection.levels import at_level
-
-                found, listed = (
-                    Results(at_level(seen, level), image, detector.categories) for level in (SURE, tree.shape.levels)
-                )
+            found, listed = (seen, seen) if tree is None else _sure_and_leaves(seen, tree)
             cap.add(found.scores)
             if config.classes:
                 found, listed = (one.of_classes(config.classes) for one in (found, listed))
@@ -147,6 +141,14 @@ def find_objects(detector: Any, images: Iterable[Numbered], config: Predict) -> 
             results = listed.to_coco(exact=exact, polygons=config.polygons)
             yield position, Found(clear.plot(), str(clear), results, mask, shades, clear)
     cap.warn()
+
+
+def _sure_and_leaves(seen: Results, tree: Any) -> tuple[Results, Results]:
+    """Of detections at every level of a tree those that are sure, and those at the leaves."""
+    from detseg.metrics.detection.levels import at_level
+
+    sure, leaves = (Results(at_level(seen, k), seen.source, seen.categories) for k in (SURE, tree.shape.levels))
+    return sure, leaves
 
 
 def _by_level(detector: Any) -> Any:

@@ -1,8 +1,8 @@
 """ONNX: one file that onnxruntime, OpenVINO, TensorRT and others read; standard operators only, opset 17.
 
 Non-max suppression is ONNX's own NonMaxSuppression, the rest of the selection plain tensor operators around it. The
-network is traced by TorchScript's exporter: in a second, where the one of torch.export takes minutes for shapes that
-may vary, and it needs no package beside onnx.
+network is traced by TorchScript's exporter, which takes a second for shapes that may vary, where the one of
+torch.export was not done after 80, and needs no package beside onnx.
 """
 
 import warnings

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,17 +107,17 @@ class TorchScriptEngine:
         return dict(zip(self.description["outputs"], (value.numpy() for value in found), strict=True))
 
 
-class _Kind:
-    """How files of an ending are opened."""
+class Kind(NamedTuple):
+    """How files of an ending are opened, and the packages that it takes."""
 
-    def __init__(self, open: Callable[..., Engine], install: str) -> None:
-        self.open, self.install = open, install
+    open: Callable[..., Engine]
+    install: str
 
 
 ENGINES = {
-    ".onnx": _Kind(OnnxEngine, "onnxruntime"),
-    ".xml": _Kind(OpenVinoEngine, "openvino"),
-    ".torchscript": _Kind(TorchScriptEngine, "torch torchvision"),
+    ".onnx": Kind(OnnxEngine, "onnxruntime"),
+    ".xml": Kind(OpenVinoEngine, "openvino"),
+    ".torchscript": Kind(TorchScriptEngine, "torch torchvision"),
 }
 
 
