@@ -12,6 +12,8 @@ FLOORS = (
     *(
         "options",
         "lazy",
+        "reading",
+        "json_text",
         "box_formats",
         "boxes",
         "registry",

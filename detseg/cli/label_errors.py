@@ -15,7 +15,7 @@ from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, category_difference
 from detseg.data.checks.doubts import Doubt
 from detseg.data.checks.problems import AnnotationError, Problem
-from detseg.data.json_text import parse_json, read_bytes
+from detseg.json_text import parse_json, read_bytes
 from detseg.metrics.detection.inputs import Detections, read_found, read_truth
 from detseg.metrics.detection.label_errors import WEAK, label_errors
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from detseg.data.checks.problems import AnnotationError, Problem
 from detseg.data.coco_ids import MISSING, NUMBERS, TextIds, as_number
-from detseg.data.json_text import ODD_JSON, parse_json, read_bytes
+from detseg.json_text import ODD_JSON, parse_json, read_bytes
 
 Id = int | str  # see `detseg.data.coco_ids`
 Box = tuple[float, float, float, float]  # x, y, width, height

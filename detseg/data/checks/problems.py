@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from detseg.reading import FileError
+
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # problems named in a summary
@@ -36,8 +38,8 @@ REPAIRABLE = frozenset([*LEFT_OUT_OBJECTS, *LEFT_OUT_BY_READER, *LEFT_OUT_IMAGES
 Severity = Literal["error", "warning"]
 
 
-class AnnotationError(ValueError):
-    """An annotation file that cannot be read, or a dataset with problems that must stop the work."""
+# What annotations are refused by: files that cannot be read, data sets with problems that must stop the work.
+AnnotationError = FileError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.layout import TRIED, one_of_each_split, split_of, subfolders
-from detseg.data.json_text import GZIP
+from detseg.json_text import GZIP
 
 ENDINGS = (".json", ".json.gz")
 # Names of a split's file without ending, likeliest first; then any that has the split's name among its words.

@@ -23,8 +23,8 @@ from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse_in, is_mask, turned_box
 from detseg.data.formats.records import Fault, Item, Record, RunLengths, read_records
 from detseg.data.formats.write import placed_names
-from detseg.data.json_text import ODD_JSON, parse_json, read_bytes
 from detseg.files import write_atomically
+from detseg.json_text import ODD_JSON, parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ from detseg.data.formats.locate import (
     write_names,
 )
 from detseg.data.formats.records import Fault, Item, Records, record_sources
-from detseg.data.json_text import parse_json, read_bytes
 from detseg.files import write_atomically
+from detseg.json_text import parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 

@@ -39,8 +39,8 @@ from detseg.data.formats.layout import beginning
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, PlaceImages, read_text
 from detseg.data.formats.outlines import drawn, ellipse, own_mask, rotated_box, run_lengths
 from detseg.data.formats.records import Fault, Item, Record
-from detseg.data.json_text import parse_json
 from detseg.files import write_atomically
+from detseg.json_text import parse_json
 
 log = logging.getLogger(__name__)
 

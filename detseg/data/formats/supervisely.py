@@ -35,7 +35,7 @@ from detseg.data.formats.layout import TRIED, beginning, split_of
 from detseg.data.formats.locate import IMAGE_EXTENSIONS, FolderCache, PlaceImages, image_folders
 from detseg.data.formats.outlines import cropped, drawn, from_base64, mask_png, own_mask, pasted, png_mask, run_lengths
 from detseg.data.formats.records import Item, Record
-from detseg.data.json_text import parse_json, read_bytes
+from detseg.json_text import parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 

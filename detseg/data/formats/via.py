@@ -32,7 +32,7 @@ from detseg.data.formats.layout import beginning, files_by_split
 from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse
 from detseg.data.formats.records import Item, Record
-from detseg.data.json_text import parse_json
+from detseg.json_text import parse_json
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data import coco_json, json_text
+from detseg import json_text
+from detseg.data import coco_json
 from detseg.data.coco_ids import NUMBERS, TextIds
 from detseg.data.coco_json import FoundColumns, TruthColumns
 from detseg.metrics.arrays import as_numpy

@@ -12,16 +12,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from detseg.data.checks.problems import AnnotationError
+from detseg.reading import FileError, cause
 
 GZIP = b"\x1f\x8b"
 # OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
 ODD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError)
 B = TypeVar("B", bytes, bytearray)
+T = TypeVar("T")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked (gzip), without a byte order mark of UTF-8; raises AnnotationError."""
+    """The content of a file, unpacked (gzip), without a byte order mark of UTF-8; raises FileError."""
     return _read(path, Path.read_bytes)
 
 
@@ -37,7 +38,7 @@ def _read(path: Path, read: Callable[[Path], B]) -> B:
         if content.startswith(GZIP):
             content = type(content)(gzip.decompress(content))
     except (OSError, EOFError, zlib.error) as error:
-        raise AnnotationError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise FileError(f"{path}: cannot be read: {cause(error)}") from error
     mark = b"\xef\xbb\xbf"
     return content.removeprefix(mark) if content.startswith(mark) else content  # of a bytearray always a copy
 
@@ -51,7 +52,7 @@ def _whole_file(path: Path) -> bytearray:
 
 
 def parse_json(content: bytes, place: str | Path) -> Any:
-    """What a JSON text holds, NaN and Infinity too; raises AnnotationError that says what is wrong at which line."""
+    """What a JSON text holds, NaN and Infinity too; raises FileError that says what is wrong at which line."""
     with contextlib.suppress(*ODD_JSON):
         return msgspec.json.decode(content)  # several times faster than json
     encoding = json.detect_encoding(content)
@@ -60,11 +61,11 @@ def parse_json(content: bytes, place: str | Path) -> Any:
         parsed = json.loads(text)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise AnnotationError(f"{place}: line {line}: is not {encoding} text; save it as UTF-8") from error
+        raise FileError(f"{place}: line {line}: is not {encoding} text; save it as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise AnnotationError(f"{place}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from error
+        raise FileError(f"{place}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # ValueError: a number of more than 4300 digits
-        raise AnnotationError(f"{place}: cannot be read as JSON: {error}") from error
+        raise FileError(f"{place}: cannot be read as JSON: {cause(error)}") from error
     _refuse_half_characters(text, place)
     return parsed
 
@@ -79,4 +80,19 @@ def _refuse_half_characters(text: str, place: str | Path) -> None:
         for match in _ESCAPES.finditer(text):
             if match[1]:
                 line = text.count("\n", 0, match.start()) + 1
-                raise AnnotationError(f"{place}: line {line}: {match[1]} is half a character; correct the text there")
+                raise FileError(f"{place}: line {line}: {match[1]} is half a character; correct the text there")
+
+
+def read_json(path: Path, kind: type[T], remedy: str = "") -> T:
+    """The content of a JSON file as `kind`, a `msgspec.Struct` say: every entry is there and of its declared type.
+
+    Raises:
+        FileError: it cannot be read, or an entry is missing or of another type; the message names the entry.
+    """
+    parsed = parse_json(read_bytes(path), path)
+    try:
+        return msgspec.convert(parsed, kind)
+    except (*ODD_JSON, ValueError) as error:
+        what, _, place = str(error).partition(" - at `$")
+        entry = place.strip("`.")
+        raise FileError(f"{path}: {entry and f'{entry}: '}{what}{remedy and f' ({remedy})'}") from error
