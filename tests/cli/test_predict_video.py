@@ -244,7 +244,7 @@ def test_models_that_look_at_other_channels(flowers, tmp_path):
         predict([flowers], tmp_path, Grey())
 
 
-def test_what_is_live_is_looked_at_one_by_one_until_ctrl_c(flowers, tmp_path, capsys, monkeypatch):
+def test_what_is_live_is_looked_at_one_by_one_until_ctrl_c(flowers, tmp_path, capsys, monkeypatch, request):
     class Slow(ColourDetector):
         def stream(self, images, **options):
             if len(self.asked) == 5:
@@ -261,6 +261,9 @@ def test_what_is_live_is_looked_at_one_by_one_until_ctrl_c(flowers, tmp_path, ca
                 yield frame
 
     monkeypatch.setattr("detseg.cli.predict_video.Video", Camera)
+    # Of a shell's background job, it is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     model = predict(["0"], tmp_path, Slow(), save_video=True, track=True)
     assert {number for number, _ in model.asked} == {1}
     lines = lines_of(tmp_path / "camera-0.jsonl")
