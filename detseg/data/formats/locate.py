@@ -15,6 +15,7 @@ from unicodedata import category
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.console import one_line
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import ImageSet
 from detseg.data.formats.find_images import (
@@ -28,7 +29,8 @@ from detseg.data.formats.find_images import (
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images  # noqa: F401
 from detseg.data.formats.layout import ANNOTATION_FOLDERS, split_of
 from detseg.data.formats.same_name import is_absolute, is_address, local_name
-from detseg.files import write_atomically
+from detseg.files import inner_folder, replacing, safe_name, write_atomically
+from detseg.reading import require_file
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
 def read_text(path: Path) -> str:
     """The content of a text file; raises AnnotationError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return require_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
 
@@ -186,6 +188,16 @@ def write_names(annotations: ImageSet, file: Path) -> None:
     write_atomically(file, "".join(f"{name}\n" for name in names))
 
 
+def require_text(paths: Iterable[str], target: Path) -> None:
+    """Refuse, by AnnotationError, paths that a file of text cannot hold."""
+    odd = next((path for path in paths if one_line(path) != path), None)
+    if odd is not None:
+        raise AnnotationError(
+            f"{target}: not written, the path {one_line(odd)} is no text in UTF-8, or has control characters, so the "
+            "image cannot be kept there: link or copy the images, or rename it"
+        )
+
+
 def require_plain_names(names: Iterable[str], target: Path) -> None:
     """Refuse, by AnnotationError, names of classes that lists and XML cannot hold: with ends of lines or the like."""
     odd = next((name for name in names if any(category(letter) in ("Cc", "Zl", "Zp") for letter in name)), None)
@@ -203,11 +215,11 @@ def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
 
 
 def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
-    """A file name without extension for every image, none of them in `taken`.
+    """A file name without extension for every image, none of them in `taken`, all of them `safe_name`.
 
     Images that share a name, in different folders or with different extensions, get their image id added.
     """
-    stems = [Path(path).stem for path in annotations.paths.tolist()]
+    stems = [safe_name(Path(path).stem) or "image" for path in annotations.paths.tolist()]
     counts, used = Counter(stems), set(taken)
     for row, stem in enumerate(stems):
         if counts[stem] > 1 or stem in used:
@@ -222,7 +234,7 @@ def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
 def image_targets(annotations: ImageSet, stems: Sequence[str], folder: Path) -> list[Path]:
     """Where each image is placed in a folder: under its stem, with its own extension."""
     paths = annotations.paths.tolist()
-    return [folder / f"{stem}{Path(path).suffix}" for stem, path in zip(stems, paths, strict=True)]
+    return [folder / f"{stem}{safe_name(Path(path).suffix[:20])}" for stem, path in zip(stems, paths, strict=True)]
 
 
 def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImages) -> None:
@@ -237,13 +249,14 @@ def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImag
             continue
         if not source.is_file():
             raise ValueError(f"{name}: the image does not exist, so it cannot be placed in {target.parent}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
+        inner_folder(target.parent)
         if how == "link":
+            target.unlink(missing_ok=True)
             with suppress(OSError):  # no permission (Windows) or a file system without links
                 target.symlink_to(source)
                 continue
-        shutil.copyfile(source, target)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def require_writable(annotations: Annotations, target: Path) -> None:
