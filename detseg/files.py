@@ -76,15 +76,18 @@ def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def replacing_all(path: Path) -> Iterator[Path]:
-    """As `replacing`, for libraries that write several files of one name and other endings beside each other."""
+    """As `replacing`, for libraries that write several files of one name and other endings beside each other.
+
+    They are given a path that any library takes, with the ending of `path`.
+    """
     make_folder(path.parent)
     with _named(path):
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".detseg-"))
     try:
-        with _named(path, folder):
-            yield folder / path.name
+        with _named(path, folder), for_libraries(folder) as name:
+            yield Path(name, f"model{path.suffix}")
         for file in folder.iterdir():
-            with replacing(path.with_name(file.name)) as temporary:
+            with replacing(path if file.suffix == path.suffix else path.with_suffix(file.suffix)) as temporary:
                 file.replace(temporary)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -176,7 +176,7 @@ def _command(words: Sequence[str]) -> str:
     typed = " ".join(words[:2]) if begun else words[0]
     near = begun or difflib.get_close_matches(typed, COMMANDS, 1)
     hint = f"did you mean `detseg {near[0]}`?" if near else "`detseg --help` lists the commands."
-    print(f"error: there is no command {typed!r}; {hint}", file=sys.stderr)
+    print(one_line(f"error: there is no command '{typed}'; {hint}"), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -196,6 +196,8 @@ def _options(name: str, words: Sequence[str]) -> object:
             config = config(name, [*choice, *own])
         # Behind the others, among which may be some without a name.
         own += words_of(options, config, own, file)
+        if odd := next((word for word in own if "\0" in word), None):
+            raise ValueError(f"{odd}: has a zero character, which no name can have")
     except ValueError as error:
         raise SystemExit(indented(f"error: {error}")) from error
     # Cleaned here: an indented docstring would come out as one ragged paragraph.
@@ -227,7 +229,9 @@ def _run(command: Command, config: object) -> int:
 def _told(error: Exception) -> str:
     """What went wrong, with the file: the system's own errors put numbers first, and names last."""
     if isinstance(error, UnicodeEncodeError) and one_line(error.object) != error.object:
-        return f"{one_line(error.object)}: this name is no text in UTF-8, and is needed as such here; rename it"
+        before, after = error.object[: error.start].splitlines(), error.object[error.start :].splitlines()
+        name = one_line("".join(before[-1:])[-100:] + after[0][:100])
+        return f"{name}: this name is no text in UTF-8, and is needed as such here; rename it"
     if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | bytes):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)

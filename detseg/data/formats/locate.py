@@ -1,6 +1,7 @@
 """What the readers and writers share: finding images, measuring them, writing files in one step."""
 
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,7 +53,10 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
     means the file; a bare name counts only if no other name's folders are there. What was overlooked is logged once.
 
     Images found nowhere get the path they would have in the folder where most of the others are, for validation to
-    report.
+    report. A name may lead out of the data set: that is logged, and of a `Limit` refused.
+
+    Raises:
+        AnnotationError: a name leads out of the folder that is the limit.
     """
     bases = [str(folder) for folder in folders]
     names = [local_name(name) for name in file_names]
@@ -64,6 +68,7 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
         found = next(filter(None, (settle(dict(find_below(distinct, root))) for root in _roots(folders))), {})
     addresses = {name for name, given in zip(names, file_names, strict=True) if is_address(given)}
     _tell(found, addresses, len(distinct))
+    _tell_outside(found, folders, len(distinct))
     hits = Counter(hit.base for hit in meant.values() if hit is not None)
     likeliest = max(range(len(bases)), key=lambda base: (hits[base], bool(finder.cache.names(bases[base]))))
     for name in distinct:
@@ -71,6 +76,29 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
             far = name in addresses or is_absolute(name)
             found[name] = Found(join(bases[likeliest], name.rpartition("/")[2] if far else name), likeliest, 0, 0)
     return [found[name].path for name in names]
+
+
+class Limit(list[Path]):
+    """The folder of images that a person names, by which all images lie in it."""
+
+
+def _tell_outside(found: Mapping[str, Found], folders: Sequence[Path], count: int) -> None:
+    """Log how many images lie outside of the data set, by their names; of a `Limit` they are refused."""
+    limited = isinstance(folders, Limit)
+    root = os.path.abspath(folders[-1] if limited else _roots(folders)[-1])  # noqa: PTH100 - links are kept
+    inside = root.rstrip(os.sep) + os.sep
+    doubtful = {
+        name: hit.path for name, hit in found.items() if name.startswith("/") or ".." in name or name[1:2] == ":"
+    }
+    outside = [n for n, path in doubtful.items() if not os.path.abspath(path).startswith(inside)]  # noqa: PTH100
+    if not outside:
+        return
+    what = f"{len(outside)} of {count} images lie outside of {root}, the first is {outside[0]}"
+    if limited:
+        raise AnnotationError(
+            f"{what}; only those in the folder of --images are read: correct the names or leave it out"
+        )
+    log.warning("%s; --images FOLDER refuses images that lie elsewhere", what)
 
 
 def _roots(folders: Sequence[Path]) -> list[Path]:
@@ -106,7 +134,7 @@ def image_folders(place: Path, images: str | Path | None, split: str = "") -> li
     if images is not None:
         if not Path(images).is_dir():
             raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
-        return [Path(images)]
+        return Limit([Path(images)])
     names = [split, split.rstrip("0123456789_-")] if split else []
     places = [place, place / "images"]
     for base in (place, place / "images", place.parent, place.parent / "images"):
