@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all, never through a link, under names that every system takes."""
 
+import errno
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from detseg.reading import cause, kind_of_special
 
 LONGEST = 200  # bytes of a name: file systems take 255, and numbers and endings are added
 FULL = 1 << 16  # bytes: a disk with fewer left is what made a library fail
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # copying names the file that is read, too
 # What is not in file names on one system or another, or turns text round; `\xe9`, of a byte that is no text, goes too.
 _UNFIT = re.compile('[<>:"/\\\\|?*\\x00-\\x1f\\x7f-\\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # by Windows
@@ -39,7 +41,7 @@ def replacing(path: Path, ending: str = "") -> Iterator[Path]:
     if special := kind_of_special(path, follow=False):
         raise WriteError(f"{path}: is {special}, which is not written to; name a file")
     with _named(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".detseg-", suffix=ending)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".detseg.", suffix=ending)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -62,16 +64,16 @@ def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        if temporary is not None and not str(error.filename or temporary).startswith(str(temporary)):
+        other = temporary is not None and not str(error.filename or temporary).startswith(str(temporary))
+        if other and error.errno not in NO_ROOM:  # a file that is read in the block
             raise
         raise WriteError(f"{path}: cannot be written: {cause(error)}") from error
     except Exception as error:
-        # Libraries tell of a full disk each in their own way.
-        with _named(path):
-            full = temporary is not None and shutil.disk_usage(path.parent).free < FULL
-        if not full:
-            raise
-        raise WriteError(f"{path}: cannot be written: No space left on device") from error
+        try:
+            require_room(path)
+        except WriteError as full:  # of which libraries tell each in their own way
+            raise full from error
+        raise
 
 
 @contextmanager
@@ -91,6 +93,16 @@ def replacing_all(path: Path) -> Iterator[Path]:
                 file.replace(temporary)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_room(path: Path) -> None:
+    """Raise `WriteError` where the disk of a file that is being written is full, or its folder is gone."""
+    try:
+        full = shutil.disk_usage(path.parent).free < FULL
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {cause(error)}") from error
+    if full:
+        raise WriteError(f"{path}: cannot be written: No space left on device")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

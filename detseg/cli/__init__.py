@@ -10,9 +10,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from detseg.cli.streams import flush, open_streams, silence, use_utf8
+from detseg.cli.streams import open_streams, silence, use_utf8
 from detseg.console import indented, one_line
-from detseg.files import WriteError
 from detseg.tasks import TASKS
 
 
@@ -100,12 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
         finally:
-            flush()
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, `head` say, has had enough
         silence(sys.stdout)
         return 0
-    except WriteError as error:  # of standard output
-        print(indented(f"error: {error}"), file=sys.stderr)
+    except OSError as error:  # on a full disk, say
+        silence(sys.stdout)
+        print(f"error: standard output: cannot be written: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -232,8 +232,9 @@ def _told(error: Exception) -> str:
         before, after = error.object[: error.start].splitlines(), error.object[error.start :].splitlines()
         name = one_line("".join(before[-1:])[-100:] + after[0][:100])
         return f"{name}: this name is no text in UTF-8, and is needed as such here; rename it"
-    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | bytes):
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{place}{error.strerror}"
     return str(error)
 
 

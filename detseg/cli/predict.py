@@ -214,6 +214,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
     saves = [] if segments else savers(config, model.names, again=(config.output / DETECTIONS).exists())
     make_folder(config.output)
     results: list[dict[str, Any]] = []
+    drawn: list[Path] = []
     left_out = 0
     shown = track(reader, len(images), what="predicting", console=console)
 
@@ -232,6 +233,7 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
                 rows = [row for row in rows if row["category_id"] in listed]
                 left_out += len(found.results) - len(rows)
             results += [{"image_id": ids[position], "file_name": one_line(image)} | row for row in rows]
+            drawn.append(targets[position])
             print_line(console, f"{image}: {found.text}")
     written = ["images with classes and masks" if segments else _drawn(model)]
     written += ["label images"] if config.label_images else []
@@ -246,6 +248,11 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
             print_line(console, f"{what} are not in {path.name}")
     print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
     reader.finish()
+    if gone := [target for target in drawn if not target.exists()]:
+        raise ValueError(
+            f"{len(gone)} of {len(drawn)} images are not there any more, the first is {gone[0]}: was the "
+            "folder removed meanwhile? Predict again"
+        )
     return 0
 
 

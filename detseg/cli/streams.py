@@ -7,8 +7,6 @@ import sys
 from typing import TextIO
 
 from detseg.console import plain
-from detseg.files import WriteError
-from detseg.reading import cause
 
 ALIKE = "detseg-alike"  # the name of our way with characters that an encoding does not have
 _ALIKE = {"²": "^2", "×": "x", "…": "...", "–": "-", "—": "-", "−": "-", "·": ".", "≥": ">=", "≤": "<=", "→": "->"}
@@ -67,14 +65,3 @@ def silence(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
-
-
-def flush() -> None:
-    """Write what is left of standard output; WriteError where that fails, as on a full disk; BrokenPipeError."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        silence(sys.stdout)
-        raise WriteError(f"standard output: cannot be written: {cause(error)}") from error

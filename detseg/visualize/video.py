@@ -7,11 +7,12 @@ from typing import Any, Self
 
 import cv2
 
-from detseg.files import WriteError, for_libraries, replacing
+from detseg.files import WriteError, for_libraries, replacing, require_room
 from detseg.visualize.text import Image, checked_image
 
 CODEC = "mp4v"  # MPEG-4, which OpenCV brings everywhere; H.264 depends on what a machine has
 FASTEST = 1000.0  # frames per second
+OFTEN = 16  # frames after which it is looked at whether there is room for more
 
 
 class VideoFile:
@@ -75,8 +76,10 @@ class VideoFile:
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         for _ in range(times):
+            if not self.written % OFTEN:  # OpenCV writes on to a full disk without a word
+                require_room(self.path)
             self._file.write(frame)
-        self.written += times
+            self.written += 1
 
     def _open(self, size: tuple[int, int]) -> None:
         # The codec halves the colours' resolution, and OpenCV leaves out an odd column or row by itself.
