@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from detseg.cli.streams import silence
+from detseg.cli.streams import ALIKE, silence
 from detseg.console import plain
 
 
@@ -38,8 +38,8 @@ class Terminal(Console):
             yield segment if segment.control else segment._replace(text=plain(segment.text))
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich's own, without orders: before it is known how wide the text is."""
-        return super().render_str(plain(text), **options)
+        """As rich's own, without orders and in letters that there are: before it is known how wide the text is."""
+        return super().render_str(plain(text).encode(self.encoding, ALIKE).decode(self.encoding), **options)
 
     def _is_cut(self, table: Table, drawn: Iterable[Segment]) -> bool:
         """Whether letters of a table are left out where it is drawn."""
