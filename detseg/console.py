@@ -12,17 +12,45 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters but tab and end of line
+# Control characters but tab and end of line, what turns the direction of text round, halves of characters.
+_ORDERS = "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_OBEYED, _OBEYED_OR_LINES = re.compile(f"[{_ORDERS}]"), re.compile(f"[{_ORDERS}\t\n\u2028\u2029]")
+_BYTES = re.compile("[\udc80-\udcff]+")  # what Python makes of a file name's bytes that are no text
 
 
 def plain(text: str) -> str:
-    """Text without the characters that a terminal would obey: a class may have any name."""
-    return _ORDERS.sub("", text)
+    """Text to be shown: what a terminal would obey is written as an escape, and is not done.
+
+    Names of files and classes are text from anywhere. `\\x1b` stands for the control character, `\\u202e` for what
+    turns the direction round, `caf\\xe9.jpg` for a file name whose byte E9 is no UTF-8. Tabs and ends of lines stay.
+    """
+    return _escaped(text, _OBEYED)
+
+
+def one_line(text: str) -> str:
+    r"""As `plain`, tabs and ends of lines too, which become ``\t`` and ``\n``: a name, or a line with names in it."""
+    return _escaped(text, _OBEYED_OR_LINES)
+
+
+def indented(text: str) -> str:
+    """As `plain`, all lines but the first indented: no name in a message makes a line that looks like one of ours."""
+    return re.sub(r"\n(?! )", "\n  ", plain(text))
+
+
+def text_of_bytes(name: str) -> str:
+    r"""A name of the file system as text: its bytes as UTF-8, whatever the locale; those that are none as ``\xe9``."""
+    return _BYTES.sub(lambda run: run[0].encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace"), name)
+
+
+def _escaped(text: str, orders: re.Pattern[str]) -> str:
+    if text.isprintable() and text.isascii():  # as nearly all
+        return text
+    return orders.sub(lambda found: found[0].encode("unicode_escape").decode(), text_of_bytes(text))
 
 
 def print_line(console: Console, text: str) -> None:
     """Print a line as it is: no markup, no colours, no line breaks."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def track(

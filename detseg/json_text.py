@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from detseg.reading import FileError, cause
+from detseg.reading import FileError, cause, require_file
 
 GZIP = b"\x1f\x8b"
 # OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
@@ -34,7 +34,7 @@ def read_buffer(path: Path) -> bytearray:
 
 def _read(path: Path, read: Callable[[Path], B]) -> B:
     try:
-        content = read(path)
+        content = read(require_file(path))
         if content.startswith(GZIP):
             content = type(content)(gzip.decompress(content))
     except (OSError, EOFError, zlib.error) as error:

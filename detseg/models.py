@@ -26,7 +26,8 @@ from detseg.backbones.folding import fold_backbone
 from detseg.backbones.fused import fuse_activations
 from detseg.backbones.quick_convolutions import quicken
 from detseg.detect.calibration import Calibration
-from detseg.files import replacing, write_atomically
+from detseg.files import for_libraries, replacing, write_atomically
+from detseg.reading import require_file
 from detseg.registry import MODELS, register_model
 
 __all__ = ["MODELS", "Model", "build_model", "load_model", "models_of", "read_description", "register_model"]
@@ -134,8 +135,8 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(state, temporary)
+    with replacing(folder / WEIGHTS) as temporary, for_libraries(temporary) as name:
+        save_file(state, name)
     write_atomically(folder / DESCRIPTION, text)
 
 
@@ -157,7 +158,8 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     model = build_model(description["architecture"])
     weights = folder / WEIGHTS
     try:
-        state = load_file(weights)
+        with for_libraries(require_file(weights)) as name:
+            state = load_file(name)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights}: cannot be read ({error}); copy the run folder again or train anew") from error
     try:

@@ -1,8 +1,12 @@
 """The door that files of others come through: whatever is wrong with one becomes one message that names it."""
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", bound=str | Path)
 
 
 class FileError(ValueError):
@@ -36,3 +40,25 @@ def cause(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def kind_of_special(path: str | Path, *, follow: bool = True) -> str:
+    """What is at a path that is neither a file nor a folder: "a pipe", say; "" of files, folders, and nothing there."""
+    try:
+        return SPECIAL.get(stat.S_IFMT(Path(path).stat(follow_symlinks=follow).st_mode), "")
+    except (OSError, ValueError):
+        return ""
+
+
+def require_file(path: T) -> T:
+    """The path of a file that is to be read.
+
+    Raises:
+        FileError: it is a pipe, a device or a socket, which might be waited for, or read, for ever.
+    """
+    if special := kind_of_special(path):
+        raise FileError(f"{path}: is {special} and no file; write what it gives to a file")
+    return path

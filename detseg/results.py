@@ -62,10 +62,11 @@ class OfImage:
         """
         path = Path(path)
         if path.suffix.lower() == ".json":
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, self.to_json() + "\n")
         else:
-            save_image(path, self.plot())
+            from detseg.data.images import write_image
+
+            write_image(path, self.plot())
         return path
 
     def _repr_html_(self) -> str:
@@ -317,19 +318,6 @@ def as_maps(masks: Any, shape: Sequence[int]) -> NDArray[np.bool_]:
     for row, mask in zip(result, masks, strict=True):
         row[:] = coco.decode(mask)
     return result
-
-
-def save_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write RGB (H, W, 3); ValueError for an ending that images do not have, OSError where it cannot be written."""
-    import cv2
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    except cv2.error as error:
-        raise ValueError(f"{path}: images are written as .jpg, .png, .webp or .tif, results as .json") from error
-    if not written:
-        raise OSError(f"{path}: could not be written")
 
 
 def _run_lengths(mask: Any) -> dict[str, Any]:

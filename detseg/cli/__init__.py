@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import io
 import logging
 import os
 import sys
@@ -11,7 +10,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from detseg.console import plain
+from detseg.cli.streams import open_streams, silence, use_utf8
+from detseg.console import indented, one_line
 from detseg.tasks import TASKS
 
 
@@ -92,17 +92,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 for an unknown or unfinished command or options, with 0 after the help of a command.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names that it has no letters for end no command
-            stream.reconfigure(errors="backslashreplace")
+    if arguments is None:
+        use_utf8()
+    open_streams()
     try:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
+    except OSError as error:  # on a full disk, say
+        silence(sys.stdout)
+        print(f"error: standard output: cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _main(words: list[str]) -> int:
@@ -126,7 +130,7 @@ def _main(words: list[str]) -> int:
 
 def _without_orders(record: logging.LogRecord) -> bool:
     """What is logged, as plain text."""
-    record.msg, record.args = plain(record.getMessage()), None
+    record.msg, record.args = indented(record.getMessage()), None
     return True
 
 
@@ -172,7 +176,7 @@ def _command(words: Sequence[str]) -> str:
     typed = " ".join(words[:2]) if begun else words[0]
     near = begun or difflib.get_close_matches(typed, COMMANDS, 1)
     hint = f"did you mean `detseg {near[0]}`?" if near else "`detseg --help` lists the commands."
-    print(f"error: there is no command {typed!r}; {hint}", file=sys.stderr)
+    print(one_line(f"error: there is no command '{typed}'; {hint}"), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -192,8 +196,10 @@ def _options(name: str, words: Sequence[str]) -> object:
             config = config(name, [*choice, *own])
         # Behind the others, among which may be some without a name.
         own += words_of(options, config, own, file)
+        if odd := next((word for word in own if "\0" in word), None):
+            raise ValueError(f"{odd}: has a zero character, which no name can have")
     except ValueError as error:
-        raise SystemExit(plain(f"error: {error}")) from error
+        raise SystemExit(indented(f"error: {error}")) from error
     # Cleaned here: an indented docstring would come out as one ragged paragraph.
     description = inspect.cleandoc(config.__doc__ or "")
     typed: Any = tyro.cli(as_typed(config), prog=f"detseg {name}", description=description, args=own)
@@ -216,8 +222,20 @@ def _run(command: Command, config: object) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("DETSEG_TRACEBACK") or not _is_users(error):
             raise
-        print(plain(f"error: {error}"), file=sys.stderr)
+        print(indented(f"error: {_told(error)}"), file=sys.stderr)
         return 1
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, with the file: the system's own errors put numbers first, and names last."""
+    if isinstance(error, UnicodeEncodeError) and one_line(error.object) != error.object:
+        before, after = error.object[: error.start].splitlines(), error.object[error.start :].splitlines()
+        name = one_line("".join(before[-1:])[-100:] + after[0][:100])
+        return f"{name}: this name is no text in UTF-8, and is needed as such here; rename it"
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{place}{error.strerror}"
+    return str(error)
 
 
 def _is_users(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from detseg.cli.arguments import FROM_FILE, option_names, plain_name
 from detseg.options import option
+from detseg.reading import require_file
 
 ON, OFF, NOTHING = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~")
 # Of the settings of a run those that another run has of its own.
@@ -47,7 +48,7 @@ def read_options(path: Path, command: str) -> dict[str, Any]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = require_file(path).read_text(encoding="utf-8")
         # YAML's own ideas of numbers and truth are left to those who know the options.
         content = json.loads(text) if path.suffix == ".json" else yaml.load(text, yaml.BaseLoader)
     except OSError as error:

@@ -47,21 +47,22 @@ def run(config: Crops) -> int:
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.crops import crops_of, folder_names
-    from detseg.files import write_atomically
+    from detseg.files import new_folder, write_atomically
 
     require_new(config.output)
     console = Terminal()
     splits = checked_splits(config.data, config.repair, console, config.images)
     shown = partial(track, what="cutting", console=console)
-    for split, data in splits.items():
-        report = crops_of(data, config.output / split, margin=config.margin, min_side=config.min_side, track=shown)
-        print_line(
-            console,
-            f"{split}: {report.written} crops of {len(data)} images; left out {report.small} small and "
-            f"{report.crowds} crowd or difficult objects",
-        )
-    # Folders have no order of their own; labels are to count as in the annotations.
-    write_atomically(config.output / "classes.txt", "".join(f"{name}\n" for name in folder_names(splits["train"])))
+    with new_folder(config.output):  # half of the crops could be taken for all
+        for split, data in splits.items():
+            report = crops_of(data, config.output / split, margin=config.margin, min_side=config.min_side, track=shown)
+            print_line(
+                console,
+                f"{split}: {report.written} crops of {len(data)} images; left out {report.small} small and "
+                f"{report.crowds} crowd or difficult objects",
+            )
+        # Folders have no order of their own; labels are to count as in the annotations.
+        write_atomically(config.output / "classes.txt", "".join(f"{name}\n" for name in folder_names(splits["train"])))
     return 0
 
 

@@ -49,7 +49,7 @@ def run(config: Demo) -> int:
         raise ValueError(f"--images must be at least 1, not {config.images}")
     data, output = config.output / "data", _free_folder(config.output, config.task)
     training = _training(config.task, data=data, output=output, minutes=config.minutes, seed=config.seed)
-    console = Terminal()
+    console = Terminal(goes_on=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("drawing flowers", total=None)
         write_flowers(
@@ -82,10 +82,9 @@ def _training(task: str, **settings: Any) -> Any:
 
 def _draw_instances(run: Path, data: Path) -> None:
     """Write instances.jpg: what the detector of a run finds in the first validation images, each object coloured."""
-    import cv2
 
     from detseg.data.formats import read_dataset
-    from detseg.data.images import read_image
+    from detseg.data.images import read_image, write_image
     from detseg.predict import Detector, load
     from detseg.visualize import contact_sheet, draw_boxes
 
@@ -96,8 +95,7 @@ def _draw_instances(run: Path, data: Path) -> None:
         draw_boxes(image, found["boxes"], found["labels"], detector.names, found["scores"], masks=found["masks"])
         for image, found in zip(images, detector.stream(images, run_lengths=True), strict=True)
     ]
-    if not cv2.imwrite(str(run / "instances.jpg"), cv2.cvtColor(contact_sheet(drawn, COLUMNS), cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{run / 'instances.jpg'}: could not be written")
+    write_image(run / "instances.jpg", contact_sheet(drawn, COLUMNS))
 
 
 def _free_folder(output: Path, name: str) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -153,14 +151,13 @@ def run(config: Evaluate) -> int:
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows with the columns of all of them; empty where there is no value."""
+    from detseg.csv_text import csv_text
     from detseg.files import write_atomically
 
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({n: "" if isinstance(v, float) and math.isnan(v) else v for n, v in row.items()})
-    write_atomically(path, text.getvalue())
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = ([row.get(name, "") for name in columns] for row in rows)
+    shown = (["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in cells)
+    write_atomically(path, csv_text([columns, *shown]))
 
 
 def limit_columns(intervals: dict[str, Any]) -> dict[str, float]:

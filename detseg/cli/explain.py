@@ -142,9 +142,9 @@ def _load(config: Explain) -> Predictor:
 def _table(seen: Explanation, names: Sequence[str]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
     from detseg.report.pages.explanation import shown_labels
+    from detseg.report.tables.builders import name_text
     from detseg.visualize.heat import percent
 
     table = Table(box=SIMPLE_HEAD)
@@ -154,5 +154,5 @@ def _table(seen: Explanation, names: Sequence[str]) -> Table:
     ranks = {label: rank for rank, label in enumerate(seen.ranking.tolist(), 1)}
     for label in shown_labels(seen):
         style = "bold" if ranks[label] == 1 else None
-        table.add_row(str(ranks[label]), Text(names[label]), percent(float(seen.scores[label])), style=style)
+        table.add_row(str(ranks[label]), name_text(names[label]), percent(float(seen.scores[label])), style=style)
     return table

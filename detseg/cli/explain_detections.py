@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from detseg.cli.images import free_names
 from detseg.cli.terminal import Terminal
@@ -17,6 +16,7 @@ from detseg.console import print_line
 from detseg.data.images import read_image
 from detseg.predict.explain_detections import LEAST_SCORE, TOP, DetectionExplanation, explain_detections
 from detseg.report.pages.detection_explanation import PART, write_detections
+from detseg.report.tables.builders import name_text
 from detseg.visualize.heat import percent
 
 if TYPE_CHECKING:
@@ -72,5 +72,5 @@ def _table(seen: DetectionExplanation, names: Sequence[str]) -> Table:
     for number, (label, score, box, share) in enumerate(rows, 1):
         corners = " ".join(f"{side:.0f}" for side in box)
         told = "–" if share != share else percent(share)
-        table.add_row(str(number), Text(names[label]), f"{score:.2f}", corners, told)
+        table.add_row(str(number), name_text(names[label]), f"{score:.2f}", corners, told)
     return table

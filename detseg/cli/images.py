@@ -10,6 +10,8 @@ from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from detseg.files import safe_name
+
 LARGEST = 2**30  # bytes of a downloaded image
 PATIENCE = 30  # seconds without an answer
 
@@ -59,13 +61,13 @@ def _download(address: str, folder: Path) -> Path:
     if len(content) > LARGEST:
         raise ValueError(f"{address}: has more than {LARGEST / 1e9:.1f} GB, which is no image")
     folder.mkdir()
-    path = folder / name[-100:]
+    path = folder / safe_name(name[-100:])
     path.write_bytes(content)
     return path
 
 
 def free_names(images: Sequence[Path], written: Callable[[str], Mapping[Path, str]]) -> list[str]:
-    """A name of its own for each image: its file's, numbered where several folders have files of that name.
+    """A `safe_name` of its own for each image: its file's, numbered where several folders have files of that name.
 
     Args:
         images: the images.
@@ -78,9 +80,10 @@ def free_names(images: Sequence[Path], written: Callable[[str], Mapping[Path, st
     taken: set[str] = set()
     names = []
     for image in images:
-        name, number = image.stem, 2
+        stem = name = safe_name(image.stem) or "image"
+        number = 2
         while name.lower() in taken:  # some file systems take A.jpg and a.jpg for the same
-            name, number = f"{image.stem}-{number}", number + 1
+            name, number = f"{stem}-{number}", number + 1
         taken.add(name.lower())
         names.append(name)
         for file, what in written(name).items():

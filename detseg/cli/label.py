@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +188,7 @@ def pre_labels(
 
 def _choose(config: Label, detector: Detector, reader: Any, console: Console) -> None:
     from detseg.console import print_line, track
+    from detseg.csv_text import csv_text
     from detseg.files import write_atomically
     from detseg.predict.worth_labelling import choose, look_at
     from detseg.report.pages.next import Candidate, write_next
@@ -204,13 +203,8 @@ def _choose(config: Label, detector: Detector, reader: Any, console: Console) ->
     assert config.next is not None
     looks = list(look_at(detector, pixels()))
     chosen = choose(looks, config.next)
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("rank", "image", "disagreement"))
-    for rank, i in enumerate(chosen, 1):
-        table.writerow((rank, reader.names[read[i]], f"{looks[i].disagreement:.4f}"))
-    config.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(config.output / "next.csv", text.getvalue())
+    rows = ((rank, reader.names[read[i]], f"{looks[i].disagreement:.4f}") for rank, i in enumerate(chosen, 1))
+    write_atomically(config.output / "next.csv", csv_text([("rank", "image", "disagreement"), *rows]))
     for rank, i in enumerate(chosen[:10], 1):
         print_line(console, f"{rank:3} {looks[i].disagreement:.3f} {reader.names[read[i]]}")
     drawn = (

@@ -184,10 +184,10 @@ def run(config: Predict) -> int:
 def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], videos: Sequence[str] = ()) -> int:
     """As `run`; `sources` are the files, each with what to call it, or `videos` what is to be looked at."""
     from detseg.cli.predictions import Found, Reader, batch_of, find_in, write_found
-    from detseg.cli.save_results import FOLDERS, savers
+    from detseg.cli.save_results import FOLDERS, savers, so_far
     from detseg.cli.terminal import Terminal
-    from detseg.console import print_line, track
-    from detseg.files import write_atomically
+    from detseg.console import one_line, print_line, track
+    from detseg.files import make_folder, write_atomically
     from detseg.sources import ahead
 
     console = Terminal()
@@ -212,8 +212,9 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
     targets = [config.output / f"{name}.jpg" for name in names]
     _refuse_taken(targets, endings, segments=segments)
     saves = [] if segments else savers(config, model.names, again=(config.output / DETECTIONS).exists())
-    config.output.mkdir(parents=True, exist_ok=True)
+    make_folder(config.output)
     results: list[dict[str, Any]] = []
+    drawn: list[Path] = []
     left_out = 0
     shown = track(reader, len(images), what="predicting", console=console)
 
@@ -224,14 +225,16 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
         return item
 
     # Written in threads, while the network looks at the next images.
-    for position, found in ahead(written_down, find_in(shown, model, config), at_once):
-        image = reader.names[position]
-        rows = found.results
-        if listed is not None and getattr(model.model, "tree", None) is not None:
-            rows = [row for row in rows if row["category_id"] in listed]
-            left_out += len(found.results) - len(rows)
-        results += [{"image_id": ids[position], "file_name": image} | row for row in rows]
-        print_line(console, f"{image}: {found.text}")
+    with so_far(len(images), "images") as done:
+        for position, found in done(ahead(written_down, find_in(shown, model, config), at_once)):
+            image = reader.names[position]
+            rows = found.results
+            if listed is not None and getattr(model.model, "tree", None) is not None:
+                rows = [row for row in rows if row["category_id"] in listed]
+                left_out += len(found.results) - len(rows)
+            results += [{"image_id": ids[position], "file_name": one_line(image)} | row for row in rows]
+            drawn.append(targets[position])
+            print_line(console, f"{image}: {found.text}")
     written = ["images with classes and masks" if segments else _drawn(model)]
     written += ["label images"] if config.label_images else []
     written += [f"{folder}/" for option, folder in FOLDERS.items() if getattr(config, option)]
@@ -245,6 +248,11 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
             print_line(console, f"{what} are not in {path.name}")
     print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
     reader.finish()
+    if gone := [target for target in drawn if not target.exists()]:
+        raise ValueError(
+            f"{len(gone)} of {len(drawn)} images are not there any more, the first is {gone[0]}: was the "
+            "folder removed meanwhile? Predict again"
+        )
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,8 @@ from numpy.typing import NDArray
 
 from detseg.cli.predictions import BATCH, Reader, given_only
 from detseg.console import print_line, track
-from detseg.files import write_atomically
+from detseg.csv_text import csv_text
+from detseg.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from detseg.cli.predict import Predict
@@ -22,10 +21,8 @@ WRITTEN = 5
 
 def write_classes(model: Any, reader: Reader, config: Predict) -> None:
     """Print the classes of each image and write `classes.csv`: rows of image and class, the likeliest first."""
-    config.output.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("image", "rank", "class", "category_id", "score"))
+    make_folder(config.output)
+    rows: list[tuple[Any, ...]] = [("image", "rank", "class", "category_id", "score")]
     console = reader.console
     shown = track(reader, len(reader.images), what="predicting", console=console)
     read: list[str] = []  # some images ahead of what is found
@@ -42,7 +39,7 @@ def write_classes(model: Any, reader: Reader, config: Predict) -> None:
         best = zip(seen.labels[:WRITTEN].tolist(), seen.scores[:WRITTEN].tolist(), strict=True)
         for rank, (label, score) in enumerate(best, 1):
             number, name = model.categories[label]
-            table.writerow((image, rank, name, number, f"{score:.5f}"))
+            rows.append((image, rank, name, number, f"{score:.5f}"))
     path = config.output / "classes.csv"
-    write_atomically(path, text.getvalue())
+    write_atomically(path, csv_text(rows))
     print_line(console, f"the likeliest classes of each are in {path}")

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from detseg.cli.images import free_names
 from detseg.cli.predictions import SCORE_THRESHOLD, batch_of, given_only
+from detseg.cli.save_results import so_far
 from detseg.cli.video_tables import Tables, write_counts
 from detseg.console import print_line, track
 from detseg.data.limits import AtTheCap
+from detseg.files import make_folder
 from detseg.options import given
 from detseg.results import Results
 from detseg.sources import ahead, in_batches
@@ -68,16 +70,17 @@ def predict_videos(model: Any, videos: Sequence[str], config: Predict, console: 
     targets = [config.output / name for name in names]
     for source, target in zip(videos, targets, strict=True):
         _refuse_taken(source, target)
-    config.output.mkdir(parents=True, exist_ok=True)
+    make_folder(config.output)
     problems = []
-    for source, target in zip(videos, targets, strict=True):
-        try:
-            with Video(source, every=config.every) as video:
-                print_line(console, f"{title_of(source)}: {_watch(model, video, target, config, console)}")
-        except ValueError as error:
-            problems.append(str(error))
-            if len(videos) > 1:
-                print_line(console, f"{error}; left out")
+    with so_far(len(videos), "videos") as done:
+        for source, target in done(zip(videos, targets, strict=True)):
+            try:
+                with Video(source, every=config.every) as video:
+                    print_line(console, f"{title_of(source)}: {_watch(model, video, target, config, console)}")
+            except ValueError as error:
+                problems.append(str(error))
+                if len(videos) > 1:
+                    print_line(console, f"{error}; left out")
     if problems:
         count = f"{len(problems)} of {len(videos)} videos cannot be read and were left out; the first: "
         raise ValueError(problems[0] if len(videos) == 1 else count + problems[0])

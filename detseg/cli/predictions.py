@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.console import print_line
 from detseg.data.class_tree import SURE
 from detseg.data.colours import instance_colors
-from detseg.data.images import read_image
+from detseg.data.images import read_image, write_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png, write_object_png
 from detseg.data.limits import AtTheCap
 from detseg.data.object_masks import number_map
@@ -96,8 +95,7 @@ class Found:
 
 def write_found(found: Found, target: Path) -> None:
     """Write the drawing to `target` and the mask, if there is one, beside it as PNG."""
-    if not cv2.imwrite(str(target), cv2.cvtColor(found.drawn, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{target}: could not be written")
+    write_image(target, found.drawn)
     if found.mask is None:
         return
     if found.mask.dtype == np.uint16:

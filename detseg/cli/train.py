@@ -69,7 +69,7 @@ def run(config: Any) -> int:
     if hasattr(config, "folds"):  # an option of the command, not of a run
         base = type(config).__bases__[0]
         config = base(**{field.name: getattr(config, field.name) for field in fields(base)})
-    console = Terminal()
+    console = Terminal(goes_on=True)
     if folds is not None:
         return run_folds(config, folds, console)
     run = train(config, console, draw=draw)

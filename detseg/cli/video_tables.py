@@ -1,13 +1,12 @@
 """What is found in the frames of a video, frame by frame: a line of JSON each, and the rows of a table."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from detseg.csv_text import csv_text, write_rows
 from detseg.files import replacing, write_atomically
 from detseg.results import Classification, Results, Segmentation
 from detseg.tracks import Counter
@@ -26,8 +25,8 @@ class Tables:
 
     def __init__(self, lines: TextIO, rows: TextIO, task: str) -> None:
         self._lines = lines
-        self._rows = csv.writer(rows, lineterminator="\n")
-        self._rows.writerow(("frame", "seconds", *COLUMNS["detect" if task == "localize" else task]))
+        self._rows = rows
+        write_rows(rows, [("frame", "seconds", *COLUMNS["detect" if task == "localize" else task])])
 
     @classmethod
     @contextmanager
@@ -48,7 +47,7 @@ class Tables:
         said, rows = _of_frame(found, ids)
         entry = {"frame": frame, "seconds": time} | said | ({"counts": counts} if counts else {})
         self._lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._rows.writerows((frame, f"{time:.3f}", *row) for row in rows)
+        write_rows(self._rows, ((frame, f"{time:.3f}", *row) for row in rows))
 
 
 def _of_frame(found: Any, ids: Sequence[int] | None) -> tuple[dict[str, Any], list[Row]]:
@@ -75,10 +74,8 @@ def _of_objects(found: Results, ids: Sequence[int]) -> tuple[dict[str, Any], lis
 
 def write_counts(path: Path, counters: Sequence[Counter]) -> None:
     """Write what was counted: a row for each line or zone, class and kind of number."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("count", "class", "what", "number"))
+    rows: list[Row] = [("count", "class", "what", "number")]
     for counter in counters:
         for name, figures in counter.figures().items():
-            table.writerows((counter.shape.name, name, what, number) for what, number in figures.items())
-    write_atomically(path, text.getvalue())
+            rows.extend((counter.shape.name, name, what, number) for what, number in figures.items())
+    write_atomically(path, csv_text(rows))

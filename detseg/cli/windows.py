@@ -48,33 +48,36 @@ def run(config: Windows) -> int:
     from detseg.cli.terminal import Terminal
     from detseg.console import print_line, track
     from detseg.data.windows import WindowGrid, windows_of
+    from detseg.files import new_folder
 
     require_new(config.output)
     console = Terminal()
     grid = WindowGrid(size=config.size, stride=config.stride)
 
     shown = partial(track, what="cutting", console=console)
-    for split, data in checked_splits(config.data, config.repair, console, config.images).items():
-        report = windows_of(
-            data,
-            config.output,
-            split,
-            grid=grid,
-            per_object=config.per_object,
-            background=config.background,
-            min_side=config.min_side,
-            seed=config.seed,
-            track=shown,
-        )
-        print_line(
-            console,
-            f"{split}: {report.objects} windows with an object and {report.background} without, of {len(data)} "
-            f"images; left out {report.small} small and {report.crowds} crowd or difficult objects",
-        )
-        if report.below:
+    splits = checked_splits(config.data, config.repair, console, config.images)
+    with new_folder(config.output):  # half of the windows could be taken for all
+        for split, data in splits.items():
+            report = windows_of(
+                data,
+                config.output,
+                split,
+                grid=grid,
+                per_object=config.per_object,
+                background=config.background,
+                min_side=config.min_side,
+                seed=config.seed,
+                track=shown,
+            )
             print_line(
                 console,
-                f"{split}: {report.below} of the objects are smaller than --slide finds by default; it finds all with "
-                f"--long-side {report.long_side}",
+                f"{split}: {report.objects} windows with an object and {report.background} without, of {len(data)} "
+                f"images; left out {report.small} small and {report.crowds} crowd or difficult objects",
             )
+            if report.below:
+                print_line(
+                    console,
+                    f"{split}: {report.below} of the objects are smaller than --slide finds by default; it finds all "
+                    f"with --long-side {report.long_side}",
+                )
     return 0

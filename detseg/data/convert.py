@@ -23,6 +23,7 @@ from detseg.data.formats.write import CrowdChoice, write_dataset
 from detseg.data.join import joined
 from detseg.data.pack.file import is_pack, read_pack_info
 from detseg.data.splits import divided, only_set
+from detseg.reading import require_file
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def recognise(path: Path, images: Path | None = None) -> Found:
     if is_pack(path):
         gives = _PACKED[read_pack_info(path).task]
         return Found(gives, _at(path, images, gives))
-    if path.exists():
+    if require_file(path).exists():
         kinds: list[Gives] = ["objects", "masks"] if (path / "Annotations").is_dir() else ["masks", "objects"]
         for gives in kinds:
             if (format := _at(path, images, gives)) is not None:

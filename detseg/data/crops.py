@@ -1,26 +1,21 @@
 """From boxes to a classification set: every object cut out and put into the folder of its class."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import Track, refuse_pack
 from detseg.data.formats.locate import unique_stems
-from detseg.data.images import read_image
-from detseg.files import write_atomically
+from detseg.data.images import read_image, write_image
+from detseg.files import inner_folder, make_folder, safe_name
 
 Result = TypeVar("Result")
-
-QUALITY = 95  # of the JPEG files
-_UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # not in file names, on one system or another
 
 
 class CropsReport(NamedTuple):
@@ -56,8 +51,9 @@ def crops_of(
     refuse_pack(annotations.pack)
     folder = Path(folder)
     places = [folder / name for name in folder_names(annotations)]
+    make_folder(folder)
     for place in places:
-        place.mkdir(parents=True, exist_ok=True)
+        inner_folder(place)
     stems = unique_stems(annotations, set())
 
     def cut(image: int) -> CropsReport:
@@ -76,7 +72,7 @@ def crops_of(
                 continue
             left, top, right, bottom = window
             place = places[int(annotations.labels[row])]
-            write_jpeg(place / f"{stems[image]}_{number}.jpg", pixels[top:bottom, left:right])
+            write_image(place / f"{stems[image]}_{number}.jpg", pixels[top:bottom, left:right])
             written += 1
         return CropsReport(written, small, int(annotations.iscrowd[owned].sum()))
 
@@ -95,7 +91,7 @@ def class_folders(classes: Sequence[str], source: object) -> list[str]:
     Raises:
         ValueError: two would share one; the message names `source`, where the classes are from.
     """
-    names = [_UNFIT.sub("_", name).strip(" .") or "_" for name in classes]
+    names = [safe_name(name).strip(" .") or "_" for name in classes]
     folded = [name.casefold() for name in names]
     for position, name in enumerate(folded):
         if name in folded[:position]:
@@ -120,12 +116,6 @@ def require_boxes(annotations: Annotations, image: int) -> None:
     if wrong.any():
         number = annotations.ids[rows][wrong][0]
         raise ValueError(f"{annotations.paths[image]}: object {number} has no class or no finite box; repair the data")
-
-
-def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write pixels uint8 RGB (H, W, 3) as a JPEG file."""
-    content = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    write_atomically(path, content.tobytes())
 
 
 def crop_window(

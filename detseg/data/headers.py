@@ -11,6 +11,8 @@ from pathlib import Path
 from struct import error, iter_unpack, unpack
 from zlib import crc32
 
+from detseg.reading import require_file
+
 Size = tuple[int, int]
 
 START = 4096  # bytes that are read at first, the header of most images
@@ -34,7 +36,7 @@ class _Unusual(ValueError):
 def header_size(path: str | Path) -> Size | None:
     """(width, height) of an upright JPEG or PNG image; None for other files and whatever is unusual or cut short."""
     try:
-        with FileIO(path) as file:
+        with FileIO(require_file(path)) as file:
             header = _Header(file)
             if header.start[:3] == b"\xff\xd8\xff":
                 size = _jpeg_size(header)
@@ -42,7 +44,7 @@ def header_size(path: str | Path) -> Size | None:
                 size = _png_size(header)
             else:
                 return None
-    except (OSError, ValueError, error):  # ValueError: also of a path with a zero byte
+    except (OSError, ValueError, error):  # ValueError: also of a pipe, and of a path with a zero byte
         return None
     return size if min(size) > 0 else None
 

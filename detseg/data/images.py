@@ -1,4 +1,4 @@
-"""Reading images: always uint8 RGB, upright, whatever the file holds."""
+"""Reading images: always uint8 RGB, upright, whatever the file holds. And writing them."""
 
 import io
 import logging
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from detseg.data.headers import ORIENTATION, header_size
+from detseg.files import WriteError, write_atomically
+from detseg.reading import FileError, require_file
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ if PIL.Image.MAX_IMAGE_PIXELS is not None:
 
 def _open_known(source: str | Path | BinaryIO) -> PIL.Image.Image:
     """`PIL.Image.open`, to which HEIC is added when a file is of no other kind and a package that reads it is there."""
+    if isinstance(source, (str, Path)):
+        require_file(source)
     try:
         return PIL.Image.open(source)
     except PIL.UnidentifiedImageError:
@@ -79,7 +83,7 @@ def read_image(path: str | Path, channels: int = 3) -> Image:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
     try:
-        data = Path(path).read_bytes()
+        data = require_file(Path(path)).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
     return decode_image(data, path, channels)
@@ -160,6 +164,8 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
             return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread, transparent)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
+    except FileError:
+        raise
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
         hint = "; pip install 'detseg[heic]' reads HEIC" if Path(path).suffix.lower() in HEIC else ""
         tags = tiff_tags(source)
@@ -254,6 +260,24 @@ def _upright(pixels: Image, orientation: int) -> Image:
         pixels = cv2.transpose(pixels)  # type: ignore[assignment]
     mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
     return pixels if mirror is None else cv2.flip(pixels, mirror)  # type: ignore[return-value]
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write RGB (H, W, 3) in the form that the path's ending names, JPEG with a quality of 95.
+
+    Raises:
+        ValueError: images do not have the ending, or no image of that form has this size.
+        WriteError: it cannot be written.
+    """
+    try:
+        written, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        height, width = image.shape[:2]
+        wanted = "images are written as .jpg, .png, .webp or .tif, and results as .json"
+        raise ValueError(f"{path}: no image of {width}x{height} pixels can be written so; {wanted}") from error
+    if not written:
+        raise WriteError(f"{path}: could not be written")
+    write_atomically(path, content.tobytes())
 
 
 def pixel_moments(image: Image) -> NDArray[np.float64]:

@@ -70,7 +70,8 @@ def divide(keys: Sequence[str], labels: NDArray[np.int64], shares: Sequence[floa
     portions = np.asarray(shares, np.float64)
     if portions.ndim != 1 or not len(portions) or not (portions > 0).all() or abs(portions.sum() - 1) > 1e-6:
         raise ValueError(f"shares of the splits must be above 0 and together 1, such as 0.75 0.15 0.10, not {shares}")
-    hashes = [hashlib.blake2b(f"{seed}/{unicodedata.normalize('NFC', key)}".encode()).hexdigest() for key in keys]
+    texts = (f"{seed}/{unicodedata.normalize('NFC', key)}".encode(errors="surrogatepass") for key in keys)
+    hashes = [hashlib.blake2b(text).hexdigest() for text in texts]
     order = np.array(sorted(range(len(keys)), key=lambda row: (labels[row], hashes[row])), np.int64)
     result = np.zeros(len(keys), np.int64)
     owed = np.zeros(len(portions))

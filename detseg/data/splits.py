@@ -84,7 +84,9 @@ def _parts(data: ImageSet, shares: list[float], by: str, seed: int, track: Any) 
     """(N,) the part of each image, by its position in `shares`, and the number of groups."""
     groups = groups_of(data, by, track=track)
     keys = [unicodedata.normalize("NFC", key) for key in image_keys(data)]
-    digests = np.array([hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=16).hexdigest() for key in keys])
+    digests = np.array(
+        [hashlib.blake2b(f"{seed}/{key}".encode(errors="surrogatepass"), digest_size=16).hexdigest() for key in keys]
+    )
     # Groups are numbered by the lowest hash of their images, in which the order of the images has no say.
     order = np.argsort(digests, kind="stable")
     found, first = np.unique(groups[order], return_index=True)

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from detseg.data.annotations import Annotations
 from detseg.data.augment.geometry import warp_image
 from detseg.data.base import Track, refuse_pack
-from detseg.data.crops import map_images, require_boxes, write_jpeg
+from detseg.data.crops import map_images, require_boxes
 from detseg.data.formats import write_coco
 from detseg.data.formats.locate import unique_stems
-from detseg.data.images import read_image
+from detseg.data.images import read_image, write_image
+from detseg.files import inner_folder, make_folder
 
 # The largest share of a window that its object takes: in one of 128 pixels with a stride of 32, an object that lies
 # half a step off the middle is just seen whole.
@@ -227,8 +228,7 @@ def windows_of(
             f"and {background}"
         )
     refuse_pack(annotations.pack)
-    place = Path(folder) / "images" / split
-    place.mkdir(parents=True, exist_ok=True)
+    place = inner_folder(inner_folder(make_folder(Path(folder)) / "images") / split)
     stems = unique_stems(annotations, set())
 
     def cut(image: int) -> _Cut:
@@ -244,7 +244,7 @@ def windows_of(
         paths = [str(place / f"{stems[image]}_{number}.jpg") for number in range(len(windows))]
         pixels = read_image(str(annotations.paths[image])) if paths else np.zeros((1, 1, 3), np.uint8)
         for path, window in zip(paths, windows, strict=True):
-            write_jpeg(Path(path), cut_window(pixels, window, grid.size))
+            write_image(Path(path), cut_window(pixels, window, grid.size))
         owners = [int(rows[owner]) if owner >= 0 else -1 for owner in owners]
         wanted = grid.long_side(boxes[centred], (width, height))
         return _Cut(paths, windows, owners, len(rows) - len(centred), len(crowds), wanted)

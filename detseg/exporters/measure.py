@@ -15,6 +15,7 @@ from rich.console import Console
 
 from detseg.boxes import box_iou
 from detseg.console import track
+from detseg.files import write_atomically
 from detseg.metrics.bootstrap.detection import bootstrap_detection
 from detseg.metrics.bootstrap.segmentation import bootstrap_segmentation
 from detseg.metrics.figure import figures_of
@@ -56,7 +57,7 @@ class Comparison:
 
     def save(self, path: Path, **more: Any) -> None:
         """Write everything as JSON."""
-        path.write_text(json.dumps({**more, **asdict(self), "lost": self.lost}, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps({**more, **asdict(self), "lost": self.lost}, indent=2) + "\n")
 
 
 def validation_of(folder: Path, console: Console) -> tuple[Any, Any]:

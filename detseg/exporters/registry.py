@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detseg.files import make_folder, replacing_all
 from detseg.predict import Predictor, load
 from detseg.registry import Registry
 
@@ -66,9 +67,10 @@ def export(run: str | Path, format: str, output: str | Path | None = None, **opt
         raise ValueError(f"{format} has no option {unknown[0]}; it has {', '.join(sorted(exporter.options)) or 'none'}")
     predictor: Predictor = load(run)
     path = Path(run, f"model.{exporter.ending}") if output is None else Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
-        exporter.write(predictor, path, **options)
+        with replacing_all(path) as temporary:
+            exporter.write(predictor, temporary, **options)
     except ModuleNotFoundError as error:
         if exporter.extra is None:
             raise

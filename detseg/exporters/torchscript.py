@@ -1,5 +1,6 @@
 """TorchScript: for programs in C++ that hold libtorch, with torchvision's operators."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -21,4 +22,6 @@ def write_torchscript(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what cannot be traced for any size; the tests try several
         traced = torch.jit.trace(model.module, (model.example,), check_trace=False, strict=False)
-        torch.jit.save(traced, str(path), _extra_files={KEY: model.description})
+        content = io.BytesIO()  # on a full disk torch would end the process
+        torch.jit.save(traced, content, _extra_files={KEY: model.description})
+    path.write_bytes(content.getvalue())

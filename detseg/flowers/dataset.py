@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from detseg.files import write_atomically
+from detseg.files import inner_folder, write_atomically
 from detseg.flowers.heads import SPECIES
 from detseg.flowers.scenes import FlowerScene, draw_scene
 
@@ -62,7 +62,7 @@ def write_flowers(
         return folder
     _clear(folder)
     write_atomically(folder / MARKER, json.dumps({**settings, "complete": False}))
-    (folder / "images").mkdir(exist_ok=True)
+    inner_folder(folder / "images")
     info = {"description": "detseg's embedded flower images (drawn, not photographed)"}
     categories = [{"id": k, "name": name} for k, name in enumerate(SPECIES, 1)]
     contents: dict[str, dict[str, Any]] = {
@@ -88,7 +88,8 @@ def _drawn(
         scene = draw_scene(scene_seed(seed, split, index), size)
         name = f"{split}_{index:06d}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality]
-        (folder / "images" / name).write_bytes(cv2.imencode(".jpg", scene.image[..., ::-1], quality)[1].tobytes())
+        content = cv2.imencode(".jpg", scene.image[..., ::-1], quality)[1].tobytes()
+        write_atomically(folder / "images" / name, content)
         return split, name, scene
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from detseg.csv_text import csv_text
 from detseg.data.annotations import Annotations
 from detseg.data.base import ImageSet
 from detseg.data.checks.doubts import Doubt, Kind
@@ -34,14 +33,12 @@ class Finding(NamedTuple):
 
 def as_csv(findings: Sequence[Finding]) -> str:
     """All findings as a CSV file; doubts have scores."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    rows: list[tuple[Any, ...]] = [COLUMNS]
     for f in findings:
         score = f"{f.score:.4g}" if f.level == "doubt" else ""
         number = "" if f.object is None else f.object
-        writer.writerow([f.level, f.kind, f.split, f.image, number, f.category, f.what, f.remedy, score])
-    return text.getvalue()
+        rows.append((f.level, f.kind, f.split, f.image, number, f.category, f.what, f.remedy, score))
+    return csv_text(rows)
 
 
 def findings_of(

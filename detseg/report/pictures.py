@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
+
+from detseg.data.images import write_image
 
 # So many pictures are on a sheet.
 SHOWN = 16
@@ -11,8 +12,7 @@ SHOWN = 16
 
 def write_picture(image: np.ndarray, path: Path) -> Path:
     """Write uint8 RGB (H, W, 3) in the form that the path's ending names; returns the path."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{path}: could not be written")
+    write_image(path, image)
     return path
 
 

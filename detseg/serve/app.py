@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import detseg
+from detseg.console import one_line
 from detseg.serve.encode import colors, encode, preview
 from detseg.serve.guard import LOCAL, Guard
 from detseg.serve.limits import Limits, Refused
@@ -71,7 +72,7 @@ class Service:
         self.model, self.limits, self.worker = model, limits, Worker(limits)
         self.finds_objects = model.task in OBJECTS
         self.about: dict[str, Any] = {
-            "name": name,
+            "name": one_line(name),
             "version": detseg.__version__,
             "task": str(model.task),
             "names": list(model.names),

@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.files import for_libraries
+from detseg.reading import require_file
 from detseg.sources.files import is_camera, is_stream, title_of
 
 T = TypeVar("T")
@@ -84,7 +86,11 @@ class Video:
                 raise ValueError(f"{self.title}: there is no such video")
         # What FFmpeg prints of a damaged file names no file; asked for when its first video is opened.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        capture = cv2.VideoCapture(int(self.source) if self.camera else self.source)
+        if self.camera or is_stream(self.source):
+            capture = cv2.VideoCapture(int(self.source) if self.camera else self.source)
+        else:
+            with for_libraries(require_file(self.source)) as name:
+                capture = cv2.VideoCapture(name)
         if capture.isOpened():
             return capture
         capture.release()

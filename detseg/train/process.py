@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
 from detseg.console import print_line
+from detseg.files import make_folder
 from detseg.models import DESCRIPTION, WEIGHTS, build_model
 from detseg.train.config import SETTINGS
 from detseg.train.devices import accelerator_on
@@ -96,7 +97,7 @@ class Process:
             chosen: list[Any] = [None]
             if self.accelerator.is_main_process:
                 folder = self.config.output or numbered_folder(Path("runs"), self.config.task)
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 self._claim(folder)
                 chosen = [str(folder)]
             broadcast_object_list(chosen)

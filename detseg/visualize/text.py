@@ -2,7 +2,6 @@
 
 import bisect
 import importlib.util
-import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import PIL.ImageDraw
 from numpy.typing import NDArray
 from PIL import ImageFont
 
+from detseg.console import one_line
 from detseg.data.bands import shown
 from detseg.data.colours import Color, luminance
 
 Image = NDArray[np.uint8]
 
-_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters, among them ends of lines: no glyphs
+LONGEST = 4000  # letters of a line; more is no text to be read, and would take memory without bounds
 
 
 def checked_image(image: Image) -> Image:
@@ -61,7 +61,7 @@ def _has_glyph(character: str) -> bool:
 @lru_cache(maxsize=1024)
 def text_mask(text: str, size: int) -> NDArray[np.uint8]:
     """Coverage 0..255 (h, w) of text on one line, whatever it holds; the height depends on `size` only."""
-    text = _BREAKS.sub(" ", text)
+    text = one_line(text[:LONGEST])  # halves of characters and others that are none break the library that draws
     # cv2.putText knows ASCII only before OpenCV 5, which carries a font with Chinese, Japanese and Korean.
     if not all(_has_glyph(c) for c in text if not c.isspace()) and hasattr(cv2, "FontFace"):
         return _text_mask_cv2(text, size)
@@ -87,11 +87,17 @@ def _text_mask_cv2(text: str, size: int) -> NDArray[np.uint8]:
 
 def fit_text(text: str, size: int, width: int) -> str:
     """`text`, or as much of it as fits into `width` pixels with an ellipsis; may be empty."""
-    if text_mask(text, size).shape[1] <= width:
+    whole = text = one_line(text)
+    text = text[: max(1, width)]  # letters are wider than a pixel
+    if text == whole and text_mask(text, size).shape[1] <= width:
         return text
-    shorter = [text[:end].rstrip() + "…" for end in range(1, len(text))]
-    fitting = bisect.bisect_right(shorter, width, key=lambda line: text_mask(line, size).shape[1])
-    return shorter[fitting - 1] if fitting else ""
+
+    def shorter(end: int) -> str:
+        return text[:end].rstrip() + "…"
+
+    ends = range(1, len(text))
+    fitting = bisect.bisect_right(ends, width, key=lambda end: text_mask(shorter(end), size).shape[1])
+    return shorter(ends[fitting - 1]) if fitting else ""
 
 
 def paste(target: NDArray[np.uint8], patch: NDArray[np.uint8], x: int, y: int) -> None:

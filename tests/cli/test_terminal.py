@@ -34,10 +34,11 @@ def named(tmp_path):
 def test_names_of_classes_are_text(named, tmp_path, capsys, command):
     assert main([command, str(named), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "[31mred0m" in printed and "\x1b" not in printed and "\x9b" not in printed
+    assert r"\x1b[31mred\x9b0m" in printed and "\x1b" not in printed and "\x9b" not in printed
     assert "[bold]rich[/bold]" in printed and "Gänseblümchen" in printed
     page = (tmp_path / "out/index.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert r"\x1b[31mred\x9b0m" in page and "\x1b" not in page and "\x9b" not in page
 
 
 def test_messages_are_text(named, capsys):

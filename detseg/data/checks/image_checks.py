@@ -17,6 +17,7 @@ from detseg.data.checks.problems import Problem, Severity
 from detseg.data.formats.find_images import FolderCache, nearby_image
 from detseg.data.images import ImageInfo, inspect_image
 from detseg.data.pack.file import file_digest, image_digests
+from detseg.reading import require_file
 
 SAMPLE = 4096  # bytes read from both ends of files of equal size before they are compared whole
 
@@ -189,14 +190,14 @@ def _split(group: list[int], paths: Sequence[str], key: Callable[[str], Any]) ->
 
 
 def _ends(path: str) -> bytes:
-    with Path(path).open("rb") as file:
+    with require_file(Path(path)).open("rb") as file:
         head = file.read(SAMPLE)
         file.seek(max(0, os.fstat(file.fileno()).st_size - SAMPLE))
         return head + file.read(SAMPLE)
 
 
 def _digest(path: str) -> bytes:
-    with Path(path).open("rb") as file:
+    with require_file(Path(path)).open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detseg.data.base import Track
 from detseg.data.crops import map_images
 from detseg.data.images import read_image
+from detseg.reading import require_file
 
 SIDE = 48  # pixels of a square thumbnail
 
@@ -45,7 +46,7 @@ def read_looks(paths: Sequence[str], track: Track | None = None) -> Looks:
 def _look(path: str) -> tuple[int, NDArray[np.uint8], float, float, float] | None:
     """Shorter side, thumbnail, brightness, contrast and colourfulness; None where the image cannot be read."""
     try:
-        content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        content = np.frombuffer(require_file(Path(path)).read_bytes(), np.uint8)
     except OSError:
         return None
     pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None

@@ -5,8 +5,6 @@ heading, and logged; a table without heading is RetinaNet's `path,x1,y1,x2,y2,cl
 `class,x,y,width,height,image,image width,image height`.
 """
 
-import csv
-import io
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.box_formats import BoxFormat, convert_boxes
+from detseg.csv_text import csv_text
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.layout import files_by_split, split_of
@@ -374,19 +373,18 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
     """
     write_names(annotations, folder / "classes.txt")
     names = placed_names(annotations, folder / "images" / split, images)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     crowd = bool(annotations.iscrowd.any())
-    table.writerow(["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", *(["iscrowd"] * crowd)])
+    heading = ["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", *(["iscrowd"] * crowd)]
+    rows: list[list[Any]] = [heading]
     for row, (name, size) in enumerate(zip(names, annotations.sizes.tolist(), strict=True)):
         owned = annotations.objects(row)
         for position in range(owned.start, owned.stop):
             box = map(number, annotations.boxes[position].tolist())
             ignored = [int(annotations.iscrowd[position])] * crowd
-            table.writerow([name, *size, annotations.names[annotations.labels[position]], *box, *ignored])
+            rows.append([name, *size, annotations.names[annotations.labels[position]], *box, *ignored])
         if owned.start == owned.stop:
-            table.writerow([name, *size, *([""] * (5 + crowd))])
-    write_atomically(folder / f"{split}.csv", text.getvalue())
+            rows.append([name, *size, *([""] * (5 + crowd))])
+    write_atomically(folder / f"{split}.csv", csv_text(rows))
 
 
 FORMAT = Format(

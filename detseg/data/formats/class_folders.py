@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detseg.console import text_of_bytes
 from detseg.data.annotations import AnnotationError, Problem
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.format import SPLITS, Format, Sources
@@ -18,6 +19,7 @@ from detseg.data.formats.locate import (
     unique_stems,
     write_names,
 )
+from detseg.files import make_folder, safe_name
 
 if TYPE_CHECKING:
     from detseg.data.labels import LabelledImages
@@ -41,7 +43,7 @@ def _find(path: Path, images: str | Path | None) -> Sources | None:
 
 def _class_folders(root: Path) -> dict[str, Path]:
     """Class name -> folder; hidden ones and those that programs leave behind (__MACOSX) are none."""
-    return {e.name: e for e in root.iterdir() if e.is_dir() and not e.name.startswith((".", "__"))}
+    return {text_of_bytes(e.name): e for e in root.iterdir() if e.is_dir() and not e.name.startswith((".", "__"))}
 
 
 def _sources(root: Path, places: dict[str, Path]) -> Sources | None:
@@ -109,7 +111,7 @@ def _write(labelled: LabelledImages, folder: Path, split: str, images: PlaceImag
     if images == "keep":
         raise ValueError(f"{folder}: class folders are made of the images; link or copy them")
     names = list(labelled.names)
-    wrong = [name for name in names if not name.strip(" .") or set(name) & set('/\\:*?"<>|') or name[0] in "._"]
+    wrong = [name for name in names if not name.strip(" .") or safe_name(name) != name or name[0] in "._"]
     if wrong or len({name.lower() for name in names}) < len(names):
         raise AnnotationError(
             f"{folder}: not written, classes become folders, and these cannot: {', '.join(map(repr, wrong)) or names}; "
@@ -121,7 +123,7 @@ def _write(labelled: LabelledImages, folder: Path, split: str, images: PlaceImag
     targets = [t.parent / names[label] / t.name for t, label in zip(targets, labelled.labels.tolist(), strict=True)]
     place_images(labelled.paths.tolist(), targets, images)
     for name in names:  # a class without images here is one of the set's all the same
-        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / split / name)
 
 
 FORMAT = Format(

@@ -12,6 +12,7 @@ from detseg.data.annotations import AnnotationError
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.layout import TRIED, one_of_each_split, split_of, subfolders
 from detseg.json_text import GZIP
+from detseg.reading import kind_of_special
 
 ENDINGS = (".json", ".json.gz")
 # Names of a split's file without ending, likeliest first; then any that has the split's name among its words.
@@ -62,6 +63,8 @@ def json_files(folder: Path) -> list[Path]:
 
 def looks_like_coco(file: Path, length: int = 65536) -> bool:
     """Whether one of COCO's lists is named near the file's beginning or end."""
+    if kind_of_special(file):
+        return False
     try:
         with file.open("rb") as opened:
             text = opened.read(length)

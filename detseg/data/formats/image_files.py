@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from detseg.reading import kind_of_special
+
 HEIC_EXTENSIONS = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # as in `detseg.data.images`, which brings OpenCV
 IMAGE_EXTENSIONS = (
@@ -51,6 +53,8 @@ def _other_image(where: str, name: str) -> str:
     path = os.path.join(where, name)  # noqa: PTH118 - speed
     if extension:
         return path if extension in OTHER_EXTENSIONS and extension not in IMAGE_EXTENSIONS else ""
+    if kind_of_special(path):
+        return ""
     try:
         with open(path, "rb") as opened:  # noqa: PTH123 - speed
             return path if opened.read(8).startswith(SIGNATURES) else ""

@@ -35,6 +35,7 @@ from detseg.data.formats.locate import (
 from detseg.data.formats.records import Fault, Item, Records, record_sources
 from detseg.files import write_atomically
 from detseg.json_text import parse_json, read_bytes
+from detseg.reading import require_file
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def read_part(part: Any, place: str | Path) -> Any:
 def json_lines(file: Path) -> Iterator[Any]:
     """What the lines of a file hold, parsed one at a time; raises AnnotationError."""
     try:
-        with file.open("rb") as opened:
+        with require_file(file).open("rb") as opened:
             for number, line in enumerate(opened, 1):
                 line = line.removeprefix(b"\xef\xbb\xbf").strip()
                 if line:

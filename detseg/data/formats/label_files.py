@@ -12,7 +12,7 @@ from detseg.data.formats.layout import beginning, one_of_each_split, split_of, s
 from detseg.data.formats.locate import PlaceImages, list_images, read_text
 from detseg.data.formats.records import Fault, Item, Record
 from detseg.data.formats.write import placed_names
-from detseg.files import write_atomically
+from detseg.files import make_folder, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def write_label_files(
 ) -> None:
     """Write a label file for each image, and place the images; `write_line` gives the line of an object by its row."""
     names = placed_names(annotations, folder.images, images)
-    folder.images.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.images)
     stems = [Path(name).stem for name in names]
     repeated = [stem for stem, count in Counter(stems).items() if count > 1]
     if repeated:  # only where images are kept

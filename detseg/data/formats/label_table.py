@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from detseg.csv_text import csv_text, read_cell
 from detseg.data.annotations import AnnotationError, Category
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.box_table import columns_of
@@ -22,6 +23,7 @@ from detseg.data.formats.locate import (
     locate_images,
     place_images,
     read_text,
+    require_text,
     unique_stems,
     write_names,
 )
@@ -90,7 +92,7 @@ def table_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
 
     try:
         reader = csv.reader(io.StringIO(text), delimiter=max(_DELIMITERS, key=fitness))  # of equal ones the first
-        stripped = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+        stripped = ((reader.line_num, [read_cell(cell.strip()) for cell in cells]) for cells in reader)
         return [(line, cells) for line, cells in stripped if any(cells)]
     except csv.Error as error:
         raise AnnotationError(f"{path}: not a CSV table: {error}") from error
@@ -206,18 +208,15 @@ def _with_extension(name: str, folders: Sequence[Path], cache: FolderCache) -> s
 def _write(labelled: LabelledImages, folder: Path, split: str, images: PlaceImages = "link") -> None:
     paths = labelled.paths.tolist()
     if images == "keep":
+        require_text(paths, folder)
         names = [Path(path).resolve().as_posix() for path in paths]
     else:
         targets = image_targets(labelled, unique_stems(labelled, set()), folder / "images" / split)
         place_images(paths, targets, images)
         names = [target.relative_to(folder).as_posix() for target in targets]
     write_names(labelled, folder / "classes.txt")
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(
-        [("path", "label"), *zip(names, (labelled.names[k] for k in labelled.labels.tolist()), strict=True)]
-    )
-    write_atomically(folder / f"{split}.csv", text.getvalue())
+    labels = (labelled.names[k] for k in labelled.labels.tolist())
+    write_atomically(folder / f"{split}.csv", csv_text([("path", "label"), *zip(names, labels, strict=True)]))
 
 
 FORMAT = Format(

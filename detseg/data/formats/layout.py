@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,8 @@ def beginning(file: Path, length: int = 65536) -> bytes:
     """The first bytes of a file, without the zeros of UTF-16; nothing if it cannot be read."""
     try:
         state = file.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
+            return b""
         return _beginning(file, length, state.st_mtime_ns, state.st_size)
     except OSError:
         return b""

@@ -1,6 +1,7 @@
 """What the readers and writers share: finding images, measuring them, writing files in one step."""
 
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from unicodedata import category
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.console import one_line
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import ImageSet
 from detseg.data.formats.find_images import (
@@ -28,7 +30,8 @@ from detseg.data.formats.find_images import (
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images  # noqa: F401
 from detseg.data.formats.layout import ANNOTATION_FOLDERS, split_of
 from detseg.data.formats.same_name import is_absolute, is_address, local_name
-from detseg.files import write_atomically
+from detseg.files import inner_folder, replacing, safe_name, write_atomically
+from detseg.reading import require_file
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,10 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
     means the file; a bare name counts only if no other name's folders are there. What was overlooked is logged once.
 
     Images found nowhere get the path they would have in the folder where most of the others are, for validation to
-    report.
+    report. A name may lead out of the data set: that is logged, and of a `Limit` refused.
+
+    Raises:
+        AnnotationError: a name leads out of the folder that is the limit.
     """
     bases = [str(folder) for folder in folders]
     names = [local_name(name) for name in file_names]
@@ -62,6 +68,7 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
         found = next(filter(None, (settle(dict(find_below(distinct, root))) for root in _roots(folders))), {})
     addresses = {name for name, given in zip(names, file_names, strict=True) if is_address(given)}
     _tell(found, addresses, len(distinct))
+    _tell_outside(found, folders, len(distinct))
     hits = Counter(hit.base for hit in meant.values() if hit is not None)
     likeliest = max(range(len(bases)), key=lambda base: (hits[base], bool(finder.cache.names(bases[base]))))
     for name in distinct:
@@ -69,6 +76,29 @@ def locate_images(file_names: Sequence[str], folders: Sequence[Path]) -> list[st
             far = name in addresses or is_absolute(name)
             found[name] = Found(join(bases[likeliest], name.rpartition("/")[2] if far else name), likeliest, 0, 0)
     return [found[name].path for name in names]
+
+
+class Limit(list[Path]):
+    """The folder of images that a person names, by which all images lie in it."""
+
+
+def _tell_outside(found: Mapping[str, Found], folders: Sequence[Path], count: int) -> None:
+    """Log how many images lie outside of the data set, by their names; of a `Limit` they are refused."""
+    limited = isinstance(folders, Limit)
+    root = os.path.abspath(folders[-1] if limited else _roots(folders)[-1])  # noqa: PTH100 - links are kept
+    inside = root.rstrip(os.sep) + os.sep
+    doubtful = {
+        name: hit.path for name, hit in found.items() if name.startswith("/") or ".." in name or name[1:2] == ":"
+    }
+    outside = [n for n, path in doubtful.items() if not os.path.abspath(path).startswith(inside)]  # noqa: PTH100
+    if not outside:
+        return
+    what = f"{len(outside)} of {count} images lie outside of {root}, the first is {outside[0]}"
+    if limited:
+        raise AnnotationError(
+            f"{what}; only those in the folder of --images are read: correct the names or leave it out"
+        )
+    log.warning("%s; --images FOLDER refuses images that lie elsewhere", what)
 
 
 def _roots(folders: Sequence[Path]) -> list[Path]:
@@ -104,7 +134,7 @@ def image_folders(place: Path, images: str | Path | None, split: str = "") -> li
     if images is not None:
         if not Path(images).is_dir():
             raise AnnotationError(f"{images}: the folder of images (--images) does not exist")
-        return [Path(images)]
+        return Limit([Path(images)])
     names = [split, split.rstrip("0123456789_-")] if split else []
     places = [place, place / "images"]
     for base in (place, place / "images", place.parent, place.parent / "images"):
@@ -156,7 +186,7 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
 def read_text(path: Path) -> str:
     """The content of a text file; raises AnnotationError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return require_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
 
@@ -186,6 +216,16 @@ def write_names(annotations: ImageSet, file: Path) -> None:
     write_atomically(file, "".join(f"{name}\n" for name in names))
 
 
+def require_text(paths: Iterable[str], target: Path) -> None:
+    """Refuse, by AnnotationError, paths that a file of text cannot hold."""
+    odd = next((path for path in paths if one_line(path) != path), None)
+    if odd is not None:
+        raise AnnotationError(
+            f"{target}: not written, the path {one_line(odd)} is no text in UTF-8, or has control characters, so the "
+            "image cannot be kept there: link or copy the images, or rename it"
+        )
+
+
 def require_plain_names(names: Iterable[str], target: Path) -> None:
     """Refuse, by AnnotationError, names of classes that lists and XML cannot hold: with ends of lines or the like."""
     odd = next((name for name in names if any(category(letter) in ("Cc", "Zl", "Zp") for letter in name)), None)
@@ -203,11 +243,11 @@ def first_file(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
 
 
 def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
-    """A file name without extension for every image, none of them in `taken`.
+    """A file name without extension for every image, none of them in `taken`, all of them `safe_name`.
 
     Images that share a name, in different folders or with different extensions, get their image id added.
     """
-    stems = [Path(path).stem for path in annotations.paths.tolist()]
+    stems = [safe_name(Path(path).stem) or "image" for path in annotations.paths.tolist()]
     counts, used = Counter(stems), set(taken)
     for row, stem in enumerate(stems):
         if counts[stem] > 1 or stem in used:
@@ -222,7 +262,7 @@ def unique_stems(annotations: ImageSet, taken: set[str]) -> list[str]:
 def image_targets(annotations: ImageSet, stems: Sequence[str], folder: Path) -> list[Path]:
     """Where each image is placed in a folder: under its stem, with its own extension."""
     paths = annotations.paths.tolist()
-    return [folder / f"{stem}{Path(path).suffix}" for stem, path in zip(stems, paths, strict=True)]
+    return [folder / f"{stem}{safe_name(Path(path).suffix[:20])}" for stem, path in zip(stems, paths, strict=True)]
 
 
 def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImages) -> None:
@@ -237,13 +277,14 @@ def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImag
             continue
         if not source.is_file():
             raise ValueError(f"{name}: the image does not exist, so it cannot be placed in {target.parent}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
+        inner_folder(target.parent)
         if how == "link":
+            target.unlink(missing_ok=True)
             with suppress(OSError):  # no permission (Windows) or a file system without links
                 target.symlink_to(source)
                 continue
-        shutil.copyfile(source, target)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def require_writable(annotations: Annotations, target: Path) -> None:

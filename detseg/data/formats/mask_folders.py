@@ -11,7 +11,7 @@ import numpy as np
 
 from detseg.data.annotations import AnnotationError, Problem
 from detseg.data.formats.format import Format, Sources
-from detseg.data.formats.locate import measure_images, place_images, read_lines, unique_stems
+from detseg.data.formats.locate import image_targets, measure_images, place_images, read_lines, unique_stems
 from detseg.data.formats.mask_layout import Layout, find_layout, root_of, unpaired
 from detseg.data.formats.mask_pairs import FORMS, mask_files
 
@@ -206,10 +206,7 @@ def write_mask_folders(masks: SemanticMasks, folder: Path, split: str = "train",
     paths = masks.paths.tolist()
     if images == "keep" or masks.pack is not None:
         raise AnnotationError(f"{folder}: mask folders hold their images: copy or link them, from files")
-    targets = [
-        folder / "images" / split / f"{stem}{Path(path).suffix}" for stem, path in zip(stems, paths, strict=True)
-    ]
-    place_images(paths, targets, images)
+    place_images(paths, image_targets(masks, stems, folder / "images" / split), images)
     for index, stem in enumerate(stems):
         write_index_png(folder / "masks" / split / f"{stem}.png", table[masks.mask(index)], colours)
     write_atomically(file, "".join(f"{line}\n" for line in numbered))

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from detseg.console import text_of_bytes
 from detseg.data.formats.assemble import label_classes, labelled_images
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.locate import list_images
@@ -27,7 +28,7 @@ def _guess(path: Path, images: str | Path | None) -> Sources | None:
     if any(file.suffix.lower() in ANNOTATIONS for folder in (path, *places.values()) for file in folder.iterdir()):
         return None
     listed = {s: [name for name in list_images(place) if Path(name).parent == place] for s, place in places.items()}
-    words = {split: [_class_of(Path(name).stem) for name in names] for split, names in listed.items()}
+    words = {split: [_class_of(text_of_bytes(Path(name).stem)) for name in names] for split, names in listed.items()}
     every = [word for split in words.values() for word in split]
     counts = Counter(every)
     if (

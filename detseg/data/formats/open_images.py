@@ -4,14 +4,13 @@ Format: https://storage.googleapis.com/openimages/web/download_v7.html#data-form
 `IsGroupOf` becomes `iscrowd`. Classes are codes such as /m/0cmf2, which class-descriptions*.csv translates.
 """
 
-import csv
-import io
 import logging
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from detseg.csv_text import csv_text, read_cell
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.layout import files_by_split
@@ -114,7 +113,7 @@ def _descriptions(file: Path, root: Path) -> dict[str, str]:
     boxable = [found for found in lists if "boxable" in found.name]
     for found in (boxable or lists)[:1]:
         rows = (row for piece in pieces(found, False) for row in zip(*piece.columns, strict=True))
-        pairs = {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+        pairs = {row[0].strip(): read_cell(row[1].strip()) for row in rows if len(row) > 1}
         return {code: name for code, name in pairs.items() if code != "LabelName"}
     return {}
 
@@ -177,7 +176,7 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
     boxes = (annotations.boxes / np.tile(annotations.sizes, 2)[annotations.image_index]).tolist()
     rows = zip(annotations.image_index.tolist(), annotations.labels.tolist(), boxes, annotations.iscrowd, strict=True)
     place = folder / "annotations"
-    classes = _table([(name, name) for name in annotations.names])
+    classes = csv_text([(name, name) for name in annotations.names])
     known = place / "class-descriptions-boxable.csv"
     if known.is_file() and known.read_text(encoding="utf-8") != classes:
         raise AnnotationError(f"{known}: the folder already holds other categories; write to a new folder")
@@ -186,16 +185,10 @@ def _write(annotations: Annotations, folder: Path, split: str, images: PlaceImag
         (ids[image], "", annotations.names[label], 1, *map(number, (x1, x2, y1, y2)), -1, -1, int(crowd), -1, -1)
         for image, label, (x1, y1, x2, y2), crowd in rows
     )
-    write_atomically(place / f"{word}-annotations-bbox.csv", _table([HEADING, *written]))
+    write_atomically(place / f"{word}-annotations-bbox.csv", csv_text([HEADING, *written]))
     write_atomically(
-        place / f"{word}-images-with-rotation.csv", _table([IMAGES_HEADING, *((image, word) for image in ids)])
+        place / f"{word}-images-with-rotation.csv", csv_text([IMAGES_HEADING, *((image, word) for image in ids)])
     )
-
-
-def _table(rows: list[tuple[object, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 FORMAT = Format(

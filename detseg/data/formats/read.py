@@ -28,6 +28,7 @@ from detseg.data.formats.format import (
     looked_for,
     titles,
 )
+from detseg.reading import require_file
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
     from detseg.data.labels import LabelledImages
@@ -82,7 +83,8 @@ def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
 
 
 def _found_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
-    """The splits found at a path itself; empty if there are none."""
+    """The splits found at a path itself; empty if there are none. FileError: it is a pipe or the like."""
+    require_file(path)
     return _first(path, images, gives, options, [(format, format.find) for format in formats_of(gives)])
 
 

@@ -13,10 +13,12 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.csv_text import read_cell
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.formats.assemble import box_areas
 from detseg.data.formats.layout import beginning
 from detseg.data.formats.records import with_images
+from detseg.reading import require_file
 
 EXTENSIONS = (".csv", ".tsv")
 MARKS = ",;\t|"
@@ -92,7 +94,7 @@ def lines_of(file: Path, positions: set[int], heading: bool) -> dict[int, int]:
 
 def _opened(file: Path) -> TextIO:
     """The text of a file after its byte order mark, UTF-8 or as spreadsheets write UTF-16."""
-    with file.open("rb") as opened:
+    with require_file(file).open("rb") as opened:
         start = opened.read(3)
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return file.open(encoding="utf-16", newline="")
@@ -133,14 +135,15 @@ def _number(cell: str) -> tuple[float, bool]:
 
 
 class Numbered(dict[str, int]):
-    """Counts different texts from 0, in the order of their first occurrence; blanks around them do not count."""
+    """Counts different texts from 0, in the order of their first occurrence; blanks around them do not count, nor what
+    keeps a spreadsheet from running them (`detseg.csv_text`)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
 
     def __missing__(self, key: str) -> int:
-        text = key.strip()
+        text = read_cell(key.strip())
         if text == key:
             self[key] = len(self.texts)
             self.texts.append(key)

@@ -33,6 +33,7 @@ from detseg.data.formats.locate import PlaceImages, image_folders
 from detseg.data.formats.outlines import ellipse
 from detseg.data.formats.records import Item, Record
 from detseg.json_text import parse_json
+from detseg.reading import require_file
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ def _csv_images(file: Path) -> Iterator[Image]:
     images: dict[str, list[tuple[int, str, str]]] = {}  # its rows, not yet read: number, shape and attributes
     limit = csv.field_size_limit(MOST_CHARACTERS)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
+        with require_file(file).open(encoding="utf-8-sig", newline="") as opened:
             names, options = _head(opened, file)
             columns = THIRD_COLUMNS if THIRD_COLUMNS[0] in names else SECOND_COLUMNS
             places = [names.index(column) for column in columns]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.console import one_line
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.layout import beginning, split_of
@@ -293,7 +294,7 @@ def _xml(annotations: Annotations, row: int, filename: str) -> str:
     lines = [
         "<annotation>",
         f"  <filename>{html.escape(filename, quote=False)}</filename>",
-        f"  <path>{html.escape(str(path), quote=False)}</path>",
+        f"  <path>{html.escape(one_line(str(path)), quote=False)}</path>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
         "  <segmented>0</segmented>",
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.layout import ANNOTATION_FOLDERS
-from detseg.data.formats.locate import IMAGE_EXTENSIONS, WRITTEN_EXTENSIONS, FolderCache, locate_images
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, WRITTEN_EXTENSIONS, FolderCache, Limit, locate_images
 from detseg.data.formats.voc_xml import ImageNames
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _image_folders(folder: Path, place: Path, images: str | Path | None, cached:
     without images, the folder above counts too.
     """
     if images is not None:
-        return list(dict.fromkeys((Path(images) / _below(folder, place), Path(images))))
+        return Limit(dict.fromkeys((Path(images) / _below(folder, place), Path(images))))
     while place.name.lower() in (*OTHER_XML_FOLDERS, *SPELLED):
         place = place.parent
     if folder == place and not any(map(_is_image, cached.names(str(place)))) and not _tops(place):

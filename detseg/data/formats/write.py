@@ -17,6 +17,7 @@ from detseg.data.formats.locate import (
     image_targets,
     place_images,
     require_plain_names,
+    require_text,
     require_writable,
     unique_stems,
 )
@@ -60,6 +61,8 @@ def write_dataset(
     require_writable(annotations, folder)
     if "category ids" not in format.holds:
         require_plain_names(annotations.names, folder)
+    if images == "keep":
+        require_text(annotations.paths.tolist(), folder)
     kept = annotations if "crowd" in format.holds else without_crowd(annotations, crowd, folder, format.title)
     for what in losses(kept, format):
         log.warning("%s: %s", folder, what)

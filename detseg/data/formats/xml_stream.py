@@ -10,6 +10,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import XMLParser
 
 from detseg.data.annotations import AnnotationError
+from detseg.reading import require_file
 
 PIECE = 1 << 18  # bytes
 
@@ -53,7 +54,7 @@ def stream_xml(path: Path, handler: XmlHandler) -> Iterator[None]:
     expat.DefaultHandlerExpand = expat.CharacterDataHandler = None
     expat.StartElementHandler, expat.EndElementHandler = handler.start, handler.end
     try:
-        with path.open("rb") as file:
+        with require_file(path).open("rb") as file:
             while piece := file.read(PIECE):
                 parser.feed(piece)
                 yield

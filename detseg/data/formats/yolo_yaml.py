@@ -13,6 +13,7 @@ from detseg.data.formats.find_images import Finder
 from detseg.data.formats.format import SPLITS
 from detseg.data.formats.locate import by_last_parts, first_file
 from detseg.data.formats.same_name import is_absolute
+from detseg.reading import require_file
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -81,7 +82,7 @@ def _keypoint_numbers(shape: Any, file: Path) -> int:
 def load_yaml(file: Path) -> dict[str, Any]:
     """The content, all its values as text: names like `no` and `007` would become False and 7."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
+        content = yaml.load(require_file(file).read_text(encoding="utf-8-sig"), yaml.BaseLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise AnnotationError(f"{file}: cannot be read as YAML: {error}") from error
     return content if isinstance(content, dict) else {}

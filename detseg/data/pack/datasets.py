@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.console import text_of_bytes
 from detseg.data.annotations import Annotations
 from detseg.data.base import PackRows, Track
 from detseg.data.images import pixel_moments, read_sized_image
@@ -208,7 +209,8 @@ def _names(paths: list[str]) -> list[str]:
 def _write_strings(group: Any, name: str, values: list[str]) -> None:
     import h5py
 
-    group.create_dataset(name, data=np.array(values, object), dtype=h5py.string_dtype())
+    texts = np.array([text_of_bytes(value) for value in values], object)
+    group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
 
 
 # ------------------------------------------------------------------ reading

@@ -17,6 +17,7 @@ from detseg.data.labels import LabelledImages
 from detseg.data.mask_drawing import draw_objects
 from detseg.data.masks import SemanticMasks
 from detseg.data.statistics import Counts, box_sides, count, learnt_boxes
+from detseg.files import make_folder
 from detseg.report.pages.html import ClassTable, Page, Table, write_page
 from detseg.report.pictures import write_picture
 from detseg.report.plots import data as plots
@@ -69,7 +70,7 @@ class DataPage:
             images: so many of each split are drawn.
             seed: of the choice of them.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         drawings = self._sheets(folder, images, seed) | self._plots(folder)
         heads = ["Split", *(head[:1].upper() + head[1:] for head in tables.split_heads(self.unit))]
         rows = tables.split_rows(self.counts, self.unit, self.sides)

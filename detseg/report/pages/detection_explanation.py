@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.files import inner_folder, make_folder
 from detseg.predict.explain_detections import DetectionExplanation
 from detseg.report.pictures import write_picture
 from detseg.visualize import draw_boxes
@@ -28,7 +29,7 @@ def write_detections(
         title, remark: what stands above the page.
     """
     found, captions = seen.found, detection_captions(seen, names)
-    page.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(page.parent)
     small, x, y = scaled(image, tile_width(3))
     first = draw_boxes(small, found.boxes * (x, y, x, y), found.labels, names, found.scores)
     note = f"ODAM of maps of strides {', '.join(map(str, seen.strides))}"
@@ -36,7 +37,7 @@ def write_detections(
     paths = [write_picture(stack([title_strip(title, remark), sheet]), page)]
     folder = page.with_suffix("")
     for number, (heat, box, caption) in enumerate(zip(seen.heat, found.boxes, captions, strict=True), 1):
-        folder.mkdir(exist_ok=True)
+        inner_folder(folder)
         picture = detection_heat_picture(image, heat, box.tolist(), caption, seen.area)
         paths.append(write_picture(picture, folder / PART.format(number)))
     return paths

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.files import inner_folder
 from detseg.predict.explain import TOP, Explanation
 from detseg.report.pictures import write_picture
 from detseg.visualize.heat import (
@@ -38,7 +39,7 @@ def write_explanation(
         title, remark: what stands above the page.
     """
     folder = page.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    inner_folder(folder)
     captions = [
         f"{percent(float(seen.scores[k]))} {names[k]}" + ("" if heat.any() else " (no heat)")
         for k, heat in zip(seen.labels.tolist(), seen.heat, strict=True)

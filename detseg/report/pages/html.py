@@ -14,6 +14,7 @@ from urllib.parse import quote
 import jinja2
 import PIL.Image
 
+from detseg.console import plain
 from detseg.files import write_atomically
 from detseg.report.columns import Column
 
@@ -89,13 +90,14 @@ def write_page(run_folder: str | Path, page: Page, name: str = "report.html", *,
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a page from a template beside this file; values are escaped."""
+    """The text of a page from a template beside this file; values are escaped, control characters in them too."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: plain(value) if type(value) is str else value,
     )
     return environment.get_template(template).render(**values)
 

@@ -3,9 +3,13 @@
 Only its object interface is used: no window, no backend, no style of the caller changes.
 """
 
+import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from detseg.console import one_line
+from detseg.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,16 +60,17 @@ def font_families() -> list[str]:
 
 
 def shortened(name: str) -> str:
-    """A class name as matplotlib can draw it: not too long, and without mathematics."""
+    """A class name as matplotlib can draw it: not too long, without mathematics and characters that are no letters."""
+    name = one_line(name[:100])
     return (name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$")
 
 
 def save(figure: "Figure", path: str | Path) -> Path:
     """Write a figure, and its folder if need be; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, content = Path(path), io.BytesIO()
     with warnings.catch_warnings():
         # A name in a script without a font is drawn as boxes; the warning would come once a letter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path)
+        figure.savefig(content, format=path.suffix[1:])
+    write_atomically(path, content.getvalue())
     return path

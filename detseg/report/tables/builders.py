@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from detseg.console import one_line
 from detseg.metrics.figure import Figure
 from detseg.report.columns import Column, Confusions, interval_note, number, percent, whole
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 MOST_IN_MATRIX = 12  # classes; of more, the most frequent confusions are listed
 MOST_IN_LIST = 20
+
+
+def name_text(name: str) -> Text:
+    """The name of a class or file as it is: no markup, and no order to the terminal."""
+    return Text(one_line(name))
 
 
 def new_table(title: str, heads: Sequence[str], caption: str = "") -> Table:
@@ -57,7 +63,7 @@ def class_table(names: Sequence[str], columns: Sequence[Column], caption: str = 
     shown = sorted((c for c in columns if c.narrow), key=lambda column: column.write is number)
     table = new_table("Per class", ("class", *(column.head for column in shown)), caption)
     for k, name in enumerate(names):
-        table.add_row(Text(name), *(column.write(column.values[k]) for column in shown))
+        table.add_row(name_text(name), *(column.write(column.values[k]) for column in shown))
     return table
 
 
@@ -78,7 +84,7 @@ def confusion_table(confusions: Confusions) -> Table:
         cells = [Text(text, style="bold" if i == j else "") for j, text in enumerate(texts)]
         if i == classes:  # what is found where nothing is cannot be missed too
             cells[-1] = Text("")
-        table.add_row(Text(f"{i + 1} {name}" if i < classes else name), *cells)
+        table.add_row(name_text(f"{i + 1} {name}" if i < classes else name), *cells)
     return table
 
 
@@ -97,7 +103,7 @@ def _confusion_list(confusions: Confusions) -> Table:
     for i, j in zip(*(axis.tolist() for axis in np.unravel_index(order, wrong.shape)), strict=True):
         if wrong[i, j]:
             share = f"{percent(100 * confusions.share[i, j])} %"
-            table.add_row(Text(names[i]), Text(names[j]), f"{wrong[i, j]:,}", share)
+            table.add_row(name_text(names[i]), name_text(names[j]), f"{wrong[i, j]:,}", share)
     return table
 
 
@@ -129,5 +135,5 @@ def comparison_table(
     table.add_section()
     for name, row in zip(names, comparison.per_class, strict=True):
         if not math.isnan(row.difference):
-            add(Text(f"{of} of {name}"), row)
+            add(name_text(f"{of} of {name}"), row)
     return table

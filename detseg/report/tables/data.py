@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from detseg.data.statistics import Counts
 from detseg.report.columns import Column, percent, whole
-from detseg.report.tables.builders import below_each_other, new_table
+from detseg.report.tables.builders import below_each_other, name_text, new_table
 
 MOST_CLASSES = 30  # listed in a terminal
 PERCENTILES = (5, 50, 95)  # of the sides of boxes
@@ -89,5 +88,5 @@ def _class_table(names: Sequence[str], columns: Sequence[Column], unit: str) -> 
         if left_out > 0 and place == MOST_CLASSES // 2:
             table.add_row(f"… {left_out} more")
         if left_out <= 0 or not MOST_CLASSES // 2 <= place < len(order) - MOST_CLASSES // 2:
-            table.add_row(Text(names[k]), *(column.write(column.values[k]) for column in columns))
+            table.add_row(name_text(names[k]), *(column.write(column.values[k]) for column in columns))
     return table

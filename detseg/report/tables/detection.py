@@ -12,7 +12,7 @@ from rich.text import Text
 from detseg.metrics.detection.average_precision import DetectionMetrics, figure_names
 from detseg.metrics.detection.levels import OUTCOME_NOTE, OUTCOMES, Outcomes, TreeMetrics
 from detseg.report.columns import Column, Confusions, interval_note, limit_columns, number, percent, whole
-from detseg.report.tables.builders import below_each_other, class_table, confusion_table, new_table
+from detseg.report.tables.builders import below_each_other, class_table, confusion_table, name_text, new_table
 
 if TYPE_CHECKING:
     from detseg.metrics.bootstrap.draws import Intervals
@@ -241,7 +241,7 @@ def thresholds_table(thresholds: BestThresholds, names: list[str]) -> Table:
 
     add(Text("all together"), thresholds.overall, "bold")
     for name, best in zip(names, thresholds.per_class, strict=True):
-        add(Text(name), best)
+        add(name_text(name), best)
     return table
 
 
@@ -251,7 +251,7 @@ def voc_table(metrics: VocMetrics, year: str) -> Table:
     table = new_table(f"Pascal VOC {year}", ("class", "AP", "objects", "difficult"), caption)
     rows = [row for row in metrics.per_class if row.objects]
     for row in rows:
-        table.add_row(Text(row.name), number(row.ap), str(row.objects), str(row.difficult))
+        table.add_row(name_text(row.name), number(row.ap), str(row.objects), str(row.difficult))
     table.add_section()
     totals = (sum(row.objects for row in rows), sum(row.difficult for row in rows))
     table.add_row("mean", number(metrics.map), *map(str, totals))

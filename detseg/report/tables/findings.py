@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from detseg.console import one_line
 from detseg.data.checks.doubts import Kind
 from detseg.report.findings import Finding, by_kind, title_of
 from detseg.report.tables.builders import below_each_other, new_table
@@ -41,7 +42,7 @@ def _worst(findings: Sequence[Finding], kinds: Mapping[str, Kind]) -> Renderable
     """The rule of a kind, and a line for each of the worst, or the first where none is worse."""
     first = findings[0]
     rule = kinds[first.kind].rule if first.kind in kinds else ""
-    lines = [Text(line_of(finding), overflow="fold") for finding in findings[:WORST]]
+    lines = [Text(one_line(line_of(finding)), overflow="fold") for finding in findings[:WORST]]
     if len(findings) > WORST:
         lines.append(Text(f"… {len(findings) - WORST} more", "dim"))
     head = Text(title_of(first.kind, kinds), "bold")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from detseg.files import write_atomically
 from detseg.train.callbacks.callback import Callback, best_figures, figures_at, finite, settings_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Mlflow(Callback):
             self._client.update_run(self._id, status="RUNNING")
             return
         self._id = self._client.create_run(self._experiment(), run_name=run.folder.name).info.run_id
-        kept.write_text(f"{self._id}\n", encoding="utf-8")
+        write_atomically(kept, f"{self._id}\n")
         parameters = [Param(name, str(value)[:500]) for name, value in settings_of(run).items()]
         self._client.log_batch(self._id, params=parameters)
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from detseg.files import write_atomically
 from detseg.train.callbacks.callback import Callback, best_figures, figures_at, finite, settings_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class WeightsAndBiases(Callback):
 
         kept = run.folder / KEPT
         if not (step and kept.exists()):
-            kept.write_text(f"{secrets.token_hex(4)}\n", encoding="utf-8")
+            write_atomically(kept, f"{secrets.token_hex(4)}\n")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.folder.name,
