@@ -19,6 +19,7 @@ from detseg.data.mask_drawing import draw_objects
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.reader import PackedMasks
 from detseg.data.sample import Sample
+from detseg.data.shard_members import shard_numbers
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class ImageDataset(Generic[Set]):
     def __init__(self, annotations: Set, long_side: int, track: Track | None = None, *, short_side: int = 0) -> None:
         self.annotations = annotations
         self.images = images_of(annotations, long_side, track, short_side=short_side)
+        self.shards = shard_numbers(annotations.paths)  # (N,) of each image; None where they are in none
 
     def __len__(self) -> int:
         return len(self.annotations)

@@ -33,6 +33,7 @@ _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # key and extension
 _META = re.compile(r"__[^/]*__(?:/|$)", re.DOTALL)  # what tools tell of a shard, no sample
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPAN = re.compile(r"(\d+)\.\.(\d+)")
+_SCHEME = re.compile(r"^([A-Za-z][\w+.-]+):/+")
 
 
 class Member(NamedTuple):
@@ -154,14 +155,21 @@ def grouped(found: Iterable[tuple[Member, T]], place: str = "") -> Iterator[tupl
         yield key, files
 
 
+def address_of(path: str | Path) -> str:
+    """The address or local path that is meant: `Path("s3://bucket/x")` keeps one slash only."""
+    text = _SCHEME.sub(r"\1://", str(path))
+    return "/" + text.removeprefix("file://") if text.startswith("file://") else text
+
+
 def is_address(path: str) -> bool:
     """Whether it is something for fsspec, `s3://bucket/train.tar`, and no local path."""
     return "://" in path
 
 
 @contextmanager
-def open_shard(path: str) -> Iterator[BinaryIO]:
+def open_shard(path: str | Path) -> Iterator[BinaryIO]:
     """A shard, opened for reading; raises FileError."""
+    path = address_of(path)
     with reading(path):
         if is_address(path):
             import fsspec
@@ -173,7 +181,7 @@ def open_shard(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def expand_shards(pattern: str) -> list[str]:
+def expand_shards(pattern: str | Path) -> list[str]:
     """The shards that a pattern means, in its order; those of a folder or with wild cards in the order of their names.
 
     Args:
@@ -183,6 +191,7 @@ def expand_shards(pattern: str) -> list[str]:
     Raises:
         FileError: there are none, one comes twice, or there are too many.
     """
+    pattern = address_of(pattern)
     with reading(pattern):
         found = [shard for one in _braces(pattern) for shard in _found(one)]
     if not found:

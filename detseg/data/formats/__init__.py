@@ -26,6 +26,7 @@ from detseg.data.formats import (
     via,
     visdrone,
     voc,
+    webdataset,
     yolo,
 )
 from detseg.data.formats.coco import read_coco, write_coco
@@ -98,5 +99,6 @@ FORMATS += [
     class_folders.FORMAT,
     mnist.FORMAT,
     named_files.FORMAT,
+    webdataset.FORMAT,
     *packed.FORMATS,
 ]
