@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from detseg.reading import FileError
 
 MOST = 50 * 10**9  # bytes
+TOGETHER = 16  # shards that training reads from at a time
 PIECE = 2**22  # bytes that are copied at a time
 PART, LOCK = ".part", ".lock"
 
@@ -43,8 +44,8 @@ def shard_cache() -> "ShardCache":
 class ShardCache:
     """Bytes of remote shards by way of a folder with whole shards.
 
-    A shard that does not fit, because it is larger than the limit or others are being fetched, is read at the wanted
-    place only.
+    A shard of more than a `TOGETHER`th of the limit, which would be fetched over and over, is read at the wanted place
+    only, and so is one while others that are being fetched leave no room.
 
     Args:
         folder: where shards are kept; processes may share it if their limits are the same.
@@ -53,6 +54,7 @@ class ShardCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        self._sizes: dict[str, int] = {}
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """`size` bytes of a shard from `offset` on, fewer at its end; whatever fsspec raises."""
@@ -61,6 +63,8 @@ class ShardCache:
             try:
                 return _read(place, offset, size)
             except FileNotFoundError:
+                if not 0 < self._size(shard) <= self.limit // TOGETHER:
+                    break
                 with FileLock(f"{place}{LOCK}"):
                     if not place.exists() and not self._fetch(shard, place):
                         break
@@ -70,6 +74,7 @@ class ShardCache:
 
     def forget(self, shard: str) -> bool:
         """Remove a shard; whether it was there."""
+        self._sizes.pop(shard, None)
         try:
             self._place(shard).unlink()
         except FileNotFoundError:
@@ -79,14 +84,20 @@ class ShardCache:
     def _place(self, shard: str) -> Path:
         return self.folder / f"{hashlib.blake2b(shard.encode(), digest_size=16).hexdigest()}.tar"
 
+    def _size(self, shard: str) -> int:
+        if shard not in self._sizes:
+            files, inside = _opened(shard)
+            self._sizes[shard] = int(files.size(inside) or 0)
+        return self._sizes[shard]
+
     def _fetch(self, shard: str, place: Path) -> bool:
         """Copy a shard to its place; whether there was room. The caller has the shard's lock."""
         files, inside = _opened(shard)
-        size = int(files.size(inside) or 0)
+        size = self._size(shard)
         part = place.with_suffix(PART)
         part.unlink(missing_ok=True)  # of a process that was stopped: this one has the lock
         with FileLock(self.folder / f"room{LOCK}"):
-            if not size or not self._make_room(size):
+            if not self._make_room(size):
                 return False
             with part.open("wb") as file:
                 file.truncate(size)  # others see how much it will take
@@ -107,8 +118,6 @@ class ShardCache:
         """Remove shards, those used longest ago first, until so many bytes fit; whether they do."""
         files = _files(self.folder)
         used = sum(kept for _, kept, _ in files)
-        if size > self.limit:
-            return False
         for _, kept, path in files:
             if used + size <= self.limit:
                 break

@@ -24,8 +24,7 @@ from torch.utils.data import DataLoader
 
 from detseg.data.augment.mosaic import mixup
 from detseg.data.augment.transforms import TrainTransform
-
-WINDOW = 16  # shards that an epoch reads from at a time
+from detseg.data.shard_cache import TOGETHER
 
 Batch = tuple[Tensor, Any, list[int]]
 """Images, the model's targets, and which images they are."""
@@ -139,12 +138,12 @@ def steps_per_epoch(images: int, batch_size: int, world: int = 1) -> int:
 def epoch_windows(shards: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
     """(N,) the window of each image in an epoch, of `shards` (N,) numbered 0..S-1.
 
-    Shards come in random order, `WINDOW` of them make a window, and an epoch goes from window to window: only so many
+    Shards come in random order, `TOGETHER` of them make a window, and an epoch goes from window to window: only so many
     shards are read from at a time, which can be remote and together larger than any disk here.
     """
     count = int(shards.max(initial=-1)) + 1
     place = np.random.default_rng((seed, 4, epoch)).permutation(count)
-    return (place // WINDOW)[shards]
+    return (place // TOGETHER)[shards]
 
 
 def epoch_order(

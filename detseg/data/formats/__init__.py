@@ -78,6 +78,7 @@ __all__ = [
 
 FORMATS += [
     cvat.FORMAT,  # before those that go by names of files and folders: these know their files by content
+    webdataset.FORMAT,
     dlib.FORMAT,
     datumaro.FORMAT,
     kitti.FORMAT,
@@ -99,6 +100,5 @@ FORMATS += [
     class_folders.FORMAT,
     mnist.FORMAT,
     named_files.FORMAT,
-    webdataset.FORMAT,
     *packed.FORMATS,
 ]

@@ -15,6 +15,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,15 @@ class _Sample(NamedTuple):
 
 
 def _find(path: Path, images: Any = None) -> Sources | None:
+    if not path.exists():
+        return _guess(path)
+    with suppress(FileError):  # a damaged tar file may lie beside a set of another form
+        return _guess(path)
+    return None
+
+
+def _guess(path: Path, images: Any = None) -> Sources | None:
+    """Where no other form is recognised, damage is one of shards."""
     splits = _splits(path)
     if not splits or not _is_ours(next(iter(splits.values()))[0]):
         return None
@@ -347,6 +357,9 @@ def _keys(annotations: Annotations) -> list[str]:
 
 def _add(tar: tarfile.TarFile, annotations: Annotations, row: int, key: str, objects: list[dict[str, Any]]) -> None:
     path = str(annotations.paths[row])
+    extension = Path(path).suffix.lower()
+    if extension not in IMAGE_EXTENSIONS:
+        raise ValueError(f"{path}: its ending is none of an image's, by which a shard tells what is one; rename it")
     width, height = annotations.sizes[row].tolist()
     image_id = annotations.image_texts.written([int(annotations.image_ids[row])])[0]
     for item in objects:
@@ -356,9 +369,6 @@ def _add(tar: tarfile.TarFile, annotations: Annotations, row: int, key: str, obj
         content = read_content(path)
     except OSError as error:
         raise ValueError(f"{path}: the image cannot be put into a shard: {error.strerror}") from error
-    extension = Path(path).suffix.lower()
-    if extension not in IMAGE_EXTENSIONS:
-        raise ValueError(f"{path}: its ending is none of an image's, by which a shard tells what is one; rename it")
     for ending, held in ((extension, content), (".json", msgspec.json.encode(text))):
         info = tarfile.TarInfo(f"{key}{ending}")
         info.size, info.mode = len(held), 0o644
@@ -371,6 +381,7 @@ FORMAT = Format(
     looks_for="a folder of shards, train-000000.tar and val-000000.tar, or a pattern of them, "
     "train-{000000..000009}.tar or s3://bucket/train-*.tar; with x.jpg and x.json",
     find=_find,
+    guess=_guess,
     names=_names,
     write=_write,
     holds=frozenset({"polygons", "masks", "crowd", "category ids", "image ids"}),
