@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,7 +23,7 @@ from detseg.data.letterbox import fitted_size, resize_image, resize_mask
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.file import is_pack
 from detseg.data.pack.idx import IdxImages
-from detseg.data.pack.reader import PackedImages
+from detseg.data.pack.reader import PackedImages, PackedMasks
 from detseg.data.shard_members import place_of
 
 
@@ -119,18 +120,25 @@ class ImageCache(ArrayCache):
         super().__init__(images.shapes, images.__getitem__, track)
 
 
+class ResizedMasks:
+    """Label maps (H, W), each as large as its image in `ResizedImages` of the same `long_side`, drawn when wanted."""
+
+    def __init__(self, masks: SemanticMasks, long_side: int) -> None:
+        self.masks, self.shapes = masks, fitted_shapes(masks.sizes, long_side)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The map at a position; raises `MaskError` (a ValueError) for one that cannot be used."""
+        height, width = self.shapes[index].tolist()
+        return resize_mask(self.masks.mask(index), (width, height))
+
+
 class MaskCache(ArrayCache):
-    """Label maps (H, W), each as large as its image in an `ImageCache` of the same `long_side`."""
+    """The masks of `ResizedMasks`, kept."""
 
     def __init__(self, masks: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         """Read or draw all masks; raises `MaskError` (a ValueError) for one that cannot be used."""
-        shapes = fitted_shapes(masks.sizes, long_side)
-
-        def read(index: int) -> NDArray[np.uint8]:
-            height, width = shapes[index]
-            return resize_mask(masks.mask(index), (int(width), int(height)))
-
-        super().__init__(shapes, read, track)
+        resized = ResizedMasks(masks, long_side)
+        super().__init__(resized.shapes, resized.__getitem__, track)
 
 
 Images = ImageCache | PackedImages | IdxImages | ResizedImages
@@ -146,11 +154,24 @@ def images_of(data: ImageSet, long_side: int, track: Track | None = None, *, sho
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
     options = {"short_side": short_side, "channels": data.channels}
-    if any(map(place_of, data.paths[:1].tolist())):  # a set is in shards or not
-        resized = ResizedImages(data.paths, data.sizes, long_side, **options)
-        if not _room_for(int(resized.shapes.prod(1).sum())):
-            return resized
+    resized = ResizedImages(data.paths, data.sizes, long_side, **options)
+    if _is_too_large(data, resized.shapes):
+        return resized
     return ImageCache(data.paths, data.sizes, long_side, track, **options)
+
+
+def masks_of(masks: SemanticMasks, long_side: int, track: Track | None = None) -> Any:
+    """The masks of a data set by position, (H, W), as `images_of` has its images."""
+    if masks.pack is not None:
+        return PackedMasks(*masks.pack)
+    resized = ResizedMasks(masks, long_side)
+    return resized if _is_too_large(masks, resized.shapes) else MaskCache(masks, long_side, track)
+
+
+def _is_too_large(data: ImageSet, shapes: NDArray[np.int64]) -> bool:
+    """Whether arrays of a set in shards have no room; of other sets that is an error."""
+    in_shards = any(map(place_of, data.paths[:1].tolist()))  # all images are, or none
+    return in_shards and not _room_for(int(shapes.prod(1).sum()))
 
 
 def channel_statistics(images: Images) -> dict[str, list[float]]:

@@ -33,7 +33,7 @@ class TrainConfig:
     """Smallest allowed `size`, in pixels."""
 
     data: Path | None = None
-    """Data set with a training and a validation split: a folder or file."""
+    """Data set with a training and a validation split: a folder, a file, or a pattern of shards."""
     train: Path | None = None
     """Training data, with --val, in place of --data."""
     val: Path | None = None

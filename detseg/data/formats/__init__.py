@@ -78,7 +78,7 @@ __all__ = [
 
 FORMATS += [
     cvat.FORMAT,  # before those that go by names of files and folders: these know their files by content
-    webdataset.FORMAT,
+    *webdataset.FORMATS,
     dlib.FORMAT,
     datumaro.FORMAT,
     kitti.FORMAT,

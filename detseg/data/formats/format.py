@@ -41,6 +41,7 @@ class Format:
     holds: frozenset[Holds] = frozenset()  # what it can say beside boxes, class names and images without objects
     gives: Gives = "objects"
     takes_images: bool = True  # whether a folder of images may be named, or the form says itself where they are
+    holds_images: bool = False  # whether `write` puts images inside its files, however they are to be placed
     names: Callable[[Path], bool] = lambda path: False  # whether a path where nothing is may be meant, as a pattern
     guess: Find | None = None  # as `find`, for weaker signs: asked when no format's `find` knows the path
 

@@ -15,9 +15,10 @@ import pytest
 from detseg.cli import main
 from detseg.data import read_annotations, read_dataset, validate
 from detseg.data.annotations import AnnotationError
-from detseg.data.cache import ImageCache, ResizedImages, images_of
-from detseg.data.formats import NotRecognisedError, read_coco, webdataset, write_dataset
+from detseg.data.cache import ImageCache, MaskCache, ResizedImages, ResizedMasks, images_of, masks_of
+from detseg.data.formats import NotRecognisedError, read_coco, read_labels, webdataset, webdataset_write, write_dataset
 from detseg.data.images import read_image
+from detseg.data.masks import SemanticMasks
 from detseg.data.shard_cache import TOGETHER
 from detseg.models import load_model
 from detseg.reading import FileError
@@ -82,7 +83,7 @@ def same(a, b, *, paths=False):
 
 
 def test_all_that_coco_holds_comes_back_with_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "PER_SHARD", 3)
+    monkeypatch.setattr(webdataset_write, "PER_SHARD", 3)
     given = coco_set(tmp_path / "from")
     write_dataset(given, tmp_path / "to", to="webdataset")
     assert sorted(p.name for p in (tmp_path / "to").iterdir()) == [
@@ -198,6 +199,32 @@ def test_ids_of_images_and_sizes_are_those_that_are_given(put):
     assert [p.kind for p in validate(data) if p.severity == "error"] == ["size-differs"]
 
 
+@pytest.mark.parametrize(
+    ("beside", "classes", "names", "labels"),
+    [
+        (None, ["7", "3\n", "7"], ("3", "7"), [1, 0, 1]),
+        (None, ["dog", "ant", "dog"], ("ant", "dog"), [1, 0, 1]),
+        ("ant\nbee\ndog", ["2", "0", "dog"], ("ant", "bee", "dog"), [2, 0, 2]),
+        ("ant\nbee", ["2", "0", "cat"], ("ant", "bee"), [-1, 0, -1]),
+        ("ant\nbee", ["1", None, "0"], ("ant", "bee"), [1, -1, 0]),
+    ],
+)
+def test_images_with_a_class_each(tmp_path, picture, beside, classes, names, labels):
+    """As ImageNet is packed, JSON of something else beside."""
+    files = []
+    for row, text in enumerate(classes):
+        files += [(f"{row}.jpg", picture[:-2] + bytes([row]) * 9 + picture[-2:]), (f"{row}.json", b'{"author": "x"}')]
+        files += [] if text is None else [(f"{row}.cls", text.encode())]
+    (tmp_path / "x.tar").write_bytes(shard(*files))
+    if beside:
+        (tmp_path / "classes.txt").write_text(beside)
+    data = read_labels(tmp_path)
+    assert (data.names, data.labels.tolist()) == (names, labels)
+    assert len([p for p in validate(data) if p.severity == "error"]) == labels.count(-1)
+    with pytest.raises(NotRecognisedError):
+        read_annotations(tmp_path)
+
+
 # ------------------------------------------------------------------ mistakes
 
 
@@ -212,7 +239,7 @@ def test_ids_of_images_and_sizes_are_those_that_are_given(put):
         ({"objects": {"bbox": [BOX], "label": []}}, r"x\.tar: a\.json: the lists of objects have different lengths"),
         ([{"bbox": BOX, "category_id": 3}], "category ids without names; put categories.json"),
         ({"annotations": [], "categories": [{"id": 1}]}, "name"),
-        ({"annotations": [], "categories": 3}, "write a list of"),
+        ({"annotations": [], "categories": 3}, r"x\.tar: a\.json: .*list the classes as"),
     ],
 )
 def test_mistakes_in_the_json_name_shard_and_sample(put, content, message):
@@ -292,8 +319,8 @@ def test_any_damage_is_an_error_that_names_the_shard_or_a_problem(put):
 
 def test_shards_are_read_once_and_again_when_they_or_their_classes_change(put, monkeypatch, tmp_path):
     monkeypatch.setenv("DETSEG_CACHE", str(tmp_path / "cache"))
-    read, samples = [], webdataset._samples
-    monkeypatch.setattr(webdataset, "_samples", lambda name: read.append(name[-5:]) or samples(name))
+    read, samples = [], webdataset.samples_of
+    monkeypatch.setattr(webdataset, "samples_of", lambda name, kind: read.append(name[-5:]) or samples(name, kind))
     objects = [{"bbox": BOX, "label": "dog"}]
     folder = put({"classes.txt": "dog"}, x=[("a", objects)], y=[("b", objects)])
     first, second = read_annotations(folder), read_annotations(folder)
@@ -331,14 +358,18 @@ def test_of_a_remote_place(put, monkeypatch, tmp_path):
 
 
 def test_images_without_room_are_read_again_each_time(put, monkeypatch):
-    data = read_annotations(put({"classes.txt": "dog"}, x=[("a", []), ("b", [])]))
-    kept = images_of(data, 32)
-    assert isinstance(kept, ImageCache)
+    shape = [{"bbox": BOX, "label": "dog", "segmentation": [[10, 5, 30, 5, 30, 35]]}]
+    data = read_annotations(put({"classes.txt": "dog"}, x=[("a", []), ("b", shape)]))
+    masks = SemanticMasks.from_annotations(data)
+    kept, drawn = images_of(data, 32), masks_of(masks, 32)
+    assert isinstance(kept, ImageCache) and isinstance(drawn, MaskCache)
     monkeypatch.setattr("detseg.data.cache._room_for", lambda size: "")
     read = images_of(data, 32)
     assert isinstance(read, ResizedImages) and len(read) == 2
     for index in range(2):
         np.testing.assert_array_equal(read[index], kept[index])
+    assert isinstance(masks_of(masks, 32), ResizedMasks)
+    np.testing.assert_array_equal(masks_of(masks, 32)[1], drawn[1])
     assert image_marks(data, read).tolist() == image_marks(data, kept).tolist()
     with pytest.raises(ValueError, match="too much for the memory"):
         images_of(replace(data, paths=np.array(["a.jpg", "b.jpg"])), 32)
@@ -356,7 +387,7 @@ def train(data, output):
 @pytest.mark.parametrize("room", [True, False])
 def test_training_from_shards_is_training_from_the_files(small, tmp_path, monkeypatch, room):
     """Bit for bit, where all shards are one window; with decoded images kept, or not."""
-    monkeypatch.setattr(webdataset, "PER_SHARD", 3)
+    monkeypatch.setattr(webdataset_write, "PER_SHARD", 3)
     assert main(["convert", str(small), "--to", "webdataset", "--output", str(tmp_path / "shards")]) == 0
     assert train(small, tmp_path / "files") == 0
     if not room:
@@ -371,7 +402,7 @@ def test_training_from_shards_is_training_from_the_files(small, tmp_path, monkey
 @pytest.mark.slow
 def test_killed_and_resumed_on_shards_it_ends_as_it_would_have(tmp_path, monkeypatch):
     """With more shards than are read from at a time; images are read anew in every epoch."""
-    monkeypatch.setattr(webdataset, "PER_SHARD", 1)
+    monkeypatch.setattr(webdataset_write, "PER_SHARD", 1)
     small = write_small_set(tmp_path / "small", train=TOGETHER + 4)
     assert main(["convert", str(small), "--to", "webdataset", "--output", str(tmp_path / "shards")]) == 0
     words = [*QUICK.replace("--epochs 2", "--epochs 6").split(), "--precision", "fp32", "--workers", "2"]
