@@ -161,6 +161,11 @@ def address_of(path: str | Path) -> str:
     return "/" + text.removeprefix("file://") if text.startswith("file://") else text
 
 
+def absolute(path: Path) -> Path:
+    """A path that means the same in any working directory; addresses do anyway."""
+    return path if is_address(address_of(path)) else path.absolute()
+
+
 def is_address(path: str) -> bool:
     """Whether it is something for fsspec, `s3://bucket/train.tar`, and no local path."""
     return "://" in path

@@ -19,7 +19,7 @@ from detseg.data.cache import ImageCache, MaskCache, ResizedImages, ResizedMasks
 from detseg.data.formats import NotRecognisedError, read_coco, read_labels, webdataset, webdataset_write, write_dataset
 from detseg.data.images import read_image
 from detseg.data.masks import SemanticMasks
-from detseg.data.shard_cache import TOGETHER
+from detseg.data.shard_cache import TOGETHER, ShardCache
 from detseg.models import load_model
 from detseg.reading import FileError
 from detseg.train.fingerprint import image_marks
@@ -384,17 +384,26 @@ def train(data, output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [True, False])
-def test_training_from_shards_is_training_from_the_files(small, tmp_path, monkeypatch, room):
-    """Bit for bit, where all shards are one window; with decoded images kept, or not."""
+@pytest.mark.parametrize("place", ["kept", "read", "remote"])
+def test_training_from_shards_is_training_from_the_files(small, tmp_path, monkeypatch, place):
+    """Bit for bit, where all shards are one window; with decoded images kept, or not, and through a cache of two."""
     monkeypatch.setattr(webdataset_write, "PER_SHARD", 3)
     assert main(["convert", str(small), "--to", "webdataset", "--output", str(tmp_path / "shards")]) == 0
     assert train(small, tmp_path / "files") == 0
-    if not room:
+    data, files = tmp_path / "shards", fsspec.filesystem("memory")
+    if place != "kept":
         monkeypatch.setattr("detseg.data.cache._room_for", lambda size: "")
-    assert train(tmp_path / "shards", tmp_path / "run") == 0
-    files, run = (state_of(tmp_path / name) for name in ("files", "run"))
-    assert {path.split("/")[1].split(":")[0] for path in differences(files, run)} <= {"fingerprint"}
+    if place == "remote":
+        sizes = [files.pipe(f"/far/{path.name}", path.read_bytes()) or path.stat().st_size for path in data.iterdir()]
+        data, cache = "memory://far/", ShardCache(tmp_path, 2 * max(sizes))
+        monkeypatch.setattr("detseg.data.shard_cache.TOGETHER", 2)
+        monkeypatch.setattr("detseg.data.shard_members.shard_cache", lambda: cache)
+    assert train(data, tmp_path / "run") == 0
+    if place == "remote":
+        files.rm("/far", recursive=True)
+        assert 0 < sum(path.stat().st_size for path in tmp_path.glob("*.tar")) <= cache.limit
+    local, run = (state_of(tmp_path / name) for name in ("files", "run"))
+    assert {path.split("/")[1].split(":")[0] for path in differences(local, run)} <= {"fingerprint"}
     saved = [dict(load_model(tmp_path / name)[0].state_dict()) for name in ("files", "run")]
     assert differences(*saved) == []
 
