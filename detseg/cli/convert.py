@@ -101,7 +101,8 @@ def run(config: Convert) -> int:
         splits = checked_splits(splits, repairing=config.repair, print_line=partial(print_line, console))
     with new_folder(config.output), working(f"writing {told(splits)}", console):
         write_splits(splits, config.output, format, images=config.images, crowd=config.crowd)
-    print_line(console, f"{config.output}: {format.title}, {told(splits)}; images {placed(config.images)}")
+    where = "inside" if format.holds_images else placed(config.images)
+    print_line(console, f"{config.output}: {format.title}, {told(splits)}; images {where}")
     return 0
 
 

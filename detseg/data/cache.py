@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,7 +23,8 @@ from detseg.data.letterbox import fitted_size, resize_image, resize_mask
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.file import is_pack
 from detseg.data.pack.idx import IdxImages
-from detseg.data.pack.reader import PackedImages
+from detseg.data.pack.reader import PackedImages, PackedMasks
+from detseg.data.shard_members import place_of
 
 
 class ArrayCache:
@@ -65,12 +67,43 @@ class ArrayCache:
         return values
 
 
-class ImageCache(ArrayCache):
-    """Images (H, W, C) with a long side of `long_side` pixels, or larger to have a short side of `short_side`."""
+class ResizedImages:
+    """Images (H, W, C) with a long side of `long_side` pixels, or larger to have a short side of `short_side`.
+
+    Each is read when it is asked for: in place of an `ImageCache`, for sets in shards that nothing has room for.
+    """
+
+    place, megabytes = "their shards", 0.0
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[str] | NDArray[np.str_],
+        sizes: NDArray[np.int32],
+        long_side: int,
+        *,
+        short_side: int = 0,
+        channels: int = 3,
+    ) -> None:
+        self.paths, self.sizes, self.long_side, self.channels = paths, sizes, long_side, channels
+        shapes = fitted_shapes(sizes, long_side, short_side)
+        self.shapes = np.column_stack([shapes, np.full(len(shapes), channels)])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The image at a position; ValueError names one that cannot be read, or that has another size than `sizes`."""
+        image = read_sized_image(str(self.paths[index]), self.sizes[index].tolist(), self.channels)
+        height, width, _ = self.shapes[index].tolist()
+        return resize_image(image, (width, height))
+
+
+class ImageCache(ArrayCache):
+    """The images of `ResizedImages`, kept."""
+
+    def __init__(
+        self,
+        paths: Sequence[str] | NDArray[np.str_],
         sizes: NDArray[np.int32],
         long_side: int,
         track: Track | None = None,
@@ -82,43 +115,66 @@ class ImageCache(ArrayCache):
 
         ValueError names the image that cannot be read, or that has another size.
         """
-
-        def read(index: int) -> NDArray[np.uint8]:
-            image = read_sized_image(paths[index], sizes[index].tolist(), channels)
-            return resize_image(image, (int(shapes[index, 1]), int(shapes[index, 0])))
-
+        images = ResizedImages(paths, sizes, long_side, short_side=short_side, channels=channels)
         self.long_side = long_side
-        shapes = fitted_shapes(sizes, long_side, short_side)
-        super().__init__(np.column_stack([shapes, np.full(len(shapes), channels)]), read, track)
+        super().__init__(images.shapes, images.__getitem__, track)
+
+
+class ResizedMasks:
+    """Label maps (H, W), each as large as its image in `ResizedImages` of the same `long_side`, drawn when wanted."""
+
+    def __init__(self, masks: SemanticMasks, long_side: int) -> None:
+        self.masks, self.shapes = masks, fitted_shapes(masks.sizes, long_side)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The map at a position; raises `MaskError` (a ValueError) for one that cannot be used."""
+        height, width = self.shapes[index].tolist()
+        return resize_mask(self.masks.mask(index), (width, height))
 
 
 class MaskCache(ArrayCache):
-    """Label maps (H, W), each as large as its image in an `ImageCache` of the same `long_side`."""
+    """The masks of `ResizedMasks`, kept."""
 
     def __init__(self, masks: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         """Read or draw all masks; raises `MaskError` (a ValueError) for one that cannot be used."""
-        shapes = fitted_shapes(masks.sizes, long_side)
-
-        def read(index: int) -> NDArray[np.uint8]:
-            height, width = shapes[index]
-            return resize_mask(masks.mask(index), (int(width), int(height)))
-
-        super().__init__(shapes, read, track)
+        resized = ResizedMasks(masks, long_side)
+        super().__init__(resized.shapes, resized.__getitem__, track)
 
 
-def images_of(
-    data: ImageSet, long_side: int, track: Track | None = None, *, short_side: int = 0
-) -> ImageCache | PackedImages | IdxImages:
-    """The images of a data set by position: read once and kept in an `ImageCache`, or where they are packed."""
+Images = ImageCache | PackedImages | IdxImages | ResizedImages
+
+
+def images_of(data: ImageSet, long_side: int, track: Track | None = None, *, short_side: int = 0) -> Images:
+    """The images of a data set by position: read once and kept in an `ImageCache`, or where they are packed.
+
+    Those in shards that neither memory nor disk have room for are read again whenever they are asked for.
+    """
     if data.pack is not None and not is_pack(data.pack.file):
         return IdxImages(data.pack.file, data.pack.rows)
     if data.pack is not None:
         return PackedImages(data.pack.file, data.pack.split, data.pack.rows)
     options = {"short_side": short_side, "channels": data.channels}
-    return ImageCache([str(path) for path in data.paths], data.sizes, long_side, track, **options)
+    resized = ResizedImages(data.paths, data.sizes, long_side, **options)
+    if _is_too_large(data, resized.shapes):
+        return resized
+    return ImageCache(data.paths, data.sizes, long_side, track, **options)
 
 
-def channel_statistics(images: ImageCache | PackedImages | IdxImages) -> dict[str, list[float]]:
+def masks_of(masks: SemanticMasks, long_side: int, track: Track | None = None) -> Any:
+    """The masks of a data set by position, (H, W), as `images_of` has its images."""
+    if masks.pack is not None:
+        return PackedMasks(*masks.pack)
+    resized = ResizedMasks(masks, long_side)
+    return resized if _is_too_large(masks, resized.shapes) else MaskCache(masks, long_side, track)
+
+
+def _is_too_large(data: ImageSet, shapes: NDArray[np.int64]) -> bool:
+    """Whether arrays of a set in shards have no room; of other sets that is an error."""
+    in_shards = any(map(place_of, data.paths[:1].tolist()))  # all images are, or none
+    return in_shards and not _room_for(int(shapes.prod(1).sum()))
+
+
+def channel_statistics(images: Images) -> dict[str, list[float]]:
     """ "mean" and "std" (C,) of all pixels by channel, 0..1; of packed images those of the training images of the pack.
 
     A channel that is the same everywhere has a standard deviation of 1/255, one grey level.
@@ -164,15 +220,28 @@ def _allocate(size: int) -> tuple[Tensor, str]:
 
     Ordinary memory, not /dev/shm, which containers limit to 64 MB: forked workers see the same pages all the same.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate; each has its own
-    if size * processes <= psutil.virtual_memory().available // 2:
-        return torch.empty(size, dtype=torch.uint8), "memory"
+    place = _room_for(size)
+    if place == "memory":
+        return torch.empty(size, dtype=torch.uint8), place
     folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if size > free:  # said here, because writing into a mapped file on a full disk kills the process
+    if not place:  # said here, because writing into a mapped file on a full disk kills the process
         raise ValueError(
-            f"the images need {size * processes / 1e9:.1f} GB, too much for the memory, and {folder} has only "
-            f"{free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or train at a smaller size"
+            f"the images need {size * _processes() / 1e9:.1f} GB, too much for the memory, and {folder} has only "
+            f"{shutil.disk_usage(folder).free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or train at a "
+            "smaller size"
         )
     with tempfile.NamedTemporaryFile(prefix="detseg-images-", delete=os.name != "nt") as file:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(max(1, size),))), folder
+
+
+def _room_for(size: int) -> str:
+    """Where (size,) uint8 are put: "memory", the folder of temporary files, or "" where neither has room."""
+    if size * _processes() <= psutil.virtual_memory().available // 2:
+        return "memory"
+    folder = tempfile.gettempdir()
+    return folder if size <= shutil.disk_usage(folder).free else ""
+
+
+def _processes() -> int:
+    """How many processes of this machine have their own images; set by torchrun and accelerate."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

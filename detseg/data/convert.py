@@ -17,7 +17,7 @@ from detseg.data.formats import (
     find_sources,
     formats_of,
 )
-from detseg.data.formats.format import Format, Gives, Sources
+from detseg.data.formats.format import Format, Gives, Sources, asked
 from detseg.data.formats.locate import PlaceImages
 from detseg.data.formats.write import CrowdChoice, write_dataset
 from detseg.data.join import joined
@@ -72,7 +72,7 @@ def recognise(path: Path, images: Path | None = None) -> Found:
 
 def _at(path: Path, images: Path | None, gives: Gives) -> Format | None:
     """The format of this kind that knows a path by itself."""
-    return next((f for f in formats_of(gives) if f.find(path, images, **_options(gives))), None)
+    return next((f for f in asked(path, gives) if f.find(path, images, **_options(gives))), None)
 
 
 def _options(gives: Gives) -> dict[str, None]:

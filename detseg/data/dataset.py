@@ -12,13 +12,13 @@ from torch import Tensor
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import Set, Track
-from detseg.data.cache import MaskCache, images_of
+from detseg.data.cache import images_of, masks_of
 from detseg.data.checks.learnable import require_masks
 from detseg.data.labels import LabelledImages
 from detseg.data.mask_drawing import draw_objects
 from detseg.data.masks import SemanticMasks
-from detseg.data.pack.reader import PackedMasks
 from detseg.data.sample import Sample
+from detseg.data.shard_members import shard_numbers
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class ImageDataset(Generic[Set]):
     def __init__(self, annotations: Set, long_side: int, track: Track | None = None, *, short_side: int = 0) -> None:
         self.annotations = annotations
         self.images = images_of(annotations, long_side, track, short_side=short_side)
+        self.shards = shard_numbers(annotations.paths)  # (N,) of each image; None where they are in none
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -89,8 +90,7 @@ class SegmentationDataset(ImageDataset[SemanticMasks]):
 
     def __init__(self, annotations: SemanticMasks, long_side: int, track: Track | None = None) -> None:
         super().__init__(annotations, long_side, track)
-        pack = annotations.pack
-        self.masks = MaskCache(annotations, long_side, track) if pack is None else PackedMasks(*pack)
+        self.masks = masks_of(annotations, long_side, track)
 
     def __getitem__(self, index: int) -> Sample:
         """The image and its mask; they may be views into the caches."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from detseg.data.headers import ORIENTATION, header_size
+from detseg.data.shard_members import place_of, read_content
 from detseg.files import WriteError, write_atomically
 from detseg.reading import FileError, require_file
 
@@ -75,15 +76,16 @@ def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
 def read_image(path: str | Path, channels: int = 3) -> Image:
     """Read an image as uint8 RGB (H, W, 3), or with another number of channels (H, W, channels): see `decode_bands`.
 
-    The EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up, 16-bit values
-    are scaled to 8 bits (65535 becomes 255), transparent pixels are laid over white. Bands beyond the third count
-    only where they are marked as transparency.
+    The path is that of a file, or of a member of a shard (`detseg.data.shard_members`). The EXIF orientation is
+    applied. Grey becomes three equal channels, palettes are looked up, 16-bit values are scaled to 8 bits (65535
+    becomes 255), transparent pixels are laid over white. Bands beyond the third count only where they are marked as
+    transparency.
 
     Raises:
         ValueError: the file is missing, is no image, or is cut short. The message names it.
     """
     try:
-        data = require_file(Path(path)).read_bytes()
+        data = read_content(path)
     except OSError as error:
         raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
     return decode_image(data, path, channels)
@@ -122,6 +124,8 @@ def read_sized_image(path: str | Path, size: Sequence[int], channels: int = 3) -
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the image as `read_image` returns it, from the file's header only; or ValueError."""
+    if place_of(path) is not None:
+        return _header(read_content(path), path).size
     size = header_size(path)
     return size if size is not None and size[0] * size[1] <= MAX_PIXELS else _header(path, path).size
 
@@ -143,11 +147,21 @@ class ImageInfo(NamedTuple):
 
 def inspect_image(path: str | Path) -> ImageInfo:
     """Check, as `read_image`, that a file is a whole image, but do not decode JPEG and PNG files with an end mark."""
+    if place_of(path) is not None:
+        return inspect_content(read_content(path), path)
     header = _header(path, path)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = _has_end_mark(data)
     if not whole:
         read_image(path, header.bands or 3)
+    return header
+
+
+def inspect_content(data: bytes, path: str | Path) -> ImageInfo:
+    """As `inspect_image`, of the content of a file; `path` is what messages call it."""
+    header = _header(data, path)
+    if not _has_end_mark(data):
+        decode_image(data, path, header.bands or 3)
     return header
 
 

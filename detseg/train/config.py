@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from detseg.data.augment.strengths import OF_BOXES, strengths
+from detseg.data.tar_shards import absolute
 from detseg.options import given, option, require_positive
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
@@ -33,7 +34,7 @@ class TrainConfig:
     """Smallest allowed `size`, in pixels."""
 
     data: Path | None = None
-    """Data set with a training and a validation split: a folder or file."""
+    """Data set with a training and a validation split: a folder, a file, or a pattern of shards."""
     train: Path | None = None
     """Training data, with --val, in place of --data."""
     val: Path | None = None
@@ -160,7 +161,7 @@ class TrainConfig:
             FileExistsError: it is there already.
         """
         settings = {n: v for n, v in asdict(self).items() if n not in (*_OF_RESUMING, *OF_PROCESS)}
-        content = {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in settings.items()}
+        content = {n: str(absolute(v)) if isinstance(v, Path) else v for n, v in settings.items()}
         text = json.dumps({"task": self.task, **content}, indent=2) + "\n"
         with (folder / SETTINGS).open("x", encoding="utf-8") as file:
             file.write(text)

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from detseg.data.annotations import Category
 from detseg.data.base import ImageSet
 from detseg.data.pack.idx import IdxImages
 from detseg.data.pack.reader import PackedImages
+from detseg.data.shard_members import content_size, place_of
 
 
 def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) -> str:
@@ -23,8 +23,8 @@ def fingerprint(categories: Iterable[Category], arrays: Iterable[NDArray[Any]]) 
 
 
 def image_marks(data: ImageSet, images: object) -> NDArray[Any]:
-    """What differs if an image does: of packed ones their digests and size, of files their lengths,
-    which nearly do.
+    """What differs if an image does: of packed ones their digests and size, of those in shards their digests, of files
+    their lengths, which nearly do.
 
     Args:
         data: the images' annotations.
@@ -34,4 +34,7 @@ def image_marks(data: ImageSet, images: object) -> NDArray[Any]:
         return np.append(images.digests, np.uint64(images.long_side))
     if isinstance(images, IdxImages):
         return images.content()
-    return np.array([Path(path).stat().st_size for path in data.paths.tolist()], np.int64)
+    places = [place_of(path) for path in data.paths.tolist()]
+    if all(places):
+        return np.array([int(place.digest, 16) for place in places if place], np.uint64)
+    return np.array([content_size(path) for path in data.paths.tolist()], np.int64)

@@ -21,6 +21,7 @@ from detseg.data.formats import read_dataset, write_coco
 from detseg.data.formats.coco import FORMAT as COCO
 from detseg.data.join import joined
 from detseg.data.splits import folds_of
+from detseg.data.tar_shards import absolute
 from detseg.files import write_atomically
 from detseg.metrics.detection.inputs import Detections
 from detseg.options import option
@@ -138,7 +139,7 @@ def _begun(config: Any) -> Any:
     before = load_config(folder)
     for field in (field for field in fields(config) if field.name not in OF_PROCESS):
         old, new = getattr(before, field.name, None), getattr(config, field.name)
-        new = new.absolute() if isinstance(new, Path) else new  # as they are saved
+        new = absolute(new) if isinstance(new, Path) else new  # as they are saved
         if old != new:
             name = option(field.name)
             raise ValueError(f"{folder}: was trained with {name} {old}, not {new}; give another --output")

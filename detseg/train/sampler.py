@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from detseg.data.augment.mosaic import mixup
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.shard_cache import TOGETHER
 
 Batch = tuple[Tensor, Any, list[int]]
 """Images, the model's targets, and which images they are."""
@@ -134,9 +135,37 @@ def steps_per_epoch(images: int, batch_size: int, world: int = 1) -> int:
     return max(1, images // (batch_size * world))
 
 
-def epoch_order(images: int, batch_size: int, *, seed: int, epoch: int, world: int = 1) -> NDArray[np.int64]:
-    """The images of an epoch in their random order, cut or repeated to whole batches of all processes."""
-    order = np.random.default_rng((seed, 0, epoch)).permutation(images)
+def epoch_windows(shards: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """(N,) the window of each image in an epoch, of `shards` (N,) numbered 0..S-1.
+
+    Shards come in random order, `TOGETHER` of them make a window, and an epoch goes from window to window: only so many
+    shards are read from at a time, which can be remote and together larger than any disk here.
+    """
+    count = int(shards.max(initial=-1)) + 1
+    place = np.random.default_rng((seed, 4, epoch)).permutation(count)
+    return (place // TOGETHER)[shards]
+
+
+def epoch_order(
+    images: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    world: int = 1,
+    shards: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """The images of an epoch in their random order, cut or repeated to whole batches of all processes.
+
+    With `shards` (N,), the shard of each image, the order is random within `epoch_windows`.
+    """
+    rng = np.random.default_rng((seed, 0, epoch))
+    if shards is None:
+        order = rng.permutation(images)
+    else:
+        window = epoch_windows(shards, seed=seed, epoch=epoch)
+        members = np.argsort(window, kind="stable")
+        order = np.concatenate([rng.permutation(m) for m in np.split(members, np.cumsum(np.bincount(window))[:-1])])
     return np.resize(order, steps_per_epoch(images, batch_size, world) * batch_size * world)
 
 
@@ -153,6 +182,7 @@ class BatchPlan:
         first_step: where to begin; a resumed run gives the number of steps done.
         rank: this process's number.
         world: number of processes.
+        shards: (N,) the shard of each image, for images that are in some, see `epoch_order`.
     """
 
     def __init__(
@@ -167,19 +197,22 @@ class BatchPlan:
         rank: int = 0,
         world: int = 1,
         parts: int = 1,
+        shards: NDArray[np.int64] | None = None,
     ) -> None:
         if images < 1:
             raise ValueError("there are no images to train on")
         self.part = batch_size // parts
         self.images, self.batch_size, self.sizes, self.fraction = images, batch_size, sizes, fraction
-        self.seed, self.first_step, self.rank, self.world = seed, first_step, rank, world
+        self.seed, self.first_step, self.rank, self.world, self.shards = seed, first_step, rank, world, shards
 
     def __iter__(self) -> Iterator[list[Request]]:
         per_epoch = steps_per_epoch(self.images, self.batch_size, self.world)
         step = self.first_step
         while True:
             epoch, within = divmod(step, per_epoch)
-            order = epoch_order(self.images, self.batch_size, seed=self.seed, epoch=epoch, world=self.world)
+            order = epoch_order(
+                self.images, self.batch_size, seed=self.seed, epoch=epoch, world=self.world, shards=self.shards
+            )
             for batch in range(within, per_epoch):
                 requests = self._batch(step, epoch, batch, order)
                 for first in range(0, self.batch_size, self.part):
@@ -209,7 +242,10 @@ class TrainingSamples:
 
     def __init__(self, dataset: Any, seed: int, transform: Callable[[int], Any] = TrainTransform) -> None:
         self.dataset, self.seed, self.transform = dataset, seed, transform
+        self.shards: NDArray[np.int64] | None = getattr(dataset, "shards", None)
         self._transforms: dict[int, Any] = {}
+        # An epoch, the window of each image in it, and the images of the window that was asked for last.
+        self._windows: tuple[int, NDArray[np.int64], dict[int, NDArray[np.int64]]] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -219,17 +255,30 @@ class TrainingSamples:
         rng, transform = self.rng_of(request), self.transform_of(request.size)
         indices = [request.image]
         if request.mosaic:
-            indices += rng.integers(len(self.dataset), size=3).tolist()
+            indices += self._others(request, rng, 3)
             sample = transform.mosaic([self.dataset[i] for i in indices], rng)
         else:
             sample = transform(self.dataset[request.image], rng)
         if request.copy_paste:
-            indices.append(int(rng.integers(len(self.dataset))))
+            indices += self._others(request, rng, 1)
             sample = transform.copy_paste(sample, transform(self.dataset[indices[-1]], rng), rng)
         if request.mixup:
-            indices.append(int(rng.integers(len(self.dataset))))
+            indices += self._others(request, rng, 1)
             sample = mixup(sample, transform(self.dataset[indices[-1]], rng), rng)
         return sample, indices
+
+    def _others(self, request: Request, rng: np.random.Generator, count: int) -> list[int]:
+        """Images to lay a sample's image together with: any, or of the same window of shards."""
+        if self.shards is None:
+            return rng.integers(len(self.dataset), size=count).tolist()
+        if self._windows is None or self._windows[0] != request.epoch:
+            self._windows = request.epoch, epoch_windows(self.shards, seed=self.seed, epoch=request.epoch), {}
+        _, windows, members = self._windows
+        window = int(windows[request.image])
+        if window not in members:
+            members.clear()
+            members[window] = np.flatnonzero(windows == window)
+        return members[window][rng.integers(len(members[window]), size=count)].tolist()
 
     def rng_of(self, request: Request) -> np.random.Generator:
         """What everything random about a sample is drawn from."""
@@ -288,6 +337,7 @@ class Batches:
             rank=accelerator.process_index,
             world=int(accelerator.num_processes),
             parts=self.accumulate,
+            shards=self.samples.shards,
         )
         loader: DataLoader[Any] = DataLoader(
             self.samples,  # type: ignore[arg-type]

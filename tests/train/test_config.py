@@ -1,6 +1,7 @@
 """Options of a run: by task and model, on disk, and as earlier versions wrote them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,12 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert load_config(tmp_path) == config
     with pytest.raises(FileExistsError):
         config.save(tmp_path)
+
+
+def test_addresses_of_data_stay_what_they_are(tmp_path):
+    config = TrainDetector(data=Path("s3://bucket/{train,val}-*.tar"))
+    config.save(tmp_path)
+    assert load_config(tmp_path) == config
 
 
 def write(folder, **content):

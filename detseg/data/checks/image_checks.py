@@ -17,6 +17,7 @@ from detseg.data.checks.problems import Problem, Severity
 from detseg.data.formats.find_images import FolderCache, nearby_image
 from detseg.data.images import ImageInfo, inspect_image
 from detseg.data.pack.file import file_digest, image_digests
+from detseg.data.shard_members import content_size, new_mark, place_of
 from detseg.reading import require_file
 
 SAMPLE = 4096  # bytes read from both ends of files of equal size before they are compared whole
@@ -73,13 +74,18 @@ def repeated_paths(data: ImageSet) -> list[int]:
 
 
 def image_problems(a: ImageSet) -> Iterator[Problem]:
-    """Images that are missing or damaged, or whose size is not the one in the annotation file."""
+    """Images that are missing or damaged, or whose size is not the one in the annotation file.
+
+    Those in shards are checked when these are read first.
+    """
     if a.pack is not None:  # checked when they were packed
         return
     results, listed = in_threads(_inspect, a.paths.tolist()), FolderCache()
     for image, found in enumerate(results):
+        if found is None:
+            continue
         if isinstance(found, ImageInfo):
-            yield from _size_problems(a, image, found)
+            yield from size_problems(a, image, found)
         elif not os.path.isfile(a.paths[image]):  # noqa: PTH113 - pathlib raises for names that are too long
             folder = "name the folder (--images, or --source-images of convert, split and show) unless YOLO names it"
             remedy = f"put it there, {folder}, or remove the entry"
@@ -90,14 +96,15 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
             yield image_problem(a, image, found, "replace the image or remove the entry", "damaged-image")
 
 
-def _inspect(path: str) -> ImageInfo | str:
+def _inspect(path: str) -> ImageInfo | str | None:
     try:
-        return inspect_image(path)
+        return None if place_of(path) else inspect_image(path)
     except (ValueError, OSError) as error:
         return str(error).removeprefix(f"{path}: ")
 
 
-def _size_problems(a: ImageSet, image: int, found: ImageInfo) -> Iterator[Problem]:
+def size_problems(a: ImageSet, image: int, found: ImageInfo) -> Iterator[Problem]:
+    """What is wrong with the size that the annotations give for the image at a position."""
     width, height = (int(side) for side in a.sizes[image])
     if (width, height) == found.size:
         return
@@ -167,10 +174,14 @@ def equal_images(a: ImageSet) -> list[list[int]]:
 def equal_files(paths: Sequence[str]) -> list[list[int]]:
     """Groups of two or more positions whose files have the same content; unreadable files are left out.
 
-    Only files of equal length are opened, and only those with equal beginnings and ends are read whole.
+    Only files of equal length are opened, and only those with equal beginnings and ends are read whole. Of members of
+    shards the digests are known.
     """
     groups = [list(range(len(paths)))]
-    for key in (lambda path: Path(path).stat().st_size, _ends, _digest):
+    keys: list[Callable[[str], Any]] = [content_size, _digest]
+    if not any(map(place_of, paths)):
+        keys.insert(1, _ends)
+    for key in keys:
         groups = [part for group in groups for part in _split(group, paths, key)]
     return groups
 
@@ -196,9 +207,11 @@ def _ends(path: str) -> bytes:
         return head + file.read(SAMPLE)
 
 
-def _digest(path: str) -> bytes:
+def _digest(path: str) -> str:
+    if place := place_of(path):
+        return place.digest
     with require_file(Path(path)).open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+        return hashlib.file_digest(file, new_mark).hexdigest()
 
 
 def in_threads(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterable[Any]:

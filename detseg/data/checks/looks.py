@@ -1,7 +1,6 @@
 """How images look, each decoded once and small: thumbnails to compare, brightness, contrast and colourfulness."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from detseg.data.base import Track
 from detseg.data.crops import map_images
 from detseg.data.images import read_image
-from detseg.reading import require_file
+from detseg.data.shard_members import read_content
 
 SIDE = 48  # pixels of a square thumbnail
 
@@ -46,8 +45,8 @@ def read_looks(paths: Sequence[str], track: Track | None = None) -> Looks:
 def _look(path: str) -> tuple[int, NDArray[np.uint8], float, float, float] | None:
     """Shorter side, thumbnail, brightness, contrast and colourfulness; None where the image cannot be read."""
     try:
-        content = np.frombuffer(require_file(Path(path)).read_bytes(), np.uint8)
-    except OSError:
+        content = np.frombuffer(read_content(path), np.uint8)
+    except (OSError, ValueError):
         return None
     pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None
     if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:

@@ -26,6 +26,7 @@ from detseg.data.formats import (
     via,
     visdrone,
     voc,
+    webdataset,
     yolo,
 )
 from detseg.data.formats.coco import read_coco, write_coco
@@ -77,6 +78,7 @@ __all__ = [
 
 FORMATS += [
     cvat.FORMAT,  # before those that go by names of files and folders: these know their files by content
+    *webdataset.FORMATS,
     dlib.FORMAT,
     datumaro.FORMAT,
     kitti.FORMAT,

@@ -6,7 +6,7 @@ never exist as Python objects together. `detseg.data.coco_json` has the records,
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,13 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
     """
     path = Path(path)
     content = load_file(path)
+    folders = image_folders(path.parent, images, split_word(path))
+    folders += [path.parent / "data"] if images is None else []  # FiftyOne's
+    return annotations_of(content, path, partial(locate_images, folders=folders))
+
+
+def annotations_of(content: CocoFile[Any], path: Path, locate: Callable[[Sequence[str]], list[str]]) -> Annotations:
+    """The data set that the parts of a file say; `locate` finds the paths of images by their names."""
     image_ids, image_texts = _numbers([image.id for image in content.images], f"{path}: images[].id")
     category_ids, category_texts = _numbers([c.id for c in content.categories], f"{path}: categories[].id")
     categories = [Category(number, c.name) for number, c in zip(category_ids.tolist(), content.categories, strict=True)]
@@ -82,9 +89,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> Annotations
         objects.add(parse_chunk(items[start : start + CHUNK], start, path, objects.odd))
     columns = objects.columns()
 
-    folders = image_folders(path.parent, images, split_word(path))
-    folders += [path.parent / "data"] if images is None else []  # FiftyOne's
-    paths = locate_images(_file_names(content, path), folders)
+    paths = locate(_file_names(content, path))
     sizes = _sizes(content.images)
     del content, items  # the whole file; the arrays that follow take its place in memory
     order = np.argsort(columns["image_index"], kind="stable")
@@ -316,7 +321,7 @@ def _write_file(annotations: Annotations, path: Path, root: Path) -> None:
     ]
     ids = annotations.category_texts.written(category.id for category in annotations.categories)
     categories = [CocoCategory(number, name) for number, name in zip(ids, annotations.names, strict=True)]
-    content = {"images": images, "annotations": _written_objects(annotations), "categories": categories}
+    content = {"images": images, "annotations": written_objects(annotations), "categories": categories}
     write_atomically(path, msgspec.json.encode(content))
 
 
@@ -328,7 +333,8 @@ def _relative(name: str, here: Path, root: Path) -> str:
     return full
 
 
-def _written_objects(annotations: Annotations) -> list[dict[str, Any]]:
+def written_objects(annotations: Annotations) -> list[dict[str, Any]]:
+    """The entries of `annotations`, in the order of the objects."""
     # x2 - x1 leaves dust like 113.00000000000001; ten digits are far finer than any annotation.
     columns = {
         "id": annotations.ids,

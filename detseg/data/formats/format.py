@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from detseg.data.annotations import AnnotationError
@@ -40,6 +41,8 @@ class Format:
     holds: frozenset[Holds] = frozenset()  # what it can say beside boxes, class names and images without objects
     gives: Gives = "objects"
     takes_images: bool = True  # whether a folder of images may be named, or the form says itself where they are
+    holds_images: bool = False  # whether `write` puts images inside its files, however they are to be placed
+    names: Callable[[Path], bool] = lambda path: False  # whether a path where nothing is may be meant, as a pattern
     guess: Find | None = None  # as `find`, for weaker signs: asked when no format's `find` knows the path
 
 
@@ -49,6 +52,12 @@ FORMATS: list[Format] = []  # in the order in which they are asked; `detseg.data
 def formats_of(gives: Gives) -> list[Format]:
     """The formats that give objects, masks or labels."""
     return [format for format in FORMATS if format.gives == gives]
+
+
+def asked(path: Path, gives: Gives) -> list[Format]:
+    """The formats that are asked whether they know a path; none if nothing is there."""
+    there = path.exists()
+    return [format for format in formats_of(gives) if there or format.names(path)]
 
 
 def titles(formats: list[Format], joint: str = "or") -> str:

@@ -30,6 +30,7 @@ from detseg.data.formats.find_images import (
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images  # noqa: F401
 from detseg.data.formats.layout import ANNOTATION_FOLDERS, split_of
 from detseg.data.formats.same_name import is_absolute, is_address, local_name
+from detseg.data.shard_members import place_of, read_content
 from detseg.files import inner_folder, replacing, safe_name, write_atomically
 from detseg.reading import require_file
 
@@ -272,6 +273,9 @@ def place_images(sources: Iterable[str], targets: Iterable[Path], how: PlaceImag
     if how == "keep":
         return
     for name, target in zip(sources, targets, strict=True):
+        if place_of(name) is not None:
+            write_atomically(target, read_content(name))
+            continue
         source = Path(name).resolve()
         if target.resolve() == source:
             continue

@@ -24,6 +24,7 @@ from detseg.data.formats.format import (
     Gives,
     NotRecognisedError,
     Sources,
+    asked,
     formats_of,
     looked_for,
     titles,
@@ -74,7 +75,7 @@ def find_sources(
 
 
 def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
-    archives = [path] if path.is_file() else sorted(path.iterdir())
+    archives = sorted(path.iterdir()) if path.is_dir() else [path]
     archives = [file for file in archives if file.name.lower().endswith(ARCHIVES)]
     there = what_is_there(path) if path.is_dir() else ""
     there = f" There are {there}." if there else ""
@@ -85,12 +86,15 @@ def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
 def _found_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
     """The splits found at a path itself; empty if there are none. FileError: it is a pipe or the like."""
     require_file(path)
-    return _first(path, images, gives, options, [(format, format.find) for format in formats_of(gives)])
+    formats = asked(path, gives)
+    if not formats and not path.exists():
+        raise AnnotationError(f"{path}: does not exist")
+    return _first(path, images, gives, options, [(format, format.find) for format in formats])
 
 
 def _guessed_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
     """The splits at a path itself by weaker signs; empty if there are none."""
-    guesses = [(format, format.guess) for format in formats_of(gives) if format.guess is not None]
+    guesses = [(format, format.guess) for format in asked(path, gives) if format.guess is not None]
     return _first(path, images, gives, options, guesses)
 
 
@@ -101,8 +105,6 @@ def _first(
     options: Mapping[str, Any],
     attempts: Sequence[tuple[Format, Find]],
 ) -> Sources:
-    if not path.exists():
-        raise AnnotationError(f"{path}: does not exist")
     for format, find in attempts:
         try:
             sources = find(path, images, **options)

@@ -26,6 +26,7 @@ from detseg.data.labels import LabelledImages
 from detseg.data.letterbox import resize_long_side, resize_mask
 from detseg.data.masks import SemanticMasks
 from detseg.data.pack.file import FORMAT, MAX_SIDE, VERSION, OpenPack, PackInfo, content_digest, opened, read_pack_info
+from detseg.data.shard_members import read_content
 from detseg.files import replacing
 
 Split = Annotations | LabelledImages | SemanticMasks
@@ -190,7 +191,7 @@ def _prepared(data: Split, index: int, size: int) -> _Prepared:
     path = str(data.paths[index])
     image = read_sized_image(path, data.sizes[index].tolist())
     resized = resize_long_side(image, size)
-    original, digest = (image.shape[1], image.shape[0]), content_digest(Path(path).read_bytes())
+    original, digest = (image.shape[1], image.shape[0]), content_digest(read_content(path))
     if not isinstance(data, SemanticMasks):
         return _Prepared(resized, original, digest)
     labels = data.mask(index)

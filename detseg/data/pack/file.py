@@ -35,6 +35,8 @@ from detseg.data.base import Category, PackRows
 from detseg.data.checks.problems import AnnotationError
 from detseg.data.pack.idx import read_idx_images
 from detseg.data.polygons import FAR, Segments
+from detseg.data.shard_members import read_content
+from detseg.reading import FileError
 
 FORMAT, VERSION = "detseg pack", 1
 EXTENSIONS = (".h5", ".hdf5")
@@ -277,6 +279,6 @@ def content_digest(content: bytes) -> int:
 def file_digest(path: str) -> int | None:
     """`content_digest` of a file; None if it cannot be read."""
     try:
-        return content_digest(Path(path).read_bytes())
-    except OSError:
+        return content_digest(read_content(path))
+    except (OSError, FileError):
         return None

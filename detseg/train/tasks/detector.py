@@ -61,8 +61,8 @@ CACHE_ZOOM = 1.25
 class DetectorOptions(TrainAnnotated):
     """Train an object detector on your own annotated images.
 
-    Data: --data with a training and a validation split (COCO, VOC, YOLO, or an HDF5 file of `detseg pack`), or --train
-    and --val. The run folder receives the model, metrics, plots and an HTML report.
+    Data: --data with a training and a validation split (COCO, VOC, YOLO, WebDataset shards, or an HDF5 file of
+    `detseg pack`), or --train and --val. The run folder receives the model, metrics, plots and an HTML report.
 
     Train for 30 minutes, resume after an interruption, train YOLOv2's single grid:
 
