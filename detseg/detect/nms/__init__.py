@@ -2,7 +2,8 @@
 
 Greedy: boxes are visited from the highest score down; a visited box that is still there is kept and removes
 every later box whose IoU with it is strictly greater than the threshold. Equal scores are visited by rising
-index. IoU is computed in float32 whatever the input's type; two boxes without area have IoU 0.
+index. IoU is computed in float64 for boxes of float64 or of integers that float32 does not hold, in float32 for all
+others, and compared with the threshold in that precision; two boxes without area have IoU 0.
 
 There are four ways to the same indices:
 
@@ -19,9 +20,7 @@ There are four ways to the same indices:
 from functools import cache
 from typing import Any, Literal
 
-import numpy as np
-
-from detseg.detect.nms.checks import Array, Rule, check_kinds, check_threshold, like, to_arrays
+from detseg.detect.nms.checks import Array, check_count, check_kinds, check_thresholds, like, to_arrays
 from detseg.tracing import is_traced
 
 Metric = Literal["iou", "diou"]
@@ -38,10 +37,10 @@ def nms(
 ) -> Array:
     """Indices (int64, best score first) of the boxes that survive non-max suppression.
 
-    Torch in (any device), torch out on the same device; numpy in, numpy out.
+    Torch in (any device), torch out on the same device; numpy or lists in, numpy out.
 
     Args:
-        boxes: (N, 4) xyxy, x1 <= x2 and y1 <= y2, any float or integer type.
+        boxes: (N, 4) xyxy, x1 <= x2 and y1 <= y2, any float or integer type; float64 keeps its digits.
         scores: (N,), any float or integer type.
         iou_threshold: in [0, 1]; a box is dropped when its IoU with a kept one is strictly greater.
         score_threshold: drop first every box whose score is not strictly greater.
@@ -95,9 +94,8 @@ def _suppress(
 ) -> Any:
     """Both functions: check, choose by device, and give back what came in."""
     from_numpy = check_kinds(given)
-    threshold = check_threshold(iou_threshold, score_threshold)
-    if max_detections is not None and not (max_detections >= 0 and max_detections % 1 == 0):
-        raise ValueError(f"max_detections must be a whole number, 0 or more, got {max_detections}")
+    check_thresholds(iou_threshold, score_threshold)
+    check_count(max_detections)
     if metric not in ("iou", "diou"):
         raise ValueError(f"metric must be 'iou' or 'diou', got {metric!r}")
     if not from_numpy:
@@ -107,9 +105,11 @@ def _suppress(
         if metric == "iou" and (tracing or given["boxes"].device.type != "cpu"):
             from detseg.detect.nms.by_torchvision import keep_by_torchvision  # here: torchvision takes seconds to load
 
-            kept = keep_by_torchvision(**given, threshold=threshold, score_threshold=score_threshold, tracing=tracing)
+            limits: dict[str, Any] = {"threshold": iou_threshold, "score_threshold": score_threshold}
+            kept = keep_by_torchvision(**given, **limits, tracing=tracing)
             return kept if max_detections is None else kept[: int(max_detections)]
     arrays = given if from_numpy else to_arrays(given)
-    rule = Rule(np.float32(threshold), True if metric == "diou" else None)
-    kept = _on_cpu().keep_on_cpu(**arrays, rule=rule, score_threshold=score_threshold, max_detections=max_detections)
+    penalty = True if metric == "diou" else None
+    rule = {"iou_threshold": iou_threshold, "distance": penalty, "score_threshold": score_threshold}
+    kept = _on_cpu().keep_on_cpu(**arrays, **rule, max_detections=max_detections)
     return like(given["boxes"], kept)[0]

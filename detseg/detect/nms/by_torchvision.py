@@ -1,5 +1,6 @@
 """Hard suppression by torchvision's operator: for GPUs, and where torch traces the call."""
 
+import numpy as np
 import torch
 import torchvision  # noqa: F401  (loads the compiled operators below)
 from torch import Tensor
@@ -23,8 +24,10 @@ def keep_by_torchvision(
     While `tracing` (torch.compile, torch.export or a fake tensor mode looks on) nothing may depend on the numbers.
     Otherwise ValueError is raised for one that is not finite, or a reversed box.
     """
-    given = {"boxes": boxes.float(), "scores": scores} | ({} if labels is None else {"labels": labels})
-    boxes, scores = (boxes if tracing else _near_the_origin(boxes)).detach().float(), scores.detach()
+    given = {"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels})
+    boxes, scores = _in_floats(boxes).detach(), scores.detach()
+    if boxes.dtype == torch.float32:
+        threshold = float(np.float32(threshold))  # as on CPUs
     if len(boxes) == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
     # Looking at the flag now would wait for everything queued before. The operator below waits anyway, so it is
@@ -59,13 +62,16 @@ def _values_are_fine(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> Te
     return fine
 
 
-def _near_the_origin(boxes: Tensor) -> Tensor:
-    """What `float32_boxes` does to boxes (N, 4) of types wider than float32, without waiting for the device."""
-    if boxes.dtype != torch.float64 or len(boxes) == 0:
-        return boxes
-    low, high = torch.aminmax(boxes.reshape(-1, 2), dim=0)
-    far = torch.maximum(-low, high) > 2 * (high - low)
-    return boxes - torch.where(far, low, 0).repeat(2)
+def _in_floats(values: Tensor) -> Tensor:
+    """What `checks.in_floats` does to arrays."""
+    if values.dtype == torch.float64:
+        return values
+    if values.is_floating_point() or values.itemsize <= 2:
+        return values.float()
+    try:
+        return values.double()
+    except TypeError:  # a device without float64, as Apple's
+        return values.float()
 
 
 def _nms_sorted(boxes: Tensor, threshold: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Hard suppression where few boxes are kept, compiled by numba: each kept box against all that are left.
 
-Arithmetic on boxes is float32 in the order torchvision's kernel has it: the indices are the same to the last bit.
+Arithmetic is in the boxes' own precision, in the order torchvision's kernel has it: the indices are the same to the
+last bit.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ _SQUEEZE = 5
 
 
 class Box(NamedTuple):
-    """Corners and area of a box, float32; or arrays (N,) of them."""
+    """Corners and area of a box; or arrays (N,) of them."""
 
     x1: Any
     y1: Any
@@ -27,7 +28,7 @@ class Box(NamedTuple):
 
 
 def suppress_densely(
-    boxes: NDArray[np.float32], order: Order, starts: NDArray[np.int64], rule: Rule, limit: int, largest: int
+    boxes: NDArray[np.floating[Any]], order: Order, starts: NDArray[np.int64], rule: Rule, limit: int, largest: int
 ) -> Order:
     """Kept boxes of each group, `limit` at most, group after group, best first.
 
@@ -37,7 +38,7 @@ def suppress_densely(
         starts: (G + 1,) group g is order[starts[g]:starts[g + 1]].
         largest: no group has more boxes.
     """
-    columns, dropped = np.empty((5, largest), np.float32), np.empty(largest, np.uint8)
+    columns, dropped = np.empty((5, largest), boxes.dtype), np.empty(largest, np.uint8)
     kept = np.empty(len(order), np.int64)
     return kept[: _suppress(boxes, order, starts, rule.threshold, rule.distance, limit, columns, dropped, kept)]
 

@@ -3,6 +3,8 @@
 The arithmetic, and so the result, is that of `dense`.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +16,8 @@ FEW = 64
 
 
 def keep_few(
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
+    boxes: NDArray[np.floating[Any]],
+    scores: NDArray[np.floating[Any]],
     labels: NDArray[np.int64],
     rule: Rule,
     least: float,
@@ -26,7 +28,7 @@ def keep_few(
     Labels (N,), or (0,) for one label.
     """
     kept = np.empty(len(boxes), np.int64)
-    count = _keep(boxes, scores, labels, rule.threshold, rule.distance, np.float32(least), limit, kept)
+    count = _keep(boxes, scores, labels, rule.threshold, rule.distance, scores.dtype.type(least), limit, kept)
     return kept[:count] if count >= 0 else None
 
 

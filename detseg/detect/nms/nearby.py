@@ -11,7 +11,7 @@ whose slot goes first, up to it. Such a chain never comes back to the same box, 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,14 @@ from detseg.kernels import compiled, inlined, shared_area
 
 # Below this area float32 loses digits, and IoU may come out above what sizes and distances allow.
 SMALLEST_SOUND_AREA = 1e-30
-# A level for each exponent that float32 can have, and its cells in a pixel: bits 127 stand for sides in [1, 2).
+# A level for each exponent that float32 can have, and its cells in a pixel: bits 127 stand for sides in [1, 2). In the
+# last one are sides of float64 that float32 does not hold, all in one cell.
 _LEVELS = 256
-_PER_PIXEL = np.ldexp(1.0, 126 - np.arange(_LEVELS))
+_PER_PIXEL = np.ldexp(1.0, 126 - np.arange(_LEVELS)) * (np.arange(_LEVELS) < _LEVELS - 1)
+# A place less the left end is rounded by less than this share of the two.
+_ROUNDING = 2.0**-50
+# Looking into a cell takes about as long as this many comparisons of the dense way.
+_CELL = 8
 # Columns. Of the table: where a slot's kept boxes start, where they end, and where those not yet judged do.
 _START, _KEPT, _PENDING, _END = 0, 1, 2, 3
 _BOXES, _CELLS_A_ROW = 0, 1  # of the levels
@@ -38,27 +43,37 @@ class Index(NamedTuple):
     canvas: tuple[float, float, float]  # left, top and right end of all boxes
     table: NDArray[np.int32]  # (S, 4), S a power of two
     levels: NDArray[np.int64]  # (_LEVELS, 2)
-    near: NDArray[np.float32]  # (N, 6) corners, rank and slot of each box, sorted by slot;
-    ids: NDArray[np.int32]  # the last two through this, the same memory
+    near: NDArray[np.floating[Any]]  # (N, 6) corners, rank and slot of each box, sorted by slot;
+    ids: NDArray[np.signedinteger[Any]]  # the last two through this, the same memory
 
 
-def suppress_nearby(boxes: NDArray[np.float32], order: Order, canvas: tuple[float, float, float], rule: Rule) -> Order:
-    """Kept ones of the boxes (M, 4) xyxy that `order` (N,) names best first; none below `SMALLEST_SOUND_AREA` but 0."""
+def suppress_nearby(
+    boxes: NDArray[np.floating[Any]], order: Order, canvas: tuple[float, float, float], rule: Rule
+) -> Order | None:
+    """Kept ones of the boxes (M, 4) xyxy that `order` (N,) names best first; no area below `SMALLEST_SOUND_AREA` but 0.
+
+    None where the dense way is faster: under low thresholds, large boxes would look for small ones in too many cells.
+    """
     count = len(order)
     slots = 1 << max(6, (count - 1).bit_length())
     table, levels = np.zeros((slots, 4), np.int32), np.zeros((_LEVELS, 2), np.int64)
-    near, places = np.empty((count, 6), np.float32), np.empty(len(boxes), np.int32)
-    index = Index(canvas, table, levels, near, near.view(np.int32))
+    near, places = np.empty((count, 6), boxes.dtype), np.empty(len(boxes), np.int32)
+    index = Index(canvas, table, levels, near, near.view(np.int32 if boxes.itemsize == 4 else np.int64))
     keeps = np.zeros(count, bool)
-    _suppress(boxes, order, index, rule.threshold, rule.distance, places, keeps)
-    return order[keeps]
+    done = _suppress(boxes, order, index, rule.threshold, rule.distance, places, keeps)
+    return order[keeps] if done else None
 
 
 @compiled
 def _suppress(boxes, order, index, threshold, distance, places, keeps):
-    """Set `keeps` (N,), which holds False, where `order` is kept; `places` (M,) is room to work in."""
+    """Set `keeps` (N,), which holds False, where `order` is kept; `places` (M,) is room to work in.
+
+    Returns whether that was worth it, see `suppress_nearby`.
+    """
     canvas, table, levels, near, ids = index
     count = _fill(boxes, order, index, places, keeps)
+    if _cells(levels, len(table), float(threshold)) * _CELL > 0.5 * float(count) * float(count):
+        return False
     stack = places
     for place in range(count):
         stack[0] = place
@@ -83,6 +98,24 @@ def _suppress(boxes, order, index, threshold, distance, places, keeps):
                 ids[to, _RANK] = ids[at, _RANK]
                 for side in range(4):
                     near[to, side] = near[at, side]
+    return True
+
+
+@compiled
+def _cells(levels, slots, threshold):
+    """About how many cells all boxes look into at most, were each as large as its level allows."""
+    ratio = threshold * (1 - 1e-5)
+    reach = 0.5 * (1 - ratio) / (1 + ratio)
+    total = 0.0
+    for own in range(_LEVELS):
+        if levels[own, _BOXES] == 0:
+            continue
+        for other in range(_LEVELS):
+            apart = math.ldexp(1.0, -abs(own - other))  # of the longer sides
+            if levels[other, _BOXES] > 0 and 2 * apart > ratio:
+                across = 2 * reach * (1 + math.ldexp(1.0, own - other)) + 1
+                total += levels[own, _BOXES] * min(float(slots), across * across)
+    return total
 
 
 @compiled
@@ -106,8 +139,8 @@ def _fill(boxes, order, index, slots, keeps):
         if levels[level, _BOXES] == 0:
             levels[level, _CELLS_A_ROW] = np.int64((canvas[2] - canvas[0]) * scale) + 1
         levels[level, _BOXES] += 1
-        column = np.int64((0.5 * (float(boxes[i, 0]) + float(boxes[i, 2])) - canvas[0]) * scale)
-        row = np.int64((0.5 * (float(boxes[i, 1]) + float(boxes[i, 3])) - canvas[1]) * scale)
+        column = np.int64((_middle(boxes[i, 0], boxes[i, 2]) - canvas[0]) * scale)
+        row = np.int64((_middle(boxes[i, 1], boxes[i, 3]) - canvas[1]) * scale)
         slot = (level * 0x85EBCA77 + row * levels[level, _CELLS_A_ROW] + column) & mask
         slots[i] = slot
         table[slot, _END] += 1
@@ -136,6 +169,12 @@ def _level(side):
     return np.int64(np.float32(side).view(np.int32) >> 23)
 
 
+@inlined
+def _middle(low, high):
+    """In float64, which `float` of a float32 would not be: numba leaves it as it is."""
+    return 0.5 * (np.float64(low) + np.float64(high))
+
+
 # The arrays one by one, for taking them out of a tuple costs two atomic operations each: too much for every box.
 @inlined
 def _judge(at, canvas, table, levels, near, ids, threshold, distance):
@@ -143,7 +182,7 @@ def _judge(at, canvas, table, levels, near, ids, threshold, distance):
     x1, y1, x2, y2, rank = near[at, 0], near[at, 1], near[at, 2], near[at, 3], ids[at, _RANK]
     width, height = x2 - x1, y2 - y1
     box = Box(x1, y1, x2, y2, width * height)
-    across, down = 0.5 * (float(x1) + float(x2)) - canvas[0], 0.5 * (float(y1) + float(y2)) - canvas[1]
+    across, down = _middle(x1, x2) - canvas[0], _middle(y1, y2) - canvas[1]
     ratio = float(threshold) * (1 - 1e-5)  # a little more than the rule says, for float32 rounds
     reach = 0.5 * (1 - ratio) / (1 + ratio)
     longest = 1 / ratio if ratio > 0 else np.inf
@@ -151,7 +190,8 @@ def _judge(at, canvas, table, levels, near, ids, threshold, distance):
     side = max(width, height)
     own, low, high = _level(side), _level(side * ratio), _level(side * longest)
     mask, waiting = len(table) - 1, _KEEP
-    nearly = np.float32(ratio)
+    nearly = type(threshold)(ratio)
+    doubt_x, doubt_y = (abs(canvas[0]) + across) * _ROUNDING, (abs(canvas[1]) + down) * _ROUNDING
     # Its own level first, then the next below and above, and so on: equals drop most boxes.
     turns = own - low if own - low > high - own else high - own
     for turn in range(2 * turns + 1):
@@ -161,8 +201,10 @@ def _judge(at, canvas, table, levels, near, ids, threshold, distance):
         scale = _PER_PIXEL[level]
         far_x, far_y = reach * (width + 1 / scale), reach * (height + 1 / scale)
         far_x, far_y = widest if widest < far_x else far_x, tallest if tallest < far_y else far_y
+        far_x, far_y = far_x + doubt_x, far_y + doubt_y
         first_x, last_x, first_y, last_y = 0, mask, 0, 0  # all slots, where they are fewer than its cells
-        if (2 * far_x * scale + 2) * (2 * far_y * scale + 2) < mask:
+        told = doubt_x * scale < 1 and doubt_y * scale < 1  # or cells mean nothing, nor do their numbers fit
+        if told and (2 * far_x * scale + 2) * (2 * far_y * scale + 2) < mask:
             first_x, last_x = math.floor((across - far_x) * scale), math.floor((across + far_x) * scale)
             first_y, last_y = math.floor((down - far_y) * scale), math.floor((down + far_y) * scale)
         for row in range(first_y, last_y + 1):

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.detect.nms.checks import Order, Rule, float32_boxes, name_bad_value, numbers, whole_labels
+from detseg.detect.nms.checks import Order, Rule, in_floats, name_bad_value, numbers, whole_labels
 from detseg.detect.nms.dense import suppress_densely
 from detseg.detect.nms.few import FEW, keep_few
 from detseg.detect.nms.nearby import SMALLEST_SOUND_AREA, suppress_nearby
 from detseg.kernels import compiled, counting_sort, radix_sort
 
-Boxes = NDArray[np.float32]
+Boxes = NDArray[np.floating[Any]]  # float32 or float64: for each the kernels are compiled, where they first meet it
 
 # Comparing all boxes is faster than looking for neighbours when there are few of them, or when so few fit beside
 # each other on the image that few will be kept: where the times of benchmarks/nms.py cross, clustered against sparse.
@@ -35,41 +35,53 @@ def keep_on_cpu(
     scores: NDArray[Any],
     labels: NDArray[Any] | None = None,
     *,
-    rule: Rule,
+    iou_threshold: float,
+    distance: bool | None,
     score_threshold: float | None,
     max_detections: int | None,
 ) -> Order:
-    """Kept indices, best first, of boxes (N, 4), scores (N,) and maybe labels (N,); ValueError for bad numbers."""
-    single = float32_boxes(boxes)
-    if len(single) <= FEW and scores.dtype == np.float32 and (labels is None or labels.dtype == np.int64):
-        limit = len(single) if max_detections is None else int(max_detections)
+    """Kept indices, best first, of boxes (N, 4), scores (N,) and maybe labels (N,); ValueError for bad numbers.
+
+    See `Rule` for `distance`.
+    """
+    given, boxes = boxes, in_floats(boxes)
+    # Compared in float64, the float32 nearest to 0.1 is above 0.1, and a box exactly on the threshold would be dropped.
+    rule = Rule(boxes.dtype.type(iou_threshold), distance)
+    if len(boxes) <= FEW and scores.dtype == boxes.dtype and (labels is None or labels.dtype == np.int64):
+        limit = len(boxes) if max_detections is None else int(max_detections)
         least = -np.inf if score_threshold is None else score_threshold
         whole = NO_LABELS if labels is None else numbers(labels, np.int64)
-        kept = keep_few(single, numbers(scores, np.float32), whole, rule, least, limit)
+        kept = keep_few(boxes, numbers(scores, boxes.dtype.type), whole, rule, least, limit)
         if kept is not None:
             return kept
-    order, survey = _best_first(single, scores, labels, score_threshold)
+    ranked = _best_first(boxes, scores, labels, score_threshold)
+    if ranked is None:
+        raise ValueError(name_bad_value(given, scores, labels))
+    order, survey = ranked
     limit = len(order) if max_detections is None else min(int(max_detections), len(order))
     if limit == 0:
         return order[:0]
     if labels is None:
-        return _keep_of_one(single, order, survey, rule, limit)
+        return _keep_of_one(boxes, order, survey, rule, limit)
     grouped, starts = _by_label(order, whole_labels(labels))
-    survives = np.zeros(len(single), bool)
-    survives[_keep_of_each(single, grouped, starts, survey, rule, limit)] = True
+    survives = np.zeros(len(boxes), bool)
+    survives[_keep_of_each(boxes, grouped, starts, survey, rule, limit)] = True
     return order[survives[order]][:limit]
 
 
 def _keep_of_one(boxes: Boxes, order: Order, survey: Survey, rule: Rule, limit: int) -> Order:
     """Kept ones of `order`, best first, as if all were of one label."""
-    if _few_are_kept(len(order), survey):
-        return suppress_densely(boxes, order, np.array([0, len(order)]), rule, limit, len(order))
     # The index does not go from the best box down. What is kept of the best boxes does not depend on the others,
     # so a limit that is far off is tried on a part.
     most = max(4 * limit, 1000)
-    while len(kept := suppress_nearby(boxes, order[:most], survey.canvas, rule)) < limit and most < len(order):
+    while not _few_are_kept(len(order), survey):
+        kept = suppress_nearby(boxes, order[:most], survey.canvas, rule)
+        if kept is None:
+            break
+        if len(kept) >= limit or most >= len(order):
+            return kept[:limit]
         most *= 4
-    return kept[:limit]
+    return suppress_densely(boxes, order, np.array([0, len(order)]), rule, limit, len(order))
 
 
 def _keep_of_each(
@@ -88,14 +100,17 @@ def _keep_of_each(
 
 
 def _few_are_kept(count: int, survey: Survey) -> bool:
-    """Whether the dense way is faster for so many boxes, or the only one that float32 allows."""
+    """Whether the dense way is faster for so many boxes, or the only one that their digits allow."""
     return count <= _FEW_BOXES or survey.beside <= _FEW_BESIDE or not survey.smallest >= SMALLEST_SOUND_AREA
 
 
 def _best_first(
     boxes: Boxes, scores: NDArray[Any], labels: NDArray[Any] | None, score_threshold: float | None
-) -> tuple[Order, Survey]:
-    """Indices of the boxes (N, 4) above the score threshold, by falling score, equal scores by rising index."""
+) -> tuple[Order, Survey] | None:
+    """Indices of the boxes (N, 4) above the score threshold, by falling score, equal scores by rising index.
+
+    None if a number is bad.
+    """
     # Larger types have digits that the kernel's float32 cannot hold.
     exact = scores.dtype.kind == "f" and scores.dtype.itemsize <= 4
     in_single = numbers(scores, np.float32) if exact else np.zeros(len(scores), np.float32)
@@ -105,7 +120,7 @@ def _best_first(
     count, *survey = _sort(boxes, in_single, in_single.view(np.uint32), np.float32(lowest), keys, starts, order)
     others = [values for values in (labels, None if exact else scores) if values is not None]
     if count < 0 or not all(np.isfinite(values).all() for values in others if values.dtype.kind == "f"):
-        raise ValueError(name_bad_value(boxes, scores, labels))
+        return None
     if exact:
         return order[:count], Survey(*survey)
     order = np.argsort(-scores if scores.dtype.kind == "f" else np.invert(scores), kind="stable")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from detseg.detect.nms.checks import Array, check_threshold, checked_arrays, float32_boxes, like, whole_labels
+from detseg.detect.nms.checks import Array, check_thresholds, checked_arrays, is_number, like, whole_labels
 from detseg.kernels import box_iou, compiled
 
 
@@ -22,11 +22,11 @@ def soft_nms(
     sigma: float = 0.5,
     score_threshold: float | None = 0.001,
 ) -> tuple[Array, Array]:
-    """Indices (int64) and new scores (float32) of the boxes that keep a score, best new score first.
+    """Indices (int64) and new scores of the boxes that keep a score, best new score first.
 
     Again and again the box with the best score is taken, and the scores of the remaining ones that overlap it are
-    lowered. Torch in (any device), torch out; numpy in, numpy out. The work is done on the CPU: each step waits for
-    the one before.
+    lowered. Torch in (any device), torch out; numpy or lists in, numpy out. The work is done on the CPU: each step
+    waits for the one before. Scores are float32, or float64 where those given are; IoU is as precise as the boxes.
 
     Args:
         boxes, scores: (N, 4) xyxy, and (N,), none negative.
@@ -39,18 +39,19 @@ def soft_nms(
     """
     if method not in ("linear", "gaussian"):
         raise ValueError(f"method must be 'linear' or 'gaussian', got {method!r}")
-    if not 0 < sigma < np.inf:
-        raise ValueError(f"sigma must be above 0, got {sigma}")
-    threshold = check_threshold(iou_threshold, score_threshold)
+    if not (is_number(sigma) and 0 < sigma < np.inf):
+        raise ValueError(f"sigma must be above 0, got {sigma!r}")
+    check_thresholds(iou_threshold, score_threshold)
     arrays = checked_arrays({"boxes": boxes, "scores": scores} | ({} if labels is None else {"labels": labels}))
+    box_type, score_type = arrays["boxes"].dtype.type, arrays["scores"].dtype.type
     result = _lower_scores(
-        float32_boxes(arrays["boxes"]),
+        arrays["boxes"],
         whole_labels(arrays.get("labels")),
-        np.array(arrays["scores"], np.float32),
+        arrays["scores"].copy(),
         method == "gaussian",
-        np.float32(threshold),
-        np.float32(sigma),
-        np.float32(-np.inf if score_threshold is None else score_threshold),
+        box_type(iou_threshold),
+        box_type(sigma),
+        score_type(-np.inf if score_threshold is None else score_threshold),
     )
     return like(boxes, *result)  # type: ignore[return-value]
 
@@ -62,7 +63,7 @@ def _lower_scores(boxes, labels, scores, gaussian, threshold, sigma, lowest):
     `labels` are of length 0 where all boxes compete; `scores` (N,) are overwritten.
     """
     left = np.arange(len(boxes))
-    order, new = np.empty(len(boxes), np.int64), np.empty(len(boxes), np.float32)
+    order, new = np.empty(len(boxes), np.int64), np.empty(len(boxes), scores.dtype)
     labelled = len(labels) > 0
     count, found = len(boxes), 0
     while count > 0:
@@ -92,7 +93,7 @@ def _lower_scores(boxes, labels, scores, gaussian, threshold, sigma, lowest):
             if iou == 0:
                 continue
             if gaussian:
-                scores[i] *= np.float32(math.exp(-(iou * iou) / sigma))
+                scores[i] *= math.exp(-(iou * iou) / sigma)
             elif iou > threshold:
                 scores[i] *= np.float32(1) - iou
     return order[:found], new[:found]

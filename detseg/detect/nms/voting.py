@@ -20,7 +20,7 @@ def vote(kept: Tensor, boxes: Tensor, weights: Tensor, labels: Tensor, iou_thres
 
     Args:
         kept: (D,) int64, which of the C candidates are detections.
-        boxes: (C, 4) float32 xyxy.
+        boxes: (C, 4) xyxy; float64 keeps its digits.
         weights: (C,) of the candidates, none negative.
         labels: (C,).
         iou_threshold: least IoU with the detection. A detection always agrees with itself, even without area.
@@ -31,10 +31,11 @@ def vote(kept: Tensor, boxes: Tensor, weights: Tensor, labels: Tensor, iou_thres
     if boxes.device.type == "cpu" and not is_traced(boxes):
         from detseg.detect.nms.voting_loops import vote_in_turn  # here: it loads numba
 
-        merged, total = torch.empty(len(kept), 4), torch.empty(len(kept))
-        given = (kept, boxes.float(), weights.float(), labels)
-        arrays = (np.ascontiguousarray(value.detach().numpy()) for value in given)
-        vote_in_turn(*arrays, np.float32(iou_threshold), merged.numpy(), total.numpy())
+        wide = boxes.dtype if boxes.dtype == torch.float64 else torch.float32
+        merged, total = torch.empty(len(kept), 4, dtype=wide), torch.empty(len(kept))
+        given = (kept, boxes.to(wide), weights.float(), labels)
+        arrays = [np.ascontiguousarray(value.detach().numpy()) for value in given]
+        vote_in_turn(*arrays, arrays[1].dtype.type(iou_threshold), merged.numpy(), total.numpy())
         return merged, total
     step = max(1, PAIRS // max(1, len(boxes)))
     parts = [_vote(part, boxes, weights, labels, iou_threshold) for part in kept.split(step)]

@@ -30,13 +30,13 @@ def models_of(seed, models=3, n=25, labels=2):
 def reference(boxes, scores, labels, weights, iou_threshold, score_threshold, score):
     """Section 3 of the paper with plain lists."""
     entries = [
-        (float(s) * w, b.double(), int(k))
+        (float(s) * w, b.double(), int(k), w)
         for bs, ss, ks, w in zip(boxes, scores, labels, weights, strict=True)
         for b, s, k in zip(bs, ss, ks, strict=True)
         if s >= score_threshold
     ]
     clusters = []
-    for weight, box, label in sorted(entries, key=lambda e: -e[0]):
+    for weight, box, label, share in sorted(entries, key=lambda e: -e[0]):
         best, highest = None, iou_threshold
         for cluster in clusters:
             if cluster["label"] == label:
@@ -46,15 +46,15 @@ def reference(boxes, scores, labels, weights, iou_threshold, score_threshold, sc
         if best is None:
             best = {"label": label, "members": []}
             clusters.append(best)
-        best["members"].append((weight, box))
-        total = sum(w for w, _ in best["members"])
-        best["mean"] = sum(w * b for w, b in best["members"]) / total
+        best["members"].append((weight, box, share))
+        total = sum(w for w, *_ in best["members"])
+        best["mean"] = sum(w * b for w, b, _ in best["members"]) / total
     found = []
     for cluster in clusters:
-        given = [w for w, _ in cluster["members"]]
+        given, shares = [w for w, *_ in cluster["members"]], [share for *_, share in cluster["members"]]
         value = max(given) / max(weights)
         if score == "mean":
-            value = sum(given) / len(given) * min(len(given), len(weights)) / sum(weights)
+            value = sum(given) / sum(shares) * min(sum(shares), sum(weights)) / sum(weights)
         found.append((value, cluster["mean"].tolist(), cluster["label"]))
     return sorted(found, key=lambda f: -f[0])
 
@@ -115,6 +115,43 @@ def test_equals_ensemble_boxes():
         np.testing.assert_allclose(new.numpy(), expected_scores, rtol=1e-4)
         np.testing.assert_allclose(fused.numpy(), expected, atol=1e-5)
         assert kinds.tolist() == expected_labels.tolist()
+
+
+def test_a_model_that_finds_an_object_twice_gives_no_score_above_one():
+    # Two boxes of weight 2 beside models of 2 + 1: the mean of the boxes times (2 + 2) / 3, at most 1.
+    boxes = [np.array([[10.0, 10, 20, 20]] * 2), np.array([[30.0, 30, 40, 40]])]
+    labels = [np.array([0, 0]), np.array([0])]
+    for first, second in ((1.0, 1.0), (0.9, 0.6)):
+        scores = [np.array([first, second]), np.array([0.6])]
+        _, new, _ = weighted_boxes_fusion(boxes, scores, labels, weights=[2, 1])
+        assert new.tolist() == pytest.approx([(first + second) / 2, 0.6 / 3], abs=1e-12)
+    g = np.random.default_rng(0)
+    for _ in range(200):
+        sizes = g.integers(0, 5, g.integers(1, 4))
+        boxes = [g.random((n, 1)) * 3 + np.array([[0.0, 0, 10, 10]]) for n in sizes]
+        scores = [1 - g.random(n) * g.integers(0, 2) * 1e-7 for n in sizes]
+        given = (boxes, scores, [np.zeros(n, int) for n in sizes])
+        for score in ("mean", "max"):
+            _, new, _ = weighted_boxes_fusion(*given, weights=g.random(len(sizes)) * 3 + 0.1, score=score)
+            assert (new <= 1).all()
+
+
+def test_float64_keeps_its_digits():
+    box, beside = [500_000.1, 5_500_000.1, 500_000.9, 5_500_000.9], [500_000.2, 5_500_000.1, 500_001.0, 5_500_000.9]
+    apart = [500_003.1, 5_500_000.1, 500_003.9, 5_500_000.9]
+    given = ([[box, apart], [beside]], [[0.9, 0.3], [0.3]], [[0, 0], [0]])
+    for kind in (list, np.array, torch.tensor):
+        options = {} if kind is list else {"dtype": {np.array: np.float64, torch.tensor: torch.float64}[kind]}
+        boxes, scores = ([kind(part, **options) for part in column] for column in given[:2])
+        fused, new, kinds = weighted_boxes_fusion(boxes, scores, [kind(part) for part in given[2]])
+        assert str(fused.dtype).endswith("float64"), kind
+        assert str(new.dtype).endswith("float64"), kind
+        assert fused[1].tolist() == apart
+        assert fused[0].tolist() == pytest.approx(np.average([box, beside], 0, [0.9, 0.3]).tolist(), abs=1e-9, rel=0)
+        assert new.tolist() == pytest.approx([0.6, 0.15], abs=1e-12)
+        assert kinds.tolist() == [0, 0]
+    with_nothing = weighted_boxes_fusion([np.float32([box]), np.zeros((0, 4))], [np.ones(1, np.float32), []], [[0], []])
+    assert with_nothing[0].dtype == with_nothing[1].dtype == np.float32
 
 
 def test_one_model_of_distant_boxes_stays():

@@ -36,7 +36,7 @@ def on_the_gpu(boxes, scores, labels, threshold, score_threshold=None):
         boxes,
         scores,
         labels,
-        threshold=float(np.float32(threshold)),
+        threshold=threshold,
         score_threshold=score_threshold,
         tracing=False,
     )
@@ -365,14 +365,101 @@ def test_float64_keeps_its_digits_far_from_the_origin() -> None:
         torch.testing.assert_close(near[0], near[1], rtol=1e-4, atol=1e-5)
 
 
-def test_moving_to_the_origin_changes_nothing_that_float32_holds() -> None:
-    for at in (0.0, -50.0, 100.0, 1e4, 1e6):
-        boxes, scores, _ = scene(300, 2, at=at)
-        assert torch.equal(nms(boxes.double(), scores, 0.5), nms(boxes, scores, 0.5)), at
+def in_float64(g, n):
+    """Boxes (N, 4) that float32 has too few digits for: metres of a map, of two sites far apart; degrees; all sizes."""
+    kind = int(torch.randint(4, (1,), generator=g))
+    unit = (1.0, 1.0, 1e-5, 10.0 ** float(torch.randint(-8, 8, (1,), generator=g)))[kind]
+    corner = torch.rand(n, 2, generator=g, dtype=torch.float64) * 6
+    corner += torch.randint(2, (n, 1), generator=g) * (300_000.0 if kind == 1 else 0.0)
+    size = torch.rand(n, 2, generator=g, dtype=torch.float64) * 1.5 + 0.5
+    if kind == 3:
+        size = torch.exp(torch.randn(n, 2, generator=g, dtype=torch.float64) * 3)
+    at = torch.tensor([(500_000.0, 5_500_000.0), (400_000.0, -5e6), (8.5, 52.1), (0.0, 0.0)][kind]).double()
+    return torch.cat([corner * unit + at, (corner + size) * unit + at], 1)
+
+
+def test_float64_is_torchvisions_at_every_threshold(way) -> None:
+    g = torch.Generator().manual_seed(3)
+    for number in range(150):
+        n = int(torch.randint(1, 150, (1,), generator=g))
+        boxes, scores = in_float64(g, n), torch.randperm(n, generator=g).double() / n
+        threshold = [0.0, 1e-300, 0.1, 0.3, 0.7, 0.99, 1.0, float(torch.rand(1, generator=g))][number % 8]
+        expected = ops.nms(boxes, scores, threshold).tolist()
+        assert nms(boxes, scores, threshold).tolist() == expected, (number, threshold)
+        assert nms(boxes.numpy(), scores.numpy(), threshold).tolist() == expected
+        assert on_the_gpu(boxes, scores, None, threshold).tolist() == expected
+        if number % 5 == 0:
+            labels = torch.randint(3, (n,), generator=g)
+            alone = [labels.eq(k).nonzero()[:, 0] for k in range(3)]
+            kept = sorted(torch.cat([i[ops.nms(boxes[i], scores[i], threshold)] for i in alone]).tolist())
+            assert sorted(batched_nms(boxes, scores, labels, threshold).tolist()) == kept
+            assert sorted(on_the_gpu(boxes, scores, labels, threshold).tolist()) == kept
+
+
+def test_a_reversed_box_of_float64_is_named_with_its_digits() -> None:
     boxes, scores, _ = in_metres(3, 0)
     boxes[1] = boxes[1].flip(0)
-    with pytest.raises(ValueError, match=r"boxes\[1\] = \[5500.*is reversed"):  # where it is, not where it is moved to
+    with pytest.raises(ValueError, match=r"boxes\[1\] = \[5500.*\d\.\d{5,}, .* is reversed"):
         nms(boxes, scores, 0.5)
+
+
+def test_lists_and_large_integers_keep_their_digits() -> None:
+    boxes = [
+        [5_500_000.1, 0.0, 5_500_000.9, 1.0],
+        [5_500_000.5, 0.0, 5_500_001.3, 1.0],
+        [5_500_000.15, 0, 5_500_001, 1],
+    ]
+    assert nms(boxes, [0.9, 0.8, 0.7], 0.5).tolist() == [0, 1]  # IoU 0.4 / 1.2 and 0.75 / 0.9
+    assert batched_nms(boxes, [0.9, 0.8, 0.7], [0, 0, 1], 0.2).tolist() == [0, 2]
+    assert nms([], [], 0.5).tolist() == []
+    assert nms(np.array(boxes), [1, 2, 3], 0.5).tolist() == [2, 1]
+    kept, lowered = soft_nms(boxes[:2], [0.9, 0.8], method="linear")
+    assert kept.tolist() == [0, 1]
+    assert lowered.tolist() == pytest.approx([0.9, 0.8 * 2 / 3], abs=1e-9)
+    assert lowered.dtype == np.float64
+    # Of 2 x 2 at 2**24 and 1 beside it, where float32 knows even numbers only.
+    whole = torch.tensor([[2**24, 0, 2**24 + 2, 2], [2**24 + 1, 0, 2**24 + 3, 2]])
+    for dtype in (torch.int32, torch.int64):
+        assert nms(whole.to(dtype), torch.tensor([2, 1]), 0.3).tolist() == [0]
+        assert on_the_gpu(whole.to(dtype), torch.tensor([2, 1]), None, 0.34).tolist() == [0, 1]
+    assert_named("scores must be rows of the same length", nms, boxes, [[0.9], [0.8, 0.1], [1]], 0.5)
+    assert_named(r"scores must have shape \(3,\)", nms, boxes, [0.9], 0.5)
+
+
+def test_middles_are_not_rounded(way) -> None:
+    g = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        corner, size = (torch.randint(5, (700, 2), generator=g).double() for _ in range(2))
+        corner += torch.tensor([-27_011_219.0, 11_531_130.0]).double()
+        boxes = torch.cat([corner, corner + size], 1).float()  # which knows even numbers there, and the middle is odd
+        scores = torch.randperm(700, generator=g).float()
+        assert torch.equal(nms(boxes, scores, 0.7), ops.nms(boxes, scores, float(np.float32(0.7))))
+
+
+def test_tiny_boxes_by_an_outlier(way) -> None:
+    g = torch.Generator().manual_seed(0)
+    corner = torch.rand(300, 2, generator=g) * 1e-7
+    boxes = torch.cat([corner, corner + 1e-8 + torch.rand(300, 2, generator=g) * 1e-8], 1)
+    for far in (1.0, 1e6, 1e20):
+        boxes[7] = torch.tensor([-far, -far, -far + 1, -far + 1])
+        scores = torch.rand(300, generator=g)
+        for threshold in (0.0, 0.3, 0.5):
+            assert torch.equal(nms(boxes, scores, threshold), ops.nms(boxes, scores, threshold)), (far, threshold)
+
+
+def test_tiny_and_huge_boxes_at_low_thresholds(monkeypatch) -> None:
+    # A huge box would look for tiny ones in all cells: comparing all pairs takes its place, with the same result.
+    g = torch.Generator().manual_seed(0)
+    corner = torch.rand(1200, 2, generator=g) * 2000
+    sides = torch.where(torch.arange(1200)[:, None] % 2 == 0, 1e-3, 60.0) * torch.rand(1200, 2, generator=g)
+    boxes, scores = torch.cat([corner, corner + sides], 1), torch.rand(1200, generator=g)
+    tried = []
+    nearby = on_cpu.suppress_nearby
+    monkeypatch.setattr(on_cpu, "suppress_nearby", lambda *a: tried.append(nearby(*a)) or tried[-1])
+    for threshold in (0.0, 1e-45, 1e-6, 0.5):
+        tried.clear()
+        assert torch.equal(nms(boxes, scores, threshold), ops.nms(boxes, scores, threshold)), threshold
+        assert [kept is None for kept in tried] == [threshold < 0.5]
 
 
 def test_large_and_small_groups_go_their_own_ways(monkeypatch) -> None:
@@ -608,6 +695,12 @@ def test_mistakes_are_named() -> None:
         ({"score_threshold": NAN}, "score_threshold must be a number"),
         ({"max_detections": -1}, "max_detections must be a whole number, 0 or more, got -1"),
         ({"max_detections": 1.5}, "max_detections must be"),
+        ({"max_detections": "5"}, "max_detections must be a whole number, 0 or more, got '5'"),
+        ({"iou_threshold": "0.5"}, r"iou_threshold must be in \[0, 1\], got '0.5'"),
+        ({"iou_threshold": None}, r"iou_threshold must be in \[0, 1\], got None"),
+        ({"iou_threshold": [0.5, 0.6]}, "iou_threshold must be in"),
+        ({"score_threshold": "0.5"}, "score_threshold must be a number, got '0.5'"),
+        ({"boxes": torch.zeros(3, 4, dtype=torch.complex64)}, "boxes must be numbers, got torch.complex64"),
         ({"metric": "giou"}, "metric must be 'iou' or 'diou', got 'giou'"),
     ]:
         arguments = fine | change
@@ -615,6 +708,13 @@ def test_mistakes_are_named() -> None:
         if "labels" not in change:
             del arguments["labels"]
             assert_named(message.replace(", labels: cpu", ""), nms, **arguments)
+
+
+def test_labels_that_are_words_are_named() -> None:
+    boxes, words = np.array(BOXES), np.array(["a", "b", "a"])
+    assert_named("labels must be numbers, got <U1", batched_nms, boxes, np.ones(3), words, 0.5)
+    assert_named("labels must be numbers, got <U1", batched_nms, BOXES, [1, 1, 1], ["a", "b", "a"], 0.5)
+    assert_named("boxes must be numbers, got object", nms, np.array(BOXES, object), np.ones(3), 0.5)
 
 
 def test_bad_numbers_below_the_score_threshold_count_too() -> None:
@@ -625,10 +725,11 @@ def test_bad_numbers_below_the_score_threshold_count_too() -> None:
 # ------------------------------------------------------------------ devices
 
 
-def test_off_the_cpu_what_float32_cannot_hold_is_named() -> None:
-    given = {"boxes": torch.tensor([[0, 0, 1, 1], [0, 0, 1e39, 1]], dtype=torch.float64), "scores": torch.ones(2)}
-    with pytest.raises(ValueError, match=r"boxes\[1\] = .* is not finite"):
-        on_the_gpu(given["boxes"], given["scores"], None, 0.5)
+def test_what_float32_cannot_hold_is_taken_in_float64() -> None:
+    boxes = torch.tensor([[0, 0, 1e39, 1], [0, 0, 2e39, 1]], dtype=torch.float64)
+    for threshold, expected in ((0.4, [0]), (0.5, [0, 1])):
+        assert nms(boxes, torch.tensor([2, 1]), threshold).tolist() == expected
+        assert on_the_gpu(boxes, torch.tensor([2, 1]), None, threshold).tolist() == expected
 
 
 @pytest.mark.filterwarnings("ignore:.*create_unbacked_symint")

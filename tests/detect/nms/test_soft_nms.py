@@ -132,7 +132,7 @@ def test_mistakes_are_named():
         ({"scores": torch.tensor([0.1, float("nan"), 0.2])}, r"scores\[1\] = nan is not finite"),
         ({"boxes": torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [2, 0, 1, 1]])}, r"boxes\[2\] = .* is reversed"),
         ({"boxes": np.array([[0, 0, 1, 1], [10, 0, 5, 10], [0, 0, 1, 1]], np.uint8)}, r"boxes\[1\] = .* is reversed"),
-        ({"boxes": np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1e39, 1]])}, r"boxes\[2\] = .* is not finite"),
+        ({"boxes": np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, np.inf, 1]])}, r"boxes\[2\] = .* is not finite"),
         ({"labels": torch.zeros(2)}, r"labels must have shape \(3,\)"),
     ]:
         arguments = fine | change

@@ -111,3 +111,9 @@ def test_on_a_gpu_it_computes_there():
         merged, total = vote(kept, boxes, weights, labels, 0.5)
         assert merged.device.type == total.device.type == "cuda"
         assert merged.shape == (4, 4)
+
+
+def test_float64_keeps_its_digits():
+    boxes = torch.tensor([[5_500_000.1, 0, 5_500_000.9, 1], [5_500_000.2, 0, 5_500_001.0, 1]], dtype=torch.float64)
+    merged, _ = vote(torch.tensor([0]), boxes, torch.tensor([3.0, 1.0]), torch.tensor([0, 0]), 0.5)
+    assert merged[0].tolist() == pytest.approx([5_500_000.125, 0, 5_500_000.925, 1], rel=0, abs=1e-8)
