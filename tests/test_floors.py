@@ -33,6 +33,7 @@ FLOORS = (
         "runtime",
         "predict",
         "loading",
+        "cluster",
         "train",
         "report",
         "exporters",
