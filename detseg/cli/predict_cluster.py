@@ -191,6 +191,7 @@ def _shown(summaries: Iterable[Summary], units: int, totals: Totals, console: Co
 def _finish(totals: Totals, job: Job, units: Sequence[str], console: Console) -> int:
     """Print what came of it, and remove what workers that died left behind; returns the exit code."""
     from detseg.cluster.results import shards_in
+    from detseg.cluster.storage import remove_leftovers
 
     console.print(_table(totals))
     for problem in totals.first:
@@ -207,6 +208,7 @@ def _finish(totals: Totals, job: Job, units: Sequence[str], console: Console) ->
             print_line(console, f"{job.output}: {unseen} shards that were written are not here: {remedy}")
         print_line(console, f"{len(missing)} of {len(units)} shards are missing; the same command goes on with them")
         return 1
+    remove_leftovers(job.output, {f"{unit}.{job.ending}" for unit in units})
     print_line(console, f"{len(units)} shards are in {job.output}")
     return 1 if totals.errors and not totals.images else 0
 

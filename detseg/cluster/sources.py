@@ -7,6 +7,7 @@ from typing import NamedTuple
 from detseg.cluster.storage import is_folder, listed, place_in, read
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images
 from detseg.data.tar_shards import expand_shards, is_address
+from detseg.reading import reading
 from detseg.sources.addresses import is_web_address
 from detseg.sources.files import read_list
 
@@ -53,7 +54,9 @@ def _lines(source: str) -> list[str]:
     """The sources that a list names, seen from where it lies."""
     if not is_address(source):
         return read_list(Path(source))
-    lines = (line.strip() for line in read(source).decode("utf-8-sig").splitlines())
+    content = read(source)
+    with reading(source, "a list of sources must be text in UTF-8"):
+        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     folder = source.rpartition("/")[0]
     return [place_in(folder, line) for line in lines if line and not line.startswith("#")]
 

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,16 @@ def exists(address: str) -> bool:
     return bool(files.isfile(inside))
 
 
-def remove(address: str) -> None:
-    """Remove a file, if it is there."""
-    if is_address(address):
-        files, inside = _opened(address)
-        if files.exists(inside):
-            files.rm(inside)
-    else:
-        Path(address).unlink(missing_ok=True)
+def remove_leftovers(folder: str, names: Collection[str]) -> None:
+    """Remove the temporary files of writers that died, of files with these names of less than 100 letters."""
+    for left in file_names(folder):
+        if left.startswith(".") and left[1:].rpartition(".")[0] in names:
+            address = place_in(folder, left)
+            if is_address(address):
+                files, inside = _opened(address)
+                files.rm(inside)
+            else:
+                Path(address).unlink(missing_ok=True)
 
 
 def listed(folder: str, endings: tuple[str, ...]) -> list[str]:

@@ -46,9 +46,7 @@ def units_of(collection: Collection, folder: str, images: int = IMAGES) -> list[
     ]
     shards: tuple[tuple[Kind, tuple[str, ...]], ...] = (("archive", collection.archives), ("table", collection.tables))
     for kind, sources in shards:
-        units += [
-            Unit(f"{Path(source).stem[:100]}-{_digest((source,), folder)}", kind, (source,)) for source in sources
-        ]
+        units += [Unit(f"{Path(source).stem[:60]}-{_digest((source,), folder)}", kind, (source,)) for source in sources]
     return units
 
 

@@ -1,6 +1,8 @@
 """A model for tests of what is around models: the box of the bright pixels of an image, and tar archives of images."""
 
 import io
+import os
+import signal
 import tarfile
 
 import cv2
@@ -35,10 +37,23 @@ def load(path, threads):
     return Brightest()
 
 
+class Deadly(Brightest):
+    """Kills its process at the sight of an image that is all black."""
+
+    def stream(self, pixels, **options):
+        if not all(image.any() for image in pixels):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().stream(pixels, **options)
+
+
+def load_deadly(path, threads):
+    return Deadly()
+
+
 FILES = {"model.json": b"{}"}
 
 
-def job(folder, output, ending="jsonl", **options):
+def job(folder, output, ending="jsonl", load=load, **options):
     return Job("run", load, str(folder), str(output), ending, **options)
 
 

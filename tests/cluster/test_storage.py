@@ -48,9 +48,6 @@ def test_writing_replaces_a_file_and_leaves_nothing_else(folder):
         storage.write(address, content)
         assert storage.read(address) == content and storage.exists(address)
     assert storage.file_names(folder) == {"0.jsonl"} and storage.is_folder(folder)
-    for _ in range(2):
-        storage.remove(address)
-        assert storage.file_names(folder) == set()
 
 
 def test_a_writer_that_is_stopped_leaves_the_old_file(folder, monkeypatch):
@@ -67,6 +64,14 @@ def test_a_writer_that_is_stopped_leaves_the_old_file(folder, monkeypatch):
         storage.write(address, b"ha")
     assert storage.read(address) == b"whole"
     assert {name for name in storage.file_names(folder) if not name.startswith(".")} == {"0.jsonl"}
+
+
+def test_what_writers_that_died_left_behind_is_removed_and_nothing_else(folder):
+    names = {".0.jsonl.ab12", ".0.jsonl.x_y", ".1.jsonl.ab12", ".0.jsonl", "0.jsonl", ".keep"}
+    for name in names:
+        storage.write(storage.place_in(folder, name), b"")
+    storage.remove_leftovers(folder, {"0.jsonl", "2.jsonl"})
+    assert storage.file_names(folder) == names - {".0.jsonl.ab12", ".0.jsonl.x_y"}
 
 
 def test_an_address_that_nothing_opens():
