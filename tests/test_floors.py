@@ -34,6 +34,7 @@ FLOORS = (
         "runtime",
         "predict",
         "loading",
+        "cluster",
         "train",
         "report",
         "exporters",

@@ -27,11 +27,12 @@ NOT_GIVEN = Path("\0")  # which nothing is called
 class Evaluate:
     """Evaluate detections, masks or classifications: metrics, confidence intervals, error analysis.
 
-    A run, on its validation images; a file of detections; is another one better?
+    A run, on its validation images; a file of detections; is another one better? A folder of results of a cluster:
 
         detseg evaluate runs/detector-1
         detseg evaluate dt.json --ground-truth gt.json
         detseg evaluate --ground-truth gt.json --detections dt.json --compare other.json
+        detseg evaluate --ground-truth gt.json --detections found/
 
     A detector at a larger input size; averaged over sizes and mirror images:
 
@@ -61,7 +62,8 @@ class Evaluate:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")] = NOT_GIVEN
-    """What to evaluate: a run folder, a COCO results JSON file, or a folder of masks (NAME.png for each image)."""
+    """What to evaluate: a run folder, a COCO results JSON file, a folder of masks (NAME.png for each image), or one of
+    results of `detseg predict --engine ray`."""
     detections: Annotated[Path, tyro.conf.arg(aliases=["--predictions"], help_behavior_hint="")] = NOT_GIVEN
     """The same, as an option."""
     ground_truth: Path | None = None
@@ -278,11 +280,12 @@ def _evaluator(config: Evaluate) -> Evaluator:
 
 
 def _task_of(path: Path) -> str:
-    """What a path holds predictions of: a run of its task, a folder of masks a segmenter's, a file a detector's."""
+    """What a path holds predictions of: a run of its task, a folder of masks a segmenter's, all else a detector's."""
+    from detseg.cluster.manifest import holds_results
     from detseg.models import DESCRIPTION, MODELS, read_description
     from detseg.train.config import SETTINGS
 
-    if not path.is_dir():
+    if not path.is_dir() or holds_results(path):
         return "detector"
     # A run that has not come to a model yet may hold drawings too.
     if not any((path / name).exists() for name in (DESCRIPTION, SETTINGS)) and any(path.glob("*.png")):

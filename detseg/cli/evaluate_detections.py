@@ -23,7 +23,8 @@ from detseg.cli.evaluate import (
     settings_if_there,
     settings_of,
 )
-from detseg.cli.evaluate_runs import categories_of, limits_asked, predict, slide_over
+from detseg.cli.evaluate_runs import categories_of, is_run, limits_asked, predict, results_of, slide_over
+from detseg.cluster.manifest import holds_results
 from detseg.console import print_line
 from detseg.data.annotations import Annotations, Category
 from detseg.data.checks.learnable import require_masks
@@ -138,12 +139,12 @@ def _best_columns(best: Any) -> dict[str, float]:
 
 def _check(config: Evaluate) -> None:
     """Raise ValueError where options contradict each other."""
-    if config.ground_truth is None and not config.detections.is_dir():
+    if config.ground_truth is None and not is_run(config.detections):
         raise ValueError(
             f"--ground-truth is missing: {config.detections} is a file of detections (only the folder of a run knows "
             "what it was validated on)"
         )
-    runs = [path for path in _paths(config) if path.is_dir()]
+    runs = [path for path in _paths(config) if is_run(path)]
     if config.voc is not None and config.iou_type != "bbox":
         raise ValueError(f"--voc compares boxes, --iou-type {config.iou_type} masks: leave out one of them")
     for run in runs if config.iou_type != "bbox" else ():
@@ -158,7 +159,7 @@ def _check(config: Evaluate) -> None:
             f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
         )
     require_positive(config, "max_detections")
-    if config.fuse and (config.slide or not config.detections.is_dir()):
+    if config.fuse and (config.slide or not is_run(config.detections)):
         raise ValueError("--fuse is for runs of detectors; leave it out")
     if config.size is not None or config.tta:
         _check_augmentation(config, runs)
@@ -200,7 +201,7 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
     """Ground truth, detections and, or None, the other detections."""
     paths = _paths(config)
     truth: Any = config.ground_truth
-    if any(path.is_dir() for path in paths):
+    if any(is_run(path) for path in paths):
         truth = _annotations(config, console)
         if config.iou_type != "bbox":
             require_masks(truth)
@@ -212,18 +213,18 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
 
         truth = chosen_images(truth, one_object, console)
     own = truth
-    if nodes := _nodes([path for path in paths if path.is_dir()]):
+    if nodes := _nodes([path for path in paths if is_run(path)]):
         truth = on_nodes(truth, nodes)
-    sliding = _sliding([path for path in paths if path.is_dir()]) if config.slide else []
+    sliding = _sliding([path for path in paths if is_run(path)]) if config.slide else []
     sides: list[Any] = []
     for position, path in enumerate(paths):
         if path in sliding:
             sides.append(slide_over(path, truth, config, console))
-        elif path.is_dir():
+        elif is_run(path):
             more = () if position else config.fuse
             sides.append(predict([path, *more], truth if _has_tree(path) else own, config, console))
         else:
-            sides.append(path)
+            sides.append(results_of(path, truth, console) if holds_results(path) else path)
     if config.iou_type == "bbox" and any(getattr(side, "masks", None) for side in sides):
         print_line(console, "boxes are compared; --iou-type segm compares the masks that the model finds")
     return truth, sides[0], sides[1] if len(sides) > 1 else None
@@ -266,7 +267,7 @@ def _one_object_each(config: Evaluate) -> Any:
     from detseg.models import read_description
     from detseg.train.config import TrainLocalizer
 
-    if config.slide or not all(path.is_dir() and _is_localizer(path) for path in _paths(config)):
+    if config.slide or not all(is_run(path) and _is_localizer(path) for path in _paths(config)):
         return None
     if config.ground_truth is None:
         return settings_of(config.detections)
@@ -296,7 +297,7 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     from detseg.models import read_description
 
     if config.ground_truth is not None:
-        run = next(path for path in _paths(config) if path.is_dir())
+        run = next(path for path in _paths(config) if is_run(path))
         return _read_split(config.ground_truth, config, console, own=own_images(run))
     data = _own_data(config, console)
     size = read_description(config.detections)["size"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detseg.console import track
+from detseg.cluster.manifest import holds_results
+from detseg.console import print_line, track
 from detseg.data.annotations import Annotations, Category, match_categories
 from detseg.data.base import with_channels
 from detseg.data.class_tree import ClassTree
@@ -22,6 +23,28 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from detseg.cli.evaluate import Evaluate
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is the folder of a run; else it is of detections."""
+    return path.is_dir() and not holds_results(path)
+
+
+def results_of(folder: Path, truth: Path | Annotations, console: Console) -> Detections:
+    """What is in the shards of a folder of the images of the ground truth; prints of which there is nothing."""
+    from detseg.cluster.evaluation import detections_in, image_names
+    from detseg.cluster.storage import address_of
+
+    names = image_names(truth)
+    matched = detections_in(address_of(folder), names)
+    if matched.missing:
+        unreadable = f", {len(matched.unreadable)} of them cannot be read" if matched.unreadable else ""
+        what = f"{len(matched.missing)} of {len(names)} images of the ground truth have no results{unreadable}"
+        print_line(console, f"{what}; nothing counts as found in them, the first is {matched.missing[0]}")
+    if matched.others:
+        others = f"{len(matched.others)} images that the ground truth does not list are left out"
+        print_line(console, f"{others}, the first is {matched.others[0]}")
+    return matched.detections
 
 
 def slide_over(folder: Path, truth: Annotations, config: Evaluate, console: Console) -> Detections:
@@ -110,7 +133,7 @@ def limits_asked(config: Evaluate, truth: Truth) -> tuple[int, ...]:
     if config.max_detections is not None:
         return limits_of(config.max_detections)
     paths = (config.detections, config.compare, *config.fuse)
-    runs = [path for path in paths if path is not None and path.is_dir()]
+    runs = [path for path in paths if path is not None and is_run(path)]
     return limits_for(truth, max((_cap_of(run, truth) for run in runs), default=0))
 
 

@@ -4,16 +4,11 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
 
 from detseg.files import safe_name
-
-LARGEST = 2**30  # bytes of a downloaded image
-PATIENCE = 30  # seconds without an answer
+from detseg.sources.addresses import download, is_web_address
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +26,7 @@ def local_images(sources: Sequence[str], *, recursive: bool = True) -> Iterator[
     with tempfile.TemporaryDirectory(prefix="detseg-") as folder:
         found: dict[Path, str] = {}
         for number, source in enumerate(sources):
-            if is_address(source):
+            if is_web_address(source):
                 found[_download(source, Path(folder) / str(number))] = source
             else:
                 paths, others = scan_images(Path(source)) if Path(source).is_dir() else ([source], [])
@@ -43,23 +38,10 @@ def local_images(sources: Sequence[str], *, recursive: bool = True) -> Iterator[
         yield found
 
 
-def is_address(source: str) -> bool:
-    """Whether a source is a web address."""
-    return source.lower().startswith(("http://", "https://"))
-
-
 def _download(address: str, folder: Path) -> Path:
     """The file at a web address, under its own name in a folder."""
-    try:
-        name = Path(unquote(urlsplit(address).path)).name or "image"
-        with urlopen(Request(address, headers={"User-Agent": "detseg"}), timeout=PATIENCE) as answer:
-            content = answer.read(LARGEST + 1)
-    except URLError as error:
-        raise ValueError(f"{address}: cannot be downloaded: {error.reason}") from error
-    except (OSError, ValueError, HTTPException) as error:
-        raise ValueError(f"{address}: cannot be downloaded: {error}") from error
-    if len(content) > LARGEST:
-        raise ValueError(f"{address}: has more than {LARGEST / 1e9:.1f} GB, which is no image")
+    content = download(address)
+    name = Path(unquote(urlsplit(address).path)).name or "image"
     folder.mkdir()
     path = folder / safe_name(name[-100:])
     path.write_bytes(content)

@@ -12,9 +12,10 @@ import tyro
 
 from detseg.cli.crops import require_new
 from detseg.cli.devices import chosen_device
-from detseg.cli.images import is_address, local_images
+from detseg.cli.images import local_images
 from detseg.data.formats.locate import PlaceImages
 from detseg.options import given
+from detseg.sources.addresses import is_web_address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def _label(config: Label, detector: Detector, reader: Any, console: Console) -> 
     from detseg.predict.predictor import in_full_size
 
     images: PlaceImages = config.images
-    if any(map(is_address, config.sources)):
+    if any(map(is_web_address, config.sources)):
         if images == "keep":
             raise ValueError("--images keep: images at web addresses are downloaded; choose link or copy")
         images = "copy"  # for what is downloaded is gone in the end

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -65,24 +65,22 @@ class Predict:
         detseg predict runs/detector-1 aerial.jpg --tiles auto
         detseg predict runs/detector-1 aerial.jpg --tiles 800
 
-    Two detectors, what they find fused:
+    Two detectors, what they find fused; a collection on a cluster, or on all cores (goes on where it was stopped):
 
         detseg predict runs/detector-1 runs/detector-2 photos/
+        detseg predict runs/detector-1 "shards/{000..099}.tar" --engine ray --output s3://bucket/found
 
     A localizer as a sliding-window detector; smaller objects too:
 
         detseg predict runs/localizer-1 photos/ --slide
         detseg predict runs/localizer-1 photos/ --slide --long-side 1600
 
-    Masks; test-time augmentation; small objects in large images; masks to boxes:
+    Masks; test-time augmentation; small objects in large images; masks to boxes; classes, by ten-crop averaging:
 
         detseg predict runs/segmenter-1 garden.jpg --output found
         detseg predict runs/segmenter-1 photos/ --flip --scales 0.75 1 1.25
         detseg predict runs/segmenter-1 aerial.jpg --long-side 2048
         detseg predict runs/segmenter-1 --image-ids flowers/val.json --boxes
-
-    Classes, by ten-crop averaging:
-
         detseg predict runs/classifier-1 photos/ --ten-crop
 
     Videos: what is in each frame (NAME.jsonl, NAME.csv), drawn (NAME.mp4), with objects followed and counted at a line
@@ -161,6 +159,10 @@ class Predict:
     pixels; includes --track."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 (or 1), mps, …."""
+    engine: Literal["local", "ray"] = "local"
+    """ray: on a cluster; also takes .tar and .parquet shards and addresses (s3://…), and writes shards of results."""
+    shard_format: Literal["parquet", "jsonl"] = "parquet"
+    """With --engine ray: format of the results."""
 
 
 def run(config: Predict) -> int:
@@ -170,6 +172,10 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
+    if given(config, ("engine", "shard_format")):
+        from detseg.cli.predict_cluster import run as run_on_cluster
+
+        return run_on_cluster(config, _model, OF_NETWORKS)
     runs = [source for source in config.sources if (Path(source) / "model.json").is_file()]
     config = replace(config, sources=tuple(source for source in config.sources if source not in runs))
     images, videos = expand(config.sources)
@@ -256,11 +262,11 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
     return 0
 
 
-def _model(config: Predict, runs: Sequence[Path], console: Any) -> Any:
+def _model(config: Predict, runs: Sequence[Path], console: Any, threads: int | None = None) -> Any:
     """The model of the runs, as the options want it; ValueError where one means nothing to it."""
     from detseg.loading import load
 
-    model = load(*runs)
+    model = load(*runs, threads=threads)
     _move(model, config)
     _check_options(config, model)
     if config.tree_threshold is not None:

@@ -1,0 +1,166 @@
+"""Shards of results: a row for each image, in Parquet or JSON Lines, written by one unit and read by anyone."""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.cluster.storage import file_names, place_in, read
+from detseg.json_text import ODD_JSON
+from detseg.reading import FileError, cause, reading
+from detseg.results import Results
+
+FORMATS = ("parquet", "jsonl")
+REMEDY = "remove the file and predict again with the same command"
+
+
+class Mask(msgspec.Struct):
+    """COCO run lengths."""
+
+    size: list[int]  # height, width
+    counts: str
+
+
+class Row(msgspec.Struct):
+    """What is known of an image: D objects, best first, or why it could not be read."""
+
+    image: str  # as it was named; in archives its name in there, of tables as they call it
+    width: int | None = None
+    height: int | None = None
+    boxes: list[list[float]] = []  # (D, 4) xyxy in its pixels
+    scores: list[float] = []  # (D,)
+    labels: list[int] = []  # (D,) positions in the categories of the manifest
+    names: list[str] = []  # (D,) of the labels
+    masks: list[Mask] | None = None  # (D,); None of models that find boxes alone
+    error: str | None = None
+
+
+class Columns(NamedTuple):
+    """The rows of a shard, N images and D objects, as arrays."""
+
+    images: list[str]  # (N,)
+    errors: list[str | None]  # (N,)
+    counts: NDArray[np.int64]  # (N,) objects of each image
+    boxes: NDArray[np.float64]  # (D, 4) xyxy
+    scores: NDArray[np.float64]  # (D,)
+    labels: NDArray[np.int64]  # (D,)
+    masks: list[dict[str, Any]] | None  # (D,)
+
+
+def row_of(image: str, size: Sequence[int], found: Results) -> Row:
+    """What was found in an image of `size` (height, width), all digits kept."""
+    masks = None
+    if found.masks is not None:
+        masks = [Mask(**result["segmentation"]) for result in found.to_coco()]
+    labels = found.labels.tolist()
+    names = [found.names[label] for label in labels]
+    return Row(image, size[1], size[0], found.boxes.tolist(), found.scores.tolist(), labels, names, masks)
+
+
+def encode(rows: Sequence[Row], ending: str) -> bytes:
+    """The content of a shard in one of `FORMATS`."""
+    if ending == "jsonl":
+        return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    pyarrow = _pyarrow("shards in Parquet are")
+    from pyarrow import parquet
+
+    table = pyarrow.Table.from_pylist([msgspec.to_builtins(row) for row in rows], _schema(pyarrow))
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _schema(pyarrow: Any) -> Any:
+    number, text, some = pyarrow.float32(), pyarrow.string(), pyarrow.list_
+    whole = pyarrow.int32()
+    return pyarrow.schema(
+        {
+            "image": text,
+            "width": whole,
+            "height": whole,
+            "boxes": some(some(number)),
+            "scores": some(number),
+            "labels": some(whole),
+            "names": some(text),
+            "masks": some(pyarrow.struct({"size": some(whole), "counts": text})),
+            "error": text,
+        }
+    )
+
+
+def _pyarrow(what: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError(f"{what} written and read by pyarrow: pip install 'detseg[cluster]'") from error
+    return pyarrow
+
+
+def shards_in(folder: str) -> dict[str, str]:
+    """The file names of the shards of results in a folder by the names of their units, sorted."""
+    names = (name for name in file_names(folder) if not name.startswith("."))
+    return {name.rpartition(".")[0]: name for name in sorted(names) if name.rpartition(".")[2] in FORMATS}
+
+
+def read_columns(address: str) -> Columns:
+    """The rows of a shard; raises FileError."""
+    content = read(address)
+    with reading(address, REMEDY):
+        return _from_lines(content, address) if address.endswith(".jsonl") else _from_parquet(content)
+
+
+def read_all(folder: str) -> Iterator[tuple[str, Columns]]:
+    """The shards of a folder, one after another, each with its address; raises FileError."""
+    for name in shards_in(folder).values():
+        address = place_in(folder, name)
+        yield address, read_columns(address)
+
+
+def _from_lines(content: bytes, address: str) -> Columns:
+    decoder = msgspec.json.Decoder(Row)
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            rows.append(decoder.decode(line))
+        except ODD_JSON as error:
+            raise FileError(f"{address}: line {number}: {cause(error)} ({REMEDY})") from error
+    masks = [msgspec.to_builtins(mask) for row in rows for mask in row.masks or ()]
+    return Columns(
+        [row.image for row in rows],
+        [row.error for row in rows],
+        np.array([len(row.scores) for row in rows], np.int64),
+        np.array([box for row in rows for box in row.boxes], np.float64).reshape(-1, 4),
+        np.array([score for row in rows for score in row.scores], np.float64),
+        np.array([label for row in rows for label in row.labels], np.int64),
+        masks if any(row.masks is not None for row in rows) else None,
+    )
+
+
+def _from_parquet(content: bytes) -> Columns:
+    pyarrow = _pyarrow("shards in Parquet are")
+    table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), schema=_schema(pyarrow)).combine_chunks()
+    columns = {name: table.column(name) for name in table.column_names}
+    masks = columns["masks"]
+    return Columns(
+        columns["image"].to_pylist(),
+        columns["error"].to_pylist(),
+        np.array([len(one) for one in columns["scores"]], np.int64),
+        _flat(columns["boxes"], 2).astype(np.float64).reshape(-1, 4),
+        _flat(columns["scores"]).astype(np.float64),
+        _flat(columns["labels"]).astype(np.int64),
+        None if masks.null_count == len(masks) else [mask for one in masks.to_pylist() for mask in one or ()],
+    )
+
+
+def _flat(column: Any, depth: int = 1) -> NDArray[Any]:
+    """What is in the lists of a column, or in the lists in them."""
+    import pyarrow.compute
+
+    for _ in range(depth):
+        column = pyarrow.compute.list_flatten(column)
+    values: NDArray[Any] = column.to_numpy()
+    return values

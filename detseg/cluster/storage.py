@@ -1,0 +1,111 @@
+"""Folders and files that several machines share: local paths, and whatever fsspec opens (`s3://`, `gs://`, …)."""
+
+import re
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from detseg.data.tar_shards import is_address, open_shard
+from detseg.files import write_atomically
+from detseg.reading import FileError, reading
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a letter alone is a drive of Windows
+
+
+def address_of(path: Path) -> str:
+    """A path as it was typed: `Path` makes `s3:/bucket` of `s3://bucket`."""
+    text = path.as_posix()
+    return _ADDRESS.sub(r"\1://", text) if _ADDRESS.match(text) else str(path)
+
+
+def place_in(folder: str, name: str) -> str:
+    """The address of what is called `name`, relative or not, seen from a folder."""
+    if is_address(name) or Path(name).is_absolute():
+        return name
+    return f"{folder.rstrip('/')}/{name}" if is_address(folder) else str(Path(folder, name))
+
+
+def file_names(folder: str) -> set[str]:
+    """The names of the files in a folder, hidden ones too; none where there is no such folder."""
+    with reading(folder):
+        if is_address(folder):
+            files, inside = _opened(folder)
+            files.invalidate_cache()
+            found = files.ls(inside, detail=True) if files.isdir(inside) else []
+            return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
+        path = Path(folder)
+        return {entry.name for entry in path.iterdir() if entry.is_file()} if path.exists() else set()
+
+
+def read(address: str) -> bytes:
+    """The content of a file; raises FileError."""
+    with open_shard(address) as file, reading(address):
+        return file.read()
+
+
+def write(address: str, content: bytes) -> None:
+    """Write a file so that others see it whole or not at all, however many write it at a time.
+
+    Locally a temporary file is renamed. Elsewhere it is moved, which object stores do as a copy: that too appears when
+    it is whole. Raises OSError where it cannot be written.
+    """
+    if not is_address(address):
+        write_atomically(Path(address), content)
+        return
+    files, inside = _opened(address)
+    folder, _, name = inside.rpartition("/")
+    files.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}"
+    files.pipe_file(temporary, content)
+    files.mv(temporary, inside)
+
+
+def exists(address: str) -> bool:
+    """Whether there is a file."""
+    if not is_address(address):
+        return Path(address).is_file()
+    files, inside = _opened(address)
+    files.invalidate_cache()
+    return bool(files.isfile(inside))
+
+
+def remove_leftovers(folder: str, names: Collection[str]) -> None:
+    """Remove the temporary files of writers that died, of files with these names of less than 100 letters."""
+    for left in file_names(folder):
+        if left.startswith(".") and left[1:].rpartition(".")[0] in names:
+            address = place_in(folder, left)
+            if is_address(address):
+                files, inside = _opened(address)
+                files.rm(inside)
+            else:
+                Path(address).unlink(missing_ok=True)
+
+
+def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
+    """The addresses of the files with some endings in a folder of fsspec and those below it, sorted; no hidden ones."""
+    with reading(folder):
+        files, inside = _opened(folder)
+        names = [name for name in files.find(inside) if name.lower().endswith(endings)]
+        depth = len(inside.rstrip("/"))
+        return sorted(files.unstrip_protocol(name) for name in names if "/." not in name[depth:])
+
+
+def is_folder(address: str) -> bool:
+    """Whether there is a folder; raises FileError where it cannot be told."""
+    if not is_address(address):
+        return Path(address).is_dir()
+    with reading(address):
+        files, inside = _opened(address)
+        return bool(files.isdir(inside))
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    """The file system of an address, and what the address is called in it; FileError without the package it takes."""
+    import fsspec
+
+    try:
+        opened: tuple[Any, str] = fsspec.core.url_to_fs(address)
+        return opened
+    except (ImportError, ValueError) as error:
+        raise FileError(f"{address}: cannot be opened: {error}") from error
