@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from rich.console import Console
 
 from detseg.console import print_line
@@ -214,7 +214,8 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
     this = Process(config, accelerator, console, None, None, start)
     try:
         # The first process alone reads and locks: so all have the same state, also where they do not share a disk.
-        begun = from_first(accelerator, partial(_begun, this))
+        restarts = max(gather_object([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))]))
+        begun = from_first(accelerator, partial(_begun, this, restarts > 0))
         if begun is not None:
             this.folder, this.config, this.state, this.extension = begun
             this.start = None
@@ -246,12 +247,15 @@ def from_first(accelerator: Accelerator, find: Callable[[], T]) -> T:
     return found
 
 
-def _begun(this: Process) -> Begun | None:
-    """The run that the options of a process, or their folder, go on with, locked; None for a new one."""
+def _begun(this: Process, again: bool) -> Begun | None:
+    """The run that the options of a process go on with, locked; None for a new one.
+
+    A launcher that starts all processes `again` after one has failed does so by the command of a new one.
+    """
     config, folder = this.config, this.config.resume
     if folder is None and config.output is not None and config.output.is_dir():
         this.own(config.output)
-        if not _started_again(config):
+        if not (again and _is_run_of(config)):
             _refuse_taken(config.output)
             return None
         folder = config.output
@@ -266,15 +270,13 @@ def _begun(this: Process) -> Begun | None:
     return Begun(folder, kept, state, extension)
 
 
-def _started_again(config: Any) -> bool:
-    """Whether a launcher has started all processes again after one has failed, and their run is in its folder."""
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or not (config.output / RESUME).exists():
-        return False
+def _is_run_of(config: Any) -> bool:
+    """Whether the folder of options holds a state of a run with the same."""
     try:
         require_same_options(load_config(config.output), config, config.output)
     except ValueError:
         return False
-    return True
+    return bool((config.output / RESUME).exists())
 
 
 def _refuse_taken(folder: Path) -> None:
