@@ -1,11 +1,12 @@
 """Files and folders that are written whole or not at all, never through a link, under names that every system takes."""
 
 import errno
+import glob
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,6 +104,18 @@ def require_room(path: Path) -> None:
         raise WriteError(f"{path}: cannot be written: {cause(error)}") from error
     if full:
         raise WriteError(f"{path}: cannot be written: No space left on device")
+
+
+def _prefix(name: str) -> str:
+    """What the names of the temporary files of a file begin with."""
+    return f".{safe_name(name)[:50]}."
+
+
+def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Remove what `replacing` has left of files of these names in processes that were killed meanwhile."""
+    for name in names:
+        for path in folder.glob(f"{glob.escape(_prefix(name))}????????*"):
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from detseg.options import device_of
+from detseg.train.rendezvous import rendezvous_options
 
 
 def accelerator_on(device: str) -> Accelerator:
@@ -19,7 +20,8 @@ def accelerator_on(device: str) -> Accelerator:
     """
     if device == "auto":
         # One of several processes on a machine without a GPU has to say so: else each would believe it is alone.
-        return Accelerator(mixed_precision="no", cpu=launched() and not torch.accelerator.is_available())
+        without = launched() and not torch.accelerator.is_available()
+        return Accelerator(mixed_precision="no", cpu=without, kwargs_handlers=rendezvous_options())
     if launched() and device != "cpu":
         raise ValueError(f"--device {device}: each of several processes has a GPU of its own; leave out --device")
     if "," in device:
@@ -31,7 +33,7 @@ def accelerator_on(device: str) -> Accelerator:
             f"--device {device}: is none that torch knows; cpu, cuda, cuda:1 (or 1) and mps are"
         ) from error
     if wanted.type == "cpu":
-        return Accelerator(mixed_precision="no", cpu=True)
+        return Accelerator(mixed_precision="no", cpu=True, kwargs_handlers=rendezvous_options())
     here, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
     if here is None or here.type != wanted.type or (wanted.index or 0) >= count:
         found = f"{here.type} 0 to {count - 1}" if here is not None and count else "no GPU"
