@@ -5,6 +5,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -121,7 +122,8 @@ def _main(words: list[str]) -> int:
     for handler in logging.getLogger().handlers:
         handler.setLevel(logging.WARNING)  # what is logged below is printed where a command wants it
         handler.addFilter(_without_orders)
-    return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))
+    words = words[len(name.split()) :]
+    return _run(COMMANDS[name], _options(name, words), words)
 
 
 def _without_orders(record: logging.LogRecord) -> bool:
@@ -205,7 +207,7 @@ def _find(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _run(command: Command, config: object) -> int:
+def _run(command: Command, config: object, words: Sequence[str]) -> int:
     try:
         return _find(command.run)(config)
     except KeyboardInterrupt:
@@ -216,8 +218,17 @@ def _run(command: Command, config: object) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("DETSEG_TRACEBACK") or not _is_users(error):
             raise
-        print(plain(f"error: {error}"), file=sys.stderr)
+        print(plain(f"error: {error}{_whence(str(error), words)}"), file=sys.stderr)
         return 1
+
+
+def _whence(message: str, words: Sequence[str]) -> str:
+    """Where the options that a message names may come from, if not from the command line."""
+    from detseg.cli.config_file import split_words
+
+    typed, file = split_words(words)
+    named = [word for word in re.findall(r"--[a-z][a-z-]*", message) if word not in " ".join(typed)]
+    return f" ({named[0]}: see {file})" if file and named and str(file) not in message else ""
 
 
 def _is_users(error: Exception) -> bool:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from detseg.data.augment.strengths import OF_BOXES, strengths
-from detseg.options import given, option, require_positive
+from detseg.json_text import as_declared, read_json
+from detseg.options import as_entries, given, option, require_positive
+from detseg.reading import FileError
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
 from detseg.train.callbacks.trackers import TRACKERS
@@ -211,25 +213,32 @@ def load_config(folder: Path, task: str | None = None) -> Any:
         task: of runs that do not name theirs, as early ones.
 
     Raises:
-        ValueError: it is missing or not of this version; the message names the file.
+        FileError: it is missing or not of this version, an entry is of another type, or entries contradict each other.
     """
     path = folder / SETTINGS
-    if not path.is_file():
-        raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
+    content = read_settings(folder)
+    content.pop(EXTENSIONS, None)
+    tasks: Any = Literal[tuple(TASKS)]
+    task = as_declared(content.pop("task", task), tasks, f"{path}: task")
+    model = as_declared(content.get("model"), str | None, f"{path}: model")
     try:
-        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-        content.pop(EXTENSIONS, None)
-        kind = config_for(content.pop("task", task), content.get("model"))
+        kind = config_for(str(task), model)
         content = kind.upgraded(content)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not the settings of a run ({error})") from error
-    if unknown := set(content) - {f.name for f in fields(kind)}:
-        raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?")
-    content = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
-    for field in fields(kind):
-        if "Path" in str(field.type) and content.get(field.name) is not None:
-            content[field.name] = Path(content[field.name])
-    return kind(**content)
+        if unknown := set(content) - {f.name for f in fields(kind)} | content.keys() & _OF_RESUMING:
+            raise ValueError(f"unknown settings {', '.join(sorted(unknown))}; was it written by another version?")
+        return as_declared(content, kind, path).check()
+    except FileError:
+        raise
+    except ValueError as error:
+        raise FileError(f"{path}: {as_entries(str(error))}") from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `config.json` of a run holds; raises FileError where it is missing or cannot be read."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise FileError(f"{folder}: there is no run to resume here ({SETTINGS} is missing)")
+    return read_json(path, dict[str, Any], "it is the settings of a run, as detseg train wrote them")
 
 
 def config_for(task: str, model: str | None = None) -> type[Any]:
