@@ -25,6 +25,7 @@ from detseg.train.precision import CANDIDATES, Choice
 from detseg.train.resume import RESUME, random_states, restore_random_states, save_state
 from detseg.train.sampler import Batch, Batches, Progress, groups_of
 from detseg.train.signals import Stop
+from detseg.train.state_check import check_fits
 from detseg.train.watch import FiniteWatch
 
 if TYPE_CHECKING:
@@ -345,6 +346,8 @@ class Trainer:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.require_same(state)
+        parts = {"model": self.model, "average": self.average}
+        check_fits(state, parts, self.optimizer, self.job.folder / RESUME)
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
         self._saved_at = state["elapsed"]
