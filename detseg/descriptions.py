@@ -18,31 +18,12 @@ import msgspec
 import torch
 from torch.overrides import TorchFunctionMode
 
+from detseg.described import Categories, Channels, Count, Objects, Positive, Size
 from detseg.json_text import as_declared
 from detseg.reading import FileError
 from detseg.registry import MODELS
 
 FORMAT = 1
-LARGEST = 16384  # side of an input, pixels
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-
-
-class Category(msgspec.Struct):
-    """A class of the model."""
-
-    id: Number
-    name: str
-
-
-class Objects(msgspec.Struct):
-    """What `detseg.data.tiles.object_sizes` tells of the objects of training, and the tiles of one on tiles."""
-
-    sides: tuple[Positive, Positive, Positive] | None = None
-    long_side: Positive | None = None
-    tile: Count | None = None
-    overlap: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
 
 
 class Description(msgspec.Struct):
@@ -50,8 +31,8 @@ class Description(msgspec.Struct):
 
     format: Literal[1]
     architecture: dict[str, Any]
-    categories: Annotated[list[Category], msgspec.Meta(min_length=1)]
-    size: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+    categories: Categories
+    size: Size
     objects: Objects | None = None
 
 
@@ -67,7 +48,7 @@ _OF_ALL = (
     ("kind", str),
     ("backbone", str),
     ("strides", list[Annotated[int, msgspec.Meta(ge=1, le=1024)]] | None, None),
-    ("in_channels", Annotated[int, msgspec.Meta(ge=1, le=10_000)], 3),
+    ("in_channels", Channels, 3),
     ("num_classes", Count),
     ("atrous", bool, False),
     ("folded", bool, False),
@@ -146,7 +127,7 @@ def _held(hint: Any) -> bool:
 
 _MAKES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 # Parts of a network that are made and cut off again, such as the dense layers of VGG, and what is no weight.
-_SPARE = 250_000_000
+_SPARE = 150_000_000
 
 
 class _Bounded(TorchFunctionMode):

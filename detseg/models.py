@@ -34,6 +34,7 @@ from detseg.registry import MODELS, register_model
 __all__ = ["MODELS", "Model", "build_model", "load_model", "models_of", "read_description", "register_model"]
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+LARGEST = 1e18  # weight: beyond, results are infinite soon
 AGAIN = "copy the run folder again or train anew"
 
 
@@ -164,6 +165,9 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         # torch lists every tensor; the first tells enough.
         detail = " ".join(str(error).split("\n\t")[1:2]) or str(error)
         raise FileError(f"{weights}: these weights do not belong to {folder / DESCRIPTION}: {detail}") from error
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).abs().max() < LARGEST:
+            raise FileError(f"{weights}: {name} has values that are not finite, or beyond {LARGEST:g} ({AGAIN})")
     return model.eval(), description
 
 

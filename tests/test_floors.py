@@ -14,6 +14,7 @@ FLOORS = (
         "lazy",
         "reading",
         "json_text",
+        "described",
         "box_formats",
         "boxes",
         "registry",

@@ -190,8 +190,14 @@ def _options(name: str, words: Sequence[str]) -> object:
         own, file = split_words(words)
         options = {} if file is None else read_options(file, name)
         if inspect.isfunction(config):
-            choice = [f"--{key}={options[key]}" for key in CHOOSES if options.get(key) is not None]
-            config = config(name, [*choice, *own])
+            said = {word.partition("=")[0] for word in own}
+            choice = [
+                f"--{key}={options[key]}" for key in CHOOSES if options.get(key) is not None and f"--{key}" not in said
+            ]
+            try:
+                config = config(name, [*choice, *own])
+            except ValueError as error:
+                raise ValueError(f"--config {file}: {error}" if choice else str(error)) from error
         # Behind the others, among which may be some without a name.
         own += words_of(options, config, own, file)
     except ValueError as error:

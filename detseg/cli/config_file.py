@@ -127,6 +127,8 @@ def _words(name: str, value: Any, hint: Any, default: Any) -> list[str]:
     """What is typed for one option with a value."""
     flag, kinds = option(name), get_args(hint) or (hint,)
     if value is None or (isinstance(value, str) and value.lower() in NOTHING):
+        if type(None) not in kinds:
+            raise ValueError(f"{flag[2:]} has no value")
         return [] if default is None else [flag, "None"]
     if hint is bool:
         if str(value).lower() not in ON + OFF:
@@ -134,22 +136,20 @@ def _words(name: str, value: Any, hint: Any, default: Any) -> list[str]:
         return [flag if str(value).lower() in ON else option(f"no_{name}")]
     if get_origin(hint) is tuple or any(get_origin(kind) is tuple for kind in kinds):
         values = list(map(str, value)) if isinstance(value, list) else shlex.split(str(value))
-        _require(values, hint, flag[2:])
-        return [flag, *values]
+        return [flag, *map(str, _read(values, hint, flag[2:]))]
     if isinstance(value, list):
         raise ValueError(f"{flag[2:]} has one value, not a list")
     if bool in kinds and str(value).lower() in ON + OFF:
         value = str(value).lower() in ON
-    _require(str(value), hint, flag[2:])
-    return [f"{flag}={value}"]
+    return [f"{flag}={_read(str(value), hint, flag[2:])}"]
 
 
-def _require(value: Any, hint: Any, name: str) -> None:
-    """Raise FileError unless texts can be read as the type of the option of a name."""
+def _read(value: Any, hint: Any, name: str) -> Any:
+    """Texts as the type of the option of a name; raises FileError where they are none."""
     try:
-        as_declared(value, hint, name, strict=False)
+        return as_declared(value, hint, name, strict=False)
     except FileError:  # a number may be written in more ways than JSON has
-        as_declared(list(map(_number, value)) if isinstance(value, list) else _number(value), hint, name)
+        return as_declared(list(map(_number, value)) if isinstance(value, list) else _number(value), hint, name)
 
 
 def _number(text: str) -> Any:

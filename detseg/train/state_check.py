@@ -15,14 +15,23 @@ from detseg.reading import FileError, reading
 Time = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 AGAIN = "copy the run folder again, or start a new run"
+
+
+class Group(msgspec.Struct):
+    """Parameters of an optimizer that learn alike."""
+
+    params: list[int]
+    lr: Rate
+    initial_lr: Rate
 
 
 class Optimizer(msgspec.Struct):
     """As torch's optimizers give it."""
 
     state: dict[int, dict[str, Any]]
-    param_groups: list[dict[str, Any]]
+    param_groups: list[Group]
 
 
 class RandomStates(msgspec.Struct):
@@ -60,19 +69,24 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
     if held.architecture is not None:
         check_architecture(held.architecture, f"{path}: architecture")
     for name, value in held.sums.items():
-        _require(value, torch.zeros(()), f"{path}: sums: {name}")
+        _require(value, torch.zeros((), dtype=value.dtype), f"{path}: sums: {name}")
     with reading(f"{path}: random", AGAIN):
         torch.Generator().set_state(held.random.host)
 
 
-def check_fits(state: Mapping[str, Any], parts: Mapping[str, nn.Module], optimizer: Any, path: Path) -> None:
-    """Raise FileError, naming the entry, where the state of a module or of the optimizer is of another one.
+def fitting(state: Mapping[str, Any], parts: Mapping[str, nn.Module], optimizer: Any, path: Path) -> dict[str, Any]:
+    """The optimizer's part of a state, if modules and optimizer are of the same kind as those of the state.
+
+    Of its settings only the rates are those of the state: the others follow from the options of the run.
 
     Args:
         state: that `check_state` has seen.
         parts: the modules, by the names of their entries.
-        optimizer: as it is before any step.
+        optimizer: AdamW or SGD, as it is before any step.
         path: of the file.
+
+    Raises:
+        FileError: something has other parts, or tensors of other shapes or types; the message names the entry.
     """
     for part, module in parts.items():
         wanted = module.state_dict()
@@ -80,30 +94,20 @@ def check_fits(state: Mapping[str, Any], parts: Mapping[str, nn.Module], optimiz
         for name, tensor in wanted.items():
             _require(state[part][name], tensor, f"{path}: {part}: {name}")
     saved, groups = state["optimizer"], optimizer.state_dict()["param_groups"]
-    if len(saved["param_groups"]) != len(groups):
-        raise FileError(f"{path}: optimizer: {len(groups)} groups of parameters are wanted ({AGAIN})")
-    for number, (mine, group) in enumerate(zip(saved["param_groups"], groups, strict=True)):
-        place = f"{path}: optimizer: param_groups[{number}]"
-        _same(mine.keys(), group.keys(), place)
-        for name, value in group.items():
-            if mine[name] != value if name == "params" else type(mine[name]) is not type(value):
-                raise FileError(f"{place}: {name}: {mine[name]!r:.40} is of another optimizer ({AGAIN})")
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+        raise FileError(f"{path}: optimizer: param_groups: hold other parameters than the model has ({AGAIN})")
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = ("momentum_buffer",) if isinstance(optimizer, torch.optim.SGD) else ("step", "exp_avg", "exp_avg_sq")
     for number, values in saved["state"].items():
         place = f"{path}: optimizer: state: {number}"
         if not 0 <= number < len(weights):
             raise FileError(f"{place}: there are {len(weights)} parameters ({AGAIN})")
-        _same(values.keys(), _KEPT[type(optimizer)], place)
+        _same(values.keys(), kept, place)
         for name, value in values.items():
-            scalar = name == "step"
-            if value is not None or scalar:
-                _require(value, torch.zeros(()) if scalar else weights[number], f"{place}: {name}")
-
-
-_KEPT: dict[type, tuple[str, ...]] = {
-    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.SGD: ("momentum_buffer",),
-}
+            if value is not None or name != "momentum_buffer":  # before its first step there is none
+                _require(value, torch.zeros(()) if name == "step" else weights[number], f"{place}: {name}")
+    rates = [{name: group[name] for name in ("lr", "initial_lr")} for group in saved["param_groups"]]
+    return {**saved, "param_groups": [group | rate for group, rate in zip(groups, rates, strict=True)]}
 
 
 def _same(names: Any, wanted: Any, place: str) -> None:
@@ -119,3 +123,5 @@ def _require(value: Any, like: Tensor, place: str) -> None:
         found = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
         wanted = f"{str(like.dtype).removeprefix('torch.')} {tuple(like.shape)}"
         raise FileError(f"{place}: is {found} where {wanted} is wanted ({AGAIN})")
+    if not bool(value.isfinite().all()):
+        raise FileError(f"{place}: has values that are not finite ({AGAIN})")

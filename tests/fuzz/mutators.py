@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz import containers, trees
+from tests.fuzz import containers, states, trees
 from tests.fuzz.hostile import TEXTS, pick
 
 Mutate = Callable[[bytes, np.random.Generator], bytes]
@@ -252,4 +252,5 @@ _BY_KIND: dict[str, Mutate] = {
     "hdf5": containers.change_hdf5,
     "zip": containers.inside_zip(_change_bytes),
     "safetensors": containers.inside_safetensors(_change_bytes),
+    "state": states.change_state,
 }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from detseg.reading import reading
 from detseg.train.callbacks.callback import Callback, best_figures, figures_at, finite, settings_of
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class Mlflow(Callback):
         self._client = MlflowClient()
         kept = run.folder / KEPT
         if step and kept.exists():
-            self._id = kept.read_text(encoding="utf-8").strip()
-            self._client.update_run(self._id, status="RUNNING")
+            with reading(kept, "delete it, and the run gets a new one"):
+                self._id = kept.read_text(encoding="utf-8").strip()
+                self._client.update_run(self._id, status="RUNNING")
             return
         self._id = self._client.create_run(self._experiment(), run_name=run.folder.name).info.run_id
         kept.write_text(f"{self._id}\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from detseg.reading import reading
 from detseg.train.callbacks.callback import Callback, best_figures, figures_at, finite, settings_of
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ class WeightsAndBiases(Callback):
         kept = run.folder / KEPT
         if not (step and kept.exists()):
             kept.write_text(f"{secrets.token_hex(4)}\n", encoding="utf-8")
+        with reading(kept, "delete it, and the run gets a new one"):
+            number = kept.read_text(encoding="utf-8").strip()
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.folder.name,
-            id=kept.read_text(encoding="utf-8").strip(),
+            id=number,
             resume="allow",
             dir=run.folder,
             config=settings_of(run),
