@@ -128,6 +128,7 @@ def _held(hint: Any) -> bool:
 _MAKES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 # Parts of a network that are made and cut off again, such as the dense layers of VGG, and what is no weight.
 _SPARE = 150_000_000
+_LEAST = 10_000  # numbers that a tensor counts as, if it has fewer: a million small layers take their time too
 
 
 class _Bounded(TorchFunctionMode):
@@ -141,9 +142,9 @@ class _Bounded(TorchFunctionMode):
         self, func: Callable[..., Any], kinds: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _MAKES:
+        if func in _MAKES and str(kwargs.get("device")) != "meta":
             size = kwargs.get("size", args[0] if args and isinstance(args[0], Iterable) else args)
-            self.left -= math.prod(int(side) for side in size)
+            self.left -= max(_LEAST, math.prod(int(side) for side in size))
             if self.left < 0:
                 raise ValueError("it describes a larger network than its weights are of")
         return func(*args, **kwargs)

@@ -23,6 +23,8 @@ EXTENSIONS = "extensions"
 # Options of going on with a run, which are none of the run, and those of a process, which may differ when it goes on.
 _OF_RESUMING = ("resume", "more_epochs", "more_minutes")
 OF_PROCESS = ("device",)
+# Beyond, memory ends before anything begins; of seeds, that of NumPy's generators.
+_MOST = {"size": 16384, "channels": 10_000, "batch_size": 1_000_000, "workers": 1000, "seed": 2**32 - 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and not 0 <= value < float("inf"):
                 raise ValueError(f"{option(name)} must not be negative, it is {value}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"{option(name)} must be at most {most}, not {getattr(self, name)}")
         self.check_model()
         return self
 

@@ -1,5 +1,6 @@
 """Damage to what torch saves, by structure: a node of the state is changed, and it is saved again."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +33,8 @@ def change_state(content: bytes, rng: np.random.Generator) -> bytes:
                 other, there = pick(rng, places)
                 parent[key] = other[there]
             case 3 if isinstance(parent[key], torch.Tensor):
-                parent[key] = _tensor(parent[key], rng)
+                with contextlib.suppress(Exception):  # not every tensor has every layout
+                    parent[key] = _tensor(parent[key], rng)
             case _:
                 parent[key] = pick(rng, _values(tree))
     out = io.BytesIO()
@@ -66,7 +68,7 @@ def _tensor(tensor: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
             lambda: tensor.flatten(),
             lambda: tensor[..., :0] if tensor.ndim else tensor[None][:0],
             lambda: torch.zeros(()).expand(10**5, 10**5),
-            lambda: torch.zeros(1).expand(tensor.shape),
+            lambda: torch.zeros(()).expand(tensor.shape),
             lambda: torch.full(tensor.shape, float("nan")),
             lambda: torch.full(tensor.shape, 1e38),
             lambda: torch.empty(tensor.shape, device="meta"),
