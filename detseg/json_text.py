@@ -89,10 +89,35 @@ def read_json(path: Path, kind: type[T], remedy: str = "") -> T:
     Raises:
         FileError: it cannot be read, or an entry is missing or of another type; the message names the entry.
     """
-    parsed = parse_json(read_bytes(path), path)
+    return as_declared(parse_json(read_bytes(path), path), kind, path, remedy)
+
+
+def as_declared(content: Any, kind: Any, place: str | Path, remedy: str = "", *, strict: bool = True) -> Any:
+    """A content as `kind`, whose declared types may be classes such as `Path` too, which a text becomes.
+
+    Args:
+        content: of dicts and lists, as JSON has them.
+        kind: a type, such as a `msgspec.Struct` or a dataclass.
+        place: where it is from, for messages.
+        remedy: what to do where it is of another type.
+        strict: texts are no numbers.
+
+    Raises:
+        FileError: an entry is missing or of another type; the message names the entry.
+    """
     try:
-        return msgspec.convert(parsed, kind)
+        return msgspec.convert(content, kind, strict=strict, dec_hook=_instance)
     except (*ODD_JSON, ValueError) as error:
-        what, _, place = str(error).partition(" - at `$")
-        entry = place.strip("`.")
-        raise FileError(f"{path}: {entry and f'{entry}: '}{what}{remedy and f' ({remedy})'}") from error
+        what, _, entry = str(error).partition(" - at `$")
+        entry = entry.strip("`.")
+        raise FileError(f"{place}: {entry and f'{entry}: '}{what}{remedy and f' ({remedy})'}") from error
+
+
+def _instance(kind: Any, value: Any) -> Any:
+    if isinstance(value, kind):
+        return value
+    if kind is Path and isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a path has no zero bytes")
+        return Path(value)
+    raise ValueError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")

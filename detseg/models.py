@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,16 +24,18 @@ from detseg.backbones.create import Weights
 from detseg.backbones.folding import fold_backbone
 from detseg.backbones.fused import fuse_activations
 from detseg.backbones.quick_convolutions import quicken
+from detseg.descriptions import FORMAT, bounded, check_description
 from detseg.detect.calibration import Calibration
 from detseg.files import for_libraries, replacing, write_atomically
-from detseg.reading import require_file
+from detseg.json_text import read_json
+from detseg.reading import FileError, reading, require_file
 from detseg.registry import MODELS, register_model
 
 __all__ = ["MODELS", "Model", "build_model", "load_model", "models_of", "read_description", "register_model"]
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-FORMAT = 1
-_ENTRIES = {"architecture": dict, "categories": list, "size": int}
+LARGEST = 1e18  # weight: beyond, results are infinite soon
+AGAIN = "copy the run folder again or train anew"
 
 
 class Model(Protocol):
@@ -150,40 +151,38 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """The model of a run folder, in evaluation mode on the CPU, and its description.
 
     Raises:
-        ValueError: there is no model in the folder, or it is damaged or of another version; the message names
+        FileError: there is no model in the folder, or it is damaged or of another version; the message names
             the file.
     """
     folder = Path(folder)
-    description = read_description(folder)
-    model = build_model(description["architecture"])
+    model, description = described_model(folder)
     weights = folder / WEIGHTS
-    try:
-        with for_libraries(require_file(weights)) as name:
-            state = load_file(name)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{weights}: cannot be read ({error}); copy the run folder again or train anew") from error
+    with reading(weights, AGAIN), for_libraries(require_file(weights)) as name:
+        state = load_file(name)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         # torch lists every tensor; the first tells enough.
         detail = " ".join(str(error).split("\n\t")[1:2]) or str(error)
-        raise ValueError(f"{weights}: these weights do not belong to {folder / DESCRIPTION}: {detail}") from error
+        raise FileError(f"{weights}: these weights do not belong to {folder / DESCRIPTION}: {detail}") from error
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).abs().max() < LARGEST:
+            raise FileError(f"{weights}: {name} has values that are not finite, or beyond {LARGEST:g} ({AGAIN})")
     return model.eval(), description
 
 
+def described_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a run folder with random weights, and its description; raises FileError as `load_model` does."""
+    description = read_description(folder)
+    with reading(f"{folder / DESCRIPTION}: architecture", AGAIN), bounded(folder / WEIGHTS):
+        return build_model(description["architecture"]), description
+
+
 def read_description(folder: Path) -> dict[str, Any]:
-    """The content of a run folder's `model.json`; raises ValueError as `load_model` does."""
+    """The content of a run folder's `model.json`, checked; raises FileError as `load_model` does."""
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise ValueError(f"{folder}: no trained model here ({DESCRIPTION} is missing); give the folder of a run")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a model description ({error!r})") from error
-    if version != FORMAT:
-        raise ValueError(f"{path}: format {version!r} is not the one of this version of detseg ({FORMAT})")
-    wrong = [name for name, kind in _ENTRIES.items() if not isinstance(description.get(name), kind)]
-    if wrong:
-        raise ValueError(f"{path}: not a model description (wrong or missing: {', '.join(wrong)})")
-    return dict(description)
+        raise FileError(f"{folder}: no trained model here ({DESCRIPTION} is missing); give the folder of a run")
+    description: dict[str, Any] = read_json(path, dict[str, Any], AGAIN)
+    check_description(description, path)
+    return description

@@ -1,5 +1,6 @@
 """Settings as the command line calls them, for messages."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from itertools import pairwise
@@ -9,6 +10,11 @@ from typing import Any
 def option(name: str) -> str:
     """What a setting is called on the command line: ``--batch-size`` for ``batch_size``."""
     return "--" + name.replace("_", "-")
+
+
+def as_entries(message: str) -> str:
+    """A message on options for whoever has set them in a file: ``batch_size`` for ``--batch-size``."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", "_"), message)
 
 
 def device_of(text: str) -> str:

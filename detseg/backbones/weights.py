@@ -4,12 +4,15 @@ import difflib
 import itertools
 import logging
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from detseg.reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,12 @@ _HEADS = (
 # First parts of names in timm's VGGs -> the same layer in torchvision's, whose files everyone has.
 _IN_TORCHVISION = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 _SHOWN = 8
+# State dicts are so deep in wrappers, and names behind so many prefixes, at most: files of others may have thousands.
+_DEEPEST = 4
+_TENSORS_ALONE = (
+    "files with other Python objects than tensors are refused, because reading them can run code; save "
+    "model.state_dict() alone and give that"
+)
 
 
 @dataclass(frozen=True)
@@ -50,39 +59,44 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> WeightRepor
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or PyTorch file by name; ValueError where it holds anything else. No code runs."""
+    """The tensors of a .safetensors or PyTorch file by name; FileError where it holds anything else. No code runs."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}; give the path of a .safetensors, .pth or .pt file")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        try:
+        with reading(path, "it is no readable safetensors file; copy it again"):
             return load_file(path)
-        except Exception as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}). Files that hold other "
-            "Python objects are refused because reading them can run code; save model.state_dict() alone and "
-            "give that."
-        ) from error
-    return _unwrap(content, path)
+    with reading(path, _TENSORS_ALONE):
+        refuse_packed(path)
+        return _unwrap(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+def refuse_packed(path: Path) -> None:
+    """Raise ValueError for a file of torch that is packed: torch's own are not, and a small one could fill memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its content is compressed; save it with torch.save")
+
+
+def _unwrap(content: object) -> dict[str, Tensor]:
     """The state dict inside `content`, under one of the usual wrapper keys or bare."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is not None:
-            content = inner
-        elif tensors := {str(k): v for k, v in content.items() if isinstance(v, Tensor)}:
-            return tensors
-        else:
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
             break
-    raise ValueError(f"{path} holds no state dict: expected tensors by name, found {type(content).__name__}")
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+            odd = [name for name, v in tensors.items() if v.layout != torch.strided or v.is_quantized or v.is_meta]
+            if odd:
+                raise ValueError(f"{odd[0]} is sparse, quantised or empty; plain tensors are wanted")
+            if tensors:
+                return tensors
+            break
+        content = inner
+    raise ValueError(f"it holds no state dict: expected tensors by name, found {type(content).__name__}")
 
 
 def cached_download(url: str) -> str:
@@ -133,8 +147,8 @@ class _Plan:
         prefixes = {""}
         for name in self.tensors:
             prefix = ""
-            while match := next((p for p in _PREFIXES if name.startswith(p, len(prefix))), None):
-                prefix += match
+            for _ in range(_DEEPEST):
+                prefix += next((p for p in _PREFIXES if name.startswith(p, len(prefix))), "")
                 prefixes.add(prefix)
         aliases = {target: _aliases(target) for target in self.targets}
         found = [(prefix, self._places(prefix, aliases)) for prefix in sorted(prefixes, key=len)]
@@ -188,12 +202,15 @@ class _Plan:
             and self._whole_shape(target) in (None, theirs)
         )
 
+    def _fits(self, target: str) -> bool:
+        return self.targets[target].shape == self.tensors[self.places[target]].shape or self._adaptable(target)
+
     def _whole_shape(self, name: str) -> torch.Size | None:
         """The shape of this tensor in the whole three-channel network; None if it is unknown."""
         return next((self.whole[alias] for alias in _aliases(name) if alias in self.whole), None)
 
     def _describe_missing(self, missing: list[str], left: list[str]) -> list[str]:
-        near = {target: difflib.get_close_matches(target, left, n=2, cutoff=0.6) for target in missing[:_SHOWN]}
+        near = {target: difflib.get_close_matches(target, left[:1000], n=2, cutoff=0.6) for target in missing[:_SHOWN]}
         hints = {target: f" (near: {', '.join(names)})" for target, names in near.items() if names}
         return [f"{t} {tuple(self.targets[t].shape)} gets nothing{hints.get(t, '')}" for t in missing]
 
@@ -221,7 +238,7 @@ class _Plan:
             tensor, wanted = self.tensors[name], self.targets[target].dtype
             if tensor.is_floating_point() != wanted.is_floating_point:
                 result.append(f"{name} in the source holds {tensor.dtype}, {target} needs {wanted}")
-            elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            elif self._fits(target) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 result.append(f"{name} in the source has values that are not finite")
         return result
 

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -125,7 +126,8 @@ def _main(words: list[str]) -> int:
     for handler in logging.getLogger().handlers:
         handler.setLevel(logging.WARNING)  # what is logged below is printed where a command wants it
         handler.addFilter(_without_orders)
-    return _run(COMMANDS[name], _options(name, words[len(name.split()) :]))
+    words = words[len(name.split()) :]
+    return _run(COMMANDS[name], _options(name, words), words)
 
 
 def _without_orders(record: logging.LogRecord) -> bool:
@@ -192,8 +194,14 @@ def _options(name: str, words: Sequence[str]) -> object:
         own, file = split_words(words)
         options = {} if file is None else read_options(file, name)
         if inspect.isfunction(config):
-            choice = [f"--{key}={options[key]}" for key in CHOOSES if options.get(key) is not None]
-            config = config(name, [*choice, *own])
+            said = {word.partition("=")[0] for word in own}
+            choice = [
+                f"--{key}={options[key]}" for key in CHOOSES if options.get(key) is not None and f"--{key}" not in said
+            ]
+            try:
+                config = config(name, [*choice, *own])
+            except ValueError as error:
+                raise ValueError(f"--config {file}: {error}" if choice else str(error)) from error
         # Behind the others, among which may be some without a name.
         own += words_of(options, config, own, file)
         if odd := next((word for word in own if "\0" in word), None):
@@ -211,7 +219,7 @@ def _find(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _run(command: Command, config: object) -> int:
+def _run(command: Command, config: object, words: Sequence[str]) -> int:
     try:
         return _find(command.run)(config)
     except KeyboardInterrupt:
@@ -222,8 +230,17 @@ def _run(command: Command, config: object) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("DETSEG_TRACEBACK") or not _is_users(error):
             raise
-        print(indented(f"error: {_told(error)}"), file=sys.stderr)
+        print(indented(f"error: {_told(error)}{_whence(str(error), words)}"), file=sys.stderr)
         return 1
+
+
+def _whence(message: str, words: Sequence[str]) -> str:
+    """Where the options that a message names may come from, if not from the command line."""
+    from detseg.cli.config_file import split_words
+
+    typed, file = split_words(words)
+    named = [word for word in re.findall(r"--[a-z][a-z-]*", message) if word not in " ".join(typed)]
+    return f" ({named[0]}: see {file})" if file and named and str(file) not in message else ""
 
 
 def _told(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Files of options: YAML with the names and values of the command line, or the `config.json` of a run."""
 
+import contextlib
 import difflib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from detseg.cli.arguments import FROM_FILE, option_names, plain_name
+from detseg.json_text import as_declared, parse_json, read_bytes
 from detseg.options import option
-from detseg.reading import require_file
+from detseg.reading import FileError, reading
 
 ON, OFF, NOTHING = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~")
 # Of the settings of a run those that another run has of its own.
 OF_ONE_RUN = ("output",)
+Value = str | bool | int | float | None
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -43,33 +45,40 @@ def read_options(path: Path, command: str) -> dict[str, Any]:
     Of a run's `config.json` its output folder is left out: a new run has another one.
 
     Raises:
-        ValueError: it cannot be read, holds something else, or is the `config.json` of another command's run.
+        FileError: it cannot be read.
+        ValueError: it holds something else, or is the `config.json` of another command's run.
     """
     import yaml
 
-    try:
-        text = require_file(path).read_text(encoding="utf-8")
-        # YAML's own ideas of numbers and truth are left to those who know the options.
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, yaml.BaseLoader)
-    except OSError as error:
-        raise ValueError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"--config {path}: is not readable: {' '.join(str(error).split())}") from error
+    place = f"--config {path}"
+    with reading(place):
+        text = read_bytes(path)
+        if path.suffix == ".json":
+            content = parse_json(text, place)
+        else:  # YAML's own ideas of numbers and truth are left to those who know the options
+            try:
+                content = yaml.load(text, yaml.BaseLoader)
+            except yaml.YAMLError as error:
+                raise FileError(f"{place}: is not readable: {' '.join(str(error).split())}") from error
     content = {} if content is None else content  # of an empty file
     if not isinstance(content, dict):
         raise ValueError(f"--config {path}: must hold names and values of options, such as `batch-size: 16`")
     if path.suffix == ".json" and "task" in content:
-        return _of_run(path, content, command)
-    return {str(name): value for name, value in content.items()}
+        content = _of_run(path, content, command)
+    values = Value | list[Value]
+    return {str(name): as_declared(value, values, f"{place}: {name}") for name, value in content.items()}
 
 
 def _of_run(path: Path, content: dict[str, Any], command: str) -> dict[str, Any]:
     from detseg.train.config import EXTENSIONS, config_for
 
     task = content.pop("task")
-    if command != f"train {task}":
-        raise ValueError(f"--config {path}: holds the options of `detseg train {task}`, not of `detseg {command}`")
-    content = config_for(task, content.get("model")).upgraded(content)
+    if not isinstance(task, str) or command != f"train {task}":
+        raise ValueError(
+            f"--config {path}: holds the options of `detseg train {task!s:.40}`, not of `detseg {command}`"
+        )
+    model = as_declared(content.get("model"), str | None, f"--config {path}: model")
+    content = config_for(task, model).upgraded(content)
     return {name: value for name, value in content.items() if name not in (*OF_ONE_RUN, EXTENSIONS)}
 
 
@@ -117,18 +126,34 @@ def _unknown(key: str, names: Mapping[str, str], kind: type[Any]) -> str:
 def _words(name: str, value: Any, hint: Any, default: Any) -> list[str]:
     """What is typed for one option with a value."""
     flag, kinds = option(name), get_args(hint) or (hint,)
-    if isinstance(value, dict):
-        raise ValueError(f"{flag[2:]} has a value, or a list of them, no names of its own")
     if value is None or (isinstance(value, str) and value.lower() in NOTHING):
+        if type(None) not in kinds:
+            raise ValueError(f"{flag[2:]} has no value")
         return [] if default is None else [flag, "None"]
     if hint is bool:
         if str(value).lower() not in ON + OFF:
             raise ValueError(f"{flag[2:]} is true or false, not {value}")
         return [flag if str(value).lower() in ON else option(f"no_{name}")]
     if get_origin(hint) is tuple or any(get_origin(kind) is tuple for kind in kinds):
-        return [flag, *(map(str, value) if isinstance(value, list) else shlex.split(str(value)))]
+        values = list(map(str, value)) if isinstance(value, list) else shlex.split(str(value))
+        return [flag, *map(str, _read(values, hint, flag[2:]))]
     if isinstance(value, list):
         raise ValueError(f"{flag[2:]} has one value, not a list")
     if bool in kinds and str(value).lower() in ON + OFF:
         value = str(value).lower() in ON
-    return [f"{flag}={value}"]
+    return [f"{flag}={_read(str(value), hint, flag[2:])}"]
+
+
+def _read(value: Any, hint: Any, name: str) -> Any:
+    """Texts as the type of the option of a name; raises FileError where they are none."""
+    try:
+        return as_declared(value, hint, name, strict=False)
+    except FileError:  # a number may be written in more ways than JSON has
+        return as_declared(list(map(_number, value)) if isinstance(value, list) else _number(value), hint, name)
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text

@@ -186,9 +186,9 @@ def _paths(config: Evaluate) -> list[Path]:
 
 
 def _finds_masks(run: Path) -> bool:
-    from detseg.models import build_model, read_description
+    from detseg.models import described_model
 
-    return bool(getattr(build_model(read_description(run)["architecture"]), "finds_masks", False))
+    return bool(getattr(described_model(run)[0], "finds_masks", False))
 
 
 def _is_localizer(run: Path) -> bool:

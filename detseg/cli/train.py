@@ -23,7 +23,7 @@ FOLDED = ("detector",)  # tasks with --folds
 
 
 def options(name: str, words: Sequence[str]) -> type[Any]:
-    """The options of ``train TASK``, with those of the model that the words ask for."""
+    """The options of ``train TASK``, with those of the model that the words ask for; ValueError where there is none."""
     from detseg.train.config import config_for
     from detseg.train.devices import launched, start_several
 
@@ -34,10 +34,7 @@ def options(name: str, words: Sequence[str]) -> type[Any]:
     task = name.split()[1]
     if "," in known.device and not launched():
         raise SystemExit(f"error: {start_several(known.device, _without_device(name, words))}")
-    try:
-        kind = config_for(task, known.model)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    kind = config_for(task, known.model)
     return with_folds(kind) if task in FOLDED else kind
 
 

@@ -24,6 +24,7 @@ from detseg.data.checks.problems import AnnotationError
 _ARROW = re.compile(r"\s*(?:->|→)\s*")
 SURE = 0
 """In place of a level, for detections at the deepest node that is sure."""
+MOST_LEVELS = 100  # a path down to each node is kept
 _SHOWN = 10  # names in a message
 
 
@@ -42,6 +43,11 @@ class ClassTree:
             raise ValueError(f"the parents of a tree's nodes lie in -1..{len(nodes) - 1}, not {self.parents!r:.80}")
         if circle := circle_in(self.parents):
             raise ValueError(f"the tree's nodes {', '.join(map(str, circle))} are below each other in a circle")
+        parents, above = np.array(self.parents, np.int64), np.arange(len(self), dtype=np.int64)
+        for _ in range(MOST_LEVELS):
+            above = np.where(above >= 0, parents[above], -1)
+        if above.max() >= 0:
+            raise ValueError(f"the tree has more than {MOST_LEVELS} levels")
 
     def __len__(self) -> int:
         return len(self.parents)

@@ -24,7 +24,15 @@ from detseg.data.limits import LEAST
 from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.coder import HEAD, decode_deltas
 from detseg.detect.match import match
-from detseg.detect.model import ChangeMaps, ClassRows, DetectionModel, FlatTargets, Targets, flatten_targets
+from detseg.detect.model import (
+    AnchorSizes,
+    ChangeMaps,
+    ClassRows,
+    DetectionModel,
+    FlatTargets,
+    Targets,
+    flatten_targets,
+)
 from detseg.detect.proposals import (
     ProposalHead,
     Proposals,
@@ -166,7 +174,7 @@ class FasterRcnn(DetectionModel):
         self,
         backbone: Backbone,
         num_classes: int,
-        anchors: Any,
+        anchors: AnchorSizes,
         *,
         published: bool = False,
         tap: str | None = None,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from detseg.backbones import Backbone
 from detseg.backbones.blocks import ResidualSeparable, conv_norm_act
 from detseg.detect.faster_rcnn import Detected, FasterRcnn, Regions, class_scores, labels_of
-from detseg.detect.model import ClassRows, FlatTargets, Targets
+from detseg.detect.model import AnchorSizes, ClassRows, FlatTargets, Targets
 from detseg.detect.published import Published
 from detseg.detect.rcnn_weights import RESNET, rename_resnet
 from detseg.registry import register_model
@@ -70,7 +70,7 @@ class MaskRcnn(FasterRcnn):
         self,
         backbone: Backbone,
         num_classes: int,
-        anchors: Any,
+        anchors: AnchorSizes,
         *,
         mask_width: int = 64,
         mask_regions: int = 16,

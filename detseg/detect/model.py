@@ -18,6 +18,8 @@ from detseg.detect.nms.voting import vote
 from detseg.detect.published import Published
 
 Targets = Sequence[Mapping[str, Tensor]]
+# Widths and heights (levels, anchors a level, 2), in pixels.
+AnchorSizes = Tensor | Sequence[Sequence[Sequence[float]]]
 # From maps (N, C, H, W) and their strides, finest first, to what takes their place.
 ChangeMaps = Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]
 

@@ -25,7 +25,7 @@ from detseg.detect.anchors import fit_anchors, fit_of
 from detseg.detect.assign import assign
 from detseg.detect.grid import Grid, decode, make_grid, means_of
 from detseg.detect.losses import cross_entropy, distribution_loss, grid_losses, image_label_loss
-from detseg.detect.model import DetectionModel, Targets, flatten_image_labels, flatten_targets, select
+from detseg.detect.model import AnchorSizes, DetectionModel, Targets, flatten_image_labels, flatten_targets, select
 from detseg.detect.prototypes import (
     PROTOTYPES,
     PrototypeBranch,
@@ -178,7 +178,7 @@ class YoloDetector(DetectionModel):
         self,
         backbone: Backbone,
         num_classes: int,
-        anchors: Tensor,
+        anchors: AnchorSizes,
         *,
         width: int = 128,
         reach: float = 1.0,

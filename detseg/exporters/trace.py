@@ -56,9 +56,6 @@ def traceable(predictor: Predictor, suppress: Suppress, *, raw: bool, floats: bo
     return Traceable(module, example, names, json.dumps(description, ensure_ascii=False))
 
 
-# .dumps(_description(predictor, raw, floats) | {"letterbox": letterbox, "outputs": names}, ensure_ascii=False))
-
-
 def _description(predictor: Predictor, raw: bool, floats: bool) -> dict[str, Any]:
     model: Any = predictor.model
     return {

@@ -8,6 +8,7 @@ from detseg.predict.detector import Detector, SlidingDetector, detect
 from detseg.predict.fused import FusedDetector
 from detseg.predict.predictor import Predictor
 from detseg.predict.segmenter import Segmenter, segment
+from detseg.reading import reading
 from detseg.results import Classification, Results, Segmentation
 from detseg.tasks import part, task_of
 
@@ -38,5 +39,6 @@ def load(run: str | Path, *more: str | Path) -> Predictor:
     if more:
         return FusedDetector([load(folder) for folder in (run, *more)])
     model, description = load_model(run)
-    predictor: Predictor = part(task_of(model.task), "predict")(model, description)
+    with reading(run):  # it computes with the weights
+        predictor: Predictor = part(task_of(model.task), "predict")(model, description)
     return predictor

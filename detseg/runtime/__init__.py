@@ -35,4 +35,6 @@ def load(path: str | Path, *, threads: int | None = None, exact: bool = False) -
     engine = open_engine(path, threads, exact=exact)
     if engine.description["raw"]:
         raise ValueError(f"{path}: holds a model without its selection (--raw), for other programs; export it without")
-    return _KINDS[engine.description["task"]](engine)
+    model = _KINDS[engine.description["task"]](engine)
+    model.source = str(path)
+    return model

@@ -1,12 +1,16 @@
 """The engines that exported models run on, by the ending of the file: images in, named arrays out."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from detseg.described import Categories, Channels, Count, Objects, Size
+from detseg.json_text import as_declared, parse_json
+from detseg.reading import FileError
 
 KEY = "detseg"
 """What the description is called in the metadata of a file."""
@@ -95,7 +99,7 @@ class TorchScriptEngine:
         held = {KEY: ""}
         self._model = torch.jit.load(str(path), map_location="cpu", _extra_files=held).eval()
         text: Any = held[KEY]
-        self.description = _parsed(text.decode() if isinstance(text, bytes) else text, path)
+        self.description = _parsed(text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text, path)
 
     def __call__(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
@@ -133,17 +137,35 @@ def open_engine(path: str | Path, threads: int | None = None, *, exact: bool = F
         return kind.open(path, threads, exact=exact)
     except ImportError as error:
         raise ValueError(f"{path}: its engine is not installed: pip install {kind.install}") from error
-    except ValueError:
+    except FileError:
         raise
-    except Exception as error:  # each engine raises kinds of its own
-        raise ValueError(f"{path}: cannot be opened: {str(error).strip().splitlines()[-1]}") from error
+    except Exception as error:  # each engine raises kinds of its own, and says at last what it is
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise FileError(f"{path}: cannot be opened: {told[-1]}") from error
+
+
+class Description(msgspec.Struct):
+    """What an exported file says of its model, see `detseg.exporters.trace`; there is more, for people."""
+
+    task: Literal["detect", "localize", "segment", "classify"]
+    categories: Categories
+    size: Size
+    any_size: bool
+    channels: Channels
+    input: Literal["uint8", "float32 in [0, 1]"]
+    raw: bool
+    letterbox: bool
+    masks: bool
+    max_detections: Count
+    outputs: list[str]
+    objects: Objects | None = None
 
 
 def _parsed(text: str | None, path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(text or "")
-        if not isinstance(description, dict) or "task" not in description:
-            raise ValueError("no task")
-    except ValueError as error:
-        raise ValueError(f"{path}: was not written by `detseg export`: it does not say what the model is") from error
+    """The description in a file, checked; raises FileError that names the entry."""
+    if not text:
+        raise FileError(f"{path}: was not written by `detseg export`: it does not say what the model is")
+    place = f"{path}: its description"
+    description: dict[str, Any] = parse_json(text.encode("utf-8", "surrogateescape"), place)
+    as_declared(description, Description, place, "export it again")
     return description

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from detseg.data.augment.classification_transforms import ClassificationEval
 from detseg.data.letterbox import Letterbox, letterbox_image
 from detseg.data.limits import CLEAR, AtTheCap
+from detseg.reading import reading
 from detseg.results import Classification, OfImage, Results, Segmentation
 from detseg.runtime.engines import Engine
 from detseg.runtime.paste import decided, in_image
@@ -28,7 +29,10 @@ class ExportedModel(Generic[R]):
         categories: (id, name) of each label.
         size: side of the square that images are fitted into.
         channels: of images.
+        source: the file, for messages.
     """
+
+    source = "the exported model"
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.description = engine, engine.description
@@ -43,9 +47,20 @@ class ExportedModel(Generic[R]):
         return [name for _, name in self.categories]
 
     def run(self, squares: Sequence[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
-        """The outputs for images (H, W, C) of one size."""
+        """The outputs for images (H, W, C) of one size; FileError where the file gives others than it describes."""
         batch = np.ascontiguousarray(np.stack(squares).transpose(0, 3, 1, 2))
-        return self.engine(batch if self.description["input"] == "uint8" else batch.astype(np.float32) / 255)
+        with reading(self.source, "export it again"):
+            found = self.engine(batch if self.description["input"] == "uint8" else batch.astype(np.float32) / 255)
+            self.check(found, len(squares))
+        return found
+
+    def check(self, found: dict[str, NDArray[Any]], count: int) -> None:
+        """Raise ValueError where the outputs for `count` images are none of such a model."""
+        shape = found["probabilities"].shape
+        if shape[:2] != (count, len(self.categories)):
+            raise ValueError(
+                f"probabilities have the shape {shape}, of {count} images and {len(self.categories)} classes"
+            )
 
     def predict(self, images: Image | Iterable[Image], **options: Any) -> list[R]:
         """What is found in images, one or several; `options` are those of `stream`."""
@@ -67,6 +82,16 @@ class ExportedDetector(ExportedModel[Results]):
         super().__init__(engine)
         self.exported_cap = None if self.task == "localize" else int(self.description["max_detections"])
         self._cap = self.exported_cap
+
+    def check(self, found: dict[str, NDArray[Any]], count: int) -> None:
+        """See `ExportedModel`."""
+        most = len(found["scores"])
+        rows = {"images": (most,), "scores": (most,), "labels": (most,), "boxes": (most, 4)}
+        rows |= {"regions": (most, 4), "masks": (most, *found["masks"].shape[-2:])} if self.finds_masks else {}
+        if odd := next((name for name, shape in rows.items() if found[name].shape != shape), None):
+            raise ValueError(f"{odd} have the shape {found[odd].shape}, not {rows[odd]}")
+        if most and not 0 <= found["labels"].min() <= found["labels"].max() < len(self.categories):
+            raise ValueError(f"labels beyond the {len(self.categories)} classes")
 
     @property
     def finds_masks(self) -> bool:

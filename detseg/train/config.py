@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from detseg.data.augment.strengths import OF_BOXES, strengths
 from detseg.data.tar_shards import absolute
-from detseg.options import given, option, require_positive
+from detseg.json_text import as_declared, read_json
+from detseg.options import as_entries, given, option, require_positive
+from detseg.reading import FileError
 from detseg.registry import MODELS
 from detseg.tasks import TASKS, part
 from detseg.train.callbacks.trackers import TRACKERS
@@ -22,6 +24,8 @@ EXTENSIONS = "extensions"
 # Options of going on with a run, which are none of the run, and those of a process, which may differ when it goes on.
 _OF_RESUMING = ("resume", "more_epochs", "more_minutes")
 OF_PROCESS = ("device",)
+# Beyond, memory ends before anything begins; of seeds, that of NumPy's generators.
+_MOST = {"size": 16384, "channels": 10_000, "batch_size": 1_000_000, "workers": 1000, "seed": 2**32 - 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +147,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and not 0 <= value < float("inf"):
                 raise ValueError(f"{option(name)} must not be negative, it is {value}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"{option(name)} must be at most {most}, not {getattr(self, name)}")
         self.check_model()
         return self
 
@@ -216,25 +223,32 @@ def load_config(folder: Path, task: str | None = None) -> Any:
         task: of runs that do not name theirs, as early ones.
 
     Raises:
-        ValueError: it is missing or not of this version; the message names the file.
+        FileError: it is missing or not of this version, an entry is of another type, or entries contradict each other.
     """
     path = folder / SETTINGS
-    if not path.is_file():
-        raise ValueError(f"{folder}: there is no run to resume here (config.json is missing)")
+    content = read_settings(folder)
+    content.pop(EXTENSIONS, None)
+    tasks: Any = Literal[tuple(TASKS)]
+    task = as_declared(content.pop("task", task), tasks, f"{path}: task")
+    model = as_declared(content.get("model"), str | None, f"{path}: model")
     try:
-        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-        content.pop(EXTENSIONS, None)
-        kind = config_for(content.pop("task", task), content.get("model"))
+        kind = config_for(str(task), model)
         content = kind.upgraded(content)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not the settings of a run ({error})") from error
-    if unknown := set(content) - {f.name for f in fields(kind)}:
-        raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}; was it written by another version?")
-    content = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
-    for field in fields(kind):
-        if "Path" in str(field.type) and content.get(field.name) is not None:
-            content[field.name] = Path(content[field.name])
-    return kind(**content)
+        if unknown := set(content) - {f.name for f in fields(kind)} | content.keys() & _OF_RESUMING:
+            raise ValueError(f"unknown settings {', '.join(sorted(unknown))}; was it written by another version?")
+        return as_declared(content, kind, path).check()
+    except FileError:
+        raise
+    except ValueError as error:
+        raise FileError(f"{path}: {as_entries(str(error))}") from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `config.json` of a run holds; raises FileError where it is missing or cannot be read."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise FileError(f"{folder}: there is no run to resume here ({SETTINGS} is missing)")
+    return read_json(path, dict[str, Any], "it is the settings of a run, as detseg train wrote them")
 
 
 def require_same_options(before: Any, now: Any, folder: Path) -> None:

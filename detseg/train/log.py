@@ -24,6 +24,7 @@ from rich.progress import (
 
 from detseg.console import print_line
 from detseg.files import write_atomically
+from detseg.train.metrics_file import number_at, read_metrics
 
 if TYPE_CHECKING:
     from detseg.train.callbacks.callback import Callbacks
@@ -125,18 +126,16 @@ class RunLog:
         """Those of the file, none where there is none yet."""
         if not self.csv.exists():
             return []
-        with self.csv.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file).fieldnames or ())
+        return read_metrics(self.csv)[0]
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`: a resumed run writes it again."""
+        """Drop what was logged after `step`: a resumed run writes it again; raises FileError, see `read_metrics`."""
         if not self.csv.exists():
             return
-        with self.csv.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            kept = [row for row in reader if _is_kept(row, step)]
-            names = reader.fieldnames
-        if not kept or names is None:
+        names, rows, lines = read_metrics(self.csv)
+        steps = [number_at(self.csv, row, "step", line) for row, line in zip(rows, lines, strict=True)]
+        kept = [row for row, done in zip(rows, steps, strict=True) if done <= step]
+        if not kept:
             self.csv.unlink()
             return
         text = io.StringIO(newline="")
@@ -144,11 +143,6 @@ class RunLog:
         writer.writeheader()
         writer.writerows(kept)
         write_atomically(self.csv, text.getvalue())
-
-
-def _is_kept(row: Mapping[str, str | None], step: int) -> bool:
-    """Whether a row is whole (a crash may have cut the last one) and not after `step`."""
-    return None not in row.values() and float(row["step"] or "inf") <= step
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from detseg.train.precision import CANDIDATES, Choice
 from detseg.train.resume import RESUME, random_states, restore_random_states, save_state
 from detseg.train.sampler import Batch, Batches, Progress, groups_of
 from detseg.train.signals import Stop
+from detseg.train.state_check import fitting
 from detseg.train.watch import FiniteWatch
 
 if TYPE_CHECKING:
@@ -363,6 +364,8 @@ class Trainer:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.require_same(state)
+        parts = {"model": self.model, "average": self.average}
+        optimizer = fitting(state, parts, self.optimizer, self.job.folder / RESUME)
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
         self._saved_at = state["elapsed"]
@@ -373,8 +376,8 @@ class Trainer:
         self._summed = state["summed"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        own = state["processes"][self.accelerator.process_index] if "processes" in state else state  # an earlier one's
-        restore_random_states(own["random"], device)
+        self.optimizer.load_state_dict(optimizer)
+        processes = state["processes"]
+        restore_random_states(processes[min(self.accelerator.process_index, len(processes) - 1)]["random"], device)
         if self.accelerator.is_main_process:
             self.log.rewind(self.progress.step)

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from detseg.backbones.weights import refuse_packed
 from detseg.files import replacing
+from detseg.reading import FileError, reading
+from detseg.train.state_check import AGAIN, check_state
 
 RESUME = "resume.pt"
 STATE_FORMAT = 3
@@ -25,21 +28,22 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a resume state; the file cannot run code.
 
     Raises:
-        ValueError: it is missing, damaged, of another version, or holds more than data; the message names it.
+        FileError: it is missing, damaged, of another version, or holds more than data; the message names it.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no state to resume from; was this run started with detseg train?")
-    try:
+        raise FileError(f"{path}: there is no state to resume from; was this run started with detseg train?")
+    with reading(path, AGAIN):
+        refuse_packed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
-    except Exception as error:  # torch raises many kinds, from EOFError to UnpicklingError
-        detail = str(error).splitlines()[:1]
-        raise ValueError(f"{path}: not a readable resume state ({type(error).__name__}: {''.join(detail)})") from error
     if version not in READABLE:
-        raise ValueError(
-            f"{path}: format {version!r} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
+        raise FileError(
+            f"{path}: format {version!r:.40} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
             "with the version that started it, or start a new one"
         )
+    if version == 2:
+        state = {**state, "processes": [{"random": state.get("random")}]}
+    check_state(state, path)
     return dict(state)
 
 

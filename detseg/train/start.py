@@ -11,9 +11,11 @@ from typing import Any
 
 from detseg.backbones.class_rows import take_over
 from detseg.backbones.weights import read_weights
+from detseg.descriptions import bounded
 from detseg.detect.published import published_weights
 from detseg.models import DESCRIPTION, MODELS, WEIGHTS, build_model, read_description
 from detseg.options import option
+from detseg.reading import reading
 from detseg.train.size import SMALLEST
 
 Architecture = dict[str, Any]
@@ -97,7 +99,8 @@ class WholeStart(Start):
         """See `Start`."""
         tensors, known = self.load()
         try:
-            model = build_model(architecture, pretrained=tensors)
+            with reading(self.of), bounded(Path(self.of, WEIGHTS)):
+                model = build_model(architecture, pretrained=tensors)
         except ValueError as error:
             hint = f"leave out {', '.join(map(option, self.changed))}, or add" if self.changed else "add"
             raise ValueError(

@@ -1,6 +1,7 @@
 """Files of weights: what fits is copied exactly, what does not fit is an error that names it."""
 
 import logging
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from detseg.backbones import WeightReport, create_backbone, load_weights
 from detseg.backbones.weights import adapt_input, copy_weights, read_weights, rename_by_position
+from detseg.reading import FileError
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -272,7 +274,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "sprung",)
 
     torch.save({"conv1.weight": torch.zeros(1), "trap": Trap()}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="refused because reading them can run code"):
+    with pytest.raises(ValueError, match="refused, because reading them can run code"):
         read_weights(tmp_path / "a.pth")
     assert not (tmp_path / "sprung").exists()
 
@@ -288,6 +290,39 @@ def test_files_without_a_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "a.pth")
     with pytest.raises(ValueError, match="holds no state dict"):
         read_weights(tmp_path / "a.pth")
+
+
+def test_files_that_would_fill_time_or_memory(tmp_path: Path) -> None:
+    path, circle = tmp_path / "a.pth", {}
+    circle["state_dict"] = circle
+    refusals = [
+        (circle, "a.pth: cannot be read: it holds no state dict"),
+        ({"a": torch.zeros(2).to_sparse()}, "a.pth: cannot be read: a is sparse, quantised or empty"),
+        ({"a": torch.empty(2, device="meta")}, "a.pth: cannot be read: a is sparse, quantised or empty"),
+    ]
+    for content, message in refusals:
+        torch.save(content, path)
+        with pytest.raises(FileError, match=message):
+            read_weights(path)
+    for empty in ("b.pth", "b.pt", "b.safetensors"):
+        (tmp_path / empty).touch()
+        with pytest.raises(FileError, match=f"{empty}: cannot be read: "):
+            read_weights(tmp_path / empty)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(FileError, match="its content is compressed"):
+        read_weights(path)
+
+
+def test_names_and_shapes_that_would_fill_time_or_memory() -> None:
+    lenet = create_backbone("lenet5", strides=(4,))
+    state = {f"{'module.' * 100_000}{name}": tensor for name, tensor in lenet.state_dict().items()}
+    with pytest.raises(ValueError, match="gets nothing"):
+        copy_weights(lenet, state, "source")
+    first = next(iter(lenet.state_dict()))
+    wide = torch.zeros(()).expand(10**6, 10**6)
+    with pytest.raises(ValueError, match=r"has \(1000000, 1000000\)"):
+        copy_weights(lenet, lenet.state_dict() | {first: wide}, "source")
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg.cli import COMMANDS, _command, _find, _options
+from detseg.cli import COMMANDS, _command, _find, _options, main
 from detseg.cli.arguments import KNOWN_ELSEWHERE, as_typed, option_names
 from detseg.cli.config_file import split_words
 from detseg.cli.evaluate import Evaluate, _named
@@ -142,7 +142,7 @@ def test_the_settings_of_a_run_start_another(tmp_path):
         ("size: 64\nimgsz: 96", "size and imgsz are the same option"),
         ("masks: perhaps", "masks is true or false, not perhaps"),
         ("size: [1, 2]", "size has one value, not a list"),
-        ("size: {a: 1}", "size has a value, or a list of them"),
+        ("size: {a: 1}", "size: Expected `bool | int | float | str | array | null`, got `object`"),
         ("- size", "must hold names and values"),
         ("size: [", "is not readable"),
     ],
@@ -157,11 +157,44 @@ def test_files_that_are_not_there_or_two(file, tmp_path):
     assert "none.yaml: cannot be read: No such file" in refusal("predict", "--config", tmp_path / "none.yaml")
     assert "read from one file" in refusal("predict", "--config", "a", "--config=b")
     assert "run is named on the command line itself" in refusal("predict", "--config", file("run: r"))
-    assert "is not readable" in refusal("predict", "--config", file("{", "options.json"))
+    assert "options.json: line 1, column 2: no JSON" in refusal("predict", "--config", file("{", "options.json"))
     assert split_words(["a", "--config"]) == (["a", "--config"], None), "which the parser refuses"
 
 
-def test_a_value_of_the_wrong_kind_is_told_as_on_the_command_line(file, capsys):
-    with pytest.raises(SystemExit) as end:
-        options("train detector", "--config", file(json.dumps({"size": "large"}), "options.json"))
-    assert end.value.code == 2 and "--size" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"size": "large"}, "size: Expected `int | null`, got `str`"),
+        ({"size": 1e400}, "size: Expected `int | null`, got `float`"),
+        ({"strides": [8, "x"]}, "strides: [1]: Expected `int`, got `str`"),
+        ({"strides": [8, [16]]}, "strides: [1]: Expected `bool | int | float | str | null`, got `array`"),
+        ({"freeze": "some"}, "freeze: Invalid enum value 'some'"),
+        ({"data": "a\0b"}, "data: a path has no zero bytes"),
+        ({"task": ["detector"]}, "holds the options of"),
+        ({"task": "detector", "model": ["yolo"]}, "model: Expected `str | null`"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_the_file(content, message, file):
+    path = file(json.dumps(content), "options.json")
+    printed = refusal("train detector", "--config", path)
+    assert printed.startswith(f"error: --config {path}: ") and message in printed
+
+
+def test_numbers_are_read_as_on_the_command_line(file):
+    given = options("train detector", "--config", file("lr: .5\nseed: 007\nminutes: 1.\n"))
+    assert (given.lr, given.seed, given.minutes) == (0.5, 7, 1)
+
+
+def test_a_file_is_named_where_its_option_makes_no_sense(file, capsys):
+    path = file("batch-size: -3\n")
+    assert main(["train", "detector", "--data", "flowers", "--config", str(path)]) == 1
+    assert f"--batch-size must be positive, not -3 (--batch-size: see {path})" in capsys.readouterr().err
+    assert main(["train", "detector", "--data", "flowers", "--config", str(path), "--batch-size", "0"]) == 1
+    assert "see" not in capsys.readouterr().err
+
+
+def test_aliases_that_stand_for_millions_of_values_are_not_written_out(file):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    path = file("augment: *a11\n".join(["\n".join(lines) + "\n", ""]))
+    assert f"--config {path}: " in refusal("train detector", "--config", path)

@@ -153,7 +153,9 @@ def test_the_cap_and_the_calibration_of_detections_are_saved_and_loaded(built, t
         return
     assert (built.model.max_detections, built.model.calibration) == (100, None)
     architecture = built.architecture | {"max_detections": 321}
-    save_model(tmp_path, build_model(architecture), {"architecture": architecture, "categories": [], "size": SIZE})
+    categories = [{"id": i, "name": str(i)} for i in range(CLASSES)]
+    description = {"architecture": architecture, "categories": categories, "size": SIZE}
+    save_model(tmp_path, build_model(architecture), description)
     save_architecture(tmp_path, architecture | {"calibration": [2.0, 0.5]})
     loaded = load_model(tmp_path)[0]
     assert (loaded.max_detections, loaded.calibration) == (321, (2.0, 0.5))

@@ -271,15 +271,14 @@ def test_history_of_a_run_that_has_just_begun(tmp_path):
 def test_history_names_a_bad_cell(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,loss\n1,2\n2,oops\n")
-    with pytest.raises(ValueError, match=r"metrics.csv, line 3, column 'loss': 'oops' is not a number"):
+    with pytest.raises(ValueError, match=r"metrics.csv: line 3, column 'loss': 'oops' is not a number"):
         read_history(path)
 
 
 def test_history_survives_a_line_cut_short(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,loss,map\n1,2.5,0.1\n2,2")
-    history = read_history(path)
-    assert history["loss"].tolist() == [2.5, 2.0] and np.isnan(history["map"][1])
+    assert read_history(path)["loss"].tolist() == [2.5]
 
 
 # ------------------------------------------------------------------------------------------------ files

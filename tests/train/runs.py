@@ -31,6 +31,7 @@ from detseg.train.sampler import Batches, Progress, SizeSchedule, TrainingSample
 IMAGES, BATCH = 6, 2
 PER_EPOCH = IMAGES // BATCH
 EPOCHS = 4
+ARCHITECTURE = {"kind": "yolo", "backbone": "test_efficientnet", "num_classes": 2, "anchors": [[[12, 12]]]}
 
 
 class Drawn:
@@ -86,7 +87,7 @@ class Job:
     names: list
     marks: dict
     goal: str = "map"
-    architecture: dict = field(default_factory=dict)
+    architecture: dict = field(default_factory=lambda: ARCHITECTURE)
     figures: dict = field(default_factory=lambda: {"map": "mAP@[.5:.95]"})
 
     def validate(self, model, accelerator):

@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import zipfile
 
 import pytest
 import torch
 
 import detseg
 from detseg.models import build_model, load_model, save_model
+from detseg.reading import FileError
 from detseg.train.resume import load_state, save_state
 from tests.train.runs import differences
 
@@ -100,7 +102,8 @@ def test_cut_weights(run, keep):
 
 
 def test_weights_of_another_model(run):
-    edit(run / "model.json", lambda c: c["architecture"].update(num_classes=3))
+    third = {"id": 5, "name": "tulip"}
+    edit(run / "model.json", lambda c: c["categories"].append(third) or c["architecture"].update(num_classes=3))
     message = message_of(run)
     assert f"{run / 'model.safetensors'}: these weights do not belong to" in message
     assert "head.classes" in message
@@ -109,12 +112,12 @@ def test_weights_of_another_model(run):
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", '"format"', "{}", '{"format": 1}', "\x00"])
 def test_damaged_descriptions(run, text):
     (run / "model.json").write_text(text)
-    assert f"{run / 'model.json'}: not a model description" in message_of(run)
+    assert message_of(run).startswith(f"{run / 'model.json'}: ")
 
 
 def test_a_description_that_is_no_text(run):
     (run / "model.json").write_bytes(b"\xff\xfe\x00\x81")
-    assert "not a model description" in message_of(run)
+    assert message_of(run).startswith(f"{run / 'model.json'}: line 1")
 
 
 def test_another_version(run):
@@ -125,29 +128,60 @@ def test_another_version(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "sdd"}, "unknown architecture 'sdd'"),
-        ({"backbone": "no_such_net"}, "no backbone is named 'no_such_net'"),
-        ({"num_classes": None}, "incomplete or wrong"),
-        ({"anchors": [[1]]}, "anchors must"),
-        ({"surplus": 1}, "surplus"),
+        ({"kind": "sdd"}, "unknown kind 'sdd'; this version knows"),
+        ({"kind": ["yolo"]}, "unknown kind ['yolo']"),
+        ({"backbone": "no_such_net"}, "cannot be read: no backbone is named 'no_such_net'"),
+        ({"num_classes": None}, "num_classes: Expected `int`, got `null`"),
+        ({"num_classes": 10**12}, "num_classes: Expected `int` <= 1000000"),
+        ({"num_classes": 3}, "num_classes is 3, but there are 2 categories"),
+        ({"anchors": [[1]]}, "anchors[0][0]: Expected `array`, got `int`"),
+        ({"anchors": [[[1, 1]]]}, "cannot be read: anchors must have the shape"),
+        ({"in_channels": 0}, "in_channels: Expected `int` >= 1"),
+        ({"strides": [8, 0]}, "strides[1]: Expected `int` >= 1"),
+        ({"width": 10**9}, "cannot be read: it describes a larger network than its weights are of"),
+        ({"bins": 10**12}, "cannot be read: it describes a larger network than its weights are of"),
+        ({"calibration": [1]}, "calibration: Expected `array` of length 2"),
+        ({"normalisation": {"mean": [0, 0, 0], "std": [1, 0, 1]}}, "normalisation.std[1]: Expected `float` > 0"),
+        ({"surplus": 1}, "Object contains unknown field `surplus`"),
     ],
 )
 def test_wrong_architectures(run, change, message):
     edit(run / "model.json", lambda c: c["architecture"].update(change))
-    assert message in message_of(run)
+    assert message_of(run).startswith(f"{run / 'model.json'}: architecture: {message}")
 
 
 def test_a_missing_entry_of_the_architecture(run):
     edit(run / "model.json", lambda c: c["architecture"].pop("anchors"))
-    assert "incomplete or wrong" in message_of(run) and "anchors" in message_of(run)
+    assert "architecture: Object missing required field `anchors`" in message_of(run)
 
 
-STATE = {"step": 3, "sums": {"a": torch.tensor(1.5)}, "nested": [(1, "x"), None]}
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"categories": [{"id": 1}, {"id": 2, "name": "b"}]}, "categories[0]: Object missing required field `name`"),
+        ({"categories": [{"id": 2**63, "name": "a"}] * 2}, "categories[0].id: Expected `int` <="),
+        ({"size": 10**9}, "size: Expected `int` <= 16384"),
+        ({"size": True}, "size: Expected `int`, got `bool`"),
+        ({"objects": {"sides": [1, 2]}}, "objects.sides: Expected `array` of length 3"),
+    ],
+)
+def test_wrong_descriptions(run, change, message):
+    edit(run / "model.json", lambda c: c.update(change))
+    assert message_of(run).startswith(f"{run / 'model.json'}: {message}")
+
+
+STATE = {
+    **{"step": 3, "elapsed": 2.5, "best": 0.5, "validated_at": 0.2, "summed": 2, "world": 1, "fingerprint": {"a": "b"}},
+    **{"sums": {"a": torch.tensor(1.5)}, "model": {}, "average": {}, "choice": ["fp32", True]},
+    "optimizer": {"state": {}, "param_groups": []},
+    "random": {"host": torch.Generator().get_state()},
+    "nested": [(1, "x"), None],
+}
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
     path = tmp_path / "resume.pt"
-    save_state(path, {"step": 1})
+    save_state(path, STATE | {"step": 1})
     save_state(path, STATE)
     assert differences(load_state(path), {"format": 3, **STATE}) == []
     assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
@@ -171,7 +205,7 @@ def test_a_cut_state(tmp_path, keep):
     path = tmp_path / "resume.pt"
     save_state(path, STATE)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"resume\.pt: not a readable resume state") as error:
+    with pytest.raises(ValueError, match=r"resume\.pt: cannot be read: ") as error:
         load_state(path)
     assert "\n" not in str(error.value)
 
@@ -179,8 +213,37 @@ def test_a_cut_state(tmp_path, keep):
 @pytest.mark.parametrize("content", [{"step": 1}, [1], 5])
 def test_a_state_without_a_version(tmp_path, content):
     torch.save(content, tmp_path / "resume.pt")
-    with pytest.raises(ValueError, match="not a readable resume state"):
+    with pytest.raises(ValueError, match=r"resume\.pt: cannot be read: "):
         load_state(tmp_path / "resume.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": "3"}, "step: Expected `int`, got `str`"),
+        ({"step": -1}, "step: Expected `int` >= 0"),
+        ({"elapsed": float("nan")}, "elapsed: Expected `float` >= 0"),
+        ({"sums": {"a": 1.5}}, "sums[...]: Expected `Tensor`, got `float`"),
+        ({"sums": {"a": torch.zeros(2)}}, "sums: a: is float32 (2,) where float32 () is wanted"),
+        ({"random": {"host": torch.zeros(7, dtype=torch.uint8)}}, "random: cannot be read: "),
+        ({"choice": ["fp16", True]}, "choice[0]: Invalid enum value 'fp16'"),
+        ({"architecture": {"kind": "no_such"}}, "architecture: unknown kind 'no_such'"),
+        ({"optimizer": {"state": {}}}, "optimizer: Object missing required field `param_groups`"),
+    ],
+)
+def test_an_entry_of_a_state_that_is_another(tmp_path, change, message):
+    save_state(tmp_path / "resume.pt", STATE | change)
+    with pytest.raises(FileError) as error:
+        load_state(tmp_path / "resume.pt")
+    assert str(error.value).startswith(f"{tmp_path / 'resume.pt'}: {message}")
+
+
+def test_a_state_that_is_packed_is_not_unpacked(tmp_path):
+    path = tmp_path / "resume.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(FileError, match="its content is compressed"):
+        load_state(path)
 
 
 def test_a_state_of_another_version(tmp_path):
@@ -205,7 +268,7 @@ class Code:
 def test_code_in_a_state_is_not_run(tmp_path, save):
     path, trace = tmp_path / "resume.pt", tmp_path / "trace"
     save({"format": 2, "step": Code(trace)}, path)
-    with pytest.raises(ValueError, match="not a readable resume state"):
+    with pytest.raises(ValueError, match=r"resume\.pt: cannot be read: "):
         load_state(path)
     assert not trace.exists()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from detseg.reading import FileError
 from detseg.tasks import TASKS
 from detseg.train.config import SETTINGS, TrainClassifier, TrainDetector, config_for, load_config
 
@@ -30,6 +31,9 @@ OF_ALL = [
     ({"data": "D", "lr": float("inf")}, "--lr must be positive"),
     ({"data": "D", "stage_decay": 0}, "--stage-decay must be positive"),
     ({"data": "D", "seed": -1}, "--seed must not be negative"),
+    ({"data": "D", "seed": 2**32}, "--seed must be at most 4294967295, not 4294967296"),
+    ({"data": "D", "size": 32 * 10**9}, "--size must be at most 16384, not 32000000000"),
+    ({"data": "D", "workers": 10**6}, "--workers must be at most 1000, not 1000000"),
     ({"data": "D", "workers": -1}, "--workers must not be negative"),
     ({"resume": "R", "epochs": 3, "size": 64}, "leave out --size, --epochs"),
     ({"resume": "R", "more_epochs": 3, "seed": 1}, "leave out --seed"),
@@ -111,25 +115,44 @@ def test_options_of_earlier_versions(tmp_path):
         (["light", "flip-vertical", "flip"], "both"),
         (["light"], "none"),
     ):
-        config = load_config(write(tmp_path, task="classifier", augment=names))
+        config = load_config(write(tmp_path, task="classifier", data="flowers", augment=names))
         assert (config.flip, config.augment) == (flip, ("light",)), names
-    assert load_config(write(tmp_path, task="classifier", augment=None)).flip == "horizontal"
+    assert load_config(write(tmp_path, task="classifier", data="flowers", augment=None)).flip == "horizontal"
     assert TrainClassifier().augment is None
 
 
-def test_mistakes_name_the_file(tmp_path):
-    for content, message in (
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
         ({"task": "detector", "model": "no_such"}, "no model is named 'no_such'"),
-        ({"task": "detector", "model": "fcn"}, "--model fcn is no detector"),
-        ({"task": "gardener"}, "not the settings of a run"),
+        ({"task": "detector", "model": "fcn"}, "model fcn is no detector"),
+        ({"task": "detector", "model": ["yolo"]}, "model: Expected `str | null`, got `array`"),
+        ({"task": "gardener"}, "task: Invalid enum value 'gardener'"),
+        ({"task": ["detector"]}, "task: Expected `str`, got `array`"),
+        ({}, "task: Expected `str`, got `null`"),
         ({"task": "detector", "surplus": 1}, "unknown settings surplus"),
-    ):
-        with pytest.raises(ValueError, match=message) as error:
-            load_config(write(tmp_path, **content))
-        assert str(tmp_path / SETTINGS) in str(error.value), message
-    for content in ("{", "[1]"):
+        ({"task": "detector", "data": "D", "resume": "R"}, "unknown settings resume"),
+        ({"task": "detector", "data": "D", "size": "320"}, "size: Expected `int | null`, got `str`"),
+        ({"task": "detector", "data": "D", "strides": [8, "16"]}, "strides[1]: Expected `int`, got `str`"),
+        ({"task": "detector", "data": "D", "epochs": True}, "epochs: Expected `int | null`, got `bool`"),
+        ({"task": "detector", "data": ["D"]}, "data: Expected `Path`, got `list`"),
+        ({"task": "detector", "data": "D\0E"}, "data: a path has no zero bytes"),
+        ({"task": "detector", "data": "D", "freeze": "some"}, "freeze: Invalid enum value 'some'"),
+        ({"task": "classifier", "data": "D", "augment": 3}, "augment: Expected `array | null`, got `int`"),
+        ({"task": "detector", "data": "D", "batch_size": -3}, "batch_size must be positive, not -3"),
+        ({"task": "detector"}, "give the data either as data or as train and val"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_entry(content, message, tmp_path):
+    with pytest.raises(FileError) as error:
+        load_config(write(tmp_path, **content))
+    assert str(error.value).startswith(f"{tmp_path / SETTINGS}: {message}")
+
+
+def test_what_holds_no_settings_names_the_file(tmp_path):
+    for content in ("{", "[1]", "", "[" * 100_000):
         (tmp_path / SETTINGS).write_text(content)
-        with pytest.raises(ValueError, match=f"{tmp_path / SETTINGS}: not the settings of a run"):
+        with pytest.raises(FileError, match=f"{tmp_path / SETTINGS}: "):
             load_config(tmp_path, "detector")
 
 

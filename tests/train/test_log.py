@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from detseg.reading import FileError
 from detseg.report.plots.history import plot_history
 from detseg.train.log import RunLog
 
@@ -53,6 +54,36 @@ def test_rows_that_a_crash_has_cut_are_dropped(log, tmp_path, cut):
     log.rewind(3)
     log.validated(row(3))
     assert steps_in(tmp_path) == [3]
+
+
+HEADER = "epoch,step,seconds,lr,loss,map,map50"
+GOOD = "1,3,6.0,0.1,1.5,0.2,0.5"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"{HEADER}\n{GOOD}\n{GOOD.replace('3', 'x', 1)}\n", "line 3, column 'step': 'x' is not a number"),
+        (f"{HEADER}\n{GOOD},7\n", "line 2: has more columns than the first line"),
+        (f"{HEADER.replace('step', 'stop')}\n{GOOD}\n", "line 1: there is no column 'step'"),
+        (f"{HEADER},map\n{GOOD},1\n", "line 1: a column is there twice"),
+        (f"{HEADER}\n{GOOD}\n".encode() + b"\xff,3", "line 3: is not UTF-8 text"),
+        (f"{HEADER}\n{GOOD}\n{'x' * 200_000}", "line 3: field larger than field limit"),
+    ],
+)
+def test_damaged_metrics_are_refused_by_file_and_line(log, tmp_path, content, message):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FileError) as error:
+        log.rewind(3)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "correct it there, or delete the file" in str(error.value)
+
+
+def test_metrics_in_place_of_which_a_folder_stands(log, tmp_path):
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(FileError, match=r"metrics\.csv: cannot be read: Is a directory"):
+        log.rewind(3)
 
 
 def test_other_output_than_a_terminal_gets_whole_lines_and_nothing_else(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from detseg.reading import FileError
 from detseg.train.errors import TrainingError
 from detseg.train.optim import freeze_stages, norms
 from detseg.train.precision import Choice
@@ -177,6 +178,33 @@ def test_a_run_can_be_resumed_from_its_first_moment_on(whole, tmp_path):
 def test_what_cannot_be_resumed_is_refused(whole, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         tiny_trainer(tmp_path).run(load_state(whole[0] / RESUME) | change)
+
+
+def damaged(state, *path, value):
+    """A copy of a state with another value at a place."""
+    first, *rest = path
+    return {**state, first: damaged(state[first], *rest, value=value) if rest else value}
+
+
+def test_a_state_of_another_model_or_optimizer_is_refused_by_the_entry(whole, tmp_path):
+    state = load_state(whole[0] / RESUME)
+    name, tensor = next(iter(state["model"].items()))
+    moment = state["optimizer"]["state"][0]["exp_avg"]
+    for path, value, message in (
+        (("model", name), tensor[None], f"model: {name}: is float32"),
+        (("model", name), tensor.double(), f"model: {name}: is float64"),
+        (("model", name), tensor * float("nan"), f"model: {name}: has values that are not finite"),
+        (("average", "x"), tensor, "average: 'x' is unknown"),
+        (("average",), {}, "average: 'module."),
+        (("optimizer", "state", 0, "exp_avg"), moment[None], "optimizer: state: 0: exp_avg: is float32"),
+        (("optimizer", "state", 0, "exp_avg"), None, "optimizer: state: 0: exp_avg: is no tensor"),
+        (("optimizer", "state", 0), {}, "optimizer: state: 0: 'exp_avg' is missing"),
+        (("optimizer", "state", 9999), {}, "optimizer: state: 9999: there are "),
+        (("optimizer", "param_groups"), [], "optimizer: param_groups: hold other parameters"),
+    ):
+        with pytest.raises(FileError) as error:
+            tiny_trainer(tmp_path)._restore(damaged(state, *path, value=value))
+        assert str(error.value).startswith(f"{tmp_path / RESUME}: {message}"), path
 
 
 def test_signal_handlers_are_put_back(tmp_path):

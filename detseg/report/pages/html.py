@@ -16,6 +16,7 @@ import PIL.Image
 
 from detseg.console import plain
 from detseg.files import write_atomically
+from detseg.json_text import parse_json, read_bytes
 from detseg.report.columns import Column
 
 logger = logging.getLogger(__name__)
@@ -129,11 +130,10 @@ def _configuration(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        logger.warning("%s: configuration left out of report.html: %s", path, error)
+        return [(name, _text(value)) for name, value in _flat(parse_json(read_bytes(path), path))]
+    except (ValueError, RecursionError) as error:
+        logger.warning("configuration left out of report.html: %s", error)
         return []
-    return [(name, _text(value)) for name, value in _flat(content)]
 
 
 def _flat(content: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.report.plots.style import BLUE, INK, LINES, ORANGE, QUIET, add_axes, new_figure, save, set_title
+from detseg.train.metrics_file import number_at, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,18 +27,13 @@ def plot_history(csv_path: str | Path, path: str | Path, figures: Mapping[str, s
 
 
 def read_history(csv_path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a metrics.csv; empty cells are NaN, and one that is no number raises ValueError."""
-    with Path(csv_path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns: dict[str, list[float]] = {name: [] for name in reader.fieldnames or ()}
-        for row in reader:
-            for name in columns:
-                text = row[name]
-                try:
-                    columns[name].append(float(text) if text else math.nan)
-                except ValueError:
-                    where = f"{csv_path}, line {reader.line_num}, column {name!r}"
-                    raise ValueError(f"{where}: {text!r} is not a number") from None
+    """The columns of a metrics.csv; empty cells are NaN. Raises FileError, naming the line, where it is damaged."""
+    path = Path(csv_path)
+    names, rows, lines = read_metrics(path)
+    columns = {
+        name: [number_at(path, row, name, line) for row, line in zip(rows, lines, strict=True)]
+        for name in dict.fromkeys([*names, "epoch"] if rows else names)
+    }
     return {name: np.array(values) for name, values in columns.items()}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from detseg.files import write_atomically
+from detseg.reading import reading
 from detseg.train.callbacks.callback import Callback, best_figures, figures_at, finite, settings_of
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class Mlflow(Callback):
         self._client = MlflowClient()
         kept = run.folder / KEPT
         if step and kept.exists():
-            self._id = kept.read_text(encoding="utf-8").strip()
-            self._client.update_run(self._id, status="RUNNING")
+            with reading(kept, "delete it, and the run gets a new one"):
+                self._id = kept.read_text(encoding="utf-8").strip()
+                self._client.update_run(self._id, status="RUNNING")
             return
         self._id = self._client.create_run(self._experiment(), run_name=run.folder.name).info.run_id
         write_atomically(kept, f"{self._id}\n")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from detseg.files import write_atomically
+from detseg.reading import reading
 from detseg.train.callbacks.callback import Callback, best_figures, figures_at, finite, settings_of
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ class WeightsAndBiases(Callback):
         kept = run.folder / KEPT
         if not (step and kept.exists()):
             write_atomically(kept, f"{secrets.token_hex(4)}\n")
+        with reading(kept, "delete it, and the run gets a new one"):
+            number = kept.read_text(encoding="utf-8").strip()
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.folder.name,
-            id=kept.read_text(encoding="utf-8").strip(),
+            id=number,
             resume="allow",
             dir=run.folder,
             config=settings_of(run),

@@ -103,12 +103,12 @@ class ClassifierOptions(TrainConfig):
         if "fit_head" not in content and not isinstance(content.get("head"), list):
             content = content | {"fit_head": content.get("head"), "head": ()}
         names = content.get("augment")
-        if names is None or "flip" in content:
+        if not isinstance(names, list) or "flip" in content:
             return content
         flip = {(True, True): "both", (True, False): "horizontal", (False, True): "vertical"}.get(
             ("flip" in names, "flip-vertical" in names), "none"
         )
-        return content | {"flip": flip, "augment": [name for name in names if not name.startswith("flip")]}
+        return content | {"flip": flip, "augment": [name for name in names if not str(name).startswith("flip")]}
 
     def check(self) -> Self:
         """Raise ValueError where settings contradict each other or make no sense; returns itself."""
