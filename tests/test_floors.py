@@ -22,6 +22,7 @@ FLOORS = (
         "console",
         "sharing",
         "tasks",
+        "together",
         "tracing",
         "tracks",
     ),
