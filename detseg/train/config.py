@@ -153,6 +153,10 @@ class TrainConfig:
         """Options as they are today, of those that an earlier version saved."""
         return content
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled as what makes the class of these options, of which there is one for each model.
+        return _made, (self.task, self.model, {field.name: getattr(self, field.name) for field in fields(self)})
+
     def save(self, folder: Path) -> None:
         """Write `config.json`, with absolute paths: the run may be resumed from another working directory.
 
@@ -232,6 +236,24 @@ def load_config(folder: Path, task: str | None = None) -> Any:
     return kind(**content)
 
 
+def require_same_options(before: Any, now: Any, folder: Path) -> None:
+    """Raise ValueError where options differ from those that the run in a folder has.
+
+    Those that are left open may have been filled in.
+
+    Args:
+        before: options of the run.
+        now: options that are given.
+        folder: of the run, for the message.
+    """
+    for field in (field for field in fields(now) if field.name not in (*_OF_RESUMING, *OF_PROCESS)):
+        old, new = getattr(before, field.name, None), getattr(now, field.name)
+        new = new.absolute() if isinstance(new, Path) else new  # as they are saved
+        if old != new and new is not None:
+            name = option(field.name)
+            raise ValueError(f"{folder}: was trained with {name} {old}, not {new}; give another --output")
+
+
 def config_for(task: str, model: str | None = None) -> type[Any]:
     """The options of a task together with those of a model, as one dataclass.
 
@@ -245,6 +267,10 @@ def config_for(task: str, model: str | None = None) -> type[Any]:
     import detseg.models  # noqa: F401  # registers the models
 
     return _config_for(task, model or part(task, "train").Options.model)
+
+
+def _made(task: str, model: str, options: dict[str, Any]) -> Any:
+    return config_for(task, model)(**options)
 
 
 @cache

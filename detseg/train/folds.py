@@ -7,7 +7,7 @@ print(folds.annotations, folds.detections)  # files of all images, for `detseg e
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from detseg.data.join import joined
 from detseg.data.splits import folds_of
 from detseg.files import write_atomically
 from detseg.metrics.detection.inputs import Detections
-from detseg.options import option
-from detseg.train.config import OF_PROCESS, SETTINGS, load_config
+from detseg.train.config import OF_PROCESS, SETTINGS, load_config, require_same_options
 from detseg.train.process import numbered_folder
 from detseg.train.resume import RESUME
 from detseg.train.runner import Draw, train
@@ -135,13 +134,7 @@ def _begun(config: Any) -> Any:
     folder = config.output
     if not (folder / RESUME).exists() or not (folder / SETTINGS).exists():
         return config
-    before = load_config(folder)
-    for field in (field for field in fields(config) if field.name not in OF_PROCESS):
-        old, new = getattr(before, field.name, None), getattr(config, field.name)
-        new = new.absolute() if isinstance(new, Path) else new  # as they are saved
-        if old != new:
-            name = option(field.name)
-            raise ValueError(f"{folder}: was trained with {name} {old}, not {new}; give another --output")
+    require_same_options(load_config(folder), config, folder)
     return type(config)(resume=folder, **{name: getattr(config, name) for name in OF_PROCESS})
 
 

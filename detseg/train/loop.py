@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, reduce
+from accelerate.utils import broadcast, gather_object, reduce
 from torch import Tensor, nn
 
 from detseg.models import save_model
@@ -117,6 +117,8 @@ class Trainer:
             self._restore(state)
         self._fraction = self.progress.fraction()
         model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        if self._world > 2:
+            self._exchange_once(model)
         with self._stop.on_signals():
             if state is None:
                 self._save()  # a run can be resumed from its very beginning on
@@ -168,6 +170,20 @@ class Trainer:
         self.progress.step += 1
         self.average.update_parameters(self.accelerator.unwrap_model(model))
         self._log_step()
+
+    def _exchange_once(self, model: nn.Module) -> None:
+        """Exchange gradients for nothing: torch lays them out anew after the first time, and how sums of more than two
+        are rounded depends on where they lie. From here on all steps are alike, those of a resumed run too."""
+        device, own = self.accelerator.device, cast(Any, self.model)
+        buffers, random = [buffer.clone() for buffer in own.buffers()], random_states(device)
+        train_mode(model, self.settings.in_eval)
+        images = torch.zeros((2, len(own.mean), 64, 64), dtype=torch.uint8, device=device)
+        losses = self.losses(model, images, own.example_targets(2, 64, device))
+        self.accelerator.backward(torch.stack(list(losses.values())).sum())
+        self.optimizer.zero_grad()
+        for buffer, kept in zip(own.buffers(), buffers, strict=True):
+            buffer.copy_(kept)
+        restore_random_states(random, device)
 
     def losses(self, model: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         """The named losses of a batch, in the run's number format."""
@@ -312,7 +328,9 @@ class Trainer:
     def _save(self) -> None:
         self._watch.check()  # or a run would resume from weights that are NaN
         self._saved_at = self.progress.elapsed()
-        self.accelerator.wait_for_everyone()
+        # All processes have done this step when these have come together. Weights are the same in all, and before each
+        # step they are given the first one's batch norm statistics, so that nothing else is each one's own.
+        processes = gather_object([{"random": random_states(self.accelerator.device)}])
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -327,7 +345,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": random_states(self.accelerator.device),
+            "processes": processes,
             "choice": list(self.choice),
             "unsure": self._choose_again is not None,
             "world": self._world,
@@ -364,6 +382,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        restore_random_states(state["random"], device)
+        own = state["processes"][self.accelerator.process_index] if "processes" in state else state  # an earlier one's
+        restore_random_states(own["random"], device)
         if self.accelerator.is_main_process:
             self.log.rewind(self.progress.step)

@@ -2,29 +2,36 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
 from detseg.console import print_line
+from detseg.files import remove_unfinished
 from detseg.models import DESCRIPTION, WEIGHTS, build_model
-from detseg.train.config import SETTINGS
+from detseg.train.config import SETTINGS, load_config, require_same_options
 from detseg.train.devices import accelerator_on
 from detseg.train.errors import TrainingError
 from detseg.train.extension import Extension, add_extension, last_extension
+from detseg.train.lock import RunLock
 from detseg.train.log import METRICS, printed_messages
 from detseg.train.memory import keep_freed_memory
 from detseg.train.optim import norms_rest
 from detseg.train.precision import Choice, Decision, choose, choose_again
 from detseg.train.resume import RESUME, load_state
 from detseg.train.start import Start, start_of
+
+T = TypeVar("T")
+
+FILES = RESUME, WEIGHTS, DESCRIPTION, METRICS, SETTINGS
 
 
 @dataclass
@@ -39,6 +46,7 @@ class Process:
         state: to resume from.
         start: what a new run starts from; None if it is resumed.
         extension: the schedule that a resumed run goes on with, in place of its first.
+        lock: of the folder, in the first process once it has one.
         claimed: the folder was made this run's own, by its `config.json`.
         choose_again: looks for the number format anew, during the run; None where the first look was clear.
         choice: the number format, once it is chosen.
@@ -52,6 +60,7 @@ class Process:
     state: dict[str, Any] | None
     start: Start | None
     extension: Extension | None = None
+    lock: RunLock | None = None
     claimed: bool = False
     choose_again: Callable[[], Choice] | None = None
     choice: Choice | None = None
@@ -93,24 +102,25 @@ class Process:
             ValueError: another run has been started there meanwhile.
         """
         if self.folder is None:
-            chosen: list[Any] = [None]
-            if self.accelerator.is_main_process:
-                folder = self.config.output or numbered_folder(Path("runs"), self.config.task)
-                folder.mkdir(parents=True, exist_ok=True)
-                self._claim(folder)
-                chosen = [str(folder)]
-            broadcast_object_list(chosen)
-            self.folder = Path(chosen[0])
+            self.folder = from_first(self.accelerator, self._claim)
         return self.folder
 
-    def _claim(self, folder: Path) -> None:
-        """Write the options: of two runs that are started at once, only one can make that file."""
-        try:
-            self.config.save(folder)
-        except FileExistsError:
-            _refuse_taken(folder)
-            raise
+    def _claim(self) -> Path:
+        """Make the folder of a new run this one's: locked, with the options in it."""
+        folder = self.config.output or numbered_folder(Path("runs"), self.config.task)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.own(folder)
+        _refuse_taken(folder)
+        (folder / SETTINGS).unlink(missing_ok=True)  # of a run that was killed before it saved anything
+        self.config.save(folder)
         self.claimed = True
+        return Path(folder)
+
+    def own(self, folder: Path) -> None:
+        """Lock a folder and tidy it; raises ValueError where another process has locked it."""
+        if self.lock is None:
+            self.lock = RunLock(folder)
+            remove_unfinished(folder, FILES)
 
     def keep_extension(self) -> None:
         """Note a new extension in the folder of the run; when all processes have read what is there."""
@@ -120,9 +130,11 @@ class Process:
             add_extension(self.folder, self.extension)
 
     def release(self) -> None:
-        """Leave a folder in which nothing was saved to the next try."""
+        """Leave the folder to others; one in which nothing was saved to the next try."""
         if self.claimed and self.folder is not None and not (self.folder / RESUME).exists():
             (self.folder / SETTINGS).unlink(missing_ok=True)
+        if self.lock is not None:
+            self.lock.release()
 
     def choose_precision(self, architecture: Mapping[str, Any], freeze: int) -> Choice:
         """Number format and layout: measured once, in the first process, or what the resumed run has used."""
@@ -172,6 +184,15 @@ class Process:
         return f", {self.config.batch_size / best:.1f} images/s" + (f" ({others})" if others else "")
 
 
+class Begun(NamedTuple):
+    """A run that is gone on with."""
+
+    folder: Path
+    config: Any
+    state: dict[str, Any]
+    extension: Extension | None
+
+
 @contextmanager
 def process(config: Any, console: Console | None = None) -> Iterator[Process]:
     """This process's share of the run that `config` asks for, new or resumed.
@@ -184,46 +205,91 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
         ValueError: options that contradict each other, or a run that cannot be resumed or would be overwritten.
     """
     config.check()
-    folder, device, state, start, extension = config.resume, config.device, None, None, None
-    if folder is not None:
-        more = config.more_epochs, config.more_minutes
-        config = type(config).load(folder).check()
-        state, extension = load_state(folder / RESUME), last_extension(folder)
-        if any(more):
-            extension = Extension(*more, state["step"], state["elapsed"])
-    else:
-        start = start_of(config)
-        config = start.config.check()
-    if folder is None and config.output is not None:
-        _refuse_taken(config.output)  # before the processes meet, after which the first one writes there
-    accelerator = accelerator_on(device)
+    start = None if config.resume is not None else start_of(config)
+    accelerator = accelerator_on(config.device)
     if not accelerator.is_main_process:
         logging.getLogger("detseg").setLevel(logging.ERROR)  # the first process warns for all
     console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
-    keep_freed_memory()
-    set_seed(config.seed)
-    this = Process(config, accelerator, console, folder, state, start, extension)
-    with printed_messages(console):
-        if start is not None and start.told:
-            print_line(console, start.told)
-        try:
+    config = config if start is None else start.config.check()
+    this = Process(config, accelerator, console, None, None, start)
+    try:
+        # The first process alone reads and locks: so all have the same state, also where they do not share a disk.
+        begun = from_first(accelerator, partial(_begun, this))
+        if begun is not None:
+            this.folder, this.config, this.state, this.extension = begun
+            this.start = None
+        keep_freed_memory()
+        set_seed(this.config.seed)
+        with printed_messages(console):
+            if this.start is not None and this.start.told:
+                print_line(console, this.start.told)
+            if begun is not None and config.resume is None:
+                print_line(console, f"started again: {begun.folder} goes on from step {begun.state['step']}")
             yield this
-        finally:
-            this.release()
-            accelerator.end_training()
+    finally:
+        this.release()
+        accelerator.end_training()
+
+
+def from_first(accelerator: Accelerator, find: Callable[[], T]) -> T:
+    """What a function gives in the first process, in all of them; what it raises as well."""
+    result: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            result[0] = find()
+        except (ValueError, OSError) as error:
+            result[1] = error
+    broadcast_object_list(result)
+    if result[1] is not None:
+        raise result[1]
+    found: T = result[0]
+    return found
+
+
+def _begun(this: Process) -> Begun | None:
+    """The run that the options of a process, or their folder, go on with, locked; None for a new one."""
+    config, folder = this.config, this.config.resume
+    if folder is None and config.output is not None and config.output.is_dir():
+        this.own(config.output)
+        if not _started_again(config):
+            _refuse_taken(config.output)
+            return None
+        folder = config.output
+    if folder is None:
+        return None
+    kept = type(config).load(folder).check()
+    this.own(folder)
+    state, extension = load_state(folder / RESUME), last_extension(folder)
+    more = config.more_epochs, config.more_minutes
+    if any(more):
+        extension = Extension(*more, state["step"], state["elapsed"])
+    return Begun(folder, kept, state, extension)
+
+
+def _started_again(config: Any) -> bool:
+    """Whether a launcher has started all processes again after one has failed, and their run is in its folder."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or not (config.output / RESUME).exists():
+        return False
+    try:
+        require_same_options(load_config(config.output), config, config.output)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse_taken(folder: Path) -> None:
-    """Raise ValueError where a run would be overwritten."""
-    taken = [name for name in (RESUME, WEIGHTS, DESCRIPTION, METRICS, SETTINGS) if (folder / name).exists()]
+    """Raise ValueError where a run would be overwritten, or a `config.json` of something else."""
+    taken = [name for name in FILES if (folder / name).exists()]
     if RESUME in taken:
         raise ValueError(f"{folder}: holds a run already; go on with it by --resume {folder} or give another --output")
     if taken == [SETTINGS]:
-        raise ValueError(
-            f"{folder}: holds a {SETTINGS} already, of a run that has saved nothing yet or of something else; give "
-            "another --output, or delete that file"
-        )
-    if taken:
+        try:
+            load_config(folder)
+        except ValueError as error:
+            raise ValueError(
+                f"{folder}: holds a {SETTINGS} of something else; give another --output, or delete that file"
+            ) from error
+    elif taken:
         raise ValueError(f"{folder}: holds {taken[0]} of an earlier run, without {RESUME}; give another --output")
 
 

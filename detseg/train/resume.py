@@ -1,16 +1,18 @@
 """The state that a run resumes from: `resume.pt`, read by torch's weights-only loader, so no code runs from it."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from detseg.files import replacing
 
 RESUME = "resume.pt"
-STATE_FORMAT = 2
+STATE_FORMAT = 3
+READABLE = (2, 3)  # 2: of several processes, only the first one's random states are kept
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -33,7 +35,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds, from EOFError to UnpicklingError
         detail = str(error).splitlines()[:1]
         raise ValueError(f"{path}: not a readable resume state ({type(error).__name__}: {''.join(detail)})") from error
-    if version != STATE_FORMAT:
+    if version not in READABLE:
         raise ValueError(
             f"{path}: format {version!r} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
             "with the version that started it, or start a new one"
@@ -41,16 +43,23 @@ def load_state(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def random_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's random generators: of the host and, where it has one, of the device."""
-    states = {"host": torch.get_rng_state()}
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of all global random generators: torch's of the host and, where it has one, of the device, numpy's and
+    Python's, which networks and callbacks of others may use."""
+    numpy: Any = np.random.get_state()  # noqa: NPY002  # the one that all share
+    kind, keys, *rest = numpy
+    states = {"host": torch.get_rng_state(), "numpy": (kind, keys.tolist(), *rest), "python": random.getstate()}
     if hasattr(torch.get_device_module(device), "get_rng_state"):
         states["device"] = torch.get_device_module(device).get_rng_state()
     return states
 
 
-def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Inverse of `random_states`; a state of a device of another kind is left out."""
+def restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Inverse of `random_states`; a state of a device of another kind is left out, and so are those that an earlier
+    version did not save."""
     torch.set_rng_state(states["host"])
+    if "numpy" in states:
+        np.random.set_state(states["numpy"])  # noqa: NPY002
+        random.setstate(states["python"])
     if "device" in states and hasattr(torch.get_device_module(device), "set_rng_state"):
         torch.get_device_module(device).set_rng_state(states["device"])

@@ -149,7 +149,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     path = tmp_path / "resume.pt"
     save_state(path, {"step": 1})
     save_state(path, STATE)
-    assert differences(load_state(path), {"format": 2, **STATE}) == []
+    assert differences(load_state(path), {"format": 3, **STATE}) == []
     assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
 
 

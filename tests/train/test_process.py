@@ -1,17 +1,24 @@
 """A run's place and parts before it trains: whose folder it is, its weights, its number format."""
 
 import io
+import os
+import pickle
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
 from detseg.backbones import create_backbone
-from detseg.train.config import TrainDetector
+from detseg.models import models_of
+from detseg.tasks import TASKS
+from detseg.train.config import TrainDetector, config_for
 from detseg.train.errors import TrainingError
 from detseg.train.precision import Choice, Decision
 from detseg.train.process import process
+from detseg.train.resume import save_state
 
 ARCHITECTURE = {
     "kind": "yolo",
@@ -24,7 +31,7 @@ ARCHITECTURE = {
 
 
 def config(folder, **settings):
-    return TrainDetector(data=folder, backbone="test_efficientnet", size=64, **{"weights": "none"} | settings)
+    return TrainDetector(data=folder, backbone="test_efficientnet", **{"size": 64, "weights": "none"} | settings)
 
 
 def test_a_folder_with_files_of_a_run_is_not_overwritten(tmp_path):
@@ -33,7 +40,7 @@ def test_a_folder_with_files_of_a_run_is_not_overwritten(tmp_path):
         ("model.safetensors", "holds model.safetensors of an earlier run, without resume.pt; give another --output"),
         ("model.json", "holds model.json of an earlier run"),
         ("metrics.csv", "holds metrics.csv of an earlier run"),
-        ("config.json", "holds a config.json already, .*; give another --output, or delete that file"),
+        ("config.json", "holds a config.json of something else; give another --output, or delete that file"),
     ):
         (tmp_path / left).write_text("precious")
         with (
@@ -50,7 +57,7 @@ def test_of_two_runs_that_start_at_once_one_gets_the_folder(tmp_path):
     mine = config(tmp_path, output=tmp_path / "run")
     with process(mine) as first, process(mine) as second:
         folder = first.open_folder()
-        with pytest.raises(ValueError, match=r"holds a config\.json already, of a run that has saved nothing yet"):
+        with pytest.raises(ValueError, match=rf"{folder}: process {os.getpid()} on .+ is training here since 20"):
             second.open_folder()
         second.release()
         assert TrainDetector.load(folder) == mine, "the other's are left alone"
@@ -65,6 +72,64 @@ def test_a_run_that_ends_before_it_saves_anything_leaves_its_place_to_the_next(t
     with process(mine) as this:
         (this.open_folder() / "resume.pt").touch()
     assert TrainDetector.load(tmp_path / "run") == mine
+
+
+def test_a_run_that_was_killed_before_it_saved_anything_is_started_again(tmp_path):
+    """Its options are there, and what it was writing."""
+    mine = config(tmp_path, output=tmp_path, lr=0.5)
+    config(tmp_path, output=tmp_path).save(tmp_path)
+    (tmp_path / ".resume.pt.abcdefgh").touch()
+    (tmp_path / ".resume.pt.mine").touch()
+    with process(mine) as this:
+        (this.open_folder() / "resume.pt").touch()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            *(".resume.pt.mine", "config.json", "resume.pt", "run.lock")
+        ]
+    assert TrainDetector.load(tmp_path) == mine
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A folder with a run that has done twelve steps, at a size that followed from its data."""
+    replace(config(tmp_path, output=tmp_path), size=96).save(tmp_path)
+    save_state(tmp_path / "resume.pt", {"step": 12, "elapsed": 3.5})
+    return tmp_path
+
+
+def test_two_cannot_go_on_with_one_run(begun):
+    with process(TrainDetector(resume=begun)):
+        for second in (TrainDetector(resume=begun), config(begun, output=begun)):
+            with (
+                pytest.raises(ValueError, match=rf"^{begun}: process {os.getpid()} on .+ is training here"),
+                process(second),
+            ):
+                pass
+    with process(TrainDetector(resume=begun)) as this:
+        assert this.state["step"] == 12
+    assert not (begun / "run.lock").exists()
+
+
+def test_after_a_launcher_has_started_all_again_the_same_command_goes_on(begun, monkeypatch):
+    mine, console = config(begun, output=begun, size=None, device="cpu"), Console(file=io.StringIO(), width=20)
+    with pytest.raises(ValueError, match="holds a run already"), process(mine):
+        pass
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with process(mine, console) as this:
+        assert (this.folder, this.state["step"], this.config.size, this.start) == (begun, 12, 96, None)
+    assert console.file.getvalue() == f"started again: {begun} goes on from step 12\n"
+    for other in (replace(mine, seed=1), replace(mine, size=64)):
+        with pytest.raises(ValueError, match="holds a run already"), process(other):
+            pass
+    with process(replace(mine, output=begun / "new")) as this:
+        assert this.state is None
+
+
+def test_options_of_every_model_reach_other_processes():
+    """As pickles: their classes are made when asked for."""
+    for task, entry in TASKS.items():
+        for model in models_of(entry.models):
+            options = config_for(task, model)(data=Path("flowers"), lr=0.5)
+            assert pickle.loads(pickle.dumps(options)) == options
 
 
 def test_runs_are_numbered(tmp_path, monkeypatch):

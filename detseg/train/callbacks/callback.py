@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 
 from detseg.metrics.figure import figures_of
@@ -107,13 +105,11 @@ class Callbacks:
 @contextmanager
 def _kept_random_states(device: torch.device) -> Iterator[None]:
     """Random numbers after the block are those that would have come without it."""
-    kept = random.getstate(), np.random.get_state(), random_states(device)  # noqa: NPY002  # the one that all share
+    kept = random_states(device)
     try:
         yield
     finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        restore_random_states(kept[2], device)
+        restore_random_states(kept, device)
 
 
 def settings_of(run: Run) -> dict[str, Any]:
