@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo demo-segment demo-instances test lint bench clean
+.PHONY: help demo demo-segment demo-instances test lint lock licences bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo 'make demo-instances  the same with the mask of each flower beside its box'
 	@echo 'make test            run the tests'
 	@echo 'make lint            check style and types'
+	@echo 'make lock            note the installed versions, for .ci/run'
+	@echo 'make licences        write docs/licences.md'
 	@echo 'make bench           run all benchmarks, one after another'
 	@echo 'make clean           remove .venv, caches and builds; runs/ stays'
 
@@ -33,6 +35,9 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+lock licences: $(INSTALLED)
+	$(BIN)/python .ci/dependencies.py $@
 
 # Goes on after a benchmark that fails, and says so at the end.
 bench: $(INSTALLED)

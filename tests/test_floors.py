@@ -24,6 +24,7 @@ FLOORS = (
         "files",
         "sharing",
         "tasks",
+        "together",
         "tracing",
         "tracks",
     ),

@@ -87,6 +87,8 @@ def _model(name: str, **options: Any) -> nn.Module:
 
     if name in _HALF and "weights" not in options:
         options["init_weights"] = True  # explicit, or torchvision warns that the default will change
+    if "weights" in options:  # torchvision unpickles the file: one that holds more than tensors is refused before
+        _default_weights(name).get_state_dict(progress=True, check_hash=True, weights_only=True)
     return models.get_model(name, **options)
 
 

@@ -28,6 +28,7 @@ WIDTH, HEIGHT, BITS = 256, 257, 258  # TIFF tags: the size, and the bits of each
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
 HEIC = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
+PROGRAMS = ("EPS",)  # formats that Pillow hands to another program, which runs what is in them (Ghostscript)
 
 _warned_of_few_bits = False
 
@@ -61,12 +62,18 @@ def register_heic() -> bool:
 
 
 def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
-    """`PIL.Image.open` for images of up to `MAX_PIXELS`; ValueError if it has more, else whatever Pillow raises."""
+    """`PIL.Image.open` for images of up to `MAX_PIXELS`; ValueError if it has more, else whatever Pillow raises.
+
+    `PROGRAMS` are refused, whatever their files are called.
+    """
     too_large = f"it has more than {MAX_PIXELS} pixels, the most that can be read; cut it into several images"
     try:
         image = _open_known(source)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(too_large) from error
+    if image.format in PROGRAMS:
+        image.close()
+        raise ValueError(f"an {image.format} file is a program that draws; save the image as PNG")
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(too_large)

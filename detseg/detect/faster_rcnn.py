@@ -49,6 +49,7 @@ from detseg.detect.roi import align
 from detseg.detect.sample import sample
 from detseg.options import require_positive, require_rising_strides
 from detseg.registry import register_model
+from detseg.together import divisor
 
 logger = logging.getLogger(__name__)
 
@@ -303,7 +304,7 @@ class FasterRcnn(DetectionModel):
         with torch.autocast(classes.device.type, enabled=False):
             kinds = labels_of(chosen, flat)
             entropy = F.cross_entropy(classes, kinds.flatten(), reduction="none").view_as(kinds)
-            count = chosen.chosen.sum().clamp(min=1)
+            count = divisor(chosen.chosen.sum())
             deltas = deltas.unflatten(0, kinds.shape)
             row = kinds if self.class_boxes else torch.zeros_like(kinds)
             own = deltas.gather(2, row[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from detseg.boxes import paired_iou
 from detseg.detect.assign import Assignment
 from detseg.detect.model import ImageLabels
+from detseg.together import divisor
 
 # Relative weights, found by measuring: at their own scale the box loss is by far the smallest. The last is a fifth of
 # the box loss's.
@@ -73,7 +74,7 @@ def distribution_loss(logits: Tensor, means: Tensor, chosen: Tensor) -> Tensor:
     """`distribution_focal` of bins (M, C, 4 * B) and wanted means (M, C, 4), averaged over pairs `chosen` (M, C)."""
     weight = chosen.flatten().float()
     cost = distribution_focal(logits.flatten(0, 1), means.flatten(0, 1)) * weight
-    return DISTRIBUTION * cost.sum() / weight.sum().clamp(min=1)
+    return DISTRIBUTION * cost.sum() / divisor(weight.sum())
 
 
 def grid_losses(
@@ -105,7 +106,7 @@ def grid_losses(
     index = assignment.prediction.flatten()
     weight = assignment.chosen.flatten().float()
     candidates = assignment.prediction.shape[1]
-    pairs = weight.sum().clamp(min=1)
+    pairs = divisor(weight.sum())
 
     # Candidates that were not chosen are computed and cancelled, not left out: so shapes are known without
     # asking the device.

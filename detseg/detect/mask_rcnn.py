@@ -18,6 +18,7 @@ from detseg.detect.model import AnchorSizes, ClassRows, FlatTargets, Targets
 from detseg.detect.published import Published
 from detseg.detect.rcnn_weights import RESNET, rename_resnet
 from detseg.registry import register_model
+from detseg.together import divisor
 
 CELLS = 14  # a side, of the features a mask is found from; the mask has twice as many
 DEPTH = 4  # layers before the mask is enlarged
@@ -113,7 +114,7 @@ class MaskRcnn(FasterRcnn):
             entropy = F.binary_cross_entropy_with_logits(own, wanted, reduction="none").mean((1, 2))
             known = torch.cat([masks.flatten(1).any(1), masks.new_zeros(1, dtype=torch.bool)])
             positive = some.positive.flatten() & known[some.objects.flatten()]
-            return losses | {"loss_mask": (entropy * positive).sum() / positive.sum().clamp(min=1)}
+            return losses | {"loss_mask": (entropy * positive).sum() / divisor(positive.sum())}
 
     def masks_of(self, maps: list[Tensor], detected: Detected) -> Tensor:
         """(N, D, h, w) probabilities over the detections' boxes."""

@@ -19,6 +19,7 @@ from detseg.detect.match import match
 from detseg.detect.model import FlatTargets
 from detseg.detect.nms import batched_nms
 from detseg.detect.sample import sample
+from detseg.together import divisor
 from detseg.tracing import best_first
 
 # Thresholds, counts and the loss's corner are those of the paper and of the implementations since (smooth L1 with
@@ -187,7 +188,7 @@ def proposal_losses(objectness: Tensor, deltas: Tensor, anchors: Tensor, flat: F
     matches = match(anchors, flat, len(objectness), high=HIGH, low=LOW, claim=True)
     index, chosen = sample(matches.positive, matches.negative, SAMPLED, POSITIVE)
     positive = matches.positive.gather(1, index) & chosen
-    drawn = chosen.sum().clamp(min=1)
+    drawn = divisor(chosen.sum())
     entropy = F.binary_cross_entropy_with_logits(objectness.gather(1, index), positive.float(), reduction="none")
     at = deltas.gather(1, index[..., None].expand(-1, -1, 4))
     box = box_loss(at, anchors[index], matches.object.gather(1, index), positive, flat)

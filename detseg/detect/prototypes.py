@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from detseg.backbones.blocks import ResidualSeparable
 from detseg.detect.assign import Assignment
 from detseg.detect.model import FlatTargets, Targets
+from detseg.together import divisor
 
 PROTOTYPES = 32
 # Pixels of the input that a cell of a prototype covers, where the backbone's strides allow it.
@@ -160,4 +161,4 @@ def mask_loss(
     own = F.embedding(assignment.prediction.gather(1, learner), coefficients.flatten(0, 1))  # (M, T, Q)
     logits = own @ sampled(prototypes, objects.image, places, stride).mT  # (M, T, S)
     loss = F.binary_cross_entropy_with_logits(logits, wanted[:, None].expand_as(logits), reduction="none").mean(2)
-    return MASK * (loss * learns).sum() / learns.sum().clamp(min=1)
+    return MASK * (loss * learns).sum() / divisor(learns.sum())

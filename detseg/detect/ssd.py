@@ -29,6 +29,7 @@ from detseg.detect.published import Published
 from detseg.detect.ssd_published import COCO
 from detseg.options import given, require_rising_strides
 from detseg.registry import register_model
+from detseg.together import divisor
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ def ssd_losses(priors: Tensor, deltas: Tensor, logits: Tensor, objects: FlatTarg
     labels = torch.cat([objects.labels, objects.labels.new_zeros(1)])
     wanted = encode_deltas(boxes[matches.object], priors, HEAD)
     wanted = torch.where(positive[..., None], wanted, deltas.detach())
-    total = positive.sum().clamp(min=1)
+    total = divisor(positive.sum())
 
     target = torch.where(positive, labels[matches.object] + 1, 0)
     entropy = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)

@@ -20,6 +20,7 @@ from detseg.box_formats import check_name
 from detseg.boxes import clip_boxes, convert_boxes, paired_iou
 from detseg.detect.model import DetectionModel
 from detseg.registry import register_model
+from detseg.together import divisor
 
 BoxLoss = Literal["mse", "smooth_l1", "giou", "ciou"]
 # Where smooth L1 turns from square to line: most differences, in shares of the image, are below 1.
@@ -177,7 +178,7 @@ class Localizer(DetectionModel):
         self, logits: Tensor, outputs: Tensor, presence: Tensor | None, objects: Largest, size: tuple[int, int]
     ) -> dict[str, Tensor]:
         counted = objects.there.float()
-        count = counted.sum().clamp(min=1)
+        count = divisor(counted.sum())
         entropy = F.cross_entropy(logits, objects.labels, reduction="none")
         box_loss = self._box_loss(outputs, objects.boxes, size)
         losses = {
@@ -187,7 +188,7 @@ class Localizer(DetectionModel):
         if presence is not None:
             known = objects.known.float()
             entropy = F.binary_cross_entropy_with_logits(presence, counted, reduction="none")
-            losses["loss_objectness"] = (entropy * known).sum() / known.sum().clamp(min=1)
+            losses["loss_objectness"] = (entropy * known).sum() / divisor(known.sum())
         return losses
 
     def _box_loss(self, outputs: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detseg.together import divisor, sums
+
 # What masks on disk, PASCAL VOC's too, mark as "ignore this pixel".
 IGNORE_INDEX = 255
 
@@ -77,7 +79,7 @@ def segmentation_losses(
 def cross_entropy(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean negative log probability of (N, K, H, W) float32; targets (N, H, W) int64, weights (K,) or None."""
     total = F.nll_loss(log_probabilities, targets, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / _pixel_weights(targets, class_weights).sum().clamp(min=TINY)
+    return total / divisor(_pixel_weights(targets, class_weights).sum(), TINY)
 
 
 def focal(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -86,7 +88,7 @@ def focal(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | No
     entropy = F.nll_loss(log_probabilities, targets, ignore_index=IGNORE_INDEX, reduction="none")
     weights = _pixel_weights(targets, class_weights)
     terms = (1 - (-entropy).exp()).pow(GAMMA) * entropy * weights
-    return terms.sum() / weights.sum().clamp(min=TINY)
+    return terms.sum() / divisor(weights.sum(), TINY)
 
 
 def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -102,6 +104,7 @@ def soft_dice(log_probabilities: Tensor, targets: Tensor, class_weights: Tensor 
     truth = zeros.scatter_add(2, index, valid.to(zeros.dtype)).sum((0, 1))
     # A matrix product, so that no masked copy of all probabilities is made.
     predicted = (probabilities.flatten(2) @ valid.flatten(1).to(zeros.dtype)[..., None]).sum((0, 2))
+    overlap, predicted, truth = sums(torch.stack([overlap, predicted, truth])).unbind()
     dice = 2 * overlap / (predicted + truth).clamp(min=TINY)
     present = (truth > 0).to(zeros.dtype)
     counted = present if class_weights is None else present * class_weights

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast, gather_object, reduce
 from torch import Tensor, nn
 
 from detseg.models import save_model
+from detseg.together import training_together
 from detseg.train.finder import RateCurve, find_rate
 from detseg.train.optim import averaged, learning_rate_factor, train_mode
 from detseg.train.precision import CANDIDATES, Choice
@@ -192,9 +193,17 @@ class Trainer:
             losses: dict[str, Tensor] = model(images, targets)
         return losses
 
+    def _means(self) -> dict[str, float]:
+        """The losses since the last validation, of the images of all processes."""
+        sums = self._sums
+        if self._world > 1 and sums:
+            sums = dict(zip(sums, reduce(torch.stack(list(sums.values())), "mean"), strict=True))
+        return {name: float(value) / max(1, self._summed) for name, value in sums.items()}
+
     def _backward(self, model: nn.Module, images: Tensor, targets: Any, indices: list[int]) -> None:
         """Add up the gradients of a batch."""
-        losses = self.losses(model, images, targets)
+        with training_together(self._world):
+            losses = self.losses(model, images, targets)
         loss = torch.stack(list(losses.values())).sum()
         self._watch.add("loss", self.progress.step + 1, indices, loss.detach())
         self.accelerator.backward(loss / self.batches.accumulate)
@@ -242,9 +251,8 @@ class Trainer:
 
     def _log_step(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
-            means = {name: float(value) / self._summed for name, value in self._sums.items()}
             images = self.batches.step_size * CHECK_EVERY * self._world
-            self.log.step(self.progress.step, self._fraction, means, images)
+            self.log.step(self.progress.step, self._fraction, self._means(), images)
 
     def _synchronise(self) -> None:
         """Synchronise elapsed time and stop signals across processes, so that none waits for one that has left."""
@@ -284,7 +292,7 @@ class Trainer:
         self._share_buffers()
         metrics = self.job.validate(self.average.module, self.accelerator)
         self._validated_at = self._fraction
-        losses = {name: float(value) / max(1, self._summed) for name, value in self._sums.items()}
+        losses = self._means()
         self._sums, self._summed = {}, 0
         if self.accelerator.is_main_process:
             self._record(metrics, losses, started)

@@ -175,7 +175,7 @@ class BatchPlan:
     Args:
         images: number of images in the set.
         batch_size: images a process and step.
-        parts: each step's images come in so many batches of equal length.
+        parts: each step's images come in so many batches of equal length, each shared by all processes.
         sizes: which size each step has.
         fraction: asked when a batch is planned, how far the run is then.
         seed: of the order.
@@ -214,16 +214,18 @@ class BatchPlan:
                 self.images, self.batch_size, seed=self.seed, epoch=epoch, world=self.world, shards=self.shards
             )
             for batch in range(within, per_epoch):
-                requests = self._batch(step, epoch, batch, order)
-                for first in range(0, self.batch_size, self.part):
+                requests = self._step(step, epoch, batch, order)
+                for first in range(self.rank * self.part, len(requests), self.world * self.part):
                     yield requests[first : first + self.part]
                 step += 1
 
-    def _batch(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:
+    def _step(self, step: int, epoch: int, batch: int, order: NDArray[np.int64]) -> list[Request]:
+        """A step of all processes: what is drawn does not depend on how they divide it."""
         size, *shares = self.sizes.at(step, self.fraction(step))
-        first = (batch * self.world + self.rank) * self.batch_size
-        positions = range(first, first + self.batch_size)
-        draws = np.random.default_rng((self.seed, 2, epoch, first)).random((len(shares), self.batch_size))
+        count = self.world * self.batch_size
+        first = batch * count
+        positions = range(first, first + count)
+        draws = np.random.default_rng((self.seed, 2, epoch, first)).random((len(shares), count))
         chosen = (draws < np.reshape(shares, (-1, 1))).T.tolist()
         return [
             Request(epoch, position, int(order[position]), size, *kinds)

@@ -1,5 +1,7 @@
 """Where ImageNet weights come from: the installed package, the hub, and clear words when neither is there."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -149,3 +151,19 @@ def test_torchvisions_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = create_backbone("googlenet", pretrained=True)
     for name, tensor in backbone.net.state_dict().items():
         torch.testing.assert_close(tensor, published[name])
+
+
+def test_no_code_runs_from_a_file_in_the_cache_of_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "code has run"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (mark,)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints" / GoogLeNet_Weights.DEFAULT.url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save({"conv1.conv.weight": Hostile()}, file)
+    with pytest.raises(RuntimeError, match="could not get the pretrained weights"):
+        create_backbone("googlenet", pretrained=True)
+    assert not mark.exists()

@@ -17,6 +17,7 @@ from detseg.models import MODELS, build_model, load_model, save_architecture, sa
 from detseg.tasks import TASKS, task_of
 from detseg.train.config import config_for
 from detseg.train.runner import describe
+from tests.dividing import distance, gradient, in_processes
 
 SIZE, CLASSES = 64, 3
 
@@ -211,3 +212,29 @@ def test_a_model_of_another_task_or_none_is_refused(capsys):
         config_for("detector", "classifier")
     with pytest.raises(SystemExit, match=r"no model is named 'yolos'; did you mean yolo\?"):
         main(["train", "detector", "--model", "yolos", "--data", "x"])
+
+
+def uneven_targets(model, task):
+    """Of four images, with less to learn in the second two."""
+    targets = type(model).example_targets(4, SIZE, "cpu")
+    if task == "segment":
+        targets[2, : SIZE // 2] = targets[3] = 255
+    elif task != "classify":
+        targets[2] = {name: values[:1] for name, values in targets[2].items()}
+        targets[3] = without_objects(task, 1)[0]
+    return targets
+
+
+def test_the_gradient_of_a_batch_does_not_depend_on_how_processes_divide_it(built, monkeypatch):
+    model, task = built.model.eval(), built.model.task
+    batch, targets = images(4), uneven_targets(model, task)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # The samples of two-stage detectors are drawn by chance: here the same of an image, whatever is beside it.
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.linspace(0, 1, shape[-1]).expand(shape))
+
+    def losses(share):
+        return model(batch[share], targets[share])
+
+    whole = gradient(losses(slice(4)), parameters)
+    divided = [gradient(found, parameters) for found in in_processes(losses, [slice(0, 2), slice(2, 4)])]
+    assert distance(divided, whole) < 1e-5

@@ -186,6 +186,15 @@ def test_images_larger_than_pillows_limit(tmp_path):
                 function(path)
 
 
+def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript is called"))
+    for function in (read_image, image_size, inspect_image):
+        with pytest.raises(ValueError, match=rf"^{path}: .*EPS file is a program"):
+            function(path)
+
+
 def test_files_cut_short_are_named(tmp_path_factory):
     for share in [0.3, 0.6, 0.97]:
         for extension in ["jpg", "png", "webp", "tif", "bmp", "gif"]:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses, soft_dice
+from tests.dividing import distance, gradient, in_processes
 
 ALL = {"ce": 1.0, "dice": 1.0, "focal": 1.0}
 
@@ -204,3 +205,22 @@ def test_dice_of_large_images_is_that_of_double_precision() -> None:
     targets = torch.randint(2, (4, 1024, 1024), generator=generator)
     expected = soft_dice(log_probabilities.double(), targets)
     assert float(soft_dice(log_probabilities, targets)) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("class_weights", [None, torch.tensor([0.5, 1.0, 3.0])])
+def test_losses_of_processes_are_those_of_one_with_all_images(class_weights):
+    """The second process has few pixels to learn, and of fewer classes."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(4, 3, 6, 5, generator=generator).requires_grad_()
+    targets = torch.randint(0, 3, (4, 6, 5), generator=generator)
+    targets[2, 1:], targets[3] = IGNORE_INDEX, 1
+
+    def losses(share):
+        return segmentation_losses(logits[share], targets[share], parse_loss("ce+focal+dice"), class_weights)
+
+    whole = losses(slice(4))
+    divided = in_processes(losses, [slice(0, 2), slice(2, 4)])
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(found[name] for found in divided) / 2, value)
+    gradients = [gradient(found, [logits]) for found in divided]
+    assert distance(gradients, gradient(whole, [logits])) < 1e-5

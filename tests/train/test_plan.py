@@ -54,6 +54,17 @@ def test_processes_share_an_epoch_without_overlap():
     assert joined == [[r.image for r in batch] for batch in alone]
 
 
+@pytest.mark.parametrize(("batch_size", "world", "parts"), [(4, 2, 1), (2, 4, 1), (4, 2, 2), (8, 1, 2), (1, 8, 1)])
+def test_a_step_is_the_same_however_it_is_divided(batch_size, world, parts):
+    """Images, and what is drawn for each, of a batch of eight; of several parts each is that of one process too."""
+    sizes = SizeSchedule(128, 64, hold=1, mosaic=0.5, mixup=0.3, copy_paste=0.2)
+    whole = plan(20, 8, 4 * parts, sizes=sizes, parts=parts)
+    shares = [
+        plan(20, batch_size, 4 * parts, sizes=sizes, parts=parts, rank=rank, world=world) for rank in range(world)
+    ]
+    assert [[r for share in batch for r in share] for batch in zip(*shares, strict=True)] == whole
+
+
 def test_sizes_change_every_so_many_steps_and_settle_at_the_end():
     sizes = SizeSchedule(160, 96, hold=5, settle=0.3, mosaic=0.4, mixup=0.2, copy_paste=0.1)
     early = [sizes.at(step, 0.1) for step in range(200)]

@@ -207,7 +207,7 @@ class Weights:
     def __init__(self, tensors):
         self.tensors, self.meta = tensors, {"categories": CATEGORIES}
 
-    def get_state_dict(self, progress, check_hash):
+    def get_state_dict(self, progress, check_hash, weights_only):
         assert check_hash
         if self.tensors is None:
             raise OSError("no route to host")
