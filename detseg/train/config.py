@@ -269,24 +269,6 @@ def require_same_options(before: Any, now: Any, folder: Path) -> None:
             raise ValueError(f"{folder}: was trained with {name} {old}, not {new}; give another --output")
 
 
-def require_same_options(before: Any, now: Any, folder: Path) -> None:
-    """Raise ValueError where options differ from those that the run in a folder has.
-
-    Those that are left open may have been filled in.
-
-    Args:
-        before: options of the run.
-        now: options that are given.
-        folder: of the run, for the message.
-    """
-    for field in (field for field in fields(now) if field.name not in (*_OF_RESUMING, *OF_PROCESS)):
-        old, new = getattr(before, field.name, None), getattr(now, field.name)
-        new = new.absolute() if isinstance(new, Path) else new  # as they are saved
-        if old != new and new is not None:
-            name = option(field.name)
-            raise ValueError(f"{folder}: was trained with {name} {old}, not {new}; give another --output")
-
-
 def config_for(task: str, model: str | None = None) -> type[Any]:
     """The options of a task together with those of a model, as one dataclass.
 

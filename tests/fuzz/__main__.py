@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.fuzz.harness import COLUMNS, FAILURES, Form, Outcome, forms, run, try_reading, write_mutant
+from tests.fuzz.harness import COLUMNS, FAILURES, Form, Outcome, forms, run_apart, try_reading, write_mutant
 
 SHOWN = 20  # failures of a form; others arise at the same lines
 
@@ -31,7 +31,7 @@ def main() -> int:
         return _repeat(chosen[0], options.seed, options.index, options.write)
     outcomes = []
     for form in chosen:
-        outcomes.append(run(form, options.count, options.seed))
+        outcomes.append(run_apart(form, options.count, options.seed))
         _tell(outcomes[-1])
     console = Console(width=120)
     console.print(table(outcomes))

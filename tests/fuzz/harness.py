@@ -9,6 +9,7 @@ import gc
 import importlib
 import linecache
 import logging
+import multiprocessing
 import resource
 import signal
 import tempfile
@@ -19,11 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tests.fuzz.hostile import CANARY
 from tests.fuzz.mutators import kind_of, mutants
@@ -81,6 +84,12 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, seed: int, index: int, column: str, file: str, said: str) -> None:
+        """Count a file, and note it if it failed."""
+        self.counts[column] += 1
+        if column in FAILURES:
+            self.failures.append(Failure(self.form, seed, index, column, file, said))
+
 
 class TooLong(BaseException):
     """Raised by the alarm; no `except Exception` on the way may take it for a damaged file."""
@@ -92,29 +101,72 @@ def forms() -> dict[str, Form]:
     return {form.name: form for module in modules for form in module.FORMS}
 
 
-def run(form: Form, count: int, seed: int, first: int = 0) -> Outcome:
-    """Read `count` damaged files of a form, from number `first` on."""
+def run(form: Form, count: int, seed: int) -> Outcome:
+    """Read `count` damaged files of a form, in this process: what hangs in C code is killed with it, and so told."""
     outcome, begin = Outcome(form.name), time.perf_counter()
+    faulthandler.dump_traceback_later(count * STILL, exit=True)
+    for index, read in enumerate(_outcomes(form, seed, 0, count)):
+        outcome.add(seed, index, *read)
+    faulthandler.cancel_dump_traceback_later()
+    outcome.seconds = time.perf_counter() - begin
+    return outcome
+
+
+def run_apart(form: Form, count: int, seed: int) -> Outcome:
+    """As `run`, in a process that may hang or crash: that is a failure of the file, and the next one goes on."""
+    outcome, begin = Outcome(form.name), time.perf_counter()
+    index, fork = 0, multiprocessing.get_context("fork")
+    while index < count:
+        receiver, sender = fork.Pipe(duplex=False)
+        process = fork.Process(target=_send, args=(sender, form, seed, index, count))
+        process.start()
+        sender.close()
+        while index < count:
+            try:
+                read = receiver.recv() if _answers(process, receiver) else (HANG, "", "no answer, killed")
+            except EOFError:
+                process.join()
+                read = (TRACEBACK, "", f"crashed, exit code {process.exitcode}")
+            outcome.add(seed, index, *read)
+            index += 1
+            if not read[1]:
+                break
+        process.kill()
+        process.join()
+    outcome.seconds = time.perf_counter() - begin
+    return outcome
+
+
+def _send(sender: Connection, form: Form, seed: int, first: int, stop: int) -> None:
+    for read in _outcomes(form, seed, first, stop):
+        sender.send(read)
+
+
+def _answers(process: Any, receiver: Connection) -> bool:
+    """Whether a process sends something before it has computed for twice the time of the alarms that it sets itself."""
+    known = psutil.Process(process.pid)
+    computed, begin = sum(known.cpu_times()[:2]), time.perf_counter()
+    while not receiver.poll(1):
+        if sum(known.cpu_times()[:2]) - computed > 3 * SECONDS or time.perf_counter() - begin > 2 * STILL:
+            return False
+    return True
+
+
+def _outcomes(form: Form, seed: int, first: int, stop: int) -> Iterator[tuple[str, str, str]]:
+    """Column, name of the damaged file and what was said, for each number from `first` on."""
     with tempfile.TemporaryDirectory(prefix=f"fuzz-{form.name}-") as name, _quiet():
-        folder = Path(name)
+        folder = Path(name) / "data"
         good = _made(form, folder)
         form.read(folder)  # and what is compiled or imported at first is no file's fault
         damaged = next(iter(good))
-        for index in range(first, first + count):
-            if index % 64 == 0:  # C code that never comes back to Python is not stopped by an alarm
-                faulthandler.dump_traceback_later(64 * STILL, exit=True)
+        for index in range(first, stop):
             file, content = _mutant(form, good, seed, index)
             if damaged != file:
                 damaged.write_bytes(good[damaged])
             file.write_bytes(content)
             damaged = file
             column, said = try_reading(form, folder, file.name)
-            outcome.counts[column] += 1
-            if column in FAILURES:
-                outcome.failures.append(Failure(form.name, seed, index, column, file.name, said))
-        faulthandler.cancel_dump_traceback_later()
-    outcome.seconds = time.perf_counter() - begin
-    return outcome
+            yield column, file.name, said
 
 
 def write_mutant(form: Form, seed: int, index: int, folder: Path) -> Path:
