@@ -51,6 +51,16 @@ def require_share(config: Any, *names: str, below: bool = False) -> None:
             raise ValueError(f"{option(name)} is a share {span}, not {value}")
 
 
+def check_score_threshold(value: float) -> None:
+    """Raise ValueError unless this is a number from 0 to 1, which NaN and texts are not."""
+    try:
+        fine = 0 <= value <= 1
+    except TypeError:
+        fine = False
+    if not fine:
+        raise ValueError(f"the score threshold must be a number from 0 to 1, got {value!r}")
+
+
 def require_rising_strides(strides: tuple[int, ...]) -> None:
     """Raise ValueError where --strides are not positive and rising."""
     if not strides or strides[0] < 1 or any(a >= b for a, b in pairwise(strides)):

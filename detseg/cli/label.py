@@ -14,7 +14,7 @@ from detseg.cli.crops import require_new
 from detseg.cli.devices import chosen_device
 from detseg.cli.images import local_images
 from detseg.data.formats.locate import PlaceImages
-from detseg.options import given
+from detseg.options import check_score_threshold, given
 from detseg.sources.addresses import is_web_address
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _check(config: Label) -> None:
         raise ValueError(f"--next must be at least 1 image, not {config.next}")
     if config.next is not None and (idle := given(config, ("to", "images", "score_threshold"))):
         raise ValueError(f"--next chooses images and writes no labels; leave out {', '.join(idle)}")
-    if config.score_threshold is not None and not 0 <= config.score_threshold <= 1:
-        raise ValueError(f"--score-threshold lies between 0 and 1, it is {config.score_threshold}")
+    if config.score_threshold is not None:
+        check_score_threshold(config.score_threshold)
 
 
 # ------------------------------------------------------------------ labels

@@ -31,6 +31,8 @@ HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; 
 PROGRAMS = ("EPS",)  # formats that Pillow hands to another program, which runs what is in them (Ghostscript)
 
 _warned_of_few_bits = False
+_warned_of_frames = False
+ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # formats that may hold several images; the others' are previews
 
 # Pillow takes more than 179 million pixels for an attack, and aerial images and slides have as many. The limit is one
 # of the whole process; it is raised once, since images are read in several threads. No limit at all stays none.
@@ -105,6 +107,8 @@ def decode_image(data: bytes, path: str | Path, channels: int = 3) -> Image:
 
         return decode_bands(data, path, channels)
     header = _header(data, path)
+    if header.frames > 1:
+        _warn_of_frames(header.frames, path)
     if header.bands:
         raise ValueError(
             f"{path}: a TIFF image of {header.bands} bands cannot be read as RGB; save three of them as an RGB image, "
@@ -144,6 +148,7 @@ class ImageInfo(NamedTuple):
     orientation: int  # of EXIF, 1..8
     misread: bool  # OpenCV reads what is transparent wrongly, or more than four bands not at all
     transparent: bool = False
+    frames: int = 1  # of an animation, or pages
     bands: int = 0  # of a TIFF image that has more than four and that Pillow cannot read
 
     @property
@@ -176,13 +181,14 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
     try:
         with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             transparent = image.has_transparency_data
+            frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
             if isinstance(image, TiffImageFile):  # Pillow and OpenCV both turn TIFF images by themselves
                 # OpenCV leaves out the alpha of grey TIFF images and multiplies colours by theirs.
-                return ImageInfo(image.size, 1, transparent or len(image.tag_v2.get(BITS, ())) > 4, transparent)
+                return ImageInfo(image.size, 1, transparent or len(image.tag_v2.get(BITS, ())) > 4, transparent, frames)
             orientation = image.getexif().get(ORIENTATION, 1)
             # OpenCV knows of no grey level that is transparent.
             misread = transparent and image.mode in ("1", "L")
-            return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread, transparent)
+            return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread, transparent, frames)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the image does not exist") from error
     except FileError:
@@ -272,6 +278,18 @@ def _warn_of_few_bits(pixels: NDArray[np.uint16], path: str | Path) -> None:
             "%s: a 16-bit image whose largest value is %d, of 65535, so it is nearly black; if all are so (12-bit "
             "cameras), multiply their values by %d before training",
             *(path, largest, 65535 // max(largest, 4095)),
+        )
+
+
+def _warn_of_frames(frames: int, path: str | Path) -> None:
+    """Warn of the first image of several frames or pages."""
+    global _warned_of_frames
+    if not _warned_of_frames:
+        _warned_of_frames = True
+        log.warning(
+            "%s: has %d frames or pages, and only the first is read, here and of others like it; save each as an image "
+            "of its own if they count",
+            *(path, frames),
         )
 
 

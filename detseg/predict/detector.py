@@ -16,6 +16,7 @@ from detseg.detect.masks import paste_masks, paste_run_lengths
 from detseg.detect.tree import ByLevel
 from detseg.localize.localizer import Localizer
 from detseg.localize.sliding_window import SlidingWindowDetector
+from detseg.options import check_score_threshold
 from detseg.predict.augmented import STRIDE, View, fuse_views, unmirrored, views_of
 from detseg.predict.predictor import Predictor, Sized, in_full_size, model_input
 from detseg.results import Results
@@ -100,7 +101,9 @@ def detect_together(
         seen = [_look(member, squares[view.size], batch, view) for member, view in views]
         for of_image, (_, wanted) in zip(zip(*seen, strict=True), batch, strict=True):
             found = fuse_views(of_image, most, known, agnostic=agnostic) if len(views) > 1 else of_image[0]
-            rows = torch.nonzero(found["scores"] >= score_threshold).flatten()
+            # Boxes wholly in the grey border of the square have no area when they are cut to the image.
+            solid = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
+            rows = torch.nonzero((found["scores"] >= score_threshold) & solid).flatten()
             found = {n: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows.tolist()] for n, v in found.items()}
             if "masks" in found:
                 lay = paste_run_lengths if run_lengths else paste_masks
@@ -227,7 +230,8 @@ class Detector(Predictor):
             int64 and, of models that find them, `masks` (D, H, W) bool, best first; label i is called ``names[i]``.
 
         Raises:
-            ValueError: as `Predictor` says; or `size` is no multiple of 32, or set for a localizer.
+            ValueError: as `Predictor` says; a threshold outside 0..1; or `size` is no multiple of 32, or set for a
+                localizer.
         """
         every = self.stream(images, score_threshold=score_threshold, batch_size=batch_size, size=size, tta=tta)
         return list(AtTheCap(self.max_detections, max(score_threshold, CLEAR)).watch(every))
@@ -243,6 +247,7 @@ class Detector(Predictor):
         run_lengths: bool = False,
     ) -> Iterator[Results]:
         """As `predict`, one image after another; with `run_lengths` masks are COCO's, small for any image."""
+        check_score_threshold(score_threshold)
         if size is not None or tta:
             self.check_any_size(size)
         pixels, sources = with_sources(open_all(images, self.channels, batch_size))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from detseg.data.augment.classification_transforms import ClassificationEval
 from detseg.data.letterbox import Letterbox, letterbox_image
 from detseg.data.limits import CLEAR, AtTheCap
+from detseg.options import check_score_threshold
 from detseg.reading import reading
 from detseg.results import Classification, OfImage, Results, Segmentation
 from detseg.runtime.engines import Engine
@@ -120,8 +121,8 @@ class ExportedDetector(ExportedModel[Results]):
 
     def predict(self, images: Image | Iterable[Image], **options: Any) -> list[Results]:
         """Objects in images, one or several; `options` are those of `stream`."""
-        clear = max(options.get("score_threshold", CLEAR), CLEAR)
-        return list(AtTheCap(self.max_detections, clear).watch(self.stream(images, **options)))
+        every = self.stream(images, **options)
+        return list(AtTheCap(self.max_detections, max(options.get("score_threshold", CLEAR), CLEAR)).watch(every))
 
     def stream(
         self,
@@ -133,6 +134,7 @@ class ExportedDetector(ExportedModel[Results]):
         run_lengths: bool = False,
     ) -> Iterator[Results]:
         """Objects with at least `score_threshold` in images, one after another; see `detseg.predict.Detector`."""
+        check_score_threshold(score_threshold)
         self.check_any_size(size)
         pixels, sources = with_sources(open_all(images, self.channels, batch_size))
         every = self._find(pixels, self.size if size is None else size, score_threshold, batch_size, run_lengths)

@@ -1,5 +1,6 @@
 """Classifiers as convolutional networks: the same answers, and those of explicit crops."""
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from detseg.backbones.dense_to_conv.convolutional import Convolutional, dense_to
 from detseg.backbones.meta import on_meta
 from detseg.classify.classifier import Classifier
 from detseg.localize.localizer import Localizer
+from tests.mistakes import assert_named
 
 
 def lenet() -> nn.Sequential:
@@ -153,6 +155,67 @@ def test_every_cell_is_the_answer_for_its_crop(name: str) -> None:
             for x in range(columns):
                 crop = image[..., y * stride : y * stride + height, x * stride : x * stride + width]
                 torch.testing.assert_close(cells[..., y, x], model(crop), rtol=1e-4, atol=1e-5)
+
+
+class Headed(nn.Module):
+    """A network whose last layers are functions."""
+
+    def __init__(self, head) -> None:
+        super().__init__()
+        self.features, self.fc, self.norm = nn.Conv2d(3, 8, 3), nn.Linear(8, 3), nn.GroupNorm(2, 8)
+        self.head = head
+
+    def forward(self, x):
+        return self.head(self, self.features(x))
+
+
+EXACT = {
+    "group norm": lambda: [nn.AdaptiveAvgPool2d(1), nn.GroupNorm(2, 8), nn.Flatten()],
+    "group norm, flat": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.GroupNorm(2, 8)],
+    "group norm of a maximum": lambda: [nn.AdaptiveMaxPool2d(1), nn.GroupNorm(4, 8), nn.Dropout(), nn.Flatten()],
+    "group norm, convolved": lambda: [nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.GroupNorm(2, 8), nn.Flatten()],
+    "batch norm": lambda: [nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Flatten()],
+    "batch norm, flat": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8)],
+    "instance norm": lambda: [nn.AdaptiveAvgPool2d(1), nn.InstanceNorm2d(8, track_running_stats=True), nn.Flatten()],
+    "layer norm": lambda: [nn.AdaptiveAvgPool2d(1), nn.LayerNorm([8, 1, 1]), nn.Flatten()],
+    "layer norm of a place": lambda: [nn.AdaptiveAvgPool2d(1), nn.LayerNorm([1, 1]), nn.Flatten()],
+    "layer norm, flat": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8)],
+    "rms norm": lambda: [nn.AdaptiveAvgPool2d(1), nn.RMSNorm([8, 1, 1]), nn.Flatten()],
+    "rms norm, flat": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.RMSNorm(8)],
+    "slopes": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.PReLU(8)],
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_comes_behind_pooling_sees_each_crop_by_itself(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *EXACT[name](), nn.Linear(8, 3)).eval()
+    for values in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
+        nn.init.uniform_(values, 0.3, 1.5)
+    images = torch.randn(2, 3, 10, 9)
+    found = dense_to_conv(model, (8, 8))(images)
+    for y, x in itertools.product(range(3), range(2)):
+        torch.testing.assert_close(found[..., y, x], model(images[..., y : y + 8, x : x + 8]))
+
+
+def test_norms_without_a_form_for_each_crop_are_refused() -> None:
+    def pooled(x):
+        return F.adaptive_avg_pool2d(x, 1)
+
+    for head, message in [
+        (lambda m, x: m.fc(F.group_norm(pooled(x), 2).flatten(1)), "group_norm: a norm of the pooled map"),
+        (lambda m, x: m.fc(F.layer_norm(pooled(x), (8, 1, 1)).flatten(1)), "layer_norm: a norm of the pooled map"),
+        (lambda m, x: m.fc(F.layer_norm(x.mean((2, 3)), (8,))), "layer_norm: what comes behind the flattening"),
+        (lambda m, x: m.fc(pooled(x * torch.sigmoid(pooled(x))).flatten(1)), "maps of the training size only"),
+    ]:
+        assert_named(message, dense_to_conv, Headed(head), (8, 8))
+    for layers, message in [
+        ([nn.AdaptiveAvgPool2d(2), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(32, 3)], "a layer between pooling"),
+        ([nn.LayerNorm([8, 6, 6]), nn.Flatten(), nn.Linear(288, 3)], "maps of the training size only: Given normal"),
+        ([nn.Flatten(), nn.GroupNorm(2, 288), nn.Linear(288, 3)], "what comes behind the flattening"),
+        ([nn.Flatten(), nn.PReLU(288), nn.Linear(288, 3)], "a slope for each number of the flattened map"),
+    ]:
+        assert_named(message, dense_to_conv, nn.Sequential(nn.Conv2d(3, 8, 3), *layers), (8, 8))
 
 
 def test_norms_of_the_pooled_map_see_one_cell_each() -> None:

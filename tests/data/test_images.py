@@ -293,3 +293,18 @@ def test_twelve_bits_in_sixteen_are_told_once(tmp_path, caplog, monkeypatch):
         assert (f"{path}: a 16-bit image whose largest value is 4095, of 65535" in caplog.text) == warned
         assert bool(caplog.text) == warned
         assert not warned or "multiply their values by 16" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["many.gif", "many.tif", "many.png", "many.webp"])
+def test_frames_and_pages_are_told_once(tmp_path, caplog, monkeypatch, name):
+    monkeypatch.setattr(images, "_warned_of_frames", False)
+    frames = [Image.new("RGB", (8, 6), (level, 0, 0)) for level in (0, 90, 200)]
+    frames[0].save(tmp_path / f"one_{name}")
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    read_image(tmp_path / f"one_{name}")
+    assert not caplog.text
+    assert read_image(tmp_path / name).max() < 9  # the first
+    assert f"{name}: has 3 frames or pages, and only the first is read" in caplog.text
+    caplog.clear()
+    read_image(tmp_path / name)
+    assert not caplog.text

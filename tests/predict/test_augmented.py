@@ -7,6 +7,7 @@ from torch import nn
 
 from detseg.predict.augmented import View, fuse_views, unmirrored, views_of
 from detseg.predict.detector import Detector, SlidingDetector, check_input_size, detect
+from tests.mistakes import assert_named
 
 
 class Halves(nn.Module):
@@ -132,3 +133,25 @@ def test_a_localizer_has_its_own_size():
         for options in ({"size": 64}, {"tta": True}):
             with pytest.raises(ValueError, match="a localizer looks at images of its training size only"):
                 finder.predict([scene()], **options)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), 2, -0.1, "0.5", None])
+def test_thresholds_that_are_no_shares_are_refused(threshold):
+    for ask in (detector().predict, detector().stream):
+        assert_named("the score threshold must be a number from 0 to 1", ask, [scene()], score_threshold=threshold)
+
+
+class InTheBorder(Halves):
+    def forward(self, images):
+        """Of each image one box partly on it, one below it, where the square is grey, and one without width."""
+        side = images.shape[-1]
+        boxes = torch.tensor([[0.0, side - 9, side, side - 1], [0, 0, side, side / 2], [3, 3, 3, 9]])
+        found = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8, 0.7]), "labels": torch.zeros(3, dtype=torch.int64)}
+        return [found for _ in images]
+
+
+def test_boxes_wholly_in_the_grey_border_are_left_out():
+    model = Detector(InTheBorder(), {"categories": [{"id": 1, "name": "a"}], "size": 64})
+    (found,) = model.predict([np.zeros((100, 200, 3), np.uint8)], score_threshold=0)
+    assert found.boxes.tolist() == [[0, 0, 200, 50]]
+    assert found.scores.tolist() == pytest.approx([0.8])

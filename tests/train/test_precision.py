@@ -194,3 +194,11 @@ def test_what_is_not_timed_is_named(monkeypatch):
     process = Process(TrainDetector(backbone="my_net"), Accelerator(), Console(file=lines), None, None, None)
     assert process.choose_precision({}, 0) == FP32
     assert "float32, channels_last; not timed, as yolo on my_net is registered by code of your own" in lines.getvalue()
+
+
+def test_one_cell_of_one_image_is_told_with_its_remedy(monkeypatch):
+    said = "ValueError: Expected more than 1 value per channel when training, got input size torch.Size([1, 512, 1, 1])"
+    failed = subprocess.CompletedProcess([], 1, '{"trying": 0}\n', f"Traceback\n{said}\n")
+    monkeypatch.setattr(precision.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ValueError, match=r"--batch-size 1 at --size 32, .*take --batch-size 2, or a larger --size"):
+        choose(SPEC | {"batch_size": 1, "size": 32}, "fp32")

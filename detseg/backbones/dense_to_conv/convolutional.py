@@ -92,8 +92,15 @@ def _example(model: nn.Module, input_size: tuple[int, int]) -> Tensor:
 @torch.no_grad()
 def _check_same(model: nn.Module, result: Convolutional, example: Tensor, unknown: ValueError | None) -> None:
     """Raise ValueError unless the result is what it should be: `unknown`, if there is one, where it is flat still."""
-    expected, found = model(example), result(example)
     refused = f"{type(model).__name__} cannot be converted"
+    wide = torch.cat([example, example], -1)
+    try:
+        expected, found, beside = model(example), result(example), result(wide)
+    except RuntimeError as error:
+        if unknown is not None:
+            raise unknown from error
+        told = str(error).strip().split("\n")[0]
+        raise ValueError(f"{refused}: a layer of it takes maps of the training size only: {told}") from error
     if unknown is not None and found.shape == expected.shape:
         raise unknown
     if found.shape != (*expected.shape, 1, 1):
@@ -110,7 +117,7 @@ def _check_same(model: nn.Module, result: Convolutional, example: Tensor, unknow
             "that is not in its graph"
         )
     # Rows and columns that changed places before the flattening show only in images of another shape.
-    rows, columns = result(torch.cat([example, example], -1)).shape[-2:]
+    rows, columns = beside.shape[-2:]
     if rows != 1 or columns < 2:
         raise ValueError(
             f"{refused}: an image twice as wide gives {rows} x {columns} cells, not one row of several; is the map "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,6 +35,7 @@ _ELEMENTWISE_FUNCTIONS = {
     operator.truediv, torch.add, torch.mul,
 }  # fmt: skip
 _SOFTMAXES = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax", "log_softmax"}
+_NORM_FUNCTIONS = {F.group_norm, F.layer_norm, F.rms_norm, F.instance_norm, torch.group_norm, torch.layer_norm}
 _ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous", "clone", "float"}
 
 
@@ -97,8 +98,10 @@ class Converter:
             if kernel != tuple(before[-2:]):
                 raise self._refusal(node, f"a pooling that leaves one cell of {before[-2]} x {before[-1]}")
             self._pool(node, kind, before[-2:], (1, 1))
-        elif before[-2:] == (1, 1) and layer is not None and _looks_at_the_whole_map(layer):
-            self._replace(node, self._insert(node, _EachCell(layer), _first_input(node)))
+        elif before[-2:] == (1, 1) and _is_norm(layer):
+            self._replace(node, self._insert(node, _EachCell(layer, (1, 1)), _first_input(node)))
+        elif before[-2:] == (1, 1) and node.target in _NORM_FUNCTIONS:
+            raise self._refusal(node, "a norm of the pooled map, called as a function and not as a layer,")
         elif len(after) == 2:
             self._flatten(node, layer, before, after)
         elif len(after) == 3 and self._flattens(node, layer) and self._flattened_on(node):
@@ -171,6 +174,8 @@ class Converter:
             new, layout = self._left_to_the_next(node, source), _with_norm(layout, layer)
         elif isinstance(layer, nn.LayerNorm) and (layout.height, layout.width) == (1, 1):
             new = self._insert(node, _ChannelNorm.of(layer), source)
+        elif _is_norm(layer) and (layout.height, layout.width) == (1, 1):
+            new = self._insert(node, _EachCell(layer, ()), source)
         elif isinstance(layer, nn.Dropout1d):  # knows no maps
             new = self._insert(node, nn.Dropout(layer.p), source)
         elif isinstance(layer, nn.Softmax | nn.LogSoftmax) and layer.dim in (1, -1):
@@ -181,6 +186,8 @@ class Converter:
         elif node.target is F.dropout:  # traced in evaluation mode it would never drop anything again
             new = self._insert(node, nn.Dropout(float(_argument(node, "p", 0.5))), source)
         elif self._is_elementwise(node, layer):
+            if isinstance(layer, nn.PReLU) and layer.num_parameters > 1 and (layout.height, layout.width) != (1, 1):
+                raise self._refusal(node, "a slope for each number of the flattened map")
             if type(layer) not in (*_DROPOUTS, nn.Identity):
                 if layout.parted is not None:
                     raise self._refusal(node, "what comes between the means of unequal parts and the next layer")
@@ -293,21 +300,25 @@ class _ChannelNorm(nn.LayerNorm):
 
 
 class _EachCell(nn.Module):
-    """A layer made for the single cell of a pooled map, applied to every cell of (N, C, H, W) by itself."""
+    """A layer made for the single cell of a pooled map, applied to every cell of (N, C, H, W) by itself.
 
-    def __init__(self, layer: nn.Module) -> None:
+    It gets them as (cells, C, 1, 1), or flat for a `place` of ().
+    """
+
+    def __init__(self, layer: nn.Module, place: tuple[int, ...]) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.place = layer, place
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
         cells = x.movedim(1, -1)
-        return self.layer(cells.reshape(-1, x.shape[1], 1, 1)).view(cells.shape).movedim(-1, 1)
+        result: Tensor = self.layer(cells.reshape(-1, x.shape[1], *self.place))
+        return result.view(cells.shape).movedim(-1, 1)
 
 
-def _looks_at_the_whole_map(layer: nn.Module) -> bool:
-    """Whether it is a norm over channels and places."""
-    return isinstance(layer, nn.GroupNorm) or (type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 3)
+def _is_norm(layer: nn.Module | None) -> TypeGuard[nn.Module]:
+    """Whether it is a norm of each image by itself; of a single cell it has a form for each cell."""
+    return isinstance(layer, nn.GroupNorm) or type(layer) in (nn.LayerNorm, nn.RMSNorm)
 
 
 def _with_norm(layout: Layout, norm: nn.BatchNorm1d) -> Layout:

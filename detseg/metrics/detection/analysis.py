@@ -13,6 +13,7 @@ from detseg.metrics.detection.error_analysis import ErrorAnalysis, errors_of
 from detseg.metrics.detection.inputs import IoUType, read_found, read_truth
 from detseg.metrics.detection.matching import MAX_DETECTIONS, find_overlaps
 from detseg.metrics.detection.reliability import Reliability, outcomes, reliability
+from detseg.options import check_score_threshold
 
 _IOU, _BACKGROUND = 0.5, 0.1
 
@@ -61,6 +62,8 @@ def analyse(
         metrics: of the same detections, where they have been computed already.
         max_detections: as in `evaluate_detections`, where they have not.
     """
+    if score_threshold is not None:
+        check_score_threshold(score_threshold)
     truth = read_truth(ground_truth, iou_type)
     found = read_found(detections, truth, iou_type)
     if metrics is None:

@@ -87,7 +87,10 @@ class _Batch:
 
 
 def _boxes_and_labels(batch: _Batch, classes: int, masks: bool) -> Columns:
-    columns: Columns = {"counts": batch.counts, "boxes": batch.flat("boxes", 4).astype(np.float64)}
+    boxes = batch.flat("boxes", 4)
+    if boxes.dtype.kind not in "fiub":
+        boxes = read_numbers(boxes.ravel(), lambda place: batch.label(place // 4), "a box's side").reshape(-1, 4)
+    columns: Columns = {"counts": batch.counts, "boxes": boxes.astype(np.float64)}
     check_boxes(to_xywh(columns["boxes"]), batch.label)
     labels = batch.flat("labels")
     if labels.size and labels.dtype.kind not in "iu":

@@ -10,6 +10,7 @@ Boundaries are found and kept as run lengths, column by column, and only those o
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,17 @@ def mask_boundary(mask: Rle) -> Rle:
     return dict(coco_mask.frPyObjects({"size": [height, width], "counts": written[:runs].tolist()}, height, width))
 
 
+@cache
+def _nothing(height: int, width: int) -> Rle:
+    """A mask without any pixel."""
+    from pycocotools import mask as coco_mask
+
+    return dict(coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width))
+
+
 def _boundaries(masks: Sequence[Rle], wanted: NDArray[np.integer[Any]]) -> list[Rle]:
     """The boundaries of the masks (n,) that are wanted, and nothing of the others."""
-    result: list[Rle] = [{"size": mask["size"], "counts": b""} for mask in masks]
+    result = [_nothing(*mask["size"]) for mask in masks]
     for i in np.unique(wanted).tolist():
         result[i] = mask_boundary(masks[i])
     return result

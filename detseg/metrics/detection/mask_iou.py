@@ -55,7 +55,7 @@ def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -
         if bad >= 0:
             raise ValueError(
                 f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
-                "not stay inside the image; write the mask again with pycocotools.mask.encode"
+                "not fill the image, or not stay inside; write the mask again with pycocotools.mask.encode"
             )
     return _in_one([pairs for pairs, _ in parts])
 
@@ -183,7 +183,7 @@ def unpack(texts, text, end, pixels, borders, begin):
         borders[begin + count] = border
         count += 1
         before, last = last, value
-    return count
+    return count if border == pixels else -1
 
 
 @helper

@@ -3,6 +3,7 @@
 `label(i)` is what a message calls item i, such as "results.json[17]".
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -70,9 +71,9 @@ def read_numbers(values: Sequence[Any] | NDArray[Any], label: Label, key: str) -
     """(n,) finite float64."""
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         for i, value in enumerate(values):
-            if not isinstance(value, int | float):
+            if not _is_float(value):
                 raise ValueError(f"{label(i)}: {key} must be a number, got {value!r:.80}") from None
         raise
     stop_at(~np.isfinite(array), label, lambda i: f"{key} must be finite, got {array[i]}")
@@ -85,15 +86,20 @@ def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
     try:
         boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
         right = len(boxes) == len(rows)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         right = False
     if not right:
         for i, row in enumerate(rows):
-            numbers = isinstance(row, Sequence | np.ndarray) and all(isinstance(v, int | float) for v in row)
+            numbers = isinstance(row, Sequence | np.ndarray) and all(map(_is_float, row))
             if not numbers or len(row) != 4:
                 raise ValueError(f"{label(i)}: bbox must be [x, y, width, height], got {row!r:.80}")
         raise ValueError(f"{label(0)}: bbox must be [x, y, width, height]")
     return boxes
+
+
+def _is_float(value: Any) -> bool:
+    """Whether this is a number that float64 holds; Python's whole numbers have no end."""
+    return isinstance(value, int | float) and not abs(value) > sys.float_info.max
 
 
 def check_boxes(boxes: NDArray[np.float64], label: Label) -> None:

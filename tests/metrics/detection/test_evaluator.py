@@ -10,7 +10,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from detseg.metrics import DetectionEvaluator, evaluate_detections
+from detseg.metrics import DetectionEvaluator, Detections, evaluate_detections
 from tests.metrics.cases import case
 from tests.metrics.coco_scenes import as_annotations, mask_scene, scene
 
@@ -382,3 +382,24 @@ def test_masks_of_other_sizes_are_named() -> None:
         collected.compute()
     with pytest.raises(ValueError, match="2 masks for 1 labels"):
         evaluator.update([GOOD | {"masks": np.ones((2, 480, 640), bool)}], ids[:1])
+
+
+def test_numbers_that_no_float_holds_are_named() -> None:
+    truth = {
+        "images": [{"id": 1, "width": 99, "height": 99}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+    }
+    huge = 10**400
+    for change in ({"score": huge}, {"bbox": [0, 0, 9, huge]}):
+        found = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5} | change
+        with pytest.raises(ValueError, match=r"detections\[0\]: \w+ must be"):
+            evaluate_detections(truth, [found])
+    for change in ({"scores": [huge]}, {"boxes": [[0, 0, huge, 9]]}):
+        row = {"boxes": [[0, 0, 9, 9]], "scores": [0.5], "labels": [0]} | change
+        for take in (
+            lambda row: Detections.from_predictions([row], [1], [1]),
+            lambda row: DetectionEvaluator(truth).update([row], [1]),
+        ):
+            with pytest.raises(ValueError, match=r"image 1: the prediction, entry 0: .* must be a number"):
+                take(row)

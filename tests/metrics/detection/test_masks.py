@@ -154,3 +154,13 @@ def test_masks_that_do_not_fit_their_predictions_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Detections.from_predictions([row, wrong], [3, 4], [1])
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3], "", [], [9, 5, SIDE * SIDE - 15], [1, SIDE * SIDE], "abc"])
+def test_run_lengths_that_do_not_fill_the_image_are_refused(counts):
+    square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]]}
+    truth = {"images": [{"id": 1, "width": SIDE, "height": SIDE}], "categories": [{"id": 1, "name": "a"}]}
+    mask = {"size": [SIDE, SIDE], "counts": counts}
+    found = [{"image_id": 1, "category_id": 1, "segmentation": mask, "score": 0.5}]
+    with pytest.raises(ValueError, match=r"detection 0 .* run lengths of its mask are damaged: they do not fill"):
+        evaluate_detections(truth | {"annotations": [square]}, found, iou_type="segm")
