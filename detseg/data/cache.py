@@ -73,8 +73,6 @@ class ResizedImages:
     Each is read when it is asked for: in place of an `ImageCache`, for sets in shards that nothing has room for.
     """
 
-    place, megabytes = "their shards", 0.0
-
     def __init__(
         self,
         paths: Sequence[str] | NDArray[np.str_],

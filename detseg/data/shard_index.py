@@ -6,13 +6,15 @@ or tags (ETag) that they had; else they are read again.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
@@ -49,27 +51,50 @@ class _Texts(msgspec.Struct):
 def stamp_of(shards: Iterable[str], more: str = "") -> str:
     """What differs if one of the shards has changed, or `more`; raises FileError for one that is not there."""
     digest = hashlib.sha256(f"{VERSION} {more}".encode())
-    for shard in shards:
-        with reading(shard):
-            digest.update(repr((shard, *_state(shard))).encode())
+    with ThreadPoolExecutor(16) as pool:  # an address is asked for, which takes its time
+        for state in pool.map(_state, shards):
+            digest.update(repr(state).encode())
     return digest.hexdigest()
 
 
 def _state(shard: str) -> Sequence[Any]:
-    if not is_address(shard):
-        state = Path(shard).stat()
-        return state.st_size, state.st_mtime_ns
-    import fsspec
+    with reading(shard):
+        if not is_address(shard):
+            state = Path(shard).stat()
+            return shard, state.st_size, state.st_mtime_ns
+        import fsspec
 
-    files, inside = fsspec.core.url_to_fs(shard)
-    info = files.info(inside)
-    return info.get("size"), *(str(info[tag]) for tag in TAGS if tag in info)
+        files, inside = fsspec.core.url_to_fs(shard)
+        info = files.info(inside)
+        return shard, info.get("size"), *(str(info[tag]) for tag in TAGS if tag in info)
+
+
+def indexed(shards: Sequence[str], kind: str, stamp: str, make: Callable[[], Annotations]) -> Annotations:
+    """The index of shards, as it is kept or else as `make` makes it; of several processes one makes it."""
+    file = index_file(shards, kind)
+    data = load_index(file, stamp)
+    if data is not None:
+        return data
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{file}.lock")
+        lock.acquire()
+    except OSError as error:
+        log.warning("%s: the index of the shards cannot be kept: %s", file, error.strerror)
+        return make()
+    try:
+        data = load_index(file, stamp)  # another process may have made it
+        if data is None:
+            data = make()
+            save_index(file, stamp, data)
+    finally:
+        lock.release()
+    return data
 
 
 def index_file(shards: Sequence[str], kind: str) -> Path:
-    """Where the index of these shards lies."""
-    names = [shard if is_address(shard) else str(Path(shard).resolve()) for shard in shards]
-    name = hashlib.sha256("\n".join([kind, *names]).encode()).hexdigest()[:24]
+    """Where the index of these shards, whole paths and addresses, lies."""
+    name = hashlib.sha256("\n".join([kind, *shards]).encode()).hexdigest()[:24]
     return cache_folder() / "indices" / f"{name}.npz"
 
 

@@ -12,6 +12,7 @@ from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
 from detseg.data.augment.strengths import OF_BOXES, Strength, strengths
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.cache import ResizedImages
 from detseg.data.checks.learnable import require_learnable
 from detseg.data.checks.summary import objects_summary
 from detseg.data.checks.validate import checked
@@ -88,7 +89,10 @@ def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: s
     shown = partial(track, what=f"reading {what}", console=console)
     dataset = kind(data, long_side, shown)
     kept = dataset.images
-    print_line(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
+    if isinstance(kept, ResizedImages):
+        print_line(console, f"{what}: read from their shards in every epoch, at {kept.long_side} px")
+    else:
+        print_line(console, f"{what}: kept at {kept.long_side} px, {kept.megabytes:.0f} MB in {kept.place}")
     if isinstance(kept, PackedImages) and kept.long_side < long_side:
         logger.warning(
             "%s: its images have a long side of %d px, the %s are wanted at %d px and get blurred by enlarging: pack "

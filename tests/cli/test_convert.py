@@ -34,9 +34,9 @@ def convert(*words):
 def test_any_format_to_any_other_and_back(boxes, tmp_path, to, capsys):
     assert convert(boxes, "--to", to, "--output", tmp_path / "there", "--crowd", "keep") == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    title = format_named(to).title
+    title, where = format_named(to).title, "inside" if format_named(to).holds_images else "linked"
     assert (
-        last == f"{tmp_path / 'there'}: {title}, 4 train and 3 val images with 12 objects of 2 classes; images linked"
+        last == f"{tmp_path / 'there'}: {title}, 4 train and 3 val images with 12 objects of 2 classes; images {where}"
     )
     assert convert(tmp_path / "there", "--to", "coco", "--output", tmp_path / "back", "--images", "copy") == 0
     before, after = read_dataset(boxes), read_dataset(tmp_path / "back")

@@ -55,9 +55,13 @@ def formats_of(gives: Gives) -> list[Format]:
 
 
 def asked(path: Path, gives: Gives) -> list[Format]:
-    """The formats that are asked whether they know a path; none if nothing is there."""
-    there = path.exists()
-    return [format for format in formats_of(gives) if there or format.names(path)]
+    """The formats that are asked whether they know a path; AnnotationError if nothing is there and it is no pattern."""
+    if path.exists():
+        return formats_of(gives)
+    named = [format for format in FORMATS if format.names(path)]
+    if not named:
+        raise AnnotationError(f"{path}: does not exist")
+    return [format for format in named if format.gives == gives]
 
 
 def titles(formats: list[Format], joint: str = "or") -> str:

@@ -86,10 +86,7 @@ def _not_recognised(path: Path, gives: Gives) -> NotRecognisedError:
 def _found_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:
     """The splits found at a path itself; empty if there are none. FileError: it is a pipe or the like."""
     require_file(path)
-    formats = asked(path, gives)
-    if not formats and not path.exists():
-        raise AnnotationError(f"{path}: does not exist")
-    return _first(path, images, gives, options, [(format, format.find) for format in formats])
+    return _first(path, images, gives, options, [(format, format.find) for format in asked(path, gives)])
 
 
 def _guessed_at(path: Path, images: str | Path | None, gives: Gives, options: Mapping[str, Any]) -> Sources:

@@ -39,7 +39,7 @@ from detseg.data.formats.webdataset_samples import (
     samples_of,
 )
 from detseg.data.formats.webdataset_write import write_shards
-from detseg.data.shard_index import index_file, load_index, save_index, stamp_of
+from detseg.data.shard_index import indexed, stamp_of
 from detseg.data.tar_shards import address_of, expand_shards, is_address
 from detseg.reading import FileError, reading
 
@@ -83,6 +83,8 @@ def _splits(path: Path) -> dict[str, list[str]]:
         shards = expand_shards(path) if listed else [str(path)] if path.suffix.lower() == ".tar" else []
     else:
         shards = expand_shards(path)
+    # Whole paths: the index knows shards by them, from wherever it is used.
+    shards = [shard if is_address(shard) else str(Path(shard).absolute()) for shard in shards]
     splits: dict[str, list[str]] = {}
     for shard in shards:
         split = split_of(Path(shard).stem) or split_of(Path(shard).parent.name) or ""
@@ -102,18 +104,15 @@ def _first_line(file: Path) -> str:
 def _read(shards: Sequence[str], source: str, kind: Kind) -> Annotations:
     beside = shards[0].rpartition("/")[0] if is_address(shards[0]) else str(Path(shards[0]).parent)
     categories = categories_beside(beside)
-    stamp = stamp_of(shards, repr(categories))
-    file = index_file(shards, kind)
-    data = load_index(file, stamp)
-    if data is None:
+
+    def read() -> Annotations:
         log.info("%s: reading %d shards once", source, len(shards))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # mostly it waits
             samples = list(chain.from_iterable(pool.map(partial(samples_of, kind=kind), shards)))
-        if categories is None:
-            categories = own_categories(samples, source, kind)
-        data = _assembled(samples, source, categories)
-        save_index(file, stamp, data)
-    return replace(data, source=source)
+        own = own_categories(samples, source, kind) if categories is None else categories
+        return _assembled(samples, source, own)
+
+    return replace(indexed(shards, kind, stamp_of(shards, repr(categories)), read), source=source)
 
 
 def _assembled(samples: Sequence[Sample], source: str, categories: list[CocoCategory]) -> Annotations:

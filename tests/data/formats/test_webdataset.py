@@ -16,7 +16,15 @@ from detseg.cli import main
 from detseg.data import read_annotations, read_dataset, validate
 from detseg.data.annotations import AnnotationError
 from detseg.data.cache import ImageCache, MaskCache, ResizedImages, ResizedMasks, images_of, masks_of
-from detseg.data.formats import NotRecognisedError, read_coco, read_labels, webdataset, webdataset_write, write_dataset
+from detseg.data.formats import (
+    NotRecognisedError,
+    find_mask_sources,
+    read_coco,
+    read_labels,
+    webdataset,
+    webdataset_write,
+    write_dataset,
+)
 from detseg.data.images import read_image
 from detseg.data.masks import SemanticMasks
 from detseg.data.shard_cache import TOGETHER, ShardCache
@@ -181,6 +189,9 @@ def test_splits_have_the_classes_of_both(put):
     assert len(read_annotations(folder / "train-{0..1}.tar")) == 2
     assert len(read_annotations(folder / "train-1.tar")) == 1
     assert set(read_dataset(f"{folder}/{{train,val}}-0.tar")) == {"train", "val"}
+    assert set(find_mask_sources(f"{folder}/{{train,val}}-0.tar")) == {"train", "val"}
+    with pytest.raises(NotRecognisedError):
+        read_labels(f"{folder}/{{train,val}}-0.tar")
     (folder / "list.txt").write_text("train-0.tar\nval-0.tar\n")
     assert set(read_dataset(folder / "list.txt")) == {"train", "val"}
     for split in ("train", "val"):
@@ -323,13 +334,15 @@ def test_shards_are_read_once_and_again_when_they_or_their_classes_change(put, m
     monkeypatch.setattr(webdataset, "samples_of", lambda name, kind: read.append(name[-5:]) or samples(name, kind))
     objects = [{"bbox": BOX, "label": "dog"}]
     folder = put({"classes.txt": "dog"}, x=[("a", objects)], y=[("b", objects)])
-    first, second = read_annotations(folder), read_annotations(folder)
+    first = read_annotations(folder)
+    monkeypatch.chdir(folder)
+    second = read_annotations("{x,y}.tar")
     assert read == ["x.tar", "y.tar"] and same(first, second, paths=True)
     put(y=[("b", objects * 2)])
     assert len(read_annotations(folder).ids) == 3 and len(read) == 4
     put({"classes.txt": "dog\ncat"})
     assert read_annotations(folder).names == ("dog", "cat") and len(read) == 6
-    (index,) = (tmp_path / "cache" / "indices").iterdir()
+    (index,) = (tmp_path / "cache" / "indices").glob("*.npz")
     content = index.read_bytes()
     for damaged in (b"", b"\0" * 100, content[:-200], content.replace(b'"version":1', b'"version":9')):
         index.write_bytes(damaged)
