@@ -5,7 +5,7 @@ import numpy as np
 
 from detseg.visualize import class_color
 from detseg.visualize.compare import FOUND, IGNORED, MISSED, WRONG
-from detseg.visualize.text import text_color, text_mask
+from detseg.visualize.text import fit_text, text_color, text_mask
 
 
 def test_names_in_other_scripts_are_drawn():
@@ -31,4 +31,10 @@ def test_text_contrast_is_legible_on_every_colour():
 
 
 def test_a_name_of_several_lines_is_drawn_on_one():
-    np.testing.assert_array_equal(text_mask("two\nlines\x1b", 24), text_mask("two lines ", 24))
+    np.testing.assert_array_equal(text_mask("two\nlines\x1b", 24), text_mask(r"two\nlines\x1b", 24))
+
+
+def test_halves_of_characters_and_names_without_end_are_drawn():
+    np.testing.assert_array_equal(text_mask("caf\udce9 \ud800", 24), text_mask(r"caf\xe9 \ud800", 24))
+    assert fit_text("long" * 10**6, 24, 200).startswith("longlong") and fit_text("long" * 10**6, 24, 200).endswith("…")
+    assert text_mask("W" * 10**6, 12).shape[1] < 100_000

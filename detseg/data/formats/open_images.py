@@ -90,7 +90,8 @@ def _read(file: Path, root: Path, images: str | Path | None, split: str) -> Anno
     folders = _image_folders(file, root, images, split)
     _add_images_without_objects(rows, file, root, split, folders)
     _tell(rows, file, root)
-    own = list(dict.fromkeys(known.values())) if known and not any(code.startswith(CODES) for code in known) else None
+    listed = known and not any(code.startswith(CODES) for code in known)
+    own = list(dict.fromkeys(map(read_cell, known.values()))) if listed else None
     return _there(rows.annotations(file, folders, names=own, shares=True))
 
 
@@ -113,7 +114,7 @@ def _descriptions(file: Path, root: Path) -> dict[str, str]:
     boxable = [found for found in lists if "boxable" in found.name]
     for found in (boxable or lists)[:1]:
         rows = (row for piece in pieces(found, False) for row in zip(*piece.columns, strict=True))
-        pairs = {row[0].strip(): read_cell(row[1].strip()) for row in rows if len(row) > 1}
+        pairs = {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
         return {code: name for code, name in pairs.items() if code != "LabelName"}
     return {}
 

@@ -141,15 +141,14 @@ class Numbered(dict[str, int]):
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self._known: dict[str, int] = {}
 
     def __missing__(self, key: str) -> int:
         text = read_cell(key.strip())
-        if text == key:
-            self[key] = len(self.texts)
-            self.texts.append(key)
-        else:
-            self[key] = self[text]
-        return self[key]
+        number = self[key] = self._known.setdefault(text, len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+        return number
 
     def of(self, cells: Sequence[str]) -> NDArray[np.int64]:
         """(n,) the number of each cell."""

@@ -6,8 +6,17 @@ export function fileName(name, ending) {
   return `${stem || "image"}-found.${ending}`;
 }
 
+const ORDERS = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g;
+
+// As detseg.csv_text: no control characters, and an apostrophe before what a spreadsheet would run.
+function plain(value) {
+  const text = value.replace(ORDERS, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const bare = text.replace(/^'+/, "");
+  return /^[=+@＝＋－＠-]/.test(bare) && Number.isNaN(Number(bare)) ? `'${text}` : text;
+}
+
 function cell(value) {
-  const text = String(value);
+  const text = typeof value === "string" ? plain(value) : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
