@@ -24,6 +24,7 @@ from rich.progress import (
 
 from detseg.console import print_line
 from detseg.files import write_atomically
+from detseg.reading import FileError, reading
 
 if TYPE_CHECKING:
     from detseg.train.callbacks.callback import Callbacks
@@ -129,12 +130,17 @@ class RunLog:
             return list(csv.DictReader(file).fieldnames or ())
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`: a resumed run writes it again."""
+        """Drop what was logged after `step`: a resumed run writes it again.
+
+        Raises:
+            FileError: the file is damaged; the message names the line.
+        """
         if not self.csv.exists():
             return
-        with self.csv.open(newline="", encoding="utf-8") as file:
+        remedy = "mend it, or remove the file, and with it the rows of this run so far"
+        with reading(self.csv, remedy), self.csv.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            kept = [row for row in reader if _is_kept(row, step)]
+            kept = [row for row in reader if _is_kept(row, step, f"{self.csv}: line {reader.line_num}", remedy)]
             names = reader.fieldnames
         if not kept or names is None:
             self.csv.unlink()
@@ -146,9 +152,15 @@ class RunLog:
         write_atomically(self.csv, text.getvalue())
 
 
-def _is_kept(row: Mapping[str, str | None], step: int) -> bool:
+def _is_kept(row: Mapping[str | None, str | None], step: int, place: str, remedy: str) -> bool:
     """Whether a row is whole (a crash may have cut the last one) and not after `step`."""
-    return None not in row.values() and float(row["step"] or "inf") <= step
+    if None in row.values():
+        return False
+    try:
+        return float(row["step"] or "inf") <= step and None not in row
+    except (KeyError, ValueError):
+        what = f"the step is no number: {row['step']!r}" if "step" in row else 'there is no column "step"'
+        raise FileError(f"{place}: {what} ({remedy})") from None
 
 
 @contextmanager

@@ -78,12 +78,13 @@ class Trainer:
     settings: Settings
     accelerator: Accelerator
     log: RunLog
+    require_folder: Callable[[], None] = lambda: None  # raises where the run's folder is no longer there
     best: float = field(default=-1.0, init=False)
     interrupted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.choice, self._choose_again = self.settings.choice, self.settings.choose_again
-        self._validated_at = 0.0
+        self._validated_at, self._validated_step = 0.0, 0
         self._fraction = 0.0
         self._stop = Stop()
         self._sums: dict[str, Tensor] = {}
@@ -241,6 +242,7 @@ class Trainer:
 
     def _log_step(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
+            self.require_folder()
             means = {name: float(value) / self._summed for name, value in self._sums.items()}
             images = self.batches.step_size * CHECK_EVERY * self._world
             self.log.step(self.progress.step, self._fraction, means, images)
@@ -282,7 +284,7 @@ class Trainer:
         self._watch.check()  # the best model is saved after this
         self._share_buffers()
         metrics = self.job.validate(self.average.module, self.accelerator)
-        self._validated_at = self._fraction
+        self._validated_at, self._validated_step = self._fraction, self.progress.step
         losses = {name: float(value) / max(1, self._summed) for name, value in self._sums.items()}
         self._sums, self._summed = {}, 0
         if self.accelerator.is_main_process:
@@ -292,6 +294,7 @@ class Trainer:
 
     def _record(self, metrics: Mapping[str, float], losses: Mapping[str, float], started: float) -> None:
         """Log a validation, and keep the model if it is the best."""
+        self.require_folder()
         row = {
             "epoch": self.progress.step / self.batches.per_epoch(self._world),
             "step": self.progress.step,
@@ -325,6 +328,7 @@ class Trainer:
         processes = gather_object([{"random": random_states(self.accelerator.device)}])
         if not self.accelerator.is_main_process:
             return
+        self.require_folder()
         state = {
             "step": self.progress.step,
             "elapsed": self.progress.elapsed(),
@@ -332,6 +336,7 @@ class Trainer:
             "best_epoch": self._best_epoch,
             "stale": self._stale,
             "validated_at": self._validated_at,
+            "validated_step": self._validated_step,
             "sums": self._sums,
             "summed": self._summed,
             "model": self.model.state_dict(),
@@ -376,5 +381,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         own = state["processes"][self.accelerator.process_index] if "processes" in state else state  # an earlier one's
         restore_random_states(own["random"], device)
+        # A validation after this state is done, and logged, once more.
+        self._validated_step = state.get("validated_step", state["step"])
         if self.accelerator.is_main_process:
-            self.log.rewind(self.progress.step)
+            self.log.rewind(self._validated_step)

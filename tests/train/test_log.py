@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from detseg.reading import FileError
 from detseg.report.plots.history import plot_history
 from detseg.train.log import RunLog
 
@@ -53,6 +54,30 @@ def test_rows_that_a_crash_has_cut_are_dropped(log, tmp_path, cut):
     log.rewind(3)
     log.validated(row(3))
     assert steps_in(tmp_path) == [3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epoch,step\n1,3\n2,six\n", "line 3: the step is no number: 'six'"),
+        (b"epoch,steps\n1,3\n", 'line 2: there is no column "step"'),
+        (b"epoch,step\n\xff,3\n", "cannot be read: 'utf-8' codec can't decode"),
+        (b"epoch,step\n\x00,3\n" + b'"' + b"9" * 200000, "cannot be read: field larger than field limit"),
+    ],
+)
+def test_damaged_rows_are_named(log, tmp_path, content, message):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(FileError) as error:
+        log.rewind(3)
+    assert str(error.value).startswith(f"{tmp_path / 'metrics.csv'}: {message}")
+    assert "mend it, or remove the file" in str(error.value)
+    assert (tmp_path / "metrics.csv").read_bytes() == content
+
+
+def test_a_folder_in_place_of_the_rows(log, tmp_path):
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(FileError, match=r"metrics\.csv: cannot be read: Is a directory"):
+        log.rewind(3)
 
 
 def test_other_output_than_a_terminal_gets_whole_lines_and_nothing_else(tmp_path):
