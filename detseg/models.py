@@ -5,6 +5,8 @@ weights, `model.json` with everything else; no code is in either.
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -133,11 +135,20 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
         folder: where to.
         model: its state dict is written as contiguous CPU tensors.
         description: JSON-able; gets the entry "format".
+
+    Raises:
+        OSError: there is no room for it, say.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
     with replacing(folder / WEIGHTS) as temporary, for_libraries(temporary) as name:
-        save_file(state, name)
+        try:
+            save_file(state, name)
+        except SafetensorError as error:  # says only in words what the system said
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / WEIGHTS)) from error
     write_atomically(folder / DESCRIPTION, text)
 
 

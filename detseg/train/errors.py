@@ -1,8 +1,12 @@
 """What can stop a run."""
 
+import errno
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from detseg.reading import cause
 
 
 class TrainingError(RuntimeError):
@@ -30,3 +34,63 @@ def memory_advice(process: Any) -> Iterator[None]:
             f"the batch. `detseg backbones {config.backbone} --size {config.size} --batch-size {half}` lists what a "
             "batch takes"
         ) from error
+
+
+@contextmanager
+def faults(process: Any) -> Iterator[None]:
+    """Turns what befalls a run from outside (a full disk, killed processes) into a TrainingError: what of it is kept.
+
+    Args:
+        process: the `Process` whose run it is; before it has a folder, nothing is turned.
+    """
+    try:
+        yield
+    except ValueError as error:
+        what, _, rest = str(error).partition("\nOriginal Traceback")
+        if not rest:
+            raise
+        # What a data worker has raised comes with its traceback.
+        message = rest.rpartition(f"{type(error).__name__}: ")[2].strip()
+        raise ValueError(message or what) from error
+    except BrokenPipeError:  # whoever read the output has left
+        raise
+    except OSError as error:
+        if process.folder is None:
+            raise
+        remedy = {errno.ENOSPC: "free room", errno.EDQUOT: "free room"}.get(error.errno or 0, "mend that")
+        raise TrainingError(f"{error.filename or process.folder}: {cause(error)}{_kept(process, remedy)}") from error
+    except RuntimeError as error:
+        told = None if isinstance(error, TrainingError) else _outside(error, process)
+        if told is None:
+            raise
+        raise TrainingError(told) from error
+
+
+def _outside(error: RuntimeError, process: Any) -> str | None:
+    """What to say of an error of torch that has its cause in other processes; None of any other."""
+    from torch import distributed
+
+    if "DataLoader worker" in str(error):
+        remedy = "if the machine has too little memory, give fewer --workers when a run is new"
+        return f"a process that prepares images was killed ({cause(error)}){_kept(process, remedy)}"
+    accelerator = process.accelerator
+    lost = "gloo" in str(error) or isinstance(error, getattr(distributed, "DistError", ()))
+    if accelerator.num_processes > 1 and lost:
+        number = f"process {accelerator.process_index + 1} of {accelerator.num_processes}"
+        ended = f"{number}: another one has ended, or cannot be reached; its own message says why ({cause(error)})"
+        return ended + _kept(process, "start all of them again")
+    return None
+
+
+def _kept(process: Any, remedy: str) -> str:
+    """What was saved of a run, and how to go on; said by the first process, which has saved it."""
+    from detseg.train.resume import RESUME, load_state
+
+    if process.folder is None or not process.accelerator.is_main_process:
+        return ""
+    try:
+        step = load_state(process.folder / RESUME)["step"]
+    except ValueError:
+        return f"; nothing had been saved; {remedy}, and start the run again"
+    again = f"detseg train {process.config.task} --resume {shlex.quote(str(process.folder))}"
+    return f"; the state of step {step} is kept; {remedy}, and go on with: {again}"

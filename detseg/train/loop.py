@@ -80,12 +80,13 @@ class Trainer:
     settings: Settings
     accelerator: Accelerator
     log: RunLog
+    require_folder: Callable[[], None] = lambda: None  # raises where the run's folder is no longer there
     best: float = field(default=-1.0, init=False)
     interrupted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.choice, self._choose_again = self.settings.choice, self.settings.choose_again
-        self._validated_at = 0.0
+        self._validated_at, self._validated_step = 0.0, 0
         self._fraction = 0.0
         self._stop = Stop()
         self._sums: dict[str, Tensor] = {}
@@ -251,6 +252,7 @@ class Trainer:
 
     def _log_step(self) -> None:
         if self.progress.step % CHECK_EVERY == 0:
+            self.require_folder()
             images = self.batches.step_size * CHECK_EVERY * self._world
             self.log.step(self.progress.step, self._fraction, self._means(), images)
 
@@ -291,7 +293,7 @@ class Trainer:
         self._watch.check()  # the best model is saved after this
         self._share_buffers()
         metrics = self.job.validate(self.average.module, self.accelerator)
-        self._validated_at = self._fraction
+        self._validated_at, self._validated_step = self._fraction, self.progress.step
         losses = self._means()
         self._sums, self._summed = {}, 0
         if self.accelerator.is_main_process:
@@ -301,6 +303,7 @@ class Trainer:
 
     def _record(self, metrics: Mapping[str, float], losses: Mapping[str, float], started: float) -> None:
         """Log a validation, and keep the model if it is the best."""
+        self.require_folder()
         row = {
             "epoch": self.progress.step / self.batches.per_epoch(self._world),
             "step": self.progress.step,
@@ -334,6 +337,7 @@ class Trainer:
         processes = gather_object([{"random": random_states(self.accelerator.device)}])
         if not self.accelerator.is_main_process:
             return
+        self.require_folder()
         state = {
             "step": self.progress.step,
             "elapsed": self.progress.elapsed(),
@@ -341,6 +345,7 @@ class Trainer:
             "best_epoch": self._best_epoch,
             "stale": self._stale,
             "validated_at": self._validated_at,
+            "validated_step": self._validated_step,
             "sums": self._sums,
             "summed": self._summed,
             "model": self.model.state_dict(),
@@ -387,5 +392,7 @@ class Trainer:
         self.optimizer.load_state_dict(optimizer)
         processes = state["processes"]
         restore_random_states(processes[min(self.accelerator.process_index, len(processes) - 1)]["random"], device)
+        # A validation after this state is done, and logged, once more.
+        self._validated_step = state.get("validated_step", state["step"])
         if self.accelerator.is_main_process:
-            self.log.rewind(self.progress.step)
+            self.log.rewind(self._validated_step)

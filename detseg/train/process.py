@@ -122,6 +122,11 @@ class Process:
             self.lock = RunLock(folder)
             remove_unfinished(folder, FILES)
 
+    def require_folder(self) -> None:
+        """Raise TrainingError where the folder was removed meanwhile: what is written there is lost, or another's."""
+        if self.lock is not None and not self.lock.held:
+            raise TrainingError(f"{self.folder}: was removed while this run wrote there, so it ends; start it again")
+
     def keep_extension(self) -> None:
         """Note a new extension in the folder of the run; when all processes have read what is there."""
         assert self.folder is not None

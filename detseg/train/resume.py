@@ -1,5 +1,6 @@
 """The state that a run resumes from: `resume.pt`, read by torch's weights-only loader, so no code runs from it."""
 
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,20 @@ READABLE = (2, 3)  # 2: of several processes, only the first one's random states
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resume state so that a crash leaves the old one whole."""
-    with replacing(path) as temporary:
-        torch.save({"format": STATE_FORMAT, **state}, temporary)
+    """Write a resume state so that a crash leaves the old one whole.
+
+    Raises:
+        OSError: there is no room for it, say.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({"format": STATE_FORMAT, **state}, file)
+        except RuntimeError as error:  # torch's own, of what was not written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())  # some disks tell only here that they are full
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from detseg.tasks import part
 from detseg.train.callbacks.callback import Callback, Callbacks
 from detseg.train.callbacks.trackers import create_trackers
 from detseg.train.config import TrainConfig
-from detseg.train.errors import TrainingError, memory_advice
+from detseg.train.errors import TrainingError, faults, memory_advice
 from detseg.train.extension import Extension
 from detseg.train.finder import RateCurve
 from detseg.train.log import RunLog
@@ -61,9 +61,10 @@ def train(
 
     Raises:
         ValueError: wrong options or data; the message names file, item and remedy.
-        TrainingError: a loss is not finite, or the backbone's weights cannot be had.
+        TrainingError: a loss is not finite, the backbone's weights cannot be had, or the run was stopped from outside:
+            a full disk, a killed process, a folder that was removed.
     """
-    with process(config, console) as this, memory_advice(this), sharing_cores():
+    with process(config, console) as this, faults(this), memory_advice(this), sharing_cores():
         callbacks = [*create_trackers(this.config.log), *callbacks]
         task: Task = part(config.task, "train")(this.config, this.console)
         train_data, val_data = (with_channels(data, this.config.channels) for data in task.load())
@@ -240,7 +241,7 @@ def make_trainer(
         begun=begun,
         callbacks=told,
     )
-    return Trainer(model, optimizer, batches, run, progress, settings, this.accelerator, log)
+    return Trainer(model, optimizer, batches, run, progress, settings, this.accelerator, log, this.require_folder)
 
 
 def _length(this: Process, images: int) -> Progress:

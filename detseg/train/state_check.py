@@ -68,6 +68,7 @@ class State(msgspec.Struct):
     world: Annotated[int, msgspec.Meta(ge=1)]
     fingerprint: dict[str, str]
     best_epoch: Time = 0.0
+    validated_step: Steps = 0
     stale: Steps = 0
     unsure: bool = False
     architecture: dict[str, Any] | None = None

@@ -1,10 +1,12 @@
 """`detseg train` with a state saved as often as can be: -m tests.faults.program TASK …
 
-Number formats are not timed, and nothing is drawn. With SAVE_SECONDS in the environment, the state is saved as often.
+Number formats are not timed, and nothing is drawn. With SAVE_SECONDS in the environment, the state is saved as often;
+with CLOCK=back, the clock of the day goes backwards.
 """
 
 import os
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +20,9 @@ def run(words):
     choice = Choice("fp32", True)
     process.choose = lambda spec, precision: Decision(choice, {choice: 1.0})
     runner.Settings = partial(Settings, save_seconds=float(os.environ.get("SAVE_SECONDS", "0")))
+    if os.environ.get("CLOCK") == "back":
+        clock, begun = time.time, time.time()
+        time.time = lambda: begun - 3600 * (clock() - begun)
     train = runner.train
     runner.train = lambda config, console, draw: replace(train(config, console), metrics=None)
     return main(["train", *words])

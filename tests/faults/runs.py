@@ -124,7 +124,8 @@ def killed_until_it_ends(folder, start, resume, *, rng, seconds, kills=2, proces
 
 def same(one, other):
     """Nothing differs between two run folders but the time that they took."""
-    assert differences(state_of(one), state_of(other)) == []
+    found = differences(state_of(one), state_of(other))
+    assert found == [], f"{len(found)} differ: {found[:5]}"
     assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
     assert rows(one) == rows(other)
 

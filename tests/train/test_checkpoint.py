@@ -1,16 +1,21 @@
 """Models and states on disk: whole round trips, one clear message for whatever is wrong, no code run."""
 
+import errno
 import json
 import pickle
+import random
+import resource
 import zipfile
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
 import detseg
 from detseg.models import build_model, load_model, save_model
 from detseg.reading import FileError
-from detseg.train.resume import load_state, save_state
+from detseg.train.resume import load_state, random_states, restore_random_states, save_state
 from tests.train.runs import differences
 
 ARCHITECTURE = {
@@ -193,6 +198,55 @@ def test_a_crash_while_saving_leaves_the_old_state(tmp_path):
     with pytest.raises(Exception, match="pickle"):
         save_state(path, {"step": lambda: None})
     assert load_state(path)["step"] == 3
+
+
+@contextmanager
+def small_files(most):
+    """No file gets longer than so many bytes: like a full disk, an error of the system while it is written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_where_there_is_no_room_the_system_says_so_and_what_was_there_stays(saved, tmp_path):
+    path = tmp_path / "resume.pt"
+    save_state(path, STATE)
+    save_model(tmp_path, saved[1], DESCRIPTION)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for most in (0, 1000, 100_000):
+        with small_files(most):
+            with pytest.raises(OSError) as error:
+                save_state(path, {"step": 4, "model": torch.zeros(10**6)})
+            assert error.value.errno == errno.EFBIG
+            with pytest.raises(OSError, match=f"File too large: '{tmp_path / 'model.safetensors'}'"):
+                save_model(tmp_path, saved[1], DESCRIPTION)
+    assert load_state(path)["step"] == 3
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors", "resume.pt"]
+
+
+def test_random_states_come_back(tmp_path):
+    def draw():
+        return random.random(), random.gauss(), np.random.normal(), float(torch.rand(1))  # noqa: NPY002
+
+    device = torch.device("cpu")
+    draw()  # half a pair of normal numbers is left in each
+    save_state(tmp_path / "resume.pt", {"random": random_states(device)})
+    expected = draw()
+    assert draw() != expected
+    restore_random_states(load_state(tmp_path / "resume.pt")["random"], device)
+    assert draw() == expected
+
+
+def test_random_states_of_an_earlier_version(tmp_path):
+    """Those of numpy and Python were not kept."""
+    torch.save({"format": 2, "random": {"host": torch.get_rng_state()}}, tmp_path / "resume.pt")
+    expected = torch.rand(1)
+    restore_random_states(load_state(tmp_path / "resume.pt")["random"], torch.device("cpu"))
+    assert torch.rand(1) == expected
 
 
 def test_a_missing_state(tmp_path):

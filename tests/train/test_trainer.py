@@ -74,7 +74,7 @@ def test_stopped_and_resumed_is_the_same_to_the_last_bit(whole, tmp_path, step):
     assert first.interrupted
     assert state_of(tmp_path)["step"] == step
     second = resumed(tmp_path)
-    assert second.log.rewound == [step]
+    assert second.log.rewound == [PER_EPOCH], "the validation of step 6 is yet to come"
     assert differences(state_of(whole[0]), state_of(tmp_path)) == []
     # The same validations, and the same losses in them, as without the stop.
     rows = first.log.rows + second.log.rows
