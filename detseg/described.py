@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-LARGEST = 16384  # side of an input, pixels
+LARGEST = 8192  # side of an input, pixels
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Channels = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]

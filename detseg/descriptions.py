@@ -128,7 +128,7 @@ def _held(hint: Any) -> bool:
 _MAKES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 # Parts of a network that are made and cut off again, such as the dense layers of VGG, and what is no weight.
 _SPARE = 150_000_000
-_LEAST = 10_000  # numbers that a tensor counts as, if it has fewer: a million small layers take their time too
+_LEAST = 20_000  # numbers that a tensor counts as, if it has fewer: a million small layers take their time too
 
 
 class _Bounded(TorchFunctionMode):

@@ -107,7 +107,7 @@ def as_declared(content: Any, kind: Any, place: str | Path, remedy: str = "", *,
     """
     try:
         return msgspec.convert(content, kind, strict=strict, dec_hook=_instance)
-    except (*ODD_JSON, ValueError) as error:
+    except Exception as error:  # what is no JSON, such as tensors, raises every kind
         what, _, entry = str(error).partition(" - at `$")
         entry = entry.strip("`.")
         raise FileError(f"{place}: {entry and f'{entry}: '}{what}{remedy and f' ({remedy})'}") from error

@@ -104,6 +104,11 @@ def unknown_backbone(name: str) -> ValueError:
     return BACKBONES.unknown(name, known=_all_names())
 
 
+def require_backbone(name: str) -> None:
+    """Raise ValueError, with the names near it, where no backbone has a name."""
+    _builder(name)
+
+
 def _all_names() -> set[str]:
     return {*BACKBONES, *(name for library in LIBRARIES for name in library.names())}
 

@@ -243,7 +243,7 @@ def _warn_of_more(truth: Truth, most: int) -> None:
 def _has_tree(run: Path) -> bool:
     from detseg.models import read_description
 
-    return "tree" in read_description(run)["architecture"]
+    return read_description(run)["architecture"].get("tree") is not None
 
 
 def _nodes(runs: Sequence[Path]) -> list[Category]:

@@ -85,7 +85,7 @@ def predict(runs: Sequence[Path], truth: Annotations, config: Evaluate, console:
     truth = with_channels(truth, detector.channels)
     if config.max_detections is not None:
         detector.max_detections = config.max_detections
-    if len(runs) == 1 and "tile" in (description.get("objects") or {}):
+    if len(runs) == 1 and (description.get("objects") or {}).get("tile"):
         return Detections.from_predictions(_in_tiles(detector, truth, config, console), truth.image_ids.tolist(), ids)
     size = detector.size if config.size is None else config.size
     largest = max(view.size for view in views_of(size)) if config.tta else size
@@ -94,7 +94,7 @@ def predict(runs: Sequence[Path], truth: Annotations, config: Evaluate, console:
     model, size = (detector, config.size) if isinstance(detector, FusedDetector) else (detector.model, size)
     cap = AtTheCap(detector.max_detections)
     predictions = list(cap.watch(predict_dataset(model, images, range(len(images)), size, tta=config.tta)))
-    if "tree" in description["architecture"]:
+    if description["architecture"].get("tree") is not None:
         tree = ClassTree(tuple(description["architecture"]["tree"]))
         limits = limits_asked(config, read_truth(truth, "bbox"))
         return TreeDetections.of(predictions, truth, tree, max_detections=limits)
@@ -142,6 +142,6 @@ def _cap_of(run: Path, truth: Truth) -> int:
     from detseg.models import read_description
 
     description = read_description(run)
-    cap = int(description["architecture"].get("max_detections", 0))
-    tiled = "tile" in (description.get("objects") or {})
+    cap = int(description["architecture"].get("max_detections") or 0)
+    tiled = (description.get("objects") or {}).get("tile")
     return max(cap, most_detections(np.bincount(truth.object_images[~truth.iscrowd]))) if tiled else cap

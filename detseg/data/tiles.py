@@ -111,7 +111,7 @@ def _tile(objects: Mapping[str, Any] | None, size: int) -> tuple[int, str]:
     if not objects:
         told = "the model does not tell how large the objects of its training were; --tiles SIZE sets another"
         return size, f"as large as its input, for {told}"
-    if "tile" in objects:
+    if objects.get("tile") is not None:
         return int(objects["tile"]), "as in training"
     _, median, large = objects["sides"]
     longest = int(objects["long_side"])
@@ -129,6 +129,7 @@ def _tile(objects: Mapping[str, Any] | None, size: int) -> tuple[int, str]:
 def _overlap(objects: Mapping[str, Any] | None, tile: int, *, asked: bool) -> int:
     if not objects:
         return round(OVERLAP * tile)
-    if "overlap" in objects and not asked:
+    if objects.get("overlap") is not None and not asked:
         return int(objects["overlap"])
-    return min(math.ceil(objects["sides"][2] + 2 * MARGIN * tile), tile // 2)
+    large = objects["sides"][2] if objects.get("sides") else OVERLAP * tile
+    return min(math.ceil(large + 2 * MARGIN * tile), tile // 2)

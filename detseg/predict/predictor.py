@@ -12,6 +12,7 @@ from detseg.backbones.folding import fold_norms
 from detseg.backbones.fused import fuse_activations
 from detseg.backbones.normalise import ImageModel
 
+ENOUGH = 512  # pixels
 Sized = tuple[NDArray[np.uint8], tuple[int, int]]
 """RGB (H, W, 3), perhaps of a shrunk copy, and the (width, height) that results are wanted in."""
 
@@ -60,7 +61,8 @@ def quick_to_predict(model: nn.Module, channels: int, size: int) -> nn.Module:
     """The model, changed in place: in evaluation, with its norms and activations as parts of its convolutions."""
     model.eval().to(memory_format=torch.channels_last)
     if isinstance(model, ImageModel):
-        example = torch.zeros(1, channels, size, size)
+        side = min(size, ENOUGH)  # what follows what is the same in larger images
+        example = torch.zeros(1, channels, side, side)
         fold_norms(model, example)
         fuse_activations(model, example)
     return model

@@ -21,6 +21,8 @@ from detseg.segment.decoder import DECODERS
 from detseg.segment.losses import IGNORE_INDEX, parse_loss, segmentation_losses
 from detseg.segment.upsampling import BilinearUpsample
 
+_FINEST = 32  # times the pixels of the input, a side: the kernels that make maps finer grow with it
+
 
 @register_model("fcn", task="segment")
 class FCN(ImageModel):
@@ -210,8 +212,10 @@ def _check(num_classes: int, width: int, output_scale: int, class_weights: Seque
         raise ValueError(f"num_classes must be 2..{IGNORE_INDEX}, background is one of them; got {num_classes}")
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    if not isinstance(output_scale, int) or output_scale < 1:
-        raise ValueError(f"output_scale must be a whole number of at least 1, got {output_scale!r}")
+    if not isinstance(output_scale, int) or not 1 <= output_scale <= _FINEST:
+        raise ValueError(
+            f"output_scale must be a whole number of at least 1 and at most {_FINEST}, got {output_scale!r}"
+        )
     if class_weights is not None:
         wrong = [w for w in class_weights if not 0 <= w < float("inf")]
         if wrong or len(class_weights) != num_classes or not any(class_weights):

@@ -25,7 +25,7 @@ EXTENSIONS = "extensions"
 _OF_RESUMING = ("resume", "more_epochs", "more_minutes")
 OF_PROCESS = ("device",)
 # Beyond, memory ends before anything begins; of seeds, that of NumPy's generators.
-_MOST = {"size": 16384, "channels": 10_000, "batch_size": 1_000_000, "workers": 1000, "seed": 2**32 - 1}
+_MOST = {"size": 8192, "channels": 10_000, "batch_size": 1_000_000, "workers": 1000, "seed": 2**32 - 1}
 
 
 @dataclass(frozen=True, kw_only=True)

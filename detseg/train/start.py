@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.backbones.class_rows import take_over
+from detseg.backbones.create import require_backbone
 from detseg.backbones.weights import read_weights
 from detseg.descriptions import bounded
 from detseg.detect.published import published_weights
@@ -99,9 +100,9 @@ class WholeStart(Start):
         """See `Start`."""
         tensors, known = self.load()
         try:
-            with reading(self.of), bounded(Path(self.of, WEIGHTS)):
+            with bounded(Path(self.of, WEIGHTS)):
                 model = build_model(architecture, pretrained=tensors)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # RuntimeError: of torch
             hint = f"leave out {', '.join(map(option, self.changed))}, or add" if self.changed else "add"
             raise ValueError(
                 f"--weights {self.config.weights} does not fit ({hint} --only-backbone): {error}"
@@ -130,6 +131,8 @@ def start_of(config: Any) -> Start:
 def _of_run(config: Any, folder: Path) -> Start:
     description = read_description(folder)
     architecture, file = description["architecture"], folder / WEIGHTS
+    with reading(f"{folder / DESCRIPTION}: architecture"):
+        require_backbone(architecture["backbone"])
     kind, whole = architecture.get("kind"), not config.only_backbone and architecture.get("kind") == config.model
     found = {"backbone": architecture.get("backbone")}
     if whole:

@@ -229,23 +229,23 @@ FORMS = [
         Form(f"config-{task}", partial(make_config, task), partial(read_config, task))
         for task in ("classifier", "localizer")
     ),
-    *(Form(f"options-{e}", partial(make_options, e), partial(read_options, e), quick=100) for e in ("yaml", "json")),
+    *(Form(f"options-{e}", partial(make_options, e), partial(read_options, e), quick=60) for e in ("yaml", "json")),
     *(
-        Form(f"model-{kind}", partial(make_model, kind, MODEL[:1]), read_description, quick=60)
+        Form(f"model-{kind}", partial(make_model, kind, MODEL[:1]), read_description, quick=20)
         for kind in (*ARCHITECTURES, *OTHERS)
     ),
     *(
-        Form(f"model-with-weights-{kind}", partial(make_model, kind, MODEL), read_model, quick=30)
+        Form(f"model-with-weights-{kind}", partial(make_model, kind, MODEL), read_model, quick=10)
         for kind in ("yolo", "mask_rcnn", *OTHERS)
     ),
-    Form("model-safetensors", partial(make_model, "classifier", MODEL[1:]), read_model, quick=100),
+    Form("model-safetensors", partial(make_model, "classifier", MODEL[1:]), read_model, quick=30),
     *(
         Form(
             f"weights-{name}",
             partial(make_weights, f"w.{ending}", **options),
             partial(read_weights, f"w.{ending}"),
             kind,
-            100,
+            40,
         )
         for name, ending, kind, options in (
             ("zip", "pth", "", {}),
@@ -254,12 +254,12 @@ FORMS = [
             ("structure", "pth", "state", {}),
         )
     ),
-    Form("state", make_state, read_state, quick=60),
-    Form("state-structure", make_state, read_state, "state", quick=100),
+    Form("state", make_state, read_state, quick=30),
+    Form("state-structure", make_state, read_state, "state", quick=40),
     Form("metrics", make_metrics, read_metrics),
     Form("exported-description", make_told, read_told, "json"),
     *(
-        Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 20)
+        Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 8)
         for form, ending, kind, engine in (
             ("onnx", "onnx", "bytes", "onnxruntime"),
             ("openvino", "xml", "xml", "openvino"),

@@ -32,7 +32,7 @@ OF_ALL = [
     ({"data": "D", "stage_decay": 0}, "--stage-decay must be positive"),
     ({"data": "D", "seed": -1}, "--seed must not be negative"),
     ({"data": "D", "seed": 2**32}, "--seed must be at most 4294967295, not 4294967296"),
-    ({"data": "D", "size": 32 * 10**9}, "--size must be at most 16384, not 32000000000"),
+    ({"data": "D", "size": 32 * 10**9}, "--size must be at most 8192, not 32000000000"),
     ({"data": "D", "workers": 10**6}, "--workers must be at most 1000, not 1000000"),
     ({"data": "D", "workers": -1}, "--workers must not be negative"),
     ({"resume": "R", "epochs": 3, "size": 64}, "leave out --size, --epochs"),

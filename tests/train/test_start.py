@@ -19,10 +19,12 @@ from detseg.models import MODELS, build_model, load_model, save_model
 from detseg.train.config import TrainClassifier, TrainDetector, TrainLocalizer, config_for
 from detseg.train.errors import TrainingError
 from detseg.train.process import process
+from detseg.train.resume import save_state
 from detseg.train.runner import architecture_of, describe
 from detseg.train.start import start_of
 from tests.backbones.test_folding import shake_norms
 from tests.contracts.test_models import annotations
+from tests.train.runs import STATE
 
 THEIRS, MINE = ["daisy", "rose", "tulip"], ["Tulip", "lily", "daisy"]
 RATE = "; --lr 0.0001, for the head is trained"
@@ -45,7 +47,7 @@ def saved(folder, architecture=ARCHITECTURE, seed=3):
     shake_norms(model)
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) * 0.02
-    categories = [{"id": k, "name": name} for k, name in enumerate(THEIRS[: architecture["num_classes"]])]
+    categories = [{"id": k, "name": name} for k, name in enumerate([*THEIRS, "N/A"][: architecture["num_classes"]])]
     save_model(folder, model, {"architecture": architecture, "categories": categories, "size": 96})
     return folder
 
@@ -172,11 +174,10 @@ def test_a_resumed_run_needs_neither_the_run_it_came_from_nor_its_weights(run, d
     folder = tmp_path / "resumed"
     folder.mkdir()
     replace(new.config, weights="gone").save(folder)
-    state = {"format": 2, "architecture": new.architecture, "step": 0}
-    torch.save(state, folder / "resume.pt")
+    save_state(folder / "resume.pt", STATE | {"architecture": new.architecture})
     again = started(TrainDetector(resume=folder), data)
     assert again.architecture == new.architecture
-    torch.save({"format": 2, "step": 0}, folder / "resume.pt")  # as an early version wrote it
+    save_state(folder / "resume.pt", STATE)  # as an early version wrote it
     assert started(TrainDetector(resume=folder), data).architecture == describe(new.config, data)
 
 
