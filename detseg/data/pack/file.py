@@ -35,6 +35,7 @@ from detseg.data.base import Category, PackRows
 from detseg.data.checks.problems import AnnotationError
 from detseg.data.pack.idx import read_idx_images
 from detseg.data.polygons import FAR, Segments
+from detseg.reading import cause
 
 FORMAT, VERSION = "detseg pack", 1
 EXTENSIONS = (".h5", ".hdf5")
@@ -96,8 +97,10 @@ def opened(path: str | Path) -> Iterator[OpenPack]:
     file = open_file(path)
     try:
         yield OpenPack(file, Path(path))
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError) as error:
-        raise AnnotationError(f"{path}: damaged, cannot be read: {error}. {REMEDY}") from error
+    except (AnnotationError, IndexError):  # IndexError: rows that were asked for are not there
+        raise
+    except Exception as error:  # h5py raises many kinds
+        raise AnnotationError(f"{path}: damaged, cannot be read: {cause(error)}. {REMEDY}") from error
     finally:
         file.close()
 
@@ -127,18 +130,18 @@ class OpenPack:
     def _read_info(self) -> PackInfo:
         import h5py
 
-        attributes = dict(self.file.attrs)
-        if attributes.get("format") != FORMAT:
+        values = dict(self.file.attrs)
+        if not _is(values.get("format"), str, FORMAT):
             raise AnnotationError(f"{self.path}: an HDF5 file, but not one that `detseg pack` wrote")
-        if attributes.get("version") != VERSION:
-            raise AnnotationError(
-                f"{self.path}: version {attributes.get('version')} of the format; this detseg reads {VERSION}. {REMEDY}"
-            )
-        task, size = attributes.get("task"), attributes.get("size")
-        if task not in TASKS or not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIDE:
-            raise damaged(self.path, f"task {task!r} or size {size!r}")
-        mean, std = (np.asarray(attributes.get(name, ()), np.float64) for name in ("mean", "std"))
-        if mean.shape != (3,) or std.shape != (3,) or not np.isfinite([mean, std]).all():
+        version = values.get("version")
+        if not _is(version, np.integer, VERSION):
+            what = f"version {version!s:.80} of the format; this detseg reads {VERSION}. {REMEDY}"
+            raise AnnotationError(f"{self.path}: {what}")
+        task, size = values.get("task"), values.get("size")
+        if not _is(task, str, *TASKS) or not isinstance(size, np.integer) or not 1 <= size <= MAX_SIDE:
+            raise damaged(self.path, f"task {task!r:.80} or size {size!r:.80}")
+        mean, std = (np.asarray(values.get(name, ())) for name in ("mean", "std"))
+        if any(found.shape != (3,) or found.dtype.kind != "f" or not np.isfinite(found).all() for found in (mean, std)):
             raise damaged(self.path, "mean and std must be three numbers each")
         names = self.strings("category_names")
         ids = self.array("category_ids", "i", (len(names),))
@@ -149,7 +152,7 @@ class OpenPack:
         first = [name for name in ("train", "val", "test") if name in splits]
         return PackInfo(
             file=str(self.path),
-            task=str(task),
+            task=task,
             size=int(size),
             categories=tuple(Category(int(i), str(name)) for i, name in zip(ids, names, strict=True)),
             mean=tuple(mean.tolist()),
@@ -228,8 +231,10 @@ class OpenPack:
 
     def dataset(self, place: str, kind: str, shape: tuple[int, ...] | None) -> Any:
         """A data set of this file itself, of this kind (of numpy) and shape (None: any one-dimensional)."""
+        import h5py
+
         found = self._hard(place)
-        if not hasattr(found, "dtype") or found.is_virtual or found.external:
+        if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
             raise damaged(self.path, f"{place} must be a data set of this file")
         if found.dtype.kind not in (kind, "u" if kind == "i" else kind):
             raise damaged(self.path, f"{place} holds {found.dtype}")
@@ -252,6 +257,11 @@ class OpenPack:
                 raise damaged(self.path, f"{place} is a link, which may lead anywhere")
             group = group[word]
         return group
+
+
+def _is(value: Any, kind: type, *wanted: Any) -> bool:
+    """Whether an attribute is of this kind, and one of these: an array would be compared entry by entry."""
+    return isinstance(value, kind) and value in wanted
 
 
 def damaged(path: str | Path, what: str) -> AnnotationError:
