@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from detseg.data.base import Category, PackRows
 from detseg.data.checks.problems import AnnotationError
+from detseg.data.pack.heaps import first_heaps_fit, heaps_fit
 from detseg.data.pack.idx import read_idx_images
 from detseg.data.polygons import FAR, Segments
 from detseg.reading import cause
@@ -44,6 +45,7 @@ TASKS = ("classification", "detection", "segmentation")
 MAX_SIDE = 16384  # pixels
 
 REMEDY = "Pack the data again: detseg pack"
+ATTRIBUTES = ("format", "version", "task", "size", "mean", "std")
 # name -> kind of numbers (numpy), further axes
 _COMMON: dict[str, tuple[str, tuple[int, ...]]] = {
     "shapes": ("i", (2,)),
@@ -130,7 +132,9 @@ class OpenPack:
     def _read_info(self) -> PackInfo:
         import h5py
 
-        values = dict(self.file.attrs)
+        if not first_heaps_fit(self.path):
+            raise damaged(self.path, "its texts cannot be read")
+        values = {name: self.file.attrs.get(name) for name in ATTRIBUTES}
         if not _is(values.get("format"), str, FORMAT):
             raise AnnotationError(f"{self.path}: an HDF5 file, but not one that `detseg pack` wrote")
         version = values.get("version")
@@ -140,7 +144,7 @@ class OpenPack:
         task, size = values.get("task"), values.get("size")
         if not _is(task, str, *TASKS) or not isinstance(size, np.integer) or not 1 <= size <= MAX_SIDE:
             raise damaged(self.path, f"task {task!r:.80} or size {size!r:.80}")
-        mean, std = (np.asarray(values.get(name, ())) for name in ("mean", "std"))
+        mean, std = (np.asarray(values[name]) for name in ("mean", "std"))
         if any(found.shape != (3,) or found.dtype.kind != "f" or not np.isfinite(found).all() for found in (mean, std)):
             raise damaged(self.path, "mean and std must be three numbers each")
         names = self.strings("category_names")
@@ -222,7 +226,10 @@ class OpenPack:
 
     def strings(self, place: str) -> NDArray[np.str_]:
         """All of a data set of texts."""
-        return np.array(self.dataset(place, "O", None).asstr()[()], dtype=np.str_)
+        found = self.dataset(place, "O", None)
+        if not heaps_fit(self.path, found):
+            raise damaged(self.path, f"{place}: its texts cannot be read")
+        return np.array(found.asstr()[()], dtype=np.str_)
 
     def array(self, place: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """All of a data set, see `dataset`."""
