@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.reading import FileError
+
 
 def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uint8]:
     """All bands of an image as uint8 (H, W, channels), in the file's order (colours as red, green, blue).
@@ -33,13 +35,13 @@ def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uin
         pixels = cv2.cvtColor(pixels[..., :3], cv2.COLOR_RGB2GRAY)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     if pixels.shape[2] != channels:
-        raise ValueError(
+        raise FileError(
             f"{path}: has {pixels.shape[2]} channels where {channels} are wanted (--channels); give all images the same"
         )
     if pixels.dtype == np.uint16:
         pixels = (pixels.astype(np.uint32) + 128) // 257
     elif pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
+        raise FileError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
     return np.ascontiguousarray(pixels, np.uint8)
 
 
@@ -48,7 +50,7 @@ def _by_opencv(data: bytes, path: str | Path) -> NDArray[Any]:
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
-        raise ValueError(f"{path}: not a readable image; is it damaged?")
+        raise FileError(f"{path}: not a readable image; is it damaged?")
     if pixels.ndim == 3 and pixels.shape[2] >= 3:  # OpenCV gives blue first
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     return np.asarray(pixels)
@@ -59,15 +61,15 @@ def _by_tifffile(data: bytes, path: str | Path) -> NDArray[Any]:
         import tifffile
     except ImportError as error:
         needed = "the bands of TIFF files are read by tifffile: pip install 'detseg[bands]'"
-        raise ValueError(f"{path}: {needed}") from error
+        raise FileError(f"{path}: {needed}") from error
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
             pixels, axes = series.asarray(), series.axes.replace("S", "C").replace("Q", "C").replace("I", "C")
     except Exception as error:  # it raises many kinds, of struct, zlib and its own
-        raise ValueError(f"{path}: not a readable TIFF file of bands: {error}") from error
+        raise FileError(f"{path}: not a readable TIFF file of bands: {error}") from error
     if sorted(axes) != ["C", "X", "Y"]:
-        raise ValueError(f"{path}: holds an array {pixels.shape} ({series.axes}), not one image of bands")
+        raise FileError(f"{path}: holds an array {pixels.shape} ({series.axes}), not one image of bands")
     return np.asarray(np.transpose(pixels, [axes.index(axis) for axis in "YXC"]))
 
 

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from detseg.data.headers import ORIENTATION, header_size
 from detseg.data.shard_members import place_of, read_content
 from detseg.files import WriteError, write_atomically
-from detseg.reading import FileError, require_file
+from detseg.reading import FileError, cause, require_file
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +91,14 @@ def read_image(path: str | Path, channels: int = 3) -> Image:
     transparency.
 
     Raises:
-        ValueError: the file is missing, is no image, or is cut short. The message names it.
+        FileError: the file is missing, is no image, or is cut short. The message names it.
     """
     try:
         data = read_content(path)
-    except OSError as error:
-        raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
+    except FileError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: of a path with a zero byte
+        raise FileError(f"{path}: the image cannot be read: {cause(error)}") from error
     return decode_image(data, path, channels)
 
 
@@ -110,7 +112,7 @@ def decode_image(data: bytes, path: str | Path, channels: int = 3) -> Image:
     if header.frames > 1:
         _warn_of_frames(header.frames, path)
     if header.bands:
-        raise ValueError(
+        raise FileError(
             f"{path}: a TIFF image of {header.bands} bands cannot be read as RGB; save three of them as an RGB image, "
             f"or use all of them by --channels {header.bands}"
         )
@@ -126,7 +128,7 @@ def read_sized_image(path: str | Path, size: Sequence[int], channels: int = 3) -
     """`read_image`, which also raises ValueError unless the size is (width, height); zeros where it is not known."""
     image = read_image(path, channels)
     if min(size) > 0 and image.shape[:2] != (size[1], size[0]):
-        raise ValueError(
+        raise FileError(
             f"{path}: the image is {image.shape[1]}x{image.shape[0]} pixels but its annotations say "
             f"{size[0]}x{size[1]}; correct the size in the annotation file or the image"
         )
@@ -190,7 +192,7 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
             misread = transparent and image.mode in ("1", "L")
             return ImageInfo(image.size, orientation if orientation in range(1, 9) else 1, misread, transparent, frames)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: the image does not exist") from error
+        raise FileError(f"{path}: the image does not exist") from error
     except FileError:
         raise
     except PIL.UnidentifiedImageError as error:  # whose text may name a buffer in the file's place
@@ -199,9 +201,9 @@ def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
         if tags is not None and len(tags.get(BITS, ())) > 4:  # which `decode_bands` knows
             return ImageInfo((int(tags[WIDTH]), int(tags[HEIGHT])), 1, misread=True, bands=len(tags[BITS]))
         what = f"not a readable image, or of an unknown format{hint}"
-        raise ValueError(f"{path}: {what}") from error
+        raise FileError(f"{path}: {what}") from error
     except Exception as error:  # Pillow raises many kinds, from SyntaxError to struct.error
-        raise ValueError(f"{path}: not a readable image: {error}") from error
+        raise FileError(f"{path}: not a readable image: {error}") from error
 
 
 def tiff_tags(source: bytes | str | Path) -> ImageFileDirectory_v2 | None:
@@ -235,7 +237,10 @@ def _scan_start(data: bytes | mmap.mmap) -> int:
 
 def _decode(data: bytes, path: str | Path) -> NDArray[Any]:
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # of headers with sizes that no image has
+        pixels = None
     if pixels is None:
         return _decode_strictly(data, path)
     if pixels.ndim == 3:
@@ -251,7 +256,7 @@ def _decode_strictly(data: bytes, path: str | Path) -> NDArray[Any]:
             transparent = image.has_transparency_data
             return np.asarray(image.convert("RGBA" if transparent else "RGB"))
     except Exception as error:
-        raise ValueError(f"{path}: the image is damaged or cut short: {error}") from error
+        raise FileError(f"{path}: the image is damaged or cut short: {error}") from error
 
 
 def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Image:
@@ -259,7 +264,7 @@ def _to_rgb(pixels: NDArray[Any], path: str | Path) -> Image:
         _warn_of_few_bits(pixels, path)
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
+        raise FileError(f"{path}: pixels are {pixels.dtype}; save the image with 8 or 16 bits per channel")
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
     if pixels.shape[2] == 4:  # laid over white

@@ -1,6 +1,7 @@
 """What people name to look at: images, folders, patterns, lists of sources, videos, cameras, streams."""
 
 import glob
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from detseg.reading import require_file
+from detseg.reading import FileError, require_file
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp",
@@ -19,7 +20,6 @@ STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt")
 MEDIA = ("video/", "multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 """What servers call what they send, where it is a video or the images of a camera one after another."""
 LISTS = ".txt"
-MOST_CAMERAS = 100
 PATIENCE = 10  # seconds without an answer
 
 
@@ -49,8 +49,11 @@ def _named(sources: Iterable[str]) -> Iterator[str]:
         if source.lower().endswith(LISTS) and Path(source).is_file():
             for line in read_list(Path(source)):
                 if line.lower().endswith(LISTS) and Path(line).is_file():
-                    raise ValueError(f"{source}: names another list, {line}; name that one beside it")
-                yield from _matches(line)
+                    raise FileError(f"{source}: names another list, {line}; name that one beside it")
+                try:
+                    yield from _matches(line)
+                except ValueError as error:
+                    raise FileError(f"{source}: {error}") from error
         else:
             yield from _matches(source)
 
@@ -64,10 +67,10 @@ def read_list(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in require_file(path).read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: a list of sources must be text in UTF-8, one source in a line") from error
+        raise FileError(f"{path}: a list of sources must be text in UTF-8, one source in a line") from error
     found = [_beside(path, line) for line in lines if line and not line.startswith("#")]
     if not found:
-        raise ValueError(f"{path}: names no source; write an image, folder or video in each line")
+        raise FileError(f"{path}: names no source; write an image, folder or video in each line")
     return found
 
 
@@ -119,7 +122,7 @@ def is_video(source: str) -> bool:
 
 def is_camera(source: str) -> bool:
     """Whether a source is the number of a camera."""
-    return source.isascii() and source.isdigit() and int(source) < MOST_CAMERAS and not Path(source).exists()
+    return re.fullmatch("0*[0-9]{1,2}", source) is not None and not Path(source).exists()
 
 
 def is_stream(source: str) -> bool:

@@ -5,7 +5,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os.path import realpath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,13 +130,13 @@ def sharing_problems(a: ImageSet, other: ImageSet | None, read_files: bool) -> I
     shared: dict[int, str] = {}
     if a.pack is None:
         mine, theirs = a.paths.tolist(), [] if other is None or packed else other.paths.tolist()
-        there = {realpath(path): path for path in theirs}
-        shared = {row: there[real] for row, path in enumerate(mine) if (real := realpath(path)) in there}
+        there = {_real(path): path for path in theirs}
+        shared = {row: there[real] for row, path in enumerate(mine) if (real := _real(path)) in there}
         for group in equal_files([*mine, *theirs]) if read_files else []:
             own = [row for row in group if row < len(mine)]
             foreign = [row - len(mine) for row in group if row >= len(mine)]
             for row in own[1:]:
-                if realpath(mine[row]) != realpath(mine[own[0]]):
+                if _real(mine[row]) != _real(mine[own[0]]):
                     what, remedy = f"the same image as {mine[own[0]]}", "keep one of the two"
                     yield image_problem(a, row, what, remedy, "duplicate-image", "warning")
             for row in own if foreign else []:
@@ -152,6 +151,14 @@ def sharing_problems(a: ImageSet, other: ImageSet | None, read_files: bool) -> I
         what = f"the image is in {other.source} too" + (f", as {path}" if path != str(a.paths[row]) else "")
         remedy = "remove it from one of the two, or the measured accuracy is too high"
         yield image_problem(a, row, what, remedy, "in-both-splits")
+
+
+def _real(path: str) -> str:
+    """A path without links; one that no file can have stays."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # it has a zero byte
+        return path
 
 
 def _digests(images: ImageSet) -> list[int | None]:
@@ -190,7 +197,7 @@ def _split(group: list[int], paths: Sequence[str], key: Callable[[str], Any]) ->
     def safely(row: int) -> Any:
         try:
             return key(paths[row])
-        except OSError:
+        except (OSError, ValueError):  # ValueError: of a path with a zero byte
             return None
 
     parts: dict[Any, list[int]] = defaultdict(list)

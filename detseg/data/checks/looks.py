@@ -46,7 +46,7 @@ def _look(path: str) -> tuple[int, NDArray[np.uint8], float, float, float] | Non
     """Shorter side, thumbnail, brightness, contrast and colourfulness; None where the image cannot be read."""
     try:
         content = np.frombuffer(read_content(path), np.uint8)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # ValueError: of a path with a zero byte, or a shard
         return None
     pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None
     if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:

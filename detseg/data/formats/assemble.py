@@ -112,7 +112,8 @@ def label_classes(found: set[str], root: Path) -> tuple[Category, ...]:
 
 
 def _number(word: str) -> int | None:
-    return int(word) if word.isascii() and word.removeprefix("-").isdigit() else None
+    digits = word.removeprefix("-")
+    return int(word) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None  # as an int64 holds
 
 
 def labelled_images(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detseg.data.annotations import AnnotationError, Annotations
-from detseg.data.formats.format import Format, Gives, Sources, formats_of
+from detseg.data.formats.format import Format, Gives, Sources, formats_of, found_by
 from detseg.data.formats.image_files import list_images
 from detseg.data.formats.layout import split_of
 from detseg.data.formats.same_name import stem
@@ -82,7 +82,7 @@ def _place(folder: Path, images: str | Path | None, gives: Gives, options: Mappi
     files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("."))
     for path in [folder, *(files if len(files) == 1 else [])]:
         for format in formats_of(gives):
-            sources = format.find(path, images, **options) if images is None or format.takes_images else None
+            sources = found_by(format.find, path, images, options) if images is None or format.takes_images else None
             if sources:
                 return Place(path, format, sources)
     return None

@@ -1,11 +1,13 @@
 """What an annotation format is: one record in the list that recognition, messages, help and docs go by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from detseg.data.annotations import AnnotationError
+from detseg.reading import cause, reading
 
 Gives = Literal["objects", "masks", "labels"]
 Holds = Literal["polygons", "masks", "crowd", "scores", "category ids", "image ids"]
@@ -44,6 +46,31 @@ class Format:
     holds_images: bool = False  # whether `write` puts images inside its files, however they are to be placed
     names: Callable[[Path], bool] = lambda path: False  # whether a path where nothing is may be meant, as a pattern
     guess: Find | None = None  # as `find`, for weaker signs: asked when no format's `find` knows the path
+
+
+def found_by(find: Find, path: Path, images: str | Path | None, options: Mapping[str, Any]) -> Sources | None:
+    """What `find` or `guess` of a format finds, with readers; whatever else they raise becomes one message with a name.
+
+    Raises:
+        AnnotationError: the path is damaged, or nothing that this format expects; the readers raise it too.
+        OSError: a folder or file may not be read.
+    """
+    try:
+        sources = find(path, images, **options)
+    except OSError:
+        raise
+    except Exception as error:
+        with reading(path):
+            raise error
+    return sources and {split: partial(_through_door, path, read) for split, read in sources.items()}
+
+
+def _through_door(path: Path, read: Callable[[], Any]) -> Any:
+    with reading(path):
+        try:
+            return read()
+        except OSError as error:
+            raise AnnotationError(f"{error.filename or path}: cannot be read: {cause(error)}") from error
 
 
 FORMATS: list[Format] = []  # in the order in which they are asked; `detseg.data.formats` fills it

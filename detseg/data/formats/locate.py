@@ -187,9 +187,15 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
 def read_text(path: Path) -> str:
     """The content of a text file; raises AnnotationError."""
     try:
-        return require_file(path).read_text(encoding="utf-8-sig")
+        text = require_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
+    if "\0" in text:  # no name and no number has one, and none is asked for by one
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise AnnotationError(
+            f"{path}: line {line}: holds a zero byte, so it is no text; is it UTF-16? Save it as UTF-8"
+        )
+    return text
 
 
 def read_lines(path: Path) -> list[str]:

@@ -26,10 +26,11 @@ from detseg.data.formats.format import (
     Sources,
     asked,
     formats_of,
+    found_by,
     looked_for,
     titles,
 )
-from detseg.reading import require_file
+from detseg.reading import cause, require_file
 
 if TYPE_CHECKING:  # where they are used they are imported there: both bring OpenCV
     from detseg.data.labels import LabelledImages
@@ -104,9 +105,9 @@ def _first(
 ) -> Sources:
     for format, find in attempts:
         try:
-            sources = find(path, images, **options)
+            sources = found_by(find, path, images, options)
         except OSError as error:
-            raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+            raise AnnotationError(f"{error.filename or path}: cannot be read: {cause(error)}") from error
         if sources and images is not None and not format.takes_images:
             takers = titles([format for format in formats_of(gives) if format.takes_images], "and")
             remedy = f"--images is for {takers}" if takers else "leave --images out"

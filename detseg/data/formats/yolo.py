@@ -157,6 +157,7 @@ def read_yolo(
     if not images:
         looked = ", ".join(str(place) for place in places)
         rest = "".join(f"; {problem.what} ({problem.remedy})" for problem in told)
+        looked = looked if str(source) in looked else f"{source}: {looked}"
         raise AnnotationError(f"{looked}: no images with the extensions {' '.join(IMAGE_EXTENSIONS)}{rest}")
     labels = find_labels(images, source)
     sizes = measure_images(images, np.zeros((len(images), 2), np.int32)).tolist()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,14 @@ import yaml
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats.find_images import Finder
 from detseg.data.formats.format import SPLITS
-from detseg.data.formats.locate import by_last_parts, first_file
+from detseg.data.formats.locate import by_last_parts, first_file, read_text
 from detseg.data.formats.same_name import is_absolute
-from detseg.reading import require_file
 
+# That in C is ten times as fast, and refuses brackets nested by the thousand before they cost time.
+LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+MOST_CLASSES = 2**16
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 2, 80  # aliases make a value of gigabytes of a line
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
@@ -52,7 +57,7 @@ def read_yaml(file: Path) -> YoloData:
     """Read a data.yaml; AnnotationError: it is none, its names do not fit its `nc`, or its images are not found."""
     content = load_yaml(file)
     names = class_names(content, file)
-    root = str(content.get("path") or "")
+    root = _text(content.get("path") or "", f"{file}: path")
     # `path` is relative to this file, or (ultralytics) to a folder of datasets elsewhere; a dataset that was
     # moved keeps its old `path`, so the file's own folder is the last resort.
     roots = [file.parent / root, Path(root), file.parent]
@@ -62,7 +67,9 @@ def read_yaml(file: Path) -> YoloData:
         if entry is not None:
             places = entry if isinstance(entry, list) else [entry]
             try:
-                splits[split] = [_resolve(str(place), roots, f"{file}: {split}") for place in places]
+                splits[split] = [
+                    _resolve(_text(place, f"{file}: {split}"), roots, f"{file}: {split}") for place in places
+                ]
             except AnnotationError:
                 if split != "test" or not splits:  # test images are often named there and not handed on
                     raise
@@ -71,19 +78,28 @@ def read_yaml(file: Path) -> YoloData:
     return YoloData(file, splits, names, _keypoint_numbers(content.get("kpt_shape"), file))
 
 
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise AnnotationError(f"{what} must be a path as text, not {_SHORT.repr(value)}")
+    if "\0" in value:
+        raise AnnotationError(f"{what}: {value!r:.80} has a zero byte, which no path has")
+    return value
+
+
 def _keypoint_numbers(shape: Any, file: Path) -> int:
     """From how many key points there are, and how many numbers each of them has."""
     try:
         return int(np.prod([int(number) for number in shape])) if shape else 0
     except (TypeError, ValueError) as error:
-        raise AnnotationError(f"{file}: kpt_shape must be two whole numbers, not {shape!r}") from error
+        raise AnnotationError(f"{file}: kpt_shape must be two whole numbers, not {_SHORT.repr(shape)}") from error
 
 
 def load_yaml(file: Path) -> dict[str, Any]:
     """The content, all its values as text: names like `no` and `007` would become False and 7."""
+    text = read_text(file)
     try:
-        content = yaml.load(require_file(file).read_text(encoding="utf-8-sig"), yaml.BaseLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = yaml.load(text, LOADER)
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # TypeError: a list as key
         raise AnnotationError(f"{file}: cannot be read as YAML: {error}") from error
     return content if isinstance(content, dict) else {}
 
@@ -91,11 +107,15 @@ def load_yaml(file: Path) -> dict[str, Any]:
 def class_names(content: dict[str, Any], file: Path) -> list[str]:
     """The names of the classes in order; raises AnnotationError if there are none, or if they do not fit `nc`."""
     names, count = content.get("names"), content.get("nc", "")
-    count = int(count) if isinstance(count, str) and count.isdecimal() else None
+    count = int(count) if isinstance(count, str) and count.isdecimal() and len(count) < 19 else None
+    if count is not None and count > MOST_CLASSES:
+        raise AnnotationError(f"{file}: nc is {count}, more than the {MOST_CLASSES} classes that there may be")
     if isinstance(names, dict):
-        numbers = {int(key): name for key, name in names.items() if key.isdecimal()}
+        numbers = {int(key): name for key, name in names.items() if key.isdecimal() and len(key) < 19}
         if sorted(numbers) != list(range(len(names))):
-            raise AnnotationError(f"{file}: the keys of names must be 0..{len(names) - 1}, found {', '.join(names)}")
+            raise AnnotationError(
+                f"{file}: the keys of names must be 0..{len(names) - 1}, found {', '.join(names):.200}"
+            )
         names = [numbers[number] for number in range(len(names))]
     if not names and count is not None:
         names = [str(number) for number in range(count)]
@@ -103,7 +123,7 @@ def class_names(content: dict[str, Any], file: Path) -> list[str]:
         raise AnnotationError(f'{file}: has no "names"; a YOLO data.yaml lists the class names there')
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name:
-            raise AnnotationError(f"{file}: class {number} has no name but {name!r}; write its name as text")
+            raise AnnotationError(f"{file}: class {number} has no name but {_SHORT.repr(name)}; write its name as text")
     if count is not None and count != len(names):
         raise AnnotationError(f"{file}: nc is {count}, but names lists {len(names)} classes")
     return names

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 
 from detseg.data.base import Category, PackRows
 from detseg.data.checks.problems import AnnotationError
+from detseg.data.pack.heaps import first_heaps_fit, heaps_fit
 from detseg.data.pack.idx import read_idx_images
 from detseg.data.polygons import FAR, Segments
 from detseg.data.shard_members import read_content
-from detseg.reading import FileError
+from detseg.reading import FileError, cause
 
 FORMAT, VERSION = "detseg pack", 1
 EXTENSIONS = (".h5", ".hdf5")
@@ -45,6 +46,7 @@ TASKS = ("classification", "detection", "segmentation")
 MAX_SIDE = 16384  # pixels
 
 REMEDY = "Pack the data again: detseg pack"
+ATTRIBUTES = ("format", "version", "task", "size", "mean", "std")
 # name -> kind of numbers (numpy), further axes
 _COMMON: dict[str, tuple[str, tuple[int, ...]]] = {
     "shapes": ("i", (2,)),
@@ -98,8 +100,10 @@ def opened(path: str | Path) -> Iterator[OpenPack]:
     file = open_file(path)
     try:
         yield OpenPack(file, Path(path))
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError) as error:
-        raise AnnotationError(f"{path}: damaged, cannot be read: {error}. {REMEDY}") from error
+    except (AnnotationError, IndexError):  # IndexError: rows that were asked for are not there
+        raise
+    except Exception as error:  # h5py raises many kinds
+        raise AnnotationError(f"{path}: damaged, cannot be read: {cause(error)}. {REMEDY}") from error
     finally:
         file.close()
 
@@ -129,18 +133,20 @@ class OpenPack:
     def _read_info(self) -> PackInfo:
         import h5py
 
-        attributes = dict(self.file.attrs)
-        if attributes.get("format") != FORMAT:
+        if not first_heaps_fit(self.path):
+            raise damaged(self.path, "its texts cannot be read")
+        values = {name: self.file.attrs.get(name) for name in ATTRIBUTES}
+        if not _is(values.get("format"), str, FORMAT):
             raise AnnotationError(f"{self.path}: an HDF5 file, but not one that `detseg pack` wrote")
-        if attributes.get("version") != VERSION:
-            raise AnnotationError(
-                f"{self.path}: version {attributes.get('version')} of the format; this detseg reads {VERSION}. {REMEDY}"
-            )
-        task, size = attributes.get("task"), attributes.get("size")
-        if task not in TASKS or not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIDE:
-            raise damaged(self.path, f"task {task!r} or size {size!r}")
-        mean, std = (np.asarray(attributes.get(name, ()), np.float64) for name in ("mean", "std"))
-        if mean.shape != (3,) or std.shape != (3,) or not np.isfinite([mean, std]).all():
+        version = values.get("version")
+        if not _is(version, np.integer, VERSION):
+            what = f"version {version!s:.80} of the format; this detseg reads {VERSION}. {REMEDY}"
+            raise AnnotationError(f"{self.path}: {what}")
+        task, size = values.get("task"), values.get("size")
+        if not _is(task, str, *TASKS) or not isinstance(size, np.integer) or not 1 <= size <= MAX_SIDE:
+            raise damaged(self.path, f"task {task!r:.80} or size {size!r:.80}")
+        mean, std = (np.asarray(values[name]) for name in ("mean", "std"))
+        if any(found.shape != (3,) or found.dtype.kind != "f" or not np.isfinite(found).all() for found in (mean, std)):
             raise damaged(self.path, "mean and std must be three numbers each")
         names = self.strings("category_names")
         ids = self.array("category_ids", "i", (len(names),))
@@ -151,7 +157,7 @@ class OpenPack:
         first = [name for name in ("train", "val", "test") if name in splits]
         return PackInfo(
             file=str(self.path),
-            task=str(task),
+            task=task,
             size=int(size),
             categories=tuple(Category(int(i), str(name)) for i, name in zip(ids, names, strict=True)),
             mean=tuple(mean.tolist()),
@@ -221,7 +227,10 @@ class OpenPack:
 
     def strings(self, place: str) -> NDArray[np.str_]:
         """All of a data set of texts."""
-        return np.array(self.dataset(place, "O", None).asstr()[()], dtype=np.str_)
+        found = self.dataset(place, "O", None)
+        if not heaps_fit(self.path, found):
+            raise damaged(self.path, f"{place}: its texts cannot be read")
+        return np.array(found.asstr()[()], dtype=np.str_)
 
     def array(self, place: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """All of a data set, see `dataset`."""
@@ -230,8 +239,10 @@ class OpenPack:
 
     def dataset(self, place: str, kind: str, shape: tuple[int, ...] | None) -> Any:
         """A data set of this file itself, of this kind (of numpy) and shape (None: any one-dimensional)."""
+        import h5py
+
         found = self._hard(place)
-        if not hasattr(found, "dtype") or found.is_virtual or found.external:
+        if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
             raise damaged(self.path, f"{place} must be a data set of this file")
         if found.dtype.kind not in (kind, "u" if kind == "i" else kind):
             raise damaged(self.path, f"{place} holds {found.dtype}")
@@ -254,6 +265,11 @@ class OpenPack:
                 raise damaged(self.path, f"{place} is a link, which may lead anywhere")
             group = group[word]
         return group
+
+
+def _is(value: Any, kind: type, *wanted: Any) -> bool:
+    """Whether an attribute is of this kind, and one of these: an array would be compared entry by entry."""
+    return isinstance(value, kind) and value in wanted
 
 
 def damaged(path: str | Path, what: str) -> AnnotationError:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detseg.data.checks.problems import AnnotationError
 from detseg.data.pack.file import REMEDY, OpenPack, damaged, open_file, opened
 from detseg.data.sample import IGNORE
+from detseg.reading import cause
 
 
 class PackedImages:
@@ -60,8 +61,8 @@ class PackedImages:
             if place not in known:
                 known[place] = file[place]
             found: NDArray[np.uint8] = known[place][index if stop is None else (index, slice(stop))]
-        except (OSError, KeyError) as error:
-            raise AnnotationError(f"{self.path}: damaged, cannot be read: {error}. {REMEDY}") from error
+        except Exception as error:  # h5py raises many kinds
+            raise AnnotationError(f"{self.path}: damaged, cannot be read: {cause(error)}. {REMEDY}") from error
         return found
 
     def close(self) -> None:

@@ -157,7 +157,7 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
         )
     if not hasattr(ground_truth, "image_index"):
         raise ValueError(
-            "ground truth must be a path to COCO JSON, a COCO dict or detseg.data.Annotations, got "
+            f"{place} must be a path to COCO JSON, a COCO dict or detseg.data.Annotations, got "
             f"{type(ground_truth).__name__}"
         )
     return _truth_from_annotations(ground_truth, iou_type)

@@ -57,7 +57,7 @@ def test_splits_are_told_by_names(tmp_path):
                 file.write_bytes(gzip.compress(file.read_bytes()))
             sources = find_sources(folder)
             expected = " ".join(name.rpartition("/")[2] for name in names) if expected is None else expected
-            assert [source.args[0].name for source in sources.values()] == (
+            assert [source.args[-1].args[0].name for source in sources.values()] == (
                 expected.split(" ") if "export" not in expected else ["export 1.json", "export 2.json"]
             )
             assert set(sources) <= {"train", "val", "test"} and len(sources["train"]()) == 1
