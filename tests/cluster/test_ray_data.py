@@ -20,6 +20,13 @@ def test_actors_are_as_many_as_there_is_room_for():
     assert actors_for(Cluster.of([{"GPU": 1.0}]), gpus=True) == Actors(1, 1, 1)
 
 
+def test_an_address_where_nobody_listens_is_known_at_once():
+    with pytest.raises(OSError, match=r"\w"):
+        ray_data._try("127.0.0.1:1")
+    for other in ("auto", "local", "ray://127.0.0.1:1"):
+        ray_data._try(other)  # Ray knows
+
+
 @pytest.mark.parametrize(
     ("lost", "failed", "rounds", "expected"),
     [
