@@ -152,9 +152,9 @@ def _check(config: Evaluate) -> None:
             raise ValueError(
                 f"{run}: the model finds boxes and no masks; leave out --iou-type {config.iou_type} to compare boxes"
             )
-    if config.split is not None and not runs:
+    if config.split is not None and not _reads_images(config):
         raise ValueError(f"{config.detections}: is evaluated by one file of ground truth; leave out --split")
-    if config.images is not None and not runs:
+    if config.images is not None and not _reads_images(config):
         raise ValueError(
             f"{config.detections}: is a file of detections, for which no images are looked at; leave out --images"
         )
@@ -185,6 +185,12 @@ def _paths(config: Evaluate) -> list[Path]:
     return [path for path in (config.detections, config.compare) if path is not None]
 
 
+def _reads_images(config: Evaluate) -> bool:
+    """Whether the ground truth is a data set: for runs, and for results of a cluster where it is no file of COCO."""
+    paths, truth = _paths(config), config.ground_truth
+    return any(map(is_run, paths)) or (any(map(holds_results, paths)) and truth is not None and truth.is_dir())
+
+
 def _finds_masks(run: Path) -> bool:
     from detseg.models import described_model
 
@@ -201,7 +207,7 @@ def _sides(config: Evaluate, one_object: Any, console: Console) -> tuple[Any, An
     """Ground truth, detections and, or None, the other detections."""
     paths = _paths(config)
     truth: Any = config.ground_truth
-    if any(is_run(path) for path in paths):
+    if _reads_images(config):
         truth = _annotations(config, console)
         if config.iou_type != "bbox":
             require_masks(truth)
@@ -297,8 +303,8 @@ def _annotations(config: Evaluate, console: Console) -> Annotations:
     from detseg.models import read_description
 
     if config.ground_truth is not None:
-        run = next(path for path in _paths(config) if is_run(path))
-        return _read_split(config.ground_truth, config, console, own=own_images(run))
+        run = next((path for path in _paths(config) if is_run(path)), None)
+        return _read_split(config.ground_truth, config, console, own=None if run is None else own_images(run))
     data = _own_data(config, console)
     size = read_description(config.detections)["size"]
     if config.slide and (data.sizes == size).all():

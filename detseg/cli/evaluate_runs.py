@@ -30,13 +30,16 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and not holds_results(path)
 
 
-def results_of(folder: Path, truth: Path | Annotations, console: Console) -> Detections:
+def results_of(path: Path, truth: Path | Annotations, console: Console) -> Detections:
     """What is in the shards of a folder of the images of the ground truth; prints of which there is nothing."""
     from detseg.cluster.evaluation import detections_in, image_names
+    from detseg.cluster.manifest import read_manifest
     from detseg.cluster.storage import address_of
 
-    names = image_names(truth)
-    matched = detections_in(address_of(folder), names)
+    folder, names = address_of(path), image_names(truth)
+    if isinstance(truth, Annotations):
+        match_categories([Category(*category) for category in read_manifest(folder).categories], truth)
+    matched = detections_in(folder, names)
     if matched.missing:
         unreadable = f", {len(matched.unreadable)} of them cannot be read" if matched.unreadable else ""
         what = f"{len(matched.missing)} of {len(names)} images of the ground truth have no results{unreadable}"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 # A unit is tried again where its actor dies, at most so often: an image may be what kills it. A node that dies takes
 # these tries within seconds, before the cluster knows; so what is left after all others is tried again, in rounds.
 RETRIES, ROUNDS = 3, 3
+PATIENCE = 10  # seconds without an answer
 
 
 class Cluster(NamedTuple):
@@ -55,14 +57,23 @@ def connected() -> Iterator[Cluster]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if ours:
         try:
+            _try(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"RAY_ADDRESS={address}: no cluster there: {cause(error)}") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            what = "Ray cannot begin here" if address == "local" else f"RAY_ADDRESS={address}: no cluster there"
+            raise ValueError(f"{what}: {cause(error)}") from error
     try:
         yield Cluster.of([node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
         if ours:
             ray.shutdown()
+
+
+def _try(address: str) -> None:
+    """Raise OSError where nobody listens at an address, which Ray would wait for five minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), PATIENCE).close()
 
 
 class Actors(NamedTuple):
@@ -74,8 +85,8 @@ class Actors(NamedTuple):
 
 
 def actors_for(cluster: Cluster, *, gpus: bool) -> Actors:
-    """One for each GPU, with its share of the cores, where there are GPUs and they are of use; else one for each core:
-    a network on one core each looks at more images than one on all of them."""
+    """One for each GPU, with its share of the cores, where there are GPUs and they are of use; else one for each core,
+    so that no core waits for another."""
     if gpus and cluster.gpus:
         return Actors(cluster.gpus, cluster.cpus_per_gpu, 1)
     return Actors(max(1, cluster.cpus), 1, 0)

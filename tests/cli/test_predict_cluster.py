@@ -13,7 +13,7 @@ import detseg
 from detseg.cli import main
 from detseg.cli.predict_cluster import _quickest
 from detseg.cluster import ray_data
-from detseg.cluster.ray_data import Actors, Cluster, actors_for
+from detseg.cluster.ray_data import Cluster
 from detseg.cluster.results import read_all
 from detseg.cluster.worker import Summary, Worker
 from detseg.data.formats import read_dataset
@@ -82,6 +82,24 @@ def test_evaluation_gives_the_figures_of_one_file(run, small, tmp_path, units, c
         assert main(["evaluate", *words]) == 0
         figures.append(json.loads(capsys.readouterr().out))
     assert figures[0] == figures[1] and figures[0]["images"] == 5
+
+
+def test_evaluation_by_a_data_set_of_any_format(run, small, tmp_path, units, capsys):
+    from detseg.data.formats import write_yolo
+
+    assert predict(run, small / "images", "--score-threshold", 0, output=tmp_path / "found") == 0
+    figures = []
+    for words in ([small / "val.json"], [small], [small, "--split", "train"]):
+        capsys.readouterr()
+        words = ["evaluate", tmp_path / "found", "--json", "--resamples", "0", "--ground-truth", *words]
+        assert main([*map(str, words)]) == 0
+        figures.append(json.loads(capsys.readouterr().out))
+    assert figures[0] == figures[1] and figures[2]["images"] == 8
+    write_yolo(read_dataset(small)["val"], tmp_path / "yolo", "val")
+    assert main(["evaluate", str(tmp_path / "found"), "--ground-truth", str(tmp_path / "yolo")]) == 1
+    assert "its categories differ" in capsys.readouterr().err  # it has numbers of its own
+    words = ["evaluate", str(tmp_path / "found"), "--ground-truth", str(small / "val.json"), "--split", "val"]
+    assert main(words) == 1 and "leave out --split" in capsys.readouterr().err
 
 
 def test_evaluation_prints_what_is_missing_and_compares(run, small, tmp_path, units, capsys):
@@ -204,15 +222,6 @@ def test_an_address_of_fsspec_as_output(run, small, tmp_path, units, capsys):
         assert json.loads(capsys.readouterr().out)["images"] == len(data)
     finally:
         fsspec.filesystem("memory").rm("/predicted", recursive=True)
-
-
-def test_actors_are_as_many_as_there_is_room_for():
-    laptop = Cluster.of([{"CPU": 4.0, "memory": 1e9}])
-    assert actors_for(laptop, gpus=True) == Actors(4, 1, 0)
-    mixed = Cluster.of([{"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 2.0}, {}])
-    assert (mixed.nodes, mixed.cpus, mixed.gpus) == (4, 56, 6)
-    assert actors_for(mixed, gpus=True) == Actors(6, 4, 1) and actors_for(mixed, gpus=False) == Actors(56, 1, 0)
-    assert actors_for(Cluster.of([{"GPU": 1.0}]), gpus=True) == Actors(1, 1, 1)
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

@@ -126,3 +126,15 @@ def test_images_of_addresses_of_fsspec():
     finally:
         files.rm("/images-of-units", recursive=True)
     assert found[0][1] == total(5) and "b.png" in found[1][1]
+
+
+def test_images_at_web_addresses(tmp_path, monkeypatch):
+    def download(address):
+        if address.endswith("none.png"):
+            raise ValueError(f"{address}: cannot be downloaded: Not Found")
+        return image(4)
+
+    monkeypatch.setattr("detseg.cluster.images.download", download)
+    names = ("https://a.org/x.png?size=2", "https://a.org/none.png")
+    found = read(Unit("u", "images", names), tmp_path)
+    assert found == [(names[0], total(4)), (names[1], f"{names[1]}: cannot be downloaded: Not Found")]
