@@ -330,7 +330,8 @@ class Trainer:
         self._saved_at = self.progress.elapsed()
         # All processes have done this step when these have come together. Weights are the same in all, and before each
         # step they are given the first one's batch norm statistics, so that nothing else is each one's own.
-        processes = gather_object([{"random": random_states(self.accelerator.device)}])
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        processes = gather_object([{"random": random_states(self.accelerator.device), "sums": sums}])
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -340,7 +341,6 @@ class Trainer:
             "best_epoch": self._best_epoch,
             "stale": self._stale,
             "validated_at": self._validated_at,
-            "sums": self._sums,
             "summed": self._summed,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -377,12 +377,12 @@ class Trainer:
         self.best, self._best_epoch = state["best"], state.get("best_epoch", 0.0)
         if state["step"] > self.progress.first_step:  # else an extension begins
             self._validated_at, self._stale = state["validated_at"], state.get("stale", 0)
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._summed = state["summed"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         own = state["processes"][self.accelerator.process_index] if "processes" in state else state  # an earlier one's
         restore_random_states(own["random"], device)
+        self._sums = {name: value.to(device) for name, value in own["sums"].items()}
         if self.accelerator.is_main_process:
             self.log.rewind(self.progress.step)
