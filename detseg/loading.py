@@ -5,7 +5,7 @@ from typing import Any
 
 
 def load(run: str | Path, *more: str | Path, threads: int | None = None) -> Any:
-    """The model of a run folder, or of a file that `detseg export` wrote, ready to predict; runs no code from them.
+    """The model of a run folder, or of a file that `detseg export` wrote, ready to predict; runs no Python from them.
 
     Returns a `detseg.predict.Predictor`, or a `detseg.runtime.ExportedModel`, which predicts alike and needs no torch.
     Several runs of detectors become one that fuses what they find: see `detseg.predict.FusedDetector`. `threads` are

@@ -21,7 +21,7 @@ _KINDS: dict[str, type[ExportedModel[Any]]] = {
 
 
 def load(path: str | Path, *, threads: int | None = None, exact: bool = False) -> ExportedModel[Any]:
-    """A model that `detseg export` wrote, ready to predict; runs no code from the file.
+    """A model that `detseg export` wrote, ready to predict; runs no Python code from the file.
 
     Args:
         path: of a .onnx, .xml or .torchscript file.

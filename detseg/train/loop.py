@@ -334,7 +334,8 @@ class Trainer:
         self._saved_at = self.progress.elapsed()
         # All processes have done this step when these have come together. Weights are the same in all, and before each
         # step they are given the first one's batch norm statistics, so that nothing else is each one's own.
-        processes = gather_object([{"random": random_states(self.accelerator.device)}])
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        processes = gather_object([{"random": random_states(self.accelerator.device), "sums": sums}])
         if not self.accelerator.is_main_process:
             return
         self.require_folder()
@@ -346,7 +347,6 @@ class Trainer:
             "stale": self._stale,
             "validated_at": self._validated_at,
             "validated_step": self._validated_step,
-            "sums": self._sums,
             "summed": self._summed,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -385,13 +385,14 @@ class Trainer:
         self.best, self._best_epoch = state["best"], state.get("best_epoch", 0.0)
         if state["step"] > self.progress.first_step:  # else an extension begins
             self._validated_at, self._stale = state["validated_at"], state.get("stale", 0)
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._summed = state["summed"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(optimizer)
         processes = state["processes"]
-        restore_random_states(processes[min(self.accelerator.process_index, len(processes) - 1)]["random"], device)
+        own = processes[min(self.accelerator.process_index, len(processes) - 1)]
+        restore_random_states(own["random"], device)
+        self._sums = {name: value.to(device) for name, value in own["sums"].items()}
         # A validation after this state is done, and logged, once more.
         self._validated_step = state.get("validated_step", state["step"])
         if self.accelerator.is_main_process:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,6 +220,7 @@ def process(config: Any, console: Console | None = None) -> Iterator[Process]:
     this = Process(config, accelerator, console, None, None, start)
     try:
         # The first process alone reads and locks: so all have the same state, also where they do not share a disk.
+        _require_at_first(accelerator, config.resume or config.output)
         restarts = max(gather_object([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))]))
         begun = from_first(accelerator, partial(_begun, this, restarts > 0))
         if begun is not None:
@@ -250,6 +252,19 @@ def from_first(accelerator: Accelerator, find: Callable[[], T]) -> T:
         raise result[1]
     found: T = result[0]
     return found
+
+
+def _require_at_first(accelerator: Accelerator, folder: Path | None) -> None:
+    """Raise ValueError where the first process does not see a run that another one has on a disk of its own."""
+    if folder is None or accelerator.num_processes == 1:
+        return
+    found = gather_object([((folder / RESUME).exists(), socket.gethostname())])
+    holder = next((rank for rank, (there, _) in enumerate(found) if there), 0)
+    if holder:
+        raise ValueError(
+            f"{folder}: the run is on the disk of process {holder} (on {found[holder][1]}), which the first one (on "
+            f"{found[0][1]}) does not see; copy the folder there, or give another --output"
+        )
 
 
 def _begun(this: Process, again: bool) -> Begun | None:

@@ -54,7 +54,7 @@ def load_state(path: Path) -> dict[str, Any]:
             "with the version that started it, or start a new one"
         )
     if version == 2:
-        state = {**state, "processes": [{"random": state.get("random")}]}
+        state = {**state, "processes": [{name: state.get(name) for name in ("random", "sums")}]}
     check_state(state, path)
     return dict(state)
 

@@ -49,6 +49,7 @@ class OfProcess(msgspec.Struct):
     """What each process of a run has of its own."""
 
     random: RandomStates
+    sums: dict[str, Tensor]
 
 
 class State(msgspec.Struct):
@@ -58,7 +59,6 @@ class State(msgspec.Struct):
     elapsed: Time
     best: float
     validated_at: Share
-    sums: dict[str, Tensor]
     summed: Steps
     model: dict[str, Tensor]
     average: dict[str, Tensor]
@@ -79,9 +79,11 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
     held = as_declared(dict(state), State, path, AGAIN)
     if held.architecture is not None:
         check_architecture(held.architecture, f"{path}: architecture")
-    for name, value in held.sums.items():
-        _require(value, torch.zeros((), dtype=value.dtype), f"{path}: sums: {name}")
+    if len(held.processes) not in (1, held.world):  # 1: of an earlier version
+        raise FileError(f"{path}: processes: are {len(held.processes)}, not the {held.world} of world ({AGAIN})")
     for number, process in enumerate(held.processes):
+        for name, value in process.sums.items():
+            _require(value, torch.zeros((), dtype=value.dtype), f"{path}: processes: {number}: sums: {name}")
         with reading(f"{path}: processes: {number}: random", AGAIN):
             torch.Generator().set_state(process.random.host)
             if process.random.numpy is not None:

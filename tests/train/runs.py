@@ -35,9 +35,9 @@ ARCHITECTURE = {"kind": "yolo", "backbone": "test_efficientnet", "num_classes": 
 # A state with all that one must hold, and more.
 STATE = {
     **{"step": 3, "elapsed": 2.5, "best": 0.5, "validated_at": 0.2, "summed": 2, "world": 1, "fingerprint": {"a": "b"}},
-    **{"sums": {"a": torch.tensor(1.5)}, "model": {}, "average": {}, "choice": ["fp32", True]},
+    **{"model": {}, "average": {}, "choice": ["fp32", True]},
     "optimizer": {"state": {}, "param_groups": []},
-    "processes": [{"random": {"host": torch.Generator().get_state()}}],
+    "processes": [{"random": {"host": torch.Generator().get_state()}, "sums": {"a": torch.tensor(1.5)}}],
     "nested": [(1, "x"), None],
 }
 

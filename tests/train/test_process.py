@@ -4,8 +4,10 @@ import io
 import os
 import pickle
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from detseg.tasks import TASKS
 from detseg.train.config import TrainDetector, config_for
 from detseg.train.errors import TrainingError
 from detseg.train.precision import Choice, Decision
-from detseg.train.process import process
+from detseg.train.process import _require_at_first, process
 from detseg.train.resume import save_state
 
 ARCHITECTURE = {
@@ -213,3 +215,15 @@ def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
         pytest.raises(TrainingError, match=r"^test_efficientnet: the hub cannot be reached$"),
     ):
         this.build(ARCHITECTURE)
+
+
+@pytest.mark.parametrize(("holders", "fine"), [((), True), ((0,), True), ((0, 2), True), ((2,), False)])
+def test_a_run_that_only_another_machine_has_is_not_begun_anew(holders, fine, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "detseg.train.process.gather_object", lambda _: [(rank in holders, f"node-{rank}") for rank in range(3)]
+    )
+    accelerator = SimpleNamespace(num_processes=3)
+    told = pytest.raises(ValueError, match=r"run: .* disk of process 2 \(on node-2\), .* \(on node-0\) does not see")
+    with nullcontext() if fine else told:
+        _require_at_first(accelerator, tmp_path / "run")
+    _require_at_first(SimpleNamespace(num_processes=1), tmp_path / "run")

@@ -61,7 +61,8 @@ def test_the_test_of_equality_sees_one_bit(whole, tmp_path):
     weight = other["average"]["module.head.box.bias"]
     weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
     assert differences(state, other) == ["/average/module.head.box.bias"]
-    own = {"random": state["processes"][0]["random"] | {"host": torch.zeros(3)}}
+    own = state["processes"][0]
+    own = own | {"random": own["random"] | {"host": torch.zeros(3)}}
     assert differences(state, state | {"processes": [own]}) == ["/processes/0/random/host"]
     assert len(state["optimizer"]["state"]) > 10
 
