@@ -22,7 +22,14 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  #
 
 
 class WriteError(OSError):
-    """A file or folder that cannot be written; the message names it and says why."""
+    """A file or folder that cannot be written; the message names it and says why, `errno` is the system's number."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> "WriteError":
+        """What the system said of the file at `path`."""
+        told = cls(f"{path}: cannot be written: {cause(error)}")
+        told.errno = error.errno
+        return told
 
 
 @contextmanager
@@ -42,7 +49,7 @@ def replacing(path: Path, ending: str = "") -> Iterator[Path]:
     if special := kind_of_special(path, follow=False):
         raise WriteError(f"{path}: is {special}, which is not written to; name a file")
     with _named(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".detseg.", suffix=ending)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path.name), suffix=ending)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -68,7 +75,7 @@ def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
         other = temporary is not None and not str(error.filename or temporary).startswith(str(temporary))
         if other and error.errno not in NO_ROOM:  # a file that is read in the block
             raise
-        raise WriteError(f"{path}: cannot be written: {cause(error)}") from error
+        raise WriteError.of(path, error) from error
     except Exception as error:
         try:
             require_room(path)
@@ -101,9 +108,9 @@ def require_room(path: Path) -> None:
     try:
         full = shutil.disk_usage(path.parent).free < FULL
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {cause(error)}") from error
+        raise WriteError.of(path, error) from error
     if full:
-        raise WriteError(f"{path}: cannot be written: No space left on device")
+        raise WriteError.of(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 def _prefix(name: str) -> str:

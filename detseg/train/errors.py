@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from detseg.files import WriteError
 from detseg.reading import cause
 
 
@@ -58,7 +59,8 @@ def faults(process: Any) -> Iterator[None]:
         if process.folder is None:
             raise
         remedy = {errno.ENOSPC: "free room", errno.EDQUOT: "free room"}.get(error.errno or 0, "mend that")
-        raise TrainingError(f"{error.filename or process.folder}: {cause(error)}{_kept(process, remedy)}") from error
+        what = str(error) if isinstance(error, WriteError) else f"{error.filename or process.folder}: {cause(error)}"
+        raise TrainingError(f"{what}{_kept(process, remedy)}") from error
     except RuntimeError as error:
         told = None if isinstance(error, TrainingError) else _outside(error, process)
         if told is None:

@@ -32,12 +32,13 @@ IMAGES, BATCH = 6, 2
 PER_EPOCH = IMAGES // BATCH
 EPOCHS = 4
 ARCHITECTURE = {"kind": "yolo", "backbone": "test_efficientnet", "num_classes": 2, "anchors": [[[12, 12]]]}
+PROCESS = {"random": {"host": torch.Generator().get_state()}, "sums": {"a": torch.tensor(1.5)}}
 # A state with all that one must hold, and more.
 STATE = {
     **{"step": 3, "elapsed": 2.5, "best": 0.5, "validated_at": 0.2, "summed": 2, "world": 1, "fingerprint": {"a": "b"}},
     **{"model": {}, "average": {}, "choice": ["fp32", True]},
     "optimizer": {"state": {}, "param_groups": []},
-    "processes": [{"random": {"host": torch.Generator().get_state()}, "sums": {"a": torch.tensor(1.5)}}],
+    "processes": [PROCESS],
     "nested": [(1, "x"), None],
 }
 

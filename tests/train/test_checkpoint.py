@@ -16,7 +16,7 @@ import detseg
 from detseg.models import build_model, load_model, save_model
 from detseg.reading import FileError
 from detseg.train.resume import load_state, random_states, restore_random_states, save_state
-from tests.train.runs import STATE, differences
+from tests.train.runs import PROCESS, STATE, differences
 
 ARCHITECTURE = {
     "kind": "yolo",
@@ -212,7 +212,7 @@ def test_where_there_is_no_room_the_system_says_so_and_what_was_there_stays(save
             with pytest.raises(OSError) as error:
                 save_state(path, {"step": 4, "model": torch.zeros(10**6)})
             assert error.value.errno == errno.EFBIG
-            with pytest.raises(OSError, match=f"File too large: '{tmp_path / 'model.safetensors'}'"):
+            with pytest.raises(OSError, match=f"{tmp_path / 'model.safetensors'}: cannot be written: File too large"):
                 save_model(tmp_path, saved[1], DESCRIPTION)
     assert load_state(path)["step"] == 3
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -225,18 +225,22 @@ def test_random_states_come_back(tmp_path):
 
     device = torch.device("cpu")
     draw()  # half a pair of normal numbers is left in each
-    save_state(tmp_path / "resume.pt", {"random": random_states(device)})
+    save_state(tmp_path / "resume.pt", STATE | {"processes": [{"random": random_states(device), "sums": {}}]})
     expected = draw()
     assert draw() != expected
-    restore_random_states(load_state(tmp_path / "resume.pt")["random"], device)
+    restore_random_states(load_state(tmp_path / "resume.pt")["processes"][0]["random"], device)
     assert draw() == expected
 
 
 def test_random_states_of_an_earlier_version(tmp_path):
-    """Those of numpy and Python were not kept."""
-    torch.save({"format": 2, "random": {"host": torch.get_rng_state()}}, tmp_path / "resume.pt")
+    """Those of numpy and Python were not kept, and of several processes the first one's alone."""
+    first = {"random": {"host": torch.get_rng_state()}, "sums": {"a": torch.tensor(1.5)}}
+    state = {name: value for name, value in STATE.items() if name != "processes"}
+    torch.save({"format": 2, **state, "world": 2, **first}, tmp_path / "resume.pt")
     expected = torch.rand(1)
-    restore_random_states(load_state(tmp_path / "resume.pt")["random"], torch.device("cpu"))
+    (process,) = load_state(tmp_path / "resume.pt")["processes"]
+    assert process["sums"] == first["sums"]
+    restore_random_states(process["random"], torch.device("cpu"))
     assert torch.rand(1) == expected
 
 
@@ -268,9 +272,17 @@ def test_a_state_without_a_version(tmp_path, content):
         ({"step": "3"}, "step: Expected `int`, got `str`"),
         ({"step": -1}, "step: Expected `int` >= 0"),
         ({"elapsed": float("nan")}, "elapsed: Expected `float` >= 0"),
-        ({"sums": {"a": 1.5}}, "sums[...]: Expected `Tensor`, got `float`"),
-        ({"sums": {"a": torch.zeros(2)}}, "sums: a: is float32 (2,) where float32 () is wanted"),
-        ({"random": {"host": torch.zeros(7, dtype=torch.uint8)}}, "random: cannot be read: "),
+        ({"processes": []}, "processes: Expected `array` of length >= 1"),
+        ({"processes": [PROCESS] * 2}, "processes: are 2, not the 1 of world"),
+        ({"processes": [PROCESS | {"sums": {"a": 1.5}}]}, "processes[0].sums[...]: Expected `Tensor`, got `float`"),
+        (
+            {"processes": [PROCESS | {"sums": {"a": torch.zeros(2)}}]},
+            "processes: 0: sums: a: is float32 (2,) where float32 () is wanted",
+        ),
+        (
+            {"processes": [PROCESS | {"random": {"host": torch.zeros(7, dtype=torch.uint8)}}]},
+            "processes: 0: random: cannot be read: ",
+        ),
         ({"choice": ["fp16", True]}, "choice[0]: Invalid enum value 'fp16'"),
         ({"architecture": {"kind": "no_such"}}, "architecture: unknown kind 'no_such'"),
         ({"optimizer": {"state": {}}}, "optimizer: Object missing required field `param_groups`"),

@@ -10,6 +10,7 @@ from detseg.reading import FileError
 from detseg.train.config import TrainDetector
 from detseg.train.errors import TrainingError, faults, memory_advice
 from detseg.train.resume import save_state
+from tests.train.runs import STATE
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -43,7 +44,7 @@ def turned(error, process):
 
 def test_what_comes_from_outside_tells_what_is_kept(tmp_path):
     folder = tmp_path / "my run"
-    save_state(folder / "resume.pt", {"step": 12})
+    save_state(folder / "resume.pt", STATE | {"step": 12})
     process = stood_for(folder)
     again = f"and go on with: detseg train detector --resume '{folder}'"
     full = OSError(errno.ENOSPC, "No space left on device")
