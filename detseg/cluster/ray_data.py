@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,9 @@ from detseg.reading import cause
 
 log = logging.getLogger(__name__)
 
-# A unit is tried again where its actor dies, at most so often: an image may be what kills it. A node that dies takes
-# these tries within seconds, before the cluster knows; so what is left after all others is tried again, in rounds.
-RETRIES, ROUNDS = 3, 3
+# Ray hands out a unit again whenever its worker dies. After so many tries it is given up: an image may be what kills
+# them. Units that fail otherwise, because storage does, are tried again when all others are done, in so many rounds.
+TRIES, ROUNDS = 4, 3
 PATIENCE = 10  # seconds without an answer
 
 
@@ -103,8 +104,9 @@ def run(units: Sequence[Unit], job: Job, files: Mapping[str, bytes], actors: Act
     """
     job = replace(job, threads=actors.cpus)
     left = {unit.name: unit for unit in units}
+    tally = _tally()
     for number in range(ROUNDS):
-        for summary in _round(list(left.values()), job, files, actors):
+        for summary in _round(list(left.values()), job, files, actors, tally):
             if not summary.failed or number == ROUNDS - 1:
                 del left[summary.unit]
                 yield summary
@@ -112,10 +114,33 @@ def run(units: Sequence[Unit], job: Job, files: Mapping[str, bytes], actors: Act
             return
         log.info("%d units are tried again", len(left))
     for name in left:
-        yield Summary(name, failed=f"{name}: its worker died {RETRIES + 1} times, in each of {ROUNDS} rounds")
+        yield Summary(name, failed=f"{name}: was lost in each of {ROUNDS} rounds")
 
 
-def _round(units: Sequence[Unit], job: Job, files: Mapping[str, bytes], actors: Actors) -> Iterator[Summary]:
+class Tally:
+    """Counts how often each unit was begun."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def begin(self, name: str) -> int:
+        """Count a unit; returns its number of tries."""
+        self._counts[name] += 1
+        return self._counts[name]
+
+
+def _tally() -> Any:
+    """A tally as an actor on this node: others may go."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _round(
+    units: Sequence[Unit], job: Job, files: Mapping[str, bytes], actors: Actors, tally: Any
+) -> Iterator[Summary]:
     import ray
 
     _quiet()
@@ -126,11 +151,10 @@ def _round(units: Sequence[Unit], job: Job, files: Mapping[str, bytes], actors: 
     done = work.map_batches(
         _Actor,
         batch_size=1,
-        fn_constructor_args=(job, [model]),
+        fn_constructor_args=(job, [model], tally),
         compute=ray.data.ActorPoolStrategy(**sizes),
         num_cpus=actors.cpus,
         num_gpus=actors.gpus,
-        ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
     )
     try:
         for row in done.iter_rows():
@@ -142,13 +166,20 @@ def _round(units: Sequence[Unit], job: Job, files: Mapping[str, bytes], actors: 
 class _Actor:
     """A worker, as Ray Data calls it."""
 
-    def __init__(self, job: Job, model: list[Any]) -> None:
+    def __init__(self, job: Job, model: list[Any], tally: Any) -> None:
         import ray
 
-        self.worker = Worker(job, ray.get(model[0]))
+        self.worker, self.tally = Worker(job, ray.get(model[0])), tally
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        return {"summary": [self.worker.do(unit) for unit in batch["unit"]]}
+        return {"summary": [self._do(unit) for unit in batch["unit"]]}
+
+    def _do(self, unit: Unit) -> Summary:
+        import ray
+
+        if ray.get(self.tally.begin.remote(unit.name)) > TRIES:
+            return Summary(unit.name, failed=f"{unit.name}: {TRIES} workers died while they were at it")
+        return self.worker.do(unit)
 
 
 def _quiet() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from detseg.cluster import ray_data
-from detseg.cluster.ray_data import Actors, Cluster, actors_for, run
+from detseg.cluster.ray_data import Actors, Cluster, Tally, actors_for, run
 from detseg.cluster.units import Unit
 from detseg.cluster.worker import Summary
 from tests.cluster.brightest import FILES, job
@@ -18,6 +18,11 @@ def test_actors_are_as_many_as_there_is_room_for():
     assert (mixed.nodes, mixed.cpus, mixed.gpus) == (4, 56, 6)
     assert actors_for(mixed, gpus=True) == Actors(6, 4, 1) and actors_for(mixed, gpus=False) == Actors(56, 1, 0)
     assert actors_for(Cluster.of([{"GPU": 1.0}]), gpus=True) == Actors(1, 1, 1)
+
+
+def test_tries_are_counted_by_unit():
+    tally = Tally()
+    assert [tally.begin(name) for name in "aabac"] == [1, 2, 1, 3, 1]
 
 
 def test_an_address_where_nobody_listens_is_known_at_once():
@@ -39,7 +44,7 @@ def test_an_address_where_nobody_listens_is_known_at_once():
             ["ab", "b", "b"],
             ["c", "", ""],
             ["abcd", "abc", "b"],
-            {"b": "b: its worker died 4 times, in each of 3 rounds"},
+            {"b": "b: was lost in each of 3 rounds"},
         ),
         (["abcd"] * 3, [""] * 3, ["abcd"] * 3, dict.fromkeys("abcd")),
     ],
@@ -47,7 +52,7 @@ def test_an_address_where_nobody_listens_is_known_at_once():
 def test_units_that_are_lost_or_fail_are_tried_again(lost, failed, rounds, expected, monkeypatch):
     seen = []
 
-    def one_round(units, own, files, actors):
+    def one_round(units, own, files, actors, tally):
         number = len(seen)
         seen.append("".join(unit.name for unit in units))
         assert own.threads == actors.cpus == 2 and files is FILES
@@ -56,6 +61,7 @@ def test_units_that_are_lost_or_fail_are_tried_again(lost, failed, rounds, expec
                 yield Summary(unit.name, images=1, failed="full" if unit.name in failed[number] else "")
 
     monkeypatch.setattr(ray_data, "_round", one_round)
+    monkeypatch.setattr(ray_data, "_tally", Tally)
     summaries = list(run(UNITS, job(".", "out"), FILES, Actors(3, 2, 0)))
     assert seen == rounds
     assert sorted(one.unit for one in summaries) == list("abcd")  # each once

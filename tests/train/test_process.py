@@ -21,6 +21,7 @@ from detseg.train.errors import TrainingError
 from detseg.train.precision import Choice, Decision
 from detseg.train.process import _require_at_first, process
 from detseg.train.resume import save_state
+from tests.train.runs import STATE
 
 ARCHITECTURE = {
     "kind": "yolo",
@@ -94,7 +95,7 @@ def test_a_run_that_was_killed_before_it_saved_anything_is_started_again(tmp_pat
 def begun(tmp_path):
     """A folder with a run that has done twelve steps, at a size that followed from its data."""
     replace(config(tmp_path, output=tmp_path), size=96).save(tmp_path)
-    save_state(tmp_path / "resume.pt", {"step": 12, "elapsed": 3.5})
+    save_state(tmp_path / "resume.pt", STATE | {"step": 12, "elapsed": 3.5})
     return tmp_path
 
 
