@@ -156,7 +156,7 @@ class OpenPack:
         first = [name for name in ("train", "val", "test") if name in splits]
         return PackInfo(
             file=str(self.path),
-            task=task,
+            task=str(task),
             size=int(size),
             categories=tuple(Category(int(i), str(name)) for i, name in zip(ids, names, strict=True)),
             mean=tuple(mean.tolist()),
