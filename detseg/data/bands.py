@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.reading import FileError
+from detseg.reading import FileError, reading
 
 
 def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uint8]:
@@ -48,7 +48,8 @@ def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uin
 def _by_opencv(data: bytes, path: str | Path) -> NDArray[Any]:
     """(H, W) or (H, W, C), as stored."""
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    with reading(path):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise FileError(f"{path}: not a readable image; is it damaged?")
     if pixels.ndim == 3 and pixels.shape[2] >= 3:  # OpenCV gives blue first

@@ -32,6 +32,7 @@ def main() -> int:
     outcomes = []
     for form in chosen:
         outcomes.append(run_apart(form, options.count, options.seed))
+        print(f"{form.name}: {outcomes[-1].seconds:.0f} s", file=sys.stderr, flush=True)
         _tell(outcomes[-1])
     console = Console(width=120)
     console.print(table(outcomes))

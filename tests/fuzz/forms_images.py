@@ -126,7 +126,7 @@ FORMS = [
         for name in IMAGES
     ),
     *(
-        Form(f"pack-{task}{more}", partial(make_pack, task=task), partial(read_pack, task=task), kind=kind)
+        Form(f"pack-{task}{more}", partial(make_pack, task=task), partial(read_pack, task=task), kind=kind, quick=40)
         for task in SETS
         for more, kind in (("", "hdf5"), ("-bytes", "bytes"))
     ),

@@ -48,9 +48,12 @@ def _look(path: str) -> tuple[int, NDArray[np.uint8], float, float, float] | Non
         content = np.frombuffer(read_content(path), np.uint8)
     except (OSError, ValueError):  # ValueError: of a path with a zero byte, or a shard
         return None
-    pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None
-    if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None
+        if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:
+            pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except cv2.error:  # of headers with sizes that no image has
+        return None
     if pixels is None:
         try:
             pixels = read_image(path)[..., ::-1]  # which knows more formats
