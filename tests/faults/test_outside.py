@@ -33,7 +33,7 @@ def words(data, folder, *more):
 
 def message_of(run):
     """The only message of a run that has ended by it."""
-    code, output = run.end(timeout=120)
+    code, output = run.end(timeout=300)
     assert code == 1 and "Traceback" not in output, output[-3000:]
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     return line
