@@ -79,7 +79,8 @@ def _outside(error: RuntimeError, process: Any) -> str | None:
     lost = "gloo" in str(error) or isinstance(error, getattr(distributed, "DistError", ()))
     if accelerator.num_processes > 1 and lost:
         number = f"process {accelerator.process_index + 1} of {accelerator.num_processes}"
-        ended = f"{number}: another one has ended, or cannot be reached; its own message says why ({cause(error)})"
+        why, _, _ = cause(error).partition(". ")  # what follows is advice
+        ended = f"{number}: another one has ended, or cannot be reached; its own message says why ({why})"
         return ended + _kept(process, "start all of them again")
     return None
 

@@ -64,6 +64,13 @@ class Started:
             assert time.monotonic() < deadline, file
             time.sleep(0.01)
 
+    def wait_until_under_way(self, folder):
+        """Until a state has been saved after the first step; returns its step."""
+        self.wait_for(folder / RESUME)
+        while self.process.poll() is None and (step := state_of(folder)["step"]) == 0:
+            time.sleep(0.01)
+        return step
+
     def kill(self, number=signal.SIGKILL):
         """End all of its processes at once; by a signal that can be handled, the first of them alone passes it on."""
         for process in self.all() if number == signal.SIGKILL else [psutil.Process(self.process.pid)]:

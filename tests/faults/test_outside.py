@@ -33,7 +33,7 @@ def words(data, folder, *more):
 
 def message_of(run):
     """The only message of a run that has ended by it."""
-    code, output = run.end(timeout=120)
+    code, output = run.end(timeout=300)
     assert code == 1 and "Traceback" not in output, output[-3000:]
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     return line
@@ -66,8 +66,8 @@ def small_disk(tmp_path):
 
 def test_a_full_disk(data, small_disk, tmp_path):
     folder, rng = small_disk / "run", moments("a full disk")
-    finished(*words(data, tmp_path / "whole", "--epochs", "60"))
-    run = Started(*words(data, folder, "--epochs", "60"))
+    finished(*words(data, tmp_path / "whole", "--epochs", "12"))
+    run = Started(*words(data, folder, "--epochs", "12"))
     run.wait_for(folder / RESUME)
     for _ in range(2):
         left = rng.randrange(8 * 10**6)
@@ -89,7 +89,7 @@ def test_a_full_disk(data, small_disk, tmp_path):
 def test_a_data_worker_is_killed(data, tmp_path):
     folder = tmp_path / "run"
     run = Started(*words(data, folder, *LONG, "--workers", "2"))
-    run.wait_for(folder / "metrics.csv")
+    run.wait_until_under_way(folder)
     (trainer,) = run.trainers()
     moments("a data worker").choice(trainer.children()).kill()
     assert "error: a process that prepares images was killed (DataLoader worker (pid" in kept_and_told(run, folder)
@@ -98,7 +98,7 @@ def test_a_data_worker_is_killed(data, tmp_path):
 def test_the_folder_is_removed(data, tmp_path):
     folder = tmp_path / "run"
     run = Started(*words(data, folder, *LONG))
-    run.wait_for(folder / "metrics.csv")
+    run.wait_until_under_way(folder)
     folder.rename(tmp_path / "trash")
     assert message_of(run) == f"error: {folder}: was removed while this run wrote there, so it ends; start it again"
     assert not (folder / "config.json").exists()
@@ -106,10 +106,10 @@ def test_the_folder_is_removed(data, tmp_path):
 
 def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
     folder = tmp_path / "run"
-    finished(*words(data, tmp_path / "whole", "--epochs", "60"))
-    run = Started(*words(data, folder, "--epochs", "60"))
+    finished(*words(data, tmp_path / "whole", "--epochs", "12"))
+    run = Started(*words(data, folder, "--epochs", "12"))
     run.wait_for(folder / RESUME)
-    for second in (words(data, folder, "--epochs", "60"), ("detector", "--resume", folder)):
+    for second in (words(data, folder, "--epochs", "12"), ("detector", "--resume", folder)):
         assert main(["train", *map(str, second)]) == 1
         told = f"error: {folder}: process {run.process.pid} on {socket.gethostname()} is training here since"
         assert capsys.readouterr().err.startswith(told)
@@ -139,13 +139,14 @@ def ended_in_time(process, others):
 def test_one_of_two_is_killed_under_torchrun(rank, data, tmp_path):
     folder = tmp_path / "run"
     run = Started(*words(data, folder, *LONG), processes=2)
-    run.wait_for(folder / "metrics.csv")
+    run.wait_until_under_way(folder)
     killed = run.trainers()
     ended_in_time(killed.pop(rank), killed)
     code, output = run.end()
     assert code == 1, output[-3000:]
     assert state_of(folder)["step"] > 0
-    assert f"process {2 - rank} of 2: another one has ended" in output, output[-3000:]
+    # It ends the other one, which may not have the time to say why.
+    assert "Signal 9 (SIGKILL) received" in output, output[-3000:]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -159,7 +160,7 @@ def test_one_of_two_is_killed_without_a_launcher(rank, data, tmp_path):
         )
         for number in (0, 1)
     ]
-    both[0].wait_for(folder / "metrics.csv")
+    both[0].wait_until_under_way(folder)
     both[rank].process.send_signal(signal.SIGKILL)
     message = message_of(both[1 - rank]) if rank == 0 else kept_and_told(both[0], folder)
     assert message.startswith(f"error: process {2 - rank} of 2: another one has ended, or cannot be reached;")

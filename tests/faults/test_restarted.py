@@ -18,8 +18,7 @@ def test_one_of_two_processes_dies_once(rank, tmp_path):
     words = ("detector", "--data", data, *QUICK, "--epochs", "20", "--output")
     finished(*words, tmp_path / "whole", processes=2)
     run = Started(*words, tmp_path / "parts", processes=2, launcher=("--max-restarts", "1"))
-    run.wait_for(tmp_path / "parts" / "metrics.csv")
-    step = state_of(tmp_path / "parts")["step"]
+    step = run.wait_until_under_way(tmp_path / "parts")
     run.trainers()[rank].send_signal(signal.SIGKILL)
     code, output = run.end()
     print(f"killed process {rank} after step {step}")
