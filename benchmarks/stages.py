@@ -105,7 +105,7 @@ def child(model: Path, folder: Path, seconds: float) -> None:
     spent, done, batches = dict.fromkeys(STAGES, 0.0), 0, 0
     begun = 0.0
     with tempfile.TemporaryFile("w") as output:
-        while batches < WARM or time.perf_counter() - begun < seconds:
+        while batches <= WARM or time.perf_counter() - begun < seconds:
             if batches == WARM:  # compiled, allocated, and files in memory
                 spent, done, begun = dict.fromkeys(STAGES, 0.0), 0, time.perf_counter()
             paths = [files[(batches * BATCH + i) % len(files)] for i in range(BATCH)]
