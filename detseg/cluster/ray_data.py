@@ -146,13 +146,13 @@ def _round(
     _quiet()
     model = ray.put(dict(files))  # one copy a node
     # Fewer actors than at first are enough: a node may go. More: another one may come.
-    sizes = {"min_size": 1, "initial_size": min(actors.number, len(units)), "max_size": len(units)}
+    first = min(actors.number, len(units))
     work = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     done = work.map_batches(
         _Actor,
         batch_size=1,
         fn_constructor_args=(job, [model], tally),
-        compute=ray.data.ActorPoolStrategy(**sizes),
+        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=len(units)),
         num_cpus=actors.cpus,
         num_gpus=actors.gpus,
     )
