@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -119,8 +119,6 @@ class Trainer:
             self._restore(state)
         self._fraction = self.progress.fraction()
         model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        if self._world > 2:
-            self._exchange_once(model)
         with self._stop.on_signals():
             if state is None:
                 self._save()  # a run can be resumed from its very beginning on
@@ -172,20 +170,6 @@ class Trainer:
         self.progress.step += 1
         self.average.update_parameters(self.accelerator.unwrap_model(model))
         self._log_step()
-
-    def _exchange_once(self, model: nn.Module) -> None:
-        """Exchange gradients for nothing: torch lays them out anew after the first time, and how sums of more than two
-        are rounded depends on where they lie. From here on all steps are alike, those of a resumed run too."""
-        device, own = self.accelerator.device, cast(Any, self.model)
-        buffers, random = [buffer.clone() for buffer in own.buffers()], random_states(device)
-        train_mode(model, self.settings.in_eval)
-        images = torch.zeros((2, len(own.mean), 64, 64), dtype=torch.uint8, device=device)
-        losses = self.losses(model, images, own.example_targets(2, 64, device))
-        self.accelerator.backward(torch.stack(list(losses.values())).sum())
-        self.optimizer.zero_grad()
-        for buffer, kept in zip(own.buffers(), buffers, strict=True):
-            buffer.copy_(kept)
-        restore_random_states(random, device)
 
     def losses(self, model: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         """The named losses of a batch, in the run's number format."""
