@@ -1,8 +1,9 @@
-"""The one conversion between box formats. Readers of files use it too, so it does not load torch by itself."""
+"""Boxes without torch: the one conversion between formats, which does not load it by itself, and IoU."""
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,3 +59,12 @@ def check_name(what: str, name: object, known: tuple[str, ...]) -> None:
     """Raise ValueError unless a name is among the known ones."""
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: use one of {', '.join(known)}")
+
+
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU (N, M) of boxes (N, 4) and (M, 4) xyxy; 0 where neither has area; see `detseg.boxes.box_iou`."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = (high - low).clip(0).prod(-1)
+    area_a, area_b = ((box[:, 2:] - box[:, :2]).clip(0).prod(-1) for box in (a, b))
+    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-12)

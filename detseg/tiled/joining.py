@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.box_formats import overlap
+
 Found = dict[str, Any]
 """`boxes` (D, 4), `scores` (D,), `labels` (D,), numpy, and of models that find them `masks`, D COCO run lengths."""
 
@@ -76,11 +78,11 @@ def _pairs(
         rows, columns = (_within(boxes, range(offsets[v], offsets[v + 1]), common) for v in (a, b))
         if not len(rows) or not len(columns):
             continue
-        iou = _iou(boxes[rows], boxes[columns])
+        iou = overlap(boxes[rows], boxes[columns])
         in_part = cut[rows][:, None] | cut[columns]
         if in_part.any():
             low, high = np.tile(common[:2], 2), np.tile(common[2:], 2)
-            seen = _iou(boxes[rows].clip(low, high), boxes[columns].clip(low, high))
+            seen = overlap(boxes[rows].clip(low, high), boxes[columns].clip(low, high))
             iou = np.where(in_part, seen, iou)
         i, j = np.nonzero((iou > IOU_THRESHOLD) & (labels[rows][:, None] == labels[columns]))
         result.append(np.column_stack([rows[i], columns[j]]))
@@ -91,14 +93,6 @@ def _within(boxes: NDArray[np.float64], rows: range, common: NDArray[np.integer]
     """Those of `rows` whose boxes reach into the rectangle `common` (4,)."""
     own = boxes[rows.start : rows.stop]
     return rows.start + np.flatnonzero(((own[:, :2] < common[2:]) & (own[:, 2:] > common[:2])).all(1))
-
-
-def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, M) of boxes (N, 4) and (M, 4); 0 of those without area."""
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    shared = sides.clip(0, None).prod(2)
-    union = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _groups(ranks: NDArray[np.floating], pairs: NDArray[np.int64], cut: NDArray[np.bool_]) -> list[list[int]]:

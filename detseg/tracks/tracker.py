@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
+from detseg.box_formats import overlap
 from detseg.tracks.motion import Motion
 
 LEAST_IOU = 0.3  # of a pair
@@ -176,15 +177,6 @@ class Tracker:
         if len(kept) < len(self._tracks):
             self._tracks = [self._tracks[i] for i in kept]
             self._motion.keep(np.array(kept, np.int64))
-
-
-def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU (N, M) of boxes (N, 4) and (M, 4) xyxy, without torch, which `detseg.boxes` has; 0 where neither has area."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    area_a, area_b = ((box[:, 2:] - box[:, :2]).clip(0).prod(-1) for box in (a, b))
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-12)
 
 
 def _grown(boxes: NDArray[np.float64], room: float) -> NDArray[np.float64]:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from detseg.box_formats import overlap
 from detseg.tracks import Tracker
 from detseg.tracks.motion import Motion
-from detseg.tracks.tracker import overlap
 from tests.tracks.scenes import Disc, numbers
 
 CROSSING = [
