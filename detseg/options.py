@@ -43,9 +43,11 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def require_share(config: Any, *names: str, below: bool = False) -> None:
-    """Raise ValueError where one of these settings is no share from 0 to 1, or `below` 1."""
+    """Raise ValueError where one of these settings is there and no share from 0 to 1, or `below` 1."""
     for name in names:
         value = getattr(config, name)
+        if value is None:
+            continue
         if not 0 <= value <= 1 or (below and value == 1):
             span = "of at least 0 and below 1" if below else "between 0 and 1"
             raise ValueError(f"{option(name)} is a share {span}, not {value}")

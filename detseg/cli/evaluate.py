@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import tyro
 
-from detseg.options import given
+from detseg.options import given, require_share
 from detseg.tasks import TASKS, part, task_of
 
 if TYPE_CHECKING:
@@ -252,6 +252,7 @@ def _check(config: Evaluate) -> None:
     """Raise ValueError where options make no sense."""
     if config.csv is not None and config.csv.is_dir():
         raise ValueError(f"--csv {config.csv}: is a folder; name a file in it")
+    require_share(config, "score_threshold")
     if config.resamples < 0:
         raise ValueError(f"--resamples must not be negative, it is {config.resamples}")
     if config.compare is not None and not config.resamples:

@@ -11,6 +11,7 @@ import tyro
 
 from detseg.cli.devices import chosen_device
 from detseg.cli.images import free_names, local_images
+from detseg.options import require_share
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,6 +67,7 @@ def run(config: Explain) -> int:
             weights; a class that there is not; an option of detectors for something else; an image that cannot be read,
             images before it are written.
     """
+    require_share(config, "score_threshold")
     with local_images(config.sources) as sources:
         return _run(config, sources)
 

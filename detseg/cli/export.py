@@ -62,7 +62,7 @@ def run(config: Export) -> int:
     from detseg.runtime import load as load_exported
 
     console, exporter = Terminal(), EXPORTERS[config.format]
-    if config.tolerance < 0 or (config.images or 0) < 0:
+    if not config.tolerance >= 0 or (config.images or 0) < 0:  # nor is NaN
         raise ValueError("--tolerance and --images must not be negative")
     measured = config.images != 0 and not config.raw and f".{exporter.ending}" in _engines()
     options: dict[str, Any] = {name: True for name in ("raw", "floats", "letterbox") if getattr(config, name)}

@@ -172,6 +172,7 @@ def run(config: Predict) -> int:
         ValueError: the run holds no model, an option does not go with it, or images cannot be read; what is found in
             the others is written before.
     """
+    require_share(config, "score_threshold", "iou_threshold", "tree_threshold")
     if given(config, ("engine", "shard_format")):
         from detseg.cli.predict_cluster import run as run_on_cluster
 
@@ -327,10 +328,8 @@ def _check_options(config: Predict, model: Any) -> None:
     if kind == "segmenter" and not config.boxes:
         for option in given(config, ("image_ids", "min_area")):
             raise ValueError(f"{option} is for detections.json, which a segmenter writes with --boxes: add that")
-    if config.tree_threshold is not None:
-        if getattr(model.model, "tree", None) is None:
-            raise ValueError(f"{config.run}: was trained without --tree; leave out --tree-threshold")
-        require_share(config, "tree_threshold")
+    if config.tree_threshold is not None and getattr(model.model, "tree", None) is None:
+        raise ValueError(f"{config.run}: was trained without --tree; leave out --tree-threshold")
     if config.min_area < 1:
         raise ValueError(f"--min-area must be at least 1 pixel, not {config.min_area}")
 

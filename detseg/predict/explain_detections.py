@@ -10,6 +10,7 @@ from detseg.data.letterbox import letterbox_image
 from detseg.detect.calibration import calibrated
 from detseg.detect.model import DetectionModel
 from detseg.detect.odam import evidence, heat, look
+from detseg.options import check_score_threshold
 from detseg.predict.predictor import Predictor, model_input
 from detseg.results import Results
 from detseg.sharing import sharing_cores
@@ -73,7 +74,7 @@ def explain_detections(
         choose: which of the detections (rows of what it is given, best first) are explained, of these the first `top`.
 
     Raises:
-        ValueError: the model is no detector, `top` is below 1, or what is given is no image.
+        ValueError: the model is no detector, `top` is below 1, the threshold is no share, or it is no image.
     """
     model = predictor.model
     if not has_detections(predictor) or not isinstance(model, DetectionModel):
@@ -81,6 +82,7 @@ def explain_detections(
             f"only a detector has detections to explain, not a {type(model).__name__}; give the run of one detector, "
             "or for classifiers and localizers `detseg.predict.explain.explain`"
         )
+    check_score_threshold(score_threshold)
     if top < 1:
         raise ValueError(f"top must be at least 1, the number of detections to explain, not {top}")
     opened = open_one(image, predictor.channels)

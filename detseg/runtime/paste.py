@@ -15,14 +15,19 @@ from detseg.data.letterbox import Letterbox, fitted_size
 THRESHOLD = 0.5
 
 
-def in_image(found: dict[str, NDArray[Any]], box: Letterbox, shape: tuple[int, int], *, coded: bool) -> dict[str, Any]:
-    """Detections of a square in the pixels of the image of `shape` (H, W) that lies in it.
+def in_image(
+    found: dict[str, NDArray[Any]], box: Letterbox, shape: tuple[int, int], *, coded: bool, most: int | None = None
+) -> dict[str, Any]:
+    """The first `most` detections of a square in the pixels of the image of `shape` (H, W) that lies in it.
 
+    Boxes wholly in the grey border of the square have no area in the image: they are left out, and do not count.
     Masks (D, h, w) and their regions (D, 4) become masks (D, H, W) bool, or COCO run lengths if `coded`.
     """
     height, width = shape
-    result: dict[str, Any] = {name: found[name] for name in ("boxes", "scores", "labels")}
-    result["boxes"] = box.to_original(found["boxes"], (width, height))
+    boxes = box.to_original(found["boxes"], (width, height))
+    solid = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))[:most]
+    found = {name: values[solid] for name, values in found.items()}
+    result: dict[str, Any] = {"boxes": boxes[solid], "scores": found["scores"], "labels": found["labels"]}
     if "masks" in found:
         regions = box.to_original(found["regions"].astype(np.float64), None)
         parts = list(_windows(found["masks"], regions, result["boxes"], shape))

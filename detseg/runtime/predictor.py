@@ -149,9 +149,10 @@ class ExportedDetector(ExportedModel[Results]):
             squares, boxes = zip(*fitted, strict=True)
             found = self.run(squares)
             for i, (image, box) in enumerate(zip(batch, boxes, strict=True)):
-                rows = np.flatnonzero((found["images"] == i) & (found["scores"] >= threshold))[: self.max_detections]
+                rows = np.flatnonzero((found["images"] == i) & (found["scores"] >= threshold))
                 one = {name: values[rows] for name, values in found.items() if name != "images"}
-                yield in_image(one, box, (image.shape[0], image.shape[1]), coded=coded)
+                shape = (image.shape[0], image.shape[1])
+                yield in_image(one, box, shape, coded=coded, most=self.max_detections)
 
 
 class ExportedSegmenter(ExportedModel[Segmentation]):

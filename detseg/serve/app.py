@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 import detseg
 from detseg.console import one_line
+from detseg.options import check_score_threshold
 from detseg.serve.encode import colors, encode, preview
 from detseg.serve.guard import LOCAL, Guard
 from detseg.serve.limits import Limits, Refused
@@ -69,6 +70,7 @@ class Service:
     """A model and what is to be known of it; its methods answer requests."""
 
     def __init__(self, model: Model, name: str, score_threshold: float, limits: Limits) -> None:
+        check_score_threshold(score_threshold)
         self.model, self.limits, self.worker = model, limits, Worker(limits)
         self.finds_objects = model.task in OBJECTS
         self.about: dict[str, Any] = {

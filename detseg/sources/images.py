@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -30,18 +30,32 @@ def open_all(images: Image | Iterable[Image], channels: int = 3, batch_size: int
     """Images, one or several, one after another.
 
     Of more than a batch the next one is read while the network looks at the one before. Raises ValueError, when its
-    turn has come, for what is no image.
+    turn has come, for what is no image; of several it says which one, counted from 0.
     """
-    if isinstance(images, (str, Path)) or not isinstance(images, Iterable) or _is_one(images):
-        images = [images]
+    if _is_one(images):
+        return map(partial(open_one, channels=channels), [images])
+    numbered = partial(_open_numbered, channels=channels)
     if isinstance(images, Sequence) and len(images) <= batch_size:
-        return (open_one(image, channels) for image in images)
-    return ahead(partial(open_one, channels=channels), images, batch_size)
+        return map(numbered, enumerate(images))
+    return ahead(numbered, enumerate(images), batch_size)
 
 
-def _is_one(image: Any) -> bool:
-    """Whether something that can be iterated over is one image: an array or tensor of three dimensions, a PIL image."""
-    return _is_pil(image) or (hasattr(image, "ndim") and image.ndim <= 3)
+def _is_one(images: Any) -> bool:
+    """Whether this is to be one image: it cannot be iterated over, or what it gives one by one are no images."""
+    if isinstance(images, (str, bytes, bytearray, memoryview, Path, Mapping)) or not isinstance(images, Iterable):
+        return True
+    return _is_pil(images) or (hasattr(images, "ndim") and images.ndim <= 3)
+
+
+def _open_numbered(numbered: tuple[int, Image], channels: int) -> Opened:
+    """`open_one` of an image of several; files are called by their paths, all others by their place."""
+    place, image = numbered
+    try:
+        return open_one(image, channels)
+    except ValueError as error:
+        if isinstance(image, (str, Path)):
+            raise
+        raise ValueError(f"images[{place}]: {error}") from error
 
 
 def open_one(image: Image, channels: int = 3) -> Opened:
@@ -52,7 +66,7 @@ def open_one(image: Image, channels: int = 3) -> Opened:
         pixels = read_image(image, channels)
         return Opened(pixels, image if channels == 3 else pixels)
     if _is_pil(image):
-        pixels = _of_pil(image)
+        pixels = _of_pil(image, channels)
     elif hasattr(image, "detach"):
         pixels = _of_tensor(image, channels)
     else:
@@ -61,6 +75,8 @@ def open_one(image: Image, channels: int = 3) -> Opened:
         raise ValueError(f"{_wanted(channels)}, got {type(pixels).__name__}")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != channels:
         raise ValueError(f"{_wanted(channels)}, got {pixels.dtype} {pixels.shape}")
+    if not pixels.size:
+        raise ValueError(f"an image must have pixels, got the shape {pixels.shape}")
     return Opened(pixels, pixels)
 
 
@@ -75,23 +91,44 @@ def _is_pil(image: Any) -> bool:
     return type(image).__module__.partition(".")[0] == "PIL"
 
 
-def _of_pil(image: Any) -> NDArray[np.uint8]:
-    """A PIL image, upright, RGB, transparent pixels laid over white, 16 bits scaled to 8; as `read_image` has files."""
+def _of_pil(image: Any, channels: int) -> NDArray[np.uint8]:
+    """A PIL image with so many channels, or with those it has; as `read_image` has files.
+
+    RGB is upright, transparent pixels are laid over white, 16 bits scaled to 8.
+    """
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("a PIL image of floats (F) has no known range: convert it to 8 bits, mode L")
     if image.mode.startswith("I"):
         levels = np.asarray(image, np.int64).clip(0, 65535)
-        return np.repeat((levels / 257).round().astype(np.uint8)[..., None], 3, 2)
+        return np.repeat((levels / 257).round().astype(np.uint8)[..., None], 1 if channels == 1 else 3, 2)
+    if channels not in (1, 3):
+        return np.asarray(image)
+    if channels == 1:
+        return _grey(image.convert("RGB"))
+    image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
 
 
+def _grey(image: Any) -> NDArray[np.uint8]:
+    """The brightness (H, W, 1) of an RGB image; not by Pillow, which rounds it in another way than OpenCV does."""
+    import cv2
+
+    pixels = np.asarray(image)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[..., None] if pixels.size else pixels
+
+
 def _of_tensor(image: Any, channels: int) -> NDArray[np.uint8]:
     if image.ndim != 3 or image.shape[0] != channels:
         raise ValueError(f"{_wanted(channels)}, got a tensor {tuple(image.shape)}")
+    if image.is_meta or str(image.layout) != "torch.strided":
+        raise ValueError(
+            f"{_wanted(channels)}, got a tensor that is {'without numbers' if image.is_meta else 'sparse'}"
+        )
     pixels = image.detach().cpu().permute(1, 2, 0)
     if pixels.is_floating_point():
         pixels = pixels.float().numpy()

@@ -100,7 +100,7 @@ def test_mistakes(run, classifier, photos, tmp_path, capsys):
         (["--to", "nothing"], "--to nothing: no such format; there are coco"),
         (["--next", "0"], "--next must be at least 1"),
         (["--next", "3", "--to", "voc"], "leave out --to"),
-        (["--score-threshold", "2"], "lies between 0 and 1"),
+        (["--score-threshold", "2"], "the score threshold must be a number from 0 to 1"),
     ):
         assert label(run, photos, *words, "--output", tmp_path / "out") == 1
         assert message in capsys.readouterr().err

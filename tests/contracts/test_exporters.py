@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import detseg
 from detseg.data.letterbox import letterbox_image
@@ -95,6 +96,22 @@ def test_an_exported_model_predicts_the_same(run, form, tmp_path):
         for ours, theirs in zip(wanted, found_by(exported, run.images, **options), strict=True):
             assert_same(ours, theirs)
     assert found_by(exported, []) == []
+    for predictor in (run.predictor, exported):
+        assert_images_are_taken_as_people_have_them(predictor, run.images[0])
+
+
+def assert_images_are_taken_as_people_have_them(predictor, image):
+    """All forms of an image give the same; what is none is refused by name."""
+    drawn, tensor = Image.fromarray(image), torch.from_numpy(image).permute(2, 0, 1)
+    wanted, *every = found_by(predictor, [image, drawn, tensor, tensor / 255])
+    for found in every:
+        assert_same(wanted, found)
+    assert len(found_by(predictor, drawn)) == 1
+    for given in (None, b"abc", image / 255, image[..., 0], image[:0], tensor.permute(1, 2, 0)):
+        with pytest.raises(ValueError, match="an image must"):
+            found_by(predictor, given)
+    with pytest.raises(ValueError, match=r"images\[1\]: an image must"):
+        found_by(predictor, [image, None])
 
 
 @pytest.mark.slow

@@ -59,6 +59,21 @@ def test_a_model_of_others_is_refused(tmp_path):
         load(tmp_path / "relu.onnx")
 
 
+def test_boxes_in_the_grey_border_take_no_place():
+    found = {
+        "boxes": np.array([[0, 55, 64, 63], [0, 0, 64, 40], [3, 20, 3, 30], [0, 20, 9, 30]], np.float32),
+        "scores": np.array([0.9, 0.8, 0.7, 0.6], np.float32),
+        "labels": np.arange(4),
+        "masks": np.ones((4, 2, 2), np.float32),
+        "regions": np.array([[0, 0, 64, 64]] * 4, np.float32),
+    }
+    box = Letterbox.fit(200, 100, 64)
+    every = in_image(found, box, (100, 200), coded=False)
+    assert every["labels"].tolist() == [1, 3] and every["boxes"][0].tolist() == [0, 0, 200, 75]
+    assert every["masks"].shape == (2, 100, 200) and every["masks"][0].sum() > 200 * 70
+    assert in_image(found, box, (100, 200), coded=True, most=1)["labels"].tolist() == [1], "the best with area"
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), width=st.integers(1, 50), height=st.integers(1, 50), whole=st.booleans())
 def test_masks_lie_where_the_compiled_loops_lay_them(seed, width, height, whole):
@@ -68,10 +83,12 @@ def test_masks_lie_where_the_compiled_loops_lay_them(seed, width, height, whole)
     boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
     regions = np.broadcast_to(np.array([-4, -4, 36, 36], np.float32), boxes.shape) if whole else boxes
     masks = random.random((count, 6, 5)).astype(np.float32)
-    found = {"boxes": boxes, "scores": np.ones(count), "labels": np.zeros(count), "masks": masks, "regions": regions}
+    found = {"boxes": boxes, "scores": np.ones(count), "labels": np.arange(count), "masks": masks, "regions": regions}
     laid = in_image(found, box, (height, width), coded=False)
-    placed = torch.from_numpy(box.to_original(regions.astype(np.float64), None))
-    expected = paste_masks(torch.from_numpy(masks), placed, torch.from_numpy(laid["boxes"]), (height, width)).numpy()
+    rows = laid["labels"]
+    placed = torch.from_numpy(box.to_original(regions[rows].astype(np.float64), None))
+    kept = torch.from_numpy(laid["boxes"])
+    expected = paste_masks(torch.from_numpy(masks[rows]), placed, kept, (height, width)).numpy()
     assert laid["masks"].shape == expected.shape and (laid["masks"] != expected).sum() <= 1, "but for a rounding error"
 
 

@@ -54,12 +54,47 @@ def test_tensors(kind):
         (torch.zeros(4, 4, 3), r"got a tensor \(4, 4, 3\)"),
         (np.zeros((4, 4), np.uint8), r"got uint8 \(4, 4\)"),
         (np.zeros((4, 4, 3)), "got float64"),
+        (np.zeros((3, 4, 4), np.uint8), r"got uint8 \(3, 4, 4\)"),
+        (np.zeros((4, 4, 3), np.uint16), "got uint16"),
+        (np.array(3), r"got int64 \(\)"),
+        (np.zeros((0, 4, 3), np.uint8), "must have pixels"),
+        (torch.zeros(3, 4, 0), "must have pixels"),
+        (Image.new("RGB", (0, 4)), "must have pixels"),
+        (Image.new("F", (4, 4)), "mode L"),
+        (torch.zeros(3, 4, 4).long(), "got int64"),
+        (torch.zeros(3, 4, 4, device="meta"), "without numbers"),
+        (torch.zeros(3, 4, 4).to_sparse(), "sparse"),
         (None, "got NoneType"),
+        (b"\x89PNG", "got bytes"),
+        (bytearray(4), "got bytearray"),
+        ({"image": PIXELS}, "got dict"),
+        (3, "got int"),
     ],
 )
 def test_what_is_no_image(given, message):
     with pytest.raises(ValueError, match=message):
         open_one(given)
+    if not hasattr(given, "ndim") or given.ndim < 4:  # else it is several images
+        with pytest.raises(ValueError, match=message):
+            list(open_all(given))
+    for batch_size in (1, 8):
+        with pytest.raises(ValueError, match=rf"images\[1\]: .*{message}"):
+            list(open_all([PIXELS, given, PIXELS], 3, batch_size))
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 1), ("P", 1), ("RGBA", 1), ("RGBA", 4), ("I;16", 1)])
+def test_pil_images_for_models_of_other_channels(mode, channels, tmp_path):
+    image = Image.fromarray(np.dstack([PIXELS, 255 - PIXELS[..., 0]]))
+    image = Image.fromarray(np.arange(63, dtype=np.uint16).reshape(7, 9) * 1000) if mode == "I;16" else image
+    image = image if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "image.png")
+    apart = open_one(image, channels).pixels.astype(int) - read_image(tmp_path / "image.png", channels)
+    assert np.abs(apart).max() <= (mode == "I;16")
+
+
+def test_a_pil_image_of_the_wrong_channels_is_named():
+    with pytest.raises(ValueError, match=r"\(H, W, 4\).*got uint8 \(7, 9, 3\)"):
+        open_one(Image.fromarray(PIXELS), 4)
 
 
 def test_one_or_several(tmp_path):
