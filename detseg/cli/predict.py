@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,6 @@ from detseg.options import given, require_share
 from detseg.results import labels_named
 from detseg.sources.files import expand
 
-DETECTIONS = "detections.json"
 # Options that mean nothing to models of the other kinds.
 OF_MASKS = ("polygons", "label_images")
 OF_SUPPRESSION = ("iou_threshold", "agnostic")
@@ -190,7 +189,7 @@ def run(config: Predict) -> int:
 
 def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], videos: Sequence[str] = ()) -> int:
     """As `run`; `sources` are the files, each with what to call it, or `videos` what is to be looked at."""
-    from detseg.cli.predictions import Found, Reader, batch_of, find_in, write_found
+    from detseg.cli.predictions import DETECTIONS, Found, Reader, batch_of, find_in, refuse_taken, write_found
     from detseg.cli.save_results import FOLDERS, savers, so_far
     from detseg.cli.terminal import Terminal
     from detseg.console import one_line, print_line, track
@@ -217,8 +216,9 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
     endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments or config.label_images else {})
     names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
     targets = [config.output / f"{name}.jpg" for name in names]
-    _refuse_taken(targets, endings, segments=segments)
-    saves = [] if segments else savers(config, model.names, again=(config.output / DETECTIONS).exists())
+    refuse_taken(targets, endings, segments=segments)
+    again = (config.output / DETECTIONS).exists() or any(target.exists() for target in targets)
+    saves = [] if segments else savers(config, model.names, again=again)
     make_folder(config.output)
     results: list[dict[str, Any]] = []
     drawn: list[Path] = []
@@ -373,32 +373,3 @@ def _images(config: Predict, paths: list[Path]) -> tuple[list[Path], list[int], 
     if missing:
         raise ValueError(f"{config.image_ids}: does not list {missing[0]} ({len(missing)} images are not in it)")
     return paths, [known[path.resolve()] for path in paths], listed
-
-
-def _refuse_taken(targets: Sequence[Path], endings: Iterable[str], *, segments: bool) -> None:
-    """Raise ValueError where a file would be overwritten that no earlier prediction wrote.
-
-    A detector's leave `DETECTIONS` beside their drawings and label images, a segmenter's a mask beside each.
-    """
-    for target in targets:
-        mask = target.with_suffix(".png")
-        taken = [file for file in map(target.with_suffix, endings) if file.exists()]
-        earlier = len(taken) == 2 if segments else (target.parent / DETECTIONS).exists()
-        foreign = [file for file in taken if not earlier or (file == mask and not _holds_numbers(mask))]
-        if foreign:
-            raise ValueError(
-                f"{foreign[0]}: is there already, and not from an earlier prediction; name another --output"
-            )
-
-
-def _holds_numbers(path: Path) -> bool:
-    """Whether a file is an image with a palette, or of 16 bits, as written masks and label images are."""
-    from PIL import UnidentifiedImageError
-
-    from detseg.data.images import open_image
-
-    try:
-        with open_image(path) as image:
-            return image.mode in ("P", "I;16")
-    except UnidentifiedImageError:
-        return False

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from detseg.console import print_line
 from detseg.data.class_tree import SURE
 from detseg.data.colours import instance_colors
-from detseg.data.images import read_image, write_image
+from detseg.data.images import open_image, read_image, write_image
 from detseg.data.index_png import is_background, mask_palette, write_index_png, write_object_png
 from detseg.data.limits import AtTheCap
 from detseg.data.object_masks import number_map
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from detseg.cli.predict import Predict
 
+DETECTIONS = "detections.json"
+COMMENT = b"drawn by detseg predict"
 SCORE_THRESHOLD = 0.3
 # Images at a time: enough for a GPU, few enough for the memory of a laptop.
 BATCH = 8
@@ -95,13 +98,48 @@ class Found:
 
 def write_found(found: Found, target: Path) -> None:
     """Write the drawing to `target` and the mask, if there is one, beside it as PNG."""
-    write_image(target, found.drawn)
+    write_image(target, found.drawn, COMMENT)
     if found.mask is None:
         return
     if found.mask.dtype == np.uint16:
         write_object_png(target.with_suffix(".png"), found.mask, found.palette)
     else:
         write_index_png(target.with_suffix(".png"), found.mask, found.palette)
+
+
+def refuse_taken(targets: Sequence[Path], endings: Iterable[str], *, segments: bool) -> None:
+    """Raise ValueError where a file would be overwritten that no earlier prediction wrote.
+
+    Drawings have a `COMMENT`. Those of early versions had none, but `DETECTIONS` beside them, or a segmenter's a mask.
+    """
+    for target in targets:
+        mask = target.with_suffix(".png")
+        taken = [file for file in map(target.with_suffix, endings) if file.exists()]
+        earlier = len(taken) == 2 if segments else (target.parent / DETECTIONS).exists()
+        earlier = earlier or _is_drawing(target)
+        foreign = [file for file in taken if not earlier or (file == mask and not _holds_numbers(mask))]
+        if foreign:
+            raise ValueError(
+                f"{foreign[0]}: is there already, and not from an earlier prediction; name another --output"
+            )
+
+
+def _is_drawing(path: Path) -> bool:
+    """Whether `write_found` has written a file: there is as yet nothing else of a prediction that was stopped."""
+    try:
+        with open_image(path) as image:
+            return image.info.get("comment") == COMMENT
+    except (OSError, ValueError):
+        return False
+
+
+def _holds_numbers(path: Path) -> bool:
+    """Whether a file is an image with a palette, or of 16 bits, as written masks and label images are."""
+    try:
+        with open_image(path) as image:
+            return image.mode in ("P", "I;16")
+    except UnidentifiedImageError:
+        return False
 
 
 def batch_of(model: Any) -> int:

@@ -306,8 +306,8 @@ def _upright(pixels: Image, orientation: int) -> Image:
     return pixels if mirror is None else cv2.flip(pixels, mirror)  # type: ignore[return-value]
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Write RGB (H, W, 3) in the form that the path's ending names, JPEG with a quality of 95.
+def write_image(path: Path, image: Image, comment: bytes = b"") -> None:
+    """Write RGB (H, W, 3) in the form that the path's ending names, JPEG with a quality of 95 and perhaps a comment.
 
     Raises:
         ValueError: images do not have the ending, or no image of that form has this size.
@@ -321,7 +321,13 @@ def write_image(path: Path, image: Image) -> None:
         raise ValueError(f"{path}: no image of {width}x{height} pixels can be written so; {wanted}") from error
     if not written:
         raise WriteError(f"{path}: could not be written")
-    write_atomically(path, content.tobytes())
+    write_atomically(path, _with_comment(content.tobytes(), comment) if comment else content.tobytes())
+
+
+def _with_comment(content: bytes, comment: bytes) -> bytes:
+    """A JPEG file with a comment after its first segment, which says what kind of file it is."""
+    place = 4 + int.from_bytes(content[4:6], "big")
+    return content[:place] + b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment + content[place:]
 
 
 def pixel_moments(image: Image) -> NDArray[np.float64]:

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 import detseg
-from detseg.cli import main
+from detseg.cli import main, predictions
 from detseg.cli.predict import Predict, _images
 from detseg.data.formats import read_dataset, write_yolo
+from detseg.files import WriteError
 from detseg.predict import detect
 
 
@@ -178,6 +179,32 @@ def test_only_what_an_earlier_prediction_wrote_is_overwritten(run, small, tmp_pa
         assert predict(run, image, "--output", tmp_path / "out") == 0
 
 
+def test_a_prediction_that_was_stopped_goes_on(run, small, tmp_path, monkeypatch, capsys):
+    """The drawings are known again by themselves: there is no detections.json yet."""
+    words = (run, small / "images", "--save-txt", "--output", tmp_path / "out")
+    write = predictions.write_found
+
+    def on_a_small_disk(found, target):
+        if len(list(target.parent.glob("*.jpg"))) > 1:
+            raise WriteError(f"{target}: cannot be written: No space left on device")
+        write(found, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "write_found", on_a_small_disk)
+        assert predict(*words) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".jpg"} == {"labels"}
+    drawn = next((tmp_path / "out").glob("*.jpg"))
+    whole = drawn.read_bytes()
+    # As if it had been the drawing of another program.
+    cv2.imwrite(str(drawn), cv2.imread(str(drawn)))
+    assert predict(*words) == 1
+    assert f"{drawn}: is there already, and not from an earlier prediction" in capsys.readouterr().err
+    drawn.write_bytes(whole)
+    assert predict(*words) == 0
+    assert drawn.read_bytes() == whole and (tmp_path / "out/detections.json").exists()
+
+
 def test_ids_of_images_from_elsewhere(run, small, tmp_path):
     shutil.copy(small / "val.json", tmp_path)
     config = Predict(tmp_path, image_ids=tmp_path / "val.json", images=small / "images")
@@ -302,7 +329,7 @@ def test_two_runs_are_fused(run, small, tmp_path, capsys):
 
 
 def test_what_cannot_be_written_is_told(run, small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("detseg.cli.predictions.cv2.imwrite", lambda *_: False)
+    monkeypatch.setattr("detseg.data.images.cv2.imencode", lambda *_: (False, None))
     assert predict(run, small / "images/val0.png", "--output", tmp_path / "out") == 1
     assert "val0.jpg: could not be written" in capsys.readouterr().err
     assert not (tmp_path / "out/detections.json").exists()

@@ -33,6 +33,7 @@ class PackedImages:
     def __init__(self, path: str | Path, split: str, rows: NDArray[np.int64] | None = None) -> None:
         self.path, self.split = str(path), split
         self._open: tuple[int, Any, dict[str, Any]] | None = None  # process id, file, data sets by place
+        self._mark = _mark(self.path)
         with opened(path) as pack:
             self.info = pack.info.require(split=split)
             count = self.info.splits[split]
@@ -53,7 +54,7 @@ class PackedImages:
         return len(self.rows)
 
     def _read(self, place: str, index: int | slice, stop: int | None = None) -> NDArray[np.uint8]:
-        """`[index]`, or `[index, :stop]`, of a data set; raises AnnotationError if the file is damaged there."""
+        """`[index]`, or `[index, :stop]`, of a data set; AnnotationError: the file is damaged there, or has changed."""
         if self._open is None or self._open[0] != os.getpid():
             self._open = (os.getpid(), open_file(self.path), {})
         _, file, known = self._open
@@ -63,6 +64,8 @@ class PackedImages:
             found: NDArray[np.uint8] = known[place][index if stop is None else (index, slice(stop))]
         except Exception as error:  # h5py raises many kinds
             raise AnnotationError(f"{self.path}: damaged, cannot be read: {cause(error)}. {REMEDY}") from error
+        if _mark(self.path) != self._mark:  # looked at last: HDF5 reads zeros where a file has been cut
+            raise AnnotationError(f"{self.path}: has been changed or removed since it was opened; put it back")
         return found
 
     def close(self) -> None:
@@ -99,6 +102,15 @@ class PackedImages:
         stop = height * width * self.CHANNELS
         values = self._read(f"{self.split}/{self.NAME}", int(self.rows[index]), stop)
         return values.reshape((height, width, self.CHANNELS) if self.CHANNELS > 1 else (height, width))
+
+
+def _mark(path: str) -> tuple[int, int] | None:
+    """What differs if a file does, nearly always: its size and when it was written; None if it is not there."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - speed, once an image
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class PackedMasks(PackedImages):

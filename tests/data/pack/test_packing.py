@@ -2,8 +2,10 @@
 
 import multiprocessing
 import pickle
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import h5py
@@ -362,8 +364,6 @@ def test_other_versions_and_tasks(copy, flowers, tmp_path):
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
 def test_files_that_are_cut_short(copy, share):
-    from pathlib import Path
-
     content = Path(copy).read_bytes()
     Path(copy).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(AnnotationError, match=r"copy\.h5: (damaged|not an HDF5 file).*detseg pack"):
@@ -449,3 +449,32 @@ def test_enlarged_images_are_smooth(folder, packed):
     row = int(np.flatnonzero((data.sizes == (7, 5)).all(1))[0])
     image = read_image(folder / "train" / str(data.paths[row]).removeprefix("train/"))
     np.testing.assert_array_equal(images[row], cv2.resize(image, (40, 29), interpolation=cv2.INTER_LINEAR))
+
+
+def _cut(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def _overwrite(path):
+    """In place, with as many bytes."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+CHANGES = {"cut": _cut, "overwritten": _overwrite, "removed": Path.unlink, "written to": lambda path: path.touch()}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_that_change_while_they_are_read(copy, change):
+    """HDF5 reads zeros where a file has been cut, which are images too."""
+    images = PackedImages(copy, "train")
+    in_another_process = pickle.loads(pickle.dumps(images))
+    before = [images[index] for index in range(len(images))]
+    CHANGES[change](Path(copy))
+    for last in (images, in_another_process):
+        with pytest.raises(AnnotationError, match=re.escape(str(copy))):
+            for index in reversed(range(len(before))):
+                last[index]
