@@ -12,7 +12,6 @@ from detseg.console import print_line, track
 from detseg.data.annotations import AnnotationError, Annotations, match_categories
 from detseg.data.augment.strengths import OF_BOXES, Strength, strengths
 from detseg.data.augment.transforms import TrainTransform
-from detseg.data.cache import ResizedImages
 from detseg.data.checks.learnable import require_learnable
 from detseg.data.checks.summary import objects_summary
 from detseg.data.checks.validate import checked
@@ -85,6 +84,7 @@ def open_images(kind: Callable[..., Dataset], data: Any, long_side: int, what: s
 
     A warning tells when these are smaller.
     """
+    from detseg.data.cache import ResizedImages  # here: it brings torch, and who reads annotations needs none
 
     shown = partial(track, what=f"reading {what}", console=console)
     dataset = kind(data, long_side, shown)

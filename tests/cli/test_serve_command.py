@@ -115,7 +115,7 @@ def test_files_are_opened_as_exported_models_and_engines_choose_their_device(tmp
     with pytest.raises(ValueError, match=r"exported models end in \.onnx"):
         load(tmp_path / "model.txt", "auto")
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    monkeypatch.setattr("detseg.runtime.load", lambda path: Told())
+    monkeypatch.setattr("detseg.runtime.load", lambda path, **_: Told())
     assert load(tmp_path / "model.onnx", "auto").task == "detect"
     assert title(tmp_path / "model.onnx") == f"{tmp_path.name}/model.onnx" and title(tmp_path) == tmp_path.name
     with pytest.raises(ValueError, match="its engine chooses the device; leave out --device"):

@@ -5,14 +5,13 @@ import logging
 import shutil
 
 import pytest
-import torch
 
 from detseg.train.config import SETTINGS, TrainDetector, load_config
 from detseg.train.extension import Extension, add_extension, last_extension
 from detseg.train.process import process
-from detseg.train.resume import RESUME, load_state
+from detseg.train.resume import RESUME, load_state, save_state
 from detseg.train.sampler import Progress, SizeSchedule
-from tests.train.runs import EPOCHS, PER_EPOCH, differences, resumed, state_of, stop_at, tiny_trainer
+from tests.train.runs import EPOCHS, PER_EPOCH, STATE, differences, resumed, state_of, stop_at, tiny_trainer
 from tests.train.test_trainer import Clock, Fragile
 
 FIRST, MORE = 2 * PER_EPOCH, EPOCHS * PER_EPOCH
@@ -117,7 +116,7 @@ def test_the_settings_of_a_run_list_its_extensions(tmp_path):
 def test_what_a_resumed_run_goes_on_with(tmp_path):
     """A new extension begins where the state ends, and is noted when it begins; later it is gone on with."""
     TrainDetector(data=tmp_path).save(tmp_path)
-    torch.save({"format": 2, "step": 12, "elapsed": 3.5}, tmp_path / RESUME)
+    save_state(tmp_path / RESUME, STATE | {"step": 12, "elapsed": 3.5})
     for more, extension in (
         ({}, None),
         ({"more_epochs": 4}, Extension(4, None, 12, 3.5)),

@@ -17,6 +17,7 @@ from detseg.train.fingerprint import fingerprint
 from detseg.train.sampler import Request
 from detseg.train.tasks.detector import DetectorTask
 from tests.small_set import write_small_set
+from tests.train.runs import ARCHITECTURE
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +168,10 @@ def test_the_best_model_is_calibrated(flowers, tmp_path):
         predictions.append({n: v[order] for n, v in found.items()} | {"scores": scores[order].astype(np.float32)})
     metric = made.evaluator(val)
     metric.update(predictions, None, val.annotations.image_ids)
-    before, architecture = metric.compute(), {"kind": "yolo"}
-    description = {"format": 1, "architecture": architecture, "categories": [], "size": 64, "training": {"map": 0.5}}
+    before, architecture = metric.compute(), dict(ARCHITECTURE)
+    categories = [{"id": 1, "name": "rose"}, {"id": 2, "name": "tulip"}]
+    description = {"format": 1, "architecture": architecture, "categories": categories, "size": 64}
+    description["training"] = {"map": 0.5}
     (tmp_path / "model.json").write_text(json.dumps(description))
     run = SimpleNamespace(
         metrics=before, predictions=predictions, val=val, folder=tmp_path, architecture=dict(architecture)
@@ -182,7 +185,7 @@ def test_the_best_model_is_calibrated(flowers, tmp_path):
     assert f"{errors[0]:.3f} before, {errors[1]:.3f} now" in made.console.file.getvalue()
     written = json.loads((tmp_path / "model.json").read_text())
     slope, shift = written["architecture"]["calibration"]
-    assert written == description | {"architecture": {"kind": "yolo", "calibration": [slope, shift]}}
+    assert written == description | {"architecture": ARCHITECTURE | {"calibration": [slope, shift]}}
     old, new = (metrics.matches.scores for metrics in (before, run.metrics))
     np.testing.assert_allclose(np.log(new / (1 - new)), slope * np.log(old / (1 - old)) + shift, atol=1e-3)
 
