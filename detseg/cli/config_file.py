@@ -109,9 +109,12 @@ def words_of(options: Mapping[str, Any], kind: type[Any], given: Sequence[str], 
         read[name] = key
         if name not in said:
             try:
-                words += _words(name, value, hints[name], defaults[name])
+                typed = _words(name, value, hints[name], defaults[name])
+                if any("\0" in word for word in typed):
+                    raise ValueError(f"{key}: has a zero character, which no value can have")
             except ValueError as error:
                 raise ValueError(f"--config {path}: {error}") from error
+            words += typed
     return words
 
 

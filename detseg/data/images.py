@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from detseg.data.headers import ORIENTATION, header_size
@@ -26,6 +27,7 @@ Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT, BITS = 256, 257, 258  # TIFF tags: the size, and the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
+PNG_PIXELS = 8 * 1032  # in a byte of a file: deflate makes 1032 bytes one, and 8 pixels of 1 bit may be in one
 HEIC = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
 PROGRAMS = ("EPS",)  # formats that Pillow hands to another program, which runs what is in them (Ghostscript)
@@ -79,7 +81,18 @@ def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(too_large)
+    if isinstance(image, PngImageFile) and image.width * image.height > PNG_PIXELS * _length(image.fp):
+        image.close()
+        raise ValueError(f"its header says {image.width} x {image.height} pixels, and the file is too short for them")
     return image
+
+
+def _length(file: Any) -> int:
+    """Bytes of an open file."""
+    place = file.tell()
+    length = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    return length
 
 
 def read_image(path: str | Path, channels: int = 3) -> Image:

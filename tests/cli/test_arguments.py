@@ -143,6 +143,7 @@ def test_the_settings_of_a_run_start_another(tmp_path):
         ("masks: perhaps", "masks is true or false, not perhaps"),
         ("size: [1, 2]", "size has one value, not a list"),
         ("size: {a: 1}", "size: Expected `bool | int | float | str | array | null`, got `object`"),
+        ('weights: "a\\0b"', "weights: has a zero character"),
         ("- size", "must hold names and values"),
         ("size: [", "is not readable"),
     ],

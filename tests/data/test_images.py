@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from detseg.data import images
 from detseg.data.images import ORIENTATION, image_size, inspect_image, read_image
+from detseg.data.index_png import read_index_image
 from tests.cases import case
 from tests.data.annotation_samples import write_picture
 from tests.data.mask_samples import write_grey_png
@@ -176,14 +177,21 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path_factory):
 
 def test_images_larger_than_pillows_limit(tmp_path):
     path = tmp_path / "large.png"
-    for side, words in ((14_000, "truncated"), (2**15 + 1, "more than 1073741824"), (2**16, "more than 1073741824")):
-        write_grey_png(path, side, side, 1, b"")
+    for side, words in ((14_000, "unrecognized"), (2**15 + 1, "more than 1073741824"), (2**16, "more than 1073741824")):
+        write_grey_png(path, side, side, 1, np.random.default_rng(0).bytes(25_000))
         if side == 14_000:
             assert image_size(path) == (side, side)  # by its header
         for function in (read_image, *([image_size] if side > 14_000 else [])):
             with warnings.catch_warnings(), pytest.raises(ValueError, match=rf"large\.png: .*{words}"):
                 warnings.simplefilter("error" if side == 14_000 else "ignore")
                 function(path)
+
+
+def test_png_files_too_short_for_their_pixels_take_no_memory(tmp_path):
+    path = write_grey_png(tmp_path / "mask.png", 16, 16_776_972, 16, b"\0" * 400)
+    for function in (read_image, inspect_image, read_index_image):
+        with pytest.raises(ValueError, match=r"mask\.png: .*16 x 16776972 pixels, and the file is too short for them"):
+            function(path)
 
 
 def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):

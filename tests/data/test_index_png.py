@@ -70,8 +70,8 @@ def test_few_bits_hold_the_values_that_were_written(tmp_path_factory):
 
 
 def test_masks_larger_than_pillows_limit(tmp_path):
-    for side, words in ((14_000, "truncated"), (2**15 + 1, "more than 1073741824 pixels"), (2**16, "more than 10737")):
-        write_grey_png(tmp_path / "mask.png", side, side, 1, b"")
+    for side, words in ((14_000, "unrecognized"), (2**15 + 1, "more than 1073741824"), (2**16, "more than 10737")):
+        write_grey_png(tmp_path / "mask.png", side, side, 1, np.random.default_rng(0).bytes(25_000))
         with warnings.catch_warnings(), pytest.raises(MaskError, match=f"cannot be read: .*{words}"):
             warnings.simplefilter("error" if side == 14_000 else "ignore")
             read_index_image(tmp_path / "mask.png")

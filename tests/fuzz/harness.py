@@ -36,7 +36,7 @@ ROOT = HERE.parents[1]
 SECONDS = 5  # of computing that one file may take
 STILL = 60  # seconds that it may take if it does not compute: waiting for something, or others are at work
 MEMORY = 3 << 30  # bytes of addresses that one file may ask for, beyond what the process has
-GROWTH = 2 << 30  # bytes that the process may grow by: images of a thousand million pixels are read
+GROWTH = 1 << 30  # bytes that the process may grow by
 
 ACCEPTED, REFUSED, UNNAMED, TRACEBACK, HANG = "accepted", "refused, file named", "file not named", "traceback", "hang"
 COLUMNS = (ACCEPTED, REFUSED, UNNAMED, TRACEBACK, HANG)

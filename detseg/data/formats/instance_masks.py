@@ -176,18 +176,22 @@ def objects_in(values: NDArray[Any]) -> list[_Object]:
     """The objects of a map (H, W) of their numbers, in the order of these; 0 is none."""
     height = values.shape[0]
     columns = np.ascontiguousarray(values.T).ravel()
-    where = np.flatnonzero(columns)
-    where = where[np.argsort(columns[where], kind="stable")]
-    starts = np.flatnonzero(np.diff(columns[where].astype(np.int64), prepend=0))
+    # Runs of one number, down the columns and on into the next one.
+    edges = np.r_[0, np.flatnonzero(columns[1:] != columns[:-1]) + 1, columns.size]
+    numbers = columns[edges[:-1]]
+    runs = np.flatnonzero(numbers)
+    runs = runs[np.argsort(numbers[runs], kind="stable")]
+    starts = np.flatnonzero(np.diff(numbers[runs].astype(np.int64), prepend=0))
     found = []
-    for part in np.split(where, starts[1:]) if len(where) else []:
-        xs, ys = part // height, part % height
-        breaks = np.flatnonzero(np.diff(part) != 1)
-        begins, ends = part[np.r_[0, breaks + 1]], part[np.r_[breaks, -1]] + 1
-        edges = np.stack([begins, ends], 1).ravel()
-        counts = np.diff(edges, prepend=0, append=columns.size).tolist()
-        box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-        found.append(_Object(int(columns[part[0]]), box, counts if counts[-1] else counts[:-1], len(part)))
+    for part in np.split(runs, starts[1:]) if len(runs) else []:
+        begins, lasts = edges[part], edges[part + 1] - 1
+        ends = np.stack([begins, lasts + 1], 1).ravel()
+        counts = np.diff(ends, prepend=0, append=columns.size).tolist()
+        whole = (begins // height != lasts // height).any()  # from one column to another: the foot and the head of both
+        ys = (0, height - 1) if whole else (int((begins % height).min()), int((lasts % height).max()))
+        box = (int(begins[0]) // height, ys[0], int(lasts[-1]) // height + 1, ys[1] + 1)
+        area = int((lasts - begins).sum()) + len(part)
+        found.append(_Object(int(numbers[part[0]]), box, counts if counts[-1] else counts[:-1], area))
     return found
 
 
