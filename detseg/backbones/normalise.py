@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from detseg.backbones.class_rows import ClassRows
 
+ONE_VALUE = "batch norm cannot learn from one value of a channel"
+
 
 class ImageModel(nn.Module):
     """Base of the models that take images; subclasses call `normalise` first. `detseg.models.Model` is the contract.
@@ -25,6 +27,18 @@ class ImageModel(nn.Module):
         super().__init__()
         for name in ("mean", "std"):
             self.register_buffer(name, torch.as_tensor(getattr(source, name)).view(-1, 1, 1), persistent=False)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """What the model gives; ValueError where it trains on one image, of which a map is a single cell."""
+        try:
+            return super().__call__(*inputs, **options)
+        except ValueError as error:  # torch's names neither the image nor a remedy
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{ONE_VALUE}, where a map is one cell of one image; give several images at a time, or larger ones, or "
+                "call eval() to predict"
+            ) from error
 
     @classmethod
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:

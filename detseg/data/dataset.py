@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.base import Set, Track
 from detseg.data.cache import images_of, masks_of
 from detseg.data.checks.learnable import require_masks
@@ -120,6 +120,23 @@ def scaled_sizes(data: Annotations, long_side: int) -> NDArray[np.float64]:
     scale = long_side / data.sizes.max(1)[data.image_index]
     sizes = (data.boxes[:, 2:] - data.boxes[:, :2]) * scale[:, None]
     return sizes[~data.iscrowd]
+
+
+def learnable_sizes(data: Annotations, size: int) -> NDArray[np.float64]:
+    """(M, 2) widths and heights of the objects, crowds apart, that are a pixel wide and high at `--size`.
+
+    Raises AnnotationError where there are objects, and none is.
+    """
+    sizes = scaled_sizes(data, size)
+    large = sizes[sizes.min(1) >= 1]
+    if len(large) or not len(sizes):
+        return large
+    own = float((data.boxes[:, 2:] - data.boxes[:, :2])[~data.iscrowd].min(1).max())
+    remedy = "correct the boxes" if own < 1 else "train with a larger --size, or with --tiles"
+    raise AnnotationError(
+        f"{data.source}: none of its {len(sizes)} objects is a pixel wide and high at --size {size}, so there is "
+        f"nothing to learn; the thickest is {own:.3g} px in its image, {sizes.min(1).max():.3g} px there: {remedy}"
+    )
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[dict[str, Tensor]]]:

@@ -161,9 +161,9 @@ class FasterRcnn(DetectionModel):
         """Strides and regions as set and anchors fitted to the training boxes; with COCO weights, their network's."""
         if config.weights == "coco" and not config.only_backbone and config.backbone in cls.coco:
             return {**cls.coco[config.backbone].options, "regions": config.regions}
-        from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
+        from detseg.data.dataset import learnable_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
-        sizes = scaled_sizes(data, config.size)
+        sizes = learnable_sizes(data, config.size)
         anchors = fit_anchors(sizes, len(config.strides) + 1, config.anchors, seed=config.seed)
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)

@@ -271,9 +271,9 @@ def ssd_losses(priors: Tensor, deltas: Tensor, logits: Tensor, objects: FlatTarg
 
 def _fitted_shapes(data: Any, config: Any) -> Shapes:
     """Default boxes by k-means, of each map from the training boxes of its scale; without any, as the paper's."""
-    from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
+    from detseg.data.dataset import learnable_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
-    sizes = scaled_sizes(data, config.size)
+    sizes = learnable_sizes(data, config.size)
     strides = [*config.strides, *(config.strides[-1] * 2 ** (step + 1) for step in range(MORE))]
     middles = BOX_OF_STRIDE * np.array(strides)
     level = np.searchsorted(np.sqrt(middles[:-1] * middles[1:]), np.sqrt(sizes.prod(1)))

@@ -160,9 +160,9 @@ class YoloDetector(DetectionModel):
     def options_for(cls, data: Any, config: Any) -> dict[str, Any]:
         """Strides, reach and masks as set, anchors fitted to the training boxes, and the parents in the tree."""
         from detseg.data.class_tree import read_tree
-        from detseg.data.dataset import scaled_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
+        from detseg.data.dataset import learnable_sizes  # here: it brings OpenCV, which nobody needs for boxes alone
 
-        sizes = scaled_sizes(data, config.size)
+        sizes = learnable_sizes(data, config.size)
         anchors = fit_anchors(sizes, len(config.strides), config.anchors, seed=config.seed)
         fit = fit_of(sizes, anchors.reshape(-1, 2))
         logger.info("anchors: mean best IoU %.3f, %.1f%% of objects above 0.5", fit.mean_iou, 100 * fit.best_recall)

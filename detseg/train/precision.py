@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from detseg.backbones.normalise import ONE_VALUE
 from detseg.sharing import sharing_cores
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def measure(spec: dict[str, Any], candidates: Sequence[Choice] = PREFERRED) -> d
             return {choice: seconds for choice, seconds in times.items() if math.isfinite(max(seconds))}
         failed = ([0] + [line["trying"] for line in lines if "trying" in line])[-1]
         detail = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-        if "Expected more than 1 value per channel" in detail[0]:
+        if ONE_VALUE in detail[0]:
             raise ValueError(
                 f"batch norm cannot learn from --batch-size {spec['batch_size']} at --size {spec['size']}, where a map "
                 "is one cell of one image; take --batch-size 2, or a larger --size"

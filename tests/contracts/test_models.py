@@ -94,6 +94,14 @@ def test_targets_decide_and_losses_are_finite_with_gradients(built):
         assert not isinstance(model.train(mode)(images()), dict), "predictions, whatever the mode"
 
 
+def test_one_cell_of_one_image_is_told_with_its_remedy(built):
+    model = built.model.train()
+    with pytest.raises(ValueError, match=r"batch norm cannot learn from one value .*; give several images at a time"):
+        model(images(1, 32), model.example_targets(1, 32, "cpu"))
+    with torch.no_grad():
+        model.eval()(images(1, 32))
+
+
 def test_images_without_objects_train_too(built):
     model = built.model.train()
     if model.task == "classify":

@@ -12,6 +12,7 @@ from torch import nn
 
 from detseg.backbones import Backbone
 from detseg.backbones import create as registry
+from detseg.backbones.normalise import ONE_VALUE
 from detseg.train import precision
 from detseg.train.config import TrainDetector
 from detseg.train.precision import CANDIDATES, PREFERRED, Choice, Decision, choose, choose_again, decide, leader, usual
@@ -197,7 +198,7 @@ def test_what_is_not_timed_is_named(monkeypatch):
 
 
 def test_one_cell_of_one_image_is_told_with_its_remedy(monkeypatch):
-    said = "ValueError: Expected more than 1 value per channel when training, got input size torch.Size([1, 512, 1, 1])"
+    said = f"ValueError: {ONE_VALUE}, where a map is one cell of one image"
     failed = subprocess.CompletedProcess([], 1, '{"trying": 0}\n', f"Traceback\n{said}\n")
     monkeypatch.setattr(precision.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ValueError, match=r"--batch-size 1 at --size 32, .*take --batch-size 2, or a larger --size"):

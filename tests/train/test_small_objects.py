@@ -2,16 +2,23 @@
 
 import io
 import logging
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from detseg.data.annotations import Annotations
 from detseg.data.augment.transforms import TrainTransform
+from detseg.data.dataset import learnable_sizes
 from detseg.data.sample import Sample
-from detseg.train.config import TrainDetector
-from detseg.train.tasks.detector import DetectorTask, warn_of_small_objects
+from detseg.models import MODELS
+from detseg.train.config import TrainDetector, config_for
+from detseg.train.size import warn_of_small_objects
+from detseg.train.tasks.detector import DetectorTask
 from tests.small_set import write_small_set
 
 
@@ -44,6 +51,35 @@ def test_objects_without_any_size_are_no_reason_to_stop(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         warn_of_small_objects(np.array([[0.0, 5.0]]), 320)
     assert "1 of 1 objects" in caplog.text
+
+
+@pytest.mark.parametrize(("side", "remedy"), [(0.01, "correct the boxes"), (9, "train with a larger --size")])
+def test_objects_of_less_than_a_pixel_end_before_training(tmp_path: Path, side: float, remedy: str) -> None:
+    """In images 960 px wide, whose every pixel is 0.07 px at 64."""
+    write_small_set(tmp_path / "set", width=960, height=72)
+    task = DetectorTask(TrainDetector(data=tmp_path / "set", size=64), Console(file=io.StringIO()))
+    train = task.load()[0]
+    boxes = train.boxes.copy()
+    boxes[:, 2:] = boxes[:, :2] + side
+    tiny = replace(train, boxes=boxes, iscrowd=np.zeros_like(train.iscrowd))
+    message = rf"set.*none of its {len(boxes)} objects .* at --size 64, .*{remedy}"
+    for fit in (lambda: task.open(tiny, "training"), *(partial(options_of, name, tiny) for name in MODELS_OF_BOXES)):
+        with pytest.raises(ValueError, match=message):
+            fit()
+    boxes = boxes.copy()
+    boxes[3, 2:] = boxes[3, :2] + (30, 48)  # one of 2 x 3.2 px is enough, and shapes are fitted to it alone
+    for name in MODELS_OF_BOXES:
+        assert "0.0" not in str(options_of(name, replace(tiny, boxes=boxes))["anchors" if name != "ssd" else "shapes"])
+    assert learnable_sizes(replace(tiny, boxes=boxes), 64).round(6).tolist() == [[2, 3.2]]
+    assert len(learnable_sizes(replace(tiny, iscrowd=~tiny.iscrowd), 64)) == 0
+
+
+MODELS_OF_BOXES = ("yolo", "ssd", "faster_rcnn")
+
+
+def options_of(name: str, data: Annotations) -> dict[str, Any]:
+    """What a model's options are fitted to, at 64 pixels."""
+    return MODELS[name].options_for(data, config_for("detector", name)(backbone="resnet18", weights="none", size=64))
 
 
 def test_small_objects_are_not_taught_as_background() -> None:

@@ -64,13 +64,29 @@ def is_mask(height: int, width: int, counts: str | Sequence[int]) -> bool:
         return False
     if not isinstance(counts, str):
         return min(counts, default=-1) >= 0 and sum(counts) == height * width
-    from pycocotools import mask
+    runs = _unpacked(counts)
+    return runs is not None and 0 <= runs.min() and runs.max() <= height * width and runs.sum() == height * width
 
-    try:
-        mask.decode({"size": [height, width], "counts": counts.encode("ascii")})  # raises where they go beyond its end
-    except (ValueError, UnicodeEncodeError):
-        return False
-    return bool(counts)
+
+def _unpacked(counts: str) -> NDArray[np.int64] | None:
+    """Compressed run lengths as numbers, see `detseg.metrics.detection.run_lengths`; None where they are none.
+
+    Not by pycocotools: it lays the mask out, which takes a hundred times as long, and takes masks that end too soon.
+    """
+    bits = np.frombuffer(counts.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(bits) or bits.min() < 0 or bits.max() > 63 or bits[-1] & 32:
+        return None
+    ends = np.flatnonzero(bits & 32 == 0)
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - begins + 1
+    if lengths.max() > 10:
+        return None
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(begins, lengths))
+    runs: NDArray[np.int64] = np.add.reduceat((bits & 31) << shifts, begins)
+    runs -= ((bits[ends] & 16) << 1) << shifts[ends]
+    # From the fourth on each is the difference from the run before the last.
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs
 
 
 def run_lengths(mask: NDArray[Any]) -> RunLengths:

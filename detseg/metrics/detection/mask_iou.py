@@ -19,6 +19,7 @@ from detseg.kernels import compiled, helper, shares
 from detseg.metrics.detection.inputs import Found, Truth
 from detseg.metrics.detection.layout import Layout
 from detseg.metrics.detection.loops import Pairs, collect_pairs
+from detseg.metrics.detection.records import positions
 from detseg.metrics.detection.run_lengths import joined
 
 Wholes = NDArray[np.int64]
@@ -42,22 +43,38 @@ def find_mask_pairs(truth: Truth, found: Found, layout: Layout, lowest: float) -
     assert truth.masks is not None and found.masks is not None
     sizes = np.array(truth.sizes, dtype=np.int64)[layout.by_id].reshape(-1, 2)
     sources = layout.source[layout.places]
+    texts, object_texts = joined(found.masks), joined(truth.masks)
+    _check("detection", texts, found.image_ids, truth)
+    _check("object of the ground truth", object_texts, truth.object_images, truth)
     sides = (
-        _Side(layout.label_start, layout.image_positions[layout.places], sources, *joined(found.masks)),
-        _Side(layout.object_start, layout.object_positions, layout.objects, *joined(truth.masks)),
+        _Side(layout.label_start, layout.image_positions[layout.places], sources, *texts),
+        _Side(layout.object_start, layout.object_positions, layout.objects, *object_texts),
     )
     options = truth.iscrowd[layout.objects], *np.ascontiguousarray(sizes.T), lowest
     bounds = _shares(layout.label_start)
     with ThreadPoolExecutor(len(bounds)) as threads:
-        parts = list(threads.map(lambda labels: _pairs_of(sides, options, *labels), bounds))
-    owners = (("detection", found.image_ids), ("object of the ground truth", truth.object_images))
-    for (side, images), bad in zip(owners, np.max([damaged for _, damaged in parts], axis=0).tolist(), strict=True):
-        if bad >= 0:
-            raise ValueError(
-                f"image {images[bad]}: {side} {bad} (counted from 0): the run lengths of its mask are damaged: they do "
-                "not fill the image, or not stay inside; write the mask again with pycocotools.mask.encode"
-            )
-    return _in_one([pairs for pairs, _ in parts])
+        return _in_one(list(threads.map(lambda labels: _pairs_of(sides, options, *labels), bounds)))
+
+
+def _check(what: str, masks: tuple[NDArray[np.uint8], Wholes, Wholes], images: Wholes, truth: Truth) -> None:
+    """Raise ValueError at the first mask, one without a rival too, whose run lengths are not those of its image."""
+    texts, begin, end = masks
+    pixels = np.array(truth.sizes, np.int64).reshape(-1, 2).prod(1)[positions(images, truth.image_ids)]
+    longest = int((end - begin).max(initial=0))
+
+    def damaged(first: int, last: int) -> int:
+        own = slice(first, last)
+        bad = int(_first_damaged(texts, begin[own], end[own], pixels[own], np.empty(longest, np.int64)))
+        return len(begin) if bad < 0 else first + bad
+
+    cuts = np.linspace(0, len(begin), shares(len(begin), _SHARE) + 1).astype(int).tolist()
+    with ThreadPoolExecutor(len(cuts) - 1) as threads:
+        bad = min(threads.map(damaged, cuts, cuts[1:]))
+    if bad < len(begin):
+        raise ValueError(
+            f"image {images[bad]}: {what} {bad} (counted from 0): the run lengths of its mask are damaged: they do not "
+            "fill the image, or not stay inside; write the mask again with pycocotools.mask.encode"
+        )
 
 
 def _shares(label_start: Wholes) -> list[tuple[int, int]]:
@@ -67,8 +84,8 @@ def _shares(label_start: Wholes) -> list[tuple[int, int]]:
     return list(pairwise(sorted({0, *cuts.tolist(), len(label_start) - 1})))
 
 
-def _pairs_of(sides: tuple[_Side, _Side], options: tuple[Any, ...], first: int, last: int) -> tuple[Pairs, Wholes]:
-    """The pairs of the classes from `first` to before `last`, and the rows of a damaged detection and object, or -1."""
+def _pairs_of(sides: tuple[_Side, _Side], options: tuple[Any, ...], first: int, last: int) -> Pairs:
+    """The pairs of the classes from `first` to before `last`."""
     begins = [int(side.start[first]) for side in sides]
     found, real = (
         side._replace(
@@ -86,10 +103,9 @@ def _pairs_of(sides: tuple[_Side, _Side], options: tuple[Any, ...], first: int, 
         np.empty((1, 5), np.int64),  # extents, see `measure`
         np.empty((objects, 5), np.int64),
     )
-    damaged = np.full(2, -1, np.int64)
-    fill = partial(_mask_pairs, found, real, crowd[begins[1] :], heights, widths, lowest, room, damaged)
+    fill = partial(_mask_pairs, found, real, crowd[begins[1] :], heights, widths, lowest, room)
     start, partners, ious = collect_pairs(count, fill)
-    return (start, partners + np.int32(begins[1]), ious), damaged
+    return start, partners + np.int32(begins[1]), ious
 
 
 def _in_one(parts: Sequence[Pairs]) -> Pairs:
@@ -101,8 +117,17 @@ def _in_one(parts: Sequence[Pairs]) -> Pairs:
 
 
 @compiled
-def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done, pair_start, objects, ious):
-    """`fill` of `loops.collect_pairs`; stops at a damaged mask and writes its row, or the object's, to `damaged`."""
+def _first_damaged(texts, begins, ends, pixels, borders):
+    """The first mask whose run lengths do not fill its pixels, or -1; `borders` have room for those of any."""
+    for i in range(len(begins)):
+        if unpack(texts, begins[i], ends[i], pixels[i], borders, np.int64(0)) < 0:
+            return i
+    return -1
+
+
+@compiled
+def _mask_pairs(found, real, crowd, heights, widths, lowest, room, done, pair_start, objects, ious):
+    """`fill` of `loops.collect_pairs`."""
     borders, object_borders, border_start, extent, object_extents = room
     zero = np.int64(0)  # a plain 0 is a type of its own to the compiler, for which it would compile all again
     for label in range(len(found.start) - 1):
@@ -128,17 +153,11 @@ def _mask_pairs(found, real, crowd, heights, widths, lowest, room, damaged, done
                     begin, source = border_start[unpacked], real.sources[unpacked]
                     text, end = real.text_begin[source], real.text_end[source]
                     runs = unpack(real.texts, text, end, pixels, object_borders, begin)
-                    if runs < 0:
-                        damaged[1] = source
-                        return len(found.images)
                     border_start[unpacked + 1] = begin + runs
                     measure(object_borders, begin, begin + runs, height, object_extents, unpacked)
                     unpacked += 1
             text, end = found.text_begin[found.sources[d]], found.text_end[found.sources[d]]
             runs = unpack(found.texts, text, end, pixels, borders, zero)
-            if runs < 0:
-                damaged[0] = found.sources[d]
-                return len(found.images)
             measure(borders, zero, runs, height, extent, zero)
             for g in range(first, unpacked):
                 most = _most_overlap(extent, zero, object_extents, g)

@@ -1,7 +1,6 @@
 """The detector's task: boxes of any number of objects an image."""
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,7 +19,7 @@ from detseg.data.checks.image_checks import sharing_problems
 from detseg.data.checks.learnable import require_learnable, require_masks
 from detseg.data.checks.validate import checked, raise_on_problems
 from detseg.data.class_tree import ClassTree, on_nodes, read_tree, require_nodes
-from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate, collate_boxes, scaled_sizes
+from detseg.data.dataset import ClassificationDataset, DetectionDataset, collate, collate_boxes
 from detseg.data.formats.class_folders import read_class_folders
 from detseg.data.labels import LabelledImages
 from detseg.data.limits import LEAST, AtTheCap, most_detections
@@ -46,13 +45,11 @@ from detseg.train.data import load_data, open_images, print_data, transform_of
 from detseg.train.fingerprint import fingerprint, image_marks
 from detseg.train.mixed import MixedSamples
 from detseg.train.sampler import TrainingSamples
-from detseg.train.size import wanted_size
+from detseg.train.size import check_objects, wanted_size
 from detseg.train.task import Run, Task
 
 logger = logging.getLogger(__name__)
 
-# Objects with a shorter side, pixels at the training size, leave too little on the finest grid to be told by.
-LEAST_SIDE = 4
 # Cached images are this much larger than the training size, so that zooming in finds detail.
 CACHE_ZOOM = 1.25
 
@@ -242,7 +239,7 @@ class DetectorTask(BoxTask):
     def open(self, data: Annotations, split: str) -> DetectionDataset:
         """See `BoxTask`; the training images have those of which only the class is known beside them."""
         if split == "training":
-            warn_of_small_objects(scaled_sizes(data, self.config.size), self.config.size)
+            check_objects(data, self.config.size)
         if self.tiling is not None:
             long_side = round(self.config.size * (CACHE_ZOOM if split == "training" else 1))
             return tiles.open_tiles(data, long_side, self.tiling, f"{split} images", self.console)
@@ -381,17 +378,3 @@ def predict_dataset(
     find = model.find if isinstance(model, Detector) else partial(detect, model)
     for found in find(images, size, run_lengths=True, tta=tta):
         yield {name: value if name == "masks" else value.numpy() for name, value in found.items()}
-
-
-def warn_of_small_objects(sizes: np.ndarray, size: int) -> None:
-    """Warn how many of the objects, (M, 2) widths and heights at `--size`, are too small there to be learnt."""
-    sides = sizes.min(1)
-    small = sides[sides < LEAST_SIDE]
-    if not len(small):
-        return
-    wanted = size * LEAST_SIDE / max(float(np.quantile(small, 0.1)), 1e-3)
-    logger.warning(
-        "%d of %d objects (%.1f %%) are less than %d px wide or high at --size %d, too little to be learnt or found; "
-        "--size %d would give nine in ten of them that much",
-        *(len(small), len(sides), 100 * len(small) / len(sides), LEAST_SIDE, size, 32 * math.ceil(wanted / 32)),
-    )

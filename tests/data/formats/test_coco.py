@@ -74,11 +74,13 @@ def test_polygons_that_lead_far_away_are_told_and_left_out(tmp_path):
 
 
 def test_compressed_run_lengths_must_fill_their_mask(tmp_path):
-    for counts in ("abc", "", "ü"):
+    # Compressed, 1 2 3 and one run of nothing; plain, too short, too long and below 0.
+    for counts in ("abc", "", "ü", "123", "0", [1, 2, 3], [], [0, 48 * 64 + 1], [48 * 64 + 1, -1]):
         data = read_coco(with_outline(tmp_path, {"size": [48, 64], "counts": counts}))
         assert not data.segments.has_rle[data.ids == 4].any(), counts
         (problem,) = data.read_problems
         assert problem.kind == "malformed-outline" and "48 x 64" in problem.what
+        assert problem.object == 4 and problem.file.endswith("train.json") and "correct the mask" in problem.remedy
 
 
 def test_what_tools_write_in_other_words(tmp_path):

@@ -4,9 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
 from detseg.data.formats.json_files import class_name, given_size
-from detseg.data.formats.outlines import cropped, decoded, drawn, ellipse, mask_png, pasted, png_mask, rotated_box
+from detseg.data.formats.outlines import (
+    cropped,
+    decoded,
+    drawn,
+    ellipse,
+    is_mask,
+    mask_png,
+    pasted,
+    png_mask,
+    rotated_box,
+)
 from detseg.data.polygons import FAR
 
 
@@ -50,6 +61,37 @@ def test_masks_come_back_from_png():
     part, x, y = cropped(np.pad(np.ones((2, 3), bool), ((4, 0), (5, 1))))
     assert part.shape == (2, 3) and (x, y) == (5, 4)
     assert cropped(np.zeros((4, 4), bool))[0].tolist() == [[False]]
+
+
+def runs_of(text):
+    """COCO's compressed run lengths, a character after the other; None where they break off."""
+    runs, value, shift = [], 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        value, shift = value | (bits & 31) << shift, shift + 5
+        if bits & 32:
+            continue
+        value -= (bits & 16 > 0) << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return None if shift else runs
+
+
+def test_run_lengths_are_a_mask_if_they_fill_it():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        height, width = rng.integers(1, 60, 2).tolist()
+        mask = np.asfortranarray(rng.random((height, width)) < rng.random(), np.uint8)
+        text = coco.encode(mask)["counts"].decode()
+        assert is_mask(height, width, text) and is_mask(height, width, runs_of(text))
+        assert not is_mask(height + 1, width, text) and not is_mask(height, width + 1, text)
+        place = rng.integers(len(text))
+        damaged = text[:place] + chr(48 + rng.integers(64)) + text[place + 1 :]
+        runs = runs_of(damaged)
+        right = runs is not None and min(runs) >= 0 and sum(runs) == height * width
+        assert is_mask(height, width, damaged) == right, damaged
+    for text in ("", "é", "o" * 40 + "0", "~"):
+        assert not is_mask(4, 4, text)
 
 
 @pytest.mark.parametrize("polygon", [[0, 0, 1, 1], [0, 0, FAR * 2, 1, 1, 1], [0, 0, math.nan, 1, 1, 1]])

@@ -164,3 +164,8 @@ def test_run_lengths_that_do_not_fill_the_image_are_refused(counts):
     found = [{"image_id": 1, "category_id": 1, "segmentation": mask, "score": 0.5}]
     with pytest.raises(ValueError, match=r"detection 0 .* run lengths of its mask are damaged: they do not fill"):
         evaluate_detections(truth | {"annotations": [square]}, found, iou_type="segm")
+    # Nor do those pass that are compared with nothing.
+    for objects, results in (([], found), ([square | {"segmentation": mask, "iscrowd": 1, "area": 9, "id": 5}], [])):
+        for iou_type in ("segm", "boundary"):
+            with pytest.raises(ValueError, match=r"image 1: (detection|object of the ground truth) 0 .*do not fill"):
+                evaluate_detections(truth | {"annotations": objects}, results, iou_type=iou_type)
