@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detseg.models import save_model
 from detseg.together import training_together
+from detseg.train.exchange import exchange_in_order
 from detseg.train.finder import RateCurve, find_rate
 from detseg.train.optim import averaged, learning_rate_factor, train_mode
 from detseg.train.precision import CANDIDATES, Choice
@@ -119,6 +120,7 @@ class Trainer:
             self._restore(state)
         self._fraction = self.progress.fraction()
         model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        exchange_in_order(model)
         with self._stop.on_signals():
             if state is None:
                 self._save()  # a run can be resumed from its very beginning on
@@ -247,13 +249,13 @@ class Trainer:
             self._fraction, self.interrupted, self._save_due = self.progress.fraction(), self._stop.is_set(), save_due
             return
         self._save_due = False
-        if self.progress.steps is not None:
-            self._fraction = self.progress.fraction()
         if self.progress.step % CHECK_EVERY == 0:
             local = [self.progress.fraction(), float(self._stop.is_set()), float(save_due)]
             together = self.accelerator.gather(torch.tensor([local], device=self.accelerator.device))
             self._fraction, stop, save = together.amax(0).tolist()
             self.interrupted, self._save_due = bool(stop), bool(save)
+        if self.progress.steps is not None:  # to all digits, as when a run is resumed: what was gathered has 7
+            self._fraction = self.progress.fraction()
 
     # ------------------------------------------------------------------ validation
 

@@ -26,9 +26,11 @@ def words_of(task, model, data, folder, epochs):
     return task, "--model", model, "--data", data, "--output", folder, *QUICK, *random, "--epochs", str(epochs)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize(("task", "model"), EVERY)
 def test_killed_at_random_moments(task, model, processes, sets, tmp_path):
+    if processes == 3 and model not in ("yolo", "faster_rcnn"):
+        pytest.skip("sums of more than two gradients are the same matter for all models")
     start = words_of(task, model, sets[task], tmp_path / "whole", 12)
     whole = Started(*start, processes=processes)
     whole.wait_for(tmp_path / "whole" / RESUME)

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from detseg.cli import main
+from detseg.models import WEIGHTS
 from detseg.train.lock import LOCK
 from detseg.train.resume import RESUME, load_state
 from tests.faults.runs import QUICK, SEED, Started, finished, moments, same
@@ -102,6 +104,40 @@ def test_the_folder_is_removed(data, tmp_path):
     folder.rename(tmp_path / "trash")
     assert message_of(run) == f"error: {folder}: was removed while this run wrote there, so it ends; start it again"
     assert not (folder / "config.json").exists()
+
+
+def cut(file):
+    """To half its length; HDF5 would read zeros."""
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def overwrite(file):
+    """In place, as `cp` does."""
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("change", [cut, overwrite, Path.unlink])
+def test_a_packed_file_is_lost(data, change, workers, tmp_path):
+    pack, folder = tmp_path / "set.h5", tmp_path / "run"
+    assert main(["pack", "--data", str(data), "--output", str(pack), "--size", "64"]) == 0
+    run = Started(*words(pack, folder, *LONG, "--workers", workers))
+    run.wait_until_under_way(folder)
+    change(pack)
+    assert message_of(run).startswith(f"error: {pack}: ")
+    assert state_of(folder)["step"] > 0
+
+
+@pytest.mark.parametrize("change", [cut, overwrite, Path.unlink])
+def test_images_are_lost(data, change, tmp_path):
+    """Training has them in memory; the report at its end wants them."""
+    own, folder = shutil.copytree(data, tmp_path / "data"), tmp_path / "run"
+    run = Started(*words(own, folder, "--epochs", "12"), environment={"REPORT": "yes"})
+    run.wait_until_under_way(folder)
+    for image in (own / "images").iterdir():
+        change(image)
+    assert message_of(run).startswith(f"error: {own}/images/")
+    assert {WEIGHTS, "metrics.csv"} <= {path.name for path in folder.iterdir()}
 
 
 def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):

@@ -445,3 +445,12 @@ def test_every_image_is_seen_once_an_epoch(tmp_path):
     trainer.run()
     epochs = [sorted(seen[i : i + IMAGES]) for i in range(0, IMAGES * EPOCHS, IMAGES)]
     assert epochs == [list(range(IMAGES))] * EPOCHS
+
+
+def test_several_processes_know_how_far_the_run_is_to_all_digits(tmp_path):
+    """As when it is resumed; what they send each other has seven."""
+    trainer = tiny_trainer(tmp_path, steps=12)
+    trainer._world, trainer.progress.step = 2, 10
+    trainer.progress.begin()
+    trainer._synchronise()
+    assert trainer._fraction == trainer.progress.fraction() == 10 / 12
