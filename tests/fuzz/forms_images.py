@@ -124,7 +124,7 @@ def read_evaluation(folder: Path) -> None:
 
 FORMS = [
     *(
-        Form(f"image-{name}", partial(make_images, form=name), read_images, kind="" if name == "png" else "bytes")
+        Form(f"image-{name}", partial(make_images, form=name), read_images, "" if name == "png" else "bytes", quick=200)
         for name in IMAGES
     ),
     *(

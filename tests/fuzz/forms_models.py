@@ -244,11 +244,11 @@ def read_told(folder: Path) -> None:
 MODEL = "model.json", "model.safetensors"
 FORMS = [
     *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task))
+        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=500)
         for task in ("detector", "segmenter")
     ),
     *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task))
+        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=500)
         for task in ("classifier", "localizer")
     ),
     *(Form(f"options-{e}", partial(make_options, e), partial(read_options, e), quick=60) for e in ("yaml", "json")),
@@ -279,9 +279,9 @@ FORMS = [
     Form("state", make_state, read_state, quick=30),
     Form("state-structure", make_state, read_state, "state", quick=40),
     Form("metrics", make_metrics, read_metrics),
-    Form("exported-description", make_told, read_told, "json"),
+    Form("exported-description", make_told, read_told, "json", quick=500),
     *(
-        Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 8)
+        Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 12)
         for form, ending, kind, engine in (
             ("onnx", "onnx", "bytes", "onnxruntime"),
             ("openvino", "xml", "xml", "openvino"),
