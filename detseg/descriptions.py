@@ -76,7 +76,19 @@ def check_architecture(architecture: Any, place: str) -> Any:
     kind = architecture.get("kind")
     if not isinstance(kind, str) or kind not in MODELS:
         raise FileError(f"{place}: unknown kind {kind!r:.40}; this version knows {', '.join(map(repr, MODELS))}")
-    return as_declared(architecture, _schema(kind), place)
+    attributes = as_declared(architecture, _schema(kind), place)
+    _refuse_huge(architecture, place)
+    return attributes
+
+
+def _refuse_huge(content: Any, place: str) -> None:
+    """Raise FileError where a whole number has more than 64 bits: it may be a float's, but not in torch."""
+    if isinstance(content, int) and not -(2**63) <= content < 2**63:
+        raise FileError(f"{place}: is a whole number of more than 64 bits")
+    for name, value in content.items() if isinstance(content, dict) else ():
+        _refuse_huge(value, f"{place}: {name!r:.40}")
+    for value in content if isinstance(content, (list, tuple)) else ():
+        _refuse_huge(value, place)
 
 
 @cache

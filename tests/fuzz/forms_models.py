@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +15,10 @@ import torch
 from rich.console import Console
 
 import detseg
-from detseg.backbones import create_backbone
+from detseg.backbones import create_backbone, measure
 from detseg.cli import _options
 from detseg.exporters import export
-from detseg.models import build_model, described_model, load_model, save_model
+from detseg.models import build_model, described_model, save_model
 from detseg.report.plots.history import read_history
 from detseg.runtime import load as load_exported
 from detseg.runtime.engines import ENGINES, Kind, _parsed
@@ -36,6 +38,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "faster_rcnn": {"anchors": BOXES + BOXES[:1], "width": 8, "hidden": 16, "regions": 8},
     "mask_rcnn": {"anchors": BOXES + BOXES[:1], "width": 8, "hidden": 16, "mask_width": 8},
 }
+RUNS: dict[tuple[str, tuple[int, ...], int], tuple[measure.Run | None, str]] = {}
 LENET = {"kind": "", "backbone": "lenet5", "num_classes": 2}
 OTHERS: dict[str, dict[str, Any]] = {
     "classifier": {"dropout": 0.1, "head": [8]},
@@ -65,12 +68,30 @@ def make_model(kind: str, files: tuple[str, ...], folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
+@contextmanager
+def measured_once() -> Iterator[None]:
+    """Networks of the same layers are measured once: it takes most of the time, and no weights change what it tells."""
+
+    def measured(net: torch.nn.Module, strides: tuple[int, ...], in_channels: int) -> tuple[measure.Run | None, str]:
+        key = repr(net), strides, in_channels
+        if key not in RUNS:
+            RUNS[key] = original(net, strides, in_channels)
+        return RUNS[key]
+
+    original, measure._try = measure._try, measured
+    try:
+        yield
+    finally:
+        measure._try = original
+
+
+@measured_once()
 def read_description(folder: Path) -> None:
     described_model(folder)
 
 
+@measured_once()
 def read_model(folder: Path) -> None:
-    load_model(folder)
     predictor = detseg.load(folder)
     if predictor.size <= 128 and predictor.channels == 3:
         predictor.predict(np.zeros((20, 30, 3), np.uint8))
@@ -125,6 +146,7 @@ def make_weights(name: str, folder: Path, *, legacy: bool = False) -> list[Path]
     return [folder / name]
 
 
+@measured_once()
 def read_weights(name: str, folder: Path) -> None:
     create_backbone("lenet5", strides=(2, 4), pretrained=folder / name)
 
@@ -222,20 +244,20 @@ def read_told(folder: Path) -> None:
 MODEL = "model.json", "model.safetensors"
 FORMS = [
     *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task))
+        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=500)
         for task in ("detector", "segmenter")
     ),
     *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task))
+        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=500)
         for task in ("classifier", "localizer")
     ),
     *(Form(f"options-{e}", partial(make_options, e), partial(read_options, e), quick=60) for e in ("yaml", "json")),
     *(
-        Form(f"model-{kind}", partial(make_model, kind, MODEL[:1]), read_description, quick=20)
+        Form(f"model-{kind}", partial(make_model, kind, MODEL[:1]), read_description, quick=40)
         for kind in (*ARCHITECTURES, *OTHERS)
     ),
     *(
-        Form(f"model-with-weights-{kind}", partial(make_model, kind, MODEL), read_model, quick=10)
+        Form(f"model-with-weights-{kind}", partial(make_model, kind, MODEL), read_model, quick=15)
         for kind in ("yolo", "mask_rcnn", *OTHERS)
     ),
     Form("model-safetensors", partial(make_model, "classifier", MODEL[1:]), read_model, quick=30),
@@ -245,7 +267,7 @@ FORMS = [
             partial(make_weights, f"w.{ending}", **options),
             partial(read_weights, f"w.{ending}"),
             kind,
-            40,
+            100,
         )
         for name, ending, kind, options in (
             ("zip", "pth", "", {}),
@@ -257,9 +279,9 @@ FORMS = [
     Form("state", make_state, read_state, quick=30),
     Form("state-structure", make_state, read_state, "state", quick=40),
     Form("metrics", make_metrics, read_metrics),
-    Form("exported-description", make_told, read_told, "json"),
+    Form("exported-description", make_told, read_told, "json", quick=500),
     *(
-        Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 8)
+        Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 12)
         for form, ending, kind, engine in (
             ("onnx", "onnx", "bytes", "onnxruntime"),
             ("openvino", "xml", "xml", "openvino"),

@@ -139,6 +139,7 @@ def test_another_version(run):
         ({"num_classes": None}, "num_classes: Expected `int`, got `null`"),
         ({"num_classes": 10**12}, "num_classes: Expected `int` <= 1000000"),
         ({"num_classes": 3}, "num_classes is 3, but there are 2 categories"),
+        ({"calibration": [10**25, 0]}, "'calibration': is a whole number of more than 64 bits"),
         ({"anchors": [[1]]}, "anchors[0][0]: Expected `array`, got `int`"),
         ({"anchors": [[[1, 1]]]}, "cannot be read: anchors must have the shape"),
         ({"in_channels": 0}, "in_channels: Expected `int` >= 1"),

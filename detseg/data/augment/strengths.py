@@ -66,7 +66,7 @@ def strengths(words: Sequence[str], known: Mapping[str, Strength]) -> dict[str, 
             near = difflib.get_close_matches(name, known, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}."
             hint = "images are mirrored by --flip." if name.startswith("flip") else hint
-            raise ValueError(f"there is no augmentation {name!r}; {hint}")
+            raise ValueError(f"--augment {word}: there is no augmentation {name!r}; {hint}")
         entry = known[name]
         options[entry.option] = entry.usual if not given else _strength(name, text, entry)
     return options
