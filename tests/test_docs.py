@@ -106,7 +106,12 @@ def runnable(page):
     return any(language == "python" or (language == "sh" and detseg_commands(code)) for language, _, code in blocks)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
+# What most people read first; the others take a minute together.
+FIRST = ("README.md", "docs/train.md", "docs/predict.md", "docs/data.md", "docs/formats.md", "docs/nms.md")
+RUNNABLE = [page if page in FIRST else pytest.param(page, marks=pytest.mark.slow) for page in PAGES if runnable(page)]
+
+
+@pytest.mark.parametrize("page", RUNNABLE)
 def test_the_blocks_of_a_page_run_in_their_order(page, world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

@@ -13,13 +13,11 @@ from detseg.backbones.quick_convolutions import quicken
 
 FAMILIES = [
     "resnet18",
-    "resnet50d",
-    "vgg11_bn",
-    "mobilenetv2_100",
     "tf_efficientnet_lite0",
-    "convnext_atto",
-    "regnetx_002",
-    "googlenet",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("resnet50d", "vgg11_bn", "mobilenetv2_100", "convnext_atto", "regnetx_002", "googlenet")
+    ),
 ]
 
 

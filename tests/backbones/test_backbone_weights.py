@@ -46,16 +46,16 @@ def resnet_state() -> dict[str, Tensor]:
     [
         ("resnet18", ".safetensors"),
         ("resnet18", ".pth"),
-        ("efficientnet_b0", ".pth"),
+        pytest.param("efficientnet_b0", ".pth", marks=pytest.mark.slow),
         ("convnext_atto", ".safetensors"),
         pytest.param("vgg11_bn", ".safetensors", marks=pytest.mark.slow),
         ("mobilenetv3_small_050", ".safetensors"),
-        ("mobilenetv3_small_050", ".pth"),
-        ("densenet121", ".pth"),
-        ("regnetx_002", ".safetensors"),
-        ("repvgg_a0", ".safetensors"),
-        ("hrnet_w18_small", ".safetensors"),
-        ("legacy_xception", ".pth"),
+        pytest.param("mobilenetv3_small_050", ".pth", marks=pytest.mark.slow),
+        pytest.param("densenet121", ".pth", marks=pytest.mark.slow),
+        pytest.param("regnetx_002", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("repvgg_a0", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("hrnet_w18_small", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("legacy_xception", ".pth", marks=pytest.mark.slow),
     ],
 )
 def test_a_classifiers_file_gives_the_classifiers_features(name: str, suffix: str, tmp_path: Path) -> None:
@@ -121,7 +121,9 @@ def test_averaged_weights_are_preferred(resnet_state: dict[str, Tensor], tmp_pat
     torch.testing.assert_close(backbone.net.conv1.weight, resnet_state["conv1.weight"])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "legacy_xception"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_atto", "legacy_xception"))]
+)
 def test_a_saved_backbone_loads_again_also_with_fewer_strides(name: str, tmp_path: Path) -> None:
     source = randomised(create_backbone(name))
     path = save(source.state_dict(), tmp_path / "a.safetensors")

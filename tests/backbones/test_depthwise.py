@@ -57,6 +57,7 @@ def assert_same_gradients(conv, x):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5, msg=lambda message: f"{conv}: {message}")
 
 
+@pytest.mark.slow
 def test_gradients_by_differences():
     for kernel, stride, padding, height, width in CASES:
         conv = quick(nn.Conv2d(2, 2, kernel, stride, padding, groups=2).double())

@@ -46,7 +46,7 @@ def test_outputs_stay_and_norms_go(name: str, every: bool) -> None:
     ("resnet18", (32,), (8, 16, 32), True),
     ("resnet18", (4, 8, 16, 32), (4, 8), True),  # two stages of the file have no place
     ("resnet18", (16,), (4, 8), False),
-    ("densenet121", (8, 16), (4, 8), True),  # some norms stay
+    pytest.param("densenet121", (8, 16), (4, 8), True, marks=pytest.mark.slow),  # some norms stay
     ("repvgg_a0", (8,), (4, 8), True),
     ("repvgg_a0", (8,), (4, 8), False),
     ("convnext_atto", (16,), (8,), True),  # no batch norm at all

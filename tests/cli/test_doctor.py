@@ -115,6 +115,7 @@ def surest(detector, truth):
     return np.argsort(-scores)
 
 
+@pytest.mark.slow
 def test_a_run_finds_planted_label_errors(small, copied, run, tmp_path, capsys):
     truth = read_dataset(small)["train"]
     removed, renamed = surest(detseg.load(run.folder), truth)[:2]
@@ -250,6 +251,7 @@ def test_review_does_not_write_over_an_earlier_one(small, tmp_path, capsys):
     assert "review: is there already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_that_are_no_detectors_and_sets_without_boxes_are_refused(small, masked, run, segmenter, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     assert main(["doctor", str(small), "--run", str(segmenter.folder), *output]) == 1

@@ -299,7 +299,7 @@ def test_wrong_images(detector):
         (3, "got int"),
         ([np.zeros((4, 4), np.uint8)], r"uint8 array of shape \(H, W, 3\), a PIL image, .* got uint8 \(4, 4\)"),
         ([np.zeros((4, 4, 3))], "got float64"),
-        ([np.zeros((0, 4, 3), np.uint8)], "at least one pixel"),
+        ([np.zeros((0, 4, 3), np.uint8)], "must have pixels"),
         (["no.jpg"], "no.jpg"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -58,6 +58,7 @@ def test_from_a_classifier_to_a_segmenter_and_back(small, masked, tmp_path, trai
     assert "how much they look like those of the pretraining is not known" in strategy
 
 
+@pytest.mark.slow
 def test_a_run_with_another_backbone_is_refused(small, tmp_path, train, capsys):
     backbone = create_backbone("test_efficientnet", strides=(8, 16))
     torch.save(backbone.state_dict(), tmp_path / "weights.pt")

@@ -19,26 +19,26 @@ from tests.backbones.shaken_norms import shake_norms
 
 FAMILIES = [
     "resnet18",
-    "resnet50",
-    "vgg11_bn",
     "mobilenetv2_100",
     "tf_efficientnet_lite0",
     "densenet121",
     "convnext_atto",
-    "ghostnet_100",
-    "mnasnet_small",
-    "dla34",
-    "hrnet_w18_small",
     "repvgg_a0",
-    "legacy_xception",
-    "inception_v3",
-    "nf_resnet26",
-    "googlenet",
-    "shufflenet_v2_x0_5",
-    # Wired as one of the above.
+    # What takes long, or is wired much as one of the above.
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
+            "resnet50",
+            "vgg11_bn",
+            "ghostnet_100",
+            "mnasnet_small",
+            "dla34",
+            "hrnet_w18_small",
+            "legacy_xception",
+            "inception_v3",
+            "nf_resnet26",
+            "googlenet",
+            "shufflenet_v2_x0_5",
             "mobilenetv3_small_050",
             "efficientnet_b0",
             "regnetx_002",
@@ -51,18 +51,23 @@ FAMILIES = [
 ]
 # Too large to run here: their shapes are enough.
 SHAPES_ONLY = [
-    "vgg16",
-    "vgg19",
     "resnet34",
-    "resnet101",
-    "xception",
-    "legacy_seresnet50",
     "mobilenetv3_large_100",
     "tf_efficientnet_lite1",
-    "tf_efficientnet_lite2",
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("inception_v4", "resnet152", "legacy_senet154", "densenet161")
+        for name in (
+            "vgg16",
+            "vgg19",
+            "resnet101",
+            "xception",
+            "legacy_seresnet50",
+            "tf_efficientnet_lite2",
+            "inception_v4",
+            "resnet152",
+            "legacy_senet154",
+            "densenet161",
+        )
     ),
 ]
 # The slow ones are VGG-16.
@@ -141,7 +146,7 @@ def test_shapes_on_a_gpu_that_is_not_there(backbone: Backbone) -> None:
     assert {m.device.type for m in maps} == {"cuda"}
 
 
-HEAVY = ("densenet121", "hrnet_w18_small", "inception_v3", "legacy_xception", "mobilenetv2_100", "vgg11_bn")
+HEAVY = ("densenet121", "mobilenetv2_100")
 ADAPTED = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in FAMILIES]
 
 

@@ -126,6 +126,7 @@ def define_exporter():
 # ------------------------------------------------------------------ what its users do
 
 
+@pytest.mark.slow
 def test_a_detector_a_format_a_figure_and_an_exporter(tmp_path, capsys):
     for define in (define_detector, define_format, define_figure, define_exporter):
         define()

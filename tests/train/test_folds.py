@@ -38,6 +38,7 @@ def trained(boxes, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_all_images_are_evaluated_by_a_run_that_has_not_seen_them(trained, boxes):
     whole = read_annotations(trained / "annotations.json")
     assert len(whole) == 9 and whole.names == ("square", "bar")

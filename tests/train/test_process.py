@@ -188,6 +188,7 @@ def test_what_was_not_clear_is_looked_at_again_in_a_resumed_run_too(tmp_path, mo
     assert (spec["architecture"], spec["freeze"], choice) == (ARCHITECTURE, 3, slow)
 
 
+@pytest.mark.slow
 def test_a_precision_is_measured_in_a_child(tmp_path):
     console = Console(file=io.StringIO(), width=200)
     with process(config(tmp_path, batch_size=1, precision="fp32"), console) as this:

@@ -215,6 +215,7 @@ def test_gpu_tensors() -> None:
     assert evaluator.compute().stats == pytest.approx(evaluate_detections(truth, results).stats, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_two_processes_gather_what_one_would_see(tmp_path) -> None:
     """Real processes: each sends its evaluator through torch.distributed."""
     code = """
