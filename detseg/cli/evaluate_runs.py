@@ -34,7 +34,7 @@ def results_of(path: Path, truth: Path | Annotations, console: Console) -> Detec
     """What is in the shards of a folder of the images of the ground truth; prints of which there is nothing."""
     from detseg.cluster.evaluation import detections_in, image_names
     from detseg.cluster.manifest import read_manifest
-    from detseg.cluster.storage import address_of
+    from detseg.data.tar_shards import address_of
 
     folder, names = address_of(path), image_names(truth)
     if isinstance(truth, Annotations):

@@ -147,8 +147,9 @@ def _job(config: Predict, open_runs: Open, folder: str, console: Console) -> tup
     """What workers need to know, the model's files, and the manifest of what they write."""
     from detseg.cli.predictions import SCORE_THRESHOLD, batch_of, given_only
     from detseg.cluster.manifest import Manifest, fingerprint
-    from detseg.cluster.storage import address_of, place_in
+    from detseg.cluster.storage import place_in
     from detseg.cluster.worker import Job, model_files
+    from detseg.data.tar_shards import address_of
 
     model = open_runs(config, [config.run], console, None)
     if model.task not in ("detect", "localize"):

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from detseg.cluster.results import shards_in
-from detseg.cluster.storage import address_of, file_names, place_in, read, write
-from detseg.data.tar_shards import is_address
-from detseg.json_text import ODD_JSON, parse_json
+from detseg.cluster.storage import file_names, place_in, read, write
+from detseg.data.tar_shards import address_of, is_address
+from detseg.json_text import as_declared, parse_json
 from detseg.options import option
-from detseg.reading import FileError, cause
+from detseg.reading import FileError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -48,11 +48,8 @@ def read_manifest(folder: str) -> Manifest:
     place = place_in(folder, MANIFEST)
     if MANIFEST not in file_names(folder):
         raise FileError(f"{folder}: no results of `detseg predict --engine ray` here ({MANIFEST} is missing)")
-    parsed = parse_json(read(place), place)
-    try:
-        return msgspec.convert(parsed, Manifest)
-    except ODD_JSON as error:
-        raise FileError(f"{place}: no manifest: {cause(error)}; name another folder") from error
+    manifest: Manifest = as_declared(parse_json(read(place), place), Manifest, place, "name another folder")
+    return manifest
 
 
 def begin(folder: str, manifest: Manifest, units: Sequence[str]) -> set[str]:

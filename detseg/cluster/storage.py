@@ -1,22 +1,13 @@
 """Folders and files that several machines share: local paths, and whatever fsspec opens (`s3://`, `gs://`, …)."""
 
-import re
 import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from detseg.data.tar_shards import is_address, open_shard
-from detseg.files import write_atomically
+from detseg.files import remove_unfinished, write_atomically
 from detseg.reading import FileError, reading
-
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a letter alone is a drive of Windows
-
-
-def address_of(path: Path) -> str:
-    """A path as it was typed: `Path` makes `s3:/bucket` of `s3://bucket`."""
-    text = path.as_posix()
-    return _ADDRESS.sub(r"\1://", text) if _ADDRESS.match(text) else str(path)
 
 
 def place_in(folder: str, name: str) -> str:
@@ -71,15 +62,14 @@ def exists(address: str) -> bool:
 
 
 def remove_leftovers(folder: str, names: Collection[str]) -> None:
-    """Remove the temporary files of writers that died, of files with these names of less than 100 letters."""
+    """Remove the temporary files that writers of files with these names left when they died."""
+    if not is_address(folder):
+        remove_unfinished(Path(folder), names)
+        return
     for left in file_names(folder):
         if left.startswith(".") and left[1:].rpartition(".")[0] in names:
-            address = place_in(folder, left)
-            if is_address(address):
-                files, inside = _opened(address)
-                files.rm(inside)
-            else:
-                Path(address).unlink(missing_ok=True)
+            files, inside = _opened(place_in(folder, left))
+            files.rm(inside)
 
 
 def listed(folder: str, endings: tuple[str, ...]) -> list[str]:

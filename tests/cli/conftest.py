@@ -7,20 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from detseg.cli import main
-from tests.train.runs import untimed
-
-QUICK = [
-    "--backbone",
-    "test_efficientnet",
-    "--weights",
-    "none",
-    "--size",
-    "64",
-    "--batch-size",
-    "4",
-    "--precision",
-    "fp32",
-]
+from tests.train.runs import QUICK, untimed
 
 
 @pytest.fixture(autouse=True)

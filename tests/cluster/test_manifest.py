@@ -60,7 +60,7 @@ def test_folders_of_results_are_told_from_others(tmp_path):
     begin(str(tmp_path), OWN, [])
     assert holds_results(tmp_path) and holds_results(Path("s3://bucket/found"))
     (tmp_path / MANIFEST).write_text('{"model": 1}')
-    with pytest.raises(ValueError, match=r"manifest\.json: no manifest"):
+    with pytest.raises(ValueError, match=r"manifest\.json: model: Expected `str`, got `int`"):
         read_manifest(str(tmp_path))
 
 

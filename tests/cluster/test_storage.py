@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from detseg.cluster import storage
+from detseg.data.tar_shards import address_of
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -30,7 +31,7 @@ def folder(request, tmp_path):
     ],
 )
 def test_an_address_survives_being_a_path(typed, address):
-    assert storage.address_of(Path(typed)) == address
+    assert address_of(Path(typed)) == address
 
 
 def test_places_in_folders():
@@ -67,11 +68,11 @@ def test_a_writer_that_is_stopped_leaves_the_old_file(folder, monkeypatch):
 
 
 def test_what_writers_that_died_left_behind_is_removed_and_nothing_else(folder):
-    names = {".0.jsonl.ab12", ".0.jsonl.x_y", ".1.jsonl.ab12", ".0.jsonl", "0.jsonl", ".keep"}
+    names = {".0.jsonl.ab12cd34", ".0.jsonl.x_yz0123", ".1.jsonl.ab12cd34", ".0.jsonl", "0.jsonl", ".keep"}
     for name in names:
         storage.write(storage.place_in(folder, name), b"")
     storage.remove_leftovers(folder, {"0.jsonl", "2.jsonl"})
-    assert storage.file_names(folder) == names - {".0.jsonl.ab12", ".0.jsonl.x_y"}
+    assert storage.file_names(folder) == names - {".0.jsonl.ab12cd34", ".0.jsonl.x_yz0123"}
 
 
 def test_an_address_that_nothing_opens():

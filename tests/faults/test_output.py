@@ -9,22 +9,10 @@ import sys
 import pytest
 
 from tests.small_set import write_small_set
+from tests.train.runs import QUICK
 
 pytestmark = pytest.mark.slow
-QUICK = [
-    "--backbone",
-    "test_efficientnet",
-    "--weights",
-    "none",
-    "--size",
-    "64",
-    "--batch-size",
-    "4",
-    "--precision",
-    "fp32",
-    "--epochs",
-    "1",
-]
+ONCE = [*QUICK, "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +40,7 @@ def test_training_goes_on_when_nobody_reads(data, tmp_path):
         "detector",
         "--data",
         data,
-        *QUICK,
+        *ONCE,
         "--output",
         tmp_path / "run",
     )
@@ -144,7 +132,7 @@ def test_full_disks(data, disk, size, words):
 
 
 def test_a_disk_that_is_full_after_some_images(data, disk, tmp_path):
-    code, _, err = shell('"$@"', "train", "detector", "--data", data, *QUICK, "--output", tmp_path / "run")
+    code, _, err = shell('"$@"', "train", "detector", "--data", data, *ONCE, "--output", tmp_path / "run")
     assert code == 0, err
     place = disk("16k")  # a drawing takes a page of 4k at least
     words = ("predict", tmp_path / "run", data / "images", "--output", place / "out")

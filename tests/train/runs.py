@@ -32,6 +32,19 @@ IMAGES, BATCH = 6, 2
 PER_EPOCH = IMAGES // BATCH
 EPOCHS = 4
 ARCHITECTURE = {"kind": "yolo", "backbone": "test_efficientnet", "num_classes": 2, "anchors": [[[12, 12]]]}
+# Options of a training command that takes a second or two.
+QUICK = [
+    "--backbone",
+    "test_efficientnet",
+    "--weights",
+    "none",
+    "--size",
+    "64",
+    "--batch-size",
+    "4",
+    "--precision",
+    "fp32",
+]
 PROCESS = {"random": {"host": torch.Generator().get_state()}, "sums": {"a": torch.tensor(1.5)}}
 # A state with all that one must hold, and more.
 STATE = {
