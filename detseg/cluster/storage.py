@@ -3,11 +3,10 @@
 import uuid
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from detseg.data.tar_shards import is_address, open_shard
+from detseg.data.tar_shards import file_system, is_address, open_shard
 from detseg.files import remove_unfinished, write_atomically
-from detseg.reading import FileError, reading
+from detseg.reading import reading
 
 
 def place_in(folder: str, name: str) -> str:
@@ -21,7 +20,7 @@ def file_names(folder: str) -> set[str]:
     """The names of the files in a folder, hidden ones too; none where there is no such folder."""
     with reading(folder):
         if is_address(folder):
-            files, inside = _opened(folder)
+            files, inside = file_system(folder)
             files.invalidate_cache()
             found = files.ls(inside, detail=True) if files.isdir(inside) else []
             return {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "file"}
@@ -44,7 +43,7 @@ def write(address: str, content: bytes) -> None:
     if not is_address(address):
         write_atomically(Path(address), content)
         return
-    files, inside = _opened(address)
+    files, inside = file_system(address)
     folder, _, name = inside.rpartition("/")
     files.makedirs(folder, exist_ok=True)
     temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}"
@@ -56,7 +55,7 @@ def exists(address: str) -> bool:
     """Whether there is a file."""
     if not is_address(address):
         return Path(address).is_file()
-    files, inside = _opened(address)
+    files, inside = file_system(address)
     files.invalidate_cache()
     return bool(files.isfile(inside))
 
@@ -68,14 +67,14 @@ def remove_leftovers(folder: str, names: Collection[str]) -> None:
         return
     for left in file_names(folder):
         if left.startswith(".") and left[1:].rpartition(".")[0] in names:
-            files, inside = _opened(place_in(folder, left))
+            files, inside = file_system(place_in(folder, left))
             files.rm(inside)
 
 
 def listed(folder: str, endings: tuple[str, ...]) -> list[str]:
     """The addresses of the files with some endings in a folder of fsspec and those below it, sorted; no hidden ones."""
     with reading(folder):
-        files, inside = _opened(folder)
+        files, inside = file_system(folder)
         names = [name for name in files.find(inside) if name.lower().endswith(endings)]
         depth = len(inside.rstrip("/"))
         return sorted(files.unstrip_protocol(name) for name in names if "/." not in name[depth:])
@@ -86,16 +85,5 @@ def is_folder(address: str) -> bool:
     if not is_address(address):
         return Path(address).is_dir()
     with reading(address):
-        files, inside = _opened(address)
+        files, inside = file_system(address)
         return bool(files.isdir(inside))
-
-
-def _opened(address: str) -> tuple[Any, str]:
-    """The file system of an address, and what the address is called in it; FileError without the package it takes."""
-    import fsspec
-
-    try:
-        opened: tuple[Any, str] = fsspec.core.url_to_fs(address)
-        return opened
-    except (ImportError, ValueError) as error:
-        raise FileError(f"{address}: cannot be opened: {error}") from error

@@ -9,10 +9,10 @@ import os
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from detseg.data.tar_shards import file_system
 from detseg.reading import FileError
 
 MOST = 50 * 10**9  # bytes
@@ -68,7 +68,7 @@ class ShardCache:
                 with FileLock(f"{place}{LOCK}"):
                     if not place.exists() and not self._fetch(shard, place):
                         break
-        files, inside = _opened(shard)
+        files, inside = file_system(shard)
         content: bytes = files.cat_file(inside, start=offset, end=offset + size)
         return content
 
@@ -86,13 +86,13 @@ class ShardCache:
 
     def _size(self, shard: str) -> int:
         if shard not in self._sizes:
-            files, inside = _opened(shard)
+            files, inside = file_system(shard)
             self._sizes[shard] = int(files.size(inside) or 0)
         return self._sizes[shard]
 
     def _fetch(self, shard: str, place: Path) -> bool:
         """Copy a shard to its place; whether there was room. The caller has the shard's lock."""
-        files, inside = _opened(shard)
+        files, inside = file_system(shard)
         size = self._size(shard)
         part = place.with_suffix(PART)
         part.unlink(missing_ok=True)  # of a process that was stopped: this one has the lock
@@ -155,10 +155,3 @@ def _read(place: Path, offset: int, size: int) -> bytes:
         os.utime(place)
         file.seek(offset)
         return file.read(size)
-
-
-def _opened(shard: str) -> tuple[Any, str]:
-    import fsspec
-
-    files, inside = fsspec.core.url_to_fs(shard)
-    return files, inside

@@ -171,6 +171,17 @@ def is_address(path: str) -> bool:
     return "://" in path
 
 
+def file_system(address: str) -> tuple[Any, str]:
+    """The file system of an address, and what the address is called in it; FileError without the package it takes."""
+    import fsspec
+
+    try:
+        opened: tuple[Any, str] = fsspec.core.url_to_fs(address)
+        return opened
+    except (ImportError, ValueError) as error:
+        raise FileError(f"{address}: cannot be opened: {error}") from error
+
+
 @contextmanager
 def open_shard(path: str | Path) -> Iterator[BinaryIO]:
     """A shard, opened for reading; raises FileError."""
@@ -234,12 +245,10 @@ def _found(path: str) -> list[str]:
 
 
 def _remote(path: str) -> list[str]:
-    import fsspec
-
     wild = any(mark in path for mark in "*?[")
     if path.endswith(".tar") and not wild:
         return [path]
-    files, inside = fsspec.core.url_to_fs(path)
+    files, inside = file_system(path)
     if _is_list(path):
         return _listed(path, files.cat_file(inside))
     if not wild and not files.isdir(inside):
