@@ -23,7 +23,7 @@ from detseg.data.checks.problems import Problem
 from detseg.data.coco_ids import TextIds
 from detseg.data.polygons import Segments
 from detseg.data.shard_cache import cache_folder
-from detseg.data.tar_shards import is_address
+from detseg.data.tar_shards import file_system, is_address
 from detseg.files import replacing
 from detseg.reading import FileError, reading
 
@@ -62,9 +62,7 @@ def _state(shard: str) -> Sequence[Any]:
         if not is_address(shard):
             state = Path(shard).stat()
             return shard, state.st_size, state.st_mtime_ns
-        import fsspec
-
-        files, inside = fsspec.core.url_to_fs(shard)
+        files, inside = file_system(shard)
         info = files.info(inside)
         return shard, info.get("size"), *(str(info[tag]) for tag in TAGS if tag in info)
 

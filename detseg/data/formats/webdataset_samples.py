@@ -12,7 +12,7 @@ import msgspec
 from detseg.data.coco_json import CocoCategory
 from detseg.data.formats.locate import IMAGE_EXTENSIONS
 from detseg.data.shard_members import member_path
-from detseg.data.tar_shards import Member, grouped, is_address, members, open_shard
+from detseg.data.tar_shards import Member, file_system, grouped, is_address, members, open_shard
 from detseg.json_text import parse_json
 from detseg.reading import FileError, reading
 
@@ -180,9 +180,7 @@ def _content_if_there(place: str) -> bytes | None:
     with reading(place):
         if not is_address(place):
             return Path(place).read_bytes() if Path(place).is_file() else None
-        import fsspec
-
-        files, inside = fsspec.core.url_to_fs(place)
+        files, inside = file_system(place)
         content: bytes | None = files.cat_file(inside) if files.exists(inside) else None
         return content
 
