@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
@@ -17,6 +18,11 @@ T = TypeVar("T")
 # What initialisation calls; on the meta device each of them goes through many lines of Python to do nothing, and
 # elsewhere it makes numbers that nobody asks for.
 _FILLS = (torch.Tensor.uniform_, torch.Tensor.normal_, init.uniform_, init.normal_, init.kaiming_uniform_)
+# What keeps every shape and has no parameters: its output depends on what its input depends on.
+_ACTIVATIONS = frozenset(
+    (F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.silu, F.gelu, F.mish, F.hardswish, F.hardsigmoid)
+    + (torch.relu, torch.relu_, torch.sigmoid, torch.Tensor.sigmoid, torch.Tensor.sigmoid_, torch.Tensor.relu_)
+)
 
 
 class _NoFills(TorchFunctionMode):
@@ -31,6 +37,43 @@ class _NoFills(TorchFunctionMode):
     ) -> Any:
         if func in _FILLS:
             return args[0] if args else kwargs["tensor"]  # type: ignore[index]
+        return func(*args, **(kwargs or {}))
+
+
+class _Norm(torch.autograd.Function):
+    """The batch norm of an input, as far as shapes and what depends on what go."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor | None) -> Tensor:
+        """One of the same shape."""
+        ctx.weights = weights
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients for all that it depends on."""
+        return grads[0], *(None if one is None else torch.empty_like(one) for one in ctx.weights)
+
+
+class _Short(TorchFunctionMode):
+    """Batch norms and activations as the shortest that shows shapes and what depends on what.
+
+    On the meta device torch takes each of them apart in hundreds of lines of Python, forward and backward: most of the
+    time that a look at a network would take.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _ACTIVATIONS and args:
+            return args[0]
+        if func is F.batch_norm and kwargs and (weight := kwargs["weight"]) is not None:
+            if len(weight) == args[0].shape[1]:
+                return _Norm.apply(args[0], weight, kwargs["bias"])
         return func(*args, **(kwargs or {}))
 
 
@@ -107,4 +150,5 @@ def run_on_meta(net: nn.Module, shape: torch.Size) -> tuple[list[Tensor], dict[s
     device = torch.device("cpu" if faked else "meta")
     shadows = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items()}
     parameters = {name: shadows[name].requires_grad_() for name, _ in net.named_parameters()}
-    return list(torch.func.functional_call(net, shadows, (torch.empty(shape, device=device),))), parameters
+    with _Short():
+        return list(torch.func.functional_call(net, shadows, (torch.empty(shape, device=device),))), parameters

@@ -1,6 +1,7 @@
 """The engines that exported models run on, by the ending of the file: images in, named arrays out."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -50,15 +51,25 @@ class OnnxEngine:
         return dict(zip(self._names, self._session.run(None, {self._input: images}), strict=True))
 
 
+@cache
+def _openvino() -> Any:
+    """OpenVINO, one for the process and for as long as it lives.
+
+    Its plugin of the CPU gives the thread that first asks for it a stack for signals, and frees it at its end while
+    the thread may still have it: the next Ctrl-C would be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """OpenVINO."""
 
     def __init__(self, path: Path, threads: int | None, *, exact: bool = False) -> None:
-        import openvino
-
         if not path.with_suffix(".bin").is_file():
             raise ValueError(f"{path}: {path.with_suffix('.bin').name} is missing beside it, which holds the weights")
-        self._core = openvino.Core()
+        self._core = _openvino()
         self._model = self._core.read_model(path)
         known = self._model.has_rt_info([KEY])
         self.description = _parsed(self._model.get_rt_info([KEY]).astype(str) if known else None, path)

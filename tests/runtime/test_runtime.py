@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detseg.data.letterbox import Letterbox
 from detseg.detect.masks import paste_masks
 from detseg.predict.segmenter import _decide, _inside
-from detseg.runtime import load
+from detseg.runtime import engines, load
 from detseg.runtime.paste import decided, in_image
 
 WITHOUT = """
@@ -47,6 +47,11 @@ def test_files_that_are_none(tmp_path):
             pytest.importorskip({"onnx": "onnxruntime", "xml": "openvino"}[name[2:]])
         with pytest.raises(ValueError, match=message):
             load(tmp_path / name)
+
+
+def test_openvino_lives_as_long_as_the_process():
+    pytest.importorskip("openvino")
+    assert engines._openvino() is engines._openvino(), "the stack for signals ends with it, and Ctrl-C then crashes"
 
 
 def test_a_model_of_others_is_refused(tmp_path):

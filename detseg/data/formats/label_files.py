@@ -38,7 +38,7 @@ def label_folders(
     """
     if path.is_file():
         return {}
-    above = _pair(path.parent, labels, images)
+    above = _pair(path.parent, labels, images) if path.name.lower() in labels else None
     pair = above if above and above.labels == path else _pair(path, labels, images)
     if pair:
         names = [folder.name for folder in subfolders(pair.labels) if split_of(folder.name)]
