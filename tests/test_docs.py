@@ -107,7 +107,7 @@ def runnable(page):
 
 
 # What most people read first; the others take a minute together.
-FIRST = ("README.md", "docs/train.md", "docs/predict.md", "docs/data.md", "docs/formats.md", "docs/nms.md")
+FIRST = ("README.md", "docs/data.md", "docs/formats.md", "docs/nms.md")
 RUNNABLE = [page if page in FIRST else pytest.param(page, marks=pytest.mark.slow) for page in PAGES if runnable(page)]
 
 

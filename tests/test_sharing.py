@@ -173,6 +173,7 @@ def test_nothing_is_started_where_it_is_of_no_use(monkeypatch, monitor):
         assert monitor.thread is None, "nobody waits"
 
 
+@pytest.mark.slow
 def test_passive_waiting_changes_no_number(tmp_path, two_threads):
     passive = PassiveWaiting()
     for name, turns in (("spinning", repeat(False)), ("both", (n % 2 == 0 for n in count()))):

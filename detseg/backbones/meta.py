@@ -19,10 +19,10 @@ T = TypeVar("T")
 # elsewhere it makes numbers that nobody asks for.
 _FILLS = (torch.Tensor.uniform_, torch.Tensor.normal_, init.uniform_, init.normal_, init.kaiming_uniform_)
 # What keeps every shape and has no parameters: its output depends on what its input depends on.
-_ACTIVATIONS = frozenset(
-    (F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.silu, F.gelu, F.mish, F.hardswish, F.hardsigmoid)
-    + (torch.relu, torch.relu_, torch.sigmoid, torch.Tensor.sigmoid, torch.Tensor.sigmoid_, torch.Tensor.relu_)
-)
+_ACTIVATIONS = {
+    *(F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.silu, F.gelu, F.mish, F.hardswish, F.hardsigmoid),
+    *(torch.relu, torch.relu_, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, Tensor.relu_),
+}
 
 
 class _NoFills(TorchFunctionMode):
@@ -71,9 +71,9 @@ class _Short(TorchFunctionMode):
     ) -> Any:
         if func in _ACTIVATIONS and args:
             return args[0]
-        if func is F.batch_norm and kwargs and (weight := kwargs["weight"]) is not None:
-            if len(weight) == args[0].shape[1]:
-                return _Norm.apply(args[0], weight, kwargs["bias"])
+        weight = kwargs.get("weight") if func is F.batch_norm and kwargs else None
+        if weight is not None and len(weight) == args[0].shape[1]:
+            return _Norm.apply(args[0], weight, kwargs["bias"])  # type: ignore[index]
         return func(*args, **(kwargs or {}))
 
 

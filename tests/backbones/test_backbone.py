@@ -1,5 +1,7 @@
 """What a backbone is made of, by hand and against the libraries' own networks."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -96,3 +98,16 @@ def test_training_mode_and_hooks_are_left_alone_by_measuring() -> None:
     assert all(p.device.type == "cpu" and p.grad is None for p in backbone.parameters())
     norm = next(m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
     assert norm.running_mean is not None and norm.running_mean.eq(0).all()
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "repvgg_a0", "xception41p"])
+def test_what_is_measured_the_short_way_is_what_torch_does(name, monkeypatch):
+    short, long = measured(name), []
+    monkeypatch.setattr("detseg.backbones.meta._Short", lambda: nullcontext(long.append(name)))
+    assert measured(name) == short and len(long) > 1
+
+
+def measured(name):
+    backbone = create_backbone(name, strides=(8, 16))
+    shapes = {key: tensor.shape for key, tensor in backbone.state_dict().items()}
+    return backbone.channels, backbone._stage_names, backbone.unused_parameters, shapes

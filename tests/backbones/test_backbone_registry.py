@@ -175,6 +175,7 @@ def test_copies_and_pickles_are_independent() -> None:
         assert not mine & {id(p) for p in backbone.parameters()}
 
 
+@pytest.mark.slow
 def test_packages_stay_light() -> None:
     """The names import without timm and torchvision: they cost seconds."""
     import subprocess

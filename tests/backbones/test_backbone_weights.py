@@ -87,6 +87,7 @@ def test_a_classifiers_file_gives_the_classifiers_features(name: str, suffix: st
         torch.testing.assert_close(mine, by_size[size])
 
 
+@pytest.mark.slow
 def test_torchvisions_googlenet(tmp_path: Path) -> None:
     from torchvision.models import googlenet
 

@@ -269,10 +269,10 @@ def test_padding_is_what_crops_differ_by() -> None:
         assert not torch.allclose(cells[..., 0, 0], model(image[..., :8, :8]))
 
 
-QUICK = ["torchvision/alexnet", "torchvision/googlenet", "torchvision/resnet18", "torchvision/squeezenet1_1"]
-QUICK += ["torchvision/vgg11_bn narrow", "torchvision/mobilenet_v3_small"]
-QUICK += ["timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050", "timm/vgg11_bn narrow"]
-SLOW = ["torchvision/vgg16", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/inception_v3"]
+QUICK = ["torchvision/resnet18", "torchvision/squeezenet1_1", "timm/mobilenetv3_small_050", "timm/vgg11_bn narrow"]
+SLOW = ["torchvision/alexnet", "torchvision/googlenet", "torchvision/vgg11_bn narrow"]
+SLOW += ["torchvision/mobilenet_v3_small", "timm/tf_efficientnet_lite0"]
+SLOW += ["torchvision/vgg16", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/inception_v3"]
 SLOW += ["timm/regnetx_002", "timm/convnext_atto", "timm/ghostnet_100", "timm/inception_v3", "timm/vgg16"]
 SIZES = {"alexnet": (224, 224), "vgg16": (224, 224), "vgg11_bn": (224, 224), "inception_v3": (107, 139)}
 

@@ -24,7 +24,7 @@ def small_vgg(batch_norm: bool = False) -> VGG:
     return model.eval()
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_middle_cell_is_what_fc7_says(batch_norm: bool) -> None:
     """With 7 x 7 cells the padded fc6 sees all of them, as in training, from the one in the middle."""
     classifier = small_vgg(batch_norm)
@@ -59,6 +59,7 @@ def test_fewer_strides_cut_the_network() -> None:
     assert backbone.channels == (6, 10) and not any("classifier" in name for name in backbone.state_dict())
 
 
+@pytest.mark.slow
 def test_a_pickle_knows_what_was_cut_off() -> None:
     backbone = convolutional_vgg(small_vgg())
     twin = pickle.loads(pickle.dumps(backbone))

@@ -117,6 +117,7 @@ def test_of_a_data_set_the_validation_split_is_evaluated_or_the_one_asked_for(wo
     assert "crops: has no split 'test' for --split; found: train, val" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_test_share_of_a_split_set_is_printed_and_evaluated(world, tmp_path, capsys):
     data, folder = world / "crops/train", tmp_path / "run"
     division = ["--split", "0.6", "0.2", "0.2", "--split-seed", "3"]
@@ -219,6 +220,7 @@ def test_a_localizer_is_evaluated_by_the_images_and_figures_of_its_training(worl
     assert [row["accuracy"] for row in classes] == [str(v["accuracy"]) for v in found["localization"]["per_class"]]
 
 
+@pytest.mark.slow
 def test_a_localizer_of_single_objects_is_evaluated_on_these(world, tmp_path, capsys):
     folder = shutil.copytree(world / "boxes", tmp_path / "single")
     for split, images in (("train", 4), ("val", 2)):

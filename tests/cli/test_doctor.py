@@ -136,6 +136,7 @@ def test_a_run_finds_planted_label_errors(small, copied, run, tmp_path, capsys):
     assert "trained on" not in capsys.readouterr().out  # these images are copies at another place
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained_on_the_images_is_told(small, run, tmp_path, capsys):
     examine(small, tmp_path / "out", "--run", str(run.folder))
     assert "was trained on 8 of these 13 images and has learnt their labels" in capsys.readouterr().out

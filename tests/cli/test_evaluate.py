@@ -250,6 +250,7 @@ def test_a_run_on_other_data_and_as_the_other_side(run, small, tmp_path, capfd) 
     assert content["figures"]["AP"] == 0 < content["comparison"]["figures"]["AP"]["b"]
 
 
+@pytest.mark.slow
 def test_of_a_data_set_the_validation_split_is_evaluated_or_the_one_asked_for(run, small, tmp_path, capfd) -> None:
     own = evaluated(capfd, detections=run.folder)
     write_pack(tmp_path / "all.h5", read_dataset(small), 96)

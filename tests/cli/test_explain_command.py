@@ -102,6 +102,7 @@ def test_a_detector_of_ones_own(world, tmp_path, capsys):
     assert page.shape[1] == 1280 and page.shape[0] > 600, "two rows"
 
 
+@pytest.mark.slow
 def test_some_of_the_detections(world, tmp_path, capsys):
     def explained(*words, images=("a.jpg",)):
         output = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -123,6 +124,7 @@ def test_some_of_the_detections(world, tmp_path, capsys):
     assert [path.name for path in output.iterdir()] == ["a.jpg"], "the page shows the image"
 
 
+@pytest.mark.slow
 def test_several_images_and_chosen_classes(world, tmp_path, capsys):
     images = [str(world / "more"), str(world / "a.jpg")]
     words = ["--classes", "Daisy", "rose", "--output", str(tmp_path)]

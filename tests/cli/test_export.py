@@ -51,6 +51,7 @@ def test_it_predicts_without_torch(exported, small, tmp_path):
     assert done.returncode == 0 and (tmp_path / "detections.json").is_file(), done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_loses_too_much_is_an_error(run, tmp_path, monkeypatch, capsys):
     side = measure.Side(0.5, 0.4, 0.6, 10.0)
     worse = measure.Comparison("mAP", 4, side, measure.Side(0.4, 0.3, 0.5, 5.0), 0.3, 2)

@@ -311,6 +311,7 @@ def test_a_batch_of_none_is_refused(detector):
         list(detect(detector.model, [], 64, batch_size=0))
 
 
+@pytest.mark.slow
 def test_two_runs_are_fused(run, small, tmp_path, capsys):
     second = shutil.copytree(run.folder, tmp_path / "second")
     image = small / "images/val0.png"

@@ -162,6 +162,7 @@ def test_cards_of_a_page(boxes):
     }
 
 
+@pytest.mark.slow
 def test_packed_images_are_shown_and_not_written_anew(boxes, tmp_path, capsys):
     for data, name in ((boxes, "boxes.h5"), (write_small_masks(tmp_path / "masked"), "masks.h5")):
         assert main(["pack", "--data", str(data), "--output", str(tmp_path / name), "--size", "64"]) == 0

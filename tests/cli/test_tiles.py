@@ -28,6 +28,7 @@ def predict(folder, *arguments):
     return main(["predict", str(folder), *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_what_a_run_on_tiles_knows(small, tmp_path, capsys):
     tiled = on_tiles(small, tmp_path, 1)
     objects = json.loads((tiled.folder / "model.json").read_text())["objects"]

@@ -152,6 +152,7 @@ def stop_after(samples, monkeypatch, dataset=DetectionDataset):
     monkeypatch.setattr(dataset, "__getitem__", counted)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, monkeypatch):
     common = ["train", "detector", "--data", os.path.relpath(small), *QUICK, "--epochs", "3"]
     common += ["--mosaic", "0.5", "--mixup", "0.3"]
@@ -178,6 +179,7 @@ def test_stopped_and_resumed_by_the_command(small, tmp_path, capsys, monkeypatch
     assert differences(*saved) == []
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_shows_its_best_model(run, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
@@ -318,6 +320,7 @@ def test_the_demo_checks_before_it_draws(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs(run, tmp_path, capsys, monkeypatch):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -333,6 +336,7 @@ def test_a_finished_run_goes_on_for_more_epochs(run, tmp_path, capsys, monkeypat
     assert (folder / "report.html").is_file() and state_of(folder)["step"] == int(rows[-1]["step"])
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_are_gone_on_with_by_a_new_run(run, small, tmp_path, capsys):
     """With --more-epochs as without, and nothing is noted; from its weights a new run knows the classes it keeps."""
     folder = shutil.copytree(run.folder, tmp_path / "run")

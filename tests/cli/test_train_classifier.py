@@ -162,6 +162,7 @@ def test_a_mistake_is_one_line(crops, tmp_path, monkeypatch, capsys):
         assert list(tmp_path.iterdir()) == [], arguments
 
 
+@pytest.mark.slow
 def test_images_with_errors_are_left_out_if_asked_for(crops, tmp_path, capsys):
     data = shutil.copytree(crops, tmp_path / "data")
     next((data / "train" / "bar").iterdir()).write_bytes(b"no image")

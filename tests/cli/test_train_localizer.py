@@ -62,6 +62,7 @@ def test_it_predicts_like_a_detector(localizer, small):
         assert 0 <= y1 <= y2 <= height
 
 
+@pytest.mark.slow
 def test_objectness_decides_on_the_best_model(half, tmp_path, capsys, caplog):  # noqa: F811
     folder = tmp_path / "run"
     words = ["--data", str(half), *QUICK, "--epochs", "8", "--lr", "0.01", "--backbone-lr", "1", "--objectness"]

@@ -107,6 +107,7 @@ def test_tree_threshold_is_for_trees(run, world, capsys):
     assert "--tree-threshold is a share" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_labels_teach_without_a_tree_too(small, tmp_path):
     labels = write_labelled(tmp_path / "labels", square=2)
     run = trained("detector", small, tmp_path / "run", "--labels", str(labels), "--epochs", "1")

@@ -133,7 +133,7 @@ def figures(capfd, *words):
     return json.loads(capfd.readouterr().out)["figures"]
 
 
-@pytest.mark.parametrize("size", [(), ("--long-side", "200")])
+@pytest.mark.parametrize("size", [pytest.param((), marks=pytest.mark.slow), ("--long-side", "200")])
 def test_evaluate_slides_as_predict_does(slider, boxes, tmp_path, monkeypatch, size):
     out, truth = tmp_path / "found", str(boxes / "train.json")
     words = ["predict", str(slider), "--slide", *size, "--output", str(out), "--image-ids", truth]
@@ -158,6 +158,7 @@ def test_evaluate_slides_as_predict_does(slider, boxes, tmp_path, monkeypatch, s
     assert len(whole) == 4 < len(slid), "without sliding it finds one in each image"
 
 
+@pytest.mark.slow
 def test_evaluate_compares_a_localizer_that_slides_with_a_detector(slider, run, boxes, capfd):
     truth = boxes / "val.json"
     words = ["evaluate", "--detections", str(slider), "--slide", "--ground-truth", str(truth), "--json"]

@@ -20,8 +20,11 @@ from detseg.train.config import config_for
 from detseg.train.runner import describe
 from tests.contracts.test_models import SIZE, VARIANTS, annotations
 
+# Those of two stages take as long as all others together.
+RUNS = [pytest.param(one, marks=pytest.mark.slow) if one[0].endswith("rcnn") else one for one in VARIANTS]
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: "-".join([variant[0], *variant[1]]))
+
+@pytest.fixture(scope="module", params=RUNS, ids=lambda variant: "-".join([variant[0], *variant[1]]))
 def run(request, tmp_path_factory):
     """A run folder with a small model of random weights, its predictor and some images."""
     name, options = request.param

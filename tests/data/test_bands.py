@@ -102,6 +102,7 @@ def banded_set(folder, count):
     return folder
 
 
+@pytest.mark.slow
 def test_a_detector_learns_from_five_bands(tmp_path, capsys):
     data, run = banded_set(tmp_path / "data", 5), tmp_path / "run"
     words = "--backbone test_efficientnet --weights none --size 64 --epochs 1 --precision fp32 --channels 5 --mixup 0.5"

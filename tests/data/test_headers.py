@@ -151,14 +151,14 @@ def test_damaged_headers_and_pixels(tmp_path):
     first = JPEG.index(b"\xff\xda")
     understood = 0
     for content, end in ((in_jpeg(exif()), first + 40), (jpeg, 120), (in_png(chunk(b"tEXt", b"a\0b")), 48)):
-        for _ in range(1500):
+        for _ in range(600):
             damaged = bytearray(content)
             for _ in range(draw.randint(1, 3)):
                 damaged[draw.randrange(end)] = draw.choice((draw.randrange(256), 0, 255))
             fast, slow = told(tmp_path / "a", damaged)
             assert fast in (slow, None), bytes(damaged)
             understood += fast is not None
-    assert understood > 300
+    assert understood > 120
     assert told(tmp_path / "a", JPEG[: first + 14] + draw.randbytes(999)) == (SIZE, SIZE)
     assert told(tmp_path / "a", PNG[:41] + bytes(len(PNG) - 53) + PNG[-12:]) == (SIZE, None)  # Pillow decodes it
 

@@ -43,7 +43,7 @@ def fingerprint(scene: FlowerScene) -> str:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[FlowerScene]:
-    return [draw_scene(seed, (200, 160)) for seed in range(200)]
+    return [draw_scene(seed, (200, 160)) for seed in range(100)]
 
 
 def slow_box(mask: np.ndarray) -> list[int]:

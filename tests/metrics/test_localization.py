@@ -31,6 +31,7 @@ def test_a_case_by_hand():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     hits = 0
@@ -71,6 +72,7 @@ def test_objectness_by_hand():
     assert judged([0.5], [0.5, 0.5]).objectness == 0.5, "chance"
 
 
+@pytest.mark.slow
 def test_objectness_is_the_area_under_the_roc_curve():
     for digits in [1, 9]:
         with case(digits):

@@ -61,6 +61,7 @@ def test_a_run_without_metrics_has_no_page(tmp_path):
         page.write()
 
 
+@pytest.mark.slow
 def test_the_rate_test_is_drawn_before_training_and_found_after_a_resume(tmp_path):
     page = classifier(tmp_path)
     rates = np.geomspace(1e-5, 1, 20)
@@ -121,6 +122,7 @@ def test_detector_page(tmp_path):
     assert "Ranges: 95 % bootstrap confidence interval over images." in "".join(shown.text)
 
 
+@pytest.mark.slow
 def test_page_of_a_detector_with_masks(tmp_path):
     page = instances(tmp_path)
     metrics = page.run.metrics
@@ -137,6 +139,7 @@ def test_page_of_a_detector_with_masks(tmp_path):
     assert (tmp_path / "mask_precision_recall.png").is_file() and (tmp_path / "precision_recall.png").is_file()
 
 
+@pytest.mark.slow
 def test_detector_page_of_one_image(tmp_path):
     page = detector(tmp_path)
     page.analysis = SimpleNamespace(**vars(page.analysis) | {"intervals": None})

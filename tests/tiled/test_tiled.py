@@ -68,6 +68,7 @@ def by_number(found):
     return found.select(np.argsort(found.scores))
 
 
+@pytest.mark.slow
 def test_everything_is_found_once_wherever_it_lies():
     rng = np.random.default_rng(0)
     for number in range(6):

@@ -53,7 +53,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(whole, tmp_path, step):
     stop_at(tmp_path, step, sizes=SIZES, **HALVES).run()
     assert state_of(tmp_path)["step"] == step

@@ -56,7 +56,7 @@ def test_an_extension_is_a_schedule_of_its_own(extended):
 
 
 # 7: after its first step; 9: where a validation is due; 11: in the midst of an epoch.
-@pytest.mark.parametrize("step", [7, 9, 11])
+@pytest.mark.parametrize("step", [pytest.param(7, marks=pytest.mark.slow), 9, pytest.param(11, marks=pytest.mark.slow)])
 def test_an_extension_that_is_stopped_and_resumed_is_the_same_to_the_last_bit(extended, copied, step):
     first = stop_at(copied, step, **EXTENDED)
     first.run(load_state(copied / RESUME))
@@ -67,6 +67,7 @@ def test_an_extension_that_is_stopped_and_resumed_is_the_same_to_the_last_bit(ex
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in extended[1].rows]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_extended_from_where_it_stands(tmp_path):
     stop_at(tmp_path, 4).run()
     assert state_of(tmp_path)["validated_at"] > 0
@@ -74,6 +75,7 @@ def test_an_interrupted_run_is_extended_from_where_it_stands(tmp_path):
     assert trainer.progress.step == 4 + PER_EPOCH and trainer.log.rows[-1]["step"] == 4 + PER_EPOCH
 
 
+@pytest.mark.slow
 def test_the_best_model_so_far_is_kept_until_there_is_a_better(tmp_path):
     tiny_trainer(tmp_path, steps=FIRST, validate=lambda model: {"map": 0.6, "map50": 1}).run()
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -139,6 +141,7 @@ def falling(*scores):
     return lambda model: {"map": next(values), "map50": 1.0}
 
 
+@pytest.mark.slow
 def test_a_run_that_no_longer_gets_better_ends(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "detseg"):
         trainer = tiny_trainer(tmp_path, patience=2, validate=falling(0.3, 0.3, 0.2))
@@ -155,6 +158,7 @@ def test_a_run_that_no_longer_gets_better_ends(tmp_path, caplog):
     assert longer.log.rows[-1]["step"] == 5 * PER_EPOCH, "counted anew"
 
 
+@pytest.mark.slow
 def test_a_better_figure_starts_the_count_again_also_after_a_stop(tmp_path):
     first = stop_at(tmp_path, 4, patience=2, validate=falling(0.3))
     first.run()

@@ -54,6 +54,7 @@ def together(tmp_path_factory):
     return folder / "run", ends
 
 
+@pytest.mark.slow
 def test_both_end_with_the_same_weights(together):
     _, (first, second) = together
     assert first["step"] == second["step"] == 3 * (TRAIN // 4)
@@ -62,6 +63,7 @@ def test_both_end_with_the_same_weights(together):
     assert differences(first["average"], second["average"]) == []
 
 
+@pytest.mark.slow
 def test_one_of_them_writes(together):
     folder, _ = together
     with (folder / "metrics.csv").open() as file:
@@ -73,6 +75,7 @@ def test_one_of_them_writes(together):
     assert state["step"] == 6
 
 
+@pytest.mark.slow
 def test_every_validation_image_is_predicted_once_by_the_model_that_is_saved(together):
     folder, (first, second) = together
     assert second["predictions"] is None
@@ -145,6 +148,7 @@ def test_accelerate_launches_two_processes_on_a_cpu(together, tmp_path):
     assert state_of(tmp_path / "run")["world"] == 2
 
 
+@pytest.mark.slow
 def test_one_process_cannot_go_on_alone(together, capsys):
     assert main(["train", "detector", "--resume", str(together[0])]) == 1
     assert "started with 2 processes; resume it with as many, not 1" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_the_test_of_equality_sees_one_bit(whole, tmp_path):
 
 
 # 6: at the end of an epoch, where a validation is due; 4 and 5: in the midst of one.
-@pytest.mark.parametrize("step", [4, 5, 6])
+@pytest.mark.parametrize("step", [4, pytest.param(5, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(whole, tmp_path, step):
     first = stop_at(tmp_path, step)
     first.run()
@@ -91,7 +91,7 @@ def test_stopped_twice_and_resumed_with_worker_processes(whole, tmp_path):
     assert differences(state_of(whole[0]), state_of(tmp_path)) == []
 
 
-@pytest.mark.parametrize("looked", [False, True])
+@pytest.mark.parametrize("looked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_resumed_run_keeps_the_number_format_that_another_look_has_given(tmp_path, monkeypatch, looked):
     """It is before the third step; the process stops before it, or dies right after it."""
     monkeypatch.setattr("detseg.train.loop.CHOOSE_AGAIN", 0.4)
@@ -132,6 +132,7 @@ def test_killed_in_the_midst_of_an_epoch_and_resumed(whole, tmp_path):
     assert differences(state_of(whole[0]), state_of(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     child = run_child(tmp_path, "wait")
     assert child.stdout.readline() == "begun\n", child.stderr.read()
@@ -158,6 +159,7 @@ def test_resuming_a_finished_run_changes_nothing(whole, tmp_path):
     assert differences(before, state_of(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_from_its_first_moment_on(whole, tmp_path):
     trainer = tiny_trainer(tmp_path, at=lambda index: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -187,6 +189,7 @@ def damaged(state, *path, value):
     return {**state, first: damaged(state[first], *rest, value=value) if rest else value}
 
 
+@pytest.mark.slow
 def test_a_state_of_another_model_or_optimizer_is_refused_by_the_entry(whole, tmp_path):
     state = load_state(whole[0] / RESUME)
     name, tensor = next(iter(state["model"].items()))

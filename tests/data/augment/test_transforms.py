@@ -244,6 +244,7 @@ def test_global_random_states_are_left_alone() -> None:
     assert (np.random.get_state()[1].tobytes(), random.getstate()) == before  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_importing_is_lazy_silent_and_offline() -> None:
     program = (
         "import sys, socket\n"

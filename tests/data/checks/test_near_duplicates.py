@@ -41,6 +41,7 @@ def scenes(tmp_path_factory):
     return [write(folder / f"{k}.jpg", draw_scene(k).image[..., ::-1], (1, 95)) for k in range(40)]
 
 
+@pytest.mark.slow
 def test_different_scenes_are_not_grouped(scenes):
     assert near_duplicate_groups(scenes) == []
 

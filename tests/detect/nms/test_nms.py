@@ -542,6 +542,7 @@ def test_a_long_chain_of_neighbours(way) -> None:
     assert nms(boxes, scores, 0.5).tolist() == list(range(4999, 0, -2))
 
 
+@pytest.mark.slow
 def test_first_call_is_quiet_and_leaves_a_cache(tmp_path) -> None:
     script = (
         "import numpy as np, detseg.detect as d\n"
