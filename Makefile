@@ -28,8 +28,9 @@ demo-segment: $(INSTALLED)
 demo-instances: $(INSTALLED)
 	$(BIN)/detseg demo --task instances
 
+# With bytecode, whatever the shell says: processes that tests start would compile all of detseg again, each of them.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

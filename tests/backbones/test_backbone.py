@@ -9,6 +9,7 @@ from torch import nn
 from detseg.backbones import create_backbone
 
 
+@pytest.mark.slow
 def test_layers_beyond_the_deepest_stride_do_not_exist() -> None:
     for name in ("resnet18", "tf_efficientnet_lite0", "googlenet", "legacy_xception"):
         backbone = create_backbone(name, strides=(8,))
@@ -100,7 +101,9 @@ def test_training_mode_and_hooks_are_left_alone_by_measuring() -> None:
     assert norm.running_mean is not None and norm.running_mean.eq(0).all()
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "repvgg_a0", "xception41p"])
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "repvgg_a0", pytest.param("xception41p", marks=pytest.mark.slow)]
+)
 def test_what_is_measured_the_short_way_is_what_torch_does(name, monkeypatch):
     short, long = measured(name), []
     monkeypatch.setattr("detseg.backbones.meta._Short", lambda: nullcontext(long.append(name)))

@@ -48,6 +48,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.slow
 def test_published_parameter_counts():
     with on_meta():
         assert {name: round(count(create_network(name)) / 1e6, 2) for name in PUBLISHED} == PUBLISHED

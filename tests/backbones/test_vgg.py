@@ -54,6 +54,7 @@ def test_all_stages_of_the_paper() -> None:
         assert model(images).shape == (1, 3, 97, 65)
 
 
+@pytest.mark.slow
 def test_fewer_strides_cut_the_network() -> None:
     backbone = convolutional_vgg(small_vgg(), strides=(4, 16))
     assert backbone.channels == (6, 10) and not any("classifier" in name for name in backbone.state_dict())

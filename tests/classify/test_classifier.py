@@ -127,9 +127,9 @@ def test_on_another_device():
     ("name", "channels", "stride"),
     [
         ("tf_efficientnet_lite0", 320, 32),
-        ("resnet18", 512, 32),
+        pytest.param("resnet18", 512, 32, marks=pytest.mark.slow),
         ("lenet5", 120, 4),
-        ("alexnet", 256, 32),
+        pytest.param("alexnet", 256, 32, marks=pytest.mark.slow),
         ("mobilenet_v2", 1280, 32),
     ],
 )

@@ -40,6 +40,7 @@ def test_the_scale_of_a_channel_makes_no_difference():
     assert torch.allclose(features @ a.weight.T + a.bias, other @ b.weight.T + b.bias, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_penalty_with_the_lowest_loss_on_images_held_out_is_taken():
     # Noise without a class in it: the more it is penalised the better.
     noise = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))

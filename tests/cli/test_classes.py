@@ -134,6 +134,7 @@ def test_the_test_share_of_a_split_set_is_printed_and_evaluated(world, tmp_path,
     assert found["images"] == len(test) == 4
 
 
+@pytest.mark.slow
 def test_copied_models_are_evaluated_on_ground_truth(world, tmp_path, capsys):
     for kind, truth in (("good", "crops"), ("localizer", "boxes")):
         (tmp_path / kind).mkdir()
@@ -157,6 +158,7 @@ def test_a_table_with_images_from_elsewhere(world, tmp_path, capsys):
     assert evaluated(capsys, run, *words[1:]) == found
 
 
+@pytest.mark.slow
 def test_two_classifiers_compared(world, capsys):
     comparison = evaluated(capsys, world / "bad", "--compare", world / "good")["comparison"]
     top1 = comparison["figures"]["top1"]

@@ -28,7 +28,7 @@ def label(run, *words):
     return main(["label", str(run.folder), *map(str, words)])
 
 
-@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("to", ["coco", *(pytest.param(name, marks=pytest.mark.slow) for name in ("voc", "yolo"))])
 def test_pre_labels_are_read_back(run, photos, tmp_path, capsys, to):
     assert label(run, photos, "--to", to, "--output", tmp_path / "out") == 0
     out = capsys.readouterr().out

@@ -52,6 +52,7 @@ def run(*words, **environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment)
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_of_a_name(named, tmp_path):
     process = run("show", named, "--output", tmp_path / "out", PYTHONIOENCODING="ascii")
     out, err = process.communicate()

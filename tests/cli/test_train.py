@@ -209,6 +209,7 @@ def change_image(folder, split):
     cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
 
 
+@pytest.mark.slow
 def test_resuming_with_other_data_is_refused(run, small, tmp_path, capsys):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())

@@ -28,7 +28,9 @@ def added():
         figures[:] = kept[task]
 
 
-@pytest.mark.parametrize("task", FIGURES)
+@pytest.mark.parametrize(
+    "task", [task if task == "detector" else pytest.param(task, marks=pytest.mark.slow) for task in FIGURES]
+)
 def test_an_added_figure_is_everywhere(task, tmp_path, monkeypatch, added):
     before = FIGURES[task][0].name
     added(

@@ -29,6 +29,7 @@ def grid_of_objects(copies):
     return boxes, torch.rand(len(boxes), 1, generator=generator) * 0.5 + 0.5
 
 
+@pytest.mark.slow
 def test_all_of_225_objects_are_found_behind_their_many_copies():
     boxes, scores = grid_of_objects(12)  # 2700: objects whose copies are all beyond the best 1000 would be lost
     for most, wanted in [(100, 100), (500, 225)]:

@@ -171,6 +171,7 @@ def test_a_network_with_installed_weights():
     assert model.names[985] == "daisy"
 
 
+@pytest.mark.slow
 def test_weights_of_a_file(tmp_path):
     from detseg.backbones import create_network
 

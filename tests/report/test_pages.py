@@ -33,7 +33,9 @@ def figures_on(page):
     return {row[0]: row[1:] for row in page.rows}
 
 
-@pytest.mark.parametrize("task", DRAWN)
+@pytest.mark.parametrize(
+    "task", [task if task == "detector" else pytest.param(task, marks=pytest.mark.slow) for task in DRAWN]
+)
 def test_what_is_written(task, tmp_path, monkeypatch):
     page = pages(monkeypatch)[task](tmp_path)
     page.run.drawn = page.draw_training()

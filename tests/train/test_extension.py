@@ -39,6 +39,7 @@ def extended(ended, tmp_path_factory):
     return folder, resumed(folder, **EXTENDED).log
 
 
+@pytest.mark.slow
 def test_an_extension_is_a_schedule_of_its_own(extended):
     """Steps, epochs and the log go on; the rate rises and falls again; sizes settle at its end."""
     folder, log = extended
@@ -56,7 +57,8 @@ def test_an_extension_is_a_schedule_of_its_own(extended):
 
 
 # 7: after its first step; 9: where a validation is due; 11: in the midst of an epoch.
-@pytest.mark.parametrize("step", [pytest.param(7, marks=pytest.mark.slow), 9, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [7, 9, 11])
 def test_an_extension_that_is_stopped_and_resumed_is_the_same_to_the_last_bit(extended, copied, step):
     first = stop_at(copied, step, **EXTENDED)
     first.run(load_state(copied / RESUME))

@@ -57,6 +57,7 @@ def test_all_images_are_evaluated_by_a_run_that_has_not_seen_them(trained, boxes
     assert sorted(seen) == sorted(whole.image_ids.tolist())
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_all_images_with_intervals(trained, capsys):
     with (trained / "metrics.csv").open() as file:
         first, *classes = csv.DictReader(file)

@@ -61,6 +61,7 @@ def learnt(tmp_path, architecture, boxes, steps):
         return trainer.average.module.eval()(images)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_by_heart(tmp_path):
     logits = learnt(tmp_path, {"kind": "classifier"}, False, 60)
     assert logits.argmax(1).tolist() == [0, 1] * (IMAGES // 2)

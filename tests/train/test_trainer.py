@@ -82,6 +82,7 @@ def test_stopped_and_resumed_is_the_same_to_the_last_bit(whole, tmp_path, step):
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole[1].rows]
 
 
+@pytest.mark.slow
 def test_stopped_twice_and_resumed_with_worker_processes(whole, tmp_path):
     stop_at(tmp_path, 2).run()
     second = stop_at(tmp_path, 7)

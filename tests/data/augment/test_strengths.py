@@ -41,7 +41,9 @@ def test_names_alone_leave_nothing_else_on():
     assert strengths(("rotate", "light=0.3"), OF_MASKS) == off | {"rotate": 15.0, "light": 0.3}
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "table", [name if name == "boxes" else pytest.param(name, marks=pytest.mark.slow) for name in TABLES]
+)
 def test_each_name_changes_the_image_and_none_does_not(table):
     plain = augment(table, ("none",))
     # The place of an image in its square is drawn too: compare what has the same place.

@@ -166,6 +166,7 @@ def flowers(tmp_path_factory):
     return write_flowers(tmp_path_factory.mktemp("flowers") / "f", train=40, val=20, size=(160, 160))
 
 
+@pytest.mark.slow
 def test_a_sound_set_raises_no_doubts_about_images_and_boxes(flowers):
     kinds = {doubt.kind for doubt in find_doubts(read_dataset(flowers))}
     assert kinds <= {"few-examples", "absent"}  # it is small
