@@ -124,11 +124,11 @@ def read_evaluation(folder: Path) -> None:
 
 FORMS = [
     *(
-        Form(f"image-{name}", partial(make_images, form=name), read_images, "" if name == "png" else "bytes", quick=200)
+        Form(f"image-{name}", partial(make_images, form=name), read_images, "" if name == "png" else "bytes", quick=100)
         for name in IMAGES
     ),
     *(
-        Form(f"pack-{task}{more}", partial(make_pack, task=task), partial(read_pack, task=task), kind=kind, quick=40)
+        Form(f"pack-{task}{more}", partial(make_pack, task=task), partial(read_pack, task=task), kind=kind, quick=25)
         for task in SETS
         for more, kind in (("", "hdf5"), ("-bytes", "bytes"))
     ),

@@ -244,23 +244,23 @@ def read_told(folder: Path) -> None:
 MODEL = "model.json", "model.safetensors"
 FORMS = [
     *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=500)
+        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=250)
         for task in ("detector", "segmenter")
     ),
     *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=500)
+        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=250)
         for task in ("classifier", "localizer")
     ),
     *(Form(f"options-{e}", partial(make_options, e), partial(read_options, e), quick=60) for e in ("yaml", "json")),
     *(
-        Form(f"model-{kind}", partial(make_model, kind, MODEL[:1]), read_description, quick=40)
+        Form(f"model-{kind}", partial(make_model, kind, MODEL[:1]), read_description, quick=25)
         for kind in (*ARCHITECTURES, *OTHERS)
     ),
     *(
         Form(f"model-with-weights-{kind}", partial(make_model, kind, MODEL), read_model, quick=15)
         for kind in ("yolo", "mask_rcnn", *OTHERS)
     ),
-    Form("model-safetensors", partial(make_model, "classifier", MODEL[1:]), read_model, quick=30),
+    Form("model-safetensors", partial(make_model, "classifier", MODEL[1:]), read_model, quick=20),
     *(
         Form(
             f"weights-{name}",
@@ -276,10 +276,10 @@ FORMS = [
             ("structure", "pth", "state", {}),
         )
     ),
-    Form("state", make_state, read_state, quick=30),
-    Form("state-structure", make_state, read_state, "state", quick=40),
+    Form("state", make_state, read_state, quick=20),
+    Form("state-structure", make_state, read_state, "state", quick=25),
     Form("metrics", make_metrics, read_metrics),
-    Form("exported-description", make_told, read_told, "json", quick=500),
+    Form("exported-description", make_told, read_told, "json", quick=250),
     *(
         Form(f"exported-{form}", partial(make_exported, form), partial(read_exported, f"model.{ending}"), kind, 12)
         for form, ending, kind, engine in (

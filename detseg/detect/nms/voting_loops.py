@@ -23,4 +23,5 @@ def vote_in_turn(kept, boxes, weights, labels, threshold, merged, total):
             merged[row, 0], merged[row, 1] = x1 / weight, y1 / weight
             merged[row, 2], merged[row, 3] = x2 / weight, y2 / weight
         else:
-            merged[row] = boxes[k]
+            for side in range(4):  # `merged[row] = boxes[k]` would take two seconds longer to compile
+                merged[row, side] = boxes[k, side]
