@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from detseg.cli.devices import chosen_device
-from detseg.cli.images import free_names, local_images
+from detseg.cli.images import local_images
 from detseg.cli.tiles import Tiles, in_tiles
 from detseg.options import given, require_share
 from detseg.results import labels_named
@@ -189,12 +188,8 @@ def run(config: Predict) -> int:
 
 def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], videos: Sequence[str] = ()) -> int:
     """As `run`; `sources` are the files, each with what to call it, or `videos` what is to be looked at."""
-    from detseg.cli.predictions import DETECTIONS, Found, Reader, batch_of, find_in, refuse_taken, write_found
-    from detseg.cli.save_results import FOLDERS, savers, so_far
+    from detseg.cli.predictions import Reader, batch_of
     from detseg.cli.terminal import Terminal
-    from detseg.console import one_line, print_line, track
-    from detseg.files import make_folder, write_atomically
-    from detseg.sources import ahead
 
     console = Terminal()
     images, ids, listed = ([], [], None) if videos else _images(config, list(sources))
@@ -204,62 +199,16 @@ def _run(config: Predict, runs: Sequence[Path], sources: Mapping[Path, str], vid
 
         predict_videos(model, videos, config, console)
         return 0
-    at_once = batch_of(model)
-    reader = Reader(images, console, sources, model.channels, at_once)
+    reader = Reader(images, console, sources, model.channels, batch_of(model))
     if model.task == "classify":
         from detseg.cli.predict_classes import write_classes
 
         write_classes(model, reader, config)
         reader.finish()
-        return 0
-    segments = model.task == "segment"
-    endings = {".jpg": "a drawing"} | ({".png": "a mask"} if segments or config.label_images else {})
-    names = free_names(images, lambda name: {config.output / f"{name}{end}": what for end, what in endings.items()})
-    targets = [config.output / f"{name}.jpg" for name in names]
-    refuse_taken(targets, endings, segments=segments)
-    again = (config.output / DETECTIONS).exists() or any(target.exists() for target in targets)
-    saves = [] if segments else savers(config, model.names, again=again)
-    make_folder(config.output)
-    results: list[dict[str, Any]] = []
-    drawn: list[Path] = []
-    left_out = 0
-    shown = track(reader, len(images), what="predicting", console=console)
+    else:
+        from detseg.cli.predict_images import write_images
 
-    def written_down(item: tuple[int, Found]) -> tuple[int, Found]:
-        write_found(item[1], targets[item[0]])
-        for save in saves:
-            save(item[1].objects, names[item[0]])
-        return item
-
-    # Written in threads, while the network looks at the next images.
-    with so_far(len(images), "images") as done:
-        for position, found in done(ahead(written_down, find_in(shown, model, config), at_once)):
-            image = reader.names[position]
-            rows = found.results
-            if listed is not None and getattr(model.model, "tree", None) is not None:
-                rows = [row for row in rows if row["category_id"] in listed]
-                left_out += len(found.results) - len(rows)
-            results += [{"image_id": ids[position], "file_name": one_line(image)} | row for row in rows]
-            drawn.append(targets[position])
-            print_line(console, f"{image}: {found.text}")
-    written = ["images with classes and masks" if segments else _drawn(model)]
-    written += ["label images"] if config.label_images else []
-    written += [f"{folder}/" for option, folder in FOLDERS.items() if getattr(config, option)]
-    if not segments or config.boxes:
-        path = config.output / DETECTIONS
-        lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
-        write_atomically(path, f"[\n{lines}\n]\n" if lines else "[]\n")
-        written.append(path.name)
-        if left_out:
-            what = f"{left_out} detections of classes of the tree that {config.image_ids} does not list"
-            print_line(console, f"{what} are not in {path.name}")
-    print_line(console, f"{', '.join(written[:-1])}{' and ' * (len(written) > 1)}{written[-1]} are in {config.output}")
-    reader.finish()
-    if gone := [target for target in drawn if not target.exists()]:
-        raise ValueError(
-            f"{len(gone)} of {len(drawn)} images are not there any more, the first is {gone[0]}: was the "
-            "folder removed meanwhile? Predict again"
-        )
+        write_images(model, reader, config, ids, listed)
     return 0
 
 
@@ -300,11 +249,6 @@ def _set(config: Predict, model: Any, name: str) -> None:
         setattr(model, name, getattr(config, name))
     except ValueError as error:
         raise ValueError(f"{config.run}: {error}") from error
-
-
-def _drawn(model: Any) -> str:
-    """What a detector's drawings show."""
-    return f"images with boxes{' and masks' if getattr(model, 'finds_masks', False) else ''}"
 
 
 def _check_options(config: Predict, model: Any) -> None:
