@@ -12,6 +12,7 @@ import yaml
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats.find_images import Finder
 from detseg.data.formats.format import SPLITS
+from detseg.data.formats.image_files import IMAGE_EXTENSIONS
 from detseg.data.formats.locate import by_last_parts, first_file, read_text
 from detseg.data.formats.same_name import is_absolute
 
@@ -140,6 +141,10 @@ def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
     if found is None:
         hit = Finder([str(root) for root in roots]).find(place)
         found = Path(hit.path) if hit is not None and not hit.ignored and not hit.loose else None
+    if found is not None and found.is_file() and found.suffix.lower() not in (".txt", *IMAGE_EXTENSIONS):
+        raise AnnotationError(
+            f"{what}: {place!r} is no folder, no list of images (.txt) and no image; correct the entry"
+        )
     if found is not None:
         return found
     raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
