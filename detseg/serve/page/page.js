@@ -9,6 +9,10 @@ const LOWEST = 0.05; // scores that are asked for, so that the slider has someth
 const LIKELY = 0.01; // probability from which on classes are listed at first
 const MOST_ROWS = 300;
 
+// As `detseg.console` shows text: what is no character or turns the direction of text round is written as an escape.
+const ORDERS = /[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g;
+const plain = (text) => text.replace(ORDERS, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 const $ = (id) => document.getElementById(id);
 const state = { model: null, file: null, image: null, answer: null, labels: null, hidden: new Set(), lit: null };
 let running = null; // the AbortController of the request under way
@@ -67,7 +71,7 @@ async function take(files) {
 }
 
 function complain(message) {
-  $("error").textContent = message;
+  $("error").textContent = plain(message);
   $("error").hidden = !message;
   if (message) $("error").scrollIntoView({ block: "nearest" });
 }
@@ -80,7 +84,7 @@ function showResult(shown) {
 }
 
 function begin(name, image) {
-  $("file-name").textContent = name;
+  $("file-name").textContent = plain(name);
   $("status").textContent = "Predicting…";
   $("figure").hidden = false;
   $("figure").classList.add("working");
@@ -394,6 +398,7 @@ function describe(model) {
 listen();
 try {
   state.model = await ask("model");
+  state.model.names = state.model.names.map(plain);
   describe(state.model);
 } catch (error) {
   complain(error.message);
