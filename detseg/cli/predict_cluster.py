@@ -152,9 +152,10 @@ def _job(config: Predict, open_runs: Open, folder: str, console: Console) -> tup
     from detseg.data.tar_shards import address_of
 
     model = open_runs(config, [config.run], console, None)
-    if model.task not in ("detect", "localize"):
-        raise ValueError(f"{config.run}: --engine ray is for detectors and localizers; leave it out")
+    if model.task == "segment":
+        raise ValueError(f"{config.run}: --engine ray is for detectors, localizers and classifiers; leave it out")
     threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
+    of_objects = {"score_threshold": threshold, "run_lengths": True}
     job = Job(
         model=config.run.name,
         load=partial(open_model, config, open_runs),
@@ -162,7 +163,9 @@ def _job(config: Predict, open_runs: Open, folder: str, console: Console) -> tup
         output=place_in(folder, address_of(config.output)),
         ending=config.shard_format,
         at_once=batch_of(model),
-        options=given_only(score_threshold=threshold, size=config.size, tta=config.tta or None),
+        options=given_only(
+            size=config.size, tta=config.tta or None, **({} if model.task == "classify" else of_objects)
+        ),
         classes=config.classes,
     )
     files = model_files(config.run)

@@ -103,6 +103,8 @@ def detections_in(folder: str, names: Mapping[str, int]) -> Matched:
     others: list[str] = []
     parts: list[Detections] = []
     for address, shard in read_all(folder):
+        if len(shard.boxes) != len(shard.scores):
+            raise FileError(f"{address}: classes of images and no boxes; `detseg evaluate RUN` measures a classifier")
         numbers = [ids.of(image) for image in shard.images]
         for image, number, error in zip(shard.images, numbers, shard.errors, strict=True):
             if number is None:

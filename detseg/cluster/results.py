@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from detseg.cluster.storage import file_names, place_in, read
 from detseg.json_text import ODD_JSON
 from detseg.reading import FileError, cause, reading
-from detseg.results import Results
+from detseg.results import Classification, Results
 
 FORMATS = ("parquet", "jsonl")
+LIKELIEST = 5  # classes of an image
 REMEDY = "remove the file and predict again with the same command"
 
 
@@ -25,12 +26,12 @@ class Mask(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """What is known of an image: D objects, best first, or why it could not be read."""
+    """What is known of an image: D objects, best first, or its D likeliest classes, or why it could not be read."""
 
     image: str  # as it was named; in archives its name in there, of tables as they call it
     width: int | None = None
     height: int | None = None
-    boxes: list[list[float]] = []  # (D, 4) xyxy in its pixels
+    boxes: list[list[float]] = []  # (D, 4) xyxy in its pixels; none of classes
     scores: list[float] = []  # (D,)
     labels: list[int] = []  # (D,) positions in the categories of the manifest
     names: list[str] = []  # (D,) of the labels
@@ -50,14 +51,16 @@ class Columns(NamedTuple):
     masks: list[dict[str, Any]] | None  # (D,)
 
 
-def row_of(image: str, size: Sequence[int], found: Results) -> Row:
-    """What was found in an image of `size` (height, width), all digits kept."""
-    masks = None
-    if found.masks is not None:
-        masks = [Mask(**result["segmentation"]) for result in found.to_coco()]
-    labels = found.labels.tolist()
+def row_of(image: str, size: Sequence[int], found: Results | Classification) -> Row:
+    """What was found in an image of `size` (height, width), or the likeliest classes of it, all digits kept."""
+    boxes, masks, most = [], None, LIKELIEST
+    if isinstance(found, Results):
+        boxes, most = found.boxes.tolist(), len(found)
+        if found.masks is not None:
+            masks = [Mask(**result["segmentation"]) for result in found.to_coco()]
+    labels = found.labels[:most].tolist()
     names = [found.names[label] for label in labels]
-    return Row(image, size[1], size[0], found.boxes.tolist(), found.scores.tolist(), labels, names, masks)
+    return Row(image, size[1], size[0], boxes, found.scores[:most].tolist(), labels, names, masks)
 
 
 def encode(rows: Sequence[Row], ending: str) -> bytes:

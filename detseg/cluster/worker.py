@@ -95,7 +95,8 @@ class Worker:
         try:
             if exists(shard):
                 return _summary_of(unit, shard)
-            cap = AtTheCap(self.model.max_detections, max(self.job.options.get("score_threshold", CLEAR), CLEAR))
+            most = getattr(self.model, "max_detections", None)  # which a classifier has not
+            cap = AtTheCap(most, max(self.job.options.get("score_threshold", CLEAR), CLEAR))
             rows = list(self._rows(unit, cap))
             write(shard, encode(rows, self.job.ending))
         except Exception as error:  # whatever it is, the other units are done
@@ -104,7 +105,7 @@ class Worker:
         return Summary(
             unit.name,
             images=len(rows) - len(errors),
-            objects=sum(len(row.scores) for row in rows),
+            objects=sum(len(row.boxes) for row in rows),
             errors=len(errors),
             first=tuple(errors[:ERRORS]),
             at_the_cap=cap.met,
@@ -117,7 +118,7 @@ class Worker:
         opened = ahead(lambda source: open_source(source, self.model.channels), sources, self.job.at_once)
         for batch in in_batches(opened, self.job.at_once):
             pixels = [image for _, image in batch if not isinstance(image, ValueError)]
-            every = self.model.stream(pixels, run_lengths=True, **self.job.options)
+            every = self.model.stream(pixels, **self.job.options)
             for name, image in batch:
                 if isinstance(image, ValueError):
                     yield Row(name, error=str(image).removeprefix(f"{name}: "))
@@ -134,4 +135,4 @@ def _summary_of(unit: Unit, shard: str) -> Summary:
     pairs = zip(columns.images, columns.errors, strict=True)
     errors = [f"{image}: {error}" for image, error in pairs if error is not None]
     images = len(columns.images) - len(errors)
-    return Summary(unit.name, images, len(columns.scores), len(errors), tuple(errors[:ERRORS]))
+    return Summary(unit.name, images, len(columns.boxes), len(errors), tuple(errors[:ERRORS]))

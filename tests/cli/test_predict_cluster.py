@@ -70,6 +70,20 @@ def test_what_is_found_is_what_one_machine_finds(run, small, tmp_path, units, ca
     assert counts["images"] == "13" and counts["objects"] == str(sum(len(one) for one in expected))
 
 
+def test_classes_are_those_of_one_machine(classifier, small, tmp_path, units, capsys):
+    assert predict(classifier, small / "images", output=tmp_path / "found") == 0
+    counts = totals(capsys.readouterr().out)
+    assert counts["images"] == "13" and counts["objects"] == "0"
+    found = rows(tmp_path / "found")
+    seen = detseg.load(classifier.folder).predict([row["image"] for row in found])
+    for row, one in zip(found, seen, strict=True):
+        assert row["labels"] == one.labels.tolist() and row["scores"] == pytest.approx(one.scores.tolist(), abs=1e-6)
+        assert row["names"] == [one.names[label] for label in one.labels] and row["boxes"] == []
+    words = ["--ground-truth", str(small / "val.json"), "--detections", str(tmp_path / "found")]
+    assert main(["evaluate", *words]) == 1
+    assert "classes of images and no boxes" in capsys.readouterr().err
+
+
 def test_evaluation_gives_the_figures_of_one_file(run, small, tmp_path, units, capsys):
     words = ["--image-ids", str(small / "val.json"), "--output", str(tmp_path / "plain")]
     assert main(["predict", str(run.folder), *words]) == 0
@@ -172,7 +186,7 @@ def test_options_that_mean_something_and_those_that_do_not(run, segmenter, small
         assert predict(run, *words, output=tmp_path / "other") == 1
         assert message in capsys.readouterr().err
     assert predict(segmenter, image, output=tmp_path / "other") == 1
-    assert "--engine ray is for detectors and localizers" in capsys.readouterr().err
+    assert "--engine ray is for detectors, localizers and classifiers" in capsys.readouterr().err
     assert main(["predict", str(run.folder), str(image), "--shard-format", "jsonl"]) == 1
     assert "--shard-format is for --engine ray" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -19,7 +19,7 @@ class Brightest:
 
     task, channels, max_detections, categories = "detect", 3, 1, CATEGORIES
 
-    def stream(self, pixels, *, run_lengths, score_threshold=0.3):
+    def stream(self, pixels, *, score_threshold=0.3):
         for image in pixels:
             rows, columns = np.nonzero(image.max(2) > 200)
             box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else []
