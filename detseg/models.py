@@ -37,6 +37,7 @@ from detseg.registry import MODELS, register_model
 __all__ = ["MODELS", "Model", "build_model", "load_model", "models_of", "read_description", "register_model"]
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+MOST = 16 << 20  # bytes of a description: a hundred thousand classes take a third of it
 LARGEST = 1e18  # weight: beyond, results are infinite soon
 AGAIN = "copy the run folder again or train anew"
 
@@ -195,6 +196,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise FileError(f"{folder}: no trained model here ({DESCRIPTION} is missing); give the folder of a run")
+    if path.stat().st_size > MOST:
+        raise FileError(f"{path}: is of more than {MOST} bytes, which no description of a model is ({AGAIN})")
     description: dict[str, Any] = read_json(path, dict[str, Any], AGAIN)
     check_description(description, path)
     return description

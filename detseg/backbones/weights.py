@@ -81,6 +81,10 @@ def refuse_packed(path: Path) -> None:
                 raise ValueError("its content is compressed; save it with torch.save")
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+
+
 def _unwrap(content: object) -> dict[str, Tensor]:
     """The state dict inside `content`, under one of the usual wrapper keys or bare."""
     for _ in range(_DEEPEST):
@@ -89,9 +93,9 @@ def _unwrap(content: object) -> dict[str, Tensor]:
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-            odd = [name for name, v in tensors.items() if v.layout != torch.strided or v.is_quantized or v.is_meta]
+            odd = [name for name, v in tensors.items() if not _is_plain(v)]
             if odd:
-                raise ValueError(f"{odd[0]} is sparse, quantised or empty; plain tensors are wanted")
+                raise ValueError(f"{odd[0]} is sparse, nested, quantised or empty; plain tensors are wanted")
             if tensors:
                 return tensors
             break

@@ -1,6 +1,7 @@
 """The command line: a word or two choose a command, its dataclass gives the options."""
 
 import difflib
+import errno
 import inspect
 import logging
 import os
@@ -250,6 +251,9 @@ def _told(error: Exception) -> str:
         name = one_line("".join(before[-1:])[-100:] + after[0][:100])
         return f"{name}: this name is no text in UTF-8, and is needed as such here; rename it"
     if isinstance(error, OSError) and error.strerror:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EFBIG):  # files have their names
+            silence(sys.stdout)
+            return f"standard output: cannot be written: {error.strerror}"
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return f"{place}{error.strerror}"
     return str(error)

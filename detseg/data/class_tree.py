@@ -21,7 +21,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.base import Category
 from detseg.data.checks.problems import AnnotationError
 
-_ARROW = re.compile(r"\s*(?:->|→)\s*")
+_ARROW = re.compile("->|→")
 SURE = 0
 """In place of a level, for detections at the deepest node that is sure."""
 MOST_LEVELS = 100  # a path down to each node is kept
@@ -177,7 +177,7 @@ def _read_parents(path: Path, text: Sequence[str]) -> dict[str, str | None]:
 def _pairs_of(path: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str | None]] | None:
     """(line, child, parent) of lines ``child -> parent``, or of two columns with a comma or tab; None if indented."""
     if any(_ARROW.search(line) for _, line in lines):
-        return [(i, *_two(path, i, _ARROW.split(line.strip()))) for i, line in lines]
+        return [(i, *_two(path, i, [word.strip() for word in _ARROW.split(line)])) for i, line in lines]
     for mark in (",", "\t"):
         if all(line.strip().count(mark) == 1 and not line[0].isspace() for _, line in lines):
             rows = [(i, *_two(path, i, [word.strip(' "') for word in line.split(mark)])) for i, line in lines]

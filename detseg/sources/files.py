@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from detseg.reading import FileError, require_file
+from detseg.reading import FileError, reading, require_file
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp",
@@ -48,12 +48,11 @@ def _named(sources: Iterable[str]) -> Iterator[str]:
     for source in sources:
         if source.lower().endswith(LISTS) and Path(source).is_file():
             for line in read_list(Path(source)):
-                if line.lower().endswith(LISTS) and Path(line).is_file():
-                    raise FileError(f"{source}: names another list, {line}; name that one beside it")
-                try:
-                    yield from _matches(line)
-                except ValueError as error:
-                    raise FileError(f"{source}: {error}") from error
+                with reading(f"{source}: {line:.200}"):
+                    if line.lower().endswith(LISTS) and Path(line).is_file():
+                        raise FileError(f"{source}: names another list, {line}; name that one beside it")
+                    found = _matches(line)
+                yield from found
         else:
             yield from _matches(source)
 
@@ -68,7 +67,8 @@ def read_list(path: Path) -> list[str]:
         lines = [line.strip() for line in require_file(path).read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: a list of sources must be text in UTF-8, one source in a line") from error
-    found = [_beside(path, line) for line in lines if line and not line.startswith("#")]
+    with reading(path, "write a source in each line"):
+        found = [_beside(path, line) for line in lines if line and not line.startswith("#")]
     if not found:
         raise FileError(f"{path}: names no source; write an image, folder or video in each line")
     return found

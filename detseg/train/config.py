@@ -3,7 +3,9 @@
 `config_for("detector", "yolo")` gives that dataclass; ``TrainDetector`` and so on are those of the default models.
 """
 
+import errno
 import json
+import os
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from detseg.data.augment.strengths import OF_BOXES, strengths
 from detseg.data.tar_shards import absolute
+from detseg.files import write_atomically
 from detseg.json_text import as_declared, read_json
 from detseg.options import as_entries, given, option, require_positive
 from detseg.reading import FileError
@@ -174,8 +177,10 @@ class TrainConfig:
         settings = {n: v for n, v in asdict(self).items() if n not in (*_OF_RESUMING, *OF_PROCESS)}
         content = {n: str(absolute(v)) if isinstance(v, Path) else v for n, v in settings.items()}
         text = json.dumps({"task": self.task, **content}, indent=2) + "\n"
-        with (folder / SETTINGS).open("x", encoding="utf-8") as file:
-            file.write(text)
+        path = folder / SETTINGS
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        write_atomically(path, text)
 
     @classmethod
     def load(cls, folder: Path) -> Any:

@@ -48,7 +48,7 @@ def load_state(path: Path) -> dict[str, Any]:
         refuse_packed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
-    if version not in READABLE:
+    if not isinstance(version, int) or version not in READABLE:
         raise FileError(
             f"{path}: format {version!r:.40} is not the one of this version of detseg ({STATE_FORMAT}); resume the run "
             "with the version that started it, or start a new one"
@@ -74,7 +74,7 @@ def restore_random_states(states: Mapping[str, Any], device: torch.device) -> No
     """Inverse of `random_states`; a state of a device of another kind is left out, and so are those that an earlier
     version did not save."""
     torch.set_rng_state(states["host"])
-    if "numpy" in states:
+    if states.get("numpy") is not None:
         np.random.set_state(states["numpy"])  # noqa: NPY002
         random.setstate(states["python"])
     if "device" in states and hasattr(torch.get_device_module(device), "set_rng_state"):

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from detseg.descriptions import check_architecture
 from detseg.json_text import as_declared
+from detseg.models import LARGEST
 from detseg.reading import FileError, reading
 
 Time = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+WORDS = 624  # of a Mersenne twister
 AGAIN = "copy the run folder again, or start a new run"
 
 
@@ -83,12 +85,25 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
         raise FileError(f"{path}: processes: are {len(held.processes)}, not the {held.world} of world ({AGAIN})")
     for number, process in enumerate(held.processes):
         for name, value in process.sums.items():
-            _require(value, torch.zeros((), dtype=value.dtype), f"{path}: processes: {number}: sums: {name}")
+            place = f"{path}: processes: {number}: sums: {name}"
+            if value.dtype not in (torch.float32, torch.float64):
+                raise FileError(f"{place}: is {value.dtype}, not a number as losses are ({AGAIN})")
+            _require(value, torch.zeros((), dtype=value.dtype), place)
         with reading(f"{path}: processes: {number}: random", AGAIN):
             torch.Generator().set_state(process.random.host)
-            if process.random.numpy is not None:
-                np.random.RandomState().set_state(process.random.numpy)
-                random.Random().setstate(process.random.python)
+            if process.random.numpy is not None or process.random.python is not None:
+                _try_generators(process.random.numpy, process.random.python)
+
+
+def _try_generators(numpy: Any, python: Any) -> None:
+    """Raise an error of any kind where these are no states of the generators of numpy and Python."""
+    ours: Any = np.random.RandomState()
+    ours.set_state(numpy)
+    if not 0 <= ours.get_state()[2] <= WORDS:  # numpy takes any place, and reads there
+        raise ValueError(f"numpy: the place is not in 0..{WORDS}")
+    other = random.Random()
+    other.setstate(python)
+    other.gauss(0, 1)
 
 
 def fitting(state: Mapping[str, Any], parts: Mapping[str, nn.Module], optimizer: Any, path: Path) -> dict[str, Any]:
@@ -123,8 +138,12 @@ def fitting(state: Mapping[str, Any], parts: Mapping[str, nn.Module], optimizer:
         for name, value in values.items():
             if value is not None or name != "momentum_buffer":  # before its first step there is none
                 _require(value, torch.zeros(()) if name == "step" else weights[number], f"{place}: {name}")
+                if name in ("step", "exp_avg_sq") and bool((value < 0).any()):
+                    raise FileError(f"{place}: {name}: is below zero ({AGAIN})")
+    # Copies: the optimizer keeps the tensors and writes to them, and those of a file may share their memory.
+    own = {number: {name: _copy(value) for name, value in values.items()} for number, values in saved["state"].items()}
     rates = [{name: group[name] for name in ("lr", "initial_lr")} for group in saved["param_groups"]]
-    return {**saved, "param_groups": [group | rate for group, rate in zip(groups, rates, strict=True)]}
+    return {**saved, "state": own, "param_groups": [group | rate for group, rate in zip(groups, rates, strict=True)]}
 
 
 def _same(names: Any, wanted: Any, place: str) -> None:
@@ -132,13 +151,17 @@ def _same(names: Any, wanted: Any, place: str) -> None:
         raise FileError(f"{place}: {odd[0]!r:.80} is {'missing' if odd[0] in wanted else 'unknown'} ({AGAIN})")
 
 
+def _copy(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.clone(memory_format=torch.preserve_format)
+
+
 def _require(value: Any, like: Tensor, place: str) -> None:
     """Raise FileError unless it is a plain tensor of the type and shape of another."""
-    if not isinstance(value, Tensor):
-        raise FileError(f"{place}: is no tensor ({AGAIN})")
+    if not isinstance(value, Tensor) or value.is_nested:
+        raise FileError(f"{place}: is no {'tensor' if not isinstance(value, Tensor) else 'plain tensor'} ({AGAIN})")
     if (value.layout, value.dtype, value.shape) != (torch.strided, like.dtype, like.shape) or value.is_meta:
         found = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
         wanted = f"{str(like.dtype).removeprefix('torch.')} {tuple(like.shape)}"
         raise FileError(f"{place}: is {found} where {wanted} is wanted ({AGAIN})")
-    if not bool(value.isfinite().all()):
-        raise FileError(f"{place}: has values that are not finite ({AGAIN})")
+    if not bool((value.abs() < LARGEST).all()):
+        raise FileError(f"{place}: has values that are not finite, or beyond {LARGEST:g} ({AGAIN})")

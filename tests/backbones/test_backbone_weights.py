@@ -300,8 +300,8 @@ def test_files_that_would_fill_time_or_memory(tmp_path: Path) -> None:
     circle["state_dict"] = circle
     refusals = [
         (circle, "a.pth: cannot be read: it holds no state dict"),
-        ({"a": torch.zeros(2).to_sparse()}, "a.pth: cannot be read: a is sparse, quantised or empty"),
-        ({"a": torch.empty(2, device="meta")}, "a.pth: cannot be read: a is sparse, quantised or empty"),
+        ({"a": torch.zeros(2).to_sparse()}, "a.pth: cannot be read: a is sparse, nested, quantised or empty"),
+        ({"a": torch.empty(2, device="meta")}, "a.pth: cannot be read: a is sparse, nested, quantised or empty"),
     ]
     for content, message in refusals:
         torch.save(content, path)

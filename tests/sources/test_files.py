@@ -82,6 +82,12 @@ def test_lists_that_are_none(photos):
     assert expand(["missing.txt"]).images == ("missing.txt",), "reading it says what is wrong"
 
 
+def test_a_line_that_is_no_name_is_told_with_its_list(tmp_path):
+    (tmp_path / "all.txt").write_text("a.png " * 900)
+    with pytest.raises(ValueError, match=r"all\.txt: .*File name too long"):
+        expand([str(tmp_path / "all.txt")])
+
+
 def test_a_server_is_asked_what_an_address_without_ending_is():
     asked = []
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from detseg.reading import FileError
 from detseg.report.plots.history import plot_history
 from detseg.train.log import RunLog
+from detseg.train.metrics_file import read_metrics
 
 FIGURES = {"map": "mAP@[.5:.95]", "map50": "mAP@.50"}
 
@@ -130,3 +132,9 @@ def test_callbacks_are_told_of_what_is_shown(tmp_path):
     (step, values), validation = told
     rate = values.pop("images_per_second")
     assert (step, values, validation) == (10, {"loss": 1.5, "loss_box": 1.0, "loss_class": 0.5}, row(30)) and rate > 0
+
+
+def test_metrics_that_are_a_pipe_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.csv")
+    with pytest.raises(FileError, match=r"metrics\.csv: is a pipe and no file"):
+        read_metrics(tmp_path / "metrics.csv")

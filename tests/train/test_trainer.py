@@ -203,6 +203,9 @@ def test_a_state_of_another_model_or_optimizer_is_refused_by_the_entry(whole, tm
         (("average",), {}, "average: 'module."),
         (("optimizer", "state", 0, "exp_avg"), moment[None], "optimizer: state: 0: exp_avg: is float32"),
         (("optimizer", "state", 0, "exp_avg"), None, "optimizer: state: 0: exp_avg: is no tensor"),
+        (("optimizer", "state", 0, "step"), torch.tensor(-1.0), "optimizer: state: 0: step: is below zero"),
+        (("model", name), torch.nested.nested_tensor([tensor]), f"model: {name}: is no plain tensor"),
+        (("model", name), tensor * 0 + 1e30, f"model: {name}: has values that are not finite, or beyond 1e+18"),
         (("optimizer", "state", 0), {}, "optimizer: state: 0: 'exp_avg' is missing"),
         (("optimizer", "state", 9999), {}, "optimizer: state: 9999: there are "),
         (("optimizer", "param_groups"), [], "optimizer: param_groups: hold other parameters"),
@@ -210,6 +213,40 @@ def test_a_state_of_another_model_or_optimizer_is_refused_by_the_entry(whole, tm
         with pytest.raises(FileError) as error:
             tiny_trainer(tmp_path)._restore(damaged(state, *path, value=value))
         assert str(error.value).startswith(f"{tmp_path / RESUME}: {message}"), path
+
+
+def test_tensors_of_a_state_that_share_memory_become_the_optimizers_own(whole, tmp_path):
+    state = load_state(whole[0] / RESUME)
+    every = state["optimizer"]["state"]
+    one = {number: torch.zeros(()).expand(values["exp_avg"].shape) for number, values in every.items()}
+    shared = {n: values | {"exp_avg": one[n], "exp_avg_sq": one[n]} for n, values in every.items()}
+    trainer = tiny_trainer(tmp_path)
+    trainer._restore(damaged(state, "optimizer", "state", value=shared))
+    held = [values[name] for values in trainer.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert all(moment.stride() == moment.clone().stride() for moment in held)
+    assert len({moment.data_ptr() for moment in held}) == len(held) > 10
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("format", torch.zeros(2), "format tensor"),
+        ("format", 3.5, "format 3.5"),
+        ("numpy", None, "processes: 0: random"),
+        ("numpy", ("MT19937", [1] * 624, 2**31 - 1, 0, 0.0), "numpy: the place is not in 0..624"),
+        ("python", (3, (*range(624), 624), "x"), "processes: 0: random"),
+    ],
+)
+def test_a_state_whose_generators_or_version_are_damaged_is_refused(whole, tmp_path, entry, value, message):
+    state = torch.load(whole[0] / RESUME, weights_only=True)
+    if entry == "format":
+        state["format"] = value
+    else:
+        state["processes"][0]["random"][entry] = value
+    torch.save(state, tmp_path / RESUME)
+    with pytest.raises(FileError) as error:
+        load_state(tmp_path / RESUME)
+    assert str(error.value).startswith(f"{tmp_path / RESUME}: ") and message in str(error.value)
 
 
 def test_signal_handlers_are_put_back(tmp_path):

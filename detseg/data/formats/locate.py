@@ -206,7 +206,7 @@ def read_lines(path: Path) -> list[str]:
 def read_names(path: Path) -> list[str]:
     """The lines of a list of classes; raises AnnotationError if a name is given twice."""
     names = read_lines(path)
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
         raise AnnotationError(f"{path}: names given twice: {', '.join(repeated)}; write each class once, in order")
     return names

@@ -120,8 +120,14 @@ def read_list(file: Path) -> str:
         raise AnnotationError(f"{file}: cannot be read as text: {error.strerror}") from error
     for encoding in ("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "cp949"):
         with suppress(UnicodeDecodeError):
-            return data.decode(encoding)
-    return data.decode("latin-1")
+            text = data.decode(encoding)
+            break
+    else:
+        text = data.decode("latin-1")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise AnnotationError(f"{file}: line {line}: holds a zero byte, so it is no text; save it as UTF-8")
+    return text
 
 
 def label_places(folder: str, cache: FolderCache, far: bool = True) -> Iterator[str]:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.box_formats import overlap
 from detseg.data.annotations import Annotations
-from detseg.data.checks.box_doubts import as_box, pairwise_iou
+from detseg.data.checks.box_doubts import as_box
 from detseg.data.checks.doubts import Doubt, Kind, ranked, sound_objects
 from detseg.metrics.detection.confusion import best_thresholds
 from detseg.metrics.detection.inputs import Found, read_found, read_truth
@@ -136,7 +137,7 @@ class _Examination:
         chosen = np.flatnonzero(self.confident & (near < FOUND) & ~in_crowd & ~used)  # an image's best first
         owners, starts = np.unique(self.images[chosen], return_index=True)
         for image, own in zip(owners.tolist(), np.split(chosen, starts[1:]), strict=False):
-            ious = np.triu(pairwise_iou(self.boxes[own]) >= FOUND, 1)
+            ious = np.triu(overlap(self.boxes[own], self.boxes[own]) >= FOUND, 1)
             kept: list[int] = []
             for k in range(len(own)):  # of several on one place the first
                 if not ious[kept, k].any():

@@ -82,6 +82,13 @@ def test_coinciding_boxes_name_both_classes_and_the_overlap():
     assert box_doubts("val", annotated(boxes[:2], [0, 0], images=[0, 1])) == []
 
 
+def test_of_many_boxes_in_one_place_each_has_one_doubt():
+    boxes = [(10, 10, 110, 110 + 0.001 * i) for i in range(700)]
+    found = box_doubts("val", annotated(boxes, [0] * 700, images=[0] * 700))
+    assert [doubt.kind for doubt in found if doubt.kind == "coinciding"] == ["coinciding"] * 699
+    assert len({doubt.object for doubt in found if doubt.kind == "coinciding"}) == 699
+
+
 def test_tiny_boxes_and_boxes_over_the_whole_image_are_doubtful_where_they_are_rare():
     boxes = usual(60)
     boxes[7], boxes[8] = (50, 50, 53, 55), (0, 0, 400, 298)

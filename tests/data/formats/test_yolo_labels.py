@@ -217,6 +217,13 @@ def test_lists_of_windows(tmp_path, encoding):
     assert len(data.ids) == 2 and kinds(data) == []
 
 
+def test_a_list_with_zero_bytes_is_refused_by_name_and_line(tmp_path):
+    yolo_set(tmp_path, ["images/1.jpg"], ["labels/1.txt"])
+    (tmp_path / "train.txt").write_bytes(b"images/1.jpg\nimages/\x002.jpg\n")
+    with pytest.raises(AnnotationError, match=r"train\.txt: line 2: holds a zero byte"):
+        read_annotations(tmp_path / "train.txt")
+
+
 def test_lists_of_names_without_folder_or_extension(tmp_path, monkeypatch):
     yolo_set(tmp_path, ["images/1.jpg", "images/2.png"], ["labels/1.txt", "labels/2.txt"])
     write(tmp_path / "train.txt", "1\n2\n")
