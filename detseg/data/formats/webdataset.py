@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -28,9 +27,10 @@ from detseg.data.annotations import Annotations, Problem
 from detseg.data.coco_json import CocoCategory, CocoFile, CocoImage
 from detseg.data.formats.coco import annotations_of
 from detseg.data.formats.format import Format, Sources
-from detseg.data.formats.layout import split_of, subfolders
+from detseg.data.formats.layout import beginning, split_of, subfolders
 from detseg.data.formats.records import with_shared_names
 from detseg.data.formats.webdataset_samples import (
+    CATEGORIES,
     Kind,
     Sample,
     categories_beside,
@@ -52,9 +52,23 @@ log = logging.getLogger(__name__)
 def _find(path: Path, images: Any = None, *, kind: Kind) -> Sources | None:
     if not path.exists():
         return _guess(path, kind=kind)
-    with suppress(FileError):  # a damaged tar file may lie beside a set of another form
-        return _guess(path, kind=kind)
-    return None
+    try:
+        found = _guess(path, kind=kind)
+    except FileError:  # a damaged tar file may lie beside a set of another form
+        if _written_here(path):
+            raise
+        return None
+    if found is None and _written_here(path) and (splits := _splits(path)):
+        first = next(iter(splits.values()))[0]
+        if not (holds(first, "json") or holds(first, "cls")):
+            raise FileError(f"{first}: none of its first samples is an image with annotations; copy the file again")
+    return found
+
+
+def _written_here(path: Path) -> bool:
+    """Whether a list of categories lies at a path, which no other form has."""
+    file = path / CATEGORIES
+    return file.is_file() and beginning(file, 1) == b"["
 
 
 def _guess(path: Path, images: Any = None, *, kind: Kind) -> Sources | None:

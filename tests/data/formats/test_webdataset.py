@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import fields, replace
 
@@ -307,6 +308,19 @@ def test_tars_of_something_else_are_not_recognised(tmp_path, picture):
         read_annotations(tmp_path / "none-{0..3}.tar")
     with pytest.raises(AnnotationError, match="there are no shards"):
         read_annotations(tmp_path / "none-*.tar")
+
+
+def test_of_a_written_set_the_damaged_shard_is_named_and_not_its_classes(tmp_path):
+    data = read_annotations(write_small_set(tmp_path / "coco", train=3, val=2), "train")
+    write_dataset(data, tmp_path / "shards", to="webdataset")
+    path = next((tmp_path / "shards").rglob("train*.tar"))
+    path.write_bytes(b"\xff" * 700 + path.read_bytes()[700:])
+    with pytest.raises(FileError, match=path.name):
+        read_dataset(tmp_path / "shards")
+    with tarfile.open(path, "w") as empty:
+        empty.addfile(tarfile.TarInfo("a.txt"))
+    with pytest.raises(FileError, match=rf"{path.name}: none of its first samples is an image with annotations"):
+        read_dataset(tmp_path / "shards")
 
 
 def test_any_damage_is_an_error_that_names_the_shard_or_a_problem(put):
