@@ -125,7 +125,8 @@ def _malformed(a: Annotations) -> Iterator[Cause]:
     found = [problem for problem in a.read_problems if problem.kind == "malformed-object"]
     everything = len(a.ids) + len(found)
     if len(found) >= max(FEW, NEARLY * everything):
-        what = f"{len(found)} of {everything} objects cannot be read, the first: {found[0].what}"
+        place = f" in {found[0].file}" if found[0].file not in ("", a.source) else ""
+        what = f"{len(found)} of {everything} objects cannot be read, the first{place}: {found[0].what}"
         yield _cause(a, what, "correct the files, or the tool that writes them", ("malformed-object",))
 
 

@@ -177,6 +177,8 @@ def of_form(place: str | Path, title: str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """What an error says of a value that is not as expected."""
+    if isinstance(error, (TypeError, AttributeError)):  # Python's own words alone say nothing of files
+        return f"a value is of another kind than is expected there ({error})"
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) and error.args else str(error)
 
 
