@@ -233,9 +233,9 @@ def test_images_outside_of_a_set_are_told_once_and_refused_with_a_limit(outside,
 
 
 def test_a_folder_that_is_removed_is_told(run, small, tmp_path, monkeypatch, capsys):
-    from detseg.cli import predictions
+    from detseg.cli import predict_images
 
-    write, lock, written = predictions.write_found, Lock(), []
+    write, lock, written = predict_images.write_found, Lock(), []
 
     def write_and_remove(found, target):
         write(found, target)
@@ -244,7 +244,7 @@ def test_a_folder_that_is_removed_is_told(run, small, tmp_path, monkeypatch, cap
             if len(written) == 3:
                 target.parent.rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(predictions, "write_found", write_and_remove)
+    monkeypatch.setattr(predict_images, "write_found", write_and_remove)
     words = [str(small / f"images/val{k}.png") for k in range(3)]
     assert main(["predict", str(run.folder), *words, "--output", str(tmp_path / "out")]) == 1
     assert "3 of 3 images are not there any more, the first is" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import detseg
-from detseg.cli import main, predictions
+from detseg.cli import main, predict_images
 from detseg.cli.predict import Predict, _images
 from detseg.data.formats import read_dataset, write_yolo
 from detseg.files import WriteError
@@ -182,7 +182,7 @@ def test_only_what_an_earlier_prediction_wrote_is_overwritten(run, small, tmp_pa
 def test_a_prediction_that_was_stopped_goes_on(run, small, tmp_path, monkeypatch, capsys):
     """The drawings are known again by themselves: there is no detections.json yet."""
     words = (run, small / "images", "--save-txt", "--output", tmp_path / "out")
-    write = predictions.write_found
+    write = predict_images.write_found
 
     def on_a_small_disk(found, target):
         if len(list(target.parent.glob("*.jpg"))) > 1:
@@ -190,7 +190,7 @@ def test_a_prediction_that_was_stopped_goes_on(run, small, tmp_path, monkeypatch
         write(found, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predictions, "write_found", on_a_small_disk)
+        patch.setattr(predict_images, "write_found", on_a_small_disk)
         assert predict(*words) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".jpg"} == {"labels"}
