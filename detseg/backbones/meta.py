@@ -25,8 +25,8 @@ _ACTIVATIONS = {
 }
 
 
-class _NoFills(TorchFunctionMode):
-    """Leaves tensors that initialisation would fill as they are."""
+class _Instead(TorchFunctionMode):
+    """Something else in place of some of torch's functions."""
 
     def __torch_function__(
         self,
@@ -35,9 +35,21 @@ class _NoFills(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        return self.answer(func, args, kwargs or {})
+
+    def answer(self, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What calling the function gives."""
+        return func(*args, **named)
+
+
+class _NoFills(_Instead):
+    """Leaves tensors that initialisation would fill as they are."""
+
+    def answer(self, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """The tensor itself."""
         if func in _FILLS:
-            return args[0] if args else kwargs["tensor"]  # type: ignore[index]
-        return func(*args, **(kwargs or {}))
+            return args[0] if args else named["tensor"]
+        return super().answer(func, args, named)
 
 
 class _Norm(torch.autograd.Function):
@@ -55,26 +67,21 @@ class _Norm(torch.autograd.Function):
         return grads[0], *(None if one is None else torch.empty_like(one) for one in ctx.weights)
 
 
-class _Short(TorchFunctionMode):
+class _Short(_Instead):
     """Batch norms and activations as the shortest that shows shapes and what depends on what.
 
     On the meta device torch takes each of them apart in hundreds of lines of Python, forward and backward: most of the
     time that a look at a network would take.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def answer(self, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """A tensor of the same shape, which depends on the same."""
         if func in _ACTIVATIONS and args:
             return args[0]
-        weight = kwargs.get("weight") if func is F.batch_norm and kwargs else None
+        weight = named.get("weight") if func is F.batch_norm else None
         if weight is not None and len(weight) == args[0].shape[1]:
-            return _Norm.apply(args[0], weight, kwargs["bias"])  # type: ignore[index]
-        return func(*args, **(kwargs or {}))
+            return _Norm.apply(args[0], weight, named["bias"])
+        return super().answer(func, args, named)
 
 
 @contextmanager

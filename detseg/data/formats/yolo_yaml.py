@@ -141,8 +141,8 @@ def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
     if found is None:
         hit = Finder([str(root) for root in roots]).find(place)
         found = Path(hit.path) if hit is not None and not hit.ignored and not hit.loose else None
-    if found is not None and found.is_file() and found.suffix.lower() not in (".txt", *IMAGE_EXTENSIONS):
+    if found is None:
+        raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
+    if found.is_file() and found.suffix.lower() not in (".txt", *IMAGE_EXTENSIONS):
         raise AnnotationError(f"{what}: {place!r} is no folder, no list of images (.txt), no image; correct it")
-    if found is not None:
-        return found
-    raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
+    return found
