@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from detseg.backbones import create_backbone
+from tests.params import slow_but
 
 
 @pytest.mark.slow
@@ -101,9 +102,7 @@ def test_training_mode_and_hooks_are_left_alone_by_measuring() -> None:
     assert norm.running_mean is not None and norm.running_mean.eq(0).all()
 
 
-@pytest.mark.parametrize(
-    "name", ["mobilenetv3_small_050", "repvgg_a0", pytest.param("xception41p", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", slow_but(["repvgg_a0"], ["repvgg_a0", "mobilenetv3_small_050", "xception41p"]))
 def test_what_is_measured_the_short_way_is_what_torch_does(name, monkeypatch):
     short, long = measured(name), []
     monkeypatch.setattr("detseg.backbones.meta._Short", lambda: nullcontext(long.append(name)))

@@ -13,6 +13,7 @@ from detseg.cli.evaluate_detections import analysis_of_run
 from detseg.data import read_annotations, read_dataset, read_image, validate
 from detseg.predict.worth_labelling import look_at
 from tests.data.annotation_samples import write_picture
+from tests.params import slow_but
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def label(run, *words):
     return main(["label", str(run.folder), *map(str, words)])
 
 
-@pytest.mark.parametrize("to", ["coco", *(pytest.param(name, marks=pytest.mark.slow) for name in ("voc", "yolo"))])
+@pytest.mark.parametrize("to", slow_but(["coco"], ["coco", "voc", "yolo"]))
 def test_pre_labels_are_read_back(run, photos, tmp_path, capsys, to):
     assert label(run, photos, "--to", to, "--output", tmp_path / "out") == 0
     out = capsys.readouterr().out

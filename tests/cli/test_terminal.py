@@ -1,13 +1,17 @@
 """What is printed: plain text, whatever a data set calls its classes; readers that have enough end no command badly."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from detseg.cli import main
+from detseg.files import WriteError
+from detseg.train.config import TrainDetector
 from tests.data.annotation_samples import write_picture
 
 NAMES = ["\x1b[31mred\x9b0m", "[bold]rich[/bold]", "Gänseblümchen", "two\nlines", "<script>alert(1)</script>"]
@@ -76,3 +80,23 @@ def test_files_of_a_person_stay(named, tmp_path, capsys, command):
     assert main(words) == 1
     assert "out: holds other files, which could be overwritten" in capsys.readouterr().err
     assert (tmp_path / "out/index.html").read_text() == "<p>mine"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_under_standard_output_is_told_as_such(monkeypatch, capsys):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr("detseg.cli.backbones.run", lambda config: print("a" * 100_000) or 0)
+        assert main(["backbones"]) == 1
+        monkeypatch.undo()
+    assert "error: standard output: cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_a_run_that_begins_on_a_full_disk_names_its_file_and_leaves_none(monkeypatch, tmp_path):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WriteError, match=r"config\.json: cannot be written: No space left on device"):
+        TrainDetector(data="flowers").save(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import pytest
 
 from detseg.cluster import results, storage
 from detseg.cluster.results import Mask, Row, encode, read_columns, row_of
-from detseg.results import Results
+from detseg.results import Classification, Results
 
 CODE = {"size": [4, 5], "counts": "04"}
 ROWS = [
@@ -28,6 +28,15 @@ def written(rows, ending, folder):
     address = str(folder / f"0.{ending}")
     storage.write(address, encode(rows, ending))
     return read_columns(address)
+
+
+def test_of_many_classes_the_five_likeliest_are_a_row(ending, tmp_path):
+    labels, scores = np.arange(7)[::-1].copy(), np.linspace(0.7, 0.1, 7).astype(np.float32)
+    categories = [(10 * k, f"class {k}") for k in range(7)]
+    row = row_of("a.jpg", (4, 5), Classification(labels, scores, np.zeros((4, 5, 3), np.uint8), categories))
+    assert (row.labels, row.names) == ([6, 5, 4, 3, 2], [f"class {k}" for k in (6, 5, 4, 3, 2)])
+    shard = written([row], ending, tmp_path)
+    assert shard.labels.tolist() == row.labels and len(shard.boxes) == 0 and shard.counts.tolist() == [5]
 
 
 def test_rows_as_columns(ending, tmp_path):

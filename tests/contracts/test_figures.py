@@ -8,6 +8,7 @@ import pytest
 from detseg.metrics import classification, detection, localization, segmentation
 from detseg.metrics.figure import Figure
 from detseg.report.pages.base import CARDS
+from tests.params import slow_but
 from tests.report.reading import Page, printed, rows_of
 from tests.report.runs import detector, instances, pages
 
@@ -28,9 +29,7 @@ def added():
         figures[:] = kept[task]
 
 
-@pytest.mark.parametrize(
-    "task", [task if task == "detector" else pytest.param(task, marks=pytest.mark.slow) for task in FIGURES]
-)
+@pytest.mark.parametrize("task", slow_but(["detector"], FIGURES))
 def test_an_added_figure_is_everywhere(task, tmp_path, monkeypatch, added):
     before = FIGURES[task][0].name
     added(

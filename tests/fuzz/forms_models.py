@@ -245,11 +245,7 @@ MODEL = "model.json", "model.safetensors"
 FORMS = [
     *(
         Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=250)
-        for task in ("detector", "segmenter")
-    ),
-    *(
-        Form(f"config-{task}", partial(make_config, task), partial(read_config, task), quick=250)
-        for task in ("classifier", "localizer")
+        for task in ("detector", "segmenter", "classifier", "localizer")
     ),
     *(Form(f"options-{e}", partial(make_options, e), partial(read_options, e), quick=60) for e in ("yaml", "json")),
     *(

@@ -10,6 +10,7 @@ import pytest
 from detseg.report.pages.base import RATES
 from detseg.report.pictures import SHOWN, some_of
 from detseg.train.finder import RateCurve
+from tests.params import slow_but
 from tests.report.reading import Page, printed
 from tests.report.runs import EVIL, classifier, detector, instances, localizer, pages, segmenter
 
@@ -33,9 +34,7 @@ def figures_on(page):
     return {row[0]: row[1:] for row in page.rows}
 
 
-@pytest.mark.parametrize(
-    "task", [task if task == "detector" else pytest.param(task, marks=pytest.mark.slow) for task in DRAWN]
-)
+@pytest.mark.parametrize("task", slow_but(["detector"], DRAWN))
 def test_what_is_written(task, tmp_path, monkeypatch):
     page = pages(monkeypatch)[task](tmp_path)
     page.run.drawn = page.draw_training()

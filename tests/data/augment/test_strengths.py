@@ -7,6 +7,7 @@ from detseg.data.augment.classification_transforms import ClassificationTransfor
 from detseg.data.augment.strengths import OF_BOXES, OF_CLASSES, OF_MASKS, strengths
 from detseg.data.augment.transforms import TrainTransform
 from detseg.data.sample import Sample
+from tests.params import slow_but
 
 TABLES = {"boxes": OF_BOXES, "masks": OF_MASKS, "classes": OF_CLASSES}
 
@@ -41,9 +42,7 @@ def test_names_alone_leave_nothing_else_on():
     assert strengths(("rotate", "light=0.3"), OF_MASKS) == off | {"rotate": 15.0, "light": 0.3}
 
 
-@pytest.mark.parametrize(
-    "table", [name if name == "boxes" else pytest.param(name, marks=pytest.mark.slow) for name in TABLES]
-)
+@pytest.mark.parametrize("table", slow_but(["boxes"], TABLES))
 def test_each_name_changes_the_image_and_none_does_not(table):
     plain = augment(table, ("none",))
     # The place of an image in its square is drawn too: compare what has the same place.
