@@ -56,7 +56,7 @@ class Form:
     make: Callable[[Path], list[Path]]
     read: Callable[[Path], Any]
     kind: str = ""
-    quick: int = 50  # all forms together take half a minute of computing
+    quick: int = 50  # all forms together take less than a minute of computing
 
 
 @dataclass(frozen=True)
