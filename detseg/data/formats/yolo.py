@@ -148,10 +148,11 @@ def read_yolo(
         keypoint_numbers: how many numbers of key points follow the box in lines for poses; they are left out.
     """
     source = Path(source if source is not None else places[0])
-    images, others = [], []
+    images, lists, others = [], [], []
     for place in places:
         found, left = scan_images(place) if place.is_dir() else (_listed(place), [])
         images += found
+        lists += [str(place) if place.suffix.lower() == ".txt" else ""] * len(found)
         others += left
     told = [Problem(str(source), "", None, *words, "warning", "left-out-files") for words in left_out(others)]
     if not images:
@@ -163,8 +164,9 @@ def read_yolo(
     sizes = measure_images(images, np.zeros((len(images), 2), np.int32)).tolist()
     assembler, lines = Assembler(), Lines()
     known = names if names is not None else names_nearby([*places, *_folders(labels)])
-    for image, file, there, size in zip(images, labels.files, labels.there, sizes, strict=True):
-        assembler.add_image(image, file, size)
+    for image, file, there, size, named_by in zip(images, labels.files, labels.there, sizes, lists, strict=True):
+        # What is wrong with an image without labels is told of the list that names it.
+        assembler.add_image(image, file if there else named_by or file, size)
         if there:
             _read_labels(file, size, known, keypoint_numbers, assembler, lines)
     if known is None:

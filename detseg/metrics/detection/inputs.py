@@ -146,6 +146,8 @@ def read_truth(ground_truth: Any, iou_type: IoUType) -> Truth:
         if columns is not None:
             with suppress(ValueError):  # below it happens again, with the item's own id in the message
                 _check_lists(columns.image_ids, columns.category_ids, place)
+                if columns.boxes is None:
+                    records.check_sizes(columns.sizes, columns.image_ids, place)
                 return _checked_truth(columns, label=str)
         ground_truth = json_text.parse_json(content, place)
     if isinstance(ground_truth, dict):
@@ -177,9 +179,12 @@ def _truth_from_coco(content: dict[str, Any], place: str, iou_type: IoUType) -> 
 
     # Before the boxes: a list of images that is empty explains more than what follows from it.
     _check_lists(image_ids, category_ids, place)
+    sizes = [_size(image, f"{place}: images[{i}]") for i, image in enumerate(images)]
+    if iou_type != "bbox":
+        records.check_sizes(sizes, image_ids, place)
     columns = TruthColumns(
         image_ids=image_ids,
-        sizes=[_size(image, f"{place}: images[{i}]") for i, image in enumerate(images)],
+        sizes=sizes,
         category_ids=category_ids,
         names=tuple(str(c.get("name", c["id"])) for c in categories),
         object_images=records.read_ids(objects, "image_id", where, image_texts),
@@ -224,6 +229,7 @@ def _truth_from_annotations(annotations: Any, iou_type: IoUType) -> Truth:
     sizes = [(int(height), int(width)) for width, height in np.asarray(annotations.sizes).tolist()]
     masks = None
     if iou_type != "bbox":
+        records.check_sizes(sizes, image_ids, place)
         owners, segments = annotations.image_index.tolist(), annotations.segments
         masks = [None if segments is None else segments.rle(i, *sizes[image]) for i, image in enumerate(owners)]
     columns = TruthColumns(

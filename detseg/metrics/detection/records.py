@@ -146,6 +146,18 @@ def stop_at(bad: NDArray[np.bool_], label: Label, what: Label) -> None:
 
 # ------------------------------------------------------------------ masks
 
+MOST_PIXELS = 2**32 - 1  # run lengths are counted in 32 bits; pycocotools reads past the end of what claims more
+
+
+def check_sizes(sizes: Sequence[tuple[int, int]], image_ids: NDArray[np.int64], place: str) -> None:
+    """Raise ValueError for the first image whose (height, width) no mask can have; zeros are sizes not known."""
+    for (height, width), image in zip(sizes, image_ids.tolist(), strict=True):
+        if min(height, width) < 0 or height * width > MOST_PIXELS:
+            raise ValueError(
+                f"{place}: image {image} is said to be {width} x {height} pixels, but masks have 0 to 2^32; correct "
+                "its width and height"
+            )
+
 
 def read_masks(outlines: Sequence[Any], image_ids: NDArray[np.int64], truth: Any, label: Label) -> Sequence[Rle]:
     """Compressed run lengths (n,) of COCO's `segmentation` (n,): polygons, plain or compressed run lengths.

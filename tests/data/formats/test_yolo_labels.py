@@ -224,6 +224,15 @@ def test_a_list_with_zero_bytes_is_refused_by_name_and_line(tmp_path):
         read_annotations(tmp_path / "train.txt")
 
 
+def test_an_image_without_labels_is_told_of_the_list_that_names_it(tmp_path):
+    yolo_set(tmp_path, ["images/1.jpg"], ["labels/1.txt"])
+    (tmp_path / "foreign").write_text("no image")
+    (tmp_path / "train.txt").write_text("images/1.jpg\nforeign\n")
+    data = read_annotations(tmp_path, "train")
+    problem = next(problem for problem in validate(data) if problem.severity == "error")
+    assert problem.file == str(tmp_path / "train.txt") and problem.image == str(tmp_path / "foreign")
+
+
 def test_lists_of_names_without_folder_or_extension(tmp_path, monkeypatch):
     yolo_set(tmp_path, ["images/1.jpg", "images/2.png"], ["labels/1.txt", "labels/2.txt"])
     write(tmp_path / "train.txt", "1\n2\n")

@@ -169,3 +169,23 @@ def test_run_lengths_that_do_not_fill_the_image_are_refused(counts):
         for iou_type in ("segm", "boundary"):
             with pytest.raises(ValueError, match=r"image 1: (detection|object of the ground truth) 0 .*do not fill"):
                 evaluate_detections(truth | {"annotations": objects}, results, iou_type=iou_type)
+
+
+@pytest.mark.parametrize("form", ["file", "dict"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(12, 2**63 - 1), (2**40, 2**40), (2**16, 2**16), (-5, 16), (5, 10**30)], ids=str
+)
+def test_images_of_sizes_that_no_mask_has_are_refused_by_name(tmp_path, form, height, width):
+    """pycocotools counts pixels in 32 bits and reads past the end of what has more."""
+    polygons = [[1, 1, 5, 1, 5, 5], [7, 7, 9, 7, 9, 9]]
+    annotation = {"id": 1, "image_id": 7, "category_id": 1, "iscrowd": 0, "area": 9, "bbox": [1, 1, 4, 4]}
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "height": height, "width": width}],
+        "categories": [{"id": 1, "name": "rose"}],
+        "annotations": [annotation | {"segmentation": polygons}],
+    }
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(truth))
+    place = str(file) if form == "file" else "ground truth"
+    with pytest.raises(ValueError, match=f"{place}: image 7 is said to be {width} x {height} pixels"):
+        evaluate_detections(file if form == "file" else truth, [], iou_type="segm")
