@@ -19,6 +19,7 @@ from accelerate.utils import broadcast, gather_object, reduce
 from torch import Tensor, nn
 
 from detseg.models import save_model
+from detseg.reading import FileError
 from detseg.together import training_together
 from detseg.train.exchange import exchange_in_order
 from detseg.train.finder import RateCurve, find_rate
@@ -27,7 +28,7 @@ from detseg.train.precision import CANDIDATES, Choice
 from detseg.train.resume import RESUME, random_states, restore_random_states, save_state
 from detseg.train.sampler import Batch, Batches, Progress, groups_of
 from detseg.train.signals import Stop
-from detseg.train.state_check import fitting
+from detseg.train.state_check import AGAIN, fitting
 from detseg.train.watch import FiniteWatch
 
 if TYPE_CHECKING:
@@ -365,6 +366,11 @@ class Trainer:
         self.require_same(state)
         parts = {"model": self.model, "average": self.average}
         optimizer = fitting(state, parts, self.optimizer, self.job.folder / RESUME)
+        if state["step"] > self.progress.last_step:
+            raise FileError(
+                f"{self.job.folder / RESUME}: step: is {state['step']:,}, after the run's last, "
+                f"{self.progress.last_step:,} ({AGAIN})"
+            )
         device = self.accelerator.device
         self.progress.step, self.progress.before = state["step"], state["elapsed"]
         self._saved_at = state["elapsed"]

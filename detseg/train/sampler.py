@@ -4,6 +4,7 @@ Everything random about a sample follows from (seed, epoch, position), never fro
 come back after a resume, with any number of worker processes.
 """
 
+import math
 import signal
 import sys
 import time
@@ -65,6 +66,11 @@ class Progress:
         if (self.steps is None) == (self.seconds is None):
             raise ValueError("give either a number of steps or a number of seconds")
         self.begin()
+
+    @property
+    def last_step(self) -> float:
+        """The step after which the run, or its extension, ends; infinite with a budget of time."""
+        return math.inf if self.steps is None else self.first_step + self.steps
 
     def begin(self) -> None:
         """The clock starts now: what came before, such as a test of learning rates, is not counted."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import nn
 
 from detseg.backbones import create_backbone
@@ -93,7 +94,7 @@ class Silent:
 
 def tiny_model():
     """A detector with batch norms and dropout, so that buffers and torch's random state matter."""
-    torch.manual_seed(0)
+    set_seed(0)
     anchors = torch.tensor([[[12.0, 12]], [[24, 24]], [[40, 40]]])
     model = YoloDetector(create_backbone("test_efficientnet"), 2, anchors, width=16)
     model.head.where = nn.Sequential(nn.Dropout2d(0.2), *model.head.where)

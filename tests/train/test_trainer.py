@@ -200,6 +200,7 @@ def test_a_state_of_another_model_or_optimizer_is_refused_by_the_entry(whole, tm
         (("model", name), tensor.double(), f"model: {name}: is float64"),
         (("model", name), tensor * float("nan"), f"model: {name}: has values that are not finite"),
         (("average", "x"), tensor, "average: 'x' is unknown"),
+        (("step",), 10**12, "step: is 1,000,000,000,000, after the run's last, "),
         (("average",), {}, "average: 'module."),
         (("optimizer", "state", 0, "exp_avg"), moment[None], "optimizer: state: 0: exp_avg: is float32"),
         (("optimizer", "state", 0, "exp_avg"), None, "optimizer: state: 0: exp_avg: is no tensor"),
