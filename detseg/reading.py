@@ -6,11 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from detseg.console import plain
+
 T = TypeVar("T", bound=str | Path)
 
 
 class FileError(ValueError):
-    """A file that cannot be read; the message names the file, the item in it, what is wrong and what to do."""
+    """A file that cannot be read; the message names the file, the item in it, what is wrong and what to do.
+
+    Names in it are shown as `console.plain` does: Python prints the message of an error to the terminal as it is.
+    """
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 @contextmanager

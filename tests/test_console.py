@@ -1,11 +1,14 @@
 """Progress on a terminal and elsewhere."""
 
 import io
+import traceback
 
 import pytest
 from rich.console import Console
 
 from detseg.console import indented, one_line, plain, print_line, track
+from detseg.data.formats import read_annotations
+from detseg.reading import FileError
 
 
 @pytest.mark.parametrize("total", [3, None])
@@ -53,3 +56,12 @@ def test_a_printed_line_is_one():
     shown = io.StringIO()
     print_line(Console(file=shown, width=20), "[b]a[/b]\nb" + "c" * 30)
     assert shown.getvalue() == "[b]a[/b]\\nb" + "c" * 30 + "\n"
+
+
+def test_an_error_about_a_file_is_shown_by_python_without_orders(tmp_path):
+    path = tmp_path / "a\x1b[31m\u202e.json"
+    path.write_bytes(b"{")
+    with pytest.raises(FileError) as error:
+        read_annotations(path)
+    shown = "".join(traceback.format_exception_only(error.value))
+    assert "a\\x1b[31m\\u202e.json" in shown and "\x1b" not in shown

@@ -12,6 +12,7 @@ FLOORS = (
     *(
         "options",
         "lazy",
+        "console",
         "reading",
         "json_text",
         "described",
@@ -19,7 +20,6 @@ FLOORS = (
         "boxes",
         "registry",
         "kernels",
-        "console",
         "csv_text",
         "files",
         "sharing",
