@@ -242,11 +242,29 @@ class Segmentation(OfImage):
         super().__init__(source, categories)
         self.mask, self.confidence = mask, confidence
 
-    def shares(self) -> dict[str, float]:
-        """The share of the image that each class has, the largest first, without those that are not there."""
+    def pixels(self) -> dict[int, int]:
+        """How many pixels each label has, the largest first, without those that are not there."""
         counts = np.bincount(self.mask.ravel(), minlength=len(self.categories))
         order = np.argsort(-counts, kind="stable")
-        return {self.names[k]: counts[k] / self.mask.size for k in order.tolist() if counts[k]}
+        return {label: int(counts[label]) for label in order.tolist() if counts[label]}
+
+    def shares(self) -> dict[str, float]:
+        """The share of the image that each class has, the largest first, without those that are not there."""
+        return {self.names[label]: count / self.mask.size for label, count in self.pixels().items()}
+
+    def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
+        """COCO results, one dict a class, the largest first: its pixels as run lengths, their mean confidence as score.
+
+        Args:
+            image_id: of the image; left out if None.
+        """
+        owner = {} if image_id is None else {"image_id": image_id}
+        results: list[dict[str, Any]] = []
+        for label in self.pixels():
+            own = self.mask == label
+            what = {"category_id": self.categories[label][0], "segmentation": _run_lengths(own)}
+            results.append({**owner, **what, "score": float(self.confidence[own].mean(dtype=np.float64))})
+        return results
 
     def __str__(self) -> str:
         return ", ".join(f"{100 * share:.1f} % {name}" for name, share in self.shares().items())

@@ -282,11 +282,17 @@ def _evaluator(config: Evaluate) -> Evaluator:
 
 def _task_of(path: Path) -> str:
     """What a path holds predictions of: a run of its task, a folder of masks a segmenter's, all else a detector's."""
-    from detseg.cluster.manifest import holds_results
+    from detseg.cluster.manifest import holds_results, read_manifest
+    from detseg.data.tar_shards import address_of
     from detseg.models import DESCRIPTION, MODELS, read_description
     from detseg.train.config import SETTINGS
 
-    if not path.is_dir() or holds_results(path):
+    if holds_results(path):
+        task = task_of(read_manifest(address_of(path)).task)
+        if task == "classifier":
+            raise ValueError(f"{path}: holds the likeliest classes alone; evaluate the run that found them")
+        return task
+    if not path.is_dir():
         return "detector"
     # A run that has not come to a model yet may hold drawings too.
     if not any((path / name).exists() for name in (DESCRIPTION, SETTINGS)) and any(path.glob("*.png")):

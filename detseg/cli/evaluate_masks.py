@@ -1,6 +1,6 @@
 """How good masks are: of the model of a run, or of a folder of files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from detseg.cli.evaluate import (
     settings_of,
 )
 from detseg.cli.predictions import BATCH, mask_values
+from detseg.cluster.evaluation import class_masks_in, image_names
+from detseg.cluster.manifest import holds_results, read_manifest
 from detseg.console import print_line, track
 from detseg.data.annotations import Category
 from detseg.data.base import match_categories, with_channels
@@ -33,6 +35,7 @@ from detseg.data.formats import find_mask_sources, has_mask_files
 from detseg.data.mask_reading import STORED
 from detseg.data.masks import SemanticMasks
 from detseg.data.sample import IGNORE
+from detseg.data.tar_shards import address_of
 from detseg.metrics import SegmentationEvaluator, SegmentationMetrics
 from detseg.metrics.bootstrap.segmentation import (
     SegmentationIntervals,
@@ -139,7 +142,7 @@ def _is_run(path: Path) -> bool:
 
 def _measure(path: Path, truth: SemanticMasks, config: Evaluate, console: Console) -> SegmentationMetrics:
     """Figures of the predictions at a path, which come one image after another."""
-    found = _looked_at(path, truth, config) if _is_run(path) else _read_files(path, truth)
+    found = _looked_at(path, truth, config) if _is_run(path) else _read(path, truth)
     shown = track(found, len(truth), what=f"evaluating {path.name}", console=console)
     evaluator = SegmentationEvaluator(truth.names, ignore_index=IGNORE)
     for i, mask in enumerate(shown):
@@ -151,12 +154,30 @@ def _looked_at(folder: Path, truth: SemanticMasks, config: Evaluate) -> Iterator
     """What the model of a run sees in the images, as labels of the truth."""
     segmenter = load(folder).to(PartialState().device)
     assert isinstance(segmenter, Segmenter)
-    categories = [Category(number, name) for number, name in segmenter.categories]
-    match_categories(categories, truth)  # tells the difference, if there is one
-    labels = np.array([truth.categories.index(category) for category in categories], np.uint8)
+    labels = _labels(segmenter.categories, truth)
     images = full_images(with_channels(truth, segmenter.channels), range(len(truth)))
     for seen in segmenter.stream(images, BATCH, config.flip, config.scales, config.long_side):
         yield labels[seen.mask]
+
+
+def _labels(categories: Iterable[tuple[int, str]], truth: SemanticMasks) -> NDArray[np.uint8]:
+    """The label that the truth has for each of a model; raises ValueError where they differ."""
+    own = [Category(number, name) for number, name in categories]
+    match_categories(own, truth)  # tells the difference, if there is one
+    return np.array([truth.categories.index(category) for category in own], np.uint8)
+
+
+def _read(path: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8]]:
+    """Masks that were made before."""
+    return _read_shards(address_of(path), truth) if holds_results(path) else _read_files(path, truth)
+
+
+def _read_shards(folder: str, truth: SemanticMasks) -> Iterator[NDArray[np.uint8]]:
+    """Masks of results of a cluster, as labels of the truth."""
+    labels = _labels(read_manifest(folder).categories, truth)
+    found = class_masks_in(folder, image_names(truth))
+    for number, (width, height) in zip(truth.image_ids.tolist(), truth.sizes.tolist(), strict=True):
+        yield labels[found[number].label_map(height, width)]
 
 
 def _read_files(folder: Path, truth: SemanticMasks) -> Iterator[NDArray[np.uint8]]:

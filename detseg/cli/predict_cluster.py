@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 # What is written of each image elsewhere, and what the cluster decides.
 OF_ONE_MACHINE = (
-    *("save_txt", "save_crops", "save_json", "polygons", "label_images", "flip", "scales", "boxes", "min_area"),
+    *("save_txt", "save_crops", "save_json", "polygons", "label_images", "boxes", "min_area"),
     *("ten_crop", "image_ids", "images", "every", "save_video", "track", "count", "device"),
 )
 # What decides about the results, beside the model.
 OF_RESULTS = (
     *("score_threshold", "max_detections", "iou_threshold", "agnostic", "classes", "tree_threshold", "size", "tta"),
-    *("tiles", "slide", "long_side"),
+    *("tiles", "slide", "flip", "scales", "long_side"),
 )
 EXPORTED = {"model.xml": "openvino", "model.onnx": "onnxruntime"}  # of a run, the quickest first, and their engines
 NAMED = 5  # problems that are printed in full
@@ -145,17 +145,13 @@ def open_model(config: Predict, open_runs: Open, path: Path, threads: int) -> An
 
 def _job(config: Predict, open_runs: Open, folder: str, console: Console) -> tuple[Job, dict[str, bytes], Any]:
     """What workers need to know, the model's files, and the manifest of what they write."""
-    from detseg.cli.predictions import SCORE_THRESHOLD, batch_of, given_only
+    from detseg.cli.predictions import batch_of
     from detseg.cluster.manifest import Manifest, fingerprint
     from detseg.cluster.storage import place_in
     from detseg.cluster.worker import Job, model_files
     from detseg.data.tar_shards import address_of
 
     model = open_runs(config, [config.run], console, None)
-    if model.task == "segment":
-        raise ValueError(f"{config.run}: --engine ray is for detectors, localizers and classifiers; leave it out")
-    threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
-    of_objects = {"score_threshold": threshold, "run_lengths": True}
     job = Job(
         model=config.run.name,
         load=partial(open_model, config, open_runs),
@@ -163,14 +159,24 @@ def _job(config: Predict, open_runs: Open, folder: str, console: Console) -> tup
         output=place_in(folder, address_of(config.output)),
         ending=config.shard_format,
         at_once=batch_of(model),
-        options=given_only(
-            size=config.size, tta=config.tta or None, **({} if model.task == "classify" else of_objects)
-        ),
+        options=_options(model.task, config),
         classes=config.classes,
     )
     files = model_files(config.run)
     options = {option: getattr(config, option) for option in OF_RESULTS if given(config, (option,))}
-    return job, files, Manifest(str(config.run), fingerprint(files), options, model.categories, job.ending)
+    return job, files, Manifest(str(config.run), fingerprint(files), options, model.categories, job.ending, model.task)
+
+
+def _options(task: str, config: Predict) -> dict[str, Any]:
+    """What the `stream` of a model of a task is given."""
+    from detseg.cli.predictions import SCORE_THRESHOLD, given_only, segmenter_options
+
+    if task == "segment":
+        return segmenter_options(config)
+    if task == "classify":
+        return {}
+    threshold = SCORE_THRESHOLD if config.score_threshold is None else config.score_threshold
+    return given_only(size=config.size, tta=config.tta or None, score_threshold=threshold, run_lengths=True)
 
 
 def _shown(summaries: Iterable[Summary], units: int, totals: Totals, console: Console) -> Iterator[Summary]:

@@ -195,17 +195,19 @@ def _by_level(detector: Any) -> Any:
     return Detector(ByLevel(detector.model), detector.description)
 
 
+def segmenter_options(config: Predict) -> dict[str, Any]:
+    """Options of a segmenter's `stream`."""
+    scales = None if config.scales == (1.0,) else config.scales
+    return given_only(flip=config.flip or None, scales=scales, long_side=config.long_side)
+
+
 def find_classes(segmenter: Any, numbered: Iterable[Numbered], config: Predict) -> Iterator[tuple[int, Found]]:
     """Masks; see `find_in`."""
     names = segmenter.names
     values = mask_values([number for number, _ in segmenter.categories])
     palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[values] = mask_palette(names)[: len(values)]
-    options = given_only(
-        flip=config.flip or None,
-        scales=None if config.scales == (1.0,) else config.scales,
-        long_side=config.long_side,
-    )
+    options = segmenter_options(config)
     # Those who look at an image in windows have large ones.
     for batch in in_batches(numbered, BATCH if config.long_side is None else 1):
         every = segmenter.stream([image for _, image in batch], BATCH, **options)

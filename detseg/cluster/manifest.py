@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ class Manifest(msgspec.Struct):
     options: dict[str, Any]  # those that differ from their defaults
     categories: list[tuple[int, str]]  # id and name of each label
     shard_format: str
+    task: Literal["detect", "localize", "segment", "classify"] = "detect"  # of the model
     format: int = FORMAT
 
 

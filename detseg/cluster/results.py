@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detseg.cluster.storage import file_names, place_in, read
 from detseg.json_text import ODD_JSON
 from detseg.reading import FileError, cause, reading
-from detseg.results import Classification, Results
+from detseg.results import Classification, Results, Segmentation
 
 FORMATS = ("parquet", "jsonl")
 LIKELIEST = 5  # classes of an image
@@ -26,13 +26,14 @@ class Mask(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """What is known of an image: D objects, best first, or its D likeliest classes, or why it could not be read."""
+    """What is known of an image: D objects, best first, its D likeliest classes, or the D classes of its pixels, the
+    largest first; or why it could not be read."""
 
     image: str  # as it was named; in archives its name in there, of tables as they call it
     width: int | None = None
     height: int | None = None
-    boxes: list[list[float]] = []  # (D, 4) xyxy in its pixels; none of classes
-    scores: list[float] = []  # (D,)
+    boxes: list[list[float]] = []  # (D, 4) xyxy in its pixels, of objects only
+    scores: list[float] = []  # (D,) of classes of pixels their mean confidence
     labels: list[int] = []  # (D,) positions in the categories of the manifest
     names: list[str] = []  # (D,) of the labels
     masks: list[Mask] | None = None  # (D,); None of models that find boxes alone
@@ -51,16 +52,20 @@ class Columns(NamedTuple):
     masks: list[dict[str, Any]] | None  # (D,)
 
 
-def row_of(image: str, size: Sequence[int], found: Results | Classification) -> Row:
-    """What was found in an image of `size` (height, width), or the likeliest classes of it, all digits kept."""
-    boxes, masks, most = [], None, LIKELIEST
-    if isinstance(found, Results):
-        boxes, most = found.boxes.tolist(), len(found)
+def row_of(image: str, size: Sequence[int], found: Results | Classification | Segmentation) -> Row:
+    """What was found in an image of `size` (height, width), all digits kept."""
+    boxes, masks = [], None
+    if isinstance(found, Classification):
+        labels, scores = found.labels[:LIKELIEST].tolist(), found.scores[:LIKELIEST].tolist()
+    elif isinstance(found, Segmentation):
+        every = found.to_coco()
+        labels, scores = list(found.pixels()), [one["score"] for one in every]
+        masks = [Mask(**one["segmentation"]) for one in every]
+    else:
+        labels, scores, boxes = found.labels.tolist(), found.scores.tolist(), found.boxes.tolist()
         if found.masks is not None:
-            masks = [Mask(**result["segmentation"]) for result in found.to_coco()]
-    labels = found.labels[:most].tolist()
-    names = [found.names[label] for label in labels]
-    return Row(image, size[1], size[0], boxes, found.scores[:most].tolist(), labels, names, masks)
+            masks = [Mask(**one["segmentation"]) for one in found.to_coco()]
+    return Row(image, size[1], size[0], boxes, scores, labels, [found.names[label] for label in labels], masks)
 
 
 def encode(rows: Sequence[Row], ending: str) -> bytes:

@@ -95,7 +95,7 @@ class Worker:
         try:
             if exists(shard):
                 return _summary_of(unit, shard)
-            most = getattr(self.model, "max_detections", None)  # which a classifier has not
+            most = getattr(self.model, "max_detections", None)  # which only detectors have
             cap = AtTheCap(most, max(self.job.options.get("score_threshold", CLEAR), CLEAR))
             rows = list(self._rows(unit, cap))
             write(shard, encode(rows, self.job.ending))
@@ -124,7 +124,8 @@ class Worker:
                     yield Row(name, error=str(image).removeprefix(f"{name}: "))
                     continue
                 found = next(every)
-                cap.add(found.scores)
+                if cap.cap is not None:
+                    cap.add(found.scores)
                 found = found.of_classes(self.job.classes) if self.job.classes else found
                 yield row_of(name, image.shape, found)
 

@@ -81,7 +81,23 @@ def test_classes_are_those_of_one_machine(classifier, small, tmp_path, units, ca
         assert row["names"] == [one.names[label] for label in one.labels] and row["boxes"] == []
     words = ["--ground-truth", str(small / "val.json"), "--detections", str(tmp_path / "found")]
     assert main(["evaluate", *words]) == 1
-    assert "classes of images and no boxes" in capsys.readouterr().err
+    assert "holds the likeliest classes alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--flip"]], ids=" ".join)
+def test_masks_have_the_figures_of_one_machine(segmenter, masked, tmp_path, units, capsys, words):
+    """The evaluation of shards is that of a folder of masks."""
+    images = sorted((masked / "images").glob("val*"))
+    assert predict(segmenter, *images, *words, output=tmp_path / "found") == 0
+    assert main(["predict", *map(str, [segmenter.folder, *images, *words, "--output", tmp_path / "masks"])]) == 0
+    figures = []
+    for folder in ("found", "masks"):
+        capsys.readouterr()
+        truth = ["--ground-truth", str(masked / "val.txt"), "--resamples", "0", "--json"]
+        assert main(["evaluate", str(tmp_path / folder), *truth]) == 0
+        figures.append(json.loads(capsys.readouterr().out))
+    assert figures[0] == figures[1] and figures[0]["images"] == len(images) == 5
+    assert main(["evaluate", str(tmp_path / "found"), "--compare", str(segmenter.folder), *truth[:2]]) == 0
 
 
 def test_evaluation_gives_the_figures_of_one_file(run, small, tmp_path, units, capsys):
@@ -185,8 +201,10 @@ def test_options_that_mean_something_and_those_that_do_not(run, segmenter, small
     ]:
         assert predict(run, *words, output=tmp_path / "other") == 1
         assert message in capsys.readouterr().err
-    assert predict(segmenter, image, output=tmp_path / "other") == 1
-    assert "--engine ray is for detectors, localizers and classifiers" in capsys.readouterr().err
+    assert predict(segmenter, image, "--boxes", output=tmp_path / "other") == 1
+    assert "--boxes: --engine ray writes shards of results" in capsys.readouterr().err
+    assert predict(run, image, "--flip", output=tmp_path / "other") == 1
+    assert "holds a detector, for which there is no --flip" in capsys.readouterr().err
     assert main(["predict", str(run.folder), str(image), "--shard-format", "jsonl"]) == 1
     assert "--shard-format is for --engine ray" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
-from detseg.cluster.evaluation import ImageIds, detections_in, image_names
+from detseg.cluster.evaluation import ImageIds, class_masks_in, detections_in, image_names
 from detseg.cluster.manifest import Manifest, begin
-from detseg.cluster.results import Mask, Row, encode
+from detseg.cluster.results import Mask, Row, encode, row_of
 from detseg.metrics import DetectionEvaluator, evaluate_detections
+from detseg.results import Segmentation
 
 CATEGORIES = [(7, "rose"), (3, "tulip")]
 SIDE = 64
@@ -147,8 +149,61 @@ def test_what_is_missing_and_what_is_not_known(truth_file, tmp_path):
 def test_labels_that_the_manifest_does_not_list(truth_file, tmp_path):
     path, _, found = truth_file
     folder = write(tmp_path / "found", rows_of(found), categories=[])
-    with pytest.raises(ValueError, match=r"0\.jsonl: cannot be read"):
+    with pytest.raises(ValueError, match=r"0\.jsonl: the label \d; the manifest lists 0 categories"):
         detections_in(folder, image_names(path))
+
+
+def label_maps(images=5, seed=0):
+    """(H, W) uint8 of two classes, of sizes that differ; one of a single class."""
+    rng = np.random.default_rng(seed)
+    maps = [rng.integers(0, 2, (4 + i, 9 - i), dtype=np.uint8) for i in range(images)]
+    return [maps[0] * 0, *maps[1:]]
+
+
+def run_lengths(mask):
+    code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return Mask(code["size"], code["counts"].decode())
+
+
+def rows_of_maps(maps):
+    seen = [Segmentation(one, np.ones(one.shape, np.float32), np.zeros((*one.shape, 3)), CATEGORIES) for one in maps]
+    return [row_of(f"photos/{i}.jpg", one.shape, found) for i, (one, found) in enumerate(zip(maps, seen, strict=True))]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_label_maps_come_back_as_they_were(tmp_path, ending):
+    maps = label_maps()
+    folder = write(tmp_path / "found", [*rows_of_maps(maps), Row("other.jpg", 4, 4)], ending, size=2)
+    found = class_masks_in(folder, {f"{i}.jpg": 10 * i for i in range(len(maps))})
+    assert list(found) == [10 * i for i in range(len(maps))]
+    for one, masks in zip(maps, found.values(), strict=True):
+        assert np.array_equal(masks.label_map(*one.shape), one)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": [run_lengths(np.arange(36).reshape(4, 9) < 35)]}, r"0\.jsonl: the masks of an image do not divide"),
+        ({"labels": [0, 1], "scores": [1, 1], "masks": [run_lengths(np.ones((4, 9)))] * 2}, "do not divide its pixels"),
+        ({"masks": [Mask([4, 8], "0P1")]}, r"0\.jsonl: a mask is not of the 9 x 4 pixels"),
+        ({"masks": [Mask([4, 9], "0S1")]}, r"0\.jsonl: a mask is not of the 9 x 4 pixels"),
+        ({"masks": [Mask([4, 9], "0é\\0")]}, r"0\.jsonl: a mask is not of the 9 x 4 pixels"),
+        ({"masks": []}, r"0\.jsonl: no masks of its 3 classes"),
+        ({"labels": [2]}, r"0\.jsonl: the label 2; the manifest lists 2 categories"),
+        ({"labels": [-1]}, r"0\.jsonl: the label -1; the manifest lists 2 categories"),
+        ({"labels": [0, 1]}, r"0\.jsonl: 4 labels of 3 results"),
+        ({"error": "cut short"}, r"found: 1 of 2 images of the ground truth have no results, or could not be read"),
+        ({"image": "2.jpg"}, r"found: 1 of 2 images of the ground truth have no results, or could not be read"),
+        ({"image": "1.jpg"}, r"0\.jsonl: photos/1\.jpg: the image with the id 1 has results twice"),
+    ],
+)
+def test_label_maps_that_are_damaged_or_missing_are_refused_by_name(tmp_path, change, message):
+    rows = rows_of_maps(label_maps(2))
+    for name, value in change.items():
+        setattr(rows[0], name, value)
+    folder = write(tmp_path / "found", rows)
+    with pytest.raises(ValueError, match=message):
+        class_masks_in(folder, {"0.jpg": 0, "1.jpg": 1})[0].label_map(4, 9)
 
 
 @pytest.mark.parametrize(

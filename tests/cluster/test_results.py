@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from detseg.cluster import results, storage
 from detseg.cluster.results import Mask, Row, encode, read_columns, row_of
-from detseg.results import Classification, Results
+from detseg.results import Classification, Results, Segmentation
 
 CODE = {"size": [4, 5], "counts": "04"}
 ROWS = [
@@ -37,6 +38,17 @@ def test_of_many_classes_the_five_likeliest_are_a_row(ending, tmp_path):
     assert (row.labels, row.names) == ([6, 5, 4, 3, 2], [f"class {k}" for k in (6, 5, 4, 3, 2)])
     shard = written([row], ending, tmp_path)
     assert shard.labels.tolist() == row.labels and len(shard.boxes) == 0 and shard.counts.tolist() == [5]
+
+
+def test_classes_of_pixels_are_a_row_with_their_masks(ending, tmp_path):
+    mask = np.array([[2, 2, 0], [2, 2, 0]], np.uint8)
+    confidence = np.where(mask == 2, 0.75, 0.5).astype(np.float32)
+    categories = [(7, "ground"), (8, "sky"), (9, "rose")]
+    row = row_of("a.jpg", mask.shape, Segmentation(mask, confidence, np.zeros((2, 3, 3), np.uint8), categories))
+    assert (row.labels, row.names, row.scores) == ([2, 0], ["rose", "ground"], [0.75, 0.5])
+    shard = written([row], ending, tmp_path)
+    assert [coco_mask.decode(one).tolist() for one in shard.masks] == [(mask == k).astype(int).tolist() for k in (2, 0)]
+    assert len(shard.boxes) == 0 and shard.counts.tolist() == [2]
 
 
 def test_rows_as_columns(ending, tmp_path):
