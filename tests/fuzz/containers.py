@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -87,6 +88,45 @@ def inside_zip(change: Mutate) -> Mutate:
             warnings.simplefilter("ignore")  # names that are there twice
             for name, data in members:
                 file.writestr(name, data)
+        return out.getvalue()
+
+    return changed
+
+
+def inside_tar(change: Callable[[str, bytes, np.random.Generator], bytes], at_random: Mutate) -> Mutate:
+    """A member of a tar file changed by `change`, given its name; or its header, its checksum right."""
+
+    def changed(content: bytes, rng: np.random.Generator) -> bytes:
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content)) as file:
+                members = [(info, file.extractfile(info).read()) for info in file if info.isreg()]  # type: ignore[union-attr]
+        except Exception:  # damaged by an earlier change
+            members = []
+        if not members or rng.random() < 0.2:
+            return at_random(content, rng)
+        i = int(rng.integers(len(members)))
+        info, data = members[i]
+        match int(rng.integers(8)):
+            case 0:
+                del members[i]
+            case 1:
+                members.append(members[i])
+            case 2:
+                info.name = pick(
+                    rng, ("../x.png", "/x.png", "x" * 300, "a\nb.json", info.name.upper(), "\udcff.png", ".", "")
+                )
+            case 3:
+                kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
+                info.type, info.linkname = pick(rng, (*kinds, tarfile.GNUTYPE_SPARSE)), "/etc/passwd"
+            case 4:
+                members.insert(0, members.pop(i))
+            case _:
+                members[i] = info, change(info.name, data, rng)
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as file:
+            for info, data in members:
+                info.size = len(data) if info.isreg() else 0
+                file.addfile(info, io.BytesIO(data))
         return out.getvalue()
 
     return changed

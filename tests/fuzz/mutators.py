@@ -35,6 +35,7 @@ KINDS = {  # of a file by its ending, where a form names none
     ".pth": "zip",
     ".zip": "zip",
     ".npz": "zip",
+    ".tar": "tar",
 }
 
 
@@ -232,6 +233,10 @@ def _change_ndjson(content: bytes, rng: np.random.Generator) -> bytes:
     return b"\n".join(lines)
 
 
+def _change_member(name: str, content: bytes, rng: np.random.Generator) -> bytes:
+    return _BY_KIND[kind_of(Path(name))](content, rng)
+
+
 def _or_text(change: Mutate, share: float) -> Mutate:
     """`change`, in this share of the cases; else, and where it finds nothing to change, as text."""
 
@@ -251,6 +256,7 @@ _BY_KIND: dict[str, Mutate] = {
     "png": containers.inside_png(_change_bytes),
     "hdf5": containers.change_hdf5,
     "zip": containers.inside_zip(_change_bytes),
+    "tar": containers.inside_tar(_change_member, _change_bytes),
     "safetensors": containers.inside_safetensors(_change_bytes),
     "state": states.change_state,
 }
