@@ -51,8 +51,11 @@ def _whole_file(path: Path) -> bytearray:
     return content
 
 
-def parse_json(content: bytes, place: str | Path) -> Any:
-    """What a JSON text holds, NaN and Infinity too; raises FileError that says what is wrong at which line."""
+def parse_json(content: bytes, place: str | Path, *, of_paths: bool = False) -> Any:
+    """What a JSON text holds, NaN and Infinity too; raises FileError that says what is wrong at which line.
+
+    `of_paths`: it may hold names of files that are no text, as Python writes them: the byte E9 as half a character.
+    """
     with contextlib.suppress(*ODD_JSON):
         return msgspec.json.decode(content)  # several times faster than json
     encoding = json.detect_encoding(content)
@@ -66,19 +69,20 @@ def parse_json(content: bytes, place: str | Path) -> Any:
         raise FileError(f"{place}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # ValueError: a number of more than 4300 digits
         raise FileError(f"{place}: cannot be read as JSON: {cause(error)}") from error
-    _refuse_half_characters(text, place)
+    _refuse_half_characters(text, place, _BYTES if of_paths else None)
     return parsed
 
 
 # A pair of escapes for one character, an escaped back slash, or (kept) half a pair.
 _ESCAPES = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F]..)")
+_BYTES = re.compile(r"\\u[dD][cC][89a-fA-F].")
 
 
-def _refuse_half_characters(text: str, place: str | Path) -> None:
+def _refuse_half_characters(text: str, place: str | Path, but: re.Pattern[str] | None) -> None:
     """Python reads them, and fails when they are printed or written."""
     if "\\ud" in text or "\\uD" in text:
         for match in _ESCAPES.finditer(text):
-            if match[1]:
+            if match[1] and not (but and but.fullmatch(match[1])):
                 line = text.count("\n", 0, match.start()) + 1
                 raise FileError(f"{place}: line {line}: {match[1]} is half a character; correct the text there")
 

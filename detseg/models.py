@@ -5,15 +5,12 @@ weights, `model.json` with everything else; no code is in either.
 """
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import detseg.classify
@@ -29,7 +26,7 @@ from detseg.backbones.fused import fuse_activations
 from detseg.backbones.quick_convolutions import quicken
 from detseg.descriptions import FORMAT, bounded, check_description
 from detseg.detect.calibration import Calibration
-from detseg.files import for_libraries, replacing, write_atomically
+from detseg.files import for_libraries, write_atomically
 from detseg.json_text import read_json
 from detseg.reading import FileError, reading, require_file
 from detseg.registry import MODELS, register_model
@@ -143,14 +140,7 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
-    with replacing(folder / WEIGHTS) as temporary, for_libraries(temporary) as name:
-        try:
-            save_file(state, name)
-        except SafetensorError as error:  # says only in words what the system said
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / WEIGHTS)) from error
+    write_atomically(folder / WEIGHTS, save(state))
     write_atomically(folder / DESCRIPTION, text)
 
 

@@ -54,7 +54,7 @@ def read_options(path: Path, command: str) -> dict[str, Any]:
     with reading(place):
         text = read_bytes(path)
         if path.suffix == ".json":
-            content = parse_json(text, place)
+            content = parse_json(text, place, of_paths=True)
         else:  # YAML's own ideas of numbers and truth are left to those who know the options
             try:
                 content = yaml.load(text, yaml.BaseLoader)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+COCO = (".json", ".gz")  # endings of its files
 VOC_METHODS: dict[str, VocMethod] = {"2007": "11-point", "2012": "area"}
 
 
@@ -186,9 +187,11 @@ def _paths(config: Evaluate) -> list[Path]:
 
 
 def _reads_images(config: Evaluate) -> bool:
-    """Whether the ground truth is a data set: for runs, and for results of a cluster where it is no file of COCO."""
-    paths, truth = _paths(config), config.ground_truth
-    return any(map(is_run, paths)) or (any(map(holds_results, paths)) and truth is not None and truth.is_dir())
+    """Whether the ground truth is a data set: for runs, and where it is no file of COCO."""
+    truth = config.ground_truth
+    return any(map(is_run, _paths(config))) or (
+        truth is not None and (truth.is_dir() or (truth.is_file() and truth.suffix.lower() not in COCO))
+    )
 
 
 def _finds_masks(run: Path) -> bool:

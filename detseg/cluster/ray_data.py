@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from detseg.cluster.units import Unit
 from detseg.cluster.worker import Job, Summary, Worker
+from detseg.console import plain
 from detseg.reading import cause
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ def connected() -> Iterator[Cluster]:
         try:
             _try(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except UnicodeEncodeError as error:  # of the command line, which Ray keeps as the name of the job
+            where = f"in {plain(error.object)[:500]}; rename what they are of, or give links to it"
+            raise ValueError(f"Ray takes no names that are not UTF-8, as {where}") from error
         except (OSError, RuntimeError, ValueError) as error:
             what = "Ray cannot begin here" if address == "local" else f"RAY_ADDRESS={address}: no cluster there"
             raise ValueError(f"{what}: {cause(error)}") from error

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.cluster.storage import file_names, place_in, read
+from detseg.console import text_of_bytes
 from detseg.json_text import ODD_JSON
 from detseg.reading import FileError, cause, reading
 from detseg.results import Classification, Results, Segmentation
@@ -65,7 +66,8 @@ def row_of(image: str, size: Sequence[int], found: Results | Classification | Se
         labels, scores, boxes = found.labels.tolist(), found.scores.tolist(), found.boxes.tolist()
         if found.masks is not None:
             masks = [Mask(**one["segmentation"]) for one in found.to_coco()]
-    return Row(image, size[1], size[0], boxes, scores, labels, [found.names[label] for label in labels], masks)
+    names = [found.names[label] for label in labels]
+    return Row(text_of_bytes(image), size[1], size[0], boxes, scores, labels, names, masks)
 
 
 def encode(rows: Sequence[Row], ending: str) -> bytes:

@@ -11,6 +11,7 @@ from detseg.cluster.images import images_of, open_source
 from detseg.cluster.results import Row, encode, read_columns, row_of
 from detseg.cluster.storage import exists, place_in, write
 from detseg.cluster.units import Unit
+from detseg.console import plain, text_of_bytes
 from detseg.data.limits import CLEAR, AtTheCap
 from detseg.reading import cause
 from detseg.sources import ahead, in_batches
@@ -121,7 +122,7 @@ class Worker:
             every = self.model.stream(pixels, **self.job.options)
             for name, image in batch:
                 if isinstance(image, ValueError):
-                    yield Row(name, error=str(image).removeprefix(f"{name}: "))
+                    yield Row(text_of_bytes(name), error=str(image).removeprefix(f"{plain(name)}: "))
                     continue
                 found = next(every)
                 if cap.cap is not None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 from detseg.data.augment.strengths import OF_BOXES, strengths
 from detseg.data.tar_shards import absolute
 from detseg.files import write_atomically
-from detseg.json_text import as_declared, read_json
+from detseg.json_text import as_declared, parse_json, read_bytes
 from detseg.options import as_entries, given, option, require_positive
 from detseg.reading import FileError
 from detseg.registry import MODELS
@@ -253,7 +253,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     if not path.is_file():
         raise FileError(f"{folder}: there is no run to resume here ({SETTINGS} is missing)")
-    return read_json(path, dict[str, Any], "it is the settings of a run, as detseg train wrote them")
+    content = parse_json(read_bytes(path), path, of_paths=True)
+    return dict(as_declared(content, dict[str, Any], path, "it is the settings of a run, as detseg train wrote them"))
 
 
 def require_same_options(before: Any, now: Any, folder: Path) -> None:

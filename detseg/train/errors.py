@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from detseg.files import WriteError
-from detseg.reading import cause
+from detseg.reading import FileError, cause
 
 
 class TrainingError(RuntimeError):
@@ -48,11 +48,13 @@ def faults(process: Any) -> Iterator[None]:
         yield
     except ValueError as error:
         what, _, rest = str(error).partition("\nOriginal Traceback")
-        if not rest:
-            raise
         # What a data worker has raised comes with its traceback.
-        message = rest.rpartition(f"{type(error).__name__}: ")[2].strip()
-        raise ValueError(message or what) from error
+        message = rest.rpartition(f"{type(error).__name__}: ")[2].strip() or what
+        # An image that is gone, say; what is wrong with the run's own files tells more than that it is kept.
+        of_data = isinstance(error, FileError) and process.folder is not None and str(process.folder) not in message
+        if not (rest or of_data):
+            raise
+        raise ValueError(message + (_kept(process, "put that right") if of_data else "")) from error
     except BrokenPipeError:  # whoever read the output has left
         raise
     except OSError as error:

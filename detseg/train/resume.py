@@ -43,7 +43,7 @@ def load_state(path: Path) -> dict[str, Any]:
         FileError: it is missing, damaged, of another version, or holds more than data; the message names it.
     """
     if not path.is_file():
-        raise FileError(f"{path}: there is no state to resume from; was this run started with detseg train?")
+        raise FileError(f"{path}: there is no state to resume from: nothing was saved yet; start the run again")
     with reading(path, AGAIN):
         refuse_packed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Shards: tar archives that training and clusters read, tables of images, results of clusters, the index of archives."""
+"""Shards: tar archives, tables of images, results of clusters, the index of archives."""
 
 import io
 import os

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 import random
 import resource
@@ -66,6 +67,16 @@ def test_a_model_comes_back_as_it_was(saved):
     with torch.no_grad():
         back.to(memory_format=torch.channels_last)  # as the model; another layout rounds differently
         assert differences(back(images), model.eval()(images)) == []
+
+
+def test_a_model_in_a_folder_whose_name_is_no_text(saved, tmp_path):
+    folder, (_, model) = tmp_path / os.fsdecode(b"caf\xe9"), saved
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    save_model(folder, model, DESCRIPTION)
+    assert differences(dict(load_model(folder)[0].state_dict()), dict(model.state_dict())) == []
 
 
 def test_nothing_but_two_files_is_written_and_others_may_read_them(saved):

@@ -1,6 +1,7 @@
 """Options of a run: by task and model, on disk, and as earlier versions wrote them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert load_config(tmp_path) == config
     with pytest.raises(FileExistsError):
         config.save(tmp_path)
+
+
+def test_paths_that_are_no_text_come_back(tmp_path):
+    config = TrainDetector(data=tmp_path / os.fsdecode(b"caf\xe9"))
+    config.save(tmp_path)
+    assert load_config(tmp_path).data == config.data
+    settings = tmp_path / "config.json"
+    settings.write_text(settings.read_text().replace("udce9", "ud83d"))
+    with pytest.raises(FileError, match=r"config\.json: line \d+: \\ud83d is half a character"):
+        load_config(tmp_path)
 
 
 def test_addresses_of_data_stay_what_they_are(tmp_path):

@@ -56,6 +56,19 @@ def test_what_comes_from_outside_tells_what_is_kept(tmp_path):
     assert turned(full, process).endswith("; nothing had been saved; free room, and start the run again")
 
 
+def test_data_that_is_gone_tells_what_is_kept_and_how_to_go_on(tmp_path):
+    save_state(tmp_path / "run/resume.pt", STATE | {"step": 12})
+    gone = FileError("images/a.png: the image cannot be read: No such file or directory")
+    for error in (gone, FileError(f"Caught\nOriginal Traceback (most recent call last):\nFileError: {gone}")):
+        with pytest.raises(ValueError) as raised, faults(stood_for(tmp_path / "run")):
+            raise error
+        kept = "the state of step 12 is kept; put that right, and go on with: detseg train detector --resume "
+        assert str(raised.value) == f"{gone}; {kept}{tmp_path / 'run'}"
+    own = FileError(f"{tmp_path}/run/resume.pt: step: is -1")
+    with pytest.raises(FileError, match=r"is -1$"), faults(stood_for(tmp_path / "run")):
+        raise own
+
+
 def test_killed_workers_and_processes(tmp_path):
     worker = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     assert turned(worker, stood_for(tmp_path)).startswith(
@@ -97,4 +110,4 @@ class Broken:
 def test_what_a_data_worker_has_raised_comes_without_its_traceback(tmp_path):
     with pytest.raises(ValueError) as raised, faults(stood_for(tmp_path)):
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1, multiprocessing_context="fork")))
-    assert str(raised.value) == "pack.h5: damaged: Can't read data.\nCopy it again"
+    assert str(raised.value).startswith("pack.h5: damaged: Can't read data.\nCopy it again; nothing had been saved")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from detseg.files import refuse_link
 from detseg.train.callbacks.callback import Callback, figures_at
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class TensorBoard(Callback):
 
     def start(self, run: Run, step: int) -> None:
         """See `Callback`."""
+        refuse_link(run.folder / FOLDER)
         self._writer, self._first = None, step + 1 if step else None
 
     def step(self, run: Run, step: int, values: Mapping[str, float]) -> None:
