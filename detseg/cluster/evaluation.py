@@ -176,8 +176,6 @@ def class_masks_in(folder: str, names: Mapping[str, int]) -> dict[int, ClassMask
 
 def _require_labels(shard: Columns, classes: int, address: str) -> None:
     """Raise FileError unless every result has a label that the manifest lists."""
-    if len(shard.labels) != shard.counts.sum():
-        raise FileError(f"{address}: {len(shard.labels)} labels of {shard.counts.sum()} results ({REMEDY})")
     odd = shard.labels[(shard.labels < 0) | (shard.labels >= classes)]
     if len(odd):
         raise FileError(f"{address}: the label {odd[0]}; the manifest lists {classes} categories ({REMEDY})")

@@ -1,6 +1,7 @@
 """The images of a unit, one after another: their names, and their files' content or where it is."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from detseg.cluster.units import Unit
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS
 from detseg.data.images import decode_image
 from detseg.data.tar_shards import open_shard, samples
-from detseg.reading import FileError
+from detseg.reading import FileError, cause
 from detseg.sources.addresses import download, is_web_address
 
 # What columns of tables are called that hold images, where they are, and what to call them; the first there is taken.
@@ -38,8 +39,8 @@ def images_of(unit: Unit, folder: str) -> Iterator[Source]:
     try:
         yield from (_of_archive if unit.kind == "archive" else _of_table)(place)
     except FileError as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
-            raise error.__cause__ from error
+        if (fault := error.__cause__) is not None and _of_storage(fault):
+            raise fault from error
         yield source, error
 
 
@@ -70,16 +71,43 @@ def _of_table(place: str) -> Iterator[Source]:
     from pyarrow import parquet
 
     with open_shard(place) as file:
-        try:
+        with _damage_of(place):
             table = parquet.ParquetFile(file)
-        except Exception as error:  # pyarrow raises many kinds
-            raise FileError(f"{place}: no Parquet file, or damaged: {error}") from error
-        image, name = columns_of(table.schema_arrow, place)
-        number = 0
-        for batch in table.iter_batches(ROWS, columns=list(dict.fromkeys((image, *([name] if name else []))))):
-            for row in batch.to_pylist():
-                yield _of_row(row[image], row[name] if name else None, f"{place}#{number}", place)
-                number += 1
+            schema = table.schema_arrow
+        image, name = columns_of(schema, place)
+        rows = _rows(table, list(dict.fromkeys((image, *([name] if name else [])))), place)
+        for number, row in enumerate(rows):
+            yield _of_row(row[image], row[name] if name else None, f"{place}#{number}", place)
+
+
+def _rows(table: Any, columns: list[str], place: str) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, some in memory at a time."""
+    with _damage_of(place):
+        batches = table.iter_batches(ROWS, columns=columns)
+    while True:
+        with _damage_of(place):
+            batch = next(batches, None)
+            rows = [] if batch is None else batch.to_pylist()
+        if batch is None:
+            return
+        yield from rows
+
+
+@contextmanager
+def _damage_of(place: str) -> Iterator[None]:
+    """Turns what pyarrow raises at damaged files, which is of many kinds, into a FileError."""
+    try:
+        yield
+    except Exception as error:
+        if _of_storage(error):
+            raise
+        raise FileError(f"{place}: no Parquet file, or damaged: {cause(error)}") from error
+
+
+def _of_storage(error: BaseException) -> bool:
+    """Whether it may be over the next time; what pyarrow says of damage is an OSError too, without a number."""
+    of_pyarrow = type(error) is OSError and error.errno is None
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and not of_pyarrow
 
 
 def columns_of(schema: Any, place: str) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from detseg.reading import FileError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Manifest(msgspec.Struct):
@@ -24,7 +25,7 @@ class Manifest(msgspec.Struct):
     model: str  # as it was named
     weights: str  # SHA-256 of its files
     options: dict[str, Any]  # those that differ from their defaults
-    categories: list[tuple[int, str]]  # id and name of each label
+    categories: list[tuple[Whole, str]]  # id and name of each label
     shard_format: str
     task: Literal["detect", "localize", "segment", "classify"] = "detect"  # of the model
     format: int = FORMAT

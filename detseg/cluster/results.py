@@ -1,7 +1,7 @@
 """Shards of results: a row for each image, in Parquet or JSON Lines, written by one unit and read by anyone."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,7 +33,7 @@ class Row(msgspec.Struct):
     image: str  # as it was named; in archives its name in there, of tables as they call it
     width: int | None = None
     height: int | None = None
-    boxes: list[list[float]] = []  # (D, 4) xyxy in its pixels, of objects only
+    boxes: list[tuple[float, float, float, float]] = []  # (D, 4) xyxy in its pixels, of objects only
     scores: list[float] = []  # (D,) of classes of pixels their mean confidence
     labels: list[int] = []  # (D,) positions in the categories of the manifest
     names: list[str] = []  # (D,) of the labels
@@ -55,7 +55,8 @@ class Columns(NamedTuple):
 
 def row_of(image: str, size: Sequence[int], found: Results | Classification | Segmentation) -> Row:
     """What was found in an image of `size` (height, width), all digits kept."""
-    boxes, masks = [], None
+    boxes: Any = []
+    masks = None
     if isinstance(found, Classification):
         labels, scores = found.labels[:LIKELIEST].tolist(), found.scores[:LIKELIEST].tolist()
     elif isinstance(found, Segmentation):
@@ -120,7 +121,10 @@ def read_columns(address: str) -> Columns:
     """The rows of a shard; raises FileError."""
     content = read(address)
     with reading(address, REMEDY):
-        return _from_lines(content, address) if address.endswith(".jsonl") else _from_parquet(content)
+        columns = _from_lines(content, address) if address.endswith(".jsonl") else _from_parquet(content, address)
+    if columns.masks is not None and len(columns.masks) != len(columns.scores):
+        raise FileError(f"{address}: some results have masks and others none ({REMEDY})")
+    return columns
 
 
 def read_all(folder: str) -> Iterator[tuple[str, Columns]]:
@@ -135,9 +139,12 @@ def _from_lines(content: bytes, address: str) -> Columns:
     rows = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            rows.append(decoder.decode(line))
+            row = decoder.decode(line)
         except ODD_JSON as error:
             raise FileError(f"{address}: line {number}: {cause(error)} ({REMEDY})") from error
+        numbers = [len(row.scores), len(row.labels), len(row.boxes) or len(row.scores)]
+        _require_equal(numbers + ([] if row.masks is None else [len(row.masks)]), f"{address}: line {number}")
+        rows.append(row)
     masks = [msgspec.to_builtins(mask) for row in rows for mask in row.masks or ()]
     return Columns(
         [row.image for row in rows],
@@ -150,20 +157,38 @@ def _from_lines(content: bytes, address: str) -> Columns:
     )
 
 
-def _from_parquet(content: bytes) -> Columns:
+def _require_equal(numbers: Iterable[int], place: str) -> None:
+    """Raise FileError where an image has not as many scores as labels, boxes and masks."""
+    if len(set(numbers)) > 1:
+        raise FileError(f"{place}: there are not as many scores as labels, boxes and masks ({REMEDY})")
+
+
+def _from_parquet(content: bytes, address: str) -> Columns:
     pyarrow = _pyarrow("shards in Parquet are")
     table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), schema=_schema(pyarrow)).combine_chunks()
     columns = {name: table.column(name) for name in table.column_names}
+    lengths = {name: _lengths(columns[name]) for name in ("scores", "labels", "boxes", "masks")}
+    for number, (scores, labels, boxes, found) in enumerate(zip(*lengths.values(), strict=True)):
+        _require_equal(
+            (scores, labels, boxes or scores, scores if found is None else found), f"{address}: row {number}"
+        )
     masks = columns["masks"]
     return Columns(
         columns["image"].to_pylist(),
         columns["error"].to_pylist(),
-        np.array([len(one) for one in columns["scores"]], np.int64),
+        np.array(lengths["scores"], np.int64),
         _flat(columns["boxes"], 2).astype(np.float64).reshape(-1, 4),
         _flat(columns["scores"]).astype(np.float64),
         _flat(columns["labels"]).astype(np.int64),
         None if masks.null_count == len(masks) else [mask for one in masks.to_pylist() for mask in one or ()],
     )
+
+
+def _lengths(column: Any) -> list[int | None]:
+    import pyarrow.compute
+
+    lengths: list[int | None] = pyarrow.compute.list_value_length(column).to_pylist()
+    return lengths
 
 
 def _flat(column: Any, depth: int = 1) -> NDArray[Any]:

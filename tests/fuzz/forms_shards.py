@@ -1,4 +1,4 @@
-"""Shards: tar archives, tables of images, results of clusters, the index of archives."""
+"""Shards: tar archives, tables of images, results of clusters."""
 
 import io
 import os
@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+from PIL import Image
+
 from detseg.cluster.evaluation import class_masks_in, detections_in
 from detseg.cluster.images import images_of, open_source
 from detseg.cluster.manifest import MANIFEST, Manifest, begin
 from detseg.cluster.results import Mask, Row, encode
 from detseg.cluster.units import Unit
-from detseg.data.formats import read_dataset, write_dataset
-from detseg.data.shard_index import index_file
+from detseg.data.formats import read_annotations
+from detseg.data.formats.webdataset_write import write_shards
 from tests.fuzz import seeds
 from tests.fuzz.forms_data import reading
 from tests.fuzz.harness import Form
 
 NAMES = {"a.png": 1, "b.png": 2}
 CATEGORIES = [(7, "rose"), (3, "daisy")]
-UPPER, LOWER = Mask([12, 16], "0" + "66" * 16), Mask([12, 16], "66" * 16)  # halves of an image
+HALVES = Mask([12, 16], "P3P3"), Mask([12, 16], "0P3P3")  # of an image
 
 
 # ------------------------------------------------------------------ archives
@@ -33,7 +36,7 @@ UPPER, LOWER = Mask([12, 16], "0" + "66" * 16), Mask([12, 16], "66" * 16)  # hal
 def make_shards(folder: Path) -> list[Path]:
     made = folder.with_name(f"{folder.name}-made")
     seeds.coco(made)
-    write_dataset(read_dataset(made), folder, "webdataset")
+    write_shards(read_annotations(made / "train.json"), folder, "train")
     return sorted(folder.iterdir())
 
 
@@ -48,8 +51,8 @@ def make_images(folder: Path) -> list[Path]:
 def archive(path: Path, members: dict[str, bytes]) -> Path:
     """An archive of these members; what is called .png is an image."""
     with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info, content = tarfile.TarInfo(name), _image() if name.endswith(".png") else content
+        for seed, (name, content) in enumerate(members.items()):
+            info, content = tarfile.TarInfo(name), _image(seed) if name.endswith(".png") else content
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
@@ -67,13 +70,6 @@ def read_images(folder: Path, name: str, kind: Any) -> None:
             raise pixels
 
 
-def make_index(folder: Path) -> list[Path]:
-    make_shards(folder)
-    read_shards(folder, "objects")
-    with _cache(folder):
-        return [index_file([str(folder / "train-000000.tar")], "json")]
-
-
 @contextmanager
 def _cache(folder: Path) -> Iterator[None]:
     """The index of archives lies beside a folder."""
@@ -88,7 +84,7 @@ def make_table(folder: Path) -> list[Path]:
     import pyarrow
     from pyarrow import parquet
 
-    rows = [{"id": number, "image": {"bytes": _image(), "path": f"{number}.png"}} for number in range(3)]
+    rows = [{"id": number, "image": {"bytes": _image(number), "path": f"{number}.png"}} for number in range(3)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "0.parquet")
     return [folder / "0.parquet"]
 
@@ -100,7 +96,7 @@ def make_results(folder: Path, ending: str, damaged: str, boxes: bool = True) ->
     manifest = Manifest("run", "", {}, CATEGORIES, ending, "detect" if boxes else "segment")
     begin(str(folder), manifest, [])
     placed: list[list[float]] = [[1, 2, 8.5, 9], [0, 0, 16, 12]] if boxes else []
-    rows = [Row(name, 16, 12, placed, [0.9, 0.5], [1, 0], ["daisy", "rose"], [UPPER, LOWER]) for name in NAMES]
+    rows = [Row(name, 16, 12, placed, [0.9, 0.5], [1, 0], ["daisy", "rose"], list(HALVES)) for name in NAMES]
     (folder / f"0.{ending}").write_bytes(encode([*rows, Row("c.png", error="cut short")], ending))
     return [folder / damaged]
 
@@ -113,9 +109,10 @@ def read_results(folder: Path, boxes: bool = True) -> None:
         masks.label_map(12, 16)
 
 
-def _image() -> bytes:
+def _image(seed: int) -> bytes:
     with io.BytesIO() as file:
-        seeds.Image.new("RGB", (16, 12), (200, 30, 40)).save(file, "png")
+        pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "png")
         return file.getvalue()
 
 
@@ -128,7 +125,6 @@ FORMS = [
     Form("shards", make_shards, partial(read_shards, gives="objects")),
     Form("shards-labels", make_labelled, partial(read_shards, gives="labels")),
     Form("shards-images", make_images, partial(read_images, name="0.tar", kind="archive")),
-    Form("shards-index", make_index, partial(read_shards, gives="objects")),
     _results("manifest", "jsonl", MANIFEST),
     _results("jsonl", "jsonl", "0.jsonl"),
     _results("masks-jsonl", "jsonl", "0.jsonl", boxes=False),
