@@ -29,7 +29,18 @@ from detseg.data.formats.locate import (
     write_names,
 )
 from detseg.data.formats.records import with_shared_names
-from detseg.data.formats.table import EXTENSIONS, NOTHING, BoxRows, Fault, Piece, first_rows, lines_of, numbers, pieces
+from detseg.data.formats.table import (
+    EXTENSIONS,
+    NOTHING,
+    BoxRows,
+    Fault,
+    Piece,
+    first_rows,
+    lines_of,
+    numbered_classes,
+    numbers,
+    pieces,
+)
 from detseg.data.formats.write import number, placed_names
 from detseg.files import write_atomically
 
@@ -333,12 +344,7 @@ def _classes(folders: Iterable[Path]) -> tuple[list[str] | None, dict[str, str]]
     if file.suffix == ".txt":
         names = read_names(file)
         return names, {str(number): name for number, name in enumerate(names) if str(number) not in names}
-    pairs = [
-        [cell.strip() for cell in row] for piece in pieces(file, False) for row in zip(*piece.columns, strict=True)
-    ]
-    numbered = {int(pair[1]): pair[0] for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-    if len(numbered) < len(pairs) - 1 or not numbered:  # one for a heading
-        raise AnnotationError(f"{file}: a list of classes has a name and a different number on each line")
+    numbered = numbered_classes(file)
     return [numbered[key] for key in sorted(numbered)], {str(key): name for key, name in numbered.items()}
 
 

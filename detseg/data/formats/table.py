@@ -61,7 +61,7 @@ def pieces(file: Path, heading: bool) -> Iterator[Piece]:
         with _opened(file) as opened:
             reader = csv.reader(opened, delimiter=first_rows(file)[0], skipinitialspace=True)
             try:
-                width = len(next(filter(None, reader), ())) if heading else 0
+                width = len(_heading(reader)) if heading else 0
                 while read := list(islice(reader, PIECE)):
                     if rows := list(filter(None, read)):
                         width = width or len(rows[0])
@@ -88,8 +88,14 @@ def lines_of(file: Path, positions: set[int], heading: bool) -> dict[int, int]:
     """The lines on which the rows at positions of `pieces` end; for messages, it reads the file again."""
     with _opened(file) as opened:
         reader = csv.reader(opened, delimiter=first_rows(file)[0], skipinitialspace=True)
-        rows = enumerate(filter(None, reader), -int(heading))
-        return {position: reader.line_num for position, _ in rows if position in positions}
+        if heading:
+            _heading(reader)
+        return {position: reader.line_num for position, _ in enumerate(filter(None, reader)) if position in positions}
+
+
+def _heading(rows: Iterator[list[str]]) -> list[str]:
+    """The first row that has more than blanks, as `first_rows` finds it; rows go on after it."""
+    return next((row for row in rows if any(map(str.strip, row))), [])
 
 
 def _opened(file: Path) -> TextIO:
@@ -132,6 +138,24 @@ def _number(cell: str) -> tuple[float, bool]:
         return float(text.replace(",", ".")), False  # as a German spreadsheet writes it
     except ValueError:
         return float("nan"), text.lower() not in NOTHING
+
+
+def numbered_classes(file: Path) -> dict[int, str]:
+    """Number -> class of a table with a class and its number on each line; AnnotationError with the line of another."""
+    numbered: dict[int, str] = {}
+    rows = [[cell.strip() for cell in row] for piece in pieces(file, False) for row in zip(*piece.columns, strict=True)]
+    for at, row in enumerate(rows):
+        if len(row) == 2 and row[1].isdecimal() and len(row[1]) < 19 and int(row[1]) not in numbered:
+            numbered[int(row[1])] = row[0]
+        elif at or len(rows) == 1:  # the first one may be a heading
+            line = lines_of(file, {at}, False)[at]
+            raise AnnotationError(
+                f"{file}: line {line}: a list of classes has a name and a different number on each line, of 18 digits "
+                f"at most, not {','.join(row)!r:.60}"
+            )
+    if not numbered:
+        raise AnnotationError(f"{file}: lists no classes; give each a line with its name and number")
+    return numbered
 
 
 class Numbered(dict[str, int]):
