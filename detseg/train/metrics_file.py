@@ -11,12 +11,12 @@ REMEDY = "correct it there, or delete the file: it is for people, and a run goes
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]], list[int]]:
-    """The columns of a metrics.csv, its rows, and the line in the file of each; a last row that a
-    crash has cut short is left out.
+    """The columns of a metrics.csv, its rows, and the line in the file of each; the last one is left out
+    where a crash has cut it short.
 
     Raises:
-        FileError: it cannot be read, a row is longer or shorter than the first, or a column is there twice; the message names the
-            line.
+        FileError: it cannot be read, a row is longer or shorter than the first, or a column is there twice; the message
+            names the line.
     """
     rows, lines = [], []
     with reading(path, REMEDY):
