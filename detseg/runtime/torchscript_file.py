@@ -30,7 +30,7 @@ class Storage(NamedTuple):
     """The bytes that tensors share: the name of its entry, how many numbers it holds, and their class in torch."""
 
     key: str
-    count: int
+    numbers: int
     kind: str
 
 
@@ -62,10 +62,10 @@ def check_torchscript(path: Path) -> None:
             entries[name] = entry
         root = next(iter(entries), "").partition("/")[0]
         for part in ("data", "constants"):
-            entry = entries.get(f"{root}/{part}.pkl")
-            if entry is not None:
+            held = entries.get(f"{root}/{part}.pkl")
+            if held is not None:
                 sizes = {name: entry.file_size for name, entry in entries.items()}
-                _check_tensors(_content(archive, entry, path), f"{path}: {entry.filename}", f"{root}/{part}/", sizes)
+                _check_tensors(_content(archive, held, path), f"{path}: {held.filename}", f"{root}/{part}/", sizes)
 
 
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
@@ -78,11 +78,11 @@ def _check_tensors(pickled: bytes, place: str, folder: str, sizes: dict[str, int
     try:
         for view in _views(pickled):
             storage, end = view.storage, view.end()
-            if end > storage.count:
+            if end > storage.numbers:
                 raise ValueError(
-                    f"a tensor of {end} numbers is said to be in {folder}{storage.key}, of {storage.count}"
+                    f"a tensor of {end} numbers is said to be in {folder}{storage.key}, of {storage.numbers}"
                 )
-            there, wanted = sizes.get(folder + storage.key, -1), storage.count * _BYTES[storage.kind]
+            there, wanted = sizes.get(folder + storage.key.lower(), -1), storage.numbers * _BYTES[storage.kind]
             if there < wanted:
                 told = f"has {there} bytes" if there >= 0 else "is missing"
                 raise ValueError(f"{folder}{storage.key} {told}, and its tensor has {wanted}")
@@ -100,7 +100,7 @@ class _Mark:
 def _views(pickled: bytes) -> Iterator[View]:
     """The tensors of a pickle, from its orders: nothing that it names is looked up or called."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for order, argument, _ in pickletools.genops(pickled):
         name = order.name
         if name in ("BINPUT", "LONG_BINPUT"):
@@ -116,7 +116,9 @@ def _views(pickled: bytes) -> Iterator[View]:
         elif name in _PUT:
             _taken(stack, _PUT[name])
         elif name in _GIVE:
-            stack.append(argument if _GIVE[name] is None else _GIVE[name]())
+            stack.append(_GIVE[name]())
+        elif name in _ARGUMENTS:
+            stack.append(argument)
         elif name not in ("PROTO", "STOP"):
             raise ValueError(f"the order {name} is none that torch writes")
 
@@ -145,8 +147,9 @@ def _called(function: Any, arguments: tuple[Any, ...]) -> Any:
     return View(*arguments[:4]) if arguments and isinstance(arguments[0], Storage) else None
 
 
-_GIVE: dict[str, Callable[[], Any] | None] = {
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "GLOBAL")),
+# What orders put on the stack: their argument, or this.
+_ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "GLOBAL")
+_GIVE: dict[str, Callable[[], Any]] = {
     "MARK": _Mark,
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,

@@ -3,7 +3,7 @@
 import codecs
 import csv
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -17,10 +17,12 @@ from detseg.csv_text import read_cell
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.formats.assemble import box_areas
 from detseg.data.formats.layout import beginning
+from detseg.data.formats.locate import first_file, read_names
 from detseg.data.formats.records import with_images
 from detseg.reading import require_file
 
 EXTENSIONS = (".csv", ".tsv")
+CLASS_FILES = ("classes.csv", "class_mapping.csv", "classes.txt", "labels.txt")
 MARKS = ",;\t|"
 PIECE = 512  # rows; many more at a time leave the cache and take four times as long
 NOTHING = ("", "nan", "none", "null", "na", "n/a")  # what programs write into a cell without a value
@@ -140,7 +142,22 @@ def _number(cell: str) -> tuple[float, bool]:
         return float("nan"), text.lower() not in NOTHING
 
 
-def numbered_classes(file: Path) -> dict[int, str]:
+def listed_classes(folders: Iterable[Path]) -> tuple[list[str] | None, dict[str, str]]:
+    """The classes in order, and what a number in the table means; None and nothing without a list.
+
+    RetinaNet's classes.csv has a name and a number a line; classes.txt counts from 0.
+    """
+    file = first_file(folders, CLASS_FILES)
+    if file is None:
+        return None, {}
+    if file.suffix == ".txt":
+        names = read_names(file)
+        return names, {str(number): name for number, name in enumerate(names) if str(number) not in names}
+    numbered = _numbered_classes(file)
+    return [numbered[key] for key in sorted(numbered)], {str(key): name for key, name in numbered.items()}
+
+
+def _numbered_classes(file: Path) -> dict[int, str]:
     """Number -> class of a table with a class and its number on each line; AnnotationError with the line of another."""
     numbered: dict[int, str] = {}
     rows = [[cell.strip() for cell in row] for piece in pieces(file, False) for row in zip(*piece.columns, strict=True)]

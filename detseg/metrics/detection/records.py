@@ -106,7 +106,9 @@ def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
 
 def _is_float(value: Any) -> bool:
     """Whether this is a number that float64 holds; Python's whole numbers have no end."""
-    return isinstance(value, int | float | np.integer | np.floating) and not abs(value) > sys.float_info.max
+    if isinstance(value, np.integer | np.floating):
+        return True
+    return isinstance(value, int | float) and not abs(value) > sys.float_info.max
 
 
 def check_boxes(boxes: NDArray[np.float64], label: Label) -> None:
