@@ -24,6 +24,7 @@ from detseg.backbones.create import Weights
 from detseg.backbones.folding import fold_backbone
 from detseg.backbones.fused import fuse_activations
 from detseg.backbones.quick_convolutions import quicken
+from detseg.backbones.weights import same_kind
 from detseg.descriptions import FORMAT, bounded, check_description
 from detseg.detect.calibration import Calibration
 from detseg.files import for_libraries, write_atomically
@@ -162,6 +163,9 @@ def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     weights = folder / WEIGHTS
     with reading(weights, AGAIN), for_libraries(require_file(weights)) as name:
         state = load_file(name)
+    for name, wanted in model.state_dict().items():
+        if name in state and not same_kind(state[name], wanted):
+            raise FileError(f"{weights}: {name} holds {state[name].dtype}, the model needs {wanted.dtype} ({AGAIN})")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -184,7 +188,7 @@ def described_model(folder: Path) -> tuple[Any, dict[str, Any]]:
 def read_description(folder: Path) -> dict[str, Any]:
     """The content of a run folder's `model.json`, checked; raises FileError as `load_model` does."""
     path = folder / DESCRIPTION
-    if not path.is_file():
+    if not require_file(path).is_file():
         raise FileError(f"{folder}: no trained model here ({DESCRIPTION} is missing); give the folder of a run")
     if path.stat().st_size > MOST:
         raise FileError(f"{path}: is of more than {MOST} bytes, which no description of a model is ({AGAIN})")

@@ -81,6 +81,13 @@ def refuse_packed(path: Path) -> None:
                 raise ValueError("its content is compressed; save it with torch.save")
 
 
+def same_kind(tensor: Tensor, wanted: Tensor) -> bool:
+    """Whether both hold floating-point numbers, of 16 bits at least, or both whole ones."""
+    if wanted.is_floating_point():
+        return tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
 def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
 
@@ -240,7 +247,7 @@ class _Plan:
         result = []
         for target, name in self.places.items():
             tensor, wanted = self.tensors[name], self.targets[target].dtype
-            if tensor.is_floating_point() != wanted.is_floating_point:
+            if not same_kind(tensor, self.targets[target]):
                 result.append(f"{name} in the source holds {tensor.dtype}, {target} needs {wanted}")
             elif self._fits(target) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 result.append(f"{name} in the source has values that are not finite")

@@ -152,7 +152,7 @@ class ClassificationEvaluator(Evaluator):
             ValueError: shapes do not fit, or a score or label is out of its range; the message names the image.
         """
         values = as_numpy(predictions).astype(np.float64)
-        right, ids = (whole_numbers(as_numpy(v), n) for v, n in ((targets, "labels"), (image_ids, "image_ids")))
+        right, ids = (whole_numbers(v, n) for v, n in ((targets, "labels"), (image_ids, "image_ids")))
         self._check_batch(values, right, ids)
         if not len(ids):
             return

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.boxes import paired_iou
-from detseg.metrics.arrays import as_numpy, none_for_nan
+from detseg.metrics.arrays import none_for_nan
 from detseg.metrics.bootstrap.draws import Interval, Sample, draw, intervals_of
 from detseg.metrics.detection.batches import prediction_columns, target_columns
 from detseg.metrics.detection.records import whole_numbers
@@ -113,7 +113,7 @@ class LocalizationEvaluator(Evaluator):
         Raises:
             ValueError: something is missing or wrong; the message names the image. Nothing of this call is kept then.
         """
-        ids = whole_numbers(as_numpy(image_ids), "image_ids")
+        ids = whole_numbers(image_ids, "image_ids")
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} image ids")
         found = prediction_columns(predictions, ids, len(self.names), masks=False)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detseg.described import Categories, Channels, Count, Objects, Size
 from detseg.json_text import as_declared, parse_json
 from detseg.reading import FileError
+from detseg.runtime.torchscript_file import check_torchscript
 
 KEY = "detseg"
 """What the description is called in the metadata of a file."""
@@ -107,6 +108,7 @@ class TorchScriptEngine:
 
         if threads is not None:
             torch.set_num_threads(threads)
+        check_torchscript(path)
         held = {KEY: ""}
         self._model = torch.jit.load(str(path), map_location="cpu", _extra_files=held).eval()
         text: Any = held[KEY]

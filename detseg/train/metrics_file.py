@@ -11,11 +11,12 @@ REMEDY = "correct it there, or delete the file: it is for people, and a run goes
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]], list[int]]:
-    """The columns of a metrics.csv, its rows, and the line in the file of each; rows that are cut short are left out.
+    """The columns of a metrics.csv, its rows, and the line in the file of each; the last one is left out
+    where a crash has cut it short.
 
     Raises:
-        FileError: it cannot be read, a row is longer than the others, or a column is there twice; the message names the
-            line.
+        FileError: it cannot be read, a row is longer or shorter than the first, or a column is there twice; the message
+            names the line.
     """
     rows, lines = [], []
     with reading(path, REMEDY):
@@ -25,6 +26,7 @@ def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]], list[int]
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             raise FileError(f"{path}: line {line}: is not UTF-8 text ({REMEDY})") from error
+        whole = len(text.splitlines()) - (text[-1:] not in "\r\n")  # lines; the last one may have been cut by a crash
         reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
             names = list(reader.fieldnames or ())
@@ -34,6 +36,8 @@ def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]], list[int]
                 if None not in row.values():
                     rows.append(row)
                     lines.append(reader.line_num)
+                elif reader.line_num <= whole:
+                    raise FileError(f"{path}: line {reader.line_num}: has fewer columns than the first line ({REMEDY})")
         except csv.Error as error:
             raise FileError(f"{path}: line {reader.line_num + 1}: {error} ({REMEDY})") from error
     if len(set(names)) < len(names):

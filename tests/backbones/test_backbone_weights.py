@@ -247,6 +247,15 @@ def test_values_that_are_not_finite(resnet_state: dict[str, Tensor], tmp_path: P
 def test_whole_numbers_are_no_weights(resnet_state: dict[str, Tensor], tmp_path: Path) -> None:
     quantised = resnet_state["conv1.weight"].mul(100).to(torch.int8)
     refused(resnet_state | {"conv1.weight": quantised}, tmp_path / "a.pth", "holds torch.int8")
+    kinds = {
+        "bn1.weight": torch.float8_e4m3fn,
+        "bn1.bias": torch.float8_e4m3fnuz,
+        "bn1.running_mean": torch.complex64,
+        "bn1.num_batches_tracked": torch.complex64,
+    }
+    others = {name: resnet_state[name].to(dtype) for name, dtype in kinds.items()}
+    told = r"[\s\S]*".join(f"{name} in the source holds {dtype}, " for name, dtype in kinds.items())
+    refused(resnet_state | others, tmp_path / "a.safetensors", told)
 
 
 def test_half_precision_is_widened(resnet_state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -213,9 +213,15 @@ def try_reading(form: Form, folder: Path, name: str) -> tuple[str, str]:
 
 
 def _judge(error: ValueError | OSError, folder: Path, name: str) -> str:
-    """Whether a refusal names the file, or what else it is."""
-    if str(folder) in str(error) or name in str(error):
+    """Whether a refusal names the file, or what else it is.
+
+    Some are about the set as a whole and name its folder: those that detseg itself raises, not those that pass on what
+    Python or a library says of a file in it.
+    """
+    if name in str(error):
         return REFUSED
+    if str(folder) in str(error):
+        return REFUSED if error.__cause__ is None or _said_by_us(error.__cause__) else UNNAMED
     return UNNAMED if _said_by_us(error) else TRACEBACK
 
 

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from tests.fuzz.harness import FAILURES, forms, run
+from detseg.reading import FileError, reading
+from tests.fuzz.harness import FAILURES, REFUSED, UNNAMED, Form, forms, run, try_reading
 
 SEED = int(os.environ.get("DETSEG_FUZZ_SEED", "0"))
 FORMS = forms()
@@ -30,3 +31,16 @@ def expect_none_to_fail(form, count):
     assert sum(outcome.counts.values()) == count
     failures = "\n".join(repr(str(failure))[:500] for failure in outcome.failures[:20])
     assert not sum(outcome.counts[column] for column in FAILURES), failures
+
+
+def test_the_name_of_the_folder_is_not_that_of_the_file(tmp_path):
+    def read(raised):
+        with reading(tmp_path):
+            raise raised
+
+    def judged(raised):
+        return try_reading(Form("one", lambda folder: [], lambda folder: read(raised)), tmp_path, "a.csv")[0]
+
+    assert judged(IndexError("list index out of range")) == UNNAMED
+    assert judged(IndexError("a.csv: list index out of range")) == REFUSED
+    assert judged(FileError(f"{tmp_path}: holds no images")) == REFUSED

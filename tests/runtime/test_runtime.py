@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from detseg.data.letterbox import Letterbox
 from detseg.detect.masks import paste_masks
 from detseg.predict.segmenter import _decide, _inside
+from detseg.reading import FileError
 from detseg.runtime import engines, load
 from detseg.runtime.paste import decided, in_image
+from detseg.runtime.torchscript_file import check_torchscript
 
 WITHOUT = """
 import sys
@@ -62,6 +65,53 @@ def test_a_model_of_others_is_refused(tmp_path):
     onnx.save(graph, str(tmp_path / "relu.onnx"))
     with pytest.raises(ValueError, match="was not written by `detseg export`"):
         load(tmp_path / "relu.onnx")
+
+
+class Adding(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        both = torch.arange(6.0)
+        self.register_buffer("first", both[:3])
+        self.register_buffer("second", both[3:].view(3, 1).t())
+
+    def forward(self, x):
+        return x + self.first + self.second + torch.tensor([1.0, 2.0, 3.0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_torchscript_that_says_more_than_it_holds_is_refused(tmp_path):
+    good = tmp_path / "good.torchscript"
+    torch.jit.script(Adding()).save(good)
+    torch.jit.trace(Adding(), torch.zeros(3)).save(tmp_path / "traced.torchscript")
+    check_torchscript(good)
+    check_torchscript(tmp_path / "traced.torchscript")
+    with zipfile.ZipFile(good) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    storage = "good/data/0"
+    for name, change, message in (
+        ("empty", {storage: b""}, r"data.pkl: good/data/0 has 0 bytes, and its tensor has 24"),
+        ("short", {storage: entries[storage][:20]}, "has 20 bytes, and its tensor has 24"),
+        ("missing", {storage: None}, "good/data/0 is missing"),
+        (
+            "view",
+            {"good/data.pkl": entries["good/data.pkl"].replace(b"K\x03(K\x01K\x03", b"K\x03(K\x01K\x09")},
+            "a tensor of",
+        ),
+        ("words", {"good/data.pkl": b"junk"}, r"data.pkl: "),
+        ("none", dict.fromkeys(entries), "cannot be opened"),
+    ):
+        path = tmp_path / f"{name}.torchscript"
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, content in (entries | change).items():
+                if content is not None:
+                    archive.writestr(entry, content)
+        with pytest.raises(FileError, match=message) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+    with zipfile.ZipFile(good, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(storage, b"")
+    with pytest.raises(FileError, match="good/data/0 is in it twice"):
+        load(good)
 
 
 def test_boxes_in_the_grey_border_take_no_place():

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import detseg
 from detseg.models import build_model, load_model, save_model
@@ -123,6 +124,24 @@ def test_weights_of_another_model(run):
     message = message_of(run)
     assert f"{run / 'model.safetensors'}: these weights do not belong to" in message
     assert "head.classes" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.float8_e4m3fn, torch.float16])
+def test_weights_of_another_kind_of_number(run, dtype):
+    path = run / "model.safetensors"
+    state = load_file(path)
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    save_file(state | {name: state[name].to(dtype)}, path)
+    if dtype is torch.float16:
+        detseg.load(run)
+    else:
+        assert f"{path}: {name} holds {dtype}, the model needs torch.float32" in message_of(run)
+
+
+def test_a_description_that_is_a_pipe(run):
+    (run / "model.json").unlink()
+    os.mkfifo(run / "model.json")
+    assert message_of(run).startswith(f"{run / 'model.json'}: is a pipe and no file")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", '"format"', "{}", '{"format": 1}', "\x00"])

@@ -67,6 +67,8 @@ GOOD = "1,3,6.0,0.1,1.5,0.2,0.5"
     [
         (f"{HEADER}\n{GOOD}\n{GOOD.replace('3', 'x', 1)}\n", "line 3, column 'step': 'x' is not a number"),
         (f"{HEADER}\n{GOOD},7\n", "line 2: has more columns than the first line"),
+        (f"{HEADER}\na,b,c,d\n{GOOD}\n", "line 2: has fewer columns than the first line"),
+        (f"{HEADER}\n{GOOD}\n1,3\n", "line 3: has fewer columns than the first line"),
         (f"{HEADER.replace('step', 'stop')}\n{GOOD}\n", "line 1: there is no column 'step'"),
         (f"{HEADER},map\n{GOOD},1\n", "line 1: a column is there twice"),
         (f"{HEADER}\n{GOOD}\n".encode() + b"\xff,3", "line 3: is not UTF-8 text"),

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from detseg.data.labels import LabelledImages
 
 
+MOST_SIDE = 2**31 - 1  # pixels, as int32 holds
+
+
+def known_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height that a file gives; zeros, to measure the image, where no image has them."""
+    return size if all(0 < side <= MOST_SIDE for side in size) else (0, 0)
+
+
 class Assembler:
     """Collects images one after another, each with its objects, and builds `Annotations`."""
 
@@ -34,10 +42,10 @@ class Assembler:
         self._iscrowd = array("b")
 
     def add_image(self, path: str, file: str, size: tuple[int, int]) -> None:
-        """Add an image: its path, the annotation file it may have, its width and height."""
+        """Add an image: its path, the annotation file it may have, its width and height as that gives them."""
         self._paths.append(path)
         self._files.append(file)
-        self._sizes.append(size)
+        self._sizes.append(known_size(size))
 
     def add_object(self, box: Sequence[float], label: int, iscrowd: bool = False) -> None:
         """Add an object to the latest image. The caller adds its polygons, or nothing, to `segments`."""

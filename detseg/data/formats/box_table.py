@@ -7,7 +7,7 @@ heading, and logged; a table without heading is RetinaNet's `path,x1,y1,x2,y2,cl
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,16 +20,20 @@ from detseg.csv_text import csv_text
 from detseg.data.annotations import AnnotationError, Annotations
 from detseg.data.formats.format import SPLITS, Format, Sources
 from detseg.data.formats.layout import files_by_split, split_of
-from detseg.data.formats.locate import (
-    IMAGE_EXTENSIONS,
-    PlaceImages,
-    first_file,
-    image_folders,
-    read_names,
-    write_names,
-)
+from detseg.data.formats.locate import IMAGE_EXTENSIONS, PlaceImages, image_folders, write_names
 from detseg.data.formats.records import with_shared_names
-from detseg.data.formats.table import EXTENSIONS, NOTHING, BoxRows, Fault, Piece, first_rows, lines_of, numbers, pieces
+from detseg.data.formats.table import (
+    EXTENSIONS,
+    NOTHING,
+    BoxRows,
+    Fault,
+    Piece,
+    first_rows,
+    lines_of,
+    listed_classes,
+    numbers,
+    pieces,
+)
 from detseg.data.formats.write import number, placed_names
 from detseg.files import write_atomically
 
@@ -78,7 +82,6 @@ HOW = (
     "'w', 'h' (left, top and size)"
 )
 ONLY_CLASS = "object"
-CLASS_FILES = ("classes.csv", "class_mapping.csv", "classes.txt", "labels.txt")
 SHARE = 1.5  # no set of boxes in pixels stays below; shares may lie a little over the border
 TRUE = ("1", "1.0", "true", "yes")
 
@@ -210,7 +213,7 @@ def _read(file: Path, root: Path, images: str | Path | None, split: str, *, mark
     columns = columns_of(file)
     if columns is None:
         raise AnnotationError(f"{file}: is no table of boxes. {HOW}")
-    names, by_id = _classes(dict.fromkeys([file.parent, root]))
+    names, by_id = listed_classes(dict.fromkeys([file.parent, root]))
     rows, sizes = BoxRows(), _Sizes()
     for piece in pieces(file, bool(columns.heading)):
         cells = _chosen(piece, columns, split if marked else None, file)
@@ -320,26 +323,6 @@ def _values(columns: Sequence[Sequence[str]]) -> tuple[NDArray[np.float64], NDAr
         columns = list(zip(*fitting, strict=True))
     read = [numbers(column) for column in columns]
     return np.stack([values for values, _ in read], axis=1), wrong | np.any([bad for _, bad in read], axis=0)
-
-
-def _classes(folders: Iterable[Path]) -> tuple[list[str] | None, dict[str, str]]:
-    """The classes in order, and what a number in the table means; None and nothing without a list.
-
-    RetinaNet's classes.csv has a name and a number a line; classes.txt counts from 0.
-    """
-    file = first_file(folders, CLASS_FILES)
-    if file is None:
-        return None, {}
-    if file.suffix == ".txt":
-        names = read_names(file)
-        return names, {str(number): name for number, name in enumerate(names) if str(number) not in names}
-    pairs = [
-        [cell.strip() for cell in row] for piece in pieces(file, False) for row in zip(*piece.columns, strict=True)
-    ]
-    numbered = {int(pair[1]): pair[0] for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-    if len(numbered) < len(pairs) - 1 or not numbered:  # one for a heading
-        raise AnnotationError(f"{file}: a list of classes has a name and a different number on each line")
-    return [numbered[key] for key in sorted(numbered)], {str(key): name for key, name in numbered.items()}
 
 
 def _tell(file: Path, columns: Columns, shares: bool) -> None:

@@ -51,7 +51,6 @@ from detseg.data.polygons import FAR, SegmentsBuilder, can_be_drawn
 from detseg.files import write_atomically
 
 CHUNK = 8192  # annotations parsed at a time: a few MB of Python objects
-MOST_PIXELS = 2**31  # of a run-length mask; what claims more would fill the memory
 NO_BOX = (math.nan,) * 4
 
 
@@ -229,7 +228,7 @@ class _Objects:
             return self.segments.add_nothing()
         if isinstance(segmentation, CocoRle):
             (height, width), counts = segmentation.size, segmentation.counts
-            if height * width < MOST_PIXELS and is_mask(height, width, counts):
+            if is_mask(height, width, counts):
                 return self.segments.add_rle(height, width, counts)
             what = f"the run lengths do not fill the mask of {height} x {width} pixels"
             self._problem(a, what, "correct the mask; it is left out", "malformed-outline", "warning")

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.formats.assemble import known_size
 from detseg.data.formats.format import Format, Sources
 from detseg.data.formats.layout import beginning, files_by_split, split_of
 from detseg.data.formats.locate import PlaceImages, image_folders
-from detseg.data.formats.outlines import ellipse, turned_box
+from detseg.data.formats.outlines import MOST_CODED, MOST_PIXELS, ellipse, turned_box
 from detseg.data.formats.records import Fault, Item, Record, RunLengths, record_sources
 from detseg.data.formats.write import number, placed_names
 from detseg.data.formats.xml_stream import XmlHandler, stream_xml
@@ -126,7 +127,7 @@ class _Images(XmlHandler):
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if tag == "image":
             self._image, self._items, self._groups = attributes, [], {}
-            self._size = self._whole(attributes, "width", 0), self._whole(attributes, "height", 0)
+            self._size = known_size((self._whole(attributes, "width", 0), self._whole(attributes, "height", 0)))
             if not attributes.get("name"):
                 raise AnnotationError(f"{self._file}: line {self.line}: <image> has no name")
         elif tag == "track":
@@ -205,8 +206,10 @@ def _item(tag: str, a: dict[str, str], size: tuple[int, int]) -> Item:
 def read_mask(rle: str, left: int, top: int, width: int, height: int, size: tuple[int, int]) -> RunLengths:
     """CVAT's run lengths as COCO's: by rows in a window, beginning with what is outside; COCO's go by columns of all.
 
-    ValueError: they do not fill the window, or the size (width, height) of the image is not known.
+    ValueError: they do not fill the window, which is too large, or the size (width, height) of the image is unknown.
     """
+    if width * height > MOST_PIXELS or size[0] * size[1] > MOST_CODED:
+        raise ValueError(f"its mask is of {width} x {height} pixels in an image of {size[0]} x {size[1]}")
     runs = np.array([int(run) for run in rle.split(",")], np.int64)
     if (runs < 0).any() or width <= 0 or height <= 0 or runs.sum() != width * height:
         raise ValueError(f"the run lengths do not fill the mask of {width} x {height} pixels")

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from detseg.data.annotations import AnnotationError, Annotations
+from detseg.data.formats.assemble import known_size
 from detseg.data.formats.format import Sources
 from detseg.data.formats.layout import files_by_split
 from detseg.data.formats.locate import (
@@ -40,7 +41,6 @@ from detseg.reading import require_file
 log = logging.getLogger(__name__)
 
 CLASS_FILES = ("classes.txt", "labels.txt")
-MOST_PIXELS = 2**31 - 1
 # What values of another kind or range than expected raise, and codes that are none.
 ODD = (AttributeError, ArithmeticError, LookupError, TypeError, ValueError, OSError, zlib.error, binascii.Error)
 
@@ -210,9 +210,7 @@ def class_name(value: Any) -> str:
 def given_size(width: Any, height: Any) -> tuple[int, int]:
     """Width and height as a file gives them; zeros, to measure the image, for what is no size."""
     with suppress(*ODD):
-        sides = int(width), int(height)
-        if all(0 < side < MOST_PIXELS for side in sides):
-            return sides
+        return known_size((int(width), int(height)))
     return 0, 0
 
 

@@ -13,6 +13,7 @@ from detseg.data.formats.records import RunLengths
 from detseg.data.polygons import Segments, can_be_drawn
 
 POINTS = 64  # of an ellipse: of a radius of 100 pixels the polygon is at most 0.12 pixels inside
+MOST_CODED = 2**31  # pixels of a run-length mask
 MOST_PIXELS = 2**28  # of a mask: what is larger is damaged, or meant to fill the memory
 
 
@@ -60,7 +61,7 @@ def corners(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 
 def is_mask(height: int, width: int, counts: str | Sequence[int]) -> bool:
     """Whether run lengths, compressed or not, are those of a mask of that size."""
-    if height <= 0 or width <= 0:
+    if height <= 0 or width <= 0 or height * width > MOST_CODED:
         return False
     if not isinstance(counts, str):
         return min(counts, default=-1) >= 0 and sum(counts) == height * width

@@ -3,7 +3,7 @@
 import codecs
 import csv
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -17,10 +17,12 @@ from detseg.csv_text import read_cell
 from detseg.data.annotations import AnnotationError, Annotations, Category, Problem
 from detseg.data.formats.assemble import box_areas
 from detseg.data.formats.layout import beginning
+from detseg.data.formats.locate import first_file, read_names
 from detseg.data.formats.records import with_images
 from detseg.reading import require_file
 
 EXTENSIONS = (".csv", ".tsv")
+CLASS_FILES = ("classes.csv", "class_mapping.csv", "classes.txt", "labels.txt")
 MARKS = ",;\t|"
 PIECE = 512  # rows; many more at a time leave the cache and take four times as long
 NOTHING = ("", "nan", "none", "null", "na", "n/a")  # what programs write into a cell without a value
@@ -61,7 +63,7 @@ def pieces(file: Path, heading: bool) -> Iterator[Piece]:
         with _opened(file) as opened:
             reader = csv.reader(opened, delimiter=first_rows(file)[0], skipinitialspace=True)
             try:
-                width = len(next(filter(None, reader), ())) if heading else 0
+                width = len(_heading(reader)) if heading else 0
                 while read := list(islice(reader, PIECE)):
                     if rows := list(filter(None, read)):
                         width = width or len(rows[0])
@@ -88,8 +90,14 @@ def lines_of(file: Path, positions: set[int], heading: bool) -> dict[int, int]:
     """The lines on which the rows at positions of `pieces` end; for messages, it reads the file again."""
     with _opened(file) as opened:
         reader = csv.reader(opened, delimiter=first_rows(file)[0], skipinitialspace=True)
-        rows = enumerate(filter(None, reader), -int(heading))
-        return {position: reader.line_num for position, _ in rows if position in positions}
+        if heading:
+            _heading(reader)
+        return {position: reader.line_num for position, _ in enumerate(filter(None, reader)) if position in positions}
+
+
+def _heading(rows: Iterator[list[str]]) -> list[str]:
+    """The first row that has more than blanks, as `first_rows` finds it; rows go on after it."""
+    return next((row for row in rows if any(map(str.strip, row))), [])
 
 
 def _opened(file: Path) -> TextIO:
@@ -132,6 +140,39 @@ def _number(cell: str) -> tuple[float, bool]:
         return float(text.replace(",", ".")), False  # as a German spreadsheet writes it
     except ValueError:
         return float("nan"), text.lower() not in NOTHING
+
+
+def listed_classes(folders: Iterable[Path]) -> tuple[list[str] | None, dict[str, str]]:
+    """The classes in order, and what a number in the table means; None and nothing without a list.
+
+    RetinaNet's classes.csv has a name and a number a line; classes.txt counts from 0.
+    """
+    file = first_file(folders, CLASS_FILES)
+    if file is None:
+        return None, {}
+    if file.suffix == ".txt":
+        names = read_names(file)
+        return names, {str(number): name for number, name in enumerate(names) if str(number) not in names}
+    numbered = _numbered_classes(file)
+    return [numbered[key] for key in sorted(numbered)], {str(key): name for key, name in numbered.items()}
+
+
+def _numbered_classes(file: Path) -> dict[int, str]:
+    """Number -> class of a table with a class and its number on each line; AnnotationError with the line of another."""
+    numbered: dict[int, str] = {}
+    rows = [[cell.strip() for cell in row] for piece in pieces(file, False) for row in zip(*piece.columns, strict=True)]
+    for at, row in enumerate(rows):
+        if len(row) == 2 and row[1].isdecimal() and len(row[1]) < 19 and int(row[1]) not in numbered:
+            numbered[int(row[1])] = row[0]
+        elif at or len(rows) == 1:  # the first one may be a heading
+            line = lines_of(file, {at}, False)[at]
+            raise AnnotationError(
+                f"{file}: line {line}: a list of classes has a name and a different number on each line, of 18 digits "
+                f"at most, not {','.join(row)!r:.60}"
+            )
+    if not numbered:
+        raise AnnotationError(f"{file}: lists no classes; give each a line with its name and number")
+    return numbered
 
 
 class Numbered(dict[str, int]):

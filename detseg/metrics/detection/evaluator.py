@@ -74,7 +74,7 @@ class DetectionEvaluator(Evaluator):
             ValueError: something is missing or wrong; the message names the image. Nothing of this call is kept then.
         """
         rows, targets = list(predictions), None if targets is None else list(targets)
-        ids = _ids_of(targets or ()) if image_ids is None else whole_numbers(as_numpy(image_ids), "image_ids")
+        ids = _ids_of(targets or ()) if image_ids is None else whole_numbers(image_ids, "image_ids")
         for what, given in (("targets", targets), ("image ids", ids)):
             if given is not None and len(rows) != len(given):
                 raise ValueError(f"{len(rows)} predictions for {len(given)} {what}: give one for each image")

@@ -46,9 +46,9 @@ class Detections:
     def __post_init__(self) -> None:
         count = len(self.scores)
         for name, shape in {"image_ids": (), "category_ids": (), "boxes": (4,), "scores": ()}.items():
-            values = as_numpy(getattr(self, name))
+            values = getattr(self, name)
             whole = name in ("image_ids", "category_ids")
-            values = whole_numbers(values, f"Detections.{name}") if whole else np.asarray(values, np.float64)
+            values = whole_numbers(values, f"Detections.{name}") if whole else as_numpy(values).astype(np.float64)
             values = values if values.size else values.reshape(0, *shape)
             if values.shape != (count, *shape):
                 raise ValueError(
@@ -74,7 +74,7 @@ class Detections:
 
         Raises ValueError where a prediction is missing or at fault; the message names the image.
         """
-        ids, rows = whole_numbers(as_numpy(list(image_ids)), "image_ids"), list(predictions)
+        ids, rows = whole_numbers(list(image_ids), "image_ids"), list(predictions)
         if len(rows) != len(ids):
             raise ValueError(f"{len(rows)} predictions for {len(ids)} image ids: give one for each image")
         columns = prediction_columns(rows, ids, len(category_ids), masks=any("masks" in row for row in rows))

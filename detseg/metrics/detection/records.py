@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from detseg.box_formats import convert_boxes
 from detseg.data.coco_ids import TextIds
 from detseg.data.coco_json import as_polygons
 from detseg.data.run_lengths import RunLengths
+from detseg.metrics.arrays import as_numpy
+from detseg.reading import cause
 
 Label = Callable[[int], str]
 Rle = dict[str, Any]  # compressed COCO run lengths: {"size": [height, width], "counts": bytes or str}
@@ -51,17 +53,19 @@ def own_ids(items: Sequence[Any], place: str) -> tuple[NDArray[np.int64], TextId
     return read_ids(items, "id", place, texts), texts
 
 
-def whole_numbers(values: ArrayLike, place: str, key: str = "an id") -> NDArray[np.int64]:
-    """(n,) int64; 3.0 is whole, 3.5 and "3" are not."""
+def whole_numbers(values: Any, place: str, key: str = "an id") -> NDArray[np.int64]:
+    """(n,) int64 of a list, an array or a tensor; 3.0 is whole, 3.5 and "3" are not."""
     try:
-        array = np.asarray(values)
+        array = as_numpy(values)
     except ValueError:  # lists among the numbers
-        array = np.fromiter(values, object)  # type: ignore[arg-type]
-    if array.size == 0:
-        return np.zeros(array.shape[:1], dtype=np.int64)
-    if array.dtype.kind not in "iu":
-        for i, value in enumerate(array.tolist()):
-            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        array = np.fromiter(values, object)
+    if array.ndim == 0:
+        raise ValueError(f"{place} must be a list of whole numbers, got {values!r:.80}")
+    if len(array) == 0:
+        return np.zeros(0, dtype=np.int64)
+    if array.ndim > 1 or not np.can_cast(array.dtype, np.int64):
+        for i, value in enumerate(values if isinstance(values, list | tuple) else array.tolist()):
+            whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
             if not whole or abs(value) >= 2**63:
                 raise ValueError(f"{place}[{i}]: {key} must be a whole number, got {value!r:.80}")
     return array.astype(np.int64)
@@ -71,11 +75,14 @@ def read_numbers(values: Sequence[Any] | NDArray[Any], label: Label, key: str) -
     """(n,) finite float64."""
     try:
         array = np.asarray(values, dtype=np.float64)
+        right = array.ndim == 1
     except (TypeError, ValueError, OverflowError):
+        right = False
+    if not right:
         for i, value in enumerate(values):
             if not _is_float(value):
-                raise ValueError(f"{label(i)}: {key} must be a number, got {value!r:.80}") from None
-        raise
+                raise ValueError(f"{label(i)}: {key} must be a number, got {value!r:.80}")
+        raise ValueError(f"{label(0)}: {key} must be a number")
     stop_at(~np.isfinite(array), label, lambda i: f"{key} must be finite, got {array[i]}")
     return array
 
@@ -84,8 +91,8 @@ def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
     """(n, 4) xywh; `check_boxes` looks at the numbers."""
     rows = read_column(items, "bbox", label)
     try:
-        boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
-        right = len(boxes) == len(rows)
+        boxes = np.asarray(rows, dtype=np.float64) if len(rows) else np.zeros((0, 4))
+        right = boxes.shape == (len(rows), 4)
     except (TypeError, ValueError, OverflowError):
         right = False
     if not right:
@@ -99,6 +106,8 @@ def read_boxes(items: Sequence[Any], label: Label) -> NDArray[np.float64]:
 
 def _is_float(value: Any) -> bool:
     """Whether this is a number that float64 holds; Python's whole numbers have no end."""
+    if isinstance(value, np.integer | np.floating):
+        return True
     return isinstance(value, int | float) and not abs(value) > sys.float_info.max
 
 
@@ -195,23 +204,39 @@ def _mask(outline: Any, size: tuple[int, int], i: int, label: Label) -> Rle:
     height, width = size
     if not (height and width):
         stop("the size of its image is unknown, so its mask cannot be placed: give width and height")
+    if isinstance(outline, Mapping) and {"size", "counts"} <= outline.keys():
+        given = outline["size"]
+        if not isinstance(given, Sequence | np.ndarray) or list(given) != [height, width]:
+            stop(f"the mask is {given!r:.80} (height, width), its image [{height}, {width}]")
     try:
         if isinstance(outline, list):
             outline = as_polygons(outline)
             if not all(map(can_be_drawn, outline)):
                 raise ValueError(f"a polygon holds NaN, infinity or numbers beyond {FAR:,.0f}")
             rle = coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
-        elif isinstance(outline["counts"], list):
-            rle = coco_mask.frPyObjects(outline, *outline["size"])
-        elif isinstance(outline["counts"], str | bytes):
-            rle = {"size": list(outline["size"]), "counts": outline["counts"]}
         else:
-            raise TypeError(f"counts are {type(outline['counts']).__name__}")
+            rle = _compressed(outline)
     except Exception as error:  # pycocotools raises bare Exceptions
-        stop(f"segmentation is neither polygons nor COCO run lengths: {error!r}")
-    if list(rle["size"]) != [height, width]:
-        stop(f"the mask is {rle['size']} (height, width), its image [{height}, {width}]")
+        stop(f"segmentation is neither polygons nor COCO run lengths: {cause(error)}")
     return dict(rle)
+
+
+def _compressed(outline: Any) -> Rle:
+    """Run lengths of COCO, compressed if they are not."""
+    from pycocotools import mask as coco_mask
+
+    if not isinstance(outline, Mapping):
+        raise TypeError(f"it is {outline!r:.80}")
+    counts, size = outline["counts"], outline["size"]
+    if isinstance(counts, str | bytes):
+        return {"size": list(size), "counts": counts}
+    if not isinstance(counts, list):
+        raise TypeError(f"counts are {type(counts).__name__}")
+    odd = [count for count in counts if not (isinstance(count, int | np.integer) and 0 <= count <= MOST_PIXELS)]
+    if odd:
+        raise ValueError(f"counts must be whole numbers from 0 to 2^32, got {odd[0]!r:.80}")
+    rle: Rle = coco_mask.frPyObjects(outline, *size)
+    return rle
 
 
 def to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.metrics.arrays import as_numpy
 from detseg.metrics.detection.records import whole_numbers
 from detseg.metrics.evaluator import Evaluator, State
 from detseg.metrics.segmentation.boundary import boundary_counts
@@ -49,7 +48,7 @@ class SegmentationEvaluator(Evaluator):
         Raises:
             ValueError: something does not fit; the message names image and pixel. Nothing of this call is kept then.
         """
-        ids = whole_numbers(as_numpy(image_ids), "image_ids").tolist()
+        ids = whole_numbers(image_ids, "image_ids").tolist()
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(
                 f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} image ids: "

@@ -135,6 +135,13 @@ def test_lists_of_classes(folder, listing):
     assert [p.kind for p in validate(data)] == ["unknown-category"] and "'lily'" in data.read_problems[0].what
 
 
+@pytest.mark.parametrize("row", ["tulip,1" + "0" * 4400, "tulip,0", "tulip,x", "tulip"])
+def test_damaged_lists_of_classes_are_refused_by_line(folder, row):
+    (folder / "classes.csv").write_text(f"rose,0\n\n{row}\ndaisy,1\n")
+    with pytest.raises(AnnotationError, match=r"classes.csv: line 3: .* not 'tulip"):
+        read(folder, TABLES["RetinaNet"])
+
+
 def test_rows_that_are_no_objects_are_problems_with_their_lines(folder):
     rows = "a.png,64,48,rose,1,x,31,42\n\na.png,64,48,rose,1,,31,42\na.png,64,48,,1,2,31,42\na.png,1\n"
     rows += "b.png,64,48,rose,1,2,9,9\n"

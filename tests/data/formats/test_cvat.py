@@ -167,6 +167,20 @@ def test_damaged_shapes_are_problems_with_their_line(folder):
     assert "do not fill the mask of 3 x 3" in " ".join(told) and "the mask is empty" in told[-1]
 
 
+def test_sizes_that_no_image_has_are_measured(folder):
+    for width in (0, -5, 2**31, 2**32 - 1, 10**30):
+        data = read(folder, document(image(box()).replace('width="64"', f'width="{width}"')))
+        assert data.sizes.tolist() == [[64, 48]] and len(data) == 1, width
+
+
+def test_masks_of_images_too_large_are_problems_with_their_line(folder):
+    mask = '<mask label="rose" rle="0, 9" left="0" top="0" width="3" height="3"></mask>\n'
+    vast = mask.replace("0, 9", f"0, {10**12}").replace('"3"', '"1000000"')
+    for shapes, width in ((mask, 2**31 - 1), (vast, 64)):
+        data = read(folder, document(image(shapes).replace('width="64"', f'width="{width}"')))
+        assert [p.what for p in data.read_problems if "its mask is of" in p.what and p.what.startswith("line ")], width
+
+
 def test_subsets_keep_their_images_apart(tmp_path):
     """A project's folders are called as its subsets; images of several tasks may have one name."""
 

@@ -96,6 +96,14 @@ def test_splits_have_the_classes_of_all_files(folder):
     assert by_image(data["val"]) == {"c.png": [("tulip", False, [1, 2, 4, 6])]}
 
 
+def test_sizes_that_no_image_has(folder):
+    vast = annotation("mask", rle={"size": [10**6, 10**6], "counts": [10**6, 10**12 - 10**6]})
+    for side in (10**30, 2**32, -1):
+        data = read(folder, content(item(vast, image={"path": "a.png", "size": [side, 64]})))
+        assert data.sizes.tolist() == [[64, 48]], side
+        assert [p.kind for p in data.read_problems] == ["malformed-object"]
+
+
 def test_damaged_annotations_are_problems(folder):
     damaged = [
         annotation("bbox", bbox=[1, 2, 3]),

@@ -49,6 +49,12 @@ def test_training_and_testing_are_splits(folder):
     assert read_annotations(folder, "test").names == ("daisy", "rose")
 
 
+def test_sizes_that_no_image_has_are_measured(folder):
+    image = "<image file='photos/a.png' width='4294967296' height='48'>\n</image>"
+    (folder / "flowers.xml").write_text(document(image))
+    assert read_annotations(folder).sizes.tolist() == [[64, 48]]
+
+
 def test_damaged_files(folder):
     file = folder / "train.xml"
     file.write_text(

@@ -71,6 +71,9 @@ def test_damaged_rows_have_their_line(tmp_path):
     file.write_text(f"{V4}{ROSE}\n0a1,xclick,/m/07j7r,1,0,a,0,0.5,0,1,1,0,0\n0a1,x\n")
     data = read_annotations(tmp_path)
     assert [p.what.split(":")[0] for p in validate(data)] == ["line 3", "line 4"] and len(data.ids) == 1
+    file.write_text(" \n" + file.read_text())  # a line of blanks before the heading is none
+    data = read_annotations(tmp_path)
+    assert [p.what.split(":")[0] for p in validate(data)] == ["line 4", "line 5"] and len(data.ids) == 1
     file.write_text(f"{V4}{ROSE}\n,xclick,/m/07j7r,1,0,1,0,0.5,0,1,1,0,0\n")
     with pytest.raises(AnnotationError, match="line 3: there is no ImageID"):
         read_annotations(tmp_path)

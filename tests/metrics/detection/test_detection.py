@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -416,6 +417,17 @@ def test_bad_detections_are_named() -> None:
         ([GOOD | {"bbox": [60, 60, -20, 5]}], r"detections\[0\]: .*negative width or height.*xyxy"),
         ([GOOD | {"bbox": None}], r"detections\[0\]: bbox must be"),
         ([GOOD | {"image_id": "5"}], r"detections\[0\]: image_id must be a whole number, got '5'"),
+        ([GOOD | {"score": [0.9]}], r"detections\[0\]: score must be a number, got \[0.9\]"),
+        *[
+            ([GOOD | {key: value}], rf"detections\[0\]: {key} must be a whole number, got {re.escape(str(value))}")
+            for key in ("image_id", "category_id")
+            for value in ([5], [[5, 2]], [], 2**63)
+        ],
+        ([GOOD | {"bbox": [[1, 2], [3, 4]]}], r"detections\[0\]: bbox must be"),
+        (
+            [GOOD, {"image_id": "a"} | without(GOOD, "image_id")],
+            r"detections\[1\]: image_id must be a whole number, got 'a'",
+        ),
         ([GOOD | {"image_id": 5.5}], r"detections\[0\]: image_id must be a whole number, got 5.5"),
         ([GOOD, 3], r"detections\[1\] must be a dict, got 3"),
         ({"annotations": []}, r"detections must hold a list of COCO results .* got dict"),
@@ -443,6 +455,11 @@ def test_bad_ground_truth_is_named() -> None:
             r"annotations\[0\] \(id 3\) has no 'bbox'",
         ),
         (
+            {"annotations": [{"id": 3, "image_id": 5, "category_id": 2, "bbox": [1, 1, 5, 5], "area": [30]}]},
+            r"annotations\[0\] \(id 3\): area must be a number, got \[30\]",
+        ),
+        ({"images": [{"id": [5]}]}, r"images\[0\]: id must be a whole number, got \[5\]"),
+        (
             {"annotations": [{"id": 3, "image_id": 5, "category_id": 2, "bbox": [1, 1, 5, 5], "iscrowd": "yes"}]},
             r"annotations\[0\] \(id 3\): iscrowd must be 0 or 1, got 'yes'",
         ),
@@ -461,6 +478,9 @@ def test_bad_masks_are_named() -> None:
         (None, r"detections\[0\]: no 'segmentation'"),
         ([[1, 2]], r"detections\[0\]: segmentation is neither polygons nor"),
         ({"size": [4, 4]}, r"detections\[0\]: segmentation is neither polygons nor"),
+        ("text", r"detections\[0\]: segmentation is neither polygons nor .*: it is 'text'"),
+        ({"size": 4, "counts": [16]}, r"detections\[0\]: the mask is 4 .*its image \[200, 200\]"),
+        ({"size": [200, 200], "counts": [81, -1]}, "counts must be whole numbers from 0 to 2.32, got -1$"),
         ([[1, 2, math.nan, 4, 5, 6]], r"detections\[0\]: .* holds NaN"),
         ([[1, 2, 1e12, 4, 5, 6]], r"detections\[0\]: .* numbers beyond 1,000,000"),
         ({"size": [4, 4], "counts": [16]}, r"detections\[0\]: the mask is \[4, 4\] .*its image \[200, 200\]"),

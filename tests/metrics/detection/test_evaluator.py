@@ -404,3 +404,14 @@ def test_numbers_that_no_float_holds_are_named() -> None:
         ):
             with pytest.raises(ValueError, match=r"image 1: the prediction, entry 0: .* must be a number"):
                 take(row)
+
+
+def test_lists_in_place_of_ids_are_named() -> None:
+    row = {"boxes": [[0, 0, 9, 9]], "scores": [0.5], "labels": [0]}
+    for ids in ([[1]], np.array([[1]]), [[]], [[1, 2]], [[1], [2, 3]]):
+        with pytest.raises(ValueError, match=r"image_ids\[0\]: an id must be a whole number, got "):
+            Detections.from_predictions([row], ids, [1])
+    with pytest.raises(ValueError, match=r"Detections.image_ids\[0\]: an id must be a whole number, got \[1\]"):
+        Detections([[1]], [1], [[0, 0, 9, 9]], [0.5])
+    with pytest.raises(ValueError, match="image_ids must be a list of whole numbers, got 1"):
+        Detections(1, [1], [[0, 0, 9, 9]], [0.5])
