@@ -86,16 +86,13 @@ def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def replacing_all(path: Path) -> Iterator[Path]:
-    """As `replacing`, for libraries that write several files of one name and other endings beside each other.
-
-    They are given a path that any library takes, with the ending of `path`.
-    """
+    """As `replacing`, for libraries that write several files of one name and other endings beside each other."""
     make_folder(path.parent)
     with _named(path):
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".detseg-"))
     try:
-        with _named(path, folder), for_libraries(folder) as name:
-            yield Path(name, f"model{path.suffix}")
+        with _named(path, folder):
+            yield folder / f"model{path.suffix}"
         for file in folder.iterdir():
             with replacing(path if file.suffix == path.suffix else path.with_suffix(file.suffix)) as temporary:
                 file.replace(temporary)
@@ -186,6 +183,14 @@ def safe_name(text: str) -> str:
     if _RESERVED.match(name):
         name = f"_{name}"
     return name
+
+
+def require_text(path: Path) -> None:
+    """Raise ValueError for a path that is no UTF-8, where libraries read more than the one file and want text."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no UTF-8, which engines want; rename it, or give a link to its folder") from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detseg.files import make_folder, replacing_all
+from detseg.files import make_folder, replacing_all, require_text
 from detseg.predict import Predictor, load
 from detseg.registry import Registry
 
@@ -67,6 +67,7 @@ def export(run: str | Path, format: str, output: str | Path | None = None, **opt
         raise ValueError(f"{format} has no option {unknown[0]}; it has {', '.join(sorted(exporter.options)) or 'none'}")
     predictor: Predictor = load(run)
     path = Path(run, f"model.{exporter.ending}") if output is None else Path(output)
+    require_text(path)
     make_folder(path.parent)
     try:
         with replacing_all(path) as temporary:

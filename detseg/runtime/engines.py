@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.described import Categories, Channels, Count, Objects, Size
+from detseg.files import require_text
 from detseg.json_text import as_declared, parse_json
 from detseg.reading import FileError
 from detseg.runtime.torchscript_file import check_torchscript
@@ -146,6 +147,7 @@ def open_engine(path: str | Path, threads: int | None = None, *, exact: bool = F
         raise ValueError(f"{path}: exported models end in {', '.join(ENGINES)}")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
+    require_text(path)
     try:
         return kind.open(path, threads, exact=exact)
     except ImportError as error:

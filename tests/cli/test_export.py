@@ -1,6 +1,8 @@
 """`detseg export`: a file, its measurement, its predictions on the command line; what is refused."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +80,16 @@ def test_what_is_refused(run, exported, small, tmp_path, capsys):
     ):
         assert main(words) == 1, words
         assert message in capsys.readouterr().err
+
+
+def test_folders_whose_names_are_no_text_are_refused_before_the_work(run, exported, small, tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = shutil.copy(exported, folder / exported.name)
+    assert main(["export", str(run.folder), "--format", "torchscript", "--output", str(folder / "m.torchscript")]) == 1
+    assert main(["predict", str(path), str(small / "images")]) == 1
+    assert capsys.readouterr().err.count("is no UTF-8, which engines want; rename it") == 2
+    assert [file.name for file in folder.iterdir()] == [exported.name]
 
 
 def test_differences_of_detections():
