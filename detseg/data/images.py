@@ -20,7 +20,7 @@ from detseg.data.claims import chunks_fit, decode_opencv, too_short
 from detseg.data.headers import ORIENTATION, header_size
 from detseg.data.shard_members import place_of, read_content
 from detseg.files import WriteError, write_atomically
-from detseg.reading import FileError, cause, reading, require_file
+from detseg.reading import FileError, cause, in_memory, reading, require_file
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT, BITS = 256, 257, 258  # TIFF tags: the size, and the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
+MAX_BYTES = 8 * MAX_PIXELS  # of a JPEG or PNG file: four channels of 16 bits, not compressed
 HEIC = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
 PROGRAMS = ("EPS",)  # formats that Pillow hands to another program, which runs what is in them (Ghostscript)
@@ -181,11 +182,20 @@ def inspect_image(path: str | Path) -> ImageInfo:
     if place_of(path) is not None:
         return inspect_content(read_content(path), path)
     header = read_header(path, path)
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        whole = _has_end_mark(data)
-    if not whole:
+    if not _is_whole(path):
         read_image(path, header.bands or 3)
     return header
+
+
+def _is_whole(path: str | Path) -> bool:
+    if Path(path).stat().st_size > MAX_BYTES:
+        return False
+    with (
+        in_memory(path),
+        Path(path).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _has_end_mark(data)
 
 
 def inspect_content(data: bytes, path: str | Path) -> ImageInfo:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detseg.data.shard_cache import shard_cache
 from detseg.data.tar_shards import Member, address_of, is_address
-from detseg.reading import FileError, cause, kind_of_special, reading, require_file
+from detseg.reading import FileError, cause, content_of, kind_of_special, reading
 
 _PATH = re.compile(r"(.+\.tar)#(\d{1,18})\+(\d{1,18})\+([0-9a-f]{16})/(.+)", re.DOTALL)
 _SHARD = re.compile(r"(.+\.tar)#\d+\+\d+\+[0-9a-f]{16}/", re.DOTALL)
@@ -65,7 +65,7 @@ def read_content(path: str | Path) -> bytes:
     """
     place = place_of(path)
     if place is None:
-        return require_file(Path(path)).read_bytes()
+        return content_of(path)
     with reading(path):
         content = _content(place)
     if content_mark(content) != place.digest:
