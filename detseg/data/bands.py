@@ -66,7 +66,8 @@ def _by_tifffile(data: bytes, path: str | Path) -> NDArray[Any]:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
-            if lacking := too_short("TIFF", 1, series.size, len(data)):
+            width = max(1, file.pages.first.imagewidth)
+            if lacking := too_short("TIFF", width, series.size // width, len(data)):  # the bands beneath each other
                 raise ValueError(lacking)
             pixels, axes = series.asarray(), series.axes.replace("S", "C").replace("Q", "C").replace("I", "C")
     except Exception as error:  # it raises many kinds, of struct, zlib and its own
