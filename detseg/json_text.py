@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from detseg.reading import FileError, cause, require_file
+from detseg.reading import FileError, cause, in_memory, require_file
 
 GZIP = b"\x1f\x8b"
 # OverflowError: a whole number has more than 64 bits. RecursionError: brackets nested by the thousand.
@@ -34,9 +34,10 @@ def read_buffer(path: Path) -> bytearray:
 
 def _read(path: Path, read: Callable[[Path], B]) -> B:
     try:
-        content = read(require_file(path))
-        if content.startswith(GZIP):
-            content = type(content)(gzip.decompress(content))
+        with in_memory(require_file(path)):
+            content = read(path)
+            if content.startswith(GZIP):
+                content = type(content)(gzip.decompress(content))
     except (OSError, EOFError, zlib.error) as error:
         raise FileError(f"{path}: cannot be read: {cause(error)}") from error
     mark = b"\xef\xbb\xbf"

@@ -1,5 +1,6 @@
 """The door that files of others come through: whatever is wrong with one becomes one message that names it."""
 
+import errno
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,3 +71,26 @@ def require_file(path: T) -> T:
     if special := kind_of_special(path):
         raise FileError(f"{path}: is {special} and no file; write what it gives to a file")
     return path
+
+
+@contextmanager
+def in_memory(path: str | Path) -> Iterator[None]:
+    """Turn a lack of memory for a file's content inside into a `FileError` with the file's size."""
+    try:
+        yield
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
+        what = f"of {Path(path).stat().st_size:,} bytes, for which there is not enough memory"
+        raise FileError(f"{path}: is a file {what}; is it the right one, and whole?") from error
+
+
+def content_of(path: str | Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileError: it is no file, or memory is too small for it.
+        OSError: it cannot be read.
+    """
+    with in_memory(require_file(path)):
+        return Path(path).read_bytes()

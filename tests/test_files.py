@@ -6,7 +6,11 @@ import socket
 import stat
 
 import pytest
+from PIL import Image
 
+from detseg.data.formats.locate import read_text
+from detseg.data.images import inspect_image, read_image
+from detseg.data.shard_members import read_content
 from detseg.files import (
     LONGEST,
     WriteError,
@@ -19,7 +23,8 @@ from detseg.files import (
     safe_name,
     write_atomically,
 )
-from detseg.reading import FileError, kind_of_special, require_file
+from detseg.json_text import read_buffer, read_bytes
+from detseg.reading import FileError, content_of, kind_of_special, require_file
 
 
 def left(folder):
@@ -113,6 +118,29 @@ def test_files_folders_and_nothing_are_not_special(tmp_path):
         assert kind_of_special(path) == "" and require_file(path) == path
     write_atomically(tmp_path / "link", "")
     assert (tmp_path / "link").is_file(), "and replaced where something is written"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_files_that_no_memory_holds_are_named_with_their_size(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    path = tmp_path / "photo.gif"
+    Image.new("L", (8, 8)).save(path)
+    size = path.stat().st_size
+    for name in ("read_bytes", "read_text"):
+        monkeypatch.setattr(f"pathlib.Path.{name}", fail)
+    monkeypatch.setattr("detseg.json_text._whole_file", fail)
+    for read in (content_of, read_content, read_image, inspect_image, read_bytes, read_buffer, read_text):
+        with pytest.raises(FileError, match=rf"photo\.gif: is a file of {size} bytes, for which there is not enough"):
+            read(path)
+
+
+def test_only_as_much_of_an_image_file_is_searched_as_an_image_has(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr("detseg.data.images.MAX_BYTES", 10)
+    monkeypatch.setattr("detseg.data.images._has_end_mark", lambda data: isinstance(data, bytes) or pytest.fail())
+    assert inspect_image(tmp_path / "a.jpg").size == (8, 8)
 
 
 def test_a_full_disk_names_the_file(tmp_path):

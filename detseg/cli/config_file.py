@@ -16,6 +16,7 @@ from detseg.reading import FileError, reading
 ON, OFF, NOTHING = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~")
 # Of the settings of a run those that another run has of its own.
 OF_ONE_RUN = ("output",)
+LONGEST = 10_000  # letters of a value: longer than any path or list of numbers, and still taken apart at once
 Value = str | bool | int | float | None
 
 
@@ -129,6 +130,8 @@ def _unknown(key: str, names: Mapping[str, str], kind: type[Any]) -> str:
 def _words(name: str, value: Any, hint: Any, default: Any) -> list[str]:
     """What is typed for one option with a value."""
     flag, kinds = option(name), get_args(hint) or (hint,)
+    if isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(f"{flag[2:]}: has {len(value)} letters, and no value has more than {LONGEST}; correct it")
     if value is None or (isinstance(value, str) and value.lower() in NOTHING):
         if type(None) not in kinds:
             raise ValueError(f"{flag[2:]} has no value")

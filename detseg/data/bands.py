@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.reading import FileError, reading
+from detseg.data.claims import decode_opencv, too_short
+from detseg.reading import FileError
 
 
 def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uint8]:
@@ -48,8 +49,7 @@ def decode_bands(data: bytes, path: str | Path, channels: int) -> NDArray[np.uin
 def _by_opencv(data: bytes, path: str | Path) -> NDArray[Any]:
     """(H, W) or (H, W, C), as stored."""
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    with reading(path):
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    pixels = decode_opencv(data, flags)
     if pixels is None:
         raise FileError(f"{path}: not a readable image; is it damaged?")
     if pixels.ndim == 3 and pixels.shape[2] >= 3:  # OpenCV gives blue first
@@ -66,6 +66,9 @@ def _by_tifffile(data: bytes, path: str | Path) -> NDArray[Any]:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
+            width = max(1, file.pages.first.imagewidth)
+            if lacking := too_short("TIFF", width, series.size // width, len(data)):  # the bands beneath each other
+                raise ValueError(lacking)
             pixels, axes = series.asarray(), series.axes.replace("S", "C").replace("Q", "C").replace("I", "C")
     except Exception as error:  # it raises many kinds, of struct, zlib and its own
         raise FileError(f"{path}: not a readable TIFF file of bands: {error}") from error

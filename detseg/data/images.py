@@ -4,6 +4,7 @@ import io
 import logging
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +14,13 @@ import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+from detseg.data.claims import chunks_fit, decode_opencv, too_short
 from detseg.data.headers import ORIENTATION, header_size
 from detseg.data.shard_members import place_of, read_content
 from detseg.files import WriteError, write_atomically
-from detseg.reading import FileError, cause, require_file
+from detseg.reading import FileError, cause, in_memory, reading, require_file
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT, BITS = 256, 257, 258  # TIFF tags: the size, and the bits of each band
 MAX_PIXELS = 2**30  # as many as OpenCV decodes
-PNG_PIXELS = 8 * 1032  # in a byte of a file: deflate makes 1032 bytes one, and 8 pixels of 1 bit may be in one
+MAX_BYTES = 8 * MAX_PIXELS  # of a JPEG or PNG file: four channels of 16 bits, not compressed
 HEIC = (".heic", ".heif", ".hif")
 HEIC_READERS = ("pi_heif", "pillow_heif")  # either reads HEIC, through Pillow; the second one's wheels hold GPL code
 PROGRAMS = ("EPS",)  # formats that Pillow hands to another program, which runs what is in them (Ghostscript)
@@ -81,14 +82,16 @@ def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(too_large)
-    if isinstance(image, PngImageFile) and image.width * image.height > PNG_PIXELS * _length(image.fp):
+    if lacking := too_short(image.format, image.width, image.height, _length(source)):
         image.close()
-        raise ValueError(f"its header says {image.width} x {image.height} pixels, and the file is too short for them")
+        raise ValueError(lacking)
     return image
 
 
-def _length(file: Any) -> int:
-    """Bytes of an open file."""
+def _length(file: str | Path | BinaryIO) -> int:
+    """Bytes of a file, which may be open."""
+    if isinstance(file, (str, Path)):
+        return Path(file).stat().st_size
     place = file.tell()
     length = file.seek(0, io.SEEK_END)
     file.seek(place)
@@ -120,8 +123,10 @@ def decode_image(data: bytes, path: str | Path, channels: int = 3) -> Image:
     if channels != 3:
         from detseg.data.bands import decode_bands
 
+        with reading(path), suppress(PIL.UnidentifiedImageError):  # of bands that Pillow does not know
+            open_image(io.BytesIO(data)).close()
         return decode_bands(data, path, channels)
-    header = _header(data, path)
+    header = read_header(data, path)
     if header.frames > 1:
         _warn_of_frames(header.frames, path)
     if header.bands:
@@ -151,9 +156,9 @@ def read_sized_image(path: str | Path, size: Sequence[int], channels: int = 3) -
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the image as `read_image` returns it, from the file's header only; or ValueError."""
     if place_of(path) is not None:
-        return _header(read_content(path), path).size
+        return read_header(read_content(path), path).size
     size = header_size(path)
-    return size if size is not None and size[0] * size[1] <= MAX_PIXELS else _header(path, path).size
+    return size if size is not None and size[0] * size[1] <= MAX_PIXELS else read_header(path, path).size
 
 
 class ImageInfo(NamedTuple):
@@ -176,23 +181,33 @@ def inspect_image(path: str | Path) -> ImageInfo:
     """Check, as `read_image`, that a file is a whole image, but do not decode JPEG and PNG files with an end mark."""
     if place_of(path) is not None:
         return inspect_content(read_content(path), path)
-    header = _header(path, path)
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        whole = _has_end_mark(data)
-    if not whole:
+    header = read_header(path, path)
+    if not _is_whole(path):
         read_image(path, header.bands or 3)
     return header
 
 
+def _is_whole(path: str | Path) -> bool:
+    if Path(path).stat().st_size > MAX_BYTES:
+        return False
+    with (
+        in_memory(path),
+        Path(path).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _has_end_mark(data)
+
+
 def inspect_content(data: bytes, path: str | Path) -> ImageInfo:
     """As `inspect_image`, of the content of a file; `path` is what messages call it."""
-    header = _header(data, path)
+    header = read_header(data, path)
     if not _has_end_mark(data):
         decode_image(data, path, header.bands or 3)
     return header
 
 
-def _header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
+def read_header(source: bytes | str | Path, path: str | Path) -> ImageInfo:
+    """What the header of a file or its content says; raises FileError, where it claims too much too."""
     try:
         with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             transparent = image.has_transparency_data
@@ -235,7 +250,7 @@ def _has_end_mark(data: bytes | mmap.mmap) -> bool:
     """Whether a JPEG or PNG file has its end mark. False for other formats: only decoding tells."""
     if data[:2] == b"\xff\xd8":
         return data.rfind(b"\xff\xd9", _scan_start(data)) >= 0
-    return data[:4] == b"\x89PNG" and b"IEND" in data[-4096:]
+    return data[:4] == b"\x89PNG" and b"IEND" in data[-4096:] and chunks_fit(data)
 
 
 def _scan_start(data: bytes | mmap.mmap) -> int:
@@ -250,10 +265,7 @@ def _scan_start(data: bytes | mmap.mmap) -> int:
 
 def _decode(data: bytes, path: str | Path) -> NDArray[Any]:
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # of headers with sizes that no image has
-        pixels = None
+    pixels = decode_opencv(data, flags)
     if pixels is None:
         return _decode_strictly(data, path)
     if pixels.ndim == 3:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from detseg.data.shard_cache import shard_cache
 from detseg.data.tar_shards import Member, address_of, is_address
-from detseg.reading import FileError, reading, require_file
+from detseg.reading import FileError, cause, content_of, kind_of_special, reading
 
-_PATH = re.compile(r"(.+\.tar)#(\d+)\+(\d+)\+([0-9a-f]{16})/(.+)", re.DOTALL)
+_PATH = re.compile(r"(.+\.tar)#(\d{1,18})\+(\d{1,18})\+([0-9a-f]{16})/(.+)", re.DOTALL)
 _SHARD = re.compile(r"(.+\.tar)#\d+\+\d+\+[0-9a-f]{16}/", re.DOTALL)
 
 
@@ -65,7 +65,7 @@ def read_content(path: str | Path) -> bytes:
     """
     place = place_of(path)
     if place is None:
-        return require_file(Path(path)).read_bytes()
+        return content_of(path)
     with reading(path):
         content = _content(place)
     if content_mark(content) != place.digest:
@@ -73,7 +73,23 @@ def read_content(path: str | Path) -> bytes:
     return content
 
 
+def lacking_member(place: Place) -> str:
+    """Why a shard of this machine has no such member, from the shard's length; "" if it may have, or is far away."""
+    if is_address(place.shard):
+        return ""
+    if special := kind_of_special(place.shard):
+        return f"its shard {place.shard} is {special} and no file"
+    try:
+        length = Path(place.shard).stat().st_size
+    except (OSError, ValueError) as error:  # ValueError: of a path with a zero byte
+        return f"its shard {place.shard} cannot be read: {cause(error)}"
+    ends = f"its shard {place.shard} ends before it, so it is no longer what it was"
+    return ends if place.offset + place.size > length else ""
+
+
 def _content(place: Place) -> bytes:
+    if lacking := lacking_member(place):
+        raise ValueError(lacking)
     if not is_address(place.shard):
         with Path(place.shard).open("rb") as file:
             file.seek(place.offset)

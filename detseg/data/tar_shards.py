@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
-from detseg.reading import FileError, reading, require_file
+from detseg.reading import FileError, content_of, reading, require_file
 
 T = TypeVar("T")
 
@@ -241,7 +241,7 @@ def _found(path: str) -> list[str]:
         return sorted(glob.glob(path))  # noqa: PTH207 (an absolute pattern)
     if Path(path).is_dir():
         return sorted(map(str, Path(path).glob("*.tar")))
-    return _listed(path, require_file(Path(path)).read_bytes()) if _is_list(path) else [path]
+    return _listed(path, content_of(path)) if _is_list(path) else [path]
 
 
 def _remote(path: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from detseg.reading import FileError, reading, require_file
+from detseg.reading import FileError, content_of, reading
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp",
@@ -64,7 +64,7 @@ def read_list(path: Path) -> list[str]:
     file without sources, or that is no text.
     """
     try:
-        lines = [line.strip() for line in require_file(path).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in content_of(path).decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: a list of sources must be text in UTF-8, one source in a line") from error
     with reading(path, "write a source in each line"):

@@ -5,7 +5,7 @@ import io
 import math
 from pathlib import Path
 
-from detseg.reading import FileError, reading, require_file
+from detseg.reading import FileError, content_of, reading
 
 REMEDY = "correct it there, or delete the file: it is for people, and a run goes on without it"
 
@@ -20,7 +20,7 @@ def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]], list[int]
     """
     rows, lines = [], []
     with reading(path, REMEDY):
-        content = require_file(path).read_bytes()
+        content = content_of(path)
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -170,6 +170,7 @@ def test_files_that_are_not_there_or_two(file, tmp_path):
         ({"strides": [8, "x"]}, "strides: [1]: Expected `int`, got `str`"),
         ({"strides": [8, [16]]}, "strides: [1]: Expected `bool | int | float | str | null`, got `array`"),
         ({"freeze": "some"}, "freeze: Invalid enum value 'some'"),
+        ({"strides": "8 " * 6000}, "strides: has 12000 letters, and no value has more than 10000"),
         ({"data": "a\0b"}, "data: a path has no zero bytes"),
         ({"task": ["detector"]}, "holds the options of"),
         ({"task": "detector", "model": ["yolo"]}, "model: Expected `str | null`"),

@@ -1,6 +1,7 @@
 """Images of one channel and of many bands, from the file to the drawing."""
 
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -123,3 +124,19 @@ def test_a_detector_learns_from_five_bands(tmp_path, capsys):
     assert cv2.imread(str(next((tmp_path / "out").glob("*.jpg")))).shape == (72, 96, 3)
     assert main(["evaluate", "--predictions", str(run)]) == 0
     assert "mAP" in capsys.readouterr().out
+
+
+def test_bands_that_a_file_is_too_short_for_take_no_memory(tmp_path, monkeypatch):
+    path = tmp_path / "bands.tif"
+    tifffile.imwrite(path, np.zeros((5, 12, 16), np.uint8), photometric="minisblack", planarconfig="separate")
+    content = path.read_bytes()
+    for tag, side in ((256, 16), (257, 12)):
+        for kind in (3, 4):
+            entry = struct.pack("<HHI", tag, kind, 1)
+            content = content.replace(entry + struct.pack("<I", side), entry + struct.pack("<I", 30_000))
+    path.write_bytes(content)
+    monkeypatch.setattr("tifffile.TiffPageSeries.asarray", lambda *_: pytest.fail("it is decoded"))
+    with pytest.raises(
+        ValueError, match=r"bands\.tif: not a readable TIFF file of bands: .* 30000 x 150000 pixels, .* too short"
+    ):
+        read_image(path, channels=5)

@@ -1,6 +1,8 @@
 import io
 import struct
 import warnings
+from contextlib import suppress
+from functools import partial
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from detseg.data import images
+from detseg.data.checks.looks import read_looks
 from detseg.data.images import ORIENTATION, image_size, inspect_image, read_image
 from detseg.data.index_png import read_index_image
 from tests.cases import case
@@ -192,6 +195,67 @@ def test_png_files_too_short_for_their_pixels_take_no_memory(tmp_path):
     for function in (read_image, inspect_image, read_index_image):
         with pytest.raises(ValueError, match=r"mask\.png: .*16 x 16776972 pixels, and the file is too short for them"):
             function(path)
+
+
+def claiming(path, kind, **options):
+    """A small image whose header says 30000 x 30000."""
+    Image.new("L", (16, 12)).save(path, kind, **options)
+    content, side = bytearray(path.read_bytes()), 30_000
+    if kind == "GIF":
+        content[6:10] = struct.pack("<HH", side, side)
+    elif kind == "JPEG":
+        place = content.index(b"\xff\xc0") + 5
+        content[place : place + 4] = struct.pack(">HH", side, side)
+    else:  # BMP in run lengths, which end at once
+        content[18:34] = struct.pack("<IIHHI", side, side, 1, 8, 1)
+        content[1078:] = b"\0\1"
+    path.write_bytes(content)
+    return path
+
+
+def test_files_too_short_for_what_they_claim_take_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("it is decoded"))
+    for kind in ("GIF", "JPEG", "BMP"):
+        path = claiming(tmp_path / "photo", kind)
+        for read in (read_image, inspect_image, partial(read_image, channels=1), partial(read_image, channels=4)):
+            with case(kind), pytest.raises(ValueError, match=r"photo: .*30000 x 30000 pixels, and the file is too"):
+                read(path)
+        assert not read_looks([str(path)]).readable.any()
+
+
+def test_blank_images_are_not_taken_for_too_short(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("detseg.data.claims.MANY", 0)
+    folder, blank = tmp_path_factory.mktemp("case"), np.zeros((1500, 1500, 3), np.uint8)
+    ways = [
+        *(("jpg", {"quality": 1, "progressive": progressive}) for progressive in (False, True)),
+        *(("tif", {"compression": way}) for way in ("tiff_lzw", "packbits", "tiff_adobe_deflate")),
+        *((kind, {}) for kind in ("gif", "bmp", "png", "jp2", "tga")),
+        ("webp", {"lossless": True}),
+    ]
+    for number, (kind, options) in enumerate(ways):
+        with case(kind, options):
+            path = save(folder / f"{number}.{kind}", blank, mode="L", **options)
+            assert read_image(path).shape == blank.shape
+            cv2.imwrite(str(path), blank) if kind not in ("gif", "tga") else None
+            assert read_image(path).shape == blank.shape
+
+
+def test_png_chunks_that_claim_more_than_the_file_take_no_memory(tmp_path, monkeypatch):
+    whole = save(tmp_path / "a.png", np.full((12, 16, 3), 7, np.uint8)).read_bytes()
+    for tail in (b"", b"x" * 5000):  # after the end
+        (tmp_path / "a.png").write_bytes(whole + tail)
+        assert (read_image(tmp_path / "a.png") == 7).all()
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("it is decoded"))
+    length, coded = struct.pack(">I", 2**31 - 1), whole.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(whole[: coded - 4] + length + whole[coded:])
+    for read in (read_image, partial(read_image, channels=1), lambda path: read_looks([str(path)])):
+        with suppress(ValueError):
+            read(tmp_path / "a.png")
+    for name in (b"IDAT", b"tEXt", b"zzZz"):
+        (tmp_path / "a.png").write_bytes(whole[:-12] + length + name + whole[-12:])
+        for read in (read_image, inspect_image, partial(read_image, channels=1)):
+            with case(name, read), pytest.raises(ValueError, match=r"a\.png: not a readable image"):
+                read(tmp_path / "a.png")
 
 
 def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Images in shards by path: the same as from files, and noticed when the shard changes."""
 
 import io
+import os
 from pathlib import Path
 
 import fsspec
@@ -67,6 +68,16 @@ def test_a_shard_that_has_changed_is_noticed(pictures, tmp_path, change):
         read_content(paths[0])
     with pytest.raises(ValueError, match=r"s\.tar"):
         read_image(paths[0])
+
+
+def test_members_of_what_is_no_file_or_of_no_file_s_length_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "zeros.tar").symlink_to("/dev/zero")
+    (tmp_path / "short.tar").write_bytes(b"x" * 10)
+    for name, what in (("pipe", "a pipe"), ("zeros", "a device"), ("short", "ends before it")):
+        with pytest.raises(FileError, match=rf"{name}\.tar.* {what}"):
+            read_content(f"{tmp_path}/{name}.tar#0+{10**17}+0123456789abcdef/x.png")
+    assert place_of(f"a.tar#{'1' * 5000}+1+0123456789abcdef/x.png") is None
 
 
 def test_of_a_remote_shard_that_was_written_anew_the_old_copy_is_dropped(pictures, tmp_path, monkeypatch):

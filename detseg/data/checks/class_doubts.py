@@ -13,6 +13,7 @@ from detseg.data.checks.doubts import Doubt, Kind
 FEW = 10  # examples
 IMBALANCE = 100
 TYPO_LENGTH = 6  # letters of names from which one letter more, less or other is no other word
+TYPO_LONGEST = 100  # letters; shortened by each of theirs, longer names take memory by the square of their length
 TYPO_RATIO = 5  # the right name is used so many times as often
 
 KINDS = {
@@ -113,7 +114,7 @@ def _folded(name: str) -> str:
 
 def _shortened(word: str) -> set[str]:
     """The word without any one of its letters; two words with one of these in common differ by one letter."""
-    return {word[:k] + word[k + 1 :] for k in range(len(word))} if len(word) >= TYPO_LENGTH else set()
+    return {word[:k] + word[k + 1 :] for k in range(len(word))} if TYPO_LENGTH <= len(word) <= TYPO_LONGEST else set()
 
 
 def _typo(one: str, other: str) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ from detseg.data.checks.problems import Problem, Severity
 from detseg.data.formats.find_images import FolderCache, nearby_image
 from detseg.data.images import ImageInfo, inspect_image
 from detseg.data.pack.file import file_digest, image_digests
-from detseg.data.shard_members import content_size, new_mark, place_of
+from detseg.data.shard_members import content_size, lacking_member, new_mark, place_of
 from detseg.reading import require_file
 
 SAMPLE = 4096  # bytes read from both ends of files of equal size before they are compared whole
@@ -34,9 +34,10 @@ def image_problem(
 
 def name_problems(data: ImageSet, noun: str) -> Iterator[Problem]:
     """Names of categories that are used twice."""
-    names = list(data.names)
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        what = f"{names.count(name)} {noun} are named {name!r}"
+    for name, times in sorted(Counter(data.names).items()):
+        if times == 1:
+            continue
+        what = f"{times} {noun} are named {name!r}"
         yield Problem(data.source, "", None, what, "give each its own name", "warning", "category")
 
 
@@ -75,7 +76,7 @@ def repeated_paths(data: ImageSet) -> list[int]:
 def image_problems(a: ImageSet) -> Iterator[Problem]:
     """Images that are missing or damaged, or whose size is not the one in the annotation file.
 
-    Those in shards are checked when these are read first.
+    Those in shards are checked when these are read first; here, that the shards are there and long enough.
     """
     if a.pack is not None:  # checked when they were packed
         return
@@ -85,7 +86,7 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
             continue
         if isinstance(found, ImageInfo):
             yield from size_problems(a, image, found)
-        elif not os.path.isfile(a.paths[image]):  # noqa: PTH113 - pathlib raises for names that are too long
+        elif not place_of(a.paths[image]) and not os.path.isfile(a.paths[image]):  # noqa: PTH113 - pathlib raises for names that are too long
             folder = "name the folder (--images, or --source-images of convert, split and show) unless YOLO names it"
             remedy = f"put it there, {folder}, or remove the entry"
             there = nearby_image(str(a.paths[image]), listed)
@@ -97,7 +98,8 @@ def image_problems(a: ImageSet) -> Iterator[Problem]:
 
 def _inspect(path: str) -> ImageInfo | str | None:
     try:
-        return None if place_of(path) else inspect_image(path)
+        place = place_of(path)
+        return inspect_image(path) if place is None else lacking_member(place) or None
     except (ValueError, OSError) as error:
         return str(error).removeprefix(f"{path}: ")
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.base import Track
+from detseg.data.claims import decode_opencv
 from detseg.data.crops import map_images
-from detseg.data.images import read_image
+from detseg.data.images import read_header, read_image
 from detseg.data.shard_members import read_content
 
 SIDE = 48  # pixels of a square thumbnail
@@ -45,15 +46,13 @@ def read_looks(paths: Sequence[str], track: Track | None = None) -> Looks:
 def _look(path: str) -> tuple[int, NDArray[np.uint8], float, float, float] | None:
     """Shorter side, thumbnail, brightness, contrast and colourfulness; None where the image cannot be read."""
     try:
-        content = np.frombuffer(read_content(path), np.uint8)
+        content = read_content(path)
+        read_header(content, path)
     except (OSError, ValueError):  # ValueError: of a path with a zero byte, or a shard
         return None
-    try:
-        pixels = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_4) if len(content) else None
-        if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:
-            pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error:  # of headers with sizes that no image has
-        return None
+    pixels = decode_opencv(content, cv2.IMREAD_REDUCED_COLOR_4)
+    if pixels is not None and min(pixels.shape[:2]) < 2 * SIDE:
+        pixels = decode_opencv(content, cv2.IMREAD_COLOR)
     if pixels is None:
         try:
             pixels = read_image(path)[..., ::-1]  # which knows more formats

@@ -26,7 +26,7 @@ from detseg.data.formats.records import Fault, Item, Record, RunLengths, record_
 from detseg.data.formats.write import number, placed_names
 from detseg.data.formats.xml_stream import XmlHandler, stream_xml
 from detseg.files import write_atomically
-from detseg.reading import require_file
+from detseg.reading import content_of
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _subsets(files: Sequence[Path]) -> set[str]:
     found: set[str] = set()
     for file in files:
         if _SUBSET.search(beginning(file)) or b"<subset" in beginning(file):
-            subsets = {m.decode("utf-8", "replace") for m in _SUBSET.findall(require_file(file).read_bytes())}
+            subsets = {m.decode("utf-8", "replace") for m in _SUBSET.findall(content_of(file))}
             found |= {html.unescape(subset) for subset in subsets}
     return found
 

@@ -32,7 +32,7 @@ from detseg.data.formats.layout import ANNOTATION_FOLDERS, split_of
 from detseg.data.formats.same_name import is_absolute, is_address, local_name
 from detseg.data.shard_members import place_of, read_content
 from detseg.files import inner_folder, replacing, safe_name, write_atomically
-from detseg.reading import require_file
+from detseg.reading import in_memory, require_file
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,8 @@ def measure_images(paths: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np
 def read_text(path: Path) -> str:
     """The content of a text file; raises AnnotationError."""
     try:
-        text = require_file(path).read_text(encoding="utf-8-sig")
+        with in_memory(require_file(path)):
+            text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read as text: {error}") from error
     if "\0" in text:  # no name and no number has one, and none is asked for by one

@@ -21,7 +21,7 @@ from defusedxml.common import DefusedXmlException
 
 from detseg.data.annotations import AnnotationError
 from detseg.data.formats.records import Fault, Item
-from detseg.reading import require_file
+from detseg.reading import content_of
 
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}  # what is written as these
 TURN = 2 * math.pi + 1e-6
@@ -65,7 +65,7 @@ def parse_voc(file: Path) -> VocFile | None:
 
 def _text_of(file: Path) -> str:
     """The text of an XML file in the encoding that it declares; the parser itself knows none of East Asia."""
-    data = require_file(file).read_bytes()
+    data = content_of(file)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""", data[:200])

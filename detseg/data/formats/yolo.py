@@ -46,7 +46,7 @@ from detseg.data.formats.yolo_labels import (
 )
 from detseg.data.formats.yolo_yaml import YAML_NAMES, class_names, find_yaml, load_yaml, read_yaml
 from detseg.files import write_atomically
-from detseg.reading import require_file
+from detseg.reading import in_memory, require_file
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def _read_labels(
 ) -> None:
     """Add the objects of a label file to the latest image."""
     try:
-        with open(require_file(file), "rb") as opened:  # noqa: PTH123 - speed
+        with in_memory(file), open(require_file(file), "rb") as opened:  # noqa: PTH123 - speed
             text = opened.read().decode("utf-8-sig", errors="replace")
     except OSError as error:
         assembler.add_problem(f"the label file cannot be read: {error.strerror}", "restore it", "unreadable-labels")

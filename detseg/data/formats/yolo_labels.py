@@ -18,7 +18,7 @@ from detseg.data.formats.find_images import FolderCache, join
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS, list_images
 from detseg.data.formats.layout import TRIED, beginning, split_of
 from detseg.data.formats.same_name import LOOSE, NameIndex, stem
-from detseg.reading import require_file
+from detseg.reading import content_of
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures")
 LABEL_FOLDERS = ("labels", "label", "annotations", "yolo", "txt")
@@ -115,7 +115,7 @@ def is_image_list(file: Path) -> bool:
 def read_list(file: Path) -> str:
     """The text of a list of images, in UTF-8, or as Windows writes it: UTF-16, Korean or Western letters."""
     try:
-        data = require_file(file).read_bytes()
+        data = content_of(file)
     except OSError as error:
         raise AnnotationError(f"{file}: cannot be read as text: {error.strerror}") from error
     for encoding in ("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "cp949"):

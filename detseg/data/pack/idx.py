@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.checks.problems import AnnotationError
-from detseg.reading import require_file
+from detseg.reading import content_of
 
 BYTES = 8  # the code of uint8, of which such sets are
 MOST = 2**34  # bytes of numbers: more is no size but damage
@@ -26,7 +26,7 @@ MOST = 2**34  # bytes of numbers: more is no size but damage
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """The numbers of an idx file, maybe packed by gzip; AnnotationError if it is none, or damaged."""
     try:
-        content = require_file(path).read_bytes()
+        content = content_of(path)
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:

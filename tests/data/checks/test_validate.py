@@ -2,7 +2,9 @@ import dataclasses
 import json
 import logging
 import math
+import os
 from dataclasses import replace
+from time import process_time
 
 import numpy as np
 import pytest
@@ -67,6 +69,24 @@ def test_labels_and_names():
     found = validate(annotations, check_images=False)
     assert kinds(found) == [("unknown-category", "error", 2), ("category", "warning", None)]
     assert "3 categories are named 'rose'" in found[1].what
+
+
+def test_many_equal_names_are_counted_once():
+    annotations = make([GOOD], categories=tuple(Category(1, "".join("rose")) for _ in range(20_000)))
+    begun = process_time()
+    (found,) = validate(annotations, check_images=False)
+    assert found.what == "20000 categories are named 'rose'"
+    assert process_time() - begun < 1
+
+
+def test_members_of_shards_that_are_not_there_are_told(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "short.tar").write_bytes(b"x" * 10)
+    for shard, what in (("pipe", "is a pipe and no file"), ("short", "ends before it"), ("none", "No such file")):
+        with case(shard):
+            path = str(tmp_path / f"{shard}.tar#0+50+0123456789abcdef/zz.png")
+            (found,) = validate(make([GOOD], paths=[path]))
+            assert (found.severity, found.image) == ("error", path) and what in found.what
 
 
 def test_duplicates():
