@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from detseg.data.headers import ORIENTATION, START, header_size
-from detseg.data.images import MAX_PIXELS, _header, image_size
+from detseg.data.images import MAX_PIXELS, image_size, read_header
 from tests.cases import case
 
 SIZE = (37, 21)
@@ -58,7 +58,7 @@ def told(path, content):
     """What the header tells and what Pillow tells; nothing where Pillow refuses the file."""
     path.write_bytes(content)
     try:
-        slow = _header(path, path).size
+        slow = read_header(path, path).size
     except ValueError:
         slow = None
     return header_size(path), slow
@@ -165,4 +165,4 @@ def test_damaged_headers_and_pixels(tmp_path):
 
 def test_real_images(flowers_det):
     paths = sorted((flowers_det / "images").iterdir())[::10]
-    assert [header_size(path) for path in paths] == [_header(path, path).size for path in paths]
+    assert [header_size(path) for path in paths] == [read_header(path, path).size for path in paths]
