@@ -135,7 +135,7 @@ class OpenPack:
 
         if not first_heaps_fit(self.path):
             raise damaged(self.path, "its texts cannot be read")
-        values = {name: self.file.attrs.get(name) for name in ATTRIBUTES}
+        values = {name: self._attribute(name) for name in ATTRIBUTES}
         if not _is(values.get("format"), str, FORMAT):
             raise AnnotationError(f"{self.path}: an HDF5 file, but not one that `detseg pack` wrote")
         version = values.get("version")
@@ -164,6 +164,15 @@ class OpenPack:
             std=tuple(std.tolist()),
             splits={name: splits[name] for name in (*first, *sorted(splits.keys() - first))},
         )
+
+    def _attribute(self, name: str) -> Any:
+        """An attribute of text or numbers; None where there is none, or of another type: HDF5 crashes at some of these."""
+        from h5py import h5t
+
+        if name not in self.file.attrs:
+            return None
+        kind = self.file.attrs.get_id(name).get_type().get_class()
+        return self.file.attrs[name] if kind in (h5t.STRING, h5t.INTEGER, h5t.FLOAT) else None
 
     def images(self, split: str) -> dict[str, NDArray[Any]]:
         """The arrays over the images of a split."""

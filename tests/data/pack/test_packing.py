@@ -370,6 +370,14 @@ def test_files_that_are_cut_short(copy, share):
         read_label_splits(copy)
 
 
+def test_attributes_of_a_type_that_hdf5_crashes_at_are_not_read(copy):
+    content = copy.read_bytes()
+    place = content.index(b"\x19\x01\x01\0", content.index(b"format\0"))  # a text of any length, in UTF-8
+    copy.write_bytes(content[: place + 1] + b"\x05" + content[place + 2 :])
+    with pytest.raises(AnnotationError, match="but not one that `detseg pack` wrote"):
+        read_pack_info(copy)
+
+
 def _replace(file, place, values, **options):
     del file[place]
     file.create_dataset(place, data=values, **options)
