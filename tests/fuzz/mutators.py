@@ -48,7 +48,8 @@ def mutants(seed: bytes, kind: str, rng: np.random.Generator) -> bytes:
     """One mutant of the content of a good file, by one to three changes of its kind."""
     content = seed
     # Bytes at last: HDF5 itself, which changes the structure of its files, may crash at damaged ones.
-    for at_random in sorted(rng.random(int(rng.choice([1, 1, 1, 2, 3]))) < 0.15):
+    share = 0.45 if kind == "hdf5" else 0.15
+    for at_random in sorted(rng.random(int(rng.choice([1, 1, 1, 2, 3]))) < share):
         content = _change_bytes(content, rng) if at_random else _BY_KIND[kind](content, rng)
     return content
 

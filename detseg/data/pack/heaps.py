@@ -39,8 +39,12 @@ def heaps_fit(path: Path, texts: Any) -> bool:
         end = begin + TEXT.itemsize * texts.size
         if end > len(content):
             return False
-        heaps = np.unique(np.frombuffer(content[begin:end], TEXT)["heap"]).tolist()
-        return all(heap == 0 or _fits(content, heap) for heap in heaps)  # 0 of an empty text
+        rows = np.frombuffer(content[begin:end], TEXT)
+        heaps = np.unique(rows["heap"]).tolist()
+        # HDF5 takes memory for a text before it looks whether that is as long.
+        return int(rows["length"].max()) <= len(content) and all(
+            heap == 0 or _fits(content, heap) for heap in heaps
+        )  # 0 of an empty text
 
 
 def _fits(content: mmap.mmap, place: int) -> bool:

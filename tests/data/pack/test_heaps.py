@@ -30,6 +30,15 @@ def test_heaps_that_hdf5_writes_fit(file):
     assert b"GCOL" in file.read_bytes()
 
 
+def test_a_text_that_claims_more_than_the_file_has_does_not(file):
+    with h5py.File(file) as opened:
+        place = opened["names"].id.get_offset()
+    content = bytearray(file.read_bytes())
+    content[place : place + 4] = struct.pack("<I", 2**31)
+    file.write_bytes(content)
+    assert not fits(file)
+
+
 def test_a_heap_with_an_entry_of_no_size_does_not(file):
     good = file.read_bytes()
     heap = good.find(b"GCOL")
