@@ -172,6 +172,8 @@ def rows_of_maps(maps):
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_label_maps_come_back_as_they_were(tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
     maps = label_maps()
     folder = write(tmp_path / "found", [*rows_of_maps(maps), Row("other.jpg", 4, 4)], ending, size=2)
     found = class_masks_in(folder, {f"{i}.jpg": 10 * i for i in range(len(maps))})

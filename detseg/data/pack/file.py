@@ -166,7 +166,7 @@ class OpenPack:
         )
 
     def _attribute(self, name: str) -> Any:
-        """An attribute of text or numbers; None where there is none, or of other types, at some of which HDF5 crashes."""
+        """An attribute of text or numbers; None where there is none, or of another type: HDF5 crashes at some."""
         from h5py import h5t
 
         if name not in self.file.attrs:
