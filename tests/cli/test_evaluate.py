@@ -263,6 +263,20 @@ def test_of_a_data_set_the_validation_split_is_evaluated_or_the_one_asked_for(ru
     assert evaluated(capfd, detections=run.folder, split="train")["images"] == 8
 
 
+def test_the_ground_truth_of_a_file_of_detections_is_of_any_form(small, tmp_path, capfd) -> None:
+    truth = json.loads((small / "val.json").read_text())
+    found = [
+        {"score": 0.5 + (n % 2) / 4, **{key: item[key] for key in ("image_id", "category_id", "bbox")}}
+        for n, item in enumerate(truth["annotations"][1:])
+    ]
+    detections = write(tmp_path, dt=found)["dt"]
+    write_pack(tmp_path / "all.h5", read_dataset(small), 96)
+    own = evaluated(capfd, detections=detections, ground_truth=small / "val.json")["figures"]
+    assert 0 < own["AP"] < 1
+    for form in (small, tmp_path / "all.h5"):
+        assert evaluated(capfd, detections=detections, ground_truth=form)["figures"] == pytest.approx(own)
+
+
 def test_splits_that_are_not_there(run, small, files, tmp_path) -> None:
     apart = shutil.copytree(run.folder, tmp_path / "apart")
     settings = json.loads((apart / "config.json").read_text())
