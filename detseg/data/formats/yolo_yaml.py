@@ -15,6 +15,7 @@ from detseg.data.formats.format import SPLITS
 from detseg.data.formats.image_files import IMAGE_EXTENSIONS
 from detseg.data.formats.locate import by_last_parts, first_file, read_text
 from detseg.data.formats.same_name import is_absolute
+from detseg.reading import reading
 
 # That in C is ten times as fast, and refuses brackets nested by the thousand before they cost time.
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -67,10 +68,10 @@ def read_yaml(file: Path) -> YoloData:
         entry = next((content[s] for s in spellings if content.get(s)), None)
         if entry is not None:
             places = entry if isinstance(entry, list) else [entry]
+            what = f"{file}: {split}"
             try:
-                splits[split] = [
-                    _resolve(_text(place, f"{file}: {split}"), roots, f"{file}: {split}") for place in places
-                ]
+                with reading(what):  # names that are too long are an OSError
+                    splits[split] = [_resolve(_text(place, what), roots, what) for place in places]
             except AnnotationError:
                 if split != "test" or not splits:  # test images are often named there and not handed on
                     raise
@@ -143,6 +144,6 @@ def _resolve(place: str, roots: Sequence[Path], what: str) -> Path:
         found = Path(hit.path) if hit is not None and not hit.ignored and not hit.loose else None
     if found is None:
         raise AnnotationError(f"{what}: {place!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
-    if found.is_file() and found.suffix.lower() not in (".txt", *IMAGE_EXTENSIONS):
+    if not found.is_dir() and found.suffix.lower() not in (".txt", *IMAGE_EXTENSIONS):
         raise AnnotationError(f"{what}: {place!r} is no folder, no list of images (.txt), no image; correct it")
     return found

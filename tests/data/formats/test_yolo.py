@@ -82,6 +82,8 @@ def test_faults_in_data_yaml_are_named(yolo):
         ("train: images/train\nnc: 3\nnames: [rose, daisy]", "nc is 3, but names lists 2"),
         ("train: images/train\nnames: {0: rose, 2: daisy}", r"must be 0\.\.1, found 0, 2"),
         ("train: photos\nnames: [rose]", r"data\.yaml: train: 'photos' not found; tried"),
+        ("train: /dev/null\nnames: [rose]", r"data\.yaml: train: ./dev/null. is no folder, no list of images"),
+        (f"train: {'y' * 999}\nnames: [rose]", r"data\.yaml: train: .*File name too long"),
         ("train: data.yaml\nnames: [rose]", r"data\.yaml: train: .data\.yaml. is no folder, no list of images"),
         ("names: [rose]", 'neither "train" nor "val"'),
         ("train: [", "cannot be read as YAML"),
