@@ -60,6 +60,7 @@ def faults(process: Any) -> Iterator[None]:
     except OSError as error:
         if process.folder is None:
             raise
+        process.require_folder()  # where that is gone, it tells more than what could not be written there
         remedy = {errno.ENOSPC: "free room", errno.EDQUOT: "free room"}.get(error.errno or 0, "mend that")
         what = str(error) if isinstance(error, WriteError) else f"{error.filename or process.folder}: {cause(error)}"
         raise TrainingError(f"{what}{_kept(process, remedy)}") from error

@@ -32,7 +32,8 @@ def test_other_errors_pass():
 def stood_for(folder, *, main=True, processes=1):
     """What `faults` asks a process for."""
     accelerator = SimpleNamespace(is_main_process=main, num_processes=processes, process_index=int(not main))
-    return SimpleNamespace(folder=folder, accelerator=accelerator, config=SimpleNamespace(task="detector"))
+    config = SimpleNamespace(task="detector")
+    return SimpleNamespace(folder=folder, accelerator=accelerator, config=config, require_folder=lambda: None)
 
 
 def turned(error, process):

@@ -83,10 +83,10 @@ def test_images_that_nobody_downloaded_are_left_out(tmp_path, caplog):
     """FiftyOne keeps the table of all images beside those of a part."""
     write_picture(tmp_path / "train/data/0a1.jpg")
     (tmp_path / "train/labels").mkdir()
-    other = ROSE.replace("0a1", "0b2")
-    (tmp_path / "train/labels/detections.csv").write_text(f"{V4}{other}\n{ROSE}\n{TREE}\n")
+    others = f"{ROSE.replace('0a1', '0b2')}\n{ROSE.replace('0a1', 'c' * 999)}"
+    (tmp_path / "train/labels/detections.csv").write_text(f"{V4}{others}\n{ROSE}\n{TREE}\n")
     data = read_annotations(tmp_path)
     assert list(by_image(data)) == ["0a1.jpg"] and len(data.ids) == 2
-    assert "1 of its 2 images are not there and are left out, the first is 0b2" in caplog.text
+    assert "2 of its 3 images are not there and are left out, the first is 0b2" in caplog.text
     (tmp_path / "train/data/0a1.jpg").unlink()
-    assert len(read_annotations(tmp_path)) == 2, "all are missing: an error of each"
+    assert len(read_annotations(tmp_path)) == 3, "all are missing: an error of each"
