@@ -172,15 +172,18 @@ def _from_parquet(content: bytes, address: str) -> Columns:
         _require_equal(
             (scores, labels, boxes or scores, scores if found is None else found), f"{address}: row {number}"
         )
-    masks = columns["masks"]
+    masks, names = columns["masks"], columns["image"].to_pylist()
+    found = [mask for one in masks.to_pylist() for mask in one or ()]
+    if None in names or any(mask is None or None in mask.values() for mask in found):
+        raise FileError(f"{address}: an image has no name, or a mask no size or run lengths ({REMEDY})")
     return Columns(
-        columns["image"].to_pylist(),
+        names,
         columns["error"].to_pylist(),
         np.array(lengths["scores"], np.int64),
         _flat(columns["boxes"], 2).astype(np.float64).reshape(-1, 4),
         _flat(columns["scores"]).astype(np.float64),
         _flat(columns["labels"]).astype(np.int64),
-        None if masks.null_count == len(masks) else [mask for one in masks.to_pylist() for mask in one or ()],
+        None if masks.null_count == len(masks) else found,
     )
 
 

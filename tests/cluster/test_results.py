@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 
 from detseg.cluster import results, storage
 from detseg.cluster.results import Mask, Row, encode, read_columns, row_of
+from detseg.reading import FileError
 from detseg.results import Classification, Results, Segmentation
 
 CODE = {"size": [4, 5], "counts": "04"}
@@ -111,6 +112,18 @@ def test_damaged_shards_are_named(tmp_path, ending):
     path = tmp_path / f"0.{ending}"
     path.write_bytes(content[:-20])
     with pytest.raises(ValueError, match=r"0\.\w+: .*remove the file and predict again"):
+        read_columns(str(path))
+
+
+@pytest.mark.parametrize("values", [{"image": None}, {"masks": [None]}, {"masks": [{"size": None, "counts": "04"}]}])
+def test_parquet_without_what_every_row_has_is_refused_by_name(tmp_path, values):
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "0.parquet"
+    path.write_bytes(encode([Row("a", 5, 4, [[0, 0, 1, 1]], [0.5], [0], ["rose"], [Mask([4, 5], "04")])], "parquet"))
+    rows = pyarrow.parquet.read_table(path)
+    changed = pyarrow.Table.from_pylist([rows.to_pylist()[0] | values], rows.schema)
+    pyarrow.parquet.write_table(changed, path)
+    with pytest.raises(FileError, match=r"0\.parquet: an image has no name, or a mask no size or run lengths"):
         read_columns(str(path))
 
 
