@@ -19,6 +19,7 @@ MOST_PIXELS = {
     "GIF": 4096,  # a code of 12 bits stands for at most 4096 pixels, and is one of 2560 on average
     "JPEG": 4096,  # a bit for each block of 8 x 8 makes 512; arithmetic coding needs less
     "MPO": 4096,  # JPEG
+    "raw TIFF": 8,  # of 1 bit, not compressed
     "BMP": 1024,  # run lengths make 255 of 2 bytes
 }
 OTHER_PIXELS = 2**20  # JPEG 2000, AVIF, WebP and fax have no bound; blank images of theirs are written with a quarter
@@ -28,7 +29,7 @@ def too_short(kind: str | None, width: int, height: int, length: int) -> str:
     """Why a file of `length` bytes cannot hold the pixels that it claims; "" if it can.
 
     Args:
-        kind: the format as Pillow names it.
+        kind: the format as Pillow names it; "raw TIFF" for one that is not compressed.
         width: of the image.
         height: of the image.
         length: of the file, in bytes.

@@ -82,7 +82,8 @@ def open_image(source: str | Path | BinaryIO) -> PIL.Image.Image:
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(too_large)
-    if lacking := too_short(image.format, image.width, image.height, _length(source)):
+    kind = "raw TIFF" if image.format == "TIFF" and image.info.get("compression") == "raw" else image.format
+    if lacking := too_short(kind, image.width, image.height, _length(source)):
         image.close()
         raise ValueError(lacking)
     return image

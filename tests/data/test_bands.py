@@ -136,7 +136,5 @@ def test_bands_that_a_file_is_too_short_for_take_no_memory(tmp_path, monkeypatch
             content = content.replace(entry + struct.pack("<I", side), entry + struct.pack("<I", 30_000))
     path.write_bytes(content)
     monkeypatch.setattr("tifffile.TiffPageSeries.asarray", lambda *_: pytest.fail("it is decoded"))
-    with pytest.raises(
-        ValueError, match=r"bands\.tif: not a readable TIFF file of bands: .* 30000 x 150000 pixels, .* too short"
-    ):
+    with pytest.raises(ValueError, match=r"bands\.tif: .* 30000 x \d+ pixels, .* too short"):
         read_image(path, channels=5)

@@ -206,6 +206,10 @@ def claiming(path, kind, **options):
     elif kind == "JPEG":
         place = content.index(b"\xff\xc0") + 5
         content[place : place + 4] = struct.pack(">HH", side, side)
+    elif kind == "TIFF":
+        for tag in (256, 257):
+            place = content.index(struct.pack("<HHI", tag, 4, 1)) + 8
+            content[place : place + 4] = struct.pack("<I", side)
     else:  # BMP in run lengths, which end at once
         content[18:34] = struct.pack("<IIHHI", side, side, 1, 8, 1)
         content[1078:] = b"\0\1"
@@ -215,7 +219,7 @@ def claiming(path, kind, **options):
 
 def test_files_too_short_for_what_they_claim_take_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("it is decoded"))
-    for kind in ("GIF", "JPEG", "BMP"):
+    for kind in ("GIF", "JPEG", "BMP", "TIFF"):
         path = claiming(tmp_path / "photo", kind)
         for read in (read_image, inspect_image, partial(read_image, channels=1), partial(read_image, channels=4)):
             with case(kind), pytest.raises(ValueError, match=r"photo: .*30000 x 30000 pixels, and the file is too"):
@@ -228,7 +232,7 @@ def test_blank_images_are_not_taken_for_too_short(tmp_path_factory, monkeypatch)
     folder, blank = tmp_path_factory.mktemp("case"), np.zeros((1500, 1500, 3), np.uint8)
     ways = [
         *(("jpg", {"quality": 1, "progressive": progressive}) for progressive in (False, True)),
-        *(("tif", {"compression": way}) for way in ("tiff_lzw", "packbits", "tiff_adobe_deflate")),
+        *(("tif", {"compression": way}) for way in ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate")),
         *((kind, {}) for kind in ("gif", "bmp", "png", "jp2", "tga")),
         ("webp", {"lossless": True}),
     ]
