@@ -3,20 +3,20 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from detseg.cluster.results import shards_in
 from detseg.cluster.storage import file_names, place_in, read, write
 from detseg.data.tar_shards import address_of, is_address
+from detseg.described import Number
 from detseg.json_text import as_declared, parse_json
 from detseg.options import option
 from detseg.reading import FileError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Manifest(msgspec.Struct):
@@ -25,7 +25,7 @@ class Manifest(msgspec.Struct):
     model: str  # as it was named
     weights: str  # SHA-256 of its files
     options: dict[str, Any]  # those that differ from their defaults
-    categories: list[tuple[Whole, str]]  # id and name of each label
+    categories: list[tuple[Number, str]]  # id and name of each label
     shard_format: str
     task: Literal["detect", "localize", "segment", "classify"] = "detect"  # of the model
     format: int = FORMAT

@@ -59,8 +59,26 @@ def _chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
+def _change_one(members: list[tuple[Any, bytes]], other: Callable[..., tuple[Any, bytes]], rng: Any) -> None:
+    """One of the members of an archive removed, doubled, moved, or mostly made another, in one of several ways."""
+    i, way = int(rng.integers(len(members))), int(rng.integers(9))
+    if way == 0:
+        del members[i]
+    elif way == 1:
+        members.append(members[i])
+    elif way == 8:
+        members.insert(0, members.pop(i))
+    else:
+        members[i] = other(*members[i], way, rng)
+
+
 def inside_zip(change: Mutate) -> Mutate:
     """`change` of one member of a zip file, such as those of torch, or of its name."""
+
+    def other(name: str, data: bytes, way: int, rng: np.random.Generator) -> tuple[str, bytes]:
+        if way == 2:
+            return pick(rng, ("../x", "/x", "data.pkl", "x" * 300, "a\nb", name.upper())), data
+        return name, pick(rng, PICKLES) if way == 3 else change(data, rng)
 
     def changed(content: bytes, rng: np.random.Generator) -> bytes:
         try:
@@ -70,19 +88,7 @@ def inside_zip(change: Mutate) -> Mutate:
             members = []
         if not members or rng.random() < 0.3:
             return change(content, rng)
-        i = int(rng.integers(len(members)))
-        name, data = members[i]
-        match int(rng.integers(8)):
-            case 0:
-                del members[i]
-            case 1:
-                members.append(members[i])
-            case 2:
-                members[i] = (pick(rng, ("../x", "/x", "data.pkl", "x" * 300, "a\nb", name.upper())), data)
-            case 3:
-                members[i] = (name, pick(rng, PICKLES))
-            case _:
-                members[i] = (name, change(data, rng))
+        _change_one(members, other, rng)
         out = io.BytesIO()
         with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as file:
             warnings.simplefilter("ignore")  # names that are there twice
@@ -96,6 +102,16 @@ def inside_zip(change: Mutate) -> Mutate:
 def inside_tar(change: Callable[[str, bytes, np.random.Generator], bytes], at_random: Mutate) -> Mutate:
     """A member of a tar file changed by `change`, given its name; or its header, its checksum right."""
 
+    def other(info: Any, data: bytes, way: int, rng: np.random.Generator) -> tuple[Any, bytes]:
+        if way == 2:
+            info.name = pick(rng, ("../x.png", "/x.png", "x" * 300, "a\nb.json", "\udcff.png", ".", ""))
+        elif way == 3:
+            kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
+            info.type, info.linkname = pick(rng, (*kinds, tarfile.GNUTYPE_SPARSE)), "/etc/passwd"
+        else:
+            data = change(info.name, data, rng)
+        return info, data
+
     def changed(content: bytes, rng: np.random.Generator) -> bytes:
         try:
             with tarfile.open(fileobj=io.BytesIO(content)) as file:
@@ -104,24 +120,7 @@ def inside_tar(change: Callable[[str, bytes, np.random.Generator], bytes], at_ra
             members = []
         if not members or rng.random() < 0.2:
             return at_random(content, rng)
-        i = int(rng.integers(len(members)))
-        info, data = members[i]
-        match int(rng.integers(8)):
-            case 0:
-                del members[i]
-            case 1:
-                members.append(members[i])
-            case 2:
-                info.name = pick(
-                    rng, ("../x.png", "/x.png", "x" * 300, "a\nb.json", info.name.upper(), "\udcff.png", ".", "")
-                )
-            case 3:
-                kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
-                info.type, info.linkname = pick(rng, (*kinds, tarfile.GNUTYPE_SPARSE)), "/etc/passwd"
-            case 4:
-                members.insert(0, members.pop(i))
-            case _:
-                members[i] = info, change(info.name, data, rng)
+        _change_one(members, other, rng)
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w") as file:
             for info, data in members:
